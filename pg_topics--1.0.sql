@@ -1,0 +1,290 @@
+-- pg_topics 1.0: what CREATE EXTENSION makes.
+\echo Use "CREATE EXTENSION pg_topics" to load this file. \quit
+
+-- ======================================================================
+-- Schemas
+-- ======================================================================
+
+CREATE SCHEMA topics;
+COMMENT ON SCHEMA topics IS 'pg_topics: functions and administration views';
+CREATE SCHEMA topic;
+COMMENT ON SCHEMA topic IS 'pg_topics: one view per topic. CREATE on this schema is the right to create topics';
+CREATE SCHEMA topic_log;
+COMMENT ON SCHEMA topic_log IS 'pg_topics: the catalogue and the log tables, named by number. Written by nobody but pg_topics';
+REVOKE ALL ON SCHEMA topics, topic, topic_log FROM PUBLIC;
+
+-- ======================================================================
+-- The access method of segments
+-- ======================================================================
+
+CREATE FUNCTION topic_log.log_am_handler(internal) RETURNS table_am_handler
+LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'topics_log_am_handler';
+COMMENT ON FUNCTION topic_log.log_am_handler(internal) IS 'Handler of the table access method topic_log';
+
+CREATE ACCESS METHOD topic_log TYPE TABLE HANDLER topic_log.log_am_handler;
+COMMENT ON ACCESS METHOD topic_log IS 'A heap whose physical order is offset order: append-only, scanned from the first block, without indexes while it is appended to';
+
+-- ======================================================================
+-- The catalogue
+-- ======================================================================
+
+CREATE SEQUENCE topic_log.topic_id_seq;
+COMMENT ON SEQUENCE topic_log.topic_id_seq IS 'Ids of topics. An id is never used again, so drop and create of one name is another topic (Kafka: topic id)';
+
+CREATE TABLE topic_log.topic (
+	topic_id bigint NOT NULL CONSTRAINT topic_pkey PRIMARY KEY,
+	view regclass NOT NULL CONSTRAINT topic_view_key UNIQUE,
+	partitions integer NOT NULL,
+	retention_time interval NOT NULL,
+	retention_bytes bigint NOT NULL,
+	segment_bytes bigint NOT NULL,
+	segment_time interval NOT NULL,
+	max_message_bytes integer NOT NULL,
+	timestamp_type text NOT NULL,
+	cleanup_policy text NOT NULL,
+	delete_retention_time interval NOT NULL,
+	min_compaction_lag_time interval NOT NULL,
+	min_cleanable_dirty_ratio double precision NOT NULL,
+	notify boolean NOT NULL
+);
+COMMENT ON TABLE topic_log.topic IS 'Topics: the view that is the topic, the id that names its log tables, its settings. Read it through topics.topic';
+
+CREATE TABLE topic_log.partition (
+	topic_id bigint NOT NULL,
+	partition integer NOT NULL,
+	log_start_offset bigint NOT NULL DEFAULT 0,
+	next_offset_floor bigint NOT NULL DEFAULT 0,
+	CONSTRAINT partition_pkey PRIMARY KEY (topic_id, partition)
+);
+COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, and what its next offset never falls below';
+
+SELECT pg_catalog.pg_extension_config_dump('topic_log.topic_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('topic_log.topic', '');
+SELECT pg_catalog.pg_extension_config_dump('topic_log.partition', '');
+
+-- ======================================================================
+-- What topics' views call
+-- ======================================================================
+
+CREATE FUNCTION topics.insert_record() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_insert';
+COMMENT ON FUNCTION topics.insert_record() IS 'INSTEAD OF INSERT trigger of every topic''s view: produces the row';
+
+CREATE FUNCTION topics.append_only(topic text) RETURNS void
+LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'topics_append_only';
+COMMENT ON FUNCTION topics.append_only(text) IS 'Raises 0A000: what UPDATE and DELETE of every topic''s view run';
+
+-- ======================================================================
+-- Topics
+-- ======================================================================
+
+CREATE FUNCTION topics.create_topic(
+	topic text, partitions integer DEFAULT 1,
+	key_type text DEFAULT 'text', value_type text DEFAULT 'text',
+	retention_time interval DEFAULT NULL, retention_bytes bigint DEFAULT NULL,
+	segment_bytes bigint DEFAULT NULL, segment_time interval DEFAULT NULL,
+	max_message_bytes integer DEFAULT NULL, timestamp_type text DEFAULT NULL,
+	cleanup_policy text DEFAULT NULL, delete_retention_time interval DEFAULT NULL,
+	min_compaction_lag_time interval DEFAULT NULL, min_cleanable_dirty_ratio double precision DEFAULT NULL,
+	notify boolean DEFAULT NULL, if_not_exists boolean DEFAULT false) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_topic';
+COMMENT ON FUNCTION topics.create_topic(text, integer, text, text, interval, bigint, bigint, interval, integer, text, text, interval, interval, double precision, boolean, boolean) IS
+'Creates a topic (Kafka: kafka-topics --create). Needs CREATE on schema topic; the caller owns the topic.
+topic: 1 to 63 of A-Z a-z 0-9 . _ -, not . or .., not beginning with __ (42602). partitions: 1 to 100000.
+key_type, value_type: any type that a column can have, a domain with CHECK is checked when a record is produced.
+Settings, NULL for the default: retention_time (7 days, negative: unlimited; retention.ms), retention_bytes (-1: unlimited, per partition; retention.bytes),
+segment_bytes (1 GB, at least 65536; segment.bytes), segment_time (7 days, negative: unlimited; segment.ms), max_message_bytes (1048576, from 1 to 268435456, of key, value and headers; max.message.bytes),
+timestamp_type (CreateTime or LogAppendTime; message.timestamp.type), cleanup_policy (delete, compact, or compact,delete; cleanup.policy), delete_retention_time (1 day; delete.retention.ms),
+min_compaction_lag_time (0; min.compaction.lag.ms), min_cleanable_dirty_ratio (0.5, from 0 to 1; min.cleanable.dirty.ratio), notify (true).
+Errors: 42710 topic exists (a notice with if_not_exists), 22023 bad setting, 42501 no right, 54000 pg_topics.max_partitions reached';
+
+CREATE FUNCTION topics.alter_topic(
+	topic text,
+	retention_time interval DEFAULT NULL, retention_bytes bigint DEFAULT NULL,
+	segment_bytes bigint DEFAULT NULL, segment_time interval DEFAULT NULL,
+	max_message_bytes integer DEFAULT NULL, timestamp_type text DEFAULT NULL,
+	cleanup_policy text DEFAULT NULL, delete_retention_time interval DEFAULT NULL,
+	min_compaction_lag_time interval DEFAULT NULL, min_cleanable_dirty_ratio double precision DEFAULT NULL,
+	notify boolean DEFAULT NULL) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_alter_topic';
+COMMENT ON FUNCTION topics.alter_topic(text, interval, bigint, bigint, interval, integer, text, text, interval, interval, double precision, boolean) IS
+'Changes settings of a topic, NULL leaves one as it is (Kafka: kafka-configs --alter). For the topic''s owner. Settings as in topics.create_topic.
+Errors: 42704 no such topic, 42501 not the owner, 22023 bad setting';
+
+CREATE FUNCTION topics.rename_topic(topic text, new_name text) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_rename_topic';
+COMMENT ON FUNCTION topics.rename_topic(text, text) IS
+'Renames a topic; records, offsets and rights stay. For the topic''s owner with CREATE on schema topic; ALTER VIEW topic.x RENAME TO y is the same. No Kafka counterpart.
+Errors: 42704 no such topic, 42710 the new name is taken, 42602 bad name, 42501 no right';
+
+CREATE FUNCTION topics.drop_topic(topic text, if_exists boolean DEFAULT false) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_drop_topic';
+COMMENT ON FUNCTION topics.drop_topic(text, boolean) IS
+'Drops a topic and all its records (Kafka: kafka-topics --delete). For the topic''s owner. Waits for transactions that read it or are committing to it.
+Errors: 42704 no such topic (a notice with if_exists), 42501 not the owner, 2BP01 other objects depend on its view';
+
+CREATE FUNCTION topics.add_partitions(topic text, partitions integer) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_add_partitions';
+COMMENT ON FUNCTION topics.add_partitions(text, integer) IS
+'Adds partitions: the new total, more than there are (Kafka: kafka-topics --alter --partitions). For the topic''s owner. Keys may belong to another partition from then on.
+Errors: 22023 not more than before, 42704 no such topic, 42501 not the owner, 54000 pg_topics.max_partitions reached';
+
+-- ======================================================================
+-- Produce
+-- ======================================================================
+
+CREATE FUNCTION topics.produce(topic text, value text, key text DEFAULT NULL, headers jsonb DEFAULT NULL, partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
+CREATE FUNCTION topics.produce(topic text, value bytea, key bytea DEFAULT NULL, headers jsonb DEFAULT NULL, partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
+CREATE FUNCTION topics.produce(topic text, value jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL, partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
+COMMENT ON FUNCTION topics.produce(text, text, text, jsonb, integer, timestamptz) IS
+'Produces a record when the transaction commits, and returns its partition (Kafka: Producer.send). Needs INSERT on the topic''s view. The offset is assigned at commit: see topics.last_produced and topics.send.
+value, key: converted to the topic''s types; NULL is allowed, a NULL value is a tombstone in a compacted topic. headers: a list of [name, value] pairs or an object of names and values.
+partition: from 0; NULL: by the key as Kafka''s default partitioner (murmur2), without a key one at random per transaction. create_time: NULL for now.
+Errors: 42704 no such topic, 42501 no right, 54000 larger than max_message_bytes, 22023 bad partition or headers, those of the types'' input functions and domains; at commit 55000 the topic was dropped';
+COMMENT ON FUNCTION topics.produce(text, bytea, bytea, jsonb, integer, timestamptz) IS
+'As topics.produce of text, with bytes; for a topic whose types are not bytea they are UTF-8 text';
+COMMENT ON FUNCTION topics.produce(text, jsonb, text, jsonb, integer, timestamptz) IS
+'As topics.produce of text, with a jsonb value';
+
+CREATE FUNCTION topics.produce_batch(topic text, record_values text[], keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL, partition integer DEFAULT NULL, create_times timestamptz[] DEFAULT NULL) RETURNS bigint
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce_batch';
+CREATE FUNCTION topics.produce_batch_bytea(topic text, record_values bytea[], keys bytea[] DEFAULT NULL, headers jsonb[] DEFAULT NULL, partition integer DEFAULT NULL, create_times timestamptz[] DEFAULT NULL) RETURNS bigint
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce_batch';
+COMMENT ON FUNCTION topics.produce_batch(text, text[], text[], jsonb[], integer, timestamptz[]) IS
+'Produces a record per element of record_values when the transaction commits, and returns their number. The other arrays, where not NULL, have as many elements. Otherwise as topics.produce.
+Errors: 22023 different lengths, 2202E more than one dimension, and those of topics.produce';
+COMMENT ON FUNCTION topics.produce_batch_bytea(text, bytea[], bytea[], jsonb[], integer, timestamptz[]) IS
+'As topics.produce_batch, with bytes';
+
+CREATE PROCEDURE topics.send(topic text, value text, key text DEFAULT NULL, headers jsonb DEFAULT NULL, INOUT partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL, INOUT "offset" bigint DEFAULT NULL)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_send';
+CREATE PROCEDURE topics.send_bytea(topic text, value bytea, key bytea DEFAULT NULL, headers jsonb DEFAULT NULL, INOUT partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL, INOUT "offset" bigint DEFAULT NULL)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_send';
+COMMENT ON PROCEDURE topics.send(text, text, text, jsonb, integer, timestamptz, bigint) IS
+'Produces a record, commits, and gives one row: its partition and its offset (Kafka: Producer.send().get()). The argument "offset" is never passed in. Otherwise as topics.produce.
+Errors: 25001 inside a transaction block, 40003 the wait for a synchronous standby was cancelled, and those of topics.produce';
+COMMENT ON PROCEDURE topics.send_bytea(text, bytea, bytea, jsonb, integer, timestamptz, bigint) IS
+'As topics.send, with bytes';
+
+CREATE FUNCTION topics.last_produced(OUT topic text, OUT partition integer, OUT first_offset bigint, OUT record_count bigint) RETURNS SETOF record
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'topics_last_produced';
+COMMENT ON FUNCTION topics.last_produced() IS
+'Where the records of this session''s last commit that produced any went: one row per topic and partition, offsets first_offset to first_offset + record_count - 1 (Kafka: RecordMetadata)';
+
+CREATE FUNCTION topics.murmur2(data bytea) RETURNS integer
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'topics_murmur2';
+COMMENT ON FUNCTION topics.murmur2(bytea) IS
+'The hash of Kafka''s default partitioner (Utils.murmur2): a key''s partition is (murmur2(bytes) & 2147483647) % partitions';
+
+-- ======================================================================
+-- Read
+-- ======================================================================
+
+CREATE FUNCTION topics.fetch(
+	topic text, partition integer, from_offset bigint,
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576, max_wait interval DEFAULT '0',
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text, OUT value text, OUT headers jsonb) RETURNS SETOF record
+LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_fetch';
+CREATE FUNCTION topics.fetch_bytea(
+	topic text, partition integer, from_offset bigint,
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576, max_wait interval DEFAULT '0',
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key bytea, OUT value bytea, OUT headers jsonb) RETURNS SETOF record
+LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_fetch';
+COMMENT ON FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval) IS
+'Records of a partition from an offset on, in order, as the statement''s snapshot sees them (Kafka: assign, seek and poll). Keeps nothing: the caller tracks his place. Needs SELECT on the topic''s view.
+max_records, max_bytes (of key, value and headers): at least 1; one record comes even if it is larger. max_wait: 0.
+Errors: TP001 offset out of range (OFFSET_OUT_OF_RANGE, with both ends of the log), 42704 no such topic, 42501 no right, 22023 bad partition or limit, 0A000 max_wait is not 0, XX001 a record is missing';
+COMMENT ON FUNCTION topics.fetch_bytea(text, integer, bigint, integer, integer, interval) IS
+'As topics.fetch, with key and value as bytes';
+
+CREATE FUNCTION topics.list_offsets(topic text, at text, OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz) RETURNS SETOF record
+LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_list_offsets';
+COMMENT ON FUNCTION topics.list_offsets(text, text) IS
+'For each partition the ''earliest'' offset with its record''s timestamp, or the ''latest'': the log end, with the last record''s timestamp (Kafka: beginningOffsets, endOffsets). Needs SELECT on the topic''s view.
+Errors: 22023 neither, 42704 no such topic, 42501 no right';
+
+CREATE FUNCTION topics.list_offsets(topic text, at timestamptz, OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz) RETURNS SETOF record
+LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_list_offsets_by_time';
+COMMENT ON FUNCTION topics.list_offsets(text, timestamptz) IS
+'For each partition the first offset whose record''s timestamp is not before the time given, also where timestamps are out of order; the log end without timestamp where there is none (Kafka: offsetsForTimes). Needs SELECT on the topic''s view. Reads at most one segment that is not sealed.
+Errors: 42704 no such topic, 42501 no right';
+
+-- ======================================================================
+-- Administration
+-- ======================================================================
+
+CREATE PROCEDURE topics.maintain(topic text DEFAULT NULL)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_maintain';
+COMMENT ON PROCEDURE topics.maintain(text) IS
+'Does the worker''s work for one topic, or for all that the caller owns, committing as it goes: cut segments that are too large or too old, attach spares, freeze and index sealed segments. For the topic''s owner.
+Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner';
+
+CREATE PROCEDURE topics.roll_segment(topic text, partition integer DEFAULT NULL)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_roll_segment';
+COMMENT ON PROCEDURE topics.roll_segment(text, integer) IS
+'Begins a new segment in one or all partitions of a topic now, if the active one has records, and seals the old one. For the topic''s owner.
+Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner, 22023 no such partition';
+
+CREATE FUNCTION topic_log.may_read(view oid) RETURNS boolean
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'topics_may_read';
+COMMENT ON FUNCTION topic_log.may_read(oid) IS 'Whether the current user may read the topic, or owns it';
+
+CREATE FUNCTION topic_log.partition_status(OUT topic text, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint, OUT size_bytes bigint, OUT first_timestamp timestamptz, OUT last_timestamp timestamptz) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_partition_status';
+COMMENT ON FUNCTION topic_log.partition_status() IS 'The rows of the view topics.partition';
+
+CREATE FUNCTION topic_log.segment_status(OUT topic text, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint, OUT size_bytes bigint, OUT first_timestamp timestamptz, OUT last_timestamp timestamptz, OUT base_offset bigint, OUT end_offset bigint, OUT state text) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_segment_status';
+COMMENT ON FUNCTION topic_log.segment_status() IS 'The rows of the view topics.segment';
+
+CREATE VIEW topics.topic AS
+SELECT c.relname::text AS topic, t.topic_id, c.relowner::regrole AS owner, t.partitions,
+	t.retention_time, t.retention_bytes, t.segment_bytes, t.segment_time, t.max_message_bytes, t.timestamp_type,
+	t.cleanup_policy, t.delete_retention_time, t.min_compaction_lag_time, t.min_cleanable_dirty_ratio, t.notify
+FROM topic_log.topic t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.view
+WHERE topic_log.may_read(t.view);
+COMMENT ON VIEW topics.topic IS 'Topics that one may read or owns (Kafka: kafka-topics --describe, kafka-configs --describe)';
+
+CREATE VIEW topics.partition AS SELECT * FROM topic_log.partition_status();
+COMMENT ON VIEW topics.partition IS 'Partitions of topics that one may read or owns';
+
+CREATE VIEW topics.segment AS SELECT * FROM topic_log.segment_status();
+COMMENT ON VIEW topics.segment IS 'Segments of partitions of topics that one may read or owns (Kafka: log segments)';
+
+COMMENT ON COLUMN topics.topic.topic IS 'Name';
+COMMENT ON COLUMN topics.topic.topic_id IS 'Id, never used again; names the log tables topic_log.t<id>';
+COMMENT ON COLUMN topics.topic.owner IS 'Owner of the view, and so of the topic';
+COMMENT ON COLUMN topics.topic.partitions IS 'Number of partitions, which are numbered from 0';
+COMMENT ON COLUMN topics.topic.retention_time IS 'How long records are kept; negative: for ever (retention.ms)';
+COMMENT ON COLUMN topics.topic.retention_bytes IS 'Bytes kept per partition; -1: unlimited (retention.bytes)';
+COMMENT ON COLUMN topics.topic.segment_bytes IS 'Bytes at which a segment is rolled (segment.bytes)';
+COMMENT ON COLUMN topics.topic.segment_time IS 'Age of the first record at which a segment is rolled; negative: never (segment.ms)';
+COMMENT ON COLUMN topics.topic.max_message_bytes IS 'Most bytes of key, value and headers of a record (max.message.bytes)';
+COMMENT ON COLUMN topics.topic.timestamp_type IS 'CreateTime: the producer''s time; LogAppendTime: the time of the commit (message.timestamp.type)';
+COMMENT ON COLUMN topics.topic.cleanup_policy IS 'delete, compact, or compact,delete (cleanup.policy)';
+COMMENT ON COLUMN topics.topic.delete_retention_time IS 'How long a tombstone is kept after compaction (delete.retention.ms)';
+COMMENT ON COLUMN topics.topic.min_compaction_lag_time IS 'Age below which records are not compacted (min.compaction.lag.ms)';
+COMMENT ON COLUMN topics.topic.min_cleanable_dirty_ratio IS 'Share of the log not yet compacted at which compaction begins (min.cleanable.dirty.ratio)';
+COMMENT ON COLUMN topics.topic.notify IS 'Whether NOTIFY tells of new records';
+COMMENT ON COLUMN topics.partition.topic IS 'Name of the topic';
+COMMENT ON COLUMN topics.partition.partition IS 'Number of the partition, from 0';
+COMMENT ON COLUMN topics.partition.log_start_offset IS 'First offset that can be read (logStartOffset)';
+COMMENT ON COLUMN topics.partition.log_end_offset IS 'Offset of the next record (logEndOffset)';
+COMMENT ON COLUMN topics.partition.size_bytes IS 'Bytes on disk, with TOAST';
+COMMENT ON COLUMN topics.partition.first_timestamp IS 'Timestamp of the first record; NULL without records';
+COMMENT ON COLUMN topics.partition.last_timestamp IS 'Timestamp of the last record; NULL without records';
+COMMENT ON COLUMN topics.segment.topic IS 'Name of the topic';
+COMMENT ON COLUMN topics.segment.partition IS 'Number of the partition, from 0';
+COMMENT ON COLUMN topics.segment.log_start_offset IS 'First offset that can be read in the segment';
+COMMENT ON COLUMN topics.segment.log_end_offset IS 'One above the last offset in the segment; log_start_offset without records';
+COMMENT ON COLUMN topics.segment.size_bytes IS 'Bytes on disk, with TOAST';
+COMMENT ON COLUMN topics.segment.first_timestamp IS 'Timestamp of the first record; NULL without records';
+COMMENT ON COLUMN topics.segment.last_timestamp IS 'Timestamp of the last record; NULL without records';
+COMMENT ON COLUMN topics.segment.base_offset IS 'First offset that the segment may hold (base offset)';
+COMMENT ON COLUMN topics.segment.end_offset IS 'First offset above the segment: planned while it is active or spare';
+COMMENT ON COLUMN topics.segment.state IS 'sealed: full, frozen and indexed soon; active: appended to; spare: waiting for its first record';
+
+REVOKE ALL ON ALL ROUTINES IN SCHEMA topics, topic_log FROM PUBLIC;

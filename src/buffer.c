@@ -1,0 +1,423 @@
+/*-------------------------------------------------------------------------
+ *
+ * buffer.c
+ *		The records a transaction has produced so far.
+ *
+ * One list per partition, in the order of the calls.  Records are formed as
+ * heap tuples at once, detoasted and compressed, with offset 0: the commit
+ * has only to stamp and to append them.  They lie in chunks of memory; past
+ * work_mem all chunks go to a temporary file and memory starts anew, so a
+ * transaction of any size needs work_mem, and about 40 bytes per chunk.
+ *
+ * ROLLBACK TO must drop what came after the savepoint.  Whenever a
+ * subtransaction first adds to a partition, an undo entry keeps that
+ * partition's position; an abort pops the subtransaction's entries and goes
+ * back to the positions.  When a subtransaction commits, its entries become
+ * its parent's, except where the parent has one for the partition already,
+ * which reaches further back: so a loop of a million savepoints needs no
+ * more memory than one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/heaptoast.h"
+#include "access/toast_internals.h"
+#include "access/xact.h"
+#include "commands/tablespace.h"
+#include "miscadmin.h"
+#include "storage/buffile.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "compat.h"
+#include "buffer.h"
+#include "pg_topics.h"
+
+#define MIN_CHUNK 1024
+#define MAX_CHUNK (64 * 1024)
+
+/* Before each tuple of a chunk; keeps tuples aligned. */
+typedef struct RecordHeader
+{
+	uint32		length;
+	uint32		unused;
+} RecordHeader;
+
+typedef struct Chunk
+{
+	Size		used;
+	Size		size;			/* 0: it is in the file and takes no more */
+	char	   *data;			/* NULL: in the file, at ... */
+	int			fileno;
+	off_t		offset;
+} Chunk;
+
+/* Where a partition's list ends. */
+typedef struct Position
+{
+	int			nchunks;
+	Size		used;			/* of the last chunk */
+	int64		nrecords;
+} Position;
+
+struct RecordList
+{
+	Chunk	   *chunks;
+	int			nchunks;
+	int			maxchunks;
+	int64		nrecords;
+	int			undo;			/* its latest undo entry, or -1 */
+};
+
+typedef struct UndoEntry
+{
+	SubTransactionId subxid;
+	RecordList *list;
+	int			previous;		/* the list's undo entry before this one */
+	Position	position;
+} UndoEntry;
+
+static MemoryContext buffer_cxt = NULL; /* a child of TopTransactionContext */
+static List *lists = NIL;
+static UndoEntry *undo = NULL;
+static int	nundo = 0;
+static int	maxundo = 0;
+static Size in_memory = 0;		/* bytes of all chunks that are in memory */
+static BufFile *file = NULL;
+
+/* A new, empty list; it lives until the end of the transaction. */
+RecordList *
+topics_buffer_list(void)
+{
+	MemoryContext old;
+	RecordList *list;
+
+	if (buffer_cxt == NULL)
+		buffer_cxt = AllocSetContextCreate(TopTransactionContext, "pg_topics records",
+										   ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(buffer_cxt);
+	list = palloc0(sizeof(RecordList));
+	list->undo = -1;
+	lists = lappend(lists, list);
+	MemoryContextSwitchTo(old);
+	return list;
+}
+
+int64
+topics_buffer_count(const RecordList *list)
+{
+	return list->nrecords;
+}
+
+/* ----------------------------------------------------------------
+ *		Adding
+ * ----------------------------------------------------------------
+ */
+
+/* Write all chunks that are in memory to the file. */
+static void
+spill(void)
+{
+	ListCell   *lc;
+
+	if (file == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(buffer_cxt);
+		ResourceOwner owner = CurrentResourceOwner;
+
+		/* it must outlive the subtransaction that happens to fill memory */
+		PrepareTempTablespaces();
+		CurrentResourceOwner = TopTransactionResourceOwner;
+		file = BufFileCreateTemp(false);
+		CurrentResourceOwner = owner;
+		MemoryContextSwitchTo(old);
+	}
+
+	foreach(lc, lists)
+	{
+		RecordList *list = lfirst(lc);
+
+		/* chunks go to the file in order: those in memory are the last ones */
+		for (int i = list->nchunks - 1; i >= 0 && list->chunks[i].data; i--)
+		{
+			Chunk	   *chunk = &list->chunks[i];
+
+			BufFileTell(file, &chunk->fileno, &chunk->offset);
+			BufFileWrite(file, chunk->data, chunk->used);
+			pfree(chunk->data);
+			chunk->data = NULL;
+			chunk->size = 0;
+		}
+	}
+	in_memory = 0;
+}
+
+/* Space for a record of "length" bytes at the end of a list. */
+static char *
+reserve(RecordList *list, Size length)
+{
+	Size		need = sizeof(RecordHeader) + MAXALIGN(length);
+	Chunk	   *chunk = list->nchunks > 0 ? &list->chunks[list->nchunks - 1] : NULL;
+	RecordHeader *header;
+
+	if (chunk == NULL || chunk->size - chunk->used < need || chunk->size == 0)
+	{
+		Size		size = chunk && chunk->size > 0 ? Min(chunk->size * 2, MAX_CHUNK) : MIN_CHUNK;
+
+		size = Max(size, need);
+		if (in_memory > 0 && in_memory + size > (Size) work_mem * 1024)
+		{
+			spill();
+			size = Max(MAX_CHUNK / 8, need);
+		}
+		if (list->nchunks >= list->maxchunks)
+		{
+			list->maxchunks = Max(4, list->maxchunks * 2);
+			list->chunks = list->chunks ?
+				repalloc_huge(list->chunks, sizeof(Chunk) * list->maxchunks) :
+				MemoryContextAlloc(buffer_cxt, sizeof(Chunk) * list->maxchunks);
+		}
+		chunk = &list->chunks[list->nchunks];
+		chunk->data = MemoryContextAlloc(buffer_cxt, size);
+		chunk->size = size;
+		chunk->used = 0;
+		list->nchunks++;
+		in_memory += size;
+	}
+
+	header = (RecordHeader *) (chunk->data + chunk->used);
+	header->length = length;
+	header->unused = 0;
+	chunk->used += need;
+	list->nrecords++;
+	return (char *) (header + 1);
+}
+
+/* Keep the position of a list if this subtransaction is new to it. */
+static void
+note_undo(RecordList *list)
+{
+	SubTransactionId subxid = GetCurrentSubTransactionId();
+	UndoEntry  *entry;
+
+	if (list->undo >= 0 && undo[list->undo].subxid == subxid)
+		return;
+	if (nundo >= maxundo)
+	{
+		maxundo = Max(16, maxundo * 2);
+		undo = undo ? repalloc_huge(undo, sizeof(UndoEntry) * maxundo) :
+			MemoryContextAlloc(buffer_cxt, sizeof(UndoEntry) * maxundo);
+	}
+	entry = &undo[nundo];
+	entry->subxid = subxid;
+	entry->list = list;
+	entry->previous = list->undo;
+	entry->position.nchunks = list->nchunks;
+	entry->position.used = list->nchunks > 0 ? list->chunks[list->nchunks - 1].used : 0;
+	entry->position.nrecords = list->nrecords;
+	list->undo = nundo++;
+}
+
+/* Bring out-of-line values in, and compress a value if the tuple is wide. */
+static void
+prepare_values(TupleDesc desc, Datum *values, bool *nulls)
+{
+	Size		size;
+
+	for (int i = Anum_log_key - 1; i < Natts_log; i++)
+		if (!nulls[i] && TupleDescAttr(desc, i)->attlen == -1 &&
+			VARATT_IS_EXTERNAL(DatumGetPointer(values[i])))
+			values[i] = PointerGetDatum(detoast_external_attr((struct varlena *) DatumGetPointer(values[i])));
+
+	size = heap_compute_data_size(desc, values, nulls);
+	for (int i = Anum_log_value - 1; size > TOAST_TUPLE_THRESHOLD - 64 && i < Natts_log; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Datum		compressed;
+
+		if (nulls[i] || att->attlen != -1 || VARATT_IS_COMPRESSED(DatumGetPointer(values[i])) ||
+			(att->attstorage != TYPSTORAGE_EXTENDED && att->attstorage != TYPSTORAGE_MAIN))
+			continue;
+		compressed = toast_compress_datum(values[i], att->attcompression);
+		if (DatumGetPointer(compressed) != NULL)
+		{
+			values[i] = compressed;
+			size = heap_compute_data_size(desc, values, nulls);
+		}
+	}
+}
+
+/*
+ * Form a record and add it to the list.  "values" are in the order of the
+ * log table, offset and timestamp included, and may be changed.
+ */
+void
+topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls)
+{
+	bool		hasnull = nulls[Anum_log_key - 1] || nulls[Anum_log_value - 1] ||
+		nulls[Anum_log_headers - 1];
+	Size		hoff = MAXALIGN(offsetof(HeapTupleHeaderData, t_bits) +
+								(hasnull ? BITMAPLEN(Natts_log) : 0));
+	Size		data_length;
+	HeapTupleHeader tuple;
+
+	prepare_values(desc, values, nulls);
+	data_length = heap_compute_data_size(desc, values, nulls);
+
+	note_undo(list);
+	tuple = (HeapTupleHeader) reserve(list, hoff + data_length);
+	memset(tuple, 0, hoff + data_length);
+	ItemPointerSetInvalid(&tuple->t_ctid);
+	HeapTupleHeaderSetNatts(tuple, Natts_log);
+	tuple->t_hoff = hoff;
+	heap_fill_tuple(desc, values, nulls, (char *) tuple + hoff, data_length,
+					&tuple->t_infomask, hasnull ? tuple->t_bits : NULL);
+}
+
+/* ----------------------------------------------------------------
+ *		Savepoints
+ * ----------------------------------------------------------------
+ */
+
+static void
+go_back(RecordList *list, const Position *position)
+{
+	while (list->nchunks > position->nchunks)
+	{
+		Chunk	   *chunk = &list->chunks[--list->nchunks];
+
+		if (chunk->data)
+		{
+			in_memory -= chunk->size;
+			pfree(chunk->data);
+		}
+	}
+	if (list->nchunks > 0)
+		list->chunks[list->nchunks - 1].used = position->used;
+	list->nrecords = position->nrecords;
+}
+
+void
+topics_buffer_subabort(SubTransactionId subxid)
+{
+	while (nundo > 0 && undo[nundo - 1].subxid == subxid)
+	{
+		UndoEntry  *entry = &undo[--nundo];
+
+		go_back(entry->list, &entry->position);
+		entry->list->undo = entry->previous;
+	}
+}
+
+void
+topics_buffer_subcommit(SubTransactionId subxid, SubTransactionId parent)
+{
+	int			first = nundo;
+	int			kept;
+
+	while (first > 0 && undo[first - 1].subxid == subxid)
+		first--;
+	kept = first;
+	for (int i = first; i < nundo; i++)
+	{
+		UndoEntry	entry = undo[i];
+
+		if (entry.previous >= 0 && undo[entry.previous].subxid == parent)
+			entry.list->undo = entry.previous;
+		else
+		{
+			entry.subxid = parent;
+			entry.list->undo = kept;
+			undo[kept++] = entry;
+		}
+	}
+	nundo = kept;
+}
+
+/* ----------------------------------------------------------------
+ *		Reading back
+ * ----------------------------------------------------------------
+ */
+
+void
+topics_buffer_rewind(RecordCursor *cursor, RecordList *list)
+{
+	memset(cursor, 0, sizeof(RecordCursor));
+	cursor->list = list;
+	cursor->chunk = -1;
+}
+
+static void
+load_chunk(RecordCursor *cursor)
+{
+	Chunk	   *chunk = &cursor->list->chunks[cursor->chunk];
+
+	cursor->position = 0;
+	cursor->data = chunk->data;
+	if (chunk->data)
+		return;
+	if (cursor->space_size < chunk->used)
+	{
+		if (cursor->space)
+			pfree(cursor->space);
+		cursor->space_size = Max(chunk->used, MAX_CHUNK);
+		cursor->space = MemoryContextAlloc(buffer_cxt, cursor->space_size);
+	}
+	cursor->data = cursor->space;
+	if (BufFileSeek(file, chunk->fileno, chunk->offset, SEEK_SET) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not seek in temporary file of produced records")));
+	if (BufFileRead(file, cursor->data, chunk->used) != chunk->used)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read from temporary file of produced records")));
+}
+
+/*
+ * Up to "max" tuples from the cursor on, fewer at the end of a chunk, 0 at
+ * the end of the list.  Good until the next call.
+ */
+int
+topics_buffer_read(RecordCursor *cursor, HeapTupleData *tuples, int max)
+{
+	RecordList *list = cursor->list;
+	int			count = 0;
+
+	while (cursor->chunk < 0 || cursor->position >= list->chunks[cursor->chunk].used)
+	{
+		if (cursor->chunk + 1 >= list->nchunks)
+			return 0;
+		cursor->chunk++;
+		load_chunk(cursor);
+	}
+	while (count < max && cursor->position < list->chunks[cursor->chunk].used)
+	{
+		RecordHeader *header = (RecordHeader *) (cursor->data + cursor->position);
+
+		tuples[count].t_len = header->length;
+		tuples[count].t_tableOid = InvalidOid;
+		ItemPointerSetInvalid(&tuples[count].t_self);
+		tuples[count].t_data = (HeapTupleHeader) (header + 1);
+		count++;
+		cursor->position += sizeof(RecordHeader) + MAXALIGN(header->length);
+	}
+	return count;
+}
+
+/* The end of a transaction: after an abort all is freed by its owners. */
+void
+topics_buffer_reset(bool commit)
+{
+	if (commit && file)
+		BufFileClose(file);
+	file = NULL;
+	buffer_cxt = NULL;
+	lists = NIL;
+	undo = NULL;
+	nundo = maxundo = 0;
+	in_memory = 0;
+}

@@ -1,0 +1,429 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *		Topics by name: the catalogue, a cache of it, and rights.
+ *
+ * A topic is a view in the schema "topic"; its row in topic_log.topic refers
+ * to the view and holds the id, which names the log tables, and the settings.
+ * The view is the one place for the topic's name, owner and rights, so that
+ * ALTER, GRANT and pg_dump are PostgreSQL's own.
+ *
+ * The cache is keyed by the view's OID and follows relcache invalidation of
+ * the view: whatever changes a topic's row invalidates the view as well
+ * (topic.c).  Entries are never freed, so a pointer to one stays valid.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+/* Columns of topic_log.topic */
+enum
+{
+	Anum_topic_id = 1,
+	Anum_topic_view,
+	Anum_topic_partitions,
+	Anum_topic_retention_time,
+	Anum_topic_retention_bytes,
+	Anum_topic_segment_bytes,
+	Anum_topic_segment_time,
+	Anum_topic_max_message_bytes,
+	Anum_topic_timestamp_type,
+	Anum_topic_cleanup_policy,
+	Anum_topic_delete_retention_time,
+	Anum_topic_min_compaction_lag_time,
+	Anum_topic_min_cleanable_dirty_ratio,
+	Anum_topic_notify,
+	Natts_topic = Anum_topic_notify
+};
+
+static HTAB *cache = NULL;
+
+/* ----------------------------------------------------------------
+ *		The cache
+ * ----------------------------------------------------------------
+ */
+
+static void
+forget(Topic *topic)
+{
+	topic->valid = false;
+	topic->changes++;
+}
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS seq;
+	Topic	   *topic;
+
+	if (cache == NULL)
+		return;
+	if (OidIsValid(relid))
+	{
+		topic = hash_search(cache, &relid, HASH_FIND, NULL);
+		if (topic)
+			forget(topic);
+		return;
+	}
+	hash_seq_init(&seq, cache);
+	while ((topic = hash_seq_search(&seq)) != NULL)
+		forget(topic);
+}
+
+static Topic *
+cache_entry(Oid view_relid)
+{
+	Topic	   *topic;
+	bool		found;
+
+	if (cache == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(Oid);
+		ctl.entrysize = sizeof(Topic);
+		cache = hash_create("pg_topics topics", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	}
+	topic = hash_search(cache, &view_relid, HASH_ENTER, &found);
+	if (!found)
+		memset((char *) topic + sizeof(Oid), 0, sizeof(Topic) - sizeof(Oid));
+	return topic;
+}
+
+/* The SQL objects must be of the library's version. */
+static void
+check_version(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	char	   *version = NULL;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("pg_topics"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		datum = heap_getattr(tuple, Anum_pg_extension_extversion,
+										 RelationGetDescr(rel), &isnull);
+
+		version = TextDatumGetCString(datum);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (version && strcmp(version, PG_TOPICS_VERSION) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_VERSION_MISMATCH),
+				 errmsg("library and SQL objects of pg_topics have different versions"),
+				 errdetail("The library is version %s, the extension in this database is version %s.",
+						   PG_TOPICS_VERSION, version),
+				 errhint("Restart the server after installing a new library, then run ALTER EXTENSION pg_topics UPDATE.")));
+}
+
+static void
+load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
+{
+	Oid			function;
+	bool		is_varlena;
+
+	column->type = att->atttypid;
+	column->typmod = att->atttypmod;
+	column->base_type = getBaseType(att->atttypid);
+	column->typlen = att->attlen;
+	column->typbyval = att->attbyval;
+	column->typalign = att->attalign;
+	column->domain_extra = NULL;
+	getTypeInputInfo(column->type, &function, &column->ioparam);
+	fmgr_info_cxt(function, &column->input, cxt);
+	getTypeOutputInfo(column->type, &function, &is_varlena);
+	fmgr_info_cxt(function, &column->output, cxt);
+}
+
+static int64
+interval_ms(Datum datum)
+{
+	Interval   *interval = DatumGetIntervalP(datum);
+	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
+
+	return days * SECS_PER_DAY * 1000 + interval->time / 1000;
+}
+
+static void
+load_settings(TopicSettings *settings, HeapTuple tuple, TupleDesc desc)
+{
+	Datum		values[Natts_topic];
+	bool		nulls[Natts_topic];
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	settings->retention_ms = interval_ms(values[Anum_topic_retention_time - 1]);
+	settings->retention_bytes = DatumGetInt64(values[Anum_topic_retention_bytes - 1]);
+	settings->segment_bytes = DatumGetInt64(values[Anum_topic_segment_bytes - 1]);
+	settings->segment_ms = interval_ms(values[Anum_topic_segment_time - 1]);
+	settings->max_message_bytes = DatumGetInt32(values[Anum_topic_max_message_bytes - 1]);
+	settings->log_append_time =
+		strcmp(TextDatumGetCString(values[Anum_topic_timestamp_type - 1]), "LogAppendTime") == 0;
+	settings->compact =
+		strstr(TextDatumGetCString(values[Anum_topic_cleanup_policy - 1]), "compact") != NULL;
+}
+
+/* Read the row of a view; false if the view is no topic. */
+static bool
+load_row(Topic *topic)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_topic_view, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(topic->view_relid));
+	scan = systable_beginscan(rel, get_relname_relid("topic_view_key", namespace), true,
+							  NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		char		root[NAMEDATALEN];
+
+		topic->topic_id = DatumGetInt64(heap_getattr(tuple, Anum_topic_id,
+													 RelationGetDescr(rel), &isnull));
+		topic->partitions = DatumGetInt32(heap_getattr(tuple, Anum_topic_partitions,
+													   RelationGetDescr(rel), &isnull));
+		load_settings(&topic->settings, tuple, RelationGetDescr(rel));
+		snprintf(root, sizeof(root), "t" INT64_FORMAT, topic->topic_id);
+		topic->root_relid = get_relname_relid(root, namespace);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return HeapTupleIsValid(tuple) && OidIsValid(topic->root_relid);
+}
+
+static bool
+load_topic(Topic *topic)
+{
+	char	   *name = get_rel_name(topic->view_relid);
+	Relation	root;
+
+	check_version();
+	if (name == NULL || !load_row(topic))
+		return false;
+	namestrcpy(&topic->name, name);
+
+	if (topic->cxt)
+		MemoryContextReset(topic->cxt);
+	else
+		topic->cxt = AllocSetContextCreate(CacheMemoryContext, "pg_topics topic",
+										   ALLOCSET_SMALL_SIZES);
+	topic->partition_relids = MemoryContextAllocZero(topic->cxt, sizeof(Oid) * topic->partitions);
+	topic->partition_states = MemoryContextAllocZero(topic->cxt,
+													 sizeof(PartitionState *) * topic->partitions);
+
+	root = table_open(topic->root_relid, AccessShareLock);
+	if (RelationGetNumberOfAttributes(root) != Natts_log)
+		elog(ERROR, "log table \"%s\" has an unexpected form", RelationGetRelationName(root));
+	{
+		MemoryContext old = MemoryContextSwitchTo(topic->cxt);
+
+		topic->tupdesc = CreateTupleDescCopy(RelationGetDescr(root));
+		MemoryContextSwitchTo(old);
+	}
+	load_column(&topic->key, TupleDescAttr(topic->tupdesc, Anum_log_key - 1), topic->cxt);
+	load_column(&topic->value, TupleDescAttr(topic->tupdesc, Anum_log_value - 1), topic->cxt);
+	table_close(root, AccessShareLock);
+	return true;
+}
+
+/*
+ * The topic whose view has this OID.  With missing_ok, NULL if there is none
+ * (any more).
+ */
+Topic *
+topics_catalog_get(Oid view_relid, bool missing_ok)
+{
+	Topic	   *topic = cache_entry(view_relid);
+
+	while (!topic->valid)
+	{
+		uint32		changes = topic->changes;
+
+		if (!load_topic(topic))
+			break;
+		/* an invalidation that arrives while loading makes us load again */
+		topic->valid = changes == topic->changes;
+	}
+
+	if (topic->valid)
+		return topic;
+	if (!missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation %u is not a topic", view_relid)));
+	return NULL;
+}
+
+/* Is the extension there, in this database? */
+bool
+topics_catalog_installed(void)
+{
+	return OidIsValid(get_extension_oid("pg_topics", true));
+}
+
+/* The topic of a name; see topics_catalog_get for how long it is good. */
+Topic *
+topics_catalog_lookup(const char *name, bool missing_ok)
+{
+	Oid			namespace;
+	Oid			view_relid = InvalidOid;
+	Topic	   *topic = NULL;
+
+	topics_require_preload();
+
+	/* what others did, say REVOKE or DROP, holds from the next call on */
+	AcceptInvalidationMessages();
+
+	namespace = get_namespace_oid(TOPIC_SCHEMA, true);
+	if (OidIsValid(namespace) && strlen(name) < NAMEDATALEN)
+		view_relid = get_relname_relid(name, namespace);
+	if (OidIsValid(view_relid))
+		topic = topics_catalog_get(view_relid, true);
+	if (topic == NULL && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" does not exist", name),
+				 errhint("The view topics.topic lists the topics that you may read.")));
+	return topic;
+}
+
+/* OIDs of the views of all topics of this database. */
+List *
+topics_catalog_list(void)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		view = heap_getattr(tuple, Anum_topic_view, RelationGetDescr(rel), &isnull);
+
+		result = lappend_oid(result, DatumGetObjectId(view));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Partitions
+ * ----------------------------------------------------------------
+ */
+
+void
+topics_catalog_check_partition(Topic *topic, int32 partition)
+{
+	if (partition < 0 || partition >= topic->partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partition %d of topic \"%s\" does not exist",
+						partition, NameStr(topic->name)),
+				 errdetail("The topic has partitions 0 to %d.", topic->partitions - 1)));
+}
+
+/* The table of a partition; InvalidOid if it has gone. */
+Oid
+topics_catalog_partition_relid(Topic *topic, int32 partition)
+{
+	Oid		   *relid = &topic->partition_relids[partition];
+
+	Assert(partition >= 0 && partition < topic->partitions);
+	if (!OidIsValid(*relid))
+	{
+		char		name[NAMEDATALEN];
+
+		snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", topic->topic_id, partition);
+		*relid = get_relname_relid(name, get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+	}
+	return *relid;
+}
+
+PartitionState *
+topics_catalog_partition_state(Topic *topic, int32 partition)
+{
+	PartitionState **state = &topic->partition_states[partition];
+	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
+
+	if (*state == NULL || memcmp(&(*state)->id, &id, sizeof(id)) != 0)
+		*state = topics_shmem_get(&id);
+	return *state;
+}
+
+/* ----------------------------------------------------------------
+ *		Rights
+ * ----------------------------------------------------------------
+ */
+
+bool
+topics_catalog_is_owner(Topic *topic)
+{
+	return object_ownercheck(RelationRelationId, topic->view_relid, GetUserId());
+}
+
+/* May the current user read the topic, or does it belong to him? */
+bool
+topics_catalog_may_read(Topic *topic)
+{
+	return pg_class_aclcheck(topic->view_relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK ||
+		topics_catalog_is_owner(topic);
+}
+
+static void
+report_denied(Topic *topic)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for topic \"%s\"", NameStr(topic->name))));
+}
+
+/* Require ACL_SELECT to consume, ACL_INSERT to produce. */
+void
+topics_catalog_require(Topic *topic, AclMode mode)
+{
+	if (pg_class_aclcheck(topic->view_relid, GetUserId(), mode) != ACLCHECK_OK)
+		report_denied(topic);
+}
+
+void
+topics_catalog_require_owner(Topic *topic)
+{
+	if (!topics_catalog_is_owner(topic))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of topic \"%s\"", NameStr(topic->name))));
+}

@@ -1,0 +1,176 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		Differences between the supported PostgreSQL majors (15 to 19).
+ *
+ * The rest of the sources is written for the newest server; each wrapper
+ * here carries that name, or a name of ours where an argument list changed,
+ * and says which upstream commit made it necessary.  No other file tests
+ * PG_VERSION_NUM.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_COMPAT_H
+#define PG_TOPICS_COMPAT_H
+
+#include "access/tableam.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "storage/shmem.h"
+#include "utils/acl.h"
+#include "utils/rel.h"
+
+#if PG_VERSION_NUM < 150000
+#error "pg_topics needs PostgreSQL 15 or newer"
+#endif
+
+/* object_aclcheck and object_ownercheck: c727f511bd7b (16) */
+#if PG_VERSION_NUM < 160000
+static inline AclResult
+object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
+{
+	if (classid == NamespaceRelationId)
+		return pg_namespace_aclcheck(objectid, roleid, mode);
+	Assert(classid == TypeRelationId);
+	return pg_type_aclcheck(objectid, roleid, mode);
+}
+
+static inline bool
+object_ownercheck(Oid classid, Oid objectid, Oid roleid)
+{
+	Assert(classid == RelationRelationId);
+	return pg_class_ownercheck(objectid, roleid);
+}
+
+/* RelFileLocator replaces RelFileNode: b0a55e43299c (16) */
+typedef RelFileNode RelFileLocator;
+#define rd_locator rd_node
+#define relation_set_new_filelocator relation_set_new_filenode
+#define RelFileLocatorEquals(a, b) RelFileNodeEquals(a, b)
+#endif
+
+/* options of the insert callbacks became unsigned (19) */
+#if PG_VERSION_NUM >= 190000
+typedef uint32 TableInsertOptions;
+#else
+typedef int TableInsertOptions;
+#endif
+
+/* the scan functions take flags of the caller's (19) */
+static inline TableScanDesc
+topics_beginscan_tidrange(Relation rel, Snapshot snapshot,
+						  ItemPointer mintid, ItemPointer maxtid)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_beginscan_tidrange(rel, snapshot, mintid, maxtid, 0);
+#else
+	return table_beginscan_tidrange(rel, snapshot, mintid, maxtid);
+#endif
+}
+
+static inline TableScanDesc
+topics_beginscan(Relation rel, Snapshot snapshot)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_beginscan(rel, snapshot, 0, NULL, 0);
+#else
+	return table_beginscan(rel, snapshot, 0, NULL);
+#endif
+}
+
+/* DefineIndex: total_parts, 27f5c712b2c5 (16); ParseState (19) */
+static inline ObjectAddress
+topics_define_index(Oid relid, IndexStmt *stmt)
+{
+#if PG_VERSION_NUM >= 190000
+	return DefineIndex(NULL, relid, stmt, InvalidOid, InvalidOid, InvalidOid, -1,
+					   false, false, true, false, true);
+#elif PG_VERSION_NUM >= 160000
+	return DefineIndex(relid, stmt, InvalidOid, InvalidOid, InvalidOid, -1,
+					   false, false, true, false, true);
+#else
+	return DefineIndex(relid, stmt, InvalidOid, InvalidOid, InvalidOid,
+					   false, false, true, false, true);
+#endif
+}
+
+/* ShmemInitHash lost its initial size (19) */
+static inline HTAB *
+topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
+{
+#if PG_VERSION_NUM >= 190000
+	return ShmemInitHash(name, nelems, ctl, flags);
+#else
+	return ShmemInitHash(name, nelems, nelems, ctl, flags);
+#endif
+}
+
+/* MyProc->lxid moved: 28f3915b73f7 (17) */
+#if PG_VERSION_NUM >= 170000
+#define topics_lxid() (MyProc->vxid.lxid)
+#else
+#define topics_lxid() (MyProc->lxid)
+#endif
+
+/* tuplesort_getdatum: "copy", 9c08ea2b1cce (16) */
+#if PG_VERSION_NUM >= 160000
+#define topics_tuplesort_getdatum(sort, val, isnull) \
+	tuplesort_getdatum(sort, true, false, val, isnull, NULL)
+#else
+#define topics_tuplesort_getdatum(sort, val, isnull) \
+	tuplesort_getdatum(sort, true, val, isnull, NULL)
+#endif
+
+/* argument lists of table access method callbacks */
+#if PG_VERSION_NUM >= 190000
+#define TOPICS_TUPLE_DELETE_ARGS \
+	Relation rel, ItemPointer tid, CommandId cid, uint32 options, Snapshot snapshot, \
+	Snapshot crosscheck, bool wait, TM_FailureData *tmfd
+#define TOPICS_TUPLE_UPDATE_ARGS \
+	Relation rel, ItemPointer otid, TupleTableSlot *slot, CommandId cid, uint32 options, \
+	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd, \
+	LockTupleMode *lockmode, TU_UpdateIndexes *update_indexes
+#define TOPICS_VACUUM_PARAMS const VacuumParams
+#else
+#define TOPICS_TUPLE_DELETE_ARGS \
+	Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot, \
+	Snapshot crosscheck, bool wait, TM_FailureData *tmfd, bool changing_part
+#if PG_VERSION_NUM >= 160000
+#define TOPICS_UPDATE_INDEXES TU_UpdateIndexes
+#else
+#define TOPICS_UPDATE_INDEXES bool
+#endif
+#define TOPICS_TUPLE_UPDATE_ARGS \
+	Relation rel, ItemPointer otid, TupleTableSlot *slot, CommandId cid, \
+	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd, \
+	LockTupleMode *lockmode, TOPICS_UPDATE_INDEXES *update_indexes
+#define TOPICS_VACUUM_PARAMS VacuumParams
+#endif
+#define TOPICS_TUPLE_LOCK_ARGS \
+	Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot, CommandId cid, \
+	LockTupleMode mode, LockWaitPolicy wait_policy, uint8 flags, TM_FailureData *tmfd
+
+/* sync_standbys_defined became bits, in minor releases too: 2258e76f90bf */
+#ifdef SYNC_STANDBY_DEFINED
+#define topics_sync_standbys_defined() \
+	((WalSndCtl->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0)
+#else
+#define topics_sync_standbys_defined() (WalSndCtl->sync_standbys_defined)
+#endif
+
+/* parseTypeString: soft errors, c60488b4744a (16) */
+#if PG_VERSION_NUM >= 160000
+#define topics_parse_type(name, type, typmod) \
+	(void) parseTypeString(name, type, typmod, NULL)
+#else
+#define topics_parse_type(name, type, typmod) \
+	parseTypeString(name, type, typmod, false)
+#endif
+
+/* a worker that gives way to database commands by itself (19) */
+#ifndef BGWORKER_INTERRUPTIBLE
+#define BGWORKER_INTERRUPTIBLE 0
+#endif
+
+#endif							/* PG_TOPICS_COMPAT_H */

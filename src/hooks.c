@@ -1,0 +1,294 @@
+/*-------------------------------------------------------------------------
+ *
+ * hooks.c
+ *		What pg_topics has to know of commands that are not its own.
+ *
+ * A topic is a view, and PostgreSQL's commands on views apply to it:
+ *
+ *	ALTER VIEW .. OWNER, REASSIGN OWNED		change the topic's owner; he needs
+ *		SELECT on the log table, through which the view reads
+ *	ALTER VIEW .. RENAME	renames the topic, by Kafka's rule for names
+ *	ALTER VIEW .. SET SCHEMA	refused
+ *	DROP VIEW, DROP OWNED	refused: a topic's log does not go by accident
+ *
+ * Commands on databases need the worker out of the way; CREATE and DROP
+ * EXTENSION start and end it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_class.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+static object_access_hook_type previous_object_access = NULL;
+static ProcessUtility_hook_type previous_utility = NULL;
+
+static bool dropping_extension = false;
+static bool extension_created = false;
+static bool extension_dropped = false;
+
+/* ----------------------------------------------------------------
+ *		Topics as views
+ * ----------------------------------------------------------------
+ */
+
+/* The topic of a view in schema "topic", or NULL for anything else. */
+static Topic *
+topic_of(Oid relid)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, true);
+
+	if (!OidIsValid(namespace) || get_rel_namespace(relid) != namespace ||
+		get_rel_relkind(relid) != RELKIND_VIEW)
+		return NULL;
+	return topics_catalog_get(relid, true);
+}
+
+static void
+grant_select(Topic *topic, Oid role, bool grant)
+{
+	GrantStmt  *stmt = makeNode(GrantStmt);
+	AccessPriv *privilege = makeNode(AccessPriv);
+	RoleSpec   *grantee = makeNode(RoleSpec);
+	char	   *name = GetUserNameFromId(role, true);
+
+	if (name == NULL)
+		return;
+	privilege->priv_name = "select";
+	grantee->roletype = ROLESPEC_CSTRING;
+	grantee->rolename = name;
+	grantee->location = -1;
+	stmt->is_grant = grant;
+	stmt->targtype = ACL_TARGET_OBJECT;
+	stmt->objtype = OBJECT_TABLE;
+	stmt->objects = list_make1(makeRangeVar(TOPIC_LOG_SCHEMA, get_rel_name(topic->root_relid), -1));
+	stmt->privileges = list_make1(privilege);
+	stmt->grantees = list_make1(grantee);
+	stmt->behavior = DROP_RESTRICT;
+	ExecuteGrantStmt(stmt);
+}
+
+/* The new owner of the view, and nobody else, reads the log table. */
+static void
+owner_changed(Topic *topic, Oid old_owner, Oid new_owner)
+{
+	Oid			save_userid;
+	int			save_context;
+	Oid			log_owner;
+
+	topics_segment_become_owner(&save_userid, &save_context);
+	log_owner = GetUserId();
+	if (old_owner != log_owner)
+		grant_select(topic, old_owner, false);
+	if (old_owner != log_owner && new_owner != log_owner)
+		CommandCounterIncrement();
+	if (new_owner != log_owner)
+		grant_select(topic, new_owner, true);
+	SetUserIdAndSecContext(save_userid, save_context);
+}
+
+/* The owner before the change: what the syscache still says. */
+static Oid
+view_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* A topic's view was altered: the new row is there, not yet visible. */
+static void
+view_altered(Oid relid)
+{
+	Topic	   *topic = topic_of(relid);
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Form_pg_class new = NULL;
+	Oid			old_owner;
+	Oid			new_owner = InvalidOid;
+
+	if (topic == NULL)
+		return;
+	old_owner = view_owner(relid);
+
+	rel = table_open(RelationRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, ClassOidIndexId, true, SnapshotSelf, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		new = (Form_pg_class) GETSTRUCT(tuple);
+		if (new->relnamespace != get_namespace_oid(TOPIC_SCHEMA, false))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot move topic \"%s\" out of schema \"%s\"",
+							NameStr(topic->name), TOPIC_SCHEMA)));
+		if (strcmp(NameStr(new->relname), NameStr(topic->name)) != 0)
+			topics_topic_check_name(NameStr(new->relname));
+		new_owner = new->relowner;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (OidIsValid(new_owner) && new_owner != old_owner)
+		owner_changed(topic, old_owner, new_owner);
+}
+
+static void
+view_dropped(Oid relid)
+{
+	Topic	   *topic;
+
+	if (dropping_extension || relid == topics_topic_dropping)
+		return;
+	topic = topic_of(relid);
+	if (topic)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop view %s because it is a topic",
+						quote_qualified_identifier(TOPIC_SCHEMA, NameStr(topic->name))),
+				 errhint("Use topics.drop_topic() to drop the topic and its log.")));
+}
+
+static void
+object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
+{
+	if (previous_object_access)
+		previous_object_access(access, classid, objectid, subid, arg);
+	if (classid != RelationRelationId || subid != 0)
+		return;
+	if (access == OAT_POST_ALTER)
+		view_altered(objectid);
+	else if (access == OAT_DROP)
+		view_dropped(objectid);
+}
+
+/* ----------------------------------------------------------------
+ *		Databases and the extension
+ * ----------------------------------------------------------------
+ */
+
+/* The database that a command needs for itself, or InvalidOid. */
+static Oid
+database_wanted(Node *statement)
+{
+	const char *name = NULL;
+	ListCell   *lc;
+
+	if (IsA(statement, DropdbStmt))
+		name = ((DropdbStmt *) statement)->dbname;
+	else if (IsA(statement, RenameStmt) &&
+			 ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+		name = ((RenameStmt *) statement)->subname;
+	else if (IsA(statement, AlterDatabaseStmt))
+	{
+		foreach(lc, ((AlterDatabaseStmt *) statement)->options)
+			if (strcmp(((DefElem *) lfirst(lc))->defname, "tablespace") == 0)
+				name = ((AlterDatabaseStmt *) statement)->dbname;
+	}
+	else if (IsA(statement, CreatedbStmt))
+	{
+		foreach(lc, ((CreatedbStmt *) statement)->options)
+		{
+			DefElem    *option = lfirst(lc);
+
+			if (strcmp(option->defname, "template") == 0 && option->arg)
+				name = defGetString(option);
+		}
+	}
+	return name ? get_database_oid(name, true) : InvalidOid;
+}
+
+static bool
+is_extension_command(Node *statement, bool *drop)
+{
+	*drop = IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_EXTENSION;
+	return *drop ||
+		(IsA(statement, CreateExtensionStmt) &&
+		 strcmp(((CreateExtensionStmt *) statement)->extname, "pg_topics") == 0);
+}
+
+static void
+utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
+		ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+{
+	Node	   *statement = pstmt->utilityStmt;
+	Oid			database = database_wanted(statement);
+	bool		drop;
+	bool		extension = is_extension_command(statement, &drop);
+	bool		was_dropping = dropping_extension;
+
+	if (OidIsValid(database))
+		topics_worker_give_way(database);
+	dropping_extension = was_dropping || drop;
+	PG_TRY();
+	{
+		if (previous_utility)
+			previous_utility(pstmt, query, read_only_tree, context, params, env, dest, qc);
+		else
+			standard_ProcessUtility(pstmt, query, read_only_tree, context, params, env, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		dropping_extension = was_dropping;
+	}
+	PG_END_TRY();
+
+	if (extension)
+	{
+		extension_created |= !drop;
+		extension_dropped |= drop && !topics_catalog_installed();
+	}
+	if (OidIsValid(database) || IsA(statement, CreatedbStmt))
+		extension_created = true;	/* the launcher is to look again */
+}
+
+static void
+at_transaction_event(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT)
+	{
+		if (extension_dropped)
+			topics_shmem_release_database(MyDatabaseId);
+		if (extension_created || extension_dropped)
+		{
+			topics_shmem_wake_launcher();
+			topics_shmem_wake_worker();
+		}
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		extension_created = extension_dropped = false;
+}
+
+void
+topics_hooks_init(void)
+{
+	previous_object_access = object_access_hook;
+	object_access_hook = object_access;
+	previous_utility = ProcessUtility_hook;
+	ProcessUtility_hook = utility;
+	RegisterXactCallback(at_transaction_event, NULL);
+}

@@ -1,0 +1,586 @@
+/*-------------------------------------------------------------------------
+ *
+ * log.c
+ *		The log of one partition: append, seek, read, and its two ends.
+ *
+ * Physical order is offset order (log_am.c), so an offset is found without
+ * an index: by a search over the blocks of its segment, in which each probe
+ * reads the first visible record at or after a block.  Offsets are dense and
+ * records of a segment are of similar size, so the search interpolates, and
+ * falls back to halving when a guess was bad.
+ *
+ * The search looks through a fresh snapshot.  With the caller's, which may
+ * be old, a probe into the part that it does not see would run to the end of
+ * the segment.  What is found is right for the caller all the same: a
+ * record's place does not depend on who looks, and records that the caller
+ * sees are a prefix.  Probes can meet rows of aborted transactions, which
+ * say nothing reliable about the offsets around them (the offsets are used
+ * again further on): they are skipped, so that a probe costs as much as
+ * there are dead rows behind its block.
+ *
+ * THE LOG END (next_offset) is in shared memory while somebody produces.  It
+ * is looked up in the log after a restart and after a foreign writer's
+ * commit, under the append lock and with a fresh snapshot: every producer
+ * publishes before it releases the lock, so whatever was committed is seen.
+ * During recovery it is looked up every time, since the replayed commits
+ * publish nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relscan.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/itemptr.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+/* A reader of offsets from "next" to "upto" - 1, across segments. */
+struct LogReader
+{
+	Relation	partition_rel;
+	Snapshot	snapshot;
+	int64		next;			/* the next offset to be returned is not below */
+	int64		upto;
+	Relation	segment_rel;	/* NULL between segments */
+	Segment		segment;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	int64		last_offset;	/* last record returned of this segment, or -1 */
+	BlockNumber last_block;
+};
+
+/*
+ * Where readers of this session stopped: the block that holds "offset" or
+ * begins just behind it.  One place per segment, with the file that it is
+ * about, since VACUUM FULL moves rows.
+ */
+typedef struct SeekMemory
+{
+	Oid			relid;			/* hash key */
+	RelFileLocator locator;
+	int64		offset;
+	BlockNumber block;
+} SeekMemory;
+
+#define MAX_SEEK_MEMORIES 1024
+static HTAB *seek_memories = NULL;
+
+static inline int64
+slot_offset(TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+}
+
+/* ----------------------------------------------------------------
+ *		Seek
+ * ----------------------------------------------------------------
+ */
+
+static SeekMemory *
+recall(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+	SeekMemory *memory;
+
+	if (seek_memories == NULL)
+		return NULL;
+	memory = hash_search(seek_memories, &relid, HASH_FIND, NULL);
+	if (memory && !RelFileLocatorEquals(memory->locator, rel->rd_locator))
+		return NULL;
+	return memory;
+}
+
+static void
+remember(Relation rel, int64 offset, BlockNumber block)
+{
+	Oid			relid = RelationGetRelid(rel);
+	SeekMemory *memory;
+
+	if (seek_memories && hash_get_num_entries(seek_memories) >= MAX_SEEK_MEMORIES)
+	{
+		hash_destroy(seek_memories);
+		seek_memories = NULL;
+	}
+	if (seek_memories == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(Oid);
+		ctl.entrysize = sizeof(SeekMemory);
+		seek_memories = hash_create("pg_topics seek memory", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	memory = hash_search(seek_memories, &relid, HASH_ENTER, NULL);
+	memory->locator = rel->rd_locator;
+	memory->offset = offset;
+	memory->block = block;
+}
+
+/* A scan of the blocks from "low" to "high" - 1; *scan is made or reused. */
+static void
+scan_blocks(Relation rel, Snapshot snapshot, TableScanDesc *scan, BlockNumber low, BlockNumber high)
+{
+	ItemPointerData mintid;
+	ItemPointerData maxtid;
+
+	ItemPointerSet(&mintid, low, FirstOffsetNumber);
+	ItemPointerSet(&maxtid, high - 1, MaxOffsetNumber);
+	if (*scan == NULL)
+		*scan = topics_beginscan_tidrange(rel, snapshot, &mintid, &maxtid);
+	else
+		table_rescan_tidrange(*scan, &mintid, &maxtid);
+}
+
+/*
+ * A block from which a scan forward meets the record with offset "target"
+ * before any higher one: the highest that could be found cheaply.
+ *
+ * Invariant: every visible record in blocks below "low" is below the target,
+ * and the first visible record from "high" on is at or above it.
+ */
+static BlockNumber
+seek_block(Relation rel, const Segment *segment, int64 target)
+{
+	SeekMemory *memory = recall(rel);
+	BlockNumber low = 0;
+	BlockNumber high;
+	int64		low_offset = segment->base_offset;
+	int64		high_offset = -1;	/* offset at "high", once known */
+	Snapshot	snapshot;
+	TableScanDesc scan = NULL;
+	TupleTableSlot *slot;
+	int			probes = 0;
+
+	if (target <= segment->base_offset)
+		return 0;
+	if (memory && memory->offset <= target)
+	{
+		/* right where we stopped, or it is a good lower bound */
+		if (target - memory->offset <= 1)
+			return memory->block;
+		low = memory->block;
+		low_offset = memory->offset;
+	}
+
+	high = RelationGetNumberOfBlocks(rel);
+	if (high <= low + 1)
+		return low;
+
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	slot = table_slot_create(rel, NULL);
+	while (high - low > 1)
+	{
+		BlockNumber probe = low + (high - low) / 2;
+		BlockNumber found;
+		int64		offset;
+
+		/* interpolate, a little low, every other time */
+		if (high_offset > low_offset && probes++ % 3 != 2)
+		{
+			double		fraction = (double) (target - low_offset) / (double) (high_offset - low_offset);
+
+			probe = low + (BlockNumber) (fraction * (high - low));
+			probe = Min(Max(probe, low + 1), high - 1);
+		}
+
+		scan_blocks(rel, snapshot, &scan, probe, high);
+		if (!table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
+		{
+			high = probe;		/* nothing visible from the probe to "high" */
+			continue;
+		}
+		offset = slot_offset(slot);
+		found = ItemPointerGetBlockNumber(&slot->tts_tid);
+		if (offset > target)
+		{
+			high = probe;
+			high_offset = offset;
+		}
+		else
+		{
+			low = found;
+			low_offset = offset;
+			if (offset == target)
+				break;
+		}
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	if (scan)
+		table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return low;
+}
+
+/* ----------------------------------------------------------------
+ *		The ends
+ * ----------------------------------------------------------------
+ */
+
+/* The last record of a segment visible to a snapshot. */
+static bool
+last_record_in(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *timestamp)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	TableScanDesc scan = topics_beginscan(rel, snapshot);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	bool		found = table_scan_getnextslot(scan, BackwardScanDirection, slot);
+
+	if (found)
+	{
+		bool		isnull;
+
+		*offset = slot_offset(slot);
+		*timestamp = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	table_close(rel, NoLock);
+	return found;
+}
+
+/* The last record of the log that a snapshot sees, or false. */
+bool
+topics_log_last_record(Relation partition_rel, Snapshot snapshot,
+					   int64 *offset, TimestampTz *timestamp)
+{
+	int			count;
+	Segment    *segments = topics_segment_list(partition_rel, &count);
+	bool		found = false;
+
+	for (int i = count - 1; i >= 0 && !found; i--)
+		found = last_record_in(segments[i].relid, snapshot, offset, timestamp);
+	pfree(segments);
+	return found;
+}
+
+/*
+ * What the catalogue knows of a partition beside its segments: where its log
+ * starts, and what next_offset never falls below.  0 if it has no row.
+ */
+static void
+read_partition_row(const TopicPartition *id, int64 *log_start_offset, int64 *next_offset_floor)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+	Relation	rel = table_open(get_relname_relid("partition", namespace), AccessShareLock);
+	ScanKeyData key[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	*log_start_offset = *next_offset_floor = 0;
+	ScanKeyInit(&key[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id->topic_id));
+	ScanKeyInit(&key[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id->partition));
+	scan = systable_beginscan(rel, get_relname_relid("partition_pkey", namespace), true, NULL, 2, key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+
+		*log_start_offset = DatumGetInt64(heap_getattr(tuple, 3, RelationGetDescr(rel), &isnull));
+		*next_offset_floor = DatumGetInt64(heap_getattr(tuple, 4, RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+}
+
+/* Look the log end up in the log. */
+static int64
+find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_timestamp)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Segment		first;
+	int64		log_start;
+	int64		last_offset = -1;
+	int64		floor;
+
+	*last_timestamp = 0;
+	read_partition_row(id, &log_start, &floor);
+	floor = Max(floor, log_start);
+	if (topics_segment_find_next(partition_rel, 0, &first))
+		floor = Max(floor, first.base_offset);
+	topics_log_last_record(partition_rel, snapshot, &last_offset, last_timestamp);
+	UnregisterSnapshot(snapshot);
+	return Max(floor, last_offset + 1);
+}
+
+/* The timestamp of a segment's first record, but not one in the future. */
+static TimestampTz
+first_timestamp(Relation rel)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = topics_beginscan(rel, snapshot);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TimestampTz result = GetCurrentTimestamp();
+
+	if (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+
+		result = Min(result,
+					 DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull)));
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return result;
+}
+
+/* What the roll by size and by age needs to know of the tail. */
+static void
+look_at_tail(Relation partition_rel, PartitionState *state, int64 end)
+{
+	Segment		tail;
+
+	state->tail_started = 0;
+	state->tail_blocks = 0;
+	if (topics_segment_find(partition_rel, end, &tail))
+	{
+		Relation	rel = table_open(tail.relid, AccessShareLock);
+
+		state->tail_base = tail.base_offset;
+		state->spare_at = tail.base_offset + (tail.end_offset - tail.base_offset) / 2;
+		state->tail_blocks = RelationGetNumberOfBlocks(rel);
+		if (end > tail.base_offset)
+			state->tail_started = first_timestamp(rel);
+		table_close(rel, NoLock);
+	}
+}
+
+/*
+ * The log end, for a caller that holds the append lock: the offset that the
+ * next record gets.
+ */
+int64
+topics_log_end_locked(Relation partition_rel, PartitionState *state)
+{
+	uint64		end = pg_atomic_read_u64(&state->next_offset);
+
+	Assert(topics_append_lock_held(state));
+	while (end == UNKNOWN_OFFSET)
+	{
+		uint32		writes = pg_atomic_read_u32(&state->foreign_writes);
+		TimestampTz last_timestamp;
+
+		/*
+		 * A foreign writer that commits while we look is not blocked by the
+		 * append lock.  It counts foreign_writes after it became visible, so
+		 * if our snapshot missed it, either the count has moved by now, or it
+		 * will reset next_offset after we have set it.
+		 */
+		pg_memory_barrier();
+		AcceptInvalidationMessages();
+		end = find_end(partition_rel, &state->id, &last_timestamp);
+		look_at_tail(partition_rel, state, end);
+		state->last_append_time = Max(state->last_append_time, last_timestamp);
+		pg_atomic_write_u64(&state->next_offset, end);
+		pg_memory_barrier();
+		if (writes != pg_atomic_read_u32(&state->foreign_writes))
+			end = UNKNOWN_OFFSET;
+	}
+	return end;
+}
+
+/*
+ * The log end as readers may know it: the one place that decides how far
+ * anybody reads.  (With replication it will be the high watermark.)
+ */
+int64
+topics_log_end(Relation partition_rel, PartitionState *state)
+{
+	uint64		end;
+
+	if (RecoveryInProgress())
+	{
+		TimestampTz last_timestamp;
+
+		return find_end(partition_rel, &state->id, &last_timestamp);
+	}
+
+	end = pg_atomic_read_u64(&state->next_offset);
+	if (end == UNKNOWN_OFFSET)
+	{
+		topics_append_lock_acquire(&state, 1);
+		end = topics_log_end_locked(partition_rel, state);
+		topics_append_lock_release();
+	}
+	return end;
+}
+
+/* The log end after everybody who is publishing has done so. */
+int64
+topics_log_end_settled(Relation partition_rel, PartitionState *state)
+{
+	int64		end;
+
+	if (RecoveryInProgress())
+		return topics_log_end(partition_rel, state);
+	topics_append_lock_acquire(&state, 1);
+	end = topics_log_end_locked(partition_rel, state);
+	topics_append_lock_release();
+	return end;
+}
+
+/* The log start offset: nothing below it is shown. */
+int64
+topics_log_start(Relation partition_rel, PartitionState *state)
+{
+	uint64		start = RecoveryInProgress() ? UNKNOWN_OFFSET :
+		pg_atomic_read_u64(&state->log_start_offset);
+
+	if (start == UNKNOWN_OFFSET)
+	{
+		int64		log_start;
+		int64		floor;
+		Segment		first;
+
+		read_partition_row(&state->id, &log_start, &floor);
+		if (topics_segment_find_next(partition_rel, 0, &first))
+			log_start = Max(log_start, first.base_offset);
+		start = log_start;
+		if (!RecoveryInProgress())
+			pg_atomic_write_u64(&state->log_start_offset, start);
+	}
+	return start;
+}
+
+/* ----------------------------------------------------------------
+ *		Append
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Give tuples that were formed with offset and timestamp 0 their offsets,
+ * and append them.  With append_time not 0, it is their timestamp too.  The
+ * caller holds the append lock and ROW EXCLUSIVE on the segment, which has
+ * room for them.  "slots" are as many slots for heap tuples.
+ */
+void
+topics_log_append(Relation segment_rel, TupleTableSlot **slots, HeapTupleData *tuples,
+				  int ntuples, int64 first_offset, TimestampTz append_time, CommandId cid)
+{
+	for (int i = 0; i < ntuples; i++)
+	{
+		char	   *data = (char *) tuples[i].t_data + tuples[i].t_data->t_hoff;
+
+		/* NOT NULL int8 and timestamptz in front: fixed places */
+		*(int64 *) data = first_offset + i;
+		if (append_time != 0)
+			*(TimestampTz *) (data + sizeof(int64)) = append_time;
+		ExecStoreHeapTuple(&tuples[i], slots[i], false);
+	}
+	table_multi_insert(segment_rel, slots, ntuples, cid, TOPIC_LOG_APPEND, NULL);
+}
+
+/* ----------------------------------------------------------------
+ *		Read
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Read the records from offset "from" to "upto" - 1 that a snapshot sees, in
+ * order.  The partition's table stays open in the caller's hands, with a
+ * lock; segments are locked ACCESS SHARE until the end of the transaction,
+ * so that out-of-line values of returned records stay readable.
+ */
+LogReader *
+topics_log_reader_open(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot)
+{
+	LogReader  *reader = palloc0(sizeof(LogReader));
+
+	reader->partition_rel = partition_rel;
+	reader->snapshot = snapshot;
+	reader->next = from;
+	reader->upto = upto;
+	return reader;
+}
+
+static void
+close_segment(LogReader *reader)
+{
+	if (reader->last_offset >= 0)
+		remember(reader->segment_rel, reader->last_offset, reader->last_block);
+	table_endscan(reader->scan);
+	ExecDropSingleTupleTableSlot(reader->slot);
+	table_close(reader->segment_rel, NoLock);
+	reader->segment_rel = NULL;
+}
+
+static bool
+open_segment(LogReader *reader)
+{
+	BlockNumber nblocks;
+
+	while (reader->next < reader->upto &&
+		   topics_segment_find_next(reader->partition_rel, reader->next, &reader->segment))
+	{
+		reader->segment_rel = table_open(reader->segment.relid, AccessShareLock);
+		nblocks = RelationGetNumberOfBlocks(reader->segment_rel);
+		if (nblocks > 0)
+		{
+			BlockNumber block = seek_block(reader->segment_rel, &reader->segment, reader->next);
+
+			reader->slot = table_slot_create(reader->segment_rel, NULL);
+			reader->scan = NULL;
+			reader->last_offset = -1;
+			scan_blocks(reader->segment_rel, reader->snapshot, &reader->scan, block,
+						Max(nblocks, block + 1));
+			return true;
+		}
+		table_close(reader->segment_rel, NoLock);
+		reader->segment_rel = NULL;
+		reader->next = Max(reader->next, reader->segment.end_offset);
+	}
+	return false;
+}
+
+/*
+ * The next record, in a slot that is good until the next call, or NULL.
+ */
+TupleTableSlot *
+topics_log_reader_next(LogReader *reader)
+{
+	for (;;)
+	{
+		if (reader->segment_rel == NULL && !open_segment(reader))
+			return NULL;
+
+		while (table_scan_getnextslot_tidrange(reader->scan, ForwardScanDirection, reader->slot))
+		{
+			int64		offset = slot_offset(reader->slot);
+
+			if (offset < reader->next)
+				continue;
+			if (offset >= reader->upto)
+				return NULL;
+			reader->next = offset + 1;
+			reader->last_offset = offset;
+			reader->last_block = ItemPointerGetBlockNumber(&reader->slot->tts_tid);
+			return reader->slot;
+		}
+
+		close_segment(reader);
+		reader->next = Max(reader->next, reader->segment.end_offset);
+	}
+}
+
+void
+topics_log_reader_close(LogReader *reader)
+{
+	if (reader->segment_rel)
+		close_segment(reader);
+	pfree(reader);
+}

@@ -1,0 +1,685 @@
+/*-------------------------------------------------------------------------
+ *
+ * log_am.c
+ *		The table access method "topic_log": a heap that keeps its order.
+ *
+ * A segment is a heap in everything that goes to disk: pages, WAL, crash
+ * recovery, logical decoding, pg_dump.  What differs is that physical order
+ * is offset order, always, which a heap does not promise: it puts small rows
+ * into gaps left by large ones, reuses line pointers that VACUUM freed,
+ * starts scans in the middle.  Here
+ *
+ *	- rows are appended at the last block, never into free space or to a
+ *	  freed line pointer (append_rows);
+ *	- a row's offset is above every offset before it, whoever writes it;
+ *	- rows are never updated, deleted, locked or truncated away;
+ *	- scans run from the first block to the last;
+ *	- the segment that is appended to is left alone by VACUUM and has no
+ *	  index; sealed segments are ordinary heaps to both.
+ *
+ * A scan also makes its rows durable before it shows them: a commit is
+ * visible before its WAL is flushed (transaction.c), and nobody may act on
+ * a record that a crash can take back.
+ *
+ * FOREIGN WRITERS are all who insert without log.c: COPY and INSERT of a
+ * restore, a logical replication worker.  They must not run beside a
+ * producer or each other, so at its first row each takes SHARE ROW EXCLUSIVE
+ * on the partition's table, which producers hold ROW EXCLUSIVE, until its
+ * transaction ends; and when it commits the partition's next_offset is
+ * looked up in the log anew (foreign_writes).
+ *
+ * Most callbacks are heap's own: the struct is a copy of heap's with some
+ * members replaced.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/multixact.h"
+#include "access/relscan.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "catalog/index.h"
+#include "catalog/partition.h"
+#include "catalog/pg_am_d.h"
+#include "commands/vacuum.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/execnodes.h"
+#include "nodes/parsenodes.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/predicate.h"
+#include "storage/procarray.h"
+#include "storage/smgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/tuplesort.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_log_am_handler);
+
+static TableAmRoutine methods;
+
+/* What the foreign writer of this transaction last wrote, and where. */
+static struct
+{
+	Oid			relid;
+	LocalTransactionId lxid;
+	SubTransactionId subxid;
+	int64		last_offset;
+} foreign = {InvalidOid};
+
+/* Partitions written by a foreign writer in this transaction. */
+static List *foreign_partitions = NIL;
+
+bool
+topics_log_am_is_log(Relation rel)
+{
+	return rel->rd_tableam == &methods;
+}
+
+/*
+ * Take a log table's name apart: t<topic id>, t<topic id>_p<partition> or
+ * t<topic id>_p<partition>_s<sequence>; what is missing is set to -1.
+ */
+bool
+topics_log_am_parse_name(const char *relname, int64 *topic_id, int32 *partition,
+						 int64 *sequence)
+{
+	char	   *p;
+
+	*partition = -1;
+	*sequence = -1;
+	if (relname[0] != 't' || !isdigit((unsigned char) relname[1]))
+		return false;
+	*topic_id = strtoi64(relname + 1, &p, 10);
+	if (*p == '\0')
+		return true;
+	if (p[0] != '_' || p[1] != 'p' || !isdigit((unsigned char) p[2]))
+		return false;
+	*partition = strtol(p + 2, &p, 10);
+	if (*p == '\0')
+		return true;
+	if (p[0] != '_' || p[1] != 's' || !isdigit((unsigned char) p[2]))
+		return false;
+	*sequence = strtoi64(p + 2, &p, 10);
+	return *p == '\0';
+}
+
+/* The partition that a segment belongs to, or NULL if it has no state. */
+static PartitionState *
+segment_state(Relation rel)
+{
+	TopicPartition id = {.database = MyDatabaseId};
+	int64		sequence;
+
+	if (!topics_log_am_parse_name(RelationGetRelationName(rel), &id.topic_id,
+								  &id.partition, &sequence))
+		return NULL;
+	return topics_shmem_find(&id);
+}
+
+/* The bounds that a segment is attached with; false if it is not attached. */
+bool
+topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		isnull = true;
+	Datum		datum = 0;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		datum = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relpartbound, &isnull);
+		if (!isnull)
+		{
+			PartitionBoundSpec *spec = stringToNode(TextDatumGetCString(datum));
+			PartitionRangeDatum *lower = linitial(spec->lowerdatums);
+			PartitionRangeDatum *upper = linitial(spec->upperdatums);
+
+			*base_offset = lower->kind == PARTITION_RANGE_DATUM_VALUE ?
+				DatumGetInt64(castNode(Const, lower->value)->constvalue) : 0;
+			*end_offset = upper->kind == PARTITION_RANGE_DATUM_VALUE ?
+				DatumGetInt64(castNode(Const, upper->value)->constvalue) : PG_INT64_MAX;
+		}
+		ReleaseSysCache(tuple);
+	}
+	return !isnull;
+}
+
+static void
+report_append_only(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("log table \"%s\" is append-only", RelationGetRelationName(rel)),
+			 errhint("Records leave a topic by retention or topics.delete_records().")));
+}
+
+/* ----------------------------------------------------------------
+ *		Appending
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Make the end of the table the place where heap inserts next.
+ *
+ * Heap puts a row on the target block if it fits there, else on a new block
+ * at the end, provided it is kept away from the free space map.  So the
+ * target must be the last block.  A page on which VACUUM has freed line
+ * pointers would take the row at one of those, before older rows: it is
+ * passed over by adding an empty page.  (Nobody frees line pointers on a
+ * segment while rows are added to it, see log_vacuum.)
+ */
+static void
+aim_at_end(Relation rel)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+	Buffer		buffer;
+	bool		has_free_lines;
+
+	if (nblocks == 0)
+	{
+		RelationSetTargetBlock(rel, InvalidBlockNumber);
+		return;
+	}
+
+	buffer = ReadBuffer(rel, nblocks - 1);
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	has_free_lines = !PageIsNew(BufferGetPage(buffer)) &&
+		PageHasFreeLinePointers(BufferGetPage(buffer));
+	UnlockReleaseBuffer(buffer);
+
+	if (has_free_lines)
+	{
+		LockRelationForExtension(rel, ExclusiveLock);
+		buffer = ReadBufferExtended(rel, MAIN_FORKNUM, P_NEW, RBM_NORMAL, NULL);
+		nblocks = BufferGetBlockNumber(buffer) + 1;
+		ReleaseBuffer(buffer);
+		UnlockRelationForExtension(rel, ExclusiveLock);
+	}
+	RelationSetTargetBlock(rel, nblocks - 1);
+}
+
+static void
+append_rows(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid,
+			TableInsertOptions options)
+{
+	aim_at_end(rel);
+	heap_multi_insert(rel, slots, nslots, cid, options | TABLE_INSERT_SKIP_FSM, NULL);
+}
+
+/* The highest offset in a segment that this transaction can see, or -1. */
+static int64
+last_offset_in(Relation rel)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = topics_beginscan(rel, snapshot);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	int64		result = -1;
+
+	if (table_scan_getnextslot(scan, BackwardScanDirection, slot))
+	{
+		bool		isnull;
+
+		result = DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return result;
+}
+
+/* The first row of a foreign writer in this (sub)transaction and segment. */
+static void
+foreign_write_begin(Relation rel)
+{
+	Oid			parent = get_partition_parent(RelationGetRelid(rel), true);
+
+	LockRelationOid(parent, ShareRowExclusiveLock);
+	if (!list_member_oid(foreign_partitions, parent))
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+		foreign_partitions = lappend_oid(foreign_partitions, parent);
+		MemoryContextSwitchTo(old);
+	}
+	foreign.last_offset = last_offset_in(rel);
+	foreign.relid = RelationGetRelid(rel);
+	foreign.lxid = topics_lxid();
+	foreign.subxid = GetCurrentSubTransactionId();
+}
+
+/*
+ * Partitions that a foreign writer has changed in this transaction, as a
+ * list of OIDs of their tables; the list is reset.
+ */
+List *
+topics_log_am_take_foreign_partitions(void)
+{
+	List	   *result = foreign_partitions;
+
+	foreign_partitions = NIL;
+	foreign.relid = InvalidOid;
+	return result;
+}
+
+/* Check rows of a foreign writer: their offsets must go up. */
+static void
+foreign_write(Relation rel, TupleTableSlot **slots, int nslots)
+{
+	/* a table that is being rewritten is in order, as its source was */
+	if (!rel->rd_rel->relispartition)
+		return;
+
+	if (foreign.relid != RelationGetRelid(rel) || foreign.lxid != topics_lxid() ||
+		foreign.subxid != GetCurrentSubTransactionId())
+		foreign_write_begin(rel);
+
+	for (int i = 0; i < nslots; i++)
+	{
+		bool		isnull;
+		int64		offset = DatumGetInt64(slot_getattr(slots[i], Anum_log_offset, &isnull));
+
+		if (isnull || offset <= foreign.last_offset)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("offset " INT64_FORMAT " cannot be written to log table \"%s\"",
+							offset, RelationGetRelationName(rel)),
+					 errdetail("The log already has offset " INT64_FORMAT ", and is append-only.",
+							   foreign.last_offset),
+					 errhint("Write records through topics.produce() or the topic's view.")));
+		foreign.last_offset = offset;
+	}
+}
+
+static void
+log_multi_insert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid,
+				 TableInsertOptions options, struct BulkInsertStateData *bistate)
+{
+	if (!(options & TOPIC_LOG_APPEND))
+		foreign_write(rel, slots, nslots);
+	append_rows(rel, slots, nslots, cid, options & ~TOPIC_LOG_APPEND);
+}
+
+static void
+log_tuple_insert(Relation rel, TupleTableSlot *slot, CommandId cid,
+				 TableInsertOptions options, struct BulkInsertStateData *bistate)
+{
+	log_multi_insert(rel, &slot, 1, cid, options, bistate);
+}
+
+/* ----------------------------------------------------------------
+ *		What a log does not do
+ *
+ * The argument lists differ between majors, and none is looked at.
+ * ----------------------------------------------------------------
+ */
+
+static void
+log_tuple_insert_speculative(Relation rel, TupleTableSlot *slot, CommandId cid,
+							 TableInsertOptions options,
+							 struct BulkInsertStateData *bistate, uint32 token)
+{
+	report_append_only(rel);
+}
+
+static TM_Result
+log_tuple_delete(TOPICS_TUPLE_DELETE_ARGS)
+{
+	report_append_only(rel);
+	return TM_Invisible;
+}
+
+static TM_Result
+log_tuple_update(TOPICS_TUPLE_UPDATE_ARGS)
+{
+	report_append_only(rel);
+	return TM_Invisible;
+}
+
+static TM_Result
+log_tuple_lock(TOPICS_TUPLE_LOCK_ARGS)
+{
+	report_append_only(rel);
+	return TM_Invisible;
+}
+
+/*
+ * Called for a new table, and for TRUNCATE of an old one.  An empty table is
+ * truncated by parallel pg_restore before it is filled: that does no harm.
+ */
+static void
+log_set_new_filelocator(Relation rel, const RelFileLocator *newrlocator,
+						char persistence, TransactionId *freezeXid,
+						MultiXactId *minmulti)
+{
+	if (!RelFileLocatorEquals(rel->rd_locator, *newrlocator) &&
+		RelationGetNumberOfBlocks(rel) > 0)
+		report_append_only(rel);
+	GetHeapamTableAmRoutine()->relation_set_new_filelocator(rel, newrlocator, persistence,
+															freezeXid, minmulti);
+}
+
+static void
+log_nontransactional_truncate(Relation rel)
+{
+	if (RelationGetNumberOfBlocks(rel) > 0)
+		report_append_only(rel);
+}
+
+/* ----------------------------------------------------------------
+ *		Scans
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Make durable what a scan may see.
+ *
+ * Everything published is covered by commit_lsn.  A commit is visible a
+ * moment before it is published; while somebody is between append and
+ * publication the position of his commit record is not known, but it is
+ * inserted, so WAL is flushed up to what is inserted by now.  append_xid is
+ * read before the snapshot could be any newer: the snapshot exists already.
+ */
+static void
+flush_for_scan(Relation rel)
+{
+	PartitionState *state;
+	XLogRecPtr	lsn;
+
+	if (RecoveryInProgress())
+		return;
+	state = segment_state(rel);
+	if (state == NULL)
+		return;					/* nothing was written since the restart */
+
+	if (pg_atomic_read_u32(&state->append_xid) == InvalidTransactionId)
+	{
+		pg_read_barrier();
+		lsn = pg_atomic_read_u64(&state->commit_lsn);
+	}
+	else
+	{
+		/* right behind a page header there is nothing yet to be flushed */
+		lsn = GetXLogInsertRecPtr();
+		if (lsn % XLOG_BLCKSZ <= SizeOfXLogLongPHD)
+			lsn -= lsn % XLOG_BLCKSZ;
+	}
+	if (lsn != InvalidXLogRecPtr)
+		XLogFlush(lsn);
+}
+
+static TableScanDesc
+log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
+			   ParallelTableScanDesc pscan, uint32 flags)
+{
+	flush_for_scan(rel);
+
+	/* heap does this for sequential and sample scans itself */
+	if (flags & SO_TYPE_TIDRANGESCAN)
+		PredicateLockRelation(rel, snapshot);
+
+	return heap_beginscan(rel, snapshot, nkeys, key, pscan, flags & ~SO_ALLOW_SYNC);
+}
+
+static void
+log_scan_rescan(TableScanDesc scan, struct ScanKeyData *key, bool set_params,
+				bool allow_strat, bool allow_sync, bool allow_pagemode)
+{
+	heap_rescan(scan, key, set_params, allow_strat, false, allow_pagemode);
+}
+
+static Size
+log_parallelscan_initialize(Relation rel, ParallelTableScanDesc pscan)
+{
+	Size		size = table_block_parallelscan_initialize(rel, pscan);
+
+	pscan->phs_syncscan = false;
+	return size;
+}
+
+/* ----------------------------------------------------------------
+ *		VACUUM
+ * ----------------------------------------------------------------
+ */
+
+/* How far a segment is filled, as far as VACUUM and indexes care. */
+typedef enum SegmentFill
+{
+	FILL_NONE,					/* no committed record so far */
+	FILL_ACTIVE,				/* being appended to, or it is not known */
+	FILL_SEALED					/* full */
+} SegmentFill;
+
+static SegmentFill
+segment_fill(Relation rel, PartitionState **state)
+{
+	int64		base_offset;
+	int64		end_offset;
+	int64		next_offset;
+
+	*state = NULL;
+	if (!topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset))
+		return FILL_SEALED;		/* detached: nobody appends to it */
+
+	*state = segment_state(rel);
+	if (*state == NULL)
+		return FILL_ACTIVE;
+	next_offset = pg_atomic_read_u64(&(*state)->next_offset);
+	if (next_offset == UNKNOWN_OFFSET)
+		return FILL_ACTIVE;
+	if (next_offset >= end_offset)
+		return FILL_SEALED;
+	return next_offset <= base_offset ? FILL_NONE : FILL_ACTIVE;
+}
+
+/*
+ * Sealed segments are vacuumed as any heap.  The active one is left alone:
+ * freed line pointers would break its order, and it will be frozen once,
+ * when it is sealed.  If that cannot wait, the worker is asked to cut it.
+ *
+ * A segment without a committed record cannot be cut; an empty file is
+ * vacuumed without further ado, and one that has but dead rows under a lock
+ * that keeps producers out, or else their rows could meet line pointers in
+ * the act of being freed.
+ */
+static void
+log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstrategy)
+{
+	bool		must_freeze = params->is_wraparound || params->freeze_min_age == 0;
+	PartitionState *state;
+
+	if (RelationGetNumberOfBlocks(rel) > 0)
+	{
+		SegmentFill fill = segment_fill(rel, &state);
+
+		if (fill == FILL_NONE && must_freeze &&
+			ConditionalLockRelation(rel, ShareRowExclusiveLock))
+			fill = segment_fill(rel, &state) == FILL_NONE ? FILL_SEALED : FILL_ACTIVE;
+
+		if (fill != FILL_SEALED)
+		{
+			if (state && must_freeze)
+				pg_atomic_fetch_or_u32(&state->requests, REQUEST_ROLL);
+			topics_shmem_wake_worker();
+			return;
+		}
+	}
+	GetHeapamTableAmRoutine()->relation_vacuum(rel, params, bstrategy);
+}
+
+/* ----------------------------------------------------------------
+ *		Indexes
+ *
+ * Heap's callbacks insist on a heap, so these are our own; they are simpler,
+ * since rows are never updated and nobody writes to a sealed segment.
+ * ----------------------------------------------------------------
+ */
+
+static void
+require_indexable(Relation rel)
+{
+	PartitionState *state;
+
+	if (RelationGetNumberOfBlocks(rel) > 0 && segment_fill(rel, &state) != FILL_SEALED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot index log table \"%s\"", RelationGetRelationName(rel)),
+				 errdetail("Records are being appended to it, and appending maintains no index."),
+				 errhint("Index it when it is sealed, see the view topics.segment.")));
+}
+
+/* Will a row seen by SnapshotAny be visible to anybody, now or later? */
+static bool
+row_counts(TupleTableSlot *slot, TransactionId oldest_xmin)
+{
+	BufferHeapTupleTableSlot *hslot = (BufferHeapTupleTableSlot *) slot;
+	HTSV_Result result;
+
+	LockBuffer(hslot->buffer, BUFFER_LOCK_SHARE);
+	result = HeapTupleSatisfiesVacuum(hslot->base.tuple, oldest_xmin, hslot->buffer);
+	LockBuffer(hslot->buffer, BUFFER_LOCK_UNLOCK);
+	return result != HEAPTUPLE_DEAD;
+}
+
+static double
+log_index_build_range_scan(Relation rel, Relation index, struct IndexInfo *info,
+						   bool allow_sync, bool anyvisible, bool progress,
+						   BlockNumber start_blockno, BlockNumber numblocks,
+						   IndexBuildCallback callback, void *callback_state,
+						   TableScanDesc scan)
+{
+	EState	   *estate = CreateExecutorState();
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ExprState  *predicate;
+	TransactionId oldest_xmin = GetOldestNonRemovableTransactionId(rel);
+	double		ntuples = 0;
+
+	require_indexable(rel);
+	econtext->ecxt_scantuple = slot;
+	predicate = ExecPrepareQual(info->ii_Predicate, estate);
+	if (scan == NULL)
+		scan = table_beginscan_strat(rel, SnapshotAny, 0, NULL, true, false);
+	if (start_blockno != 0 || numblocks != InvalidBlockNumber)
+		heap_setscanlimits(scan, start_blockno, numblocks);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		Datum		values[INDEX_MAX_KEYS];
+		bool		isnull[INDEX_MAX_KEYS];
+
+		CHECK_FOR_INTERRUPTS();
+		ResetPerTupleExprContext(estate);
+		if (scan->rs_snapshot == SnapshotAny && !row_counts(slot, oldest_xmin))
+			continue;
+		ntuples++;
+		if (predicate && !ExecQual(predicate, econtext))
+			continue;
+		FormIndexDatum(info, slot, estate, values, isnull);
+		callback(index, &slot->tts_tid, values, isnull, true, callback_state);
+	}
+
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	info->ii_ExpressionsState = NIL;
+	info->ii_PredicateState = NULL;
+	return ntuples;
+}
+
+/* Insert into the index the rows whose TIDs are not in state->tuplesort. */
+static void
+log_index_validate_scan(Relation rel, Relation index, struct IndexInfo *info,
+						Snapshot snapshot, struct ValidateIndexState *state)
+{
+	EState	   *estate = CreateExecutorState();
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ExprState  *predicate = ExecPrepareQual(info->ii_Predicate, estate);
+	TableScanDesc scan = table_beginscan_strat(rel, snapshot, 0, NULL, true, false);
+	int64		indexed = -1;	/* the next TID of the index, encoded */
+	bool		more = true;
+
+	econtext->ecxt_scantuple = slot;
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		int64		tid = itemptr_encode(&slot->tts_tid);
+		Datum		values[INDEX_MAX_KEYS];
+		bool		isnull[INDEX_MAX_KEYS];
+
+		CHECK_FOR_INTERRUPTS();
+		ResetPerTupleExprContext(estate);
+		state->htups++;
+		while (more && indexed < tid)
+		{
+			Datum		datum;
+			bool		datum_isnull;
+
+			more = topics_tuplesort_getdatum(state->tuplesort, &datum, &datum_isnull);
+			indexed = more ? DatumGetInt64(datum) : -1;
+		}
+		if (more && indexed == tid)
+			continue;
+		if (predicate && !ExecQual(predicate, econtext))
+			continue;
+		FormIndexDatum(info, slot, estate, values, isnull);
+		index_insert(index, values, isnull, &slot->tts_tid, rel,
+					 info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+					 false, info);
+		state->tups_inserted++;
+	}
+
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	info->ii_ExpressionsState = NIL;
+	info->ii_PredicateState = NULL;
+}
+
+/* ----------------------------------------------------------------
+ *		The routine
+ * ----------------------------------------------------------------
+ */
+
+/* TOAST tables of segments are plain heaps. */
+static Oid
+log_toast_am(Relation rel)
+{
+	return HEAP_TABLE_AM_OID;
+}
+
+Datum
+topics_log_am_handler(PG_FUNCTION_ARGS)
+{
+	if (methods.type != T_TableAmRoutine)
+	{
+		methods = *GetHeapamTableAmRoutine();
+		methods.tuple_insert = log_tuple_insert;
+		methods.multi_insert = log_multi_insert;
+		methods.tuple_insert_speculative = log_tuple_insert_speculative;
+		methods.tuple_delete = log_tuple_delete;
+		methods.tuple_update = log_tuple_update;
+		methods.tuple_lock = log_tuple_lock;
+		methods.relation_set_new_filelocator = log_set_new_filelocator;
+		methods.relation_nontransactional_truncate = log_nontransactional_truncate;
+		methods.scan_begin = log_scan_begin;
+		methods.scan_rescan = log_scan_rescan;
+		methods.parallelscan_initialize = log_parallelscan_initialize;
+		methods.relation_vacuum = log_vacuum;
+		methods.index_build_range_scan = log_index_build_range_scan;
+		methods.index_validate_scan = log_index_validate_scan;
+		methods.relation_toast_am = log_toast_am;
+	}
+	PG_RETURN_POINTER(&methods);
+}

@@ -1,0 +1,303 @@
+/*-------------------------------------------------------------------------
+ *
+ * maintain.c
+ *		What has to be done for a partition from time to time.
+ *
+ *	roll	cut the tail when it is too large or too old, or VACUUM asked
+ *	spare	attach the next segment when the tail is half full
+ *	seal	freeze and index segments that are full
+ *
+ * Each step is a transaction, so that locks are held shortly and a failure
+ * costs one step.  The worker does this on its own; CALL topics.maintain()
+ * and topics.roll_segment() do it by hand.  Who calls supplies the way to
+ * get to the next transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_maintain);
+PG_FUNCTION_INFO_V1(topics_roll_segment);
+
+/* The partition's table, or InvalidOid if topic or partition have gone. */
+static Oid
+find_partition(Oid view_relid, int32 partition, Topic **topic, PartitionState **state)
+{
+	Oid			relid;
+
+	*topic = topics_catalog_get(view_relid, true);
+	if (*topic == NULL || partition >= (*topic)->partitions)
+		return InvalidOid;
+	relid = topics_catalog_partition_relid(*topic, partition);
+	if (OidIsValid(relid))
+		*state = topics_catalog_partition_state(*topic, partition);
+	return relid;
+}
+
+/* Is the tail older than segment_time? */
+static bool
+tail_is_old(Topic *topic, PartitionState *state)
+{
+	TimestampTz started = state->tail_started;
+
+	return topic->settings.segment_ms >= 0 && started != 0 &&
+		(int64) pg_atomic_read_u64(&state->next_offset) > state->tail_base &&
+		TimestampDifferenceExceeds(started, GetCurrentTimestamp(),
+								   Min(topic->settings.segment_ms, PG_INT32_MAX));
+}
+
+/* Is there anything to do?  Cheap: looks at shared memory only. */
+bool
+topics_maintain_is_due(Topic *topic, int32 partition)
+{
+	PartitionState *state = topics_catalog_partition_state(topic, partition);
+
+	return pg_atomic_read_u32(&state->requests) != 0 ||
+		pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET ||
+		tail_is_old(topic, state);
+}
+
+/* Cut the tail; two transactions, see segment.c. */
+static void
+roll(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	Topic	   *topic;
+	PartitionState *state;
+	Oid			relid = find_partition(view_relid, partition, &topic, &state);
+	int64		segment_bytes;
+	int64		cut_at;
+
+	if (!OidIsValid(relid))
+		return;
+	segment_bytes = topic->settings.segment_bytes;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!topics_segment_cut(relid, state, &cut_at))
+	{
+		PopActiveSnapshot();
+		return;
+	}
+	PopActiveSnapshot();
+	next_transaction();
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	topics_segment_cover(relid, state, cut_at, cut_at, segment_bytes);
+	PopActiveSnapshot();
+	pg_atomic_fetch_or_u32(&state->requests, REQUEST_SEAL);
+	next_transaction();
+}
+
+/* Attach a segment behind the tail. */
+static void
+make_spare(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	Topic	   *topic;
+	PartitionState *state;
+	Oid			relid = find_partition(view_relid, partition, &topic, &state);
+	Relation	rel;
+	Segment		tail;
+	int64		end;
+	bool		needed;
+
+	if (!OidIsValid(relid))
+		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rel = table_open(relid, AccessShareLock);
+	end = topics_log_end(rel, state);
+	needed = topics_segment_find(rel, end, &tail) &&
+		!topics_segment_covers(rel, end, tail.end_offset);
+	table_close(rel, NoLock);
+	if (needed)
+		topics_segment_cover(relid, state, end, tail.end_offset, topic->settings.segment_bytes);
+	PopActiveSnapshot();
+	next_transaction();
+}
+
+static bool
+has_index(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		result = !HeapTupleIsValid(tuple) ||
+		((Form_pg_class) GETSTRUCT(tuple))->relhasindex;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return result;
+}
+
+/* Freeze and index the full segments that are not yet. */
+static void
+seal(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	int64		done = 0;
+
+	for (;;)
+	{
+		Topic	   *topic;
+		PartitionState *state;
+		Oid			relid = find_partition(view_relid, partition, &topic, &state);
+		Relation	rel;
+		Segment		segment;
+		bool		found;
+
+		if (!OidIsValid(relid))
+			return;
+		PushActiveSnapshot(GetTransactionSnapshot());
+		rel = table_open(relid, AccessShareLock);
+		found = topics_segment_find_next(rel, done, &segment) &&
+			segment.end_offset <= topics_log_end(rel, state);
+		table_close(rel, NoLock);
+		if (found && !has_index(segment.relid))
+			topics_segment_seal(segment.relid);
+		PopActiveSnapshot();
+		if (!found)
+			return;
+		done = segment.end_offset;
+		next_transaction();
+	}
+}
+
+/*
+ * Do all that is due for a partition, and with "roll_now" cut its tail, due
+ * or not.  In a transaction, and in another one at the end.
+ */
+void
+topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
+						  NextTransaction next_transaction)
+{
+	Topic	   *topic;
+	PartitionState *state;
+	Oid			relid = find_partition(view_relid, partition, &topic, &state);
+	Relation	rel;
+	uint32		requests;
+	bool		old;
+
+	if (!OidIsValid(relid))
+		return;
+	requests = pg_atomic_exchange_u32(&state->requests, 0);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rel = table_open(relid, AccessShareLock);
+	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
+		requests |= REQUEST_SPARE | REQUEST_SEAL;	/* first look since a restart */
+	(void) topics_log_end(rel, state);
+	table_close(rel, NoLock);
+	PopActiveSnapshot();
+	old = tail_is_old(topic, state) ||
+		(int64) state->tail_blocks * BLCKSZ >= topic->settings.segment_bytes;
+	next_transaction();
+
+	if (roll_now || old || (requests & REQUEST_ROLL))
+	{
+		roll(view_relid, partition, next_transaction);
+		requests |= REQUEST_SEAL;
+	}
+	if (requests & REQUEST_SPARE)
+		make_spare(view_relid, partition, next_transaction);
+	if (requests & REQUEST_SEAL)
+		seal(view_relid, partition, next_transaction);
+}
+
+/* ----------------------------------------------------------------
+ *		By hand
+ * ----------------------------------------------------------------
+ */
+
+static void
+require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
+{
+	CallContext *context = (CallContext *) fcinfo->context;
+
+	topics_require_preload();
+	if (context == NULL || !IsA(context, CallContext) || context->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run inside a transaction block", command)));
+	PreventCommandIfReadOnly(command);
+}
+
+/* maintain(topic): the worker's work, for one topic or all of one's own */
+Datum
+topics_maintain(PG_FUNCTION_ARGS)
+{
+	List	   *views = NIL;
+	ListCell   *lc;
+
+	require_no_transaction_block(fcinfo, "topics.maintain()");
+	if (!PG_ARGISNULL(0))
+	{
+		Topic	   *topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+
+		topics_catalog_require_owner(topic);
+		views = list_make1_oid(topic->view_relid);
+	}
+	else
+		views = topics_catalog_list();
+
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	foreach(lc, views)
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		if (topic == NULL || !topics_catalog_is_owner(topic))
+			continue;
+		for (int32 partition = 0; partition < topic->partitions; partition++)
+		{
+			PartitionState *state = topics_catalog_partition_state(topic, partition);
+
+			CHECK_FOR_INTERRUPTS();
+			pg_atomic_fetch_or_u32(&state->requests, REQUEST_SPARE | REQUEST_SEAL);
+			topics_maintain_partition(lfirst_oid(lc), partition, false, SPI_commit);
+			topic = topics_catalog_get(lfirst_oid(lc), true);
+			if (topic == NULL)
+				break;
+		}
+	}
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* roll_segment(topic, partition): begin a new segment now */
+Datum
+topics_roll_segment(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+	Oid			view_relid;
+	int32		from = 0;
+	int32		upto;
+
+	require_no_transaction_block(fcinfo, "topics.roll_segment()");
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("topic must not be null")));
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_catalog_require_owner(topic);
+	view_relid = topic->view_relid;
+	upto = topic->partitions;
+	if (!PG_ARGISNULL(1))
+	{
+		from = PG_GETARG_INT32(1);
+		topics_catalog_check_partition(topic, from);
+		upto = from + 1;
+	}
+
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	for (int32 partition = from; partition < upto; partition++)
+		topics_maintain_partition(view_relid, partition, true, SPI_commit);
+	SPI_finish();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,195 @@
+/*-------------------------------------------------------------------------
+ *
+ * monitor.c
+ *		What the administration views show: a row costs the same however
+ *		long the log is.
+ *
+ * Everybody sees the topics that he may read, or that are his.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_partition_status);
+PG_FUNCTION_INFO_V1(topics_segment_status);
+PG_FUNCTION_INFO_V1(topics_may_read);
+
+/* A segment with what is to be shown of it. */
+typedef struct SegmentFacts
+{
+	int64		first_offset;	/* of the records that it has and shows */
+	int64		end_offset;
+	int64		size_bytes;
+	const char *state;
+} SegmentFacts;
+
+/* may_read(view oid): the filter of the view topics.topic */
+Datum
+topics_may_read(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+
+	topics_require_preload();
+	topic = topics_catalog_get(PG_GETARG_OID(0), true);
+	PG_RETURN_BOOL(topic != NULL && topics_catalog_may_read(topic));
+}
+
+/* Bytes on disk: the table with its free space and visibility maps, its TOAST. */
+static int64
+relation_bytes(Oid relid)
+{
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	int64		bytes = 0;
+
+	if (rel == NULL)
+		return 0;
+	bytes = table_relation_size(rel, InvalidForkNumber);
+	if (OidIsValid(rel->rd_rel->reltoastrelid))
+		bytes += relation_bytes(rel->rd_rel->reltoastrelid);
+	relation_close(rel, AccessShareLock);
+	return bytes;
+}
+
+static SegmentFacts
+segment_facts(const Segment *segment, int64 log_start, int64 log_end)
+{
+	SegmentFacts facts;
+
+	facts.first_offset = Max(segment->base_offset, log_start);
+	facts.end_offset = Max(facts.first_offset, Min(segment->end_offset, log_end));
+	facts.size_bytes = relation_bytes(segment->relid);
+	facts.state = segment->end_offset <= log_end ? "sealed" :
+		segment->base_offset <= log_end ? "active" : "spare";
+	return facts;
+}
+
+/* Timestamp of the record with an offset, or of the next one. */
+static void
+put_timestamp(Relation partition_rel, int64 offset, int64 upto, Datum *value, bool *isnull)
+{
+	LogReader  *reader = topics_log_reader_open(partition_rel, offset, upto, GetActiveSnapshot());
+	TupleTableSlot *slot = offset < upto ? topics_log_reader_next(reader) : NULL;
+
+	*isnull = slot == NULL;
+	if (slot)
+		*value = slot_getattr(slot, Anum_log_timestamp, isnull);
+	topics_log_reader_close(reader);
+}
+
+typedef void (*PartitionVisitor) (ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
+								  Relation rel, int64 log_start, int64 log_end);
+
+/* Visit the partitions of all topics that the user may see. */
+static void
+visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	ListCell   *lc;
+
+	topics_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		if (topic == NULL || !topics_catalog_may_read(topic))
+			continue;
+		for (int32 partition = 0; partition < topic->partitions; partition++)
+		{
+			Oid			relid = topics_catalog_partition_relid(topic, partition);
+			Relation	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
+			PartitionState *state;
+
+			CHECK_FOR_INTERRUPTS();
+			if (rel == NULL)
+				continue;		/* just dropped */
+			state = topics_catalog_partition_state(topic, partition);
+			visit(rsinfo, topic, partition, rel,
+				  topics_log_start(rel, state), topics_log_end(rel, state));
+			table_close(rel, NoLock);
+		}
+	}
+}
+
+static void
+visit_partition(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
+				Relation rel, int64 log_start, int64 log_end)
+{
+	Datum		values[7];
+	bool		nulls[7] = {false};
+	int			count;
+	Segment    *segments = topics_segment_list(rel, &count);
+	int64		size_bytes = 0;
+
+	for (int i = 0; i < count; i++)
+		size_bytes += relation_bytes(segments[i].relid);
+	values[0] = CStringGetTextDatum(NameStr(topic->name));
+	values[1] = Int32GetDatum(partition);
+	values[2] = Int64GetDatum(log_start);
+	values[3] = Int64GetDatum(log_end);
+	values[4] = Int64GetDatum(size_bytes);
+	put_timestamp(rel, log_start, log_end, &values[5], &nulls[5]);
+	put_timestamp(rel, Max(log_start, log_end - 1), log_end, &values[6], &nulls[6]);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	pfree(segments);
+}
+
+static void
+visit_segments(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
+			   Relation rel, int64 log_start, int64 log_end)
+{
+	int			count;
+	Segment    *segments = topics_segment_list(rel, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		SegmentFacts facts = segment_facts(&segments[i], log_start, log_end);
+		Datum		values[10];
+		bool		nulls[10] = {false};
+
+		values[0] = CStringGetTextDatum(NameStr(topic->name));
+		values[1] = Int32GetDatum(partition);
+		values[2] = Int64GetDatum(facts.first_offset);
+		values[3] = Int64GetDatum(facts.end_offset);
+		values[4] = Int64GetDatum(facts.size_bytes);
+		put_timestamp(rel, facts.first_offset, facts.end_offset, &values[5], &nulls[5]);
+		put_timestamp(rel, Max(facts.first_offset, facts.end_offset - 1), facts.end_offset,
+					  &values[6], &nulls[6]);
+		values[7] = Int64GetDatum(segments[i].base_offset);
+		values[8] = Int64GetDatum(segments[i].end_offset);
+		values[9] = CStringGetTextDatum(facts.state);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	pfree(segments);
+}
+
+/* partition_status(): the rows of the view topics.partition */
+Datum
+topics_partition_status(PG_FUNCTION_ARGS)
+{
+	visit_partitions(fcinfo, visit_partition);
+	return (Datum) 0;
+}
+
+/* segment_status(): the rows of the view topics.segment */
+Datum
+topics_segment_status(PG_FUNCTION_ARGS)
+{
+	visit_partitions(fcinfo, visit_segments);
+	return (Datum) 0;
+}

@@ -1,0 +1,352 @@
+/*-------------------------------------------------------------------------
+ *
+ * pg_topics.h
+ *		The nouns of pg_topics, and what its files offer each other.
+ *
+ * Prototypes are grouped by file in the order of the layers: a file calls
+ * files of its own group or below, never above (src/README has the picture).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_H
+#define PG_TOPICS_H
+
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xlogdefs.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "nodes/parsenodes.h"
+#include "nodes/pg_list.h"
+#include "port/atomics.h"
+#include "storage/block.h"
+#include "storage/condition_variable.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/relcache.h"
+#include "utils/snapshot.h"
+#include "utils/timestamp.h"
+
+/* What the SQL objects must be at; the control file's default_version. */
+#define PG_TOPICS_VERSION "1.0"
+
+/* Schemas, made by the install script. */
+#define TOPICS_SCHEMA "topics"		/* functions and administration views */
+#define TOPIC_SCHEMA "topic"		/* one view per topic */
+#define TOPIC_LOG_SCHEMA "topic_log"	/* catalogue and log tables */
+#define TOPIC_LOG_AM "topic_log"	/* the access method of segments */
+
+/* Kafka's errors that a client branches on. */
+#define ERRCODE_OFFSET_OUT_OF_RANGE MAKE_SQLSTATE('T', 'P', '0', '0', '1')
+#define ERRCODE_NOT_LEADER MAKE_SQLSTATE('T', 'P', '0', '0', '4')
+#define ERRCODE_VERSION_MISMATCH MAKE_SQLSTATE('T', 'P', '0', '0', '5')
+
+/*
+ * Columns of a log table.  The first three are NOT NULL and of fixed width,
+ * so in every record's tuple they stand at fixed places after the header:
+ * that is how offsets are stamped into tuples that were formed long before
+ * (log.c).
+ */
+#define Anum_log_offset		1
+#define Anum_log_timestamp	2
+#define Anum_log_partition	3
+#define Anum_log_key		4
+#define Anum_log_value		5
+#define Anum_log_headers	6
+#define Natts_log			6
+
+/* A partition of a topic of a database: Kafka's TopicPartition. */
+typedef struct TopicPartition
+{
+	Oid			database;
+	int32		partition;
+	int64		topic_id;
+} TopicPartition;
+
+typedef enum PartitionRole
+{
+	ROLE_LEADER,				/* accepts records: all of them, on one node */
+	ROLE_FOLLOWER				/* is written by replication only */
+} PartitionRole;
+
+/* What somebody asks of the worker for a partition (PartitionState.requests) */
+#define REQUEST_SPARE	0x01	/* attach the segment after the tail */
+#define REQUEST_ROLL	0x02	/* cut the tail at next_offset */
+#define REQUEST_SEAL	0x04	/* freeze and index sealed segments */
+
+#define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
+#define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
+
+/*
+ * What all processes share of one partition.  It lives in an array whose
+ * elements are never moved or freed, so that a pointer to it and its lock
+ * stay valid for ever; an element is given to another partition only after
+ * its topic was dropped, which whoever holds append_lock sees in "id".
+ * shmem.c says which lock guards what.
+ */
+typedef struct PartitionState
+{
+	TopicPartition id;
+	LWLock		append_lock;
+	ConditionVariable append_cv;	/* append_lock was released, or the limit
+									 * lifted */
+
+	pg_atomic_uint64 next_offset;	/* the log end, published */
+	pg_atomic_uint64 commit_lsn;	/* of the commit that published it */
+	pg_atomic_uint32 append_xid;	/* who appended and has not published */
+	pg_atomic_uint32 foreign_writes;	/* commits of writers other than
+										 * produce */
+	pg_atomic_uint64 log_start_offset;
+	pg_atomic_uint32 requests;	/* REQUEST_xxx */
+
+	int64		append_limit;	/* a cut in progress: no offset from here on */
+	uint32		bounds_changes; /* segments were re-bounded this often */
+	uint64		bounds_barrier; /* what all processes must pass before a
+								 * segment is attached, or 0 (segment.c) */
+	int64		bounds_old_end; /* end of the segment that was cut */
+	TimestampTz last_append_time;	/* LogAppendTime never goes back */
+	TimestampTz tail_started;	/* when the tail got its first record */
+	int64		tail_base;		/* first offset of the tail */
+	int64		spare_at;		/* next_offset at which to ask for a spare */
+	BlockNumber tail_blocks;	/* size of the tail, for the roll by size */
+
+	PartitionRole role;
+	int32		leader_epoch;
+} PartitionState;
+
+/* What the launcher and the workers of databases know of each other. */
+#define MAX_WORKERS 256
+
+typedef struct WorkerSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	pid_t		pid;			/* 0: not running */
+	struct Latch *latch;		/* of the running worker */
+	bool		has_extension;	/* as of its last look */
+	TimestampTz not_before;		/* gives way to database commands until then */
+} WorkerSlot;
+
+typedef struct WorkerRegistry
+{
+	slock_t		mutex;			/* guards all below */
+	struct Latch *launcher;
+	bool		look_again;		/* databases or extensions came or went */
+	bool		hinted;			/* the lack of worker processes was logged */
+	WorkerSlot	slots[MAX_WORKERS];
+} WorkerRegistry;
+
+/* Settings of a topic, in the units in which they are used. */
+typedef struct TopicSettings
+{
+	int64		retention_ms;
+	int64		retention_bytes;
+	int64		segment_bytes;
+	int64		segment_ms;
+	int32		max_message_bytes;
+	bool		log_append_time;
+	bool		compact;		/* cleanup_policy has "compact" */
+} TopicSettings;
+
+/* A key or value column of a topic: its type and how to get in and out. */
+typedef struct TopicColumn
+{
+	Oid			type;			/* as declared, maybe a domain */
+	Oid			base_type;		/* below all domains */
+	int32		typmod;
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	Oid			ioparam;
+	FmgrInfo	input;
+	FmgrInfo	output;
+	void	   *domain_extra;	/* domain_check's cache */
+} TopicColumn;
+
+/*
+ * A topic as a backend knows it.  In catalog.c's cache, keyed by the view's
+ * OID; a pointer stays good until the end of the session, its contents are
+ * right from one topics_catalog_get to the next.
+ */
+typedef struct Topic
+{
+	Oid			view_relid;		/* hash key: must be first */
+	bool		valid;
+	uint32		changes;		/* counts invalidations */
+	int64		topic_id;
+	NameData	name;
+	int32		partitions;
+	Oid			root_relid;
+	TopicColumn key;
+	TopicColumn value;
+	TupleDesc	tupdesc;		/* of the log table */
+	TopicSettings settings;
+	MemoryContext cxt;			/* of what hangs off this struct */
+	Oid		   *partition_relids;	/* InvalidOid until asked for */
+	PartitionState **partition_states;	/* NULL until asked for */
+} Topic;
+
+/* One segment of a partition, from PostgreSQL's own partition bounds. */
+typedef struct Segment
+{
+	Oid			relid;
+	int64		base_offset;	/* first offset it may hold */
+	int64		end_offset;		/* first offset above it */
+} Segment;
+
+/* A record on its way in, not yet formed: what produce() and INSERT know. */
+typedef struct RecordDraft
+{
+	int32		partition;
+	TimestampTz create_time;
+	Datum		key;
+	bool		key_isnull;
+	Datum		value;
+	bool		value_isnull;
+	Datum		headers;
+	bool		headers_isnull;
+} RecordDraft;
+
+/* Where one transaction's records of one partition went. */
+typedef struct ProducedRange
+{
+	NameData	topic;
+	int32		partition;
+	int64		first_offset;
+	int64		record_count;
+} ProducedRange;
+
+/* ---- the ground ---- */
+
+/* init.c: settings */
+extern int	pg_topics_max_partitions;
+extern bool pg_topics_early_lock_release;
+extern int	pg_topics_worker_interval;
+extern bool topics_is_preloaded(void);
+extern void topics_require_preload(void);
+
+/* shmem.c */
+extern void topics_shmem_request(void);
+extern void topics_shmem_startup(void);
+extern PartitionState *topics_shmem_find(const TopicPartition *id);
+extern PartitionState *topics_shmem_get(const TopicPartition *id);
+extern void topics_shmem_reserve(int64 topic_id, int32 from, int32 to);
+extern void topics_shmem_release(int64 topic_id, int32 from);
+extern void topics_shmem_release_database(Oid database);
+extern PartitionState *topics_shmem_next(Oid database, int *position);
+extern int	topics_shmem_index(const PartitionState *state);
+extern LWLock *topics_shmem_database_lock(void);
+extern ConditionVariable *topics_shmem_database_cv(void);
+extern pg_atomic_uint32 *topics_shmem_database_giants(void);
+extern WorkerRegistry *topics_shmem_workers(void);
+extern void topics_shmem_wake_worker(void);
+extern void topics_shmem_wake_launcher(void);
+
+/* log_am.c */
+#define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */
+extern bool topics_log_am_is_log(Relation rel);
+extern bool topics_log_am_parse_name(const char *relname, int64 *topic_id,
+									 int32 *partition, int64 *sequence);
+extern bool topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset);
+extern List *topics_log_am_take_foreign_partitions(void);
+
+/* ---- log tables ---- */
+
+/* segment.c */
+extern void topics_segment_become_owner(Oid *save_userid, int *save_context);
+extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *segment);
+extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment);
+extern bool topics_segment_last(Relation partition_rel, Segment *segment);
+extern Segment *topics_segment_list(Relation partition_rel, int *count);
+extern bool topics_segment_covers(Relation partition_rel, int64 first, int64 last);
+extern void topics_segment_cover(Oid partition_relid, PartitionState *state,
+								 int64 first, int64 last, int64 segment_bytes);
+extern bool topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at);
+extern void topics_segment_seal(Oid segment_relid);
+extern void topics_segment_at_commit(void);
+extern void topics_segment_at_abort(void);
+
+/* log.c */
+typedef struct LogReader LogReader;
+extern int64 topics_log_end(Relation partition_rel, PartitionState *state);
+extern int64 topics_log_end_locked(Relation partition_rel, PartitionState *state);
+extern int64 topics_log_end_settled(Relation partition_rel, PartitionState *state);
+extern int64 topics_log_start(Relation partition_rel, PartitionState *state);
+extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
+							  HeapTupleData *tuples, int ntuples, int64 first_offset,
+							  TimestampTz append_time, CommandId cid);
+extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
+										 int64 upto, Snapshot snapshot);
+extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
+extern void topics_log_reader_close(LogReader *reader);
+extern bool topics_log_last_record(Relation partition_rel, Snapshot snapshot,
+								   int64 *offset, TimestampTz *timestamp);
+
+/* append_lock.c */
+extern void topics_append_lock_acquire(PartitionState **states, int nstates);
+extern void topics_append_lock_release(void);
+extern bool topics_append_lock_held(const PartitionState *state);
+extern void topics_append_lock_at_abort(void);
+
+/* ---- the parts ---- */
+
+/* transaction.c */
+extern void topics_transaction_init(void);
+extern void topics_transaction_buffer(Topic *topic, RecordDraft *draft);
+extern int32 topics_transaction_sticky_partition(Topic *topic);
+extern void topics_transaction_note_topic(int64 topic_id, int32 from_partition, bool created);
+extern const ProducedRange *topics_transaction_last_produced(int *count);
+extern bool topics_transaction_raise_if_unconfirmed;
+extern bool topics_transaction_is_unconfirmed(void);
+
+/* catalog.c */
+extern void topics_catalog_init(void);
+extern Topic *topics_catalog_lookup(const char *name, bool missing_ok);
+extern Topic *topics_catalog_get(Oid view_relid, bool missing_ok);
+extern Topic *topics_catalog_by_id(int64 topic_id);
+extern List *topics_catalog_list(void);
+extern Oid	topics_catalog_partition_relid(Topic *topic, int32 partition);
+extern PartitionState *topics_catalog_partition_state(Topic *topic, int32 partition);
+extern void topics_catalog_check_partition(Topic *topic, int32 partition);
+extern bool topics_catalog_may_read(Topic *topic);
+extern void topics_catalog_require(Topic *topic, AclMode mode);
+extern void topics_catalog_require_owner(Topic *topic);
+extern bool topics_catalog_is_owner(Topic *topic);
+extern bool topics_catalog_installed(void);
+
+/* attach_worker.c */
+extern bool topics_attach_worker_run(Oid partition_relid, const TopicPartition *id,
+									 int64 first, int64 last, int64 segment_bytes);
+
+/* partitioner.c */
+extern uint32 topics_partitioner_murmur2(const char *data, int len);
+extern int32 topics_partitioner_for_key(const char *key, int len, int32 partitions);
+
+/* ---- what SQL calls ---- */
+
+/* produce.c */
+extern void topics_produce_check_context(const char *command);
+extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
+extern Datum topics_produce_headers(Datum headers);
+
+/* topic.c */
+extern void topics_topic_check_name(const char *name);
+extern Oid	topics_topic_dropping;
+
+/* maintain.c */
+typedef void (*NextTransaction) (void);
+extern bool topics_maintain_is_due(Topic *topic, int32 partition);
+extern void topics_maintain_partition(Oid view_relid, int32 partition, bool roll,
+									  NextTransaction next_transaction);
+
+/* hooks.c */
+extern void topics_hooks_init(void);
+
+/* ---- the worker ---- */
+
+/* worker.c */
+extern void topics_worker_register(void);
+extern void topics_worker_give_way(Oid database);
+
+#endif							/* PG_TOPICS_H */

@@ -1,0 +1,724 @@
+/*-------------------------------------------------------------------------
+ *
+ * segment.c
+ *		The segments of a partition: find, attach, cut, seal.
+ *
+ * A partition is a table partitioned by ranges of "offset"; each leaf is a
+ * segment, a table of its own under the access method topic_log.  The bounds
+ * are PostgreSQL's own, so they prune queries and need no catalogue of ours.
+ * The active segment, the tail, is the one that next_offset falls into; those
+ * above it are spares; those below are sealed: full, frozen, indexed.
+ *
+ * A segment's upper bound is a guess when it is made, since a partition
+ * bound counts offsets and segment_bytes counts bytes.  A guess that proves
+ * too high, a segment that grows old, a tail that must be frozen all end in
+ * the same operation, the cut: the tail's upper bound comes down to
+ * next_offset, and the next segment begins there.
+ *
+ * WHY A CUT IS SAFE, AND WHY IT TAKES TWO TRANSACTIONS
+ *
+ * The first transaction brings the bound down in pg_class, as
+ * StorePartitionBound wrote it, under SHARE UPDATE EXCLUSIVE on the
+ * partition's table (one cutter or attacher at a time) and on the segment
+ * (no VACUUM or ANALYZE, which update pg_class in place).  Neither producers
+ * nor readers are locked out.  Producers are kept below the cut by
+ * append_limit, set under the append lock together with the choice of the
+ * offset; when it is lifted, bounds_changes tells them that what they know of
+ * the segments is out of date.  No row lies above the cut, so a reader that
+ * still uses the old bound misses nothing.
+ *
+ * The second transaction puts a segment in place from the cut on.  Were it
+ * the same transaction, another backend could build a partition descriptor
+ * from two ages: RelationBuildPartitionDesc lists the children by a fresh
+ * snapshot, but takes their bounds from the syscache, and the tail's entry
+ * there is old until the invalidation message arrives, which is sent only
+ * after the commit is visible.  It would see the new segment inside the old
+ * bounds of the tail, and with the same upper bound twice it would write
+ * outside of an array.  So between the two every process must have
+ * passed CHECK_FOR_INTERRUPTS, and hence absorbs the first message before it
+ * next opens pg_inherits: a ProcSignalBarrier, emitted after the first
+ * transaction's messages were sent.  (Every backend takes part in it; which
+ * kind of barrier does not matter.)  A hot standby replays both commits with
+ * no barrier between them; there the remaining rule keeps memory safe: the
+ * upper bound that the cut segment had is not given to another one.  A
+ * descriptor that mixes both ages is then merely without a segment for
+ * the cut one's offsets, for one query in some microseconds per cut.
+ *
+ * WHY A NEW SEGMENT IS ATTACHED BEFORE IT IS NEEDED
+ *
+ * A query that was planned before the segment was attached does not know
+ * it, and would see of a transaction that spans both only what is in the old
+ * one.  So the segment's commit comes well before its first record: the
+ * worker keeps a spare ahead of the tail, and a producer that finds none has
+ * it attached by another process.  Only if that fails it is
+ * attached in the producer's own transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/toasting.h"
+#include "commands/extension.h"
+#include "commands/tablecmds.h"
+#include "commands/vacuum.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_utilcmd.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/procsignal.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/wait_event.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+/* Records per segment: what a guess is kept between. */
+#define MIN_SEGMENT_RECORDS INT64CONST(1000)
+#define MAX_SEGMENT_RECORDS (INT64CONST(1) << 40)
+#define FIRST_GUESS_RECORD_BYTES 128
+
+/* What this transaction changes of a partition's segments. */
+typedef struct PendingChange
+{
+	PartitionState *state;
+	TopicPartition id;
+	bool		cut;			/* the first half of a cut */
+	bool		completes_cut;	/* the second half */
+} PendingChange;
+
+/* bounds_barrier: the first half of a cut is about to emit it */
+#define BARRIER_TO_COME PG_UINT64_MAX
+
+/* One at a time: the worker's and each producer's transaction need no more. */
+static List *pending = NIL;
+
+/* ----------------------------------------------------------------
+ *		Finding
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * The bounds of a partition's segments as PostgreSQL keeps them: ascending
+ * datums; where indexes[i] is not -1, oids[indexes[i]] holds the offsets from
+ * datums[i - 1] to datums[i] - 1.
+ */
+static inline bool
+bound_segment(PartitionDesc desc, int i, Segment *segment)
+{
+	PartitionBoundInfo bounds = desc->boundinfo;
+
+	if (i < 1 || i >= bounds->ndatums || bounds->indexes[i] < 0)
+		return false;
+	segment->relid = desc->oids[bounds->indexes[i]];
+	segment->base_offset = DatumGetInt64(bounds->datums[i - 1][0]);
+	segment->end_offset = DatumGetInt64(bounds->datums[i][0]);
+	return true;
+}
+
+/* Index of the first bound above "offset", maybe ndatums. */
+static int
+bound_above(PartitionDesc desc, int64 offset)
+{
+	int			low = 0;
+	int			high = desc->nparts > 0 ? desc->boundinfo->ndatums : 0;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (DatumGetInt64(desc->boundinfo->datums[middle][0]) > offset)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
+}
+
+/* The segment for an offset. */
+bool
+topics_segment_find(Relation partition_rel, int64 offset, Segment *segment)
+{
+	PartitionDesc desc = RelationGetPartitionDesc(partition_rel, true);
+
+	return desc->nparts > 0 && bound_segment(desc, bound_above(desc, offset), segment);
+}
+
+/* The segment for an offset, or the next one above it. */
+bool
+topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment)
+{
+	PartitionDesc desc = RelationGetPartitionDesc(partition_rel, true);
+
+	if (desc->nparts == 0)
+		return false;
+	for (int i = bound_above(desc, offset); i < desc->boundinfo->ndatums; i++)
+		if (bound_segment(desc, i, segment))
+			return true;
+	return false;
+}
+
+bool
+topics_segment_last(Relation partition_rel, Segment *segment)
+{
+	PartitionDesc desc = RelationGetPartitionDesc(partition_rel, true);
+
+	if (desc->nparts == 0)
+		return false;
+	for (int i = desc->boundinfo->ndatums - 1; i > 0; i--)
+		if (bound_segment(desc, i, segment))
+			return true;
+	return false;
+}
+
+/* All segments, lowest first, palloc'd. */
+Segment *
+topics_segment_list(Relation partition_rel, int *count)
+{
+	PartitionDesc desc = RelationGetPartitionDesc(partition_rel, true);
+	Segment    *result = palloc(sizeof(Segment) * Max(desc->nparts, 1));
+
+	*count = 0;
+	for (int i = 1; desc->nparts > 0 && i < desc->boundinfo->ndatums; i++)
+		if (bound_segment(desc, i, &result[*count]))
+			(*count)++;
+	Assert(*count == desc->nparts);
+	return result;
+}
+
+/* Is there a segment for every offset from first to last? */
+bool
+topics_segment_covers(Relation partition_rel, int64 first, int64 last)
+{
+	Segment		segment;
+
+	while (topics_segment_find(partition_rel, first, &segment))
+	{
+		if (segment.end_offset > last)
+			return true;
+		first = segment.end_offset;
+	}
+	return false;
+}
+
+/* ----------------------------------------------------------------
+ *		Making tables, as the owner of the extension
+ * ----------------------------------------------------------------
+ */
+
+static Oid
+extension_owner(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			owner = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("pg_topics"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (!OidIsValid(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"pg_topics\" does not exist"),
+				 errhint("Run CREATE EXTENSION pg_topics.")));
+	return owner;
+}
+
+/*
+ * Log tables belong to the extension's owner, whoever caused them.  The
+ * caller restores what is saved here with SetUserIdAndSecContext; an error
+ * on the way does so by aborting.
+ */
+void
+topics_segment_become_owner(Oid *save_userid, int *save_context)
+{
+	Oid			owner = extension_owner();
+
+	GetUserIdAndSecContext(save_userid, save_context);
+	SetUserIdAndSecContext(owner, *save_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+}
+
+static Constraint *
+not_null(void)
+{
+	Constraint *constraint = makeNode(Constraint);
+
+	constraint->contype = CONSTR_NOTNULL;
+	constraint->location = -1;
+#ifdef TOPICS_NOT_NULL_IS_VALIDATED
+	constraint->initially_valid = true;
+	constraint->is_enforced = true;
+#endif
+	return constraint;
+}
+
+/* CREATE TABLE "name" with the columns of the partition, still on its own. */
+static Oid
+create_table(Relation partition_rel, char *name)
+{
+	TupleDesc	desc = RelationGetDescr(partition_rel);
+	CreateStmt *stmt = makeNode(CreateStmt);
+	ListCell   *lc;
+	Oid			relid = InvalidOid;
+
+	stmt->relation = makeRangeVar(TOPIC_LOG_SCHEMA, name, -1);
+	stmt->accessMethod = TOPIC_LOG_AM;
+	stmt->oncommit = ONCOMMIT_NOOP;
+	/* the active segment is not vacuumed, the sealed one by seal_segment */
+	stmt->options = list_make1(makeDefElem("autovacuum_vacuum_insert_threshold",
+										   (Node *) makeInteger(-1), -1));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		ColumnDef  *column = makeColumnDef(NameStr(att->attname), att->atttypid,
+										   att->atttypmod, att->attcollation);
+
+		if (att->attnotnull)
+			column->constraints = list_make1(not_null());
+		stmt->tableElts = lappend(stmt->tableElts, column);
+	}
+
+	foreach(lc, transformCreateStmt(stmt, "pg_topics segment"))
+	{
+		CreateStmt *create = lfirst(lc);
+
+		if (!IsA(create, CreateStmt))
+			elog(ERROR, "unexpected statement for a segment: %d", (int) nodeTag(create));
+		relid = DefineRelation(create, RELKIND_RELATION, InvalidOid, NULL,
+							   "pg_topics segment").objectId;
+		CommandCounterIncrement();
+	}
+	NewRelationCreateToastTable(relid, (Datum) 0);
+	CommandCounterIncrement();
+	return relid;
+}
+
+static Node *
+offset_literal(int64 offset)
+{
+	A_Const    *literal = makeNode(A_Const);
+
+	literal->val.fval.type = T_Float;
+	literal->val.fval.fval = psprintf(INT64_FORMAT, offset);
+	literal->location = -1;
+	return (Node *) literal;
+}
+
+/* ALTER TABLE partition ATTACH PARTITION name FOR VALUES FROM base TO end */
+static void
+attach_table(Oid partition_relid, char *name, int64 base_offset, int64 end_offset)
+{
+	AlterTableStmt *stmt = makeNode(AlterTableStmt);
+	AlterTableCmd *cmd = makeNode(AlterTableCmd);
+	PartitionCmd *attach = makeNode(PartitionCmd);
+	AlterTableUtilityContext context = {0};
+
+	attach->name = makeRangeVar(TOPIC_LOG_SCHEMA, name, -1);
+	attach->bound = makeNode(PartitionBoundSpec);
+	attach->bound->strategy = PARTITION_STRATEGY_RANGE;
+	attach->bound->lowerdatums = list_make1(offset_literal(base_offset));
+	attach->bound->upperdatums = list_make1(offset_literal(end_offset));
+	attach->bound->location = -1;
+	cmd->subtype = AT_AttachPartition;
+	cmd->def = (Node *) attach;
+	stmt->relation = makeRangeVar(TOPIC_LOG_SCHEMA, get_rel_name(partition_relid), -1);
+	stmt->cmds = list_make1(cmd);
+	stmt->objtype = OBJECT_TABLE;
+
+	context.pstmt = makeNode(PlannedStmt);
+	context.pstmt->commandType = CMD_UTILITY;
+	context.pstmt->utilityStmt = (Node *) stmt;
+	context.queryString = "pg_topics segment";
+	context.relid = partition_relid;
+	AlterTable(stmt, ShareUpdateExclusiveLock, &context);
+	CommandCounterIncrement();
+}
+
+/* The name of the next segment: one above the highest that there is. */
+static char *
+next_name(Relation partition_rel)
+{
+	int			count;
+	Segment    *segments = topics_segment_list(partition_rel, &count);
+	int64		highest = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		char	   *name = get_rel_name(segments[i].relid);
+		int64		topic_id;
+		int64		sequence;
+		int32		partition;
+
+		if (name && topics_log_am_parse_name(name, &topic_id, &partition, &sequence))
+			highest = Max(highest, sequence);
+	}
+	return psprintf("%s_s" INT64_FORMAT, RelationGetRelationName(partition_rel), highest + 1);
+}
+
+/* ----------------------------------------------------------------
+ *		Changing bounds
+ * ----------------------------------------------------------------
+ */
+
+static void
+note_change(PartitionState *state, bool cut)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	PendingChange *change = palloc(sizeof(PendingChange));
+
+	change->state = state;
+	change->id = state->id;
+	change->cut = cut;
+	change->completes_cut = !cut &&
+		(state->append_limit != NO_LIMIT || state->bounds_barrier != 0);
+	pending = lappend(pending, change);
+	MemoryContextSwitchTo(old);
+}
+
+static PartitionRangeDatum *
+offset_bound(int64 offset)
+{
+	PartitionRangeDatum *bound = makeNode(PartitionRangeDatum);
+
+	bound->kind = PARTITION_RANGE_DATUM_VALUE;
+	bound->value = (Node *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64),
+									  Int64GetDatum(offset), false, true);
+	bound->location = -1;
+	return bound;
+}
+
+/*
+ * Store new bounds for an attached segment.  The caller holds SHARE UPDATE
+ * EXCLUSIVE on the partition's table, and knows that every row of the segment
+ * lies within the new bounds and no other segment does.
+ */
+static void
+set_bounds(Oid partition_relid, const Segment *segment)
+{
+	Relation	pg_class;
+	HeapTuple	old;
+	HeapTuple	new;
+	Datum		values[Natts_pg_class] = {0};
+	bool		nulls[Natts_pg_class] = {0};
+	bool		replaces[Natts_pg_class] = {0};
+	PartitionBoundSpec *bound = makeNode(PartitionBoundSpec);
+
+	LockRelationOid(segment->relid, ShareUpdateExclusiveLock);
+	pg_class = table_open(RelationRelationId, RowExclusiveLock);
+	old = SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(segment->relid));
+	if (!HeapTupleIsValid(old))
+		elog(ERROR, "cache lookup failed for segment %u", segment->relid);
+
+	bound->strategy = PARTITION_STRATEGY_RANGE;
+	bound->lowerdatums = list_make1(offset_bound(segment->base_offset));
+	bound->upperdatums = list_make1(offset_bound(segment->end_offset));
+	bound->location = -1;
+	values[Anum_pg_class_relpartbound - 1] = CStringGetTextDatum(nodeToString(bound));
+	replaces[Anum_pg_class_relpartbound - 1] = true;
+	new = heap_modify_tuple(old, RelationGetDescr(pg_class), values, nulls, replaces);
+	CatalogTupleUpdate(pg_class, &new->t_self, new);
+	table_close(pg_class, RowExclusiveLock);
+
+	CacheInvalidateRelcacheByRelid(partition_relid);
+	CommandCounterIncrement();
+}
+
+/* How many records will fill "bytes", from those in the tail by now. */
+static int64
+guess_records(PartitionState *state, int64 bytes)
+{
+	int64		records = (int64) pg_atomic_read_u64(&state->next_offset) - state->tail_base;
+	double		guess = (double) bytes / FIRST_GUESS_RECORD_BYTES;
+
+	if (state->tail_blocks > 10 && records > 100 && records < MAX_SEGMENT_RECORDS)
+		guess = (double) bytes / ((double) state->tail_blocks * BLCKSZ / records);
+	return (int64) Max(MIN_SEGMENT_RECORDS, Min(guess, (double) MAX_SEGMENT_RECORDS));
+}
+
+/* Attach one segment above the others, for at least the offsets up to "last". */
+static void
+attach_above(Relation partition_rel, PartitionState *state, int64 first, int64 last,
+			 int64 segment_bytes)
+{
+	Oid			partition_relid = RelationGetRelid(partition_rel);
+	char	   *name = next_name(partition_rel);
+	Segment		top;
+	int64		base_offset;
+	int64		end_offset;
+	int64		records = guess_records(state, segment_bytes);
+
+	base_offset = topics_segment_last(partition_rel, &top) ? top.end_offset : first;
+	if (last > PG_INT64_MAX - MAX_SEGMENT_RECORDS - 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("offsets of \"%s\" are exhausted", RelationGetRelationName(partition_rel))));
+	end_offset = Max(base_offset + records, last + 1);
+	if (end_offset == state->bounds_old_end)
+		end_offset++;			/* see the head of this file */
+
+	create_table(partition_rel, name);
+	/* ALTER TABLE wants the table unused by its own session */
+	table_close(partition_rel, NoLock);
+	attach_table(partition_relid, name, base_offset, end_offset);
+}
+
+/* Wait until everybody has heard of the first half of a cut. */
+static void
+await_barrier(PartitionState *state)
+{
+	ConditionVariablePrepareToSleep(&state->append_cv);
+	while (state->bounds_barrier == BARRIER_TO_COME)
+		ConditionVariableSleep(&state->append_cv, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+
+	if (state->bounds_barrier != 0)
+		WaitForProcSignalBarrier(state->bounds_barrier);
+}
+
+/*
+ * Have a segment for every offset from first to last, by attaching some
+ * above the others, or by bringing the lower bound of the one above
+ * down to where a cut has left a gap.  In the caller's transaction.  The
+ * caller has no lock of ours (append_lock.c), and not the partition's table
+ * open.
+ */
+void
+topics_segment_cover(Oid partition_relid, PartitionState *state,
+					 int64 first, int64 last, int64 segment_bytes)
+{
+	Oid			save_userid;
+	int			save_context;
+	bool		changed = false;
+
+	LockRelationOid(partition_relid, ShareUpdateExclusiveLock);
+	topics_segment_become_owner(&save_userid, &save_context);
+	await_barrier(state);
+
+	for (;;)
+	{
+		Relation	partition_rel = table_open(partition_relid, NoLock);
+		Segment		segment;
+
+		if (topics_segment_covers(partition_rel, first, last))
+		{
+			table_close(partition_rel, NoLock);
+			break;
+		}
+		changed = true;
+		if (!topics_segment_find(partition_rel, first, &segment) &&
+			topics_segment_find_next(partition_rel, first, &segment))
+		{
+			table_close(partition_rel, NoLock);
+			segment.base_offset = first;
+			set_bounds(partition_relid, &segment);
+		}
+		else
+			attach_above(partition_rel, state, first, last, segment_bytes);
+	}
+
+	SetUserIdAndSecContext(save_userid, save_context);
+	if (changed || state->append_limit != NO_LIMIT || state->bounds_barrier != 0)
+		note_change(state, false);
+}
+
+/*
+ * The first half of a cut: bring the tail's end down to next_offset.  False,
+ * and nothing done, if the tail has no record.  The caller commits, and then
+ * calls topics_segment_cover(cut_at, cut_at) in its next transaction, before
+ * it handles interrupts; producers wait for that, and if it fails they do
+ * it themselves.
+ */
+bool
+topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
+{
+	Relation	partition_rel = table_open(partition_relid, ShareUpdateExclusiveLock);
+	Segment		tail;
+	bool		found;
+	int64		next_offset;
+
+	/* the second half of an earlier cut comes first */
+	if (state->append_limit != NO_LIMIT || state->bounds_barrier != 0)
+	{
+		table_close(partition_rel, NoLock);
+		return false;
+	}
+
+	note_change(state, true);
+	topics_append_lock_acquire(&state, 1);
+	next_offset = topics_log_end_locked(partition_rel, state);
+	found = topics_segment_find(partition_rel, next_offset, &tail) &&
+		tail.base_offset < next_offset;
+	if (found)
+	{
+		state->append_limit = next_offset;
+		state->bounds_barrier = BARRIER_TO_COME;
+		state->bounds_old_end = tail.end_offset;
+	}
+	topics_append_lock_release();
+	table_close(partition_rel, NoLock);
+
+	if (found)
+	{
+		Oid			save_userid;
+		int			save_context;
+
+		topics_segment_become_owner(&save_userid, &save_context);
+		tail.end_offset = next_offset;
+		set_bounds(partition_relid, &tail);
+		SetUserIdAndSecContext(save_userid, save_context);
+	}
+	*cut_at = next_offset;
+	return found;
+}
+
+/*
+ * After our commit, when others were told of it (invalidation messages were
+ * sent), or after our abort.  Must not raise.
+ *
+ * After a commit our lock on the partition's table is gone, and somebody else
+ * may be about to change segments.  What we write here is not theirs: nobody
+ * begins a cut while a limit or a barrier stands, nobody attaches while
+ * the barrier is BARRIER_TO_COME, and each is reset only by who found it set
+ * while holding the lock.
+ */
+static void
+finish_changes(bool commit)
+{
+	ListCell   *lc;
+
+	foreach(lc, pending)
+	{
+		PendingChange *change = lfirst(lc);
+		PartitionState *state = change->state;
+
+		if (memcmp(&state->id, &change->id, sizeof(TopicPartition)) != 0)
+			continue;
+		state->bounds_changes++;
+		pg_write_barrier();
+		if (change->cut)
+		{
+			bool		was_cut = state->bounds_barrier == BARRIER_TO_COME;
+
+			if (was_cut && commit)
+				state->bounds_barrier = EmitProcSignalBarrier(PROCSIGNAL_BARRIER_SMGRRELEASE);
+			else if (was_cut)
+			{
+				state->bounds_barrier = 0;
+				state->append_limit = NO_LIMIT;
+			}
+		}
+		else if (change->completes_cut)
+		{
+			/* if we failed, producers go on, and complete the cut */
+			if (commit)
+				state->bounds_barrier = 0;
+			state->append_limit = NO_LIMIT;
+		}
+		ConditionVariableBroadcast(&state->append_cv);
+	}
+	list_free_deep(pending);
+	pending = NIL;
+}
+
+void
+topics_segment_at_commit(void)
+{
+	finish_changes(true);
+}
+
+void
+topics_segment_at_abort(void)
+{
+	finish_changes(false);
+}
+
+/* ----------------------------------------------------------------
+ *		Sealing
+ * ----------------------------------------------------------------
+ */
+
+static void
+freeze_table(Oid relid)
+{
+	Relation	rel = table_open(relid, ShareUpdateExclusiveLock);
+	VacuumParams params = {0};
+
+	params.options = VACOPT_VACUUM | VACOPT_FREEZE;
+	params.index_cleanup = VACOPTVALUE_ENABLED;
+	params.truncate = VACOPTVALUE_DISABLED;
+	params.freeze_min_age = 0;
+	params.freeze_table_age = 0;
+	params.multixact_freeze_min_age = 0;
+	params.multixact_freeze_table_age = 0;
+	params.log_min_duration = -1;
+	params.nworkers = -1;
+	table_relation_vacuum(rel, &params, GetAccessStrategy(BAS_VACUUM));
+	table_close(rel, NoLock);
+}
+
+/*
+ * Freeze a full segment and give it its BRIN index, in the caller's
+ * transaction.  Nothing is done to one that has an index already.  A
+ * snapshot somewhere that is older than some rows leaves those unfrozen, for
+ * autovacuum to come back to.
+ */
+void
+topics_segment_seal(Oid segment_relid)
+{
+	Oid			save_userid;
+	int			save_context;
+	IndexStmt  *stmt;
+	IndexElem  *column;
+	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
+	Oid			toast_relid = rel->rd_rel->reltoastrelid;
+	bool		sealed = rel->rd_rel->relhasindex || !topics_log_am_is_log(rel);
+	char	   *name = pstrdup(RelationGetRelationName(rel));
+
+	table_close(rel, NoLock);
+	if (sealed)
+		return;
+
+	topics_segment_become_owner(&save_userid, &save_context);
+	freeze_table(segment_relid);
+	if (OidIsValid(toast_relid))
+		freeze_table(toast_relid);
+
+	stmt = makeNode(IndexStmt);
+	stmt->idxname = psprintf("%s_brin", name);
+	stmt->relation = makeRangeVar(TOPIC_LOG_SCHEMA, name, -1);
+	stmt->accessMethod = "brin";
+	column = makeNode(IndexElem);
+	column->name = "offset";
+	stmt->indexParams = list_make1(column);
+	column = makeNode(IndexElem);
+	column->name = "timestamp";
+	stmt->indexParams = lappend(stmt->indexParams, column);
+	topics_define_index(segment_relid, stmt);
+	SetUserIdAndSecContext(save_userid, save_context);
+	CommandCounterIncrement();
+}

@@ -1,0 +1,616 @@
+/*-------------------------------------------------------------------------
+ *
+ * topic.c
+ *		Create, alter, rename and drop topics; add partitions.
+ *
+ * All of it is transactional, because all of it is rows and tables:
+ *
+ *	topic_log.topic			a row: id, view, settings
+ *	topic_log.partition		a row per partition
+ *	topic_log.t<id>			partitioned by LIST (partition)
+ *	topic_log.t<id>_p<n>	partitioned by RANGE ("offset")
+ *	topic_log.t<id>_p<n>_s<m>	segments
+ *	topic.<name>			the view, with its trigger and rules
+ *
+ * Log tables belong to the extension's owner; the view to who created the
+ * topic.  The view's owner has SELECT on the log table, since a view reads
+ * with its owner's rights; hooks.c keeps that so when the owner changes.
+ *
+ * Statements are built from numbers and quoted names only, and run with a
+ * fixed search_path.  Changes of one topic exclude each other by a lock on
+ * its view; creations of one name by a lock on the name.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "commands/tablecmds.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "parser/parse_type.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_create_topic);
+PG_FUNCTION_INFO_V1(topics_alter_topic);
+PG_FUNCTION_INFO_V1(topics_rename_topic);
+PG_FUNCTION_INFO_V1(topics_drop_topic);
+PG_FUNCTION_INFO_V1(topics_add_partitions);
+
+#define MAX_TOPIC_PARTITIONS 100000
+#define MIN_SEGMENT_BYTES 65536
+#define MAX_MAX_MESSAGE_BYTES (256 * 1024 * 1024)
+
+/* The settings, in the order of the arguments and of topic_log.topic. */
+typedef struct SettingColumn
+{
+	const char *name;
+	Oid			type;
+	const char *boot_default;
+} SettingColumn;
+
+static const SettingColumn setting_columns[] = {
+	{"retention_time", INTERVALOID, "'7 days'::pg_catalog.interval"},
+	{"retention_bytes", INT8OID, "-1"},
+	{"segment_bytes", INT8OID, "1073741824"},
+	{"segment_time", INTERVALOID, "'7 days'::pg_catalog.interval"},
+	{"max_message_bytes", INT4OID, "1048576"},
+	{"timestamp_type", TEXTOID, "'CreateTime'"},
+	{"cleanup_policy", TEXTOID, "'delete'"},
+	{"delete_retention_time", INTERVALOID, "'1 day'::pg_catalog.interval"},
+	{"min_compaction_lag_time", INTERVALOID, "'0'::pg_catalog.interval"},
+	{"min_cleanable_dirty_ratio", FLOAT8OID, "0.5"},
+	{"notify", BOOLOID, "true"},
+};
+
+#define SETTINGS ((int) lengthof(setting_columns))
+
+/* The view that drop_topic is dropping right now (hooks.c lets it pass). */
+Oid			topics_topic_dropping = InvalidOid;
+
+/* ----------------------------------------------------------------
+ *		As the extension's owner, with SPI
+ * ----------------------------------------------------------------
+ */
+
+typedef struct OwnerScope
+{
+	Oid			userid;
+	int			context;
+	int			guc_level;
+} OwnerScope;
+
+static OwnerScope
+enter_owner(void)
+{
+	OwnerScope	scope;
+
+	scope.guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	topics_segment_become_owner(&scope.userid, &scope.context);
+	SPI_connect();
+	return scope;
+}
+
+static void
+leave_owner(OwnerScope scope)
+{
+	SPI_finish();
+	SetUserIdAndSecContext(scope.userid, scope.context);
+	AtEOXact_GUC(false, scope.guc_level);
+	CommandCounterIncrement();
+}
+
+static void
+execute(const char *format,...) pg_attribute_printf(1, 2);
+
+static void
+execute(const char *format,...)
+{
+	StringInfoData sql;
+	int			needed;
+
+	initStringInfo(&sql);
+	do
+	{
+		va_list		args;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&sql, format, args);
+		va_end(args);
+		if (needed > 0)
+			enlargeStringInfo(&sql, needed);
+	} while (needed > 0);
+
+	if (SPI_execute(sql.data, false, 0) < 0)
+		elog(ERROR, "could not execute \"%s\"", sql.data);
+	pfree(sql.data);
+}
+
+/* ----------------------------------------------------------------
+ *		Arguments
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Kafka's rule for names, with PostgreSQL's length.  Names that begin with
+ * two underscores are for topics of the system.
+ */
+void
+topics_topic_check_name(const char *name)
+{
+	size_t		length = strlen(name);
+	const char *problem = NULL;
+
+	if (length == 0)
+		problem = "It is empty.";
+	else if (length >= NAMEDATALEN)
+		problem = "It is longer than 63 bytes.";
+	else if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		problem = "It is \".\" or \"..\".";
+	else if (strncmp(name, "__", 2) == 0)
+		problem = "Names that begin with \"__\" are reserved.";
+	else if (strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != length)
+		problem = "It has a character other than ASCII letters, digits, \".\", \"_\" and \"-\".";
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid topic name \"%s\"", name),
+				 errdetail("%s", problem)));
+}
+
+static char *
+text_argument(FunctionCallInfo fcinfo, int argument, const char *name)
+{
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
+}
+
+static void
+report_setting(const char *name, const char *rule)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for topic setting \"%s\"", name),
+			 errdetail("%s", rule)));
+}
+
+static void
+check_interval(FunctionCallInfo fcinfo, int argument, const char *name)
+{
+	Interval   *interval;
+
+	if (PG_ARGISNULL(argument))
+		return;
+	interval = PG_GETARG_INTERVAL_P(argument);
+	if (interval->month < 0 || interval->day < 0 || interval->time < 0)
+		report_setting(name, "It must not be negative.");
+}
+
+/* Check the settings, whose first argument is "first". */
+static void
+check_settings(FunctionCallInfo fcinfo, int first)
+{
+	enum
+	{
+		RETENTION_TIME, RETENTION_BYTES, SEGMENT_BYTES, SEGMENT_TIME, MAX_MESSAGE_BYTES,
+		TIMESTAMP_TYPE, CLEANUP_POLICY, DELETE_RETENTION_TIME, MIN_COMPACTION_LAG_TIME,
+		MIN_CLEANABLE_DIRTY_RATIO
+	};
+
+	if (!PG_ARGISNULL(first + SEGMENT_BYTES) &&
+		PG_GETARG_INT64(first + SEGMENT_BYTES) < MIN_SEGMENT_BYTES)
+		report_setting("segment_bytes", "It must be at least 65536.");
+	if (!PG_ARGISNULL(first + MAX_MESSAGE_BYTES) &&
+		(PG_GETARG_INT32(first + MAX_MESSAGE_BYTES) <= 0 ||
+		 PG_GETARG_INT32(first + MAX_MESSAGE_BYTES) > MAX_MAX_MESSAGE_BYTES))
+		report_setting("max_message_bytes",
+					   "It must be from 1 to 268435456: larger rows break logical decoding and pg_dump.");
+	if (!PG_ARGISNULL(first + TIMESTAMP_TYPE))
+	{
+		char	   *type = text_to_cstring(PG_GETARG_TEXT_PP(first + TIMESTAMP_TYPE));
+
+		if (strcmp(type, "CreateTime") != 0 && strcmp(type, "LogAppendTime") != 0)
+			report_setting("timestamp_type", "It must be CreateTime or LogAppendTime.");
+	}
+	if (!PG_ARGISNULL(first + CLEANUP_POLICY))
+	{
+		char	   *policy = text_to_cstring(PG_GETARG_TEXT_PP(first + CLEANUP_POLICY));
+
+		if (strcmp(policy, "delete") != 0 && strcmp(policy, "compact") != 0 &&
+			strcmp(policy, "compact,delete") != 0)
+			report_setting("cleanup_policy", "It must be delete, compact or compact,delete.");
+	}
+	check_interval(fcinfo, first + DELETE_RETENTION_TIME, "delete_retention_time");
+	check_interval(fcinfo, first + MIN_COMPACTION_LAG_TIME, "min_compaction_lag_time");
+	if (!PG_ARGISNULL(first + MIN_CLEANABLE_DIRTY_RATIO))
+	{
+		float8		ratio = PG_GETARG_FLOAT8(first + MIN_CLEANABLE_DIRTY_RATIO);
+
+		if (!(ratio >= 0 && ratio <= 1))
+			report_setting("min_cleanable_dirty_ratio", "It must be from 0 to 1.");
+	}
+}
+
+/* Settings as parameters $1 .. of a statement, followed by two of type bigint. */
+static void
+execute_with_settings(const char *sql, FunctionCallInfo fcinfo, int first,
+					  int64 topic_id, int64 partitions)
+{
+	Oid			types[SETTINGS + 2];
+	Datum		values[SETTINGS + 2];
+	char		nulls[SETTINGS + 2];
+
+	for (int i = 0; i < SETTINGS; i++)
+	{
+		types[i] = setting_columns[i].type;
+		nulls[i] = PG_ARGISNULL(first + i) ? 'n' : ' ';
+		values[i] = PG_ARGISNULL(first + i) ? 0 : PG_GETARG_DATUM(first + i);
+	}
+	types[SETTINGS] = types[SETTINGS + 1] = INT8OID;
+	values[SETTINGS] = Int64GetDatum(topic_id);
+	values[SETTINGS + 1] = Int64GetDatum(partitions);
+	nulls[SETTINGS] = nulls[SETTINGS + 1] = ' ';
+	if (SPI_execute_with_args(sql, SETTINGS + 2, types, values, nulls, false, 0) < 0)
+		elog(ERROR, "could not execute \"%s\"", sql);
+}
+
+/* A type's name as it can stand in any statement, after checking it. */
+static char *
+column_type(FunctionCallInfo fcinfo, int argument, const char *what)
+{
+	char	   *name = PG_ARGISNULL(argument) ? pstrdup("text") :
+		text_to_cstring(PG_GETARG_TEXT_PP(argument));
+	Oid			type;
+	int32		typmod;
+
+	topics_parse_type(name, &type, &typmod);
+	if (get_typtype(type) == TYPTYPE_PSEUDO || !get_typisdefined(type))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s cannot be \"%s\"", what, name),
+				 errdetail("It must be a type that a column can have.")));
+	if (object_aclcheck(TypeRelationId, type, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error_type(ACLCHECK_NO_PRIV, type);
+	return format_type_extended(type, typmod,
+								FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+}
+
+/* ----------------------------------------------------------------
+ *		Create
+ * ----------------------------------------------------------------
+ */
+
+/* Nobody else creates a topic of this name until our transaction ends. */
+static void
+lock_name(const char *name, Oid namespace)
+{
+	uint16		hash = (uint16) hash_bytes((const unsigned char *) name, strlen(name));
+
+	/* 0 would be the schema itself; a collision costs but a wait */
+	LockDatabaseObject(NamespaceRelationId, namespace, hash | 1, ExclusiveLock);
+	AcceptInvalidationMessages();
+}
+
+/* Make the tables of partitions from .. to-1, with a first segment each. */
+static void
+create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+
+	/* dropped again if this (sub)transaction fails */
+	topics_transaction_note_topic(topic_id, from, true);
+	topics_shmem_reserve(topic_id, from, to);
+	for (int32 partition = from; partition < to; partition++)
+	{
+		TopicPartition id = {MyDatabaseId, partition, topic_id};
+		char		name[NAMEDATALEN];
+
+		CHECK_FOR_INTERRUPTS();
+		snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", topic_id, partition);
+		execute("CREATE TABLE topic_log.%s (LIKE topic_log.t" INT64_FORMAT ") PARTITION BY RANGE (\"offset\")",
+				name, topic_id);
+		/* not PARTITION OF: that would lock out the topic's readers */
+		execute("ALTER TABLE topic_log.t" INT64_FORMAT " ATTACH PARTITION topic_log.%s FOR VALUES IN (%d)",
+				topic_id, name, partition);
+		execute("INSERT INTO topic_log.partition (topic_id, partition) VALUES (" INT64_FORMAT ", %d)",
+				topic_id, partition);
+		topics_segment_cover(get_relname_relid(name, namespace), topics_shmem_get(&id),
+							 0, 0, segment_bytes);
+	}
+}
+
+static void
+create_log_table(int64 topic_id, const char *key_type, const char *value_type)
+{
+	execute("CREATE TABLE topic_log.t" INT64_FORMAT " ("
+			"\"offset\" pg_catalog.int8 NOT NULL,"
+			" \"timestamp\" pg_catalog.timestamptz NOT NULL,"
+			" partition pg_catalog.int4 NOT NULL,"
+			" key %s, value %s, headers pg_catalog.jsonb"
+			") PARTITION BY LIST (partition)", topic_id, key_type, value_type);
+}
+
+static Oid
+create_view(int64 topic_id, const char *name, Oid namespace)
+{
+	const char *view = quote_qualified_identifier(TOPIC_SCHEMA, name);
+	const char *literal = quote_literal_cstr(name);
+
+	execute("CREATE VIEW %s AS SELECT partition, \"offset\", \"timestamp\", key, value, headers"
+			" FROM topic_log.t" INT64_FORMAT, view, topic_id);
+	execute("CREATE TRIGGER produce INSTEAD OF INSERT ON %s"
+			" FOR EACH ROW EXECUTE FUNCTION topics.insert_record()", view);
+	execute("CREATE RULE append_only_update AS ON UPDATE TO %s"
+			" DO INSTEAD SELECT topics.append_only(%s)", view, literal);
+	execute("CREATE RULE append_only_delete AS ON DELETE TO %s"
+			" DO INSTEAD SELECT topics.append_only(%s)", view, literal);
+	return get_relname_relid(name, namespace);
+}
+
+static void
+insert_row(FunctionCallInfo fcinfo, int first, int64 topic_id, int32 partitions, Oid view)
+{
+	StringInfoData columns;
+	StringInfoData values;
+
+	initStringInfo(&columns);
+	initStringInfo(&values);
+	for (int i = 0; i < SETTINGS; i++)
+	{
+		appendStringInfo(&columns, ", %s", setting_columns[i].name);
+		appendStringInfo(&values, ", COALESCE($%d, %s)", i + 1, setting_columns[i].boot_default);
+	}
+	execute_with_settings(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
+								   " VALUES ($%d, $%d, %u%s)",
+								   columns.data, SETTINGS + 1, SETTINGS + 2,
+								   view, values.data),
+						  fcinfo, first, topic_id, partitions);
+}
+
+static int32
+partitions_argument(FunctionCallInfo fcinfo)
+{
+	int32		partitions = PG_ARGISNULL(1) ? 1 : PG_GETARG_INT32(1);
+
+	if (partitions < 1 || partitions > MAX_TOPIC_PARTITIONS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid number of partitions: %d", partitions),
+				 errdetail("A topic has from 1 to %d partitions.", MAX_TOPIC_PARTITIONS)));
+	return partitions;
+}
+
+/* create_topic(topic, partitions, key_type, value_type, settings.., if_not_exists) */
+Datum
+topics_create_topic(PG_FUNCTION_ARGS)
+{
+	enum
+	{
+		FIRST_SETTING = 4
+	};
+	const int	if_not_exists = FIRST_SETTING + SETTINGS;
+	char	   *name = text_argument(fcinfo, 0, "topic");
+	int32		partitions = partitions_argument(fcinfo);
+	Oid			user = GetUserId();
+	Oid			namespace;
+	Oid			view;
+	char	   *key_type;
+	char	   *value_type;
+	int64		topic_id;
+	int64		segment_bytes;
+	OwnerScope	scope;
+
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.create_topic()");
+	topics_topic_check_name(name);
+	check_settings(fcinfo, FIRST_SETTING);
+	namespace = get_namespace_oid(TOPIC_SCHEMA, false);
+	if (object_aclcheck(NamespaceRelationId, namespace, user, ACL_CREATE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, TOPIC_SCHEMA);
+
+	lock_name(name, namespace);
+	if (OidIsValid(get_relname_relid(name, namespace)))
+	{
+		bool		quiet = !PG_ARGISNULL(if_not_exists) && PG_GETARG_BOOL(if_not_exists);
+
+		ereport(quiet ? NOTICE : ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 quiet ? errmsg("topic \"%s\" already exists, skipping", name) :
+				 errmsg("topic \"%s\" already exists", name)));
+		PG_RETURN_VOID();
+	}
+	key_type = column_type(fcinfo, 2, "key_type");
+	value_type = column_type(fcinfo, 3, "value_type");
+	segment_bytes = PG_ARGISNULL(FIRST_SETTING + 2) ? INT64CONST(1073741824) :
+		PG_GETARG_INT64(FIRST_SETTING + 2);
+
+	scope = enter_owner();
+	topic_id = nextval_internal(get_relname_relid("topic_id_seq",
+												  get_namespace_oid(TOPIC_LOG_SCHEMA, false)), false);
+	create_log_table(topic_id, key_type, value_type);
+	create_partitions(topic_id, 0, partitions, segment_bytes);
+	view = create_view(topic_id, name, namespace);
+	insert_row(fcinfo, FIRST_SETTING, topic_id, partitions, view);
+	CommandCounterIncrement();
+	ATExecChangeOwner(view, user, true, AccessExclusiveLock);
+	leave_owner(scope);
+	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		Change
+ * ----------------------------------------------------------------
+ */
+
+/* A topic of the caller's own, which nobody else changes meanwhile. */
+static Topic *
+lock_own_topic(const char *name, LOCKMODE mode, bool missing_ok)
+{
+	for (;;)
+	{
+		Topic	   *topic = topics_catalog_lookup(name, missing_ok);
+		Oid			view;
+
+		if (topic == NULL)
+			return NULL;
+		topics_catalog_require_owner(topic);
+		view = topic->view_relid;
+		LockRelationOid(view, mode);
+		topic = topics_catalog_lookup(name, true);
+		if (topic && topic->view_relid == view)
+			return topic;
+		UnlockRelationOid(view, mode);
+	}
+}
+
+/* alter_topic(topic, settings..) */
+Datum
+topics_alter_topic(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+	OwnerScope	scope;
+	StringInfoData assignments;
+
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.alter_topic()");
+	check_settings(fcinfo, 1);
+	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
+
+	initStringInfo(&assignments);
+	for (int i = 0; i < SETTINGS; i++)
+		appendStringInfo(&assignments, "%s%s = COALESCE($%d, %s)", i > 0 ? ", " : "",
+						 setting_columns[i].name, i + 1, setting_columns[i].name);
+	scope = enter_owner();
+	execute_with_settings(psprintf("UPDATE topic_log.topic SET %s"
+								   " WHERE topic_id OPERATOR(pg_catalog.=) $%d"
+								   " AND partitions OPERATOR(pg_catalog.=) $%d",
+								   assignments.data, SETTINGS + 1, SETTINGS + 2),
+						  fcinfo, 1, topic->topic_id, topic->partitions);
+	CacheInvalidateRelcacheByRelid(topic->view_relid);
+	leave_owner(scope);
+	PG_RETURN_VOID();
+}
+
+/* add_partitions(topic, partitions): the new total */
+Datum
+topics_add_partitions(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+	Topic		before;
+	int32		partitions;
+	OwnerScope	scope;
+
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.add_partitions()");
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("partitions must not be null")));
+	partitions = partitions_argument(fcinfo);
+	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
+	if (partitions <= topic->partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("topic \"%s\" has %d partitions already", NameStr(topic->name),
+						topic->partitions),
+				 errdetail("The new number, %d, is a total and must be larger.", partitions)));
+
+	before = *topic;
+	scope = enter_owner();
+	create_partitions(before.topic_id, before.partitions, partitions,
+					  before.settings.segment_bytes);
+	execute("UPDATE topic_log.topic SET partitions = %d WHERE topic_id = " INT64_FORMAT,
+			partitions, before.topic_id);
+	CacheInvalidateRelcacheByRelid(before.view_relid);
+	leave_owner(scope);
+	PG_RETURN_VOID();
+}
+
+/* rename_topic(topic, new_name) */
+Datum
+topics_rename_topic(PG_FUNCTION_ARGS)
+{
+	char	   *new_name = text_argument(fcinfo, 1, "new_name");
+	Oid			namespace;
+	Topic	   *topic;
+
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.rename_topic()");
+	topics_topic_check_name(new_name);
+	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), AccessExclusiveLock, false);
+	namespace = get_namespace_oid(TOPIC_SCHEMA, false);
+	if (object_aclcheck(NamespaceRelationId, namespace, GetUserId(), ACL_CREATE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, TOPIC_SCHEMA);
+	lock_name(new_name, namespace);
+	if (OidIsValid(get_relname_relid(new_name, namespace)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("topic \"%s\" already exists", new_name)));
+	RenameRelationInternal(topic->view_relid, new_name, false, false);
+	CommandCounterIncrement();
+	PG_RETURN_VOID();
+}
+
+/* drop_topic(topic, if_exists) */
+Datum
+topics_drop_topic(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_argument(fcinfo, 0, "topic");
+	bool		if_exists = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	Topic	   *topic;
+	ObjectAddress view = {RelationRelationId, InvalidOid, 0};
+	ObjectAddress root = {RelationRelationId, InvalidOid, 0};
+	int64		topic_id;
+	OwnerScope	scope;
+
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.drop_topic()");
+	topic = lock_own_topic(name, AccessExclusiveLock, if_exists);
+	if (topic == NULL)
+	{
+		ereport(NOTICE, (errmsg("topic \"%s\" does not exist, skipping", name)));
+		PG_RETURN_VOID();
+	}
+	topic_id = topic->topic_id;
+	view.objectId = topic->view_relid;
+	root.objectId = topic->root_relid;
+
+	scope = enter_owner();
+	topics_topic_dropping = view.objectId;
+	PG_TRY();
+	{
+		performDeletion(&view, DROP_RESTRICT, 0);
+	}
+	PG_FINALLY();
+	{
+		topics_topic_dropping = InvalidOid;
+	}
+	PG_END_TRY();
+	performDeletion(&root, DROP_RESTRICT, 0);
+	execute("DELETE FROM topic_log.topic WHERE topic_id = " INT64_FORMAT, topic_id);
+	execute("DELETE FROM topic_log.partition WHERE topic_id = " INT64_FORMAT, topic_id);
+	topics_transaction_note_topic(topic_id, 0, false);
+	leave_owner(scope);
+	PG_RETURN_VOID();
+}

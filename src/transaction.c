@@ -1,0 +1,959 @@
+/*-------------------------------------------------------------------------
+ *
+ * transaction.c
+ *		Offsets are assigned while the transaction commits.
+ *
+ *		commit order = offset order = physical order = visibility order
+ *
+ * produce() puts a record into the transaction's buffer (buffer.c), and
+ * nothing else: no lock, no row, no offset.  The commit does the rest:
+ *
+ *	1. XACT_EVENT_PRE_COMMIT (append_records): find segments with room and
+ *	   lock them ROW EXCLUSIVE; assign the xid; take the append locks; look
+ *	   again whether all is as it was found, else start over; stamp offsets
+ *	   from next_offset on, append, and KEEP the locks.
+ *	2. PostgreSQL writes the commit record, and ends the transaction in the
+ *	   proc array: the records are visible.
+ *	3. XACT_EVENT_COMMIT (publish): next_offset and the commit's LSN are
+ *	   published, the locks released.
+ *	4. RESOURCE_RELEASE_AFTER_LOCKS (wait_for_durability): wait for the flush
+ *	   and the synchronous standbys, for which synchronous_commit was lowered
+ *	   in step 1 (early lock release): commits of a partition share a flush.
+ *	   Only now is the client told.  Not earlier, or others would see the
+ *	   commit but meet stale caches and our heavyweight locks while we wait.
+ *
+ * WHY NO RECORD COMES LATE: between taking the append lock and step 3
+ * nobody else can stamp or append, so of two transactions the one with lower
+ * offsets became visible first, and every snapshot sees a prefix.  WHY THERE
+ * IS NO GAP: next_offset moves in step 3 only, and a transaction that fails
+ * before leaves it alone; its rows, if it had any, are dead.
+ *
+ * Steps 3 and 4 must not raise: an error after the commit record is a PANIC.
+ * So all that they need is looked up and allocated in step 1.  On abort,
+ * LWLocks are released before callbacks run: nothing is written back then,
+ * and append_xid keeps saying "in flight", which is harmless (log_am.c), until
+ * the next transaction publishes.
+ *
+ * Our callbacks run last if pg_topics was loaded first (callbacks run newest
+ * first), so that the locks are not held over another library's work.
+ *
+ * With the lock held, PostgreSQL still does its own work between 1 and 2:
+ * ON COMMIT actions, NOTIFY (which waits for a heavyweight lock, that only
+ * transactions hold which are past step 1 themselves: no deadlock), the
+ * serialization check (which may raise: an abort as above).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "common/pg_prng.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "replication/syncrep.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "storage/lmgr.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/wait_event.h"
+
+#include "buffer.h"
+#include "compat.h"
+#include "pg_topics.h"
+
+#define APPEND_BATCH 1000		/* tuples handed to the access method at once */
+#define OPEN_AHEAD 10000		/* offsets by which others may overtake us
+								 * without making us start over */
+
+/* A segment that a commit may append to. */
+typedef struct OpenSegment
+{
+	Segment		segment;
+	Relation	rel;
+} OpenSegment;
+
+/* A partition that this transaction produces to. */
+typedef struct Destination
+{
+	struct
+	{
+		int64		topic_id;
+		int32		partition;
+		int32		unused;
+	}			key;			/* hash key */
+	Oid			view_relid;
+	NameData	topic;
+	RecordList *records;
+
+	/* the rest is for the commit */
+	PartitionState *state;
+	TopicPartition id;
+	Relation	partition_rel;
+	int64		segment_bytes;
+	bool		log_append_time;
+	uint32		bounds_changes; /* before we looked at the segments */
+	List	   *segments;		/* of OpenSegment, ascending */
+	int64		first_offset;
+	TimestampTz append_time;
+	int64		tail_base;		/* where the last record went */
+	int64		tail_end;
+	BlockNumber tail_blocks;
+} Destination;
+
+/* A topic that this transaction creates, drops or adds partitions to. */
+typedef struct TopicNote
+{
+	int64		topic_id;
+	int32		from_partition;
+	bool		created;		/* else dropped */
+	SubTransactionId subxid;
+} TopicNote;
+
+static HTAB *destinations = NULL;	/* in TopTransactionContext */
+static Destination *last_destination = NULL;
+static Destination **appending = NULL;	/* sorted, from append to publish */
+static int	nappending = 0;
+
+/* Records without key: where they go in this transaction. */
+static List *sticky = NIL;
+static int64 sticky_topic = 0;
+static int32 sticky_partition = 0;
+
+static List *topic_notes = NIL;
+
+/* States of partitions that a foreign writer of this transaction wrote to. */
+static PartitionState **foreign_states = NULL;
+static int	nforeign = 0;
+
+/* Early lock release. */
+static bool lowered = false;
+static int	saved_synchronous_commit;
+static XLogRecPtr flush_upto = InvalidXLogRecPtr;
+
+/* The result of topics.last_produced(), and the one that will replace it. */
+static ProducedRange *produced = NULL;
+static int	nproduced = 0;
+static ProducedRange *next_produced = NULL;
+
+/*
+ * Raise rather than close the connection when a wait for a synchronous
+ * standby was cancelled: set by CALL send, which can still report it.
+ */
+bool		topics_transaction_raise_if_unconfirmed = false;
+static bool unconfirmed = false;
+
+/* ----------------------------------------------------------------
+ *		While the transaction runs
+ * ----------------------------------------------------------------
+ */
+
+static Destination *
+destination(Topic *topic, int32 partition)
+{
+	Destination *dest = last_destination;
+	Destination key;
+	bool		found;
+
+	if (dest && dest->key.topic_id == topic->topic_id && dest->key.partition == partition)
+		return dest;
+
+	if (destinations == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(key.key);
+		ctl.entrysize = sizeof(Destination);
+		ctl.hcxt = TopTransactionContext;
+		destinations = hash_create("pg_topics destinations", 64, &ctl,
+								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	memset(&key.key, 0, sizeof(key.key));
+	key.key.topic_id = topic->topic_id;
+	key.key.partition = partition;
+	dest = hash_search(destinations, &key.key, HASH_ENTER, &found);
+	if (!found)
+	{
+		memset((char *) dest + sizeof(dest->key), 0, sizeof(Destination) - sizeof(dest->key));
+		dest->view_relid = topic->view_relid;
+		dest->topic = topic->name;
+	}
+	if (dest->records == NULL)
+		dest->records = topics_buffer_list();
+	last_destination = dest;
+	return dest;
+}
+
+/* Add a checked record to the transaction. */
+void
+topics_transaction_buffer(Topic *topic, RecordDraft *draft)
+{
+	Datum		values[Natts_log];
+	bool		nulls[Natts_log] = {false};
+
+	values[Anum_log_offset - 1] = Int64GetDatum(0);
+	values[Anum_log_timestamp - 1] = TimestampTzGetDatum(draft->create_time);
+	values[Anum_log_partition - 1] = Int32GetDatum(draft->partition);
+	values[Anum_log_key - 1] = draft->key;
+	nulls[Anum_log_key - 1] = draft->key_isnull;
+	values[Anum_log_value - 1] = draft->value;
+	nulls[Anum_log_value - 1] = draft->value_isnull;
+	values[Anum_log_headers - 1] = draft->headers;
+	nulls[Anum_log_headers - 1] = draft->headers_isnull;
+	topics_buffer_add(destination(topic, draft->partition)->records, topic->tupdesc, values, nulls);
+}
+
+/*
+ * The partition for this transaction's records without a key: one at random
+ * for all of them, as Kafka's sticky partitioner does per batch.
+ */
+int32
+topics_transaction_sticky_partition(Topic *topic)
+{
+	if (sticky_topic != topic->topic_id)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+		ListCell   *lc;
+
+		sticky_topic = topic->topic_id;
+		sticky_partition = -1;
+		foreach(lc, sticky)
+		{
+			TopicPartition *choice = lfirst(lc);
+
+			if (choice->topic_id == topic->topic_id)
+				sticky_partition = choice->partition;
+		}
+		if (sticky_partition < 0)
+		{
+			TopicPartition *choice = palloc0(sizeof(TopicPartition));
+
+			choice->topic_id = topic->topic_id;
+			choice->partition = sticky_partition =
+				pg_prng_uint64_range(&pg_global_prng_state, 0, topic->partitions - 1);
+			sticky = lappend(sticky, choice);
+		}
+		MemoryContextSwitchTo(old);
+	}
+	return sticky_partition;
+}
+
+/*
+ * Shared memory follows the fate of what this (sub)transaction does to a
+ * topic: partitions from from_partition on were created, or dropped.
+ */
+void
+topics_transaction_note_topic(int64 topic_id, int32 from_partition, bool created)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	TopicNote  *note = palloc(sizeof(TopicNote));
+
+	note->topic_id = topic_id;
+	note->from_partition = from_partition;
+	note->created = created;
+	note->subxid = GetCurrentSubTransactionId();
+	topic_notes = lappend(topic_notes, note);
+	MemoryContextSwitchTo(old);
+}
+
+const ProducedRange *
+topics_transaction_last_produced(int *count)
+{
+	*count = nproduced;
+	return produced;
+}
+
+/* ----------------------------------------------------------------
+ *		Step 1: append
+ * ----------------------------------------------------------------
+ */
+
+static void
+report_dropped(const Destination *dest)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("topic \"%s\" was dropped before the transaction committed",
+					NameStr(dest->topic)),
+			 errdetail("Records were produced to it in this transaction.")));
+}
+
+/* Find the partition's state, table and settings, and lock the table. */
+static void
+resolve(Destination *dest)
+{
+	Topic	   *topic = topics_catalog_get(dest->view_relid, true);
+	Oid			relid;
+
+	if (topic == NULL || topic->topic_id != dest->key.topic_id)
+		report_dropped(dest);
+	relid = topics_catalog_partition_relid(topic, dest->key.partition);
+	dest->partition_rel = OidIsValid(relid) ? try_relation_open(relid, RowExclusiveLock) : NULL;
+	if (dest->partition_rel == NULL)
+		report_dropped(dest);
+
+	dest->topic = topic->name;
+	dest->segment_bytes = topic->settings.segment_bytes;
+	dest->log_append_time = topic->settings.log_append_time;
+	dest->state = topics_catalog_partition_state(topic, dest->key.partition);
+	dest->id = dest->state->id;
+	if (dest->state->role != ROLE_LEADER)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("partition %d of topic \"%s\" is not led by this node",
+						dest->key.partition, NameStr(dest->topic)),
+				 errdetail("NOT_LEADER_OR_FOLLOWER")));
+}
+
+/* Open a segment to append to, if it is what it should be. */
+static void
+open_segment(Destination *dest, const Segment *segment)
+{
+	OpenSegment *open = palloc(sizeof(OpenSegment));
+
+	open->segment = *segment;
+	open->rel = table_open(segment->relid, RowExclusiveLock);
+	if (!topics_log_am_is_log(open->rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("log table \"%s\" has not the access method \"%s\"",
+						RelationGetRelationName(open->rel), TOPIC_LOG_AM),
+				 errdetail("It was restored or altered without it, and cannot keep records in order."),
+				 errhint("Restore the topic without --no-table-access-method.")));
+	if (open->rel->rd_rel->relhasindex)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("log table \"%s\" has an index", RelationGetRelationName(open->rel)),
+				 errdetail("Appending maintains no index, so a query that uses it would miss records."),
+				 errhint("Drop the index; index segments that are sealed.")));
+	dest->segments = lappend(dest->segments, open);
+}
+
+static void
+close_segments(Destination *dest)
+{
+	ListCell   *lc;
+
+	foreach(lc, dest->segments)
+		table_close(((OpenSegment *) lfirst(lc))->rel, NoLock);
+	list_free_deep(dest->segments);
+	dest->segments = NIL;
+}
+
+/*
+ * Have segments for offsets first .. last attached by another process, so
+ * that their commit comes before their first record, or else do it here; see
+ * segment.c.  A table of this very transaction nobody else can see.
+ */
+static void
+make_room(Destination *dest, int64 first, int64 last)
+{
+	Oid			relid = RelationGetRelid(dest->partition_rel);
+	bool		is_ours = dest->partition_rel->rd_createSubid != InvalidSubTransactionId;
+
+	if (!is_ours && topics_attach_worker_run(relid, &dest->id, first, last, dest->segment_bytes))
+	{
+		AcceptInvalidationMessages();
+		if (topics_segment_covers(dest->partition_rel, first, last))
+			return;
+	}
+	table_close(dest->partition_rel, NoLock);
+	topics_segment_cover(relid, dest->state, first, last, dest->segment_bytes);
+	resolve(dest);
+}
+
+/* Open the segments that the records will go to, as far as can be known. */
+static void
+open_segments(Destination *dest)
+{
+	int64		count = topics_buffer_count(dest->records);
+	int64		end;
+	int64		next;
+	Segment		segment;
+
+	close_segments(dest);
+	for (;;)
+	{
+		/* in this order: a change after the first line is seen by the recheck */
+		dest->bounds_changes = dest->state->bounds_changes;
+		pg_read_barrier();
+		AcceptInvalidationMessages();
+		end = topics_log_end(dest->partition_rel, dest->state);
+		if (topics_segment_covers(dest->partition_rel, end, end + count - 1))
+			break;
+		make_room(dest, end, end + count - 1);
+	}
+
+	next = end;
+	while (next < end + count + OPEN_AHEAD &&
+		   topics_segment_find(dest->partition_rel, next, &segment))
+	{
+		open_segment(dest, &segment);
+		next = segment.end_offset;
+	}
+}
+
+/* Under the lock: does what open_segments found still hold? */
+static bool
+still_fits(Destination *dest)
+{
+	PartitionState *state = dest->state;
+	int64		next = pg_atomic_read_u64(&state->next_offset);
+	int64		last = next + topics_buffer_count(dest->records) - 1;
+	OpenSegment *lowest;
+	OpenSegment *highest;
+
+	Assert(topics_append_lock_held(state));
+	if (memcmp(&state->id, &dest->id, sizeof(TopicPartition)) != 0 ||
+		state->bounds_changes != dest->bounds_changes ||
+		next == UNKNOWN_OFFSET || last >= state->append_limit)
+		return false;
+	lowest = linitial(dest->segments);
+	highest = llast(dest->segments);
+	return next >= lowest->segment.base_offset && last < highest->segment.end_offset;
+}
+
+/* A cut is under way, and our records do not fit below it: wait for its end. */
+static void
+wait_for_cut(Destination *dest)
+{
+	PartitionState *state = dest->state;
+
+	ConditionVariablePrepareToSleep(&state->append_cv);
+	while (state->append_limit != NO_LIMIT &&
+		   memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0)
+		ConditionVariableSleep(&state->append_cv, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+}
+
+/* Take all append locks, with everything found right under them. */
+static void
+lock_destinations(void)
+{
+	PartitionState **states = palloc(sizeof(PartitionState *) * nappending);
+
+	for (int i = 0; i < nappending; i++)
+		states[i] = appending[i]->state;
+	for (;;)
+	{
+		Destination *changed = NULL;
+
+		topics_append_lock_acquire(states, nappending);
+		for (int i = 0; i < nappending && changed == NULL; i++)
+			if (!still_fits(appending[i]))
+				changed = appending[i];
+		if (changed == NULL)
+			break;
+
+		topics_append_lock_release();
+		CHECK_FOR_INTERRUPTS();
+		wait_for_cut(changed);
+		relation_close(changed->partition_rel, NoLock);
+		resolve(changed);
+		open_segments(changed);
+		for (int i = 0; i < nappending; i++)
+			states[i] = appending[i]->state;
+	}
+	pfree(states);
+}
+
+/*
+ * Interrupts are held off by the locks.  Whoever wants us gone or cancelled
+ * while we append a million records gets his wish all the same: the rows
+ * are dead, next_offset has not moved.
+ */
+static void
+give_way_to_interrupts(void)
+{
+	if (!QueryCancelPending && !ProcDiePending)
+		return;
+	topics_append_lock_release();
+	CHECK_FOR_INTERRUPTS();
+	ereport(ERROR,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("canceling statement due to user request")));
+}
+
+static OpenSegment *
+segment_for(Destination *dest, int64 offset)
+{
+	ListCell   *lc;
+
+	foreach(lc, dest->segments)
+	{
+		OpenSegment *open = lfirst(lc);
+
+		if (offset >= open->segment.base_offset && offset < open->segment.end_offset)
+			return open;
+	}
+	elog(ERROR, "no segment is open for offset " INT64_FORMAT, offset);
+	return NULL;
+}
+
+/* Append a destination's records from next_offset on. */
+static void
+append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tuples)
+{
+	PartitionState *state = dest->state;
+	CommandId	cid = GetCurrentCommandId(true);
+	int64		offset = pg_atomic_read_u64(&state->next_offset);
+	OpenSegment *open = NULL;
+	RecordCursor cursor;
+	int			count;
+
+	dest->first_offset = offset;
+	dest->append_time = 0;
+	if (dest->log_append_time)
+		dest->append_time = Max(GetCurrentTimestamp(), state->last_append_time);
+	pg_atomic_write_u32(&state->append_xid, GetTopTransactionId());
+
+	topics_buffer_rewind(&cursor, dest->records);
+	while ((count = topics_buffer_read(&cursor, tuples, APPEND_BATCH)) > 0)
+	{
+		int			done = 0;
+
+		while (done < count)
+		{
+			int			fitting;
+
+			give_way_to_interrupts();
+			open = segment_for(dest, offset);
+			fitting = Min(count - done, open->segment.end_offset - offset);
+			for (int i = 0; i < fitting; i++)
+				if (slots[i] == NULL)
+					slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(open->rel),
+														&TTSOpsHeapTuple);
+			topics_log_append(open->rel, slots, tuples + done, fitting, offset,
+							  dest->append_time, cid);
+			offset += fitting;
+			done += fitting;
+		}
+	}
+	Assert(offset == dest->first_offset + topics_buffer_count(dest->records));
+	dest->tail_base = open->segment.base_offset;
+	dest->tail_end = open->segment.end_offset;
+	dest->tail_blocks = RelationGetTargetBlock(open->rel) + 1;
+}
+
+static int
+compare_destinations(const void *a, const void *b)
+{
+	const Destination *da = *(Destination *const *) a;
+	const Destination *db = *(Destination *const *) b;
+	int			ia = topics_shmem_index(da->state);
+	int			ib = topics_shmem_index(db->state);
+
+	return ia < ib ? -1 : ia > ib;
+}
+
+/* The partitions that have records, resolved, and in one order everywhere. */
+static void
+collect_destinations(void)
+{
+	HASH_SEQ_STATUS seq;
+	Destination *dest;
+
+	appending = MemoryContextAlloc(TopTransactionContext,
+								   sizeof(Destination *) * hash_get_num_entries(destinations));
+	nappending = 0;
+	hash_seq_init(&seq, destinations);
+	while ((dest = hash_seq_search(&seq)) != NULL)
+		if (topics_buffer_count(dest->records) > 0)
+			appending[nappending++] = dest;
+	for (int i = 0; i < nappending; i++)
+		resolve(appending[i]);
+	qsort(appending, nappending, sizeof(Destination *), compare_destinations);
+}
+
+/* What topics.last_produced() will say. */
+static void
+prepare_last_produced(void)
+{
+	if (next_produced)
+		pfree(next_produced);
+	next_produced = MemoryContextAlloc(TopMemoryContext, sizeof(ProducedRange) * nappending);
+	for (int i = 0; i < nappending; i++)
+	{
+		next_produced[i].topic = appending[i]->topic;
+		next_produced[i].partition = appending[i]->key.partition;
+		next_produced[i].record_count = topics_buffer_count(appending[i]->records);
+	}
+}
+
+static void
+append_records(void)
+{
+	MemoryContext cxt;
+	MemoryContext old;
+	TupleTableSlot **slots;
+	HeapTupleData *tuples;
+	int64		most = 0;
+
+	if (destinations == NULL)
+		return;
+	cxt = AllocSetContextCreate(TopTransactionContext, "pg_topics append", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(cxt);
+	collect_destinations();
+	if (nappending == 0)
+	{
+		MemoryContextSwitchTo(old);
+		return;
+	}
+
+	/* TOAST wants a snapshot, though inserting does not look at it */
+	PushActiveSnapshot(GetLatestSnapshot());
+	for (int i = 0; i < nappending; i++)
+	{
+		open_segments(appending[i]);
+		most = Max(most, topics_buffer_count(appending[i]->records));
+	}
+	prepare_last_produced();
+	most = Min(most, APPEND_BATCH);
+	slots = palloc0(sizeof(TupleTableSlot *) * most);
+	tuples = palloc(sizeof(HeapTupleData) * APPEND_BATCH);
+	(void) GetTopTransactionId();
+
+	lock_destinations();
+	for (int i = 0; i < nappending; i++)
+		append_destination(appending[i], slots, tuples);
+
+	for (int i = 0; i < nappending; i++)
+	{
+		next_produced[i].first_offset = appending[i]->first_offset;
+		close_segments(appending[i]);
+		table_close(appending[i]->partition_rel, NoLock);
+	}
+	for (int i = 0; i < most && slots[i]; i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
+	PopActiveSnapshot();
+
+	if (pg_topics_early_lock_release && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+	{
+		saved_synchronous_commit = synchronous_commit;
+		synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+		lowered = true;
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* Partitions that a foreign writer wrote to: find their states. */
+static void
+prepare_foreign_writes(void)
+{
+	List	   *relids = topics_log_am_take_foreign_partitions();
+	ListCell   *lc;
+
+	nforeign = 0;
+	if (relids == NIL)
+		return;
+	foreign_states = MemoryContextAlloc(TopTransactionContext,
+										sizeof(PartitionState *) * list_length(relids));
+	foreach(lc, relids)
+	{
+		TopicPartition id = {.database = MyDatabaseId};
+		char	   *name = get_rel_name(lfirst_oid(lc));
+		int64		sequence;
+
+		if (name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence))
+			foreign_states[nforeign++] = topics_shmem_get(&id);
+	}
+}
+
+/* ----------------------------------------------------------------
+ *		Steps 3 and 4: publish, wait.  Nothing here may raise.
+ * ----------------------------------------------------------------
+ */
+
+static void
+publish_destination(Destination *dest, XLogRecPtr lsn)
+{
+	PartitionState *state = dest->state;
+	int64		next_offset = dest->first_offset + topics_buffer_count(dest->records);
+	uint32		requests = 0;
+
+	Assert(topics_append_lock_held(state));
+	Assert(dest->first_offset == (int64) pg_atomic_read_u64(&state->next_offset));
+
+	if (dest->append_time != 0)
+		state->last_append_time = dest->append_time;
+	if (state->tail_base != dest->tail_base || state->tail_started == 0)
+	{
+		state->tail_base = dest->tail_base;
+		state->tail_started = GetCurrentTimestamp();
+		state->spare_at = dest->tail_base + (dest->tail_end - dest->tail_base) / 2;
+		if (dest->tail_base > 0)
+			requests |= REQUEST_SEAL;
+	}
+	state->tail_blocks = dest->tail_blocks;
+	if (next_offset >= state->spare_at)
+	{
+		state->spare_at = NO_LIMIT;
+		requests |= REQUEST_SPARE;
+	}
+	if ((int64) dest->tail_blocks * BLCKSZ >= dest->segment_bytes)
+		requests |= REQUEST_ROLL;
+	if ((pg_atomic_read_u32(&state->requests) & requests) != requests)
+	{
+		pg_atomic_fetch_or_u32(&state->requests, requests);
+		topics_shmem_wake_worker();
+	}
+
+	/* who sees the new end sees an LSN that covers it */
+	pg_atomic_write_u64(&state->commit_lsn, lsn);
+	pg_write_barrier();
+	pg_atomic_write_u64(&state->next_offset, next_offset);
+	pg_write_barrier();
+	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
+}
+
+static void
+restore_synchronous_commit(void)
+{
+	if (lowered)
+		synchronous_commit = saved_synchronous_commit;
+	lowered = false;
+}
+
+static void
+publish(void)
+{
+	XLogRecPtr	lsn = XactLastCommitEnd;
+
+	if (nappending > 0)
+	{
+		for (int i = 0; i < nappending; i++)
+			publish_destination(appending[i], lsn);
+		topics_append_lock_release();
+		if (lowered)
+			flush_upto = lsn;
+
+		if (produced)
+			pfree(produced);
+		produced = next_produced;
+		nproduced = nappending;
+		next_produced = NULL;
+	}
+	restore_synchronous_commit();
+
+	/* the log end is looked up anew; log.c says why this order is right */
+	for (int i = 0; i < nforeign; i++)
+	{
+		pg_atomic_write_u64(&foreign_states[i]->commit_lsn, lsn);
+		pg_atomic_fetch_add_u32(&foreign_states[i]->foreign_writes, 1);
+		pg_atomic_write_u64(&foreign_states[i]->next_offset, UNKNOWN_OFFSET);
+	}
+}
+
+/* Is there a standby to wait for that has not confirmed "lsn"? */
+static bool
+standby_is_behind(XLogRecPtr lsn)
+{
+	int			mode;
+	bool		behind;
+
+	if (!SyncRepRequested())
+		return false;
+	mode = synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_WRITE ? SYNC_REP_WAIT_WRITE :
+		synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_APPLY ? SYNC_REP_WAIT_APPLY :
+		SYNC_REP_WAIT_FLUSH;
+	LWLockAcquire(SyncRepLock, LW_SHARED);
+	behind = topics_sync_standbys_defined() && WalSndCtl->lsn[mode] < lsn;
+	LWLockRelease(SyncRepLock);
+	return behind;
+}
+
+/*
+ * PostgreSQL reports a commit as done when its wait for a synchronous standby
+ * is cancelled, with a warning.  To a producer that would be an
+ * acknowledgement that is not true.  The transaction is committed here, so no
+ * error can be raised any more: CALL send does it in its next transaction,
+ * and any other client loses its connection, the one honest answer left.
+ */
+static void
+refuse_acknowledgement(void)
+{
+	unconfirmed = true;
+	if (topics_transaction_raise_if_unconfirmed)
+		return;
+	whereToSendOutput = DestNone;
+	ProcDiePending = true;
+	InterruptPending = true;
+}
+
+static void
+wait_for_durability(void)
+{
+	XLogRecPtr	lsn = flush_upto;
+
+	if (lsn == InvalidXLogRecPtr)
+		return;
+	flush_upto = InvalidXLogRecPtr;
+	XLogFlush(lsn);
+	SyncRepWaitForLSN(lsn, true);
+	if (standby_is_behind(lsn))
+		refuse_acknowledgement();
+}
+
+bool
+topics_transaction_is_unconfirmed(void)
+{
+	bool		result = unconfirmed;
+
+	unconfirmed = false;
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Callbacks
+ * ----------------------------------------------------------------
+ */
+
+static void
+forget_transaction(bool commit)
+{
+	topics_buffer_reset(commit);
+	destinations = NULL;
+	last_destination = NULL;
+	appending = NULL;
+	nappending = 0;
+	sticky = NIL;
+	sticky_topic = 0;
+	foreign_states = NULL;
+	nforeign = 0;
+}
+
+/* What was created and rolled back, or dropped for good, needs no state. */
+static void
+settle_topics(bool commit)
+{
+	ListCell   *lc;
+
+	foreach(lc, topic_notes)
+	{
+		TopicNote  *note = lfirst(lc);
+
+		if (note->created != commit)
+			topics_shmem_release(note->topic_id, note->from_partition);
+	}
+	topic_notes = NIL;
+}
+
+static void
+refuse_prepare(void)
+{
+	HASH_SEQ_STATUS seq;
+	Destination *dest;
+	const char *what = NULL;
+
+	if (destinations)
+	{
+		hash_seq_init(&seq, destinations);
+		while ((dest = hash_seq_search(&seq)) != NULL)
+			if (topics_buffer_count(dest->records) > 0)
+				what = "has produced to a topic";
+	}
+	if (topic_notes != NIL)
+		what = "has created or dropped a topic";
+	if (topics_log_am_take_foreign_partitions() != NIL)
+		what = "has written to a log table";
+	if (what)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that %s", what),
+				 errdetail("Offsets are assigned when a transaction commits, which must be in this session.")));
+}
+
+static void
+at_transaction_event(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			unconfirmed = false;
+			prepare_foreign_writes();
+			append_records();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			refuse_prepare();
+			break;
+		case XACT_EVENT_COMMIT:
+			publish();
+			settle_topics(true);
+			forget_transaction(true);
+			break;
+		case XACT_EVENT_ABORT:
+			restore_synchronous_commit();
+			topics_append_lock_at_abort();
+			topics_segment_at_abort();
+			(void) topics_log_am_take_foreign_partitions();
+			settle_topics(false);
+			forget_transaction(false);
+			flush_upto = InvalidXLogRecPtr;
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
+						SubTransactionId parent, void *arg)
+{
+	ListCell   *lc;
+
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		topics_buffer_subcommit(subxid, parent);
+		foreach(lc, topic_notes)
+		{
+			TopicNote  *note = lfirst(lc);
+
+			if (note->subxid == subxid)
+				note->subxid = parent;
+		}
+	}
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		topics_append_lock_at_abort();
+		topics_buffer_subabort(subxid);
+		foreach(lc, topic_notes)
+		{
+			TopicNote  *note = lfirst(lc);
+
+			if (note->subxid != subxid)
+				continue;
+			if (note->created)
+				topics_shmem_release(note->topic_id, note->from_partition);
+			topic_notes = foreach_delete_current(topic_notes, lc);
+		}
+	}
+}
+
+static void
+at_resource_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level || !is_commit)
+		return;
+	topics_segment_at_commit();
+	wait_for_durability();
+}
+
+void
+topics_transaction_init(void)
+{
+	RegisterXactCallback(at_transaction_event, NULL);
+	RegisterSubXactCallback(at_subtransaction_event, NULL);
+	RegisterResourceReleaseCallback(at_resource_release, NULL);
+}

@@ -1,0 +1,452 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		The launcher, and a worker per database that has the extension.
+ *
+ * The launcher is a static background worker.  It cannot look into databases
+ * to see where the extension is, so at start, and whenever a database or
+ * the extension comes (hooks.c), it starts a worker in each database that
+ * takes connections; a worker that finds no extension says so and ends.
+ *
+ * The worker goes round the partitions that have something to be done
+ * (maintain.c): when woken at once for those that asked, and every
+ * pg_topics.worker_interval for all.  It schedules, and knows nothing else.
+ * An error costs the partition its turn, and is logged; the others go on.
+ *
+ * Nobody waits for a worker.  Where max_worker_processes leaves none, it is
+ * said once in the log; producers then attach segments themselves, and CALL
+ * topics.maintain() does the rest.
+ *
+ * A worker is connected to its database, which DROP DATABASE, RENAME and
+ * CREATE DATABASE .. TEMPLATE do not suffer: before such a command it is told
+ * to end, and is not started again for GIVE_WAY_MS.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/procsignal.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/ps_status.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+#define GIVE_WAY_MS 30000
+#define RESTART_MS 5000
+#define LAUNCHER_NAP_MS 5000
+#define LOCK_TIMEOUT_MS "1000"
+
+PGDLLEXPORT void topics_launcher_main(Datum main_arg);
+PGDLLEXPORT void topics_worker_main(Datum main_arg);
+
+static WorkerSlot *my_slot = NULL;
+
+/* ----------------------------------------------------------------
+ *		The registry
+ * ----------------------------------------------------------------
+ */
+
+/* The slot of a database; the caller holds the mutex. */
+static WorkerSlot *
+find_slot(WorkerRegistry *registry, Oid database)
+{
+	for (int i = 0; i < MAX_WORKERS; i++)
+		if (registry->slots[i].database == database)
+			return &registry->slots[i];
+	return NULL;
+}
+
+/*
+ * A command needs the database for itself: end its worker.  Without waiting:
+ * the command does that, as it waits for any other session to go.
+ */
+void
+topics_worker_give_way(Oid database)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerSlot *slot;
+	pid_t		pid = 0;
+
+	SpinLockAcquire(&registry->mutex);
+	slot = find_slot(registry, database);
+	if (slot)
+	{
+		pid = slot->pid;
+		slot->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GIVE_WAY_MS);
+	}
+	SpinLockRelease(&registry->mutex);
+	if (pid != 0)
+		kill(pid, SIGTERM);
+}
+
+/* ----------------------------------------------------------------
+ *		The launcher
+ * ----------------------------------------------------------------
+ */
+
+/* Databases that a worker could be needed in. */
+static List *
+list_databases(void)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	List	   *result = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old;
+
+		if (!database->datallowconn || database->datistemplate)
+			continue;
+		old = MemoryContextSwitchTo(cxt);
+		result = lappend_oid(result, database->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
+	return result;
+}
+
+/* Give up slots, and shared memory, of databases that are no more. */
+static void
+forget_databases(WorkerRegistry *registry, List *databases)
+{
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
+		Oid			gone = InvalidOid;
+
+		SpinLockAcquire(&registry->mutex);
+		if (OidIsValid(registry->slots[i].database) && registry->slots[i].pid == 0 &&
+			!list_member_oid(databases, registry->slots[i].database))
+		{
+			gone = registry->slots[i].database;
+			memset(&registry->slots[i], 0, sizeof(WorkerSlot));
+		}
+		SpinLockRelease(&registry->mutex);
+		if (OidIsValid(gone))
+			topics_shmem_release_database(gone);
+	}
+}
+
+/* Take a slot for a database if a worker should be started there now. */
+static bool
+claim_slot(WorkerRegistry *registry, Oid database, bool look_again)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	WorkerSlot *slot;
+	bool		start = false;
+
+	SpinLockAcquire(&registry->mutex);
+	slot = find_slot(registry, database);
+	if (slot == NULL)
+	{
+		slot = find_slot(registry, InvalidOid);
+		if (slot)
+		{
+			slot->database = database;
+			slot->has_extension = true;		/* until it has looked */
+			slot->not_before = 0;
+		}
+	}
+	if (slot && look_again)
+		slot->has_extension = true;
+	if (slot && slot->pid == 0 && slot->has_extension && slot->not_before <= now)
+	{
+		slot->not_before = TimestampTzPlusMilliseconds(now, RESTART_MS);
+		start = true;
+	}
+	SpinLockRelease(&registry->mutex);
+	return start;
+}
+
+static void
+start_worker(WorkerRegistry *registry, Oid database)
+{
+	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION |
+		BGWORKER_INTERRUPTIBLE;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
+	strlcpy(worker.bgw_function_name, "topics_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_topics worker for database %u", database);
+	strlcpy(worker.bgw_type, "pg_topics worker", BGW_MAXLEN);
+
+	if (RegisterDynamicBackgroundWorker(&worker, &handle))
+		pfree(handle);
+	else if (!registry->hinted)
+	{
+		registry->hinted = true;
+		ereport(LOG,
+				(errmsg("pg_topics: no background worker process is left for database %u", database),
+				 errdetail("Topics work without: segments are attached by producers."),
+				 errhint("Increase max_worker_processes, or CALL topics.maintain() regularly.")));
+	}
+}
+
+void
+topics_launcher_main(Datum main_arg)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	SpinLockAcquire(&registry->mutex);
+	registry->launcher = MyLatch;
+	registry->look_again = true;
+	SpinLockRelease(&registry->mutex);
+
+	for (;;)
+	{
+		MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics launcher",
+												  ALLOCSET_DEFAULT_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		bool		look_again;
+		List	   *databases;
+		ListCell   *lc;
+
+		SpinLockAcquire(&registry->mutex);
+		look_again = registry->look_again;
+		registry->look_again = false;
+		SpinLockRelease(&registry->mutex);
+
+		databases = list_databases();
+		forget_databases(registry, databases);
+		foreach(lc, databases)
+			if (claim_slot(registry, lfirst_oid(lc), look_again))
+				start_worker(registry, lfirst_oid(lc));
+
+		MemoryContextSwitchTo(old);
+		MemoryContextDelete(cxt);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LAUNCHER_NAP_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+}
+
+/* Register the launcher; in the postmaster. */
+void
+topics_worker_register(void)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 5;
+	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
+	strlcpy(worker.bgw_function_name, "topics_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "pg_topics launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "pg_topics launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* ----------------------------------------------------------------
+ *		The worker
+ * ----------------------------------------------------------------
+ */
+
+static void
+leave_slot(int code, Datum arg)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+
+	SpinLockAcquire(&registry->mutex);
+	my_slot->pid = 0;
+	my_slot->latch = NULL;
+	SpinLockRelease(&registry->mutex);
+}
+
+/* Say that we are here.  False if there is a worker already. */
+static bool
+enter_slot(Oid database)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerSlot *slot;
+	bool		entered = false;
+
+	SpinLockAcquire(&registry->mutex);
+	slot = find_slot(registry, database);
+	if (slot && slot->pid == 0)
+	{
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+		my_slot = slot;
+		entered = true;
+	}
+	SpinLockRelease(&registry->mutex);
+	if (entered)
+		before_shmem_exit(leave_slot, 0);
+	return entered;
+}
+
+static bool
+extension_exists(void)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = topics_catalog_installed();
+	CommitTransactionCommand();
+	if (!exists)
+	{
+		SpinLockAcquire(&registry->mutex);
+		my_slot->has_extension = false;
+		SpinLockRelease(&registry->mutex);
+	}
+	return exists;
+}
+
+static void
+next_transaction(void)
+{
+	CommitTransactionCommand();
+	CHECK_FOR_INTERRUPTS();
+	StartTransactionCommand();
+}
+
+/* A partition's turn; an error ends it, and is logged. */
+static void
+maintain(Oid view_relid, int32 partition)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		topics_maintain_partition(view_relid, partition, false, next_transaction);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		EmitErrorReport();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	pgstat_report_stat(false);
+}
+
+/* What is due now, as pairs of view and partition. */
+static List *
+collect_due(MemoryContext cxt)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		for (int32 partition = 0; topic && partition < topic->partitions; partition++)
+			if (topics_maintain_is_due(topic, partition))
+			{
+				MemoryContext old = MemoryContextSwitchTo(cxt);
+
+				result = lappend(result, list_make2_oid(topic->view_relid, (Oid) partition));
+				MemoryContextSwitchTo(old);
+			}
+	}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
+	return result;
+}
+
+static void
+go_round(void)
+{
+	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics worker",
+											  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	ListCell   *lc;
+
+	foreach(lc, collect_due(cxt))
+	{
+		List	   *due = lfirst(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		maintain(linitial_oid(due), (int32) lsecond_oid(due));
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(cxt);
+}
+
+void
+topics_worker_main(Datum main_arg)
+{
+	Oid			database = DatumGetObjectId(main_arg);
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	if (!enter_slot(database))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT_MS, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	/* a lost segment is attached again: nobody waits for our flushes */
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+
+	while (extension_exists())
+	{
+		pgstat_report_activity(STATE_RUNNING, "maintaining topics");
+		go_round();
+		pgstat_report_activity(STATE_IDLE, NULL);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 pg_topics_worker_interval, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+	proc_exit(0);
+}
