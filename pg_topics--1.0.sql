@@ -70,9 +70,9 @@ CREATE FUNCTION topics.insert_record() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_insert';
 COMMENT ON FUNCTION topics.insert_record() IS 'INSTEAD OF INSERT trigger of every topic''s view: produces the row';
 
-CREATE FUNCTION topics.append_only(topic text) RETURNS void
-LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'topics_append_only';
-COMMENT ON FUNCTION topics.append_only(text) IS 'Raises 0A000: what UPDATE and DELETE of every topic''s view run';
+CREATE FUNCTION topics.append_only() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_append_only';
+COMMENT ON FUNCTION topics.append_only() IS 'Trigger of every topic''s view for UPDATE and DELETE: raises 0A000';
 
 -- ======================================================================
 -- Topics

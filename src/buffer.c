@@ -88,6 +88,12 @@ static int	maxundo = 0;
 static Size in_memory = 0;		/* bytes of all chunks that are in memory */
 static BufFile *file = NULL;
 
+/*
+ * Memory of chunks of MAX_CHUNK that went to the file, for the next ones: to
+ * free and allocate it again makes the kernel clear the pages each time.
+ */
+static List *free_chunks = NIL;
+
 /* A new, empty list; it lives until the end of the transaction. */
 RecordList *
 topics_buffer_list(void)
@@ -116,6 +122,33 @@ topics_buffer_count(const RecordList *list)
  *		Adding
  * ----------------------------------------------------------------
  */
+
+static char *
+allocate_chunk(Size size)
+{
+	char	   *data;
+
+	if (size != MAX_CHUNK || free_chunks == NIL)
+		return MemoryContextAlloc(buffer_cxt, size);
+	data = llast(free_chunks);
+	free_chunks = list_delete_last(free_chunks);
+	return data;
+}
+
+static void
+free_chunk(Chunk *chunk)
+{
+	if (chunk->size == MAX_CHUNK)
+	{
+		MemoryContext old = MemoryContextSwitchTo(buffer_cxt);
+
+		free_chunks = lappend(free_chunks, chunk->data);
+		MemoryContextSwitchTo(old);
+	}
+	else
+		pfree(chunk->data);
+	chunk->data = NULL;
+}
 
 /* Write all chunks that are in memory to the file. */
 static void
@@ -147,8 +180,7 @@ spill(void)
 
 			BufFileTell(file, &chunk->fileno, &chunk->offset);
 			BufFileWrite(file, chunk->data, chunk->used);
-			pfree(chunk->data);
-			chunk->data = NULL;
+			free_chunk(chunk);
 			chunk->size = 0;
 		}
 	}
@@ -171,7 +203,7 @@ reserve(RecordList *list, Size length)
 		if (in_memory > 0 && in_memory + size > (Size) work_mem * 1024)
 		{
 			spill();
-			size = Max(MAX_CHUNK / 8, need);
+			size = Max(size, need);
 		}
 		if (list->nchunks >= list->maxchunks)
 		{
@@ -181,7 +213,7 @@ reserve(RecordList *list, Size length)
 				MemoryContextAlloc(buffer_cxt, sizeof(Chunk) * list->maxchunks);
 		}
 		chunk = &list->chunks[list->nchunks];
-		chunk->data = MemoryContextAlloc(buffer_cxt, size);
+		chunk->data = allocate_chunk(size);
 		chunk->size = size;
 		chunk->used = 0;
 		list->nchunks++;
@@ -292,7 +324,7 @@ go_back(RecordList *list, const Position *position)
 		if (chunk->data)
 		{
 			in_memory -= chunk->size;
-			pfree(chunk->data);
+			free_chunk(chunk);
 		}
 	}
 	if (list->nchunks > 0)
@@ -417,6 +449,7 @@ topics_buffer_reset(bool commit)
 	file = NULL;
 	buffer_cxt = NULL;
 	lists = NIL;
+	free_chunks = NIL;
 	undo = NULL;
 	nundo = maxundo = 0;
 	in_memory = 0;

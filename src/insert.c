@@ -6,7 +6,7 @@
  * Each topic's view has an INSTEAD OF INSERT trigger that gives the row to
  * the transaction, as topics.produce() does.  The executor has checked the
  * INSERT privilege, the types and the domains by then.  UPDATE and DELETE
- * meet rules that call topics_append_only.
+ * meet triggers that raise.
  *
  *-------------------------------------------------------------------------
  */
@@ -99,18 +99,33 @@ topics_insert(PG_FUNCTION_ARGS)
 	draft.headers_isnull = nulls[Anum_view_headers - 1];
 	draft.headers = draft.headers_isnull ? 0 :
 		topics_produce_headers(values[Anum_view_headers - 1]);
-	topics_produce_record(topic, &draft, !nulls[Anum_view_partition - 1]);
+	draft.partition = topics_produce_record(topic, &draft, !nulls[Anum_view_partition - 1]);
 
-	return PointerGetDatum(trigger->tg_trigtuple);
+	/*
+	 * What RETURNING shows: the record as far as it is known, without offset.
+	 * It is a new tuple in any case: the executor frees the one that it gave
+	 * us only if it gets another one back, and COPY of a million rows would
+	 * keep them all.
+	 */
+	values[Anum_view_partition - 1] = Int32GetDatum(draft.partition);
+	values[Anum_view_timestamp - 1] = TimestampTzGetDatum(draft.create_time);
+	nulls[Anum_view_partition - 1] = nulls[Anum_view_timestamp - 1] = false;
+	return PointerGetDatum(heap_form_tuple(RelationGetDescr(view), values, nulls));
 }
 
-/* What the UPDATE and DELETE rules of every topic's view run. */
+/* BEFORE and INSTEAD OF UPDATE OR DELETE on every topic's view */
 Datum
 topics_append_only(PG_FUNCTION_ARGS)
 {
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("topics.append_only() must be called as a trigger")));
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("topic \"%s\" is append-only", text_to_cstring(PG_GETARG_TEXT_PP(0))),
+			 errmsg("topic \"%s\" is append-only", RelationGetRelationName(trigger->tg_relation)),
 			 errhint("Produce a new record instead; records leave a topic by retention.")));
-	PG_RETURN_VOID();
+	return (Datum) 0;
 }

@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -49,20 +50,11 @@ topics_may_read(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(topic != NULL && topics_catalog_may_read(topic));
 }
 
-/* Bytes on disk: the table with its free space and visibility maps, its TOAST. */
+/* Bytes on disk: the table with its maps, and its TOAST table. */
 static int64
 relation_bytes(Oid relid)
 {
-	Relation	rel = try_relation_open(relid, AccessShareLock);
-	int64		bytes = 0;
-
-	if (rel == NULL)
-		return 0;
-	bytes = table_relation_size(rel, InvalidForkNumber);
-	if (OidIsValid(rel->rd_rel->reltoastrelid))
-		bytes += relation_bytes(rel->rd_rel->reltoastrelid);
-	relation_close(rel, AccessShareLock);
-	return bytes;
+	return DatumGetInt64(DirectFunctionCall1(pg_table_size, ObjectIdGetDatum(relid)));
 }
 
 static SegmentFacts

@@ -10,7 +10,7 @@
  *	topic_log.t<id>			partitioned by LIST (partition)
  *	topic_log.t<id>_p<n>	partitioned by RANGE ("offset")
  *	topic_log.t<id>_p<n>_s<m>	segments
- *	topic.<name>			the view, with its trigger and rules
+ *	topic.<name>			the view, with its triggers
  *
  * Log tables belong to the extension's owner; the view to who created the
  * topic.  The view's owner has SELECT on the log table, since a view reads
@@ -355,16 +355,16 @@ static Oid
 create_view(int64 topic_id, const char *name, Oid namespace)
 {
 	const char *view = quote_qualified_identifier(TOPIC_SCHEMA, name);
-	const char *literal = quote_literal_cstr(name);
 
 	execute("CREATE VIEW %s AS SELECT partition, \"offset\", \"timestamp\", key, value, headers"
 			" FROM topic_log.t" INT64_FORMAT, view, topic_id);
 	execute("CREATE TRIGGER produce INSTEAD OF INSERT ON %s"
 			" FOR EACH ROW EXECUTE FUNCTION topics.insert_record()", view);
-	execute("CREATE RULE append_only_update AS ON UPDATE TO %s"
-			" DO INSTEAD SELECT topics.append_only(%s)", view, literal);
-	execute("CREATE RULE append_only_delete AS ON DELETE TO %s"
-			" DO INSTEAD SELECT topics.append_only(%s)", view, literal);
+	/* the first also when no row matches; the second lets the first be fired */
+	execute("CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON %s"
+			" FOR EACH STATEMENT EXECUTE FUNCTION topics.append_only()", view);
+	execute("CREATE TRIGGER append_only_row INSTEAD OF UPDATE OR DELETE ON %s"
+			" FOR EACH ROW EXECUTE FUNCTION topics.append_only()", view);
 	return get_relname_relid(name, namespace);
 }
 
