@@ -17,6 +17,8 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
+#include "nodes/parsenodes.h"
+#include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/rel.h"
@@ -166,6 +168,26 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 #else
 #define topics_parse_type(name, type, typmod) \
 	parseTypeString(name, type, typmod, false)
+#endif
+
+/* not-null constraints became objects, 14e87ffa5c54 (18) */
+static inline Constraint *
+topics_not_null_constraint(void)
+{
+	Constraint *constraint = makeNode(Constraint);
+
+	constraint->contype = CONSTR_NOTNULL;
+	constraint->location = -1;
+	constraint->initially_valid = true;
+#if PG_VERSION_NUM >= 180000
+	constraint->is_enforced = true;
+#endif
+	return constraint;
+}
+
+/* VacuumParams.log_min_duration got a twin for ANALYZE (19) */
+#if PG_VERSION_NUM >= 190000
+#define log_min_duration log_vacuum_min_duration
 #endif
 
 /* a worker that gives way to database commands by itself (19) */

@@ -263,20 +263,6 @@ topics_segment_become_owner(Oid *save_userid, int *save_context)
 						   SECURITY_RESTRICTED_OPERATION);
 }
 
-static Constraint *
-not_null(void)
-{
-	Constraint *constraint = makeNode(Constraint);
-
-	constraint->contype = CONSTR_NOTNULL;
-	constraint->location = -1;
-#ifdef TOPICS_NOT_NULL_IS_VALIDATED
-	constraint->initially_valid = true;
-	constraint->is_enforced = true;
-#endif
-	return constraint;
-}
-
 /* CREATE TABLE "name" with the columns of the partition, still on its own. */
 static Oid
 create_table(Relation partition_rel, char *name)
@@ -299,7 +285,7 @@ create_table(Relation partition_rel, char *name)
 										   att->atttypmod, att->attcollation);
 
 		if (att->attnotnull)
-			column->constraints = list_make1(not_null());
+			column->constraints = list_make1(topics_not_null_constraint());
 		stmt->tableElts = lappend(stmt->tableElts, column);
 	}
 
