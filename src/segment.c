@@ -38,7 +38,9 @@
  * passed CHECK_FOR_INTERRUPTS, and hence absorbs the first message before it
  * next opens pg_inherits: a ProcSignalBarrier, emitted after the first
  * transaction's messages were sent.  (Every backend takes part in it; which
- * kind of barrier does not matter.)  A hot standby replays both commits with
+ * kind of barrier does not matter.)  A process that is stopped would keep
+ * producers waiting: after BARRIER_TIMEOUT_MS the cut is taken back instead.
+ * A hot standby replays both commits with
  * no barrier between them; there the remaining rule keeps memory safe: the
  * upper bound that the cut segment had is not given to another one.  A
  * descriptor that mixes both ages is then merely without a segment for
@@ -85,13 +87,14 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
 #include "utils/wait_event.h"
 
 #include "compat.h"
 #include "pg_topics.h"
 
 /* Records per segment: what a guess is kept between. */
-#define MIN_SEGMENT_RECORDS INT64CONST(1000)
+#define MIN_SEGMENT_RECORDS INT64CONST(100)
 #define MAX_SEGMENT_RECORDS (INT64CONST(1) << 40)
 #define FIRST_GUESS_RECORD_BYTES 128
 
@@ -103,6 +106,9 @@ typedef struct PendingChange
 	bool		cut;			/* the first half of a cut */
 	bool		completes_cut;	/* the second half */
 } PendingChange;
+
+#define BARRIER_TIMEOUT_MS 1000
+static volatile sig_atomic_t barrier_timed_out = false;
 
 /* bounds_barrier: the first half of a cut is about to emit it */
 #define BARRIER_TO_COME PG_UINT64_MAX
@@ -473,17 +479,87 @@ attach_above(Relation partition_rel, PartitionState *state, int64 first, int64 l
 	attach_table(partition_relid, name, base_offset, end_offset);
 }
 
-/* Wait until everybody has heard of the first half of a cut. */
 static void
-await_barrier(PartitionState *state)
+barrier_timeout_handler(void)
+{
+	barrier_timed_out = true;
+	QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * WaitForProcSignalBarrier, but not for ever: false if some process, perhaps
+ * a stopped one, did not answer in BARRIER_TIMEOUT_MS.  The timeout cancels
+ * the wait, and the error is caught here: it comes from the wait alone, which
+ * holds nothing.
+ */
+static bool
+wait_for_barrier(uint64 generation)
+{
+	static TimeoutId timeout = MAX_TIMEOUTS;
+	MemoryContext cxt = CurrentMemoryContext;
+	volatile bool passed = false;
+
+	if (timeout == MAX_TIMEOUTS)
+		timeout = RegisterTimeout(USER_TIMEOUT, barrier_timeout_handler);
+	barrier_timed_out = false;
+	enable_timeout_after(timeout, BARRIER_TIMEOUT_MS);
+	PG_TRY();
+	{
+		WaitForProcSignalBarrier(generation);
+		passed = true;
+	}
+	PG_CATCH();
+	{
+		disable_timeout(timeout, false);
+		ConditionVariableCancelSleep();
+		if (!barrier_timed_out || geterrcode() != ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(cxt);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+
+	disable_timeout(timeout, false);
+	if (passed && barrier_timed_out)
+		QueryCancelPending = false; /* it came too late, and was ours */
+	return passed;
+}
+
+/*
+ * Wait until everybody has heard of the first half of a cut, if there was
+ * one.  The caller holds the lock on the partition's table.
+ */
+static bool
+everybody_knows_bounds(PartitionState *state)
 {
 	ConditionVariablePrepareToSleep(&state->append_cv);
 	while (state->bounds_barrier == BARRIER_TO_COME)
 		ConditionVariableSleep(&state->append_cv, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
 
-	if (state->bounds_barrier != 0)
-		WaitForProcSignalBarrier(state->bounds_barrier);
+	return state->bounds_barrier == 0 || wait_for_barrier(state->bounds_barrier);
+}
+
+/*
+ * Take the first half of a cut back, where the second cannot follow: the
+ * segment that ends at "offset" gets its old end.  Nothing was attached since
+ * in between, so no descriptor of whatever age has an overlap.
+ */
+static void
+undo_cut(Oid partition_relid, PartitionState *state, int64 offset)
+{
+	Relation	partition_rel = table_open(partition_relid, NoLock);
+	Segment		cut;
+	bool		found = topics_segment_find(partition_rel, offset - 1, &cut) &&
+		cut.end_offset == offset;
+
+	table_close(partition_rel, NoLock);
+	if (!found)
+		elog(ERROR, "no segment ends at offset " INT64_FORMAT, offset);
+	cut.end_offset = state->bounds_old_end;
+	set_bounds(partition_relid, &cut);
 }
 
 /*
@@ -503,7 +579,8 @@ topics_segment_cover(Oid partition_relid, PartitionState *state,
 
 	LockRelationOid(partition_relid, ShareUpdateExclusiveLock);
 	topics_segment_become_owner(&save_userid, &save_context);
-	await_barrier(state);
+	if (!everybody_knows_bounds(state))
+		undo_cut(partition_relid, state, first);
 
 	for (;;)
 	{
