@@ -85,6 +85,7 @@ static List *lists = NIL;
 static UndoEntry *undo = NULL;
 static int	nundo = 0;
 static int	maxundo = 0;
+static bool has_wide = false;	/* some tuple will be stored out of line */
 static Size in_memory = 0;		/* bytes of all chunks that are in memory */
 static BufFile *file = NULL;
 
@@ -116,6 +117,12 @@ int64
 topics_buffer_count(const RecordList *list)
 {
 	return list->nrecords;
+}
+
+bool
+topics_buffer_has_wide(void)
+{
+	return has_wide;
 }
 
 /* ----------------------------------------------------------------
@@ -298,6 +305,8 @@ topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls)
 
 	prepare_values(desc, values, nulls);
 	data_length = heap_compute_data_size(desc, values, nulls);
+	if (hoff + data_length > TOAST_TUPLE_THRESHOLD)
+		has_wide = true;
 
 	note_undo(list);
 	tuple = (HeapTupleHeader) reserve(list, hoff + data_length);
@@ -453,4 +462,5 @@ topics_buffer_reset(bool commit)
 	undo = NULL;
 	nundo = maxundo = 0;
 	in_memory = 0;
+	has_wide = false;
 }

@@ -26,6 +26,7 @@ typedef struct RecordCursor
 
 extern RecordList *topics_buffer_list(void);
 extern int64 topics_buffer_count(const RecordList *list);
+extern bool topics_buffer_has_wide(void);
 extern void topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls);
 extern void topics_buffer_subabort(SubTransactionId subxid);
 extern void topics_buffer_subcommit(SubTransactionId subxid, SubTransactionId parent);

@@ -191,7 +191,7 @@ load_settings(TopicSettings *settings, HeapTuple tuple, TupleDesc desc)
 
 /* Read the row of a view; false if the view is no topic. */
 static bool
-load_row(Topic *topic)
+load_row(Topic *topic, int32 *partitions)
 {
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
 	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
@@ -211,8 +211,8 @@ load_row(Topic *topic)
 
 		topic->topic_id = DatumGetInt64(heap_getattr(tuple, Anum_topic_id,
 													 RelationGetDescr(rel), &isnull));
-		topic->partitions = DatumGetInt32(heap_getattr(tuple, Anum_topic_partitions,
-													   RelationGetDescr(rel), &isnull));
+		*partitions = DatumGetInt32(heap_getattr(tuple, Anum_topic_partitions,
+												 RelationGetDescr(rel), &isnull));
 		load_settings(&topic->settings, tuple, RelationGetDescr(rel));
 		snprintf(root, sizeof(root), "t" INT64_FORMAT, topic->topic_id);
 		topic->root_relid = get_relname_relid(root, namespace);
@@ -227,9 +227,10 @@ load_topic(Topic *topic)
 {
 	char	   *name = get_rel_name(topic->view_relid);
 	Relation	root;
+	int32		partitions;
 
 	check_version();
-	if (name == NULL || !load_row(topic))
+	if (name == NULL || !load_row(topic, &partitions))
 		return false;
 	namestrcpy(&topic->name, name);
 
@@ -238,9 +239,13 @@ load_topic(Topic *topic)
 	else
 		topic->cxt = AllocSetContextCreate(CacheMemoryContext, "pg_topics topic",
 										   ALLOCSET_SMALL_SIZES);
-	topic->partition_relids = MemoryContextAllocZero(topic->cxt, sizeof(Oid) * topic->partitions);
+	topic->partitions = 0;		/* should an allocation fail */
+	topic->partition_relids = MemoryContextAllocZero(topic->cxt, sizeof(Oid) * partitions);
 	topic->partition_states = MemoryContextAllocZero(topic->cxt,
-													 sizeof(PartitionState *) * topic->partitions);
+													 sizeof(PartitionState *) * partitions);
+	topic->destinations = MemoryContextAllocZero(topic->cxt,
+												 sizeof(Destination *) * partitions);
+	topic->partitions = partitions;
 
 	root = table_open(topic->root_relid, AccessShareLock);
 	if (RelationGetNumberOfAttributes(root) != Natts_log)

@@ -164,6 +164,9 @@ typedef struct TopicColumn
 	void	   *domain_extra;	/* domain_check's cache */
 } TopicColumn;
 
+/* Where records of this transaction go (transaction.c). */
+typedef struct Destination Destination;
+
 /*
  * A topic as a backend knows it.  In catalog.c's cache, keyed by the view's
  * OID; a pointer stays good until the end of the session, its contents are
@@ -185,6 +188,7 @@ typedef struct Topic
 	MemoryContext cxt;			/* of what hangs off this struct */
 	Oid		   *partition_relids;	/* InvalidOid until asked for */
 	PartitionState **partition_states;	/* NULL until asked for */
+	Destination **destinations; /* NULL but for this transaction's */
 } Topic;
 
 /* One segment of a partition, from PostgreSQL's own partition bounds. */

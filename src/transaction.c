@@ -61,7 +61,6 @@
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -86,16 +85,13 @@ typedef struct OpenSegment
 } OpenSegment;
 
 /* A partition that this transaction produces to. */
-typedef struct Destination
+struct Destination
 {
-	struct
-	{
-		int64		topic_id;
-		int32		partition;
-		int32		unused;
-	}			key;			/* hash key */
+	int64		topic_id;
+	int32		partition;
 	Oid			view_relid;
 	NameData	topic;
+	Topic	   *cached_in;		/* its array "destinations" points to us */
 	RecordList *records;
 
 	/* the rest is for the commit */
@@ -111,7 +107,7 @@ typedef struct Destination
 	int64		tail_base;		/* where the last record went */
 	int64		tail_end;
 	BlockNumber tail_blocks;
-} Destination;
+};
 
 /* A topic that this transaction creates, drops or adds partitions to. */
 typedef struct TopicNote
@@ -122,8 +118,7 @@ typedef struct TopicNote
 	SubTransactionId subxid;
 } TopicNote;
 
-static HTAB *destinations = NULL;	/* in TopTransactionContext */
-static Destination *last_destination = NULL;
+static List *destinations = NIL;	/* in TopTransactionContext */
 static Destination **appending = NULL;	/* sorted, from append to publish */
 static int	nappending = 0;
 
@@ -160,39 +155,41 @@ static bool unconfirmed = false;
  * ----------------------------------------------------------------
  */
 
+/*
+ * Where records of a partition go.  The topic's entry in the catalogue's
+ * cache points to it; if that was loaded anew, it is found in the list.
+ */
 static Destination *
 destination(Topic *topic, int32 partition)
 {
-	Destination *dest = last_destination;
-	Destination key;
-	bool		found;
+	Destination *dest = topic->destinations[partition];
+	MemoryContext old;
+	ListCell   *lc;
 
-	if (dest && dest->key.topic_id == topic->topic_id && dest->key.partition == partition)
+	if (dest)
 		return dest;
 
-	if (destinations == NULL)
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	foreach(lc, destinations)
 	{
-		HASHCTL		ctl = {0};
+		Destination *other = lfirst(lc);
 
-		ctl.keysize = sizeof(key.key);
-		ctl.entrysize = sizeof(Destination);
-		ctl.hcxt = TopTransactionContext;
-		destinations = hash_create("pg_topics destinations", 64, &ctl,
-								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		if (other->topic_id == topic->topic_id && other->partition == partition)
+			dest = other;
 	}
-	memset(&key.key, 0, sizeof(key.key));
-	key.key.topic_id = topic->topic_id;
-	key.key.partition = partition;
-	dest = hash_search(destinations, &key.key, HASH_ENTER, &found);
-	if (!found)
+	if (dest == NULL)
 	{
-		memset((char *) dest + sizeof(dest->key), 0, sizeof(Destination) - sizeof(dest->key));
+		dest = palloc0(sizeof(Destination));
+		dest->topic_id = topic->topic_id;
+		dest->partition = partition;
 		dest->view_relid = topic->view_relid;
 		dest->topic = topic->name;
-	}
-	if (dest->records == NULL)
 		dest->records = topics_buffer_list();
-	last_destination = dest;
+		destinations = lappend(destinations, dest);
+	}
+	dest->cached_in = topic;
+	topic->destinations[partition] = dest;
+	MemoryContextSwitchTo(old);
 	return dest;
 }
 
@@ -297,9 +294,9 @@ resolve(Destination *dest)
 	Topic	   *topic = topics_catalog_get(dest->view_relid, true);
 	Oid			relid;
 
-	if (topic == NULL || topic->topic_id != dest->key.topic_id)
+	if (topic == NULL || topic->topic_id != dest->topic_id)
 		report_dropped(dest);
-	relid = topics_catalog_partition_relid(topic, dest->key.partition);
+	relid = topics_catalog_partition_relid(topic, dest->partition);
 	dest->partition_rel = OidIsValid(relid) ? try_relation_open(relid, RowExclusiveLock) : NULL;
 	if (dest->partition_rel == NULL)
 		report_dropped(dest);
@@ -307,13 +304,13 @@ resolve(Destination *dest)
 	dest->topic = topic->name;
 	dest->segment_bytes = topic->settings.segment_bytes;
 	dest->log_append_time = topic->settings.log_append_time;
-	dest->state = topics_catalog_partition_state(topic, dest->key.partition);
+	dest->state = topics_catalog_partition_state(topic, dest->partition);
 	dest->id = dest->state->id;
 	if (dest->state->role != ROLE_LEADER)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_LEADER),
 				 errmsg("partition %d of topic \"%s\" is not led by this node",
-						dest->key.partition, NameStr(dest->topic)),
+						dest->partition, NameStr(dest->topic)),
 				 errdetail("NOT_LEADER_OR_FOLLOWER")));
 }
 
@@ -504,7 +501,7 @@ segment_for(Destination *dest, int64 offset)
 
 /* Append a destination's records from next_offset on. */
 static void
-append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tuples)
+append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tuples, int max)
 {
 	PartitionState *state = dest->state;
 	CommandId	cid = GetCurrentCommandId(true);
@@ -520,7 +517,7 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	pg_atomic_write_u32(&state->append_xid, GetTopTransactionId());
 
 	topics_buffer_rewind(&cursor, dest->records);
-	while ((count = topics_buffer_read(&cursor, tuples, APPEND_BATCH)) > 0)
+	while ((count = topics_buffer_read(&cursor, tuples, max)) > 0)
 	{
 		int			done = 0;
 
@@ -562,19 +559,22 @@ compare_destinations(const void *a, const void *b)
 static void
 collect_destinations(void)
 {
-	HASH_SEQ_STATUS seq;
-	Destination *dest;
+	ListCell   *lc;
 
 	appending = MemoryContextAlloc(TopTransactionContext,
-								   sizeof(Destination *) * hash_get_num_entries(destinations));
+								   sizeof(Destination *) * list_length(destinations));
 	nappending = 0;
-	hash_seq_init(&seq, destinations);
-	while ((dest = hash_seq_search(&seq)) != NULL)
-		if (topics_buffer_count(dest->records) > 0)
-			appending[nappending++] = dest;
-	for (int i = 0; i < nappending; i++)
-		resolve(appending[i]);
-	qsort(appending, nappending, sizeof(Destination *), compare_destinations);
+	foreach(lc, destinations)
+	{
+		Destination *dest = lfirst(lc);
+
+		if (topics_buffer_count(dest->records) == 0)
+			continue;
+		resolve(dest);
+		appending[nappending++] = dest;
+	}
+	if (nappending > 1)
+		qsort(appending, nappending, sizeof(Destination *), compare_destinations);
 }
 
 /* What topics.last_produced() will say. */
@@ -587,24 +587,37 @@ prepare_last_produced(void)
 	for (int i = 0; i < nappending; i++)
 	{
 		next_produced[i].topic = appending[i]->topic;
-		next_produced[i].partition = appending[i]->key.partition;
+		next_produced[i].partition = appending[i]->partition;
 		next_produced[i].record_count = topics_buffer_count(appending[i]->records);
 	}
+}
+
+/*
+ * Storing out-of-line values does not look at a snapshot, but assertions
+ * want one, and take no notice of whether any value is to be stored.
+ */
+static bool
+need_snapshot(void)
+{
+#ifdef USE_ASSERT_CHECKING
+	return true;
+#else
+	return topics_buffer_has_wide();
+#endif
 }
 
 static void
 append_records(void)
 {
-	MemoryContext cxt;
 	MemoryContext old;
 	TupleTableSlot **slots;
 	HeapTupleData *tuples;
 	int64		most = 0;
+	bool		snapshot = false;
 
-	if (destinations == NULL)
+	if (destinations == NIL)
 		return;
-	cxt = AllocSetContextCreate(TopTransactionContext, "pg_topics append", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(cxt);
+	old = MemoryContextSwitchTo(TopTransactionContext);
 	collect_destinations();
 	if (nappending == 0)
 	{
@@ -612,8 +625,11 @@ append_records(void)
 		return;
 	}
 
-	/* TOAST wants a snapshot, though inserting does not look at it */
-	PushActiveSnapshot(GetLatestSnapshot());
+	if (need_snapshot())
+	{
+		PushActiveSnapshot(GetLatestSnapshot());
+		snapshot = true;
+	}
 	for (int i = 0; i < nappending; i++)
 	{
 		open_segments(appending[i]);
@@ -622,12 +638,12 @@ append_records(void)
 	prepare_last_produced();
 	most = Min(most, APPEND_BATCH);
 	slots = palloc0(sizeof(TupleTableSlot *) * most);
-	tuples = palloc(sizeof(HeapTupleData) * APPEND_BATCH);
+	tuples = palloc(sizeof(HeapTupleData) * most);
 	(void) GetTopTransactionId();
 
 	lock_destinations();
 	for (int i = 0; i < nappending; i++)
-		append_destination(appending[i], slots, tuples);
+		append_destination(appending[i], slots, tuples, most);
 
 	for (int i = 0; i < nappending; i++)
 	{
@@ -637,7 +653,8 @@ append_records(void)
 	}
 	for (int i = 0; i < most && slots[i]; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
-	PopActiveSnapshot();
+	if (snapshot)
+		PopActiveSnapshot();
 
 	if (pg_topics_early_lock_release && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
 	{
@@ -823,9 +840,19 @@ topics_transaction_is_unconfirmed(void)
 static void
 forget_transaction(bool commit)
 {
+	ListCell   *lc;
+
+	foreach(lc, destinations)
+	{
+		Destination *dest = lfirst(lc);
+
+		/* the topic's arrays may be shorter or longer by now, but are its own */
+		if (dest->cached_in->topic_id == dest->topic_id &&
+			dest->partition < dest->cached_in->partitions)
+			dest->cached_in->destinations[dest->partition] = NULL;
+	}
 	topics_buffer_reset(commit);
-	destinations = NULL;
-	last_destination = NULL;
+	destinations = NIL;
 	appending = NULL;
 	nappending = 0;
 	sticky = NIL;
@@ -853,17 +880,12 @@ settle_topics(bool commit)
 static void
 refuse_prepare(void)
 {
-	HASH_SEQ_STATUS seq;
-	Destination *dest;
+	ListCell   *lc;
 	const char *what = NULL;
 
-	if (destinations)
-	{
-		hash_seq_init(&seq, destinations);
-		while ((dest = hash_seq_search(&seq)) != NULL)
-			if (topics_buffer_count(dest->records) > 0)
-				what = "has produced to a topic";
-	}
+	foreach(lc, destinations)
+		if (topics_buffer_count(((Destination *) lfirst(lc))->records) > 0)
+			what = "has produced to a topic";
 	if (topic_notes != NIL)
 		what = "has created or dropped a topic";
 	if (topics_log_am_take_foreign_partitions() != NIL)
