@@ -610,39 +610,55 @@ topics_segment_cover(Oid partition_relid, PartitionState *state,
 }
 
 /*
+ * Choose where to cut: under the append lock, so that from here on no
+ * producer goes beyond.  False if the tail has no record, or is not "tail".
+ */
+static bool
+choose_cut(Relation partition_rel, PartitionState *state, Segment *tail, int64 *cut_at)
+{
+	Oid			expected = tail->relid;
+	bool		found;
+
+	topics_append_lock_acquire(&state, 1);
+	*cut_at = topics_log_end_locked(partition_rel, state);
+	found = topics_segment_find(partition_rel, *cut_at, tail) && tail->relid == expected;
+	if (found && tail->base_offset < *cut_at)
+	{
+		state->append_limit = *cut_at;
+		state->bounds_barrier = BARRIER_TO_COME;
+		state->bounds_old_end = tail->end_offset;
+	}
+	else
+		found = false;
+	topics_append_lock_release();
+	return found;
+}
+
+/*
  * The first half of a cut: bring the tail's end down to next_offset.  False,
- * and nothing done, if the tail has no record.  The caller commits, and then
+ * and nothing done, if there is nothing to cut.  The caller commits, and then
  * calls topics_segment_cover(cut_at, cut_at) in its next transaction, before
  * it handles interrupts; producers wait for that, and if it fails they do
  * it themselves.
+ *
+ * All locks are taken before the limit is set, so that nobody who holds one
+ * of them, say ANALYZE, keeps producers waiting.
  */
 bool
 topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
 {
 	Relation	partition_rel = table_open(partition_relid, ShareUpdateExclusiveLock);
 	Segment		tail;
-	bool		found;
-	int64		next_offset;
+	bool		found = false;
 
 	/* the second half of an earlier cut comes first */
-	if (state->append_limit != NO_LIMIT || state->bounds_barrier != 0)
+	if (state->append_limit == NO_LIMIT && state->bounds_barrier == 0 &&
+		topics_segment_find(partition_rel, topics_log_end(partition_rel, state), &tail))
 	{
-		table_close(partition_rel, NoLock);
-		return false;
+		LockRelationOid(tail.relid, ShareUpdateExclusiveLock);
+		note_change(state, true);
+		found = choose_cut(partition_rel, state, &tail, cut_at);
 	}
-
-	note_change(state, true);
-	topics_append_lock_acquire(&state, 1);
-	next_offset = topics_log_end_locked(partition_rel, state);
-	found = topics_segment_find(partition_rel, next_offset, &tail) &&
-		tail.base_offset < next_offset;
-	if (found)
-	{
-		state->append_limit = next_offset;
-		state->bounds_barrier = BARRIER_TO_COME;
-		state->bounds_old_end = tail.end_offset;
-	}
-	topics_append_lock_release();
 	table_close(partition_rel, NoLock);
 
 	if (found)
@@ -651,11 +667,10 @@ topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
 		int			save_context;
 
 		topics_segment_become_owner(&save_userid, &save_context);
-		tail.end_offset = next_offset;
+		tail.end_offset = *cut_at;
 		set_bounds(partition_relid, &tail);
 		SetUserIdAndSecContext(save_userid, save_context);
 	}
-	*cut_at = next_offset;
 	return found;
 }
 

@@ -371,6 +371,19 @@ make_room(Destination *dest, int64 first, int64 last)
 	resolve(dest);
 }
 
+/* If the tail is being cut, nothing fits below the cut: wait for its end. */
+static void
+wait_for_cut(Destination *dest)
+{
+	PartitionState *state = dest->state;
+
+	ConditionVariablePrepareToSleep(&state->append_cv);
+	while (state->append_limit != NO_LIMIT &&
+		   memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0)
+		ConditionVariableSleep(&state->append_cv, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+}
+
 /* Open the segments that the records will go to, as far as can be known. */
 static void
 open_segments(Destination *dest)
@@ -383,6 +396,7 @@ open_segments(Destination *dest)
 	close_segments(dest);
 	for (;;)
 	{
+		wait_for_cut(dest);
 		/* in this order: a change after the first line is seen by the recheck */
 		dest->bounds_changes = dest->state->bounds_changes;
 		pg_read_barrier();
@@ -422,19 +436,6 @@ still_fits(Destination *dest)
 	return next >= lowest->segment.base_offset && last < highest->segment.end_offset;
 }
 
-/* A cut is under way, and our records do not fit below it: wait for its end. */
-static void
-wait_for_cut(Destination *dest)
-{
-	PartitionState *state = dest->state;
-
-	ConditionVariablePrepareToSleep(&state->append_cv);
-	while (state->append_limit != NO_LIMIT &&
-		   memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0)
-		ConditionVariableSleep(&state->append_cv, PG_WAIT_EXTENSION);
-	ConditionVariableCancelSleep();
-}
-
 /* Take all append locks, with everything found right under them. */
 static void
 lock_destinations(void)
@@ -456,7 +457,6 @@ lock_destinations(void)
 
 		topics_append_lock_release();
 		CHECK_FOR_INTERRUPTS();
-		wait_for_cut(changed);
 		relation_close(changed->partition_rel, NoLock);
 		resolve(changed);
 		open_segments(changed);
