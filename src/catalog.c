@@ -19,9 +19,7 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -110,39 +108,6 @@ cache_entry(Oid view_relid)
 	return topic;
 }
 
-/* The SQL objects must be of the library's version. */
-static void
-check_version(void)
-{
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	char	   *version = NULL;
-
-	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
-				CStringGetDatum("pg_topics"));
-	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
-	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-		Datum		datum = heap_getattr(tuple, Anum_pg_extension_extversion,
-										 RelationGetDescr(rel), &isnull);
-
-		version = TextDatumGetCString(datum);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-
-	if (version && strcmp(version, PG_TOPICS_VERSION) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_VERSION_MISMATCH),
-				 errmsg("library and SQL objects of pg_topics have different versions"),
-				 errdetail("The library is version %s, the extension in this database is version %s.",
-						   PG_TOPICS_VERSION, version),
-				 errhint("Restart the server after installing a new library, then run ALTER EXTENSION pg_topics UPDATE.")));
-}
-
 static void
 load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
 {
@@ -229,7 +194,7 @@ load_topic(Topic *topic)
 	Relation	root;
 	int32		partitions;
 
-	check_version();
+	topics_extension_check_version();
 	if (name == NULL || !load_row(topic, &partitions))
 		return false;
 	namestrcpy(&topic->name, name);
@@ -288,13 +253,6 @@ topics_catalog_get(Oid view_relid, bool missing_ok)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("relation %u is not a topic", view_relid)));
 	return NULL;
-}
-
-/* Is the extension there, in this database? */
-bool
-topics_catalog_installed(void)
-{
-	return OidIsValid(get_extension_oid("pg_topics", true));
 }
 
 /* The topic of a name; see topics_catalog_get for how long it is good. */

@@ -411,7 +411,7 @@ topics_list_offsets_by_time(PG_FUNCTION_ARGS)
 							 GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	topics_segment_become_owner(&save_userid, &save_context);
+	topics_extension_become_owner(&save_userid, &save_context);
 	SPI_connect();
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{

@@ -97,7 +97,7 @@ owner_changed(Topic *topic, Oid old_owner, Oid new_owner)
 	int			save_context;
 	Oid			log_owner;
 
-	topics_segment_become_owner(&save_userid, &save_context);
+	topics_extension_become_owner(&save_userid, &save_context);
 	log_owner = GetUserId();
 	if (old_owner != log_owner)
 		grant_select(topic, old_owner, false);
@@ -261,7 +261,7 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtili
 	if (extension)
 	{
 		extension_created |= !drop;
-		extension_dropped |= drop && !topics_catalog_installed();
+		extension_dropped |= drop && !topics_extension_exists();
 	}
 	if (OidIsValid(database) || IsA(statement, CreatedbStmt))
 		extension_created = true;	/* the launcher is to look again */

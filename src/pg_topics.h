@@ -227,7 +227,6 @@ typedef struct ProducedRange
 extern int	pg_topics_max_partitions;
 extern bool pg_topics_early_lock_release;
 extern int	pg_topics_worker_interval;
-extern bool topics_is_preloaded(void);
 extern void topics_require_preload(void);
 
 /* shmem.c */
@@ -247,6 +246,17 @@ extern WorkerRegistry *topics_shmem_workers(void);
 extern void topics_shmem_wake_worker(void);
 extern void topics_shmem_wake_launcher(void);
 
+/* append_lock.c */
+extern void topics_append_lock_acquire(PartitionState **states, int nstates);
+extern void topics_append_lock_release(void);
+extern bool topics_append_lock_held(const PartitionState *state);
+extern void topics_append_lock_at_abort(void);
+
+/* extension.c */
+extern bool topics_extension_exists(void);
+extern void topics_extension_become_owner(Oid *save_userid, int *save_context);
+extern void topics_extension_check_version(void);
+
 /* log_am.c */
 #define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */
 extern bool topics_log_am_is_log(Relation rel);
@@ -258,7 +268,6 @@ extern List *topics_log_am_take_foreign_partitions(void);
 /* ---- log tables ---- */
 
 /* segment.c */
-extern void topics_segment_become_owner(Oid *save_userid, int *save_context);
 extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_last(Relation partition_rel, Segment *segment);
@@ -287,12 +296,6 @@ extern void topics_log_reader_close(LogReader *reader);
 extern bool topics_log_last_record(Relation partition_rel, Snapshot snapshot,
 								   int64 *offset, TimestampTz *timestamp);
 
-/* append_lock.c */
-extern void topics_append_lock_acquire(PartitionState **states, int nstates);
-extern void topics_append_lock_release(void);
-extern bool topics_append_lock_held(const PartitionState *state);
-extern void topics_append_lock_at_abort(void);
-
 /* ---- the parts ---- */
 
 /* transaction.c */
@@ -317,7 +320,6 @@ extern bool topics_catalog_may_read(Topic *topic);
 extern void topics_catalog_require(Topic *topic, AclMode mode);
 extern void topics_catalog_require_owner(Topic *topic);
 extern bool topics_catalog_is_owner(Topic *topic);
-extern bool topics_catalog_installed(void);
 
 /* attach_worker.c */
 extern bool topics_attach_worker_run(Oid partition_relid, const TopicPartition *id,

@@ -59,16 +59,13 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/toasting.h"
-#include "commands/extension.h"
 #include "commands/tablecmds.h"
 #include "commands/vacuum.h"
 #include "miscadmin.h"
@@ -228,46 +225,6 @@ topics_segment_covers(Relation partition_rel, int64 first, int64 last)
  *		Making tables, as the owner of the extension
  * ----------------------------------------------------------------
  */
-
-static Oid
-extension_owner(void)
-{
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	Oid			owner = InvalidOid;
-
-	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
-				CStringGetDatum("pg_topics"));
-	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
-	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-
-	if (!OidIsValid(owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("extension \"pg_topics\" does not exist"),
-				 errhint("Run CREATE EXTENSION pg_topics.")));
-	return owner;
-}
-
-/*
- * Log tables belong to the extension's owner, whoever caused them.  The
- * caller restores what is saved here with SetUserIdAndSecContext; an error
- * on the way does so by aborting.
- */
-void
-topics_segment_become_owner(Oid *save_userid, int *save_context)
-{
-	Oid			owner = extension_owner();
-
-	GetUserIdAndSecContext(save_userid, save_context);
-	SetUserIdAndSecContext(owner, *save_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
-}
 
 /* CREATE TABLE "name" with the columns of the partition, still on its own. */
 static Oid
@@ -578,7 +535,7 @@ topics_segment_cover(Oid partition_relid, PartitionState *state,
 	bool		changed = false;
 
 	LockRelationOid(partition_relid, ShareUpdateExclusiveLock);
-	topics_segment_become_owner(&save_userid, &save_context);
+	topics_extension_become_owner(&save_userid, &save_context);
 	if (!everybody_knows_bounds(state))
 		undo_cut(partition_relid, state, first);
 
@@ -666,7 +623,7 @@ topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
 		Oid			save_userid;
 		int			save_context;
 
-		topics_segment_become_owner(&save_userid, &save_context);
+		topics_extension_become_owner(&save_userid, &save_context);
 		tail.end_offset = *cut_at;
 		set_bounds(partition_relid, &tail);
 		SetUserIdAndSecContext(save_userid, save_context);
@@ -781,7 +738,7 @@ topics_segment_seal(Oid segment_relid)
 	if (sealed)
 		return;
 
-	topics_segment_become_owner(&save_userid, &save_context);
+	topics_extension_become_owner(&save_userid, &save_context);
 	freeze_table(segment_relid);
 	if (OidIsValid(toast_relid))
 		freeze_table(toast_relid);

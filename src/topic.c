@@ -104,7 +104,7 @@ enter_owner(void)
 							 GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	topics_segment_become_owner(&scope.userid, &scope.context);
+	topics_extension_become_owner(&scope.userid, &scope.context);
 	SPI_connect();
 	return scope;
 }

@@ -327,7 +327,7 @@ extension_exists(void)
 	bool		exists;
 
 	StartTransactionCommand();
-	exists = topics_catalog_installed();
+	exists = topics_extension_exists();
 	CommitTransactionCommand();
 	if (!exists)
 	{
