@@ -255,9 +255,9 @@ last_record_in(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *timesta
 }
 
 /* The last record of the log that a snapshot sees, or false. */
-bool
-topics_log_last_record(Relation partition_rel, Snapshot snapshot,
-					   int64 *offset, TimestampTz *timestamp)
+static bool
+last_record(Relation partition_rel, Snapshot snapshot,
+			int64 *offset, TimestampTz *timestamp)
 {
 	int			count;
 	Segment    *segments = topics_segment_list(partition_rel, &count);
@@ -312,7 +312,7 @@ find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_tim
 	floor = Max(floor, log_start);
 	if (topics_segment_find_next(partition_rel, 0, &first))
 		floor = Max(floor, first.base_offset);
-	topics_log_last_record(partition_rel, snapshot, &last_offset, last_timestamp);
+	last_record(partition_rel, snapshot, &last_offset, last_timestamp);
 	UnregisterSnapshot(snapshot);
 	return Max(floor, last_offset + 1);
 }

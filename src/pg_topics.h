@@ -237,7 +237,6 @@ extern PartitionState *topics_shmem_get(const TopicPartition *id);
 extern void topics_shmem_reserve(int64 topic_id, int32 from, int32 to);
 extern void topics_shmem_release(int64 topic_id, int32 from);
 extern void topics_shmem_release_database(Oid database);
-extern PartitionState *topics_shmem_next(Oid database, int *position);
 extern int	topics_shmem_index(const PartitionState *state);
 extern LWLock *topics_shmem_database_lock(void);
 extern ConditionVariable *topics_shmem_database_cv(void);
@@ -293,17 +292,21 @@ extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
 										 int64 upto, Snapshot snapshot);
 extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
 extern void topics_log_reader_close(LogReader *reader);
-extern bool topics_log_last_record(Relation partition_rel, Snapshot snapshot,
-								   int64 *offset, TimestampTz *timestamp);
 
 /* ---- the parts ---- */
 
+/* append.c */
+extern void topics_append_buffer(Topic *topic, RecordDraft *draft);
+extern bool topics_append_records(void);
+extern void topics_append_publish(XLogRecPtr lsn);
+extern bool topics_append_is_pending(void);
+extern void topics_append_forget(bool commit);
+extern const ProducedRange *topics_append_last_produced(int *count);
+
 /* transaction.c */
 extern void topics_transaction_init(void);
-extern void topics_transaction_buffer(Topic *topic, RecordDraft *draft);
 extern int32 topics_transaction_sticky_partition(Topic *topic);
 extern void topics_transaction_note_topic(int64 topic_id, int32 from_partition, bool created);
-extern const ProducedRange *topics_transaction_last_produced(int *count);
 extern bool topics_transaction_raise_if_unconfirmed;
 extern bool topics_transaction_is_unconfirmed(void);
 

@@ -296,7 +296,7 @@ topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
 	else
 		draft->partition = partition_for_key(topic, draft->key);
 
-	topics_transaction_buffer(topic, draft);
+	topics_append_buffer(topic, draft);
 	return draft->partition;
 }
 
@@ -507,7 +507,7 @@ topics_send(PG_FUNCTION_ARGS)
 	commit_for_send();
 
 	values[0] = Int32GetDatum(partition);
-	ranges = topics_transaction_last_produced(&count);
+	ranges = topics_append_last_produced(&count);
 	for (int i = 0; i < count; i++)
 		if (strcmp(NameStr(ranges[i].topic), NameStr(name)) == 0 &&
 			ranges[i].partition == partition)
@@ -528,7 +528,7 @@ topics_last_produced(PG_FUNCTION_ARGS)
 
 	topics_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
-	ranges = topics_transaction_last_produced(&count);
+	ranges = topics_append_last_produced(&count);
 	for (int i = 0; i < count; i++)
 	{
 		Datum		values[4];

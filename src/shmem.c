@@ -354,23 +354,6 @@ topics_shmem_reserve(int64 topic_id, int32 from, int32 to)
 	}
 }
 
-/*
- * Walk the states of a database: start with *position = 0; NULL at the end.
- * What is returned may be given away any time: "id" is checked by its users.
- */
-PartitionState *
-topics_shmem_next(Oid database, int *position)
-{
-	while (*position < shared->nstates)
-	{
-		PartitionState *state = &shared->states[(*position)++];
-
-		if (state->id.database == database)
-			return state;
-	}
-	return NULL;
-}
-
 /* The place of a state, which is also its place in the order of locks. */
 int
 topics_shmem_index(const PartitionState *state)

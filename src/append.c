@@ -1,0 +1,638 @@
+/*-------------------------------------------------------------------------
+ *
+ * append.c
+ *		From a transaction's buffer into the log: the commit's own work.
+ *
+ * Before the commit record: find the segments, lock them, take the append
+ * locks, look again, stamp and append (topics_append_records).  After it:
+ * publish the new ends and let go of the locks (topics_append_publish).
+ * transaction.c says when and why.
+ *
+ * Until the locks are held anything may change, and under them nothing does:
+ * so all is found without them, in open_segments, and checked under them, in
+ * still_fits.  If the check fails, that partition is looked at again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/wait_event.h"
+
+#include "buffer.h"
+#include "compat.h"
+#include "pg_topics.h"
+
+#define APPEND_BATCH 1000		/* tuples handed to the access method at once */
+#define OPEN_AHEAD 10000		/* offsets by which others may overtake us
+								 * without making us start over */
+
+/* A segment that a commit may append to. */
+typedef struct OpenSegment
+{
+	Segment		segment;
+	Relation	rel;
+} OpenSegment;
+
+/* A partition that this transaction produces to. */
+struct Destination
+{
+	int64		topic_id;
+	int32		partition;
+	Oid			view_relid;
+	NameData	topic;
+	Topic	   *cached_in;		/* its array "destinations" points to us */
+	RecordList *records;
+
+	/* the rest is for the commit */
+	PartitionState *state;
+	TopicPartition id;
+	Relation	partition_rel;
+	int64		segment_bytes;
+	bool		log_append_time;
+	uint32		bounds_changes; /* before we looked at the segments */
+	List	   *segments;		/* of OpenSegment, ascending */
+	int64		first_offset;
+	TimestampTz append_time;
+	int64		tail_base;		/* where the last record went */
+	int64		tail_end;
+	BlockNumber tail_blocks;
+};
+
+static List *destinations = NIL;	/* in TopTransactionContext */
+static Destination **appending = NULL;	/* sorted, from append to publish */
+static int	nappending = 0;
+
+/* The result of topics.last_produced(), and the one that will replace it. */
+static ProducedRange *produced = NULL;
+static int	nproduced = 0;
+static ProducedRange *next_produced = NULL;
+
+/* ----------------------------------------------------------------
+ *		While the transaction runs
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Where records of a partition go.  The topic's entry in the catalogue's
+ * cache points to it; if that was loaded anew, it is found in the list.
+ */
+static Destination *
+destination(Topic *topic, int32 partition)
+{
+	Destination *dest = topic->destinations[partition];
+	MemoryContext old;
+	ListCell   *lc;
+
+	if (dest)
+		return dest;
+
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	foreach(lc, destinations)
+	{
+		Destination *other = lfirst(lc);
+
+		if (other->topic_id == topic->topic_id && other->partition == partition)
+			dest = other;
+	}
+	if (dest == NULL)
+	{
+		dest = palloc0(sizeof(Destination));
+		dest->topic_id = topic->topic_id;
+		dest->partition = partition;
+		dest->view_relid = topic->view_relid;
+		dest->topic = topic->name;
+		dest->records = topics_buffer_list();
+		destinations = lappend(destinations, dest);
+	}
+	dest->cached_in = topic;
+	topic->destinations[partition] = dest;
+	MemoryContextSwitchTo(old);
+	return dest;
+}
+
+/* Add a checked record to the transaction. */
+void
+topics_append_buffer(Topic *topic, RecordDraft *draft)
+{
+	Datum		values[Natts_log];
+	bool		nulls[Natts_log] = {false};
+
+	values[Anum_log_offset - 1] = Int64GetDatum(0);
+	values[Anum_log_timestamp - 1] = TimestampTzGetDatum(draft->create_time);
+	values[Anum_log_partition - 1] = Int32GetDatum(draft->partition);
+	values[Anum_log_key - 1] = draft->key;
+	nulls[Anum_log_key - 1] = draft->key_isnull;
+	values[Anum_log_value - 1] = draft->value;
+	nulls[Anum_log_value - 1] = draft->value_isnull;
+	values[Anum_log_headers - 1] = draft->headers;
+	nulls[Anum_log_headers - 1] = draft->headers_isnull;
+	topics_buffer_add(destination(topic, draft->partition)->records, topic->tupdesc, values, nulls);
+}
+
+/* ----------------------------------------------------------------
+ *		Before the commit record
+ * ----------------------------------------------------------------
+ */
+
+static void
+report_dropped(const Destination *dest)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("topic \"%s\" was dropped before the transaction committed",
+					NameStr(dest->topic)),
+			 errdetail("Records were produced to it in this transaction.")));
+}
+
+/* Find the partition's state, table and settings, and lock the table. */
+static void
+resolve(Destination *dest)
+{
+	Topic	   *topic = topics_catalog_get(dest->view_relid, true);
+	Oid			relid;
+
+	if (topic == NULL || topic->topic_id != dest->topic_id)
+		report_dropped(dest);
+	relid = topics_catalog_partition_relid(topic, dest->partition);
+	dest->partition_rel = OidIsValid(relid) ? try_relation_open(relid, RowExclusiveLock) : NULL;
+	if (dest->partition_rel == NULL)
+		report_dropped(dest);
+
+	dest->topic = topic->name;
+	dest->segment_bytes = topic->settings.segment_bytes;
+	dest->log_append_time = topic->settings.log_append_time;
+	dest->state = topics_catalog_partition_state(topic, dest->partition);
+	dest->id = dest->state->id;
+	if (dest->state->role != ROLE_LEADER)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("partition %d of topic \"%s\" is not led by this node",
+						dest->partition, NameStr(dest->topic)),
+				 errdetail("NOT_LEADER_OR_FOLLOWER")));
+}
+
+/* Open a segment to append to, if it is what it should be. */
+static void
+open_segment(Destination *dest, const Segment *segment)
+{
+	OpenSegment *open = palloc(sizeof(OpenSegment));
+
+	open->segment = *segment;
+	open->rel = table_open(segment->relid, RowExclusiveLock);
+	if (!topics_log_am_is_log(open->rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("log table \"%s\" has not the access method \"%s\"",
+						RelationGetRelationName(open->rel), TOPIC_LOG_AM),
+				 errdetail("It was restored or altered without it, and cannot keep records in order."),
+				 errhint("Restore the topic without --no-table-access-method.")));
+	if (open->rel->rd_rel->relhasindex)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("log table \"%s\" has an index", RelationGetRelationName(open->rel)),
+				 errdetail("Appending maintains no index, so a query that uses it would miss records."),
+				 errhint("Drop the index; index segments that are sealed.")));
+	dest->segments = lappend(dest->segments, open);
+}
+
+static void
+close_segments(Destination *dest)
+{
+	ListCell   *lc;
+
+	foreach(lc, dest->segments)
+		table_close(((OpenSegment *) lfirst(lc))->rel, NoLock);
+	list_free_deep(dest->segments);
+	dest->segments = NIL;
+}
+
+/*
+ * Have segments for offsets first .. last attached by another process, so
+ * that their commit comes before their first record, or else do it here; see
+ * segment.c.  A table of this very transaction nobody else can see.
+ */
+static void
+make_room(Destination *dest, int64 first, int64 last)
+{
+	Oid			relid = RelationGetRelid(dest->partition_rel);
+	bool		is_ours = dest->partition_rel->rd_createSubid != InvalidSubTransactionId;
+
+	if (!is_ours && topics_attach_worker_run(relid, &dest->id, first, last, dest->segment_bytes))
+	{
+		AcceptInvalidationMessages();
+		if (topics_segment_covers(dest->partition_rel, first, last))
+			return;
+	}
+	table_close(dest->partition_rel, NoLock);
+	topics_segment_cover(relid, dest->state, first, last, dest->segment_bytes);
+	resolve(dest);
+}
+
+/* If the tail is being cut, nothing fits below the cut: wait for its end. */
+static void
+wait_for_cut(Destination *dest)
+{
+	PartitionState *state = dest->state;
+
+	ConditionVariablePrepareToSleep(&state->append_cv);
+	while (state->append_limit != NO_LIMIT &&
+		   memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0)
+		ConditionVariableSleep(&state->append_cv, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+}
+
+/* Open the segments that the records will go to, as far as can be known. */
+static void
+open_segments(Destination *dest)
+{
+	int64		count = topics_buffer_count(dest->records);
+	int64		end;
+	int64		next;
+	Segment		segment;
+
+	close_segments(dest);
+	for (;;)
+	{
+		wait_for_cut(dest);
+		/* in this order: a change after the first line is seen by the recheck */
+		dest->bounds_changes = dest->state->bounds_changes;
+		pg_read_barrier();
+		AcceptInvalidationMessages();
+		end = topics_log_end(dest->partition_rel, dest->state);
+		if (topics_segment_covers(dest->partition_rel, end, end + count - 1))
+			break;
+		make_room(dest, end, end + count - 1);
+	}
+
+	next = end;
+	while (next < end + count + OPEN_AHEAD &&
+		   topics_segment_find(dest->partition_rel, next, &segment))
+	{
+		open_segment(dest, &segment);
+		next = segment.end_offset;
+	}
+}
+
+/* Under the lock: does what open_segments found still hold? */
+static bool
+still_fits(Destination *dest)
+{
+	PartitionState *state = dest->state;
+	int64		next = pg_atomic_read_u64(&state->next_offset);
+	int64		last = next + topics_buffer_count(dest->records) - 1;
+	OpenSegment *lowest;
+	OpenSegment *highest;
+
+	Assert(topics_append_lock_held(state));
+	if (memcmp(&state->id, &dest->id, sizeof(TopicPartition)) != 0 ||
+		state->bounds_changes != dest->bounds_changes ||
+		next == UNKNOWN_OFFSET || last >= state->append_limit)
+		return false;
+	lowest = linitial(dest->segments);
+	highest = llast(dest->segments);
+	return next >= lowest->segment.base_offset && last < highest->segment.end_offset;
+}
+
+/* Take all append locks, with everything found right under them. */
+static void
+lock_destinations(void)
+{
+	PartitionState **states = palloc(sizeof(PartitionState *) * nappending);
+
+	for (int i = 0; i < nappending; i++)
+		states[i] = appending[i]->state;
+	for (;;)
+	{
+		Destination *changed = NULL;
+
+		topics_append_lock_acquire(states, nappending);
+		for (int i = 0; i < nappending && changed == NULL; i++)
+			if (!still_fits(appending[i]))
+				changed = appending[i];
+		if (changed == NULL)
+			break;
+
+		topics_append_lock_release();
+		CHECK_FOR_INTERRUPTS();
+		relation_close(changed->partition_rel, NoLock);
+		resolve(changed);
+		open_segments(changed);
+		for (int i = 0; i < nappending; i++)
+			states[i] = appending[i]->state;
+	}
+	pfree(states);
+}
+
+/*
+ * Interrupts are held off by the locks.  Whoever wants us gone or cancelled
+ * while we append a million records gets his wish all the same: the rows
+ * are dead, next_offset has not moved.
+ */
+static void
+give_way_to_interrupts(void)
+{
+	if (!QueryCancelPending && !ProcDiePending)
+		return;
+	topics_append_lock_release();
+	CHECK_FOR_INTERRUPTS();
+	ereport(ERROR,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("canceling statement due to user request")));
+}
+
+static OpenSegment *
+segment_for(Destination *dest, int64 offset)
+{
+	ListCell   *lc;
+
+	foreach(lc, dest->segments)
+	{
+		OpenSegment *open = lfirst(lc);
+
+		if (offset >= open->segment.base_offset && offset < open->segment.end_offset)
+			return open;
+	}
+	elog(ERROR, "no segment is open for offset " INT64_FORMAT, offset);
+	return NULL;
+}
+
+/* Append a destination's records from next_offset on. */
+static void
+append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tuples, int max)
+{
+	PartitionState *state = dest->state;
+	CommandId	cid = GetCurrentCommandId(true);
+	int64		offset = pg_atomic_read_u64(&state->next_offset);
+	OpenSegment *open = NULL;
+	RecordCursor cursor;
+	int			count;
+
+	dest->first_offset = offset;
+	dest->append_time = 0;
+	if (dest->log_append_time)
+		dest->append_time = Max(GetCurrentTimestamp(), state->last_append_time);
+	pg_atomic_write_u32(&state->append_xid, GetTopTransactionId());
+
+	topics_buffer_rewind(&cursor, dest->records);
+	while ((count = topics_buffer_read(&cursor, tuples, max)) > 0)
+	{
+		int			done = 0;
+
+		while (done < count)
+		{
+			int			fitting;
+
+			give_way_to_interrupts();
+			open = segment_for(dest, offset);
+			fitting = Min(count - done, open->segment.end_offset - offset);
+			for (int i = 0; i < fitting; i++)
+				if (slots[i] == NULL)
+					slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(open->rel),
+														&TTSOpsHeapTuple);
+			topics_log_append(open->rel, slots, tuples + done, fitting, offset,
+							  dest->append_time, cid);
+			offset += fitting;
+			done += fitting;
+		}
+	}
+	Assert(offset == dest->first_offset + topics_buffer_count(dest->records));
+	dest->tail_base = open->segment.base_offset;
+	dest->tail_end = open->segment.end_offset;
+	dest->tail_blocks = RelationGetTargetBlock(open->rel) + 1;
+}
+
+static int
+compare_destinations(const void *a, const void *b)
+{
+	const Destination *da = *(Destination *const *) a;
+	const Destination *db = *(Destination *const *) b;
+	int			ia = topics_shmem_index(da->state);
+	int			ib = topics_shmem_index(db->state);
+
+	return ia < ib ? -1 : ia > ib;
+}
+
+/* The partitions that have records, resolved, and in one order everywhere. */
+static void
+collect_destinations(void)
+{
+	ListCell   *lc;
+
+	appending = MemoryContextAlloc(TopTransactionContext,
+								   sizeof(Destination *) * list_length(destinations));
+	nappending = 0;
+	foreach(lc, destinations)
+	{
+		Destination *dest = lfirst(lc);
+
+		if (topics_buffer_count(dest->records) == 0)
+			continue;
+		resolve(dest);
+		appending[nappending++] = dest;
+	}
+	if (nappending > 1)
+		qsort(appending, nappending, sizeof(Destination *), compare_destinations);
+}
+
+/* What topics.last_produced() will say. */
+static void
+prepare_last_produced(void)
+{
+	if (next_produced)
+		pfree(next_produced);
+	next_produced = MemoryContextAlloc(TopMemoryContext, sizeof(ProducedRange) * nappending);
+	for (int i = 0; i < nappending; i++)
+	{
+		next_produced[i].topic = appending[i]->topic;
+		next_produced[i].partition = appending[i]->partition;
+		next_produced[i].record_count = topics_buffer_count(appending[i]->records);
+	}
+}
+
+/*
+ * Storing out-of-line values does not look at a snapshot, but assertions
+ * want one, and take no notice of whether any value is to be stored.
+ */
+static bool
+need_snapshot(void)
+{
+#ifdef USE_ASSERT_CHECKING
+	return true;
+#else
+	return topics_buffer_has_wide();
+#endif
+}
+
+/*
+ * Append the records of this transaction, and keep the append locks.  False
+ * if there are none.
+ */
+bool
+topics_append_records(void)
+{
+	MemoryContext old;
+	TupleTableSlot **slots;
+	HeapTupleData *tuples;
+	int64		most = 0;
+	bool		snapshot = false;
+
+	if (destinations == NIL)
+		return false;
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	collect_destinations();
+	if (nappending == 0)
+	{
+		MemoryContextSwitchTo(old);
+		return false;
+	}
+
+	if (need_snapshot())
+	{
+		PushActiveSnapshot(GetLatestSnapshot());
+		snapshot = true;
+	}
+	for (int i = 0; i < nappending; i++)
+	{
+		open_segments(appending[i]);
+		most = Max(most, topics_buffer_count(appending[i]->records));
+	}
+	prepare_last_produced();
+	most = Min(most, APPEND_BATCH);
+	slots = palloc0(sizeof(TupleTableSlot *) * most);
+	tuples = palloc(sizeof(HeapTupleData) * most);
+	(void) GetTopTransactionId();
+
+	lock_destinations();
+	for (int i = 0; i < nappending; i++)
+		append_destination(appending[i], slots, tuples, most);
+
+	for (int i = 0; i < nappending; i++)
+	{
+		next_produced[i].first_offset = appending[i]->first_offset;
+		close_segments(appending[i]);
+		table_close(appending[i]->partition_rel, NoLock);
+	}
+	for (int i = 0; i < most && slots[i]; i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
+	if (snapshot)
+		PopActiveSnapshot();
+
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* ----------------------------------------------------------------
+ *		After the commit record
+ * ----------------------------------------------------------------
+ */
+
+static void
+publish_destination(Destination *dest, XLogRecPtr lsn)
+{
+	PartitionState *state = dest->state;
+	int64		next_offset = dest->first_offset + topics_buffer_count(dest->records);
+	uint32		requests = 0;
+
+	Assert(topics_append_lock_held(state));
+	Assert(dest->first_offset == (int64) pg_atomic_read_u64(&state->next_offset));
+
+	if (dest->append_time != 0)
+		state->last_append_time = dest->append_time;
+	if (state->tail_base != dest->tail_base || state->tail_started == 0)
+	{
+		state->tail_base = dest->tail_base;
+		state->tail_started = GetCurrentTimestamp();
+		state->spare_at = dest->tail_base + (dest->tail_end - dest->tail_base) / 2;
+		if (dest->tail_base > 0)
+			requests |= REQUEST_SEAL;
+	}
+	state->tail_blocks = dest->tail_blocks;
+	if (next_offset >= state->spare_at)
+	{
+		state->spare_at = NO_LIMIT;
+		requests |= REQUEST_SPARE;
+	}
+	if ((int64) dest->tail_blocks * BLCKSZ >= dest->segment_bytes)
+		requests |= REQUEST_ROLL;
+	if ((pg_atomic_read_u32(&state->requests) & requests) != requests)
+	{
+		pg_atomic_fetch_or_u32(&state->requests, requests);
+		topics_shmem_wake_worker();
+	}
+
+	/* who sees the new end sees an LSN that covers it */
+	pg_atomic_write_u64(&state->commit_lsn, lsn);
+	pg_write_barrier();
+	pg_atomic_write_u64(&state->next_offset, next_offset);
+	pg_write_barrier();
+	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
+}
+
+/*
+ * Publish what was appended, and release the locks.  Raises nothing; "lsn"
+ * is the end of the commit record.
+ */
+void
+topics_append_publish(XLogRecPtr lsn)
+{
+	for (int i = 0; i < nappending; i++)
+		publish_destination(appending[i], lsn);
+	topics_append_lock_release();
+
+	if (produced)
+		pfree(produced);
+	produced = next_produced;
+	nproduced = nappending;
+	next_produced = NULL;
+}
+
+/* Are there records waiting for the commit? */
+bool
+topics_append_is_pending(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, destinations)
+		if (topics_buffer_count(((Destination *) lfirst(lc))->records) > 0)
+			return true;
+	return false;
+}
+
+/* The end of a transaction. */
+void
+topics_append_forget(bool commit)
+{
+	ListCell   *lc;
+
+	foreach(lc, destinations)
+	{
+		Destination *dest = lfirst(lc);
+
+		/* the topic's arrays may be shorter or longer by now, but are its own */
+		if (dest->cached_in->topic_id == dest->topic_id &&
+			dest->partition < dest->cached_in->partitions)
+			dest->cached_in->destinations[dest->partition] = NULL;
+	}
+	topics_buffer_reset(commit);
+	destinations = NIL;
+	appending = NULL;
+	nappending = 0;
+}
+
+const ProducedRange *
+topics_append_last_produced(int *count)
+{
+	*count = nproduced;
+	return produced;
+}
