@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/predicate.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -34,8 +35,11 @@
 #include "pg_topics.h"
 
 #define APPEND_BATCH 1000		/* tuples handed to the access method at once */
-#define OPEN_AHEAD 10000		/* offsets by which others may overtake us
+#define OPEN_AHEAD 1000			/* offsets by which others may overtake us
 								 * without making us start over */
+#define MAX_ATTEMPTS 3			/* at having one segment for all records */
+#define CUT_NAP_MS 10
+#define CUT_PATIENCE 10			/* naps while somebody completes a cut */
 
 /* A segment that a commit may append to. */
 typedef struct OpenSegment
@@ -61,6 +65,7 @@ struct Destination
 	int64		segment_bytes;
 	bool		log_append_time;
 	uint32		bounds_changes; /* before we looked at the segments */
+	bool		in_one_segment; /* there is one for all records */
 	List	   *segments;		/* of OpenSegment, ascending */
 	int64		first_offset;
 	TimestampTz append_time;
@@ -72,6 +77,7 @@ struct Destination
 static List *destinations = NIL;	/* in TopTransactionContext */
 static Destination **appending = NULL;	/* sorted, from append to publish */
 static int	nappending = 0;
+static bool committing = false; /* records that come now would be lost */
 
 /* The result of topics.last_produced(), and the one that will replace it. */
 static ProducedRange *produced = NULL;
@@ -128,6 +134,12 @@ topics_append_buffer(Topic *topic, RecordDraft *draft)
 	Datum		values[Natts_log];
 	bool		nulls[Natts_log] = {false};
 
+	if (committing)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot produce while the transaction commits"),
+				 errdetail("A library that was loaded before pg_topics tried to."),
+				 errhint("Put pg_topics first in shared_preload_libraries.")));
 	values[Anum_log_offset - 1] = Int64GetDatum(0);
 	values[Anum_log_timestamp - 1] = TimestampTzGetDatum(draft->create_time);
 	values[Anum_log_partition - 1] = Int32GetDatum(draft->partition);
@@ -168,6 +180,13 @@ resolve(Destination *dest)
 	dest->partition_rel = OidIsValid(relid) ? try_relation_open(relid, RowExclusiveLock) : NULL;
 	if (dest->partition_rel == NULL)
 		report_dropped(dest);
+
+	if (list_member_oid(topics_log_am_foreign_partitions(), relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot produce to partition %d of topic \"%s\"",
+						dest->partition, NameStr(topic->name)),
+				 errdetail("This transaction has written to its log table directly.")));
 
 	dest->topic = topic->name;
 	dest->segment_bytes = topic->settings.segment_bytes;
@@ -218,8 +237,8 @@ close_segments(Destination *dest)
 }
 
 /*
- * Have segments for offsets first .. last attached by another process, so
- * that their commit comes before their first record, or else do it here; see
+ * Have a segment for offsets first .. last attached by another process, so
+ * that its commit comes before their first record, or else do it here; see
  * segment.c.  A table of this very transaction nobody else can see.
  */
 static void
@@ -235,24 +254,32 @@ make_room(Destination *dest, int64 first, int64 last)
 			return;
 	}
 	table_close(dest->partition_rel, NoLock);
-	topics_segment_cover(relid, dest->state, first, last, dest->segment_bytes);
+	PushActiveSnapshot(GetLatestSnapshot());
+	topics_segment_cover(relid, dest->state, first, last, dest->segment_bytes, false);
+	PopActiveSnapshot();
 	resolve(dest);
 }
 
-/* If the tail is being cut, nothing fits below the cut: wait for its end. */
+/*
+ * The tail is being cut: wait until that is announced, and then for the
+ * segment that follows, but not for long: we can attach it ourselves.
+ */
 static void
 wait_for_cut(Destination *dest)
 {
 	PartitionState *state = dest->state;
+	int			patience = CUT_PATIENCE;
 
-	ConditionVariablePrepareToSleep(&state->append_cv);
-	while (state->append_limit != NO_LIMIT &&
-		   memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0)
-		ConditionVariableSleep(&state->append_cv, PG_WAIT_EXTENSION);
-	ConditionVariableCancelSleep();
+	while (memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0 &&
+		   (state->append_limit != NO_LIMIT || (state->cut_end != 0 && patience-- > 0)))
+		topics_append_lock_sleep(state, CUT_NAP_MS);
 }
 
-/* Open the segments that the records will go to, as far as can be known. */
+/*
+ * Open the segment that the records will go to, as far as can be known: one
+ * for all, so that a plan which lacks the next one sees all or none of them;
+ * or, if that is not to be had, several.
+ */
 static void
 open_segments(Destination *dest)
 {
@@ -262,7 +289,7 @@ open_segments(Destination *dest)
 	Segment		segment;
 
 	close_segments(dest);
-	for (;;)
+	for (int attempt = 0;; attempt++)
 	{
 		wait_for_cut(dest);
 		/* in this order: a change after the first line is seen by the recheck */
@@ -270,9 +297,12 @@ open_segments(Destination *dest)
 		pg_read_barrier();
 		AcceptInvalidationMessages();
 		end = topics_log_end(dest->partition_rel, dest->state);
-		if (topics_segment_covers(dest->partition_rel, end, end + count - 1))
+		dest->in_one_segment = topics_segment_fits(dest->partition_rel, end, end + count - 1);
+		if (dest->in_one_segment ||
+			(attempt >= MAX_ATTEMPTS &&
+			 topics_segment_covers(dest->partition_rel, end, end + count - 1)))
 			break;
-		make_room(dest, end, end + count - 1);
+		make_room(dest, end, end + count - 1 + (count > 1 ? OPEN_AHEAD : 0));
 	}
 
 	next = end;
@@ -282,6 +312,22 @@ open_segments(Destination *dest)
 		open_segment(dest, &segment);
 		next = segment.end_offset;
 	}
+}
+
+static OpenSegment *
+segment_for(Destination *dest, int64 offset)
+{
+	ListCell   *lc;
+
+	foreach(lc, dest->segments)
+	{
+		OpenSegment *open = lfirst(lc);
+
+		if (offset >= open->segment.base_offset && offset < open->segment.end_offset)
+			return open;
+	}
+	elog(ERROR, "no segment is open for offset " INT64_FORMAT, offset);
+	return NULL;
 }
 
 /* Under the lock: does what open_segments found still hold? */
@@ -301,7 +347,10 @@ still_fits(Destination *dest)
 		return false;
 	lowest = linitial(dest->segments);
 	highest = llast(dest->segments);
-	return next >= lowest->segment.base_offset && last < highest->segment.end_offset;
+	if (next < lowest->segment.base_offset || last >= highest->segment.end_offset)
+		return false;
+	return !dest->in_one_segment ||
+		last < segment_for(dest, next)->segment.end_offset;
 }
 
 /* Take all append locks, with everything found right under them. */
@@ -351,22 +400,6 @@ give_way_to_interrupts(void)
 			 errmsg("canceling statement due to user request")));
 }
 
-static OpenSegment *
-segment_for(Destination *dest, int64 offset)
-{
-	ListCell   *lc;
-
-	foreach(lc, dest->segments)
-	{
-		OpenSegment *open = lfirst(lc);
-
-		if (offset >= open->segment.base_offset && offset < open->segment.end_offset)
-			return open;
-	}
-	elog(ERROR, "no segment is open for offset " INT64_FORMAT, offset);
-	return NULL;
-}
-
 /* Append a destination's records from next_offset on. */
 static void
 append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tuples, int max)
@@ -407,6 +440,8 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 		}
 	}
 	Assert(offset == dest->first_offset + topics_buffer_count(dest->records));
+	/* readers of the partition are warned of more than the segments they saw */
+	CheckForSerializableConflictIn(dest->partition_rel, NULL, InvalidBlockNumber);
 	dest->tail_base = open->segment.base_offset;
 	dest->tail_end = open->segment.end_offset;
 	dest->tail_blocks = RelationGetTargetBlock(open->rel) + 1;
@@ -487,12 +522,15 @@ topics_append_records(void)
 	int64		most = 0;
 	bool		snapshot = false;
 
+	committing = true;
 	if (destinations == NIL)
 		return false;
+	AcceptInvalidationMessages();
 	old = MemoryContextSwitchTo(TopTransactionContext);
 	collect_destinations();
 	if (nappending == 0)
 	{
+		topics_buffer_close();
 		MemoryContextSwitchTo(old);
 		return false;
 	}
@@ -525,6 +563,7 @@ topics_append_records(void)
 	}
 	for (int i = 0; i < most && slots[i]; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
+	topics_buffer_close();
 	if (snapshot)
 		PopActiveSnapshot();
 
@@ -611,7 +650,7 @@ topics_append_is_pending(void)
 
 /* The end of a transaction. */
 void
-topics_append_forget(bool commit)
+topics_append_forget(void)
 {
 	ListCell   *lc;
 
@@ -624,7 +663,8 @@ topics_append_forget(bool commit)
 			dest->partition < dest->cached_in->partitions)
 			dest->cached_in->destinations[dest->partition] = NULL;
 	}
-	topics_buffer_reset(commit);
+	topics_buffer_reset();
+	committing = false;
 	destinations = NIL;
 	appending = NULL;
 	nappending = 0;

@@ -76,7 +76,11 @@ release_held(void)
 		PartitionState *state = held[--nheld];
 
 		LWLockRelease(&state->append_lock);
-		ConditionVariableSignal(&state->append_cv);
+		/* during a cut there are sleepers who do not want the lock */
+		if (state->append_limit == NO_LIMIT && state->cut_end == 0)
+			ConditionVariableSignal(&state->append_cv);
+		else
+			ConditionVariableBroadcast(&state->append_cv);
 	}
 }
 
@@ -205,6 +209,18 @@ topics_append_lock_held(const PartitionState *state)
 {
 	return (exclusive && LWLockHeldByMeInMode(topics_shmem_database_lock(), LW_EXCLUSIVE)) ||
 		LWLockHeldByMe((LWLock *) &state->append_lock);
+}
+
+/* Sleep until something changes with the partition, or until the timeout. */
+void
+topics_append_lock_sleep(PartitionState *state, long timeout_ms)
+{
+	Assert(nheld == 0 && !has_database_lock);
+
+	sleeping_on = &state->append_cv;
+	(void) ConditionVariableTimedSleep(&state->append_cv, timeout_ms, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+	sleeping_on = NULL;
 }
 
 /*

@@ -16,12 +16,14 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
 #include "pg_topics.h"
 
-#define LOCK_TIMEOUT_MS "1000"
+/* well below the usual deadlock_timeout: let others not be chosen as victims */
+#define LOCK_TIMEOUT_MS "500"
 
 /* What is asked for, in bgw_extra. */
 typedef struct AttachRequest
@@ -41,7 +43,9 @@ void
 topics_attach_worker_main(Datum main_arg)
 {
 	AttachRequest request;
+	bool		done = false;
 
+	pqsignal(SIGTERM, die);
 	memcpy(&request, MyBgworkerEntry->bgw_extra, sizeof(request));
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(request.id.database, InvalidOid, 0);
@@ -49,12 +53,15 @@ topics_attach_worker_main(Datum main_arg)
 	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_segment_cover(request.partition_relid, topics_shmem_get(&request.id),
-						 request.first, request.last, request.segment_bytes);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	while (!done)
+	{
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		done = topics_segment_cover(request.partition_relid, topics_shmem_get(&request.id),
+									request.first, request.last, request.segment_bytes, true);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
 }
 
 /*

@@ -449,12 +449,21 @@ topics_buffer_read(RecordCursor *cursor, HeapTupleData *tuples, int max)
 	return count;
 }
 
-/* The end of a transaction: after an abort all is freed by its owners. */
+/*
+ * Close the file, while errors can still be raised: closing may write.
+ */
 void
-topics_buffer_reset(bool commit)
+topics_buffer_close(void)
 {
-	if (commit && file)
+	if (file)
 		BufFileClose(file);
+	file = NULL;
+}
+
+/* The end of a transaction: what is left after an abort is freed by its owners. */
+void
+topics_buffer_reset(void)
+{
 	file = NULL;
 	buffer_cxt = NULL;
 	lists = NIL;

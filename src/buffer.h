@@ -32,6 +32,7 @@ extern void topics_buffer_subabort(SubTransactionId subxid);
 extern void topics_buffer_subcommit(SubTransactionId subxid, SubTransactionId parent);
 extern void topics_buffer_rewind(RecordCursor *cursor, RecordList *list);
 extern int	topics_buffer_read(RecordCursor *cursor, HeapTupleData *tuples, int max);
-extern void topics_buffer_reset(bool commit);
+extern void topics_buffer_close(void);
+extern void topics_buffer_reset(void);
 
 #endif							/* PG_TOPICS_BUFFER_H */

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
@@ -108,6 +109,38 @@ cache_entry(Oid view_relid)
 	return topic;
 }
 
+/*
+ * Does the text of a type's values depend on settings?  Not so for the usual
+ * types of keys; of all others it is assumed.
+ */
+static bool
+text_depends_on_settings(Oid type)
+{
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case NAMEOID:
+		case CHAROID:
+		case BOOLOID:
+		case BYTEAOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case OIDOID:
+		case NUMERICOID:
+		case UUIDOID:
+		case INETOID:
+		case CIDROID:
+		case JSONOID:
+		case JSONBOID:
+			return false;
+		default:
+			return true;
+	}
+}
+
 static void
 load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
 {
@@ -120,6 +153,7 @@ load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
 	column->typlen = att->attlen;
 	column->typbyval = att->attbyval;
 	column->typalign = att->attalign;
+	column->text_depends_on_settings = text_depends_on_settings(column->base_type);
 	column->domain_extra = NULL;
 	getTypeInputInfo(column->type, &function, &column->ioparam);
 	fmgr_info_cxt(function, &column->input, cxt);
@@ -158,12 +192,15 @@ load_settings(TopicSettings *settings, HeapTuple tuple, TupleDesc desc)
 static bool
 load_row(Topic *topic, int32 *partitions)
 {
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
-	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+	Oid			relid = OidIsValid(namespace) ? get_relname_relid("topic", namespace) : InvalidOid;
+	Relation	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
+	if (rel == NULL)
+		return false;			/* a database without the extension */
 	ScanKeyInit(&key, Anum_topic_view, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(topic->view_relid));
 	scan = systable_beginscan(rel, get_relname_relid("topic_view_key", namespace), true,
@@ -194,16 +231,24 @@ load_topic(Topic *topic)
 	Relation	root;
 	int32		partitions;
 
-	topics_extension_check_version();
 	if (name == NULL || !load_row(topic, &partitions))
+		return false;
+	topics_extension_check_version();
+
+	/*
+	 * Without a lock: who waited for a DROP TOPIC here would not get anything
+	 * but an error, and log tables' columns never change.
+	 */
+	root = RelationIdGetRelation(topic->root_relid);
+	if (root == NULL)
 		return false;
 	namestrcpy(&topic->name, name);
 
+	/* a caller up the stack may be using what the old one holds */
 	if (topic->cxt)
-		MemoryContextReset(topic->cxt);
-	else
-		topic->cxt = AllocSetContextCreate(CacheMemoryContext, "pg_topics topic",
-										   ALLOCSET_SMALL_SIZES);
+		MemoryContextSetParent(topic->cxt, TopTransactionContext);
+	topic->cxt = AllocSetContextCreate(CacheMemoryContext, "pg_topics topic",
+									   ALLOCSET_SMALL_SIZES);
 	topic->partitions = 0;		/* should an allocation fail */
 	topic->partition_relids = MemoryContextAllocZero(topic->cxt, sizeof(Oid) * partitions);
 	topic->partition_states = MemoryContextAllocZero(topic->cxt,
@@ -212,7 +257,6 @@ load_topic(Topic *topic)
 												 sizeof(Destination *) * partitions);
 	topic->partitions = partitions;
 
-	root = table_open(topic->root_relid, AccessShareLock);
 	if (RelationGetNumberOfAttributes(root) != Natts_log)
 		elog(ERROR, "log table \"%s\" has an unexpected form", RelationGetRelationName(root));
 	{
@@ -223,7 +267,7 @@ load_topic(Topic *topic)
 	}
 	load_column(&topic->key, TupleDescAttr(topic->tupdesc, Anum_log_key - 1), topic->cxt);
 	load_column(&topic->value, TupleDescAttr(topic->tupdesc, Anum_log_value - 1), topic->cxt);
-	table_close(root, AccessShareLock);
+	RelationClose(root);
 	return true;
 }
 

@@ -223,10 +223,23 @@ database_wanted(Node *statement)
 	return name ? get_database_oid(name, true) : InvalidOid;
 }
 
+/* May the user run the command at all?  Else the worker stays. */
+static bool
+may_have_database(Oid database)
+{
+	return OidIsValid(database) && object_ownercheck(DatabaseRelationId, database, GetUserId());
+}
+
 static bool
 is_extension_command(Node *statement, bool *drop)
 {
-	*drop = IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_EXTENSION;
+	ListCell   *lc;
+
+	*drop = false;
+	if (IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_EXTENSION)
+		foreach(lc, ((DropStmt *) statement)->objects)
+			if (strcmp(strVal(lfirst(lc)), "pg_topics") == 0)
+				*drop = true;
 	return *drop ||
 		(IsA(statement, CreateExtensionStmt) &&
 		 strcmp(((CreateExtensionStmt *) statement)->extname, "pg_topics") == 0);
@@ -241,8 +254,9 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtili
 	bool		drop;
 	bool		extension = is_extension_command(statement, &drop);
 	bool		was_dropping = dropping_extension;
+	bool		look_again = OidIsValid(database) || IsA(statement, CreatedbStmt);
 
-	if (OidIsValid(database))
+	if (may_have_database(database))
 		topics_worker_give_way(database);
 	dropping_extension = was_dropping || drop;
 	PG_TRY();
@@ -261,15 +275,19 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtili
 	if (extension)
 	{
 		extension_created |= !drop;
-		extension_dropped |= drop && !topics_extension_exists();
+		extension_dropped |= drop;
 	}
-	if (OidIsValid(database) || IsA(statement, CreatedbStmt))
+	if (look_again)
 		extension_created = true;	/* the launcher is to look again */
 }
 
 static void
 at_transaction_event(XactEvent event, void *arg)
 {
+	/* the command may have been rolled back to a savepoint */
+	if (event == XACT_EVENT_PRE_COMMIT && extension_dropped)
+		extension_dropped = !topics_extension_exists();
+
 	if (event == XACT_EVENT_COMMIT)
 	{
 		if (extension_dropped)

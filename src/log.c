@@ -39,6 +39,8 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/itemptr.h"
+#include "storage/lmgr.h"
+#include "storage/predicate.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -361,6 +363,46 @@ look_at_tail(Relation partition_rel, PartitionState *state, int64 end)
 }
 
 /*
+ * Take the heavyweight locks that looking up the log end needs, so that they
+ * are not waited for under the append lock: of the catalogue, and of the
+ * segments from the last one down to one with rows.
+ */
+static void
+lock_for_lookup(Relation partition_rel)
+{
+	int			count;
+	Segment    *segments;
+
+	LockRelationOid(get_relname_relid("partition", get_namespace_oid(TOPIC_LOG_SCHEMA, false)),
+					AccessShareLock);
+	segments = topics_segment_list(partition_rel, &count);
+	for (int i = count - 1; i >= 0; i--)
+	{
+		Relation	rel = table_open(segments[i].relid, AccessShareLock);
+		BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+
+		table_close(rel, NoLock);
+		if (nblocks > 0)
+			break;
+	}
+	pfree(segments);
+}
+
+/* The log end, with the append lock taken for the time of the look. */
+static int64
+log_end_under_lock(Relation partition_rel, PartitionState *state)
+{
+	int64		end;
+
+	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
+		lock_for_lookup(partition_rel);
+	topics_append_lock_acquire(&state, 1);
+	end = topics_log_end_locked(partition_rel, state);
+	topics_append_lock_release();
+	return end;
+}
+
+/*
  * The log end, for a caller that holds the append lock: the offset that the
  * next record gets.
  */
@@ -412,11 +454,7 @@ topics_log_end(Relation partition_rel, PartitionState *state)
 
 	end = pg_atomic_read_u64(&state->next_offset);
 	if (end == UNKNOWN_OFFSET)
-	{
-		topics_append_lock_acquire(&state, 1);
-		end = topics_log_end_locked(partition_rel, state);
-		topics_append_lock_release();
-	}
+		end = log_end_under_lock(partition_rel, state);
 	return end;
 }
 
@@ -424,14 +462,9 @@ topics_log_end(Relation partition_rel, PartitionState *state)
 int64
 topics_log_end_settled(Relation partition_rel, PartitionState *state)
 {
-	int64		end;
-
 	if (RecoveryInProgress())
 		return topics_log_end(partition_rel, state);
-	topics_append_lock_acquire(&state, 1);
-	end = topics_log_end_locked(partition_rel, state);
-	topics_append_lock_release();
-	return end;
+	return log_end_under_lock(partition_rel, state);
 }
 
 /* The log start offset: nothing below it is shown. */
@@ -501,6 +534,8 @@ topics_log_reader_open(Relation partition_rel, int64 from, int64 upto, Snapshot 
 {
 	LogReader  *reader = palloc0(sizeof(LogReader));
 
+	/* also where there is no segment to read: that, too, was read */
+	PredicateLockRelation(partition_rel, snapshot);
 	reader->partition_rel = partition_rel;
 	reader->snapshot = snapshot;
 	reader->next = from;

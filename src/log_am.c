@@ -38,12 +38,14 @@
 #include "access/genam.h"
 #include "access/heapam.h"
 #include "access/multixact.h"
+#include "access/relation.h"
 #include "access/relscan.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "catalog/index.h"
+#include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_am_d.h"
 #include "commands/vacuum.h"
@@ -70,7 +72,7 @@ PG_FUNCTION_INFO_V1(topics_log_am_handler);
 
 static TableAmRoutine methods;
 
-/* What the foreign writer of this transaction last wrote, and where. */
+/* Where the foreign writer of this transaction wrote last, and what. */
 static struct
 {
 	Oid			relid;
@@ -116,44 +118,55 @@ topics_log_am_parse_name(const char *relname, int64 *topic_id, int32 *partition,
 	return *p == '\0';
 }
 
-/* The partition that a segment belongs to, or NULL if it has no state. */
+/*
+ * The partition that a table is a segment of.  False for any other table:
+ * anybody may make one with this access method, which is then a heap that
+ * keeps its order, and of no concern to topics.
+ */
+static bool
+segment_partition(Relation rel, TopicPartition *id)
+{
+	int64		sequence;
+
+	id->database = MyDatabaseId;
+	return topics_log_am_parse_name(RelationGetRelationName(rel), &id->topic_id,
+									&id->partition, &sequence) &&
+		sequence >= 0 && rel->rd_rel->relispartition &&
+		RelationGetNamespace(rel) == get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+}
+
+/* The state of a segment's partition, or NULL if it has none so far. */
 static PartitionState *
 segment_state(Relation rel)
 {
-	TopicPartition id = {.database = MyDatabaseId};
-	int64		sequence;
+	TopicPartition id;
 
-	if (!topics_log_am_parse_name(RelationGetRelationName(rel), &id.topic_id,
-								  &id.partition, &sequence))
-		return NULL;
-	return topics_shmem_find(&id);
+	return segment_partition(rel, &id) ? topics_shmem_find(&id) : NULL;
 }
 
-/* The bounds that a segment is attached with; false if it is not attached. */
-bool
-topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset)
+static int64
+bound_value(List *datums)
+{
+	return DatumGetInt64(castNode(Const, linitial_node(PartitionRangeDatum, datums)->value)->constvalue);
+}
+
+/* The bounds that a segment is attached with. */
+static void
+segment_bounds(Oid relid, int64 *base_offset, int64 *end_offset)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	bool		isnull = true;
 	Datum		datum = 0;
+	PartitionBoundSpec *spec;
 
 	if (HeapTupleIsValid(tuple))
-	{
 		datum = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relpartbound, &isnull);
-		if (!isnull)
-		{
-			PartitionBoundSpec *spec = stringToNode(TextDatumGetCString(datum));
-			PartitionRangeDatum *lower = linitial(spec->lowerdatums);
-			PartitionRangeDatum *upper = linitial(spec->upperdatums);
-
-			*base_offset = lower->kind == PARTITION_RANGE_DATUM_VALUE ?
-				DatumGetInt64(castNode(Const, lower->value)->constvalue) : 0;
-			*end_offset = upper->kind == PARTITION_RANGE_DATUM_VALUE ?
-				DatumGetInt64(castNode(Const, upper->value)->constvalue) : PG_INT64_MAX;
-		}
-		ReleaseSysCache(tuple);
-	}
-	return !isnull;
+	if (isnull)
+		elog(ERROR, "segment %u has no bounds", relid);
+	spec = stringToNode(TextDatumGetCString(datum));
+	*base_offset = bound_value(spec->lowerdatums);
+	*end_offset = bound_value(spec->upperdatums);
+	ReleaseSysCache(tuple);
 }
 
 static void
@@ -162,7 +175,7 @@ report_append_only(Relation rel)
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("log table \"%s\" is append-only", RelationGetRelationName(rel)),
-			 errhint("Records leave a topic by retention or topics.delete_records().")));
+			 errhint("Records leave a topic by retention.")));
 }
 
 /* ----------------------------------------------------------------
@@ -218,12 +231,14 @@ append_rows(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid,
 	heap_multi_insert(rel, slots, nslots, cid, options | TABLE_INSERT_SKIP_FSM, NULL);
 }
 
-/* The highest offset in a segment that this transaction can see, or -1. */
+/*
+ * The highest offset in a segment, or -1: of what is committed, and what this
+ * very command has written.
+ */
 static int64
 last_offset_in(Relation rel)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = topics_beginscan(rel, snapshot);
+	TableScanDesc scan = topics_beginscan(rel, SnapshotSelf);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	int64		result = -1;
 
@@ -235,7 +250,6 @@ last_offset_in(Relation rel)
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
-	UnregisterSnapshot(snapshot);
 	return result;
 }
 
@@ -259,26 +273,28 @@ foreign_write_begin(Relation rel)
 	foreign.subxid = GetCurrentSubTransactionId();
 }
 
-/*
- * Partitions that a foreign writer has changed in this transaction, as a
- * list of OIDs of their tables; the list is reset.
- */
+/* OIDs of the tables of partitions that a foreign writer has changed. */
 List *
-topics_log_am_take_foreign_partitions(void)
+topics_log_am_foreign_partitions(void)
 {
-	List	   *result = foreign_partitions;
+	return foreign_partitions;
+}
 
+void
+topics_log_am_forget_foreign(void)
+{
 	foreign_partitions = NIL;
 	foreign.relid = InvalidOid;
-	return result;
 }
 
 /* Check rows of a foreign writer: their offsets must go up. */
 static void
 foreign_write(Relation rel, TupleTableSlot **slots, int nslots)
 {
+	TopicPartition id;
+
 	/* a table that is being rewritten is in order, as its source was */
-	if (!rel->rd_rel->relispartition)
+	if (!segment_partition(rel, &id))
 		return;
 
 	if (foreign.relid != RelationGetRelid(rel) || foreign.lxid != topics_lxid() ||
@@ -410,13 +426,35 @@ flush_for_scan(Relation rel)
 	}
 	else
 	{
+		uint32		in_page;
+
 		/* right behind a page header there is nothing yet to be flushed */
 		lsn = GetXLogInsertRecPtr();
-		if (lsn % XLOG_BLCKSZ <= SizeOfXLogLongPHD)
-			lsn -= lsn % XLOG_BLCKSZ;
+		in_page = lsn % XLOG_BLCKSZ;
+		if (in_page == (XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ ?
+						SizeOfXLogLongPHD : SizeOfXLogShortPHD))
+			lsn -= in_page;
 	}
 	if (lsn != InvalidXLogRecPtr)
 		XLogFlush(lsn);
+}
+
+/*
+ * In a serializable transaction, who has read a segment has read that there
+ * is none above it: producers check for conflicts on the partition as well.
+ */
+static void
+lock_partition_predicate(Relation rel, Snapshot snapshot)
+{
+	if (IsolationIsSerializable() && rel->rd_rel->relispartition &&
+		IsMVCCSnapshot(snapshot))
+	{
+		Relation	partition_rel = relation_open(get_partition_parent(RelationGetRelid(rel), true),
+												  AccessShareLock);
+
+		PredicateLockRelation(partition_rel, snapshot);
+		relation_close(partition_rel, NoLock);
+	}
 }
 
 static TableScanDesc
@@ -428,6 +466,7 @@ log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *k
 	/* heap does this for sequential and sample scans itself */
 	if (flags & SO_TYPE_TIDRANGESCAN)
 		PredicateLockRelation(rel, snapshot);
+	lock_partition_predicate(rel, snapshot);
 
 	return heap_beginscan(rel, snapshot, nkeys, key, pscan, flags & ~SO_ALLOW_SYNC);
 }
@@ -464,15 +503,16 @@ typedef enum SegmentFill
 static SegmentFill
 segment_fill(Relation rel, PartitionState **state)
 {
+	TopicPartition id;
 	int64		base_offset;
 	int64		end_offset;
 	int64		next_offset;
 
 	*state = NULL;
-	if (!topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset))
+	if (!segment_partition(rel, &id))
 		return FILL_SEALED;		/* detached: nobody appends to it */
-
-	*state = segment_state(rel);
+	segment_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
+	*state = topics_shmem_find(&id);
 	if (*state == NULL)
 		return FILL_ACTIVE;
 	next_offset = pg_atomic_read_u64(&(*state)->next_offset);
@@ -526,12 +566,24 @@ log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstr
  * ----------------------------------------------------------------
  */
 
+/* Has a segment its last record?  Where the log end is not known: a restore. */
+static bool
+is_full(Relation rel)
+{
+	int64		base_offset;
+	int64		end_offset;
+
+	segment_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
+	return last_offset_in(rel) >= end_offset - 1;
+}
+
 static void
 require_indexable(Relation rel)
 {
 	PartitionState *state;
 
-	if (RelationGetNumberOfBlocks(rel) > 0 && segment_fill(rel, &state) != FILL_SEALED)
+	if (RelationGetNumberOfBlocks(rel) > 0 && segment_fill(rel, &state) != FILL_SEALED &&
+		!is_full(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot index log table \"%s\"", RelationGetRelationName(rel)),

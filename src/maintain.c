@@ -57,17 +57,17 @@ tail_is_old(Topic *topic, PartitionState *state)
 
 	return topic->settings.segment_ms >= 0 && started != 0 &&
 		(int64) pg_atomic_read_u64(&state->next_offset) > state->tail_base &&
-		TimestampDifferenceExceeds(started, GetCurrentTimestamp(),
-								   Min(topic->settings.segment_ms, PG_INT32_MAX));
+		GetCurrentTimestamp() - started >= topic->settings.segment_ms * 1000;
 }
 
 /* Is there anything to do?  Cheap: looks at shared memory only. */
 bool
 topics_maintain_is_due(Topic *topic, int32 partition)
 {
-	PartitionState *state = topics_catalog_partition_state(topic, partition);
+	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
+	PartitionState *state = topics_shmem_find(&id);
 
-	return pg_atomic_read_u32(&state->requests) != 0 ||
+	return state == NULL || pg_atomic_read_u32(&state->requests) != 0 ||
 		pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET ||
 		tail_is_old(topic, state);
 }
@@ -95,7 +95,7 @@ roll(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	next_transaction();
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_segment_cover(relid, state, cut_at, cut_at, segment_bytes);
+	topics_segment_cover(relid, state, cut_at, cut_at, segment_bytes, false);
 	PopActiveSnapshot();
 	pg_atomic_fetch_or_u32(&state->requests, REQUEST_SEAL);
 	next_transaction();
@@ -111,6 +111,7 @@ make_spare(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	Relation	rel;
 	Segment		tail;
 	int64		end;
+	int64		wanted;
 	bool		needed;
 
 	if (!OidIsValid(relid))
@@ -118,11 +119,12 @@ make_spare(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rel = table_open(relid, AccessShareLock);
 	end = topics_log_end(rel, state);
-	needed = topics_segment_find(rel, end, &tail) &&
-		!topics_segment_covers(rel, end, tail.end_offset);
+	/* the offset that has to have a segment; a tail just filled has none above */
+	wanted = topics_segment_find(rel, end, &tail) ? tail.end_offset : end;
+	needed = !topics_segment_covers(rel, wanted, wanted);
 	table_close(rel, NoLock);
 	if (needed)
-		topics_segment_cover(relid, state, end, tail.end_offset, topic->settings.segment_bytes);
+		topics_segment_cover(relid, state, wanted, wanted, topic->settings.segment_bytes, false);
 	PopActiveSnapshot();
 	next_transaction();
 }

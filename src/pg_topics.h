@@ -103,9 +103,8 @@ typedef struct PartitionState
 
 	int64		append_limit;	/* a cut in progress: no offset from here on */
 	uint32		bounds_changes; /* segments were re-bounded this often */
-	uint64		bounds_barrier; /* what all processes must pass before a
-								 * segment is attached, or 0 (segment.c) */
-	int64		bounds_old_end; /* end of the segment that was cut */
+	int64		cut_end;		/* former end of a segment whose cut is not
+								 * complete, or 0 (segment.c) */
 	TimestampTz last_append_time;	/* LogAppendTime never goes back */
 	TimestampTz tail_started;	/* when the tail got its first record */
 	int64		tail_base;		/* first offset of the tail */
@@ -161,6 +160,7 @@ typedef struct TopicColumn
 	Oid			ioparam;
 	FmgrInfo	input;
 	FmgrInfo	output;
+	bool		text_depends_on_settings;	/* DateStyle and the like */
 	void	   *domain_extra;	/* domain_check's cache */
 } TopicColumn;
 
@@ -249,6 +249,7 @@ extern void topics_shmem_wake_launcher(void);
 extern void topics_append_lock_acquire(PartitionState **states, int nstates);
 extern void topics_append_lock_release(void);
 extern bool topics_append_lock_held(const PartitionState *state);
+extern void topics_append_lock_sleep(PartitionState *state, long timeout_ms);
 extern void topics_append_lock_at_abort(void);
 
 /* extension.c */
@@ -261,8 +262,8 @@ extern void topics_extension_check_version(void);
 extern bool topics_log_am_is_log(Relation rel);
 extern bool topics_log_am_parse_name(const char *relname, int64 *topic_id,
 									 int32 *partition, int64 *sequence);
-extern bool topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset);
-extern List *topics_log_am_take_foreign_partitions(void);
+extern List *topics_log_am_foreign_partitions(void);
+extern void topics_log_am_forget_foreign(void);
 
 /* ---- log tables ---- */
 
@@ -272,10 +273,14 @@ extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segme
 extern bool topics_segment_last(Relation partition_rel, Segment *segment);
 extern Segment *topics_segment_list(Relation partition_rel, int *count);
 extern bool topics_segment_covers(Relation partition_rel, int64 first, int64 last);
-extern void topics_segment_cover(Oid partition_relid, PartitionState *state,
-								 int64 first, int64 last, int64 segment_bytes);
+extern bool topics_segment_fits(Relation partition_rel, int64 first, int64 last);
+extern bool topics_segment_cover(Oid partition_relid, PartitionState *state,
+								 int64 first, int64 last, int64 segment_bytes,
+								 bool may_repeat);
 extern bool topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at);
 extern void topics_segment_seal(Oid segment_relid);
+extern void topics_segment_protect_from_analyze(Oid relid);
+extern bool topics_segment_is_pending(void);
 extern void topics_segment_at_commit(void);
 extern void topics_segment_at_abort(void);
 
@@ -300,7 +305,7 @@ extern void topics_append_buffer(Topic *topic, RecordDraft *draft);
 extern bool topics_append_records(void);
 extern void topics_append_publish(XLogRecPtr lsn);
 extern bool topics_append_is_pending(void);
-extern void topics_append_forget(bool commit);
+extern void topics_append_forget(void);
 extern const ProducedRange *topics_append_last_produced(int *count);
 
 /* transaction.c */

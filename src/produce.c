@@ -25,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -91,6 +92,29 @@ column_from(TopicColumn *column, Oid given, Datum value, MemoryContext cxt)
 	}
 }
 
+/* A key's text, the same whatever the session's settings are. */
+static char *
+key_text(TopicColumn *column, Datum key)
+{
+	static const char *const settings[][2] = {
+		{"datestyle", "ISO"}, {"intervalstyle", "postgres"}, {"timezone", "UTC"},
+		{"extra_float_digits", "1"}, {"lc_monetary", "C"}, {"bytea_output", "hex"}
+	};
+	int			guc_level;
+	char	   *text;
+
+	if (!column->text_depends_on_settings)
+		return OutputFunctionCall(&column->output, key);
+
+	guc_level = NewGUCNestLevel();
+	for (int i = 0; i < (int) lengthof(settings); i++)
+		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	text = OutputFunctionCall(&column->output, key);
+	AtEOXact_GUC(true, guc_level);
+	return text;
+}
+
 /* The bytes that Kafka's serializers would make of a key. */
 static int32
 partition_for_key(Topic *topic, Datum key)
@@ -109,7 +133,7 @@ partition_for_key(Topic *topic, Datum key)
 	}
 	else
 	{
-		bytes = OutputFunctionCall(&column->output, key);
+		bytes = key_text(column, key);
 		len = strlen(bytes);
 	}
 	if (column->base_type != BYTEAOID && GetDatabaseEncoding() != PG_UTF8)

@@ -34,17 +34,23 @@
  * there is old until the invalidation message arrives, which is sent only
  * after the commit is visible.  It would see the new segment inside the old
  * bounds of the tail, and with the same upper bound twice it would write
- * outside of an array.  So between the two every process must have
- * passed CHECK_FOR_INTERRUPTS, and hence absorbs the first message before it
- * next opens pg_inherits: a ProcSignalBarrier, emitted after the first
- * transaction's messages were sent.  (Every backend takes part in it; which
- * kind of barrier does not matter.)  A process that is stopped would keep
- * producers waiting: after BARRIER_TIMEOUT_MS the cut is taken back instead.
- * A hot standby replays both commits with
- * no barrier between them; there the remaining rule keeps memory safe: the
- * upper bound that the cut segment had is not given to another one.  A
- * descriptor that mixes both ages is then merely without a segment for
- * the cut one's offsets, for one query in some microseconds per cut.
+ * outside of an array.
+ *
+ * So between the two, everybody who may use the old entry must have gone:
+ * before a segment is given offsets that another one had.  Who builds a descriptor holds ACCESS SHARE on pg_inherits from before he
+ * takes the snapshot, and whoever acquires that lock absorbs invalidation
+ * messages first.  A holder from before the first transaction's messages is
+ * therefore waited for (wait_for_old_readers); a later one has read them.
+ * (Messages are sent before the cutter's lock on the partition's table goes:
+ * who has that lock now comes after them.)  Holders let go at once, but for a
+ * transaction that has queried pg_inherits itself, such as pg_dump's: if one
+ * does not go for OLD_READERS_MS, the cut is not begun, or is taken back.
+ *
+ * A hot standby replays both commits with nothing between them; there the
+ * remaining rule keeps memory safe: the upper bound that the cut segment had
+ * is not given to another one.  A descriptor that mixes both ages is then
+ * merely without a segment for the cut one's offsets, for one query in some
+ * microseconds per cut.
  *
  * WHY A NEW SEGMENT IS ATTACHED BEFORE IT IS NEEDED
  *
@@ -55,18 +61,30 @@
  * it attached by another process.  Only if that fails it is
  * attached in the producer's own transaction.
  *
+ * Early is not enough: a transaction that runs a cached plan while it holds
+ * all locks hears of no segment for as long as it runs.  So the records
+ * that one transaction produces to a partition lie in one segment.  Where
+ * they do not fit the end of the tail is raised, which every plan that has
+ * the tail follows, after the spare above was moved out of the way in a
+ * transaction before.  (Only where no process is to be had for
+ * that do they go on in the next segment.)
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/toasting.h"
+#include "commands/event_trigger.h"
 #include "commands/tablecmds.h"
+#include "commands/tablespace.h"
 #include "commands/vacuum.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -75,7 +93,7 @@
 #include "partitioning/partdesc.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
-#include "storage/procsignal.h"
+#include "storage/lock.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -84,8 +102,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/timeout.h"
-#include "utils/wait_event.h"
 
 #include "compat.h"
 #include "pg_topics.h"
@@ -100,15 +116,11 @@ typedef struct PendingChange
 {
 	PartitionState *state;
 	TopicPartition id;
-	bool		cut;			/* the first half of a cut */
-	bool		completes_cut;	/* the second half */
+	bool		has_limit;		/* we set append_limit, in a cut's first half */
+	int64		completes;		/* the cut_end that our commit makes obsolete */
 } PendingChange;
 
-#define BARRIER_TIMEOUT_MS 1000
-static volatile sig_atomic_t barrier_timed_out = false;
-
-/* bounds_barrier: the first half of a cut is about to emit it */
-#define BARRIER_TO_COME PG_UINT64_MAX
+#define OLD_READERS_MS 1000
 
 /* One at a time: the worker's and each producer's transaction need no more. */
 static List *pending = NIL;
@@ -206,6 +218,15 @@ topics_segment_list(Relation partition_rel, int *count)
 	return result;
 }
 
+/* Is there one segment for all offsets from first to last? */
+bool
+topics_segment_fits(Relation partition_rel, int64 first, int64 last)
+{
+	Segment		segment;
+
+	return topics_segment_find(partition_rel, first, &segment) && last < segment.end_offset;
+}
+
 /* Is there a segment for every offset from first to last? */
 bool
 topics_segment_covers(Relation partition_rel, int64 first, int64 last)
@@ -238,6 +259,9 @@ create_table(Relation partition_rel, char *name)
 	stmt->relation = makeRangeVar(TOPIC_LOG_SCHEMA, name, -1);
 	stmt->accessMethod = TOPIC_LOG_AM;
 	stmt->oncommit = ONCOMMIT_NOOP;
+	stmt->tablespacename = get_tablespace_name(OidIsValid(partition_rel->rd_rel->reltablespace) ?
+											   partition_rel->rd_rel->reltablespace :
+											   MyDatabaseTableSpace);
 	/* the active segment is not vacuumed, the sealed one by seal_segment */
 	stmt->options = list_make1(makeDefElem("autovacuum_vacuum_insert_threshold",
 										   (Node *) makeInteger(-1), -1));
@@ -278,14 +302,73 @@ offset_literal(int64 offset)
 	return (Node *) literal;
 }
 
+/* ALTER TABLE, but event triggers do not hear of it. */
+static void
+alter_table(Oid relid, List *cmds)
+{
+	AlterTableStmt *stmt = makeNode(AlterTableStmt);
+	AlterTableUtilityContext context = {0};
+
+	stmt->relation = makeRangeVar(TOPIC_LOG_SCHEMA, get_rel_name(relid), -1);
+	stmt->cmds = cmds;
+	stmt->objtype = OBJECT_TABLE;
+	context.pstmt = makeNode(PlannedStmt);
+	context.pstmt->commandType = CMD_UTILITY;
+	context.pstmt->utilityStmt = (Node *) stmt;
+	context.queryString = "pg_topics segment";
+	context.relid = relid;
+
+	EventTriggerInhibitCommandCollection();
+	PG_TRY();
+	{
+		AlterTable(stmt, ShareUpdateExclusiveLock, &context);
+	}
+	PG_FINALLY();
+	{
+		EventTriggerUndoInhibitCommandCollection();
+	}
+	PG_END_TRY();
+	CommandCounterIncrement();
+}
+
+/*
+ * Have ANALYZE leave key and value alone if their types are not PostgreSQL's
+ * own.  It runs as the table's owner, a superuser, and would call functions
+ * of such a type, say a range's subtype_diff, that its creator can write.
+ */
+void
+topics_segment_protect_from_analyze(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	List	   *cmds = NIL;
+
+	for (int i = Anum_log_key - 1; i < Anum_log_value; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+		AlterTableCmd *cmd;
+
+		if (att->atttypid < FirstNormalObjectId)
+			continue;
+		cmd = makeNode(AlterTableCmd);
+		cmd->subtype = AT_SetStatistics;
+		cmd->name = pstrdup(NameStr(att->attname));
+		cmd->def = (Node *) makeInteger(0);
+		cmds = lappend(cmds, cmd);
+	}
+	table_close(rel, NoLock);
+	if (cmds != NIL)
+	{
+		LockRelationOid(relid, ShareUpdateExclusiveLock);
+		alter_table(relid, cmds);
+	}
+}
+
 /* ALTER TABLE partition ATTACH PARTITION name FOR VALUES FROM base TO end */
 static void
 attach_table(Oid partition_relid, char *name, int64 base_offset, int64 end_offset)
 {
-	AlterTableStmt *stmt = makeNode(AlterTableStmt);
 	AlterTableCmd *cmd = makeNode(AlterTableCmd);
 	PartitionCmd *attach = makeNode(PartitionCmd);
-	AlterTableUtilityContext context = {0};
 
 	attach->name = makeRangeVar(TOPIC_LOG_SCHEMA, name, -1);
 	attach->bound = makeNode(PartitionBoundSpec);
@@ -295,17 +378,7 @@ attach_table(Oid partition_relid, char *name, int64 base_offset, int64 end_offse
 	attach->bound->location = -1;
 	cmd->subtype = AT_AttachPartition;
 	cmd->def = (Node *) attach;
-	stmt->relation = makeRangeVar(TOPIC_LOG_SCHEMA, get_rel_name(partition_relid), -1);
-	stmt->cmds = list_make1(cmd);
-	stmt->objtype = OBJECT_TABLE;
-
-	context.pstmt = makeNode(PlannedStmt);
-	context.pstmt->commandType = CMD_UTILITY;
-	context.pstmt->utilityStmt = (Node *) stmt;
-	context.queryString = "pg_topics segment";
-	context.relid = partition_relid;
-	AlterTable(stmt, ShareUpdateExclusiveLock, &context);
-	CommandCounterIncrement();
+	alter_table(partition_relid, list_make1(cmd));
 }
 
 /* The name of the next segment: one above the highest that there is. */
@@ -326,7 +399,15 @@ next_name(Relation partition_rel)
 		if (name && topics_log_am_parse_name(name, &topic_id, &partition, &sequence))
 			highest = Max(highest, sequence);
 	}
-	return psprintf("%s_s" INT64_FORMAT, RelationGetRelationName(partition_rel), highest + 1);
+	for (;;)
+	{
+		char	   *name = psprintf("%s_s" INT64_FORMAT, RelationGetRelationName(partition_rel),
+									++highest);
+
+		/* one that was detached, say, keeps its name */
+		if (!OidIsValid(get_relname_relid(name, RelationGetNamespace(partition_rel))))
+			return name;
+	}
 }
 
 /* ----------------------------------------------------------------
@@ -334,19 +415,19 @@ next_name(Relation partition_rel)
  * ----------------------------------------------------------------
  */
 
-static void
-note_change(PartitionState *state, bool cut)
+static PendingChange *
+note_change(PartitionState *state)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	PendingChange *change = palloc(sizeof(PendingChange));
 
 	change->state = state;
 	change->id = state->id;
-	change->cut = cut;
-	change->completes_cut = !cut &&
-		(state->append_limit != NO_LIMIT || state->bounds_barrier != 0);
+	change->has_limit = false;
+	change->completes = 0;
 	pending = lappend(pending, change);
 	MemoryContextSwitchTo(old);
+	return change;
 }
 
 static PartitionRangeDatum *
@@ -420,6 +501,7 @@ attach_above(Relation partition_rel, PartitionState *state, int64 first, int64 l
 	int64		base_offset;
 	int64		end_offset;
 	int64		records = guess_records(state, segment_bytes);
+	Oid			relid;
 
 	base_offset = topics_segment_last(partition_rel, &top) ? top.end_offset : first;
 	if (last > PG_INT64_MAX - MAX_SEGMENT_RECORDS - 1)
@@ -427,82 +509,60 @@ attach_above(Relation partition_rel, PartitionState *state, int64 first, int64 l
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("offsets of \"%s\" are exhausted", RelationGetRelationName(partition_rel))));
 	end_offset = Max(base_offset + records, last + 1);
-	if (end_offset == state->bounds_old_end)
+	if (end_offset == state->cut_end)
 		end_offset++;			/* see the head of this file */
 
-	create_table(partition_rel, name);
+	relid = create_table(partition_rel, name);
 	/* ALTER TABLE wants the table unused by its own session */
 	table_close(partition_rel, NoLock);
+	topics_segment_protect_from_analyze(relid);
 	attach_table(partition_relid, name, base_offset, end_offset);
 }
 
-static void
-barrier_timeout_handler(void)
-{
-	barrier_timed_out = true;
-	QueryCancelPending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
 /*
- * WaitForProcSignalBarrier, but not for ever: false if some process, perhaps
- * a stopped one, did not answer in BARRIER_TIMEOUT_MS.  The timeout cancels
- * the wait, and the error is caught here: it comes from the wait alone, which
- * holds nothing.
+ * Wait until nobody holds a lock on pg_inherits who holds one now.  False if
+ * somebody still does after OLD_READERS_MS.
  */
 static bool
-wait_for_barrier(uint64 generation)
+wait_for_old_readers(void)
 {
-	static TimeoutId timeout = MAX_TIMEOUTS;
-	MemoryContext cxt = CurrentMemoryContext;
-	volatile bool passed = false;
+	VirtualTransactionId *old;
+	LOCKTAG		tag;
+	int			nold;
 
-	if (timeout == MAX_TIMEOUTS)
-		timeout = RegisterTimeout(USER_TIMEOUT, barrier_timeout_handler);
-	barrier_timed_out = false;
-	enable_timeout_after(timeout, BARRIER_TIMEOUT_MS);
-	PG_TRY();
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, InheritsRelationId);
+	old = GetLockConflicts(&tag, AccessExclusiveLock, &nold);
+	for (int waited = 0; nold > 0; waited++)
 	{
-		WaitForProcSignalBarrier(generation);
-		passed = true;
+		int			nheld;
+		VirtualTransactionId *holders;
+
+		if (waited >= OLD_READERS_MS)
+			return false;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+		holders = GetLockConflicts(&tag, AccessExclusiveLock, &nheld);
+		for (int i = 0; i < nold; i++)
+		{
+			bool		holds = false;
+
+			for (int j = 0; j < nheld && !holds; j++)
+				holds = VirtualTransactionIdEquals(old[i], holders[j]);
+			if (!holds)
+				old[i--] = old[--nold];
+		}
+		pfree(holders);
 	}
-	PG_CATCH();
-	{
-		disable_timeout(timeout, false);
-		ConditionVariableCancelSleep();
-		if (!barrier_timed_out || geterrcode() != ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(cxt);
-		FlushErrorState();
-	}
-	PG_END_TRY();
-
-	disable_timeout(timeout, false);
-	if (passed && barrier_timed_out)
-		QueryCancelPending = false; /* it came too late, and was ours */
-	return passed;
-}
-
-/*
- * Wait until everybody has heard of the first half of a cut, if there was
- * one.  The caller holds the lock on the partition's table.
- */
-static bool
-everybody_knows_bounds(PartitionState *state)
-{
-	ConditionVariablePrepareToSleep(&state->append_cv);
-	while (state->bounds_barrier == BARRIER_TO_COME)
-		ConditionVariableSleep(&state->append_cv, PG_WAIT_EXTENSION);
-	ConditionVariableCancelSleep();
-
-	return state->bounds_barrier == 0 || wait_for_barrier(state->bounds_barrier);
+	pfree(old);
+	return true;
 }
 
 /*
  * Take the first half of a cut back, where the second cannot follow: the
  * segment that ends at "offset" gets its old end.  Nothing was attached since
- * in between, so no descriptor of whatever age has an overlap.
+ * in between, so no descriptor of whatever age has an overlap.  A query that
+ * was planned in between, for offsets from the cut on, does not see records
+ * that come now: to it they have not come yet.
  */
 static void
 undo_cut(Oid partition_relid, PartitionState *state, int64 offset)
@@ -515,55 +575,130 @@ undo_cut(Oid partition_relid, PartitionState *state, int64 offset)
 	table_close(partition_rel, NoLock);
 	if (!found)
 		elog(ERROR, "no segment ends at offset " INT64_FORMAT, offset);
-	cut.end_offset = state->bounds_old_end;
+	cut.end_offset = state->cut_end;
 	set_bounds(partition_relid, &cut);
 }
 
 /*
- * Have a segment for every offset from first to last, by attaching some
- * above the others, or by bringing the lower bound of the one above
- * down to where a cut has left a gap.  In the caller's transaction.  The
- * caller has no lock of ours (append_lock.c), and not the partition's table
- * open.
+ * "first" has a segment that ends before "last": raise its end.  False if the
+ * next segment had to be moved up for that, and was: another transaction can
+ * raise the end then.
  */
-void
+static bool
+raise_end(Oid partition_relid, Segment *segment, const Segment *next, int64 last)
+{
+	if (next == NULL || next->base_offset > last)
+	{
+		segment->end_offset = last + 1;
+		set_bounds(partition_relid, segment);
+		return true;
+	}
+	else
+	{
+		Segment		moved = *next;
+
+		moved.base_offset = last + 1;
+		moved.end_offset = Max(next->end_offset, last + 1 + (next->end_offset - next->base_offset));
+		set_bounds(partition_relid, &moved);
+		return false;
+	}
+}
+
+/*
+ * One step towards a segment for the offsets from first to last; true if
+ * none is left.  *again says whether there can be another transaction, and
+ * is set if the next step needs one.
+ */
+static bool
+cover_step(Oid partition_relid, PartitionState *state, int64 first, int64 last,
+		   int64 segment_bytes, bool drained, bool *again)
+{
+	bool		may_repeat = *again;
+
+	Relation	partition_rel = table_open(partition_relid, NoLock);
+	Segment		segment;
+	Segment		next;
+	Segment		top;
+	bool		has_next;
+
+	*again = false;
+	if (topics_segment_fits(partition_rel, first, last))
+	{
+		table_close(partition_rel, NoLock);
+		return true;
+	}
+	if (topics_segment_find(partition_rel, first, &segment))
+	{
+		has_next = topics_segment_find_next(partition_rel, segment.end_offset, &next);
+		/* if the end cannot be raised, let the records go on above */
+		if (!drained ||
+			(has_next && next.base_offset <= last &&
+			 (!may_repeat || !topics_segment_last(partition_rel, &top) ||
+			  top.relid != next.relid)))
+		{
+			bool		covered = topics_segment_covers(partition_rel, first, last);
+
+			if (!covered)
+				attach_above(partition_rel, state, first, last, segment_bytes);
+			else
+				table_close(partition_rel, NoLock);
+			return covered;
+		}
+		table_close(partition_rel, NoLock);
+		*again = !raise_end(partition_relid, &segment, has_next ? &next : NULL, last);
+	}
+	else if (topics_segment_find_next(partition_rel, first, &next))
+	{
+		table_close(partition_rel, NoLock);
+		if (!drained && state->cut_end != 0)
+			undo_cut(partition_relid, state, first);
+		else
+		{
+			next.base_offset = first;
+			set_bounds(partition_relid, &next);
+		}
+	}
+	else if (!drained && state->cut_end != 0)
+	{
+		table_close(partition_rel, NoLock);
+		undo_cut(partition_relid, state, first);
+	}
+	else
+		attach_above(partition_rel, state, first, last, segment_bytes);
+	return false;
+}
+
+/*
+ * Have one segment for the offsets from first to last, or where that cannot
+ * be, several: by attaching one above the others, by raising the end of the
+ * one that has "first", or by bringing the one above down to where a cut has
+ * left a gap.  In the caller's transaction; false, only with may_repeat, if
+ * it takes another one after this.  The caller has no lock of ours (append_lock.c), and not the
+ * partition's table open.
+ */
+bool
 topics_segment_cover(Oid partition_relid, PartitionState *state,
-					 int64 first, int64 last, int64 segment_bytes)
+					 int64 first, int64 last, int64 segment_bytes, bool may_repeat)
 {
 	Oid			save_userid;
 	int			save_context;
-	bool		changed = false;
+	bool		drained;
+	bool		again;
 
+	/* from the top, as DROP takes them: attaching looks at the root */
+	LockRelationOid(get_partition_parent(partition_relid, false), AccessShareLock);
 	LockRelationOid(partition_relid, ShareUpdateExclusiveLock);
+	note_change(state)->completes = state->cut_end;
 	topics_extension_become_owner(&save_userid, &save_context);
-	if (!everybody_knows_bounds(state))
-		undo_cut(partition_relid, state, first);
-
-	for (;;)
+	drained = wait_for_old_readers();
+	do
 	{
-		Relation	partition_rel = table_open(partition_relid, NoLock);
-		Segment		segment;
-
-		if (topics_segment_covers(partition_rel, first, last))
-		{
-			table_close(partition_rel, NoLock);
+		again = may_repeat;
+		if (cover_step(partition_relid, state, first, last, segment_bytes, drained, &again))
 			break;
-		}
-		changed = true;
-		if (!topics_segment_find(partition_rel, first, &segment) &&
-			topics_segment_find_next(partition_rel, first, &segment))
-		{
-			table_close(partition_rel, NoLock);
-			segment.base_offset = first;
-			set_bounds(partition_relid, &segment);
-		}
-		else
-			attach_above(partition_rel, state, first, last, segment_bytes);
-	}
-
+	} while (!again);
 	SetUserIdAndSecContext(save_userid, save_context);
-	if (changed || state->append_limit != NO_LIMIT || state->bounds_barrier != 0)
-		note_change(state, false);
+	return !again;
 }
 
 /*
@@ -573,6 +708,7 @@ topics_segment_cover(Oid partition_relid, PartitionState *state,
 static bool
 choose_cut(Relation partition_rel, PartitionState *state, Segment *tail, int64 *cut_at)
 {
+	PendingChange *change = note_change(state);
 	Oid			expected = tail->relid;
 	bool		found;
 
@@ -581,9 +717,9 @@ choose_cut(Relation partition_rel, PartitionState *state, Segment *tail, int64 *
 	found = topics_segment_find(partition_rel, *cut_at, tail) && tail->relid == expected;
 	if (found && tail->base_offset < *cut_at)
 	{
+		change->has_limit = true;
 		state->append_limit = *cut_at;
-		state->bounds_barrier = BARRIER_TO_COME;
-		state->bounds_old_end = tail->end_offset;
+		state->cut_end = tail->end_offset;
 	}
 	else
 		found = false;
@@ -593,10 +729,10 @@ choose_cut(Relation partition_rel, PartitionState *state, Segment *tail, int64 *
 
 /*
  * The first half of a cut: bring the tail's end down to next_offset.  False,
- * and nothing done, if there is nothing to cut.  The caller commits, and then
- * calls topics_segment_cover(cut_at, cut_at) in its next transaction, before
- * it handles interrupts; producers wait for that, and if it fails they do
- * it themselves.
+ * and nothing done, if there is nothing to cut, or the second half could not
+ * follow.  The caller commits, and then calls topics_segment_cover(cut_at,
+ * cut_at) in its next transaction; producers wait a little for that, and then
+ * do it themselves.
  *
  * All locks are taken before the limit is set, so that nobody who holds one
  * of them, say ANALYZE, keeps producers waiting.
@@ -609,11 +745,11 @@ topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
 	bool		found = false;
 
 	/* the second half of an earlier cut comes first */
-	if (state->append_limit == NO_LIMIT && state->bounds_barrier == 0 &&
+	if (state->append_limit == NO_LIMIT && state->cut_end == 0 &&
+		wait_for_old_readers() &&
 		topics_segment_find(partition_rel, topics_log_end(partition_rel, state), &tail))
 	{
 		LockRelationOid(tail.relid, ShareUpdateExclusiveLock);
-		note_change(state, true);
 		found = choose_cut(partition_rel, state, &tail, cut_at);
 	}
 	table_close(partition_rel, NoLock);
@@ -636,10 +772,12 @@ topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
  * sent), or after our abort.  Must not raise.
  *
  * After a commit our lock on the partition's table is gone, and somebody else
- * may be about to change segments.  What we write here is not theirs: nobody
- * begins a cut while a limit or a barrier stands, nobody attaches while
- * the barrier is BARRIER_TO_COME, and each is reset only by who found it set
- * while holding the lock.
+ * may be changing segments.  What we write is ours all the same: nobody
+ * begins a cut while a limit or cut_end stands, and each is reset only by
+ * who set it, or found it set while he had the lock.
+ *
+ * A limit stands only until the first half is announced, whatever becomes of
+ * the second: then bounds_changes makes producers look at the bounds again.
  */
 static void
 finish_changes(bool commit)
@@ -653,31 +791,25 @@ finish_changes(bool commit)
 
 		if (memcmp(&state->id, &change->id, sizeof(TopicPartition)) != 0)
 			continue;
+		if (change->has_limit && !commit)
+			state->cut_end = 0;
+		if (change->completes != 0 && commit)
+			state->cut_end = 0;
 		state->bounds_changes++;
 		pg_write_barrier();
-		if (change->cut)
-		{
-			bool		was_cut = state->bounds_barrier == BARRIER_TO_COME;
-
-			if (was_cut && commit)
-				state->bounds_barrier = EmitProcSignalBarrier(PROCSIGNAL_BARRIER_SMGRRELEASE);
-			else if (was_cut)
-			{
-				state->bounds_barrier = 0;
-				state->append_limit = NO_LIMIT;
-			}
-		}
-		else if (change->completes_cut)
-		{
-			/* if we failed, producers go on, and complete the cut */
-			if (commit)
-				state->bounds_barrier = 0;
+		if (change->has_limit)
 			state->append_limit = NO_LIMIT;
-		}
 		ConditionVariableBroadcast(&state->append_cv);
 	}
 	list_free_deep(pending);
 	pending = NIL;
+}
+
+/* Does this transaction change segments? */
+bool
+topics_segment_is_pending(void)
+{
+	return pending != NIL;
 }
 
 void
@@ -707,9 +839,10 @@ freeze_table(Oid relid)
 	params.index_cleanup = VACOPTVALUE_ENABLED;
 	params.truncate = VACOPTVALUE_DISABLED;
 	params.freeze_min_age = 0;
-	params.freeze_table_age = 0;
+	params.freeze_table_age = -1;	/* not aggressive: pages that a cursor has
+									 * pinned are not waited for */
 	params.multixact_freeze_min_age = 0;
-	params.multixact_freeze_table_age = 0;
+	params.multixact_freeze_table_age = -1;
 	params.log_min_duration = -1;
 	params.nworkers = -1;
 	table_relation_vacuum(rel, &params, GetAccessStrategy(BAS_VACUUM));

@@ -20,13 +20,14 @@
  *		PartitionState.id.  Shared: look up.  Exclusive: take, give back.
  *		Nothing else is acquired while it is held.
  *	append_lock		(LWLock, one per partition) exclusive only.  Guards
- *		append_limit, bounds_changes, bounds_barrier, last_append_time and the
- *		tail_xxx fields, the right to append to the partition, and writing
+ *		append_limit, last_append_time, spare_at and the tail_xxx fields, the right to append to the partition, and writing
  *		next_offset, commit_lsn and append_xid, which anybody may read.
  *		Taken by append_lock.c only, which never waits while it holds one.
  *	database lock	(LWLock, one of DATABASE_LOCKS by database OID) held shared
  *		by everybody who holds append locks, exclusive by a transaction with
  *		too many partitions, in place of their append locks.
+ *	bounds_changes, cut_end	are written by who changes the partition's
+ *		segments, one at a time by his lock on the partition's table.
  *	requests, foreign_writes, log_start_offset: atomics.
  *	WorkerRegistry.mutex	(spinlock) all of the registry of workers.
  *
@@ -111,7 +112,7 @@ state_init(PartitionState *state, const TopicPartition *id)
 	pg_atomic_write_u64(&state->log_start_offset, UNKNOWN_OFFSET);
 	pg_atomic_write_u32(&state->requests, 0);
 	state->append_limit = NO_LIMIT;
-	state->bounds_barrier = 0;
+	state->cut_end = 0;
 	state->last_append_time = 0;
 	state->tail_started = 0;
 	state->tail_base = 0;
@@ -218,13 +219,13 @@ PartitionState *
 topics_shmem_find(const TopicPartition *id)
 {
 	RegistryEntry *entry;
+	PartitionState *state;
 
 	LWLockAcquire(REGISTRY_LOCK, LW_SHARED);
 	entry = hash_search(registry, id, HASH_FIND, NULL);
+	state = entry ? &shared->states[entry->index] : NULL;
 	LWLockRelease(REGISTRY_LOCK);
-
-	/* elements never move, and "index" is written once */
-	return entry ? &shared->states[entry->index] : NULL;
+	return state;
 }
 
 /* Take a free element for "id"; the caller holds the registry lock. */

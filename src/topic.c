@@ -330,13 +330,14 @@ create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes)
 		snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", topic_id, partition);
 		execute("CREATE TABLE topic_log.%s (LIKE topic_log.t" INT64_FORMAT ") PARTITION BY RANGE (\"offset\")",
 				name, topic_id);
+		topics_segment_protect_from_analyze(get_relname_relid(name, namespace));
 		/* not PARTITION OF: that would lock out the topic's readers */
 		execute("ALTER TABLE topic_log.t" INT64_FORMAT " ATTACH PARTITION topic_log.%s FOR VALUES IN (%d)",
 				topic_id, name, partition);
 		execute("INSERT INTO topic_log.partition (topic_id, partition) VALUES (" INT64_FORMAT ", %d)",
 				topic_id, partition);
 		topics_segment_cover(get_relname_relid(name, namespace), topics_shmem_get(&id),
-							 0, 0, segment_bytes);
+							 0, 0, segment_bytes, false);
 	}
 }
 
@@ -349,6 +350,8 @@ create_log_table(int64 topic_id, const char *key_type, const char *value_type)
 			" partition pg_catalog.int4 NOT NULL,"
 			" key %s, value %s, headers pg_catalog.jsonb"
 			") PARTITION BY LIST (partition)", topic_id, key_type, value_type);
+	topics_segment_protect_from_analyze(get_relname_relid(psprintf("t" INT64_FORMAT, topic_id),
+														  get_namespace_oid(TOPIC_LOG_SCHEMA, false)));
 }
 
 static Oid

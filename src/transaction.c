@@ -185,7 +185,7 @@ append_records(void)
 static void
 prepare_foreign_writes(void)
 {
-	List	   *relids = topics_log_am_take_foreign_partitions();
+	List	   *relids = topics_log_am_foreign_partitions();
 	ListCell   *lc;
 
 	nforeign = 0;
@@ -304,9 +304,10 @@ topics_transaction_is_unconfirmed(void)
  */
 
 static void
-forget_transaction(bool commit)
+forget_transaction(void)
 {
-	topics_append_forget(commit);
+	topics_append_forget();
+	topics_log_am_forget_foreign();
 	appended = false;
 	sticky = NIL;
 	sticky_topic = 0;
@@ -337,9 +338,9 @@ refuse_prepare(void)
 
 	if (topics_append_is_pending())
 		what = "has produced to a topic";
-	if (topic_notes != NIL)
-		what = "has created or dropped a topic";
-	if (topics_log_am_take_foreign_partitions() != NIL)
+	if (topic_notes != NIL || topics_segment_is_pending())
+		what = "has created or changed a topic";
+	if (topics_log_am_foreign_partitions() != NIL)
 		what = "has written to a log table";
 	if (what)
 		ereport(ERROR,
@@ -361,18 +362,21 @@ at_transaction_event(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_PREPARE:
 			refuse_prepare();
 			break;
+		case XACT_EVENT_PREPARE:
+			/* it has no records: but lists of them, maybe, which were rolled back */
+			forget_transaction();
+			break;
 		case XACT_EVENT_COMMIT:
 			publish();
 			settle_topics(true);
-			forget_transaction(true);
+			forget_transaction();
 			break;
 		case XACT_EVENT_ABORT:
 			restore_synchronous_commit();
 			topics_append_lock_at_abort();
 			topics_segment_at_abort();
-			(void) topics_log_am_take_foreign_partitions();
 			settle_topics(false);
-			forget_transaction(false);
+			forget_transaction();
 			flush_upto = InvalidXLogRecPtr;
 			break;
 		default:

@@ -53,7 +53,8 @@
 #define GIVE_WAY_MS 30000
 #define RESTART_MS 5000
 #define LAUNCHER_NAP_MS 5000
-#define LOCK_TIMEOUT_MS "1000"
+/* well below the usual deadlock_timeout: let others not be chosen as victims */
+#define LOCK_TIMEOUT_MS "500"
 
 PGDLLEXPORT void topics_launcher_main(Datum main_arg);
 PGDLLEXPORT void topics_worker_main(Datum main_arg);
@@ -103,9 +104,9 @@ topics_worker_give_way(Oid database)
  * ----------------------------------------------------------------
  */
 
-/* Databases that a worker could be needed in. */
+/* All databases, and those that a worker could be needed in. */
 static List *
-list_databases(void)
+list_databases(List **connectable)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	List	   *result = NIL;
@@ -120,12 +121,11 @@ list_databases(void)
 	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
-		MemoryContext old;
+		MemoryContext old = MemoryContextSwitchTo(cxt);
 
-		if (!database->datallowconn || database->datistemplate)
-			continue;
-		old = MemoryContextSwitchTo(cxt);
 		result = lappend_oid(result, database->oid);
+		if (database->datallowconn && !database->datistemplate)
+			*connectable = lappend_oid(*connectable, database->oid);
 		MemoryContextSwitchTo(old);
 	}
 	table_endscan(scan);
@@ -237,7 +237,7 @@ topics_launcher_main(Datum main_arg)
 												  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(cxt);
 		bool		look_again;
-		List	   *databases;
+		List	   *connectable = NIL;
 		ListCell   *lc;
 
 		SpinLockAcquire(&registry->mutex);
@@ -245,9 +245,8 @@ topics_launcher_main(Datum main_arg)
 		registry->look_again = false;
 		SpinLockRelease(&registry->mutex);
 
-		databases = list_databases();
-		forget_databases(registry, databases);
-		foreach(lc, databases)
+		forget_databases(registry, list_databases(&connectable));
+		foreach(lc, connectable)
 			if (claim_slot(registry, lfirst_oid(lc), look_again))
 				start_worker(registry, lfirst_oid(lc));
 

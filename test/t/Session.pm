@@ -1,0 +1,218 @@
+# Session.pm: psql sessions that run beside each other, for tests that stop,
+# cancel and kill.
+#
+# send() does not wait, receive() does.  A result is a hash: rows (with command
+# tags, as psql prints them), sqlstate and message of the first error, '' if
+# there was none, and lost if the connection is gone.  Nothing here dies of
+# an error or a lost connection: the tests look.
+package Session;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use IO::Select;
+use IPC::Open3;
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(usleep);
+
+our @EXPORT = qw(is_running poll_until signal_backend hold_append_lock);
+
+my %stopped;
+
+# A session in database postgres.  Options: user, options (PGOPTIONS).
+# undef if it cannot connect.
+sub new
+{
+	my ($class, $node, %options) = @_;
+	my $connection = $node->connstr('postgres');
+
+	$connection .= " user=$options{user}" if defined $options{user};
+	local $ENV{PGOPTIONS} = $options{options} if defined $options{options};
+	my $pid = open3(my $in, my $out, undef, 'psql', '-XAt', '-v', 'VERBOSITY=verbose',
+		'-v', 'SHOW_CONTEXT=never', '-d', $connection);
+	my $self = bless {
+		in => $in, out => $out, psql => $pid, select => IO::Select->new($out),
+		buffer => '', number => 0, owner => $$
+	}, $class;
+
+	my $result = $self->query('SELECT pg_backend_pid()');
+	$self->{pid} = $result->{rows}[0] unless $result->{lost};
+	return $self->{pid} ? $self : undef;
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+
+	return unless $self->{psql} && $self->{owner} == $$;
+	local ($?, $!);
+	close $self->{in};
+	kill 'TERM', $self->{psql};
+	waitpid $self->{psql}, 0;
+}
+
+# Sends SQL, maybe several statements, without waiting for anything.
+sub send
+{
+	my ($self, $sql) = @_;
+	local $SIG{PIPE} = 'IGNORE';
+
+	$self->{number}++;
+	syswrite $self->{in}, "$sql\n;\n\\echo end of $self->{number}\n";
+	return;
+}
+
+# Waits for the answer to the last send().  Dies after PostgreSQL::Test's
+# timeout; with a number of seconds it gives undef instead, and the answer is
+# still to come.
+sub receive
+{
+	my ($self, $seconds) = @_;
+	my $deadline = time + ($seconds // $PostgreSQL::Test::Utils::timeout_default);
+	my $end = qr/^end of $self->{number}\n/m;
+	my %result = (rows => [], sqlstate => '', message => '', lost => 0);
+
+	until ($self->{buffer} =~ $end)
+	{
+		my $left = $deadline - time;
+
+		if ($left < 0 || !$self->{select}->can_read($left))
+		{
+			next if $left > 0;
+			return undef if defined $seconds;
+			die "no answer from session $self->{pid}";
+		}
+		next if sysread $self->{out}, $self->{buffer}, 65536, length $self->{buffer};
+		$result{lost} = 1;
+		last;
+	}
+	my $text = $self->{buffer};
+	$self->{buffer} = '';
+	$text =~ s/$end//;
+	for (split /\n/, $text)
+	{
+		if (/^(?:ERROR|FATAL|PANIC):  (\w{5}): (.*)/)
+		{
+			($result{sqlstate}, $result{message}) = ($1, $2) unless $result{sqlstate};
+		}
+		elsif (!/^(?:WARNING|NOTICE|DETAIL|HINT|LOCATION|CONTEXT|STATEMENT|SCHEMA NAME|TABLE NAME|CONSTRAINT NAME):/)
+		{
+			push @{ $result{rows} }, $_;
+		}
+	}
+	$result{text} = $text;
+	return \%result;
+}
+
+sub query
+{
+	my ($self, $sql) = @_;
+
+	$self->send($sql);
+	return $self->receive;
+}
+
+# Of a query that succeeds: its rows as one string.  Dies if it fails.
+sub value
+{
+	my ($self, $sql) = @_;
+	my $result = $self->query($sql);
+
+	die "$sql failed: $result->{text}" if $result->{sqlstate} || $result->{lost};
+	return join "\n", @{ $result->{rows} };
+}
+
+# Whether a process runs; one that nobody has waited for yet does not.
+sub is_running
+{
+	my ($pid) = @_;
+
+	open my $file, '<', "/proc/$pid/stat" or return 0;
+	my $stat = <$file> // return 0;
+	return $stat =~ /^\d+ \(.*\) [^ZX]/s;
+}
+
+# Polls until a condition holds; false after PostgreSQL::Test's timeout.
+sub poll_until
+{
+	my ($condition) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	until ($condition->())
+	{
+		return 0 if time > $deadline;
+		usleep(2000);
+	}
+	return 1;
+}
+
+# Sends a signal to a backend.  One that is stopped goes on at the latest when
+# the test ends, or its server would never stop.
+sub signal_backend
+{
+	my ($signal, $pid) = @_;
+
+	kill $signal, $pid or die "could not send SIG$signal to $pid: $!";
+	$stopped{$pid} = 1 if $signal eq 'STOP';
+	delete $stopped{$pid} if $signal eq 'CONT';
+	return;
+}
+
+END
+{
+	kill 'CONT', $_ for keys %stopped;
+}
+
+# Has "giant" commit "begin", which produces very many records to a
+# partition, and stops its process while it holds the append lock, which
+# "waiter" waits for with "sql": both are sent.  The proof that the lock is
+# held, not only that it was: the giant has still its transaction id, and
+# the waiter waits.
+sub hold_append_lock
+{
+	my (%arguments) = @_;
+	my ($giant, $waiter, $observer) = @arguments{qw(giant waiter observer)};
+	my $probe = Session->new($arguments{node});
+
+	$giant->value($arguments{begin});
+	$giant->send('COMMIT');
+	poll_until(sub { $observer->value(qq{
+			SELECT backend_xid IS NOT NULL FROM pg_stat_activity
+			WHERE pid = $giant->{pid} AND query LIKE 'COMMIT%'}) eq 't' })
+	  or die 'the giant does not commit';
+	$waiter->send($arguments{sql});
+	poll_until(sub { is_waiting($observer, $waiter) }) or die 'the waiter does not wait';
+	stop_outside_of_wal($giant->{pid}, $probe);
+	die 'the giant was too fast'
+	  unless is_waiting($observer, $waiter)
+	  && $observer->value("SELECT backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid = $giant->{pid}") eq 't';
+	return;
+}
+
+# Stops a process that writes WAL, but not where it holds one of PostgreSQL's
+# own locks for that, which would stop every commit in the server.
+sub stop_outside_of_wal
+{
+	my ($pid, $probe) = @_;
+
+	while (1)
+	{
+		signal_backend('STOP', $pid);
+		$probe->send(q{SELECT pg_logical_emit_message(true, 'probe', '')});
+		return if $probe->receive(2);
+		signal_backend('CONT', $pid);
+		$probe->receive;
+	}
+}
+
+sub is_waiting
+{
+	my ($observer, $waiter) = @_;
+
+	return $observer->value(qq{
+		SELECT state = 'active' AND wait_event_type = 'Extension'
+		FROM pg_stat_activity WHERE pid = $waiter->{pid}}) eq 't';
+}
+
+1;

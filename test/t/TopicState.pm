@@ -1,0 +1,169 @@
+# TopicState.pm: what topics hold, in a form that can be compared, and whether
+# the files on disk keep their order.
+package TopicState;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(topic_state records_of same_state check_files leaves_of produce_and_abort sqlstate_of kill_and_start);
+
+# All topics of a database: who owns them, settings, both ends of each
+# partition, rights.  One line each.
+sub topic_state
+{
+	my ($node, $database) = @_;
+
+	return $node->safe_psql($database, q{
+		SELECT to_jsonb(t) FROM topics.topic t ORDER BY topic;
+		SELECT topic, partition, log_start_offset, log_end_offset, first_timestamp, last_timestamp
+			FROM topics.partition ORDER BY topic, partition;
+		SELECT relname, g.grantee, g.privilege_type, g.is_grantable
+			FROM pg_class c, LATERAL (SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END AS grantee,
+				privilege_type, is_grantable FROM aclexplode(c.relacl)) g
+			WHERE relnamespace = 'topic'::regnamespace ORDER BY 1, 2, 3;});
+}
+
+# All records of a topic in offset order, a line each.
+sub records_of
+{
+	my ($node, $database, $topic) = @_;
+
+	return $node->safe_psql($database, qq{
+		SELECT partition, "offset", "timestamp" AT TIME ZONE 'UTC', md5(key::text), octet_length(value::text), md5(value::text), headers
+		FROM topic."$topic" ORDER BY partition, "offset"});
+}
+
+# Everything that should survive a move, as a hash.
+sub state_of
+{
+	my ($node, $database) = @_;
+	my %state = ('(catalogue)' => topic_state($node, $database));
+
+	$state{$_} = records_of($node, $database, $_)
+	  for split /\n/, $node->safe_psql($database, 'SELECT topic FROM topics.topic');
+	return \%state;
+}
+
+# Passes if two states, as made by this function without a third argument,
+# are the same.  Says the first line that differs.
+sub same_state
+{
+	my ($node, $database, $expected, $test_name) = @_;
+	my $got = state_of($node, $database);
+
+	return $got unless defined $expected;
+	for my $topic (sort keys %$expected)
+	{
+		my @expected = split /\n/, $expected->{$topic};
+		my @got = split /\n/, $got->{$topic} // '';
+
+		for my $i (0 .. (@expected > @got ? $#expected : $#got))
+		{
+			next if ($expected[$i] // '(nothing)') eq ($got[$i] // '(nothing)');
+			fail($test_name);
+			diag(sprintf "%s, line %d\nexpected: %s\n     got: %s", $topic, $i + 1,
+				$expected[$i] // '(nothing)', $got[$i] // '(nothing)');
+			return $got;
+		}
+	}
+	is(join(' ', sort keys %$got), join(' ', sort keys %$expected), $test_name);
+	return $got;
+}
+
+# The segments of all topics, or of one topic's partition.
+sub leaves_of
+{
+	my ($node, $database, $topic, $partition) = @_;
+	my $where = defined $topic ? qq{AND c.relname LIKE (SELECT 't' || topic_id || '\\_p$partition\\_s%'
+		FROM topics.topic WHERE topic = '$topic')} : '';
+
+	return split /\n/, $node->safe_psql($database, qq{
+		SELECT c.relname FROM pg_class c
+		WHERE c.relkind = 'r' AND c.relispartition AND relnamespace = 'topic_log'::regnamespace $where
+		ORDER BY length(relname), relname});
+}
+
+# In every file rows lie in the order of their offsets, without a gap, and a
+# partition's files have no gap between them.  Reads sequentially; the order
+# that a scan returns is compared too, for nothing here sorts.
+sub check_files
+{
+	my ($node, $database, $test_name) = @_;
+	my @leaves = leaves_of($node, $database);
+
+	die 'no segments' unless @leaves;
+	my $wrong = $node->safe_psql($database, 'SET enable_indexscan = off; SET enable_bitmapscan = off; SELECT * FROM (' . join(
+		"\nUNION ALL\n",
+		map { qq{SELECT '$_' AS leaf, count(*) AS wrong, min(o) AS at FROM (
+			SELECT "offset" AS o, lag("offset") OVER (ORDER BY ctid) AS by_place, lag("offset") OVER () AS by_scan
+			FROM topic_log.$_) s WHERE by_place <> o - 1 OR by_scan <> o - 1} } @leaves)
+		. ') s WHERE wrong > 0');
+	is($wrong, '', "$test_name: physical order is offset order in each of " . @leaves . ' segments');
+
+	$wrong = '';
+	for my $topic (split /\n/, $node->safe_psql($database, 'SELECT topic FROM topics.topic ORDER BY 1'))
+	{
+		$wrong .= $node->safe_psql($database, qq{
+			SELECT '$topic', p.partition, p.log_start_offset, p.log_end_offset, count(r.offset), min(r.offset), max(r.offset)
+			FROM topics.partition p LEFT JOIN topic."$topic" r ON r.partition = p.partition
+			WHERE p.topic = '$topic' GROUP BY 2, 3, 4
+			HAVING count(r.offset) <> log_end_offset - log_start_offset
+				OR min(r.offset) <> log_start_offset OR max(r.offset) <> log_end_offset - 1});
+	}
+	return is($wrong, '', "$test_name: partitions are dense from start to end");
+}
+
+# Runs statements in a transaction that fails at its commit, after pg_topics
+# has appended: ON COMMIT DELETE ROWS of a table that another one refers to is
+# found wrong only then.  So it leaves dead rows in the log.
+sub produce_and_abort
+{
+	my ($node, $database, $statements, $test_name) = @_;
+	my ($result, $stdout, $stderr) = $node->psql($database, qq{
+		BEGIN;
+		CREATE TEMPORARY TABLE referenced (id integer PRIMARY KEY) ON COMMIT DELETE ROWS;
+		CREATE TEMPORARY TABLE referring (id integer REFERENCES referenced);
+		$statements;
+		COMMIT;});
+
+	return like($stderr, qr/unsupported ON COMMIT and foreign key combination/, $test_name);
+}
+
+# kill -9 of the postmaster, and a new start as soon as what is left of the old
+# server has seen that and ended.
+sub kill_and_start
+{
+	my ($node) = @_;
+	my $pid = $node->{_pid};
+	my $attempts = 10 * $PostgreSQL::Test::Utils::timeout_default;
+
+	$node->kill9;
+	while (kill 0, $pid)
+	{
+		die "process $pid does not end" unless $attempts--;
+		select undef, undef, undef, 0.1;
+	}
+	until ($node->start(fail_ok => 1))
+	{
+		die 'the server does not start after kill -9' unless $attempts--;
+		select undef, undef, undef, 0.1;
+		$node->stop('fast', fail_ok => 1);
+	}
+	return;
+}
+
+# The SQLSTATE that a statement fails with, or 00000, and the message.
+sub sqlstate_of
+{
+	my ($node, $database, $statement) = @_;
+	my ($result, $stdout, $stderr) = $node->psql($database, "\\set VERBOSITY verbose\n$statement");
+
+	return $stderr =~ /(?:ERROR|FATAL):  ([0-9A-Z]{5}): / ? ($1, $stderr) : ('00000', $stderr);
+}
+
+1;

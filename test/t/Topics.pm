@@ -1,0 +1,68 @@
+# Topics.pm: what the TAP tests share.
+#
+# Every test makes its own servers with topics_node(), and waits for states,
+# never for time: the wait_for_... functions fail after PostgreSQL::Test's
+# timeout (PG_TEST_TIMEOUT_DEFAULT, 180 s).
+package Topics;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(topics_node wait_for_worker wait_for_no_worker worker_pid);
+
+# A started server that has pg_topics loaded, and the extension in database
+# postgres.  Options: conf => more of postgresql.conf, init => arguments of
+# PostgreSQL::Test::Cluster::init, extension => 0 for none.
+sub topics_node
+{
+	my ($name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(%{ $options{init} // {} });
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_topics'\n");
+	$node->append_conf('postgresql.conf', $options{conf}) if defined $options{conf};
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION pg_topics') if $options{extension} // 1;
+	return $node;
+}
+
+sub worker_query
+{
+	my ($database) = @_;
+
+	return "FROM pg_stat_activity WHERE backend_type = 'pg_topics worker' AND datname = '$database'";
+}
+
+# The pid of a database's worker; empty if there is none.
+sub worker_pid
+{
+	my ($node, $database) = @_;
+
+	return $node->safe_psql('postgres', 'SELECT pid ' . worker_query($database));
+}
+
+# Waits until a database has a worker, and passes or fails a test by it.
+# Also while the server is restarting.  With a pid: another one than that.
+sub wait_for_worker
+{
+	my ($node, $database, $test_name, $not_pid) = @_;
+	my $query = 'SELECT count(*) = 1 ' . worker_query($database);
+
+	$query .= " AND pid <> $not_pid" if defined $not_pid;
+	return ok($node->poll_query_until('postgres', $query), $test_name);
+}
+
+sub wait_for_no_worker
+{
+	my ($node, $database, $test_name) = @_;
+
+	return ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 ' . worker_query($database)),
+		$test_name);
+}
+
+1;
