@@ -247,7 +247,7 @@ topics_fetch(PG_FUNCTION_ARGS)
 	upto = check_offset(topic, partition_rel, state, from);
 
 	cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics fetch", ALLOCSET_DEFAULT_SIZES);
-	reader = topics_log_reader_open(partition_rel, from, upto, GetActiveSnapshot());
+	reader = topics_log_reader_open(partition_rel, from, upto, GetActiveSnapshot(), true);
 	while (count < limits.max_records && (slot = topics_log_reader_next(reader)) != NULL)
 	{
 		Datum		values[RECORD_COLUMNS];
@@ -298,7 +298,7 @@ put_offset(ReturnSetInfo *rsinfo, int32 partition, int64 offset,
 static bool
 timestamp_from(Relation partition_rel, int64 from, int64 upto, TimestampTz *timestamp)
 {
-	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, GetActiveSnapshot());
+	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, GetActiveSnapshot(), false);
 	TupleTableSlot *slot = topics_log_reader_next(reader);
 	bool		found = slot != NULL;
 	bool		isnull;

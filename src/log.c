@@ -62,6 +62,7 @@ struct LogReader
 	Segment		segment;
 	TableScanDesc scan;
 	TupleTableSlot *slot;
+	LOCKMODE	lock_to_release;	/* on a segment when it is left, or NoLock */
 	int64		last_offset;	/* last record returned of this segment, or -1 */
 	BlockNumber last_block;
 };
@@ -252,7 +253,7 @@ last_record_in(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *timesta
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 	return found;
 }
 
@@ -526,11 +527,12 @@ topics_log_append(Relation segment_rel, TupleTableSlot **slots, HeapTupleData *t
 /*
  * Read the records from offset "from" to "upto" - 1 that a snapshot sees, in
  * order.  The partition's table stays open in the caller's hands, with a
- * lock; segments are locked ACCESS SHARE until the end of the transaction,
- * so that out-of-line values of returned records stay readable.
+ * lock; segments are locked ACCESS SHARE, with keep_locks until the end of
+ * the transaction, so that out-of-line values of records stay readable.
  */
 LogReader *
-topics_log_reader_open(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot)
+topics_log_reader_open(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot,
+					   bool keep_locks)
 {
 	LogReader  *reader = palloc0(sizeof(LogReader));
 
@@ -538,6 +540,7 @@ topics_log_reader_open(Relation partition_rel, int64 from, int64 upto, Snapshot 
 	PredicateLockRelation(partition_rel, snapshot);
 	reader->partition_rel = partition_rel;
 	reader->snapshot = snapshot;
+	reader->lock_to_release = keep_locks ? NoLock : AccessShareLock;
 	reader->next = from;
 	reader->upto = upto;
 	return reader;
@@ -550,7 +553,7 @@ close_segment(LogReader *reader)
 		remember(reader->segment_rel, reader->last_offset, reader->last_block);
 	table_endscan(reader->scan);
 	ExecDropSingleTupleTableSlot(reader->slot);
-	table_close(reader->segment_rel, NoLock);
+	table_close(reader->segment_rel, reader->lock_to_release);
 	reader->segment_rel = NULL;
 }
 
@@ -575,7 +578,7 @@ open_segment(LogReader *reader)
 						Max(nblocks, block + 1));
 			return true;
 		}
-		table_close(reader->segment_rel, NoLock);
+		table_close(reader->segment_rel, reader->lock_to_release);
 		reader->segment_rel = NULL;
 		reader->next = Max(reader->next, reader->segment.end_offset);
 	}

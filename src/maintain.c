@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
@@ -132,12 +133,11 @@ make_spare(Oid view_relid, int32 partition, NextTransaction next_transaction)
 static bool
 has_index(Oid relid)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	bool		result = !HeapTupleIsValid(tuple) ||
-		((Form_pg_class) GETSTRUCT(tuple))->relhasindex;
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	bool		result = rel == NULL || RelationGetIndexList(rel) != NIL;
 
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
+	if (rel)
+		relation_close(rel, AccessShareLock);
 	return result;
 }
 

@@ -74,7 +74,8 @@ segment_facts(const Segment *segment, int64 log_start, int64 log_end)
 static void
 put_timestamp(Relation partition_rel, int64 offset, int64 upto, Datum *value, bool *isnull)
 {
-	LogReader  *reader = topics_log_reader_open(partition_rel, offset, upto, GetActiveSnapshot());
+	LogReader  *reader = topics_log_reader_open(partition_rel, offset, upto, GetActiveSnapshot(),
+													   false);
 	TupleTableSlot *slot = offset < upto ? topics_log_reader_next(reader) : NULL;
 
 	*isnull = slot == NULL;
@@ -113,7 +114,7 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 			state = topics_catalog_partition_state(topic, partition);
 			visit(rsinfo, topic, partition, rel,
 				  topics_log_start(rel, state), topics_log_end(rel, state));
-			table_close(rel, NoLock);
+			table_close(rel, AccessShareLock);
 		}
 	}
 }

@@ -294,7 +294,7 @@ extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
 							  HeapTupleData *tuples, int ntuples, int64 first_offset,
 							  TimestampTz append_time, CommandId cid);
 extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
-										 int64 upto, Snapshot snapshot);
+										 int64 upto, Snapshot snapshot, bool keep_locks);
 extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
 extern void topics_log_reader_close(LogReader *reader);
 

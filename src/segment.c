@@ -580,12 +580,40 @@ undo_cut(Oid partition_relid, PartitionState *state, int64 offset)
 }
 
 /*
- * "first" has a segment that ends before "last": raise its end.  False if the
- * next segment had to be moved up for that, and was: another transaction can
- * raise the end then.
+ * Keep producers below an offset until our commit or abort is announced.
+ * False if the log has gone beyond it already.
  */
 static bool
-raise_end(Oid partition_relid, Segment *segment, const Segment *next, int64 last)
+set_limit(PendingChange *change, Oid partition_relid, int64 limit)
+{
+	PartitionState *state = change->state;
+	Relation	partition_rel = table_open(partition_relid, NoLock);
+	bool		below;
+
+	/* who had our lock before us may be about to lift his */
+	while (state->append_limit != NO_LIMIT)
+		topics_append_lock_sleep(state, 10);
+
+	topics_append_lock_acquire(&state, 1);
+	below = topics_log_end_locked(partition_rel, state) <= limit;
+	if (below)
+	{
+		change->has_limit = true;
+		state->append_limit = limit;
+	}
+	topics_append_lock_release();
+	table_close(partition_rel, NoLock);
+	return below;
+}
+
+/*
+ * A segment ends before "last": raise its end.  False if the next segment,
+ * which is empty, had to be moved up for that, and was: another transaction
+ * can raise the end then.
+ */
+static bool
+raise_end(PendingChange *change, Oid partition_relid, Segment *segment,
+		  const Segment *next, int64 last)
 {
 	if (next == NULL || next->base_offset > last)
 	{
@@ -597,6 +625,9 @@ raise_end(Oid partition_relid, Segment *segment, const Segment *next, int64 last
 	{
 		Segment		moved = *next;
 
+		/* if it is not empty any more, look again at where the log end is */
+		if (!set_limit(change, partition_relid, next->base_offset))
+			return true;
 		moved.base_offset = last + 1;
 		moved.end_offset = Max(next->end_offset, last + 1 + (next->end_offset - next->base_offset));
 		set_bounds(partition_relid, &moved);
@@ -610,9 +641,11 @@ raise_end(Oid partition_relid, Segment *segment, const Segment *next, int64 last
  * is set if the next step needs one.
  */
 static bool
-cover_step(Oid partition_relid, PartitionState *state, int64 first, int64 last,
+cover_step(PendingChange *change, Oid partition_relid, int64 first, int64 last,
 		   int64 segment_bytes, bool drained, bool *again)
 {
+	PartitionState *state = change->state;
+	int64		end = pg_atomic_read_u64(&state->next_offset);
 	bool		may_repeat = *again;
 
 	Relation	partition_rel = table_open(partition_relid, NoLock);
@@ -620,6 +653,13 @@ cover_step(Oid partition_relid, PartitionState *state, int64 first, int64 last,
 	Segment		next;
 	Segment		top;
 	bool		has_next;
+
+	/* the log has grown since the caller looked: what he needs is further up */
+	if (end != UNKNOWN_OFFSET && end > first)
+	{
+		last += end - first;
+		first = end;
+	}
 
 	*again = false;
 	if (topics_segment_fits(partition_rel, first, last))
@@ -645,7 +685,7 @@ cover_step(Oid partition_relid, PartitionState *state, int64 first, int64 last,
 			return covered;
 		}
 		table_close(partition_rel, NoLock);
-		*again = !raise_end(partition_relid, &segment, has_next ? &next : NULL, last);
+		*again = !raise_end(change, partition_relid, &segment, has_next ? &next : NULL, last);
 	}
 	else if (topics_segment_find_next(partition_rel, first, &next))
 	{
@@ -682,19 +722,21 @@ topics_segment_cover(Oid partition_relid, PartitionState *state,
 {
 	Oid			save_userid;
 	int			save_context;
+	PendingChange *change;
 	bool		drained;
 	bool		again;
 
 	/* from the top, as DROP takes them: attaching looks at the root */
 	LockRelationOid(get_partition_parent(partition_relid, false), AccessShareLock);
 	LockRelationOid(partition_relid, ShareUpdateExclusiveLock);
-	note_change(state)->completes = state->cut_end;
+	change = note_change(state);
+	change->completes = state->cut_end;
 	topics_extension_become_owner(&save_userid, &save_context);
 	drained = wait_for_old_readers();
 	do
 	{
 		again = may_repeat;
-		if (cover_step(partition_relid, state, first, last, segment_bytes, drained, &again))
+		if (cover_step(change, partition_relid, first, last, segment_bytes, drained, &again))
 			break;
 	} while (!again);
 	SetUserIdAndSecContext(save_userid, save_context);
@@ -851,7 +893,8 @@ freeze_table(Oid relid)
 
 /*
  * Freeze a full segment and give it its BRIN index, in the caller's
- * transaction.  Nothing is done to one that has an index already.  A
+ * transaction.  Nothing is done to one that has an index already, or no
+ * rows: a restore may fill it yet.  A
  * snapshot somewhere that is older than some rows leaves those unfrozen, for
  * autovacuum to come back to.
  */
@@ -864,7 +907,8 @@ topics_segment_seal(Oid segment_relid)
 	IndexElem  *column;
 	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
 	Oid			toast_relid = rel->rd_rel->reltoastrelid;
-	bool		sealed = rel->rd_rel->relhasindex || !topics_log_am_is_log(rel);
+	bool		sealed = RelationGetIndexList(rel) != NIL || !topics_log_am_is_log(rel) ||
+		RelationGetNumberOfBlocks(rel) == 0;
 	char	   *name = pstrdup(RelationGetRelationName(rel));
 
 	table_close(rel, NoLock);
@@ -877,7 +921,8 @@ topics_segment_seal(Oid segment_relid)
 		freeze_table(toast_relid);
 
 	stmt = makeNode(IndexStmt);
-	stmt->idxname = psprintf("%s_brin", name);
+	/* a restore that we run beside is going to make the one of the dump */
+	stmt->idxname = psprintf("brin_%u", segment_relid);
 	stmt->relation = makeRangeVar(TOPIC_LOG_SCHEMA, name, -1);
 	stmt->accessMethod = "brin";
 	column = makeNode(IndexElem);
