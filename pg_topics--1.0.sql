@@ -240,7 +240,7 @@ CREATE FUNCTION topic_log.segment_status(OUT topic text, OUT partition integer, 
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_segment_status';
 COMMENT ON FUNCTION topic_log.segment_status() IS 'The rows of the view topics.segment';
 
-CREATE VIEW topics.topic AS
+CREATE VIEW topics.topic WITH (security_barrier) AS
 SELECT c.relname::text AS topic, t.topic_id, c.relowner::regrole AS owner, t.partitions,
 	t.retention_time, t.retention_bytes, t.segment_bytes, t.segment_time, t.max_message_bytes, t.timestamp_type,
 	t.cleanup_policy, t.delete_retention_time, t.min_compaction_lag_time, t.min_cleanable_dirty_ratio, t.notify

@@ -229,6 +229,10 @@ BEGIN
 	FOREACH f IN ARRAY '{now(),clock_timestamp(),nextval(regclass),count(text),pg_table_size(regclass),quote_ident(text),pg_get_userbyid(oid),int8(int4),text(bool),insert_record(),append_only(),log_am_handler(internal),may_read(oid)}'::text[] LOOP
 		EXECUTE format('CREATE FUNCTION rights_evil.%s RETURNS text LANGUAGE plpgsql AS %L', replace(f, 'internal', 'pg_catalog.int4'), 'BEGIN RAISE ''attacked''; END');
 	END LOOP;
+	FOREACH o IN ARRAY '{=,<>,<,<=,>,>=}'::text[] LOOP
+		EXECUTE format('CREATE FUNCTION rights_evil.%I (pg_catalog.int8, pg_catalog.int4) RETURNS bool LANGUAGE plpgsql AS %L', 'int84' || o, 'BEGIN RAISE ''attacked''; END');
+		EXECUTE format('CREATE OPERATOR rights_evil.%s (LEFTARG = pg_catalog.int8, RIGHTARG = pg_catalog.int4, FUNCTION = rights_evil.%I)', o, 'int84' || o);
+	END LOOP;
 	CREATE FUNCTION rights_evil.attack(anyelement) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RAISE ''attacked''; END';
 	FOREACH t IN ARRAY '{int8,int4,text,bytea,jsonb,timestamptz,interval,regclass,regrole,oid,float8,bool}'::text[] LOOP
 		EXECUTE format('CREATE DOMAIN rights_evil.%I AS pg_catalog.%1$I CHECK (rights_evil.attack(VALUE))', t);

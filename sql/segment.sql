@@ -87,6 +87,13 @@ SELECT topics.produce_batch('segment_size', array_agg('x'::text)) FROM generate_
 CALL topics.maintain('segment_size');
 SELECT pg_temp.in_order('segment_size');
 
+-- rows of mixed size, which a heap puts into gaps that larger ones have left
+SELECT topics.create_topic('segment_mixed');
+CREATE FUNCTION pg_temp.mixed(i int) RETURNS text LANGUAGE sql AS $$ SELECT substr(string_agg(md5((i * j)::text), ''), 1, 10 + i * 7919 % 1800) FROM generate_series(1, 60) j $$;
+SELECT topics.produce_batch('segment_mixed', array_agg(pg_temp.mixed(i))) FROM generate_series(1, 500) i;
+DO $$ BEGIN FOR i IN 501 .. 1000 LOOP PERFORM topics.produce('segment_mixed', pg_temp.mixed(i)); COMMIT; END LOOP; END $$;
+SELECT pg_temp.in_order('segment_mixed');
+
 -- ---------------------------------------------------------------------
 -- VACUUM, VACUUM FULL, REINDEX and the rest, with dead rows at the tail.
 -- Dead rows: a foreign writer that aborts
@@ -279,4 +286,4 @@ SELECT count(*) FROM :s1 TABLESAMPLE system (100);
 
 DROP VIEW segment_view;
 DROP TABLE segment_conflict;
-SELECT topics.drop_topic('segment_' || t) FROM unnest(ARRAY['roll', 'size', 'dead', 'abort', 'index']) t;
+SELECT topics.drop_topic('segment_' || t) FROM unnest(ARRAY['roll', 'size', 'mixed', 'dead', 'abort', 'index']) t;

@@ -258,7 +258,15 @@ load_topic(Topic *topic)
 	topic->partitions = partitions;
 
 	if (RelationGetNumberOfAttributes(root) != Natts_log)
-		elog(ERROR, "log table \"%s\" has an unexpected form", RelationGetRelationName(root));
+	{
+		RelationClose(root);
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("log table of topic \"%s\" has not the columns of a log table", name),
+				 errdetail("It was altered directly. The topic cannot be used.")));
+		topic->partitions = 0;
+		return false;
+	}
 	{
 		MemoryContext old = MemoryContextSwitchTo(topic->cxt);
 

@@ -137,6 +137,8 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd, \
 	LockTupleMode *lockmode, TU_UpdateIndexes *update_indexes
 #define TOPICS_VACUUM_PARAMS const VacuumParams
+#define TOPICS_COPY_SNAPSHOT_ARG Snapshot copy_snapshot,
+#define TOPICS_COPY_SNAPSHOT copy_snapshot,
 #else
 #define TOPICS_TUPLE_DELETE_ARGS \
 	Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot, \
@@ -151,6 +153,8 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd, \
 	LockTupleMode *lockmode, TOPICS_UPDATE_INDEXES *update_indexes
 #define TOPICS_VACUUM_PARAMS VacuumParams
+#define TOPICS_COPY_SNAPSHOT_ARG
+#define TOPICS_COPY_SNAPSHOT
 #endif
 #define TOPICS_TUPLE_LOCK_ARGS \
 	Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot, CommandId cid, \

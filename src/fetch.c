@@ -405,12 +405,20 @@ topics_list_offsets_by_time(PG_FUNCTION_ARGS)
 	Oid			save_userid;
 	int			save_context;
 	int			guc_level = NewGUCNestLevel();
+	static const char *const unwanted[] = {
+		"enable_seqscan", "enable_indexscan", "enable_indexonlyscan", "jit"
+	};
 
-	/* log tables are the extension owner's; order is what a plain scan gives */
-	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	/*
+	 * Rows must come in physical order: by a bitmap of the BRIN index, or a
+	 * plain scan; not by an index that somebody made on "timestamp".
+	 */
+	for (int i = 0; i < (int) lengthof(unwanted); i++)
+		(void) set_config_option(unwanted[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+	/* log tables are the extension owner's */
 	topics_extension_become_owner(&save_userid, &save_context);
 	SPI_connect();
 	for (int32 partition = 0; partition < topic->partitions; partition++)

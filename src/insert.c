@@ -99,6 +99,11 @@ topics_insert(PG_FUNCTION_ARGS)
 	draft.headers_isnull = nulls[Anum_view_headers - 1];
 	draft.headers = draft.headers_isnull ? 0 :
 		topics_produce_headers(values[Anum_view_headers - 1]);
+	/* COPY and INSERT leave the NULL of a missing column unchecked */
+	if (draft.key_isnull)
+		topics_produce_check_null(topic, &topic->key);
+	if (draft.value_isnull)
+		topics_produce_check_null(topic, &topic->value);
 	draft.partition = topics_produce_record(topic, &draft, !nulls[Anum_view_partition - 1]);
 
 	/*
@@ -109,7 +114,9 @@ topics_insert(PG_FUNCTION_ARGS)
 	 */
 	values[Anum_view_partition - 1] = Int32GetDatum(draft.partition);
 	values[Anum_view_timestamp - 1] = TimestampTzGetDatum(draft.create_time);
-	nulls[Anum_view_partition - 1] = nulls[Anum_view_timestamp - 1] = false;
+	nulls[Anum_view_partition - 1] = false;
+	nulls[Anum_view_timestamp - 1] = topic->settings.log_append_time;
+	values[Anum_view_headers - 1] = draft.headers;
 	return PointerGetDatum(heap_form_tuple(RelationGetDescr(view), values, nulls));
 }
 

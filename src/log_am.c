@@ -393,6 +393,24 @@ log_nontransactional_truncate(Relation rel)
 		report_append_only(rel);
 }
 
+/* VACUUM FULL keeps the order; CLUSTER would make that of an index. */
+static void
+log_copy_for_cluster(Relation old_rel, Relation new_rel, Relation old_index, bool use_sort,
+					 TransactionId oldest_xmin, TOPICS_COPY_SNAPSHOT_ARG
+					 TransactionId *xid_cutoff, MultiXactId *multi_cutoff,
+					 double *num_tuples, double *tups_vacuumed, double *tups_recently_dead)
+{
+	if (old_index != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot cluster log table \"%s\"", RelationGetRelationName(old_rel)),
+				 errdetail("Its physical order is the order of its offsets.")));
+	GetHeapamTableAmRoutine()->relation_copy_for_cluster(old_rel, new_rel, NULL, false, oldest_xmin,
+														 TOPICS_COPY_SNAPSHOT
+														 xid_cutoff, multi_cutoff, num_tuples,
+														 tups_vacuumed, tups_recently_dead);
+}
+
 /* ----------------------------------------------------------------
  *		Scans
  * ----------------------------------------------------------------
@@ -725,6 +743,7 @@ topics_log_am_handler(PG_FUNCTION_ARGS)
 		methods.tuple_lock = log_tuple_lock;
 		methods.relation_set_new_filelocator = log_set_new_filelocator;
 		methods.relation_nontransactional_truncate = log_nontransactional_truncate;
+		methods.relation_copy_for_cluster = log_copy_for_cluster;
 		methods.scan_begin = log_scan_begin;
 		methods.scan_rescan = log_scan_rescan;
 		methods.parallelscan_initialize = log_parallelscan_initialize;

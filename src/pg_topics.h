@@ -342,6 +342,7 @@ extern int32 topics_partitioner_for_key(const char *key, int len, int32 partitio
 /* produce.c */
 extern void topics_produce_check_context(const char *command);
 extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
+extern void topics_produce_check_null(Topic *topic, TopicColumn *column);
 extern Datum topics_produce_headers(Datum headers);
 
 /* topic.c */

@@ -53,6 +53,13 @@ check_domain(TopicColumn *column, Datum value, bool isnull, MemoryContext cxt)
 	return value;
 }
 
+/* NULL for a column whose type may be a domain that refuses it. */
+void
+topics_produce_check_null(Topic *topic, TopicColumn *column)
+{
+	(void) check_domain(column, (Datum) 0, true, topic->cxt);
+}
+
 /* From text in the server's encoding. */
 static Datum
 column_from_cstring(TopicColumn *column, char *string)
@@ -330,7 +337,7 @@ draft_column(Topic *topic, TopicColumn *column, Oid given, bool isnull, Datum va
 {
 	*result_isnull = isnull;
 	if (isnull)
-		*result = check_domain(column, (Datum) 0, true, topic->cxt);
+		topics_produce_check_null(topic, column);
 	else
 		*result = column_from(column, given, value, topic->cxt);
 }

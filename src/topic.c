@@ -40,6 +40,7 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -142,6 +143,19 @@ execute(const char *format,...)
 	if (SPI_execute(sql.data, false, 0) < 0)
 		elog(ERROR, "could not execute \"%s\"", sql.data);
 	pfree(sql.data);
+}
+
+/*
+ * The last statement must have changed rows: in REPEATABLE READ it does not
+ * see a catalogue row that another session has changed.
+ */
+static void
+require_changed_rows(void)
+{
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent change of the topic")));
 }
 
 /* ----------------------------------------------------------------
@@ -275,6 +289,16 @@ execute_with_settings(const char *sql, FunctionCallInfo fcinfo, int first,
 		elog(ERROR, "could not execute \"%s\"", sql);
 }
 
+static Oid
+get_type_namespace(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid			namespace = ((Form_pg_type) GETSTRUCT(tuple))->typnamespace;
+
+	ReleaseSysCache(tuple);
+	return namespace;
+}
+
 /* A type's name as it can stand in any statement, after checking it. */
 static char *
 column_type(FunctionCallInfo fcinfo, int argument, const char *what)
@@ -284,7 +308,16 @@ column_type(FunctionCallInfo fcinfo, int argument, const char *what)
 	Oid			type;
 	int32		typmod;
 
+	/* the default is what it says, whatever search_path finds under the name */
+	if (strcmp(name, "text") == 0)
+		name = "pg_catalog.text";
 	topics_parse_type(name, &type, &typmod);
+	if (isAnyTempNamespace(get_type_namespace(type)) ||
+		isAnyTempNamespace(get_type_namespace(getBaseType(type))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s cannot be a temporary type", what),
+				 errdetail("It would go with the session, and the topic is to stay.")));
 	if (get_typtype(type) == TYPTYPE_PSEUDO || !get_typisdefined(type))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -510,6 +543,7 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 								   " AND partitions OPERATOR(pg_catalog.=) $%d",
 								   assignments.data, SETTINGS + 1, SETTINGS + 2),
 						  fcinfo, 1, topic->topic_id, topic->partitions);
+	require_changed_rows();
 	CacheInvalidateRelcacheByRelid(topic->view_relid);
 	leave_owner(scope);
 	PG_RETURN_VOID();
@@ -545,6 +579,7 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 					  before.settings.segment_bytes);
 	execute("UPDATE topic_log.topic SET partitions = %d WHERE topic_id = " INT64_FORMAT,
 			partitions, before.topic_id);
+	require_changed_rows();
 	CacheInvalidateRelcacheByRelid(before.view_relid);
 	leave_owner(scope);
 	PG_RETURN_VOID();
@@ -612,7 +647,9 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	PG_END_TRY();
 	performDeletion(&root, DROP_RESTRICT, 0);
 	execute("DELETE FROM topic_log.topic WHERE topic_id = " INT64_FORMAT, topic_id);
+	require_changed_rows();
 	execute("DELETE FROM topic_log.partition WHERE topic_id = " INT64_FORMAT, topic_id);
+	require_changed_rows();
 	topics_transaction_note_topic(topic_id, 0, false);
 	leave_owner(scope);
 	PG_RETURN_VOID();

@@ -152,6 +152,17 @@ for my $level ('READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
 my $fetcher = Session->new($node);
 my @fetched = ([], [], [], []);
 
+# whatever happens, pgbench does not stay
+END
+{
+	if ($pgbench && waitpid($pgbench, WNOHANG) == 0)
+	{
+		local $?;
+		kill 'TERM', $pgbench;
+		waitpid $pgbench, 0;
+	}
+}
+
 my ($finished, $status) = (0, 0);
 until ($finished)
 {
@@ -168,12 +179,15 @@ until ($finished)
 		my $rows = $fetched[$partition];
 		my $result = $fetcher->query(sprintf q{SELECT r.offset, value FROM topics.fetch('load', %d, %d, 100000) r},
 			$partition, scalar @$rows);
-		ok(0, "fetch: $result->{text}") if $result->{sqlstate};
+		if ($result->{sqlstate})
+		{
+			fail("fetch of partition $partition from " . @$rows);
+			die $result->{text};
+		}
 		for (@{ $result->{rows} })
 		{
 			my ($offset, $value) = split /\|/;
-			ok(0, "fetch: partition $partition, offset $offset where " . @$rows . ' was next')
-			  if $offset != @$rows;
+			die "fetch of partition $partition: offset $offset where " . @$rows . ' was next' if $offset != @$rows;
 			push @$rows, $value;
 		}
 	}

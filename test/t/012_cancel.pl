@@ -55,6 +55,7 @@ sub giant_begin
 
 hold_append_lock(
 	giant => $giant, waiter => $waiter, observer => $observer, node => $node,
+	reading => 'SELECT count(*) FROM topic.t',
 	begin => giant_begin('giant'),
 	sql => q{CALL topics.send('t', 'patient', partition => 0)});
 
@@ -113,6 +114,7 @@ for my $fate ('cancel', 'terminate')
 {
 	hold_append_lock(
 		giant => $giant, waiter => $waiter, observer => $observer, node => $node,
+	reading => 'SELECT count(*) FROM topic.t',
 		begin => giant_begin("giant: $fate"),
 		sql => q{CALL topics.send('t', 'behind it', partition => 0)});
 	$observer->value("SELECT pg_${fate}_backend($giant->{pid})");

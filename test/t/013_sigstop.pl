@@ -59,23 +59,13 @@ goes_on($reader, q{SELECT value FROM topic.stop ORDER BY "offset"}, "first\nseco
 goes_on($reader, q{SELECT o.offset FROM topics.list_offsets('stop', 'latest') o WHERE partition = 0}, '3',
 	'... list_offsets');
 
-# A roll wants every process to have heard of the first half of it.  It may
-# have to wait for that, but nobody else may.
-$roller->send(q{CALL topics.roll_segment('stop', 0)});
-ok( poll_until(
-		sub {
-			$observer->value(qq{
-				SELECT state = 'idle' OR wait_event LIKE 'ProcSignalBarrier%'
-				FROM pg_stat_activity WHERE pid = $roller->{pid}}) eq 't';
-		}),
-	'... a roll is done, or waits for all processes');
+goes_on($roller, q{CALL topics.roll_segment('stop', 0)}, 'CALL', '... a roll of the partition');
 goes_on($producer, q{CALL topics.send('stop', 'fourth', partition => 0)}, '0|3',
-	'... a producer while its partition is rolled');
-goes_on($reader, q{SELECT max(r.offset) FROM topics.fetch('stop', 0, 0) r}, '3', '... a reader meanwhile');
+	'... a producer after it');
+goes_on($reader, q{SELECT max(r.offset) FROM topics.fetch('stop', 0, 0) r}, '3', '... a reader after it');
 
 signal_backend('CONT', $stopped->{pid});
 is($stopped->query('COMMIT')->{sqlstate}, '', 'goes on, and commits');
-is($roller->receive->{sqlstate}, '', 'the roll comes to its end');
 $_->receive for splice @owing;
 is($observer->value(q{SELECT value FROM topics.fetch('stop', 0, 4)}), 'late',
 	'its record comes after those that were committed meanwhile');
@@ -88,6 +78,7 @@ hold_append_lock(
 	giant => $stopped,
 	waiter => $producer,
 	observer => $observer, node => $node,
+	reading => 'SELECT count(*) FROM topic.stop',
 	begin => q{
 		BEGIN;
 		INSERT INTO topic.stop (value, partition) SELECT 'giant', 1 FROM generate_series(1, 600000)},
@@ -103,22 +94,14 @@ goes_on($reader, q{SELECT count(*) FROM topic.stop WHERE partition = 1}, '0', '.
 goes_on($reader, q{SELECT count(*) FROM topics.fetch('stop', 0, 0)}, '5', '... fetch of another partition');
 goes_on($reader, q{SELECT value FROM topics.fetch('stop', 2, 0)}, 'neighbour', '... of what came meanwhile');
 
-$roller->send(q{CALL topics.roll_segment('stop', 2)});
-ok( poll_until(
-		sub {
-			$observer->value(qq{
-				SELECT state = 'idle' OR wait_event LIKE 'ProcSignalBarrier%'
-				FROM pg_stat_activity WHERE pid = $roller->{pid}}) eq 't';
-		}),
-	'... a roll of another partition is done, or waits for all processes');
+goes_on($roller, q{CALL topics.roll_segment('stop', 2)}, 'CALL', '... a roll of another partition');
 goes_on($neighbour, q{CALL topics.send('stop', 'next', partition => 2)}, '2|1',
-	'... a producer to it meanwhile');
+	'... a producer to that one after it');
 is($producer->receive(0), undef, '... and the producer to the same partition still waits');
 
 signal_backend('CONT', $stopped->{pid});
 is_deeply($stopped->receive->{rows}, ['COMMIT'], 'the giant goes on, and commits');
 is_deeply($producer->receive->{rows}, ['1|600000'], 'the producer behind it is the next one');
-is($roller->receive->{sqlstate}, '', 'the roll comes to its end');
 $_->receive for splice @owing;
 is( $observer->value(q{
 		SELECT partition, count(*), min("offset"), max("offset") FROM topic.stop GROUP BY 1 ORDER BY 1}),

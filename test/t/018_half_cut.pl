@@ -13,31 +13,39 @@ use Test::More;
 use Session;
 use Topics;
 
+sub waits_for_lock
+{
+	my ($observer, $session) = @_;
+
+	return $observer->value(qq{
+		SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $session->{pid}}) eq 't';
+}
+
 # 3 are taken: by PostgreSQL's launcher, ours, and our worker
 for my $processes (8, 3)
 {
 	my $node = topics_node("processes_$processes",
 		conf => "max_worker_processes = $processes\npg_topics.worker_interval = '1h'\n");
 	wait_for_worker($node, 'postgres', "max_worker_processes = $processes: the worker runs");
-	my ($stopped, $roller, $one, $two, $observer) = map { Session->new($node) } 1 .. 5;
+	my ($tail, $between, $roller, $one, $two, $observer) = map { Session->new($node) } 1 .. 6;
 
 	$observer->value(q{
 		SELECT topics.create_topic('t', 2);
 		SELECT topics.produce('t', 'first', partition => p) FROM generate_series(0, 1) p});
 
-	# the second transaction waits for all processes
-	signal_backend('STOP', $stopped->{pid});
+	# The first transaction waits for the tail, with the partition locked, for
+	# which we stand in line: so we have it when the first transaction ends.
+	$tail->value('BEGIN; LOCK TABLE topic_log.t1_p0_s1 IN SHARE UPDATE EXCLUSIVE MODE');
 	$roller->send(q{CALL topics.roll_segment('t', 0)});
-	ok( poll_until(
-			sub {
-				$observer->value(qq{
-					SELECT wait_event LIKE 'ProcSignalBarrier%' FROM pg_stat_activity
-					WHERE pid = $roller->{pid}}) eq 't';
-			}),
-		'a roll is between its two transactions');
+	ok(poll_until(sub { waits_for_lock($observer, $roller) }), 'a roll waits for the tail');
+	$between->send('BEGIN; LOCK TABLE topic_log.t1_p0 IN SHARE UPDATE EXCLUSIVE MODE');
+	ok(poll_until(sub { waits_for_lock($observer, $between) }), '... somebody waits for the roll');
+	$tail->value('COMMIT');
+	is($between->receive->{sqlstate}, '', '... and is there between its two transactions');
+	ok(poll_until(sub { waits_for_lock($observer, $roller) }), '... of which the second one now waits');
 	$observer->value("SELECT pg_cancel_backend($roller->{pid})");
 	is($roller->receive->{sqlstate}, '57014', '... and is cancelled');
-	signal_backend('CONT', $stopped->{pid});
+	$between->value('COMMIT');
 
 	# one partition, and one of two
 	$one->send(q{CALL topics.send('t', 'second', partition => 0)});

@@ -183,23 +183,24 @@ sub hold_append_lock
 	  or die 'the giant does not commit';
 	$waiter->send($arguments{sql});
 	poll_until(sub { is_waiting($observer, $waiter) }) or die 'the waiter does not wait';
-	stop_outside_of_wal($giant->{pid}, $probe);
+	stop_between($giant->{pid}, $probe, $arguments{reading});
 	die 'the giant was too fast'
 	  unless is_waiting($observer, $waiter)
 	  && $observer->value("SELECT backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid = $giant->{pid}") eq 't';
 	return;
 }
 
-# Stops a process that writes WAL, but not where it holds one of PostgreSQL's
-# own locks for that, which would stop every commit in the server.
-sub stop_outside_of_wal
+# Stops a process that appends, but not where it holds one of PostgreSQL's own
+# locks for that: on WAL, which would stop every commit in the server, or on a
+# page, which would stop whoever is "reading".
+sub stop_between
 {
-	my ($pid, $probe) = @_;
+	my ($pid, $probe, $reading) = @_;
 
 	while (1)
 	{
 		signal_backend('STOP', $pid);
-		$probe->send(q{SELECT pg_logical_emit_message(true, 'probe', '')});
+		$probe->send("SELECT pg_logical_emit_message(true, 'probe', ''); $reading");
 		return if $probe->receive(2);
 		signal_backend('CONT', $pid);
 		$probe->receive;
