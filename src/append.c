@@ -216,7 +216,7 @@ open_segment(Destination *dest, const Segment *segment)
 						RelationGetRelationName(open->rel), TOPIC_LOG_AM),
 				 errdetail("It was restored or altered without it, and cannot keep records in order."),
 				 errhint("Restore the topic without --no-table-access-method.")));
-	if (open->rel->rd_rel->relhasindex && RelationGetIndexList(open->rel) != NIL)
+	if (topics_log_am_has_index(open->rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("log table \"%s\" has an index", RelationGetRelationName(open->rel)),

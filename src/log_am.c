@@ -622,6 +622,31 @@ row_counts(TupleTableSlot *slot, TransactionId oldest_xmin)
 	return result != HEAPTUPLE_DEAD;
 }
 
+/*
+ * Has a segment an index that anybody maintains or uses?  relhasindex alone
+ * stays true after the last one was dropped; and CREATE INDEX CONCURRENTLY
+ * leaves one behind that failed, which nobody uses.
+ */
+bool
+topics_log_am_has_index(Relation rel)
+{
+	ListCell   *lc;
+	bool		found = false;
+
+	if (!rel->rd_rel->relhasindex)
+		return false;
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		found |= ((Form_pg_index) GETSTRUCT(tuple))->indisready;
+		ReleaseSysCache(tuple);
+	}
+	return found;
+}
+
 static double
 log_index_build_range_scan(Relation rel, Relation index, struct IndexInfo *info,
 						   bool allow_sync, bool anyvisible, bool progress,

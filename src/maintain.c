@@ -134,7 +134,7 @@ static bool
 has_index(Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
-	bool		result = rel == NULL || RelationGetIndexList(rel) != NIL;
+	bool		result = rel == NULL || topics_log_am_has_index(rel);
 
 	if (rel)
 		relation_close(rel, AccessShareLock);

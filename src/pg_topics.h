@@ -260,6 +260,7 @@ extern void topics_extension_check_version(void);
 /* log_am.c */
 #define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */
 extern bool topics_log_am_is_log(Relation rel);
+extern bool topics_log_am_has_index(Relation rel);
 extern bool topics_log_am_parse_name(const char *relname, int64 *topic_id,
 									 int32 *partition, int64 *sequence);
 extern List *topics_log_am_foreign_partitions(void);

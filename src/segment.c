@@ -907,7 +907,7 @@ topics_segment_seal(Oid segment_relid)
 	IndexElem  *column;
 	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
 	Oid			toast_relid = rel->rd_rel->reltoastrelid;
-	bool		sealed = RelationGetIndexList(rel) != NIL || !topics_log_am_is_log(rel) ||
+	bool		sealed = topics_log_am_has_index(rel) || !topics_log_am_is_log(rel) ||
 		RelationGetNumberOfBlocks(rel) == 0;
 	char	   *name = pstrdup(RelationGetRelationName(rel));
 
