@@ -155,9 +155,9 @@ my @fetched = ([], [], [], []);
 # whatever happens, pgbench does not stay
 END
 {
+	local $?;
 	if ($pgbench && waitpid($pgbench, WNOHANG) == 0)
 	{
-		local $?;
 		kill 'TERM', $pgbench;
 		waitpid $pgbench, 0;
 	}

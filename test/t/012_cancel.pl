@@ -28,7 +28,7 @@ sub waits
 	my ($session) = @_;
 
 	return $observer->value(qq{
-		SELECT state = 'active' AND wait_event_type = 'Extension' AND wait_event = 'Extension'
+		SELECT state = 'active' AND wait_event_type IN ('Extension', 'LWLock')
 		FROM pg_stat_activity WHERE pid = $session->{pid}}) eq 't';
 }
 

@@ -212,7 +212,7 @@ sub is_waiting
 	my ($observer, $waiter) = @_;
 
 	return $observer->value(qq{
-		SELECT state = 'active' AND wait_event_type = 'Extension'
+		SELECT state = 'active' AND wait_event_type IN ('Extension', 'LWLock')
 		FROM pg_stat_activity WHERE pid = $waiter->{pid}}) eq 't';
 }
 
