@@ -676,13 +676,22 @@ cover_step(PendingChange *change, Oid partition_relid, int64 first, int64 last,
 			 (!may_repeat || !topics_segment_last(partition_rel, &top) ||
 			  top.relid != next.relid)))
 		{
-			bool		covered = topics_segment_covers(partition_rel, first, last);
+			int64		uncovered = first;
 
-			if (!covered)
+			while (uncovered <= last && topics_segment_find(partition_rel, uncovered, &segment))
+				uncovered = segment.end_offset;
+			if (uncovered <= last && !topics_segment_find_next(partition_rel, uncovered, &next))
+			{
 				attach_above(partition_rel, state, first, last, segment_bytes);
-			else
-				table_close(partition_rel, NoLock);
-			return covered;
+				return false;
+			}
+			table_close(partition_rel, NoLock);
+			if (uncovered > last)
+				return true;
+			/* somebody has moved it up, and then could not raise the end */
+			next.base_offset = uncovered;
+			set_bounds(partition_relid, &next);
+			return false;
 		}
 		table_close(partition_rel, NoLock);
 		*again = !raise_end(change, partition_relid, &segment, has_next ? &next : NULL, last);
@@ -735,6 +744,7 @@ topics_segment_cover(Oid partition_relid, PartitionState *state,
 	drained = wait_for_old_readers();
 	do
 	{
+		CHECK_FOR_INTERRUPTS();
 		again = may_repeat;
 		if (cover_step(change, partition_relid, first, last, segment_bytes, drained, &again))
 			break;
