@@ -195,8 +195,9 @@ CREATE FUNCTION topics.fetch_bytea(
 LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_fetch';
 COMMENT ON FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval) IS
 'Records of a partition from an offset on, in order, as the statement''s snapshot sees them (Kafka: assign, seek and poll). Keeps nothing: the caller tracks his place. Needs SELECT on the topic''s view.
-max_records, max_bytes (of key, value and headers): at least 1; one record comes even if it is larger. max_wait: 0.
-Errors: TP001 offset out of range (OFFSET_OUT_OF_RANGE, with both ends of the log), 42704 no such topic, 42501 no right, 22023 bad partition or limit, 0A000 max_wait is not 0, XX001 a record is missing';
+max_records, max_bytes (of key, value and headers): at least 1; one record comes even if it is larger.
+max_wait (fetch.max.wait.ms): 0 to 1 minute. If there is no record, waits for one as long, and then sees also what was committed after the statement began. Keeps the statement''s snapshot meanwhile, so wait longer with topics.wait_offset. In REPEATABLE READ and SERIALIZABLE nothing is waited for.
+Errors: TP001 offset out of range (OFFSET_OUT_OF_RANGE, with both ends of the log), 42704 no such topic, 42501 no right, 22023 bad partition or limit, XX001 a record is missing';
 COMMENT ON FUNCTION topics.fetch_bytea(text, integer, bigint, integer, integer, interval) IS
 'As topics.fetch, with key and value as bytes';
 
@@ -211,6 +212,13 @@ LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_list_offsets_by_time';
 COMMENT ON FUNCTION topics.list_offsets(text, timestamptz) IS
 'For each partition the first offset whose record''s timestamp is not before the time given, also where timestamps are out of order; the log end without timestamp where there is none (Kafka: offsetsForTimes). Needs SELECT on the topic''s view. Reads at most one segment that is not sealed.
 Errors: 42704 no such topic, 42501 no right';
+
+CREATE PROCEDURE topics.wait_offset(topic text, partition integer, after_offset bigint, max_wait interval DEFAULT '30 s')
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_wait_offset';
+COMMENT ON PROCEDURE topics.wait_offset(text, integer, bigint, interval) IS
+'Waits until the log end of a partition is above after_offset, that is until the record with that offset is there, or until max_wait has passed, which is no error (Kafka: fetch.max.wait.ms). Pass the offset that topics.fetch is to read next. Needs SELECT on the topic''s view, also at the end. Holds no snapshot and no lock while it waits. On a hot standby it looks 10 times a second at what was replayed.
+after_offset: from 0. max_wait: 0 to 2147483 s.
+Errors: 25001 inside a transaction block, after a write, with an open query, or above READ COMMITTED; 42704 no such topic, or it was dropped meanwhile; 42501 no right; 22023 bad partition, after_offset or max_wait';
 
 -- ======================================================================
 -- Administration

@@ -60,6 +60,7 @@ struct Destination
 
 	/* the rest is for the commit */
 	PartitionState *state;
+	PartitionState *topic_state;	/* of partition 0, for wakeup.c */
 	TopicPartition id;
 	Relation	partition_rel;
 	int64		segment_bytes;
@@ -192,6 +193,7 @@ resolve(Destination *dest)
 	dest->segment_bytes = topic->settings.segment_bytes;
 	dest->log_append_time = topic->settings.log_append_time;
 	dest->state = topics_catalog_partition_state(topic, dest->partition);
+	dest->topic_state = topics_catalog_partition_state(topic, 0);
 	dest->id = dest->state->id;
 	if (dest->state->role != ROLE_LEADER)
 		ereport(ERROR,
@@ -619,8 +621,8 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 }
 
 /*
- * Publish what was appended, and release the locks.  Raises nothing; "lsn"
- * is the end of the commit record.
+ * Publish what was appended, release the locks, and wake who waits for it.
+ * Raises nothing; "lsn" is the end of the commit record.
  */
 void
 topics_append_publish(XLogRecPtr lsn)
@@ -628,6 +630,10 @@ topics_append_publish(XLogRecPtr lsn)
 	for (int i = 0; i < nappending; i++)
 		publish_destination(appending[i], lsn);
 	topics_append_lock_release();
+	for (int i = 0; i < nappending; i++)
+		topics_wakeup_published(appending[i]->state, appending[i]->topic_state,
+								appending[i]->first_offset +
+								topics_buffer_count(appending[i]->records));
 
 	if (produced)
 		pfree(produced);

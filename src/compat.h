@@ -23,6 +23,7 @@
 #include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/rel.h"
+#include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 150000
 #error "pg_topics needs PostgreSQL 15 or newer"
@@ -190,6 +191,21 @@ topics_not_null_constraint(void)
 	constraint->is_enforced = true;
 #endif
 	return constraint;
+}
+
+/* a wait event of our own: WaitEventExtensionNew, c9af054653077 (17) */
+static inline uint32
+topics_wait_event(void)
+{
+#if PG_VERSION_NUM >= 170000
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("TopicsWait");
+	return event;
+#else
+	return PG_WAIT_EXTENSION;
+#endif
 }
 
 /* VacuumParams.log_min_duration got a twin for ANALYZE (19) */

@@ -5,7 +5,8 @@
  *
  * A fetch keeps nothing: its caller tracks his own place, as Kafka's simple
  * consumer does.  It sees what the statement's snapshot sees, below the
- * published log end.
+ * published log end; if that is nothing, and it may wait (max_wait), what
+ * comes meanwhile.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +15,7 @@
 #include "access/detoast.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
@@ -60,6 +62,7 @@ typedef struct FetchLimits
 {
 	int32		max_records;
 	int32		max_bytes;
+	long		max_wait_ms;
 } FetchLimits;
 
 /* ----------------------------------------------------------------
@@ -134,7 +137,6 @@ static FetchLimits
 limits_from_arguments(FunctionCallInfo fcinfo, int first)
 {
 	FetchLimits limits;
-	Interval   *max_wait;
 
 	for (int i = 0; i < first + 3; i++)
 		if (PG_ARGISNULL(i))
@@ -143,15 +145,11 @@ limits_from_arguments(FunctionCallInfo fcinfo, int first)
 					 errmsg("arguments of topics.fetch() must not be null")));
 	limits.max_records = PG_GETARG_INT32(first);
 	limits.max_bytes = PG_GETARG_INT32(first + 1);
-	max_wait = PG_GETARG_INTERVAL_P(first + 2);
+	limits.max_wait_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(first + 2), SHORT_WAIT_MS);
 	if (limits.max_records <= 0 || limits.max_bytes <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_records and max_bytes must be positive")));
-	if (max_wait->month != 0 || max_wait->day != 0 || max_wait->time != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("max_wait other than 0 is not supported yet")));
 	return limits;
 }
 
@@ -208,27 +206,90 @@ report_missing(Topic *topic, int32 partition, int64 wanted, int64 found)
 			 errdetail("The next record has offset " INT64_FORMAT ".", found)));
 }
 
+/* Where the records of a fetch go, and how they get there. */
+typedef struct FetchResult
+{
+	ReturnSetInfo *rsinfo;
+	OutputColumn key;
+	OutputColumn value;
+} FetchResult;
+
+/*
+ * Read records that a snapshot sees; their number is returned.  With none, no
+ * lock of the partition's table is kept.
+ */
+static int32
+fetch_records(Topic *topic, int32 partition, int64 from, FetchLimits limits,
+			  Snapshot snapshot, FetchResult *result)
+{
+	Relation	partition_rel = open_partition(topic, partition);
+	PartitionState *state = topics_catalog_partition_state(topic, partition);
+	int64		upto = check_offset(topic, partition_rel, state, from);
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics fetch",
+											  ALLOCSET_DEFAULT_SIZES);
+	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, snapshot, true);
+	TupleTableSlot *slot;
+	int64		bytes = 0;
+	int32		count = 0;
+
+	while (count < limits.max_records && (slot = topics_log_reader_next(reader)) != NULL)
+	{
+		Datum		values[RECORD_COLUMNS];
+		bool		nulls[RECORD_COLUMNS];
+		int64		offset;
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		old = MemoryContextSwitchTo(cxt);
+		bytes += form_record(slot, &result->key, &result->value, values, nulls);
+		offset = DatumGetInt64(values[RECORD_OFFSET]);
+		if (offset != from + count && !topic->settings.compact)
+			report_missing(topic, partition, from + count, offset);
+		if (count == 0 || bytes <= limits.max_bytes)
+		{
+			tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
+			count++;
+		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(cxt);
+		if (bytes >= limits.max_bytes)
+			break;
+	}
+	topics_log_reader_close(reader);
+	table_close(partition_rel, count > 0 ? NoLock : AccessShareLock);
+	MemoryContextDelete(cxt);
+	return count;
+}
+
+/*
+ * There was nothing: wait for a record, and read again, with a new snapshot,
+ * since the statement's own cannot see what came after it.  A transaction
+ * with one snapshot for all its statements would wait in vain.
+ */
+static void
+fetch_after_wait(Topic *topic, int32 partition, int64 from, FetchLimits limits,
+				 FetchResult *result)
+{
+	Snapshot	snapshot;
+
+	topic = topics_wait_for_record(topic, partition, from, limits.max_wait_ms);
+	if (topic == NULL)
+		return;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	(void) fetch_records(topic, partition, from, limits, snapshot, result);
+	UnregisterSnapshot(snapshot);
+}
+
 /* fetch(topic, partition, from_offset, max_records, max_bytes, max_wait) */
 Datum
 topics_fetch(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	FetchLimits limits;
+	FetchResult result;
 	Topic	   *topic;
+	bool		as_bytes;
 	int32		partition;
 	int64		from;
-	int64		upto;
-	int64		bytes = 0;
-	int32		count = 0;
-	bool		as_bytes;
-	OutputColumn key;
-	OutputColumn value;
-	Relation	partition_rel;
-	PartitionState *state;
-	LogReader  *reader;
-	TupleTableSlot *slot;
-	MemoryContext cxt;
-	MemoryContext old;
 
 	topics_require_preload();
 	limits = limits_from_arguments(fcinfo, 3);
@@ -238,41 +299,14 @@ topics_fetch(PG_FUNCTION_ARGS)
 	from = PG_GETARG_INT64(2);
 
 	InitMaterializedSRF(fcinfo, 0);
-	as_bytes = TupleDescAttr(rsinfo->setDesc, RECORD_VALUE)->atttypid == BYTEAOID;
-	key = output_column(&topic->key, as_bytes);
-	value = output_column(&topic->value, as_bytes);
+	result.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	as_bytes = TupleDescAttr(result.rsinfo->setDesc, RECORD_VALUE)->atttypid == BYTEAOID;
+	result.key = output_column(&topic->key, as_bytes);
+	result.value = output_column(&topic->value, as_bytes);
 
-	partition_rel = open_partition(topic, partition);
-	state = topics_catalog_partition_state(topic, partition);
-	upto = check_offset(topic, partition_rel, state, from);
-
-	cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics fetch", ALLOCSET_DEFAULT_SIZES);
-	reader = topics_log_reader_open(partition_rel, from, upto, GetActiveSnapshot(), true);
-	while (count < limits.max_records && (slot = topics_log_reader_next(reader)) != NULL)
-	{
-		Datum		values[RECORD_COLUMNS];
-		bool		nulls[RECORD_COLUMNS];
-		int64		offset;
-
-		CHECK_FOR_INTERRUPTS();
-		old = MemoryContextSwitchTo(cxt);
-		bytes += form_record(slot, &key, &value, values, nulls);
-		offset = DatumGetInt64(values[RECORD_OFFSET]);
-		if (offset != from + count && !topic->settings.compact)
-			report_missing(topic, partition, from + count, offset);
-		if (count == 0 || bytes <= limits.max_bytes)
-		{
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-			count++;
-		}
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(cxt);
-		if (bytes >= limits.max_bytes)
-			break;
-	}
-	topics_log_reader_close(reader);
-	table_close(partition_rel, NoLock);
-	MemoryContextDelete(cxt);
+	if (fetch_records(topic, partition, from, limits, GetActiveSnapshot(), &result) == 0 &&
+		limits.max_wait_ms > 0 && !IsolationUsesXactSnapshot())
+		fetch_after_wait(topic, partition, from, limits, &result);
 	return (Datum) 0;
 }
 

@@ -78,6 +78,7 @@ typedef enum PartitionRole
 
 #define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
+#define NOBODY_WAITS	PG_INT64_MAX	/* of wake_at */
 
 /*
  * What all processes share of one partition.  It lives in an array whose
@@ -100,6 +101,12 @@ typedef struct PartitionState
 										 * produce */
 	pg_atomic_uint64 log_start_offset;
 	pg_atomic_uint32 requests;	/* REQUEST_xxx */
+	pg_atomic_uint64 wake_at;	/* lowest log end that anybody waits for, or
+								 * NOBODY_WAITS (wakeup.c) */
+
+	/* of the topic, in the state of its partition 0 (wakeup.c) */
+	ConditionVariable data_cv;	/* who waits for anything of the topic */
+	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
 
 	int64		append_limit;	/* a cut in progress: no offset from here on */
 	uint32		bounds_changes; /* segments were re-bounded this often */
@@ -338,7 +345,30 @@ extern bool topics_attach_worker_run(Oid partition_relid, const TopicPartition *
 extern uint32 topics_partitioner_murmur2(const char *data, int len);
 extern int32 topics_partitioner_for_key(const char *key, int len, int32 partitions);
 
+/* wakeup.c */
+#define WAKEUP_MAX_WAIT_MS 2147483000L	/* 24 days, what PostgreSQL can wait */
+/*
+ * Is the wait over?  If not, it has said what it waits for, before looking,
+ * by topics_wakeup_want or topics_wakeup_want_claim.
+ */
+typedef bool (*WakeupCheck) (void *arg);
+extern void topics_wakeup_published(PartitionState *state, PartitionState *topic_state,
+									int64 next_offset);
+extern void topics_wakeup_topic(PartitionState *topic_state);
+extern void topics_wakeup_claim_released(PartitionState *topic_state);
+extern void topics_wakeup_want(PartitionState *state, int64 next_offset);
+extern void topics_wakeup_want_claim(PartitionState *topic_state);
+extern bool topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg,
+							   long timeout_ms);
+extern long topics_wakeup_max_wait(const Interval *max_wait, long limit_ms);
+extern void topics_wakeup_release_snapshots(FunctionCallInfo fcinfo, const char *command);
+extern void topics_wakeup_restore_snapshot(void);
+
 /* ---- what SQL calls ---- */
+
+/* wait.c */
+#define SHORT_WAIT_MS 60000L	/* in a statement, which keeps its snapshot */
+extern Topic *topics_wait_for_record(Topic *topic, int32 partition, int64 offset, long timeout_ms);
 
 /* produce.c */
 extern void topics_produce_check_context(const char *command);

@@ -18,7 +18,8 @@
  *
  *	registry lock	(LWLock) the hash table, the free list, and changes of
  *		PartitionState.id.  Shared: look up.  Exclusive: take, give back.
- *		Nothing else is acquired while it is held.
+ *		Nothing else is acquired while it is held, but the spinlock of a
+ *		condition variable, for a broadcast.
  *	append_lock		(LWLock, one per partition) exclusive only.  Guards
  *		append_limit, last_append_time, spare_at and the tail_xxx fields, the right to append to the partition, and writing
  *		next_offset, commit_lsn and append_xid, which anybody may read.
@@ -28,7 +29,7 @@
  *		too many partitions, in place of their append locks.
  *	bounds_changes, cut_end	are written by who changes the partition's
  *		segments, one at a time by his lock on the partition's table.
- *	requests, foreign_writes, log_start_offset: atomics.
+ *	requests, foreign_writes, log_start_offset, wake_at, claim_wanted: atomics.
  *	WorkerRegistry.mutex	(spinlock) all of the registry of workers.
  *
  * The order is: heavyweight locks; then append locks and the database lock in
@@ -111,6 +112,8 @@ state_init(PartitionState *state, const TopicPartition *id)
 	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
 	pg_atomic_write_u64(&state->log_start_offset, UNKNOWN_OFFSET);
 	pg_atomic_write_u32(&state->requests, 0);
+	pg_atomic_write_u64(&state->wake_at, NOBODY_WAITS);
+	pg_atomic_write_u32(&state->claim_wanted, 0);
 	state->append_limit = NO_LIMIT;
 	state->cut_end = 0;
 	state->last_append_time = 0;
@@ -158,6 +161,9 @@ topics_shmem_startup(void)
 			pg_atomic_init_u32(&state->foreign_writes, 0);
 			pg_atomic_init_u64(&state->log_start_offset, UNKNOWN_OFFSET);
 			pg_atomic_init_u32(&state->requests, 0);
+			pg_atomic_init_u64(&state->wake_at, NOBODY_WAITS);
+			ConditionVariableInit(&state->data_cv);
+			pg_atomic_init_u32(&state->claim_wanted, 0);
 			FREE_NEXT(state) = i + 1 < shared->nstates ? i + 1 : -1;
 		}
 	}
@@ -297,6 +303,8 @@ give_back(RegistryEntry *entry)
 	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
 	FREE_NEXT(state) = shared->free_head;
 	shared->free_head = index;
+	/* who waits for the topic's records finds it gone (wakeup.c) */
+	ConditionVariableBroadcast(&state->data_cv);
 }
 
 /* Give back partitions "from" and up of a topic that is no more. */

@@ -87,7 +87,12 @@ static List *topic_notes = NIL;
 
 /* States of partitions that a foreign writer of this transaction wrote to. */
 static PartitionState **foreign_states = NULL;
+static PartitionState **foreign_topic_states = NULL;	/* of their partitions 0 */
 static int	nforeign = 0;
+
+/* States of topics that got more partitions, from commit to the locks' release. */
+static PartitionState **grown_topics = NULL;
+static int	ngrown = 0;
 
 static bool appended = false;	/* step 1 is done, step 3 is not */
 
@@ -193,6 +198,8 @@ prepare_foreign_writes(void)
 		return;
 	foreign_states = MemoryContextAlloc(TopTransactionContext,
 										sizeof(PartitionState *) * list_length(relids));
+	foreign_topic_states = MemoryContextAlloc(TopTransactionContext,
+											  sizeof(PartitionState *) * list_length(relids));
 	foreach(lc, relids)
 	{
 		TopicPartition id = {.database = MyDatabaseId};
@@ -200,7 +207,32 @@ prepare_foreign_writes(void)
 		int64		sequence;
 
 		if (name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence))
-			foreign_states[nforeign++] = topics_shmem_get(&id);
+		{
+			foreign_states[nforeign] = topics_shmem_get(&id);
+			id.partition = 0;
+			foreign_topic_states[nforeign++] = topics_shmem_get(&id);
+		}
+	}
+}
+
+/* Topics that get more partitions: find their states. */
+static void
+prepare_grown_topics(void)
+{
+	ListCell   *lc;
+
+	ngrown = 0;
+	if (topic_notes == NIL)
+		return;
+	grown_topics = MemoryContextAlloc(TopTransactionContext,
+									  sizeof(PartitionState *) * list_length(topic_notes));
+	foreach(lc, topic_notes)
+	{
+		TopicNote  *note = lfirst(lc);
+		TopicPartition id = {MyDatabaseId, 0, note->topic_id};
+
+		if (note->created && note->from_partition > 0)
+			grown_topics[ngrown++] = topics_shmem_get(&id);
 	}
 }
 
@@ -236,6 +268,7 @@ publish(void)
 		pg_atomic_write_u64(&foreign_states[i]->commit_lsn, lsn);
 		pg_atomic_fetch_add_u32(&foreign_states[i]->foreign_writes, 1);
 		pg_atomic_write_u64(&foreign_states[i]->next_offset, UNKNOWN_OFFSET);
+		topics_wakeup_published(foreign_states[i], foreign_topic_states[i], UNKNOWN_OFFSET);
 	}
 }
 
@@ -311,7 +344,7 @@ forget_transaction(void)
 	appended = false;
 	sticky = NIL;
 	sticky_topic = 0;
-	foreign_states = NULL;
+	foreign_states = foreign_topic_states = NULL;
 	nforeign = 0;
 }
 
@@ -357,6 +390,7 @@ at_transaction_event(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 			unconfirmed = false;
 			prepare_foreign_writes();
+			prepare_grown_topics();
 			append_records();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
@@ -377,6 +411,7 @@ at_transaction_event(XactEvent event, void *arg)
 			topics_segment_at_abort();
 			settle_topics(false);
 			forget_transaction();
+			ngrown = 0;
 			flush_upto = InvalidXLogRecPtr;
 			break;
 		default:
@@ -424,6 +459,10 @@ at_resource_release(ResourceReleasePhase phase, bool is_commit, bool is_top_leve
 	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level || !is_commit)
 		return;
 	topics_segment_at_commit();
+	/* not before other sessions have heard that there are more partitions */
+	for (int i = 0; i < ngrown; i++)
+		topics_wakeup_topic(grown_topics[i]);
+	ngrown = 0;
 	wait_for_durability();
 }
 
