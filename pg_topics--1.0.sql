@@ -221,6 +221,103 @@ after_offset: from 0. max_wait: 0 to 2147483 s.
 Errors: 25001 inside a transaction block, after a write, with an open query, or above READ COMMITTED; 42704 no such topic, or it was dropped meanwhile; 42501 no right; 22023 bad partition, after_offset or max_wait';
 
 -- ======================================================================
+-- Consumer groups
+-- ======================================================================
+
+CREATE FUNCTION topics.consume(
+	group_id text, topic text,
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576, max_wait interval DEFAULT '0',
+	auto_offset_reset text DEFAULT 'earliest',
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text, OUT value text, OUT headers jsonb) RETURNS SETOF record
+LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_consume';
+CREATE FUNCTION topics.consume_bytea(
+	group_id text, topic text,
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576, max_wait interval DEFAULT '0',
+	auto_offset_reset text DEFAULT 'earliest',
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key bytea, OUT value bytea, OUT headers jsonb) RETURNS SETOF record
+LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_consume';
+COMMENT ON FUNCTION topics.consume(text, text, integer, integer, interval, text) IS
+'Records of one partition from the group''s committed offset on; the offset moves behind them when the transaction commits (Kafka: poll and commitSync, in one transaction with the work). Until then the partition is claimed: other transactions of the group get other partitions, or nothing. Of the free partitions with records the one served longest ago; a second call in a transaction goes on. Needs SELECT on the topic''s view; a group belongs to the role that used it first.
+max_records, max_bytes, max_wait: as in topics.fetch. auto_offset_reset: where the group begins in the topic, and goes on if its place was removed: earliest, latest or none; fixed by the group''s first call (auto.offset.reset, whose default is latest).
+All records returned count as consumed: call it alone in its statement, without LIMIT.
+Errors: 42704 no such topic, 42501 no right to the topic or the group, 42602 bad group_id, 22023 bad limit, TP001 the committed offset is not in the log, 40001 the transaction''s snapshot is older than the committed offset, 54000 pg_topics.max_group_offsets reached';
+COMMENT ON FUNCTION topics.consume_bytea(text, text, integer, integer, interval, text) IS
+'As topics.consume, with key and value as bytes';
+
+CREATE FUNCTION topics.commit_offset(
+	group_id text, topic text, partition integer, committed_offset bigint,
+	metadata text DEFAULT NULL, member_id text DEFAULT NULL, generation_id integer DEFAULT NULL) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_commit_offset';
+COMMENT ON FUNCTION topics.commit_offset(text, text, integer, bigint, text, text, integer) IS
+'Sets a group''s committed offset, the next one to be consumed, when the transaction commits (Kafka: commitSync with offsets). Not below the one there is: see topics.reset_offset. Waits for another transaction that has the partition claimed. Needs SELECT on the topic''s view and the right to the group.
+metadata: up to 4096 bytes. member_id, generation_id: NULL.
+Errors: TP001 outside the log, 22023 lower than committed or no such partition, TP003 a member was named, 42704 no such topic, 42501 no right, 40001 the transaction''s snapshot is older than the committed offset, 54000 too large, or pg_topics.max_group_offsets reached';
+
+CREATE FUNCTION topics.reset_offset(
+	group_id text, topic text, partition integer DEFAULT NULL,
+	to_position text DEFAULT NULL, to_offset bigint DEFAULT NULL, to_time timestamptz DEFAULT NULL, shift_by bigint DEFAULT NULL,
+	dry_run boolean DEFAULT false,
+	OUT partition integer, OUT old_offset bigint, OUT new_offset bigint) RETURNS SETOF record
+LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_reset_offset';
+COMMENT ON FUNCTION topics.reset_offset(text, text, integer, text, bigint, timestamptz, bigint, boolean) IS
+'Moves a group''s committed offset, back or forth, in one partition or all, when the transaction commits (Kafka: kafka-consumer-groups --reset-offsets). Exactly one of to_position (earliest or latest), to_offset, to_time (the first record not before it) and shift_by (kept within the log). With dry_run nothing is changed. Waits for transactions that have the partitions claimed.
+Errors: 22023 not exactly one target, TP001 to_offset is outside the log, and those of topics.commit_offset';
+
+CREATE FUNCTION topics.delete_group(group_id text) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_delete_group';
+COMMENT ON FUNCTION topics.delete_group(text) IS
+'Deletes a group with its committed offsets, when the transaction commits (Kafka: kafka-consumer-groups --delete). Waits for transactions that use it.
+Errors: 42704 no such group, 42501 no right to the group';
+
+CREATE PROCEDURE topics.wait(group_id text, topic text, max_wait interval DEFAULT '30 s')
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_wait';
+COMMENT ON PROCEDURE topics.wait(text, text, interval) IS
+'Waits until topics.consume() would get something for the group: records in a partition that nobody has claimed, or max_wait is over. Holds no snapshot and no lock. Woken by a commit, or by a claim that is released. Needs SELECT on the topic''s view and the right to the group, if there is such a group.
+Errors: 25001 inside a transaction block, 22023 bad max_wait, 42704 no such topic or it was dropped, 42501 no right';
+
+CREATE FUNCTION topic_log.group_status(OUT group_id text, OUT owner oid, OUT kind text, OUT state text) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_group_status';
+COMMENT ON FUNCTION topic_log.group_status() IS 'The rows of the view topics.consumer_group';
+
+CREATE FUNCTION topic_log.offset_status(OUT group_id text, OUT topic text, OUT partition integer, OUT committed_offset bigint, OUT metadata text, OUT commit_time timestamptz) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_offset_status';
+COMMENT ON FUNCTION topic_log.offset_status() IS 'The rows of the view topics.consumer_offset';
+
+CREATE FUNCTION topic_log.lag_status(OUT group_id text, OUT topic text, OUT partition integer, OUT current_offset bigint, OUT log_end_offset bigint, OUT lag bigint, OUT consumer_id text, OUT client_id text, OUT host text) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_lag_status';
+COMMENT ON FUNCTION topic_log.lag_status() IS 'The rows of the view topics.consumer_lag';
+
+CREATE VIEW topics.consumer_group AS
+SELECT group_id, CASE WHEN owner OPERATOR(pg_catalog.<>) 0::pg_catalog.oid THEN owner::pg_catalog.regrole END AS owner, kind, state
+FROM topic_log.group_status();
+COMMENT ON VIEW topics.consumer_group IS 'Consumer groups that one may use (Kafka: kafka-consumer-groups --list --state)';
+COMMENT ON COLUMN topics.consumer_group.group_id IS 'Name (group.id)';
+COMMENT ON COLUMN topics.consumer_group.owner IS 'Role that used the group first; NULL if it is not in this cluster';
+COMMENT ON COLUMN topics.consumer_group.kind IS 'What made the group: consume, by topics.consume; simple, by topics.commit_offset or topics.reset_offset';
+COMMENT ON COLUMN topics.consumer_group.state IS 'Stable: a transaction has a partition claimed; Empty: none has';
+
+CREATE VIEW topics.consumer_offset AS SELECT * FROM topic_log.offset_status();
+COMMENT ON VIEW topics.consumer_offset IS 'Committed offsets of groups that one may use in topics that one may read (Kafka: __consumer_offsets)';
+COMMENT ON COLUMN topics.consumer_offset.group_id IS 'Name of the group';
+COMMENT ON COLUMN topics.consumer_offset.topic IS 'Name of the topic';
+COMMENT ON COLUMN topics.consumer_offset.partition IS 'Number of the partition, from 0';
+COMMENT ON COLUMN topics.consumer_offset.committed_offset IS 'Offset of the next record to be consumed';
+COMMENT ON COLUMN topics.consumer_offset.metadata IS 'What topics.commit_offset was given; NULL after topics.consume';
+COMMENT ON COLUMN topics.consumer_offset.commit_time IS 'When the transaction that set it committed';
+
+CREATE VIEW topics.consumer_lag AS SELECT * FROM topic_log.lag_status();
+COMMENT ON VIEW topics.consumer_lag IS 'How far groups are behind, for each partition of the topics that they consume (Kafka: kafka-consumer-groups --describe)';
+COMMENT ON COLUMN topics.consumer_lag.group_id IS 'Name of the group';
+COMMENT ON COLUMN topics.consumer_lag.topic IS 'Name of the topic';
+COMMENT ON COLUMN topics.consumer_lag.partition IS 'Number of the partition, from 0';
+COMMENT ON COLUMN topics.consumer_lag.current_offset IS 'Committed offset; NULL if there is none so far';
+COMMENT ON COLUMN topics.consumer_lag.log_end_offset IS 'Offset of the next record to be produced';
+COMMENT ON COLUMN topics.consumer_lag.lag IS 'Offsets between the two, from where the group will begin or go on';
+COMMENT ON COLUMN topics.consumer_lag.consumer_id IS 'NULL: groups have no members';
+COMMENT ON COLUMN topics.consumer_lag.client_id IS 'NULL: groups have no members';
+COMMENT ON COLUMN topics.consumer_lag.host IS 'NULL: groups have no members';
+
+-- ======================================================================
 -- Administration
 -- ======================================================================
 

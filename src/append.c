@@ -84,6 +84,7 @@ static bool committing = false; /* records that come now would be lost */
 static ProducedRange *produced = NULL;
 static int	nproduced = 0;
 static ProducedRange *next_produced = NULL;
+static int	nnext_produced = 0;
 
 /* ----------------------------------------------------------------
  *		While the transaction runs
@@ -128,12 +129,16 @@ destination(Topic *topic, int32 partition)
 	return dest;
 }
 
-/* Add a checked record to the transaction. */
-void
+/*
+ * Add a checked record to the transaction.  The result is its number, from 0,
+ * among those that go to its partition.
+ */
+int64
 topics_append_buffer(Topic *topic, RecordDraft *draft)
 {
 	Datum		values[Natts_log];
 	bool		nulls[Natts_log] = {false};
+	RecordList *records;
 
 	if (committing)
 		ereport(ERROR,
@@ -150,7 +155,9 @@ topics_append_buffer(Topic *topic, RecordDraft *draft)
 	nulls[Anum_log_value - 1] = draft->value_isnull;
 	values[Anum_log_headers - 1] = draft->headers;
 	nulls[Anum_log_headers - 1] = draft->headers_isnull;
-	topics_buffer_add(destination(topic, draft->partition)->records, topic->tupdesc, values, nulls);
+	records = destination(topic, draft->partition)->records;
+	topics_buffer_add(records, topic->tupdesc, values, nulls);
+	return topics_buffer_count(records) - 1;
 }
 
 /* ----------------------------------------------------------------
@@ -482,18 +489,31 @@ collect_destinations(void)
 		qsort(appending, nappending, sizeof(Destination *), compare_destinations);
 }
 
-/* What topics.last_produced() will say. */
+/* Room for what topics.last_produced() will say. */
 static void
 prepare_last_produced(void)
 {
 	if (next_produced)
 		pfree(next_produced);
 	next_produced = MemoryContextAlloc(TopMemoryContext, sizeof(ProducedRange) * nappending);
+}
+
+/* It is of what the user produced, not of offsets that were committed. */
+static void
+note_last_produced(void)
+{
+	nnext_produced = 0;
 	for (int i = 0; i < nappending; i++)
 	{
-		next_produced[i].topic = appending[i]->topic;
-		next_produced[i].partition = appending[i]->partition;
-		next_produced[i].record_count = topics_buffer_count(appending[i]->records);
+		ProducedRange *range = &next_produced[nnext_produced];
+
+		if (topics_catalog_is_internal(NameStr(appending[i]->topic)))
+			continue;
+		range->topic = appending[i]->topic;
+		range->partition = appending[i]->partition;
+		range->first_offset = appending[i]->first_offset;
+		range->record_count = topics_buffer_count(appending[i]->records);
+		nnext_produced++;
 	}
 }
 
@@ -557,9 +577,9 @@ topics_append_records(void)
 	for (int i = 0; i < nappending; i++)
 		append_destination(appending[i], slots, tuples, most);
 
+	note_last_produced();
 	for (int i = 0; i < nappending; i++)
 	{
-		next_produced[i].first_offset = appending[i]->first_offset;
 		close_segments(appending[i]);
 		table_close(appending[i]->partition_rel, NoLock);
 	}
@@ -635,11 +655,25 @@ topics_append_publish(XLogRecPtr lsn)
 								appending[i]->first_offset +
 								topics_buffer_count(appending[i]->records));
 
-	if (produced)
-		pfree(produced);
-	produced = next_produced;
-	nproduced = nappending;
-	next_produced = NULL;
+	if (nnext_produced > 0)
+	{
+		if (produced)
+			pfree(produced);
+		produced = next_produced;
+		nproduced = nnext_produced;
+		next_produced = NULL;
+	}
+}
+
+/* From append to publish: the first offset of our records in a partition. */
+int64
+topics_append_first_offset(int64 topic_id, int32 partition)
+{
+	for (int i = 0; i < nappending; i++)
+		if (appending[i]->topic_id == topic_id && appending[i]->partition == partition)
+			return appending[i]->first_offset;
+	Assert(false);
+	return 0;
 }
 
 /* Are there records waiting for the commit? */

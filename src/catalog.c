@@ -333,6 +333,31 @@ topics_catalog_lookup(const char *name, bool missing_ok)
 	return topic;
 }
 
+/* The topic with an id, or NULL. */
+Topic *
+topics_catalog_by_id(int64 topic_id)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
+	Oid			view_relid = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_topic_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(topic_id));
+	scan = systable_beginscan(rel, get_relname_relid("topic_pkey", namespace), true, NULL, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+
+		view_relid = DatumGetObjectId(heap_getattr(tuple, Anum_topic_view,
+												   RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return OidIsValid(view_relid) ? topics_catalog_get(view_relid, true) : NULL;
+}
+
 /* OIDs of the views of all topics of this database. */
 List *
 topics_catalog_list(void)
@@ -441,4 +466,22 @@ topics_catalog_require_owner(Topic *topic)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of topic \"%s\"", NameStr(topic->name))));
+}
+
+/* Is it the name of a topic of pg_topics' own? */
+bool
+topics_catalog_is_internal(const char *name)
+{
+	return strncmp(name, "__", 2) == 0;
+}
+
+/* These are not changed or written to by anybody else. */
+void
+topics_catalog_require_not_internal(Topic *topic)
+{
+	if (topics_catalog_is_internal(NameStr(topic->name)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("topic \"%s\" is internal", NameStr(topic->name)),
+				 errdetail("Only pg_topics itself writes to it.")));
 }

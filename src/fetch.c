@@ -50,21 +50,6 @@ enum
 	RECORD_COLUMNS
 };
 
-/* How a topic's column becomes the text or bytea of a result. */
-typedef struct OutputColumn
-{
-	TopicColumn *column;
-	bool		as_bytes;
-	bool		as_is;			/* no conversion needed */
-} OutputColumn;
-
-typedef struct FetchLimits
-{
-	int32		max_records;
-	int32		max_bytes;
-	long		max_wait_ms;
-} FetchLimits;
-
 /* ----------------------------------------------------------------
  *		Records as results
  * ----------------------------------------------------------------
@@ -133,16 +118,12 @@ form_record(TupleTableSlot *slot, const OutputColumn *key, const OutputColumn *v
  * ----------------------------------------------------------------
  */
 
-static FetchLimits
-limits_from_arguments(FunctionCallInfo fcinfo, int first)
+/* The arguments max_records, max_bytes and max_wait, which are not NULL. */
+FetchLimits
+topics_fetch_limits(FunctionCallInfo fcinfo, int first)
 {
 	FetchLimits limits;
 
-	for (int i = 0; i < first + 3; i++)
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("arguments of topics.fetch() must not be null")));
 	limits.max_records = PG_GETARG_INT32(first);
 	limits.max_bytes = PG_GETARG_INT32(first + 1);
 	limits.max_wait_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(first + 2), SHORT_WAIT_MS);
@@ -154,8 +135,8 @@ limits_from_arguments(FunctionCallInfo fcinfo, int first)
 }
 
 /* The table of a partition, locked for reading. */
-static Relation
-open_partition(Topic *topic, int32 partition)
+Relation
+topics_fetch_open_partition(Topic *topic, int32 partition)
 {
 	Oid			relid;
 	Relation	rel = NULL;
@@ -206,23 +187,29 @@ report_missing(Topic *topic, int32 partition, int64 wanted, int64 found)
 			 errdetail("The next record has offset " INT64_FORMAT ".", found)));
 }
 
-/* Where the records of a fetch go, and how they get there. */
-typedef struct FetchResult
+/* The result of a function that returns records: fetch's, consume's, and the twins'. */
+void
+topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *topic)
 {
-	ReturnSetInfo *rsinfo;
-	OutputColumn key;
-	OutputColumn value;
-} FetchResult;
+	bool		as_bytes;
+
+	InitMaterializedSRF(fcinfo, 0);
+	result->rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	as_bytes = TupleDescAttr(result->rsinfo->setDesc, RECORD_VALUE)->atttypid == BYTEAOID;
+	result->key = output_column(&topic->key, as_bytes);
+	result->value = output_column(&topic->value, as_bytes);
+}
 
 /*
- * Read records that a snapshot sees; their number is returned.  With none, no
- * lock of the partition's table is kept.
+ * Read records that a snapshot sees; their number is returned, and in *next,
+ * if there are any, the offset to go on from.  With none, no lock of the
+ * partition's table is kept.
  */
-static int32
-fetch_records(Topic *topic, int32 partition, int64 from, FetchLimits limits,
-			  Snapshot snapshot, FetchResult *result)
+int32
+topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimits *limits,
+					 Snapshot snapshot, FetchResult *result, int64 *next)
 {
-	Relation	partition_rel = open_partition(topic, partition);
+	Relation	partition_rel = topics_fetch_open_partition(topic, partition);
 	PartitionState *state = topics_catalog_partition_state(topic, partition);
 	int64		upto = check_offset(topic, partition_rel, state, from);
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics fetch",
@@ -232,7 +219,7 @@ fetch_records(Topic *topic, int32 partition, int64 from, FetchLimits limits,
 	int64		bytes = 0;
 	int32		count = 0;
 
-	while (count < limits.max_records && (slot = topics_log_reader_next(reader)) != NULL)
+	while (count < limits->max_records && (slot = topics_log_reader_next(reader)) != NULL)
 	{
 		Datum		values[RECORD_COLUMNS];
 		bool		nulls[RECORD_COLUMNS];
@@ -245,14 +232,15 @@ fetch_records(Topic *topic, int32 partition, int64 from, FetchLimits limits,
 		offset = DatumGetInt64(values[RECORD_OFFSET]);
 		if (offset != from + count && !topic->settings.compact)
 			report_missing(topic, partition, from + count, offset);
-		if (count == 0 || bytes <= limits.max_bytes)
+		if (count == 0 || bytes <= limits->max_bytes)
 		{
 			tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
 			count++;
+			*next = offset + 1;
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(cxt);
-		if (bytes >= limits.max_bytes)
+		if (bytes >= limits->max_bytes)
 			break;
 	}
 	topics_log_reader_close(reader);
@@ -267,16 +255,17 @@ fetch_records(Topic *topic, int32 partition, int64 from, FetchLimits limits,
  * with one snapshot for all its statements would wait in vain.
  */
 static void
-fetch_after_wait(Topic *topic, int32 partition, int64 from, FetchLimits limits,
+fetch_after_wait(Topic *topic, int32 partition, int64 from, const FetchLimits *limits,
 				 FetchResult *result)
 {
 	Snapshot	snapshot;
+	int64		next;
 
-	topic = topics_wait_for_record(topic, partition, from, limits.max_wait_ms);
+	topic = topics_wait_for_record(topic, partition, from, limits->max_wait_ms);
 	if (topic == NULL)
 		return;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	(void) fetch_records(topic, partition, from, limits, snapshot, result);
+	(void) topics_fetch_records(topic, partition, from, limits, snapshot, result, &next);
 	UnregisterSnapshot(snapshot);
 }
 
@@ -287,26 +276,26 @@ topics_fetch(PG_FUNCTION_ARGS)
 	FetchLimits limits;
 	FetchResult result;
 	Topic	   *topic;
-	bool		as_bytes;
 	int32		partition;
 	int64		from;
+	int64		next;
 
 	topics_require_preload();
-	limits = limits_from_arguments(fcinfo, 3);
+	for (int i = 0; i < PG_NARGS(); i++)
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("arguments of topics.fetch() must not be null")));
+	limits = topics_fetch_limits(fcinfo, 3);
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	partition = PG_GETARG_INT32(1);
 	from = PG_GETARG_INT64(2);
 
-	InitMaterializedSRF(fcinfo, 0);
-	result.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	as_bytes = TupleDescAttr(result.rsinfo->setDesc, RECORD_VALUE)->atttypid == BYTEAOID;
-	result.key = output_column(&topic->key, as_bytes);
-	result.value = output_column(&topic->value, as_bytes);
-
-	if (fetch_records(topic, partition, from, limits, GetActiveSnapshot(), &result) == 0 &&
+	topics_fetch_begin_result(&result, fcinfo, topic);
+	if (topics_fetch_records(topic, partition, from, &limits, GetActiveSnapshot(), &result, &next) == 0 &&
 		limits.max_wait_ms > 0 && !IsolationUsesXactSnapshot())
-		fetch_after_wait(topic, partition, from, limits, &result);
+		fetch_after_wait(topic, partition, from, &limits, &result);
 	return (Datum) 0;
 }
 
@@ -376,7 +365,7 @@ topics_list_offsets(PG_FUNCTION_ARGS)
 
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
-		Relation	rel = open_partition(topic, partition);
+		Relation	rel = topics_fetch_open_partition(topic, partition);
 		PartitionState *state = topics_catalog_partition_state(topic, partition);
 		int64		start = topics_log_start(rel, state);
 		int64		end = topics_log_end(rel, state);
@@ -426,16 +415,15 @@ first_since(Oid segment_relid, int64 from, int64 upto, TimestampTz at,
 }
 
 /*
- * list_offsets(topic, at timestamptz): the first offset whose timestamp is
- * not before "at", as Kafka's offsetsForTimes; where there is none, the log
- * end, without a timestamp.
+ * For each partition the first offset whose timestamp is not before "at", as
+ * Kafka's offsetsForTimes, and its timestamp; where there is none, the log
+ * end, and in "found" false.  Timestamps and found may be NULL.
  */
-Datum
-topics_list_offsets_by_time(PG_FUNCTION_ARGS)
+int64 *
+topics_fetch_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps, bool *found)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Topic	   *topic = topic_to_list(fcinfo);
-	TimestampTz at = PG_GETARG_TIMESTAMPTZ(1);
+	int64	   *offsets = palloc(sizeof(int64) * topic->partitions);
+	MemoryContext cxt = CurrentMemoryContext;
 	Oid			save_userid;
 	int			save_context;
 	int			guc_level = NewGUCNestLevel();
@@ -457,23 +445,43 @@ topics_list_offsets_by_time(PG_FUNCTION_ARGS)
 	SPI_connect();
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
-		Relation	rel = open_partition(topic, partition);
+		Relation	rel = topics_fetch_open_partition(topic, partition);
 		PartitionState *state = topics_catalog_partition_state(topic, partition);
 		int64		start = topics_log_start(rel, state);
 		int64		end = topics_log_end(rel, state);
-		int64		offset = end;
 		TimestampTz timestamp = 0;
 		int			count;
 		Segment    *segments = topics_segment_list(rel, &count);
-		bool		found = false;
+		bool		has_record = false;
 
-		for (int i = 0; i < count && !found && segments[i].base_offset < end; i++)
-			found = first_since(segments[i].relid, start, end, at, &offset, &timestamp);
-		put_offset(rsinfo, partition, offset, timestamp, found);
+		offsets[partition] = end;
+		for (int i = 0; i < count && !has_record && segments[i].base_offset < end; i++)
+			has_record = first_since(segments[i].relid, start, end, at, &offsets[partition], &timestamp);
+		if (timestamps)
+			timestamps[partition] = timestamp;
+		if (found)
+			found[partition] = has_record;
 		table_close(rel, NoLock);
 	}
 	SPI_finish();
 	SetUserIdAndSecContext(save_userid, save_context);
 	AtEOXact_GUC(false, guc_level);
+	MemoryContextSwitchTo(cxt);
+	return offsets;
+}
+
+/* list_offsets(topic, at timestamptz) */
+Datum
+topics_list_offsets_by_time(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Topic	   *topic = topic_to_list(fcinfo);
+	TimestampTz *timestamps = palloc(sizeof(TimestampTz) * topic->partitions);
+	bool	   *found = palloc(sizeof(bool) * topic->partitions);
+	int64	   *offsets = topics_fetch_offsets_since(topic, PG_GETARG_TIMESTAMPTZ(1),
+													 timestamps, found);
+
+	for (int32 partition = 0; partition < topic->partitions; partition++)
+		put_offset(rsinfo, partition, offsets[partition], timestamps[partition], found[partition]);
 	return (Datum) 0;
 }

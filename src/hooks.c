@@ -39,6 +39,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "consumer.h"
 #include "pg_topics.h"
 
 static object_access_hook_type previous_object_access = NULL;
@@ -291,7 +292,10 @@ at_transaction_event(XactEvent event, void *arg)
 	if (event == XACT_EVENT_COMMIT)
 	{
 		if (extension_dropped)
+		{
 			topics_shmem_release_database(MyDatabaseId);
+			topics_consumer_offset_forget_database(MyDatabaseId);
+		}
 		if (extension_created || extension_dropped)
 		{
 			topics_shmem_wake_launcher();

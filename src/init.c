@@ -13,6 +13,7 @@
 #include "utils/varlena.h"
 
 #include "compat.h"
+#include "consumer.h"
 #include "pg_topics.h"
 
 PG_MODULE_MAGIC;
@@ -20,6 +21,7 @@ PG_MODULE_MAGIC;
 PGDLLEXPORT void _PG_init(void);
 
 int			pg_topics_max_partitions;
+int			pg_topics_max_group_offsets;
 bool		pg_topics_early_lock_release;
 int			pg_topics_worker_interval;
 
@@ -47,6 +49,7 @@ request_shmem(void)
 	if (previous_shmem_request)
 		previous_shmem_request();
 	topics_shmem_request();
+	topics_consumer_offset_shmem_request();
 }
 
 static void
@@ -55,6 +58,7 @@ start_shmem(void)
 	if (previous_shmem_startup)
 		previous_shmem_startup();
 	topics_shmem_startup();
+	topics_consumer_offset_shmem_startup();
 }
 
 /* Transaction callbacks run newest first, and ours should run last. */
@@ -81,6 +85,11 @@ define_settings(void)
 							"Partitions of all topics of all databases that shared memory has room for.",
 							"Creating a topic beyond it fails. Each takes about 250 bytes.",
 							&pg_topics_max_partitions, 10000, 16, 1000000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.max_group_offsets",
+							"Committed offsets of all consumer groups of all databases that shared memory has room for.",
+							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 190 bytes.",
+							&pg_topics_max_group_offsets, 100000, 100, 10000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("pg_topics.early_lock_release",
 							 "Lets the next producer of a partition go on while a commit waits for its flush.",

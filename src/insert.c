@@ -77,6 +77,7 @@ topics_insert(PG_FUNCTION_ARGS)
 	if (fcinfo->flinfo->fn_extra != topic)
 	{
 		topics_produce_check_context("INSERT into a topic");
+		topics_catalog_require_not_internal(topic);
 		check_view(topic, view);
 		fcinfo->flinfo->fn_extra = topic;
 	}

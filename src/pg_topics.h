@@ -40,6 +40,7 @@
 
 /* Kafka's errors that a client branches on. */
 #define ERRCODE_OFFSET_OUT_OF_RANGE MAKE_SQLSTATE('T', 'P', '0', '0', '1')
+#define ERRCODE_UNKNOWN_MEMBER MAKE_SQLSTATE('T', 'P', '0', '0', '3')
 #define ERRCODE_NOT_LEADER MAKE_SQLSTATE('T', 'P', '0', '0', '4')
 #define ERRCODE_VERSION_MISMATCH MAKE_SQLSTATE('T', 'P', '0', '0', '5')
 
@@ -232,6 +233,7 @@ typedef struct ProducedRange
 
 /* init.c: settings */
 extern int	pg_topics_max_partitions;
+extern int	pg_topics_max_group_offsets;
 extern bool pg_topics_early_lock_release;
 extern int	pg_topics_worker_interval;
 extern void topics_require_preload(void);
@@ -309,9 +311,10 @@ extern void topics_log_reader_close(LogReader *reader);
 /* ---- the parts ---- */
 
 /* append.c */
-extern void topics_append_buffer(Topic *topic, RecordDraft *draft);
+extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
 extern bool topics_append_records(void);
 extern void topics_append_publish(XLogRecPtr lsn);
+extern int64 topics_append_first_offset(int64 topic_id, int32 partition);
 extern bool topics_append_is_pending(void);
 extern void topics_append_forget(void);
 extern const ProducedRange *topics_append_last_produced(int *count);
@@ -335,7 +338,15 @@ extern void topics_catalog_check_partition(Topic *topic, int32 partition);
 extern bool topics_catalog_may_read(Topic *topic);
 extern void topics_catalog_require(Topic *topic, AclMode mode);
 extern void topics_catalog_require_owner(Topic *topic);
+extern bool topics_catalog_is_internal(const char *name);
+extern void topics_catalog_require_not_internal(Topic *topic);
 extern bool topics_catalog_is_owner(Topic *topic);
+
+/* background.c */
+extern const char *topics_background_begin(void);
+extern void topics_background_connect(Oid database);
+extern bool topics_background_run(const char *function, const char *name,
+								  const void *extra, Size size);
 
 /* attach_worker.c */
 extern bool topics_attach_worker_run(Oid partition_relid, const TopicPartition *id,
@@ -366,6 +377,38 @@ extern void topics_wakeup_restore_snapshot(void);
 
 /* ---- what SQL calls ---- */
 
+/* fetch.c */
+typedef struct FetchLimits
+{
+	int32		max_records;
+	int32		max_bytes;
+	long		max_wait_ms;
+} FetchLimits;
+
+/* How a topic's column becomes the text or bytea of a result. */
+typedef struct OutputColumn
+{
+	TopicColumn *column;
+	bool		as_bytes;
+	bool		as_is;			/* no conversion needed */
+} OutputColumn;
+
+/* Where records go that are read, and how they get there. */
+typedef struct FetchResult
+{
+	struct ReturnSetInfo *rsinfo;
+	OutputColumn key;
+	OutputColumn value;
+} FetchResult;
+
+extern FetchLimits topics_fetch_limits(FunctionCallInfo fcinfo, int first);
+extern Relation topics_fetch_open_partition(Topic *topic, int32 partition);
+extern void topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *topic);
+extern int32 topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimits *limits,
+								  Snapshot snapshot, FetchResult *result, int64 *next);
+extern int64 *topics_fetch_offsets_since(Topic *topic, TimestampTz at,
+										 TimestampTz *timestamps, bool *found);
+
 /* wait.c */
 #define SHORT_WAIT_MS 60000L	/* in a statement, which keeps its snapshot */
 extern Topic *topics_wait_for_record(Topic *topic, int32 partition, int64 offset, long timeout_ms);
@@ -378,6 +421,7 @@ extern Datum topics_produce_headers(Datum headers);
 
 /* topic.c */
 extern void topics_topic_check_name(const char *name);
+extern void topics_topic_create_internal(const char *name, int32 partitions);
 extern Oid	topics_topic_dropping;
 
 /* maintain.c */

@@ -356,6 +356,7 @@ topic_to_produce(FunctionCallInfo fcinfo, const char *command)
 				 errmsg("topic must not be null")));
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require(topic, ACL_INSERT);
+	topics_catalog_require_not_internal(topic);
 	return topic;
 }
 

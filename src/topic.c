@@ -179,7 +179,7 @@ topics_topic_check_name(const char *name)
 		problem = "It is longer than 63 bytes.";
 	else if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		problem = "It is \".\" or \"..\".";
-	else if (strncmp(name, "__", 2) == 0)
+	else if (topics_catalog_is_internal(name))
 		problem = "Names that begin with \"__\" are reserved.";
 	else if (strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != length)
 		problem = "It has a character other than ASCII letters, digits, \".\", \"_\" and \"-\".";
@@ -424,6 +424,55 @@ insert_row(FunctionCallInfo fcinfo, int first, int64 topic_id, int32 partitions,
 						  fcinfo, first, topic_id, partitions);
 }
 
+/*
+ * Make a topic of pg_topics' own, unless it is there: of the extension's
+ * owner, with text keys and jsonb values, and never emptied by retention.
+ */
+void
+topics_topic_create_internal(const char *name, int32 partitions)
+{
+	static const char *const settings[][2] = {
+		{"retention_time", "'-1 day'::pg_catalog.interval"},
+		{"segment_bytes", "67108864"},
+		{"max_message_bytes", "268435456"},
+		{"notify", "false"}
+	};
+	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, false);
+	StringInfoData columns;
+	StringInfoData values;
+	OwnerScope	scope;
+	int64		topic_id;
+	Oid			view;
+
+	lock_name(name, namespace);
+	if (OidIsValid(get_relname_relid(name, namespace)))
+		return;
+
+	initStringInfo(&columns);
+	initStringInfo(&values);
+	for (int i = 0; i < SETTINGS; i++)
+	{
+		const char *value = setting_columns[i].boot_default;
+
+		for (int j = 0; j < (int) lengthof(settings); j++)
+			if (strcmp(settings[j][0], setting_columns[i].name) == 0)
+				value = settings[j][1];
+		appendStringInfo(&columns, ", %s", setting_columns[i].name);
+		appendStringInfo(&values, ", %s", value);
+	}
+
+	scope = enter_owner();
+	topic_id = nextval_internal(get_relname_relid("topic_id_seq",
+												  get_namespace_oid(TOPIC_LOG_SCHEMA, false)), false);
+	create_log_table(topic_id, "pg_catalog.text", "pg_catalog.jsonb");
+	create_partitions(topic_id, 0, partitions, 67108864);
+	view = create_view(topic_id, name, namespace);
+	execute("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
+			" VALUES (" INT64_FORMAT ", %d, %u%s)", columns.data, topic_id, partitions, view,
+			values.data);
+	leave_owner(scope);
+}
+
 static int32
 partitions_argument(FunctionCallInfo fcinfo)
 {
@@ -511,6 +560,7 @@ lock_own_topic(const char *name, LOCKMODE mode, bool missing_ok)
 		if (topic == NULL)
 			return NULL;
 		topics_catalog_require_owner(topic);
+		topics_catalog_require_not_internal(topic);
 		view = topic->view_relid;
 		LockRelationOid(view, mode);
 		topic = topics_catalog_lookup(name, true);

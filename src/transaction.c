@@ -67,6 +67,7 @@
 
 #include "buffer.h"
 #include "compat.h"
+#include "consumer.h"
 #include "pg_topics.h"
 
 /* A topic that this transaction creates, drops or adds partitions to. */
@@ -256,6 +257,7 @@ publish(void)
 
 	if (appended)
 	{
+		topics_consumer_offset_publish();
 		topics_append_publish(lsn);
 		if (lowered)
 			flush_upto = lsn;
@@ -268,6 +270,7 @@ publish(void)
 		pg_atomic_write_u64(&foreign_states[i]->commit_lsn, lsn);
 		pg_atomic_fetch_add_u32(&foreign_states[i]->foreign_writes, 1);
 		pg_atomic_write_u64(&foreign_states[i]->next_offset, UNKNOWN_OFFSET);
+		topics_consumer_offset_log_changed(foreign_states[i]->id.topic_id);
 		topics_wakeup_published(foreign_states[i], foreign_topic_states[i], UNKNOWN_OFFSET);
 	}
 }
@@ -360,6 +363,8 @@ settle_topics(bool commit)
 
 		if (note->created != commit)
 			topics_shmem_release(note->topic_id, note->from_partition);
+		if (!note->created && commit)
+			topics_consumer_offset_forget_topic(note->topic_id);
 	}
 	topic_notes = NIL;
 }
@@ -371,6 +376,8 @@ refuse_prepare(void)
 
 	if (topics_append_is_pending())
 		what = "has produced to a topic";
+	if (topics_consumer_offset_is_pending())
+		what = "has consumed or committed offsets";
 	if (topic_notes != NIL || topics_segment_is_pending())
 		what = "has created or changed a topic";
 	if (topics_log_am_foreign_partitions() != NIL)
@@ -391,6 +398,7 @@ at_transaction_event(XactEvent event, void *arg)
 			unconfirmed = false;
 			prepare_foreign_writes();
 			prepare_grown_topics();
+			topics_consumer_offset_pre_commit();
 			append_records();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
@@ -428,6 +436,7 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
 		topics_buffer_subcommit(subxid, parent);
+		topics_consumer_offset_subcommit(subxid, parent);
 		foreach(lc, topic_notes)
 		{
 			TopicNote  *note = lfirst(lc);
@@ -440,6 +449,7 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
 	{
 		topics_append_lock_at_abort();
 		topics_buffer_subabort(subxid);
+		topics_consumer_offset_subabort(subxid);
 		foreach(lc, topic_notes)
 		{
 			TopicNote  *note = lfirst(lc);
@@ -456,7 +466,10 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
 static void
 at_resource_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
 {
-	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level || !is_commit)
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS)
+		return;
+	topics_consumer_offset_after_locks(is_commit, is_top_level);
+	if (!is_top_level || !is_commit)
 		return;
 	topics_segment_at_commit();
 	/* not before other sessions have heard that there are more partitions */

@@ -48,6 +48,7 @@
 #include "utils/wait_event.h"
 
 #include "compat.h"
+#include "consumer.h"
 #include "pg_topics.h"
 
 #define GIVE_WAY_MS 30000
@@ -152,7 +153,10 @@ forget_databases(WorkerRegistry *registry, List *databases)
 		}
 		SpinLockRelease(&registry->mutex);
 		if (OidIsValid(gone))
+		{
 			topics_shmem_release_database(gone);
+			topics_consumer_offset_forget_database(gone);
+		}
 	}
 }
 

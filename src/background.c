@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * background.c
+ *		Have something done by another process, in transactions of its own
+ *		that commit before ours, and wait for it.
+ *
+ * The deadlock detector does not see such a wait: should the process need a
+ * lock that its master, or somebody who waits for him, holds, it gives up
+ * after LOCK_TIMEOUT_MS, and the master does it himself.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+
+#include "pg_topics.h"
+
+/* well below the usual deadlock_timeout: let others not be chosen as victims */
+#define LOCK_TIMEOUT_MS "500"
+
+/* In the new process, first of all: what the master has given along. */
+const char *
+topics_background_begin(void)
+{
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	return MyBgworkerEntry->bgw_extra;
+}
+
+void
+topics_background_connect(Oid database)
+{
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT_MS, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/*
+ * Run a function of this library in a new process, with "size" bytes of
+ * "extra", and wait until it has ended.  False if there was no process to be
+ * had; true says only that one has tried.
+ */
+bool
+topics_background_run(const char *function, const char *name, const void *extra, Size size)
+{
+	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
+
+	Assert(size <= BGW_EXTRALEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
+	strlcpy(worker.bgw_function_name, function, BGW_MAXLEN);
+	strlcpy(worker.bgw_name, name, BGW_MAXLEN);
+	strlcpy(worker.bgw_type, name, BGW_MAXLEN);
+	memcpy(worker.bgw_extra, extra, size);
+
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+		return false;
+	return WaitForBackgroundWorkerShutdown(handle) == BGWH_STOPPED;
+}

@@ -1,0 +1,150 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer.h
+ *		Consumer groups and their committed offsets, as the files that deal
+ *		with them see them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_CONSUMER_H
+#define PG_TOPICS_CONSUMER_H
+
+#include "pg_topics.h"
+
+/* The internal topic; Kafka's name. */
+#define CONSUMER_OFFSETS_TOPIC "__consumer_offsets"
+
+#define NO_OFFSET PG_INT64_MAX	/* nothing is committed */
+#define NO_PARTITION (-1)		/* of a group or a subscription */
+#define NO_TOPIC INT64CONST(0)	/* of a group */
+
+/*
+ * What an entry is about, one of three:
+ *	a group				NO_TOPIC, NO_PARTITION
+ *	a subscription		a topic, NO_PARTITION: a group's use of a topic
+ *	a committed offset	a topic, a partition
+ */
+typedef struct GroupOffsetKey
+{
+	Oid			database;
+	int32		partition;
+	int64		topic_id;
+	char		group_id[NAMEDATALEN];
+} GroupOffsetKey;
+
+/* Kafka's auto.offset.reset: where a group begins, or goes on if its place is gone. */
+typedef enum OffsetReset
+{
+	RESET_EARLIEST,
+	RESET_LATEST,
+	RESET_NONE
+} OffsetReset;
+
+typedef enum GroupKind
+{
+	GROUP_CONSUME,				/* topics.consume(): claims for a transaction */
+	GROUP_SIMPLE				/* topics.commit_offset() only */
+} GroupKind;
+
+/* What is fixed when an entry is made. */
+typedef struct GroupOffsetFacts
+{
+	Oid			owner;			/* of a group */
+	GroupKind	kind;			/* of a group */
+	OffsetReset reset;			/* of a subscription */
+	int32		partitions;		/* of a subscription: as many there were */
+} GroupOffsetFacts;
+
+/* An entry in shared memory; consumer_offset.c says who may touch what. */
+typedef struct GroupOffset
+{
+	GroupOffsetKey key;			/* hash key: must be first */
+	GroupOffsetFacts facts;
+	pg_atomic_uint64 committed; /* the committed offset, or NO_OFFSET; of a
+								 * group or a subscription 1, or NO_OFFSET */
+	pg_atomic_uint64 start;		/* where the group begins while nothing is
+								 * committed, or NO_OFFSET */
+	pg_atomic_uint64 commit_xid;	/* full xid of the last commit, or 0 */
+	pg_atomic_uint64 commit_time;
+	pg_atomic_uint64 record_offset; /* of its record in __consumer_offsets */
+	pg_atomic_uint64 served;	/* number of its last claim; of a
+								 * subscription the last number given */
+	pg_atomic_uint32 claimed_by;	/* pid of who has the claim, or 0 */
+	pg_atomic_uint32 pins;		/* transactions that point here */
+	bool		has_metadata;
+} GroupOffset;
+
+/* A change that the transaction will make when it commits. */
+typedef struct OffsetChange
+{
+	struct OffsetChange *below; /* what it replaces, by an outer subtransaction */
+	SubTransactionId subxid;
+	bool		deleted;
+	int64		offset;
+	const char *metadata;		/* or NULL */
+} OffsetChange;
+
+/* An entry that the transaction has to do with; pinned until its end. */
+typedef struct LocalOffset
+{
+	GroupOffset *shared;
+	OffsetChange *change;		/* or NULL */
+	SubTransactionId claimed;	/* took the claim, or InvalidSubTransactionId */
+	bool		released;		/* the claim was rolled back just now */
+	bool		wake;			/* whoever waits should look at it again */
+	PartitionState *topic_state;	/* for waking */
+	int32		log_partition;	/* where its record goes */
+	int64		ordinal;		/* of the record in this transaction, or -1 */
+	TimestampTz commit_time;
+} LocalOffset;
+
+/* consumer_offset.c */
+extern void topics_consumer_offset_shmem_request(void);
+extern void topics_consumer_offset_shmem_startup(void);
+extern LocalOffset *topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition,
+											   const GroupOffsetFacts *facts, const int64 *starts);
+extern LocalOffset *topics_consumer_offset_find_local(const char *group_id, int64 topic_id,
+													  int32 partition);
+extern bool topics_consumer_offset_peek(const char *group_id, int64 topic_id, int32 partition,
+										GroupOffset *copy);
+extern bool topics_consumer_offset_exists(const LocalOffset *local);
+extern int64 topics_consumer_offset_position(const LocalOffset *local);
+extern void topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata);
+extern void topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state);
+extern void topics_consumer_offset_delete_local(const char *group_id);
+extern bool topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bool wait);
+extern void topics_consumer_offset_unclaim(LocalOffset *local);
+extern void topics_consumer_offset_lock_group(const char *group_id, bool exclusive);
+extern GroupOffset *topics_consumer_offset_list(const char *group_id, int *count);
+extern bool topics_consumer_offset_is_pending(void);
+extern void topics_consumer_offset_pre_commit(void);
+extern void topics_consumer_offset_publish(void);
+extern void topics_consumer_offset_subcommit(SubTransactionId subxid, SubTransactionId parent);
+extern void topics_consumer_offset_subabort(SubTransactionId subxid);
+extern void topics_consumer_offset_after_locks(bool is_commit, bool is_top_level);
+extern void topics_consumer_offset_forget_topic(int64 topic_id);
+extern void topics_consumer_offset_forget_database(Oid database);
+
+/* loading: consumer_offset.c keeps the state, offset_log.c reads the log */
+extern bool topics_consumer_offset_begin_load(void);
+extern void topics_consumer_offset_end_load(int64 offsets_topic_id);
+extern void topics_consumer_offset_load(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
+										int64 offset, TimestampTz commit_time,
+										int64 record_offset, bool has_metadata);
+extern void topics_consumer_offset_load_start(const GroupOffsetKey *key, int64 start);
+extern void topics_consumer_offset_log_changed(int64 topic_id);
+
+/* group.c */
+extern char *topics_group_argument(FunctionCallInfo fcinfo, int argument);
+extern LocalOffset *topics_group_use(const char *group_id, GroupKind kind);
+extern void topics_group_require_owner(const char *group_id, bool missing_ok);
+
+/* offset_log.c */
+extern void topics_offset_log_prepare(bool for_write);
+extern Topic *topics_offset_log_topic(void);
+extern int32 topics_offset_log_partition(Topic *offsets_topic, const char *group_id);
+extern void topics_offset_log_add(Topic *offsets_topic, LocalOffset *local);
+extern char *topics_offset_log_metadata(const GroupOffset *entry);
+extern void topics_offset_log_tidy(void);
+
+#endif							/* PG_TOPICS_CONSUMER_H */

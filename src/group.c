@@ -1,0 +1,615 @@
+/*-------------------------------------------------------------------------
+ *
+ * group.c
+ *		Consumer groups: whose they are; commit, reset and show offsets.
+ *
+ * A group belongs to the role whose transaction first used it.  That role, and
+ * who is a member of it, or of topics_admin where there is such a role, may
+ * consume, commit, reset and delete; the views show the groups that one may
+ * use, with the topics that one may read.
+ *
+ * Offsets are changed as consume() does it: under the partition's claim, which
+ * is waited for here, and when the transaction commits (consumer_offset.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "compat.h"
+#include "consumer.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_commit_offset);
+PG_FUNCTION_INFO_V1(topics_reset_offset);
+PG_FUNCTION_INFO_V1(topics_delete_group);
+PG_FUNCTION_INFO_V1(topics_group_status);
+PG_FUNCTION_INFO_V1(topics_offset_status);
+PG_FUNCTION_INFO_V1(topics_lag_status);
+
+#define ADMIN_ROLE "topics_admin"
+#define MAX_METADATA_BYTES 4096 /* Kafka's offset.metadata.max.bytes */
+
+/* ----------------------------------------------------------------
+ *		Whose a group is
+ * ----------------------------------------------------------------
+ */
+
+/* May the current user do what a group's owner may? */
+static bool
+may_use(Oid owner)
+{
+	Oid			admin;
+
+	if (superuser() || (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner)))
+		return true;
+	admin = get_role_oid(ADMIN_ROLE, true);
+	return OidIsValid(admin) && has_privs_of_role(GetUserId(), admin);
+}
+
+static void
+require_use(const char *group_id, Oid owner)
+{
+	if (!may_use(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for consumer group \"%s\"", group_id),
+				 errdetail("GROUP_AUTHORIZATION_FAILED: it belongs to another role.")));
+}
+
+static void
+report_no_group(const char *group_id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("consumer group \"%s\" does not exist", group_id),
+			 errhint("The view topics.consumer_group lists the groups that you may use.")));
+}
+
+/* An argument that names a group. */
+char *
+topics_group_argument(FunctionCallInfo fcinfo, int argument)
+{
+	char	   *group_id;
+
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("group_id must not be null")));
+	group_id = text_to_cstring(PG_GETARG_TEXT_PP(argument));
+	if (group_id[0] == '\0' || strlen(group_id) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid group_id \"%s\"", group_id),
+				 errdetail("It must have from 1 to %d bytes.", NAMEDATALEN - 1)));
+	return group_id;
+}
+
+/* A group that exists must be the caller's to use. */
+void
+topics_group_require_owner(const char *group_id, bool missing_ok)
+{
+	GroupOffset entry;
+
+	if (topics_consumer_offset_peek(group_id, NO_TOPIC, NO_PARTITION, &entry))
+		require_use(group_id, entry.facts.owner);
+	else if (!missing_ok)
+		report_no_group(group_id);
+}
+
+/* Use a group in this transaction; made, and the caller's, if it is new. */
+LocalOffset *
+topics_group_use(const char *group_id, GroupKind kind)
+{
+	GroupOffsetFacts facts = {.owner = GetUserId(),.kind = kind};
+	LocalOffset *group = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, &facts, NULL);
+
+	require_use(group_id, group->shared->facts.owner);
+	if (!topics_consumer_offset_exists(group))
+		topics_consumer_offset_change(group, 1, NULL);
+	return group;
+}
+
+/* ----------------------------------------------------------------
+ *		Changing offsets
+ * ----------------------------------------------------------------
+ */
+
+/* A topic that a group is to have an offset in. */
+static Topic *
+topic_argument(FunctionCallInfo fcinfo, int argument)
+{
+	Topic	   *topic;
+
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("topic must not be null")));
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(argument)), false);
+	topics_catalog_require(topic, ACL_SELECT);
+	return topic;
+}
+
+/*
+ * The two ends of a partition's log.  Who knows of a record that is visible
+ * but not published may ask for more than the end: "wanted", which is looked
+ * for again after everybody who is publishing has done so.
+ */
+static void
+log_bounds(Topic *topic, int32 partition, int64 wanted, int64 *start, int64 *end)
+{
+	Relation	rel = topics_fetch_open_partition(topic, partition);
+	PartitionState *state = topics_catalog_partition_state(topic, partition);
+
+	*start = topics_log_start(rel, state);
+	*end = topics_log_end(rel, state);
+	if (wanted > *end)
+		*end = topics_log_end_settled(rel, state);
+	table_close(rel, AccessShareLock);
+}
+
+/* The transaction's own entry of a partition, with its claim. */
+static LocalOffset *
+claim_partition(const char *group_id, Topic *topic, int32 partition)
+{
+	LocalOffset *local = topics_consumer_offset_use(group_id, topic->topic_id, partition, NULL, NULL);
+
+	(void) topics_consumer_offset_claim(local, topics_catalog_partition_state(topic, 0), true);
+	return local;
+}
+
+static void
+report_not_in_log(Topic *topic, int32 partition, int64 offset, int64 start, int64 end)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
+			 errmsg("offset " INT64_FORMAT " is out of range for partition %d of topic \"%s\"",
+					offset, partition, NameStr(topic->name)),
+			 errdetail("OFFSET_OUT_OF_RANGE: the log starts at offset " INT64_FORMAT " and ends at offset " INT64_FORMAT ".",
+					   start, end)));
+}
+
+/* No member has joined any group: api of groups whose members are assigned partitions. */
+static void
+refuse_member(FunctionCallInfo fcinfo, int member_id, int generation_id)
+{
+	if (PG_ARGISNULL(member_id) && PG_ARGISNULL(generation_id))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNKNOWN_MEMBER),
+			 errmsg("consumer group has no such member"),
+			 errdetail("UNKNOWN_MEMBER_ID: the group has no members."),
+			 errhint("Leave member_id and generation_id out.")));
+}
+
+/* commit_offset(group_id, topic, partition, committed_offset, metadata, member_id, generation_id) */
+Datum
+topics_commit_offset(PG_FUNCTION_ARGS)
+{
+	char	   *group_id = topics_group_argument(fcinfo, 0);
+	Topic	   *topic;
+	int32		partition;
+	int64		offset;
+	int64		committed;
+	int64		start;
+	int64		end;
+	char	   *metadata = NULL;
+	LocalOffset *local;
+
+	topics_require_preload();
+	topics_produce_check_context("topics.commit_offset()");
+	if (PG_ARGISNULL(2) || PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("partition and committed_offset must not be null")));
+	partition = PG_GETARG_INT32(2);
+	offset = PG_GETARG_INT64(3);
+	if (!PG_ARGISNULL(4))
+		metadata = text_to_cstring(PG_GETARG_TEXT_PP(4));
+	if (metadata && strlen(metadata) > MAX_METADATA_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("metadata of a committed offset is too large"),
+				 errdetail("OFFSET_METADATA_TOO_LARGE: it has %zu bytes, and may have %d.",
+						   strlen(metadata), MAX_METADATA_BYTES)));
+	(void) topic_argument(fcinfo, 1);
+	topics_offset_log_prepare(true);
+	topics_group_require_owner(group_id, true);
+	refuse_member(fcinfo, 5, 6);
+	topics_consumer_offset_lock_group(group_id, false);
+	(void) topics_group_use(group_id, GROUP_SIMPLE);
+	topic = topic_argument(fcinfo, 1);
+	topics_catalog_check_partition(topic, partition);
+
+	local = claim_partition(group_id, topic, partition);
+	log_bounds(topic, partition, offset, &start, &end);
+	committed = topics_consumer_offset_position(local);
+	if (offset < 0 || offset > end)
+		report_not_in_log(topic, partition, offset, start, end);
+	if (committed != NO_OFFSET && offset < committed)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("committed offset of consumer group \"%s\" cannot go back", group_id),
+				 errdetail("The committed offset in partition %d of topic \"%s\" is " INT64_FORMAT ", the new one " INT64_FORMAT ".",
+						   partition, NameStr(topic->name), committed, offset),
+				 errhint("Use topics.reset_offset() to go back.")));
+	topics_consumer_offset_change(local, offset, metadata);
+	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		reset_offset
+ * ----------------------------------------------------------------
+ */
+
+/* Where to reset to: exactly one of these was given. */
+typedef struct ResetTarget
+{
+	char	   *position;
+	bool		has_offset;
+	int64		offset;
+	bool		has_time;
+	TimestampTz time;
+	bool		has_shift;
+	int64		shift;
+} ResetTarget;
+
+static ResetTarget
+reset_target(FunctionCallInfo fcinfo, int first)
+{
+	ResetTarget target = {0};
+	int			given = 0;
+
+	for (int i = first; i < first + 4; i++)
+		given += !PG_ARGISNULL(i);
+	if (given != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("exactly one of to_position, to_offset, to_time and shift_by must be given"),
+				 errdetail("%d are.", given)));
+	if (!PG_ARGISNULL(first))
+		target.position = text_to_cstring(PG_GETARG_TEXT_PP(first));
+	if (target.position && strcmp(target.position, "earliest") != 0 &&
+		strcmp(target.position, "latest") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid to_position \"%s\"", target.position),
+				 errhint("Use 'earliest' or 'latest'.")));
+	target.has_offset = !PG_ARGISNULL(first + 1);
+	if (target.has_offset)
+		target.offset = PG_GETARG_INT64(first + 1);
+	target.has_time = !PG_ARGISNULL(first + 2);
+	if (target.has_time)
+		target.time = PG_GETARG_TIMESTAMPTZ(first + 2);
+	target.has_shift = !PG_ARGISNULL(first + 3);
+	if (target.has_shift)
+		target.shift = PG_GETARG_INT64(first + 3);
+	return target;
+}
+
+/* The new offset of a partition; "since" is that of to_time. */
+static int64
+resolve_target(const ResetTarget *target, Topic *topic, int32 partition, int64 since,
+			   int64 before, int64 start, int64 end)
+{
+	if (target->position)
+		return strcmp(target->position, "earliest") == 0 ? start : end;
+	if (target->has_time)
+		return since;
+	if (target->has_offset)
+	{
+		if (target->offset < start || target->offset > end)
+			report_not_in_log(topic, partition, target->offset, start, end);
+		return target->offset;
+	}
+	/* to where the log begins or ends, if it would be beyond; no overflow */
+	if (target->shift < 0)
+		return target->shift < start - before ? start : Min(before + target->shift, end);
+	return target->shift > end - before ? end : Max(before + target->shift, start);
+}
+
+/* reset_offset(group_id, topic, partition, to_position, to_offset, to_time, shift_by, dry_run) */
+Datum
+topics_reset_offset(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	char	   *group_id = topics_group_argument(fcinfo, 0);
+	ResetTarget target = reset_target(fcinfo, 3);
+	bool		dry_run = !PG_ARGISNULL(7) && PG_GETARG_BOOL(7);
+	Topic	   *topic;
+	int64	   *since = NULL;
+	int32		first = 0;
+	int32		upto;
+
+	topics_require_preload();
+	topics_produce_check_context("topics.reset_offset()");
+	(void) topic_argument(fcinfo, 1);
+	topics_offset_log_prepare(true);
+	topics_group_require_owner(group_id, true);
+	topics_consumer_offset_lock_group(group_id, false);
+	if (!dry_run)
+		(void) topics_group_use(group_id, GROUP_SIMPLE);
+	topic = topic_argument(fcinfo, 1);
+	upto = topic->partitions;
+	if (!PG_ARGISNULL(2))
+	{
+		first = PG_GETARG_INT32(2);
+		topics_catalog_check_partition(topic, first);
+		upto = first + 1;
+	}
+	InitMaterializedSRF(fcinfo, 0);
+
+	for (int32 partition = first; partition < upto; partition++)
+		(void) claim_partition(group_id, topic, partition);
+	if (target.has_time)
+		since = topics_fetch_offsets_since(topic, target.time, NULL, NULL);
+	for (int32 partition = first; partition < upto; partition++)
+	{
+		LocalOffset *local = claim_partition(group_id, topic, partition);
+		int64		before = topics_consumer_offset_position(local);
+		int64		start;
+		int64		end;
+		Datum		values[3];
+		bool		nulls[3] = {false, before == NO_OFFSET, false};
+		int64		after;
+
+		log_bounds(topic, partition, target.has_offset ? target.offset : 0, &start, &end);
+		after = resolve_target(&target, topic, partition, since ? since[partition] : 0,
+							   before == NO_OFFSET ? start : before, start, end);
+		if (!dry_run)
+			topics_consumer_offset_change(local, after, NULL);
+		values[0] = Int32GetDatum(partition);
+		values[1] = Int64GetDatum(before);
+		values[2] = Int64GetDatum(after);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* ----------------------------------------------------------------
+ *		delete_group
+ * ----------------------------------------------------------------
+ */
+
+static void
+delete_entry(const GroupOffsetKey *key)
+{
+	LocalOffset *local = topics_consumer_offset_use(key->group_id, key->topic_id, key->partition,
+													NULL, NULL);
+	Topic	   *topic = key->topic_id == NO_TOPIC ? NULL : topics_catalog_by_id(key->topic_id);
+
+	topics_consumer_offset_delete(local, topic ? topics_catalog_partition_state(topic, 0) : NULL);
+}
+
+/* delete_group(group_id) */
+Datum
+topics_delete_group(PG_FUNCTION_ARGS)
+{
+	char	   *group_id = topics_group_argument(fcinfo, 0);
+	GroupOffset *entries;
+	int			count;
+
+	topics_require_preload();
+	topics_produce_check_context("topics.delete_group()");
+	topics_offset_log_prepare(true);
+	topics_group_require_owner(group_id, false);
+	topics_consumer_offset_lock_group(group_id, true);
+	topics_group_require_owner(group_id, false);
+
+	/* who has the lock is alone: no entry comes or goes */
+	topics_consumer_offset_delete_local(group_id);
+	entries = topics_consumer_offset_list(group_id, &count);
+	for (int i = 0; i < count; i++)
+		delete_entry(&entries[i].key);
+	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		Views
+ * ----------------------------------------------------------------
+ */
+
+/* The groups of this database that the user may use, as entries by name. */
+static int
+compare_entries(const void *a, const void *b)
+{
+	const GroupOffsetKey *ka = &((const GroupOffset *) a)->key;
+	const GroupOffsetKey *kb = &((const GroupOffset *) b)->key;
+	int			order = strcmp(ka->group_id, kb->group_id);
+
+	if (order != 0)
+		return order;
+	if (ka->topic_id != kb->topic_id)
+		return ka->topic_id < kb->topic_id ? -1 : 1;
+	return ka->partition < kb->partition ? -1 : ka->partition > kb->partition;
+}
+
+/*
+ * Walk the entries of the groups that the user may use: a group's own entry,
+ * then per topic its subscription and its partitions.
+ */
+typedef void (*EntryVisitor) (ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic);
+
+static void
+visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
+{
+	GroupOffset *entries;
+	int			count;
+	bool		shown = false;
+	Topic	   *topic = NULL;
+	int64		topic_id = NO_TOPIC;
+
+	topics_require_preload();
+	topics_offset_log_prepare(false);
+	InitMaterializedSRF(fcinfo, 0);
+	entries = topics_consumer_offset_list(NULL, &count);
+	qsort(entries, count, sizeof(GroupOffset), compare_entries);
+	for (int i = 0; i < count; i++)
+	{
+		GroupOffsetKey *key = &entries[i].key;
+
+		CHECK_FOR_INTERRUPTS();
+		if (key->topic_id == NO_TOPIC)
+		{
+			shown = may_use(entries[i].facts.owner);
+			topic_id = NO_TOPIC;
+		}
+		else if (key->topic_id != topic_id)
+		{
+			topic_id = key->topic_id;
+			topic = topics_catalog_by_id(topic_id);
+			if (topic && !topics_catalog_may_read(topic))
+				topic = NULL;
+		}
+		if (shown && (key->topic_id == NO_TOPIC || topic))
+			visit((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], count - i, topic);
+	}
+}
+
+/* Has anybody claimed a partition for the group? */
+static bool
+is_active(const GroupOffset *group, int remaining)
+{
+	for (int i = 1; i < remaining; i++)
+	{
+		GroupOffset *entry = (GroupOffset *) &group[i];
+
+		if (strcmp(entry->key.group_id, group->key.group_id) != 0)
+			break;
+		if (pg_atomic_read_u32(&entry->claimed_by) != 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+visit_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+{
+	Datum		values[4];
+	bool		nulls[4] = {false};
+
+	if (entry->key.topic_id != NO_TOPIC)
+		return;
+	values[0] = CStringGetTextDatum(entry->key.group_id);
+	values[1] = ObjectIdGetDatum(entry->facts.owner);
+	values[2] = CStringGetTextDatum(entry->facts.kind == GROUP_CONSUME ? "consume" : "simple");
+	values[3] = CStringGetTextDatum(is_active(entry, remaining) ? "Stable" : "Empty");
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+static void
+visit_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+{
+	Datum		values[6];
+	bool		nulls[6] = {false};
+	char	   *metadata;
+
+	if (entry->key.partition == NO_PARTITION)
+		return;
+	metadata = topics_offset_log_metadata(entry);
+	values[0] = CStringGetTextDatum(entry->key.group_id);
+	values[1] = CStringGetTextDatum(NameStr(topic->name));
+	values[2] = Int32GetDatum(entry->key.partition);
+	values[3] = Int64GetDatum(pg_atomic_read_u64(&entry->committed));
+	nulls[4] = metadata == NULL;
+	values[4] = metadata ? CStringGetTextDatum(metadata) : (Datum) 0;
+	values[5] = TimestampTzGetDatum(pg_atomic_read_u64(&entry->commit_time));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+static void
+put_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int32 partition, int64 committed)
+{
+	Datum		values[9] = {0};
+	bool		nulls[9] = {false, false, false, false, false, false, true, true, true};
+	GroupOffset entry;
+	int64		position = committed;
+	int64		start;
+	int64		end;
+
+	if (partition >= topic->partitions)
+		return;
+	if (committed == NO_OFFSET &&
+		topics_consumer_offset_peek(group_id, topic->topic_id, partition, &entry))
+		position = pg_atomic_read_u64(&entry.start);
+	log_bounds(topic, partition, 0, &start, &end);
+	if (position == NO_OFFSET || position < start)
+		position = start;
+	values[0] = CStringGetTextDatum(group_id);
+	values[1] = CStringGetTextDatum(NameStr(topic->name));
+	values[2] = Int32GetDatum(partition);
+	nulls[3] = committed == NO_OFFSET;
+	values[3] = Int64GetDatum(committed);
+	values[4] = Int64GetDatum(end);
+	values[5] = Int64GetDatum(Max(end - position, 0));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * A row for each partition of a topic that the group has subscribed to, or
+ * else for those that it has committed an offset in.
+ */
+static void
+visit_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+{
+	const GroupOffsetKey *key = &entry->key;
+	int			next = 1;
+	GroupOffset subscription;
+
+	if (key->topic_id == NO_TOPIC)
+		return;
+	if (key->partition != NO_PARTITION)
+	{
+		if (!topics_consumer_offset_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
+			put_lag(rsinfo, key->group_id, topic, key->partition,
+					pg_atomic_read_u64(&entry->committed));
+		return;
+	}
+	for (int32 partition = 0; partition < topic->partitions; partition++)
+	{
+		int64		committed = NO_OFFSET;
+
+		while (next < remaining && entry[next].key.topic_id == key->topic_id &&
+			   strcmp(entry[next].key.group_id, key->group_id) == 0 &&
+			   entry[next].key.partition < partition)
+			next++;
+		if (next < remaining && entry[next].key.topic_id == key->topic_id &&
+			strcmp(entry[next].key.group_id, key->group_id) == 0 &&
+			entry[next].key.partition == partition)
+			committed = pg_atomic_read_u64(&entry[next].committed);
+		put_lag(rsinfo, key->group_id, topic, partition, committed);
+	}
+}
+
+/* group_status(): the rows of the view topics.consumer_group */
+Datum
+topics_group_status(PG_FUNCTION_ARGS)
+{
+	visit_entries(fcinfo, visit_group);
+	return (Datum) 0;
+}
+
+/* offset_status(): the rows of the view topics.consumer_offset */
+Datum
+topics_offset_status(PG_FUNCTION_ARGS)
+{
+	visit_entries(fcinfo, visit_offset);
+	return (Datum) 0;
+}
+
+/* lag_status(): the rows of the view topics.consumer_lag */
+Datum
+topics_lag_status(PG_FUNCTION_ARGS)
+{
+	visit_entries(fcinfo, visit_lag);
+	return (Datum) 0;
+}
