@@ -58,6 +58,15 @@ CREATE TABLE topic_log.partition (
 );
 COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, and what its next offset never falls below';
 
+CREATE TABLE topic_log.segment (
+	topic_id bigint NOT NULL,
+	partition integer NOT NULL,
+	base_offset bigint NOT NULL,
+	sealed_at timestamptz NOT NULL,
+	CONSTRAINT segment_pkey PRIMARY KEY (topic_id, partition, base_offset)
+);
+COMMENT ON TABLE topic_log.segment IS 'When sealed segments were sealed, as far as is known; not dumped';
+
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.partition', '');
@@ -321,10 +330,16 @@ COMMENT ON COLUMN topics.consumer_lag.host IS 'NULL: groups have no members';
 -- Administration
 -- ======================================================================
 
+CREATE FUNCTION topics.delete_records(topic text, partition integer, before_offset bigint) RETURNS bigint
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_delete_records';
+COMMENT ON FUNCTION topics.delete_records(text, integer, bigint) IS
+'Moves the log start of a partition up to an offset, -1: the log end, when the transaction commits, and returns it (Kafka: kafka-delete-records). Where it is higher, it stays. Nobody reads a record below it; disk space comes back by whole segments. For the topic''s owner.
+Errors: TP001 beyond the log end or below -1 (OFFSET_OUT_OF_RANGE), 22023 no such partition, 42704 no such topic, 42501 not the owner';
+
 CREATE PROCEDURE topics.maintain(topic text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_maintain';
 COMMENT ON PROCEDURE topics.maintain(text) IS
-'Does the worker''s work for one topic, or for all that the caller owns, committing as it goes: cut segments that are too large or too old, attach spares, freeze and index sealed segments. For the topic''s owner.
+'Does the worker''s work for one topic, or for all that the caller owns, committing as it goes: cut segments that are too large or too old, attach spares, freeze and index sealed segments, move log starts up by retention_time and retention_bytes, drop segments below them. For the topic''s owner.
 Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner';
 
 CREATE PROCEDURE topics.roll_segment(topic text, partition integer DEFAULT NULL)
@@ -390,6 +405,6 @@ COMMENT ON COLUMN topics.segment.first_timestamp IS 'Timestamp of the first reco
 COMMENT ON COLUMN topics.segment.last_timestamp IS 'Timestamp of the last record; NULL without records';
 COMMENT ON COLUMN topics.segment.base_offset IS 'First offset that the segment may hold (base offset)';
 COMMENT ON COLUMN topics.segment.end_offset IS 'First offset above the segment: planned while it is active or spare';
-COMMENT ON COLUMN topics.segment.state IS 'sealed: full, frozen and indexed soon; active: appended to; spare: waiting for its first record';
+COMMENT ON COLUMN topics.segment.state IS 'deleted: below the log start, waiting to be dropped; sealed: full, frozen and indexed soon; active: appended to; spare: waiting for its first record';
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA topics, topic_log FROM PUBLIC;

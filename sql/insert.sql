@@ -3,7 +3,7 @@
 \set setup :abs_srcdir '/test/regress/setup.sql'
 \i :setup
 
-SELECT topics.create_topic('insert_text'), topics.create_topic('insert_two', 2), topics.create_topic('insert_log_time', timestamp_type => 'LogAppendTime');
+SELECT topics.create_topic('insert_text', retention_time => '-1 s'), topics.create_topic('insert_two', 2, retention_time => '-1 s'), topics.create_topic('insert_log_time', timestamp_type => 'LogAppendTime');
 CREATE VIEW insert_text AS SELECT r.offset, CASE WHEN "timestamp" < '2021-01-01' THEN "timestamp" END, key, value, headers FROM topic.insert_text r ORDER BY 1;
 
 -- ---------------------------------------------------------------------

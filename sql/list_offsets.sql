@@ -3,7 +3,7 @@
 \set setup :abs_srcdir '/test/regress/setup.sql'
 \i :setup
 
-SELECT topics.create_topic('list_topic', 3);
+SELECT topics.create_topic('list_topic', 3, retention_time => '-1 s');
 SELECT * FROM topics.list_offsets('list_topic', 'earliest');
 SELECT * FROM topics.list_offsets('list_topic', 'latest');
 SELECT * FROM topics.list_offsets('list_topic', timestamptz '2020-01-01');
@@ -39,7 +39,7 @@ BEGIN
 			OR o.timestamp IS DISTINCT FROM (SELECT r.timestamp FROM r WHERE r.partition = o.partition AND r.offset = o.offset)$q$, topic) INTO result;
 	RETURN result;
 END $$;
-SELECT topics.create_topic('list_time', 2);
+SELECT topics.create_topic('list_time', 2, retention_time => '-1 s');
 DO $$
 BEGIN
 	FOR s IN 0 .. 4 LOOP
@@ -62,7 +62,7 @@ CREATE INDEX ON :s1 ("timestamp");
 CREATE INDEX ON :s2 ("timestamp" DESC, "offset" DESC);
 SELECT pg_temp.wrong('list_time');
 -- many blocks: BRIN ranges, and a late time at the very end
-SELECT topics.create_topic('list_large');
+SELECT topics.create_topic('list_large', retention_time => '-1 s');
 SELECT topics.produce_batch('list_large', array_agg(repeat('x', 500)), create_times => array_agg('2020-01-01'::timestamptz + (i + i % 100 * 50) * interval '1 s')) FROM generate_series(1, 20000) i;
 CALL topics.roll_segment('list_large');
 SELECT topics.produce('list_large', 'early', create_time => '2019-01-01'), topics.produce('list_large', 'late', create_time => '2030-01-01');

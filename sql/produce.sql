@@ -3,7 +3,7 @@
 \set setup :abs_srcdir '/test/regress/setup.sql'
 \i :setup
 
-SELECT topics.create_topic('produce_text'), topics.create_topic('produce_bytea', 1, 'bytea', 'bytea'), topics.create_topic('produce_jsonb', value_type => 'jsonb'),
+SELECT topics.create_topic('produce_text', retention_time => '-1 s'), topics.create_topic('produce_bytea', 1, 'bytea', 'bytea'), topics.create_topic('produce_jsonb', value_type => 'jsonb'),
 	topics.create_topic('produce_int', 1, 'int8', 'varchar(3)');
 CREATE VIEW produce_text AS SELECT r.offset, key, value, headers FROM topic.produce_text r ORDER BY r.offset;
 
@@ -92,7 +92,7 @@ SELECT left(pg_temp.try($$SELECT topics.produce('produce_text', 'many', headers 
 -- ---------------------------------------------------------------------
 -- Times
 -- ---------------------------------------------------------------------
-SELECT topics.create_topic('produce_time'), topics.create_topic('produce_log_time', timestamp_type => 'LogAppendTime');
+SELECT topics.create_topic('produce_time', retention_time => '-1 s'), topics.create_topic('produce_log_time', timestamp_type => 'LogAppendTime');
 SELECT topics.produce('produce_time', t, create_time => t::timestamptz) FROM unnest(ARRAY['2020-01-01 12:00:00.123456+02', '4714-11-24 00:00:00+00 BC', '294276-12-31 23:59:59.999999+00', 'epoch']) t;
 SELECT "timestamp" FROM topic.produce_time r ORDER BY r.offset;
 SELECT pg_temp.try($$SELECT topics.produce('produce_time', 'x', create_time => 'infinity')$$), pg_temp.try($$SELECT topics.produce('produce_time', 'x', create_time => '-infinity')$$);

@@ -25,7 +25,7 @@ $$ SELECT string_agg(am.amname || ' (' || array_to_string(i.indkey, ',') || ')',
 -- ---------------------------------------------------------------------
 -- Roll
 -- ---------------------------------------------------------------------
-SELECT topics.create_topic('segment_roll', 2);
+SELECT topics.create_topic('segment_roll', 2, retention_time => '-1 s');
 SELECT * FROM segment_view WHERE topic = 'segment_roll';
 -- an empty one is not rolled
 CALL topics.roll_segment('segment_roll');

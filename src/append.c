@@ -615,6 +615,8 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 		state->tail_base = dest->tail_base;
 		state->tail_started = GetCurrentTimestamp();
 		state->spare_at = dest->tail_base + (dest->tail_end - dest->tail_base) / 2;
+		/* what lies in the tail may be expired from the start */
+		requests |= REQUEST_DROP;
 		if (dest->tail_base > 0)
 			requests |= REQUEST_SEAL;
 	}

@@ -175,6 +175,7 @@ load_settings(TopicSettings *settings, HeapTuple tuple, TupleDesc desc)
 {
 	Datum		values[Natts_topic];
 	bool		nulls[Natts_topic];
+	char	   *policy;
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	settings->retention_ms = interval_ms(values[Anum_topic_retention_time - 1]);
@@ -184,8 +185,9 @@ load_settings(TopicSettings *settings, HeapTuple tuple, TupleDesc desc)
 	settings->max_message_bytes = DatumGetInt32(values[Anum_topic_max_message_bytes - 1]);
 	settings->log_append_time =
 		strcmp(TextDatumGetCString(values[Anum_topic_timestamp_type - 1]), "LogAppendTime") == 0;
-	settings->compact =
-		strstr(TextDatumGetCString(values[Anum_topic_cleanup_policy - 1]), "compact") != NULL;
+	policy = TextDatumGetCString(values[Anum_topic_cleanup_policy - 1]);
+	settings->compact = strstr(policy, "compact") != NULL;
+	settings->delete = strstr(policy, "delete") != NULL;
 }
 
 /* Read the row of a view; false if the view is no topic. */

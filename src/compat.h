@@ -161,6 +161,18 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 	Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot, CommandId cid, \
 	LockTupleMode mode, LockWaitPolicy wait_policy, uint8 flags, TM_FailureData *tmfd
 
+/* bitmap scans find their pages themselves: 2b73a8cd33b7, 6377e12a5a5b (18) */
+#if PG_VERSION_NUM >= 180000
+#define TOPICS_BITMAP_NEXT_TUPLE_ARGS \
+	TableScanDesc scan, TupleTableSlot *slot, bool *recheck, \
+	uint64 *lossy_pages, uint64 *exact_pages
+#define TOPICS_BITMAP_NEXT_TUPLE scan, slot, recheck, lossy_pages, exact_pages
+#else
+#define TOPICS_BITMAP_NEXT_TUPLE_ARGS \
+	TableScanDesc scan, struct TBMIterateResult *tbmres, TupleTableSlot *slot
+#define TOPICS_BITMAP_NEXT_TUPLE scan, tbmres, slot
+#endif
+
 /* sync_standbys_defined became bits, in minor releases too: 2258e76f90bf */
 #ifdef SYNC_STANDBY_DEFINED
 #define topics_sync_standbys_defined() \

@@ -218,6 +218,7 @@ topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimit
 	TupleTableSlot *slot;
 	int64		bytes = 0;
 	int32		count = 0;
+	bool		gone = false;
 
 	while (count < limits->max_records && (slot = topics_log_reader_next(reader)) != NULL)
 	{
@@ -231,7 +232,17 @@ topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimit
 		bytes += form_record(slot, &result->key, &result->value, values, nulls);
 		offset = DatumGetInt64(values[RECORD_OFFSET]);
 		if (offset != from + count && !topic->settings.compact)
-			report_missing(topic, partition, from + count, offset);
+		{
+			/* has retention taken what we were about to read? */
+			gone = from + count < topics_log_start(partition_rel, state);
+			if (!gone)
+				report_missing(topic, partition, from + count, offset);
+		}
+		if (gone)
+		{
+			MemoryContextSwitchTo(old);
+			break;
+		}
 		if (count == 0 || bytes <= limits->max_bytes)
 		{
 			tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
@@ -244,6 +255,8 @@ topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimit
 			break;
 	}
 	topics_log_reader_close(reader);
+	if (gone && count == 0)
+		(void) check_offset(topic, partition_rel, state, from);
 	table_close(partition_rel, count > 0 ? NoLock : AccessShareLock);
 	MemoryContextDelete(cxt);
 	return count;

@@ -145,7 +145,7 @@ scan_blocks(Relation rel, Snapshot snapshot, TableScanDesc *scan, BlockNumber lo
 	ItemPointerSet(&mintid, low, FirstOffsetNumber);
 	ItemPointerSet(&maxtid, high - 1, MaxOffsetNumber);
 	if (*scan == NULL)
-		*scan = topics_beginscan_tidrange(rel, snapshot, &mintid, &maxtid);
+		*scan = topics_log_am_begin_tidrange(rel, snapshot, &mintid, &maxtid);
 	else
 		table_rescan_tidrange(*scan, &mintid, &maxtid);
 }
@@ -272,34 +272,6 @@ last_record(Relation partition_rel, Snapshot snapshot,
 	return found;
 }
 
-/*
- * What the catalogue knows of a partition beside its segments: where its log
- * starts, and what next_offset never falls below.  0 if it has no row.
- */
-static void
-read_partition_row(const TopicPartition *id, int64 *log_start_offset, int64 *next_offset_floor)
-{
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
-	Relation	rel = table_open(get_relname_relid("partition", namespace), AccessShareLock);
-	ScanKeyData key[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	*log_start_offset = *next_offset_floor = 0;
-	ScanKeyInit(&key[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id->topic_id));
-	ScanKeyInit(&key[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id->partition));
-	scan = systable_beginscan(rel, get_relname_relid("partition_pkey", namespace), true, NULL, 2, key);
-	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-
-		*log_start_offset = DatumGetInt64(heap_getattr(tuple, 3, RelationGetDescr(rel), &isnull));
-		*next_offset_floor = DatumGetInt64(heap_getattr(tuple, 4, RelationGetDescr(rel), &isnull));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-}
-
 /* Look the log end up in the log. */
 static int64
 find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_timestamp)
@@ -311,7 +283,7 @@ find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_tim
 	int64		floor;
 
 	*last_timestamp = 0;
-	read_partition_row(id, &log_start, &floor);
+	(void) topics_log_start_read(id, NULL, &log_start, &floor);
 	floor = Max(floor, log_start);
 	if (topics_segment_find_next(partition_rel, 0, &first))
 		floor = Max(floor, first.base_offset);
@@ -468,27 +440,11 @@ topics_log_end_settled(Relation partition_rel, PartitionState *state)
 	return log_end_under_lock(partition_rel, state);
 }
 
-/* The log start offset: nothing below it is shown. */
+/* The log start offset: nothing below it can be asked for. */
 int64
 topics_log_start(Relation partition_rel, PartitionState *state)
 {
-	uint64		start = RecoveryInProgress() ? UNKNOWN_OFFSET :
-		pg_atomic_read_u64(&state->log_start_offset);
-
-	if (start == UNKNOWN_OFFSET)
-	{
-		int64		log_start;
-		int64		floor;
-		Segment		first;
-
-		read_partition_row(&state->id, &log_start, &floor);
-		if (topics_segment_find_next(partition_rel, 0, &first))
-			log_start = Max(log_start, first.base_offset);
-		start = log_start;
-		if (!RecoveryInProgress())
-			pg_atomic_write_u64(&state->log_start_offset, start);
-	}
-	return start;
+	return topics_log_start_published(state);
 }
 
 /* ----------------------------------------------------------------

@@ -13,7 +13,8 @@
  *	  freed line pointer (append_rows);
  *	- a row's offset is above every offset before it, whoever writes it;
  *	- rows are never updated, deleted, locked or truncated away;
- *	- scans run from the first block to the last;
+ *	- scans run from the first block to the last, and hide what lies below the
+ *	  log start (log_start.c);
  *	- the segment that is appended to is left alone by VACUUM and has no
  *	  index; sealed segments are ordinary heaps to both.
  *
@@ -59,6 +60,7 @@
 #include "storage/procarray.h"
 #include "storage/smgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -71,6 +73,13 @@
 PG_FUNCTION_INFO_V1(topics_log_am_handler);
 
 static TableAmRoutine methods;
+
+/* What a segment's relcache entry has in rd_amcache. */
+typedef struct SegmentBounds
+{
+	int64		base_offset;
+	int64		end_offset;
+} SegmentBounds;
 
 /* Where the foreign writer of this transaction wrote last, and what. */
 static struct
@@ -475,9 +484,42 @@ lock_partition_predicate(Relation rel, Snapshot snapshot)
 	}
 }
 
+/*
+ * The bounds of a segment, cached with its relcache entry, which is built
+ * anew when they change.
+ */
+static SegmentBounds *
+cached_bounds(Relation rel)
+{
+	if (rel->rd_amcache == NULL)
+	{
+		SegmentBounds *bounds = MemoryContextAlloc(CacheMemoryContext, sizeof(SegmentBounds));
+
+		segment_bounds(RelationGetRelid(rel), &bounds->base_offset, &bounds->end_offset);
+		rel->rd_amcache = bounds;
+	}
+	return rel->rd_amcache;
+}
+
+/*
+ * What a scan must hide: records below the result.  Whoever does not look
+ * with a snapshot of a query (a rewrite, an index build) sees all.
+ */
+static int64
+hidden_below(Relation rel, Snapshot snapshot)
+{
+	TopicPartition id;
+
+	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC ||
+		!segment_partition(rel, &id))
+		return 0;
+	return topics_log_start_for_scan(&id, topics_shmem_find(&id),
+									 cached_bounds(rel)->base_offset, snapshot);
+}
+
 static TableScanDesc
-log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
-			   ParallelTableScanDesc pscan, uint32 flags)
+begin_scan(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
+		   ParallelTableScanDesc pscan, uint32 flags)
 {
 	flush_for_scan(rel);
 
@@ -487,6 +529,76 @@ log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *k
 	lock_partition_predicate(rel, snapshot);
 
 	return heap_beginscan(rel, snapshot, nkeys, key, pscan, flags & ~SO_ALLOW_SYNC);
+}
+
+/*
+ * What is hidden is hidden by a scan key of heap's, "offset" >= log start:
+ * sequential and TID range scans heed it by themselves, for the others see
+ * shows() below.  Most scans have none.
+ */
+static TableScanDesc
+log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
+			   ParallelTableScanDesc pscan, uint32 flags)
+{
+	int64		start = nkeys == 0 ? hidden_below(rel, snapshot) : 0;
+	ScanKeyData start_key;
+	TableScanDesc scan;
+
+	if (start == 0)
+		return begin_scan(rel, snapshot, nkeys, key, pscan, flags);
+	ScanKeyInit(&start_key, Anum_log_offset, BTGreaterEqualStrategyNumber, F_INT8GE,
+				Int64GetDatum(start));
+	scan = begin_scan(rel, snapshot, 1, &start_key, pscan, flags);
+	if ((flags & SO_TYPE_SEQSCAN) && start >= cached_bounds(rel)->end_offset)
+		heap_setscanlimits(scan, 0, 0); /* all of it waits to be dropped */
+	return scan;
+}
+
+/*
+ * A TID range scan that hides nothing: for log.c, which finds its way
+ * through the blocks, and knows where the log starts.
+ */
+TableScanDesc
+topics_log_am_begin_tidrange(Relation rel, Snapshot snapshot,
+							 ItemPointer mintid, ItemPointer maxtid)
+{
+	TableScanDesc scan;
+
+	if (!topics_log_am_is_log(rel))
+		return topics_beginscan_tidrange(rel, snapshot, mintid, maxtid);
+	scan = begin_scan(rel, snapshot, 0, NULL, NULL, SO_TYPE_TIDRANGESCAN | SO_ALLOW_PAGEMODE);
+	rel->rd_tableam->scan_set_tidrange(scan, mintid, maxtid);
+	return scan;
+}
+
+/* Does a scan show a row that heap has found without heeding scan keys? */
+static bool
+shows(TableScanDesc scan, TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return scan->rs_nkeys == 0 ||
+		DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull)) >=
+		DatumGetInt64(scan->rs_key[0].sk_argument);
+}
+
+static bool
+log_scan_bitmap_next_tuple(TOPICS_BITMAP_NEXT_TUPLE_ARGS)
+{
+	while (GetHeapamTableAmRoutine()->scan_bitmap_next_tuple(TOPICS_BITMAP_NEXT_TUPLE))
+		if (shows(scan, slot))
+			return true;
+	return false;
+}
+
+static bool
+log_scan_sample_next_tuple(TableScanDesc scan, struct SampleScanState *scanstate,
+						   TupleTableSlot *slot)
+{
+	while (GetHeapamTableAmRoutine()->scan_sample_next_tuple(scan, scanstate, slot))
+		if (shows(scan, slot))
+			return true;
+	return false;
 }
 
 static void
@@ -771,6 +883,8 @@ topics_log_am_handler(PG_FUNCTION_ARGS)
 		methods.relation_copy_for_cluster = log_copy_for_cluster;
 		methods.scan_begin = log_scan_begin;
 		methods.scan_rescan = log_scan_rescan;
+		methods.scan_bitmap_next_tuple = log_scan_bitmap_next_tuple;
+		methods.scan_sample_next_tuple = log_scan_sample_next_tuple;
 		methods.parallelscan_initialize = log_parallelscan_initialize;
 		methods.relation_vacuum = log_vacuum;
 		methods.index_build_range_scan = log_index_build_range_scan;

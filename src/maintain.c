@@ -6,6 +6,8 @@
  *	roll	cut the tail when it is too large or too old, or VACUUM asked
  *	spare	attach the next segment when the tail is half full
  *	seal	freeze and index segments that are full
+ *	expire	move the log start up, as policy wants it (retention.c)
+ *	drop	drop the segments below it
  *
  * Each step is a transaction, so that locks are held shortly and a failure
  * costs one step.  The worker does this on its own; CALL topics.maintain()
@@ -50,15 +52,23 @@ find_partition(Oid view_relid, int32 partition, Topic **topic, PartitionState **
 	return relid;
 }
 
-/* Is the tail older than segment_time? */
+/*
+ * Is the tail older than segment_time, or than retention_time?  The latter
+ * for the sake of records with a timestamp in the future: sealed, they are no
+ * younger than the seal.
+ */
 static bool
 tail_is_old(Topic *topic, PartitionState *state)
 {
+	const TopicSettings *settings = &topic->settings;
 	TimestampTz started = state->tail_started;
+	int64		age_ms;
 
-	return topic->settings.segment_ms >= 0 && started != 0 &&
-		(int64) pg_atomic_read_u64(&state->next_offset) > state->tail_base &&
-		GetCurrentTimestamp() - started >= topic->settings.segment_ms * 1000;
+	if (started == 0 || (int64) pg_atomic_read_u64(&state->next_offset) <= state->tail_base)
+		return false;
+	age_ms = (GetCurrentTimestamp() - started) / 1000;
+	return (settings->segment_ms >= 0 && age_ms >= settings->segment_ms) ||
+		(settings->delete && settings->retention_ms >= 0 && age_ms >= settings->retention_ms);
 }
 
 /* Is there anything to do?  Cheap: looks at shared memory only. */
@@ -70,7 +80,7 @@ topics_maintain_is_due(Topic *topic, int32 partition)
 
 	return state == NULL || pg_atomic_read_u32(&state->requests) != 0 ||
 		pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET ||
-		tail_is_old(topic, state);
+		tail_is_old(topic, state) || topics_retention_is_due(&topic->settings, state);
 }
 
 /* Cut the tail; two transactions, see segment.c. */
@@ -165,12 +175,66 @@ seal(Oid view_relid, int32 partition, NextTransaction next_transaction)
 		table_close(rel, NoLock);
 		if (found && !has_index(segment.relid))
 			topics_segment_seal(segment.relid);
+		if (found)
+			topics_segment_row_note_sealed(&state->id, &segment);
 		PopActiveSnapshot();
 		if (!found)
 			return;
 		done = segment.end_offset;
 		next_transaction();
 	}
+}
+
+/* Move the log start up.  True if the tail must be cut for more to go. */
+static bool
+expire(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	Topic	   *topic;
+	PartitionState *state;
+	Oid			relid = find_partition(view_relid, partition, &topic, &state);
+	bool		cut;
+
+	if (!OidIsValid(relid))
+		return false;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	cut = topics_retention_advance(topic, relid, state);
+	PopActiveSnapshot();
+	next_transaction();
+	return cut;
+}
+
+/* Drop the segments below the log start, as far as locks allow. */
+static void
+drop(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	bool		more = true;
+
+	while (more)
+	{
+		Topic	   *topic;
+		PartitionState *state;
+		Oid			relid = find_partition(view_relid, partition, &topic, &state);
+
+		if (!OidIsValid(relid))
+			return;
+		PushActiveSnapshot(GetTransactionSnapshot());
+		more = topics_retention_drop(relid, state);
+		PopActiveSnapshot();
+		next_transaction();
+	}
+}
+
+/* Let go what is not to be kept any longer. */
+static void
+retain(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	if (expire(view_relid, partition, next_transaction))
+	{
+		roll(view_relid, partition, next_transaction);
+		seal(view_relid, partition, next_transaction);
+		(void) expire(view_relid, partition, next_transaction);
+	}
+	drop(view_relid, partition, next_transaction);
 }
 
 /*
@@ -187,6 +251,7 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 	Relation	rel;
 	uint32		requests;
 	bool		old;
+	bool		retention;
 
 	if (!OidIsValid(relid))
 		return;
@@ -194,12 +259,13 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rel = table_open(relid, AccessShareLock);
 	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
-		requests |= REQUEST_SPARE | REQUEST_SEAL;	/* first look since a restart */
+		requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;	/* first look since a restart */
 	(void) topics_log_end(rel, state);
 	table_close(rel, NoLock);
 	PopActiveSnapshot();
 	old = tail_is_old(topic, state) ||
 		(int64) state->tail_blocks * BLCKSZ >= topic->settings.segment_bytes;
+	retention = topics_retention_is_due(&topic->settings, state);
 	next_transaction();
 
 	if (roll_now || old || (requests & REQUEST_ROLL))
@@ -211,6 +277,8 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 		make_spare(view_relid, partition, next_transaction);
 	if (requests & REQUEST_SEAL)
 		seal(view_relid, partition, next_transaction);
+	if (retention || (requests & (REQUEST_SEAL | REQUEST_DROP)))
+		retain(view_relid, partition, next_transaction);
 }
 
 /* ----------------------------------------------------------------
@@ -261,7 +329,8 @@ topics_maintain(PG_FUNCTION_ARGS)
 			PartitionState *state = topics_catalog_partition_state(topic, partition);
 
 			CHECK_FOR_INTERRUPTS();
-			pg_atomic_fetch_or_u32(&state->requests, REQUEST_SPARE | REQUEST_SEAL);
+			pg_atomic_fetch_or_u32(&state->requests,
+								   REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP);
 			topics_maintain_partition(lfirst_oid(lc), partition, false, SPI_commit);
 			topic = topics_catalog_get(lfirst_oid(lc), true);
 			if (topic == NULL)

@@ -65,7 +65,8 @@ segment_facts(const Segment *segment, int64 log_start, int64 log_end)
 	facts.first_offset = Max(segment->base_offset, log_start);
 	facts.end_offset = Max(facts.first_offset, Min(segment->end_offset, log_end));
 	facts.size_bytes = relation_bytes(segment->relid);
-	facts.state = segment->end_offset <= log_end ? "sealed" :
+	facts.state = segment->end_offset <= log_start ? "deleted" :
+		segment->end_offset <= log_end ? "sealed" :
 		segment->base_offset <= log_end ? "active" : "spare";
 	return facts;
 }

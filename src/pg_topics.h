@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/relscan.h"
 #include "access/xlogdefs.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
@@ -76,10 +77,13 @@ typedef enum PartitionRole
 #define REQUEST_SPARE	0x01	/* attach the segment after the tail */
 #define REQUEST_ROLL	0x02	/* cut the tail at next_offset */
 #define REQUEST_SEAL	0x04	/* freeze and index sealed segments */
+#define REQUEST_DROP	0x08	/* drop what is below the log start */
 
 #define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
 #define NOBODY_WAITS	PG_INT64_MAX	/* of wake_at */
+#define UNKNOWN_BYTES	(-1)	/* of droppable_bytes: look */
+#define NOTHING_DROPPABLE (PG_INT64_MIN / 2)	/* there is but the tail */
 
 /*
  * What all processes share of one partition.  It lives in an array whose
@@ -100,7 +104,9 @@ typedef struct PartitionState
 	pg_atomic_uint32 append_xid;	/* who appended and has not published */
 	pg_atomic_uint32 foreign_writes;	/* commits of writers other than
 										 * produce */
-	pg_atomic_uint64 log_start_offset;
+	pg_atomic_uint64 log_start_offset;	/* published */
+	pg_atomic_uint64 log_start_sought;	/* nothing that begins here or above
+										 * is hidden from anybody */
 	pg_atomic_uint32 requests;	/* REQUEST_xxx */
 	pg_atomic_uint64 wake_at;	/* lowest log end that anybody waits for, or
 								 * NOBODY_WAITS (wakeup.c) */
@@ -118,6 +124,9 @@ typedef struct PartitionState
 	int64		tail_base;		/* first offset of the tail */
 	int64		spare_at;		/* next_offset at which to ask for a spare */
 	BlockNumber tail_blocks;	/* size of the tail, for the roll by size */
+	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
+								 * that is of this time; 0: look */
+	int64		droppable_bytes;	/* of sealed segments above the lowest */
 
 	PartitionRole role;
 	int32		leader_epoch;
@@ -154,6 +163,7 @@ typedef struct TopicSettings
 	int32		max_message_bytes;
 	bool		log_append_time;
 	bool		compact;		/* cleanup_policy has "compact" */
+	bool		delete;			/* cleanup_policy has "delete" */
 } TopicSettings;
 
 /* A key or value column of a topic: its type and how to get in and out. */
@@ -266,12 +276,26 @@ extern bool topics_extension_exists(void);
 extern void topics_extension_become_owner(Oid *save_userid, int *save_context);
 extern void topics_extension_check_version(void);
 
+/* log_start.c */
+extern bool topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
+								  int64 *log_start_offset, int64 *next_offset_floor);
+extern int64 topics_log_start_published(PartitionState *state);
+extern int64 topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
+									   int64 base_offset, Snapshot snapshot);
+extern int64 topics_log_start_move(PartitionState *state, int64 start, int64 next_offset);
+extern bool topics_log_start_is_pending(void);
+extern void topics_log_start_at_end(bool commit);
+extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
+									   SubTransactionId parent);
+
 /* log_am.c */
 #define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */
 extern bool topics_log_am_is_log(Relation rel);
 extern bool topics_log_am_has_index(Relation rel);
 extern bool topics_log_am_parse_name(const char *relname, int64 *topic_id,
 									 int32 *partition, int64 *sequence);
+extern TableScanDesc topics_log_am_begin_tidrange(Relation rel, Snapshot snapshot,
+												  ItemPointer mintid, ItemPointer maxtid);
 extern List *topics_log_am_foreign_partitions(void);
 extern void topics_log_am_forget_foreign(void);
 
@@ -293,6 +317,11 @@ extern void topics_segment_protect_from_analyze(Oid relid);
 extern bool topics_segment_is_pending(void);
 extern void topics_segment_at_commit(void);
 extern void topics_segment_at_abort(void);
+
+/* segment_row.c */
+extern TimestampTz topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset);
+extern void topics_segment_row_note_sealed(const TopicPartition *id, const Segment *segment);
+extern void topics_segment_row_forget(const TopicPartition *id, int64 base_offset);
 
 /* log.c */
 typedef struct LogReader LogReader;
@@ -423,6 +452,11 @@ extern Datum topics_produce_headers(Datum headers);
 extern void topics_topic_check_name(const char *name);
 extern void topics_topic_create_internal(const char *name, int32 partitions);
 extern Oid	topics_topic_dropping;
+
+/* retention.c */
+extern bool topics_retention_is_due(const TopicSettings *settings, const PartitionState *state);
+extern bool topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *state);
+extern bool topics_retention_drop(Oid partition_relid, PartitionState *state);
 
 /* maintain.c */
 typedef void (*NextTransaction) (void);

@@ -29,7 +29,10 @@
  *		too many partitions, in place of their append locks.
  *	bounds_changes, cut_end	are written by who changes the partition's
  *		segments, one at a time by his lock on the partition's table.
- *	requests, foreign_writes, log_start_offset, wake_at, claim_wanted: atomics.
+ *	requests, foreign_writes, wake_at, claim_wanted: atomics.
+ *	log_start_offset, log_start_sought	atomics that only rise; log_start.c.
+ *	lowest_kept, droppable_bytes	what the last who looked has found
+ *		(retention.c); others read them without a lock, and at worst look too.
  *	WorkerRegistry.mutex	(spinlock) all of the registry of workers.
  *
  * The order is: heavyweight locks; then append locks and the database lock in
@@ -111,6 +114,7 @@ state_init(PartitionState *state, const TopicPartition *id)
 	pg_atomic_write_u64(&state->commit_lsn, InvalidXLogRecPtr);
 	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
 	pg_atomic_write_u64(&state->log_start_offset, UNKNOWN_OFFSET);
+	pg_atomic_write_u64(&state->log_start_sought, UNKNOWN_OFFSET);
 	pg_atomic_write_u32(&state->requests, 0);
 	pg_atomic_write_u64(&state->wake_at, NOBODY_WAITS);
 	pg_atomic_write_u32(&state->claim_wanted, 0);
@@ -121,6 +125,8 @@ state_init(PartitionState *state, const TopicPartition *id)
 	state->tail_base = 0;
 	state->spare_at = NO_LIMIT;
 	state->tail_blocks = 0;
+	state->lowest_kept = 0;
+	state->droppable_bytes = UNKNOWN_BYTES;
 	state->role = ROLE_LEADER;
 	state->leader_epoch = 0;
 	/* bounds_changes and foreign_writes only ever grow: old readers notice */
@@ -160,6 +166,7 @@ topics_shmem_startup(void)
 			pg_atomic_init_u32(&state->append_xid, InvalidTransactionId);
 			pg_atomic_init_u32(&state->foreign_writes, 0);
 			pg_atomic_init_u64(&state->log_start_offset, UNKNOWN_OFFSET);
+			pg_atomic_init_u64(&state->log_start_sought, UNKNOWN_OFFSET);
 			pg_atomic_init_u32(&state->requests, 0);
 			pg_atomic_init_u64(&state->wake_at, NOBODY_WAITS);
 			ConditionVariableInit(&state->data_cv);

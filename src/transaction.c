@@ -382,6 +382,8 @@ refuse_prepare(void)
 		what = "has created or changed a topic";
 	if (topics_log_am_foreign_partitions() != NIL)
 		what = "has written to a log table";
+	if (topics_log_start_is_pending())
+		what = "has deleted records";
 	if (what)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -410,6 +412,7 @@ at_transaction_event(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_COMMIT:
 			publish();
+			topics_log_start_at_end(true);
 			settle_topics(true);
 			forget_transaction();
 			break;
@@ -417,6 +420,7 @@ at_transaction_event(XactEvent event, void *arg)
 			restore_synchronous_commit();
 			topics_append_lock_at_abort();
 			topics_segment_at_abort();
+			topics_log_start_at_end(false);
 			settle_topics(false);
 			forget_transaction();
 			ngrown = 0;
@@ -437,6 +441,7 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
 	{
 		topics_buffer_subcommit(subxid, parent);
 		topics_consumer_offset_subcommit(subxid, parent);
+		topics_log_start_at_subend(true, subxid, parent);
 		foreach(lc, topic_notes)
 		{
 			TopicNote  *note = lfirst(lc);
@@ -450,6 +455,7 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
 		topics_append_lock_at_abort();
 		topics_buffer_subabort(subxid);
 		topics_consumer_offset_subabort(subxid);
+		topics_log_start_at_subend(false, subxid, parent);
 		foreach(lc, topic_notes)
 		{
 			TopicNote  *note = lfirst(lc);

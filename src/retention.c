@@ -1,0 +1,507 @@
+/*-------------------------------------------------------------------------
+ *
+ * retention.c
+ *		What a partition keeps: records leave it from the lower end, by
+ *		policy or by delete_records().
+ *
+ * Two steps, far apart in cost and in what they need:
+ *
+ *	advance	The log start moves up (log_start.c): one row changes, and no
+ *		reader shows what is below any more.  Policy moves it by whole
+ *		segments, never row by row, whoever may not have read them.
+ *	drop	Segments that lie below the log start are dropped, the lowest
+ *		first, when their locks are free.
+ *
+ * TIME.  A segment goes when all of it is older than retention_time.  Its age
+ * is that of its largest timestamp, as in Kafka, but a producer may have
+ * written one of next century: so it is not younger than the time when the
+ * segment was sealed (topic_log.segment).  A tail is cut when it is as old as
+ * retention_time (maintain.c), or when all of its records are expired, so a
+ * quiet topic's last records go, too.
+ *
+ * BYTES.  As in Kafka: the lowest segment goes if without it there are still
+ * retention_bytes.  The tail always stays.
+ *
+ * Whether to look at all is decided from what the last look has left in
+ * shared memory: a record of the lowest segment that kept it from going
+ * (lowest_kept), and the bytes above (droppable_bytes).
+ *
+ * DROPPING a segment takes ACCESS EXCLUSIVE on the partition's table too,
+ * since queries that were planned with the segment must have gone.  Whoever
+ * waits for that lock holds up everybody who comes after him, behind
+ * whoever holds it now, which may be pg_dump.  So it is tried without
+ * waiting, and then waited for no longer than LOCK_WAIT_MS; the segment's
+ * own lock is not waited for at all.  What did not work is tried again in
+ * the next round.  DETACH CONCURRENTLY would never stand in the way, but
+ * waits for every transaction that uses the topic, for hours if need be, and
+ * meanwhile holds the lock that attaching the next segment takes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_delete_records);
+
+#define LOCK_TRIES 20			/* without waiting, a millisecond apart */
+#define LOCK_WAIT_MS "20"
+#define MAX_DROPS 16			/* segments dropped in one transaction */
+
+/* The time before which records are expired, or 0 if they never are. */
+static TimestampTz
+expiry(const TopicSettings *settings)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!settings->delete || settings->retention_ms < 0)
+		return 0;
+	/* a retention longer than history */
+	if (settings->retention_ms > now / 1000 - MIN_TIMESTAMP / 1000)
+		return 0;
+	return now - settings->retention_ms * 1000;
+}
+
+/* Might something have to leave?  Cheap: looks at shared memory only. */
+bool
+topics_retention_is_due(const TopicSettings *settings, const PartitionState *state)
+{
+	TimestampTz before = expiry(settings);
+
+	if (before != 0 && state->lowest_kept < before)
+		return true;
+	return settings->delete && settings->retention_bytes >= 0 &&
+		(state->droppable_bytes == UNKNOWN_BYTES ||
+		 state->droppable_bytes + (int64) state->tail_blocks * BLCKSZ >= settings->retention_bytes);
+}
+
+/* ----------------------------------------------------------------
+ *		Advance
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * The time of a record that keeps a segment from expiring, or 0 if there is
+ * none from "before" on.  The BRIN index of a sealed segment leads to it.
+ */
+static TimestampTz
+find_kept(Oid segment_relid, TimestampTz before, int64 from)
+{
+	static const Oid types[] = {TIMESTAMPTZOID, INT8OID};
+	Datum		values[] = {TimestampTzGetDatum(before), Int64GetDatum(from)};
+	int			guc_level = NewGUCNestLevel();
+	Oid			save_userid;
+	int			save_context;
+	char	   *sql;
+	TimestampTz result = 0;
+	bool		isnull;
+
+	sql = psprintf("SELECT \"timestamp\" FROM %s"
+				   " WHERE \"timestamp\" OPERATOR(pg_catalog.>=) $1"
+				   " AND \"offset\" OPERATOR(pg_catalog.>=) $2 LIMIT 1",
+				   quote_qualified_identifier(TOPIC_LOG_SCHEMA, get_rel_name(segment_relid)));
+	topics_extension_become_owner(&save_userid, &save_context);
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	SPI_connect();
+	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not search segment for a timestamp");
+	if (SPI_processed > 0)
+		result = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+												   1, &isnull));
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	AtEOXact_GUC(false, guc_level);
+	return result;
+}
+
+/*
+ * Has a segment all of its records?  One that a restore has not filled yet
+ * looks empty, and must not pass for expired: indexes come last.
+ */
+static bool
+is_complete(const Segment *segment)
+{
+	Relation	rel = table_open(segment->relid, AccessShareLock);
+	bool		result = topics_log_am_has_index(rel);
+
+	table_close(rel, NoLock);
+	return result;
+}
+
+/* Is a sealed segment expired?  If not, *kept says what keeps it. */
+static bool
+segment_is_expired(const Segment *segment, const TopicPartition *id,
+				   TimestampTz before, TimestampTz *kept)
+{
+	TimestampTz sealed_at = topics_segment_row_sealed_at(id, segment->base_offset);
+
+	if (sealed_at != 0 && sealed_at < before)
+		return true;
+	*kept = find_kept(segment->relid, before, segment->base_offset);
+	if (*kept != 0 && sealed_at != 0)
+		*kept = Min(*kept, sealed_at);
+	return *kept == 0;
+}
+
+/*
+ * Are all records of the tail, of which there are some, expired?  Its last
+ * record nearly always tells that they are not.
+ */
+static bool
+tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *tail,
+				int64 start, int64 end, TimestampTz before, TimestampTz *kept)
+{
+	LogReader  *reader = topics_log_reader_open(partition_rel, end - 1, end,
+												GetActiveSnapshot(), true);
+	TupleTableSlot *slot = topics_log_reader_next(reader);
+	bool		isnull;
+
+	*kept = 0;
+	if (slot)
+		*kept = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
+	topics_log_reader_close(reader);
+	if (slot && *kept >= before)
+		return false;
+	*kept = find_kept(tail->relid, before, start);
+	return *kept == 0;
+}
+
+/* Bytes on disk: the table with its maps, and its TOAST table. */
+static int64
+segment_bytes(const Segment *segment)
+{
+	return DatumGetInt64(DirectFunctionCall1(pg_table_size, ObjectIdGetDatum(segment->relid)));
+}
+
+/*
+ * Where the log should start by policy.  *cut is set if the tail must be cut
+ * before anything more can go.
+ */
+static int64
+start_by_policy(const TopicSettings *settings, Relation partition_rel,
+				PartitionState *state, bool *cut)
+{
+	int64		start = topics_log_start(partition_rel, state);
+	int64		end = topics_log_end(partition_rel, state);
+	TimestampTz before = expiry(settings);
+	TimestampTz kept = 0;
+	int			count;
+	Segment    *segments = topics_segment_list(partition_rel, &count);
+	int64	   *bytes = palloc0(sizeof(int64) * Max(count, 1));
+	int64		total = 0;
+	int			i = 0;
+
+	*cut = false;
+	if (settings->retention_bytes >= 0)
+		for (int j = 0; j < count && segments[j].base_offset <= end; j++)
+			if (segments[j].end_offset > start)
+				total += bytes[j] = segment_bytes(&segments[j]);
+
+	for (; i < count && segments[i].base_offset < end; i++)
+	{
+		if (segments[i].end_offset <= start)
+			continue;
+		if (segments[i].end_offset > end)
+		{
+			/* the tail; where all was deleted, it needs but be cut */
+			*cut = start == end ||
+				(before != 0 && tail_is_expired(partition_rel, state, &segments[i],
+												Max(start, segments[i].base_offset), end,
+												before, &kept));
+			break;
+		}
+		if (!is_complete(&segments[i]))
+			break;
+		if (!(settings->retention_bytes >= 0 && total - bytes[i] >= settings->retention_bytes) &&
+			!(before != 0 && segment_is_expired(&segments[i], &state->id, before, &kept)))
+			break;
+		total -= bytes[i];
+		start = segments[i].end_offset;
+	}
+
+	/* what the next look need not look at; without records it comes later */
+	state->lowest_kept = i < count && segments[i].base_offset < end ? kept : GetCurrentTimestamp();
+	if (settings->retention_bytes >= 0)
+	{
+		state->droppable_bytes = 0;
+		for (int j = i + 1; j < count && segments[j].end_offset <= end; j++)
+			state->droppable_bytes += bytes[j];
+		if (i >= count || segments[i].end_offset > end)
+			state->droppable_bytes = NOTHING_DROPPABLE;
+	}
+	pfree(bytes);
+	pfree(segments);
+	return start;
+}
+
+/* Has the catalogue a row for the partition? */
+static bool
+start_is_known(Relation partition_rel, PartitionState *state)
+{
+	(void) topics_log_start(partition_rel, state);
+	return pg_atomic_read_u64(&state->log_start_offset) != UNKNOWN_OFFSET;
+}
+
+/*
+ * Move the log start to where policy wants it, in the caller's transaction.
+ * True if the tail must be cut, and this called again, for more to go.
+ */
+bool
+topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *state)
+{
+	Relation	rel = table_open(partition_relid, AccessShareLock);
+	int64		end = topics_log_end(rel, state);
+	bool		cut = false;
+
+	/* in a restore the partition's row may be still to come */
+	if (!start_is_known(rel, state))
+	{
+		table_close(rel, NoLock);
+		return false;
+	}
+	if (topic->settings.delete)
+	{
+		int64		start = start_by_policy(&topic->settings, rel, state, &cut);
+
+		if (start > topics_log_start(rel, state))
+			(void) topics_log_start_move(state, start, end);
+	}
+	else
+	{
+		Segment		tail;
+
+		cut = topics_log_start(rel, state) == end &&
+			topics_segment_find(rel, end, &tail) && tail.base_offset < end;
+	}
+	table_close(rel, NoLock);
+	return cut;
+}
+
+/* ----------------------------------------------------------------
+ *		Drop
+ * ----------------------------------------------------------------
+ */
+
+/* Wait for an ACCESS EXCLUSIVE lock, but not for long. */
+static bool
+wait_for_lock(Oid relid)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool locked = false;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		int			guc_level = NewGUCNestLevel();
+
+		(void) set_config_option("lock_timeout", LOCK_WAIT_MS, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		LockRelationOid(relid, AccessExclusiveLock);
+		AtEOXact_GUC(false, guc_level);
+		ReleaseCurrentSubTransaction();
+		locked = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+	return locked;
+}
+
+static bool
+lock_exclusively(Oid relid)
+{
+	for (int i = 0; i < LOCK_TRIES; i++)
+	{
+		if (ConditionalLockRelationOid(relid, AccessExclusiveLock))
+			return true;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+	}
+	return wait_for_lock(relid);
+}
+
+/*
+ * Segments below the log start, lowest first, at most MAX_DROPS, with the
+ * last one that there is left alone.  With "lock", those that could be
+ * locked.
+ */
+static List *
+list_droppable(Relation partition_rel, PartitionState *state, bool lock)
+{
+	int64		start = topics_log_start(partition_rel, state);
+	int			count;
+	Segment    *segments = topics_segment_list(partition_rel, &count);
+	List	   *result = NIL;
+
+	for (int i = 0; i < count - 1 && segments[i].end_offset <= start; i++)
+	{
+		Segment    *segment;
+
+		if (list_length(result) >= MAX_DROPS ||
+			(lock && !ConditionalLockRelationOid(segments[i].relid, AccessExclusiveLock)))
+			break;				/* those above must not go before it */
+		segment = palloc(sizeof(Segment));
+		*segment = segments[i];
+		result = lappend(result, segment);
+	}
+	pfree(segments);
+	return result;
+}
+
+static void
+drop_segments(List *segments, const TopicPartition *id)
+{
+	ObjectAddresses *objects = new_object_addresses();
+	ListCell   *lc;
+	Oid			save_userid;
+	int			save_context;
+
+	topics_extension_become_owner(&save_userid, &save_context);
+	foreach(lc, segments)
+	{
+		Segment    *segment = lfirst(lc);
+		ObjectAddress object = {RelationRelationId, segment->relid, 0};
+
+		add_exact_object_address(&object, objects);
+		topics_segment_row_forget(id, segment->base_offset);
+	}
+	performMultipleDeletions(objects, DROP_RESTRICT, 0);
+	free_object_addresses(objects);
+	SetUserIdAndSecContext(save_userid, save_context);
+}
+
+/*
+ * Drop some of the segments below the log start, in the caller's
+ * transaction.  True if there may be more to drop right now.  Where locks are
+ * in the way, it stays requested.
+ */
+bool
+topics_retention_drop(Oid partition_relid, PartitionState *state)
+{
+	Relation	rel;
+	List	   *segments;
+
+	/* from the top, as DROP takes them */
+	LockRelationOid(get_partition_parent(partition_relid, false), AccessShareLock);
+	rel = table_open(partition_relid, AccessShareLock);
+	segments = list_droppable(rel, state, false);
+	table_close(rel, AccessShareLock);
+	if (segments == NIL)
+		return false;
+
+	if (lock_exclusively(partition_relid))
+	{
+		rel = table_open(partition_relid, NoLock);
+		segments = list_droppable(rel, state, true);
+		table_close(rel, NoLock);
+		if (segments != NIL)
+		{
+			drop_segments(segments, &state->id);
+			return true;
+		}
+	}
+	pg_atomic_fetch_or_u32(&state->requests, REQUEST_DROP);
+	return false;
+}
+
+/* ----------------------------------------------------------------
+ *		By hand
+ * ----------------------------------------------------------------
+ */
+
+static void
+report_out_of_range(Topic *topic, int32 partition, int64 before, int64 start, int64 end)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
+			 errmsg("offset " INT64_FORMAT " is out of range for partition %d of topic \"%s\"",
+					before, partition, NameStr(topic->name)),
+			 errdetail("OFFSET_OUT_OF_RANGE: the log starts at offset " INT64_FORMAT " and ends at offset " INT64_FORMAT ".",
+					   start, end),
+			 errhint("Use -1 for the log end.")));
+}
+
+/* delete_records(topic, partition, before_offset) */
+Datum
+topics_delete_records(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+	int32		partition;
+	int64		before;
+	int64		start;
+	int64		end;
+	Oid			relid;
+	Relation	rel;
+	PartitionState *state;
+
+	topics_require_preload();
+	topics_produce_check_context("topics.delete_records()");
+	for (int i = 0; i < 3; i++)
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("arguments of topics.delete_records() must not be null")));
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_catalog_require_owner(topic);
+	partition = PG_GETARG_INT32(1);
+	before = PG_GETARG_INT64(2);
+	topics_catalog_check_partition(topic, partition);
+
+	relid = topics_catalog_partition_relid(topic, partition);
+	rel = OidIsValid(relid) ? try_table_open(relid, AccessShareLock) : NULL;
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" was dropped", NameStr(topic->name))));
+	state = topics_catalog_partition_state(topic, partition);
+	start = topics_log_start(rel, state);
+	end = topics_log_end(rel, state);
+	if (before > end)
+		end = topics_log_end_settled(rel, state);
+	if (before == -1)
+		before = end;
+	if (before < 0 || before > end)
+		report_out_of_range(topic, partition, before, start, end);
+	start = topics_log_start_move(state, before, end);
+	table_close(rel, NoLock);
+	PG_RETURN_INT64(start);
+}

@@ -1,0 +1,101 @@
+/*-------------------------------------------------------------------------
+ *
+ * segment_row.c
+ *		What the catalogue knows of a sealed segment: topic_log.segment.
+ *
+ * When it was sealed, as far as is known: retention needs a time that no
+ * producer has a say in.  A segment has its row from its sealing on; the row
+ * goes with the segment.  It is not dumped: a restored segment counts as
+ * sealed when the restored server first looked at it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "pg_topics.h"
+
+/* Columns of topic_log.segment */
+enum
+{
+	Anum_segment_topic_id = 1,
+	Anum_segment_partition,
+	Anum_segment_base_offset,
+	Anum_segment_sealed_at
+};
+
+/* When a segment was sealed; 0 if it is not known. */
+TimestampTz
+topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+	Relation	rel = table_open(get_relname_relid("segment", namespace), AccessShareLock);
+	ScanKeyData key[3];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	TimestampTz result = 0;
+	bool		isnull;
+
+	ScanKeyInit(&key[0], Anum_segment_topic_id, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(id->topic_id));
+	ScanKeyInit(&key[1], Anum_segment_partition, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(id->partition));
+	ScanKeyInit(&key[2], Anum_segment_base_offset, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(base_offset));
+	scan = systable_beginscan(rel, get_relname_relid("segment_pkey", namespace), true, NULL, 3, key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		result = DatumGetTimestampTz(heap_getattr(tuple, Anum_segment_sealed_at,
+												  RelationGetDescr(rel), &isnull));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+static void
+execute(const char *sql, const TopicPartition *id, int64 base_offset)
+{
+	static const Oid types[] = {INT8OID, INT4OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(id->topic_id), Int32GetDatum(id->partition),
+		Int64GetDatum(base_offset)};
+	Oid			save_userid;
+	int			save_context;
+
+	topics_extension_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, false, 0) < 0)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+}
+
+/* Note that a segment is sealed, now if that was not known. */
+void
+topics_segment_row_note_sealed(const TopicPartition *id, const Segment *segment)
+{
+	if (topics_segment_row_sealed_at(id, segment->base_offset) != 0)
+		return;
+	/* one at a time, or the row would come twice */
+	LockRelationOid(segment->relid, ShareUpdateExclusiveLock);
+	if (topics_segment_row_sealed_at(id, segment->base_offset) == 0)
+		execute("INSERT INTO topic_log.segment (topic_id, partition, base_offset, sealed_at)"
+				" VALUES ($1, $2, $3, pg_catalog.clock_timestamp())", id, segment->base_offset);
+}
+
+/* The segment goes. */
+void
+topics_segment_row_forget(const TopicPartition *id, int64 base_offset)
+{
+	execute("DELETE FROM topic_log.segment WHERE topic_id OPERATOR(pg_catalog.=) $1"
+			" AND partition OPERATOR(pg_catalog.=) $2 AND base_offset OPERATOR(pg_catalog.=) $3",
+			id, base_offset);
+}
