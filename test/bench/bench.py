@@ -1,0 +1,140 @@
+"""Measures pg_topics beside plain tables.  Started by run, which makes the server.
+
+A group (groups/*.py) is a module with TITLE and run(bench).  It compares contestants: each is run once in
+every round, one after the other, so that what else the machine does, and what it did before, meets all of
+them alike.  What counts is the median of the ratios within rounds.
+"""
+import argparse
+import datetime
+import importlib
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+
+import report
+from server import CORES, Failure, Server
+
+GROUPS = ['bulk', 'single', 'pipelined', 'read', 'random', 'size', 'topics', 'snapshot', 'latency', 'space']
+
+
+class Bench:
+    """What a group works with: a database of its own, sizes, and compare()."""
+
+    def __init__(self, server, quick):
+        self.server = server
+        self.quick = quick
+        self.rounds = 3 if quick else 5
+        self.seconds = 1 if quick else 5  # of each measurement by time
+        self.measurements = []
+
+    def size(self, quick, full):
+        return quick if self.quick else full
+
+    def compare(self, title, unit, contestants, ratios=(), rounds=None, warm_up=True):
+        """Runs contestants in turn, and notes values and ratios.
+
+        contestants: name -> function without arguments that gives a number, or a dictionary of metric -> number.
+        ratios: (contestant, against, target, metric); target is text like '>= 0.95', or None.  Metric can be left out.
+        warm_up: a round before, which is not counted.
+        """
+        rounds = rounds or self.rounds
+        values = {name: {} for name in contestants}
+        say(f'\n{title}')
+        self.server.checkpoint()
+        for turn in range(0 if warm_up else 1, rounds + 1):
+            for name, measure in contestants.items():
+                result = measure()
+                if not isinstance(result, dict):
+                    result = {'': result}
+                label = f'round {turn} of {rounds}' if turn else 'warm-up'
+                say(f'  {label}: {name}: {report.metrics_text(result, unit)}')
+                if turn:
+                    for metric, value in result.items():
+                        values[name].setdefault(metric, []).append(value)
+
+        measurement = {'title': title, 'unit': unit, 'values': values,
+                       'ratios': [make_ratio(values, *ratio) for ratio in ratios]}
+        self.measurements.append(measurement)
+        for ratio in measurement['ratios']:
+            say('  ' + report.ratio_text(ratio))
+
+    def note(self, title, unit, values):
+        """Keeps numbers that are counted, not timed: contestant -> number."""
+        self.measurements.append({'title': title, 'unit': unit, 'ratios': [],
+                                  'values': {name: {'': [value]} for name, value in values.items()}})
+        say(f'\n{title}')
+        for name, value in values.items():
+            say(f'  {name}: {report.metrics_text({"": value}, unit)}')
+
+
+def make_ratio(values, contestant, against, target=None, metric=''):
+    ratios = [a / b if b else float('inf') for a, b in zip(values[contestant][metric], values[against][metric])]
+    median = statistics.median(ratios)
+    met = None
+    if target:
+        sign, limit = target.split()
+        met = median >= float(limit) if sign == '>=' else median <= float(limit)
+    return {'contestant': contestant, 'against': against, 'metric': metric, 'target': target, 'met': met,
+            'median': median, 'min': min(ratios), 'max': max(ratios)}
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def machine():
+    """What the figures depend on."""
+    def first(path, key):
+        with open(path, encoding='utf-8') as file:
+            for line in file:
+                if line.startswith(key):
+                    return line.split(':', 1)[1].strip()
+        return ''
+    return {'processor': f'{CORES} × {first("/proc/cpuinfo", "model name")}',
+            'memory': f'{int(first("/proc/meminfo", "MemTotal").split()[0]) / 1024 / 1024:.0f} GB',
+            'system': f'{platform.system()} {platform.release()}'}
+
+
+def run_group(name, work, quick):
+    group = importlib.import_module(f'groups.{name}')
+    say(f'\n== {name}: {group.TITLE}')
+    server = Server(work, f'bench_{name}')
+    server.create_database()
+    bench = Bench(server, quick)
+    started = time.monotonic()
+    try:
+        group.run(bench)
+    finally:
+        server.drop_database()
+    return {'group': name, 'title': group.TITLE, 'seconds': round(time.monotonic() - started),
+            'measurements': bench.measurements}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--work', required=True)
+    parser.add_argument('--commit', default='')
+    parser.add_argument('--quick', action='store_true')
+    parser.add_argument('groups', nargs='*')
+    arguments = parser.parse_args()
+
+    results = os.path.join(arguments.work, 'results')
+    about = dict(machine(), commit=arguments.commit, quick=arguments.quick,
+                 server=Server(arguments.work, 'postgres').sql('SHOW server_version'),
+                 date=datetime.datetime.now().astimezone().isoformat(timespec='seconds'))
+    for name in arguments.groups or GROUPS:
+        result = dict(run_group(name, arguments.work, arguments.quick), about=about)
+        with open(os.path.join(results, f'{name}.json'), 'w', encoding='utf-8') as file:
+            json.dump(result, file, indent=1)
+        report.write(results, GROUPS)
+    say('\n' + report.summary(results, arguments.groups or GROUPS))
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f'bench: {failure}')

@@ -1,0 +1,36 @@
+"""Whether a snapshot that is held open costs anybody anything."""
+import contextlib
+
+TITLE = 'a snapshot held open'
+HELD = 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class;'
+
+
+def run(bench):
+    """In each run: open the snapshot or do not, let the log grow, and then measure."""
+    server = bench.server
+    growth = bench.size(50_000, 200_000)
+    for topic in 'without', 'with':
+        server.create_topic(topic)
+        server.fill(f'topic.{topic}', growth)
+
+    def measure(topic, held):
+        def run_one():
+            with server.session(HELD) if held else contextlib.nullcontext():
+                end = server.number(f"SELECT o.offset FROM topics.list_offsets('{topic}', 'latest') o")
+                server.fill(f'topic.{topic}', growth)
+                return {
+                    'commits': server.pgbench(f"SELECT topics.produce('{topic}', :value)", 8, bench.seconds),
+                    'reads': server.pgbench(f"SELECT * FROM topics.fetch('{topic}', 0, :random, 100)", 2, bench.seconds,
+                                            random_below=int(end)),
+                }
+        return run_one
+
+    bench.compare('one record a transaction by 8 clients; fetch of 100 at a random offset by 2', 'a second', {
+        'without': measure('without', False),
+        'with': measure('with', True),
+    }, [('with', 'without', '>= 0.9', 'commits'), ('with', 'without', '>= 0.9', 'reads')])
+
+    # A reader inside the snapshot sees a prefix: what came later must not make it slow to find its place.
+    with server.session(HELD):
+        server.fill('topic.with', growth)
+        server.pgbench("SELECT topics.produce('with', :value)", 8, bench.seconds)
