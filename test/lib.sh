@@ -1,5 +1,5 @@
-# test/lib.sh: what ./demo and ./check share: packages, a private build, and a
-# PostgreSQL that has pg_topics without anything being installed.
+# test/lib.sh: what ./demo, ./check and test/bench/run share: packages, a private
+# build, and a PostgreSQL that has pg_topics without anything being installed.
 #
 # PostgreSQL's programs look for their share and library directories relative
 # to themselves.  So $work/server holds copies of the programs and links to

@@ -17,7 +17,8 @@ import time
 import report
 from server import CORES, Failure, Server
 
-GROUPS = ['bulk', 'single', 'pipelined', 'read', 'random', 'size', 'topics', 'snapshot', 'latency', 'space']
+GROUPS = ['bulk', 'single', 'pipelined', 'read', 'random', 'size', 'topics', 'snapshot', 'waiting', 'latency', 'space',
+          'consume', 'wakeup', 'groups']
 
 
 class Bench:
@@ -55,19 +56,24 @@ class Bench:
                     for metric, value in result.items():
                         values[name].setdefault(metric, []).append(value)
 
+        self.measured(title, unit, values, ratios, say_title=False)
+
+    def measured(self, title, unit, values, ratios=(), say_title=True):
+        """Keeps values, contestant -> [values] or contestant -> {metric: [values]}, and their ratios."""
+        values = {name: metrics if isinstance(metrics, dict) else {'': metrics} for name, metrics in values.items()}
         measurement = {'title': title, 'unit': unit, 'values': values,
                        'ratios': [make_ratio(values, *ratio) for ratio in ratios]}
         self.measurements.append(measurement)
+        if say_title:
+            say(f'\n{title}')
+            for name, metrics in values.items():
+                say(f'  {name}: ' + report.metrics_text({m: statistics.median(v) for m, v in metrics.items()}, unit))
         for ratio in measurement['ratios']:
             say('  ' + report.ratio_text(ratio))
 
     def note(self, title, unit, values):
         """Keeps numbers that are counted, not timed: contestant -> number."""
-        self.measurements.append({'title': title, 'unit': unit, 'ratios': [],
-                                  'values': {name: {'': [value]} for name, value in values.items()}})
-        say(f'\n{title}')
-        for name, value in values.items():
-            say(f'  {name}: {report.metrics_text({"": value}, unit)}')
+        self.measured(title, unit, {name: [value] for name, value in values.items()})
 
 
 def make_ratio(values, contestant, against, target=None, metric=''):

@@ -14,10 +14,15 @@
  *	load rate SQL				one transaction after the other, on many
  *								connections, many in flight on each, as fast as
  *								possible or at a given rate; with latencies
+ *	load wakeup SQL				the same, and a consumer who waits for each
+ *								record; how long he waits after its commit
+ *	load listen SQL				sessions that LISTEN, and read what comes
  *
  * In SQL, as in pgbench's scripts, ":value" is a parameter with a value of
- * VALUE_LENGTH bytes, ":random" one with a random number, ":position" one with
- * the number of rows that came so far, ":array" one with an array of values.
+ * VALUE_LENGTH bytes, ":random" one with a random number, ":client" one with
+ * the number of the connection, ":position" one with the number of rows that
+ * came so far, ":sequence" one with a value that begins with the number of the
+ * transaction, ":array" one with an array of values.
  *
  * What is sent is made before the clock starts and sent again and again, so
  * that the client costs next to nothing: on a small machine the two share
@@ -42,6 +47,7 @@
 #define VALUE_LENGTH 100
 #define COPY_CHUNK_ROWS 500		/* about as much as libpq buffers at a time */
 #define MAX_IN_FLIGHT 1024
+#define MAX_PARAMETERS 4
 #define TEXT_OID 25
 
 typedef struct Options
@@ -55,8 +61,12 @@ typedef struct Options
 	double		warm_up;		/* seconds that are not counted */
 	int			clients;
 	int			in_flight;		/* per connection */
+	bool		until_empty;	/* each connection, until a statement gives no row */
 	double		rate;			/* transactions a second; 0: as fast as possible */
 	long		random_below;
+	const char *listen;			/* what wakeup's consumer does first */
+	const char *wait;			/* how he waits; NULL: he has to be notified */
+	const char *consume;
 	bool		binary;
 } Options;
 
@@ -180,14 +190,14 @@ open_session(void)
 typedef struct Statement
 {
 	int			nparams;
-	const char *kinds[4];
+	const char *kinds[MAX_PARAMETERS];
 } Statement;
 
 /* Replaces ":name" by "$n" and prepares the result as "s" on each connection that is given */
 static void
 prepare(PGconn *conn, Statement *statement)
 {
-	static const char *const kinds[] = {":value", ":random", ":position", ":array"};
+	static const char *const kinds[] = {":value", ":random", ":client", ":position", ":sequence", ":array"};
 	char	   *sql = allocate(strlen(options.sql) + 1);
 	char	   *to = sql;
 	const char *from = options.sql;
@@ -205,7 +215,7 @@ prepare(PGconn *conn, Statement *statement)
 			*to++ = *from++;
 			continue;
 		}
-		if (statement->nparams == 4)
+		if (statement->nparams == MAX_PARAMETERS)
 			fail(options.sql, "too many parameters");
 		statement->kinds[statement->nparams++] = kind;
 		to += sprintf(to, "$%d", statement->nparams);
@@ -366,7 +376,7 @@ static void
 run_copy_out(void)
 {
 	PGconn	   *conn = open_session();
-	long		rows = 0;
+	long		count = 0;
 	double		started = now();
 	char	   *row;
 	int			length;
@@ -376,13 +386,13 @@ run_copy_out(void)
 	{
 		/* binary: the first row brings the header, the last is the trailer */
 		if (!options.binary || length > 2)
-			rows++;
+			count++;
 		PQfreemem(row);
 	}
 	if (length != -1)
 		fail("COPY", PQerrorMessage(conn));
 	PQclear(require(conn, PQgetResult(conn), PGRES_COMMAND_OK));
-	print_records(started, rows);
+	print_records(started, count);
 	PQfinish(conn);
 }
 
@@ -425,10 +435,21 @@ run_steps(void)
 typedef struct Client
 {
 	PGconn	   *conn;
+	int			number;
+	bool		ended;			/* of --until-empty */
 	int			in_flight;
-	int			oldest;			/* index in due */
-	double		due[MAX_IN_FLIGHT]; /* when each should have been sent: a ring */
+	int			oldest;			/* index in the two rings */
+	double		due[MAX_IN_FLIGHT]; /* when each should have been sent */
+	long		sequence[MAX_IN_FLIGHT];	/* its number */
 } Client;
+
+/* What becomes of a transaction, by its number: 0 until it happens */
+typedef struct Journey
+{
+	double		due;
+	double		committed;		/* its producer was told so */
+	double		received;		/* the consumer has the record */
+} Journey;
 
 typedef struct Latencies
 {
@@ -470,29 +491,43 @@ latencies_percentile(const Latencies *latencies, double share)
 	return latencies->seconds[index < latencies->count ? index : latencies->count - 1] * 1000;
 }
 
+/* Transactions that were sent, rows that they returned, records that a consumer received, so far */
+static long sent = 0;
+static long rows = 0;
+static long received = 0;
+static Journey *journeys = NULL;	/* of each transaction; only in wakeup */
+
 static void
 client_send(Client *client, const Statement *statement, double due)
 {
 	char		value[VALUE_LENGTH + 1];
+	char		sequence[VALUE_LENGTH + 1];
 	char		random[32];
-	const char *parameters[4];
+	char		number[32];
+	const char *parameters[MAX_PARAMETERS];
+	int			slot = (client->oldest + client->in_flight) % MAX_IN_FLIGHT;
 
 	random_value(value);
 	value[VALUE_LENGTH] = '\0';
+	snprintf(sequence, sizeof(sequence), "%-*ld", VALUE_LENGTH, sent);
 	snprintf(random, sizeof(random), "%lu", (unsigned long) (random_number() % options.random_below));
+	snprintf(number, sizeof(number), "%d", client->number);
 	for (int i = 0; i < statement->nparams; i++)
 	{
-		if (strcmp(statement->kinds[i], ":value") == 0)
-			parameters[i] = value;
-		else if (strcmp(statement->kinds[i], ":random") == 0)
-			parameters[i] = random;
-		else
-			fail(options.sql, "can have the parameters :value and :random only");
+		const char *kind = statement->kinds[i];
+
+		parameters[i] = strcmp(kind, ":value") == 0 ? value :
+			strcmp(kind, ":random") == 0 ? random :
+			strcmp(kind, ":client") == 0 ? number :
+			strcmp(kind, ":sequence") == 0 ? sequence : NULL;
+		if (parameters[i] == NULL)
+			fail(options.sql, "can have the parameters :value, :random, :client and :sequence only");
 	}
 	if (!PQsendQueryPrepared(client->conn, "s", statement->nparams, parameters, NULL, NULL, options.binary) ||
 		!PQpipelineSync(client->conn))
 		fail(options.sql, PQerrorMessage(client->conn));
-	client->due[(client->oldest + client->in_flight) % MAX_IN_FLIGHT] = due;
+	client->due[slot] = due;
+	client->sequence[slot] = sent++;
 	client->in_flight++;
 }
 
@@ -512,13 +547,25 @@ client_receive(Client *client, Latencies *latencies, double count_from)
 		if (status == PGRES_PIPELINE_SYNC)
 		{
 			double		due = client->due[client->oldest];
+			double		t = now();
 
 			if (due >= count_from)
-				latencies_add(latencies, now() - due);
+				latencies_add(latencies, t - due);
+			if (journeys)
+			{
+				journeys[client->sequence[client->oldest]].due = due;
+				journeys[client->sequence[client->oldest]].committed = t;
+			}
 			client->oldest = (client->oldest + 1) % MAX_IN_FLIGHT;
 			client->in_flight--;
 		}
-		else if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
+		else if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK)
+		{
+			rows += PQntuples(result);
+			if (options.until_empty && PQntuples(result) == 0)
+				client->ended = true;
+		}
+		else
 			fail(options.sql, PQresultErrorMessage(result));
 		PQclear(result);
 	}
@@ -532,6 +579,8 @@ open_clients(Statement *statement)
 	for (int i = 0; i < options.clients; i++)
 	{
 		clients[i].conn = open_session();
+		clients[i].number = i;
+		clients[i].ended = false;
 		clients[i].in_flight = clients[i].oldest = 0;
 		prepare(clients[i].conn, statement);
 		if (!PQenterPipelineMode(clients[i].conn))
@@ -556,7 +605,7 @@ send_due(Client *clients, const Statement *statement, double *next_due)
 	if (options.rate == 0)
 	{
 		for (int i = 0; i < options.clients; i++)
-			while (clients[i].in_flight < options.in_flight)
+			while (clients[i].in_flight < options.in_flight && !clients[i].ended)
 				client_send(&clients[i], statement, t);
 		return;
 	}
@@ -572,6 +621,43 @@ send_due(Client *clients, const Statement *statement, double *next_due)
 	}
 }
 
+/*
+ * Waits until something arrives at one of the connections, or the next
+ * transaction is due.  If that is overdue, no client has room, and one becomes
+ * free by an answer.
+ */
+static void
+wait_for_input(struct pollfd *polls, int count, double next_due)
+{
+	struct timespec timeout = {0, 100000000};
+	double		wait = next_due - now();
+
+	if (options.rate > 0 && wait > 0 && wait < 0.1)
+		timeout.tv_nsec = (long) (wait * 1e9);
+	if (ppoll(polls, count, &timeout, NULL) < 0 && errno != EINTR)
+		fail("ppoll", strerror(errno));
+}
+
+static void
+print_latencies(double seconds, Latencies *latencies)
+{
+	qsort(latencies->seconds, latencies->count, sizeof(double), compare_doubles);
+	printf("{\"seconds\": %.6f, \"records\": %ld, \"rows\": %ld, \"rate\": %.1f, "
+		   "\"p50\": %.4f, \"p99\": %.4f, \"p99.9\": %.4f, \"max\": %.4f}\n",
+		   seconds, latencies->count, rows, latencies->count / seconds,
+		   latencies_percentile(latencies, 0.5), latencies_percentile(latencies, 0.99),
+		   latencies_percentile(latencies, 0.999), latencies_percentile(latencies, 1));
+}
+
+static bool
+all_ended(const Client *clients)
+{
+	for (int i = 0; i < options.clients; i++)
+		if (!clients[i].ended)
+			return false;
+	return true;
+}
+
 static void
 run_rate(void)
 {
@@ -585,34 +671,198 @@ run_rate(void)
 	double		next_due = started;
 
 	for (int i = 0; i < options.clients; i++)
+		polls[i] = (struct pollfd) {.fd = PQsocket(clients[i].conn), .events = POLLIN};
+	while (now() < end && !all_ended(clients))
 	{
-		polls[i].fd = PQsocket(clients[i].conn);
-		polls[i].events = POLLIN;
-	}
-	while (now() < end)
-	{
-		struct timespec timeout = {0, 100000000};
-		double		wait;
-
 		send_due(clients, &statement, &next_due);
-		/* until the next is due; if it is overdue, no client has room, and one becomes free by an answer */
-		wait = next_due - now();
-		if (options.rate > 0 && wait > 0 && wait < 0.1)
-			timeout.tv_nsec = (long) (wait * 1e9);
-		if (ppoll(polls, options.clients, &timeout, NULL) < 0 && errno != EINTR)
-			fail("ppoll", strerror(errno));
+		wait_for_input(polls, options.clients, next_due);
 		for (int i = 0; i < options.clients; i++)
 			if (polls[i].revents)
 				client_receive(&clients[i], &latencies, count_from);
 	}
-
-	qsort(latencies.seconds, latencies.count, sizeof(double), compare_doubles);
-	printf("{\"seconds\": %.6f, \"records\": %ld, \"rate\": %.1f, \"p50\": %.4f, \"p99\": %.4f, \"p99.9\": %.4f, \"max\": %.4f}\n",
-		   options.seconds, latencies.count, latencies.count / options.seconds,
-		   latencies_percentile(&latencies, 0.5), latencies_percentile(&latencies, 0.99),
-		   latencies_percentile(&latencies, 0.999), latencies_percentile(&latencies, 1));
+	if (options.until_empty && !all_ended(clients))
+		fail(options.sql, "rows kept coming");
+	print_latencies(options.until_empty ? now() - started : options.seconds, &latencies);
 	for (int i = 0; i < options.clients; i++)
 		PQfinish(clients[i].conn);
+}
+
+/* ----------------------------------------------------------------------
+ * From a producer's commit to a consumer
+ * ----------------------------------------------------------------------
+ */
+
+typedef struct Follower
+{
+	PGconn	   *conn;
+	enum
+	{
+		CONSUMING, WAITING, IDLE
+	}			state;
+	bool		notified;		/* since he began to consume */
+	bool		got_rows;
+} Follower;
+
+static void
+follower_send(Follower *follower, const char *sql)
+{
+	if (!PQsendQuery(follower->conn, sql))
+		fail(sql, PQerrorMessage(follower->conn));
+	follower->got_rows = false;
+	if (sql == options.consume)
+		follower->notified = false;
+	follower->state = sql == options.consume ? CONSUMING : WAITING;
+}
+
+/* The first column of what is consumed is the value, which begins with the number that its producer gave it */
+static void
+follower_note(Follower *follower, const PGresult *result, double t)
+{
+	for (int i = 0; i < PQntuples(result); i++)
+	{
+		long		sequence = atol(PQgetvalue(result, i, 0));
+
+		if (sequence < 0 || sequence >= sent || journeys[sequence].received != 0)
+			fail(options.consume, "a record that was not expected");
+		journeys[sequence].received = t;
+		received++;
+	}
+	follower->got_rows |= PQntuples(result) > 0;
+}
+
+/* What to do after a statement: consume while there are records, then wait */
+static void
+follower_next(Follower *follower)
+{
+	if (follower->state == WAITING || follower->got_rows || follower->notified)
+		follower_send(follower, options.consume);
+	else if (options.wait)
+		follower_send(follower, options.wait);
+	else
+		follower->state = IDLE;
+}
+
+static void
+follower_receive(Follower *follower)
+{
+	PGnotify   *notify;
+
+	if (!PQconsumeInput(follower->conn))
+		fail(options.consume, PQerrorMessage(follower->conn));
+	while ((notify = PQnotifies(follower->conn)) != NULL)
+	{
+		follower->notified = true;
+		PQfreemem(notify);
+	}
+	if (follower->state == IDLE && follower->notified)
+		follower_send(follower, options.consume);
+	while (follower->state != IDLE && !PQisBusy(follower->conn))
+	{
+		PGresult   *result = PQgetResult(follower->conn);
+		ExecStatusType status = PQresultStatus(result);
+
+		if (result == NULL)
+			follower_next(follower);
+		else if (status == PGRES_TUPLES_OK)
+			follower_note(follower, result, now());
+		else if (status != PGRES_COMMAND_OK)
+			fail(options.consume, PQresultErrorMessage(result));
+		PQclear(result);
+	}
+}
+
+/*
+ * Producers as in run_rate, and one consumer.  Prints how long after the
+ * answer to its producer's commit the consumer has a record; 0 if he has it
+ * before.  Fails if a record does not come within ten seconds after the end.
+ */
+static void
+run_wakeup(void)
+{
+	Statement	statement;
+	Client	   *clients = open_clients(&statement);
+	Follower	follower = {.conn = connect_server()};
+	int			count = options.clients + 1;
+	struct pollfd *polls = allocate(count * sizeof(struct pollfd));
+	long		size = (long) (options.rate * (options.warm_up + options.seconds)) + 1000;
+	Latencies	commits = {0};
+	Latencies	latencies = {0};
+	double		started,
+				end,
+				next_due;
+
+	if (options.consume == NULL || options.rate == 0)
+		fail("wakeup", "needs --consume and --rate");
+	journeys = calloc(size, sizeof(Journey));
+	if (journeys == NULL)
+		fail("calloc", "out of memory");
+	if (options.listen)
+		execute(follower.conn, options.listen);
+	for (int i = 0; i < options.clients; i++)
+		polls[i] = (struct pollfd) {.fd = PQsocket(clients[i].conn), .events = POLLIN};
+	polls[options.clients] = (struct pollfd) {.fd = PQsocket(follower.conn), .events = POLLIN};
+	follower_send(&follower, options.consume);
+
+	started = next_due = now();
+	end = started + options.warm_up + options.seconds;
+	while (now() < end || (received < sent && now() < end + 10))
+	{
+		if (now() < end)
+			send_due(clients, &statement, &next_due);
+		else
+			next_due = now() + 1;
+		wait_for_input(polls, count, next_due);
+		for (int i = 0; i < options.clients; i++)
+			if (polls[i].revents)
+				client_receive(&clients[i], &commits, end);
+		if (polls[options.clients].revents)
+			follower_receive(&follower);
+	}
+	for (long i = 0; i < sent; i++)
+	{
+		const Journey *journey = &journeys[i];
+
+		if (journey->received == 0)
+			fail(options.consume, "records did not come");
+		if (journey->committed != 0 && journey->due >= started + options.warm_up)
+			latencies_add(&latencies, journey->received > journey->committed ? journey->received - journey->committed : 0);
+	}
+	print_latencies(options.seconds, &latencies);
+	PQfinish(follower.conn);
+	for (int i = 0; i < options.clients; i++)
+		PQfinish(clients[i].conn);
+}
+
+/* Sessions that have executed SQL, LISTEN say, and take what they are sent, for some seconds */
+static void
+run_listen(void)
+{
+	PGconn	  **connections = allocate(options.clients * sizeof(PGconn *));
+	struct pollfd *polls = allocate(options.clients * sizeof(struct pollfd));
+	double		end = now() + options.seconds;
+	PGnotify   *notify;
+
+	for (int i = 0; i < options.clients; i++)
+	{
+		connections[i] = open_session();
+		execute(connections[i], options.sql);
+		polls[i] = (struct pollfd) {.fd = PQsocket(connections[i]), .events = POLLIN};
+	}
+	while (now() < end)
+	{
+		wait_for_input(polls, options.clients, 0);
+		for (int i = 0; i < options.clients; i++)
+		{
+			if (polls[i].revents && !PQconsumeInput(connections[i]))
+				fail(options.sql, PQerrorMessage(connections[i]));
+			while ((notify = PQnotifies(connections[i])) != NULL)
+			{
+				rows++;
+				PQfreemem(notify);
+			}
+		}
+	}
+	printf("{\"seconds\": %.6f, \"rows\": %ld}\n", options.seconds, rows);
 }
 
 /* ----------------------------------------------------------------------
@@ -631,6 +881,8 @@ static const struct
 	{"copy-out", run_copy_out},
 	{"steps", run_steps},
 	{"rate", run_rate},
+	{"wakeup", run_wakeup},
+	{"listen", run_listen},
 };
 
 static const struct option long_options[] = {
@@ -644,6 +896,10 @@ static const struct option long_options[] = {
 	{"in-flight", required_argument, NULL, 'f'},
 	{"rate", required_argument, NULL, 'r'},
 	{"random-below", required_argument, NULL, 'm'},
+	{"until-empty", no_argument, NULL, 'e'},
+	{"listen", required_argument, NULL, 'L'},
+	{"wait", required_argument, NULL, 'W'},
+	{"consume", required_argument, NULL, 'C'},
 	{"binary", no_argument, NULL, 'B'},
 	{0}
 };
@@ -666,12 +922,16 @@ main(int argc, char **argv)
 			case 'f': options.in_flight = atoi(optarg); break;
 			case 'r': options.rate = atof(optarg); break;
 			case 'm': options.random_below = atol(optarg); break;
+			case 'e': options.until_empty = true; break;
+			case 'L': options.listen = optarg; break;
+			case 'W': options.wait = optarg; break;
+			case 'C': options.consume = optarg; break;
 			case 'B': options.binary = true; break;
 			default: return 2;
 		}
 	if (argc - optind != 2 || options.in_flight > MAX_IN_FLIGHT)
 	{
-		fprintf(stderr, "usage: load [options] statement|arrays|copy-in|copy-out|steps|rate SQL\n");
+		fprintf(stderr, "usage: load [options] statement|arrays|copy-in|copy-out|steps|rate|wakeup|listen SQL\n");
 		return 2;
 	}
 	options.sql = argv[optind + 1];

@@ -4,10 +4,12 @@ Environment variables tell them all where the server is (see run).
 """
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
 import tempfile
+import time
 
 VALUE = 'abcdefghij' * 10  # pgbench's :value; load makes its own
 CORES = os.cpu_count() or 1
@@ -56,6 +58,14 @@ class Server:
     def number(self, sql):
         return float(self.sql(sql))
 
+    def wait_for(self, condition):
+        """Until a query gives true; a minute at most."""
+        end = time.monotonic() + 60
+        while self.sql(condition) != 't':
+            if time.monotonic() > end:
+                raise Failure(f'waited in vain for: {condition}')
+            time.sleep(0.05)
+
     def create_database(self):
         self.sql(f'CREATE DATABASE {self.database}', 'postgres')
         self.sql('CREATE EXTENSION pg_topics')
@@ -74,14 +84,14 @@ class Server:
         for name in names:
             self.sql(KEYED % name)
 
-    def fill(self, target, records, first=0):
-        """Puts records into a topic's view, or into a table at offsets from first on."""
+    def fill(self, target, records, partition=0):
+        """Puts records into a topic's view, or into a table at offsets from 0 on."""
         if target.startswith('topic.'):
-            self.load('arrays', f"SELECT topics.produce_batch('{target[6:]}', :array, partition => 0)",
-                      records=records)
+            self.load('arrays', f"SELECT topics.produce_batch('{target[6:]}', :array, partition => {partition})",
+                      records=records, per_call=math.gcd(records, 10_000))
         else:
             self.sql(f'INSERT INTO {target} ("offset", value) '
-                     f"SELECT i, '{VALUE}' FROM generate_series({first}, {first + records - 1}) i")
+                     f"SELECT i, '{VALUE}' FROM generate_series(0, {records - 1}) i")
 
     def checkpoint(self):
         self.sql('CHECKPOINT')
@@ -129,14 +139,15 @@ class Server:
 
     # -- pgbench -----------------------------------------------------------
 
-    def pgbench(self, sql, clients, seconds, random_below=None, settings=None):
-        """Transactions a second, each of one prepared statement."""
+    def pgbench(self, sql, clients, seconds, random_below=None, settings=None, transactions=None):
+        """Transactions a second, each of one prepared statement; for some seconds, or so many per client."""
+        until = ['-t', str(transactions)] if transactions else ['-T', str(seconds)]
         script = f'\\set random random(0, {random_below - 1})\n' if random_below else ''
         with tempfile.NamedTemporaryFile('w', suffix='.sql') as file:
             file.write(f'{script}{sql};\n')
             file.flush()
             output = run_program(['pgbench', '-n', '-M', 'prepared', '-c', str(clients), '-j', str(min(clients, CORES)),
-                                  '-T', str(seconds), '-D', f'value={VALUE}', '-f', file.name],
+                                  *until, '-D', f'value={VALUE}', '-f', file.name],
                                  self.environment(settings))
         return float(re.search(r'^tps = ([0-9.]+) \(without', output, re.M).group(1))
 

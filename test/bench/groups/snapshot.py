@@ -31,6 +31,17 @@ def run(bench):
     }, [('with', 'without', '>= 0.9', 'commits'), ('with', 'without', '>= 0.9', 'reads')])
 
     # A reader inside the snapshot sees a prefix: what came later must not make it slow to find its place.
-    with server.session(HELD):
+    with server.session(HELD) as session:
+        snapshot = session.ask('SELECT pg_export_snapshot();')
+        end = int(server.number("SELECT o.offset FROM topics.list_offsets('with', 'latest') o"))
         server.fill('topic.with', growth)
-        server.pgbench("SELECT topics.produce('with', :value)", 8, bench.seconds)
+
+        def fetch(snapshot_sql):
+            return lambda: server.load('rate', "SELECT * FROM topics.fetch('with', 0, :random, 100)", clients=2,
+                                       before=f'BEGIN ISOLATION LEVEL REPEATABLE READ; {snapshot_sql}',
+                                       seconds=bench.seconds, random_below=end - 100)['rate']
+
+        bench.compare('fetch of 100 at a random offset, by 2 readers in a snapshot', 'reads/s', {
+            'new snapshot': fetch(''),
+            'old snapshot': fetch(f"SET TRANSACTION SNAPSHOT '{snapshot}'"),
+        }, [('old snapshot', 'new snapshot', '>= 0.9')])
