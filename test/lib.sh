@@ -180,7 +180,7 @@ make_server() {
 	as_account make -C "$work/source" install DESTDIR="$work/server" PG_CONFIG="$PG_CONFIG" with_llvm=no >>"$work/build.log" 2>&1
 }
 
-# Ends every server whose data directory is below $work, and removes $work
+# Ends every server whose data directory is below $work, unmounts its disks, and removes $work
 remove_work() {
 	local file
 	[ -n "${work:-}" ] || return 0
@@ -189,6 +189,9 @@ remove_work() {
 			as_account "$bindir/pg_ctl" -D "${file%/*}" -m immediate stop >/dev/null 2>&1 || true
 	done
 	cd /
+	for file in "$work"/disk-*; do
+		! mountpoint -q "$file" || umount "$file"
+	done
 	rm -rf "$work"
 	work=
 }

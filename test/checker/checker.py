@@ -1,0 +1,336 @@
+"""Runs clients and faults against a private server, and checks what came of it.
+
+Called by ./run, which builds the server.  A round is: a new server, clients
+and faults for some seconds, then none, then the final state, then checks.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import time
+
+import checks
+import faults
+import psycopg2
+import workload
+from history import History, load, operations
+from server import Server, ServerFailure
+
+
+class Observer(workload.Rereader):
+    """Looks at the final state."""
+
+    def probe(self):
+        """Everything moves again: each partition takes a record."""
+        for topic in workload.LOADED:
+            for partition in range(self.context.partitions[topic]):
+                id = f"probe.{topic}.{partition}"
+
+                def body(answer):
+                    self.query("SET statement_timeout = '20s'")
+                    (sent_to, offset), = self.committing(
+                        "CALL topics.send(%s, %s, partition => %s)", topic, workload.payload(id), partition)
+                    answer["ranges"] = [[topic, sent_to, offset, 1]]
+                if self.connect():
+                    self.perform("produce", body, records=[[topic, partition, id, True]], probe=True)
+        if self.connect():
+            self.query("SET statement_timeout = 0")
+
+    def seek_everywhere(self, times):
+        """Few records at random places, by sessions that know nothing and by one that remembers."""
+        for number in range(times):
+            if number % 5 == 0:
+                self.disconnect()
+            if not self.connect():
+                continue
+            partition = self.random.randrange(self.context.partitions[self.topic])
+            end = (self.ends() or {}).get(partition, 0)
+            self.read(partition, self.random.randint(0, end), 5, "fetch")
+
+    def record_log(self):
+        """The whole log, in the order in which the tables have it."""
+        self.query("SET enable_indexscan = off")
+        self.query("SET enable_bitmapscan = off")
+        for topic, partition, start, end in self.query(
+                "SELECT topic, partition, log_start_offset, log_end_offset FROM topics.partition"):
+            if topic not in workload.TOPICS:
+                continue
+            rows = self.query(
+                'SELECT "offset", value, (extract(epoch FROM "timestamp") * 1000000)::bigint'
+                f' FROM topic.{topic} WHERE partition = %s', partition)
+            self.history.event("final", what="log", topic=topic, partition=partition, start=start, end=end,
+                               records=[[offset, workload.identify(value), stamp] for offset, value, stamp in rows])
+        self.history.event("final", what="places",
+                           places=self.query("SELECT partition, next_offset FROM place ORDER BY 1"))
+        self.history.event("final", what="groups", committed=self.query(
+            "SELECT group_id, partition, committed_offset FROM topics.consumer_offset WHERE topic = %s ORDER BY 1, 2",
+            workload.SOURCE), work=self.query("SELECT * FROM work ORDER BY 1, 2, 3"))
+
+    def record_sessions(self):
+        """What sessions that are idle hold: nothing, or it has leaked."""
+        rows = self.query("""
+            SELECT a.application_name, a.state, a.backend_xmin::text, l.locktype, l.relation::regclass::text, l.mode
+            FROM pg_stat_activity a LEFT JOIN pg_locks l ON l.pid = a.pid
+            WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() AND a.state LIKE 'idle%'
+                AND (l.pid IS NOT NULL OR a.state <> 'idle' OR a.backend_xmin IS NOT NULL)""")
+        self.history.event("final", what="sessions", rows=rows)
+
+
+def record_server_log(server, history):
+    with open(server.log, encoding="utf-8", errors="replace") as file:
+        lines = [line.rstrip("\n")[:300] for line in file if checks.SUSPICIOUS.search(line)]
+    history.event("final", what="server_log", lines=lines[:500])
+
+
+class Round:
+    """One server, one seed."""
+
+    def __init__(self, options, seed, kinds, seconds):
+        self.options = options
+        self.seed = seed
+        self.kinds = kinds
+        self.seconds = seconds
+        self.directory = os.path.join(options.directory, f"round-{seed}")
+        self.history_path = os.path.join(self.directory, "history.jsonl")
+
+    def run(self):
+        """Runs it.  The result is its part of the report."""
+        started = time.monotonic()
+        os.makedirs(self.directory)
+        disks = self.options.disks if faults.DISK_FAULTS & set(self.kinds) else None
+        server = Server(self.options.bindir, self.directory, "\n".join(self.options.conf or ()),
+                        disks, fake_clock="clock" in self.kinds)
+        history = History(self.history_path)
+        history.event("settings", seed=self.seed, profile=self.options.profile, faults=self.kinds,
+                      seconds=self.seconds)
+        context = workload.Context(server, history, self.seed)
+        try:
+            if not server.start():
+                raise ServerFailure("the server does not start")
+            with server.connect("setup") as connection:
+                connection.cursor().execute(workload.SCHEMA)
+            connection.close()
+            nemesis = self._load(server, context)
+            self._finish(server, context)
+        finally:
+            history.close()
+            server.continue_all()
+            server.kill_all()
+            server.remove()
+        events = load(self.history_path)
+        return self._report(events, nemesis, time.monotonic() - started)
+
+    def _load(self, server, context):
+        self.clients = workload.clients(context, self.options.profile)
+        nemesis = faults.Faults(context, self.kinds, self.options.pause)
+        for client in self.clients:
+            client.start()
+        if self.kinds:
+            nemesis.start()
+        context.stop.wait(self.seconds)
+        if self.kinds:
+            nemesis.heal()
+            time.sleep(1)  # clients come back, and work for a moment without faults
+        context.stop.set()
+        self._join(server)
+        for thread in [*self.clients, nemesis]:
+            if thread.failure:
+                raise thread.failure
+        return nemesis
+
+    def _join(self, server):
+        """Waits for clients; ends the sessions of those that do not come back."""
+        def all_ended(patience):
+            deadline = time.monotonic() + patience
+            for client in self.clients:
+                client.join(max(0, deadline - time.monotonic()))
+            return not any(client.is_alive() for client in self.clients)
+
+        if all_ended(self.options.patience):
+            return
+        for client in self.clients:
+            client.rescued = client.is_alive()
+        for pid in server.backends():
+            server.send(pid, 15)
+        if all_ended(5):
+            return
+        server.kill_all()
+        server.ensure_up()
+        if not all_ended(20):
+            raise ServerFailure("clients do not end")
+
+    def _finish(self, server, context):
+        """The final state."""
+        server.ensure_up()
+        observer = Observer(context, "observer-1")
+        observer.connect()
+        observer.record_sessions()
+        for client in self.clients:
+            client.disconnect()
+        observer.probe()
+        for client in self.clients:
+            if hasattr(client, "drain"):
+                client.drain()
+        context.history.event("final", what="drained")
+        observer.seek_everywhere(60)
+        observer.connect()
+        observer.record_log()
+        observer.disconnect()
+        record_server_log(server, context.history)
+
+    def _report(self, events, nemesis, elapsed):
+        outcomes = {"ok": 0, "fail": 0, "info": 0}
+        records_read = 0
+        all_operations = operations(events)
+        for operation in all_operations:
+            if operation.f in ("produce", "copy", "consume"):
+                outcomes[operation.outcome] += 1
+            records_read += len(operation.get("records", ())) if operation.f == "read" else 0
+        return {
+            "seed": self.seed, "profile": self.options.profile, "faults": self.kinds,
+            "seconds": round(elapsed, 1),
+            "transactions": {"committed": outcomes["ok"], "aborted": outcomes["fail"],
+                             "unknown": outcomes["info"]},
+            "records_read": records_read,
+            "operations": len(all_operations),
+            "faults_done": nemesis.counts,
+            "kills": sum(count for kind, count in nemesis.counts.items() if kind in faults.KILLS),
+            "findings": [finding.as_dict() for finding in checks.findings(events)],
+        }
+
+
+# ----------------------------------------------------------------------
+# Many rounds
+# ----------------------------------------------------------------------
+
+def schedule(options, kinds):
+    """(seed, kinds of faults) of each round, without end."""
+    generator = random.Random(options.seed)
+    seed = options.seed
+    undisturbed = [kind for kind in kinds if kind not in faults.DISK_FAULTS and kind != "clock"]
+    while True:
+        if options.faults == "alternate":
+            yield seed, undisturbed
+            yield seed + 1, list(kinds)
+            seed += 2
+            continue
+        if options.together:
+            yield seed, list(kinds)
+            seed += 1
+            continue
+        for kind in generator.sample(kinds, len(kinds)):
+            yield seed, [kind]
+            yield seed + 1, undisturbed  # on a real disk, by the real clock
+            seed += 2
+        yield seed, list(kinds)
+        yield seed + 1, []
+        seed += 2
+
+
+def summarize(options, rounds, missing, failure=None):
+    totals = {"rounds": len(rounds), "hours": round(sum(r["seconds"] for r in rounds) / 3600, 3),
+              "kills": sum(r["kills"] for r in rounds), "faults": {},
+              "transactions": {"committed": 0, "aborted": 0, "unknown": 0},
+              "records_read": sum(r["records_read"] for r in rounds),
+              "seeds": [r["seed"] for r in rounds],
+              "findings": sum(len(r["findings"]) for r in rounds)}
+    for entry in rounds:
+        for kind, count in entry["faults_done"].items():
+            totals["faults"][kind] = totals["faults"].get(kind, 0) + count
+        for outcome, count in entry["transactions"].items():
+            totals["transactions"][outcome] += count
+    return {"profile": options.profile, "faults_not_available": missing, "failure": failure,
+            "totals": totals, "rounds": rounds}
+
+
+def write_report(path, report):
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1)
+        file.write("\n")
+    os.replace(path + ".new", path)
+
+
+def parse_arguments(arguments):
+    parser = argparse.ArgumentParser(prog="test/checker/run", description=__doc__.partition("\n")[0])
+    parser.add_argument("--bindir", required=True, help="programs of a server that has pg_topics (run sets it)")
+    parser.add_argument("--directory", required=True, help="an empty directory for servers and histories (run sets it)")
+    parser.add_argument("--disks", nargs=2, metavar="DIRECTORY", help="two small file systems, for data and WAL")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=30, help="of load in a round")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--hours", type=float, help="rounds for so long, instead of --rounds")
+    parser.add_argument("--profile", default="all", choices=sorted(workload.PROFILES))
+    parser.add_argument("--faults", default="each",
+                        help="kinds, by commas, all together in each round; or all, none; or each: one kind"
+                        f" after the other, and all. Kinds: {', '.join(faults.KINDS)}")
+    parser.add_argument("--pause", type=float, default=3, help="seconds between faults, about")
+    parser.add_argument("--patience", type=float, default=20, help="seconds for operations after the last fault")
+    parser.add_argument("--conf", action="append", metavar="LINE", help="of postgresql.conf")
+    parser.add_argument("--report", help="file for the report, machine-readable; rewritten after each round")
+    parser.add_argument("--keep", help="directory for histories and server logs of rounds with findings")
+    parser.add_argument("--keep-all", action="store_true", help="of all rounds")
+    return parser.parse_args(arguments)
+
+
+def choose_kinds(options):
+    """The kinds of faults to do, and {kind: why not}."""
+    possible, missing = faults.available(options.disks)
+    options.together = options.faults != "each"
+    if options.faults == "none":
+        return [], {}
+    if options.faults in ("each", "all", "alternate"):
+        return possible, missing
+    chosen = options.faults.split(",")
+    for kind in chosen:
+        if kind not in faults.KINDS:
+            sys.exit(f"there is no fault {kind}")
+    return [kind for kind in chosen if kind in possible], {k: why for k, why in missing.items() if k in chosen}
+
+
+def main(arguments):
+    options = parse_arguments(arguments)
+    kinds, missing = choose_kinds(options)
+    for kind, why in missing.items():
+        print(f"fault {kind} is left out: {why}", flush=True)
+    until = time.monotonic() + options.hours * 3600 if options.hours else None
+    rounds = []
+    for seed, round_kinds in schedule(options, kinds):
+        if until and time.monotonic() >= until or not until and len(rounds) >= options.rounds:
+            break
+        this = Round(options, seed, round_kinds, options.seconds)
+        try:
+            result = this.run()
+        except (ServerFailure, psycopg2.Error) as failure:
+            # a server that does not come back is the worst of findings
+            result = {"seed": seed, "profile": options.profile, "faults": round_kinds, "seconds": 0,
+                      "transactions": {}, "records_read": 0, "operations": 0, "faults_done": {}, "kills": 0,
+                      "findings": [{"kind": "down", "message": f"{type(failure).__name__}: {failure}",
+                                    "operations": []}]}
+        rounds.append(result)
+        print_round(result)
+        if options.keep and (result["findings"] or options.keep_all):
+            shutil.copytree(this.directory, os.path.join(options.keep, f"round-{seed}"),
+                            ignore=shutil.ignore_patterns("s", "data"), dirs_exist_ok=True)
+        shutil.rmtree(this.directory, ignore_errors=True)
+        if options.report:
+            write_report(options.report, summarize(options, rounds, missing))
+    totals = summarize(options, rounds, missing)["totals"]
+    print(f"{totals['rounds']} rounds, {totals['kills']} kills, {totals['transactions']['committed']} committed,"
+          f" {totals['transactions']['aborted']} aborted, {totals['transactions']['unknown']} unknown,"
+          f" {totals['findings']} findings", flush=True)
+    return 1 if totals["findings"] else 0
+
+
+def print_round(result):
+    print(f"seed {result['seed']}: {', '.join(result['faults']) or 'no faults'}: {result['seconds']} s,"
+          f" {result['transactions'].get('committed', 0)} committed, {result['kills']} kills,"
+          f" {len(result['findings'])} findings", flush=True)
+    for finding in result["findings"]:
+        print(f"  {finding['kind']}: {finding['message']} {finding['operations'] or ''}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,626 @@
+"""What must hold of a history: pure functions, each of a kind of finding.
+
+A check gets a Run, which is a history with its operations paired and its
+final state, and yields findings.  It never looks at a server.  What it may
+trust: values are unique per topic; "fail" is certain, "info" means unknown.
+
+To add one: write the function, give it @check, and show in test_checks.py a
+history that it complains about and one that it does not.
+"""
+
+import collections
+import itertools
+import re
+
+import faults
+import workload
+from history import operations
+
+CHECKS = []
+LIMIT = 20  # findings of one kind that are reported
+
+
+class Finding:
+    def __init__(self, kind, message, ops=()):
+        self.kind = kind
+        self.message = message
+        self.ops = [op.number for op in ops]
+
+    def as_dict(self):
+        return {"kind": self.kind, "message": self.message, "operations": self.ops}
+
+    def __repr__(self):
+        return f"{self.kind}: {self.message}"
+
+
+def check(function):
+    """A check whose findings have its name as their kind."""
+    CHECKS.append(function)
+    return function
+
+
+class Place(collections.namedtuple("Place", "topic partition offset")):
+    def __str__(self):
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
+class Record:
+    """A record that somebody was going to produce."""
+
+    def __init__(self, op, topic, partition, id, alive):
+        self.op = op
+        self.topic = topic
+        self.partition = partition  # None: the key decided
+        self.id = id
+        self.alive = alive  # not rolled back to a savepoint
+        self.places = []  # in the log at the end: one, if all is well
+
+    @property
+    def may_exist(self):
+        return self.alive and self.op.outcome != "fail"
+
+    def __str__(self):
+        return f"{self.id} of operation {self.op.number} ({self.op.client})"
+
+
+class Run:
+    """A history, with what checks need of it worked out once."""
+
+    def __init__(self, events):
+        self.settings = next((event for event in events if event["type"] == "settings"), {})
+        self.operations = operations(events)
+        self.faults = {event["f"] for event in events if event["type"] == "fault"}
+        self.fault_times = []  # (begin, end)
+        for event in events:
+            if event["type"] == "fault" and event["at"] == "begin":
+                self.fault_times.append((event["t"], float("inf")))
+            elif event["type"] == "fault":
+                self.fault_times[-1] = (self.fault_times[-1][0], event["t"])
+        self.final = [event for event in events if event["type"] == "final"]
+
+        # {(topic, partition): [[offset, id, timestamp]…]}, in physical order
+        self.log = {(event["topic"], event["partition"]): event["records"] for event in self.of("log")}
+        self.ends = {(event["topic"], event["partition"]): (event["start"], event["end"]) for event in self.of("log")}
+        self.ids = {key: {offset: id for offset, id, *_ in rows} for key, rows in self.log.items()}
+        self.records = {}  # {(topic, id): Record}
+        self.produced = [op for op in self.operations if op.f == "produce"]
+        for op in self.produced:
+            op.records = list(self._records_of(op))
+            for record in op.records:
+                self.records[record.topic, record.id] = record
+        for (topic, partition), rows in self.log.items():
+            for offset, id, *_ in rows:
+                if (topic, id) in self.records:
+                    self.records[topic, id].places.append(Place(topic, partition, offset))
+        self.reads = [op for op in self.operations if op.f == "read" and op.outcome == "ok"]
+        self.snapshots = [op for op in self.operations if op.f == "snapshot" and op.outcome == "ok"]
+        self.has_log = bool(self.log)
+
+    def of(self, what):
+        return [event for event in self.final if event["what"] == what]
+
+    @staticmethod
+    def _records_of(op):
+        for topic, partition, id, alive in op["records"]:
+            yield Record(op, topic, partition, id, alive)
+        for topic, partition, prefix, count in op.get("giants", ()):
+            for number in range(count):
+                yield Record(op, topic, partition, f"{prefix}{number}", True)
+
+    def observations(self):
+        """(operation, Place, id) of everything that clients have read."""
+        for op in self.reads:
+            for offset, id in op["records"]:
+                yield op, Place(op["topic"], op["partition"], offset), id
+        for op in self.snapshots:
+            for partition, offset, id in op["records"] + op.get("again", []):
+                yield op, Place(op["topic"], partition, offset), id
+        for op in self.operations:
+            for partition, rows in taken(op):
+                for offset, id in rows:
+                    yield op, Place(op["topic"], partition, offset), id
+
+    def final_ids(self, topic, partition):
+        """{offset: id} of a partition at the end."""
+        return self.ids.get((topic, partition), {})
+
+
+def taken(op):
+    """(partition, [[offset, id]…]) of all that an operation has consumed, committed or not."""
+    return op.get("takes", []) + op.get("dropped", []) if op.f == "consume" else []
+
+
+def is_checked(topic):
+    """Its records are told apart by their producers; the others' by their copiers, or they are gone."""
+    return topic in workload.LOADED
+
+
+# ----------------------------------------------------------------------
+# I1 durable, I2 atomic
+# ----------------------------------------------------------------------
+
+@check
+def lost(run):
+    """A record was acknowledged, and is not in the log."""
+    if not run.has_log:
+        return
+    for op in run.produced:
+        if op.outcome == "ok":
+            for record in op.records:
+                if is_checked(record.topic) and record.alive and not record.places:
+                    yield Finding("lost", f"{record} was acknowledged, and is not in {record.topic}", [op])
+
+
+@check
+def aborted_read(run):
+    """A record of a transaction that failed, or that a savepoint took back, was read or is in the log."""
+    for op in run.produced:
+        for record in op.records:
+            if not record.may_exist:
+                for place in record.places:
+                    yield Finding("aborted_read", f"{record} was rolled back, and is in the log at {place}", [op])
+    for reader, place, id in run.observations():
+        record = run.records.get((place.topic, id))
+        if record and not record.may_exist:
+            yield Finding("aborted_read", f"{record} was rolled back, and was read at {place}", [record.op, reader])
+
+
+@check
+def invented(run):
+    """A value that nobody has produced."""
+    for (topic, partition), rows in run.log.items():
+        if is_checked(topic):
+            for offset, id, *_ in rows:
+                if (topic, id) not in run.records:
+                    yield Finding("invented", f"nobody has produced {id}, at {Place(topic, partition, offset)}")
+    for op, place, id in run.observations():
+        if is_checked(place.topic) and (place.topic, id) not in run.records:
+            yield Finding("invented", f"nobody has produced {id}, read at {place}", [op])
+
+
+@check
+def torn_transaction(run):
+    """Some records of a transaction, and not others: in the log, or in one snapshot."""
+    for op in run.produced:
+        if not run.has_log:
+            break
+        alive = [record for record in op.records if record.may_exist and is_checked(record.topic)]
+        there = sum(1 for record in alive if record.places)
+        if 0 < there < len(alive):
+            yield Finding("torn_transaction", f"{there} of {len(alive)} records of operation {op.number}"
+                          f" ({op.client}) are in the log", [op])
+    for op in run.snapshots:
+        starts = dict((partition, start) for partition, start in op["starts"])
+        seen = {id for _, _, id in op["records"]}
+        writers = {run.records[op["topic"], id].op for id in seen if (op["topic"], id) in run.records}
+        for writer in writers:
+            missing = [record for record in writer.records
+                       if record.topic == op["topic"] and record.may_exist and record.id not in seen
+                       and any(place.partition in starts and place.offset >= starts[place.partition]
+                               for place in record.places)]
+            if missing:
+                yield Finding("torn_transaction", f"a snapshot of {op.client} has records of operation"
+                              f" {writer.number}, but not {missing[0]} at {missing[0].places[0]}", [writer, op])
+
+
+# ----------------------------------------------------------------------
+# I3 one value per place, I7 duplicates
+# ----------------------------------------------------------------------
+
+@check
+def inconsistent_offset(run):
+    """A place in the log has two values; or a record is not where its producer was told."""
+    values = {}
+    for (topic, partition), rows in run.log.items():
+        for offset, id, *_ in rows:
+            place = Place(topic, partition, offset)
+            if values.setdefault(place, id) != id:
+                yield Finding("inconsistent_offset", f"{place} has {values[place]} and {id}")
+    for op, place, id in run.observations():
+        if values.setdefault(place, id) != id:
+            yield Finding("inconsistent_offset", f"{place} has {values[place]}, and was read as {id}", [op])
+    for op in run.produced:
+        ranges = op.get("ranges")
+        if op.outcome != "ok" or ranges is None:
+            continue
+        for record in op.records:
+            for place in record.places:
+                if is_checked(record.topic) and not any(
+                        (topic, partition) == place[:2] and first <= place.offset < first + count
+                        for topic, partition, first, count in ranges):
+                    yield Finding("inconsistent_offset", f"{record} is at {place}, its producer was told {ranges}", [op])
+
+
+@check
+def duplicate(run):
+    """A record is in the log twice, or a reader met it at two places."""
+    for record in run.records.values():
+        if len(record.places) > 1:
+            yield Finding("duplicate", f"{record} is at {' and '.join(map(str, record.places))}", [record.op])
+    places = {}
+    for op, place, id in run.observations():
+        if is_checked(place.topic) and places.setdefault((place.topic, id), place) != place:
+            yield Finding("duplicate", f"{id} was read at {places[place.topic, id]} and at {place}", [op])
+
+
+# ----------------------------------------------------------------------
+# I4 no late arrival, I5 order, I6 no early read
+# ----------------------------------------------------------------------
+
+def holes(rows, start):
+    """The offsets that are missing from start on, below the highest that is there."""
+    offsets = {offset for offset, _ in rows if offset >= start}
+    highest = max(offsets, default=start)
+    if len(offsets) == highest - start + 1:
+        return []
+    return [offset for offset in range(start, highest) if offset not in offsets]
+
+
+def windows(run):
+    """(operation, topic, partition, first offset asked for, [[offset, id]…]) of all that was read at once."""
+    for op in run.reads:
+        yield op, op["topic"], op["partition"], op["from"], op["records"]
+    for op in run.snapshots:
+        for look in ("records", "again"):
+            rows = collections.defaultdict(list)
+            for partition, offset, id in op.get(look, ()):
+                rows[partition].append([offset, id])
+            for partition, start in op["starts"]:
+                yield op, op["topic"], partition, start, rows[partition]
+    for op in run.operations:
+        for partition, rows in taken(op):
+            yield op, op["topic"], partition, rows[0][0], rows
+
+
+@check
+def skip(run):
+    """A reader passed over an offset that the log never has; or the log itself missed a record."""
+    for op, topic, partition, start, rows in windows(run):
+        final = run.final_ids(topic, partition)
+        missing = [offset for offset in holes(rows, start) if offset not in final]
+        if missing:
+            yield Finding("skip", f"{op.client} read {topic}[{partition}] from {start},"
+                          f" and {missing[0]} was not there ({len(missing)} offsets)", [op])
+    for op in run.operations:
+        if op.get("error") == "XX001":
+            yield Finding("skip", f"{op.client}: {op['message']}", [op])
+
+
+@check
+def late_arrival(run):
+    """A reader passed an offset that was filled later; or a snapshot changed."""
+    for op, topic, partition, start, rows in windows(run):
+        final = run.final_ids(topic, partition)
+        missing = [offset for offset in holes(rows, start) if offset in final]
+        if missing:
+            yield Finding("late_arrival", f"{op.client} read {topic}[{partition}] from {start} without {missing[0]},"
+                          f" which has {final[missing[0]]} ({len(missing)} offsets)", [op])
+    for op in run.snapshots:
+        if "again" in op.details:
+            yield Finding("late_arrival", f"two looks of {op.client} in one snapshot differ", [op])
+
+
+@check
+def unseen(run):
+    """A record was there before a read began that went to the end, and was not returned."""
+    known = collections.defaultdict(list)  # {(topic, partition): [(time, offset, by whom)…]}
+    for op in run.produced:
+        if op.outcome == "ok" and op.end is not None:
+            for topic, partition, first, count in op.get("ranges") or ():
+                known[topic, partition].append((op.end, first + count - 1, op))
+    for op in run.reads:
+        if op["records"] and op["how"] == "fetch":
+            known[op["topic"], op["partition"]].append(
+                (op.end, max(offset for offset, _ in op["records"]), op))
+    for rows in known.values():
+        rows.sort(key=lambda row: row[0])
+        highest = None
+        for number, row in enumerate(rows):  # the highest known by then
+            highest = row if highest is None or row[1] > highest[1] else highest
+            rows[number] = (row[0], highest[1], highest[2])
+    positions = collections.defaultdict(int)
+    for op in sorted(run.reads, key=lambda op: op.start):
+        if not op.get("complete"):
+            continue
+        rows = known[op["topic"], op["partition"]]
+        key = op["topic"], op["partition"]
+        while positions[key] < len(rows) and rows[positions[key]][0] < op.start:
+            positions[key] += 1
+        if positions[key] == 0:
+            continue
+        _, offset, source = rows[positions[key] - 1]
+        seen = max((offset for offset, _ in op["records"]), default=op["from"] - 1)
+        if offset > seen and offset >= op["from"]:
+            yield Finding("unseen", f"{op.client} read {op['topic']}[{op['partition']}] from {op['from']} to the end,"
+                          f" which was {seen}, when {source} knew of {offset}", [source, op])
+
+
+@check
+def undelivered(run):
+    """After the load, an assigned reader has read on to the end, and never got some record."""
+    got = collections.defaultdict(set)
+    assigned = {}
+    for op in run.reads:
+        if op.client.startswith("reader-"):
+            assigned[op.client] = op["topic"], op["partition"]
+            got[op.client].update(offset for offset, _ in op["records"])
+    if not run.of("drained"):
+        return
+    for client, (topic, partition) in assigned.items():
+        missing = sorted(set(run.final_ids(topic, partition)) - got[client])
+        if missing:
+            yield Finding("undelivered", f"{client} never got {Place(topic, partition, missing[0])}"
+                          f" ({len(missing)} records)")
+
+
+@check
+def non_monotonic(run):
+    """Offsets that do not rise: in the table, in a read, in time, within a transaction."""
+    for (topic, partition), rows in run.log.items():
+        for (before, _, *_), (after, _, *_) in zip(rows, rows[1:]):
+            if after <= before:
+                yield Finding("non_monotonic", f"{topic}[{partition}] has {after} behind {before}")
+    for op, topic, partition, _, rows in windows(run):
+        for (before, _), (after, _) in zip(rows, rows[1:]):
+            if after <= before:
+                yield Finding("non_monotonic", f"{op.client} read {topic}[{partition}]: {after} behind {before}", [op])
+    # who committed before another began to commit has the lower offset
+    for (topic, partition), rows in run.log.items():
+        latest, latest_op = -1, None
+        for offset, id, *_ in sorted(rows):
+            record = run.records.get((topic, id))
+            if record is None:
+                continue
+            op = record.op
+            if op.outcome == "ok" and op.end < latest:
+                yield Finding("non_monotonic", f"{topic}[{partition}]: {record} at {offset} was acknowledged before"
+                              f" {latest_op} with a lower offset was committed", [op, latest_op])
+            if op.get("commit_at", -1) > latest:
+                latest, latest_op = op["commit_at"], op
+    for op in run.produced:
+        positions = collections.defaultdict(list)
+        for record in op.records:
+            for place in record.places:
+                positions[place.topic, place.partition].append(place.offset)
+        for (topic, partition), offsets in positions.items():
+            if offsets != list(range(offsets[0], offsets[0] + len(offsets))):
+                yield Finding("non_monotonic", f"records of operation {op.number} in {topic}[{partition}] are"
+                              f" not in the order of its calls, or not contiguous: {offsets[:20]}", [op])
+
+
+@check
+def append_time(run):
+    """LogAppendTime went back within a partition."""
+    for (topic, partition), rows in run.log.items():
+        if topic != "second":
+            continue
+        for (_, _, before), (offset, _, after) in zip(rows, rows[1:]):
+            if after < before:
+                yield Finding("append_time", f"the time of {Place(topic, partition, offset)} is before that of the"
+                              " record in front of it")
+
+
+@check
+def early_read(run):
+    """A record was read before its commit, or was taken back after it was read, or lay beyond the published end."""
+    for op, place, id in run.observations():
+        record = run.records.get((place.topic, id))
+        if record is None or not record.may_exist:
+            continue
+        if record.op.get("commit_at") is not None and op.end is not None and op.end < record.op["commit_at"]:
+            yield Finding("early_read", f"{record} was read at {place} before its commit began", [record.op, op])
+        if run.has_log and is_checked(place.topic) and not record.places and record.op.outcome == "info":
+            yield Finding("early_read", f"{record} was read at {place}, and is not there any more", [record.op, op])
+    fetched = {}  # {(client, topic, partition): (offset, operation)}
+    for op in run.operations:
+        if op.outcome != "ok":
+            continue
+        if op.f == "read" and op["how"] == "fetch" and op["records"]:
+            key = op.client, op["topic"], op["partition"]
+            fetched[key] = max((op["records"][-1][0], op), fetched.get(key, (-1, op)), key=lambda pair: pair[0])
+        if op.f == "ends":
+            for partition, end in op["ends"]:
+                offset, source = fetched.get((op.client, op["topic"], partition), (-1, None))
+                if end <= offset:
+                    yield Finding("early_read", f"{op.client} has fetched {Place(op['topic'], partition, offset)},"
+                                  f" and the log ends at {end} after that", [source, op])
+
+
+@check
+def gap(run):
+    """The log is not dense from its start to its end."""
+    for (topic, partition), rows in run.log.items():
+        start, end = run.ends[topic, partition]
+        offsets = sorted(offset for offset, *_ in rows)
+        if offsets != list(range(start, end)):
+            missing = sorted(set(range(start, end)) - set(offsets))
+            yield Finding("gap", f"{topic}[{partition}] goes from {start} to {end} and has {len(offsets)} records,"
+                          f" without {missing[:10]}")
+
+
+# ----------------------------------------------------------------------
+# Exactly once
+# ----------------------------------------------------------------------
+
+@check
+def exactly_once_copy(run):
+    """What copiers have copied is what was in front of their place, once, in order."""
+    for event in run.of("places"):
+        for partition, place in event["places"]:
+            source = [id for offset, id, *_ in sorted(run.log.get((workload.SOURCE, partition), ())) if offset < place]
+            copied = [id for _, id, *_ in sorted(run.log.get((workload.DESTINATION, partition), ()))]
+            if source != copied:
+                different = next((number for number, pair in enumerate(zip(source, copied)) if pair[0] != pair[1]),
+                                 min(len(source), len(copied)))
+                yield Finding("exactly_once_copy", f"partition {partition} was copied up to {place}: {len(copied)}"
+                              f" records are there, the first that differs is {different}")
+
+
+def consumed_places(run):
+    """{(group, partition): committed offset} at the end."""
+    return {(group, partition): place for event in run.of("groups") for group, partition, place in event["committed"]}
+
+
+@check
+def exactly_once_consume(run):
+    """The work of a group, or what it produced, is not what its committed offset says: each record once, in order."""
+    places = consumed_places(run)
+    for event in run.of("groups"):
+        work = collections.defaultdict(list)
+        for group, partition, offset, id in event["work"]:
+            work[group, partition].append((offset, id))
+        for group, partition in sorted({*places, *work}):
+            place = places.get((group, partition), 0)
+            log = sorted((offset, id) for offset, id, *_ in run.log.get((workload.SOURCE, partition), ()))
+            expected = [row for row in log if row[0] < place]
+            done = sorted(work[group, partition])
+            if done != expected:
+                twice = [row for row, count in collections.Counter(done).items() if count > 1]
+                missing = sorted(set(expected) - set(done))
+                beyond = sorted(set(done) - set(expected))
+                yield Finding("exactly_once_consume", f"group {group}, partition {partition}, committed {place}:"
+                              f" {len(done)} were worked on; twice {twice[:3]}, not {missing[:3]}, beyond {beyond[:3]}")
+            if group == workload.WORKERS:
+                produced = [id for _, id, *_ in sorted(run.log.get((workload.CONSUMED, partition), ()))]
+                if produced != [id for _, id in expected]:
+                    yield Finding("exactly_once_consume", f"group {group}, partition {partition}, committed {place}:"
+                                  f" {len(produced)} records were produced, not the {len(expected)} in front of it")
+
+
+@check
+def committed_offset(run):
+    """A committed offset that is lower than before or than what was acknowledged, or beyond the log end."""
+    known = collections.defaultdict(list)  # {(group, partition): [(time, offset, operation)…]}
+    looks = []
+    for op in run.operations:
+        if op.outcome != "ok":
+            continue
+        for partition, rows in op["takes"] if op.f == "consume" else ():
+            known[op["group"], partition].append((op.end, rows[-1][0] + 1, op))
+        if op.f == "committed":
+            for group, partition, offset in op["rows"]:
+                known[group, partition].append((op.end, offset, op))
+            looks.append((op.start, {(group, partition): offset for group, partition, offset in op["rows"]}, op))
+        if op.f == "bad_commit":
+            yield Finding("committed_offset", f"{op} committed an offset that"
+                          f" {'is lower' if op['lower'] else 'is beyond the log end'}", [op])
+    for group_partition, place in consumed_places(run).items():
+        looks.append((float("inf"), {group_partition: place}, None))
+        end = run.ends.get((workload.SOURCE, group_partition[1]), (0, None))[1]
+        if end is not None and place > end:
+            yield Finding("committed_offset", f"group {group_partition[0]} has committed {place} in partition"
+                          f" {group_partition[1]}, which ends at {end}")
+    for start, places, look in looks:
+        for key in known if look else places:
+            highest = max(((offset, number) for number, (end, offset, _) in enumerate(known[key]) if end < start),
+                          default=None)
+            if highest and places.get(key, 0) < highest[0]:
+                source = known[key][highest[1]][2]
+                yield Finding("committed_offset", f"group {key[0]} stood at {highest[0]} in partition {key[1]},"
+                              f" and at {places.get(key, 0)} later", [op for op in (source, look) if op])
+
+
+# ----------------------------------------------------------------------
+# I15 liveness, I17 clean exit, and what nobody expected
+# ----------------------------------------------------------------------
+
+@check
+def stuck(run):
+    """An operation that did not end after the last fault, until its session was ended."""
+    for op in run.operations:
+        if op.get("rescued") or op.end is None:
+            yield Finding("stuck", f"{op} did not end by itself: {op.get('message', '')}", [op])
+        elif op.get("probe") and op.outcome != "ok":
+            yield Finding("stuck", f"after the load, {op} could not produce: {op.get('message')}", [op])
+
+
+SLEPT = 2500000  # microseconds too long: a loaded machine is not a lost wake-up
+
+
+@check
+def overslept(run):
+    """Who waited for a record slept on long after it was acknowledged, while no fault stood in the way."""
+    there = collections.defaultdict(list)
+    for op in run.produced:
+        if op.outcome == "ok":
+            for topic, partition, first, count in op.get("ranges") or ():
+                there[topic, partition].append((op.end, first + count - 1, op))
+    for op in run.operations:
+        if op.f != "wait_offset" or op.outcome != "ok":
+            continue
+        reached = [row for row in there[op["topic"], op["partition"]] if row[1] >= op["after"]]
+        if not reached:
+            continue
+        since, _, source = min(reached, key=lambda row: row[0])
+        since = max(since, op.start)
+        if op.end - since > SLEPT and not any(begin < op.end and end > since for begin, end in run.fault_times):
+            yield Finding("overslept", f"{op} slept on for {(op.end - since) / 1000000:.1f} s after {source}"
+                          f" had produced what it waited for", [source, op])
+
+
+def allowed_errors(run, op):
+    allowed = {"40001"} if op.get("isolation") or op.f in ("read", "snapshot", "consume", "copy") else set()
+    if any(topic == workload.SIDE for topic, *_ in op.get("records", ()) if op.f == "produce"):
+        allowed |= {"42704", "55000", "42P01"}
+    if op.get("cancel_after"):
+        allowed |= {"57014"}
+    if op.f == "bad_commit":
+        allowed |= {"22023", "TP001"}
+    if op.f == "admin":
+        allowed |= {"55P03", "42P01", "42704", "42710"}
+    if run.faults:
+        allowed |= faults.SESSION_ERRORS
+    for fault in run.faults:
+        allowed |= faults.ERRORS.get(fault, set())
+    return allowed
+
+
+@check
+def unexpected_error(run):
+    """An error that neither the operation nor a fault explains."""
+    for op in run.operations:
+        if op.get("error") and op["error"] != "XX001" and not op.get("rescued") \
+                and op["error"] not in allowed_errors(run, op):
+            yield Finding("unexpected_error", f"{op}: {op['error']} {op['message']}", [op])
+
+
+SUSPICIOUS = re.compile(
+    r"PANIC:|TRAP:|terminated by signal (?!9:)|AddressSanitizer|leak(ed)?:|reference leak|refcount"
+    r"|you don't own|not closed at|still referenced| XX\d\d\d .*(ERROR|FATAL|WARNING):")
+NO_SPACE = re.compile(r"No space left on device|could not write init file")
+ABORTED = re.compile(r"terminated by signal 6:")
+
+
+@check
+def server_log(run):
+    """PANIC, crashes, internal errors and leaks in the server's log."""
+    for event in run.of("server_log"):
+        panic = any("PANIC:" in line and NO_SPACE.search(line) for line in event["lines"])
+        for line in event["lines"]:
+            if not SUSPICIOUS.search(line):
+                continue
+            # without room for WAL, PANIC is what PostgreSQL does
+            if run.faults & faults.DISK_FAULTS and (NO_SPACE.search(line) or panic and ABORTED.search(line)):
+                continue
+            if " XX001 " in line and "is missing in partition" in line:
+                continue  # "skip" reports it
+            yield Finding("server_log", line)
+
+
+@check
+def leak(run):
+    """After the load, idle sessions hold locks, snapshots or transactions."""
+    for event in run.of("sessions"):
+        for row in event["rows"]:
+            yield Finding("leak", f"an idle session holds something: {row}")
+
+
+# ----------------------------------------------------------------------
+
+def findings(events):
+    """All findings of a history, at most LIMIT of each check."""
+    run = Run(events)
+    result = []
+    for function in CHECKS:
+        result.extend(itertools.islice(function(run), LIMIT))
+    return result

@@ -1,0 +1,541 @@
+"""Every check is seen to complain, and not to complain, on histories made by hand.
+
+  python3 -m unittest discover -s test/checker
+"""
+
+import inspect
+import json
+import os
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import checks
+import faults
+import history
+import workload
+
+
+class Story:
+    """Events of a history, a second after another."""
+
+    def __init__(self):
+        self.events = [{"t": 0, "type": "settings"}]
+        self.time = 0
+        self.ops = 0
+
+    def tick(self):
+        self.time += 1000000
+        return self.time
+
+    def invoke(self, f, client, **details):
+        self.ops += 1
+        self.events.append({"t": self.tick(), "type": "invoke", "op": self.ops, "client": client, "f": f, **details})
+        return self.ops
+
+    def complete(self, op, outcome, **details):
+        self.events.append({"t": self.tick(), "type": outcome, "op": op, **details})
+
+    def produce(self, *ids, outcome="ok", topic="main", partition=0, at=None, client="producer-1", taken_back=(),
+                f="produce", **details):
+        """A transaction; "at" is the offset that the producer was told."""
+        records = [[topic, partition, id, id not in taken_back] for id in ids]
+        op = self.invoke(f, client, records=records)
+        answer = {"commit_at": self.tick(), **details}
+        if at is not None:
+            answer["ranges"] = [[topic, partition, at, len(ids) - len(taken_back)]]
+        self.complete(op, outcome, **answer)
+        return op
+
+    def read(self, start, *records, topic="main", partition=0, how="fetch", complete=True, client="reader-1",
+             outcome="ok", **details):
+        op = self.invoke("read", client, topic=topic, partition=partition, how=how, **{"from": start, "limit": 100})
+        answer = {"records": [list(record) for record in records], "complete": complete} if outcome == "ok" else {}
+        self.complete(op, outcome, **answer, **details)
+
+    def snapshot(self, *records, starts=((0, 0),), again=None):
+        op = self.invoke("snapshot", "snapshotter-1", topic="main", starts=[list(pair) for pair in starts])
+        self.complete(op, "ok", records=[list(record) for record in records],
+                      **({"again": again} if again is not None else {}))
+
+    def consume(self, partition, *rows, group="workers", outcome="ok", **details):
+        op = self.invoke("consume", "worker-1", topic="main", group=group)
+        self.complete(op, outcome, takes=[[partition, [list(row) for row in rows]]], commit_at=self.tick(), **details)
+
+    def committed(self, *rows):
+        op = self.invoke("committed", "offsetreader-1")
+        self.complete(op, "ok", rows=[list(row) for row in rows])
+
+    def groups(self, committed, work):
+        self.final("groups", committed=committed, work=work)
+
+    def fault(self, kind):
+        for at in ("begin", "end"):
+            self.events.append({"t": self.tick(), "type": "fault", "f": kind, "at": at})
+
+    def final(self, what, **details):
+        self.events.append({"t": self.tick(), "type": "final", "what": what, **details})
+
+    def log(self, *ids, topic="main", partition=0, start=0, end=None, offsets=None, times=None):
+        offsets = offsets or range(start, start + len(ids))
+        times = times or range(len(ids))
+        self.final("log", topic=topic, partition=partition, start=start,
+                   end=start + len(ids) if end is None else end,
+                   records=[list(row) for row in zip(offsets, ids, times)])
+
+
+class CheckTest(unittest.TestCase):
+    def setUp(self):
+        self.story = Story()
+
+    def kinds(self):
+        return {finding.kind for finding in checks.findings(self.story.events)}
+
+    def assert_finds(self, *kinds):
+        self.assertEqual(self.kinds(), set(kinds))
+
+    # ------------------------------------------------------------------
+
+    def test_good_run(self):
+        story = self.story
+        story.produce("a", "b", at=0)
+        story.produce("c", "d", outcome="ok", taken_back="d", at=2)
+        story.produce("e", outcome="fail")
+        story.produce("f", outcome="info")
+        story.read(0, (0, "a"), (1, "b"), (2, "c"))
+        story.snapshot((0, 1, "b"), (0, 2, "c"), starts=[(0, 1)])
+        story.log("a", "b", "c")
+        self.assert_finds()
+
+    def test_lost(self):
+        self.story.produce("a", at=0)
+        self.story.produce("b", at=1)
+        self.story.log("a")
+        self.assert_finds("lost")
+
+    def test_unknown_is_not_lost(self):
+        self.story.produce("a", outcome="info")
+        self.story.log()
+        self.assert_finds()
+
+    def test_aborted_in_the_log(self):
+        self.story.produce("a", outcome="fail")
+        self.story.log("a")
+        self.assert_finds("aborted_read")
+
+    def test_aborted_read(self):
+        self.story.produce("a", outcome="fail")
+        self.story.read(0, (0, "a"))
+        self.assert_finds("aborted_read")
+
+    def test_taken_back_by_a_savepoint(self):
+        self.story.produce("a", "b", taken_back="b")
+        self.story.log("a", "b")
+        self.assert_finds("aborted_read")
+
+    def test_invented(self):
+        self.story.log("a")
+        self.assert_finds("invented")
+
+    def test_invented_and_read(self):
+        self.story.read(0, (0, "damaged:a"))
+        self.assert_finds("invented")
+
+    def test_torn_in_the_log(self):
+        self.story.produce("a", "b", outcome="info")
+        self.story.log("a")
+        self.assert_finds("torn_transaction")
+
+    def test_torn_in_a_snapshot(self):
+        story = self.story
+        op = story.invoke("produce", "producer-1", records=[["main", 0, "a", True], ["main", 1, "b", True]])
+        story.complete(op, "ok", commit_at=story.tick())
+        story.snapshot((0, 0, "a"), starts=[(0, 0), (1, 0)])
+        story.log("a")
+        story.log("b", partition=1)
+        self.assert_finds("torn_transaction")
+
+    def test_snapshot_that_begins_behind(self):
+        story = self.story
+        op = story.invoke("produce", "producer-1", records=[["main", 0, "a", True], ["main", 1, "b", True]])
+        story.complete(op, "ok", commit_at=story.tick())
+        story.snapshot((0, 0, "a"), starts=[(0, 0), (1, 1)])
+        story.log("a")
+        story.log("b", partition=1)
+        self.assert_finds()
+
+    def test_two_values_at_an_offset(self):
+        self.story.produce("a")
+        self.story.produce("b", outcome="info")
+        self.story.read(0, (0, "a"))
+        self.story.read(0, (0, "b"))
+        self.assert_finds("inconsistent_offset")
+
+    def test_not_where_the_producer_was_told(self):
+        self.story.produce("a", at=0)
+        self.story.produce("b", at=0)
+        self.story.log("a", "b")
+        self.assert_finds("inconsistent_offset")
+
+    def test_duplicate(self):
+        self.story.produce("a", at=0)
+        self.story.log("a", "a")
+        self.assertIn("duplicate", self.kinds())
+
+    def test_duplicate_for_readers(self):
+        self.story.produce("a")
+        self.story.read(0, (0, "a"), complete=False)
+        self.story.read(1, (1, "a"), complete=False)
+        self.assert_finds("duplicate")
+
+    def test_skip(self):
+        self.story.produce("a", "b")
+        self.story.read(0, (1, "b"))
+        self.assert_finds("skip")
+
+    def test_skip_that_the_log_noticed(self):
+        self.story.read(0, outcome="fail", error="XX001", message="offset 0 is missing")
+        self.assert_finds("skip")
+
+    def test_late_arrival(self):
+        self.story.produce("a", outcome="info")
+        self.story.produce("b", at=1)
+        self.story.read(0, (1, "b"))
+        self.story.log("a", "b")
+        self.assert_finds("late_arrival")
+
+    def test_snapshot_that_changes(self):
+        self.story.produce("a", outcome="info")
+        self.story.snapshot(again=[[0, 0, "a"]])
+        self.assert_finds("late_arrival")
+
+    def test_unseen(self):
+        self.story.produce("a", at=0)
+        self.story.read(0)
+        self.assert_finds("unseen")
+
+    def test_unseen_after_another_has_read_it(self):
+        self.story.produce("a", outcome="info")
+        self.story.read(0, (0, "a"))
+        self.story.read(0, client="reader-2")
+        self.assert_finds("unseen")
+
+    def test_limit_explains_what_was_not_seen(self):
+        self.story.produce("a", "b", at=0)
+        self.story.read(0, (0, "a"), complete=False)
+        self.assert_finds()
+
+    def test_undelivered(self):
+        self.story.produce("a", "b")
+        self.story.read(0, (0, "a"), complete=False)
+        self.story.final("drained")
+        self.story.log("a", "b")
+        self.assert_finds("undelivered")
+
+    def test_disorder_in_the_table(self):
+        self.story.produce("a", outcome="info")
+        self.story.produce("b", outcome="info")
+        self.story.log("b", "a", offsets=[1, 0], end=2)
+        self.assert_finds("non_monotonic")
+
+    def test_disorder_in_a_read(self):
+        self.story.produce("a", "b")
+        self.story.read(0, (1, "b"), (0, "a"))
+        self.assert_finds("non_monotonic")
+
+    def test_later_commit_with_lower_offset(self):
+        self.story.produce("a")
+        self.story.produce("b")
+        self.story.log("b", "a")
+        self.assert_finds("non_monotonic")
+
+    def test_transaction_out_of_order(self):
+        self.story.produce("a", "b")
+        self.story.log("b", "a")
+        self.assert_finds("non_monotonic")
+
+    def test_transaction_not_contiguous(self):
+        self.story.produce("a", "c", outcome="info")
+        self.story.produce("b", outcome="info")
+        self.story.log("a", "b", "c")
+        self.assert_finds("non_monotonic")
+
+    def test_append_time(self):
+        self.story.produce("a", "b", topic="second")
+        self.story.log("a", "b", topic="second", times=[5, 4])
+        self.assert_finds("append_time")
+
+    def test_read_before_the_commit(self):
+        story = self.story
+        op = story.invoke("produce", "producer-1", records=[["main", 0, "a", True]])
+        story.read(0, (0, "a"))
+        story.complete(op, "ok", commit_at=story.tick())
+        self.assert_finds("early_read")
+
+    def test_read_and_taken_back(self):
+        self.story.produce("a", outcome="info")
+        self.story.read(0, (0, "a"))
+        self.story.log()
+        self.assert_finds("early_read")
+
+    def test_fetched_beyond_the_end(self):
+        self.story.produce("a")
+        self.story.read(0, (0, "a"))
+        op = self.story.invoke("ends", "reader-1", topic="main")
+        self.story.complete(op, "ok", ends=[[0, 0]])
+        self.assert_finds("early_read")
+
+    def test_gap(self):
+        self.story.produce("a")
+        self.story.produce("b")
+        self.story.log("a", "b", offsets=[0, 2], end=3)
+        self.assert_finds("gap")
+
+    def test_end_beyond_the_last_record(self):
+        self.story.produce("a")
+        self.story.log("a", end=2)
+        self.assert_finds("gap")
+
+    def test_copy(self):
+        self.story.produce("a", "b")
+        self.story.log("a", "b")
+        self.story.log("a", topic="copy")
+        self.story.final("places", places=[[0, 1]])
+        self.assert_finds()
+
+    def test_copied_twice(self):
+        self.story.produce("a", "b")
+        self.story.log("a", "b")
+        self.story.log("a", "a", topic="copy")
+        self.story.final("places", places=[[0, 1]])
+        self.assert_finds("exactly_once_copy")
+
+    def test_not_copied(self):
+        self.story.produce("a", "b")
+        self.story.log("a", "b")
+        self.story.log("b", topic="copy")
+        self.story.final("places", places=[[0, 2]])
+        self.assert_finds("exactly_once_copy")
+
+    def test_consume(self):
+        self.story.produce("a", "b", "c", at=0)
+        self.story.consume(0, (0, "a"), (1, "b"))
+        self.story.committed(("workers", 0, 2))
+        self.story.consume(0, (2, "c"), outcome="fail")
+        self.story.log("a", "b", "c")
+        self.story.log("a", "b", topic="consumed")
+        self.story.groups([["workers", 0, 2]], [["workers", 0, 0, "a"], ["workers", 0, 1, "b"]])
+        self.assert_finds()
+
+    def test_worked_on_twice(self):
+        self.story.produce("a", at=0)
+        self.story.log("a")
+        self.story.groups([["simple", 0, 1]], [["simple", 0, 0, "a"], ["simple", 0, 0, "a"]])
+        self.assert_finds("exactly_once_consume")
+
+    def test_not_worked_on(self):
+        self.story.produce("a", "b", at=0)
+        self.story.log("a", "b")
+        self.story.groups([["simple", 0, 2]], [["simple", 0, 0, "a"]])
+        self.assert_finds("exactly_once_consume")
+
+    def test_worked_on_and_not_committed(self):
+        self.story.produce("a", at=0)
+        self.story.log("a")
+        self.story.groups([], [["simple", 0, 0, "a"]])
+        self.assert_finds("exactly_once_consume")
+
+    def test_consumed_and_not_produced(self):
+        self.story.produce("a", at=0)
+        self.story.log("a")
+        self.story.groups([["workers", 0, 1]], [["workers", 0, 0, "a"]])
+        self.assert_finds("exactly_once_consume")
+
+    def test_committed_offset_that_goes_back(self):
+        self.story.committed(("workers", 0, 2))
+        self.story.committed(("workers", 0, 1))
+        self.assert_finds("committed_offset")
+
+    def test_committed_offset_that_is_gone(self):
+        self.story.committed(("workers", 0, 2))
+        self.story.committed()
+        self.assert_finds("committed_offset")
+
+    def test_committed_offset_that_was_acknowledged(self):
+        self.story.produce("a", at=0)
+        self.story.consume(0, (0, "a"))
+        self.story.committed(("workers", 0, 0))
+        self.assert_finds("committed_offset")
+
+    def test_committed_offset_lost_at_the_end(self):
+        self.story.committed(("workers", 0, 1))
+        self.story.groups([["workers", 0, 0]], [])
+        self.assert_finds("committed_offset")
+
+    def test_committed_beyond_the_end(self):
+        self.story.log()
+        self.story.groups([["simple", 0, 1]], [])
+        self.assert_finds("committed_offset")
+
+    def test_commit_that_must_be_refused(self):
+        op = self.story.invoke("bad_commit", "simpleconsumer-1", lower=True)
+        self.story.complete(op, "ok")
+        self.assert_finds("committed_offset")
+
+    def test_consumer_skips(self):
+        self.story.produce("a", "b", "c", at=0)
+        self.story.consume(0, (0, "a"), (2, "c"), outcome="fail")
+        self.assert_finds("skip")
+
+    def overslept(self, seconds):
+        op = self.story.invoke("wait_offset", "waiter-1", topic="main", partition=0, after=0)
+        self.story.produce("a", at=0)
+        self.story.time += seconds * 1000000
+        self.story.complete(op, "ok")
+
+    def test_overslept(self):
+        self.overslept(5)
+        self.assert_finds("overslept")
+
+    def test_woken_in_time(self):
+        self.overslept(1)
+        self.assert_finds()
+
+    def test_slept_because_of_a_fault(self):
+        self.story.fault("stop_server")
+        self.story.events[-1]["t"] += 60000000
+        self.overslept(5)
+        self.assert_finds()
+
+    def test_stuck(self):
+        self.story.produce("a", outcome="fail", error="57P01", message="terminating", rescued=True)
+        self.assert_finds("stuck")
+
+    def test_never_ended(self):
+        self.story.invoke("produce", "producer-1", records=[])
+        self.assert_finds("stuck")
+
+    def test_probe(self):
+        self.story.fault("kill_server")
+        self.story.produce("a", outcome="fail", probe=True, error="lost", message="gone")
+        self.assert_finds("stuck")
+
+    def test_unexpected_error(self):
+        self.story.produce("a", outcome="fail", error="53100", message="disk full")
+        self.assert_finds("unexpected_error")
+
+    def test_expected_error(self):
+        self.story.fault("full_data_disk")
+        self.story.produce("a", outcome="fail", error="53100", message="disk full")
+        self.assert_finds()
+
+    def test_server_log(self):
+        self.story.final("server_log", lines=["2026 [1] 00000 : LOG:  server process (PID 2) was terminated by signal 11: Segmentation fault"])
+        self.assert_finds("server_log")
+
+    def test_leak_in_the_server_log(self):
+        self.story.final("server_log", lines=["2026 [1] 01000 : WARNING:  buffer refcount leak: [42]"])
+        self.assert_finds("server_log")
+
+    def test_killed_by_us(self):
+        self.story.fault("kill_backend")
+        self.story.final("server_log", lines=["2026 [1] 00000 : LOG:  server process (PID 2) was terminated by signal 9: Killed"])
+        self.assert_finds()
+
+    def test_panic_only_without_room(self):
+        lines = ["2026 [1] 53100 : PANIC:  could not write to file \"x\": No space left on device",
+                 "2026 [1] 00000 : LOG:  server process (PID 2) was terminated by signal 6: Aborted"]
+        self.story.final("server_log", lines=lines)
+        self.assert_finds("server_log")
+        self.story.fault("full_wal_disk")
+        self.assert_finds()
+
+    def test_leak(self):
+        self.story.final("sessions", rows=[["producer-1", "idle", None, "relation", "topic_log.t1", "AccessShareLock"]])
+        self.assert_finds("leak")
+
+
+class CompletenessTest(unittest.TestCase):
+    def test_every_check_is_seen_to_complain(self):
+        source = inspect.getsource(CheckTest)
+        for function in checks.CHECKS:
+            self.assertIn(f'"{function.__name__}"', source)
+
+    def test_findings_are_named_as_their_check(self):
+        for function in checks.CHECKS:
+            self.assertIn(f'Finding("{function.__name__}"', inspect.getsource(function))
+
+    def test_every_fault_can_be_done(self):
+        for kind in faults.KINDS:
+            self.assertTrue(callable(getattr(faults.Faults, kind)))
+        for kinds in (faults.ERRORS, faults.DISK_FAULTS, faults.KILLS):
+            self.assertLessEqual(set(kinds), set(faults.KINDS))
+
+
+class HistoryTest(unittest.TestCase):
+    def test_operations_are_paired(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "history.jsonl")
+            notes = history.History(path)
+            first = notes.invoke("a", "read", partition=1)
+            second = notes.invoke("b", "read", partition=2)
+            notes.complete(second, "ok", records=[])
+            notes.close()
+            with open(path, encoding="utf-8") as file:
+                for line in file:
+                    json.loads(line)
+            one, two = history.operations(history.load(path))
+        self.assertEqual((one.number, one.outcome, one.end), (first, "info", None))
+        self.assertEqual((two.number, two.outcome, two["records"], two["partition"]), (second, "ok", [], 2))
+        self.assertLessEqual(two.start, two.end)
+
+
+class WorkloadTest(unittest.TestCase):
+    def producer(self, seed):
+        notes = history.History(os.devnull)
+        self.addCleanup(notes.close)
+        return workload.Producer(workload.Context(None, notes, seed), "producer-1")
+
+    def test_values_are_recognized(self):
+        for number in range(300):
+            id = f"p1.{number}.0"
+            self.assertEqual(workload.identify(workload.payload(id)), id)
+            self.assertTrue(workload.identify(workload.payload(id) + "y").startswith("damaged:"))
+
+    def test_a_seed_gives_one_plan(self):
+        def plan(seed):
+            producer = self.producer(seed)
+            result = []
+            for producer.transactions in range(50):
+                producer.records = []
+                result.append((producer._plan(), producer.records))
+            return result
+        self.assertEqual(plan(1), plan(1))
+        self.assertNotEqual(plan(1), plan(2))
+
+    def test_plans_mark_what_savepoints_take_back(self):
+        producer = self.producer(1)
+        taken_back = 0
+        for producer.transactions in range(500):
+            producer.records = []
+            alive = []
+            depth = []
+            for step, *arguments in producer._plan():
+                if step == "savepoint":
+                    depth.append(len(alive))
+                elif step == "rollback_to":
+                    del alive[depth[arguments[0] - 1]:]
+                    del depth[arguments[0] - 1:]
+                elif step == "release":
+                    del depth[arguments[0] - 1:]
+                elif step in ("produce", "insert", "copy"):
+                    alive += arguments[2]
+            self.assertEqual(alive, [record[2] for record in producer.records if record[3]])
+            taken_back += sum(not record[3] for record in producer.records)
+        self.assertGreater(taken_back, 100)
+
+
+if __name__ == "__main__":
+    unittest.main()
