@@ -82,6 +82,8 @@ typedef struct OffsetChange
 	bool		deleted;
 	int64		offset;
 	const char *metadata;		/* or NULL */
+	TimestampTz rewrite_of;		/* written anew as it is: when it was
+								 * committed, else 0 */
 } OffsetChange;
 
 /* An entry that the transaction has to do with; pinned until its end. */
@@ -114,6 +116,8 @@ extern void topics_consumer_offset_delete(LocalOffset *local, PartitionState *to
 extern void topics_consumer_offset_delete_local(const char *group_id);
 extern bool topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bool wait);
 extern void topics_consumer_offset_unclaim(LocalOffset *local);
+extern bool topics_consumer_offset_rewrite(const GroupOffset *entry, PartitionState *topic_state,
+										   const char *metadata);
 extern void topics_consumer_offset_lock_group(const char *group_id, bool exclusive);
 extern GroupOffset *topics_consumer_offset_list(const char *group_id, int *count);
 extern bool topics_consumer_offset_is_pending(void);
@@ -145,6 +149,6 @@ extern Topic *topics_offset_log_topic(void);
 extern int32 topics_offset_log_partition(Topic *offsets_topic, const char *group_id);
 extern void topics_offset_log_add(Topic *offsets_topic, LocalOffset *local);
 extern char *topics_offset_log_metadata(const GroupOffset *entry);
-extern void topics_offset_log_tidy(void);
+extern void topics_offset_log_tidy(MemoryContext parent, NextTransaction next_transaction);
 
 #endif							/* PG_TOPICS_CONSUMER_H */

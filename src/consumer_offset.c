@@ -609,6 +609,7 @@ new_change(LocalOffset *local)
 	}
 	change->deleted = false;
 	change->metadata = NULL;
+	change->rewrite_of = 0;
 	return change;
 }
 
@@ -706,6 +707,39 @@ topics_consumer_offset_unclaim(LocalOffset *local)
 	LockRelease(&tag, ExclusiveLock, false);
 }
 
+/*
+ * Write an entry's record anew, as it is, when the transaction commits.  False,
+ * if somebody else is about to change it, or has: then there is no need.
+ */
+bool
+topics_consumer_offset_rewrite(const GroupOffset *entry, PartitionState *topic_state,
+							   const char *metadata)
+{
+	GroupOffsetKey key = make_key(entry->key.group_id, NO_TOPIC, NO_PARTITION);
+	LOCKTAG		group_tag = lock_tag(&key);
+	LocalOffset *local;
+	OffsetChange *change;
+
+	/* keep deleters of the group away */
+	if (LockAcquire(&group_tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	local = topics_consumer_offset_use(entry->key.group_id, entry->key.topic_id,
+									   entry->key.partition, NULL, NULL);
+	if (entry->key.partition != NO_PARTITION &&
+		!topics_consumer_offset_claim(local, topic_state, false))
+		return false;
+	if (!is_committed(local->shared) ||
+		pg_atomic_read_u64(&local->shared->record_offset) !=
+		pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset))
+		return false;
+	change = new_change(local);
+	change->offset = pg_atomic_read_u64(&local->shared->committed);
+	change->rewrite_of = (TimestampTz) pg_atomic_read_u64(&local->shared->commit_time);
+	if (metadata)
+		change->metadata = MemoryContextStrdup(TopTransactionContext, metadata);
+	return true;
+}
+
 /* Use a group, or exclude everybody else from it, until the transaction ends. */
 void
 topics_consumer_offset_lock_group(const char *group_id, bool exclusive)
@@ -745,7 +779,7 @@ is_needed(LocalOffset *local)
 {
 	if (local->change == NULL)
 		return false;
-	if (local->change->deleted)
+	if (local->change->deleted || local->change->rewrite_of != 0)
 		return is_committed(local->shared);
 	return local->shared->key.partition != NO_PARTITION || !is_committed(local->shared);
 }
@@ -769,7 +803,8 @@ topics_consumer_offset_pre_commit(void)
 			offsets_topic = topics_offset_log_topic();
 			offsets_topic_id = offsets_topic->topic_id;
 		}
-		local->commit_time = GetCurrentTimestamp();
+		local->commit_time = local->change->rewrite_of != 0 ? local->change->rewrite_of :
+			GetCurrentTimestamp();
 		topics_offset_log_add(offsets_topic, local);
 	}
 }
@@ -788,7 +823,8 @@ publish_entry(LocalOffset *local, uint64 xid)
 	local->wake = change->deleted || (before != NO_OFFSET && offset < before);
 	entry->has_metadata = change->metadata != NULL;
 	pg_atomic_write_u64(&entry->commit_time, local->commit_time);
-	pg_atomic_write_u64(&entry->commit_xid, xid);
+	if (change->rewrite_of == 0)
+		pg_atomic_write_u64(&entry->commit_xid, xid);
 	pg_atomic_write_u64(&entry->record_offset, local->ordinal +
 						topics_append_first_offset(offsets_topic_id, local->log_partition));
 	pg_atomic_write_u64(&entry->committed, offset);

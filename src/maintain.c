@@ -27,11 +27,13 @@
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "consumer.h"
 #include "pg_topics.h"
 
 PG_FUNCTION_INFO_V1(topics_maintain);
@@ -336,6 +338,8 @@ topics_maintain(PG_FUNCTION_ARGS)
 			if (topic == NULL)
 				break;
 		}
+		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
+			topics_offset_log_tidy(PortalContext, SPI_commit);
 	}
 	SPI_finish();
 	PG_RETURN_VOID();

@@ -63,7 +63,7 @@
 /* Tidy where a partition has more records than this, or than 4 per entry. */
 #define TIDY_RECORDS 20000
 #define TIDY_RATIO 4
-#define TIDY_BATCH 100			/* claims held at a time */
+#define TIDY_BATCH 100			/* claims held at a time, shortly */
 
 static const char *const reset_names[] = {"earliest", "latest", "none"};
 static const char *const kind_names[] = {"consume", "simple"};
@@ -429,4 +429,142 @@ topics_offset_log_metadata(const GroupOffset *entry)
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
 	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Tidying
+ * ----------------------------------------------------------------
+ */
+
+static int64
+record_offset_of(const GroupOffset *entry)
+{
+	return pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
+}
+
+static int
+compare_record_offsets(const void *a, const void *b)
+{
+	int64		oa = record_offset_of(a);
+	int64		ob = record_offset_of(b);
+
+	return oa < ob ? -1 : oa > ob;
+}
+
+/* The entries whose records are in a partition of the log, oldest first. */
+static GroupOffset *
+entries_of(Topic *topic, int32 partition, int *count)
+{
+	int			all;
+	GroupOffset *entries = topics_consumer_offset_list(NULL, &all);
+
+	*count = 0;
+	for (int i = 0; i < all; i++)
+		if (topics_offset_log_partition(topic, entries[i].key.group_id) == partition)
+			entries[(*count)++] = entries[i];
+	qsort(entries, *count, sizeof(GroupOffset), compare_record_offsets);
+	return entries;
+}
+
+static void
+look_at_ends(Topic *topic, int32 partition, int64 *start, int64 *end)
+{
+	PartitionState *state = topics_catalog_partition_state(topic, partition);
+	Relation	rel = open_log(topic, partition);
+
+	*start = topics_log_start(rel, state);
+	*end = topics_log_end(rel, state);
+	table_close(rel, AccessShareLock);
+}
+
+/* Write up to TIDY_BATCH entries anew; how many were looked at. */
+static int
+rewrite_batch(GroupOffset *entries, int count)
+{
+	int			upto = Min(count, TIDY_BATCH);
+
+	for (int i = 0; i < upto; i++)
+	{
+		Topic	   *topic = entries[i].key.topic_id == NO_TOPIC ? NULL :
+			topics_catalog_by_id(entries[i].key.topic_id);
+
+		if (entries[i].key.topic_id != NO_TOPIC && topic == NULL)
+			continue;			/* dropped just now */
+		(void) topics_consumer_offset_rewrite(&entries[i],
+											  topic ? topics_catalog_partition_state(topic, 0) : NULL,
+											  topics_offset_log_metadata(&entries[i]));
+	}
+	return upto;
+}
+
+/*
+ * Let the log of a partition begin at the oldest record that counts, after
+ * the old ones were written anew.  Who is committing meanwhile writes behind
+ * the log end that we saw first.
+ */
+static void
+tidy_partition(int32 partition, MemoryContext cxt, NextTransaction next_transaction)
+{
+	Topic	   *topic = find_topic();
+	MemoryContext old;
+	GroupOffset *entries;
+	int			count;
+	int			done = 0;
+	int64		start;
+	int64		end;
+	int64		oldest;
+
+	if (topic == NULL || partition >= topic->partitions)
+		return;
+	look_at_ends(topic, partition, &start, &end);
+	if (end - start <= TIDY_RECORDS)
+		return;
+	old = MemoryContextSwitchTo(cxt);	/* it outlives transactions */
+	entries = entries_of(topic, partition, &count);
+	MemoryContextSwitchTo(old);
+	if (end - start > TIDY_RATIO * (int64) count)
+	{
+		int64		recent = end - Max(TIDY_RECORDS / 2, count);
+
+		while (done < count && record_offset_of(&entries[done]) < recent)
+		{
+			done += rewrite_batch(entries + done, count - done);
+			next_transaction();
+		}
+
+		topic = find_topic();
+		if (topic == NULL)
+			return;
+		look_at_ends(topic, partition, &start, &end);
+		entries = entries_of(topic, partition, &count);
+		oldest = count > 0 ? Min(record_offset_of(&entries[0]), end) : end;
+		if (oldest > start)
+		{
+			PushActiveSnapshot(GetTransactionSnapshot());
+			(void) topics_log_start_move(topics_catalog_partition_state(topic, partition),
+										 oldest, end);
+			PopActiveSnapshot();
+		}
+		next_transaction();
+	}
+	MemoryContextReset(cxt);
+}
+
+/*
+ * Keep what is to be read after a restart short.  In a transaction, and in
+ * another one at the end; "parent" outlives them.
+ */
+void
+topics_offset_log_tidy(MemoryContext parent, NextTransaction next_transaction)
+{
+	MemoryContext cxt;
+
+	if (find_topic() == NULL)
+		return;
+	topics_offset_log_prepare(false);
+	next_transaction();
+	cxt = AllocSetContextCreate(parent, "pg_topics tidy", ALLOCSET_DEFAULT_SIZES);
+	for (int32 partition = 0; partition < OFFSETS_PARTITIONS; partition++)
+		tidy_partition(partition, cxt, next_transaction);
+	MemoryContextDelete(cxt);
 }

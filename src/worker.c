@@ -349,16 +349,18 @@ next_transaction(void)
 	StartTransactionCommand();
 }
 
-/* A partition's turn; an error ends it, and is logged. */
+/* One piece of work of a round; an error ends it, and is logged. */
+typedef void (*Work) (void *arg);
+
 static void
-maintain(Oid view_relid, int32 partition)
+do_work(Work work, void *arg)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 
 	PG_TRY();
 	{
 		StartTransactionCommand();
-		topics_maintain_partition(view_relid, partition, false, next_transaction);
+		work(arg);
 		CommitTransactionCommand();
 	}
 	PG_CATCH();
@@ -372,6 +374,22 @@ maintain(Oid view_relid, int32 partition)
 	PG_END_TRY();
 	MemoryContextSwitchTo(cxt);
 	pgstat_report_stat(false);
+}
+
+/* A partition's turn: "arg" is a pair of view and partition. */
+static void
+maintain(void *arg)
+{
+	List	   *due = arg;
+
+	topics_maintain_partition(linitial_oid(due), (int32) lsecond_oid(due), false,
+							  next_transaction);
+}
+
+static void
+tidy_offsets(void *arg)
+{
+	topics_offset_log_tidy((MemoryContext) arg, next_transaction);
 }
 
 /* What is due now, as pairs of view and partition. */
@@ -410,11 +428,10 @@ go_round(void)
 
 	foreach(lc, collect_due(cxt))
 	{
-		List	   *due = lfirst(lc);
-
 		CHECK_FOR_INTERRUPTS();
-		maintain(linitial_oid(due), (int32) lsecond_oid(due));
+		do_work(maintain, lfirst(lc));
 	}
+	do_work(tidy_offsets, cxt);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
 }
