@@ -128,7 +128,10 @@ def main():
     arguments = parser.parse_args()
 
     results = os.path.join(arguments.work, 'results')
-    about = dict(machine(), commit=arguments.commit, quick=arguments.quick,
+    load = os.getloadavg()[0]
+    if load > CORES / 2:
+        say(f'The machine is not idle, its load average is {load:.1f}: do not trust what is measured now.')
+    about = dict(machine(), load=load, commit=arguments.commit, quick=arguments.quick,
                  server=Server(arguments.work, 'postgres').sql('SHOW server_version'),
                  date=datetime.datetime.now().astimezone().isoformat(timespec='seconds'))
     for name in arguments.groups or GROUPS:

@@ -47,7 +47,8 @@ def group_markdown(result):
     about = result['about']
     text = (f'## {result["group"]}: {result["title"]}\n\n'
             f'{about["date"]}, commit {about["commit"] or "unknown"}'
-            f'{", --quick" if about["quick"] else ""}, {result["seconds"]} s.\n\n' + HEADER)
+            f'{", --quick" if about["quick"] else ""}, {result["seconds"]} s, '
+            f'load average before the run {about["load"]:.1f}.\n\n' + HEADER)
     last = None
     for row in (row for measurement in result['measurements'] for row in measurement_rows(measurement)):
         shown = row[0]

@@ -3,6 +3,7 @@
 Environment variables tell them all where the server is (see run).
 """
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -40,6 +41,7 @@ class Server:
         self.work = work
         self.load_program = os.path.join(work, 'load')
         self.database = database
+        self.names = itertools.count()
 
     def environment(self, settings=None):
         """For a program that connects, with settings of its sessions."""
@@ -126,8 +128,10 @@ class Server:
 
     @contextlib.contextmanager
     def background(self, kind, sql, settings=None, **options):
-        """load, while something else runs; ended with it."""
-        process = subprocess.Popen(self.load_arguments(kind, sql, options), env=self.environment(settings), text=True,
+        """load, while something else runs; ended with it, and so are its sessions, which may be waiting."""
+        name = f'background_{next(self.names)}'
+        environment = dict(self.environment(settings), PGAPPNAME=name)
+        process = subprocess.Popen(self.load_arguments(kind, sql, options), env=environment, text=True,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             yield process
@@ -136,6 +140,9 @@ class Server:
         finally:
             process.kill()
             process.wait()
+            sessions = f"FROM pg_stat_activity WHERE application_name = '{name}'"
+            self.sql(f'SELECT pg_terminate_backend(pid) {sessions}')
+            self.wait_for(f'SELECT count(*) = 0 {sessions}')
 
     # -- pgbench -----------------------------------------------------------
 
