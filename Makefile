@@ -14,6 +14,11 @@ ISOLATION_OPTS = --inputdir=test/isolation --outputdir=output_iso
 EXTRA_CLEAN = output_iso tmp_check
 
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter
+# for tests that stop processes at the steps of an operation (test/test_point.c)
+ifdef TEST_POINTS
+PG_CFLAGS += -DTOPICS_TEST_POINTS
+OBJS += test/test_point.o
+endif
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)

@@ -574,8 +574,10 @@ topics_append_records(void)
 	(void) GetTopTransactionId();
 
 	lock_destinations();
+	TEST_POINT("append-locked");
 	for (int i = 0; i < nappending; i++)
 		append_destination(appending[i], slots, tuples, most);
+	TEST_POINT("append-done");
 
 	note_last_produced();
 	for (int i = 0; i < nappending; i++)

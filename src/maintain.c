@@ -106,6 +106,7 @@ roll(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	}
 	PopActiveSnapshot();
 	next_transaction();
+	TEST_POINT("cut-done");
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	topics_segment_cover(relid, state, cut_at, cut_at, segment_bytes, false);

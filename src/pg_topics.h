@@ -79,6 +79,18 @@ typedef enum PartitionRole
 #define REQUEST_SEAL	0x04	/* freeze and index sealed segments */
 #define REQUEST_DROP	0x08	/* drop what is below the log start */
 
+/*
+ * A step at which tests stop the process, or have the server die: nothing,
+ * unless built with TEST_POINTS=1 (test/test_point.c).  It waits, takes no
+ * interrupt and raises nothing, so it may stand anywhere but under a spinlock.
+ */
+#ifdef TOPICS_TEST_POINTS
+extern void topics_test_point(const char *name);
+#define TEST_POINT(name) topics_test_point(name)
+#else
+#define TEST_POINT(name) ((void) 0)
+#endif
+
 #define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
 #define NOBODY_WAITS	PG_INT64_MAX	/* of wake_at */

@@ -513,10 +513,12 @@ attach_above(Relation partition_rel, PartitionState *state, int64 first, int64 l
 		end_offset++;			/* see the head of this file */
 
 	relid = create_table(partition_rel, name);
+	TEST_POINT("segment-created");
 	/* ALTER TABLE wants the table unused by its own session */
 	table_close(partition_rel, NoLock);
 	topics_segment_protect_from_analyze(relid);
 	attach_table(partition_relid, name, base_offset, end_offset);
+	TEST_POINT("segment-attached");
 }
 
 /*
@@ -577,6 +579,7 @@ undo_cut(Oid partition_relid, PartitionState *state, int64 offset)
 		elog(ERROR, "no segment ends at offset " INT64_FORMAT, offset);
 	cut.end_offset = state->cut_end;
 	set_bounds(partition_relid, &cut);
+	TEST_POINT("cut-undone");
 }
 
 /*
@@ -619,6 +622,7 @@ raise_end(PendingChange *change, Oid partition_relid, Segment *segment,
 	{
 		segment->end_offset = last + 1;
 		set_bounds(partition_relid, segment);
+		TEST_POINT("end-raised");
 		return true;
 	}
 	else
@@ -631,6 +635,7 @@ raise_end(PendingChange *change, Oid partition_relid, Segment *segment,
 		moved.base_offset = last + 1;
 		moved.end_offset = Max(next->end_offset, last + 1 + (next->end_offset - next->base_offset));
 		set_bounds(partition_relid, &moved);
+		TEST_POINT("spare-moved");
 		return false;
 	}
 }
@@ -691,6 +696,7 @@ cover_step(PendingChange *change, Oid partition_relid, int64 first, int64 last,
 			/* somebody has moved it up, and then could not raise the end */
 			next.base_offset = uncovered;
 			set_bounds(partition_relid, &next);
+			TEST_POINT("gap-closed");
 			return false;
 		}
 		table_close(partition_rel, NoLock);
@@ -705,6 +711,7 @@ cover_step(PendingChange *change, Oid partition_relid, int64 first, int64 last,
 		{
 			next.base_offset = first;
 			set_bounds(partition_relid, &next);
+			TEST_POINT("gap-closed");
 		}
 	}
 	else if (!drained && state->cut_end != 0)
@@ -811,9 +818,11 @@ topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
 		Oid			save_userid;
 		int			save_context;
 
+		TEST_POINT("cut-limited");
 		topics_extension_become_owner(&save_userid, &save_context);
 		tail.end_offset = *cut_at;
 		set_bounds(partition_relid, &tail);
+		TEST_POINT("cut-bound");
 		SetUserIdAndSecContext(save_userid, save_context);
 	}
 	return found;
@@ -867,6 +876,8 @@ topics_segment_is_pending(void)
 void
 topics_segment_at_commit(void)
 {
+	if (pending != NIL)
+		TEST_POINT("bounds-committed");
 	finish_changes(true);
 }
 
@@ -929,6 +940,7 @@ topics_segment_seal(Oid segment_relid)
 	freeze_table(segment_relid);
 	if (OidIsValid(toast_relid))
 		freeze_table(toast_relid);
+	TEST_POINT("seal-frozen");
 
 	stmt = makeNode(IndexStmt);
 	/* a restore that we run beside is going to make the one of the dump */
@@ -942,6 +954,7 @@ topics_segment_seal(Oid segment_relid)
 	column->name = "timestamp";
 	stmt->indexParams = lappend(stmt->indexParams, column);
 	topics_define_index(segment_relid, stmt);
+	TEST_POINT("seal-indexed");
 	SetUserIdAndSecContext(save_userid, save_context);
 	CommandCounterIncrement();
 }

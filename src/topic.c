@@ -702,6 +702,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	require_changed_rows();
 	execute("DELETE FROM topic_log.segment WHERE topic_id = " INT64_FORMAT, topic_id);
 	topics_transaction_note_topic(topic_id, 0, false);
+	TEST_POINT("topic-dropped");
 	leave_owner(scope);
 	PG_RETURN_VOID();
 }

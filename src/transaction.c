@@ -257,6 +257,7 @@ publish(void)
 
 	if (appended)
 	{
+		TEST_POINT("commit-visible");
 		topics_consumer_offset_publish();
 		topics_append_publish(lsn);
 		if (lowered)
@@ -319,7 +320,9 @@ wait_for_durability(void)
 	if (lsn == InvalidXLogRecPtr)
 		return;
 	flush_upto = InvalidXLogRecPtr;
+	TEST_POINT("commit-published");
 	XLogFlush(lsn);
+	TEST_POINT("commit-durable");
 	SyncRepWaitForLSN(lsn, true);
 	if (standby_is_behind(lsn))
 		refuse_acknowledgement();
@@ -357,6 +360,8 @@ settle_topics(bool commit)
 {
 	ListCell   *lc;
 
+	if (topic_notes != NIL && commit)
+		TEST_POINT("topics-committed");
 	foreach(lc, topic_notes)
 	{
 		TopicNote  *note = lfirst(lc);

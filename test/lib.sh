@@ -180,6 +180,16 @@ make_server() {
 	as_account make -C "$work/source" install DESTDIR="$work/server" PG_CONFIG="$PG_CONFIG" with_llvm=no >>"$work/build.log" 2>&1
 }
 
+# Makes $work/points, a second build, and $work/points_server for it, whose processes tests can stop at test points
+make_points_server() {
+	cp -R "$work/source" "$work/points"
+	cp -R -P "$work/server" "$work/points_server"
+	[ "$EUID" != 0 ] || chown -hR "$account:" "$work/points" "$work/points_server"
+	as_account make -C "$work/points" PG_CONFIG="$PG_CONFIG" clean >>"$work/build.log" 2>&1
+	as_account make -C "$work/points" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" TEST_POINTS=1 with_llvm=no \
+		install DESTDIR="$work/points_server" >>"$work/build.log" 2>&1
+}
+
 # Ends every server whose data directory is below $work, unmounts its disks, and removes $work
 remove_work() {
 	local file

@@ -176,42 +176,6 @@ sub wait_for_clients
 # Ends of servers
 # ----------------------------------------------------------------------
 
-sub postmaster_pid
-{
-	my ($pid) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
-
-	return $pid;
-}
-
-# Kills the postmaster and its children at once: it is stopped first, so that
-# it has no more children than those that are found.
-sub kill_server
-{
-	my ($postmaster) = @_;
-
-	kill 'STOP', $postmaster or die "could not stop the postmaster: $!";
-	my @all = ($postmaster, children_of($postmaster));
-	kill 'KILL', @all;
-	poll_until(sub { !grep { is_running($_) } @all }) or die 'the server does not die';
-	# until its parent has waited for it, a new postmaster would think it alive
-	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock';
-	$node->{_pid} = undef;
-}
-
-sub children_of
-{
-	my ($parent) = @_;
-	my @result;
-
-	for my $file (glob '/proc/[0-9]*/stat')
-	{
-		open my $stat, '<', $file or next;
-		my $line = <$stat> // next;
-		push @result, $1 if $line =~ /^(\d+) \(.*\) \S (\d+)/s && $2 == $parent;
-	}
-	return @result;
-}
-
 # Starts the server without waiting, and calls a function in its recovery.
 sub interrupt_recovery
 {
@@ -220,7 +184,7 @@ sub interrupt_recovery
 
 	system_or_bail('pg_ctl', '-W', '-D', $node->data_dir, '-l', $node->logfile, 'start');
 	poll_until(sub { slurp_file($node->logfile, $position) =~ /redo starts at/ }) or die 'no recovery';
-	$function->(postmaster_pid());
+	$function->(postmaster_pid($node));
 	unlike(slurp_file($node->logfile, $position), qr/redo done|ready to accept connections/, '... in the middle of recovery');
 }
 
@@ -299,7 +263,7 @@ for (1 .. $kills)
 	start_load($round);
 	ok(wait_for_load($round, 500 + rand 1500), "kill $_: load runs") or last;
 	usleep(rand 300000);
-	kill_server($node->{_pid});
+	kill_server($node);
 	ok(wait_for_clients(), '... and ends with the server');
 	$node->start;
 	collect_notes($round);
@@ -321,7 +285,7 @@ Session->new($node)->value(q{
 $node->stop('immediate');
 ok(wait_for_clients(), '... and ends with the server');
 
-interrupt_recovery(\&kill_server);
+interrupt_recovery(sub { kill_server($node) });
 interrupt_recovery(
 	sub {
 		my ($postmaster) = @_;

@@ -10,13 +10,14 @@ package Session;
 use strict;
 use warnings FATAL => 'all';
 
+use Cwd 'realpath';
 use Exporter 'import';
 use IO::Select;
 use IPC::Open3;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(is_running poll_until signal_backend hold_append_lock);
+our @EXPORT = qw(is_running poll_until signal_backend hold_append_lock kill_server postmaster_pid);
 
 my %stopped;
 
@@ -113,6 +114,19 @@ sub query
 	return $self->receive;
 }
 
+# The same, or undef if there is no answer after some seconds; it is waited for
+# by the next query then.
+sub query_within
+{
+	my ($self, $sql, $seconds) = @_;
+
+	$self->receive if $self->{late};
+	$self->send($sql);
+	my $result = $self->receive($seconds);
+	$self->{late} = !$result;
+	return $result;
+}
+
 # Of a query that succeeds: its rows as one string.  Dies if it fails.
 sub value
 {
@@ -157,6 +171,49 @@ sub signal_backend
 	$stopped{$pid} = 1 if $signal eq 'STOP';
 	delete $stopped{$pid} if $signal eq 'CONT';
 	return;
+}
+
+sub postmaster_pid
+{
+	my ($node) = @_;
+	my ($pid) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+
+	return $pid;
+}
+
+# kill -9 of a whole server at once.  The postmaster is stopped first, so that
+# it starts no more processes than those that are found; all of them are in
+# the data directory.
+sub kill_server
+{
+	my ($node) = @_;
+	my $postmaster = postmaster_pid($node);
+
+	kill 'STOP', $postmaster or die "could not stop the postmaster: $!";
+	poll_until(sub { state_of($postmaster) eq 'T' }) or die 'the postmaster does not stop';
+	kill 'KILL', processes_in($node->data_dir);
+	poll_until(sub { !processes_in($node->data_dir) && !is_running($postmaster) }) or die 'the server does not die';
+	# until its parent has waited for it, a new postmaster would think it alive
+	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock';
+	$node->{_pid} = undef;
+	return;
+}
+
+# A process's state, as in ps; empty if there is none.
+sub state_of
+{
+	my ($pid) = @_;
+
+	open my $file, '<', "/proc/$pid/stat" or return '';
+	return (<$file> // '') =~ /^\d+ \(.*\) (\S)/s ? $1 : '';
+}
+
+# Those whose working directory it is.
+sub processes_in
+{
+	my $directory = realpath(shift);
+
+	return map { m{(\d+)} } grep { (readlink("$_/cwd") // '') eq $directory } glob '/proc/[0-9]*';
 }
 
 END

@@ -12,18 +12,22 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(topics_node wait_for_worker wait_for_no_worker worker_pid);
+our @EXPORT = qw(topics_node wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from);
 
 # A started server that has pg_topics loaded, and the extension in database
 # postgres.  Options: conf => more of postgresql.conf, init => arguments of
-# PostgreSQL::Test::Cluster::init, extension => 0 for none.
+# PostgreSQL::Test::Cluster::init, extension => 0 for none, points => 1 for
+# a build whose processes can be stopped at test points.
 sub topics_node
 {
 	my ($name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name,
+		$options{points} ? (install_path => $ENV{PG_TOPICS_POINTS}) : ());
 
 	$node->init(%{ $options{init} // {} });
+	mkdir $node->data_dir . '/test_points' if $options{points};
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_topics'\n");
 	$node->append_conf('postgresql.conf', $options{conf}) if defined $options{conf};
 	$node->start;
@@ -63,6 +67,42 @@ sub wait_for_no_worker
 
 	return ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 ' . worker_query($database)),
 		$test_name);
+}
+
+# Test points (test/test_point.c).  The next process of a server that comes to
+# TEST_POINT(name) is to stop there.
+sub stop_at
+{
+	my ($node, $name) = @_;
+
+	go_on_from($node, $name);	# of a server that was killed
+	append_to_file($node->data_dir . "/test_points/$name", '');
+	return;
+}
+
+# Waits until a process has stopped at a point; its pid, undef if none came.
+sub wait_until_at
+{
+	my ($node, $name) = @_;
+	my $attempts = 100 * $PostgreSQL::Test::Utils::timeout_default;
+
+	while ($attempts--)
+	{
+		my ($stopped) = glob $node->data_dir . "/test_points/$name.*";
+
+		return $1 if defined $stopped && $stopped =~ /\.(\d+)$/;
+		usleep(10_000);
+	}
+	return;
+}
+
+# Who is stopped at a point goes on; nobody stops there any more.
+sub go_on_from
+{
+	my ($node, $name) = @_;
+
+	unlink glob $node->data_dir . "/test_points/{$name,$name.*}";
+	return;
 }
 
 1;

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * test_point.c
+ *		A test stops a process at a step of an operation.
+ *
+ * Part of the library if it is built by "make TEST_POINTS=1", which ./check
+ * does for TAP tests that ask for it (t/Topics.pm), and nobody else should.
+ *
+ * A test arms TEST_POINT("name") by the file test_points/name in the data
+ * directory.  The first process that comes by renames it to name.<pid>, and
+ * waits until that is gone: so one process is stopped, the test sees which
+ * one and where, and it goes on, or is killed, when the test says so.
+ *
+ * The process may hold LWLocks or be past its commit record: it takes no
+ * interrupt and raises nothing.  An immediate shutdown ends it, and the death
+ * of the postmaster.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "miscadmin.h"
+#include "storage/pmsignal.h"
+
+#include "../src/pg_topics.h"
+
+void
+topics_test_point(const char *name)
+{
+	char		armed[MAXPGPATH];
+	char		stopped[MAXPGPATH];
+	int			save_errno = errno;
+
+	snprintf(armed, MAXPGPATH, "test_points/%s", name);
+	snprintf(stopped, MAXPGPATH, "test_points/%s.%d", name, MyProcPid);
+	if (rename(armed, stopped) == 0)
+		while (access(stopped, F_OK) == 0)
+		{
+			if (!PostmasterIsAlive())
+				_exit(2);
+			pg_usleep(1000);
+		}
+	errno = save_errno;
+}
