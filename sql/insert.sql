@@ -161,6 +161,21 @@ SELECT regexp_replace(pg_temp.try('INSERT INTO insert_not VALUES (0)'), 'relatio
 CREATE TRIGGER produce BEFORE INSERT ON insert_table FOR EACH ROW EXECUTE FUNCTION topics.insert_record();
 SELECT pg_temp.try('INSERT INTO insert_table VALUES (NULL)');
 SELECT pg_temp.try('SELECT topics.insert_record()'), pg_temp.try('SELECT topics.append_only()');
+-- where the view's triggers do not fire nothing is lost quietly
+SET session_replication_role = replica;
+SELECT stmt, pg_temp.try(stmt) FROM unnest(ARRAY[
+	'INSERT INTO topic.insert_text (value) VALUES (1)', 'WITH i AS (INSERT INTO topic.insert_text (value) VALUES (1) RETURNING 1) SELECT 1',
+	'UPDATE topic.insert_text SET value = 1', 'DELETE FROM topic.insert_text']) stmt;
+\set VERBOSITY default
+COPY topic.insert_text (value) FROM STDIN;
+x
+\.
+\set VERBOSITY terse
+COPY (SELECT count(*) FROM topic.insert_text WHERE value IS NULL) TO STDOUT;
+EXPLAIN (COSTS OFF) INSERT INTO topic.insert_text (value) VALUES (1);
+SELECT topics.produce('insert_text', 'with produce');
+RESET session_replication_role;
+SELECT value FROM topic.insert_text ORDER BY "offset" DESC LIMIT 1;
 
 DROP VIEW insert_text, insert_not;
 DROP TABLE insert_table;

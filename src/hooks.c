@@ -11,7 +11,8 @@
  *	ALTER VIEW .. SET SCHEMA	refused
  *	DROP VIEW, DROP OWNED	refused: a topic's log does not go by accident
  *
- * Commands on databases need the worker out of the way; CREATE and DROP
+ * INSERT and COPY into it need its triggers, and are refused where they do not
+ * fire.  Commands on databases need the worker out of the way; CREATE and DROP
  * EXTENSION start and end it.
  *
  *-------------------------------------------------------------------------
@@ -28,8 +29,11 @@
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "parser/parsetree.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -44,10 +48,14 @@
 
 static object_access_hook_type previous_object_access = NULL;
 static ProcessUtility_hook_type previous_utility = NULL;
+static ExecutorStart_hook_type previous_executor_start = NULL;
 
 static bool dropping_extension = false;
 static bool extension_created = false;
 static bool extension_dropped = false;
+
+/* Databases whose workers are to come back at the end of this transaction. */
+static List *given_way = NIL;
 
 /* ----------------------------------------------------------------
  *		Topics as views
@@ -188,6 +196,43 @@ object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, voi
 		view_dropped(objectid);
 }
 
+/*
+ * With session_replication_role = replica a view's triggers do not fire, and
+ * PostgreSQL reports rows as inserted that went nowhere.  (ENABLE ALWAYS is
+ * for tables only: a dump of such a view could not be restored.)
+ */
+static void
+refuse_without_triggers(Oid relid)
+{
+	Topic	   *topic;
+
+	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA || !OidIsValid(relid))
+		return;
+	topic = topic_of(relid);
+	if (topic)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot write to topic \"%s\" while \"session_replication_role\" is \"replica\"",
+						NameStr(topic->name)),
+				 errdetail("The triggers of the topic's view do not fire, so records would be lost."),
+				 errhint("Use topics.produce(), or set session_replication_role to \"origin\".")));
+}
+
+static void
+executor_start(QueryDesc *query, int eflags)
+{
+	ListCell   *lc;
+
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
+		!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		foreach(lc, query->plannedstmt->resultRelations)
+			refuse_without_triggers(rt_fetch(lfirst_int(lc), query->plannedstmt->rtable)->relid);
+	if (previous_executor_start)
+		previous_executor_start(query, eflags);
+	else
+		standard_ExecutorStart(query, eflags);
+}
+
 /* ----------------------------------------------------------------
  *		Databases and the extension
  * ----------------------------------------------------------------
@@ -224,6 +269,33 @@ database_wanted(Node *statement)
 	return name ? get_database_oid(name, true) : InvalidOid;
 }
 
+/*
+ * Have a database's worker out of the way until this transaction ends.  The
+ * note is made first: a worker that was not told to go loses nothing by being
+ * told to come back.
+ */
+static void
+have_database(Oid database)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	given_way = lappend_oid(given_way, database);
+	MemoryContextSwitchTo(old);
+	if (!topics_worker_give_way(database))
+		given_way = list_delete_last(given_way);
+}
+
+static void
+give_databases_back(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, given_way)
+		topics_worker_come_back(lfirst_oid(lc));
+	list_free(given_way);
+	given_way = NIL;
+}
+
 /* May the user run the command at all?  Else the worker stays. */
 static bool
 may_have_database(Oid database)
@@ -258,7 +330,10 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtili
 	bool		look_again = OidIsValid(database) || IsA(statement, CreatedbStmt);
 
 	if (may_have_database(database))
-		topics_worker_give_way(database);
+		have_database(database);
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
+		IsA(statement, CopyStmt) && ((CopyStmt *) statement)->is_from)
+		refuse_without_triggers(RangeVarGetRelid(((CopyStmt *) statement)->relation, NoLock, true));
 	dropping_extension = was_dropping || drop;
 	PG_TRY();
 	{
@@ -302,6 +377,8 @@ at_transaction_event(XactEvent event, void *arg)
 			topics_shmem_wake_worker();
 		}
 	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		give_databases_back();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 		extension_created = extension_dropped = false;
 }
@@ -313,5 +390,7 @@ topics_hooks_init(void)
 	object_access_hook = object_access;
 	previous_utility = ProcessUtility_hook;
 	ProcessUtility_hook = utility;
+	previous_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = executor_start;
 	RegisterXactCallback(at_transaction_event, NULL);
 }

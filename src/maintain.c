@@ -58,17 +58,24 @@ find_partition(Oid view_relid, int32 partition, Topic **topic, PartitionState **
  * Is the tail older than segment_time, or than retention_time?  The latter
  * for the sake of records with a timestamp in the future: sealed, they are no
  * younger than the seal.
+ *
+ * A tail that seems to come from the future, since the clock was set back, is
+ * as old as now: else it would not be rolled until the clock is there again.
+ * (Who writes tail_started beside us writes the time as well.)
  */
 static bool
 tail_is_old(Topic *topic, PartitionState *state)
 {
 	const TopicSettings *settings = &topic->settings;
 	TimestampTz started = state->tail_started;
+	TimestampTz now = GetCurrentTimestamp();
 	int64		age_ms;
 
 	if (started == 0 || (int64) pg_atomic_read_u64(&state->next_offset) <= state->tail_base)
 		return false;
-	age_ms = (GetCurrentTimestamp() - started) / 1000;
+	if (started > now)
+		state->tail_started = started = now;
+	age_ms = (now - started) / 1000;
 	return (settings->segment_ms >= 0 && age_ms >= settings->segment_ms) ||
 		(settings->delete && settings->retention_ms >= 0 && age_ms >= settings->retention_ms);
 }

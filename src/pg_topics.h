@@ -153,7 +153,8 @@ typedef struct WorkerSlot
 	pid_t		pid;			/* 0: not running */
 	struct Latch *latch;		/* of the running worker */
 	bool		has_extension;	/* as of its last look */
-	TimestampTz not_before;		/* gives way to database commands until then */
+	int			commands;		/* in progress that the worker gives way to */
+	TimestampTz not_before;		/* no new start until then */
 } WorkerSlot;
 
 typedef struct WorkerRegistry
@@ -483,6 +484,7 @@ extern void topics_hooks_init(void);
 
 /* worker.c */
 extern void topics_worker_register(void);
-extern void topics_worker_give_way(Oid database);
+extern bool topics_worker_give_way(Oid database);
+extern void topics_worker_come_back(Oid database);
 
 #endif							/* PG_TOPICS_H */

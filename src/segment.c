@@ -116,7 +116,8 @@ typedef struct PendingChange
 {
 	PartitionState *state;
 	TopicPartition id;
-	bool		has_limit;		/* we set append_limit, in a cut's first half */
+	bool		has_limit;		/* we set append_limit */
+	bool		is_cut;			/* ... in a cut's first half */
 	int64		completes;		/* the cut_end that our commit makes obsolete */
 } PendingChange;
 
@@ -423,7 +424,7 @@ note_change(PartitionState *state)
 
 	change->state = state;
 	change->id = state->id;
-	change->has_limit = false;
+	change->has_limit = change->is_cut = false;
 	change->completes = 0;
 	pending = lappend(pending, change);
 	MemoryContextSwitchTo(old);
@@ -776,7 +777,7 @@ choose_cut(Relation partition_rel, PartitionState *state, Segment *tail, int64 *
 	found = topics_segment_find(partition_rel, *cut_at, tail) && tail->relid == expected;
 	if (found && tail->base_offset < *cut_at)
 	{
-		change->has_limit = true;
+		change->has_limit = change->is_cut = true;
 		state->append_limit = *cut_at;
 		state->cut_end = tail->end_offset;
 	}
@@ -856,6 +857,9 @@ finish_changes(bool commit)
 			state->cut_end = 0;
 		if (change->completes != 0 && commit)
 			state->cut_end = 0;
+		/* the new tail has no record: nobody appends while the limit stands */
+		if (change->is_cut && commit)
+			state->tail_started = 0;
 		state->bounds_changes++;
 		pg_write_barrier();
 		if (change->has_limit)

@@ -27,6 +27,8 @@
  *	database lock	(LWLock, one of DATABASE_LOCKS by database OID) held shared
  *		by everybody who holds append locks, exclusive by a transaction with
  *		too many partitions, in place of their append locks.
+ *		But tail_started is also set back to 0 when a cut commits, while
+ *		append_limit keeps producers away, and to now by who finds it later.
  *	bounds_changes, cut_end	are written by who changes the partition's
  *		segments, one at a time by his lock on the partition's table.
  *	requests, foreign_writes, wake_at, claim_wanted: atomics.

@@ -19,7 +19,7 @@
  *
  * A worker is connected to its database, which DROP DATABASE, RENAME and
  * CREATE DATABASE .. TEMPLATE do not suffer: before such a command it is told
- * to end, and is not started again for GIVE_WAY_MS.
+ * to end, and is not started again before the command's transaction has ended.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,7 +51,6 @@
 #include "consumer.h"
 #include "pg_topics.h"
 
-#define GIVE_WAY_MS 30000
 #define RESTART_MS 5000
 #define LAUNCHER_NAP_MS 5000
 /* well below the usual deadlock_timeout: let others not be chosen as victims */
@@ -78,10 +77,13 @@ find_slot(WorkerRegistry *registry, Oid database)
 }
 
 /*
- * A command needs the database for itself: end its worker.  Without waiting:
- * the command does that, as it waits for any other session to go.
+ * A command needs the database for itself: end its worker, and have none until
+ * topics_worker_come_back.  Without waiting: the command does that, as it
+ * waits for any other session to go.  True if there is one to come back.
+ *
+ * One that was claimed and has not entered its slot does not do so (enter_slot).
  */
-void
+bool
 topics_worker_give_way(Oid database)
 {
 	WorkerRegistry *registry = topics_shmem_workers();
@@ -93,11 +95,28 @@ topics_worker_give_way(Oid database)
 	if (slot)
 	{
 		pid = slot->pid;
-		slot->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GIVE_WAY_MS);
+		slot->commands++;
 	}
 	SpinLockRelease(&registry->mutex);
 	if (pid != 0)
 		kill(pid, SIGTERM);
+	return slot != NULL;
+}
+
+/* The command is over, whatever became of it.  Raises nothing. */
+void
+topics_worker_come_back(Oid database)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerSlot *slot;
+
+	SpinLockAcquire(&registry->mutex);
+	slot = find_slot(registry, database);
+	/* its slot may have been given up, with the database */
+	if (slot && slot->commands > 0 && --slot->commands == 0)
+		slot->not_before = 0;
+	SpinLockRelease(&registry->mutex);
+	topics_shmem_wake_launcher();
 }
 
 /* ----------------------------------------------------------------
@@ -177,12 +196,14 @@ claim_slot(WorkerRegistry *registry, Oid database, bool look_again)
 		{
 			slot->database = database;
 			slot->has_extension = true;		/* until it has looked */
+			slot->commands = 0;
 			slot->not_before = 0;
 		}
 	}
 	if (slot && look_again)
 		slot->has_extension = true;
-	if (slot && slot->pid == 0 && slot->has_extension && slot->not_before <= now)
+	if (slot && slot->pid == 0 && slot->has_extension && slot->commands == 0 &&
+		slot->not_before <= now)
 	{
 		slot->not_before = TimestampTzPlusMilliseconds(now, RESTART_MS);
 		start = true;
@@ -300,7 +321,7 @@ leave_slot(int code, Datum arg)
 	SpinLockRelease(&registry->mutex);
 }
 
-/* Say that we are here.  False if there is a worker already. */
+/* Say that we are here.  False if there is a worker already, or shall be none. */
 static bool
 enter_slot(Oid database)
 {
@@ -310,7 +331,7 @@ enter_slot(Oid database)
 
 	SpinLockAcquire(&registry->mutex);
 	slot = find_slot(registry, database);
-	if (slot && slot->pid == 0)
+	if (slot && slot->pid == 0 && slot->commands == 0)
 	{
 		slot->pid = MyProcPid;
 		slot->latch = MyLatch;

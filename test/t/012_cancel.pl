@@ -157,13 +157,17 @@ sub produce_until_told
 	{
 		my $partition = int rand 4;
 		my $tag = "$number." . ++$round;
-		# each of one statement that produces: a cancel that hits BEGIN makes it
-		# a transaction of its own
+		# Transactions go as one message, which an error ends: sent by themselves,
+		# statements behind a BEGIN that was cancelled would be transactions of
+		# their own.
 		my $kind = int rand 3;
 		my $sql =
 		    $kind == 0 ? "CALL topics.send('random', '$tag:1', partition => $partition)"
-		  : $kind == 1 ? "BEGIN; SELECT topics.produce_batch('random', array_fill('$tag:3'::text, '{3}')); COMMIT"
-		  : "BEGIN; INSERT INTO topic.random (value, partition) SELECT '$tag:400', g % 4 FROM generate_series(1, 400) g; COMMIT";
+		  : 'BEGIN\; ' . (
+			$kind == 1
+			? "SELECT topics.produce('random', '$tag:3')\\; " x 3
+			: "INSERT INTO topic.random (value, partition) SELECT '$tag:400', g % 4 FROM generate_series(1, 200) g\\; " x 2)
+		  . 'COMMIT';
 
 		unless ($session)
 		{

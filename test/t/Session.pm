@@ -21,12 +21,12 @@ our @EXPORT = qw(is_running poll_until signal_backend hold_append_lock kill_serv
 
 my %stopped;
 
-# A session in database postgres.  Options: user, options (PGOPTIONS).
+# A session in database postgres.  Options: database, user, options (PGOPTIONS).
 # undef if it cannot connect.
 sub new
 {
 	my ($class, $node, %options) = @_;
-	my $connection = $node->connstr('postgres');
+	my $connection = $node->connstr($options{database} // 'postgres');
 
 	$connection .= " user=$options{user}" if defined $options{user};
 	local $ENV{PGOPTIONS} = $options{options} if defined $options{options};

@@ -1,0 +1,222 @@
+# The worker and its launcher: they come back however they are ended, roll
+# segments by age and by size without being asked, come back at once after a
+# command that they gave way to, hold up no shutdown, and are not needed.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Session;
+use Topics;
+
+my $node = topics_node('main', conf => "pg_topics.worker_interval = '100ms'\nautovacuum = off\n");
+my $observer = Session->new($node);
+wait_for_worker($node, 'postgres', 'the worker runs');
+$observer->value(q{SELECT topics.create_topic('t'); SELECT topics.produce('t', 'first')});
+
+sub launcher_pid
+{
+	return $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher'});
+}
+
+# A session does not lose its connection: none of this is a crash.
+sub still_there
+{
+	my ($number, $what) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return is_deeply($observer->query(q{CALL topics.send('t', 'on')})->{rows}, ["0|$number"], "... $what");
+}
+
+# ----------------------------------------------------------------------
+# Ended, it comes back
+# ----------------------------------------------------------------------
+
+my $pid = worker_pid($node, 'postgres');
+is($observer->value("SELECT pg_terminate_backend($pid)"), 't', 'pg_terminate_backend of the worker');
+wait_for_worker($node, 'postgres', '... it comes back', $pid);
+still_there(1, 'and nobody has noticed');
+
+$pid = worker_pid($node, 'postgres');
+kill 'TERM', $pid or die "could not send SIGTERM: $!";
+wait_for_worker($node, 'postgres', 'SIGTERM: it comes back', $pid);
+still_there(2, 'and nobody has noticed');
+
+$pid = worker_pid($node, 'postgres');
+is($observer->value("SELECT pg_cancel_backend($pid)"), 't', 'a cancel');
+still_there(3, 'harms nothing');
+
+my $launcher = launcher_pid();
+is($observer->value("SELECT pg_terminate_backend($launcher)"), 't', 'pg_terminate_backend of the launcher');
+ok( $node->poll_query_until('postgres', qq{
+		SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher' AND pid <> $launcher}),
+	'... it comes back');
+is($observer->value("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'"), 't',
+	'... and the worker, ended after it,');
+wait_for_worker($node, 'postgres', '... too', worker_pid($node, 'postgres') || 0);
+still_there(4, 'and nobody has noticed');
+
+# ----------------------------------------------------------------------
+# Segments roll, and nobody calls maintain
+# ----------------------------------------------------------------------
+
+# a topic's segments with records that are sealed and have their index
+sub sealed
+{
+	my ($topic) = @_;
+
+	return $observer->value(qq{
+		SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+		WHERE c.relname LIKE (SELECT 't' || topic_id || '\\_p%' FROM topics.topic WHERE topic = '$topic')});
+}
+
+sub rolls_on
+{
+	my ($topic, $count) = @_;
+
+	return poll_until(sub { sealed($topic) >= $count });
+}
+
+$observer->value(q{
+	SELECT topics.create_topic('age', segment_time => '50 milliseconds');
+	SELECT topics.create_topic('size', 2, segment_bytes => 65536);
+	SELECT topics.create_topic('neither')});
+for my $round (1 .. 3)
+{
+	$observer->value(q{SELECT topics.produce('age', 'x')});
+	ok(rolls_on('age', $round), "segment_time: roll $round") or last;
+}
+is($observer->value(q{SELECT string_agg(base_offset || '-' || log_end_offset, ' ' ORDER BY base_offset) FROM topics.segment WHERE topic = 'age' AND state = 'sealed'}),
+	'0-1 1-2 2-3', '... a record each');
+
+# Records are larger than was guessed, so the roll is by size, not by bounds.
+for my $round (1 .. 3)
+{
+	$observer->value(q{INSERT INTO topic.size (value, partition) SELECT repeat(md5(g::text), 60), 1 FROM generate_series(1, 50) g});
+	ok(rolls_on('size', $round), "segment_bytes: roll $round") or last;
+}
+is($observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'size' AND state = 'sealed' AND log_end_offset - log_start_offset <> 50}),
+	'0', '... of 50 records each');
+is($observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'size' AND partition = 0 AND state = 'sealed'}), '0',
+	'... an empty partition does not roll');
+
+# A quiet tail is old for ever, and must not be rolled again and again.  That the worker has been round is seen by what it does for others.
+$observer->value(q{SELECT topics.produce('neither', 'x')});
+my $segments = $observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'age'});
+for my $round (4 .. 6)
+{
+	$observer->value(q{INSERT INTO topic.size (value, partition) SELECT repeat(md5(g::text), 60), 1 FROM generate_series(1, 50) g});
+	rolls_on('size', $round) or last;
+}
+is($observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'age'}), $segments, 'a quiet topic does not go on rolling');
+is($observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'neither' AND state = 'sealed'}), '0',
+	'nor does one with the default settings');
+
+# ----------------------------------------------------------------------
+# Commands that need a database for themselves
+# ----------------------------------------------------------------------
+
+# The worker comes back when the command has ended, not some time later.  The
+# bound is for a machine that has much else to do.
+sub comes_back
+{
+	my ($database, $not_pid, $what) = @_;
+	my $since = time;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_for_worker($node, $database, "$what: the worker comes back", $not_pid);
+	return cmp_ok(time - $since, '<', 15, '... at once');
+}
+
+sub pid_in
+{
+	my ($database) = @_;
+
+	wait_for_worker($node, $database, "a worker in database $database");
+	return worker_pid($node, $database);
+}
+
+$node->safe_psql('postgres', 'CREATE DATABASE one');
+$node->safe_psql('one', q{CREATE EXTENSION pg_topics; SELECT topics.create_topic('t')});
+$pid = pid_in('one');
+is($node->psql('postgres', 'CREATE DATABASE two TEMPLATE one'), 0, 'CREATE DATABASE TEMPLATE');
+comes_back('one', $pid, 'to the template');
+comes_back('two', 0, 'in the copy');
+is($node->safe_psql('two', q{CALL topics.send('t', 'x')}), '0|0', '... whose topic works');
+
+$pid = pid_in('one');
+is($node->psql('postgres', 'ALTER DATABASE one RENAME TO three'), 0, 'ALTER DATABASE RENAME');
+comes_back('three', $pid, 'after the renaming');
+
+$pid = pid_in('three');
+is($node->psql('postgres', 'BEGIN; ALTER DATABASE three RENAME TO one; ROLLBACK'), 0, 'ALTER DATABASE RENAME, rolled back');
+comes_back('three', $pid, 'after the rollback');
+
+$pid = pid_in('three');
+isnt($node->psql('postgres', 'ALTER DATABASE three RENAME TO two'), 0, 'ALTER DATABASE RENAME that fails');
+comes_back('three', $pid, 'after the failure');
+
+# two commands at once: it stays away until both have ended
+my ($a, $b) = map { Session->new($node) } 1 .. 2;
+$pid = pid_in('three');
+$a->value('BEGIN; ALTER DATABASE three RENAME TO four');
+$b->send('ALTER DATABASE three RENAME TO five');
+ok( poll_until(sub { $observer->value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $b->{pid}") eq 't' }),
+	'while one renames, another waits to do so');
+wait_for_no_worker($node, 'three', '... and the worker stays away');
+$a->value('ROLLBACK');
+is($b->receive->{sqlstate}, '', '... until both have ended');
+comes_back('five', $pid, 'after both');
+
+$pid = worker_pid($node, 'postgres');
+is($node->psql('postgres', 'DROP DATABASE five'), 0, 'DROP DATABASE');
+is(worker_pid($node, 'postgres'), $pid, '... others keep their worker');
+
+# ----------------------------------------------------------------------
+# Shutdown with an open producer
+# ----------------------------------------------------------------------
+
+$a->value(q{BEGIN; SELECT topics.produce('t', 'open')});
+$b->value('BEGIN');
+$b->send(q{INSERT INTO topic.t (value) SELECT 'busy' FROM generate_series(1, 1000000000)});
+wait_for_worker($node, 'postgres', 'a worker and two open producers');
+my $start = time;
+$node->stop('fast');
+cmp_ok(time - $start, '<', 10, '... a fast shutdown takes less than 10 seconds');
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, '... without a crash');
+
+# ----------------------------------------------------------------------
+# No process to be had
+# ----------------------------------------------------------------------
+
+# PostgreSQL's launcher and ours have taken them.  There are two databases
+# with the extension, and so two that get no worker.
+my $position = -s $node->logfile;
+$node->append_conf('postgresql.conf', "max_worker_processes = 2\n");
+$node->start;
+$observer = Session->new($node);
+is($observer->value('SELECT count(*) FROM topic.t'), '5', 'without processes: what was acknowledged is there');
+is_deeply($observer->query(q{CALL topics.send('t', 'alone')})->{rows}, ['0|5'], '... produce');
+is_deeply($observer->query(q{INSERT INTO topic.size (value, partition) SELECT repeat('x', 1000), 0 FROM generate_series(1, 5000)})->{rows},
+	['INSERT 0 5000'], '... more than a segment');
+is($observer->query(q{CALL topics.maintain()})->{sqlstate}, '', '... maintain');
+is($observer->query(q{CALL topics.roll_segment('size', 0)})->{sqlstate}, '', '... a roll');
+is_deeply($observer->query(q{CALL topics.send('size', 'after it', partition => 0)})->{rows}, ['0|5000'], '... produce after it');
+is($observer->value(q{SELECT count(*) FROM topics.fetch('size', 0, 4990)}), '11', '... fetch');
+is($node->safe_psql('two', q{CALL topics.send('t', 'alone')}), '0|1', '... the other database as well');
+is($observer->value(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'}), '0', '... without a worker');
+my $hint = qr/LOG:  pg_topics: no background worker process is left for database \d+/;
+ok(poll_until(sub { slurp_file($node->logfile, $position) =~ $hint }), '... the log says so');
+# the launcher has been round again when it has met a new database
+$node->safe_psql('postgres', 'CREATE DATABASE six');
+$node->stop;
+my $log = slurp_file($node->logfile, $position);
+is(scalar(() = $log =~ /$hint/g), 1, '... once');
+like($log, qr/HINT:  Increase max_worker_processes, or CALL topics\.maintain\(\) regularly\./, '... with the cure');
+unlike($log, qr/ERROR|WARNING/, '... and nothing has failed');
+done_testing();
