@@ -45,8 +45,10 @@ CREATE TABLE topic_log.topic (
 	delete_retention_time interval NOT NULL,
 	min_compaction_lag_time interval NOT NULL,
 	min_cleanable_dirty_ratio double precision NOT NULL,
-	notify boolean NOT NULL
+	notify boolean NOT NULL,
+	notify_key uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid()
 );
+COMMENT ON COLUMN topic_log.topic.notify_key IS 'The secret in the name of the topic''s channel, see topics.channel';
 COMMENT ON TABLE topic_log.topic IS 'Topics: the view that is the topic, the id that names its log tables, its settings. Read it through topics.topic';
 
 CREATE TABLE topic_log.partition (
@@ -228,6 +230,13 @@ COMMENT ON PROCEDURE topics.wait_offset(text, integer, bigint, interval) IS
 'Waits until the log end of a partition is above after_offset, that is until the record with that offset is there, or until max_wait has passed, which is no error (Kafka: fetch.max.wait.ms). Pass the offset that topics.fetch is to read next. Needs SELECT on the topic''s view, also at the end. Holds no snapshot and no lock while it waits. On a hot standby it looks 10 times a second at what was replayed.
 after_offset: from 0. max_wait: 0 to 2147483 s.
 Errors: 25001 inside a transaction block, after a write, with an open query, or above READ COMMITTED; 42704 no such topic, or it was dropped meanwhile; 42501 no right; 22023 bad partition, after_offset or max_wait';
+
+CREATE FUNCTION topics.channel(topic text) RETURNS text
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'topics_channel';
+COMMENT ON FUNCTION topics.channel(text) IS
+'The channel to LISTEN to for notifications of a topic''s new records, sent if its setting notify is on, at most every pg_topics.notify_interval. Needs SELECT on the topic''s view: the name is a secret, since anybody can LISTEN. No Kafka counterpart.
+The payload is JSON: {"topic": name, "end_offsets": {partition: log end, ...}} of the partitions that have new records. A hint: it may come twice or, after a restart of the server, not at all.
+Errors: 42704 no such topic, 42501 no right';
 
 -- ======================================================================
 -- Consumer groups

@@ -65,6 +65,7 @@ struct Destination
 	Relation	partition_rel;
 	int64		segment_bytes;
 	bool		log_append_time;
+	bool		notify;
 	uint32		bounds_changes; /* before we looked at the segments */
 	bool		in_one_segment; /* there is one for all records */
 	List	   *segments;		/* of OpenSegment, ascending */
@@ -199,6 +200,7 @@ resolve(Destination *dest)
 	dest->topic = topic->name;
 	dest->segment_bytes = topic->settings.segment_bytes;
 	dest->log_append_time = topic->settings.log_append_time;
+	dest->notify = topic->settings.notify;
 	dest->state = topics_catalog_partition_state(topic, dest->partition);
 	dest->topic_state = topics_catalog_partition_state(topic, 0);
 	dest->id = dest->state->id;
@@ -655,9 +657,13 @@ topics_append_publish(XLogRecPtr lsn)
 		publish_destination(appending[i], lsn);
 	topics_append_lock_release();
 	for (int i = 0; i < nappending; i++)
+	{
 		topics_wakeup_published(appending[i]->state, appending[i]->topic_state,
 								appending[i]->first_offset +
 								topics_buffer_count(appending[i]->records));
+		if (appending[i]->notify)
+			topics_shmem_push_moved(appending[i]->state);
+	}
 
 	if (nnext_produced > 0)
 	{

@@ -51,7 +51,8 @@ enum
 	Anum_topic_min_compaction_lag_time,
 	Anum_topic_min_cleanable_dirty_ratio,
 	Anum_topic_notify,
-	Natts_topic = Anum_topic_notify
+	Anum_topic_notify_key,
+	Natts_topic = Anum_topic_notify_key
 };
 
 static HTAB *cache = NULL;
@@ -188,6 +189,7 @@ load_settings(TopicSettings *settings, HeapTuple tuple, TupleDesc desc)
 	policy = TextDatumGetCString(values[Anum_topic_cleanup_policy - 1]);
 	settings->compact = strstr(policy, "compact") != NULL;
 	settings->delete = strstr(policy, "delete") != NULL;
+	settings->notify = DatumGetBool(values[Anum_topic_notify - 1]);
 }
 
 /* Read the row of a view; false if the view is no topic. */
@@ -217,6 +219,8 @@ load_row(Topic *topic, int32 *partitions)
 													 RelationGetDescr(rel), &isnull));
 		*partitions = DatumGetInt32(heap_getattr(tuple, Anum_topic_partitions,
 												 RelationGetDescr(rel), &isnull));
+		topic->notify_key = *DatumGetUUIDP(heap_getattr(tuple, Anum_topic_notify_key,
+														RelationGetDescr(rel), &isnull));
 		load_settings(&topic->settings, tuple, RelationGetDescr(rel));
 		snprintf(root, sizeof(root), "t" INT64_FORMAT, topic->topic_id);
 		topic->root_relid = get_relname_relid(root, namespace);

@@ -24,6 +24,7 @@ int			pg_topics_max_partitions;
 int			pg_topics_max_group_offsets;
 bool		pg_topics_early_lock_release;
 int			pg_topics_worker_interval;
+int			pg_topics_notify_interval;
 
 static bool preloaded = false;
 static shmem_request_hook_type previous_shmem_request = NULL;
@@ -100,6 +101,11 @@ define_settings(void)
 							"Time between two rounds of the worker over all partitions.",
 							"What cannot wait wakes it at once.",
 							&pg_topics_worker_interval, 10000, 100, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.notify_interval",
+							"Least time between two notifications of a topic's new records.",
+							"What comes meanwhile is told of together.",
+							&pg_topics_notify_interval, 100, 10, 60000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("pg_topics");
 }

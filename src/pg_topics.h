@@ -29,6 +29,7 @@
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
 /* What the SQL objects must be at; the control file's default_version. */
 #define PG_TOPICS_VERSION "1.0"
@@ -123,6 +124,9 @@ typedef struct PartitionState
 	pg_atomic_uint64 wake_at;	/* lowest log end that anybody waits for, or
 								 * NOBODY_WAITS (wakeup.c) */
 
+	pg_atomic_uint32 moved;		/* is in a stack of moved partitions */
+	int			moved_below;	/* the next one in it, as index + 1, or 0 */
+
 	/* of the topic, in the state of its partition 0 (wakeup.c) */
 	ConditionVariable data_cv;	/* who waits for anything of the topic */
 	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
@@ -155,11 +159,14 @@ typedef struct WorkerSlot
 	bool		has_extension;	/* as of its last look */
 	int			commands;		/* in progress that the worker gives way to */
 	TimestampTz not_before;		/* no new start until then */
+	bool		round_wanted;	/* was woken for more than notifications */
+	pg_atomic_uint32 moved;		/* stack of partitions to tell of, as index + 1
+								 * of the topmost, or 0; not under the mutex */
 } WorkerSlot;
 
 typedef struct WorkerRegistry
 {
-	slock_t		mutex;			/* guards all below */
+	slock_t		mutex;			/* guards all below but the stacks */
 	struct Latch *launcher;
 	bool		look_again;		/* databases or extensions came or went */
 	bool		hinted;			/* the lack of worker processes was logged */
@@ -177,6 +184,7 @@ typedef struct TopicSettings
 	bool		log_append_time;
 	bool		compact;		/* cleanup_policy has "compact" */
 	bool		delete;			/* cleanup_policy has "delete" */
+	bool		notify;			/* NOTIFY tells of new records */
 } TopicSettings;
 
 /* A key or value column of a topic: its type and how to get in and out. */
@@ -216,6 +224,7 @@ typedef struct Topic
 	TopicColumn value;
 	TupleDesc	tupdesc;		/* of the log table */
 	TopicSettings settings;
+	pg_uuid_t	notify_key;		/* the secret in the name of its channel */
 	MemoryContext cxt;			/* of what hangs off this struct */
 	Oid		   *partition_relids;	/* InvalidOid until asked for */
 	PartitionState **partition_states;	/* NULL until asked for */
@@ -259,6 +268,7 @@ extern int	pg_topics_max_partitions;
 extern int	pg_topics_max_group_offsets;
 extern bool pg_topics_early_lock_release;
 extern int	pg_topics_worker_interval;
+extern int	pg_topics_notify_interval;
 extern void topics_require_preload(void);
 
 /* shmem.c */
@@ -275,6 +285,8 @@ extern ConditionVariable *topics_shmem_database_cv(void);
 extern pg_atomic_uint32 *topics_shmem_database_giants(void);
 extern WorkerRegistry *topics_shmem_workers(void);
 extern void topics_shmem_wake_worker(void);
+extern void topics_shmem_push_moved(PartitionState *state);
+extern int	topics_shmem_pop_moved(WorkerSlot *slot, PartitionState **result);
 extern void topics_shmem_wake_launcher(void);
 
 /* append_lock.c */
@@ -476,6 +488,10 @@ typedef void (*NextTransaction) (void);
 extern bool topics_maintain_is_due(Topic *topic, int32 partition);
 extern void topics_maintain_partition(Oid view_relid, int32 partition, bool roll,
 									  NextTransaction next_transaction);
+
+/* notify.c */
+extern long topics_notify_send(WorkerSlot *slot);
+extern void topics_notify_give_back(void);
 
 /* hooks.c */
 extern void topics_hooks_init(void);

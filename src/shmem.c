@@ -35,7 +35,10 @@
  *	log_start_offset, log_start_sought	atomics that only rise; log_start.c.
  *	lowest_kept, droppable_bytes	what the last who looked has found
  *		(retention.c); others read them without a lock, and at worst look too.
- *	WorkerRegistry.mutex	(spinlock) all of the registry of workers.
+ *	moved, moved_below, WorkerSlot.moved	the stack of a database's partitions
+ *		whose log end has moved, for NOTIFY (notify.c); see there, below.
+ *	WorkerRegistry.mutex	(spinlock) all of the registry of workers but for
+ *		the stacks.
  *
  * The order is: heavyweight locks; then append locks and the database lock in
  * any order, none of them waited for while another is held; then what heap's
@@ -171,6 +174,7 @@ topics_shmem_startup(void)
 			pg_atomic_init_u64(&state->log_start_sought, UNKNOWN_OFFSET);
 			pg_atomic_init_u32(&state->requests, 0);
 			pg_atomic_init_u64(&state->wake_at, NOBODY_WAITS);
+			pg_atomic_init_u32(&state->moved, 0);
 			ConditionVariableInit(&state->data_cv);
 			pg_atomic_init_u32(&state->claim_wanted, 0);
 			FREE_NEXT(state) = i + 1 < shared->nstates ? i + 1 : -1;
@@ -187,6 +191,8 @@ topics_shmem_startup(void)
 	{
 		memset(workers, 0, sizeof(WorkerRegistry));
 		SpinLockInit(&workers->mutex);
+		for (int i = 0; i < MAX_WORKERS; i++)
+			pg_atomic_init_u32(&workers->slots[i].moved, 0);
 		workers->look_again = true;
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -207,7 +213,10 @@ topics_shmem_wake_worker(void)
 	SpinLockAcquire(&workers->mutex);
 	for (int i = 0; i < MAX_WORKERS; i++)
 		if (workers->slots[i].database == MyDatabaseId && workers->slots[i].pid != 0)
+		{
 			latch = workers->slots[i].latch;
+			workers->slots[i].round_wanted = true;
+		}
 	SpinLockRelease(&workers->mutex);
 
 	/* the latch is one of PGPROC's: at worst it wakes another process */
@@ -227,6 +236,134 @@ topics_shmem_wake_launcher(void)
 	SpinLockRelease(&workers->mutex);
 	if (latch)
 		SetLatch(latch);
+}
+
+/* ----------------------------------------------------------------
+ *		Partitions that have moved
+ *
+ * A partition whose log end has moved is pushed onto its database's stack,
+ * for the worker to tell of, once: its flag "moved" says that it is in one.
+ * A push takes the flag first, then links the partition to the top.  Who pops
+ * takes the whole stack, follows the links, and clears each flag before he
+ * looks at what the flag was about.  So a producer who finds the flag set has
+ * published before that look, and only who holds the flag writes the link.
+ * Nobody pops less than everything, so a partition cannot be popped and
+ * pushed again under somebody who compares the top.
+ *
+ * A state can be given to another topic while it is in a stack.  Then it is
+ * told of, for nothing, or, if its database is another one now, moved over
+ * by who pops it (sort_moved).  A database that has gone has its stack sorted
+ * out when its states are given back.
+ * ----------------------------------------------------------------
+ */
+
+/* The slot of a database; one is taken, if need be.  NULL if all are. */
+static WorkerSlot *
+slot_of(Oid database)
+{
+	static WorkerSlot *mine = NULL;
+	WorkerSlot *slot = NULL;
+
+	/* a database that we are connected to keeps its slot */
+	if (mine && mine->database == database)
+		return mine;
+
+	SpinLockAcquire(&workers->mutex);
+	for (int i = 0; i < MAX_WORKERS && slot == NULL; i++)
+		if (workers->slots[i].database == database)
+			slot = &workers->slots[i];
+	for (int i = 0; i < MAX_WORKERS && slot == NULL; i++)
+		if (!OidIsValid(workers->slots[i].database))
+		{
+			slot = &workers->slots[i];
+			slot->database = database;
+			slot->has_extension = true;
+			slot->not_before = 0;
+		}
+	SpinLockRelease(&workers->mutex);
+	if (database == MyDatabaseId)
+		mine = slot;
+	return slot;
+}
+
+/*
+ * The partition's log end has moved: its database's worker is to say so.  The
+ * new end was stored before.  Raises nothing.
+ */
+void
+topics_shmem_push_moved(PartitionState *state)
+{
+	WorkerSlot *slot;
+	Latch	   *latch = NULL;
+	uint32		top;
+
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&state->moved) != 0 ||
+		pg_atomic_exchange_u32(&state->moved, 1) != 0)
+		return;
+	slot = OidIsValid(state->id.database) ? slot_of(state->id.database) : NULL;
+	if (slot == NULL)
+	{
+		pg_atomic_write_u32(&state->moved, 0);
+		return;
+	}
+
+	top = pg_atomic_read_u32(&slot->moved);
+	do
+	{
+		state->moved_below = top;
+		pg_write_barrier();
+	} while (!pg_atomic_compare_exchange_u32(&slot->moved, &top, topics_shmem_index(state) + 1));
+	if (top != 0)
+		return;					/* whoever was first has set the latch */
+
+	SpinLockAcquire(&workers->mutex);
+	if (slot->pid != 0)
+		latch = slot->latch;
+	SpinLockRelease(&workers->mutex);
+	if (latch)
+		SetLatch(latch);
+}
+
+/*
+ * Take all of a stack into "result", which has room for all states there are.
+ * From now on they can be pushed again, so their log ends are to be looked at
+ * after this.
+ */
+int
+topics_shmem_pop_moved(WorkerSlot *slot, PartitionState **result)
+{
+	uint32		top = pg_atomic_exchange_u32(&slot->moved, 0);
+	int			count = 0;
+
+	while (top != 0)
+	{
+		PartitionState *state = &shared->states[top - 1];
+
+		top = state->moved_below;
+		pg_atomic_exchange_u32(&state->moved, 0);
+		result[count++] = state;
+	}
+	return count;
+}
+
+/* Sort out a stack, some of whose states have another owner now, or none. */
+static void
+sort_moved(Oid database)
+{
+	uint32		top = 0;
+
+	for (int i = 0; i < MAX_WORKERS && top == 0; i++)
+		if (workers->slots[i].database == database)
+			top = pg_atomic_exchange_u32(&workers->slots[i].moved, 0);
+	while (top != 0)
+	{
+		PartitionState *state = &shared->states[top - 1];
+
+		top = state->moved_below;
+		pg_atomic_exchange_u32(&state->moved, 0);
+		topics_shmem_push_moved(state);
+	}
 }
 
 /* The state of a partition, or NULL if nobody has needed it so far. */
@@ -330,6 +467,7 @@ topics_shmem_release(int64 topic_id, int32 from)
 			entry->id.partition >= from)
 			give_back(entry);
 	LWLockRelease(REGISTRY_LOCK);
+	sort_moved(MyDatabaseId);
 }
 
 /* Give back everything of a database that is no more. */
@@ -345,6 +483,7 @@ topics_shmem_release_database(Oid database)
 		if (entry->id.database == database)
 			give_back(entry);
 	LWLockRelease(REGISTRY_LOCK);
+	sort_moved(database);
 }
 
 /*

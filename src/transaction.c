@@ -273,6 +273,7 @@ publish(void)
 		pg_atomic_write_u64(&foreign_states[i]->next_offset, UNKNOWN_OFFSET);
 		topics_consumer_offset_log_changed(foreign_states[i]->id.topic_id);
 		topics_wakeup_published(foreign_states[i], foreign_topic_states[i], UNKNOWN_OFFSET);
+		topics_shmem_push_moved(foreign_states[i]);
 	}
 }
 

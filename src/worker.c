@@ -10,7 +10,9 @@
  *
  * The worker goes round the partitions that have something to be done
  * (maintain.c): when woken at once for those that asked, and every
- * pg_topics.worker_interval for all.  It schedules, and knows nothing else.
+ * pg_topics.worker_interval for all.  Between rounds, and between their steps,
+ * it sends the notifications that are due (notify.c).  It schedules, and knows
+ * nothing else.
  * An error costs the partition its turn, and is logged; the others go on.
  *
  * Nobody waits for a worker.  Where max_worker_processes leaves none, it is
@@ -33,6 +35,7 @@
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
@@ -166,16 +169,20 @@ forget_databases(WorkerRegistry *registry, List *databases)
 		SpinLockAcquire(&registry->mutex);
 		if (OidIsValid(registry->slots[i].database) && registry->slots[i].pid == 0 &&
 			!list_member_oid(databases, registry->slots[i].database))
-		{
 			gone = registry->slots[i].database;
-			memset(&registry->slots[i], 0, sizeof(WorkerSlot));
-		}
 		SpinLockRelease(&registry->mutex);
-		if (OidIsValid(gone))
-		{
-			topics_shmem_release_database(gone);
-			topics_consumer_offset_forget_database(gone);
-		}
+		if (!OidIsValid(gone))
+			continue;
+		/* as long as the slot is the database's, so that its stack is emptied */
+		topics_shmem_release_database(gone);
+		topics_consumer_offset_forget_database(gone);
+		SpinLockAcquire(&registry->mutex);
+		registry->slots[i].database = InvalidOid;
+		registry->slots[i].has_extension = false;
+		registry->slots[i].round_wanted = false;
+		registry->slots[i].commands = 0;
+		registry->slots[i].not_before = 0;
+		SpinLockRelease(&registry->mutex);
 	}
 }
 
@@ -315,6 +322,7 @@ leave_slot(int code, Datum arg)
 {
 	WorkerRegistry *registry = topics_shmem_workers();
 
+	topics_notify_give_back();
 	SpinLockAcquire(&registry->mutex);
 	my_slot->pid = 0;
 	my_slot->latch = NULL;
@@ -367,6 +375,7 @@ next_transaction(void)
 {
 	CommitTransactionCommand();
 	CHECK_FOR_INTERRUPTS();
+	(void) topics_notify_send(my_slot);
 	StartTransactionCommand();
 }
 
@@ -457,10 +466,58 @@ go_round(void)
 	MemoryContextDelete(cxt);
 }
 
+/* Milliseconds until the next round over all partitions. */
+static long
+time_to_round(instr_time last_round)
+{
+	instr_time	now;
+	long		left;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, last_round);
+	left = pg_topics_worker_interval - (long) INSTR_TIME_GET_MILLISEC(now);
+	return Max(left, 0);
+}
+
+/* Is it time for a round, or has anybody asked for one? */
+static bool
+round_is_due(instr_time last_round)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+	bool		wanted;
+
+	SpinLockAcquire(&registry->mutex);
+	wanted = my_slot->round_wanted;
+	my_slot->round_wanted = false;
+	SpinLockRelease(&registry->mutex);
+	return wanted || time_to_round(last_round) == 0;
+}
+
+/* Wait until there is something to do. */
+static void
+wait_for_work(instr_time last_round)
+{
+	long		timeout = time_to_round(last_round);
+	long		notify = topics_notify_send(my_slot);
+
+	if (notify >= 0)
+		timeout = Min(timeout, notify);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
 void
 topics_worker_main(Datum main_arg)
 {
 	Oid			database = DatumGetObjectId(main_arg);
+	instr_time	last_round;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -479,15 +536,10 @@ topics_worker_main(Datum main_arg)
 		pgstat_report_activity(STATE_RUNNING, "maintaining topics");
 		go_round();
 		pgstat_report_activity(STATE_IDLE, NULL);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 pg_topics_worker_interval, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+		INSTR_TIME_SET_CURRENT(last_round);
+		do
+			wait_for_work(last_round);
+		while (!round_is_due(last_round));
 	}
 	proc_exit(0);
 }

@@ -12,14 +12,14 @@ use Test::More;
 
 our @EXPORT = qw(topic_state records_of same_state check_files leaves_of produce_and_abort sqlstate_of kill_and_start);
 
-# All topics of a database: who owns them, settings, both ends of each
+# All topics of a database: who owns them, settings, channel, both ends of each
 # partition, rights.  One line each.
 sub topic_state
 {
 	my ($node, $database) = @_;
 
 	return $node->safe_psql($database, q{
-		SELECT to_jsonb(t) FROM topics.topic t ORDER BY topic;
+		SELECT to_jsonb(t), topics.channel(topic) FROM topics.topic t ORDER BY topic;
 		SELECT topic, partition, log_start_offset, log_end_offset, first_timestamp, last_timestamp
 			FROM topics.partition ORDER BY topic, partition;
 		SELECT relname, g.grantee, g.privilege_type, g.is_grantable
