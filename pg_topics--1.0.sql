@@ -336,6 +336,18 @@ COMMENT ON COLUMN topics.consumer_lag.client_id IS 'NULL: groups have no members
 COMMENT ON COLUMN topics.consumer_lag.host IS 'NULL: groups have no members';
 
 -- ======================================================================
+-- Changes of tables
+-- ======================================================================
+
+CREATE FUNCTION topics.produce_change() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce_change';
+COMMENT ON FUNCTION topics.produce_change() IS
+'Trigger function for any table: produce_change(topic [, key column, ...]), AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW, or AFTER TRUNCATE FOR EACH STATEMENT. Produces a JSON record of the change when the transaction commits (Kafka: the outbox pattern, Debezium). Who changes the table needs INSERT on the topic''s view.
+Value: {"op": "INSERT", "UPDATE", "DELETE" or "TRUNCATE", "schema", "table", "time": of the transaction, "old": the row or null, "new": the row or null}.
+Key: of the named columns, or of the primary key; of one column its value, of several a JSON array of their values in the order named, or in the table''s order. An UPDATE of the key is a DELETE under the old key and an INSERT under the new one. A DELETE is followed by a record without value if the topic''s cleanup_policy has compact. A TRUNCATE goes to every partition, without key.
+Errors: 39P01 called in another way, 42703 no such key column, 55000 no primary key, and those of topics.produce';
+
+-- ======================================================================
 -- Administration
 -- ======================================================================
 

@@ -470,6 +470,7 @@ extern Topic *topics_wait_for_record(Topic *topic, int32 partition, int64 offset
 /* produce.c */
 extern void topics_produce_check_context(const char *command);
 extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
+extern Datum topics_produce_column(Topic *topic, TopicColumn *column, Oid given, Datum value);
 extern void topics_produce_check_null(Topic *topic, TopicColumn *column);
 extern Datum topics_produce_headers(Datum headers);
 

@@ -99,6 +99,13 @@ column_from(TopicColumn *column, Oid given, Datum value, MemoryContext cxt)
 	}
 }
 
+/* The same, for others: a value of type text or bytea, or of the column's own. */
+Datum
+topics_produce_column(Topic *topic, TopicColumn *column, Oid given, Datum value)
+{
+	return column_from(column, given, value, topic->cxt);
+}
+
 /* A key's text, the same whatever the session's settings are. */
 static char *
 key_text(TopicColumn *column, Datum key)
