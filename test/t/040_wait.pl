@@ -207,6 +207,8 @@ is($observer->value(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a US
 $producer->value("CALL topics.send('t', 'x', partition => $_)") for 0, 1;
 $_->send($far) for @crowd;
 ok(poll_until(\&crowd_sleeps), '100 sessions wait for a far offset');
+# in the kernel too: what pg_stat_activity says comes a little earlier
+poll_until(sub { !grep { slurp_file("/proc/$_->{pid}/status") !~ /^State:\s+S/m } @crowd });
 my @before = map { switches($_) } @crowd;
 $producer->value(q{
 	DO $$ BEGIN FOR i IN 1 .. 10000 LOOP PERFORM topics.produce('t', 'x', partition => i % 2); COMMIT; END LOOP; END $$});
