@@ -143,6 +143,14 @@ ok(sleeps($waiter), '... and RENAME does not');
 $producer->value(q{CALL topics.send('renamed', 'first')});
 is(answer($waiter), 'CALL ', '... it is the same topic');
 
+# Partitions that are added: a group waits for them, too.
+$observer->value(q{SELECT topics.create_topic('growing')});
+send_to_sleep($waiter, q{CALL topics.wait('group', 'growing', '1 h')});
+$producer->value(q{SELECT topics.add_partitions('growing', 2)});
+ok(poll_until(sub { sleeps($waiter) }), 'new partitions, which are empty, end no wait');
+$producer->value(q{CALL topics.send('growing', 'in the new one', partition => 1)});
+is(answer($waiter), 'CALL ', '... and their records do');
+
 # REVOKE
 send_to_sleep($reader, q{CALL topics.wait_offset('t', 0, 8, '1 h')});
 $observer->value('REVOKE SELECT ON topic.t FROM reader');
