@@ -25,6 +25,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -39,12 +40,21 @@
 PG_FUNCTION_INFO_V1(topics_maintain);
 PG_FUNCTION_INFO_V1(topics_roll_segment);
 
-/* The partition's table, or InvalidOid if topic or partition have gone. */
+/*
+ * The partition's table, or InvalidOid if topic or partition have gone.  What
+ * is found stays until the transaction ends: DROP begins at the root, whose
+ * lock is taken here, and waited for where a DROP has it.  Not the view's,
+ * which a rename wants: it would wait for a VACUUM, and others behind it.
+ */
 static Oid
 find_partition(Oid view_relid, int32 partition, Topic **topic, PartitionState **state)
 {
 	Oid			relid;
 
+	*topic = topics_catalog_get(view_relid, true);
+	if (*topic == NULL)
+		return InvalidOid;
+	LockRelationOid((*topic)->root_relid, AccessShareLock);
 	*topic = topics_catalog_get(view_relid, true);
 	if (*topic == NULL || partition >= (*topic)->partitions)
 		return InvalidOid;
@@ -115,6 +125,9 @@ roll(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	next_transaction();
 	TEST_POINT("cut-done");
 
+	relid = find_partition(view_relid, partition, &topic, &state);
+	if (!OidIsValid(relid))
+		return;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	topics_segment_cover(relid, state, cut_at, cut_at, segment_bytes, false);
 	PopActiveSnapshot();
