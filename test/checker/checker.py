@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 
@@ -154,7 +155,7 @@ class Round:
         for client in self.clients:
             client.rescued = client.is_alive()
         for pid in server.backends():
-            server.send(pid, 15)
+            server.send(pid, signal.SIGTERM)
         if all_ended(5):
             return
         server.kill_all()
@@ -291,6 +292,7 @@ def choose_kinds(options):
 
 
 def main(arguments):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # and end the server
     options = parse_arguments(arguments)
     kinds, missing = choose_kinds(options)
     for kind, why in missing.items():
