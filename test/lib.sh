@@ -152,9 +152,9 @@ copy_source() {
 	[ "$EUID" != 0 ] || chown -R "$account:" "$work/source"
 }
 
-# Builds $work/source; the compiler's output goes to $work/build.log
+# Builds $work/source, without bitcode for JIT; the compiler's output goes to $work/build.log
 build() {
-	as_account make -C "$work/source" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" "$@" >"$work/build.log" 2>&1
+	as_account make -C "$work/source" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" with_llvm=no "$@" >"$work/build.log" 2>&1
 }
 
 # Makes $work/server out of the system's server and the build.  Sets bindir.
