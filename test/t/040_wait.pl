@@ -220,7 +220,11 @@ poll_until(sub { !grep { slurp_file("/proc/$_->{pid}/status") !~ /^State:\s+S/m 
 my @before = map { switches($_) } @crowd;
 $producer->value(q{
 	DO $$ BEGIN FOR i IN 1 .. 10000 LOOP PERFORM topics.produce('t', 'x', partition => i % 2); COMMIT; END LOOP; END $$});
-is(join(' ', map { switches($_) } @crowd), "@before", '10,000 commits wake none of them');
+my $switches = 0;
+$switches += switches($crowd[$_]) - $before[$_] for 0 .. $#crowd;
+# PostgreSQL itself wakes a sleeper who has fallen behind in the invalidation
+# queue: now and then, where waking by commit would be a million times
+cmp_ok($switches, '<', 10 * @crowd, '10,000 commits wake none of them');
 is($observer->value(q{SELECT count(*) FROM topic.t WHERE value = 'x'}), '10002', '... the commits were made');
 
 # ----------------------------------------------------------------------
