@@ -35,7 +35,7 @@ class Bench:
         return quick if self.quick else full
 
     def compare(self, title, unit, contestants, ratios=(), rounds=None, warm_up=True):
-        """Runs contestants in turn, and notes values and ratios.
+        """Runs contestants in turn, and notes values and ratios.  Gives contestant -> {metric: [values]}.
 
         contestants: name -> function without arguments that gives a number, or a dictionary of metric -> number.
         ratios: (contestant, against, target, metric); target is text like '>= 0.95', or None.  Metric can be left out.
@@ -57,6 +57,7 @@ class Bench:
                         values[name].setdefault(metric, []).append(value)
 
         self.measured(title, unit, values, ratios, say_title=False)
+        return values
 
     def measured(self, title, unit, values, ratios=(), say_title=True):
         """Keeps values, contestant -> [values] or contestant -> {metric: [values]}, and their ratios."""

@@ -68,6 +68,10 @@ class Server:
                 raise Failure(f'waited in vain for: {condition}')
             time.sleep(0.05)
 
+    def wait_for_sessions(self, count, query):
+        """Until so many sessions have this as their last statement, or as their current one."""
+        self.wait_for(f"SELECT count(*) >= {count} FROM pg_stat_activity WHERE query LIKE '{query}'")
+
     def create_database(self):
         self.sql(f'CREATE DATABASE {self.database}', 'postgres')
         self.sql('CREATE EXTENSION pg_topics')

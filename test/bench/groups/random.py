@@ -15,8 +15,7 @@ def run(bench):
         return lambda: server.pgbench(sql, clients, bench.seconds, random_below=records - 100)
 
     for clients in (1, 8):
-        bench.compare(f'{records:,} records, {clients} clients' if clients > 1 else f'{records:,} records, 1 client',
-                      'reads/s', {
+        bench.compare(f'{records:,} records, clients: {clients}', 'reads/s', {
             'fetch': rate("SELECT * FROM topics.fetch('t', 0, :random, 100)", clients),
             'SELECT from the topic': rate('SELECT * FROM topic.t WHERE partition = 0 AND "offset" >= :random '
                                           'ORDER BY "offset" LIMIT 100', clients),

@@ -19,10 +19,18 @@ def run(bench):
     for commit, settings, counts in [('durable', None, (1, 8, 32, 64)),
                                      ('synchronous_commit = off', {'synchronous_commit': 'off'},
                                       bench.size((32,), (1, 8, 32, 64)))]:
+        by_clients = {}
         for clients in counts:
-            bench.compare(f'{commit}, {clients} clients' if clients > 1 else f'{commit}, 1 client', 'commits/s', {
+            by_clients[clients] = bench.compare(f'{commit}, clients: {clients}', 'commits/s', {
                 'one partition': produce('one', clients, settings),
                 '8 partitions': produce('eight', clients, settings),
                 'heap': insert(clients, settings),
             }, [('one partition', 'heap', '>= 0.95'),
                 ('8 partitions', 'heap', '>= 0.95')])
+        if 64 in by_clients:
+            names = ['one partition', '8 partitions', 'heap']
+            bench.measured(f'{commit}, whether 64 clients are too many', 'commits/s',
+                           {f'{name}, {clients} clients': by_clients[clients][name]
+                            for name in names for clients in (64, 32)},
+                           [(f'{name}, 64 clients', f'{name}, 32 clients', '>= 0.67' if name != 'heap' else None)
+                            for name in names])
