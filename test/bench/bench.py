@@ -116,7 +116,7 @@ def run_group(name, work, quick):
         group.run(bench)
     finally:
         server.drop_database()
-    return {'group': name, 'title': group.TITLE, 'seconds': round(time.monotonic() - started),
+    return {'format': report.FORMAT, 'group': name, 'title': group.TITLE, 'seconds': round(time.monotonic() - started),
             'measurements': bench.measurements}
 
 

@@ -3,6 +3,8 @@ import json
 import os
 import statistics
 
+FORMAT = 1  # of the JSON files: what was written in another one is not read
+
 HEADER = '''| measured | contestant | median | smallest – largest | against | ratio | smallest – largest | target | |
 |---|---|--:|--:|---|--:|--:|---|---|
 '''
@@ -66,7 +68,7 @@ def read(directory, groups):
         if os.path.exists(path):
             with open(path, encoding='utf-8') as file:
                 results.append(json.load(file))
-    return results
+    return [result for result in results if result.get('format') == FORMAT]
 
 
 def write(directory, groups):
