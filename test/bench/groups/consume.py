@@ -3,6 +3,7 @@ import contextlib
 import itertools
 
 TITLE = 'consume'
+HELD = 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class;'
 ALL = 'max_bytes => 2147483647'
 
 
@@ -75,7 +76,7 @@ def held_snapshot(bench):
     def consume(topic, chunk):
         return server.pgbench(f"SELECT * FROM topics.consume('g', '{topic}', 1)", 1, None, transactions=chunk)
 
-    for topic, snapshot in ('free', None), ('held', 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class;'):
+    for topic, snapshot in ('free', None), ('held', HELD):
         with server.session(snapshot) if snapshot else contextlib.nullcontext():
             rates = [consume(topic, chunk) for _ in range(chunks)]
             dead = server.number('SELECT sum(pg_stat_get_dead_tuples(oid)) FROM pg_class')

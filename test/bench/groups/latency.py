@@ -17,8 +17,8 @@ def run(bench):
         return run_one
 
     def giant_topic(partition):
-        return lambda: server.background('arrays', f"SELECT topics.produce_batch('t', :array, partition => {partition})",
-                                         seconds=3600, per_transaction=100_000)
+        sql = f"SELECT topics.produce_batch('t', :array, partition => {partition})"
+        return lambda: server.background('arrays', sql, seconds=3600, per_transaction=100_000)
 
     def giant_heap(table):
         return lambda: server.background('copy-in', f'COPY {table} (value) FROM STDIN (FORMAT binary)', binary=True,

@@ -18,8 +18,8 @@ def run(bench):
                                       random_below=size - 100)
 
     def fetch_keyed(size):
-        return lambda: server.pgbench(f'SELECT * FROM keyed{size} WHERE "offset" >= :random ORDER BY "offset" LIMIT 100',
-                                      2, bench.seconds, random_below=size - 100)
+        sql = f'SELECT * FROM keyed{size} WHERE "offset" >= :random ORDER BY "offset" LIMIT 100'
+        return lambda: server.pgbench(sql, 2, bench.seconds, random_below=size - 100)
 
     def produce(size):
         return lambda: server.pgbench(f"SELECT topics.produce('t{size}', :value)", 8, bench.seconds)
