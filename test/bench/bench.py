@@ -27,8 +27,8 @@ class Bench:
     def __init__(self, server, quick):
         self.server = server
         self.quick = quick
-        self.rounds = 3 if quick else 5
-        self.seconds = 1 if quick else 5  # of each measurement by time
+        self.rounds = 2 if quick else 5
+        self.seconds = 0.5 if quick else 3  # of each measurement by time
         self.measurements = []
 
     def size(self, quick, full):

@@ -13,6 +13,7 @@ import tempfile
 import time
 
 VALUE = 'abcdefghij' * 10  # pgbench's :value; load makes its own
+WARM_UP = 0.1  # seconds in which new sessions fill their caches
 CORES = os.cpu_count() or 1
 
 # What a topic is compared with: the same columns.  The defaults are the cheapest there are, so that
@@ -130,6 +131,11 @@ class Server:
         result = self.load(kind, sql, settings, **options)
         return result['records'] / result['seconds']
 
+    def rate(self, sql, clients, seconds, random_below=1, settings=None):
+        """Transactions a second, each of one prepared statement."""
+        return self.load('rate', sql, settings, clients=clients, seconds=seconds, warm_up=WARM_UP,
+                         random_below=random_below)['rate']
+
     @contextlib.contextmanager
     def background(self, kind, sql, settings=None, **options):
         """load, while something else runs; ended with it, and so are its sessions, which may be waiting."""
@@ -150,12 +156,11 @@ class Server:
 
     # -- pgbench -----------------------------------------------------------
 
-    def pgbench(self, sql, clients, seconds, random_below=None, settings=None, transactions=None):
-        """Transactions a second, each of one prepared statement; for some seconds, or so many per client."""
+    def pgbench(self, sql, clients, settings=None, seconds=None, transactions=None):
+        """Transactions a second, each of one prepared statement; for whole seconds, or so many per client."""
         until = ['-t', str(transactions)] if transactions else ['-T', str(seconds)]
-        script = f'\\set random random(0, {random_below - 1})\n' if random_below else ''
         with tempfile.NamedTemporaryFile('w', suffix='.sql') as file:
-            file.write(f'{script}{sql};\n')
+            file.write(f'{sql};\n')
             file.flush()
             output = run_program(['pgbench', '-n', '-M', 'prepared', '-c', str(clients), '-j', str(min(clients, CORES)),
                                   *until, '-D', f'value={VALUE}', '-f', file.name],

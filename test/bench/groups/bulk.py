@@ -4,7 +4,7 @@ TITLE = 'many records a transaction, one session'
 
 def run(bench):
     server = bench.server
-    records = bench.size(400_000, 1_000_000)
+    records = bench.size(300_000, 1_000_000)
     server.create_topic('t')
     server.create_heap('heap')
     server.create_keyed('keyed')

@@ -53,10 +53,10 @@ def single(bench):
             server.fill(f'topic.{topic}', bench.size(100_000, 300_000) // sessions, partition=partition)
 
         def consume():
-            return server.pgbench(f"SELECT * FROM topics.consume('g', '{topic}', 1)", sessions, bench.seconds)
+            return server.rate(f"SELECT * FROM topics.consume('g', '{topic}', 1)", sessions, bench.seconds)
 
         def produce():
-            return server.pgbench(f"SELECT topics.produce('{topic}', :value)", sessions, bench.seconds)
+            return server.rate(f"SELECT topics.produce('{topic}', :value)", sessions, bench.seconds)
 
         bench.compare(f'one record a transaction, {sessions} of both, sessions and partitions', 'commits/s', {
             'consume': consume,
@@ -74,7 +74,7 @@ def held_snapshot(bench):
         server.fill(f'topic.{topic}', chunk * chunks)
 
     def consume(topic, chunk):
-        return server.pgbench(f"SELECT * FROM topics.consume('g', '{topic}', 1)", 1, None, transactions=chunk)
+        return server.pgbench(f"SELECT * FROM topics.consume('g', '{topic}', 1)", 1, transactions=chunk)
 
     for topic, snapshot in ('free', None), ('held', HELD):
         with server.session(snapshot) if snapshot else contextlib.nullcontext():

@@ -47,8 +47,8 @@ def idle_groups(bench):
                 ('produce, one record a transaction, 8 clients', "SELECT topics.produce('busy', :value)", 8),
                 ('consume, one record a transaction, 1 session', "SELECT * FROM topics.consume('g', 'busy', 1)", 1)]:
             bench.compare(title, 'commits/s', {
-                'no other group': lambda: alone.pgbench(sql, clients, bench.seconds),
-                f'{GROUPS} idle groups': lambda: crowded.pgbench(sql, clients, bench.seconds),
+                'no other group': lambda: alone.rate(sql, clients, bench.seconds),
+                f'{GROUPS} idle groups': lambda: crowded.rate(sql, clients, bench.seconds),
             }, [(f'{GROUPS} idle groups', 'no other group', '>= 0.9')])
     finally:
         crowded.drop_database()

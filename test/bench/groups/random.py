@@ -12,9 +12,9 @@ def run(bench):
     server.sql('VACUUM ANALYZE keyed')
 
     def rate(sql, clients):
-        return lambda: server.pgbench(sql, clients, bench.seconds, random_below=records - 100)
+        return lambda: server.rate(sql, clients, bench.seconds, random_below=records - 100)
 
-    for clients in (1, 8):
+    for clients in bench.size((1,), (1, 8)):
         bench.compare(f'{records:,} records, clients: {clients}', 'reads/s', {
             'fetch': rate("SELECT * FROM topics.fetch('t', 0, :random, 100)", clients),
             'SELECT from the topic': rate('SELECT * FROM topic.t WHERE partition = 0 AND "offset" >= :random '

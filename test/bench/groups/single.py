@@ -7,16 +7,17 @@ def run(bench):
     server.create_topic('one')
     server.create_topic('eight', 8)
     server.create_heap('heap')
+    server.create_keyed('keyed')
+    seconds = bench.size(1, 3)
 
     def produce(topic, clients, settings):
-        return lambda: server.pgbench(f"SELECT topics.produce('{topic}', :value)", clients, bench.seconds,
-                                      settings=settings)
+        return lambda: server.pgbench(f"SELECT topics.produce('{topic}', :value)", clients, settings, seconds=seconds)
 
-    def insert(clients, settings):
-        return lambda: server.pgbench('INSERT INTO heap (value) VALUES (:value)', clients, bench.seconds,
-                                      settings=settings)
+    def insert(table, clients, settings):
+        return lambda: server.pgbench(f'INSERT INTO {table} (value) VALUES (:value)', clients, settings,
+                                      seconds=seconds)
 
-    for commit, settings, counts in [('durable', None, (1, 8, 32, 64)),
+    for commit, settings, counts in [('durable', None, bench.size((1, 32), (1, 8, 32, 64))),
                                      ('synchronous_commit = off', {'synchronous_commit': 'off'},
                                       bench.size((32,), (1, 8, 32, 64)))]:
         by_clients = {}
@@ -24,7 +25,8 @@ def run(bench):
             by_clients[clients] = bench.compare(f'{commit}, clients: {clients}', 'commits/s', {
                 'one partition': produce('one', clients, settings),
                 '8 partitions': produce('eight', clients, settings),
-                'heap': insert(clients, settings),
+                'heap': insert('heap', clients, settings),
+                'heap with a key': insert('keyed', clients, settings),
             }, [('one partition', 'heap', '>= 0.95'),
                 ('8 partitions', 'heap', '>= 0.95')])
         if 64 in by_clients:

@@ -14,15 +14,15 @@ def run(bench):
     server.sql('VACUUM ANALYZE')
 
     def fetch(size):
-        return lambda: server.pgbench(f"SELECT * FROM topics.fetch('t{size}', 0, :random, 100)", 2, bench.seconds,
+        return lambda: server.rate(f"SELECT * FROM topics.fetch('t{size}', 0, :random, 100)", 2, bench.seconds,
                                       random_below=size - 100)
 
     def fetch_keyed(size):
         sql = f'SELECT * FROM keyed{size} WHERE "offset" >= :random ORDER BY "offset" LIMIT 100'
-        return lambda: server.pgbench(sql, 2, bench.seconds, random_below=size - 100)
+        return lambda: server.rate(sql, 2, bench.seconds, random_below=size - 100)
 
     def produce(size):
-        return lambda: server.pgbench(f"SELECT topics.produce('t{size}', :value)", 8, bench.seconds)
+        return lambda: server.rate(f"SELECT topics.produce('t{size}', :value)", 8, bench.seconds)
 
     def flat(prefix=''):
         return [(prefix + names[size], prefix + names[sizes[0]], '>= 0.9') for size in sizes[1:]]

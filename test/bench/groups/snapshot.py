@@ -19,8 +19,8 @@ def run(bench):
                 end = server.number(f"SELECT o.offset FROM topics.list_offsets('{topic}', 'latest') o")
                 server.fill(f'topic.{topic}', growth)
                 return {
-                    'commits': server.pgbench(f"SELECT topics.produce('{topic}', :value)", 8, bench.seconds),
-                    'reads': server.pgbench(f"SELECT * FROM topics.fetch('{topic}', 0, :random, 100)", 2, bench.seconds,
+                    'commits': server.rate(f"SELECT topics.produce('{topic}', :value)", 8, bench.seconds),
+                    'reads': server.rate(f"SELECT * FROM topics.fetch('{topic}', 0, :random, 100)", 2, bench.seconds,
                                             random_below=int(end)),
                 }
         return run_one

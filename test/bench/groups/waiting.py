@@ -17,7 +17,7 @@ def run(bench):
     def measure(sessions, topic='t', position=FAR):
         def run_one():
             with waiting(server, sessions, topic, position):
-                return server.pgbench("SELECT topics.produce('t', :value)", 8, bench.seconds)
+                return server.rate("SELECT topics.produce('t', :value)", 8, bench.seconds)
         return run_one
 
     def measure_listeners(sessions):
@@ -25,7 +25,7 @@ def run(bench):
             channel = server.sql("SELECT topics.channel('t')")
             with server.background('listen', f'LISTEN "{channel}"', clients=sessions, seconds=3600):
                 server.wait_for_sessions(sessions, 'LISTEN%')
-                return server.pgbench("SELECT topics.produce('t', :value)", 8, bench.seconds)
+                return server.rate("SELECT topics.produce('t', :value)", 8, bench.seconds)
         return run_one
 
     names = ['nobody waits', '1 waits', '100 wait', '100 wait for another topic', '100 follow the log']
