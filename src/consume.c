@@ -53,6 +53,15 @@ typedef struct Consumer
 	OffsetReset reset;
 } Consumer;
 
+/*
+ * The partition that this session claimed last.  Partitions that the group was
+ * never served from are tried from the next one on: should the first one's
+ * records make transactions fail, a new group, of which nothing is remembered
+ * then, gets to the others all the same.
+ */
+static int64 last_topic_id = NO_TOPIC;
+static int32 last_partition;
+
 /* Where a group stands in a partition. */
 typedef struct Place
 {
@@ -313,12 +322,15 @@ claim(const Consumer *consumer, int32 partition, int64 *from)
 	}
 	pg_atomic_write_u64(&local->shared->served,
 						pg_atomic_add_fetch_u64(&consumer->subscription->shared->served, 1));
+	last_topic_id = consumer->topic_id;
+	last_partition = partition;
 	return local;
 }
 
 typedef struct Candidate
 {
 	int32		partition;
+	int32		turn;			/* among those that were never served */
 	uint64		served;
 } Candidate;
 
@@ -331,7 +343,7 @@ compare_candidates(const void *a, const void *b)
 
 	if (ca->served != cb->served)
 		return ca->served < cb->served ? -1 : 1;
-	return ca->partition < cb->partition ? -1 : 1;
+	return ca->turn < cb->turn ? -1 : 1;
 }
 
 /* Claim one of the partitions that are free and have something, or none. */
@@ -341,6 +353,7 @@ claim_one(const Consumer *consumer, int64 *from)
 	Topic	   *topic = consumer->topic;
 	Candidate  *candidates = palloc(sizeof(Candidate) * topic->partitions);
 	int			ncandidates = 0;
+	int32		first = last_topic_id == consumer->topic_id ? last_partition + 1 : 0;
 	LocalOffset *local = NULL;
 
 	for (int32 partition = 0; partition < topic->partitions; partition++)
@@ -354,6 +367,7 @@ claim_one(const Consumer *consumer, int64 *from)
 		if (!has_something(&place))
 			continue;
 		candidates[ncandidates].partition = partition;
+		candidates[ncandidates].turn = (partition - first + topic->partitions) % topic->partitions;
 		candidates[ncandidates++].served = place.served;
 	}
 	qsort(candidates, ncandidates, sizeof(Candidate), compare_candidates);

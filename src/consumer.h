@@ -113,7 +113,7 @@ extern bool topics_consumer_offset_exists(const LocalOffset *local);
 extern int64 topics_consumer_offset_position(const LocalOffset *local);
 extern void topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata);
 extern void topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state);
-extern void topics_consumer_offset_delete_local(const char *group_id);
+extern bool topics_consumer_offset_is_deleted(const LocalOffset *local);
 extern bool topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bool wait);
 extern void topics_consumer_offset_unclaim(LocalOffset *local);
 extern bool topics_consumer_offset_rewrite(const GroupOffset *entry, PartitionState *topic_state,

@@ -66,6 +66,7 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -194,6 +195,26 @@ forget_starts(const GroupOffset *subscription)
 	}
 }
 
+/*
+ * Is an entry of a partition kept though nothing is committed there?  With it
+ * would go when the partition was served last, and one whose records make
+ * every transaction fail would always be the next one.
+ */
+static bool
+is_remembered(GroupOffset *entry)
+{
+	GroupOffsetKey key = entry->key;
+	GroupOffset *subscription;
+
+	if (key.partition == NO_PARTITION)
+		return false;
+	if ((int64) pg_atomic_read_u64(&entry->start) != NO_OFFSET)
+		return true;
+	key.partition = NO_PARTITION;
+	subscription = hash_search(table, &key, HASH_FIND, NULL);
+	return subscription && is_committed(subscription) && pg_atomic_read_u64(&entry->served) != 0;
+}
+
 /* Remove an entry that nobody needs: not committed, nor pinned. */
 static void
 remove_if_unused(const GroupOffsetKey *key)
@@ -208,8 +229,7 @@ remove_if_unused(const GroupOffsetKey *key)
 
 		if (is_subscription && entry->facts.reset == RESET_LATEST)
 			forget_starts(entry);
-		if (key->partition == NO_PARTITION ||
-			(int64) pg_atomic_read_u64(&entry->start) == NO_OFFSET)
+		if (!is_remembered(entry))
 			hash_search(table, key, HASH_REMOVE, NULL);
 	}
 	LWLockRelease(table_lock);
@@ -231,8 +251,8 @@ topics_consumer_offset_peek(const char *group_id, int64 topic_id, int32 partitio
 }
 
 /*
- * Copies of the committed entries of a group, or with NULL of all groups of
- * this database; palloc'd.
+ * Copies of the entries of a group, committed or not, or with NULL of the
+ * committed ones of all groups of this database; palloc'd.
  */
 GroupOffset *
 topics_consumer_offset_list(const char *group_id, int *count)
@@ -259,8 +279,7 @@ topics_consumer_offset_list(const char *group_id, int *count)
 			break;
 		}
 		if (entry->key.database == MyDatabaseId && entry->key.topic_id != LOADED_TOPIC &&
-			is_committed(entry) &&
-			(group_id == NULL || strcmp(entry->key.group_id, group_id) == 0))
+			(group_id ? strcmp(entry->key.group_id, group_id) == 0 : is_committed(entry)))
 			result[(*count)++] = *entry;
 	}
 	LWLockRelease(table_lock);
@@ -626,27 +645,23 @@ topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *meta
 		change->metadata = MemoryContextStrdup(TopTransactionContext, metadata);
 }
 
-/* It will be no more; whoever waits in the topic is to look again then. */
+/*
+ * It will be no more; whoever waits in the topic, if there is one, is to look
+ * again then.
+ */
 void
 topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state)
 {
 	new_change(local)->deleted = true;
-	local->topic_state = topic_state;
+	if (topic_state)
+		local->topic_state = topic_state;
 }
 
-/* A group is deleted: so is what the transaction itself has done to it. */
-void
-topics_consumer_offset_delete_local(const char *group_id)
+/* Has this transaction deleted it? */
+bool
+topics_consumer_offset_is_deleted(const LocalOffset *local)
 {
-	ListCell   *lc;
-
-	foreach(lc, locals)
-	{
-		LocalOffset *local = lfirst(lc);
-
-		if (local->change && strcmp(local->shared->key.group_id, group_id) == 0)
-			new_change(local)->deleted = true;
-	}
+	return local->change && local->change->deleted;
 }
 
 /* ----------------------------------------------------------------
@@ -672,6 +687,23 @@ require_visible(GroupOffset *entry)
 }
 
 /*
+ * Have a lock until the (sub)transaction ends.  Not longer: a cursor that was
+ * opened before a savepoint is the owner of what it locks after it.
+ */
+static bool
+lock(const LOCKTAG *tag, LOCKMODE mode, bool wait)
+{
+	ResourceOwner old = CurrentResourceOwner;
+	bool		locked;
+
+	/* should it fail, the (sub)transaction's abort sets this right */
+	CurrentResourceOwner = CurTransactionResourceOwner;
+	locked = LockAcquire(tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	CurrentResourceOwner = old;
+	return locked;
+}
+
+/*
  * Claim a partition for its group until the (sub)transaction ends.  Without
  * "wait", false if another transaction has it.  The topic's state is for
  * waking those who wait for the claim.
@@ -683,7 +715,7 @@ topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bo
 
 	if (local->claimed == InvalidSubTransactionId)
 	{
-		if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		if (!lock(&tag, ExclusiveLock, wait))
 			return false;
 		local->topic_state = topic_state;
 		local->claimed = GetCurrentSubTransactionId();
@@ -694,17 +726,39 @@ topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bo
 	return true;
 }
 
-/* Give back a claim that was taken right now, and not used. */
+/*
+ * The lock is gone: say so, unless another transaction has it already, and
+ * wake who waits.
+ */
+static void
+release_claim(LocalOffset *local)
+{
+	uint32		me = MyProcPid;
+
+	(void) pg_atomic_compare_exchange_u32(&local->shared->claimed_by, &me, 0);
+	if (local->wake)
+		topics_wakeup_topic(local->topic_state);
+	else
+		topics_wakeup_claim_released(local->topic_state);
+	local->released = false;
+}
+
+/*
+ * Give back a claim that was taken right now, and not used.  Records may have
+ * come since we looked, which somebody did not get for our claim: wake him.
+ */
 void
 topics_consumer_offset_unclaim(LocalOffset *local)
 {
 	LOCKTAG		tag = lock_tag(&local->shared->key);
-	uint32		me = MyProcPid;
+	ResourceOwner old = CurrentResourceOwner;
 
 	Assert(local->claimed == GetCurrentSubTransactionId());
 	local->claimed = InvalidSubTransactionId;
-	(void) pg_atomic_compare_exchange_u32(&local->shared->claimed_by, &me, 0);
+	CurrentResourceOwner = CurTransactionResourceOwner;
 	LockRelease(&tag, ExclusiveLock, false);
+	CurrentResourceOwner = old;
+	release_claim(local);
 }
 
 /*
@@ -747,7 +801,7 @@ topics_consumer_offset_lock_group(const char *group_id, bool exclusive)
 	GroupOffsetKey key = make_key(group_id, NO_TOPIC, NO_PARTITION);
 	LOCKTAG		tag = lock_tag(&key);
 
-	(void) LockAcquire(&tag, exclusive ? ExclusiveLock : ShareLock, false, false);
+	(void) lock(&tag, exclusive ? ExclusiveLock : ShareLock, true);
 }
 
 /* ----------------------------------------------------------------
@@ -817,6 +871,8 @@ publish_entry(LocalOffset *local, uint64 xid)
 	int64		offset = change->deleted ? NO_OFFSET : change->offset;
 	int64		before = pg_atomic_read_u64(&entry->committed);
 
+	if (before == NO_OFFSET)
+		before = pg_atomic_read_u64(&entry->start);
 	if (change->deleted)
 		pg_atomic_write_u64(&entry->start, NO_OFFSET);
 	/* a place that went back, or begins anew, has records again */
@@ -892,23 +948,6 @@ topics_consumer_offset_subabort(SubTransactionId subxid)
 		while (local->change && local->change->subxid == subxid)
 			local->change = local->change->below;
 	}
-}
-
-/*
- * The lock is gone: say so, unless another transaction has it already, and
- * wake who waits.
- */
-static void
-release_claim(LocalOffset *local)
-{
-	uint32		me = MyProcPid;
-
-	(void) pg_atomic_compare_exchange_u32(&local->shared->claimed_by, &me, 0);
-	if (local->wake)
-		topics_wakeup_topic(local->topic_state);
-	else
-		topics_wakeup_claim_released(local->topic_state);
-	local->released = false;
 }
 
 static void

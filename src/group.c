@@ -114,6 +114,11 @@ topics_group_use(const char *group_id, GroupKind kind)
 	LocalOffset *group = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, &facts, NULL);
 
 	require_use(group_id, group->shared->facts.owner);
+	if (topics_consumer_offset_is_deleted(group))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("consumer group \"%s\" was deleted in this transaction", group_id),
+				 errhint("Use it again after the commit.")));
 	if (!topics_consumer_offset_exists(group))
 		topics_consumer_offset_change(group, 1, NULL);
 	return group;
@@ -405,8 +410,7 @@ topics_delete_group(PG_FUNCTION_ARGS)
 	topics_consumer_offset_lock_group(group_id, true);
 	topics_group_require_owner(group_id, false);
 
-	/* who has the lock is alone: no entry comes or goes */
-	topics_consumer_offset_delete_local(group_id);
+	/* who has the lock is alone: no entry of the group comes or goes */
 	entries = topics_consumer_offset_list(group_id, &count);
 	for (int i = 0; i < count; i++)
 		delete_entry(&entries[i].key);
