@@ -251,8 +251,8 @@ topics_consumer_offset_peek(const char *group_id, int64 topic_id, int32 partitio
 }
 
 /*
- * Copies of the entries of a group, committed or not, or with NULL of the
- * committed ones of all groups of this database; palloc'd.
+ * Copies of the entries of a group, in any state, or with NULL of those of
+ * this database's groups that are committed or claimed; palloc'd.
  */
 GroupOffset *
 topics_consumer_offset_list(const char *group_id, int *count)
@@ -279,7 +279,8 @@ topics_consumer_offset_list(const char *group_id, int *count)
 			break;
 		}
 		if (entry->key.database == MyDatabaseId && entry->key.topic_id != LOADED_TOPIC &&
-			(group_id ? strcmp(entry->key.group_id, group_id) == 0 : is_committed(entry)))
+			(group_id ? strcmp(entry->key.group_id, group_id) == 0 :
+			 is_committed(entry) || pg_atomic_read_u32(&entry->claimed_by) != 0))
 			result[(*count)++] = *entry;
 	}
 	LWLockRelease(table_lock);

@@ -479,6 +479,12 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 	}
 }
 
+static bool
+is_committed(GroupOffset *entry)
+{
+	return (int64) pg_atomic_read_u64(&entry->committed) != NO_OFFSET;
+}
+
 /* Has anybody claimed a partition for the group? */
 static bool
 is_active(const GroupOffset *group, int remaining)
@@ -517,7 +523,7 @@ visit_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *to
 	bool		nulls[6] = {false};
 	char	   *metadata;
 
-	if (entry->key.partition == NO_PARTITION)
+	if (entry->key.partition == NO_PARTITION || !is_committed(entry))
 		return;
 	metadata = topics_offset_log_metadata(entry);
 	values[0] = CStringGetTextDatum(entry->key.group_id);
@@ -573,7 +579,8 @@ visit_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic
 		return;
 	if (key->partition != NO_PARTITION)
 	{
-		if (!topics_consumer_offset_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
+		if (is_committed(entry) &&
+			!topics_consumer_offset_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
 			put_lag(rsinfo, key->group_id, topic, key->partition,
 					pg_atomic_read_u64(&entry->committed));
 		return;
