@@ -181,6 +181,28 @@ SELECT * FROM topics.reset_offset('none', 'one', to_offset => 4);
 SELECT pg_temp.try($$SELECT pg_temp.got('none', 'one', 1, reset => 'none')$$);
 SELECT * FROM pg_temp.offsets('none');
 
+-- The place is behind the log start: goes on where auto_offset_reset says, and says so
+SELECT topics.create_topic('gone');
+SELECT pg_temp.fill('gone', 6, 1);
+SELECT pg_temp.got('early', 'gone', 1), pg_temp.got('late', 'gone', 1, reset => 'latest');
+SELECT * FROM topics.reset_offset('late', 'gone', to_offset => 1);
+SELECT * FROM topics.reset_offset('none', 'gone', to_offset => 1);
+SELECT pg_temp.got('none', 'gone', 1, reset => 'none');
+SELECT topics.delete_records('gone', 0, 4);
+SELECT group_id, current_offset, lag FROM topics.consumer_lag WHERE topic = 'gone' ORDER BY 1;
+BEGIN; SELECT pg_temp.got('early', 'gone', 1); ROLLBACK;
+SELECT pg_temp.got('early', 'gone', 1);
+SELECT pg_temp.got('late', 'gone', 1, reset => 'latest');
+SELECT * FROM pg_temp.offsets('late') o WHERE o LIKE 'gone%';
+SELECT pg_temp.try($$SELECT pg_temp.got('none', 'gone', 1, reset => 'none')$$);
+-- who never was anywhere begins at the log start, without a word
+SELECT pg_temp.got('new', 'gone', 1);
+SELECT topics.delete_records('gone', 0, 6);
+SELECT pg_temp.got('early', 'gone'), pg_temp.got('new', 'gone');
+SELECT topics.produce('gone', 'after');
+SELECT pg_temp.got('early', 'gone');
+SELECT pg_temp.try($$SELECT topics.commit_offset('new', 'gone', 0, 5)$$);
+
 -- Arguments
 SELECT pg_temp.try(format('SELECT * FROM topics.consume(%s)', a)) FROM unnest(ARRAY[
 	$$NULL, 'one'$$, $$'g', NULL$$, $$'g', 'one', NULL$$, $$'g', 'one', 1, NULL$$, $$'g', 'one', 1, 1, NULL$$, $$'g', 'one', 1, 1, '0', NULL$$,
@@ -248,6 +270,6 @@ SELECT topics.produce('one', 'anew');
 SELECT pg_temp.got('all', 'one');
 
 SELECT count(topics.delete_group(group_id)) > 0 FROM topics.consumer_group;
-SELECT topics.drop_topic(topic) FROM unnest(ARRAY['c', 'one', 'copy', 'large', 'bytes']) topic;
+SELECT topics.drop_topic(topic) FROM unnest(ARRAY['c', 'one', 'copy', 'large', 'bytes', 'gone']) topic;
 DROP MATERIALIZED VIEW refreshed;
 DROP TABLE sink, orders;

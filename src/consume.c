@@ -204,8 +204,11 @@ subscribe(Consumer *consumer, OffsetReset reset)
 	consumer->subscription = topics_consumer_offset_use(consumer->group_id, consumer->topic_id,
 														NO_PARTITION, &facts, starts);
 	consumer->reset = consumer->subscription->shared->facts.reset;
-	if (!topics_consumer_offset_exists(consumer->subscription))
-		topics_consumer_offset_change(consumer->subscription, 1, NULL);
+	if (topics_consumer_offset_exists(consumer->subscription))
+		return;
+	topics_consumer_offset_change(consumer->subscription, 1, NULL);
+	/* lest the topic be gone at the commit */
+	table_close(topics_fetch_open_partition(consumer->topic, 0), NoLock);
 }
 
 static void

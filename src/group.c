@@ -162,12 +162,16 @@ log_bounds(Topic *topic, int32 partition, int64 wanted, int64 *start, int64 *end
 	table_close(rel, AccessShareLock);
 }
 
-/* The transaction's own entry of a partition, with its claim. */
+/*
+ * The transaction's own entry of a partition, with its claim.  The table stays
+ * locked, or the topic might be gone at the commit.
+ */
 static LocalOffset *
 claim_partition(const char *group_id, Topic *topic, int32 partition)
 {
 	LocalOffset *local = topics_consumer_offset_use(group_id, topic->topic_id, partition, NULL, NULL);
 
+	table_close(topics_fetch_open_partition(topic, partition), NoLock);
 	(void) topics_consumer_offset_claim(local, topics_catalog_partition_state(topic, 0), true);
 	return local;
 }
