@@ -72,12 +72,16 @@ find_server() {
 as_root() { if [ "$EUID" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 # Run by root.  A new postgresql-NN makes and starts a cluster "main", which
-# nobody asked for here: a drop-in says not to, for as long as we install.
+# nobody asked for here: a drop-in says not to, for as long as we install, and
+# policy-rc.d says so of services (pgbouncer, rsyslog).
 install_script='
 	set -eu
 	export DEBIAN_FRONTEND=noninteractive
 	made=
-	trap "rm -f /etc/postgresql-common/createcluster.d/pg_topics.conf; [ -z \"\$made\" ] || rmdir \$made" EXIT
+	policy=/usr/sbin/policy-rc.d
+	[ -e $policy ] && policy= || install -m 755 /dev/stdin $policy <<<"#!/bin/sh
+exit 101"
+	trap "rm -f /etc/postgresql-common/createcluster.d/pg_topics.conf $policy; [ -z \"\$made\" ] || rmdir \$made" EXIT
 	case " $* " in *" postgresql-"*)
 		for directory in /etc/postgresql-common /etc/postgresql-common/createcluster.d; do
 			[ -d $directory ] || { mkdir $directory; made=$directory; }

@@ -274,7 +274,7 @@ command_ok([ 'pg_dump', '-Fc', '-d', $node->connstr('postgres'), '-f', $dump ], 
 command_ok([ 'pg_restore', '--exit-on-error', '-j', '2', '-d', $target->connstr('postgres'), $dump ], 'pg_restore into another cluster');
 my ($expected) = map { s/^(owned|at the end|strict)\|mover\|/$1|worker|/mgr =~ s/^orphan\|gone\|/orphan||/mr } $node->safe_psql('postgres', $query);
 is($target->safe_psql('postgres', $query), $expected, 'groups, offsets and owners are back, by name; a missing owner is none');
-$target->safe_psql('postgres', q{GRANT USAGE ON SCHEMA topics, topic TO worker, filler1; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA topics TO worker, filler1});
+$target->safe_psql('postgres', q{GRANT USAGE ON SCHEMA topics, topic TO worker, filler1; GRANT EXECUTE ON ALL ROUTINES IN SCHEMA topics TO worker, filler1; GRANT SELECT ON topic.source TO worker, filler1});
 is($target->safe_psql('postgres', q{SET ROLE worker; SELECT min(r.offset) FROM topics.consume('owned', 'source', 1) r}) =~ /^\d+$/ ? 1 : 0, 1,
 	'... and the owner goes on');
 is((sqlstate_of($target, 'postgres', q{SET ROLE filler1; SELECT topics.delete_group('owned')}))[0], '42501', '... and nobody else');

@@ -1,7 +1,7 @@
 # README.md is true: its tour runs as printed, and its reference names all
-# that there is.
+# that there is.  So are the pages of docs/recipes, each in a new database.
 #
-# A "```sql" block of the tour is given to psql; if a "```text" block follows
+# A "```sql" block of tour or page is given to psql; if a "```text" block follows
 # directly, that is what psql says.  A block may fail only where an ERROR is
 # printed.
 use strict;
@@ -35,30 +35,51 @@ sub normalize
 	return $text;
 }
 
+# Runs a text's examples in a database; the result is their number.
+sub run_examples
+{
+	my ($text, $database, $prefix) = @_;
+	my $examples = 0;
+
+	while ($text =~ /^```sql\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?/msg)
+	{
+		my ($sql, $expected) = ($1, $2);
+		my ($output, $errors) = ('', '');
+		my ($name) = $sql =~ /^(.*)$/m;
+
+		run_log(
+			[ 'psql', '-X', '-d', $node->connstr($database) ],
+			'<', \$sql, '>', \$output, '2>', \$errors);
+		if (defined $expected)
+		{
+			is(normalize($output . $errors), normalize($expected), "${prefix}output: $name");
+		}
+		else
+		{
+			is($errors, '', "${prefix}no error: $name");
+		}
+		$examples++;
+	}
+	return $examples;
+}
+
 my ($tour) = $readme =~ /^## Five-minute tour\n(.*?)^## /ms
   or die "README.md has no tour";
-my $examples = 0;
+cmp_ok(run_examples($tour, 'postgres', ''), '>=', 10, 'the tour has examples');
 
-while ($tour =~ /^```sql\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?/msg)
+# ----------------------------------------------------------------------
+# Recipes
+# ----------------------------------------------------------------------
+
+my @pages = glob "$root/docs/recipes/*.md";
+cmp_ok(scalar(@pages), '>=', 4, 'there are recipes');
+for my $page (@pages)
 {
-	my ($sql, $expected) = ($1, $2);
-	my ($output, $errors) = ('', '');
-	my ($name) = $sql =~ /^(.*)$/m;
+	my ($name) = $page =~ m{([^/]+)\.md$};
 
-	run_log(
-		[ 'psql', '-X', '-d', $node->connstr('postgres') ],
-		'<', \$sql, '>', \$output, '2>', \$errors);
-	if (defined $expected)
-	{
-		is(normalize($output . $errors), normalize($expected), "output: $name");
-	}
-	else
-	{
-		is($errors, '', "no error: $name");
-	}
-	$examples++;
+	$node->safe_psql('template1', qq{CREATE DATABASE "$name"});
+	cmp_ok(run_examples(slurp_file($page), $name, "$name: "), '>=', 4, "$name has examples");
 }
-cmp_ok($examples, '>=', 10, 'the tour has examples');
 
 # ----------------------------------------------------------------------
 # The reference
@@ -93,7 +114,7 @@ named_in_reference('setting of the server', q{
 
 my %defaults = map { split /\|/ } split /\n/, $node->safe_psql('postgres', q{
 	SELECT name, replace(current_setting(name), 's', ' s') FROM pg_settings
-	WHERE name IN ('pg_topics.max_partitions', 'pg_topics.worker_interval')});
+	WHERE name IN ('pg_topics.max_partitions', 'pg_topics.max_group_offsets', 'pg_topics.worker_interval')});
 like($reference, qr/`\Q$_\E` \| \Q$defaults{$_}\E \|/, "the default of $_")
   foreach sort keys %defaults;
 
