@@ -3,7 +3,7 @@
 \set setup :abs_srcdir '/test/regress/setup.sql'
 \i :setup
 
-SELECT topics.create_topic('fetch_text', 2);
+SELECT topics.create_topic('fetch_text', 2, retention_time => '-1 day');
 SELECT topics.produce_batch('fetch_text', array_agg('value ' || i ORDER BY i), array_agg('k' || i ORDER BY i), partition => 0) FROM generate_series(0, 999) i;
 \pset tuples_only off
 SELECT topics.produce('fetch_text', 'v', 'k', '{"h": "1"}', 1, '2020-01-01 00:00:00Z');

@@ -8,7 +8,7 @@ CREATE FUNCTION pg_temp.got(group_id text, topic text, max_records integer DEFAU
 $$ SELECT coalesce(min(r.partition) || ': ' || string_agg(r.offset || '=' || r.value, ' ' ORDER BY r.offset), 'nothing')
 	FROM topics.consume(group_id, topic, max_records) r $$;
 
-SELECT topics.create_topic('g', 2);
+SELECT topics.create_topic('g', 2, retention_time => '-1 day');
 BEGIN;
 SELECT count(topics.produce('g', 'v' || i, partition => i % 2, create_time => '2026-01-01'::timestamptz + i * interval '1 minute')) FROM generate_series(0, 9) i;
 COMMIT;
