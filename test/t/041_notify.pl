@@ -166,6 +166,10 @@ sub worker_waits
 		SELECT count(*) = 1 FROM pg_stat_activity
 		WHERE backend_type = 'pg_topics worker' AND wait_event_type = 'Lock'}) eq 't';
 }
+# its first round over 1,000 partitions is done, and invalidates no more of what
+# the producer has looked up, who would wait for the lock as well
+ok($node->poll_query_until('postgres', q{
+	SELECT state = 'idle' FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'}), 'the worker is idle');
 $producer->value(q{SELECT topics.produce('end', 'x')});
 told_until(qr/"end"/);
 $observer->value('BEGIN; LOCK TABLE topic_log.topic IN ACCESS EXCLUSIVE MODE');
