@@ -19,6 +19,7 @@
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "nodes/parsenodes.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/acl.h"
@@ -111,6 +112,39 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 	return ShmemInitHash(name, nelems, nelems, ctl, flags);
 #endif
 }
+
+/* build_expression_pathkey lost the nullable relids: b448f1c8d83f (16) */
+#if PG_VERSION_NUM >= 160000
+#define topics_build_expression_pathkey(root, expr, opno, relids) \
+	build_expression_pathkey(root, expr, opno, relids, false)
+#else
+#define topics_build_expression_pathkey(root, expr, opno, relids) \
+	build_expression_pathkey(root, expr, NULL, opno, relids, false)
+#endif
+
+/* a CustomScan's own kind of slot: cee120951427 (16) */
+#if PG_VERSION_NUM >= 160000
+#define topics_custom_scan_slot_ops(css, ops) ((css)->slotOps = (ops))
+#define topics_custom_scan_init_slot(css, estate, ops) ((void) (ops))
+#else
+#define topics_custom_scan_slot_ops(css, ops) ((void) (ops))
+#define topics_custom_scan_init_slot(css, estate, ops) \
+	do { \
+		ScanState  *ss_ = &(css)->ss; \
+		ExecInitScanTupleSlot(estate, ss_, RelationGetDescr(ss_->ss_currentRelation), ops); \
+		ExecAssignScanProjectionInfo(ss_); \
+		ss_->ps.qual = ExecInitQual(ss_->ps.plan->qual, &ss_->ps); \
+	} while (0)
+#endif
+
+/* LockAcquireExtended: logLockFailure, 6d376c3b0d1e (18) */
+#if PG_VERSION_NUM >= 180000
+#define topics_lock_acquire(tag, mode, locallock) \
+	LockAcquireExtended(tag, mode, false, false, true, locallock, false)
+#else
+#define topics_lock_acquire(tag, mode, locallock) \
+	LockAcquireExtended(tag, mode, false, false, true, locallock)
+#endif
 
 /* MyProc->lxid moved: 28f3915b73f7 (17) */
 #if PG_VERSION_NUM >= 170000

@@ -441,12 +441,15 @@ topics_fetch_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps
 	int			save_context;
 	int			guc_level = NewGUCNestLevel();
 	static const char *const unwanted[] = {
-		"enable_seqscan", "enable_indexscan", "enable_indexonlyscan", "jit"
+		"enable_seqscan", "enable_indexscan", "enable_indexonlyscan", "jit",
+		"pg_topics.enable_offset_scan"
 	};
 
 	/*
 	 * Rows must come in physical order: by a bitmap of the BRIN index, or a
-	 * plain scan; not by an index that somebody made on "timestamp".
+	 * plain scan; not by an index that somebody made on "timestamp".  And by
+	 * the bitmap where there is one: the planner would rather hope for a match
+	 * near the start of the segment.
 	 */
 	for (int i = 0; i < (int) lengthof(unwanted); i++)
 		(void) set_config_option(unwanted[i], "off", PGC_USERSET, PGC_S_SESSION,

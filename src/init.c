@@ -23,6 +23,7 @@ PGDLLEXPORT void _PG_init(void);
 int			pg_topics_max_partitions;
 int			pg_topics_max_group_offsets;
 bool		pg_topics_early_lock_release;
+bool		pg_topics_enable_offset_scan;
 int			pg_topics_worker_interval;
 int			pg_topics_notify_interval;
 
@@ -97,6 +98,11 @@ define_settings(void)
 							 "Acknowledgements wait for it in any case.",
 							 &pg_topics_early_lock_release, true,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("pg_topics.enable_offset_scan",
+							 "Lets the planner read topics in the order of offsets, from the first wanted one.",
+							 NULL,
+							 &pg_topics_enable_offset_scan, true,
+							 PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.worker_interval",
 							"Time between two rounds of the worker over all partitions.",
 							"What cannot wait wakes it at once.",
@@ -126,6 +132,7 @@ _PG_init(void)
 	shmem_startup_hook = start_shmem;
 	topics_transaction_init();
 	topics_hooks_init();
+	topics_scan_init();
 	if (!IsBinaryUpgrade)
 		topics_worker_register();
 }

@@ -9,14 +9,17 @@
  * records of a segment are of similar size, so the search interpolates, and
  * falls back to halving when a guess was bad.
  *
- * The search looks through a fresh snapshot.  With the caller's, which may
- * be old, a probe into the part that it does not see would run to the end of
- * the segment.  What is found is right for the caller all the same: a
- * record's place does not depend on who looks, and records that the caller
- * sees are a prefix.  Probes can meet rows of aborted transactions, which
- * say nothing reliable about the offsets around them (the offsets are used
- * again further on): they are skipped, so that a probe costs as much as
- * there are dead rows behind its block.
+ * The search sees what is committed when it looks (SnapshotSelf).  With the
+ * caller's snapshot, which may be old, a probe into the part that it does not
+ * see would run to the end of the segment.  What is found is right for the
+ * caller all the same: a record's place does not depend on who looks, and the
+ * records that the caller sees are a prefix of those; what is committed while
+ * the search goes on lies behind them.  (It needs no snapshot to be taken
+ * either, which a parallel worker may not do, and looks at one row of a block
+ * rather than all.)  Probes can meet rows of aborted transactions, which say
+ * nothing reliable about the offsets around them (the offsets are used again
+ * further on): they are skipped, so that a probe costs as much as there are
+ * dead rows behind its block.
  *
  * THE LOG END (next_offset) is in shared memory while somebody produces.  It
  * is looked up in the log after a restart and after a foreign writer's
@@ -81,6 +84,9 @@ typedef struct SeekMemory
 } SeekMemory;
 
 #define MAX_SEEK_MEMORIES 1024
+
+/* A search is near enough to its target when so many blocks are left. */
+#define NEAR_BLOCKS 1.5
 static HTAB *seek_memories = NULL;
 
 static inline int64
@@ -110,8 +116,9 @@ recall(Relation rel)
 	return memory;
 }
 
-static void
-remember(Relation rel, int64 offset, BlockNumber block)
+/* The record with this offset, visible to our caller, stands in this block. */
+void
+topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block)
 {
 	Oid			relid = RelationGetRelid(rel);
 	SeekMemory *memory;
@@ -151,25 +158,115 @@ scan_blocks(Relation rel, Snapshot snapshot, TableScanDesc *scan, BlockNumber lo
 }
 
 /*
- * A block from which a scan forward meets the record with offset "target"
- * before any higher one: the highest that could be found cheaply.
- *
- * Invariant: every visible record in blocks below "low" is below the target,
- * and the first visible record from "high" on is at or above it.
+ * Where interpolation may take the end of a segment to be: about this offset
+ * stands at about that block.  Only a hint: it is read without a lock, and a
+ * commit that is under way may have added blocks that are not counted.
  */
-static BlockNumber
-seek_block(Relation rel, const Segment *segment, int64 target)
+static void
+guess_end(Relation rel, const Segment *segment, BlockNumber nblocks,
+		  BlockNumber *block, int64 *offset)
+{
+	PartitionState *state = topics_log_am_state(rel);
+	int64		next_offset = state ? pg_atomic_read_u64(&state->next_offset) : UNKNOWN_OFFSET;
+
+	*block = nblocks;
+	*offset = -1;
+	if (next_offset == UNKNOWN_OFFSET)
+		return;
+	*offset = Min(next_offset, segment->end_offset);
+	if (next_offset < segment->end_offset && state->tail_base == segment->base_offset)
+		*block = Min(nblocks, state->tail_blocks);
+}
+
+/*
+ * Narrow *low and *high, which are right already.
+ *
+ * Invariant: every visible record in blocks below *low is below the target,
+ * and the first visible record from *high on is at or above it.  With
+ * "exactly" the search ends when nothing is between them, or when the target
+ * itself was found; else also where another probe would cost more than to
+ * read from *low.  "low_offset" is about that of the first record at *low.
+ * The result is the number of probes.
+ */
+static int
+search(Relation rel, const Segment *segment, int64 target, bool exactly,
+	   int64 low_offset, BlockNumber *low, BlockNumber *high)
+{
+	TableScanDesc scan = NULL;
+	TupleTableSlot *slot = NULL;
+	BlockNumber guess_block = *high;
+	int64		guess_offset = -1;
+	int			probes = 0;
+
+	if (*high - *low > 1)
+		guess_end(rel, segment, *high, &guess_block, &guess_offset);
+	while (*high - *low > 1)
+	{
+		BlockNumber probe = *low + (*high - *low) / 2;
+		int64		offset;
+
+		/* interpolate, a little low, and halve every third time */
+		if (guess_offset > low_offset && guess_block > *low)
+		{
+			double		blocks = (double) (target - low_offset) * (guess_block - *low) /
+				(double) (guess_offset - low_offset);
+
+			if (!exactly && blocks < NEAR_BLOCKS)
+				break;
+			if (probes % 3 != 2)
+			{
+				blocks = Min(Max(blocks - 0.5, 1), (double) (*high - *low - 1));
+				probe = *low + (BlockNumber) blocks;
+			}
+		}
+
+		if (slot == NULL)
+			slot = table_slot_create(rel, NULL);
+		scan_blocks(rel, SnapshotSelf, &scan, probe, *high);
+		probes++;
+		if (!table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
+		{
+			*high = probe;		/* nothing visible from the probe to *high */
+			guess_block = Min(guess_block, probe);
+			continue;
+		}
+		offset = slot_offset(slot);
+		if (offset > target)
+		{
+			guess_block = *high = probe;
+			guess_offset = offset;
+			continue;
+		}
+		*low = ItemPointerGetBlockNumber(&slot->tts_tid);
+		low_offset = offset;
+		if (offset == target)
+		{
+			*high = *low;		/* it is the first in its block that counts */
+			break;
+		}
+	}
+	if (scan)
+	{
+		table_endscan(scan);
+		ExecDropSingleTupleTableSlot(slot);
+	}
+	return probes;
+}
+
+/*
+ * A block from which a scan forward meets the record with offset "target"
+ * before any higher one: the highest that could be found cheaply.  *probes is
+ * what it took.
+ */
+BlockNumber
+topics_log_seek(Relation rel, const Segment *segment, int64 target, int *probes)
 {
 	SeekMemory *memory = recall(rel);
 	BlockNumber low = 0;
 	BlockNumber high;
 	int64		low_offset = segment->base_offset;
-	int64		high_offset = -1;	/* offset at "high", once known */
-	Snapshot	snapshot;
-	TableScanDesc scan = NULL;
-	TupleTableSlot *slot;
-	int			probes = 0;
 
+	*probes = 0;
 	if (target <= segment->base_offset)
 		return 0;
 	if (memory && memory->offset <= target)
@@ -180,54 +277,26 @@ seek_block(Relation rel, const Segment *segment, int64 target)
 		low = memory->block;
 		low_offset = memory->offset;
 	}
-
 	high = RelationGetNumberOfBlocks(rel);
-	if (high <= low + 1)
-		return low;
-
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	slot = table_slot_create(rel, NULL);
-	while (high - low > 1)
-	{
-		BlockNumber probe = low + (high - low) / 2;
-		BlockNumber found;
-		int64		offset;
-
-		/* interpolate, a little low, every other time */
-		if (high_offset > low_offset && probes++ % 3 != 2)
-		{
-			double		fraction = (double) (target - low_offset) / (double) (high_offset - low_offset);
-
-			probe = low + (BlockNumber) (fraction * (high - low));
-			probe = Min(Max(probe, low + 1), high - 1);
-		}
-
-		scan_blocks(rel, snapshot, &scan, probe, high);
-		if (!table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
-		{
-			high = probe;		/* nothing visible from the probe to "high" */
-			continue;
-		}
-		offset = slot_offset(slot);
-		found = ItemPointerGetBlockNumber(&slot->tts_tid);
-		if (offset > target)
-		{
-			high = probe;
-			high_offset = offset;
-		}
-		else
-		{
-			low = found;
-			low_offset = offset;
-			if (offset == target)
-				break;
-		}
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	if (scan)
-		table_endscan(scan);
-	UnregisterSnapshot(snapshot);
+	*probes = search(rel, segment, target, false, low_offset, &low, &high);
 	return low;
+}
+
+/*
+ * The lowest block such that no record below "target" stands in it or behind
+ * it: where a scan backward that wants the records below the target begins,
+ * one block before.
+ */
+BlockNumber
+topics_log_seek_end(Relation rel, const Segment *segment, int64 target, int *probes)
+{
+	BlockNumber low = 0;
+	BlockNumber high = RelationGetNumberOfBlocks(rel);
+
+	*probes = 0;
+	if (target < segment->end_offset)
+		*probes = search(rel, segment, target, true, segment->base_offset, &low, &high);
+	return high;
 }
 
 /* ----------------------------------------------------------------
@@ -506,7 +575,7 @@ static void
 close_segment(LogReader *reader)
 {
 	if (reader->last_offset >= 0)
-		remember(reader->segment_rel, reader->last_offset, reader->last_block);
+		topics_log_seek_remember(reader->segment_rel, reader->last_offset, reader->last_block);
 	table_endscan(reader->scan);
 	ExecDropSingleTupleTableSlot(reader->slot);
 	table_close(reader->segment_rel, reader->lock_to_release);
@@ -525,7 +594,9 @@ open_segment(LogReader *reader)
 		nblocks = RelationGetNumberOfBlocks(reader->segment_rel);
 		if (nblocks > 0)
 		{
-			BlockNumber block = seek_block(reader->segment_rel, &reader->segment, reader->next);
+			int			probes;
+			BlockNumber block = topics_log_seek(reader->segment_rel, &reader->segment,
+												reader->next, &probes);
 
 			reader->slot = table_slot_create(reader->segment_rel, NULL);
 			reader->scan = NULL;

@@ -144,9 +144,18 @@ segment_partition(Relation rel, TopicPartition *id)
 		RelationGetNamespace(rel) == get_namespace_oid(TOPIC_LOG_SCHEMA, true);
 }
 
+/* Is a table a segment of a topic? */
+bool
+topics_log_am_is_segment(Relation rel)
+{
+	TopicPartition id;
+
+	return topics_log_am_is_log(rel) && segment_partition(rel, &id);
+}
+
 /* The state of a segment's partition, or NULL if it has none so far. */
-static PartitionState *
-segment_state(Relation rel)
+PartitionState *
+topics_log_am_state(Relation rel)
 {
 	TopicPartition id;
 
@@ -160,8 +169,8 @@ bound_value(List *datums)
 }
 
 /* The bounds that a segment is attached with. */
-static void
-segment_bounds(Oid relid, int64 *base_offset, int64 *end_offset)
+void
+topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	bool		isnull = true;
@@ -442,7 +451,7 @@ flush_for_scan(Relation rel)
 
 	if (RecoveryInProgress())
 		return;
-	state = segment_state(rel);
+	state = topics_log_am_state(rel);
 	if (state == NULL)
 		return;					/* nothing was written since the restart */
 
@@ -495,7 +504,7 @@ cached_bounds(Relation rel)
 	{
 		SegmentBounds *bounds = MemoryContextAlloc(CacheMemoryContext, sizeof(SegmentBounds));
 
-		segment_bounds(RelationGetRelid(rel), &bounds->base_offset, &bounds->end_offset);
+		topics_log_am_bounds(RelationGetRelid(rel), &bounds->base_offset, &bounds->end_offset);
 		rel->rd_amcache = bounds;
 	}
 	return rel->rd_amcache;
@@ -505,8 +514,8 @@ cached_bounds(Relation rel)
  * What a scan must hide: records below the result.  Whoever does not look
  * with a snapshot of a query (a rewrite, an index build) sees all.
  */
-static int64
-hidden_below(Relation rel, Snapshot snapshot)
+int64
+topics_log_am_hidden_below(Relation rel, Snapshot snapshot)
 {
 	TopicPartition id;
 
@@ -540,7 +549,7 @@ static TableScanDesc
 log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
 			   ParallelTableScanDesc pscan, uint32 flags)
 {
-	int64		start = nkeys == 0 ? hidden_below(rel, snapshot) : 0;
+	int64		start = nkeys == 0 ? topics_log_am_hidden_below(rel, snapshot) : 0;
 	ScanKeyData start_key;
 	TableScanDesc scan;
 
@@ -641,7 +650,7 @@ segment_fill(Relation rel, PartitionState **state)
 	*state = NULL;
 	if (!segment_partition(rel, &id))
 		return FILL_SEALED;		/* detached: nobody appends to it */
-	segment_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
+	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
 	*state = topics_shmem_find(&id);
 	if (*state == NULL)
 		return FILL_ACTIVE;
@@ -703,7 +712,7 @@ is_full(Relation rel)
 	int64		base_offset;
 	int64		end_offset;
 
-	segment_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
+	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
 	return last_offset_in(rel) >= end_offset - 1;
 }
 

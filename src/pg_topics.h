@@ -267,6 +267,7 @@ typedef struct ProducedRange
 extern int	pg_topics_max_partitions;
 extern int	pg_topics_max_group_offsets;
 extern bool pg_topics_early_lock_release;
+extern bool pg_topics_enable_offset_scan;
 extern int	pg_topics_worker_interval;
 extern int	pg_topics_notify_interval;
 extern void topics_require_preload(void);
@@ -316,6 +317,10 @@ extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
 /* log_am.c */
 #define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */
 extern bool topics_log_am_is_log(Relation rel);
+extern bool topics_log_am_is_segment(Relation rel);
+extern PartitionState *topics_log_am_state(Relation rel);
+extern int64 topics_log_am_hidden_below(Relation rel, Snapshot snapshot);
+extern void topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset);
 extern bool topics_log_am_has_index(Relation rel);
 extern bool topics_log_am_parse_name(const char *relname, int64 *topic_id,
 									 int32 *partition, int64 *sequence);
@@ -357,6 +362,11 @@ extern int64 topics_log_start(Relation partition_rel, PartitionState *state);
 extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
 							  HeapTupleData *tuples, int ntuples, int64 first_offset,
 							  TimestampTz append_time, CommandId cid);
+extern BlockNumber topics_log_seek(Relation rel, const Segment *segment, int64 target,
+								   int *probes);
+extern BlockNumber topics_log_seek_end(Relation rel, const Segment *segment, int64 target,
+									   int *probes);
+extern void topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block);
 extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
 										 int64 upto, Snapshot snapshot, bool keep_locks);
 extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
@@ -473,6 +483,9 @@ extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_pa
 extern Datum topics_produce_column(Topic *topic, TopicColumn *column, Oid given, Datum value);
 extern void topics_produce_check_null(Topic *topic, TopicColumn *column);
 extern Datum topics_produce_headers(Datum headers);
+
+/* scan.c */
+extern void topics_scan_init(void);
 
 /* topic.c */
 extern void topics_topic_check_name(const char *name);
