@@ -198,7 +198,7 @@ class Round:
             "records_read": records_read,
             "operations": len(all_operations),
             "faults_done": nemesis.counts,
-            "kills": sum(count for kind, count in nemesis.counts.items() if kind in faults.KILLS),
+            "kills": sum(count * faults.KILLS.get(kind, 0) for kind, count in nemesis.counts.items()),
             "findings": [finding.as_dict() for finding in checks.findings(events)],
         }
 

@@ -28,7 +28,8 @@ ERRORS = {
 SESSION_ERRORS = {"lost", "57P01", "57P02", "57P03", "57P05", "08006", "08000", "08003"}
 
 DISK_FAULTS = {"full_data_disk", "full_wal_disk"}
-KILLS = {"kill_backend", "kill_server", "kill_in_recovery", "immediate_shutdown", "kill_worker"}
+# how often each ends the server without a checkpoint
+KILLS = {"kill_backend": 1, "kill_server": 1, "kill_in_recovery": 2, "immediate_shutdown": 1, "kill_worker": 1}
 
 
 def available(disks):

@@ -40,12 +40,14 @@ CONSUMED = "consumed"  # where members of the group WORKERS produce what they co
 WORKERS, SIMPLE = "workers", "simple"  # groups: by consume(), and by commit_offset()
 SIDE = "side"  # comes and goes
 
+# nothing is to go by age: the clock jumps by years
 SCHEMA = """
 CREATE EXTENSION pg_topics;
-SELECT topics.create_topic('main', 3, segment_bytes => 262144);
-SELECT topics.create_topic('second', 2, segment_bytes => 131072, timestamp_type => 'LogAppendTime');
-SELECT topics.create_topic('copy', 8);
-SELECT topics.create_topic('consumed', 8);
+SELECT topics.create_topic('main', 3, segment_bytes => 262144, retention_time => '-1 s');
+SELECT topics.create_topic('second', 2, segment_bytes => 131072, retention_time => '-1 s',
+    timestamp_type => 'LogAppendTime');
+SELECT topics.create_topic('copy', 8, retention_time => '-1 s');
+SELECT topics.create_topic('consumed', 8, retention_time => '-1 s');
 CREATE TABLE work (group_id text, partition int, "offset" bigint, id text);
 CREATE TABLE place (partition int PRIMARY KEY, next_offset bigint NOT NULL DEFAULT 0);
 CREATE TABLE balance (account int PRIMARY KEY, amount int NOT NULL);
