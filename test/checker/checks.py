@@ -470,6 +470,8 @@ def exactly_once_consume(run):
         for group, partition, offset, id in event["work"]:
             work[group, partition].append((offset, id))
         for group, partition in sorted({*places, *work}):
+            if group == workload.RESETS:
+                continue
             place = places.get((group, partition), 0)
             log = sorted((offset, id) for offset, id, *_ in run.log.get((workload.SOURCE, partition), ()))
             expected = [row for row in log if row[0] < place]
@@ -493,12 +495,14 @@ def committed_offset(run):
     known = collections.defaultdict(list)  # {(group, partition): [(time, offset, operation)…]}
     looks = []
     for op in run.operations:
-        if op.outcome != "ok":
+        if op.outcome != "ok" or op.get("group") == workload.RESETS:
             continue
         for partition, rows in op["takes"] if op.f == "consume" else ():
             known[op["group"], partition].append((op.end, rows[-1][0] + 1, op))
         if op.f == "committed":
             for group, partition, offset in op["rows"]:
+                if group == workload.RESETS:
+                    continue  # goes back; "position" looks at it
                 known[group, partition].append((op.end, offset, op))
             looks.append((op.start, {(group, partition): offset for group, partition, offset in op["rows"]}, op))
         if op.f == "bad_commit":
@@ -518,6 +522,38 @@ def committed_offset(run):
                 source = known[key][highest[1]][2]
                 yield Finding("committed_offset", f"group {key[0]} stood at {highest[0]} in partition {key[1]},"
                               f" and at {places.get(key, 0)} later", [op for op in (source, look) if op])
+
+
+@check
+def position(run):
+    """A group of one client is not where its own commits and resets have put it."""
+    possible = collections.defaultdict(lambda: {0})  # {partition: offsets where it can stand}
+    for op in run.operations:
+        if op.get("group") != workload.RESETS:
+            continue
+        after = {}
+        if op.f == "reset" and op["partition"] is None:
+            after = {partition: 0 for partition in possible}
+        elif op.f == "reset":
+            after = {op["partition"]: op["to"]}
+        for partition, rows in taken(op):
+            start = rows[0][0]
+            expected = {after[partition]} if partition in after else possible[partition]
+            if start not in expected:
+                yield Finding("position", f"{op} got partition {partition} from {start},"
+                              f" and stood at {' or '.join(map(str, sorted(expected)))}", [op])
+            if partition not in after:
+                possible[partition] = {start}  # the claim says that nothing else is under way
+            after[partition] = rows[-1][0] + 1
+        for partition, place in after.items():
+            if op.outcome == "ok":
+                possible[partition] = {place}
+            elif op.outcome == "info":
+                possible[partition].add(place)
+    for (group, partition), place in consumed_places(run).items():
+        if group == workload.RESETS and place not in possible[partition]:
+            yield Finding("position", f"group {group} stands at {place} in partition {partition} at the end,"
+                          f" not at {' or '.join(map(str, sorted(possible[partition])))}")
 
 
 # ----------------------------------------------------------------------
@@ -564,6 +600,8 @@ def allowed_errors(run, op):
         allowed |= {"42704", "55000", "42P01"}
     if op.get("cancel_after"):
         allowed |= {"57014"}
+    if op.f == "reset" and op["partition"] is None:
+        allowed |= {"42704"}  # deleted before, by a COMMIT whose answer was lost
     if op.f == "bad_commit":
         allowed |= {"22023", "TP001"}
     if op.f == "admin":

@@ -389,6 +389,55 @@ class CheckTest(unittest.TestCase):
         self.story.consume(0, (0, "a"), (2, "c"), outcome="fail")
         self.assert_finds("skip")
 
+    def reset(self, partition, to, outcome="ok"):
+        op = self.story.invoke("reset", "resetter-1", group="resets", partition=partition, to=to)
+        self.story.complete(op, outcome, commit_at=self.story.tick())
+
+    def resetting(self, *starts):
+        """Consumes from each of these offsets, one record."""
+        for start in starts:
+            self.story.consume(0, (start, "abc"[start]), group="resets")
+
+    def test_position(self):
+        self.story.produce("a", "b", "c", at=0)
+        self.resetting(0, 1)
+        self.reset(0, 1)
+        self.resetting(1)
+        self.reset(0, 0, outcome="info")
+        self.resetting(2)
+        self.reset(None, 0)
+        self.resetting(0)
+        self.reset(0, 2, outcome="fail")
+        self.story.groups([["resets", 0, 1]], [])
+        self.assert_finds()
+
+    def test_unknown_reset_that_was_done(self):
+        self.story.produce("a", "b", "c", at=0)
+        self.resetting(0, 1)
+        self.reset(0, 0, outcome="info")
+        self.resetting(0)
+        self.assert_finds()
+
+    def test_position_that_was_not_reset(self):
+        self.story.produce("a", "b", "c", at=0)
+        self.resetting(0, 1)
+        self.reset(0, 0)
+        self.resetting(2)
+        self.assert_finds("position")
+
+    def test_position_after_a_rollback(self):
+        self.story.produce("a", "b", "c", at=0)
+        self.resetting(0)
+        self.reset(0, 0, outcome="fail")
+        self.resetting(0)
+        self.assert_finds("position")
+
+    def test_position_at_the_end(self):
+        self.story.produce("a", at=0)
+        self.resetting(0)
+        self.story.groups([["resets", 0, 0]], [])
+        self.assert_finds("position")
+
     def overslept(self, seconds):
         op = self.story.invoke("wait_offset", "waiter-1", topic="main", partition=0, after=0)
         self.story.produce("a", at=0)

@@ -38,6 +38,7 @@ LOADED = ("main", "second")  # what producers produce to
 SOURCE, DESTINATION = "main", "copy"  # of copiers
 CONSUMED = "consumed"  # where members of the group WORKERS produce what they consume
 WORKERS, SIMPLE = "workers", "simple"  # groups: by consume(), and by commit_offset()
+RESETS = "resets"  # the group of one client, which resets and deletes it
 SIDE = "side"  # comes and goes
 
 # nothing is to go by age: the clock jumps by years
@@ -573,6 +574,54 @@ class SimpleConsumer(Consumer):
         self.perform("bad_commit", body, lower=lower)
 
 
+class Resetter(Consumer):
+    """Alone in its group: consumes, sets offsets back and forth, deletes the group, and knows where it must be."""
+
+    group = RESETS
+    limit = 40
+
+    def __init__(self, context, name, **options):
+        super().__init__(context, name, **options)
+        self.seen = {}  # {partition: an offset that is in the log for certain}
+
+    def step(self):
+        choice = self.random.random()
+        if choice < 0.25 and self.seen:
+            partition = self.random.choice(list(self.seen))
+            self.reset(partition, self.random.randint(0, self.seen[partition]))
+        elif choice < 0.28 and self.seen:
+            self.reset(None, 0)
+        else:
+            self.consume()
+
+    def consume(self):
+        limit = self.random.randint(1, self.limit)
+
+        def body(answer):
+            answer["takes"] = []
+            self.begin()
+            for _ in range(self.random.randint(1, 2)):
+                rows = self.query('SELECT partition, "offset", value FROM topics.consume(%s, %s, %s)',
+                                  self.group, SOURCE, limit)
+                if rows:
+                    answer["takes"].append([rows[0][0], [[offset, identify(value)] for _, offset, value in rows]])
+            return self.end()
+        answer = self.perform("consume", body, topic=SOURCE, group=self.group, limit=limit)
+        for partition, rows in answer["takes"] if answer else ():
+            self.seen[partition] = max(self.seen.get(partition, 0), rows[-1][0])
+
+    def reset(self, partition, offset):
+        def body(answer):
+            self.begin()
+            if partition is None:
+                self.query("SELECT topics.delete_group(%s)", self.group)
+            else:
+                self.query("SELECT topics.reset_offset(%s, %s, %s, to_offset => %s)",
+                           self.group, SOURCE, partition, offset)
+            return self.end()
+        self.perform("reset", body, group=self.group, partition=partition, to=offset)
+
+
 class OffsetReader(Client):
     """Looks at committed offsets."""
 
@@ -841,7 +890,7 @@ PROFILES = {
     "all": [(Producer, 6, {}), (Copier, 2, {}), *readers(3), (Seeker, 1, {"think": 0.3}),
             (Rereader, 1, {}), (Snapshotter, 2, {}), (Admin, 1, {}), (Worker, 3, {}),
             *[(SimpleConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
-            (OffsetReader, 1, {}), (Waiter, 1, {})],
+            (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {})],
     # the rest is for mutants: much of what shows them
     # many commits that meet each other
     "commits": [(Producer, 8, {"think": 0.002, "notify": 0.5, "several": 0.8, "sleep": 0, "topics": ("main",),
@@ -860,7 +909,7 @@ PROFILES = {
     # members of a group close to each other
     "consumers": [(Producer, 3, {"think": 0.01, "sleep": 0, "side": 0, "topics": ("main",)}),
                   (Worker, 6, {"think": 0.002, "notify": 0.5, "sleep": 0.3, "limit": 10}),
-                  (SimpleConsumer, 1, {"think": 0.02}), (OffsetReader, 1, {"think": 0.05}),
+                  (SimpleConsumer, 1, {"think": 0.02}), (Resetter, 1, {}), (OffsetReader, 1, {"think": 0.05}),
                   (Waiter, 2, {})],
     # few rows per page of the tail die, and VACUUM is there at once
     "tails": [(Producer, 2, {"kinds": {"giant": 30, "single": 70}, "think": 0.01, "topics": ("main",),
