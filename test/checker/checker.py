@@ -132,6 +132,9 @@ class Round:
         if self.kinds:
             nemesis.start()
         context.stop.wait(self.seconds)
+        until = time.monotonic() + 9 * self.seconds
+        while context.history.operations < self.options.operations and time.monotonic() < until:
+            context.stop.wait(0.2)
         if self.kinds:
             nemesis.heal()
             time.sleep(1)  # clients come back, and work for a moment without faults
@@ -261,6 +264,8 @@ def parse_arguments(arguments):
     parser.add_argument("--disks", nargs=2, metavar="DIRECTORY", help="two small file systems, for data and WAL")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=30, help="of load in a round")
+    parser.add_argument("--operations", type=int, default=0,
+                        help="the load goes on until there were so many, but not longer than 10 times --seconds")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--hours", type=float, help="rounds for so long, instead of --rounds")
     parser.add_argument("--profile", default="all", choices=sorted(workload.PROFILES))

@@ -27,7 +27,7 @@ class History:
         self._file = open(path, "w", encoding="utf-8")
         self._lock = threading.Lock()
         self._started = time.monotonic_ns()
-        self._operations = 0
+        self.operations = 0  # that have begun
 
     def now(self):
         return (time.monotonic_ns() - self._started) // 1000
@@ -39,10 +39,10 @@ class History:
     def invoke(self, client, f, **details):
         """Notes that an operation begins; the result is its number."""
         with self._lock:
-            self._operations += 1
-            self._write({"t": self.now(), "type": "invoke", "op": self._operations,
+            self.operations += 1
+            self._write({"t": self.now(), "type": "invoke", "op": self.operations,
                          "client": client, "f": f, **details})
-            return self._operations
+            return self.operations
 
     def complete(self, op, outcome, **details):
         with self._lock:

@@ -830,10 +830,12 @@ class Admin(Client):
         return answer["table"]
 
     def add_partition(self, answer):
-        if self.context.partitions[SOURCE] < MAX_PARTITIONS:
-            self.query("SELECT topics.add_partitions(%s, %s)", SOURCE, self.context.partitions[SOURCE] + 1)
-            (self.context.partitions[SOURCE],), = self.query(
-                "SELECT partitions FROM topics.topic WHERE topic = %s", SOURCE)
+        # the answer to an earlier one may be lost: they count that are there
+        (partitions,), = self.query("SELECT partitions FROM topics.topic WHERE topic = %s", SOURCE)
+        if partitions < MAX_PARTITIONS:
+            partitions += 1
+            self.query("SELECT topics.add_partitions(%s, %s)", SOURCE, partitions)
+        self.context.partitions[SOURCE] = partitions
 
     def side_topic(self, answer):
         (there,), = self.query("SELECT count(*) > 0 FROM topics.topic WHERE topic = %s", SIDE)
