@@ -27,17 +27,18 @@
 #include "access/xact.h"
 #include "commands/tablespace.h"
 #include "miscadmin.h"
-#include "storage/buffile.h"
+#include "storage/fd.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/wait_event.h"
 
 #include "compat.h"
 #include "buffer.h"
 #include "pg_topics.h"
 
 #define MIN_CHUNK 1024
-#define MAX_CHUNK (64 * 1024)
+#define MAX_CHUNK (256 * 1024)
 
 /* Before each tuple of a chunk; keeps tuples aligned. */
 typedef struct RecordHeader
@@ -51,7 +52,6 @@ typedef struct Chunk
 	Size		used;
 	Size		size;			/* 0: it is in the file and takes no more */
 	char	   *data;			/* NULL: in the file, at ... */
-	int			fileno;
 	off_t		offset;
 } Chunk;
 
@@ -87,7 +87,8 @@ static int	nundo = 0;
 static int	maxundo = 0;
 static bool has_wide = false;	/* some tuple will be stored out of line */
 static Size in_memory = 0;		/* bytes of all chunks that are in memory */
-static BufFile *file = NULL;
+static File file = -1;
+static off_t file_size = 0;
 
 /*
  * Memory of chunks of MAX_CHUNK that went to the file, for the next ones: to
@@ -157,23 +158,74 @@ free_chunk(Chunk *chunk)
 	chunk->data = NULL;
 }
 
+/*
+ * The file is written and read by whole chunks, so there is nothing for a
+ * BufFile to buffer: it would copy all once more, and go by 8 kB.
+ */
+static void
+write_chunk(Chunk *chunk)
+{
+	Size		done = 0;
+
+	while (done < chunk->used)
+	{
+		int			written;
+
+		errno = 0;
+		written = FileWrite(file, chunk->data + done, chunk->used - done,
+							file_size + done, WAIT_EVENT_BUFFILE_WRITE);
+		if (written <= 0)
+		{
+			if (errno == 0)
+				errno = ENOSPC;
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not write to temporary file of produced records: %m")));
+		}
+		done += written;
+	}
+	chunk->offset = file_size;
+	file_size += chunk->used;
+}
+
+static void
+read_chunk(const Chunk *chunk, char *data)
+{
+	Size		done = 0;
+
+	while (done < chunk->used)
+	{
+		int			got = FileRead(file, data + done, chunk->used - done,
+								   chunk->offset + done, WAIT_EVENT_BUFFILE_READ);
+
+		if (got < 0)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not read from temporary file of produced records: %m")));
+		if (got == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("temporary file of produced records is too short")));
+		done += got;
+	}
+}
+
 /* Write all chunks that are in memory to the file. */
 static void
 spill(void)
 {
 	ListCell   *lc;
 
-	if (file == NULL)
+	if (file < 0)
 	{
-		MemoryContext old = MemoryContextSwitchTo(buffer_cxt);
 		ResourceOwner owner = CurrentResourceOwner;
 
 		/* it must outlive the subtransaction that happens to fill memory */
 		PrepareTempTablespaces();
 		CurrentResourceOwner = TopTransactionResourceOwner;
-		file = BufFileCreateTemp(false);
+		file = OpenTemporaryFile(false);
 		CurrentResourceOwner = owner;
-		MemoryContextSwitchTo(old);
+		file_size = 0;
 	}
 
 	foreach(lc, lists)
@@ -185,8 +237,7 @@ spill(void)
 		{
 			Chunk	   *chunk = &list->chunks[i];
 
-			BufFileTell(file, &chunk->fileno, &chunk->offset);
-			BufFileWrite(file, chunk->data, chunk->used);
+			write_chunk(chunk);
 			free_chunk(chunk);
 			chunk->size = 0;
 		}
@@ -260,8 +311,11 @@ note_undo(RecordList *list)
 	list->undo = nundo++;
 }
 
-/* Bring out-of-line values in, and compress a value if the tuple is wide. */
-static void
+/*
+ * Bring out-of-line values in, and compress a value if the tuple is wide.
+ * Returns the size of the tuple's data.
+ */
+static Size
 prepare_values(TupleDesc desc, Datum *values, bool *nulls)
 {
 	Size		size;
@@ -287,6 +341,7 @@ prepare_values(TupleDesc desc, Datum *values, bool *nulls)
 			size = heap_compute_data_size(desc, values, nulls);
 		}
 	}
+	return size;
 }
 
 /*
@@ -300,11 +355,9 @@ topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls)
 		nulls[Anum_log_headers - 1];
 	Size		hoff = MAXALIGN(offsetof(HeapTupleHeaderData, t_bits) +
 								(hasnull ? BITMAPLEN(Natts_log) : 0));
-	Size		data_length;
+	Size		data_length = prepare_values(desc, values, nulls);
 	HeapTupleHeader tuple;
 
-	prepare_values(desc, values, nulls);
-	data_length = heap_compute_data_size(desc, values, nulls);
 	if (hoff + data_length > TOAST_TUPLE_THRESHOLD)
 		has_wide = true;
 
@@ -408,14 +461,7 @@ load_chunk(RecordCursor *cursor)
 		cursor->space = MemoryContextAlloc(buffer_cxt, cursor->space_size);
 	}
 	cursor->data = cursor->space;
-	if (BufFileSeek(file, chunk->fileno, chunk->offset, SEEK_SET) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not seek in temporary file of produced records")));
-	if (BufFileRead(file, cursor->data, chunk->used) != chunk->used)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not read from temporary file of produced records")));
+	read_chunk(chunk, cursor->data);
 }
 
 /*
@@ -449,22 +495,20 @@ topics_buffer_read(RecordCursor *cursor, HeapTupleData *tuples, int max)
 	return count;
 }
 
-/*
- * Close the file, while errors can still be raised: closing may write.
- */
+/* Close the file, while errors can still be raised. */
 void
 topics_buffer_close(void)
 {
-	if (file)
-		BufFileClose(file);
-	file = NULL;
+	if (file >= 0)
+		FileClose(file);
+	file = -1;
 }
 
 /* The end of a transaction: what is left after an abort is freed by its owners. */
 void
 topics_buffer_reset(void)
 {
-	file = NULL;
+	file = -1;
 	buffer_cxt = NULL;
 	lists = NIL;
 	free_chunks = NIL;
