@@ -63,6 +63,8 @@ struct Destination
 	PartitionState *topic_state;	/* of partition 0, for wakeup.c */
 	TopicPartition id;
 	Relation	partition_rel;
+	TupleDesc	tupdesc;		/* the topic's: it has no reference count, which
+								 * a thousand slots would keep busy */
 	int64		segment_bytes;
 	bool		log_append_time;
 	bool		notify;
@@ -74,6 +76,7 @@ struct Destination
 	int64		tail_base;		/* where the last record went */
 	int64		tail_end;
 	BlockNumber tail_blocks;
+	Oid			tail_file;
 };
 
 static List *destinations = NIL;	/* in TopTransactionContext */
@@ -198,6 +201,7 @@ resolve(Destination *dest)
 				 errdetail("This transaction has written to its log table directly.")));
 
 	dest->topic = topic->name;
+	dest->tupdesc = topic->tupdesc;
 	dest->segment_bytes = topic->settings.segment_bytes;
 	dest->log_append_time = topic->settings.log_append_time;
 	dest->notify = topic->settings.notify;
@@ -411,6 +415,20 @@ give_way_to_interrupts(void)
 			 errmsg("canceling statement due to user request")));
 }
 
+/*
+ * The block to append at, if it is known without asking for the size of the
+ * segment: that of the last record that was published.  What transactions
+ * that failed have put behind it is dead and stays where it is: when the
+ * block is full, heap goes on behind all of them.
+ */
+static BlockNumber
+last_block(const PartitionState *state, Relation segment_rel)
+{
+	if (state->tail_blocks > 0 && state->tail_file == segment_rel->rd_locator.relNumber)
+		return state->tail_blocks - 1;
+	return InvalidBlockNumber;
+}
+
 /* Append a destination's records from next_offset on. */
 static void
 append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tuples, int max)
@@ -442,10 +460,11 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 			fitting = Min(count - done, open->segment.end_offset - offset);
 			for (int i = 0; i < fitting; i++)
 				if (slots[i] == NULL)
-					slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(open->rel),
-														&TTSOpsHeapTuple);
+					slots[i] = MakeSingleTupleTableSlot(dest->tupdesc, &TTSOpsHeapTuple);
 			topics_log_append(open->rel, slots, tuples + done, fitting, offset,
-							  dest->append_time, cid);
+							  dest->append_time, cid,
+							  offset == dest->first_offset ? last_block(state, open->rel) :
+							  InvalidBlockNumber);
 			offset += fitting;
 			done += fitting;
 		}
@@ -456,6 +475,7 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	dest->tail_base = open->segment.base_offset;
 	dest->tail_end = open->segment.end_offset;
 	dest->tail_blocks = RelationGetTargetBlock(open->rel) + 1;
+	dest->tail_file = open->rel->rd_locator.relNumber;
 }
 
 static int
@@ -625,6 +645,7 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 			requests |= REQUEST_SEAL;
 	}
 	state->tail_blocks = dest->tail_blocks;
+	state->tail_file = dest->tail_file;
 	if (next_offset >= state->spare_at)
 	{
 		state->spare_at = NO_LIMIT;

@@ -53,6 +53,7 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 /* RelFileLocator replaces RelFileNode: b0a55e43299c (16) */
 typedef RelFileNode RelFileLocator;
 #define rd_locator rd_node
+#define relNumber relNode
 #define relation_set_new_filelocator relation_set_new_filenode
 #define RelFileLocatorEquals(a, b) RelFileNodeEquals(a, b)
 #endif

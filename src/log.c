@@ -391,6 +391,7 @@ look_at_tail(Relation partition_rel, PartitionState *state, int64 end)
 
 	state->tail_started = 0;
 	state->tail_blocks = 0;
+	state->tail_file = InvalidOid;
 	if (topics_segment_find(partition_rel, end, &tail))
 	{
 		Relation	rel = table_open(tail.relid, AccessShareLock);
@@ -525,12 +526,16 @@ topics_log_start(Relation partition_rel, PartitionState *state)
  * Give tuples that were formed with offset and timestamp 0 their offsets,
  * and append them.  With append_time not 0, it is their timestamp too.  The
  * caller holds the append lock and ROW EXCLUSIVE on the segment, which has
- * room for them.  "slots" are as many slots for heap tuples.
+ * room for them.  "slots" are as many slots for heap tuples.  "last_block" is
+ * that of the segment's last record if the caller knows, or invalid.
  */
 void
 topics_log_append(Relation segment_rel, TupleTableSlot **slots, HeapTupleData *tuples,
-				  int ntuples, int64 first_offset, TimestampTz append_time, CommandId cid)
+				  int ntuples, int64 first_offset, TimestampTz append_time, CommandId cid,
+				  BlockNumber last_block)
 {
+	TableInsertOptions options = TOPIC_LOG_APPEND;
+
 	for (int i = 0; i < ntuples; i++)
 	{
 		char	   *data = (char *) tuples[i].t_data + tuples[i].t_data->t_hoff;
@@ -541,7 +546,12 @@ topics_log_append(Relation segment_rel, TupleTableSlot **slots, HeapTupleData *t
 			*(TimestampTz *) (data + sizeof(int64)) = append_time;
 		ExecStoreHeapTuple(&tuples[i], slots[i], false);
 	}
-	table_multi_insert(segment_rel, slots, ntuples, cid, TOPIC_LOG_APPEND, NULL);
+	if (last_block != InvalidBlockNumber)
+	{
+		RelationSetTargetBlock(segment_rel, last_block);
+		options |= TOPIC_LOG_AIMED;
+	}
+	table_multi_insert(segment_rel, slots, ntuples, cid, options, NULL);
 }
 
 /* ----------------------------------------------------------------

@@ -201,6 +201,18 @@ report_append_only(Relation rel)
  * ----------------------------------------------------------------
  */
 
+static bool
+has_free_lines(Relation rel, BlockNumber block)
+{
+	Buffer		buffer = ReadBuffer(rel, block);
+	bool		result;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	result = !PageIsNew(BufferGetPage(buffer)) && PageHasFreeLinePointers(BufferGetPage(buffer));
+	UnlockReleaseBuffer(buffer);
+	return result;
+}
+
 /*
  * Make the end of the table the place where heap inserts next.
  *
@@ -215,37 +227,27 @@ static void
 aim_at_end(Relation rel)
 {
 	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
-	Buffer		buffer;
-	bool		has_free_lines;
 
-	if (nblocks == 0)
+	if (nblocks > 0 && has_free_lines(rel, nblocks - 1))
 	{
-		RelationSetTargetBlock(rel, InvalidBlockNumber);
-		return;
-	}
+		Buffer		buffer;
 
-	buffer = ReadBuffer(rel, nblocks - 1);
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	has_free_lines = !PageIsNew(BufferGetPage(buffer)) &&
-		PageHasFreeLinePointers(BufferGetPage(buffer));
-	UnlockReleaseBuffer(buffer);
-
-	if (has_free_lines)
-	{
 		LockRelationForExtension(rel, ExclusiveLock);
 		buffer = ReadBufferExtended(rel, MAIN_FORKNUM, P_NEW, RBM_NORMAL, NULL);
 		nblocks = BufferGetBlockNumber(buffer) + 1;
 		ReleaseBuffer(buffer);
 		UnlockRelationForExtension(rel, ExclusiveLock);
 	}
-	RelationSetTargetBlock(rel, nblocks - 1);
+	RelationSetTargetBlock(rel, nblocks > 0 ? nblocks - 1 : InvalidBlockNumber);
 }
 
 static void
 append_rows(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid,
 			TableInsertOptions options)
 {
-	aim_at_end(rel);
+	if (!(options & TOPIC_LOG_AIMED) || has_free_lines(rel, RelationGetTargetBlock(rel)))
+		aim_at_end(rel);
+	options &= ~(TOPIC_LOG_APPEND | TOPIC_LOG_AIMED);
 	heap_multi_insert(rel, slots, nslots, cid, options | TABLE_INSERT_SKIP_FSM, NULL);
 }
 
@@ -342,7 +344,7 @@ log_multi_insert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid
 {
 	if (!(options & TOPIC_LOG_APPEND))
 		foreign_write(rel, slots, nslots);
-	append_rows(rel, slots, nslots, cid, options & ~TOPIC_LOG_APPEND);
+	append_rows(rel, slots, nslots, cid, options);
 }
 
 static void

@@ -139,7 +139,9 @@ typedef struct PartitionState
 	TimestampTz tail_started;	/* when the tail got its first record */
 	int64		tail_base;		/* first offset of the tail */
 	int64		spare_at;		/* next_offset at which to ask for a spare */
-	BlockNumber tail_blocks;	/* size of the tail, for the roll by size */
+	BlockNumber tail_blocks;	/* up to the one with the last record, for the
+								 * roll by size, and to append at */
+	Oid			tail_file;		/* of which file, or invalid: not known */
 	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
 								 * that is of this time; 0: look */
 	int64		droppable_bytes;	/* of sealed segments above the lowest */
@@ -316,6 +318,7 @@ extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
 
 /* log_am.c */
 #define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */
+#define TOPIC_LOG_AIMED	0x20000000	/* and it has set the target block */
 extern bool topics_log_am_is_log(Relation rel);
 extern bool topics_log_am_is_segment(Relation rel);
 extern PartitionState *topics_log_am_state(Relation rel);
@@ -361,7 +364,7 @@ extern int64 topics_log_end_settled(Relation partition_rel, PartitionState *stat
 extern int64 topics_log_start(Relation partition_rel, PartitionState *state);
 extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
 							  HeapTupleData *tuples, int ntuples, int64 first_offset,
-							  TimestampTz append_time, CommandId cid);
+							  TimestampTz append_time, CommandId cid, BlockNumber last_block);
 extern BlockNumber topics_log_seek(Relation rel, const Segment *segment, int64 target,
 								   int *probes);
 extern BlockNumber topics_log_seek_end(Relation rel, const Segment *segment, int64 target,

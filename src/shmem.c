@@ -132,6 +132,7 @@ state_init(PartitionState *state, const TopicPartition *id)
 	state->tail_blocks = 0;
 	state->lowest_kept = 0;
 	state->droppable_bytes = UNKNOWN_BYTES;
+	state->tail_file = InvalidOid;
 	state->role = ROLE_LEADER;
 	state->leader_epoch = 0;
 	/* bounds_changes and foreign_writes only ever grow: old readers notice */

@@ -284,7 +284,8 @@ standby_is_behind(XLogRecPtr lsn)
 	int			mode;
 	bool		behind;
 
-	if (!SyncRepRequested())
+	/* as SyncRepWaitForLSN: without standbys that anybody has to wait for */
+	if (!SyncRepRequested() || !topics_sync_standbys_defined())
 		return false;
 	mode = synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_WRITE ? SYNC_REP_WAIT_WRITE :
 		synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_APPLY ? SYNC_REP_WAIT_APPLY :
