@@ -28,6 +28,18 @@ INSERT INTO topic.insert_two (key, value, headers, "timestamp") VALUES ('key', '
 INSERT INTO topic.insert_two (value, partition) VALUES ('v', 1) RETURNING partition, "offset", "timestamp" BETWEEN now() AND clock_timestamp();
 INSERT INTO topic.insert_log_time (value, "timestamp") VALUES ('v', '2020-01-01') RETURNING "timestamp" IS DISTINCT FROM '2020-01-01' AS not_the_time_given;
 
+-- another trigger sees what ours has chosen, and may show something else
+CREATE FUNCTION insert_tell() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	NEW.key = format('partition %s of %s', NEW.partition, NEW.value);
+	RETURN NEW;
+END $$;
+BEGIN;
+CREATE TRIGGER z_row INSTEAD OF INSERT ON topic.insert_two FOR EACH ROW EXECUTE FUNCTION insert_tell();
+INSERT INTO topic.insert_two (key, value, headers) SELECT 'key', i, '{"h": "1"}' FROM generate_series(1, 3) i RETURNING key, value, headers;
+ROLLBACK;
+DROP FUNCTION insert_tell();
+
 -- checks are those of produce
 SELECT s, pg_temp.try('INSERT INTO topic.insert_two ' || s) FROM unnest(ARRAY[
 	$$(partition, value) VALUES (2, 'x')$$, $$(partition, value) VALUES (-1, 'x')$$, $$("timestamp") VALUES ('infinity')$$, $$(headers) VALUES ('1')$$, $$(headers) VALUES ('{"a": 1}')$$,

@@ -339,7 +339,7 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtili
 	{
 		if (previous_utility)
 			previous_utility(pstmt, query, read_only_tree, context, params, env, dest, qc);
-		else
+		else if (!IsA(statement, CopyStmt) || !topics_copy_from(pstmt, query, env, qc))
 			standard_ProcessUtility(pstmt, query, read_only_tree, context, params, env, dest, qc);
 	}
 	PG_FINALLY();

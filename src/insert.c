@@ -8,6 +8,9 @@
  * INSERT privilege, the types and the domains by then.  UPDATE and DELETE
  * meet triggers that raise.
  *
+ * COPY FROM STDIN gives its rows to the transaction without the trigger, see
+ * copy.c.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -16,24 +19,13 @@
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "pg_topics.h"
 
 PG_FUNCTION_INFO_V1(topics_insert);
 PG_FUNCTION_INFO_V1(topics_append_only);
-
-/* Columns of a topic's view, in the order of a record. */
-enum
-{
-	Anum_view_partition = 1,
-	Anum_view_offset,
-	Anum_view_timestamp,
-	Anum_view_key,
-	Anum_view_value,
-	Anum_view_headers,
-	Natts_view = Anum_view_headers
-};
 
 /* The view may have been replaced by its owner; its columns must stand. */
 static void
@@ -54,35 +46,58 @@ check_view(Topic *topic, Relation view)
 							NameStr(topic->name))));
 }
 
-/* INSTEAD OF INSERT FOR EACH ROW on every topic's view */
-Datum
-topics_insert(PG_FUNCTION_ARGS)
+/* Is topics_insert the one function that an INSERT of a row calls? */
+bool
+topics_insert_calls_us_only(Relation view)
 {
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	Relation	view;
+	TriggerDesc *triggers = view->trigdesc;
+	int			ours = 0;
+
+	if (triggers == NULL || SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		return false;
+	for (int i = 0; i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+		FmgrInfo	function;
+
+		if (!TRIGGER_FOR_INSERT(trigger->tgtype))
+			continue;
+		fmgr_info(trigger->tgfoid, &function);
+		if (function.fn_addr != topics_insert || !TRIGGER_FOR_INSTEAD(trigger->tgtype) ||
+			trigger->tgenabled != TRIGGER_FIRES_ON_ORIGIN)
+			return false;
+		ours++;
+	}
+	return ours == 1;
+}
+
+/* The topic of a view, for somebody about to insert into it. */
+Topic *
+topics_insert_begin(Relation view)
+{
 	Topic	   *topic;
-	RecordDraft draft;
-	Datum		values[Natts_view];
-	bool		nulls[Natts_view];
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_INSTEAD(trigger->tg_event) ||
-		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("topics.insert_record() must be fired instead of INSERT, for each row")));
-
-	view = trigger->tg_relation;
 	topics_require_preload();
 	topic = topics_catalog_get(RelationGetRelid(view), false);
-	if (fcinfo->flinfo->fn_extra != topic)
-	{
-		topics_produce_check_context("INSERT into a topic");
-		topics_catalog_require_not_internal(topic);
-		check_view(topic, view);
-		fcinfo->flinfo->fn_extra = topic;
-	}
+	topics_produce_check_context("INSERT into a topic");
+	topics_catalog_require_not_internal(topic);
+	check_view(topic, view);
+	return topic;
+}
 
-	heap_deform_tuple(trigger->tg_trigtuple, RelationGetDescr(view), values, nulls);
+/*
+ * Give a row of a topic's view to the transaction.  "values" and "nulls" are
+ * those of the view's columns; what is chosen here is filled in.
+ */
+void
+topics_insert_row(Topic *topic, Datum *values, bool *nulls)
+{
+	RecordDraft draft;
+
+	/* the view is locked, but the topic's settings may have changed */
+	if (!topic->valid)
+		topic = topics_catalog_get(topic->view_relid, false);
+
 	if (!nulls[Anum_view_offset - 1])
 		ereport(ERROR,
 				(errcode(ERRCODE_GENERATED_ALWAYS),
@@ -107,18 +122,85 @@ topics_insert(PG_FUNCTION_ARGS)
 		topics_produce_check_null(topic, &topic->value);
 	draft.partition = topics_produce_record(topic, &draft, !nulls[Anum_view_partition - 1]);
 
-	/*
-	 * What RETURNING shows: the record as far as it is known, without offset.
-	 * It is a new tuple in any case: the executor frees the one that it gave
-	 * us only if it gets another one back, and COPY of a million rows would
-	 * keep them all.
-	 */
 	values[Anum_view_partition - 1] = Int32GetDatum(draft.partition);
 	values[Anum_view_timestamp - 1] = TimestampTzGetDatum(draft.create_time);
 	nulls[Anum_view_partition - 1] = false;
 	nulls[Anum_view_timestamp - 1] = topic->settings.log_append_time;
 	values[Anum_view_headers - 1] = draft.headers;
-	return PointerGetDatum(heap_form_tuple(RelationGetDescr(view), values, nulls));
+}
+
+/* What topics_insert keeps from row to row of a statement. */
+typedef struct InsertState
+{
+	Topic	   *topic;
+	bool		alone;			/* no other trigger looks at the tuple */
+} InsertState;
+
+static InsertState *
+begin_statement(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	InsertState *state;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_INSTEAD(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("topics.insert_record() must be fired instead of INSERT, for each row")));
+
+	state = MemoryContextAlloc(fcinfo->flinfo->fn_mcxt, sizeof(InsertState));
+	state->topic = topics_insert_begin(trigger->tg_relation);
+	state->alone = topics_insert_calls_us_only(trigger->tg_relation);
+	fcinfo->flinfo->fn_extra = state;
+	return state;
+}
+
+static void
+free_tuple(void *tuple)
+{
+	heap_freetuple(tuple);
+}
+
+/* INSTEAD OF INSERT FOR EACH ROW on every topic's view */
+Datum
+topics_insert(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	InsertState *state = fcinfo->flinfo->fn_extra;
+	TupleTableSlot *slot;
+	MemoryContextCallback *callback;
+
+	if (state == NULL)
+		state = begin_statement(fcinfo);
+
+	/* the slot that the tuple was formed from has the columns still apart */
+	slot = trigger->tg_trigslot;
+	slot_getallattrs(slot);
+	if (!state->alone || !TTS_IS_VIRTUAL(slot))
+	{
+		Datum		values[Natts_view];
+		bool		nulls[Natts_view];
+
+		memcpy(values, slot->tts_values, sizeof(values));
+		memcpy(nulls, slot->tts_isnull, sizeof(nulls));
+		topics_insert_row(state->topic, values, nulls);
+		return PointerGetDatum(heap_form_tuple(slot->tts_tupleDescriptor, values, nulls));
+	}
+
+	/*
+	 * RETURNING shows the slot: the record as far as it is known, without
+	 * offset.  So the slot is changed, and the tuple, at which nobody looks
+	 * any more, is handed back as it is, which spares the executor to put
+	 * another one into the slot.  But then it does not free the tuple, which
+	 * lives as long as the statement: an INSERT of a million rows would keep
+	 * them all.  So that is done here, when the row's memory is cleared.
+	 */
+	topics_insert_row(state->topic, slot->tts_values, slot->tts_isnull);
+	callback = palloc(sizeof(MemoryContextCallback));
+	callback->func = free_tuple;
+	callback->arg = trigger->tg_trigtuple;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
 /* BEFORE and INSTEAD OF UPDATE OR DELETE on every topic's view */

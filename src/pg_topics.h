@@ -21,11 +21,14 @@
 #include "lib/stringinfo.h"
 #include "nodes/parsenodes.h"
 #include "nodes/pg_list.h"
+#include "nodes/plannodes.h"
 #include "port/atomics.h"
 #include "storage/block.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
+#include "tcop/cmdtag.h"
+#include "utils/queryenvironment.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
@@ -59,6 +62,15 @@
 #define Anum_log_value		5
 #define Anum_log_headers	6
 #define Natts_log			6
+
+/* Columns of a topic's view, in the order of a record. */
+#define Anum_view_partition	1
+#define Anum_view_offset	2
+#define Anum_view_timestamp	3
+#define Anum_view_key		4
+#define Anum_view_value		5
+#define Anum_view_headers	6
+#define Natts_view			6
 
 /* A partition of a topic of a database: Kafka's TopicPartition. */
 typedef struct TopicPartition
@@ -486,6 +498,15 @@ extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_pa
 extern Datum topics_produce_column(Topic *topic, TopicColumn *column, Oid given, Datum value);
 extern void topics_produce_check_null(Topic *topic, TopicColumn *column);
 extern Datum topics_produce_headers(Datum headers);
+
+/* insert.c */
+extern bool topics_insert_calls_us_only(Relation view);
+extern Topic *topics_insert_begin(Relation view);
+extern void topics_insert_row(Topic *topic, Datum *values, bool *nulls);
+
+/* copy.c */
+extern bool topics_copy_from(PlannedStmt *pstmt, const char *query, QueryEnvironment *env,
+							 QueryCompletion *qc);
 
 /* scan.c */
 extern void topics_scan_init(void);
