@@ -3,7 +3,7 @@
 \set setup :abs_srcdir '/test/regress/setup.sql'
 \i :setup
 
-SELECT topics.create_topic('batch_text'), topics.create_topic('batch_bytea', 2, 'bytea', 'bytea'), topics.create_topic('batch_jsonb', 3, 'int8', 'jsonb');
+SELECT topics.create_topic('batch_text', retention_time => '-1 s'), topics.create_topic('batch_bytea', 2, 'bytea', 'bytea'), topics.create_topic('batch_jsonb', 3, 'int8', 'jsonb');
 
 -- the arrays go together; NULL arrays and NULL elements
 SELECT topics.produce_batch('batch_text', ARRAY['a', 'b']);

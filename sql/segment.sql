@@ -267,7 +267,7 @@ SELECT pg_temp.in_order('segment_index');
 
 -- A foreign writer at the end, as a restore is: the next offset follows
 SELECT pg_temp.log_table('segment_index') AS root \gset
-INSERT INTO :root ("offset", "timestamp", partition, value) VALUES (1005, '2020-01-01', 0, 'foreign'), (1006, '2020-01-01', 0, 'foreign');
+INSERT INTO :root ("offset", "timestamp", partition, value) VALUES (1005, now(), 0, 'foreign'), (1006, now(), 0, 'foreign');
 SELECT log_end_offset FROM topics.partition WHERE topic = 'segment_index';
 SELECT topics.produce('segment_index', 'next');
 SELECT r.offset, value FROM topics.fetch('segment_index', 0, 1003) r;

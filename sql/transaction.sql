@@ -4,7 +4,7 @@
 \i :setup
 
 \set SHOW_CONTEXT never
-SELECT topics.create_topic('transaction_a', 2), topics.create_topic('transaction_b');
+SELECT topics.create_topic('transaction_a', 2, retention_time => '-1 s'), topics.create_topic('transaction_b');
 CREATE VIEW transaction_last AS SELECT * FROM topics.last_produced() ORDER BY 1, 2;
 
 -- ---------------------------------------------------------------------
@@ -138,7 +138,7 @@ CALL topics.send('transaction_b', 'goes on');
 -- ---------------------------------------------------------------------
 -- Times
 -- ---------------------------------------------------------------------
-SELECT topics.create_topic('transaction_time', 2, timestamp_type => 'LogAppendTime');
+SELECT topics.create_topic('transaction_time', 2, retention_time => '-1 s', timestamp_type => 'LogAppendTime');
 DO $$
 BEGIN
 	FOR i IN 1 .. 50 LOOP
