@@ -56,18 +56,20 @@ CREATE TABLE topic_log.partition (
 	partition integer NOT NULL,
 	log_start_offset bigint NOT NULL DEFAULT 0,
 	next_offset_floor bigint NOT NULL DEFAULT 0,
+	clean_offset bigint NOT NULL DEFAULT 0,
 	CONSTRAINT partition_pkey PRIMARY KEY (topic_id, partition)
 );
-COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, and what its next offset never falls below';
+COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, what its next offset never falls below, and how far it is compacted';
 
 CREATE TABLE topic_log.segment (
 	topic_id bigint NOT NULL,
 	partition integer NOT NULL,
 	base_offset bigint NOT NULL,
 	sealed_at timestamptz NOT NULL,
+	tombstones_from timestamptz,
 	CONSTRAINT segment_pkey PRIMARY KEY (topic_id, partition, base_offset)
 );
-COMMENT ON TABLE topic_log.segment IS 'When sealed segments were sealed, as far as is known; not dumped';
+COMMENT ON TABLE topic_log.segment IS 'When sealed segments were sealed, as far as is known, and since when they have tombstones that compaction is going to remove; not dumped';
 
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic', '');
@@ -211,6 +213,13 @@ max_wait (fetch.max.wait.ms): 0 to 1 minute. If there is no record, waits for on
 Errors: TP001 offset out of range (OFFSET_OUT_OF_RANGE, with both ends of the log), 42704 no such topic, 42501 no right, 22023 bad partition or limit, XX001 a record is missing';
 COMMENT ON FUNCTION topics.fetch_bytea(text, integer, bigint, integer, integer, interval) IS
 'As topics.fetch, with key and value as bytes';
+
+CREATE FUNCTION topics.latest(topic text,
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text, OUT value text, OUT headers jsonb) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_latest';
+COMMENT ON FUNCTION topics.latest(text) IS
+'The latest record of each key, as the statement''s snapshot sees the topic: a table of state (Kafka Streams: KTable). Keys whose latest record has no value, and records without a key, are left out. Keys are equal if their bytes are. Needs SELECT on the topic''s view. Reads the whole topic twice, in the memory of a hash table; cleanup_policy compact makes that short.
+Errors: 42704 no such topic, 42501 no right';
 
 CREATE FUNCTION topics.list_offsets(topic text, at text, OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz) RETURNS SETOF record
 LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_list_offsets';

@@ -291,6 +291,25 @@ wait_for_cut(Destination *dest)
 }
 
 /*
+ * Without its row in the catalogue, which a restore has not come to, nobody
+ * knows which offsets were used.
+ */
+static void
+require_known_end(Destination *dest)
+{
+	int64		log_start;
+	int64		floor;
+
+	if (pg_atomic_read_u64(&dest->state->next_offset) == UNKNOWN_OFFSET &&
+		!topics_log_start_read(&dest->id, NULL, &log_start, &floor))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition %d of topic \"%s\" is not restored completely",
+						dest->partition, NameStr(dest->topic)),
+				 errdetail("The catalogue has no row for it.")));
+}
+
+/*
  * Open the segment that the records will go to, as far as can be known: one
  * for all, so that a plan which lacks the next one sees all or none of them;
  * or, if that is not to be had, several.
@@ -312,6 +331,7 @@ open_segments(Destination *dest)
 		pg_read_barrier();
 		AcceptInvalidationMessages();
 		end = topics_log_end(dest->partition_rel, dest->state);
+		require_known_end(dest);
 		dest->in_one_segment = topics_segment_fits(dest->partition_rel, end, end + count - 1);
 		if (dest->in_one_segment ||
 			(attempt >= MAX_ATTEMPTS &&

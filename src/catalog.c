@@ -181,6 +181,10 @@ load_settings(TopicSettings *settings, HeapTuple tuple, TupleDesc desc)
 	heap_deform_tuple(tuple, desc, values, nulls);
 	settings->retention_ms = interval_ms(values[Anum_topic_retention_time - 1]);
 	settings->retention_bytes = DatumGetInt64(values[Anum_topic_retention_bytes - 1]);
+	settings->delete_retention_ms = interval_ms(values[Anum_topic_delete_retention_time - 1]);
+	settings->min_compaction_lag_ms = interval_ms(values[Anum_topic_min_compaction_lag_time - 1]);
+	settings->min_cleanable_dirty_ratio =
+		DatumGetFloat8(values[Anum_topic_min_cleanable_dirty_ratio - 1]);
 	settings->segment_bytes = DatumGetInt64(values[Anum_topic_segment_bytes - 1]);
 	settings->segment_ms = interval_ms(values[Anum_topic_segment_time - 1]);
 	settings->max_message_bytes = DatumGetInt32(values[Anum_topic_max_message_bytes - 1]);

@@ -17,6 +17,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/cluster.h"
 #include "commands/defrem.h"
 #include "nodes/parsenodes.h"
 #include "storage/lock.h"
@@ -207,6 +208,20 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 	TableScanDesc scan, struct TBMIterateResult *tbmres, TupleTableSlot *slot
 #define TOPICS_BITMAP_NEXT_TUPLE scan, tbmres, slot
 #endif
+
+/* finish_heap_swap was told whether to reindex (19) */
+static inline void
+topics_finish_heap_swap(Oid old_relid, Oid new_relid, TransactionId frozen_xid,
+						MultiXactId min_multi, char persistence)
+{
+#if PG_VERSION_NUM >= 190000
+	finish_heap_swap(old_relid, new_relid, false, false, false, true, true,
+					 frozen_xid, min_multi, persistence);
+#else
+	finish_heap_swap(old_relid, new_relid, false, false, false, true,
+					 frozen_xid, min_multi, persistence);
+#endif
+}
 
 /* sync_standbys_defined became bits, in minor releases too: 2258e76f90bf */
 #ifdef SYNC_STANDBY_DEFINED

@@ -177,6 +177,16 @@ check_offset(Topic *topic, Relation partition_rel, PartitionState *state, int64 
 	return end;
 }
 
+/* Was the log compacted at this offset, when its policy was another one? */
+static bool
+may_have_gaps(PartitionState *state, int64 offset)
+{
+	int64		log_start;
+	int64		floor;
+
+	return topics_log_start_read(&state->id, NULL, &log_start, &floor) && offset < floor;
+}
+
 static void
 report_missing(Topic *topic, int32 partition, int64 wanted, int64 found)
 {
@@ -200,6 +210,17 @@ topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *t
 	result->value = output_column(&topic->value, as_bytes);
 }
 
+/* Add a row of a log table to the result. */
+void
+topics_fetch_put_record(FetchResult *result, TupleTableSlot *slot)
+{
+	Datum		values[RECORD_COLUMNS];
+	bool		nulls[RECORD_COLUMNS];
+
+	(void) form_record(slot, &result->key, &result->value, values, nulls);
+	tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
+}
+
 /*
  * Read records that a snapshot sees; their number is returned, and in *next,
  * if there are any, the offset to go on from.  With none, no lock of the
@@ -217,6 +238,7 @@ topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimit
 	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, snapshot, true);
 	TupleTableSlot *slot;
 	int64		bytes = 0;
+	int64		expected = from;
 	int32		count = 0;
 	bool		gone = false;
 
@@ -231,12 +253,12 @@ topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimit
 		old = MemoryContextSwitchTo(cxt);
 		bytes += form_record(slot, &result->key, &result->value, values, nulls);
 		offset = DatumGetInt64(values[RECORD_OFFSET]);
-		if (offset != from + count && !topic->settings.compact)
+		if (offset != expected && !topic->settings.compact)
 		{
 			/* has retention taken what we were about to read? */
-			gone = from + count < topics_log_start(partition_rel, state);
-			if (!gone)
-				report_missing(topic, partition, from + count, offset);
+			gone = expected < topics_log_start(partition_rel, state);
+			if (!gone && !may_have_gaps(state, expected))
+				report_missing(topic, partition, expected, offset);
 		}
 		if (gone)
 		{
@@ -247,7 +269,7 @@ topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimit
 		{
 			tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
 			count++;
-			*next = offset + 1;
+			*next = expected = offset + 1;
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(cxt);

@@ -343,7 +343,8 @@ last_record(Relation partition_rel, Snapshot snapshot,
 
 /* Look the log end up in the log. */
 static int64
-find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_timestamp)
+find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_timestamp,
+		 bool *has_row)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	Segment		first;
@@ -352,7 +353,7 @@ find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_tim
 	int64		floor;
 
 	*last_timestamp = 0;
-	(void) topics_log_start_read(id, NULL, &log_start, &floor);
+	*has_row = topics_log_start_read(id, NULL, &log_start, &floor);
 	floor = Max(floor, log_start);
 	if (topics_segment_find_next(partition_rel, 0, &first))
 		floor = Max(floor, first.base_offset);
@@ -459,6 +460,7 @@ topics_log_end_locked(Relation partition_rel, PartitionState *state)
 	{
 		uint32		writes = pg_atomic_read_u32(&state->foreign_writes);
 		TimestampTz last_timestamp;
+		bool		has_row;
 
 		/*
 		 * A foreign writer that commits while we look is not blocked by the
@@ -468,7 +470,10 @@ topics_log_end_locked(Relation partition_rel, PartitionState *state)
 		 */
 		pg_memory_barrier();
 		AcceptInvalidationMessages();
-		end = find_end(partition_rel, &state->id, &last_timestamp);
+		end = find_end(partition_rel, &state->id, &last_timestamp, &has_row);
+		/* a restore that has not come to the row: this may not be the end */
+		if (!has_row)
+			return end;
 		look_at_tail(partition_rel, state, end);
 		state->last_append_time = Max(state->last_append_time, last_timestamp);
 		pg_atomic_write_u64(&state->next_offset, end);
@@ -491,8 +496,9 @@ topics_log_end(Relation partition_rel, PartitionState *state)
 	if (RecoveryInProgress())
 	{
 		TimestampTz last_timestamp;
+		bool		has_row;
 
-		return find_end(partition_rel, &state->id, &last_timestamp);
+		return find_end(partition_rel, &state->id, &last_timestamp, &has_row);
 	}
 
 	end = pg_atomic_read_u64(&state->next_offset);

@@ -707,15 +707,25 @@ log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstr
  * ----------------------------------------------------------------
  */
 
-/* Has a segment its last record?  Where the log end is not known: a restore. */
+/*
+ * Has a segment its last record?  Where the log end is not known: a restore.
+ * Compaction may have taken the last one; then the floor of next_offset says
+ * that there was one.  A parallel restore can make an index before it comes
+ * to the row that has the floor: it only makes those that were there.
+ */
 static bool
 is_full(Relation rel)
 {
+	TopicPartition id;
 	int64		base_offset;
 	int64		end_offset;
+	int64		log_start;
+	int64		floor;
 
 	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
-	return last_offset_in(rel) >= end_offset - 1;
+	return last_offset_in(rel) >= end_offset - 1 ||
+		(segment_partition(rel, &id) &&
+		 (!topics_log_start_read(&id, NULL, &log_start, &floor) || floor >= end_offset));
 }
 
 static void

@@ -61,6 +61,45 @@ typedef struct PendingStart
 
 static List *pending = NIL;		/* in TopTransactionContext */
 
+/* Columns of topic_log.partition */
+enum
+{
+	Anum_partition_topic_id = 1,
+	Anum_partition_partition,
+	Anum_partition_log_start_offset,
+	Anum_partition_next_offset_floor,
+	Anum_partition_clean_offset
+};
+
+/* Read columns of a partition's row by a snapshot, or the latest if that is NULL. */
+static bool
+read_row(const TopicPartition *id, Snapshot snapshot, const int *columns, int64 *values, int ncolumns)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+	Relation	rel = table_open(get_relname_relid("partition", namespace), AccessShareLock);
+	ScanKeyData key[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key[0], Anum_partition_topic_id, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(id->topic_id));
+	ScanKeyInit(&key[1], Anum_partition_partition, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(id->partition));
+	scan = systable_beginscan(rel, get_relname_relid("partition_pkey", namespace), true,
+							  snapshot, 2, key);
+	tuple = systable_getnext(scan);
+	for (int i = 0; i < ncolumns; i++)
+	{
+		bool		isnull;
+
+		values[i] = HeapTupleIsValid(tuple) ?
+			DatumGetInt64(heap_getattr(tuple, columns[i], RelationGetDescr(rel), &isnull)) : 0;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return HeapTupleIsValid(tuple);
+}
+
 /*
  * What the catalogue knows of a partition beside its segments, by a snapshot,
  * or the latest if that is NULL: where its log starts, and what next_offset
@@ -70,30 +109,24 @@ bool
 topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
 					  int64 *log_start_offset, int64 *next_offset_floor)
 {
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
-	Relation	rel = table_open(get_relname_relid("partition", namespace), AccessShareLock);
-	ScanKeyData key[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		found;
+	static const int columns[] = {Anum_partition_log_start_offset, Anum_partition_next_offset_floor};
+	int64		values[lengthof(columns)];
+	bool		found = read_row(id, snapshot, columns, values, lengthof(columns));
 
-	*log_start_offset = *next_offset_floor = 0;
-	ScanKeyInit(&key[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id->topic_id));
-	ScanKeyInit(&key[1], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id->partition));
-	scan = systable_beginscan(rel, get_relname_relid("partition_pkey", namespace), true,
-							  snapshot, 2, key);
-	tuple = systable_getnext(scan);
-	found = HeapTupleIsValid(tuple);
-	if (found)
-	{
-		bool		isnull;
-
-		*log_start_offset = DatumGetInt64(heap_getattr(tuple, 3, RelationGetDescr(rel), &isnull));
-		*next_offset_floor = DatumGetInt64(heap_getattr(tuple, 4, RelationGetDescr(rel), &isnull));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	*log_start_offset = values[0];
+	*next_offset_floor = values[1];
 	return found;
+}
+
+/* Where the clean part of a compacted log ends. */
+int64
+topics_log_start_clean_offset(const TopicPartition *id)
+{
+	static const int columns[] = {Anum_partition_clean_offset};
+	int64		value;
+
+	(void) read_row(id, NULL, columns, &value, lengthof(columns));
+	return value;
 }
 
 /* Raise a log start in shared memory; one that is not known is set. */
@@ -164,20 +197,60 @@ topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
 }
 
 /*
- * Move the log start up, when the transaction commits, and with it the floor
- * of next_offset.  The result is the log start as it will be: it stays where
- * it is if it is higher.  Nobody else moves it until our transaction ends.
+ * Raise a column of a partition's row.  The result is its value then: it
+ * stays where it is if it is higher.  Nobody else changes the row until our
+ * transaction ends.
  */
-int64
-topics_log_start_move(PartitionState *state, int64 start, int64 next_offset)
+static int64
+raise_column(const TopicPartition *id, const char *column, int64 value)
 {
-	static const Oid types[] = {INT8OID, INT8OID, INT8OID, INT4OID};
-	Datum		values[] = {Int64GetDatum(start), Int64GetDatum(next_offset),
-		Int64GetDatum(state->id.topic_id), Int32GetDatum(state->id.partition)};
-	int64		current = topics_log_start_published(state);
+	static const Oid types[] = {INT8OID, INT8OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(value), Int64GetDatum(id->topic_id),
+		Int32GetDatum(id->partition)};
+	char	   *sql = psprintf("UPDATE topic_log.partition SET %s = GREATEST(%s, $1)"
+							   " WHERE topic_id OPERATOR(pg_catalog.=) $2"
+							   " AND partition OPERATOR(pg_catalog.=) $3 RETURNING %s",
+							   column, column, column);
 	Oid			save_userid;
 	int			save_context;
 	bool		isnull;
+
+	topics_extension_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, false, 0) !=
+		SPI_OK_UPDATE_RETURNING || SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not change the catalogue of partition %d", id->partition),
+				 errdetail("It has no row for the partition.")));
+	value = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	return value;
+}
+
+/* How far compaction has come (compact.c). */
+void
+topics_log_start_raise_clean_offset(const TopicPartition *id, int64 clean_offset)
+{
+	(void) raise_column(id, "clean_offset", clean_offset);
+}
+
+/* Offsets below are used, even if the log has no record that shows it. */
+void
+topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor)
+{
+	(void) raise_column(id, "next_offset_floor", next_offset_floor);
+}
+
+/*
+ * Move the log start up, when the transaction commits.  The result is the log
+ * start as it will be.
+ */
+int64
+topics_log_start_move(PartitionState *state, int64 start)
+{
+	int64		current = topics_log_start_published(state);
 	MemoryContext old;
 	PendingStart *move;
 
@@ -187,23 +260,7 @@ topics_log_start_move(PartitionState *state, int64 start, int64 next_offset)
 	/* before the row changes: see the head of this file */
 	raise_start(&state->log_start_sought, start);
 
-	topics_extension_become_owner(&save_userid, &save_context);
-	SPI_connect();
-	if (SPI_execute_with_args("UPDATE topic_log.partition"
-							  " SET log_start_offset = GREATEST(log_start_offset, $1),"
-							  " next_offset_floor = GREATEST(next_offset_floor, $2)"
-							  " WHERE topic_id OPERATOR(pg_catalog.=) $3"
-							  " AND partition OPERATOR(pg_catalog.=) $4"
-							  " RETURNING log_start_offset",
-							  lengthof(types), (Oid *) types, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING ||
-		SPI_processed != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("could not move the log start of partition %d", state->id.partition),
-				 errdetail("The catalogue has no row for it.")));
-	start = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	start = raise_column(&state->id, "log_start_offset", start);
 
 	/* a crash must not take back what others were told */
 	ForceSyncCommit();

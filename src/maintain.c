@@ -8,6 +8,7 @@
  *	seal	freeze and index segments that are full
  *	expire	move the log start up, as policy wants it (retention.c)
  *	drop	drop the segments below it
+ *	compact	keep the latest record of each key (compact.c)
  *
  * Each step is a transaction, so that locks are held shortly and a failure
  * costs one step.  The worker does this on its own; CALL topics.maintain()
@@ -99,7 +100,8 @@ topics_maintain_is_due(Topic *topic, int32 partition)
 
 	return state == NULL || pg_atomic_read_u32(&state->requests) != 0 ||
 		pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET ||
-		tail_is_old(topic, state) || topics_retention_is_due(&topic->settings, state);
+		tail_is_old(topic, state) || topics_retention_is_due(&topic->settings, state) ||
+		topics_compact_is_due(&topic->settings, state);
 }
 
 /* Cut the tail; two transactions, see segment.c. */
@@ -198,8 +200,8 @@ seal(Oid view_relid, int32 partition, NextTransaction next_transaction)
 		table_close(rel, NoLock);
 		if (found && !has_index(segment.relid))
 			topics_segment_seal(segment.relid);
-		if (found)
-			topics_segment_row_note_sealed(&state->id, &segment);
+		if (found && has_index(segment.relid) && topics_segment_row_note_sealed(&state->id, &segment))
+			state->compact_at = 0;
 		PopActiveSnapshot();
 		if (!found)
 			return;
@@ -260,6 +262,24 @@ retain(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	drop(view_relid, partition, next_transaction);
 }
 
+/* A turn of compaction; the worker comes back for the next one. */
+static void
+compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	Topic	   *topic;
+	PartitionState *state;
+	Oid			relid = find_partition(view_relid, partition, &topic, &state);
+
+	if (!OidIsValid(relid) || !topics_compact_is_due(&topic->settings, state))
+		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	topics_compact_turn(topic, relid, state);
+	PopActiveSnapshot();
+	next_transaction();
+	if (topics_compact_is_due(&topic->settings, state))
+		topics_shmem_wake_worker();
+}
+
 /*
  * Do all that is due for a partition, and with "roll_now" cut its tail, due
  * or not.  In a transaction, and in another one at the end.
@@ -275,6 +295,7 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 	uint32		requests;
 	bool		old;
 	bool		retention;
+	bool		restored;
 
 	if (!OidIsValid(relid))
 		return;
@@ -284,12 +305,16 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
 		requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;	/* first look since a restart */
 	(void) topics_log_end(rel, state);
+	/* a restore that has not come to the partition's row: leave it alone */
+	restored = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
 	table_close(rel, NoLock);
 	PopActiveSnapshot();
 	old = tail_is_old(topic, state) ||
 		(int64) state->tail_blocks * BLCKSZ >= topic->settings.segment_bytes;
 	retention = topics_retention_is_due(&topic->settings, state);
 	next_transaction();
+	if (!restored)
+		return;
 
 	if (roll_now || old || (requests & REQUEST_ROLL))
 	{
@@ -302,6 +327,7 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 		seal(view_relid, partition, next_transaction);
 	if (retention || (requests & (REQUEST_SEAL | REQUEST_DROP)))
 		retain(view_relid, partition, next_transaction);
+	compact(view_relid, partition, next_transaction);
 }
 
 /* ----------------------------------------------------------------
@@ -354,8 +380,13 @@ topics_maintain(PG_FUNCTION_ARGS)
 			CHECK_FOR_INTERRUPTS();
 			pg_atomic_fetch_or_u32(&state->requests,
 								   REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP);
-			topics_maintain_partition(lfirst_oid(lc), partition, false, SPI_commit);
-			topic = topics_catalog_get(lfirst_oid(lc), true);
+			state->compact_at = 0;
+			topics_compact_abandon();
+			do
+			{
+				topics_maintain_partition(lfirst_oid(lc), partition, false, SPI_commit);
+				topic = topics_catalog_get(lfirst_oid(lc), true);
+			} while (topic && topic->settings.compact && state->compact_at == 0);
 			if (topic == NULL)
 				break;
 		}

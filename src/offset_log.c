@@ -541,8 +541,7 @@ tidy_partition(int32 partition, MemoryContext cxt, NextTransaction next_transact
 		if (oldest > start)
 		{
 			PushActiveSnapshot(GetTransactionSnapshot());
-			(void) topics_log_start_move(topics_catalog_partition_state(topic, partition),
-										 oldest, end);
+			(void) topics_log_start_move(topics_catalog_partition_state(topic, partition), oldest);
 			PopActiveSnapshot();
 		}
 		next_transaction();

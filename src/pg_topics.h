@@ -157,6 +157,7 @@ typedef struct PartitionState
 	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
 								 * that is of this time; 0: look */
 	int64		droppable_bytes;	/* of sealed segments above the lowest */
+	TimestampTz compact_at;		/* the next turn of compaction; 0: now */
 
 	PartitionRole role;
 	int32		leader_epoch;
@@ -192,6 +193,9 @@ typedef struct TopicSettings
 {
 	int64		retention_ms;
 	int64		retention_bytes;
+	int64		delete_retention_ms;
+	int64		min_compaction_lag_ms;
+	double		min_cleanable_dirty_ratio;
 	int64		segment_bytes;
 	int64		segment_ms;
 	int32		max_message_bytes;
@@ -322,7 +326,10 @@ extern bool topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
 extern int64 topics_log_start_published(PartitionState *state);
 extern int64 topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
 									   int64 base_offset, Snapshot snapshot);
-extern int64 topics_log_start_move(PartitionState *state, int64 start, int64 next_offset);
+extern int64 topics_log_start_move(PartitionState *state, int64 start);
+extern int64 topics_log_start_clean_offset(const TopicPartition *id);
+extern void topics_log_start_raise_clean_offset(const TopicPartition *id, int64 clean_offset);
+extern void topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor);
 extern bool topics_log_start_is_pending(void);
 extern void topics_log_start_at_end(bool commit);
 extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
@@ -359,13 +366,19 @@ extern bool topics_segment_cover(Oid partition_relid, PartitionState *state,
 extern bool topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at);
 extern void topics_segment_seal(Oid segment_relid);
 extern void topics_segment_protect_from_analyze(Oid relid);
+extern void topics_segment_set_bounds(Oid partition_relid, const Segment *segment);
+extern int64 topics_segment_bytes(Oid segment_relid);
 extern bool topics_segment_is_pending(void);
 extern void topics_segment_at_commit(void);
 extern void topics_segment_at_abort(void);
 
 /* segment_row.c */
 extern TimestampTz topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset);
-extern void topics_segment_row_note_sealed(const TopicPartition *id, const Segment *segment);
+extern bool topics_segment_row_read(const TopicPartition *id, int64 base_offset,
+									TimestampTz *sealed_at, TimestampTz *tombstones_from);
+extern bool topics_segment_row_note_sealed(const TopicPartition *id, const Segment *segment);
+extern void topics_segment_row_update(const TopicPartition *id, int64 base_offset,
+									  TimestampTz sealed_at, TimestampTz tombstones_from);
 extern void topics_segment_row_forget(const TopicPartition *id, int64 base_offset);
 
 /* log.c */
@@ -483,6 +496,7 @@ typedef struct FetchResult
 extern FetchLimits topics_fetch_limits(FunctionCallInfo fcinfo, int first);
 extern Relation topics_fetch_open_partition(Topic *topic, int32 partition);
 extern void topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *topic);
+extern void topics_fetch_put_record(FetchResult *result, TupleTableSlot *slot);
 extern int32 topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimits *limits,
 								  Snapshot snapshot, FetchResult *result, int64 *next);
 extern int64 *topics_fetch_offsets_since(Topic *topic, TimestampTz at,
@@ -520,6 +534,12 @@ extern Oid	topics_topic_dropping;
 extern bool topics_retention_is_due(const TopicSettings *settings, const PartitionState *state);
 extern bool topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *state);
 extern bool topics_retention_drop(Oid partition_relid, PartitionState *state);
+extern bool topics_retention_lock(Oid relid);
+
+/* compact.c */
+extern bool topics_compact_is_due(const TopicSettings *settings, const PartitionState *state);
+extern void topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state);
+extern void topics_compact_abandon(void);
 
 /* maintain.c */
 typedef void (*NextTransaction) (void);

@@ -192,13 +192,6 @@ tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *ta
 	return *kept == 0;
 }
 
-/* Bytes on disk: the table with its maps, and its TOAST table. */
-static int64
-segment_bytes(const Segment *segment)
-{
-	return DatumGetInt64(DirectFunctionCall1(pg_table_size, ObjectIdGetDatum(segment->relid)));
-}
-
 /*
  * Where the log should start by policy.  *cut is set if the tail must be cut
  * before anything more can go.
@@ -221,7 +214,7 @@ start_by_policy(const TopicSettings *settings, Relation partition_rel,
 	if (settings->retention_bytes >= 0)
 		for (int j = 0; j < count && segments[j].base_offset <= end; j++)
 			if (segments[j].end_offset > start)
-				total += bytes[j] = segment_bytes(&segments[j]);
+				total += bytes[j] = topics_segment_bytes(segments[j].relid);
 
 	for (; i < count && segments[i].base_offset < end; i++)
 	{
@@ -290,7 +283,10 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
 		int64		start = start_by_policy(&topic->settings, rel, state, &cut);
 
 		if (start > topics_log_start(rel, state))
-			(void) topics_log_start_move(state, start, end);
+		{
+			(void) topics_log_start_move(state, start);
+			TEST_POINT("retention-moved");
+		}
 	}
 	else
 	{
@@ -346,8 +342,12 @@ wait_for_lock(Oid relid)
 	return locked;
 }
 
-static bool
-lock_exclusively(Oid relid)
+/*
+ * Lock a table ACCESS EXCLUSIVE, so that hardly anybody notices: without
+ * waiting, if it can be had in LOCK_TRIES; else in the queue, shortly.
+ */
+bool
+topics_retention_lock(Oid relid)
 {
 	for (int i = 0; i < LOCK_TRIES; i++)
 	{
@@ -428,14 +428,16 @@ topics_retention_drop(Oid partition_relid, PartitionState *state)
 	if (segments == NIL)
 		return false;
 
-	if (lock_exclusively(partition_relid))
+	if (topics_retention_lock(partition_relid))
 	{
 		rel = table_open(partition_relid, NoLock);
 		segments = list_droppable(rel, state, true);
 		table_close(rel, NoLock);
 		if (segments != NIL)
 		{
+			TEST_POINT("retention-locked");
 			drop_segments(segments, &state->id);
+			TEST_POINT("retention-dropped");
 			return true;
 		}
 	}
@@ -501,7 +503,7 @@ topics_delete_records(PG_FUNCTION_ARGS)
 		before = end;
 	if (before < 0 || before > end)
 		report_out_of_range(topic, partition, before, start, end);
-	start = topics_log_start_move(state, before, end);
+	start = topics_log_start_move(state, before);
 	table_close(rel, NoLock);
 	PG_RETURN_INT64(start);
 }

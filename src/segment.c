@@ -97,6 +97,7 @@
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -448,8 +449,8 @@ offset_bound(int64 offset)
  * EXCLUSIVE on the partition's table, and knows that every row of the segment
  * lies within the new bounds and no other segment does.
  */
-static void
-set_bounds(Oid partition_relid, const Segment *segment)
+void
+topics_segment_set_bounds(Oid partition_relid, const Segment *segment)
 {
 	Relation	pg_class;
 	HeapTuple	old;
@@ -579,7 +580,7 @@ undo_cut(Oid partition_relid, PartitionState *state, int64 offset)
 	if (!found)
 		elog(ERROR, "no segment ends at offset " INT64_FORMAT, offset);
 	cut.end_offset = state->cut_end;
-	set_bounds(partition_relid, &cut);
+	topics_segment_set_bounds(partition_relid, &cut);
 	TEST_POINT("cut-undone");
 }
 
@@ -622,7 +623,7 @@ raise_end(PendingChange *change, Oid partition_relid, Segment *segment,
 	if (next == NULL || next->base_offset > last)
 	{
 		segment->end_offset = last + 1;
-		set_bounds(partition_relid, segment);
+		topics_segment_set_bounds(partition_relid, segment);
 		TEST_POINT("end-raised");
 		return true;
 	}
@@ -635,7 +636,7 @@ raise_end(PendingChange *change, Oid partition_relid, Segment *segment,
 			return true;
 		moved.base_offset = last + 1;
 		moved.end_offset = Max(next->end_offset, last + 1 + (next->end_offset - next->base_offset));
-		set_bounds(partition_relid, &moved);
+		topics_segment_set_bounds(partition_relid, &moved);
 		TEST_POINT("spare-moved");
 		return false;
 	}
@@ -696,7 +697,7 @@ cover_step(PendingChange *change, Oid partition_relid, int64 first, int64 last,
 				return true;
 			/* somebody has moved it up, and then could not raise the end */
 			next.base_offset = uncovered;
-			set_bounds(partition_relid, &next);
+			topics_segment_set_bounds(partition_relid, &next);
 			TEST_POINT("gap-closed");
 			return false;
 		}
@@ -711,7 +712,7 @@ cover_step(PendingChange *change, Oid partition_relid, int64 first, int64 last,
 		else
 		{
 			next.base_offset = first;
-			set_bounds(partition_relid, &next);
+			topics_segment_set_bounds(partition_relid, &next);
 			TEST_POINT("gap-closed");
 		}
 	}
@@ -822,7 +823,7 @@ topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
 		TEST_POINT("cut-limited");
 		topics_extension_become_owner(&save_userid, &save_context);
 		tail.end_offset = *cut_at;
-		set_bounds(partition_relid, &tail);
+		topics_segment_set_bounds(partition_relid, &tail);
 		TEST_POINT("cut-bound");
 		SetUserIdAndSecContext(save_userid, save_context);
 	}
@@ -889,6 +890,13 @@ void
 topics_segment_at_abort(void)
 {
 	finish_changes(false);
+}
+
+/* Bytes on disk: the table with its maps, and its TOAST table. */
+int64
+topics_segment_bytes(Oid segment_relid)
+{
+	return DatumGetInt64(DirectFunctionCall1(pg_table_size, ObjectIdGetDatum(segment_relid)));
 }
 
 /* ----------------------------------------------------------------

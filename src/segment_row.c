@@ -4,7 +4,8 @@
  *		What the catalogue knows of a sealed segment: topic_log.segment.
  *
  * When it was sealed, as far as is known: retention needs a time that no
- * producer has a say in.  A segment has its row from its sealing on; the row
+ * producer has a say in.  And since when its tombstones have been those of a
+ * clean segment (compact.c).  A segment has its row from its sealing on; the row
  * goes with the segment.  It is not dumped: a restored segment counts as
  * sealed when the restored server first looked at it.
  *
@@ -31,21 +32,24 @@ enum
 	Anum_segment_topic_id = 1,
 	Anum_segment_partition,
 	Anum_segment_base_offset,
-	Anum_segment_sealed_at
+	Anum_segment_sealed_at,
+	Anum_segment_tombstones_from
 };
 
-/* When a segment was sealed; 0 if it is not known. */
-TimestampTz
-topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset)
+/* A segment's row; times that are not known are 0.  False if it has none. */
+bool
+topics_segment_row_read(const TopicPartition *id, int64 base_offset,
+						TimestampTz *sealed_at, TimestampTz *tombstones_from)
 {
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
 	Relation	rel = table_open(get_relname_relid("segment", namespace), AccessShareLock);
 	ScanKeyData key[3];
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	TimestampTz result = 0;
+	bool		found;
 	bool		isnull;
 
+	*sealed_at = *tombstones_from = 0;
 	ScanKeyInit(&key[0], Anum_segment_topic_id, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(id->topic_id));
 	ScanKeyInit(&key[1], Anum_segment_partition, BTEqualStrategyNumber, F_INT4EQ,
@@ -53,12 +57,32 @@ topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset)
 	ScanKeyInit(&key[2], Anum_segment_base_offset, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(base_offset));
 	scan = systable_beginscan(rel, get_relname_relid("segment_pkey", namespace), true, NULL, 3, key);
-	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		result = DatumGetTimestampTz(heap_getattr(tuple, Anum_segment_sealed_at,
-												  RelationGetDescr(rel), &isnull));
+	tuple = systable_getnext(scan);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+	{
+		Datum		from;
+
+		*sealed_at = DatumGetTimestampTz(heap_getattr(tuple, Anum_segment_sealed_at,
+													  RelationGetDescr(rel), &isnull));
+		from = heap_getattr(tuple, Anum_segment_tombstones_from, RelationGetDescr(rel), &isnull);
+		if (!isnull)
+			*tombstones_from = DatumGetTimestampTz(from);
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return result;
+	return found;
+}
+
+/* When a segment was sealed; 0 if it is not known. */
+TimestampTz
+topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset)
+{
+	TimestampTz sealed_at;
+	TimestampTz tombstones_from;
+
+	(void) topics_segment_row_read(id, base_offset, &sealed_at, &tombstones_from);
+	return sealed_at;
 }
 
 static void
@@ -78,17 +102,43 @@ execute(const char *sql, const TopicPartition *id, int64 base_offset)
 	SetUserIdAndSecContext(save_userid, save_context);
 }
 
-/* Note that a segment is sealed, now if that was not known. */
-void
+/* Note that a segment is sealed, now.  False if that was known. */
+bool
 topics_segment_row_note_sealed(const TopicPartition *id, const Segment *segment)
 {
 	if (topics_segment_row_sealed_at(id, segment->base_offset) != 0)
-		return;
+		return false;
 	/* one at a time, or the row would come twice */
 	LockRelationOid(segment->relid, ShareUpdateExclusiveLock);
 	if (topics_segment_row_sealed_at(id, segment->base_offset) == 0)
 		execute("INSERT INTO topic_log.segment (topic_id, partition, base_offset, sealed_at)"
 				" VALUES ($1, $2, $3, pg_catalog.clock_timestamp())", id, segment->base_offset);
+	return true;
+}
+
+/* A segment was compacted; tombstones_from is 0 if it has none to go. */
+void
+topics_segment_row_update(const TopicPartition *id, int64 base_offset,
+						  TimestampTz sealed_at, TimestampTz tombstones_from)
+{
+	static const Oid types[] = {INT8OID, INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+	Datum		values[] = {Int64GetDatum(id->topic_id), Int32GetDatum(id->partition),
+		Int64GetDatum(base_offset), TimestampTzGetDatum(sealed_at), TimestampTzGetDatum(tombstones_from)};
+	char		nulls[] = {' ', ' ', ' ', ' ', tombstones_from == 0 ? 'n' : ' '};
+	Oid			save_userid;
+	int			save_context;
+
+	topics_extension_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	if (SPI_execute_with_args("UPDATE topic_log.segment SET sealed_at = $4, tombstones_from = $5"
+							  " WHERE topic_id OPERATOR(pg_catalog.=) $1"
+							  " AND partition OPERATOR(pg_catalog.=) $2"
+							  " AND base_offset OPERATOR(pg_catalog.=) $3"
+							  " AND (sealed_at, tombstones_from) IS DISTINCT FROM ($4, $5)",
+							  lengthof(types), (Oid *) types, values, nulls, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not update the row of a segment");
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
 }
 
 /* The segment goes. */

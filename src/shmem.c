@@ -35,6 +35,7 @@
  *	log_start_offset, log_start_sought	atomics that only rise; log_start.c.
  *	lowest_kept, droppable_bytes	what the last who looked has found
  *		(retention.c); others read them without a lock, and at worst look too.
+ *	compact_at	likewise (compact.c).
  *	moved, moved_below, WorkerSlot.moved	the stack of a database's partitions
  *		whose log end has moved, for NOTIFY (notify.c); see there, below.
  *	WorkerRegistry.mutex	(spinlock) all of the registry of workers but for
@@ -133,6 +134,7 @@ state_init(PartitionState *state, const TopicPartition *id)
 	state->lowest_kept = 0;
 	state->droppable_bytes = UNKNOWN_BYTES;
 	state->tail_file = InvalidOid;
+	state->compact_at = 0;
 	state->role = ROLE_LEADER;
 	state->leader_epoch = 0;
 	/* bounds_changes and foreign_writes only ever grow: old readers notice */

@@ -1,0 +1,163 @@
+/*-------------------------------------------------------------------------
+ *
+ * latest.c
+ *		A topic as a table of state: the latest record of each key.
+ *
+ * Two scans of each partition: the first maps each key to its latest offset
+ * (offset_map.c), the second returns the records at those offsets.  If the
+ * map does not fit the memory of a hash table (work_mem, hash_mem_multiplier),
+ * it is made for a slice of the keys at a time, chosen by their hash: twice
+ * as many slices, until one fits.
+ *
+ * It does not ask whether the log is compacted: that makes it faster, not
+ * different.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/execnodes.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "offset_map.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_latest);
+
+/* Keys whose hash begins with "bits" bits of the value "number". */
+typedef struct Slice
+{
+	int			bits;
+	uint64		number;
+} Slice;
+
+typedef struct Reading
+{
+	Relation	partition_rel;
+	int64		start;
+	int64		end;
+	Snapshot	snapshot;
+	OffsetMap  *map;
+	MemoryContext cxt;			/* per record */
+} Reading;
+
+/* A record with a key of the slice? */
+static bool
+has_key(Reading *reading, TupleTableSlot *slot, Slice slice, KeyHash *hash)
+{
+	bool		isnull;
+	Datum		key = slot_getattr(slot, Anum_log_key, &isnull);
+
+	if (isnull)
+		return false;
+	*hash = topics_offset_map_hash(reading->map,
+								   TupleDescAttr(slot->tts_tupleDescriptor, Anum_log_key - 1), key);
+	return slice.bits == 0 || hash->hash[1] >> (64 - slice.bits) == slice.number;
+}
+
+/* Map the keys of a slice.  False if they are too many. */
+static bool
+map_slice(Reading *reading, Slice slice)
+{
+	LogReader  *reader = topics_log_reader_open(reading->partition_rel, reading->start, reading->end,
+												reading->snapshot, true);
+	TupleTableSlot *slot;
+	bool		fits = true;
+
+	topics_offset_map_clear(reading->map);
+	while (fits && (slot = topics_log_reader_next(reader)) != NULL)
+	{
+		KeyHash		hash;
+		bool		isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		if (has_key(reading, slot, slice, &hash))
+			fits = topics_offset_map_put(reading->map, &hash,
+										 DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull)));
+	}
+	topics_log_reader_close(reader);
+	return fits;
+}
+
+/* Return the latest record of each key of a slice that is mapped. */
+static void
+put_slice(Reading *reading, Slice slice, FetchResult *result)
+{
+	LogReader  *reader = topics_log_reader_open(reading->partition_rel, reading->start, reading->end,
+												reading->snapshot, true);
+	TupleTableSlot *slot;
+
+	while ((slot = topics_log_reader_next(reader)) != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(reading->cxt);
+		KeyHash		hash;
+		bool		isnull;
+		int64		offset = DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+
+		CHECK_FOR_INTERRUPTS();
+		if (has_key(reading, slot, slice, &hash) &&
+			topics_offset_map_get(reading->map, &hash) == offset &&
+			!slot_attisnull(slot, Anum_log_value))
+			topics_fetch_put_record(result, slot);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(reading->cxt);
+	}
+	topics_log_reader_close(reader);
+}
+
+/* latest(topic) */
+Datum
+topics_latest(PG_FUNCTION_ARGS)
+{
+	FetchResult result;
+	Topic	   *topic;
+	Reading		reading;
+
+	topics_require_preload();
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("topic must not be null")));
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_catalog_require(topic, ACL_SELECT);
+	topics_fetch_begin_result(&result, fcinfo, topic);
+
+	reading.snapshot = GetActiveSnapshot();
+	reading.map = topics_offset_map_create(get_hash_memory_limit());
+	reading.cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics latest",
+										ALLOCSET_DEFAULT_SIZES);
+	for (int32 partition = 0; partition < topic->partitions; partition++)
+	{
+		PartitionState *state;
+		Slice		slice = {0, 0};
+
+		reading.partition_rel = topics_fetch_open_partition(topic, partition);
+		state = topics_catalog_partition_state(topic, partition);
+		reading.start = topics_log_start(reading.partition_rel, state);
+		reading.end = topics_log_end(reading.partition_rel, state);
+		while (slice.number >> slice.bits == 0)
+		{
+			if (map_slice(&reading, slice))
+			{
+				put_slice(&reading, slice, &result);
+				slice.number++;
+			}
+			else
+			{
+				slice.bits++;
+				slice.number *= 2;
+			}
+		}
+		table_close(reading.partition_rel, NoLock);
+	}
+	MemoryContextDelete(reading.cxt);
+	topics_offset_map_free(reading.map);
+	return (Datum) 0;
+}
