@@ -516,7 +516,7 @@ class Worker(Consumer):
     def wait(self):
         seconds = self.random.uniform(0, 2)
         self.perform("wait", lambda answer: self.query("CALL topics.wait(%s, %s, %s)", self.group, SOURCE,
-                                                       f"{seconds} s") and None, seconds=seconds)
+                                                       f"{seconds:.3f} s") and None, seconds=seconds)
 
 
 class SimpleConsumer(Consumer):
