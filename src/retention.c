@@ -194,14 +194,14 @@ tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *ta
 
 /*
  * Where the log should start by policy.  *cut is set if the tail must be cut
- * before anything more can go.
+ * before anything more can go.  The active snapshot is younger than "end": it
+ * sees all records below.
  */
 static int64
 start_by_policy(const TopicSettings *settings, Relation partition_rel,
-				PartitionState *state, bool *cut)
+				PartitionState *state, int64 end, bool *cut)
 {
 	int64		start = topics_log_start(partition_rel, state);
-	int64		end = topics_log_end(partition_rel, state);
 	TimestampTz before = expiry(settings);
 	TimestampTz kept = 0;
 	int			count;
@@ -269,9 +269,11 @@ bool
 topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *state)
 {
 	Relation	rel = table_open(partition_relid, AccessShareLock);
-	int64		end = topics_log_end(rel, state);
+	int64		end;
 	bool		cut = false;
 
+	TEST_POINT("retention-begun");
+	end = topics_log_end(rel, state);
 	/* in a restore the partition's row may be still to come */
 	if (!start_is_known(rel, state))
 	{
@@ -280,8 +282,16 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
 	}
 	if (topic->settings.delete)
 	{
-		int64		start = start_by_policy(&topic->settings, rel, state, &cut);
+		int64		start;
 
+		/*
+		 * What the snapshot does not show looks expired: records below the
+		 * end that were committed after it was taken, in a segment that
+		 * somebody else has sealed meanwhile.  So it is taken now.
+		 */
+		PushActiveSnapshot(GetLatestSnapshot());
+		start = start_by_policy(&topic->settings, rel, state, end, &cut);
+		PopActiveSnapshot();
 		if (start > topics_log_start(rel, state))
 		{
 			(void) topics_log_start_move(state, start);

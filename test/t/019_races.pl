@@ -1,0 +1,44 @@
+# Somebody is stopped when he has looked, and others go on: what he then makes
+# of what he has seen loses nothing of what came meanwhile.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Session;
+use Topics;
+
+my $node = topics_node('main', points => 1, conf => "pg_topics.worker_interval = '1h'\n");
+my ($slow, $quick) = map { Session->new($node) } 1 .. 2;
+
+# ----------------------------------------------------------------------
+# Retention: a segment is sealed after another process has begun to look for
+# what has expired.  Its second record came in between, and has not expired.
+# ----------------------------------------------------------------------
+
+stop_at($node, 'retention-begun');
+$quick->value(q{
+	SELECT topics.create_topic('kept', retention_time => '1 hour');
+	SELECT topics.produce('kept', 'old', create_time => now() - interval '2 hours')});
+my $pid = wait_until_at($node, 'retention-begun');
+is($pid, worker_pid($node, 'postgres'), 'retention: the worker looks');
+$quick->value($_) for q{SELECT topics.produce('kept', 'young')}, q{CALL topics.roll_segment('kept')};
+is( $quick->value(q{
+		SELECT string_agg(base_offset || '-' || log_end_offset, ' ') FROM topics.segment WHERE topic = 'kept' AND state = 'sealed'}),
+	'0-2', '... a record comes, and the segment is sealed');
+go_on_from($node, 'retention-begun');
+ok( poll_until(sub { $quick->value(qq{
+		SELECT count(*) FROM pg_locks WHERE pid = $pid AND relation = (
+			SELECT 'topic_log.t' || topic_id || '_p0' FROM topics.topic WHERE topic = 'kept')::regclass}) eq '0' }),
+	'... the worker has decided');
+is($quick->value(q{SELECT string_agg(value, ' ' ORDER BY r.offset) FROM topic.kept r}), 'old young',
+	'... and the record is there');
+
+$node->stop;
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed');
+done_testing();
