@@ -251,40 +251,65 @@ topics_consumer_offset_peek(const char *group_id, int64 topic_id, int32 partitio
 }
 
 /*
- * Copies of the entries of a group, in any state, or with NULL of those of
- * this database's groups that are committed or claimed; palloc'd.
+ * Copy the entries of a group, in any state, or with NULL those of this
+ * database's groups that are committed or claimed, into "result", which has
+ * room for so many.  -1 if there are more.
  */
-GroupOffset *
-topics_consumer_offset_list(const char *group_id, int *count)
+static int
+copy_entries(const char *group_id, GroupOffset *result, int64 room)
 {
 	HASH_SEQ_STATUS seq;
 	GroupOffset *entry;
-	GroupOffset *result;
-	long		room;
+	int			count = 0;
 
-	*count = 0;
-	LWLockAcquire(table_lock, LW_SHARED);
-	room = hash_get_num_entries(table);
-	LWLockRelease(table_lock);
-
-	/* no allocation under the lock: what is added meanwhile is not listed */
-	result = MemoryContextAllocHuge(CurrentMemoryContext, Max(room, 1) * sizeof(GroupOffset));
 	LWLockAcquire(table_lock, LW_SHARED);
 	hash_seq_init(&seq, table);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 	{
-		if (*count >= room)
+		if (entry->key.database != MyDatabaseId || entry->key.topic_id == LOADED_TOPIC)
+			continue;
+		if (group_id ? strcmp(entry->key.group_id, group_id) != 0 :
+			!is_committed(entry) && pg_atomic_read_u32(&entry->claimed_by) == 0)
+			continue;
+		if (count >= room)
 		{
 			hash_seq_term(&seq);
+			count = -1;
 			break;
 		}
-		if (entry->key.database == MyDatabaseId && entry->key.topic_id != LOADED_TOPIC &&
-			(group_id ? strcmp(entry->key.group_id, group_id) == 0 :
-			 is_committed(entry) || pg_atomic_read_u32(&entry->claimed_by) != 0))
-			result[(*count)++] = *entry;
+		result[count++] = *entry;
 	}
 	LWLockRelease(table_lock);
-	return result;
+	return count;
+}
+
+/*
+ * Copies of the entries of a group, in any state, or with NULL of those of
+ * this database's groups that are committed or claimed; palloc'd.  None that
+ * was committed before the call is missing: the log is tidied up to the
+ * oldest of them (offset_log.c).  Memory is not allocated under the lock, so
+ * entries may be added before they are copied; they come in any order, so if
+ * there are too many it is done anew.
+ */
+GroupOffset *
+topics_consumer_offset_list(const char *group_id, int *count)
+{
+	for (;;)
+	{
+		GroupOffset *result;
+		int64		room;
+
+		LWLockAcquire(table_lock, LW_SHARED);
+		room = hash_get_num_entries(table);
+		LWLockRelease(table_lock);
+		TEST_POINT("offsets-counted");
+
+		result = MemoryContextAllocHuge(CurrentMemoryContext, Max(room, 1) * sizeof(GroupOffset));
+		*count = copy_entries(group_id, result, room);
+		if (*count >= 0)
+			return result;
+		pfree(result);
+	}
 }
 
 /* Remove all entries that a test picks, but for those that are pinned. */

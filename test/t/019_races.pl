@@ -39,6 +39,26 @@ ok( poll_until(sub { $quick->value(qq{
 is($quick->value(q{SELECT string_agg(value, ' ' ORDER BY r.offset) FROM topic.kept r}), 'old young',
 	'... and the record is there');
 
+# ----------------------------------------------------------------------
+# Committed offsets: groups are added while they are listed.  The log of
+# offsets is tidied by that list.
+# ----------------------------------------------------------------------
+
+sub add_groups
+{
+	my ($name) = @_;
+
+	return $quick->value(qq{SELECT topics.commit_offset('$name' || g, 'kept', 0, 1) FROM generate_series(1, 20) g});
+}
+
+add_groups('before');
+stop_at($node, 'offsets-counted');
+$slow->send(q{SELECT count(*) FROM topics.consumer_offset WHERE group_id LIKE 'before%'});
+ok(wait_until_at($node, 'offsets-counted'), 'committed offsets: somebody lists them');
+add_groups('meanwhile');
+go_on_from($node, 'offsets-counted');
+is_deeply($slow->receive->{rows}, ['20'], '... and has all that there were, although there are more now');
+
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed');
 done_testing();
