@@ -158,18 +158,32 @@ list_databases(List **connectable)
 	return result;
 }
 
-/* Give up slots, and shared memory, of databases that are no more. */
+/* The databases that have slots. */
 static void
-forget_databases(WorkerRegistry *registry, List *databases)
+look_at_slots(WorkerRegistry *registry, Oid *known)
+{
+	SpinLockAcquire(&registry->mutex);
+	for (int i = 0; i < MAX_WORKERS; i++)
+		known[i] = registry->slots[i].database;
+	SpinLockRelease(&registry->mutex);
+}
+
+/*
+ * Give up slots, and shared memory, of databases that are no more: those that
+ * had a slot before the databases were listed.  One that was created after
+ * that is not in the list either, and may have sessions that produce.
+ */
+static void
+forget_databases(WorkerRegistry *registry, const Oid *known, List *databases)
 {
 	for (int i = 0; i < MAX_WORKERS; i++)
 	{
 		Oid			gone = InvalidOid;
 
 		SpinLockAcquire(&registry->mutex);
-		if (OidIsValid(registry->slots[i].database) && registry->slots[i].pid == 0 &&
-			!list_member_oid(databases, registry->slots[i].database))
-			gone = registry->slots[i].database;
+		if (OidIsValid(known[i]) && registry->slots[i].database == known[i] &&
+			registry->slots[i].pid == 0 && !list_member_oid(databases, known[i]))
+			gone = known[i];
 		SpinLockRelease(&registry->mutex);
 		if (!OidIsValid(gone))
 			continue;
@@ -252,6 +266,7 @@ void
 topics_launcher_main(Datum main_arg)
 {
 	WorkerRegistry *registry = topics_shmem_workers();
+	Oid			known[MAX_WORKERS];
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -269,6 +284,7 @@ topics_launcher_main(Datum main_arg)
 												  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(cxt);
 		bool		look_again;
+		List	   *databases;
 		List	   *connectable = NIL;
 		ListCell   *lc;
 
@@ -277,7 +293,10 @@ topics_launcher_main(Datum main_arg)
 		registry->look_again = false;
 		SpinLockRelease(&registry->mutex);
 
-		forget_databases(registry, list_databases(&connectable));
+		look_at_slots(registry, known);
+		databases = list_databases(&connectable);
+		TEST_POINT("databases-listed");
+		forget_databases(registry, known, databases);
 		foreach(lc, connectable)
 			if (claim_slot(registry, lfirst_oid(lc), look_again))
 				start_worker(registry, lfirst_oid(lc));

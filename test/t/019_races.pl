@@ -59,6 +59,33 @@ add_groups('meanwhile');
 go_on_from($node, 'offsets-counted');
 is_deeply($slow->receive->{rows}, ['20'], '... and has all that there were, although there are more now');
 
+# ----------------------------------------------------------------------
+# The launcher has listed the databases.  One that comes after that is not
+# taken for one that has gone: its partitions keep their state, and their locks.
+# ----------------------------------------------------------------------
+
+$node->safe_psql('postgres', 'CREATE DATABASE base');
+$node->safe_psql('base', q{CREATE EXTENSION pg_topics; SELECT topics.create_topic('t', notify => true)});
+wait_for_worker($node, 'base', 'a database with a worker');
+stop_at($node, 'databases-listed');
+$quick->value('SELECT pg_terminate_backend(' . worker_pid($node, 'base') . ')');
+ok(wait_until_at($node, 'databases-listed'), '... the launcher has listed it');
+wait_for_no_worker($node, 'base', '... and its worker is gone');
+$quick->value('CREATE DATABASE later TEMPLATE base');
+my ($holder, $waiter) = map { Session->new($node, database => 'later') } 1 .. 2;
+is($holder->value(q{CALL topics.send('t', 'first')}), '0|0', 'another database');
+stop_at($node, 'append-locked');
+$holder->send(q{CALL topics.send('t', 'second')});
+ok(wait_until_at($node, 'append-locked'), '... somebody is about to append in it');
+go_on_from($node, 'databases-listed');
+wait_for_worker($node, 'base', '... the launcher goes on');
+$waiter->send(q{CALL topics.send('t', 'third')});
+ok( poll_until(sub { $quick->value(qq{
+		SELECT state = 'idle' OR wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $waiter->{pid}}) eq 't' }),
+	'... and somebody else appends');
+go_on_from($node, 'append-locked');
+is_deeply([ $holder->receive->{rows}[0], $waiter->receive->{rows}[0] ], [ '0|1', '0|2' ], '... one after the other');
+
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed');
 done_testing();
