@@ -54,8 +54,7 @@
 #include "consumer.h"
 #include "pg_topics.h"
 
-#define RESTART_MS 5000
-#define LAUNCHER_NAP_MS 5000
+#define RESTART_MS 5000			/* least time between two starts of a worker */
 /* well below the usual deadlock_timeout: let others not be chosen as victims */
 #define LOCK_TIMEOUT_MS "500"
 
@@ -262,6 +261,34 @@ start_worker(WorkerRegistry *registry, Oid database)
 	}
 }
 
+/*
+ * Milliseconds until the launcher is to look again if nobody wakes it: when a
+ * database may have its next worker that lacks one now.  Else it need not,
+ * since whoever makes a difference wakes it, but for settings of databases
+ * that are changed, and for the end of a worker that an earlier launcher has
+ * started: for these it looks now and then.
+ */
+static long
+launcher_nap(WorkerRegistry *registry)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		nap = Max(RESTART_MS, pg_topics_worker_interval);
+
+	SpinLockAcquire(&registry->mutex);
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
+		WorkerSlot *slot = &registry->slots[i];
+
+		/* if it takes no connections there will be none, but who knows here */
+		if (OidIsValid(slot->database) && slot->pid == 0 && slot->has_extension &&
+			slot->commands == 0 && slot->not_before != 0)
+			nap = Min(nap, slot->not_before > now ?
+					  (slot->not_before - now) / 1000 + 1 : RESTART_MS);
+	}
+	SpinLockRelease(&registry->mutex);
+	return nap;
+}
+
 void
 topics_launcher_main(Datum main_arg)
 {
@@ -304,7 +331,7 @@ topics_launcher_main(Datum main_arg)
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(cxt);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 LAUNCHER_NAP_MS, PG_WAIT_EXTENSION);
+						 launcher_nap(registry), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -354,6 +381,7 @@ enter_slot(Oid database)
 {
 	WorkerRegistry *registry = topics_shmem_workers();
 	WorkerSlot *slot;
+	Latch	   *launcher = NULL;
 	bool		entered = false;
 
 	SpinLockAcquire(&registry->mutex);
@@ -364,10 +392,14 @@ enter_slot(Oid database)
 		slot->latch = MyLatch;
 		my_slot = slot;
 		entered = true;
+		launcher = registry->launcher;
 	}
 	SpinLockRelease(&registry->mutex);
 	if (entered)
 		before_shmem_exit(leave_slot, 0);
+	/* it need not look whether we have come */
+	if (launcher)
+		SetLatch(launcher);
 	return entered;
 }
 
