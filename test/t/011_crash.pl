@@ -313,7 +313,7 @@ for my $victim ('producer', 'worker')
 			AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1});
 	kill 'KILL', $pid or die "could not kill $pid: $!";
 	ok(wait_for_clients(), '... all clients lose their connections');
-	ok($node->poll_query_until('postgres', 'SELECT true'), '... and the server is back');
+	ok(poll_until(sub { Session->new($node) }), '... and the server is back');
 	wait_for_worker($node, 'postgres', '... with a worker', $worker);
 	collect_notes($round);
 	check_log("kill -9 of a $victim");
