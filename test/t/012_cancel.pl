@@ -229,6 +229,8 @@ for (@{ $found->{rows} })
 	$torn++ if $expected ne $count;
 	$unacknowledged++ unless delete $acknowledged{$tag};
 }
+diag("$hits cancels and terminates, $misses of idle sessions: " . scalar(@lines) . ' acknowledged transactions, '
+	  . keys(%acknowledged) . " lost, $unacknowledged unacknowledged, $torn torn") if $ENV{PG_TOPICS_LONG};
 is($torn, 0, 'all or none of each transaction');
 is(join(' ', keys %acknowledged), '', 'all acknowledged transactions are there: '
 	. scalar(@lines) . ", and $unacknowledged unacknowledged");
