@@ -26,6 +26,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -98,7 +99,8 @@ topics_maintain_is_due(Topic *topic, int32 partition)
 	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
 	PartitionState *state = topics_shmem_find(&id);
 
-	return state == NULL || pg_atomic_read_u32(&state->requests) != 0 ||
+	return state == NULL || !state->looked_at ||
+		pg_atomic_read_u32(&state->requests) != 0 ||
 		pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET ||
 		tail_is_old(topic, state) || topics_retention_is_due(&topic->settings, state) ||
 		topics_compact_is_due(&topic->settings, state);
@@ -280,43 +282,12 @@ compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
 		topics_shmem_wake_worker();
 }
 
-/*
- * Do all that is due for a partition, and with "roll_now" cut its tail, due
- * or not.  In a transaction, and in another one at the end.
- */
-void
-topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
-						  NextTransaction next_transaction)
+/* Do what was requested, or is due. */
+static void
+do_requests(Oid view_relid, int32 partition, uint32 requests, bool retention,
+			NextTransaction next_transaction)
 {
-	Topic	   *topic;
-	PartitionState *state;
-	Oid			relid = find_partition(view_relid, partition, &topic, &state);
-	Relation	rel;
-	uint32		requests;
-	bool		old;
-	bool		retention;
-	bool		restored;
-
-	if (!OidIsValid(relid))
-		return;
-	requests = pg_atomic_exchange_u32(&state->requests, 0);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	rel = table_open(relid, AccessShareLock);
-	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
-		requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;	/* first look since a restart */
-	(void) topics_log_end(rel, state);
-	/* a restore that has not come to the partition's row: leave it alone */
-	restored = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
-	table_close(rel, NoLock);
-	PopActiveSnapshot();
-	old = tail_is_old(topic, state) ||
-		(int64) state->tail_blocks * BLCKSZ >= topic->settings.segment_bytes;
-	retention = topics_retention_is_due(&topic->settings, state);
-	next_transaction();
-	if (!restored)
-		return;
-
-	if (roll_now || old || (requests & REQUEST_ROLL))
+	if (requests & REQUEST_ROLL)
 	{
 		roll(view_relid, partition, next_transaction);
 		requests |= REQUEST_SEAL;
@@ -328,6 +299,78 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 	if (retention || (requests & (REQUEST_SEAL | REQUEST_DROP)))
 		retain(view_relid, partition, next_transaction);
 	compact(view_relid, partition, next_transaction);
+}
+
+/* What a partition was asked for, taken off its state to be done. */
+typedef struct TakenRequests
+{
+	PartitionState *state;
+	TopicPartition id;
+	uint32		requests;
+} TakenRequests;
+
+/* It was not done: the next who comes round has to.  Also called by exit(). */
+static void
+give_requests_back(int code, Datum arg)
+{
+	TakenRequests *taken = (TakenRequests *) DatumGetPointer(arg);
+
+	/* should it become another topic's right now, that is looked at in vain */
+	if (memcmp(&taken->state->id, &taken->id, sizeof(TopicPartition)) == 0)
+		pg_atomic_fetch_or_u32(&taken->state->requests, taken->requests);
+}
+
+/*
+ * Do all that is due for a partition, and with "roll_now" cut its tail, due
+ * or not.  In a transaction, and in another one at the end.  What was
+ * requested stays so if an error, or the end of the process, comes before it
+ * is done.
+ */
+void
+topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
+						  NextTransaction next_transaction)
+{
+	Topic	   *topic;
+	PartitionState *state;
+	Oid			relid = find_partition(view_relid, partition, &topic, &state);
+	TakenRequests taken;
+	uint32		requests;
+	Relation	rel;
+	bool		retention;
+	bool		restored;
+
+	if (!OidIsValid(relid))
+		return;
+	taken.state = state;
+	taken.id = state->id;
+	taken.requests = pg_atomic_exchange_u32(&state->requests, 0);
+	PG_ENSURE_ERROR_CLEANUP(give_requests_back, PointerGetDatum(&taken));
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		rel = table_open(relid, AccessShareLock);
+		/* before a restart, or by a foreign writer, anything may be left undone */
+		if (!state->looked_at || pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
+			taken.requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;
+		(void) topics_log_end(rel, state);
+		/* a restore that has not come to the partition's row: leave it alone */
+		restored = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
+		state->looked_at = restored;
+		table_close(rel, NoLock);
+		PopActiveSnapshot();
+		requests = taken.requests;
+		if (roll_now || tail_is_old(topic, state) ||
+			(int64) state->tail_blocks * BLCKSZ >= topic->settings.segment_bytes)
+			requests |= REQUEST_ROLL;
+		/* if only half of the cut is done, the rest is a segment and a seal */
+		if (requests & REQUEST_ROLL)
+			taken.requests |= REQUEST_SPARE | REQUEST_SEAL;
+		retention = topics_retention_is_due(&topic->settings, state);
+		next_transaction();
+
+		if (restored)
+			do_requests(view_relid, partition, requests, retention, next_transaction);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(give_requests_back, PointerGetDatum(&taken));
 }
 
 /* ----------------------------------------------------------------

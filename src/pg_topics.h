@@ -95,7 +95,8 @@ typedef enum PartitionRole
 /*
  * A step at which tests stop the process, or have the server die: nothing,
  * unless built with TEST_POINTS=1 (test/test_point.c).  It waits, takes no
- * interrupt and raises nothing, so it may stand anywhere but under a spinlock.
+ * interrupt and raises nothing, unless a test wants that, so it may stand
+ * anywhere but under a spinlock.
  */
 #ifdef TOPICS_TEST_POINTS
 extern void topics_test_point(const char *name);
@@ -158,6 +159,7 @@ typedef struct PartitionState
 								 * that is of this time; 0: look */
 	int64		droppable_bytes;	/* of sealed segments above the lowest */
 	TimestampTz compact_at;		/* the next turn of compaction; 0: now */
+	bool		looked_at;		/* for what was left undone before we were */
 
 	PartitionRole role;
 	int32		leader_epoch;

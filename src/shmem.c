@@ -35,7 +35,7 @@
  *	log_start_offset, log_start_sought	atomics that only rise; log_start.c.
  *	lowest_kept, droppable_bytes	what the last who looked has found
  *		(retention.c); others read them without a lock, and at worst look too.
- *	compact_at	likewise (compact.c).
+ *	compact_at, looked_at	likewise (compact.c, maintain.c).
  *	moved, moved_below, WorkerSlot.moved	the stack of a database's partitions
  *		whose log end has moved, for NOTIFY (notify.c); see there, below.
  *	WorkerRegistry.mutex	(spinlock) all of the registry of workers but for
@@ -135,6 +135,7 @@ state_init(PartitionState *state, const TopicPartition *id)
 	state->droppable_bytes = UNKNOWN_BYTES;
 	state->tail_file = InvalidOid;
 	state->compact_at = 0;
+	state->looked_at = false;
 	state->role = ROLE_LEADER;
 	state->leader_epoch = 0;
 	/* bounds_changes and foreign_writes only ever grow: old readers notice */
@@ -502,8 +503,11 @@ topics_shmem_reserve(int64 topic_id, int32 from, int32 to)
 	for (int32 partition = from; partition < to && !full; partition++)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic_id};
+		PartitionState *state = take_state(&id);
 
-		full = take_state(&id) == NULL;
+		full = state == NULL;
+		if (state)
+			state->looked_at = true;	/* it is new */
 	}
 	LWLockRelease(REGISTRY_LOCK);
 

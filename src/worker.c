@@ -13,7 +13,8 @@
  * pg_topics.worker_interval for all.  Between rounds, and between their steps,
  * it sends the notifications that are due (notify.c).  It schedules, and knows
  * nothing else.
- * An error costs the partition its turn, and is logged; the others go on.
+ * An error costs the partition its turn until the next round, and is logged; the
+ * others go on.
  *
  * Nobody waits for a worker.  Where max_worker_processes leaves none, it is
  * said once in the log; producers then attach segments themselves, and CALL

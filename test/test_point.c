@@ -9,11 +9,13 @@
  * A test arms TEST_POINT("name") by the file test_points/name in the data
  * directory.  The first process that comes by renames it to name.<pid>, and
  * waits until that is gone: so one process is stopped, the test sees which
- * one and where, and it goes on, or is killed, when the test says so.
+ * one and where, and it goes on, or is killed, when the test says so.  Where
+ * the operation may fail, it can be made to: the test renames the file once
+ * more, to name.<pid>.fail.
  *
  * The process may hold LWLocks or be past its commit record: it takes no
- * interrupt and raises nothing.  An immediate shutdown ends it, and the death
- * of the postmaster.
+ * interrupt, and raises nothing that it was not told to.  An immediate
+ * shutdown ends it, and the death of the postmaster.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,16 +33,24 @@ topics_test_point(const char *name)
 {
 	char		armed[MAXPGPATH];
 	char		stopped[MAXPGPATH];
+	char		failing[MAXPGPATH];
 	int			save_errno = errno;
 
 	snprintf(armed, MAXPGPATH, "test_points/%s", name);
 	snprintf(stopped, MAXPGPATH, "test_points/%s.%d", name, MyProcPid);
+	snprintf(failing, MAXPGPATH, "test_points/%s.%d.fail", name, MyProcPid);
 	if (rename(armed, stopped) == 0)
+	{
 		while (access(stopped, F_OK) == 0)
 		{
 			if (!PostmasterIsAlive())
 				_exit(2);
 			pg_usleep(1000);
 		}
+		if (unlink(failing) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("made to fail at test point \"%s\"", name)));
+	}
 	errno = save_errno;
 }

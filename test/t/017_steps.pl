@@ -1,7 +1,8 @@
-# The server is killed, or goes on, at every step of a commit, a roll, a new
-# spare, a transaction that needs more room, a seal and a drop: nothing that
-# was acknowledged is lost, a transaction is there wholly or not at all, and
-# what was begun is finished afterwards without anybody's help.
+# The server is killed, the step fails, is cancelled, or goes on, at every step
+# of a commit, a roll, a new spare, a transaction that needs more room, a seal
+# and a drop: nothing that was acknowledged is lost, a transaction is there
+# wholly or not at all, no lock or unfinished segment is left, and what was
+# begun is finished afterwards without anybody's help.
 
 use strict;
 use warnings FATAL => 'all';
@@ -55,9 +56,12 @@ my %operations = (
 		drops => 1,
 		points => [qw(topic-dropped topics-committed)] });
 
+# past the commit record, where nothing can fail any more
+my %committed = map { $_ => 1 } qw(commit-visible commit-published commit-durable bounds-committed topics-committed);
+
 my $node = topics_node('main', points => 1, conf => "fsync = on\npg_topics.worker_interval = '1h'\n");
 my ($actor, $reader, $neighbour);
-my $number = 0;
+my ($number, $topic_id) = (0);
 
 sub connect_all
 {
@@ -84,6 +88,10 @@ sub prepare
 	$neighbour->value(qq{
 		SELECT topics.create_topic('$topic', segment_bytes => 65536);
 		INSERT INTO topic.$topic (value) SELECT 'old' FROM generate_series(1, 100)});
+	# a worker that is on its round may have come by and made a spare
+	return prepare($operation)
+	  if $neighbour->value(qq{SELECT count(*) FROM topics.segment WHERE topic = '$topic'}) > 1;
+	$topic_id = $neighbour->value("SELECT topic_id FROM topics.topic WHERE topic = '$topic'");
 	if ($operation->{before})
 	{
 		$neighbour->value($_) for split /;/, $operation->{before} =~ s/%s/$topic/gr;
@@ -127,6 +135,37 @@ sub check
 	return is(first_row($neighbour, qq{CALL topics.send('$topic', 'in a new segment')}), '0|' . ($count + 1), '... works');
 }
 
+# Has the worker go round, for another topic's sake.
+sub wake_worker
+{
+	$neighbour->value($_) for q{CALL topics.send('neighbour', 'x')}, q{SELECT topics.delete_records('neighbour', 0, -1)};
+	return;
+}
+
+# A step failed, or was cancelled, in a session or a worker.
+sub check_interrupted
+{
+	my ($topic, $what, $operation, $point, $fate, $before, $all) = @_;
+	my $result = $actor->receive(60) // { sqlstate => 'no answer' };
+	my $failed = $result->{sqlstate} ne '';
+
+	if ($fate eq 'fails') { like($result->{sqlstate}, qr/^(XX000)?$/, '... the operation does, or another process for it') }
+	elsif ($operation->{records} && $committed{$point}) { is($result->{sqlstate}, '', '... too late') }
+	else { like($result->{sqlstate}, qr/^(57014)?$/, '... the operation is, or it was too late') }
+	ok( poll_until(sub { first_row($neighbour, qq{
+			SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+			WHERE l.pid <> pg_backend_pid() AND (a.backend_type LIKE 'pg_topics%' OR a.backend_type = 'client backend')}) eq '0' }),
+		'... no lock is left');
+	is( first_row($neighbour, q{
+			SELECT count(*) FROM pg_class WHERE relnamespace = 'topic_log'::regnamespace AND relname ~ '_s\d+$' AND NOT relispartition}),
+		'0', '... nor a segment half made');
+
+	# what a failed worker has left undone waits for its next round
+	wake_worker();
+	$operation->{drops} ? check_drop($topic, $what, !$failed, $before) : check($topic, $what, $failed ? $before : $all);
+	return is(first_row($actor, 'SELECT 1'), '1', '... its session goes on');
+}
+
 # A topic that was dropped, or not: either way wholly
 sub check_drop
 {
@@ -138,9 +177,9 @@ sub check_drop
 	return check($topic, $what, $count) unless $gone;
 	is( first_row($neighbour, qq{
 			SELECT (SELECT count(*) FROM pg_class WHERE relnamespace IN ('topic_log'::regnamespace, 'topic'::regnamespace)
-					AND (relname = '$topic' OR relname ~ '^t${number}(_|\$)'))
-				+ (SELECT count(*) FROM topic_log.topic WHERE topic_id = $number)
-				+ (SELECT count(*) FROM topic_log.partition WHERE topic_id = $number)}),
+					AND (relname = '$topic' OR relname ~ '^t${topic_id}(_|\$)'))
+				+ (SELECT count(*) FROM topic_log.topic WHERE topic_id = $topic_id)
+				+ (SELECT count(*) FROM topic_log.partition WHERE topic_id = $topic_id)}),
 		'0', '... nothing is left of it');
 	return;
 }
@@ -154,7 +193,7 @@ for my $name (sort keys %operations)
 
 	for my $point (@{ $operation->{points} })
 	{
-		for my $fate ('goes on', 'is killed')
+		for my $fate ('goes on', $committed{$point} ? () : ('fails'), 'is cancelled', 'is killed')
 		{
 			my $what = "$name, at $point, $fate";
 			my ($topic, $before) = prepare($operation) or last;
@@ -162,7 +201,8 @@ for my $name (sort keys %operations)
 
 			stop_at($node, $point);
 			$actor->send($operation->{sql} =~ s/%s/$topic/gr);
-			ok(wait_until_at($node, $point), "$what: somebody has come there") or last;
+			my $pid = wait_until_at($node, $point);
+			ok($pid, "$what: somebody has come there") or last;
 
 			# others do not care, but for a table that is being dropped
 			unless ($operation->{drops})
@@ -180,6 +220,17 @@ for my $name (sort keys %operations)
 
 				is($result ? $result->{sqlstate} : 'no answer', '', '... the operation succeeds');
 				$operation->{drops} ? check_drop($topic, $what, 1, $before) : check($topic, $what, $all);
+			}
+			elsif ($fate eq 'fails')
+			{
+				fail_at($node, $point, $pid);
+				check_interrupted($topic, $what, $operation, $point, $fate, $before, $all);
+			}
+			elsif ($fate eq 'is cancelled')
+			{
+				$neighbour->value("SELECT pg_cancel_backend($pid)");
+				go_on_from($node, $point);
+				check_interrupted($topic, $what, $operation, $point, $fate, $before, $all);
 			}
 			else
 			{

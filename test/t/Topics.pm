@@ -14,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(topics_node wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from);
+our @EXPORT = qw(topics_node wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from fail_at);
 
 # A started server that has pg_topics loaded, and the extension in database
 # postgres.  Options: conf => more of postgresql.conf, init => arguments of
@@ -102,6 +102,16 @@ sub go_on_from
 	my ($node, $name) = @_;
 
 	unlink glob $node->data_dir . "/test_points/{$name,$name.*}";
+	return;
+}
+
+# The process that is stopped at a point raises an error there.
+sub fail_at
+{
+	my ($node, $name, $pid) = @_;
+	my $file = $node->data_dir . "/test_points/$name.$pid";
+
+	rename $file, "$file.fail" or die "could not rename $file: $!";
 	return;
 }
 
