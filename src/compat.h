@@ -19,7 +19,11 @@
 #include "catalog/pg_type.h"
 #include "commands/cluster.h"
 #include "commands/defrem.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"	/* c65bc2e1d14a (18) */
+#endif
 #include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
@@ -279,5 +283,21 @@ topics_wait_event(void)
 #ifndef BGWORKER_INTERRUPTIBLE
 #define BGWORKER_INTERRUPTIBLE 0
 #endif
+
+/* PlannedStmt's list of tables that are written to became a set (19) */
+static inline Bitmapset *
+topics_result_relations(const PlannedStmt *stmt)
+{
+#if PG_VERSION_NUM >= 190000
+	return stmt->resultRelationRelids;
+#else
+	Bitmapset  *result = NULL;
+	ListCell   *lc;
+
+	foreach(lc, stmt->resultRelations)
+		result = bms_add_member(result, lfirst_int(lc));
+	return result;
+#endif
+}
 
 #endif							/* PG_TOPICS_COMPAT_H */

@@ -221,12 +221,15 @@ refuse_without_triggers(Oid relid)
 static void
 executor_start(QueryDesc *query, int eflags)
 {
-	ListCell   *lc;
-
 	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
 		!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
-		foreach(lc, query->plannedstmt->resultRelations)
-			refuse_without_triggers(rt_fetch(lfirst_int(lc), query->plannedstmt->rtable)->relid);
+	{
+		Bitmapset  *targets = topics_result_relations(query->plannedstmt);
+		int			i = -1;
+
+		while ((i = bms_next_member(targets, i)) >= 0)
+			refuse_without_triggers(rt_fetch(i, query->plannedstmt->rtable)->relid);
+	}
 	if (previous_executor_start)
 		previous_executor_start(query, eflags);
 	else
