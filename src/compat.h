@@ -17,10 +17,14 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/cluster.h"
 #include "commands/defrem.h"
 #if PG_VERSION_NUM >= 180000
 #include "commands/explain_format.h"	/* c65bc2e1d14a (18) */
+#endif
+#if PG_VERSION_NUM >= 190000
+#include "commands/repack.h"	/* was cluster.h (19) */
+#else
+#include "commands/cluster.h"
 #endif
 #include "nodes/parsenodes.h"
 #include "nodes/plannodes.h"
@@ -30,6 +34,9 @@
 #include "utils/acl.h"
 #include "utils/rel.h"
 #include "utils/wait_event.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"				/* not by postgres.h any more: d952373a987b (16) */
+#endif
 
 #if PG_VERSION_NUM < 150000
 #error "pg_topics needs PostgreSQL 15 or newer"

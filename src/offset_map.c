@@ -25,6 +25,7 @@
 #include "fmgr.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "offset_map.h"
 
 #define FIRST_SIZE 1024
