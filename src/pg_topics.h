@@ -356,6 +356,7 @@ extern void topics_log_am_forget_foreign(void);
 /* ---- log tables ---- */
 
 /* segment.c */
+extern void topics_segment_forget_bounds(Oid partition_relid);
 extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_last(Relation partition_rel, Segment *segment);

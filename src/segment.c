@@ -101,6 +101,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/relcache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -167,6 +168,21 @@ bound_above(PartitionDesc desc, int64 offset)
 			low = middle + 1;
 	}
 	return low;
+}
+
+/*
+ * Have the segments of a partition looked up anew.  PostgreSQL can keep a
+ * descriptor that is out of date, for as long as nothing else changes: when
+ * the message of a change arrives while the descriptor is being built, from
+ * a list of children that was read before the change.  Who changes segments,
+ * under the lock that keeps others from it, would then attach a second one
+ * for the same offsets.  ATTACH itself does not notice, it checks overlaps by
+ * the same descriptor.
+ */
+void
+topics_segment_forget_bounds(Oid partition_relid)
+{
+	RelationCacheInvalidateEntry(partition_relid);
 }
 
 /* The segment for an offset. */
@@ -747,6 +763,7 @@ topics_segment_cover(Oid partition_relid, PartitionState *state,
 	/* from the top, as DROP takes them: attaching looks at the root */
 	LockRelationOid(get_partition_parent(partition_relid, false), AccessShareLock);
 	LockRelationOid(partition_relid, ShareUpdateExclusiveLock);
+	topics_segment_forget_bounds(partition_relid);
 	change = note_change(state);
 	change->completes = state->cut_end;
 	topics_extension_become_owner(&save_userid, &save_context);
@@ -805,6 +822,7 @@ topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
 	Segment		tail;
 	bool		found = false;
 
+	topics_segment_forget_bounds(partition_relid);
 	/* the second half of an earlier cut comes first */
 	if (state->append_limit == NO_LIMIT && state->cut_end == 0 &&
 		wait_for_old_readers() &&
