@@ -227,8 +227,11 @@ resolve(Destination *dest)
 				 errdetail("NOT_LEADER_OR_FOLLOWER")));
 }
 
-/* Open a segment to append to, if it is what it should be. */
-static void
+/*
+ * Open a segment to append to, if it is what it should be.  False if it has
+ * become full, and sealed, since we looked for it.
+ */
+static bool
 open_segment(Destination *dest, const Segment *segment)
 {
 	OpenSegment *open = palloc(sizeof(OpenSegment));
@@ -242,6 +245,13 @@ open_segment(Destination *dest, const Segment *segment)
 						RelationGetRelationName(open->rel), TOPIC_LOG_AM),
 				 errdetail("It was restored or altered without it, and cannot keep records in order."),
 				 errhint("Restore the topic without --no-table-access-method.")));
+	if (topics_log_am_has_index(open->rel) &&
+		topics_log_end(dest->partition_rel, dest->state) >= segment->end_offset)
+	{
+		table_close(open->rel, NoLock);
+		pfree(open);
+		return false;
+	}
 	if (topics_log_am_has_index(open->rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -249,6 +259,7 @@ open_segment(Destination *dest, const Segment *segment)
 				 errdetail("Appending maintains no index, so a query that uses it would miss records."),
 				 errhint("Drop the index; index segments that are sealed.")));
 	dest->segments = lappend(dest->segments, open);
+	return true;
 }
 
 static void
@@ -386,7 +397,11 @@ open_segments(Destination *dest)
 	while (next < end + count + OPEN_AHEAD &&
 		   topics_segment_find(dest->partition_rel, next, &segment))
 	{
-		open_segment(dest, &segment);
+		if (!open_segment(dest, &segment))
+		{
+			open_segments(dest);
+			return;
+		}
 		next = segment.end_offset;
 	}
 }
