@@ -23,7 +23,6 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "storage/predicate.h"
-#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -79,16 +78,6 @@ struct Destination
 	BlockNumber tail_blocks;
 	Oid			tail_file;
 };
-
-/* How often the segments of a partition had changed when we looked last. */
-typedef struct KnownBounds
-{
-	Oid			partition_relid;	/* hash key */
-	uint32		bounds_changes;
-} KnownBounds;
-
-#define MAX_KNOWN_BOUNDS 1024
-static HTAB *known_bounds = NULL;
 
 static List *destinations = NIL;	/* in TopTransactionContext */
 static Destination **appending = NULL;	/* sorted, from append to publish */
@@ -332,36 +321,6 @@ require_known_end(Destination *dest)
 }
 
 /*
- * Look the segments up anew, once for each time that they were changed, as
- * far as "bounds_changes" counts (topics_segment_forget_bounds says why).  A
- * change that comes after the count was read is seen by the recheck.
- */
-static void
-learn_bounds(Oid partition_relid, uint32 bounds_changes)
-{
-	KnownBounds *known;
-	bool		found;
-
-	if (known_bounds && hash_get_num_entries(known_bounds) >= MAX_KNOWN_BOUNDS)
-	{
-		hash_destroy(known_bounds);
-		known_bounds = NULL;
-	}
-	if (known_bounds == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(Oid);
-		ctl.entrysize = sizeof(KnownBounds);
-		known_bounds = hash_create("pg_topics known bounds", 64, &ctl, HASH_ELEM | HASH_BLOBS);
-	}
-	known = hash_search(known_bounds, &partition_relid, HASH_ENTER, &found);
-	if (!found || known->bounds_changes != bounds_changes)
-		topics_segment_forget_bounds(partition_relid);
-	known->bounds_changes = bounds_changes;
-}
-
-/*
  * Open the segment that the records will go to, as far as can be known: one
  * for all, so that a plan which lacks the next one sees all or none of them;
  * or, if that is not to be had, several.
@@ -382,7 +341,7 @@ open_segments(Destination *dest)
 		dest->bounds_changes = dest->state->bounds_changes;
 		pg_read_barrier();
 		AcceptInvalidationMessages();
-		learn_bounds(RelationGetRelid(dest->partition_rel), dest->bounds_changes);
+		topics_segment_learn_bounds(RelationGetRelid(dest->partition_rel), dest->bounds_changes);
 		end = topics_log_end(dest->partition_rel, dest->state);
 		require_known_end(dest);
 		dest->in_one_segment = topics_segment_fits(dest->partition_rel, end, end + count - 1);

@@ -149,6 +149,7 @@ topics_fetch_open_partition(Topic *topic, int32 partition)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("topic \"%s\" was dropped", NameStr(topic->name))));
+	topics_segment_learn(relid, topics_catalog_partition_state(topic, partition));
 	return rel;
 }
 

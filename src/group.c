@@ -99,10 +99,14 @@ void
 topics_group_require_owner(const char *group_id, bool missing_ok)
 {
 	GroupOffset entry;
+	bool		found = topics_consumer_offset_peek(group_id, NO_TOPIC, NO_PARTITION, &entry);
 
-	if (topics_consumer_offset_peek(group_id, NO_TOPIC, NO_PARTITION, &entry))
+	if (found)
 		require_use(group_id, entry.facts.owner);
-	else if (!missing_ok)
+	/* an entry can outlive its group's deletion, or come before its first commit */
+	if (!missing_ok &&
+		(!found || (int64) pg_atomic_read_u64(&entry.committed) == NO_OFFSET) &&
+		topics_consumer_offset_find_local(group_id, NO_TOPIC, NO_PARTITION) == NULL)
 		report_no_group(group_id);
 }
 

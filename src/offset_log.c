@@ -345,7 +345,10 @@ load_record(TupleTableSlot *slot)
 static Relation
 open_log(Topic *topic, int32 partition)
 {
-	return table_open(topics_catalog_partition_relid(topic, partition), AccessShareLock);
+	Relation	rel = table_open(topics_catalog_partition_relid(topic, partition), AccessShareLock);
+
+	topics_segment_learn(RelationGetRelid(rel), topics_catalog_partition_state(topic, partition));
+	return rel;
 }
 
 static void

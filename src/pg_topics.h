@@ -143,6 +143,8 @@ typedef struct PartitionState
 	/* of the topic, in the state of its partition 0 (wakeup.c) */
 	ConditionVariable data_cv;	/* who waits for anything of the topic */
 	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
+	pg_atomic_uint32 topic_bounds_changes;	/* segments of any partition were
+											 * re-bounded (segment.c) */
 
 	int64		append_limit;	/* a cut in progress: no offset from here on */
 	uint32		bounds_changes; /* segments were re-bounded this often */
@@ -357,6 +359,9 @@ extern void topics_log_am_forget_foreign(void);
 
 /* segment.c */
 extern void topics_segment_forget_bounds(Oid partition_relid);
+extern void topics_segment_learn_bounds(Oid partition_relid, uint32 bounds_changes);
+extern void topics_segment_learn(Oid partition_relid, const PartitionState *state);
+extern void topics_segment_learn_topic(Oid relid);
 extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_last(Relation partition_rel, Segment *segment);

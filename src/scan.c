@@ -62,6 +62,7 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "optimizer/paths.h"
+#include "optimizer/plancat.h"
 #include "optimizer/restrictinfo.h"
 #include "partitioning/partbounds.h"
 #include "storage/bufmgr.h"
@@ -146,6 +147,7 @@ static void attach_shared(CustomScanState *css, shm_toc *toc, void *coordinate);
 static void explain_offset_scan(CustomScanState *css, List *ancestors, ExplainState *es);
 
 static set_rel_pathlist_hook_type previous_pathlist = NULL;
+static get_relation_info_hook_type previous_relation_info = NULL;
 static ExecutorStart_hook_type previous_executor_start = NULL;
 
 static const CustomPathMethods path_methods = {
@@ -1000,6 +1002,16 @@ read_messages_again(Oid relid, LOCKMODE lockmode)
 	LockRelease(&tag, lockmode, false);
 }
 
+/* get_relation_info_hook: for a topic's log table, before its partitions' */
+static void
+relation_info(PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel)
+{
+	if (previous_relation_info)
+		previous_relation_info(root, relid, inhparent, rel);
+	if (inhparent)
+		topics_segment_learn_topic(relid);
+}
+
 /* ExecutorStart_hook */
 static void
 start_executor(QueryDesc *query, int eflags)
@@ -1030,6 +1042,8 @@ topics_scan_init(void)
 	ExecutorStart_hook = start_executor;
 	RegisterCustomScanMethods(&forward_methods);
 	RegisterCustomScanMethods(&backward_methods);
+	previous_relation_info = get_relation_info_hook;
+	get_relation_info_hook = relation_info;
 	previous_pathlist = set_rel_pathlist_hook;
 	set_rel_pathlist_hook = add_paths;
 }

@@ -97,6 +97,7 @@
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/hsearch.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -127,6 +128,16 @@ typedef struct PendingChange
 
 /* One at a time: the worker's and each producer's transaction need no more. */
 static List *pending = NIL;
+
+/* How often the segments below a table had changed when we looked last. */
+typedef struct KnownBounds
+{
+	Oid			relid;			/* hash key */
+	uint32		changes;
+} KnownBounds;
+
+#define MAX_KNOWN_BOUNDS 1024
+static HTAB *known_bounds = NULL;
 
 /* ----------------------------------------------------------------
  *		Finding
@@ -183,6 +194,89 @@ void
 topics_segment_forget_bounds(Oid partition_relid)
 {
 	RelationCacheInvalidateEntry(partition_relid);
+}
+
+/*
+ * Have we not looked at a table since "changes"?  Then the answer is true, once.
+ */
+static bool
+is_news(Oid relid, uint32 changes)
+{
+	KnownBounds *known;
+	bool		found;
+	bool		news;
+
+	if (known_bounds && hash_get_num_entries(known_bounds) >= MAX_KNOWN_BOUNDS)
+	{
+		hash_destroy(known_bounds);
+		known_bounds = NULL;
+	}
+	if (known_bounds == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(Oid);
+		ctl.entrysize = sizeof(KnownBounds);
+		known_bounds = hash_create("pg_topics known bounds", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	known = hash_search(known_bounds, &relid, HASH_ENTER, &found);
+	news = !found || known->changes != changes;
+	known->changes = changes;
+	return news;
+}
+
+/*
+ * Look the segments of a partition up anew, once for each time that they were
+ * changed, as far as "bounds_changes" counts.  The caller has read that before
+ * he absorbed invalidation messages; a change that comes later makes it count
+ * on, so that the next look is a new one.
+ */
+void
+topics_segment_learn_bounds(Oid partition_relid, uint32 bounds_changes)
+{
+	if (is_news(partition_relid, bounds_changes))
+		topics_segment_forget_bounds(partition_relid);
+}
+
+/* The same for a reader, who has the partition's table open. */
+void
+topics_segment_learn(Oid partition_relid, const PartitionState *state)
+{
+	uint32		bounds_changes = *(volatile const uint32 *) &state->bounds_changes;
+
+	pg_read_barrier();
+	AcceptInvalidationMessages();
+	topics_segment_learn_bounds(partition_relid, bounds_changes);
+}
+
+/*
+ * The same for all partitions of a topic, before the planner looks at them:
+ * "relid" is the topic's log table, or any other table.
+ */
+void
+topics_segment_learn_topic(Oid relid)
+{
+	TopicPartition first = {.database = MyDatabaseId};
+	int64		sequence;
+	char	   *name;
+	PartitionState *state;
+
+	if (get_rel_namespace(relid) != get_namespace_oid(TOPIC_LOG_SCHEMA, true) ||
+		(name = get_rel_name(relid)) == NULL ||
+		!topics_log_am_parse_name(name, &first.topic_id, &first.partition, &sequence) ||
+		first.partition != -1)
+		return;
+	first.partition = 0;
+	state = topics_shmem_find(&first);
+	if (state && is_news(relid, pg_atomic_read_u32(&state->topic_bounds_changes)))
+	{
+		Relation	root = table_open(relid, NoLock);
+		PartitionDesc desc = RelationGetPartitionDesc(root, true);
+
+		for (int i = 0; i < desc->nparts; i++)
+			topics_segment_forget_bounds(desc->oids[i]);
+		table_close(root, NoLock);
+	}
 }
 
 /* The segment for an offset. */
@@ -848,6 +942,18 @@ topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
 	return found;
 }
 
+/* A partition's segments have changed: so have the topic's. */
+static void
+count_for_topic(TopicPartition id)
+{
+	PartitionState *state;
+
+	id.partition = 0;
+	state = topics_shmem_find(&id);
+	if (state)
+		pg_atomic_fetch_add_u32(&state->topic_bounds_changes, 1);
+}
+
 /*
  * After our commit, when others were told of it (invalidation messages were
  * sent), or after our abort.  Must not raise.
@@ -880,6 +986,7 @@ finish_changes(bool commit)
 		if (change->is_cut && commit)
 			state->tail_started = 0;
 		state->bounds_changes++;
+		count_for_topic(change->id);
 		pg_write_barrier();
 		if (change->has_limit)
 			state->append_limit = NO_LIMIT;

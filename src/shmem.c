@@ -140,6 +140,7 @@ state_init(PartitionState *state, const TopicPartition *id)
 	state->leader_epoch = 0;
 	/* bounds_changes and foreign_writes only ever grow: old readers notice */
 	state->bounds_changes++;
+	pg_atomic_fetch_add_u32(&state->topic_bounds_changes, 1);
 	pg_atomic_fetch_add_u32(&state->foreign_writes, 1);
 }
 
@@ -181,6 +182,7 @@ topics_shmem_startup(void)
 			pg_atomic_init_u32(&state->moved, 0);
 			ConditionVariableInit(&state->data_cv);
 			pg_atomic_init_u32(&state->claim_wanted, 0);
+			pg_atomic_init_u32(&state->topic_bounds_changes, 0);
 			FREE_NEXT(state) = i + 1 < shared->nstates ? i + 1 : -1;
 		}
 	}

@@ -131,7 +131,7 @@ wakes('reset_offset of a group that has committed nothing', wait => q{CALL topic
 	wakes => q{SELECT * FROM topics.reset_offset('late', 't', to_position => 'earliest')},
 	then => q{SELECT r.offset FROM topics.consume('late', 't', 1) r}, gets => 0);
 wakes('delete_group', wakes => q{SELECT topics.delete_group('g')}, gets => 0,
-	not => [ q{BEGIN; SELECT topics.delete_group('g')}, 'ROLLBACK', q{SELECT topics.delete_group('late')} ]);
+	not => [ q{BEGIN; SELECT topics.delete_group('g')}, 'ROLLBACK' ]);
 wakes('an added partition', before => 'SELECT topics.add_partitions(\'t\', 2)', gets => 0,
 	wakes => q{SELECT topics.produce('t', 'x', partition => 1)});
 wakes('a partition that is added meanwhile', wakes => q{SELECT topics.add_partitions('t', 2); SELECT topics.produce('t', 'x', partition => 1)},

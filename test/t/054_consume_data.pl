@@ -1,6 +1,7 @@
 # Real input: three groups follow a web server's access log at once.  One counts
 # hits per visitor into a table while its sessions are killed, one is woken by
-# CALL wait, one consumes through PgBouncer in transaction pooling.  Each has
+# LISTEN in one session and by CALL wait in another, one consumes through
+# PgBouncer in transaction pooling.  Each has
 # seen every line once in the end, and the counts are those of a plain GROUP BY.
 #
 # PG_TOPICS_DATA names the directory; without it, ../shared/data beside the
@@ -34,6 +35,7 @@ $node->safe_psql('postgres', q{
 	CREATE TABLE original (visitor text, line text);
 	CREATE TABLE hits (visitor text PRIMARY KEY, hits bigint NOT NULL);
 	CREATE TABLE followed (partition int, "offset" bigint, line text);
+	CREATE TABLE told (at timestamptz DEFAULT now());
 	CREATE TABLE pooled (partition int, "offset" bigint, line text, session int DEFAULT pg_backend_pid());});
 
 # ----------------------------------------------------------------------
@@ -97,6 +99,37 @@ sub work
 	return;
 }
 
+# Consumes when it was told that there are records, and until there are none.
+# A notification can come with the answer to any query.
+sub listen_and_follow
+{
+	my $session = Session->new($node);
+	my $told = 0;
+	my $ask = sub {
+		my @rows = @{ $session->query($_[0])->{rows} };
+
+		$told ||= grep { /^Asynchronous notification "topic_/ } @rows;
+		return grep { /^\d+$/ } @rows;
+	};
+
+	$session->value('LISTEN ' . $session->value(q{SELECT topics.channel('access')}));
+	while (1)
+	{
+		$told = 0;
+		my ($count) = $ask->(q{
+			WITH done AS (INSERT INTO followed SELECT partition, r.offset, value
+				FROM topics.consume('following', 'access', 200) r RETURNING 1)
+			SELECT count(*) FROM done});
+		next if $count > 0;
+		# the other session may have what is left
+		poll_until(sub { $told || $ask->("SELECT 1 FROM followed HAVING count(*) >= " . @lines) })
+			or die 'was told of nothing';
+		last unless $told;
+		$session->value('INSERT INTO told DEFAULT VALUES');
+	}
+	return;
+}
+
 my $total = @lines;
 my $done = sub { "SELECT 'done' FROM $_[0] HAVING $_[1] >= $total" };
 my $count = q{
@@ -116,7 +149,8 @@ my $pool = q{
 	} . $done->('pooled', 'count(*)');
 
 start(sub { work($node, $count) }) for 1 .. 3;
-start(sub { work($node, $follow) }) for 1 .. 2;
+start(sub { work($node, $follow) });
+start(\&listen_and_follow);
 start(sub { work($pooled, $pool) }) for 1 .. 6;
 
 # The log comes while they work, and with each part one of the sessions that
@@ -176,6 +210,7 @@ for my $table ('followed', 'pooled')
 			FROM $table LEFT JOIN topic.access r USING (partition, "offset")}), "$total|$total|$total",
 		"$table: every line once");
 }
+cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM told'), '>', 0, 'notifications have woken one session');
 is($node->safe_psql('postgres', q{SELECT count(*), sum(lag) FROM topics.consumer_lag}), '18|0', 'no group has a lag');
 my $pool_sessions = $node->safe_psql('postgres', 'SELECT count(DISTINCT session) FROM pooled');
 cmp_ok($pool_sessions, '<=', 3, "6 clients of PgBouncer shared $pool_sessions sessions of the server");
