@@ -307,4 +307,21 @@ topics_result_relations(const PlannedStmt *stmt)
 #endif
 }
 
+/* the hook on a relation's planner information became one on its RelOptInfo (19) */
+#if PG_VERSION_NUM >= 190000
+#define topics_relation_hook build_simple_rel_hook
+#define topics_relation_hook_type build_simple_rel_hook_type
+#define TOPICS_RELATION_HOOK_ARGS PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte
+#define TOPICS_RELATION_HOOK_PASS root, rel, rte
+#define TOPICS_RELATION_HOOK_PARENT \
+	(rte->rtekind == RTE_RELATION && rte->inh ? rte->relid : InvalidOid)
+#else
+#define topics_relation_hook get_relation_info_hook
+#define topics_relation_hook_type get_relation_info_hook_type
+#define TOPICS_RELATION_HOOK_ARGS \
+	PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel
+#define TOPICS_RELATION_HOOK_PASS root, relid, inhparent, rel
+#define TOPICS_RELATION_HOOK_PARENT (inhparent ? relid : InvalidOid)
+#endif
+
 #endif							/* PG_TOPICS_COMPAT_H */

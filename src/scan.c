@@ -147,7 +147,7 @@ static void attach_shared(CustomScanState *css, shm_toc *toc, void *coordinate);
 static void explain_offset_scan(CustomScanState *css, List *ancestors, ExplainState *es);
 
 static set_rel_pathlist_hook_type previous_pathlist = NULL;
-static get_relation_info_hook_type previous_relation_info = NULL;
+static topics_relation_hook_type previous_relation_hook = NULL;
 static ExecutorStart_hook_type previous_executor_start = NULL;
 
 static const CustomPathMethods path_methods = {
@@ -1002,14 +1002,16 @@ read_messages_again(Oid relid, LOCKMODE lockmode)
 	LockRelease(&tag, lockmode, false);
 }
 
-/* get_relation_info_hook: for a topic's log table, before its partitions' */
+/* Called for each table: for a topic's log table, before its partitions' turn. */
 static void
-relation_info(PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel)
+look_again(TOPICS_RELATION_HOOK_ARGS)
 {
-	if (previous_relation_info)
-		previous_relation_info(root, relid, inhparent, rel);
-	if (inhparent)
-		topics_segment_learn_topic(relid);
+	Oid			parent = TOPICS_RELATION_HOOK_PARENT;
+
+	if (previous_relation_hook)
+		previous_relation_hook(TOPICS_RELATION_HOOK_PASS);
+	if (OidIsValid(parent))
+		topics_segment_learn_topic(parent);
 }
 
 /* ExecutorStart_hook */
@@ -1042,8 +1044,8 @@ topics_scan_init(void)
 	ExecutorStart_hook = start_executor;
 	RegisterCustomScanMethods(&forward_methods);
 	RegisterCustomScanMethods(&backward_methods);
-	previous_relation_info = get_relation_info_hook;
-	get_relation_info_hook = relation_info;
+	previous_relation_hook = topics_relation_hook;
+	topics_relation_hook = look_again;
 	previous_pathlist = set_rel_pathlist_hook;
 	set_rel_pathlist_hook = add_paths;
 }
