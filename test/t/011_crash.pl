@@ -307,10 +307,16 @@ for my $victim ('producer', 'worker')
 	$round++;
 	start_load($round);
 	ok(wait_for_load($round, 500), "kill -9 of a $victim: load runs");
-	my $worker = worker_pid($node, 'postgres');
-	my $pid = $victim eq 'worker' ? $worker : $node->safe_psql('postgres', q{
-		SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active'
-			AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1});
+	my $worker;
+	my $pid;
+	# at an instant nobody may be active, or the worker between two lives
+	poll_until(sub {
+		$worker = worker_pid($node, 'postgres');
+		$pid = $victim eq 'worker' ? $worker : $node->safe_psql('postgres', q{
+			SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active'
+				AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1});
+		return $worker && $pid;
+	}) or die "no $victim";
 	kill 'KILL', $pid or die "could not kill $pid: $!";
 	ok(wait_for_clients(), '... all clients lose their connections');
 	ok(poll_until(sub { Session->new($node) }), '... and the server is back');
