@@ -35,6 +35,7 @@ $node->safe_psql('postgres', q{
 	CREATE TABLE original (visitor text, line text);
 	CREATE TABLE hits (visitor text PRIMARY KEY, hits bigint NOT NULL);
 	CREATE TABLE followed (partition int, "offset" bigint, line text);
+	CREATE TABLE waiting (followed bigint);
 	CREATE TABLE told (at timestamptz DEFAULT now());
 	CREATE TABLE pooled (partition int, "offset" bigint, line text, session int DEFAULT pg_backend_pid());});
 
@@ -95,16 +96,20 @@ sub work
 		if ($result->{lost}) { undef $session; next }
 		die $result->{text} if $result->{sqlstate} && $result->{sqlstate} !~ /^(57P01|08P01|08006)$/;
 		last if grep { /^done$/ } @{ $result->{rows} };
+		select undef, undef, undef, 0.02;    # else they take the processors from who produces
 	}
 	return;
 }
 
-# Consumes when it was told that there are records, and until there are none.
-# A notification can come with the answer to any query.
+# Consumes when it was told that there are records, and until there are none;
+# says so when it begins to wait.  A notification can come with the answer to
+# any query.  The other session may take all that it was told of, so that it is
+# only sure to be told of what comes while it waits.
 sub listen_and_follow
 {
 	my $session = Session->new($node);
-	my $told = 0;
+	my $done = "SELECT 1 FROM followed HAVING count(*) >= " . @lines;
+	my ($told, $times) = (0, 0);
 	my $ask = sub {
 		my @rows = @{ $session->query($_[0])->{rows} };
 
@@ -121,10 +126,10 @@ sub listen_and_follow
 				FROM topics.consume('following', 'access', 200) r RETURNING 1)
 			SELECT count(*) FROM done});
 		next if $count > 0;
-		# the other session may have what is left
-		poll_until(sub { $told || $ask->("SELECT 1 FROM followed HAVING count(*) >= " . @lines) })
-			or die 'was told of nothing';
+		$ask->('INSERT INTO waiting SELECT count(*) FROM followed');
+		poll_until(sub { my $end = $ask->($done); $told || ($end && $times) }) or die 'was told of nothing';
 		last unless $told;
+		$times++;
 		$session->value('INSERT INTO told DEFAULT VALUES');
 	}
 	return;
@@ -176,6 +181,11 @@ while (my @part = splice @copy, 0, @lines / 40)
 {
 	$parts++;
 	append_to_file("$directory/part.$parts", join '', @part);
+	if (!@copy)
+	{
+		my $before = $total - @part;
+		poll_until(sub { $killer->value("SELECT count(*) FROM waiting WHERE followed = $before") }) or die 'nobody waits';
+	}
 	$node->safe_psql('postgres', "\\copy topic.access (key, value) FROM '$directory/part.$parts'");
 	kill_one() if @copy;
 }
