@@ -240,7 +240,9 @@ start_by_policy(const TopicSettings *settings, Relation partition_rel,
 
 	/* what the next look need not look at; without records it comes later */
 	state->lowest_kept = i < count && segments[i].base_offset < end ? kept : GetCurrentTimestamp();
-	if (settings->retention_bytes >= 0)
+	if (settings->retention_bytes < 0)
+		state->droppable_bytes = UNKNOWN_BYTES;
+	else
 	{
 		state->droppable_bytes = 0;
 		for (int j = i + 1; j < count && segments[j].end_offset <= end; j++)
@@ -302,6 +304,9 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
 	{
 		Segment		tail;
 
+		/* what an earlier look has left does not hold when policy returns */
+		state->lowest_kept = 0;
+		state->droppable_bytes = UNKNOWN_BYTES;
 		cut = topics_log_start(rel, state) == end &&
 			topics_segment_find(rel, end, &tail) && tail.base_offset < end;
 	}
