@@ -26,7 +26,7 @@ class Observer(workload.Rereader):
 
     def probe(self):
         """Everything moves again: each partition takes a record."""
-        for topic in workload.LOADED:
+        for topic in workload.LOADED + workload.KEPT:
             for partition in range(self.context.partitions[topic]):
                 id = f"probe.{topic}.{partition}"
 
@@ -51,17 +51,61 @@ class Observer(workload.Rereader):
             end = (self.ends() or {}).get(partition, 0)
             self.read(partition, self.random.randint(0, end), 5, "fetch")
 
+    def records(self, topic, partition):
+        return self.query('SELECT "offset", value, (extract(epoch FROM "timestamp") * 1000000)::bigint'
+                          f' FROM topic.{topic} WHERE partition = %s', partition)
+
+    def record_state(self):
+        """The compacted topic, and what latest() makes of it."""
+        identify = workload.identify
+        rows, latest = ([[partition, offset, key, None if value is None else identify(value)]
+                         for partition, offset, key, value in self.query(
+                             f'SELECT partition, "offset", key, value FROM {source} ORDER BY 1, 2')]
+                        for source in (f"topic.{workload.STATE}", f"topics.latest('{workload.STATE}')"))
+        self.history.event("final", what="state_log", rows=rows, latest=latest)
+
+    KEEPING = {  # what there is of what, and how much there may be
+        "bytes of sized above its lowest segment": (
+            "SELECT coalesce(sum(size_bytes), 0)::bigint FROM (SELECT size_bytes, row_number() OVER (ORDER BY base_offset) AS number"
+            f" FROM topics.segment WHERE topic = '{workload.SIZED}' AND state IN ('sealed', 'active')) s WHERE number > 1",
+            workload.RETENTION_BYTES),
+        "records of aged that are too old": (
+            f"SELECT count(*) FROM topic.{workload.AGED} WHERE \"timestamp\" < now() - interval '{workload.RETENTION_SECONDS + 15} s'", 0),
+        "segments that are deleted, and not dropped": ("SELECT count(*) FROM topics.segment WHERE state = 'deleted'", 0),
+        "tables left by compaction": ("SELECT count(*) FROM pg_class WHERE relname LIKE 'pg_temp_%' AND relkind = 'r'"
+                                      " AND relnamespace = 'topic_log'::regnamespace", 0),
+        "rows of segments that there are not": (
+            "SELECT count(*) FROM topic_log.segment s WHERE NOT EXISTS (SELECT FROM topics.topic t JOIN topics.segment o USING (topic)"
+            " WHERE t.topic_id = s.topic_id AND o.partition = s.partition AND o.base_offset = s.base_offset)", 0),
+        "sessions that hold back VACUUM": (
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()"
+            " AND backend_type LIKE 'pg_topics%'", 0),
+    }
+
+    def record_keeping(self, patience=15):
+        """What is kept, when all that is due should be done."""
+        deadline = time.monotonic() + patience
+        while True:
+            values = {what: (self.query(sql, *())[0][0], limit) for what, (sql, limit) in self.KEEPING.items()}
+            if all(value <= limit for value, limit in values.values()) or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        self.history.event("final", what="keeping", values=values)
+
     def record_log(self):
         """The whole log, in the order in which the tables have it."""
         self.query("SET enable_indexscan = off")
         self.query("SET enable_bitmapscan = off")
-        for topic, partition, start, end in self.query(
-                "SELECT topic, partition, log_start_offset, log_end_offset FROM topics.partition"):
-            if topic not in workload.TOPICS:
+        bounds = "SELECT topic, partition, log_start_offset, log_end_offset FROM topics.partition"
+        for topic, partition, start, end in self.query(bounds):
+            if topic not in workload.TOPICS or topic == workload.STATE:
                 continue
-            rows = self.query(
-                'SELECT "offset", value, (extract(epoch FROM "timestamp") * 1000000)::bigint'
-                f' FROM topic.{topic} WHERE partition = %s', partition)
+            rows = self.records(topic, partition)
+            while topic in workload.KEPT:  # until the log start has not moved meanwhile
+                found = self.query(bounds + " WHERE topic = %s AND partition = %s", topic, partition)[0][2]
+                if found == start:
+                    break
+                start, rows = found, self.records(topic, partition)
             self.history.event("final", what="log", topic=topic, partition=partition, start=start, end=end,
                                records=[[offset, workload.identify(value), stamp] for offset, value, stamp in rows])
         self.history.event("final", what="places",
@@ -182,6 +226,8 @@ class Round:
         observer.seek_everywhere(60)
         observer.connect()
         observer.record_log()
+        observer.record_state()
+        observer.record_keeping()
         observer.disconnect()
         record_server_log(server, context.history)
 
@@ -190,7 +236,7 @@ class Round:
         records_read = 0
         all_operations = operations(events)
         for operation in all_operations:
-            if operation.f in ("produce", "copy", "consume"):
+            if operation.f in ("produce", "state_produce", "copy", "consume"):
                 outcomes[operation.outcome] += 1
             records_read += len(operation.get("records", ())) if operation.f == "read" else 0
         return {

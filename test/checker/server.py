@@ -35,7 +35,7 @@ log_line_prefix = '%m [%p] %e %a: '
 log_min_messages = warning
 log_min_error_statement = panic
 log_checkpoints = off
-pg_topics.worker_interval = 1s
+pg_topics.worker_interval = 300ms
 """
 
 

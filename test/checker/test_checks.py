@@ -438,6 +438,206 @@ class CheckTest(unittest.TestCase):
         self.story.groups([["resets", 0, 0]], [])
         self.assert_finds("position")
 
+    # ------------------------------------------------------------------
+    # Keeping
+    # ------------------------------------------------------------------
+
+    def bounds(self, topic, start, end=None, **details):
+        op = self.story.invoke("bounds", "keeper-1", topic=topic)
+        self.story.complete(op, "ok", bounds=[[0, start, end]], **details)
+
+    def delete(self, before, start=None, outcome="ok", beyond=False, **details):
+        op = self.story.invoke("delete", "keeper-1", topic="cut", partition=0, before=before, beyond=beyond)
+        self.story.complete(op, outcome, **({"start": before if start is None else start} if outcome == "ok" else {}), **details)
+
+    def test_keeping(self):
+        story = self.story
+        story.produce("a", "b", "c", "d", topic="cut", at=0)
+        self.bounds("cut", 0, 4)
+        self.delete(2)
+        self.delete(1, start=2)
+        self.delete(2000, outcome="fail", beyond=True, error="TP001", message="out of range")
+        story.read(0, outcome="fail", topic="cut", error="TP001", message="out of range")
+        story.read(0, (2, "c"), (3, "d"), topic="cut", how="scan")
+        story.read(2, (2, "c"), (3, "d"), topic="cut")
+        self.bounds("cut", 2, 4)
+        story.log("c", "d", topic="cut", start=2)
+        self.assert_finds()
+
+    def test_lost_above_the_log_start(self):
+        self.story.produce("a", "b", "c", topic="cut", at=0)
+        self.delete(1)
+        self.story.log("c", topic="cut", start=1, offsets=[2], end=3)
+        self.assert_finds("lost", "torn_transaction", "gap")
+
+    def test_log_start_goes_back(self):
+        self.story.produce("a", "b", topic="cut", at=0)
+        self.delete(2)
+        self.bounds("cut", 1, 2)
+        self.assert_finds("log_start")
+
+    def test_log_start_goes_back_at_the_end(self):
+        self.story.produce("a", "b", topic="cut", at=0)
+        self.delete(2)
+        self.story.log("b", topic="cut", start=1)
+        self.assert_finds("log_start")
+
+    def test_log_end_goes_back(self):
+        self.story.produce("a", "b", topic="cut", at=0)
+        self.bounds("cut", 0, 1)
+        self.assert_finds("log_start")
+
+    def test_hidden_record_comes_back(self):
+        self.story.produce("a", "b", topic="cut", at=0)
+        self.delete(1)
+        self.story.read(0, (0, "a"), (1, "b"), topic="cut", how="scan")
+        self.assert_finds("log_start")
+
+    def test_gone_too_young(self):
+        self.story.produce("a", topic="aged", at=0)
+        self.bounds("aged", 1, 1)
+        self.assert_finds("ahead_of_policy")
+
+    def test_gone_when_old(self):
+        self.story.produce("a", topic="aged", at=0)
+        self.story.time += 5000000
+        self.bounds("aged", 1, 1)
+        self.assert_finds()
+
+    def test_gone_with_too_few_bytes(self):
+        self.story.produce("a", "b", topic="sized", at=0)
+        self.bounds("sized", 1, 2, bytes=1000000)
+        self.assert_finds()
+        self.bounds("sized", 1, 2, bytes=100000)
+        self.assert_finds("ahead_of_policy")
+
+    def test_deleted_by_nobody(self):
+        self.story.produce("a", "b", topic="cut", at=0)
+        self.delete(2, outcome="fail")
+        self.delete(1)
+        self.bounds("cut", 2, 2)
+        self.assert_finds("ahead_of_policy")
+
+    def test_compaction_moves_the_log_start(self):
+        self.bounds("state", 1, 2)
+        self.assert_finds("ahead_of_policy")
+
+    def test_silence_below_the_log_start(self):
+        self.story.produce("a", "b", topic="cut", at=0)
+        self.delete(1)
+        self.story.read(0, (1, "b"), topic="cut")
+        self.assertIn("out_of_range", self.kinds())
+
+    def test_refused_within_the_log(self):
+        self.story.produce("a", "b", topic="cut", at=0)
+        self.story.read(1, outcome="fail", topic="cut", error="TP001", message="out of range")
+        self.story.log("a", "b", topic="cut")
+        self.assert_finds("out_of_range")
+
+    def test_deleted_beyond_the_end(self):
+        self.story.produce("a", topic="cut", at=0)
+        self.delete(100, start=1, beyond=True)
+        self.assert_finds("out_of_range")
+
+    def state(self, *records, at=0, outcome="ok", **details):
+        """Produces [key, id or None], all of keys in partition 0."""
+        op = self.story.invoke("state_produce", "stateproducer-1", records=[[0, key, id] for key, id in records])
+        answer = {"ranges": [["state", 0, at, len(records)]]} if outcome == "ok" else {}
+        self.story.complete(op, outcome, commit_at=self.story.tick(), **answer, **details)
+
+    def state_read(self, *rows, start=0, **details):
+        op = self.story.invoke("state_read", "statereader-1", partition=None, **{"from": start})
+        self.story.complete(op, "ok", rows=[[0, *row] for row in rows], complete=True, **details)
+
+    def state_latest(self, *rows):
+        op = self.story.invoke("latest", "statereader-1")
+        self.story.complete(op, "ok", rows=[[0, *row] for row in rows])
+
+    def test_compacted(self):
+        self.state(("k0", "a"), ("k2", "b"), ("k0", "c"), ("k4", "d"), ("k4", None))
+        self.state(("k2", "e"), outcome="fail", error="57014", message="cancelled")
+        self.story.fault("cancel")
+        self.state_read((1, "k2", "b"), (2, "k0", "c"), (4, "k4", None))
+        self.state_read((1, "k2", "b"), (2, "k0", "c"))
+        self.state_read((2, "k0", "c"), start=2)
+        self.state_latest((1, "k2", "b"), (2, "k0", "c"))
+        self.state(("k2", "f"), outcome="info")
+        self.state_latest((2, "k0", "c"), (5, "k2", "f"))
+        self.state(("k6", "g"), outcome="info")
+        rows = [[0, 2, "k0", "c"], [0, 5, "k2", "f"], [0, 6, "k6", "g"]]
+        self.story.final("state_log", rows=rows, latest=rows)
+        self.assert_finds()
+
+    def test_latest_record_of_a_key_is_gone(self):
+        self.state(("k0", "a"), ("k2", "b"), ("k0", "c"))
+        self.state_read((1, "k2", "b"))
+        self.assert_finds("compaction")
+
+    def test_older_record_instead_of_the_latest(self):
+        self.state(("k0", "a"), ("k0", "b"))
+        self.state_read((0, "k0", "a"))
+        self.assert_finds("compaction")
+
+    def test_compacted_to_another_offset(self):
+        self.state(("k0", "a"), ("k0", "b"))
+        self.state_read((0, "k0", "b"))
+        self.assertEqual(self.kinds(), {"compaction"})
+
+    def test_gone_in_the_final_log(self):
+        self.state(("k0", "a"), ("k0", "b"))
+        self.story.final("state_log", rows=[], latest=[[0, 1, "k0", "b"]])
+        self.assert_finds("compaction")
+
+    def test_compacted_out_of_order(self):
+        self.state(("k0", "a"), ("k2", "b"))
+        self.state_read((1, "k2", "b"), (0, "k0", "a"))
+        self.assert_finds("compaction")
+
+    def test_compacted_under_a_snapshot(self):
+        self.state(("k0", "a"))
+        self.state_read((0, "k0", "a"), again=[])
+        self.assert_finds("compaction")
+
+    def test_newer_than_the_snapshot(self):
+        op = self.story.invoke("state_read", "statereader-1", partition=None, **{"from": 0})
+        snapshot_at = self.story.tick()
+        self.state(("k0", "a"))
+        self.story.complete(op, "ok", rows=[[0, 0, "k0", "a"]], complete=True, snapshot_at=snapshot_at)
+        self.assert_finds("compaction")
+
+    def test_place_of_a_compacted_record_is_used_again(self):
+        self.state(("k0", None))
+        self.state(("k0", "b"))
+        self.assert_finds("compaction")
+
+    def test_latest_is_older(self):
+        self.state(("k0", "a"), ("k0", "b"))
+        self.state_latest((0, "k0", "a"))
+        self.assert_finds("latest")
+
+    def test_latest_after_a_tombstone(self):
+        self.state(("k0", "a"), ("k0", None))
+        self.state_latest((0, "k0", "a"))
+        self.assert_finds("latest")
+
+    def test_latest_is_a_tombstone(self):
+        self.state(("k0", None))
+        self.state_latest((0, "k0", None))
+        self.assert_finds("latest")
+
+    def test_latest_without_a_key(self):
+        self.state(("k0", "a"), ("k2", "b"))
+        self.state_latest((1, "k2", "b"))
+        self.assert_finds("latest")
+
+    def test_unbounded(self):
+        self.story.final("keeping", values={"segments": [0, 0]})
+        self.assert_finds()
+        self.story.final("keeping", values={"segments": [1, 0]})
+        self.assert_finds("unbounded")
+
+    # ------------------------------------------------------------------
+
     def overslept(self, seconds):
         op = self.story.invoke("wait_offset", "waiter-1", topic="main", partition=0, after=0)
         self.story.produce("a", at=0)

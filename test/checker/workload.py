@@ -32,7 +32,7 @@ import zlib
 
 import psycopg2
 
-TOPICS = {"main": 3, "second": 2, "copy": 8, "consumed": 8}
+TOPICS = {"main": 3, "second": 2, "copy": 8, "consumed": 8, "sized": 1, "aged": 1, "cut": 2, "state": 2}
 MAX_PARTITIONS = 6  # of main, which grows
 LOADED = ("main", "second")  # what producers produce to
 SOURCE, DESTINATION = "main", "copy"  # of copiers
@@ -40,15 +40,26 @@ CONSUMED = "consumed"  # where members of the group WORKERS produce what they co
 WORKERS, SIMPLE = "workers", "simple"  # groups: by consume(), and by commit_offset()
 RESETS = "resets"  # the group of one client, which resets and deletes it
 SIDE = "side"  # comes and goes
+SIZED, AGED, CUT = "sized", "aged", "cut"  # records leave by bytes; by time; by delete_records() only
+KEPT = (SIZED, AGED, CUT)
+STATE = "state"  # is compacted
+KEYS = 12  # of STATE
+RETENTION_BYTES = 150000  # of SIZED
+RETENTION_SECONDS = 5  # of AGED
 
-# nothing is to go by age: the clock jumps by years
-SCHEMA = """
+# nothing but AGED is to go by age: the clock jumps by years
+SCHEMA = f"""
 CREATE EXTENSION pg_topics;
 SELECT topics.create_topic('main', 3, segment_bytes => 262144, retention_time => '-1 s');
 SELECT topics.create_topic('second', 2, segment_bytes => 131072, retention_time => '-1 s',
     timestamp_type => 'LogAppendTime');
 SELECT topics.create_topic('copy', 8, retention_time => '-1 s');
 SELECT topics.create_topic('consumed', 8, retention_time => '-1 s');
+SELECT topics.create_topic('sized', 1, segment_bytes => 65536, retention_time => '-1 s', retention_bytes => {RETENTION_BYTES});
+SELECT topics.create_topic('aged', 1, segment_bytes => 65536, retention_time => '{RETENTION_SECONDS} s');
+SELECT topics.create_topic('cut', 2, segment_bytes => 65536, retention_time => '-1 s');
+SELECT topics.create_topic('state', 2, segment_bytes => 65536, retention_time => '-1 s', cleanup_policy => 'compact',
+    min_cleanable_dirty_ratio => 0.2, delete_retention_time => '1 s');
 CREATE TABLE work (group_id text, partition int, "offset" bigint, id text);
 CREATE TABLE place (partition int PRIMARY KEY, next_offset bigint NOT NULL DEFAULT 0);
 CREATE TABLE balance (account int PRIMARY KEY, amount int NOT NULL);
@@ -879,11 +890,213 @@ class Admin(Client):
 
 
 # ----------------------------------------------------------------------
+# Keeping
+# ----------------------------------------------------------------------
+
+class Keeper(PartitionReader):
+    """Deletes records, rolls, maintains; and looks at both ends of logs that records leave."""
+
+    think = 0.3
+    works = {"bounds": 6, "delete": 3, "roll": 2, "maintain": 1}
+    rolled = (*KEPT, STATE, STATE)
+
+    def step(self):
+        work = self.random.choices(list(self.works), list(self.works.values()))[0]
+        getattr(self, work)()
+
+    def bounds(self, topic=None):
+        """Where logs start and end, and what SIZED keeps; {partition: (start, end)}."""
+        topic = topic or self.random.choice((*KEPT, STATE))
+        kept = ("SELECT coalesce(sum(size_bytes), 0)::bigint FROM topics.segment"
+                " WHERE topic = %s AND partition = 0 AND state <> 'deleted'")
+
+        def body(answer):
+            answer["bounds"] = self.query("SELECT partition, log_start_offset, log_end_offset FROM topics.partition"
+                                          " WHERE topic = %s ORDER BY 1", topic)
+            if topic == SIZED:  # a look may miss a segment that has just been made
+                answer["bytes"] = max(self.query(kept, topic)[0][0] for _ in range(2))
+        answer = self.perform("bounds", body, topic=topic)
+        return answer and {partition: (start, end) for partition, start, end in answer["bounds"]}
+
+    def delete(self):
+        bounds = self.bounds(CUT)
+        if not bounds:
+            return
+        partition, (start, end) = self.random.choice(list(bounds.items()))
+        kind = self.random.choices(("within", "lower", "end", "beyond"), (10, 2, 1, 1))[0]
+        before = {"within": self.random.randint(start, start + (end - start) // 2), "lower": start // 2,
+                  "end": -1, "beyond": end + 1000000}[kind]
+        roll_back = self.random.random() < 0.2
+
+        def body(answer):
+            self.begin()
+            answer["start"] = self.query("SELECT topics.delete_records(%s, %s, %s)", CUT, partition, before)[0][0]
+            if roll_back:
+                self.query("ROLLBACK")
+                return "fail"
+            self.commit()
+            return "ok"
+        self.perform("delete", body, topic=CUT, partition=partition, before=before, beyond=kind == "beyond")
+
+    def roll(self):
+        self.administer("roll", "CALL topics.roll_segment(%s)", self.random.choice(self.rolled))
+
+    def maintain(self):
+        self.administer("maintain", "CALL topics.maintain(%s)", self.random.choice((*KEPT, STATE)))
+
+    def administer(self, work, sql, topic):
+        def body(answer):
+            self.query("SET lock_timeout = '3s'")
+            self.query(sql, topic)
+        self.perform("admin", body, work=work, topic=topic)
+
+
+class KeptReader(PartitionReader):
+    """Reads logs that records leave: on from where it was, or from any offset that there ever was."""
+
+    think = 0.1
+    limit = 60
+
+    def __init__(self, context, name, **options):
+        super().__init__(context, name, **options)
+        self.positions = {}
+
+    def step(self):
+        self.topic = self.random.choice(KEPT)
+        partition = self.random.randrange(self.context.partitions[self.topic])
+        key = self.topic, partition
+        position = self.positions.get(key, 0)
+        how = self.random.choices(("fetch", "select", "scan"), (8, 2, 1))[0]
+        start = position if self.random.random() < 0.6 else self.random.randint(0, position)
+        isolation = self.random.choice((None, None, "REPEATABLE READ"))
+        records = self.read(partition, start, self.limit, how, isolation)
+        if records:
+            self.positions[key] = max(position, records[-1][0] + 1)
+        elif records is None and self.connection:  # out of range: on from the log start
+            ends = self.starts()
+            if ends:
+                self.positions[key] = max(position, ends.get(partition, 0))
+
+    def starts(self):
+        def body(answer):
+            answer["bounds"] = [[partition, offset, None] for partition, offset in self.query(
+                'SELECT partition, "offset" FROM topics.list_offsets(%s, %s)', self.topic, "earliest")]
+        answer = self.perform("bounds", body, topic=self.topic)
+        return answer and {partition: start for partition, start, _ in answer["bounds"]}
+
+
+class StateProducer(Client):
+    """Few keys, each in a partition of its own choice, and tombstones: [partition, key, id], null for a tombstone."""
+
+    think = 0.03
+    rollback = 0.1
+    die = 0.02
+    tombstones = 0.15
+
+    def __init__(self, context, name, **options):
+        super().__init__(context, name, **options)
+        self.transactions = 0
+
+    def step(self):
+        self.transactions += 1
+        records = []
+        for number in range(self.random.randint(1, 8)):
+            key = self.random.randrange(KEYS)
+            tombstone = self.random.random() < self.tombstones
+            records.append([key % TOPICS[STATE], f"k{key}",
+                            None if tombstone else f"s{self.name.rpartition('-')[2]}.{self.transactions}.{number}"])
+        end = self.random.choices(("rollback", "die", "commit"), (self.rollback, self.die, 1))[0]
+
+        def body(answer):
+            self.begin()
+            for partition, key, id in records:
+                self.query("SELECT topics.produce(%s, %s::text, key => %s, partition => %s)",
+                           STATE, id and payload(id), key, partition)
+            if end == "rollback":
+                self.query("ROLLBACK")
+                return "fail"
+            if end == "die":
+                return self.die_before_reply()
+            self.commit()
+            try:
+                answer["ranges"] = self.query("SELECT topic, partition, first_offset, record_count FROM topics.last_produced()")
+            except psycopg2.Error:
+                if self.connection.closed:
+                    self.disconnect()
+            return "ok"
+        self.perform("state_produce", body, records=records)
+
+
+class StateReader(Client):
+    """Reads the topic that is compacted: by page, as a whole, twice in a snapshot, and the latest of each key."""
+
+    think = 0.15
+    works = {"page": 3, "whole": 3, "look": 2, "latest": 3}
+    wait = 0.6  # seconds at most from a snapshot to its first look
+    wait_again = 0.3  # and to its second, which keeps compaction waiting
+
+    def step(self):
+        getattr(self, self.random.choices(list(self.works), list(self.works.values()))[0])()
+
+    def rows(self, sql, *parameters):
+        return [[partition, offset, key, None if value is None else identify(value)]
+                for partition, offset, key, value in self.query(sql, *parameters)]
+
+    def page(self):
+        partition = self.random.randrange(self.context.partitions[STATE])
+        start = 0
+        while not self.context.stop.is_set():
+            def body(answer):
+                answer["rows"] = self.rows('SELECT partition, "offset", key, value FROM topics.fetch(%s, %s, %s, %s, 1000000000)',
+                                           STATE, partition, start, 100)
+                answer["complete"] = len(answer["rows"]) < 100
+            answer = self.perform("state_read", body, partition=partition, **{"from": start})
+            if not answer or answer["complete"]:
+                return
+            start = answer["rows"][-1][1] + 1
+
+    def whole(self):
+        def body(answer):
+            answer["rows"] = self.rows(f'SELECT partition, "offset", key, value FROM topic.{STATE} ORDER BY 1, 2')
+            answer["complete"] = True
+        self.perform("state_read", body, partition=None, **{"from": 0})
+
+    def look(self):
+        """The snapshot is there some time before it is used: compaction may come in between."""
+        def body(answer):
+            self.begin("REPEATABLE READ")
+            self.query("SELECT count(*) FROM balance")
+            answer["snapshot_at"] = self.history.now()
+            time.sleep(self.random.uniform(0, self.wait))
+            answer["rows"] = self.rows(f'SELECT partition, "offset", key, value FROM topic.{STATE} ORDER BY 1, 2')
+            answer["complete"] = True
+            time.sleep(self.random.uniform(0, self.wait_again))
+            again = self.rows(f'SELECT partition, "offset", key, value FROM topic.{STATE} ORDER BY 1, 2')
+            self.query("COMMIT")
+            if again != answer["rows"]:
+                answer["again"] = again
+        self.perform("state_read", body, partition=None, isolation="REPEATABLE READ", **{"from": 0})
+
+    def latest(self):
+        def body(answer):
+            answer["rows"] = self.rows('SELECT partition, "offset", key, value FROM topics.latest(%s) ORDER BY 1, 2', STATE)
+        self.perform("latest", body)
+
+
+# ----------------------------------------------------------------------
 # Who takes part
 # ----------------------------------------------------------------------
 
 def readers(count, **options):
     return [(Reader, 1, {"partition": partition, **options}) for partition in range(count)]
+
+
+def keepers(count, think):
+    """Those who work with topics that records leave."""
+    return [(Producer, count, {"topics": KEPT, "think": think, "side": 0, "sleep": 0, "several": 0.3,
+                               "kinds": {"single": 20, "send": 10, "batch": 40, "transaction": 30}}),
+            (Keeper, count, {"think": 6 * think}), (KeptReader, count, {"think": 2 * think}),
+            (StateProducer, count, {"think": think}), (StateReader, count, {"think": 3 * think})]
 
 
 # name: lists of (class, number of clients, options)
@@ -892,8 +1105,13 @@ PROFILES = {
     "all": [(Producer, 6, {}), (Copier, 2, {}), *readers(3), (Seeker, 1, {"think": 0.3}),
             (Rereader, 1, {}), (Snapshotter, 2, {}), (Admin, 1, {}), (Worker, 3, {}),
             *[(SimpleConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
-            (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {})],
+            (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {}), *keepers(1, 0.08)],
+    # topics that records leave, by policy, by hand and by compaction
+    "keeping": keepers(2, 0.02),
     # the rest is for mutants: much of what shows them
+    # snapshots that are used when what came after them has been compacted
+    "snapshots": [(StateProducer, 2, {"think": 0.02}), (Keeper, 1, {"works": {"roll": 1}, "rolled": (STATE,), "think": 0.1}),
+                  (StateReader, 3, {"works": {"look": 1}, "wait": 1.5, "wait_again": 0})],
     # many commits that meet each other
     "commits": [(Producer, 8, {"think": 0.002, "notify": 0.5, "several": 0.8, "sleep": 0, "topics": ("main",),
                                "only_partitions": (0, 1)}),
