@@ -10,8 +10,8 @@
  * (10,000 against 22,000 commits a second with 32), but a plain
  * LWLockAcquire cannot be interrupted, and behind a transaction of millions
  * of records a wait may be long.  So: LWLockConditionalAcquire, and where
- * that fails, sleep on the partition's condition variable, which is signalled
- * at every release.
+ * that fails for some microseconds, sleep on the partition's condition
+ * variable, which is signalled at every release.
  *
  * Nobody sleeps while holding a lock of ours: before sleeping for the k-th
  * lock those held are released, and the set is tried again from the start.
@@ -38,6 +38,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "storage/spin.h"
 #include "utils/wait_event.h"
 
 #include "compat.h"
@@ -45,6 +46,8 @@
 
 #define MAX_APPEND_LOCKS 100
 #define MAX_ROUNDS 64
+#define SPIN_ATTEMPTS 20		/* about 10 us in all */
+#define SPIN_DELAYS 10
 
 static PartitionState *held[MAX_APPEND_LOCKS];	/* what this backend holds, or
 												 * did when it failed */
@@ -53,6 +56,23 @@ static bool has_database_lock = false;
 static bool exclusive = false;	/* the database lock, in place of the rest */
 static bool is_giant = false;	/* we count among the giants */
 static ConditionVariable *sleeping_on = NULL;
+
+/*
+ * The lock, if it is free now or shortly.  A commit of few records holds it for
+ * a few microseconds, which is less than it takes to go to sleep and be woken.
+ */
+static bool
+spin_and_acquire(LWLock *lock)
+{
+	for (int attempt = 0; !LWLockConditionalAcquire(lock, LW_EXCLUSIVE); attempt++)
+	{
+		if (attempt == SPIN_ATTEMPTS)
+			return false;
+		for (int i = 0; i < SPIN_DELAYS; i++)
+			SPIN_DELAY();
+	}
+	return true;
+}
 
 /* Sleep until the lock is ours.  Nothing else of ours is held meanwhile. */
 static void
@@ -156,7 +176,7 @@ try_all(PartitionState **states, int nstates, int *missed)
 	{
 		if (i == kept)
 			continue;
-		if (!LWLockConditionalAcquire(&states[i]->append_lock, LW_EXCLUSIVE))
+		if (!spin_and_acquire(&states[i]->append_lock))
 		{
 			release_held();
 			release_shared();
