@@ -398,9 +398,10 @@ read_claimed(const Consumer *consumer, LocalOffset *local, int64 from,
 	int64		end = pg_atomic_read_u64(&state->next_offset);	/* before the snapshot */
 	bool		is_fresh = !IsolationUsesXactSnapshot();
 	Snapshot	snapshot = RegisterSnapshot(is_fresh ? GetLatestSnapshot() : GetTransactionSnapshot());
+	FetchRequest request = {consumer->topic, partition, from, *limits};
 	int64		next = from;
 
-	(void) topics_fetch_records(consumer->topic, partition, from, limits, snapshot, result, &next);
+	(void) topics_fetch_records(&request, snapshot, result, &next);
 	UnregisterSnapshot(snapshot);
 	if (next == from && is_fresh && end != UNKNOWN_OFFSET)
 		topics_consumer_offset_change(local, Max(end, from), NULL);

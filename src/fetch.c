@@ -38,29 +38,19 @@ PG_FUNCTION_INFO_V1(topics_fetch);
 PG_FUNCTION_INFO_V1(topics_list_offsets);
 PG_FUNCTION_INFO_V1(topics_list_offsets_by_time);
 
-/* Columns of a record, as every result has them. */
-enum
-{
-	RECORD_PARTITION,
-	RECORD_OFFSET,
-	RECORD_TIMESTAMP,
-	RECORD_KEY,
-	RECORD_VALUE,
-	RECORD_HEADERS,
-	RECORD_COLUMNS
-};
-
 /* ----------------------------------------------------------------
  *		Records as results
  * ----------------------------------------------------------------
  */
 
 static OutputColumn
-output_column(TopicColumn *column, bool as_bytes)
+output_column(const TopicColumn *column, bool as_bytes)
 {
-	OutputColumn output = {column, as_bytes, false};
+	OutputColumn output = {.as_bytes = as_bytes};
 	Oid			type = column->base_type;
 
+	/* a copy: the topic's entry in the cache may be loaded anew meanwhile */
+	fmgr_info_copy(&output.output, (FmgrInfo *) &column->output, CurrentMemoryContext);
 	if (as_bytes)
 		output.as_is = type == BYTEAOID ||
 			((type == TEXTOID || type == VARCHAROID) && GetDatabaseEncoding() == PG_UTF8);
@@ -71,13 +61,13 @@ output_column(TopicColumn *column, bool as_bytes)
 
 /* As text, or as the bytes of the text in UTF-8. */
 static Datum
-convert(const OutputColumn *output, Datum value)
+convert(OutputColumn *output, Datum value)
 {
 	char	   *text;
 
 	if (output->as_is)
 		return value;
-	text = OutputFunctionCall(&output->column->output, value);
+	text = OutputFunctionCall(&output->output, value);
 	if (output->as_bytes)
 		text = pg_server_to_any(text, strlen(text), PG_UTF8);
 	return PointerGetDatum(cstring_to_text(text));
@@ -91,8 +81,7 @@ value_bytes(Datum value, bool isnull)
 
 /* A row of the log table as a row of the result; its size is returned. */
 static int64
-form_record(TupleTableSlot *slot, const OutputColumn *key, const OutputColumn *value,
-			Datum *values, bool *nulls)
+form_record(TupleTableSlot *slot, RecordOutput *output, Datum *values, bool *nulls)
 {
 	slot_getallattrs(slot);
 	values[RECORD_PARTITION] = slot->tts_values[Anum_log_partition - 1];
@@ -101,10 +90,10 @@ form_record(TupleTableSlot *slot, const OutputColumn *key, const OutputColumn *v
 	nulls[RECORD_PARTITION] = nulls[RECORD_OFFSET] = nulls[RECORD_TIMESTAMP] = false;
 	nulls[RECORD_KEY] = slot->tts_isnull[Anum_log_key - 1];
 	if (!nulls[RECORD_KEY])
-		values[RECORD_KEY] = convert(key, slot->tts_values[Anum_log_key - 1]);
+		values[RECORD_KEY] = convert(&output->key, slot->tts_values[Anum_log_key - 1]);
 	nulls[RECORD_VALUE] = slot->tts_isnull[Anum_log_value - 1];
 	if (!nulls[RECORD_VALUE])
-		values[RECORD_VALUE] = convert(value, slot->tts_values[Anum_log_value - 1]);
+		values[RECORD_VALUE] = convert(&output->value, slot->tts_values[Anum_log_value - 1]);
 	nulls[RECORD_HEADERS] = slot->tts_isnull[Anum_log_headers - 1];
 	values[RECORD_HEADERS] = slot->tts_values[Anum_log_headers - 1];
 
@@ -160,18 +149,18 @@ topics_fetch_open_partition(Topic *topic, int32 partition)
  * everybody who is publishing must have finished.
  */
 static int64
-check_offset(Topic *topic, Relation partition_rel, PartitionState *state, int64 from)
+check_offset(const Fetch *fetch, int64 from)
 {
-	int64		start = topics_log_start(partition_rel, state);
-	int64		end = topics_log_end(partition_rel, state);
+	int64		start = topics_log_start(fetch->partition_rel, fetch->state);
+	int64		end = topics_log_end(fetch->partition_rel, fetch->state);
 
 	if (from > end)
-		end = topics_log_end_settled(partition_rel, state);
+		end = topics_log_end_settled(fetch->partition_rel, fetch->state);
 	if (from < start || from > end)
 		ereport(ERROR,
 				(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
 				 errmsg("offset " INT64_FORMAT " is out of range for partition %d of topic \"%s\"",
-						from, state->id.partition, NameStr(topic->name)),
+						from, fetch->state->id.partition, NameStr(fetch->topic)),
 				 errdetail("OFFSET_OUT_OF_RANGE: the log starts at offset " INT64_FORMAT " and ends at offset " INT64_FORMAT ".",
 						   start, end),
 				 errhint("topics.list_offsets() gives the offsets to start from.")));
@@ -188,27 +177,50 @@ may_have_gaps(PartitionState *state, int64 offset)
 	return topics_log_start_read(&state->id, NULL, &log_start, &floor) && offset < floor;
 }
 
-static void
-report_missing(Topic *topic, int32 partition, int64 wanted, int64 found)
+/*
+ * Offsets are dense: is there none that is missing before "found"?  False if
+ * retention has taken what we were about to read.
+ */
+static bool
+check_next(const Fetch *fetch, int64 found)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("offset " INT64_FORMAT " is missing in partition %d of topic \"%s\"",
-					wanted, partition, NameStr(topic->name)),
-			 errdetail("The next record has offset " INT64_FORMAT ".", found)));
+	if (found == fetch->next || fetch->has_gaps)
+		return true;
+	if (fetch->next < topics_log_start(fetch->partition_rel, fetch->state))
+		return false;
+	if (!may_have_gaps(fetch->state, fetch->next))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("offset " INT64_FORMAT " is missing in partition %d of topic \"%s\"",
+						fetch->next, fetch->state->id.partition, NameStr(fetch->topic)),
+				 errdetail("The next record has offset " INT64_FORMAT ".", found)));
+	return true;
+}
+
+RecordOutput
+topics_fetch_output(Topic *topic, TupleDesc desc)
+{
+	bool		as_bytes = TupleDescAttr(desc, RECORD_VALUE)->atttypid == BYTEAOID;
+	RecordOutput output;
+
+	output.key = output_column(&topic->key, as_bytes);
+	output.value = output_column(&topic->value, as_bytes);
+	return output;
 }
 
 /* The result of a function that returns records: fetch's, consume's, and the twins'. */
 void
 topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *topic)
 {
-	bool		as_bytes;
-
 	InitMaterializedSRF(fcinfo, 0);
 	result->rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	as_bytes = TupleDescAttr(result->rsinfo->setDesc, RECORD_VALUE)->atttypid == BYTEAOID;
-	result->key = output_column(&topic->key, as_bytes);
-	result->value = output_column(&topic->value, as_bytes);
+	result->output = topics_fetch_output(topic, result->rsinfo->setDesc);
+}
+
+static void
+put_values(FetchResult *result, Datum *values, bool *nulls)
+{
+	tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
 }
 
 /* Add a row of a log table to the result. */
@@ -218,120 +230,147 @@ topics_fetch_put_record(FetchResult *result, TupleTableSlot *slot)
 	Datum		values[RECORD_COLUMNS];
 	bool		nulls[RECORD_COLUMNS];
 
-	(void) form_record(slot, &result->key, &result->value, values, nulls);
-	tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
+	(void) form_record(slot, &result->output, values, nulls);
+	put_values(result, values, nulls);
+}
+
+/* Begin to read records that a snapshot sees. */
+void
+topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot)
+{
+	Topic	   *topic = request->topic;
+
+	fetch->limits = request->limits;
+	fetch->topic = topic->name;
+	fetch->has_gaps = topic->settings.compact;
+	fetch->partition_rel = topics_fetch_open_partition(topic, request->partition);
+	fetch->state = topics_catalog_partition_state(topic, request->partition);
+	fetch->reader = topics_log_reader_open(fetch->partition_rel, request->from,
+										   check_offset(fetch, request->from), snapshot, true);
+	fetch->cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics fetch",
+									   ALLOCSET_DEFAULT_SIZES);
+	fetch->from = fetch->next = request->from;
+	fetch->bytes = 0;
+	fetch->count = 0;
+	fetch->ended = false;
 }
 
 /*
- * Read records that a snapshot sees; their number is returned, and in *next,
- * if there are any, the offset to go on from.  With none, no lock of the
- * partition's table is kept.
+ * The next record, as values that are good until the next call; or false, from
+ * then on, when the log or one of the limits has come to an end.  If retention
+ * was quicker than the first record, that is an error; if it overtakes us
+ * later, an end.
+ */
+bool
+topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls)
+{
+	TupleTableSlot *slot = NULL;
+	MemoryContext old;
+
+	if (fetch->ended)
+		return false;
+	fetch->ended = true;
+	if (fetch->count >= fetch->limits.max_records || fetch->bytes >= fetch->limits.max_bytes ||
+		(slot = topics_log_reader_next(fetch->reader)) == NULL)
+		return false;
+
+	CHECK_FOR_INTERRUPTS();
+	MemoryContextReset(fetch->cxt);
+	old = MemoryContextSwitchTo(fetch->cxt);
+	fetch->bytes += form_record(slot, output, values, nulls);
+	if (check_next(fetch, DatumGetInt64(values[RECORD_OFFSET])))
+		fetch->ended = fetch->count > 0 && fetch->bytes > fetch->limits.max_bytes;
+	else if (fetch->count == 0)
+		(void) check_offset(fetch, fetch->from);
+	MemoryContextSwitchTo(old);
+	if (fetch->ended)
+		return false;
+	fetch->count++;
+	fetch->next = DatumGetInt64(values[RECORD_OFFSET]) + 1;
+	return true;
+}
+
+/* Nothing more is wanted.  If there was no record, no lock of the partition's table is kept. */
+void
+topics_fetch_close(Fetch *fetch)
+{
+	topics_log_reader_close(fetch->reader);
+	table_close(fetch->partition_rel, fetch->count > 0 ? NoLock : AccessShareLock);
+	MemoryContextDelete(fetch->cxt);
+}
+
+/*
+ * Read records into a result; their number is returned, and in *next, if there
+ * are any, the offset to go on from.
  */
 int32
-topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimits *limits,
-					 Snapshot snapshot, FetchResult *result, int64 *next)
+topics_fetch_records(const FetchRequest *request, Snapshot snapshot, FetchResult *result, int64 *next)
 {
-	Relation	partition_rel = topics_fetch_open_partition(topic, partition);
-	PartitionState *state = topics_catalog_partition_state(topic, partition);
-	int64		upto = check_offset(topic, partition_rel, state, from);
-	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics fetch",
-											  ALLOCSET_DEFAULT_SIZES);
-	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, snapshot, true);
-	TupleTableSlot *slot;
-	int64		bytes = 0;
-	int64		expected = from;
-	int32		count = 0;
-	bool		gone = false;
+	Fetch		fetch;
+	Datum		values[RECORD_COLUMNS];
+	bool		nulls[RECORD_COLUMNS];
 
-	while (count < limits->max_records && (slot = topics_log_reader_next(reader)) != NULL)
-	{
-		Datum		values[RECORD_COLUMNS];
-		bool		nulls[RECORD_COLUMNS];
-		int64		offset;
-		MemoryContext old;
-
-		CHECK_FOR_INTERRUPTS();
-		old = MemoryContextSwitchTo(cxt);
-		bytes += form_record(slot, &result->key, &result->value, values, nulls);
-		offset = DatumGetInt64(values[RECORD_OFFSET]);
-		if (offset != expected && !topic->settings.compact)
-		{
-			/* has retention taken what we were about to read? */
-			gone = expected < topics_log_start(partition_rel, state);
-			if (!gone && !may_have_gaps(state, expected))
-				report_missing(topic, partition, expected, offset);
-		}
-		if (gone)
-		{
-			MemoryContextSwitchTo(old);
-			break;
-		}
-		if (count == 0 || bytes <= limits->max_bytes)
-		{
-			tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
-			count++;
-			*next = expected = offset + 1;
-		}
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(cxt);
-		if (bytes >= limits->max_bytes)
-			break;
-	}
-	topics_log_reader_close(reader);
-	if (gone && count == 0)
-		(void) check_offset(topic, partition_rel, state, from);
-	table_close(partition_rel, count > 0 ? NoLock : AccessShareLock);
-	MemoryContextDelete(cxt);
-	return count;
+	topics_fetch_open(&fetch, request, snapshot);
+	while (topics_fetch_next(&fetch, &result->output, values, nulls))
+		put_values(result, values, nulls);
+	topics_fetch_close(&fetch);
+	if (fetch.count > 0)
+		*next = fetch.next;
+	return fetch.count;
 }
 
-/*
- * There was nothing: wait for a record, and read again, with a new snapshot,
- * since the statement's own cannot see what came after it.  A transaction
- * with one snapshot for all its statements would wait in vain.
- */
-static void
-fetch_after_wait(Topic *topic, int32 partition, int64 from, const FetchLimits *limits,
-				 FetchResult *result)
+/* The arguments of fetch: (topic, partition, from_offset, max_records, max_bytes, max_wait) */
+FetchRequest
+topics_fetch_request(FunctionCallInfo fcinfo)
 {
-	Snapshot	snapshot;
-	int64		next;
-
-	topic = topics_wait_for_record(topic, partition, from, limits->max_wait_ms);
-	if (topic == NULL)
-		return;
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	(void) topics_fetch_records(topic, partition, from, limits, snapshot, result, &next);
-	UnregisterSnapshot(snapshot);
-}
-
-/* fetch(topic, partition, from_offset, max_records, max_bytes, max_wait) */
-Datum
-topics_fetch(PG_FUNCTION_ARGS)
-{
-	FetchLimits limits;
-	FetchResult result;
-	Topic	   *topic;
-	int32		partition;
-	int64		from;
-	int64		next;
+	FetchRequest request;
 
 	topics_require_preload();
-	for (int i = 0; i < PG_NARGS(); i++)
+	for (int i = 0; i < FETCH_ARGUMENTS; i++)
 		if (PG_ARGISNULL(i))
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("arguments of topics.fetch() must not be null")));
-	limits = topics_fetch_limits(fcinfo, 3);
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
-	topics_catalog_require(topic, ACL_SELECT);
-	partition = PG_GETARG_INT32(1);
-	from = PG_GETARG_INT64(2);
+	request.limits = topics_fetch_limits(fcinfo, 3);
+	request.topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_catalog_require(request.topic, ACL_SELECT);
+	request.partition = PG_GETARG_INT32(1);
+	request.from = PG_GETARG_INT64(2);
+	return request;
+}
 
-	topics_fetch_begin_result(&result, fcinfo, topic);
-	if (topics_fetch_records(topic, partition, from, &limits, GetActiveSnapshot(), &result, &next) == 0 &&
-		limits.max_wait_ms > 0 && !IsolationUsesXactSnapshot())
-		fetch_after_wait(topic, partition, from, &limits, &result);
+/*
+ * There was nothing: wait for a record.  The result is a snapshot to read it
+ * with, registered, since the statement's own cannot see what came after it;
+ * or NULL if there still is nothing.  A transaction with one snapshot for all
+ * its statements would wait in vain.
+ */
+Snapshot
+topics_fetch_wait(FetchRequest *request)
+{
+	if (request->limits.max_wait_ms == 0 || IsolationUsesXactSnapshot())
+		return NULL;
+	request->topic = topics_wait_for_record(request->topic, request->partition, request->from,
+											request->limits.max_wait_ms);
+	return request->topic ? RegisterSnapshot(GetLatestSnapshot()) : NULL;
+}
+
+/* fetch, where it is called as a function; in FROM it mostly is a scan (fetch_scan.c) */
+Datum
+topics_fetch(PG_FUNCTION_ARGS)
+{
+	FetchRequest request = topics_fetch_request(fcinfo);
+	FetchResult result;
+	Snapshot	snapshot;
+	int64		next;
+
+	topics_fetch_begin_result(&result, fcinfo, request.topic);
+	if (topics_fetch_records(&request, GetActiveSnapshot(), &result, &next) == 0 &&
+		(snapshot = topics_fetch_wait(&request)) != NULL)
+	{
+		(void) topics_fetch_records(&request, snapshot, &result, &next);
+		UnregisterSnapshot(snapshot);
+	}
 	return (Datum) 0;
 }
 

@@ -100,7 +100,7 @@ define_settings(void)
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("pg_topics.enable_offset_scan",
 							 "Lets the planner read topics in the order of offsets, from the first wanted one.",
-							 NULL,
+							 "Also topics.fetch() in FROM, record by record.",
 							 &pg_topics_enable_offset_scan, true,
 							 PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.worker_interval",
@@ -133,6 +133,7 @@ _PG_init(void)
 	topics_transaction_init();
 	topics_hooks_init();
 	topics_scan_init();
+	topics_fetch_scan_init();
 	if (!IsBinaryUpgrade)
 		topics_worker_register();
 }

@@ -478,6 +478,20 @@ extern void topics_wakeup_restore_snapshot(void);
 /* ---- what SQL calls ---- */
 
 /* fetch.c */
+/* Columns of a record, as every result has them. */
+enum
+{
+	RECORD_PARTITION,
+	RECORD_OFFSET,
+	RECORD_TIMESTAMP,
+	RECORD_KEY,
+	RECORD_VALUE,
+	RECORD_HEADERS,
+	RECORD_COLUMNS
+};
+
+#define FETCH_ARGUMENTS 6
+
 typedef struct FetchLimits
 {
 	int32		max_records;
@@ -485,28 +499,65 @@ typedef struct FetchLimits
 	long		max_wait_ms;
 } FetchLimits;
 
+/* What is wanted. */
+typedef struct FetchRequest
+{
+	Topic	   *topic;
+	int32		partition;
+	int64		from;
+	FetchLimits limits;
+} FetchRequest;
+
 /* How a topic's column becomes the text or bytea of a result. */
 typedef struct OutputColumn
 {
-	TopicColumn *column;
+	FmgrInfo	output;
 	bool		as_bytes;
 	bool		as_is;			/* no conversion needed */
 } OutputColumn;
 
-/* Where records go that are read, and how they get there. */
+typedef struct RecordOutput
+{
+	OutputColumn key;
+	OutputColumn value;
+} RecordOutput;
+
+/* Records being read. */
+typedef struct Fetch
+{
+	FetchLimits limits;
+	NameData	topic;
+	bool		has_gaps;		/* it is compacted */
+	Relation	partition_rel;
+	PartitionState *state;
+	LogReader  *reader;
+	MemoryContext cxt;			/* of the current record */
+	int64		from;
+	int64		next;			/* the offset to go on from */
+	int64		bytes;
+	int32		count;
+	bool		ended;
+} Fetch;
+
+/* Where records go that are read at once, and how they get there. */
 typedef struct FetchResult
 {
 	struct ReturnSetInfo *rsinfo;
-	OutputColumn key;
-	OutputColumn value;
+	RecordOutput output;
 } FetchResult;
 
 extern FetchLimits topics_fetch_limits(FunctionCallInfo fcinfo, int first);
+extern FetchRequest topics_fetch_request(FunctionCallInfo fcinfo);
 extern Relation topics_fetch_open_partition(Topic *topic, int32 partition);
+extern RecordOutput topics_fetch_output(Topic *topic, TupleDesc desc);
+extern void topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot);
+extern bool topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls);
+extern void topics_fetch_close(Fetch *fetch);
+extern Snapshot topics_fetch_wait(FetchRequest *request);
 extern void topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *topic);
 extern void topics_fetch_put_record(FetchResult *result, TupleTableSlot *slot);
-extern int32 topics_fetch_records(Topic *topic, int32 partition, int64 from, const FetchLimits *limits,
-								  Snapshot snapshot, FetchResult *result, int64 *next);
+extern int32 topics_fetch_records(const FetchRequest *request, Snapshot snapshot,
+								  FetchResult *result, int64 *next);
 extern int64 *topics_fetch_offsets_since(Topic *topic, TimestampTz at,
 										 TimestampTz *timestamps, bool *found);
 
@@ -532,6 +583,9 @@ extern bool topics_copy_from(PlannedStmt *pstmt, const char *query, QueryEnviron
 
 /* scan.c */
 extern void topics_scan_init(void);
+
+/* fetch_scan.c */
+extern void topics_fetch_scan_init(void);
 
 /* topic.c */
 extern void topics_topic_check_name(const char *name);

@@ -1,0 +1,346 @@
+/*-------------------------------------------------------------------------
+ *
+ * fetch_scan.c
+ *		SELECT ... FROM topics.fetch(...), record by record.
+ *
+ * What a function in FROM returns PostgreSQL puts into a tuplestore first: a
+ * sixth of the time of reading a log.  So the planner is offered a path of our
+ * own (a CustomScan, by set_rel_pathlist_hook) that reads as the function does
+ * and returns each record at once.
+ *
+ * It is offered only where nothing but the function stands in FROM: there it
+ * is not read a second time with the same arguments, which a tuplestore would
+ * be better at, and which need not give the same records after max_wait.
+ * Anywhere else, and as a part of ROWS FROM, the function is called.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_language_d.h"
+#include "catalog/pg_proc.h"
+#include "commands/explain.h"
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/extensible.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/cost.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "optimizer/restrictinfo.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+typedef struct FetchScanState
+{
+	CustomScanState css;		/* must be first */
+	FuncExpr   *call;			/* of topics.fetch or its twin */
+	ExprState  *arguments[FETCH_ARGUMENTS];
+
+	FetchRequest request;
+	RecordOutput output;
+	Fetch		fetch;
+	bool		started;		/* "fetch" is open */
+	bool		may_wait;		/* there was no record yet, and no wait */
+	bool		ended;			/* there is no other record */
+	Snapshot	snapshot;		/* registered, after a wait; or NULL */
+} FetchScanState;
+
+static Plan *plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
+							 List *tlist, List *clauses, List *custom_plans);
+static Node *create_state(CustomScan *cscan);
+static void begin_fetch_scan(CustomScanState *css, EState *estate, int eflags);
+static TupleTableSlot *exec_fetch_scan(CustomScanState *css);
+static void end_fetch_scan(CustomScanState *css);
+static void rescan_fetch_scan(CustomScanState *css);
+static void explain_fetch_scan(CustomScanState *css, List *ancestors, ExplainState *es);
+
+static set_rel_pathlist_hook_type previous_pathlist = NULL;
+
+static const CustomPathMethods path_methods = {
+	.CustomName = "Fetch Scan",
+	.PlanCustomPath = plan_fetch_scan
+};
+
+static const CustomScanMethods scan_methods = {
+	.CustomName = "Fetch Scan",
+	.CreateCustomScanState = create_state
+};
+
+static const CustomExecMethods exec_methods = {
+	.CustomName = "Fetch Scan",
+	.BeginCustomScan = begin_fetch_scan,
+	.ExecCustomScan = exec_fetch_scan,
+	.EndCustomScan = end_fetch_scan,
+	.ReScanCustomScan = rescan_fetch_scan,
+	.ExplainCustomScan = explain_fetch_scan
+};
+
+/* ----------------------------------------------------------------
+ *		Planning
+ * ----------------------------------------------------------------
+ */
+
+/* The call of topics.fetch or its twin that a range table entry is, or NULL. */
+static FuncExpr *
+fetch_call(RangeTblEntry *rte)
+{
+	RangeTblFunction *function;
+	FuncExpr   *call;
+	HeapTuple	tuple;
+	bool		result = false;
+
+	if (rte->rtekind != RTE_FUNCTION || rte->funcordinality || list_length(rte->functions) != 1)
+		return NULL;
+	function = linitial(rte->functions);
+	call = (FuncExpr *) function->funcexpr;
+	if (!IsA(call, FuncExpr) || list_length(call->args) != FETCH_ARGUMENTS)
+		return NULL;
+
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(call->funcid));
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(tuple);
+
+		if (proc->prolang == ClanguageId && !proc->prosecdef &&
+			heap_attisnull(tuple, Anum_pg_proc_proconfig, NULL) &&
+			proc->pronamespace == get_namespace_oid(TOPICS_SCHEMA, true))
+		{
+			bool		isnull;
+			Datum		source = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
+
+			result = !isnull && strcmp(TextDatumGetCString(source), "topics_fetch") == 0;
+		}
+		ReleaseSysCache(tuple);
+	}
+	return result ? call : NULL;
+}
+
+/* Is any column wanted that no record has: all in one, as a row? */
+static bool
+wants_whole_row(RelOptInfo *rel)
+{
+	return rel->min_attr <= InvalidAttrNumber &&
+		!bms_is_empty(rel->attr_needed[InvalidAttrNumber - rel->min_attr]);
+}
+
+/* set_rel_pathlist_hook */
+static void
+add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
+{
+	CustomPath *cpath;
+	Path	   *path;
+	Path	   *function;
+
+	if (previous_pathlist)
+		previous_pathlist(root, rel, rti, rte);
+	if (!pg_topics_enable_offset_scan || rel->pathlist == NIL ||
+		bms_membership(root->all_baserels) != BMS_SINGLETON ||
+		!bms_is_empty(rel->lateral_relids) || fetch_call(rte) == NULL || wants_whole_row(rel))
+		return;
+
+	function = linitial(rel->pathlist);
+	cpath = makeNode(CustomPath);
+	path = &cpath->path;
+	path->pathtype = T_CustomScan;
+	path->parent = rel;
+	path->pathtarget = rel->reltarget;
+	path->rows = function->rows;
+	/* as the function, but for what it takes to store the rows */
+	path->startup_cost = function->startup_cost;
+	path->total_cost = function->startup_cost + 0.8 * (function->total_cost - function->startup_cost);
+	cpath->flags = CUSTOMPATH_SUPPORT_PROJECTION;
+	cpath->methods = &path_methods;
+	add_path(rel, path);
+}
+
+static Plan *
+plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
+				List *tlist, List *clauses, List *custom_plans)
+{
+	CustomScan *cscan = makeNode(CustomScan);
+	FuncExpr   *call = fetch_call(root->simple_rte_array[rel->relid]);
+	TupleDesc	desc = get_expr_result_tupdesc((Node *) call, false);
+
+	cscan->scan.plan.targetlist = tlist;
+	cscan->scan.plan.qual = extract_actual_clauses(clauses, false);
+	cscan->flags = path->flags;
+	cscan->methods = &scan_methods;
+	/* the call whole, so that the plan depends on the function */
+	cscan->custom_exprs = list_make1(copyObject(call));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+		Var		   *column = makeVar(rel->relid, i + 1, attribute->atttypid, attribute->atttypmod,
+									 attribute->attcollation, 0);
+
+		cscan->custom_scan_tlist = lappend(cscan->custom_scan_tlist,
+										   makeTargetEntry((Expr *) column, i + 1, NULL, false));
+	}
+	return (Plan *) cscan;
+}
+
+static Node *
+create_state(CustomScan *cscan)
+{
+	FetchScanState *state = palloc0(sizeof(FetchScanState));
+
+	NodeSetTag(state, T_CustomScanState);
+	state->css.methods = &exec_methods;
+	return (Node *) state;
+}
+
+/* ----------------------------------------------------------------
+ *		Execution
+ * ----------------------------------------------------------------
+ */
+
+/* As ExecInitFunc checks a function that is to be called. */
+static void
+require_execute(Oid function)
+{
+	AclResult	result = object_aclcheck(ProcedureRelationId, function, GetUserId(), ACL_EXECUTE);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_FUNCTION, get_func_name(function));
+	InvokeFunctionExecuteHook(function);
+}
+
+static void
+begin_fetch_scan(CustomScanState *css, EState *estate, int eflags)
+{
+	FetchScanState *state = (FetchScanState *) css;
+	CustomScan *cscan = (CustomScan *) css->ss.ps.plan;
+
+	state->call = linitial_node(FuncExpr, cscan->custom_exprs);
+	require_execute(state->call->funcid);
+	for (int i = 0; i < FETCH_ARGUMENTS; i++)
+		state->arguments[i] = ExecInitExpr(list_nth(state->call->args, i), &css->ss.ps);
+}
+
+/* Evaluate the arguments, and begin to read. */
+static void
+start(FetchScanState *state)
+{
+	LOCAL_FCINFO(fcinfo, FETCH_ARGUMENTS);
+	PlanState  *ps = &state->css.ss.ps;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, FETCH_ARGUMENTS, InvalidOid, NULL, NULL);
+	for (int i = 0; i < FETCH_ARGUMENTS; i++)
+		fcinfo->args[i].value = ExecEvalExprSwitchContext(state->arguments[i], ps->ps_ExprContext,
+														  &fcinfo->args[i].isnull);
+	state->request = topics_fetch_request(fcinfo);
+	state->output = topics_fetch_output(state->request.topic,
+										state->css.ss.ss_ScanTupleSlot->tts_tupleDescriptor);
+	topics_fetch_open(&state->fetch, &state->request, ps->state->es_snapshot);
+	state->started = state->may_wait = true;
+}
+
+static void
+finish(FetchScanState *state)
+{
+	if (state->started)
+		topics_fetch_close(&state->fetch);
+	state->started = false;
+	if (state->snapshot)
+		UnregisterSnapshot(state->snapshot);
+	state->snapshot = NULL;
+}
+
+/* There was no record: wait for one, and begin anew.  False if there is none. */
+static bool
+start_after_wait(FetchScanState *state)
+{
+	if (!state->may_wait)
+		return false;
+	finish(state);
+	state->snapshot = topics_fetch_wait(&state->request);
+	if (state->snapshot == NULL)
+		return false;
+	topics_fetch_open(&state->fetch, &state->request, state->snapshot);
+	state->started = true;
+	state->may_wait = false;
+	return true;
+}
+
+/* ExecScan's access method */
+static TupleTableSlot *
+next_record(ScanState *ss)
+{
+	FetchScanState *state = (FetchScanState *) ss;
+	TupleTableSlot *slot = ss->ss_ScanTupleSlot;
+
+	ExecClearTuple(slot);
+	if (state->ended)
+		return slot;
+	if (!state->started)
+		start(state);
+	do
+	{
+		if (topics_fetch_next(&state->fetch, &state->output, slot->tts_values, slot->tts_isnull))
+		{
+			state->may_wait = false;
+			return ExecStoreVirtualTuple(slot);
+		}
+	} while (start_after_wait(state));
+	state->ended = true;
+	return slot;
+}
+
+/* ExecScan's recheck method: there is no other version of a record */
+static bool
+recheck_record(ScanState *ss, TupleTableSlot *slot)
+{
+	return true;
+}
+
+static TupleTableSlot *
+exec_fetch_scan(CustomScanState *css)
+{
+	return ExecScan(&css->ss, next_record, recheck_record);
+}
+
+static void
+rescan_fetch_scan(CustomScanState *css)
+{
+	finish((FetchScanState *) css);
+	((FetchScanState *) css)->ended = false;
+	ExecScanReScan(&css->ss);
+}
+
+static void
+end_fetch_scan(CustomScanState *css)
+{
+	ExecClearTuple(css->ss.ss_ScanTupleSlot);
+	finish((FetchScanState *) css);
+}
+
+static void
+explain_fetch_scan(CustomScanState *css, List *ancestors, ExplainState *es)
+{
+	List	   *context = set_deparse_context_plan(es->deparse_cxt, css->ss.ps.plan, ancestors);
+
+	ExplainPropertyText("Function Call",
+						deparse_expression((Node *) ((FetchScanState *) css)->call, context,
+										   es->verbose, false), es);
+}
+
+void
+topics_fetch_scan_init(void)
+{
+	RegisterCustomScanMethods(&scan_methods);
+	previous_pathlist = set_rel_pathlist_hook;
+	set_rel_pathlist_hook = add_paths;
+}
