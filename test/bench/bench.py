@@ -78,7 +78,10 @@ class Bench:
 
 
 def make_ratio(values, contestant, against, target=None, metric=''):
-    ratios = [a / b if b else float('inf') for a, b in zip(values[contestant][metric], values[against][metric])]
+    pairs = list(zip(values[contestant][metric], values[against][metric]))
+    if not all(b > 0 for _, b in pairs):
+        raise Failure(f'{against} has done nothing that {contestant} could be compared with')
+    ratios = [a / b for a, b in pairs]
     median = statistics.median(ratios)
     met = None
     if target:
