@@ -83,8 +83,6 @@ typedef struct SeekMemory
 	BlockNumber block;
 } SeekMemory;
 
-#define MAX_SEEK_MEMORIES 1024
-
 /* A search is near enough to its target when so many blocks are left. */
 #define NEAR_BLOCKS 1.5
 static HTAB *seek_memories = NULL;
@@ -120,23 +118,10 @@ recall(Relation rel)
 void
 topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block)
 {
-	Oid			relid = RelationGetRelid(rel);
-	SeekMemory *memory;
+	bool		found;
+	SeekMemory *memory = topics_relation_memory_enter(&seek_memories, sizeof(SeekMemory),
+													  RelationGetRelid(rel), &found);
 
-	if (seek_memories && hash_get_num_entries(seek_memories) >= MAX_SEEK_MEMORIES)
-	{
-		hash_destroy(seek_memories);
-		seek_memories = NULL;
-	}
-	if (seek_memories == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(Oid);
-		ctl.entrysize = sizeof(SeekMemory);
-		seek_memories = hash_create("pg_topics seek memory", 64, &ctl, HASH_ELEM | HASH_BLOBS);
-	}
-	memory = hash_search(seek_memories, &relid, HASH_ENTER, NULL);
 	memory->locator = rel->rd_locator;
 	memory->offset = offset;
 	memory->block = block;

@@ -28,6 +28,7 @@
 #include "storage/lwlock.h"
 #include "storage/spin.h"
 #include "tcop/cmdtag.h"
+#include "utils/hsearch.h"
 #include "utils/queryenvironment.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -323,6 +324,9 @@ extern void topics_append_lock_at_abort(void);
 extern bool topics_extension_exists(void);
 extern void topics_extension_become_owner(Oid *save_userid, int *save_context);
 extern void topics_extension_check_version(void);
+
+/* relation_memory.c */
+extern void *topics_relation_memory_enter(HTAB **memory, Size entry_size, Oid relid, bool *found);
 
 /* log_start.c */
 extern bool topics_log_start_read(const TopicPartition *id, Snapshot snapshot,

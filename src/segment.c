@@ -136,7 +136,6 @@ typedef struct KnownBounds
 	uint32		changes;
 } KnownBounds;
 
-#define MAX_KNOWN_BOUNDS 1024
 static HTAB *known_bounds = NULL;
 
 /* ----------------------------------------------------------------
@@ -202,25 +201,10 @@ topics_segment_forget_bounds(Oid partition_relid)
 static bool
 is_news(Oid relid, uint32 changes)
 {
-	KnownBounds *known;
 	bool		found;
-	bool		news;
+	KnownBounds *known = topics_relation_memory_enter(&known_bounds, sizeof(KnownBounds), relid, &found);
+	bool		news = !found || known->changes != changes;
 
-	if (known_bounds && hash_get_num_entries(known_bounds) >= MAX_KNOWN_BOUNDS)
-	{
-		hash_destroy(known_bounds);
-		known_bounds = NULL;
-	}
-	if (known_bounds == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(Oid);
-		ctl.entrysize = sizeof(KnownBounds);
-		known_bounds = hash_create("pg_topics known bounds", 64, &ctl, HASH_ELEM | HASH_BLOBS);
-	}
-	known = hash_search(known_bounds, &relid, HASH_ENTER, &found);
-	news = !found || known->changes != changes;
 	known->changes = changes;
 	return news;
 }
