@@ -14,7 +14,9 @@ import sys
 import time
 
 import checks
+import checks_keeping  # its checks are among those of "checks" then
 import faults
+import profiles
 import psycopg2
 import workload
 from history import History, load, operations
@@ -37,6 +39,15 @@ class Observer(workload.Rereader):
                     answer["ranges"] = [[topic, sent_to, offset, 1]]
                 if self.connect():
                     self.perform("produce", body, records=[[topic, partition, id, True]], probe=True)
+        for partition in range(self.context.partitions[workload.STATE]):
+            key, id = f"k{partition}", f"probe.{partition}"
+
+            def body_of_state(answer):
+                (_, offset), = self.committing("CALL topics.send(%s, %s, %s, partition => %s)",
+                                               workload.STATE, workload.payload(id), key, partition)
+                answer["ranges"] = [[workload.STATE, partition, offset, 1]]
+            if self.connect():
+                self.perform("state_produce", body_of_state, records=[[partition, key, id]], probe=True)
         if self.connect():
             self.query("SET statement_timeout = 0")
 
@@ -169,7 +180,7 @@ class Round:
         return self._report(events, nemesis, time.monotonic() - started)
 
     def _load(self, server, context):
-        self.clients = workload.clients(context, self.options.profile)
+        self.clients = profiles.clients(context, self.options.profile)
         nemesis = faults.Faults(context, self.kinds, self.options.pause)
         for client in self.clients:
             client.start()
@@ -314,7 +325,7 @@ def parse_arguments(arguments):
                         help="the load goes on until there were so many, but not longer than 10 times --seconds")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--hours", type=float, help="rounds for so long, instead of --rounds")
-    parser.add_argument("--profile", default="all", choices=sorted(workload.PROFILES))
+    parser.add_argument("--profile", default="all", choices=sorted(profiles.PROFILES))
     parser.add_argument("--faults", default="each",
                         help="kinds, by commas, all together in each round; or all, none; or each: one kind"
                         f" after the other, and all. Kinds: {', '.join(faults.KINDS)}")

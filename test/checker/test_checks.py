@@ -13,6 +13,7 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import checks
+import checks_keeping  # its checks are among those of "checks" then
 import faults
 import history
 import workload

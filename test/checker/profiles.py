@@ -1,0 +1,70 @@
+"""Who takes part in a round: the clients of each profile."""
+
+from keeping import Keeper, KeptReader, StateProducer, StateReader
+from workload import (KEPT, STATE, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
+                      SimpleConsumer, Snapshotter, Waiter, Worker)
+
+
+def readers(count, **options):
+    return [(Reader, 1, {"partition": partition, **options}) for partition in range(count)]
+
+
+def keepers(count, think):
+    """Those who work with topics that records leave."""
+    return [(Producer, count, {"topics": KEPT, "think": think, "side": 0, "sleep": 0, "several": 0.3,
+                               "kinds": {"single": 20, "send": 10, "batch": 40, "transaction": 30}}),
+            (Keeper, count, {"think": 6 * think}), (KeptReader, count, {"think": 2 * think}),
+            (StateProducer, count, {"think": think}), (StateReader, count, {"think": 3 * think})]
+
+
+# name: lists of (class, number of clients, options)
+PROFILES = {
+    # everything, with pauses: about half a processor
+    "all": [(Producer, 6, {}), (Copier, 2, {}), *readers(3), (Seeker, 1, {"think": 0.3}),
+            (Rereader, 1, {}), (Snapshotter, 2, {}), (Admin, 1, {}), (Worker, 3, {}),
+            *[(SimpleConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
+            (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {}), *keepers(1, 0.08)],
+    # topics that records leave, by policy, by hand and by compaction
+    "keeping": keepers(2, 0.02),
+    # the rest is for mutants: much of what shows them
+    # snapshots that are used when what came after them has been compacted
+    "snapshots": [(StateProducer, 2, {"think": 0.02}), (Keeper, 1, {"works": {"roll": 1}, "rolled": (STATE,), "think": 0.1}),
+                  (StateReader, 3, {"works": {"look": 1}, "wait": 1.5, "wait_again": 0})],
+    # many commits that meet each other
+    "commits": [(Producer, 8, {"think": 0.002, "notify": 0.5, "several": 0.8, "sleep": 0, "topics": ("main",),
+                               "only_partitions": (0, 1)}),
+                *readers(2), (Snapshotter, 1, {})],
+    # producers and nobody who would flush for them
+    "producers": [(Producer, 6, {"think": 0.01, "sleep": 0, "side": 0})],
+    # commits that fail after they have appended; VACUUM behind them; random reads
+    "giants": [(Producer, 2, {"kinds": {"giant": 60, "single": 40}, "think": 0.02, "topics": ("main",),
+                              "giant_records": 1500, "cancel_after": (1, 9)}),
+               (Producer, 2, {"think": 0.02, "topics": ("main",), "side": 0}),
+               *readers(3), (Seeker, 2, {"think": 0.02}),
+               (Admin, 1, {"think": 0.1, "works": {"vacuum": 1}})],
+    # who waits for records that come now and then
+    "waiters": [(Producer, 2, {"think": 0.4, "side": 0, "topics": ("main",)}), (Waiter, 2, {})],
+    # members of a group close to each other
+    "consumers": [(Producer, 3, {"think": 0.01, "sleep": 0, "side": 0, "topics": ("main",)}),
+                  (Worker, 6, {"think": 0.002, "notify": 0.5, "sleep": 0.3, "limit": 10}),
+                  (SimpleConsumer, 1, {"think": 0.02}), (Resetter, 1, {}), (OffsetReader, 1, {"think": 0.05}),
+                  (Waiter, 2, {})],
+    # few rows per page of the tail die, and VACUUM is there at once
+    "tails": [(Producer, 2, {"kinds": {"giant": 30, "single": 70}, "think": 0.01, "topics": ("main",),
+                             "giant_records": 150, "cancel_after": (0.5, 2.5)}),
+              (Producer, 2, {"think": 0.02, "topics": ("main",), "side": 0}),
+              *readers(3, hows={"scan": 1, "fetch": 1}), (Admin, 2, {"think": 0.01, "works": {"vacuum_tail": 1}})],
+    # readers close behind producers
+    "readers": [(Producer, 4, {"think": 0.01, "sleep": 0, "side": 0, "topics": ("main",)}),
+                *readers(3, think=0.002, ask_ends=1.0, hows={"fetch": 1}), (Snapshotter, 2, {"think": 0.05})],
+}
+
+
+def clients(context, profile):
+    """The clients of a profile, numbered by kind; not started."""
+    result, numbers = [], {}
+    for kind, count, options in PROFILES[profile]:
+        for _ in range(count):
+            number = numbers[kind] = numbers.get(kind, 0) + 1
+            result.append(kind(context, f"{kind.__name__.lower()}-{number}", **options))
+    return result
