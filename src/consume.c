@@ -106,7 +106,7 @@ look_at_group(const Consumer *consumer, int32 partition, Place *place)
 
 	place->position = NO_OFFSET;
 	place->served = 0;
-	if (topics_consumer_offset_peek(consumer->group_id, consumer->topic_id, partition, &entry))
+	if (topics_offset_table_peek(consumer->group_id, consumer->topic_id, partition, &entry))
 	{
 		place->position = pg_atomic_read_u64(&entry.committed);
 		if (place->position == NO_OFFSET)
@@ -199,7 +199,7 @@ subscribe(Consumer *consumer, OffsetReset reset)
 	const int64 *starts = NULL;
 
 	if (reset == RESET_LATEST &&
-		!topics_consumer_offset_peek(consumer->group_id, consumer->topic_id, NO_PARTITION, &entry))
+		!topics_offset_table_peek(consumer->group_id, consumer->topic_id, NO_PARTITION, &entry))
 		starts = log_ends(consumer->topic);
 	consumer->subscription = topics_consumer_offset_use(consumer->group_id, consumer->topic_id,
 														NO_PARTITION, &facts, starts);
@@ -263,6 +263,17 @@ report_out_of_range(const Consumer *consumer, int32 partition, const Place *plac
 }
 
 /*
+ * Move the group on where nothing was read; who reads has a lock already.  The
+ * table stays locked, lest the topic be gone at the commit.
+ */
+static void
+move_without_reading(const Consumer *consumer, LocalOffset *local, int64 offset)
+{
+	table_close(topics_fetch_open_partition(consumer->topic, local->shared->key.partition), NoLock);
+	topics_consumer_offset_change(local, offset, NULL);
+}
+
+/*
  * The group's place is behind the log start: go where auto_offset_reset says,
  * and say so.  Who never was anywhere begins at the log start.
  */
@@ -288,7 +299,7 @@ skip_removed(const Consumer *consumer, LocalOffset *local, Place *place)
 	if (consumer->reset == RESET_LATEST)
 	{
 		place->position = place->log_end;
-		topics_consumer_offset_change(local, place->log_end, NULL);
+		move_without_reading(consumer, local, place->log_end);
 	}
 	else
 		place->position = place->log_start;
@@ -404,7 +415,7 @@ read_claimed(const Consumer *consumer, LocalOffset *local, int64 from,
 	(void) topics_fetch_records(&request, snapshot, result, &next);
 	UnregisterSnapshot(snapshot);
 	if (next == from && is_fresh && end != UNKNOWN_OFFSET)
-		topics_consumer_offset_change(local, Max(end, from), NULL);
+		move_without_reading(consumer, local, Max(end, from));
 	else if (next > from)
 		topics_consumer_offset_change(local, next, NULL);
 	return next > from;
@@ -491,7 +502,7 @@ topics_wait(PG_FUNCTION_ARGS)
 	look_up_topic(&consumer);
 	topics_offset_log_prepare(false);
 	topics_group_require_owner(consumer.group_id, true);
-	if (topics_consumer_offset_peek(consumer.group_id, consumer.topic_id, NO_PARTITION, &entry))
+	if (topics_offset_table_peek(consumer.group_id, consumer.topic_id, NO_PARTITION, &entry))
 		consumer.reset = entry.facts.reset;
 
 	topics_wakeup_release_snapshots(fcinfo, "topics.wait()");

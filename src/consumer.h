@@ -9,6 +9,8 @@
 #ifndef PG_TOPICS_CONSUMER_H
 #define PG_TOPICS_CONSUMER_H
 
+#include "storage/lock.h"
+
 #include "pg_topics.h"
 
 /* The internal topic; Kafka's name. */
@@ -55,7 +57,7 @@ typedef struct GroupOffsetFacts
 	int32		partitions;		/* of a subscription: as many there were */
 } GroupOffsetFacts;
 
-/* An entry in shared memory; consumer_offset.c says who may touch what. */
+/* An entry in shared memory; offset_table.c says who may touch what. */
 typedef struct GroupOffset
 {
 	GroupOffsetKey key;			/* hash key: must be first */
@@ -82,8 +84,8 @@ typedef struct OffsetChange
 	bool		deleted;
 	int64		offset;
 	const char *metadata;		/* or NULL */
-	TimestampTz rewrite_of;		/* written anew as it is: when it was
-								 * committed, else 0 */
+	TimestampTz rewrite_of;		/* a group's record is written anew: when it
+								 * was committed, else 0 */
 } OffsetChange;
 
 /* An entry that the transaction has to do with; pinned until its end. */
@@ -100,43 +102,57 @@ typedef struct LocalOffset
 	TimestampTz commit_time;
 } LocalOffset;
 
+static inline bool
+is_committed(const GroupOffset *entry)
+{
+	return (int64) pg_atomic_read_u64((pg_atomic_uint64 *) &entry->committed) != NO_OFFSET;
+}
+
+/* offset_table.c */
+extern void topics_offset_table_shmem_request(void);
+extern void topics_offset_table_shmem_startup(void);
+extern GroupOffsetKey topics_offset_table_key(const char *group_id, int64 topic_id, int32 partition);
+extern LOCKTAG topics_offset_table_lock_tag(const GroupOffsetKey *key);
+extern GroupOffset *topics_offset_table_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
+											const int64 *starts, uint32 *pins);
+extern void topics_offset_table_unpin(GroupOffset *entry);
+extern void topics_offset_table_share(void);
+extern void topics_offset_table_release(void);
+extern bool topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition,
+									 GroupOffset *copy);
+extern GroupOffset *topics_offset_table_list(const char *group_id, int64 topic_id, int *count);
+extern void topics_offset_table_forget_topic(int64 topic_id);
+extern void topics_offset_table_forget_database(Oid database);
+extern void topics_offset_table_report_full(void) pg_attribute_noreturn();
+extern bool topics_offset_table_begin_load(void);
+extern void topics_offset_table_end_load(int64 offsets_topic_id);
+extern void topics_offset_table_load(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
+									 int64 offset, TimestampTz commit_time,
+									 int64 record_offset, bool has_metadata);
+extern void topics_offset_table_load_start(const GroupOffsetKey *key, int64 start);
+extern void topics_offset_table_log_changed(int64 topic_id);
+
 /* consumer_offset.c */
-extern void topics_consumer_offset_shmem_request(void);
-extern void topics_consumer_offset_shmem_startup(void);
 extern LocalOffset *topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition,
 											   const GroupOffsetFacts *facts, const int64 *starts);
 extern LocalOffset *topics_consumer_offset_find_local(const char *group_id, int64 topic_id,
 													  int32 partition);
-extern bool topics_consumer_offset_peek(const char *group_id, int64 topic_id, int32 partition,
-										GroupOffset *copy);
 extern bool topics_consumer_offset_exists(const LocalOffset *local);
 extern int64 topics_consumer_offset_position(const LocalOffset *local);
 extern void topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata);
 extern void topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state);
+extern void topics_consumer_offset_delete_topic(int64 topic_id);
 extern bool topics_consumer_offset_is_deleted(const LocalOffset *local);
 extern bool topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bool wait);
 extern void topics_consumer_offset_unclaim(LocalOffset *local);
-extern bool topics_consumer_offset_rewrite(const GroupOffset *entry, PartitionState *topic_state,
-										   const char *metadata);
+extern bool topics_consumer_offset_rewrite_group(const char *group_id);
 extern void topics_consumer_offset_lock_group(const char *group_id, bool exclusive);
-extern GroupOffset *topics_consumer_offset_list(const char *group_id, int *count);
 extern bool topics_consumer_offset_is_pending(void);
 extern void topics_consumer_offset_pre_commit(void);
 extern void topics_consumer_offset_publish(void);
 extern void topics_consumer_offset_subcommit(SubTransactionId subxid, SubTransactionId parent);
 extern void topics_consumer_offset_subabort(SubTransactionId subxid);
 extern void topics_consumer_offset_after_locks(bool is_commit, bool is_top_level);
-extern void topics_consumer_offset_forget_topic(int64 topic_id);
-extern void topics_consumer_offset_forget_database(Oid database);
-
-/* loading: consumer_offset.c keeps the state, offset_log.c reads the log */
-extern bool topics_consumer_offset_begin_load(void);
-extern void topics_consumer_offset_end_load(int64 offsets_topic_id);
-extern void topics_consumer_offset_load(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
-										int64 offset, TimestampTz commit_time,
-										int64 record_offset, bool has_metadata);
-extern void topics_consumer_offset_load_start(const GroupOffsetKey *key, int64 start);
-extern void topics_consumer_offset_log_changed(int64 topic_id);
 
 /* group.c */
 extern char *topics_group_argument(FunctionCallInfo fcinfo, int argument);
@@ -149,6 +165,6 @@ extern Topic *topics_offset_log_topic(void);
 extern int32 topics_offset_log_partition(Topic *offsets_topic, const char *group_id);
 extern void topics_offset_log_add(Topic *offsets_topic, LocalOffset *local);
 extern char *topics_offset_log_metadata(const GroupOffset *entry);
-extern void topics_offset_log_tidy(MemoryContext parent, NextTransaction next_transaction);
+extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction);
 
 #endif							/* PG_TOPICS_CONSUMER_H */

@@ -1,17 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * consumer_offset.c
- *		Committed offsets of consumer groups: in shared memory, and in the
- *		transaction that is going to change them.
+ *		What a transaction does to committed offsets: its claims, its changes,
+ *		and what becomes of them at its end.
  *
  * As in Kafka, a commit is a record of the internal topic __consumer_offsets
- * (offset_log.c), and what is current is kept in memory: here, a hash table
- * of entries, as many as pg_topics.max_group_offsets.  A row of a table
- * instead would be updated at every commit, and a snapshot held open
- * somewhere would keep all its versions.
+ * (offset_log.c), and what is current is kept in memory (offset_table.c).  A
+ * row of a table instead would be updated at every commit, and a snapshot held
+ * open somewhere would keep all its versions.
  *
- * A transaction that has to do with an entry pins it, notes what it will
- * change (OffsetChange, a stack per entry so that ROLLBACK TO can take
+ * A transaction that has to do with an entry of the table pins it, notes what
+ * it will change (OffsetChange, a stack per entry so that ROLLBACK TO can take
  * changes back), and does the following when it commits (transaction.c):
  *
  *	1. pre_commit: give a record per change to the transaction's buffer, so
@@ -31,26 +30,15 @@
  * with the change.  Everybody who uses a group holds its group lock shared;
  * topics.delete_group() has it exclusively.
  *
+ * DROPPED TOPICS.  Who drops a topic writes tombstones for all entries of the
+ * topic, in the same transaction.  No claim is needed: whoever has a change of
+ * such an entry to commit keeps a lock on the topic's tables, for which the
+ * DROP has waited, and nobody gets one any more.  A group that is deleted at
+ * the same time only gets more tombstones.
+ *
  * SNAPSHOTS.  A committed offset is not MVCC.  In REPEATABLE READ it can come
  * from a transaction whose other writes the snapshot does not show; so the
  * last committer's xid is kept, and such a claim fails with 40001.
- *
- * UNCOMMITTED ENTRIES.  The first transactions that use a group find no
- * entry and make one, with committed = NO_OFFSET.  Its facts (owner, where
- * to begin) hold for all who come while it is there, and whoever commits
- * first writes its record.  When the last pin goes and nobody has committed,
- * the entry goes too.  So nobody waits for a group's first transaction.
- *
- * LOCKING
- *
- *	table lock	(LWLock) exclusive: add and remove entries, load.  Shared: find
- *		and pin an entry, walk, publish.  A pinned entry stays where it is.
- *	claim	(heavyweight) the right to change "committed" and what belongs to
- *		it; these are atomics, which anybody may read.
- *	pins, served, claimed_by: atomics.  has_metadata, facts: table lock.
- *
- * The table lock comes after the append locks (publish holds them); under it
- * nothing else is acquired.
  *
  *-------------------------------------------------------------------------
  */
@@ -58,13 +46,9 @@
 
 #include "access/transam.h"
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -74,435 +58,10 @@
 #include "consumer.h"
 #include "pg_topics.h"
 
-#define LOCK_MAGIC 0x7470		/* tells our locks of this kind from others' */
-#define LOADED_TOPIC INT64CONST(-1) /* key of the entry that says "loaded" */
 #define RECENT_XIDS (UINT64CONST(1) << 30)
-
-static HTAB *table = NULL;
-static LWLock *table_lock = NULL;
 
 static List *locals = NIL;		/* of LocalOffset, in TopTransactionContext */
 static int64 offsets_topic_id;	/* where this commit's records go */
-
-/* ----------------------------------------------------------------
- *		Shared memory
- * ----------------------------------------------------------------
- */
-
-void
-topics_consumer_offset_shmem_request(void)
-{
-	RequestAddinShmemSpace(hash_estimate_size(pg_topics_max_group_offsets, sizeof(GroupOffset)));
-	RequestNamedLWLockTranche("pg_topics_consumer_offsets", 1);
-}
-
-void
-topics_consumer_offset_shmem_startup(void)
-{
-	HASHCTL		ctl = {0};
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	table_lock = &GetNamedLWLockTranche("pg_topics_consumer_offsets")[0].lock;
-	ctl.keysize = sizeof(GroupOffsetKey);
-	ctl.entrysize = sizeof(GroupOffset);
-	table = topics_shmem_init_hash("pg_topics consumer offsets", pg_topics_max_group_offsets,
-								   &ctl, HASH_ELEM | HASH_BLOBS);
-	LWLockRelease(AddinShmemInitLock);
-}
-
-static GroupOffsetKey
-make_key(const char *group_id, int64 topic_id, int32 partition)
-{
-	GroupOffsetKey key;
-
-	Assert(strlen(group_id) < NAMEDATALEN);
-	memset(&key, 0, sizeof(key));
-	key.database = MyDatabaseId;
-	key.topic_id = topic_id;
-	key.partition = partition;
-	strlcpy(key.group_id, group_id, NAMEDATALEN);
-	return key;
-}
-
-static bool
-is_committed(GroupOffset *entry)
-{
-	return (int64) pg_atomic_read_u64(&entry->committed) != NO_OFFSET;
-}
-
-/*
- * Find or make an entry.  NULL if there is no room.  The caller holds the
- * table lock exclusively.
- */
-static GroupOffset *
-find_or_make(const GroupOffsetKey *key, const GroupOffsetFacts *facts, bool *made)
-{
-	GroupOffset *entry;
-	bool		found = false;
-
-	Assert(LWLockHeldByMeInMode(table_lock, LW_EXCLUSIVE));
-	*made = false;
-	entry = hash_search(table, key, HASH_FIND, NULL);
-	if (entry)
-		return entry;
-	if (hash_get_num_entries(table) < pg_topics_max_group_offsets)
-		entry = hash_search(table, key, HASH_ENTER_NULL, &found);
-	if (entry == NULL)
-		return NULL;
-
-	*made = true;
-	memset((char *) entry + sizeof(GroupOffsetKey), 0, sizeof(GroupOffset) - sizeof(GroupOffsetKey));
-	if (facts)
-		entry->facts = *facts;
-	pg_atomic_init_u64(&entry->committed, NO_OFFSET);
-	pg_atomic_init_u64(&entry->start, NO_OFFSET);
-	pg_atomic_init_u64(&entry->commit_xid, 0);
-	pg_atomic_init_u64(&entry->commit_time, 0);
-	pg_atomic_init_u64(&entry->record_offset, 0);
-	pg_atomic_init_u64(&entry->served, 0);
-	pg_atomic_init_u32(&entry->claimed_by, 0);
-	pg_atomic_init_u32(&entry->pins, 0);
-	return entry;
-}
-
-static void
-report_full(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("too many committed offsets of consumer groups"),
-			 errdetail("All %d places for them in shared memory are taken; each group takes one, and one more per topic and per partition.",
-					   pg_topics_max_group_offsets),
-			 errhint("Increase pg_topics.max_group_offsets and restart the server, or delete groups with topics.delete_group().")));
-}
-
-/* Places where a group begins go with the subscription that they belong to. */
-static void
-forget_starts(const GroupOffset *subscription)
-{
-	GroupOffsetKey key = subscription->key;
-
-	Assert(LWLockHeldByMeInMode(table_lock, LW_EXCLUSIVE));
-	for (key.partition = 0; key.partition < subscription->facts.partitions; key.partition++)
-	{
-		GroupOffset *entry = hash_search(table, &key, HASH_FIND, NULL);
-
-		if (entry == NULL)
-			continue;
-		pg_atomic_write_u64(&entry->start, NO_OFFSET);
-		if (!is_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
-			hash_search(table, &key, HASH_REMOVE, NULL);
-	}
-}
-
-/*
- * Is an entry of a partition kept though nothing is committed there?  With it
- * would go when the partition was served last, and one whose records make
- * every transaction fail would always be the next one.
- */
-static bool
-is_remembered(GroupOffset *entry)
-{
-	GroupOffsetKey key = entry->key;
-	GroupOffset *subscription;
-
-	if (key.partition == NO_PARTITION)
-		return false;
-	if ((int64) pg_atomic_read_u64(&entry->start) != NO_OFFSET)
-		return true;
-	key.partition = NO_PARTITION;
-	subscription = hash_search(table, &key, HASH_FIND, NULL);
-	return subscription && is_committed(subscription) && pg_atomic_read_u64(&entry->served) != 0;
-}
-
-/* Remove an entry that nobody needs: not committed, nor pinned. */
-static void
-remove_if_unused(const GroupOffsetKey *key)
-{
-	GroupOffset *entry;
-
-	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = hash_search(table, key, HASH_FIND, NULL);
-	if (entry && !is_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
-	{
-		bool		is_subscription = key->topic_id != NO_TOPIC && key->partition == NO_PARTITION;
-
-		if (is_subscription && entry->facts.reset == RESET_LATEST)
-			forget_starts(entry);
-		if (!is_remembered(entry))
-			hash_search(table, key, HASH_REMOVE, NULL);
-	}
-	LWLockRelease(table_lock);
-}
-
-/* A copy of an entry as it is now; false if there is none. */
-bool
-topics_consumer_offset_peek(const char *group_id, int64 topic_id, int32 partition, GroupOffset *copy)
-{
-	GroupOffsetKey key = make_key(group_id, topic_id, partition);
-	GroupOffset *entry;
-
-	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(table, &key, HASH_FIND, NULL);
-	if (entry)
-		*copy = *entry;
-	LWLockRelease(table_lock);
-	return entry != NULL;
-}
-
-/*
- * Copy the entries of a group, in any state, or with NULL those of this
- * database's groups that are committed or claimed, into "result", which has
- * room for so many.  -1 if there are more.
- */
-static int
-copy_entries(const char *group_id, GroupOffset *result, int64 room)
-{
-	HASH_SEQ_STATUS seq;
-	GroupOffset *entry;
-	int			count = 0;
-
-	LWLockAcquire(table_lock, LW_SHARED);
-	hash_seq_init(&seq, table);
-	while ((entry = hash_seq_search(&seq)) != NULL)
-	{
-		if (entry->key.database != MyDatabaseId || entry->key.topic_id == LOADED_TOPIC)
-			continue;
-		if (group_id ? strcmp(entry->key.group_id, group_id) != 0 :
-			!is_committed(entry) && pg_atomic_read_u32(&entry->claimed_by) == 0)
-			continue;
-		if (count >= room)
-		{
-			hash_seq_term(&seq);
-			count = -1;
-			break;
-		}
-		result[count++] = *entry;
-	}
-	LWLockRelease(table_lock);
-	return count;
-}
-
-/*
- * Copies of the entries of a group, in any state, or with NULL of those of
- * this database's groups that are committed or claimed; palloc'd.  None that
- * was committed before the call is missing: the log is tidied up to the
- * oldest of them (offset_log.c).  Memory is not allocated under the lock, so
- * entries may be added before they are copied; they come in any order, so if
- * there are too many it is done anew.
- */
-GroupOffset *
-topics_consumer_offset_list(const char *group_id, int *count)
-{
-	for (;;)
-	{
-		GroupOffset *result;
-		int64		room;
-
-		LWLockAcquire(table_lock, LW_SHARED);
-		room = hash_get_num_entries(table);
-		LWLockRelease(table_lock);
-		TEST_POINT("offsets-counted");
-
-		result = MemoryContextAllocHuge(CurrentMemoryContext, Max(room, 1) * sizeof(GroupOffset));
-		*count = copy_entries(group_id, result, room);
-		if (*count >= 0)
-			return result;
-		pfree(result);
-	}
-}
-
-/* Remove all entries that a test picks, but for those that are pinned. */
-static void
-remove_entries(Oid database, int64 topic_id)
-{
-	HASH_SEQ_STATUS seq;
-	GroupOffset *entry;
-
-	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	hash_seq_init(&seq, table);
-	while ((entry = hash_seq_search(&seq)) != NULL)
-	{
-		if (entry->key.database != database ||
-			(topic_id != NO_TOPIC && entry->key.topic_id != topic_id))
-			continue;
-		pg_atomic_write_u64(&entry->committed, NO_OFFSET);
-		pg_atomic_write_u64(&entry->start, NO_OFFSET);
-		if (pg_atomic_read_u32(&entry->pins) == 0)
-			hash_search(table, &entry->key, HASH_REMOVE, NULL);
-	}
-	LWLockRelease(table_lock);
-}
-
-/* A topic is no more: its id is never used again. */
-void
-topics_consumer_offset_forget_topic(int64 topic_id)
-{
-	remove_entries(MyDatabaseId, topic_id);
-}
-
-void
-topics_consumer_offset_forget_database(Oid database)
-{
-	remove_entries(database, NO_TOPIC);
-}
-
-/* ----------------------------------------------------------------
- *		Loading: offset_log.c reads the log
- * ----------------------------------------------------------------
- */
-
-static LOCKTAG
-lock_tag(const GroupOffsetKey *key)
-{
-	uint64		hash = hash_bytes_extended((const unsigned char *) key, sizeof(*key), 0);
-	LOCKTAG		tag;
-
-	/* two keys of one hash would be one claim: harmless */
-	tag.locktag_field1 = key->database;
-	tag.locktag_field2 = (uint32) (hash >> 32);
-	tag.locktag_field3 = (uint32) hash;
-	tag.locktag_field4 = LOCK_MAGIC;
-	tag.locktag_type = LOCKTAG_USERLOCK;
-	tag.locktag_lockmethodid = DEFAULT_LOCKMETHOD;
-	return tag;
-}
-
-static GroupOffsetKey
-loaded_key(void)
-{
-	return make_key("", LOADED_TOPIC, NO_PARTITION);
-}
-
-static bool
-is_loaded(void)
-{
-	GroupOffsetKey key = loaded_key();
-	GroupOffset *entry;
-	bool		loaded;
-
-	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(table, &key, HASH_FIND, NULL);
-	loaded = entry && is_committed(entry);
-	LWLockRelease(table_lock);
-	return loaded;
-}
-
-/*
- * Is the log still to be read?  If so the caller is the one to do it, then
- * calls end_load; others wait here.
- */
-bool
-topics_consumer_offset_begin_load(void)
-{
-	GroupOffsetKey key = loaded_key();
-	LOCKTAG		tag = lock_tag(&key);
-
-	if (is_loaded())
-		return false;
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	if (!is_loaded())
-		return true;
-	LockRelease(&tag, ExclusiveLock, false);
-	return false;
-}
-
-/*
- * The log is read.  With offsets_topic_id 0 there was none.  -1: what was
- * read is good for now, but has to be read again (on a standby).
- */
-void
-topics_consumer_offset_end_load(int64 offsets_topic_id)
-{
-	GroupOffsetKey key = loaded_key();
-	LOCKTAG		tag = lock_tag(&key);
-	GroupOffset *entry = NULL;
-	bool		made;
-
-	if (offsets_topic_id >= 0)
-	{
-		LWLockAcquire(table_lock, LW_EXCLUSIVE);
-		entry = find_or_make(&key, NULL, &made);
-		if (entry)
-		{
-			pg_atomic_write_u64(&entry->start, offsets_topic_id);
-			pg_atomic_write_u64(&entry->committed, 1);
-		}
-		LWLockRelease(table_lock);
-		if (entry == NULL)
-			report_full();
-	}
-	LockRelease(&tag, ExclusiveLock, false);
-}
-
-/*
- * One record of the log; offset NO_OFFSET is a tombstone.  An entry that is
- * newer already stays as it is.
- */
-void
-topics_consumer_offset_load(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
-							int64 offset, TimestampTz commit_time,
-							int64 record_offset, bool has_metadata)
-{
-	GroupOffset *entry;
-	bool		made;
-
-	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = find_or_make(key, facts, &made);
-	if (entry && (!is_committed(entry) ||
-				  record_offset > (int64) pg_atomic_read_u64(&entry->record_offset)))
-	{
-		if (facts)
-			entry->facts = *facts;
-		entry->has_metadata = has_metadata;
-		pg_atomic_write_u64(&entry->commit_time, commit_time);
-		pg_atomic_write_u64(&entry->record_offset, record_offset);
-		pg_atomic_write_u64(&entry->committed, offset);
-	}
-	LWLockRelease(table_lock);
-	if (entry == NULL)
-		report_full();
-	if (offset == NO_OFFSET)
-		remove_if_unused(key);
-}
-
-/* A place to begin, which a subscription's record has. */
-void
-topics_consumer_offset_load_start(const GroupOffsetKey *key, int64 start)
-{
-	GroupOffset *entry;
-	bool		made;
-
-	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = find_or_make(key, NULL, &made);
-	if (entry)
-		pg_atomic_write_u64(&entry->start, start);
-	LWLockRelease(table_lock);
-	if (entry == NULL)
-		report_full();
-}
-
-/*
- * After the commit of a writer other than us to a log table: if it was, or
- * may have been, the one of __consumer_offsets, it is to be read again.
- */
-void
-topics_consumer_offset_log_changed(int64 topic_id)
-{
-	GroupOffsetKey key = loaded_key();
-	GroupOffset *entry;
-
-	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(table, &key, HASH_FIND, NULL);
-	if (entry)
-	{
-		int64		offsets_topic_id = pg_atomic_read_u64(&entry->start);
-
-		if (offsets_topic_id == 0 || offsets_topic_id == topic_id)
-			pg_atomic_write_u64(&entry->committed, NO_OFFSET);
-	}
-	LWLockRelease(table_lock);
-}
 
 /* ----------------------------------------------------------------
  *		While the transaction runs
@@ -543,44 +102,6 @@ topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 pa
 }
 
 /*
- * Find or make an entry, and pin it.  A subscription that is made comes
- * together with the places where its partitions begin ("starts"): nobody
- * sees the one without the other.  NULL if there is no room.
- */
-static GroupOffset *
-make_and_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts, const int64 *starts)
-{
-	GroupOffset *entry;
-	bool		made;
-
-	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = find_or_make(key, facts, &made);
-	if (entry && made && starts)
-	{
-		GroupOffsetKey place = *key;
-
-		for (place.partition = 0; place.partition < facts->partitions; place.partition++)
-		{
-			bool		place_made;
-			GroupOffset *start = find_or_make(&place, NULL, &place_made);
-
-			if (start == NULL)
-			{
-				forget_starts(entry);
-				hash_search(table, key, HASH_REMOVE, NULL);
-				entry = NULL;
-				break;
-			}
-			pg_atomic_write_u64(&start->start, starts[place.partition]);
-		}
-	}
-	if (entry)
-		pg_atomic_fetch_add_u32(&entry->pins, 1);
-	LWLockRelease(table_lock);
-	return entry;
-}
-
-/*
  * Have to do with an entry, which is made if need be, with these facts, and
  * stays until the end of the transaction.
  */
@@ -588,34 +109,30 @@ LocalOffset *
 topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition,
 						   const GroupOffsetFacts *facts, const int64 *starts)
 {
-	GroupOffsetKey key = make_key(group_id, topic_id, partition);
+	GroupOffsetKey key = topics_offset_table_key(group_id, topic_id, partition);
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	LocalOffset *local = palloc0(sizeof(LocalOffset));
 	LocalOffset *known;
 	GroupOffset *entry;
+	uint32		pins = 0;
 
 	local->ordinal = -1;
 	locals = lappend(locals, local);
 	MemoryContextSwitchTo(old);
 
-	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(table, &key, HASH_FIND, NULL);
-	if (entry)
-		pg_atomic_fetch_add_u32(&entry->pins, 1);
-	LWLockRelease(table_lock);
-	if (entry == NULL)
-		entry = make_and_pin(&key, facts, starts);
+	entry = topics_offset_table_pin(&key, facts, starts, &pins);
 	if (entry == NULL)
 	{
 		locals = list_delete_last(locals);
-		report_full();
+		topics_offset_table_report_full();
 	}
 
-	known = local_of(entry);
+	/* it had no pin: so none of ours */
+	known = pins > 0 ? local_of(entry) : NULL;
 	if (known)
 	{
 		locals = list_delete_last(locals);
-		pg_atomic_fetch_sub_u32(&entry->pins, 1);
+		topics_offset_table_unpin(entry);
 		pfree(local);
 		return known;
 	}
@@ -737,7 +254,7 @@ lock(const LOCKTAG *tag, LOCKMODE mode, bool wait)
 bool
 topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bool wait)
 {
-	LOCKTAG		tag = lock_tag(&local->shared->key);
+	LOCKTAG		tag = topics_offset_table_lock_tag(&local->shared->key);
 
 	if (local->claimed == InvalidSubTransactionId)
 	{
@@ -776,7 +293,7 @@ release_claim(LocalOffset *local)
 void
 topics_consumer_offset_unclaim(LocalOffset *local)
 {
-	LOCKTAG		tag = lock_tag(&local->shared->key);
+	LOCKTAG		tag = topics_offset_table_lock_tag(&local->shared->key);
 	ResourceOwner old = CurrentResourceOwner;
 
 	Assert(local->claimed == GetCurrentSubTransactionId());
@@ -788,44 +305,55 @@ topics_consumer_offset_unclaim(LocalOffset *local)
 }
 
 /*
- * Write an entry's record anew, as it is, when the transaction commits.  False,
- * if somebody else is about to change it, or has: then there is no need.
+ * Write a group's record anew, which says whose the group is, when the
+ * transaction commits.  False if somebody is about to delete the group: then
+ * there is no need.
  */
 bool
-topics_consumer_offset_rewrite(const GroupOffset *entry, PartitionState *topic_state,
-							   const char *metadata)
+topics_consumer_offset_rewrite_group(const char *group_id)
 {
-	GroupOffsetKey key = make_key(entry->key.group_id, NO_TOPIC, NO_PARTITION);
-	LOCKTAG		group_tag = lock_tag(&key);
+	GroupOffsetKey key = topics_offset_table_key(group_id, NO_TOPIC, NO_PARTITION);
+	LOCKTAG		tag = topics_offset_table_lock_tag(&key);
+	GroupOffset entry;
 	LocalOffset *local;
 	OffsetChange *change;
 
-	/* keep deleters of the group away */
-	if (LockAcquire(&group_tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	/* who has the lock keeps deleters away: what is there stays */
+	if (LockAcquire(&tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL ||
+		!topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry) ||
+		!is_committed(&entry))
 		return false;
-	local = topics_consumer_offset_use(entry->key.group_id, entry->key.topic_id,
-									   entry->key.partition, NULL, NULL);
-	if (entry->key.partition != NO_PARTITION &&
-		!topics_consumer_offset_claim(local, topic_state, false))
-		return false;
-	if (!is_committed(local->shared) ||
-		pg_atomic_read_u64(&local->shared->record_offset) !=
-		pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset))
-		return false;
+	local = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, NULL, NULL);
 	change = new_change(local);
 	change->offset = pg_atomic_read_u64(&local->shared->committed);
 	change->rewrite_of = (TimestampTz) pg_atomic_read_u64(&local->shared->commit_time);
-	if (metadata)
-		change->metadata = MemoryContextStrdup(TopTransactionContext, metadata);
 	return true;
+}
+
+/* A topic is dropped: what is committed in it will be no more. */
+void
+topics_consumer_offset_delete_topic(int64 topic_id)
+{
+	int			count;
+	GroupOffset *entries = topics_offset_table_list(NULL, topic_id, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		const GroupOffsetKey *key = &entries[i].key;
+
+		CHECK_FOR_INTERRUPTS();
+		topics_consumer_offset_delete(topics_consumer_offset_use(key->group_id, topic_id,
+																 key->partition, NULL, NULL), NULL);
+	}
+	pfree(entries);
 }
 
 /* Use a group, or exclude everybody else from it, until the transaction ends. */
 void
 topics_consumer_offset_lock_group(const char *group_id, bool exclusive)
 {
-	GroupOffsetKey key = make_key(group_id, NO_TOPIC, NO_PARTITION);
-	LOCKTAG		tag = lock_tag(&key);
+	GroupOffsetKey key = topics_offset_table_key(group_id, NO_TOPIC, NO_PARTITION);
+	LOCKTAG		tag = topics_offset_table_lock_tag(&key);
 
 	(void) lock(&tag, exclusive ? ExclusiveLock : ShareLock, true);
 }
@@ -924,7 +452,7 @@ topics_consumer_offset_publish(void)
 
 	if (locals == NIL)
 		return;
-	LWLockAcquire(table_lock, LW_SHARED);
+	topics_offset_table_share();
 	foreach(lc, locals)
 	{
 		LocalOffset *local = lfirst(lc);
@@ -932,7 +460,7 @@ topics_consumer_offset_publish(void)
 		if (local->ordinal >= 0)
 			publish_entry(local, xid);
 	}
-	LWLockRelease(table_lock);
+	topics_offset_table_release();
 }
 
 /* A subtransaction's changes and claims become its parent's. */
@@ -976,21 +504,6 @@ topics_consumer_offset_subabort(SubTransactionId subxid)
 	}
 }
 
-static void
-unpin(GroupOffset *entry)
-{
-	GroupOffsetKey key = entry->key;
-
-	/*
-	 * Without a pin the entry may be removed, and its memory be another one's,
-	 * while we look at it: the look only tells whether to look again, by key
-	 * and with the lock.  Not before the pin is gone: a group may be deleted
-	 * in between.
-	 */
-	if (pg_atomic_sub_fetch_u32(&entry->pins, 1) == 0 && !is_committed(entry))
-		remove_if_unused(&key);
-}
-
 /*
  * Locks were released, by commit or abort of the transaction, or by abort of
  * a subtransaction.  Raises nothing.
@@ -1011,7 +524,7 @@ topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
 		else if (is_top_level && local->wake && local->topic_state)
 			topics_wakeup_topic(local->topic_state);
 		if (is_top_level)
-			unpin(local->shared);
+			topics_offset_table_unpin(local->shared);
 	}
 	if (is_top_level)
 		locals = NIL;			/* the memory goes with the transaction */

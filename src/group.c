@@ -99,7 +99,7 @@ void
 topics_group_require_owner(const char *group_id, bool missing_ok)
 {
 	GroupOffset entry;
-	bool		found = topics_consumer_offset_peek(group_id, NO_TOPIC, NO_PARTITION, &entry);
+	bool		found = topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry);
 
 	if (found)
 		require_use(group_id, entry.facts.owner);
@@ -419,7 +419,7 @@ topics_delete_group(PG_FUNCTION_ARGS)
 	topics_group_require_owner(group_id, false);
 
 	/* who has the lock is alone: no entry of the group comes or goes */
-	entries = topics_consumer_offset_list(group_id, &count);
+	entries = topics_offset_table_list(group_id, NO_TOPIC, &count);
 	for (int i = 0; i < count; i++)
 		delete_entry(&entries[i].key);
 	PG_RETURN_VOID();
@@ -463,7 +463,7 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 	topics_require_preload();
 	topics_offset_log_prepare(false);
 	InitMaterializedSRF(fcinfo, 0);
-	entries = topics_consumer_offset_list(NULL, &count);
+	entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
 	qsort(entries, count, sizeof(GroupOffset), compare_entries);
 	for (int i = 0; i < count; i++)
 	{
@@ -485,12 +485,6 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 		if (shown && (key->topic_id == NO_TOPIC || topic))
 			visit((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], count - i, topic);
 	}
-}
-
-static bool
-is_committed(GroupOffset *entry)
-{
-	return (int64) pg_atomic_read_u64(&entry->committed) != NO_OFFSET;
 }
 
 /* Has anybody claimed a partition for the group? */
@@ -557,7 +551,7 @@ put_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int32 partiti
 	if (partition >= topic->partitions)
 		return;
 	if (committed == NO_OFFSET &&
-		topics_consumer_offset_peek(group_id, topic->topic_id, partition, &entry))
+		topics_offset_table_peek(group_id, topic->topic_id, partition, &entry))
 		position = pg_atomic_read_u64(&entry.start);
 	log_bounds(topic, partition, 0, &start, &end);
 	if (position == NO_OFFSET || position < start)
@@ -588,7 +582,7 @@ visit_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic
 	if (key->partition != NO_PARTITION)
 	{
 		if (is_committed(entry) &&
-			!topics_consumer_offset_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
+			!topics_offset_table_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
 			put_lag(rsinfo, key->group_id, topic, key->partition,
 					pg_atomic_read_u64(&entry->committed));
 		return;

@@ -372,7 +372,7 @@ at_transaction_event(XactEvent event, void *arg)
 		if (extension_dropped)
 		{
 			topics_shmem_release_database(MyDatabaseId);
-			topics_consumer_offset_forget_database(MyDatabaseId);
+			topics_offset_table_forget_database(MyDatabaseId);
 		}
 		if (extension_created || extension_dropped)
 		{

@@ -51,7 +51,7 @@ request_shmem(void)
 	if (previous_shmem_request)
 		previous_shmem_request();
 	topics_shmem_request();
-	topics_consumer_offset_shmem_request();
+	topics_offset_table_shmem_request();
 }
 
 static void
@@ -60,7 +60,7 @@ start_shmem(void)
 	if (previous_shmem_startup)
 		previous_shmem_startup();
 	topics_shmem_startup();
-	topics_consumer_offset_shmem_startup();
+	topics_offset_table_shmem_startup();
 }
 
 /* Transaction callbacks run newest first, and ours should run last. */

@@ -434,7 +434,7 @@ topics_maintain(PG_FUNCTION_ARGS)
 				break;
 		}
 		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
-			topics_offset_log_tidy(PortalContext, SPI_commit);
+			topics_offset_log_follow_owners(PortalContext, SPI_commit);
 	}
 	SPI_finish();
 	PG_RETURN_VOID();

@@ -21,11 +21,21 @@
  * after a restore or an upgrade.
  *
  * Nothing is read while the server runs: entries in shared memory
- * (consumer_offset.c) are current.  They are loaded from the log when a
- * session first needs them after a restart.  TIDYING keeps that short: when
- * the log has become long against the number of entries, those whose record
- * is old are written anew, each under its claim so that nobody commits
- * meanwhile, and the log start goes up to the oldest record that counts.
+ * (offset_table.c) are current.  They are loaded from the log when a session
+ * first needs them after a restart; on a standby, which hears of nobody's
+ * commits, each time.
+ *
+ * COMPACTION (compact.c) keeps the log short: it is a topic like any other with
+ * cleanup_policy compact, and small segments.  What there is to load is the
+ * entries, what compaction has not come to yet (no more than the entries
+ * again, or a few segments), and the tail; it grows beyond that only while a
+ * snapshot is held open, which compaction waits for.  Tombstones are written
+ * for a group that is deleted, and for what is committed in a topic that is
+ * dropped (consumer_offset.c), so nothing stays for ever.
+ *
+ * DELETED ENTRIES.  What is in shared memory, but not in the log that was read,
+ * was deleted, and the tombstone has gone since: a standby, or one that was
+ * promoted, may not have looked while it was there.
  *
  * The topic is made when it is first needed, by another process in a
  * transaction of its own, since the one that needs it may stay open for long.
@@ -43,6 +53,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
@@ -60,10 +71,7 @@
 
 #define OFFSETS_PARTITIONS 8	/* of the topic, when it is made */
 
-/* Tidy where a partition has more records than this, or than 4 per entry. */
-#define TIDY_RECORDS 20000
-#define TIDY_RATIO 4
-#define TIDY_BATCH 100			/* claims held at a time, shortly */
+#define OWNERS_BATCH 100		/* groups whose owners are looked at in a transaction */
 
 static const char *const reset_names[] = {"earliest", "latest", "none"};
 static const char *const kind_names[] = {"consume", "simple"};
@@ -158,7 +166,7 @@ append_subscription(StringInfo json, const GroupOffset *entry)
 			GroupOffset place;
 			int64		start = 0;
 
-			if (topics_consumer_offset_peek(entry->key.group_id, entry->key.topic_id,
+			if (topics_offset_table_peek(entry->key.group_id, entry->key.topic_id,
 											partition, &place) &&
 				(int64) pg_atomic_read_u64(&place.start) != NO_OFFSET)
 				start = pg_atomic_read_u64(&place.start);
@@ -278,68 +286,87 @@ owner_of(Jsonb *value)
 	return name ? get_role_oid(name, true) : InvalidOid;
 }
 
-static void
-load_starts(const GroupOffsetKey *subscription, JsonbValue *starts)
+/* What the log says of a key: its latest record. */
+typedef struct LoadedRecord
 {
-	GroupOffsetKey key = *subscription;
-	int			count;
+	GroupOffsetKey key;			/* hash key: must be first */
+	bool		topic_is_gone;	/* it is not to be loaded, nor forgotten */
+	bool		deleted;		/* it is a tombstone */
+	bool		has_metadata;
+	GroupOffsetFacts facts;
+	int64		offset;
+	TimestampTz commit_time;
+	int64		record_offset;
+	int64	   *starts;			/* palloc'd, or NULL */
+	int			nstarts;
+} LoadedRecord;
 
+static void
+read_starts(LoadedRecord *record, JsonbValue *starts, MemoryContext cxt)
+{
 	if (starts == NULL || starts->type != jbvBinary || !JsonContainerIsArray(starts->val.binary.data))
 		return;
-	count = JsonContainerSize(starts->val.binary.data);
-	for (key.partition = 0; key.partition < count; key.partition++)
-		topics_consumer_offset_load_start(&key,
-										  number_of(getIthJsonbValueFromContainer(starts->val.binary.data,
-																				  key.partition), 0));
+	record->nstarts = JsonContainerSize(starts->val.binary.data);
+	record->starts = MemoryContextAlloc(cxt, sizeof(int64) * Max(record->nstarts, 1));
+	for (int i = 0; i < record->nstarts; i++)
+		record->starts[i] =
+			number_of(getIthJsonbValueFromContainer(starts->val.binary.data, i), 0);
 }
 
-/* A record, in a slot of the log table. */
 static void
-load_record(TupleTableSlot *slot)
+read_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
+{
+	record->offset = 1;
+	record->has_metadata = field(value, "metadata") != NULL;
+	if (record->key.topic_id == NO_TOPIC)
+	{
+		record->facts.owner = owner_of(value);
+		record->facts.kind = name_index(string_of(field(value, "kind")),
+										kind_names, lengthof(kind_names));
+	}
+	else if (record->key.partition == NO_PARTITION)
+	{
+		record->facts.reset = name_index(string_of(field(value, "auto_offset_reset")),
+										 reset_names, lengthof(reset_names));
+		record->facts.partitions = number_of(field(value, "partitions"), 0);
+		if (record->facts.reset == RESET_LATEST)
+			read_starts(record, field(value, "starts"), cxt);
+	}
+	else
+		record->offset = number_of(field(value, "offset"), 0);
+}
+
+static bool
+topic_exists(int64 topic_id)
+{
+	return topic_id == NO_TOPIC ||
+		OidIsValid(get_relname_relid(psprintf("t" INT64_FORMAT, topic_id),
+									 get_namespace_oid(TOPIC_LOG_SCHEMA, false)));
+}
+
+/* A record, in a slot of the log table; "cxt" is that of the records. */
+static void
+read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
 {
 	GroupOffsetKey key;
-	GroupOffsetFacts facts = {0};
+	LoadedRecord *record;
 	bool		isnull;
-	int64		record_offset;
-	TimestampTz commit_time;
+	bool		found;
 	Datum		datum;
-	Jsonb	   *value;
-	int64		offset = 1;
 
 	datum = slot_getattr(slot, Anum_log_key, &isnull);
 	if (isnull || !parse_key(TextDatumGetCString(datum), &key))
 		return;
-	if (key.topic_id != NO_TOPIC &&
-		!OidIsValid(get_relname_relid(psprintf("t" INT64_FORMAT, key.topic_id),
-									  get_namespace_oid(TOPIC_LOG_SCHEMA, false))))
-		return;					/* dropped */
-	record_offset = DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
-	commit_time = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
-
-	datum = slot_getattr(slot, Anum_log_value, &isnull);
-	if (isnull)
-	{
-		topics_consumer_offset_load(&key, NULL, NO_OFFSET, commit_time, record_offset, false);
-		return;
-	}
-	value = DatumGetJsonbP(datum);
-	if (key.topic_id == NO_TOPIC)
-	{
-		facts.owner = owner_of(value);
-		facts.kind = name_index(string_of(field(value, "kind")), kind_names, lengthof(kind_names));
-	}
-	else if (key.partition == NO_PARTITION)
-	{
-		facts.reset = name_index(string_of(field(value, "auto_offset_reset")),
-								 reset_names, lengthof(reset_names));
-		facts.partitions = number_of(field(value, "partitions"), 0);
-	}
-	else
-		offset = number_of(field(value, "offset"), 0);
-	topics_consumer_offset_load(&key, key.partition == NO_PARTITION ? &facts : NULL, offset,
-								commit_time, record_offset, field(value, "metadata") != NULL);
-	if (key.partition == NO_PARTITION && facts.reset == RESET_LATEST)
-		load_starts(&key, field(value, "starts"));
+	record = hash_search(records, &key, HASH_ENTER, &found);
+	if (found && record->starts)
+		pfree(record->starts);
+	memset((char *) record + sizeof(GroupOffsetKey), 0, sizeof(LoadedRecord) - sizeof(GroupOffsetKey));
+	record->topic_is_gone = !topic_exists(key.topic_id);
+	record->record_offset = DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+	record->commit_time = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
+	datum = slot_getattr(slot, Anum_log_value, &record->deleted);
+	if (!record->deleted && !record->topic_is_gone)
+		read_value(record, DatumGetJsonbP(datum), cxt);
 }
 
 static Relation
@@ -352,31 +379,102 @@ open_log(Topic *topic, int32 partition)
 }
 
 static void
-load_partition(Topic *topic, int32 partition)
+read_range(Relation rel, int64 from, int64 upto, HTAB *records, MemoryContext cxt)
 {
-	PartitionState *state = topics_catalog_partition_state(topic, partition);
-	Relation	rel = open_log(topic, partition);
-	int64		start = topics_log_start(rel, state);
-	int64		end = topics_log_end(rel, state);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	LogReader  *reader = topics_log_reader_open(rel, start, end, snapshot, false);
-	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics load",
-											  ALLOCSET_DEFAULT_SIZES);
+	LogReader  *reader = topics_log_reader_open(rel, from, upto, snapshot, false);
+	MemoryContext row_cxt = AllocSetContextCreate(cxt, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
 	TupleTableSlot *slot;
 
 	while ((slot = topics_log_reader_next(reader)) != NULL)
 	{
-		MemoryContext old = MemoryContextSwitchTo(cxt);
+		MemoryContext old = MemoryContextSwitchTo(row_cxt);
 
 		CHECK_FOR_INTERRUPTS();
-		load_record(slot);
+		read_record(slot, records, cxt);
 		MemoryContextSwitchTo(old);
-		MemoryContextReset(cxt);
+		MemoryContextReset(row_cxt);
 	}
 	topics_log_reader_close(reader);
-	MemoryContextDelete(cxt);
+	MemoryContextDelete(row_cxt);
 	UnregisterSnapshot(snapshot);
+}
+
+/*
+ * Read a partition of the log; its end is returned.  All below that is visible
+ * to a snapshot that is taken later; and what is not visible to one that is
+ * taken earlier, and held, is no reason for an older record of its key to go
+ * meanwhile.
+ */
+static int64
+read_partition(Topic *topic, int32 partition, HTAB *records, MemoryContext cxt)
+{
+	PartitionState *state = topics_catalog_partition_state(topic, partition);
+	Relation	rel = open_log(topic, partition);
+	Snapshot	held = RegisterSnapshot(GetLatestSnapshot());
+	int64		start = topics_log_start(rel, state);
+	int64		end = topics_log_end(rel, state);
+
+	read_range(rel, start, end, records, cxt);
+	UnregisterSnapshot(held);
 	table_close(rel, AccessShareLock);
+	return end;
+}
+
+/* What is in shared memory, and not in the log, is no more. */
+static void
+unload_missing(Topic *topic, HTAB *records, const int64 *ends)
+{
+	int			count;
+	GroupOffset *entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		const GroupOffsetKey *key = &entries[i].key;
+		LoadedRecord *record = hash_search(records, key, HASH_FIND, NULL);
+		int32		partition = topics_offset_log_partition(topic, key->group_id);
+
+		/* as a tombstone at the end: what was committed after that stays */
+		if (record == NULL || record->deleted)
+			topics_offset_table_load(key, NULL, NO_OFFSET, 0, ends[partition] - 1, false);
+	}
+	pfree(entries);
+}
+
+static void
+load_record(const LoadedRecord *record)
+{
+	GroupOffsetKey place = record->key;
+
+	topics_offset_table_load(&record->key,
+							 place.partition == NO_PARTITION ? &record->facts : NULL,
+							 record->offset, record->commit_time, record->record_offset,
+							 record->has_metadata);
+	for (place.partition = 0; place.partition < record->nstarts; place.partition++)
+		topics_offset_table_load_start(&place, record->starts[place.partition]);
+}
+
+static void
+load_topic(Topic *topic)
+{
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics load",
+											  ALLOCSET_DEFAULT_SIZES);
+	int64	   *ends = palloc(sizeof(int64) * topic->partitions);
+	HASHCTL		ctl = {.keysize = sizeof(GroupOffsetKey),.entrysize = sizeof(LoadedRecord),.hcxt = cxt};
+	HTAB	   *records = hash_create("pg_topics load", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	HASH_SEQ_STATUS seq;
+	LoadedRecord *record;
+
+	for (int32 partition = 0; partition < topic->partitions; partition++)
+		ends[partition] = read_partition(topic, partition, records, cxt);
+	unload_missing(topic, records, ends);
+	hash_seq_init(&seq, records);
+	while ((record = hash_seq_search(&seq)) != NULL)
+		if (!record->deleted && !record->topic_is_gone)
+			load_record(record);
+	hash_destroy(records);
+	MemoryContextDelete(cxt);
+	pfree(ends);
 }
 
 static void
@@ -384,9 +482,9 @@ load(void)
 {
 	Topic	   *topic = find_topic();
 
-	for (int32 partition = 0; topic && partition < topic->partitions; partition++)
-		load_partition(topic, partition);
-	topics_consumer_offset_end_load(RecoveryInProgress() ? -1 : topic ? topic->topic_id : 0);
+	if (topic)
+		load_topic(topic);
+	topics_offset_table_end_load(RecoveryInProgress() ? -1 : topic ? topic->topic_id : 0);
 }
 
 /*
@@ -398,35 +496,28 @@ topics_offset_log_prepare(bool for_write)
 {
 	if (for_write && find_topic() == NULL)
 		create_topic();
-	if (topics_consumer_offset_begin_load())
+	if (topics_offset_table_begin_load())
 		load();
 }
 
-/* The metadata of a committed offset, palloc'd, or NULL. */
-char *
-topics_offset_log_metadata(const GroupOffset *entry)
+/* A string in the record of an entry, palloc'd, or NULL. */
+static char *
+read_string(Topic *topic, const GroupOffset *entry, const char *name)
 {
-	Topic	   *topic = entry->has_metadata ? find_topic() : NULL;
+	Relation	rel = open_log(topic, topics_offset_log_partition(topic, entry->key.group_id));
 	int64		offset = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
-	Snapshot	snapshot;
-	Relation	rel;
-	LogReader  *reader;
-	TupleTableSlot *slot;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	LogReader  *reader = topics_log_reader_open(rel, offset, offset + 1, snapshot, false);
+	TupleTableSlot *slot = topics_log_reader_next(reader);
 	char	   *result = NULL;
-	bool		isnull;
 
-	if (topic == NULL)
-		return NULL;
-	rel = open_log(topic, topics_offset_log_partition(topic, entry->key.group_id));
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	reader = topics_log_reader_open(rel, offset, offset + 1, snapshot, false);
-	slot = topics_log_reader_next(reader);
 	if (slot)
 	{
+		bool		isnull;
 		Datum		value = slot_getattr(slot, Anum_log_value, &isnull);
 
 		if (!isnull)
-			result = string_of(field(DatumGetJsonbP(value), "metadata"));
+			result = string_of(field(DatumGetJsonbP(value), name));
 	}
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);
@@ -434,139 +525,86 @@ topics_offset_log_metadata(const GroupOffset *entry)
 	return result;
 }
 
+/*
+ * The metadata of a committed offset, palloc'd, or NULL.  Compaction leaves
+ * the latest record of a key at its offset.
+ */
+char *
+topics_offset_log_metadata(const GroupOffset *entry)
+{
+	Topic	   *topic = entry->has_metadata ? find_topic() : NULL;
+
+	return topic ? read_string(topic, entry, "metadata") : NULL;
+}
+
 /* ----------------------------------------------------------------
- *		Tidying
+ *		Owners that were renamed
  * ----------------------------------------------------------------
  */
 
-static int64
-record_offset_of(const GroupOffset *entry)
-{
-	return pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
-}
-
-static int
-compare_record_offsets(const void *a, const void *b)
-{
-	int64		oa = record_offset_of(a);
-	int64		ob = record_offset_of(b);
-
-	return oa < ob ? -1 : oa > ob;
-}
-
-/* The entries whose records are in a partition of the log, oldest first. */
-static GroupOffset *
-entries_of(Topic *topic, int32 partition, int *count)
-{
-	int			all;
-	GroupOffset *entries = topics_consumer_offset_list(NULL, &all);
-
-	*count = 0;
-	for (int i = 0; i < all; i++)
-		if (topics_offset_log_partition(topic, entries[i].key.group_id) == partition)
-			entries[(*count)++] = entries[i];
-	qsort(entries, *count, sizeof(GroupOffset), compare_record_offsets);
-	return entries;
-}
+static bool owners_are_known = false;	/* none was renamed since we looked */
 
 static void
-look_at_ends(Topic *topic, int32 partition, int64 *start, int64 *end)
+role_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
-	PartitionState *state = topics_catalog_partition_state(topic, partition);
-	Relation	rel = open_log(topic, partition);
-
-	*start = topics_log_start(rel, state);
-	*end = topics_log_end(rel, state);
-	table_close(rel, AccessShareLock);
+	owners_are_known = false;
 }
 
-/* Write up to TIDY_BATCH entries anew; how many were looked at. */
-static int
-rewrite_batch(GroupOffset *entries, int count)
+/* Has the owner another name than the group's record says? */
+static bool
+is_renamed(Topic *topic, const GroupOffset *group)
 {
-	int			upto = Min(count, TIDY_BATCH);
+	char	   *name = GetUserNameFromId(group->facts.owner, true);
+	char	   *recorded = name ? read_string(topic, group, "owner") : NULL;
 
-	for (int i = 0; i < upto; i++)
-	{
-		Topic	   *topic = entries[i].key.topic_id == NO_TOPIC ? NULL :
-			topics_catalog_by_id(entries[i].key.topic_id);
-
-		if (entries[i].key.topic_id != NO_TOPIC && topic == NULL)
-			continue;			/* dropped just now */
-		(void) topics_consumer_offset_rewrite(&entries[i],
-											  topic ? topics_catalog_partition_state(topic, 0) : NULL,
-											  topics_offset_log_metadata(&entries[i]));
-	}
-	return upto;
+	return recorded && strcmp(name, recorded) != 0;
 }
 
 /*
- * Let the log of a partition begin at the oldest record that counts, after
- * the old ones were written anew.  Who is committing meanwhile writes behind
- * the log end that we saw first.
+ * Write the records of groups anew whose owners were renamed: a dump goes by
+ * the name.  What cannot be done now, the next call does.  In a transaction,
+ * and in another one at the end; "parent" outlives them.
  */
-static void
-tidy_partition(int32 partition, MemoryContext cxt, NextTransaction next_transaction)
+void
+topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction)
 {
-	Topic	   *topic = find_topic();
+	static bool registered = false;
+	bool		done = true;
+	MemoryContext cxt;
 	MemoryContext old;
 	GroupOffset *entries;
 	int			count;
-	int			done = 0;
-	int64		start;
-	int64		end;
-	int64		oldest;
+	int			looked_at = 0;
 
-	if (topic == NULL || partition >= topic->partitions)
-		return;
-	look_at_ends(topic, partition, &start, &end);
-	if (end - start <= TIDY_RECORDS)
-		return;
-	old = MemoryContextSwitchTo(cxt);	/* it outlives transactions */
-	entries = entries_of(topic, partition, &count);
-	MemoryContextSwitchTo(old);
-	if (end - start > TIDY_RATIO * (int64) count)
-	{
-		int64		recent = end - Max(TIDY_RECORDS / 2, count);
-
-		while (done < count && record_offset_of(&entries[done]) < recent)
-		{
-			done += rewrite_batch(entries + done, count - done);
-			next_transaction();
-		}
-
-		topic = find_topic();
-		if (topic == NULL)
-			return;
-		look_at_ends(topic, partition, &start, &end);
-		entries = entries_of(topic, partition, &count);
-		oldest = count > 0 ? Min(record_offset_of(&entries[0]), end) : end;
-		if (oldest > start)
-		{
-			PushActiveSnapshot(GetTransactionSnapshot());
-			(void) topics_log_start_move(topics_catalog_partition_state(topic, partition), oldest);
-			PopActiveSnapshot();
-		}
-		next_transaction();
-	}
-	MemoryContextReset(cxt);
-}
-
-/*
- * Keep what is to be read after a restart short.  In a transaction, and in
- * another one at the end; "parent" outlives them.
- */
-void
-topics_offset_log_tidy(MemoryContext parent, NextTransaction next_transaction)
-{
-	MemoryContext cxt;
-
-	if (find_topic() == NULL)
+	if (!registered)
+		CacheRegisterSyscacheCallback(AUTHOID, role_changed, (Datum) 0);
+	registered = true;
+	if (owners_are_known || find_topic() == NULL)
 		return;
 	topics_offset_log_prepare(false);
-	next_transaction();
-	cxt = AllocSetContextCreate(parent, "pg_topics tidy", ALLOCSET_DEFAULT_SIZES);
-	for (int32 partition = 0; partition < OFFSETS_PARTITIONS; partition++)
-		tidy_partition(partition, cxt, next_transaction);
+
+	cxt = AllocSetContextCreate(parent, "pg_topics owners", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(cxt);	/* it outlives transactions */
+	entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
+	MemoryContextSwitchTo(old);
+	owners_are_known = true;	/* unless we hear of another change meanwhile */
+	for (int i = 0; i < count; i++)
+	{
+		Topic	   *topic;
+
+		if (entries[i].key.topic_id != NO_TOPIC)
+			continue;
+		CHECK_FOR_INTERRUPTS();
+		topic = find_topic();
+		if (topic == NULL)
+			break;
+		if (is_renamed(topic, &entries[i]) &&
+			!topics_consumer_offset_rewrite_group(entries[i].key.group_id))
+			done = false;
+		if (++looked_at % OWNERS_BATCH == 0)
+			next_transaction();
+	}
 	MemoryContextDelete(cxt);
+	next_transaction();
+	owners_are_known &= done;
 }

@@ -44,6 +44,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "consumer.h"
 #include "pg_topics.h"
 
 PG_FUNCTION_INFO_V1(topics_create_topic);
@@ -54,6 +55,7 @@ PG_FUNCTION_INFO_V1(topics_add_partitions);
 
 #define MAX_TOPIC_PARTITIONS 100000
 #define MIN_SEGMENT_BYTES 65536
+#define INTERNAL_SEGMENT_BYTES 1048576
 #define MAX_MAX_MESSAGE_BYTES (256 * 1024 * 1024)
 
 /* The settings, in the order of the arguments and of topic_log.topic. */
@@ -426,15 +428,18 @@ insert_row(FunctionCallInfo fcinfo, int first, int64 topic_id, int32 partitions,
 
 /*
  * Make a topic of pg_topics' own, unless it is there: of the extension's
- * owner, with text keys and jsonb values, and never emptied by retention.
+ * owner, with text keys and jsonb values, and compacted.  Its segments are small,
+ * since the last one is read whole after a restart.
  */
 void
 topics_topic_create_internal(const char *name, int32 partitions)
 {
 	static const char *const settings[][2] = {
 		{"retention_time", "'-1 day'::pg_catalog.interval"},
-		{"segment_bytes", "67108864"},
+		{"segment_bytes", CppAsString2(INTERNAL_SEGMENT_BYTES)},
 		{"max_message_bytes", "268435456"},
+		{"cleanup_policy", "'compact'"},
+		{"delete_retention_time", "'10 minutes'::pg_catalog.interval"},
 		{"notify", "false"}
 	};
 	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, false);
@@ -465,7 +470,7 @@ topics_topic_create_internal(const char *name, int32 partitions)
 	topic_id = nextval_internal(get_relname_relid("topic_id_seq",
 												  get_namespace_oid(TOPIC_LOG_SCHEMA, false)), false);
 	create_log_table(topic_id, "pg_catalog.text", "pg_catalog.jsonb");
-	create_partitions(topic_id, 0, partitions, 67108864);
+	create_partitions(topic_id, 0, partitions, INTERNAL_SEGMENT_BYTES);
 	view = create_view(topic_id, name, namespace);
 	execute("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
 			" VALUES (" INT64_FORMAT ", %d, %u%s)", columns.data, topic_id, partitions, view,
@@ -674,6 +679,8 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.drop_topic()");
+	/* before the topic has gone: what is loaded then lacks its offsets */
+	topics_offset_log_prepare(false);
 	topic = lock_own_topic(name, AccessExclusiveLock, if_exists);
 	if (topic == NULL)
 	{
@@ -702,6 +709,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	require_changed_rows();
 	execute("DELETE FROM topic_log.segment WHERE topic_id = " INT64_FORMAT, topic_id);
 	topics_transaction_note_topic(topic_id, 0, false);
+	topics_consumer_offset_delete_topic(topic_id);
 	TEST_POINT("topic-dropped");
 	leave_owner(scope);
 	PG_RETURN_VOID();

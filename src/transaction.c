@@ -271,7 +271,7 @@ publish(void)
 		pg_atomic_write_u64(&foreign_states[i]->commit_lsn, lsn);
 		pg_atomic_fetch_add_u32(&foreign_states[i]->foreign_writes, 1);
 		pg_atomic_write_u64(&foreign_states[i]->next_offset, UNKNOWN_OFFSET);
-		topics_consumer_offset_log_changed(foreign_states[i]->id.topic_id);
+		topics_offset_table_log_changed(foreign_states[i]->id.topic_id);
 		topics_wakeup_published(foreign_states[i], foreign_topic_states[i], UNKNOWN_OFFSET);
 		topics_shmem_push_moved(foreign_states[i]);
 	}
@@ -371,7 +371,7 @@ settle_topics(bool commit)
 		if (note->created != commit)
 			topics_shmem_release(note->topic_id, note->from_partition);
 		if (!note->created && commit)
-			topics_consumer_offset_forget_topic(note->topic_id);
+			topics_offset_table_forget_topic(note->topic_id);
 	}
 	topic_notes = NIL;
 }

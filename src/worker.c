@@ -189,7 +189,7 @@ forget_databases(WorkerRegistry *registry, const Oid *known, List *databases)
 			continue;
 		/* as long as the slot is the database's, so that its stack is emptied */
 		topics_shmem_release_database(gone);
-		topics_consumer_offset_forget_database(gone);
+		topics_offset_table_forget_database(gone);
 		SpinLockAcquire(&registry->mutex);
 		registry->slots[i].database = InvalidOid;
 		registry->slots[i].has_extension = false;
@@ -469,9 +469,9 @@ maintain(void *arg)
 }
 
 static void
-tidy_offsets(void *arg)
+follow_owners(void *arg)
 {
-	topics_offset_log_tidy((MemoryContext) arg, next_transaction);
+	topics_offset_log_follow_owners((MemoryContext) arg, next_transaction);
 }
 
 /* What is due now, as pairs of view and partition. */
@@ -513,7 +513,7 @@ go_round(void)
 		CHECK_FOR_INTERRUPTS();
 		do_work(maintain, lfirst(lc));
 	}
-	do_work(tidy_offsets, cxt);
+	do_work(follow_owners, cxt);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
 }

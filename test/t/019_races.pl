@@ -40,8 +40,7 @@ is($quick->value(q{SELECT string_agg(value, ' ' ORDER BY r.offset) FROM topic.ke
 	'... and the record is there');
 
 # ----------------------------------------------------------------------
-# Committed offsets: groups are added while they are listed.  The log of
-# offsets is tidied by that list.
+# Committed offsets: groups are added while they are listed.
 # ----------------------------------------------------------------------
 
 sub add_groups

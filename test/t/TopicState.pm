@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(topic_state records_of same_state check_files leaves_of produce_and_abort sqlstate_of kill_and_start);
+our @EXPORT = qw(topic_state records_of same_state check_files leaves_of produce_and_abort sqlstate_of kill_and_start compact_by_hand);
 
 # All topics of a database: who owns them, settings, channel, both ends of each
 # partition, rights.  One line each.
@@ -155,6 +155,26 @@ sub kill_and_start
 		$node->stop('fast', fail_ok => 1);
 	}
 	return;
+}
+
+# Rolls and compacts a topic until all that there was is clean: snapshots and
+# locks of others delay it.
+sub compact_by_hand
+{
+	my ($node, $topic) = @_;
+	my $attempts = 10 * $PostgreSQL::Test::Utils::timeout_default;
+	my $query = qq{
+		SELECT bool_and(clean_offset = log_end_offset) FROM topic_log.partition p JOIN topics.topic t USING (topic_id) JOIN topics.partition s USING (topic, partition)
+		WHERE topic = '$topic' AND log_end_offset > 0};
+
+	$node->safe_psql('postgres', "CALL topics.roll_segment('$topic')");
+	while ($attempts--)
+	{
+		$node->safe_psql('postgres', "CALL topics.maintain('$topic')");
+		return 1 if $node->safe_psql('postgres', $query) eq 't';
+		select undef, undef, undef, 0.1;
+	}
+	return 0;
 }
 
 # The SQLSTATE that a statement fails with, or 00000, and the message.
