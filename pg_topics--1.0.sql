@@ -369,7 +369,7 @@ Errors: TP001 beyond the log end or below -1 (OFFSET_OUT_OF_RANGE), 22023 no suc
 CREATE PROCEDURE topics.maintain(topic text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_maintain';
 COMMENT ON PROCEDURE topics.maintain(text) IS
-'Does the worker''s work for one topic, or for all that the caller owns, committing as it goes: cut segments that are too large or too old, attach spares, freeze and index sealed segments, move log starts up by retention_time and retention_bytes, drop segments below them. For the topic''s owner.
+'Does the worker''s work for one topic, or for all that the caller owns, committing as it goes: cut segments that are too large or too old, attach spares, freeze and index sealed segments, move log starts up by retention_time and retention_bytes, drop segments below them. Work that failed, see topics.worker, is tried again by the worker, too. For the topic''s owner.
 Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner';
 
 CREATE PROCEDURE topics.roll_segment(topic text, partition integer DEFAULT NULL)
@@ -390,6 +390,10 @@ CREATE FUNCTION topic_log.segment_status(OUT topic text, OUT partition integer, 
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_segment_status';
 COMMENT ON FUNCTION topic_log.segment_status() IS 'The rows of the view topics.segment';
 
+CREATE FUNCTION topic_log.worker_status(OUT pid integer, OUT last_round timestamptz, OUT partitions integer, OUT topic text, OUT partition integer, OUT step text, OUT failing_since timestamptz, OUT failures integer, OUT sqlstate text, OUT message text, OUT next_try timestamptz) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_worker_status';
+COMMENT ON FUNCTION topic_log.worker_status() IS 'The rows of the view topics.worker';
+
 CREATE VIEW topics.topic WITH (security_barrier) AS
 SELECT c.relname::text AS topic, t.topic_id, c.relowner::regrole AS owner, t.partitions,
 	t.retention_time, t.retention_bytes, t.segment_bytes, t.segment_time, t.max_message_bytes, t.timestamp_type,
@@ -403,6 +407,9 @@ COMMENT ON VIEW topics.partition IS 'Partitions of topics that one may read or o
 
 CREATE VIEW topics.segment AS SELECT * FROM topic_log.segment_status();
 COMMENT ON VIEW topics.segment IS 'Segments of partitions of topics that one may read or owns (Kafka: log segments)';
+
+CREATE VIEW topics.worker AS SELECT * FROM topic_log.worker_status();
+COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does. What fails for a topic is shown to the topic''s owner, members of topics_admin and of pg_monitor; for all topics, to the latter two. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
 
 COMMENT ON COLUMN topics.topic.topic IS 'Name';
 COMMENT ON COLUMN topics.topic.topic_id IS 'Id, never used again; names the log tables topic_log.t<id>';
@@ -436,5 +443,16 @@ COMMENT ON COLUMN topics.segment.last_timestamp IS 'Timestamp of the last record
 COMMENT ON COLUMN topics.segment.base_offset IS 'First offset that the segment may hold (base offset)';
 COMMENT ON COLUMN topics.segment.end_offset IS 'First offset above the segment: planned while it is active or spare';
 COMMENT ON COLUMN topics.segment.state IS 'deleted: below the log start, waiting to be dropped; sealed: full, frozen and indexed soon; active: appended to; spare: waiting for its first record';
+COMMENT ON COLUMN topics.worker.pid IS 'Process id; NULL if there is no worker now';
+COMMENT ON COLUMN topics.worker.last_round IS 'When it had last looked at all partitions, and done what was due';
+COMMENT ON COLUMN topics.worker.partitions IS 'How many partitions that were';
+COMMENT ON COLUMN topics.worker.topic IS 'Topic for which work fails; NULL: nothing fails, or work for all topics';
+COMMENT ON COLUMN topics.worker.partition IS 'Its partition; NULL: work for the whole topic';
+COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it; compact; owners: noting new names of the owners of groups; notify';
+COMMENT ON COLUMN topics.worker.failing_since IS 'When it failed first';
+COMMENT ON COLUMN topics.worker.failures IS 'How often it has failed in a row';
+COMMENT ON COLUMN topics.worker.sqlstate IS 'SQLSTATE of the last error; NULL if there was none, but the worker or the server ended';
+COMMENT ON COLUMN topics.worker.message IS 'Message of the last error';
+COMMENT ON COLUMN topics.worker.next_try IS 'When it is tried again';
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA topics, topic_log FROM PUBLIC;

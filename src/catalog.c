@@ -55,6 +55,8 @@ enum
 	Natts_topic = Anum_topic_notify_key
 };
 
+#define ADMIN_ROLE "topics_admin"
+
 static HTAB *cache = NULL;
 
 /* ----------------------------------------------------------------
@@ -343,9 +345,9 @@ topics_catalog_lookup(const char *name, bool missing_ok)
 	return topic;
 }
 
-/* The topic with an id, or NULL. */
-Topic *
-topics_catalog_by_id(int64 topic_id)
+/* The view of the topic with an id, or InvalidOid. */
+Oid
+topics_catalog_view_of(int64 topic_id)
 {
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
 	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
@@ -365,6 +367,15 @@ topics_catalog_by_id(int64 topic_id)
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+	return view_relid;
+}
+
+/* The topic with an id, or NULL. */
+Topic *
+topics_catalog_by_id(int64 topic_id)
+{
+	Oid			view_relid = topics_catalog_view_of(topic_id);
+
 	return OidIsValid(view_relid) ? topics_catalog_get(view_relid, true) : NULL;
 }
 
@@ -451,6 +462,15 @@ topics_catalog_may_read(Topic *topic)
 {
 	return pg_class_aclcheck(topic->view_relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK ||
 		topics_catalog_is_owner(topic);
+}
+
+/* Is the current user one of topics_admin, where there is such a role? */
+bool
+topics_catalog_is_admin(void)
+{
+	Oid			admin = get_role_oid(ADMIN_ROLE, true);
+
+	return superuser() || (OidIsValid(admin) && has_privs_of_role(GetUserId(), admin));
 }
 
 static void

@@ -36,7 +36,6 @@ PG_FUNCTION_INFO_V1(topics_group_status);
 PG_FUNCTION_INFO_V1(topics_offset_status);
 PG_FUNCTION_INFO_V1(topics_lag_status);
 
-#define ADMIN_ROLE "topics_admin"
 #define MAX_METADATA_BYTES 4096 /* Kafka's offset.metadata.max.bytes */
 
 /* ----------------------------------------------------------------
@@ -48,12 +47,8 @@ PG_FUNCTION_INFO_V1(topics_lag_status);
 static bool
 may_use(Oid owner)
 {
-	Oid			admin;
-
-	if (superuser() || (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner)))
-		return true;
-	admin = get_role_oid(ADMIN_ROLE, true);
-	return OidIsValid(admin) && has_privs_of_role(GetUserId(), admin);
+	return (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner)) ||
+		topics_catalog_is_admin();
 }
 
 static void

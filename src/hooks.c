@@ -373,6 +373,7 @@ at_transaction_event(XactEvent event, void *arg)
 		{
 			topics_shmem_release_database(MyDatabaseId);
 			topics_offset_table_forget_database(MyDatabaseId);
+			topics_backoff_forget_database();
 		}
 		if (extension_created || extension_dropped)
 		{

@@ -52,6 +52,7 @@ request_shmem(void)
 		previous_shmem_request();
 	topics_shmem_request();
 	topics_offset_table_shmem_request();
+	topics_backoff_shmem_request();
 }
 
 static void
@@ -61,6 +62,7 @@ start_shmem(void)
 		previous_shmem_startup();
 	topics_shmem_startup();
 	topics_offset_table_shmem_startup();
+	topics_backoff_shmem_startup();
 }
 
 /* Transaction callbacks run newest first, and ours should run last. */

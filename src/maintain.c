@@ -116,6 +116,7 @@ roll(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	int64		segment_bytes;
 	int64		cut_at;
 
+	topics_backoff_step(STEP_ROLL);
 	if (!OidIsValid(relid))
 		return;
 	segment_bytes = topic->settings.segment_bytes;
@@ -152,6 +153,7 @@ make_spare(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	int64		wanted;
 	bool		needed;
 
+	topics_backoff_step(STEP_SPARE);
 	if (!OidIsValid(relid))
 		return;
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -184,6 +186,7 @@ seal(Oid view_relid, int32 partition, NextTransaction next_transaction)
 {
 	int64		done = 0;
 
+	topics_backoff_step(STEP_SEAL);
 	for (;;)
 	{
 		Topic	   *topic;
@@ -221,6 +224,7 @@ expire(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	Oid			relid = find_partition(view_relid, partition, &topic, &state);
 	bool		cut;
 
+	topics_backoff_step(STEP_EXPIRE);
 	if (!OidIsValid(relid))
 		return false;
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -236,6 +240,7 @@ drop(Oid view_relid, int32 partition, NextTransaction next_transaction)
 {
 	bool		more = true;
 
+	topics_backoff_step(STEP_DROP);
 	while (more)
 	{
 		Topic	   *topic;
@@ -274,6 +279,7 @@ compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
 
 	if (!OidIsValid(relid) || !topics_compact_is_due(&topic->settings, state))
 		return;
+	topics_backoff_step(STEP_COMPACT);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	topics_compact_turn(topic, relid, state);
 	PopActiveSnapshot();
@@ -407,7 +413,10 @@ topics_maintain(PG_FUNCTION_ARGS)
 		views = list_make1_oid(topic->view_relid);
 	}
 	else
+	{
+		topics_backoff_reset(InvalidOid);
 		views = topics_catalog_list();
+	}
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	foreach(lc, views)
@@ -416,6 +425,7 @@ topics_maintain(PG_FUNCTION_ARGS)
 
 		if (topic == NULL || !topics_catalog_is_owner(topic))
 			continue;
+		topics_backoff_reset(topic->view_relid);
 		for (int32 partition = 0; partition < topic->partitions; partition++)
 		{
 			PartitionState *state = topics_catalog_partition_state(topic, partition);

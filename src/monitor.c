@@ -4,7 +4,9 @@
  *		What the administration views show: a row costs the same however
  *		long the log is.
  *
- * Everybody sees the topics that he may read, or that are his.
+ * Everybody sees the topics that he may read, or that are his.  The messages of
+ * errors can tell of records, so what fails is shown to the topic's owner and to
+ * who looks after the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,9 +15,12 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -29,6 +34,7 @@
 PG_FUNCTION_INFO_V1(topics_partition_status);
 PG_FUNCTION_INFO_V1(topics_segment_status);
 PG_FUNCTION_INFO_V1(topics_may_read);
+PG_FUNCTION_INFO_V1(topics_worker_status);
 
 /* A segment with what is to be shown of it. */
 typedef struct SegmentFacts
@@ -185,5 +191,100 @@ Datum
 topics_segment_status(PG_FUNCTION_ARGS)
 {
 	visit_partitions(fcinfo, visit_segments);
+	return (Datum) 0;
+}
+
+/* ----------------------------------------------------------------
+ *		The worker
+ * ----------------------------------------------------------------
+ */
+
+/* This database's worker; all 0 if it never had one. */
+static WorkerSlot
+my_worker(void)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerSlot	result = {0};
+
+	SpinLockAcquire(&registry->mutex);
+	for (int i = 0; i < MAX_WORKERS; i++)
+		if (registry->slots[i].database == MyDatabaseId)
+			result = registry->slots[i];
+	SpinLockRelease(&registry->mutex);
+	return result;
+}
+
+/* May the current user see why work for a topic fails? */
+static bool
+may_see_failure(const WorkFailure *failure)
+{
+	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+		(OidIsValid(failure->piece.view_relid) &&
+		 object_ownercheck(RelationRelationId, failure->piece.view_relid, GetUserId()));
+}
+
+/* Columns 3 on; false if it is not for the user, or the topic has gone. */
+static bool
+put_failure(const WorkFailure *failure, Datum *values, bool *nulls)
+{
+	char	   *topic = NULL;
+
+	if (OidIsValid(failure->piece.view_relid))
+	{
+		topic = get_rel_name(failure->piece.view_relid);
+		if (topic == NULL)
+			return false;
+	}
+	if (!may_see_failure(failure))
+		return false;
+	nulls[3] = topic == NULL;
+	if (topic)
+		values[3] = CStringGetTextDatum(topic);
+	nulls[4] = failure->piece.partition == WHOLE_TOPIC;
+	values[4] = Int32GetDatum(failure->piece.partition);
+	values[5] = CStringGetTextDatum(topics_backoff_step_name(failure->step));
+	values[6] = TimestampTzGetDatum(failure->since);
+	values[7] = Int32GetDatum(failure->failures);
+	nulls[8] = failure->sqlstate == 0;
+	if (failure->sqlstate != 0)
+		values[8] = CStringGetTextDatum(unpack_sql_state(failure->sqlstate));
+	values[9] = CStringGetTextDatum(failure->message);
+	values[10] = TimestampTzGetDatum(failure->retry_at);
+	return true;
+}
+
+/* worker_status(): the rows of the view topics.worker */
+Datum
+topics_worker_status(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	WorkFailure *failures;
+	WorkerSlot	worker;
+	Datum		values[11] = {0};
+	bool		nulls[11];
+	int			count;
+	bool		shown = false;
+
+	topics_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	worker = my_worker();
+	failures = topics_backoff_list(&count);
+	memset(nulls, true, sizeof(nulls));
+	nulls[0] = worker.pid == 0;
+	values[0] = Int32GetDatum(worker.pid);
+	nulls[1] = nulls[2] = worker.last_round == 0;
+	values[1] = TimestampTzGetDatum(worker.last_round);
+	values[2] = Int32GetDatum(worker.partitions);
+	for (int i = 0; i < count; i++)
+	{
+		memset(nulls + 3, false, sizeof(nulls) - 3);
+		if (!put_failure(&failures[i], values, nulls))
+			continue;
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		shown = true;
+	}
+	memset(nulls + 3, true, sizeof(nulls) - 3);
+	if (!shown)
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;
 }

@@ -30,6 +30,7 @@
 #include "portability/instr_time.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -41,7 +42,6 @@ PG_FUNCTION_INFO_V1(topics_channel);
 
 #define MAX_PAYLOAD (BLCKSZ - NAMEDATALEN - 128 - 1)	/* as in async.c */
 #define MAX_ENTRY 40			/* ,"2147483647":9223372036854775807 */
-#define RETRY_MS 5000
 
 /* A partition to tell of. */
 typedef struct Moved
@@ -50,12 +50,20 @@ typedef struct Moved
 	TopicPartition id;			/* as it was when taken from the stack */
 } Moved;
 
+/* Those of one topic. */
+typedef struct MovedTopic
+{
+	Oid			view_relid;
+	const Moved *moved;
+	int			count;
+} MovedTopic;
+
 static PartitionState **taken = NULL;	/* from the stack, and not yet told of */
 static int	ntaken = 0;
 
-static bool resting = false;	/* nothing is sent until rest_ms after last_sent */
+static bool resting = false;	/* nothing is sent until the interval has passed */
 static instr_time last_sent;
-static long rest_ms;
+static int	interval_ms;		/* which was in force then */
 
 /* ----------------------------------------------------------------
  *		Channels
@@ -168,15 +176,22 @@ send_payload(StringInfo payload, const char *channel)
 
 /* Tell of one topic's partitions: as few notifications as can hold them. */
 static void
-notify_topic(Topic *topic, const Moved *moved, int count)
+notify_topic(void *arg)
 {
-	char	   *channel = channel_name(topic);
+	const MovedTopic *work = arg;
+	Topic	   *topic = topics_catalog_get(work->view_relid, true);
+	const Moved *moved = work->moved;
+	char	   *channel;
 	StringInfoData payload;
 	int			entries = 0;
 
+	if (topic == NULL || !topic->settings.notify)
+		return;
+	TEST_POINT("notify-topic");
+	channel = channel_name(topic);
 	initStringInfo(&payload);
 	begin_payload(&payload, topic);
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < work->count; i++)
 	{
 		int64		end = log_end(topic, &moved[i]);
 
@@ -195,21 +210,32 @@ notify_topic(Topic *topic, const Moved *moved, int count)
 		send_payload(&payload, channel);
 }
 
+/* Tell of all that was taken; what belongs to a topic that fails is for later. */
 static void
-notify_taken(void)
+notify_taken(void *arg)
 {
 	int			count;
-	Moved	   *moved = sort_taken(&count);
+	Moved	   *moved;
 
-	for (int i = 0, n; i < count; i += n)
+	PushActiveSnapshot(GetTransactionSnapshot());
+	topics_extension_check_version();
+	moved = topics_extension_exists() ? sort_taken(&count) : NULL;
+	for (int i = 0; moved && i < count;)
 	{
-		Topic	   *topic = topics_catalog_by_id(moved[i].id.topic_id);
+		MovedTopic	work = {topics_catalog_view_of(moved[i].id.topic_id), &moved[i], 0};
+		const WorkPiece piece = {MyDatabaseId, work.view_relid, WHOLE_TOPIC, WORK_NOTIFY};
 
-		for (n = 1; i + n < count && moved[i + n].id.topic_id == moved[i].id.topic_id; n++)
-			;
-		if (topic && topic->settings.notify)
-			notify_topic(topic, &moved[i], n);
+		while (i < count && moved[i].id.topic_id == work.moved->id.topic_id)
+		{
+			work.count++;
+			i++;
+		}
+		if (OidIsValid(work.view_relid) &&
+			!topics_backoff_run(&piece, get_rel_name(work.view_relid), notify_topic, &work))
+			for (int j = 0; j < work.count; j++)
+				topics_shmem_push_moved(work.moved[j].state);
 	}
+	PopActiveSnapshot();
 }
 
 /* ----------------------------------------------------------------
@@ -225,38 +251,6 @@ topics_notify_give_back(void)
 		topics_shmem_push_moved(taken[--ntaken]);
 }
 
-/* Send for all that was taken; false if that has failed, and was logged. */
-static bool
-send_taken(void)
-{
-	MemoryContext cxt = CurrentMemoryContext;
-	volatile bool sent = false;
-
-	PG_TRY();
-	{
-		StartTransactionCommand();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		if (topics_extension_exists())
-			notify_taken();
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-		ntaken = 0;
-		sent = true;
-	}
-	PG_CATCH();
-	{
-		HOLD_INTERRUPTS();
-		EmitErrorReport();
-		AbortCurrentTransaction();
-		FlushErrorState();
-		RESUME_INTERRUPTS();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	topics_notify_give_back();
-	return sent;
-}
-
 /*
  * In the worker, outside of a transaction: send what is due.  The result is
  * the time in milliseconds until more is, or -1 if nothing waits.
@@ -264,26 +258,32 @@ send_taken(void)
 long
 topics_notify_send(WorkerSlot *slot)
 {
+	const WorkPiece piece = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_NOTIFY};
+	long		left;
+
 	if (pg_atomic_read_u32(&slot->moved) == 0)
 		return -1;
-	if (resting)
+	left = topics_backoff_left(&piece);
+	if (left <= 0 && resting)
 	{
 		instr_time	now;
-		long		left;
 
 		INSTR_TIME_SET_CURRENT(now);
 		INSTR_TIME_SUBTRACT(now, last_sent);
-		left = rest_ms - (long) INSTR_TIME_GET_MILLISEC(now);
-		if (left > 0)
-			return left;
+		left = interval_ms - (long) INSTR_TIME_GET_MILLISEC(now);
 	}
+	if (left > 0)
+		return left;
 
 	if (taken == NULL)
 		taken = MemoryContextAllocHuge(TopMemoryContext,
 									   sizeof(PartitionState *) * pg_topics_max_partitions);
 	ntaken = topics_shmem_pop_moved(slot, taken);
-	rest_ms = send_taken() ? pg_topics_notify_interval : RETRY_MS;
+	if (topics_backoff_run(&piece, NULL, notify_taken, NULL))
+		ntaken = 0;
+	topics_notify_give_back();
+	interval_ms = pg_topics_notify_interval;
 	resting = true;
 	INSTR_TIME_SET_CURRENT(last_sent);
-	return pg_atomic_read_u32(&slot->moved) == 0 ? -1 : rest_ms;
+	return pg_atomic_read_u32(&slot->moved) == 0 ? -1 : Max(topics_backoff_left(&piece), interval_ms);
 }

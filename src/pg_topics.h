@@ -180,6 +180,8 @@ typedef struct WorkerSlot
 	int			commands;		/* in progress that the worker gives way to */
 	TimestampTz not_before;		/* no new start until then */
 	bool		round_wanted;	/* was woken for more than notifications */
+	TimestampTz last_round;		/* end of the worker's last round; 0: none yet */
+	int			partitions;		/* that it looked at in that round */
 	pg_atomic_uint32 moved;		/* stack of partitions to tell of, as index + 1
 								 * of the topmost, or 0; not under the mutex */
 } WorkerSlot;
@@ -192,6 +194,56 @@ typedef struct WorkerRegistry
 	bool		hinted;			/* the lack of worker processes was logged */
 	WorkerSlot	slots[MAX_WORKERS];
 } WorkerRegistry;
+
+/* A piece of the worker's work (backoff.c), and the steps that it may be at. */
+typedef enum WorkKind
+{
+	WORK_MAINTAIN,				/* what maintain.c does */
+	WORK_OWNERS,				/* of groups, that were renamed */
+	WORK_NOTIFY,
+	WORK_KINDS
+} WorkKind;
+
+typedef enum WorkStep
+{
+	STEP_LOOK,					/* at what there is, or is to be done */
+	STEP_ROLL,
+	STEP_SPARE,
+	STEP_SEAL,
+	STEP_EXPIRE,
+	STEP_DROP,
+	STEP_COMPACT,
+	STEP_OWNERS,
+	STEP_NOTIFY
+} WorkStep;
+
+#define WHOLE_TOPIC (-1)		/* in place of a partition */
+
+typedef struct WorkPiece
+{
+	Oid			database;
+	Oid			view_relid;		/* InvalidOid: all topics of the database */
+	int32		partition;		/* or WHOLE_TOPIC */
+	WorkKind	kind;
+} WorkPiece;
+
+/* The look at what is to be done in this database. */
+#define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN}
+
+/* One that is under way, or has failed. */
+#define MAX_FAILURE_MESSAGE 256
+
+typedef struct WorkFailure
+{
+	WorkPiece	piece;
+	WorkStep	step;			/* which it is at, or has failed at */
+	bool		under_way;
+	int32		failures;		/* in a row */
+	int			sqlstate;		/* of the last one; 0: the worker has ended */
+	TimestampTz since;			/* the first one in the row */
+	TimestampTz retry_at;
+	char		message[MAX_FAILURE_MESSAGE];
+} WorkFailure;
 
 /* Settings of a topic, in the units in which they are used. */
 typedef struct TopicSettings
@@ -312,6 +364,23 @@ extern void topics_shmem_wake_worker(void);
 extern void topics_shmem_push_moved(PartitionState *state);
 extern int	topics_shmem_pop_moved(WorkerSlot *slot, PartitionState **result);
 extern void topics_shmem_wake_launcher(void);
+
+/* backoff.c */
+typedef void (*Work) (void *arg);
+extern void topics_backoff_shmem_request(void);
+extern void topics_backoff_shmem_startup(void);
+extern long topics_backoff_left(const WorkPiece *piece);
+extern long topics_backoff_next_round(void);
+extern bool topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *arg);
+extern void topics_backoff_step(WorkStep step);
+extern const char *topics_backoff_step_name(WorkStep step);
+extern void topics_backoff_take_over(void);
+extern void topics_backoff_excuse(void);
+extern void topics_backoff_reset(Oid view_relid);
+extern void topics_backoff_forget_untried(TimestampTz began);
+extern void topics_backoff_forget_database(void);
+extern void topics_backoff_keep_databases(List *databases);
+extern WorkFailure *topics_backoff_list(int *count);
 
 /* append_lock.c */
 extern void topics_append_lock_acquire(PartitionState **states, int nstates);
@@ -434,6 +503,7 @@ extern bool topics_transaction_is_unconfirmed(void);
 extern void topics_catalog_init(void);
 extern Topic *topics_catalog_lookup(const char *name, bool missing_ok);
 extern Topic *topics_catalog_get(Oid view_relid, bool missing_ok);
+extern Oid	topics_catalog_view_of(int64 topic_id);
 extern Topic *topics_catalog_by_id(int64 topic_id);
 extern List *topics_catalog_list(void);
 extern Oid	topics_catalog_partition_relid(Topic *topic, int32 partition);
@@ -445,6 +515,7 @@ extern void topics_catalog_require_owner(Topic *topic);
 extern bool topics_catalog_is_internal(const char *name);
 extern void topics_catalog_require_not_internal(Topic *topic);
 extern bool topics_catalog_is_owner(Topic *topic);
+extern bool topics_catalog_is_admin(void);
 
 /* background.c */
 extern const char *topics_background_begin(void);

@@ -601,6 +601,8 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 	require_changed_rows();
 	CacheInvalidateRelcacheByRelid(topic->view_relid);
 	leave_owner(scope);
+	/* work that fails may do better with the new settings; if not, no harm */
+	topics_backoff_reset(topic->view_relid);
 	PG_RETURN_VOID();
 }
 

@@ -13,8 +13,10 @@
  * pg_topics.worker_interval for all.  Between rounds, and between their steps,
  * it sends the notifications that are due (notify.c).  It schedules, and knows
  * nothing else.
- * An error costs the partition its turn until the next round, and is logged; the
- * others go on.
+ *
+ * Each partition is a piece of work of its own: one that fails, or that ends
+ * the worker, is not tried again before its time (backoff.c), and the others
+ * go on.
  *
  * Nobody waits for a worker.  Where max_worker_processes leaves none, it is
  * said once in the log; producers then attach segments themselves, and CALL
@@ -41,10 +43,12 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "storage/procsignal.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/ps_status.h"
 #include "utils/snapmgr.h"
@@ -62,7 +66,24 @@
 PGDLLEXPORT void topics_launcher_main(Datum main_arg);
 PGDLLEXPORT void topics_worker_main(Datum main_arg);
 
+/* A partition that has something to be done. */
+typedef struct DuePartition
+{
+	WorkPiece	piece;
+	NameData	topic;
+} DuePartition;
+
+/* What a round finds. */
+typedef struct Round
+{
+	MemoryContext cxt;			/* of the list */
+	List	   *due;
+	int			partitions;		/* that were looked at */
+	Oid			view_relid;		/* the topic that is being looked at */
+} Round;
+
 static WorkerSlot *my_slot = NULL;
+static volatile sig_atomic_t told_to_end = false;
 
 /* ----------------------------------------------------------------
  *		The registry
@@ -194,6 +215,8 @@ forget_databases(WorkerRegistry *registry, const Oid *known, List *databases)
 		registry->slots[i].database = InvalidOid;
 		registry->slots[i].has_extension = false;
 		registry->slots[i].round_wanted = false;
+		registry->slots[i].last_round = 0;
+		registry->slots[i].partitions = 0;
 		registry->slots[i].commands = 0;
 		registry->slots[i].not_before = 0;
 		SpinLockRelease(&registry->mutex);
@@ -325,6 +348,7 @@ topics_launcher_main(Datum main_arg)
 		databases = list_databases(&connectable);
 		TEST_POINT("databases-listed");
 		forget_databases(registry, known, databases);
+		topics_backoff_keep_databases(databases);
 		foreach(lc, connectable)
 			if (claim_slot(registry, lfirst_oid(lc), look_again))
 				start_worker(registry, lfirst_oid(lc));
@@ -365,10 +389,19 @@ topics_worker_register(void)
  */
 
 static void
+handle_sigterm(SIGNAL_ARGS)
+{
+	told_to_end = true;
+	die(postgres_signal_arg);
+}
+
+static void
 leave_slot(int code, Datum arg)
 {
 	WorkerRegistry *registry = topics_shmem_workers();
 
+	if (told_to_end)
+		topics_backoff_excuse();
 	topics_notify_give_back();
 	SpinLockAcquire(&registry->mutex);
 	my_slot->pid = 0;
@@ -431,40 +464,13 @@ next_transaction(void)
 	StartTransactionCommand();
 }
 
-/* One piece of work of a round; an error ends it, and is logged. */
-typedef void (*Work) (void *arg);
-
-static void
-do_work(Work work, void *arg)
-{
-	MemoryContext cxt = CurrentMemoryContext;
-
-	PG_TRY();
-	{
-		StartTransactionCommand();
-		work(arg);
-		CommitTransactionCommand();
-	}
-	PG_CATCH();
-	{
-		HOLD_INTERRUPTS();
-		EmitErrorReport();
-		AbortCurrentTransaction();
-		FlushErrorState();
-		RESUME_INTERRUPTS();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	pgstat_report_stat(false);
-}
-
-/* A partition's turn: "arg" is a pair of view and partition. */
+/* A partition's turn */
 static void
 maintain(void *arg)
 {
-	List	   *due = arg;
+	const DuePartition *due = arg;
 
-	topics_maintain_partition(linitial_oid(due), (int32) lsecond_oid(due), false,
+	topics_maintain_partition(due->piece.view_relid, due->piece.partition, false,
 							  next_transaction);
 }
 
@@ -474,60 +480,123 @@ follow_owners(void *arg)
 	topics_offset_log_follow_owners((MemoryContext) arg, next_transaction);
 }
 
-/* What is due now, as pairs of view and partition. */
-static List *
-collect_due(MemoryContext cxt)
+/* What is due of a topic now, or has failed and is to be tried again. */
+static void
+look_at_topic(void *arg)
 {
-	List	   *result = NIL;
+	Round	   *round = arg;
+	Topic	   *topic = topics_catalog_get(round->view_relid, true);
+	WorkPiece	piece = {MyDatabaseId, round->view_relid, 0, WORK_MAINTAIN};
+
+	if (topic == NULL)
+	{
+		/* a DROP that has just committed holds its lock until all know of it */
+		LockRelationOid(round->view_relid, AccessShareLock);
+		if (get_rel_name(round->view_relid) != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("topic \"%s\" cannot be used", get_rel_name(round->view_relid))));
+	}
+	for (; topic && piece.partition < topic->partitions; piece.partition++)
+	{
+		long		left = topics_backoff_left(&piece);
+
+		round->partitions++;
+		if (left == 0 || (left < 0 && topics_maintain_is_due(topic, piece.partition)))
+		{
+			DuePartition *due = MemoryContextAlloc(round->cxt, sizeof(DuePartition));
+			MemoryContext old = MemoryContextSwitchTo(round->cxt);
+
+			due->piece = piece;
+			due->topic = topic->name;
+			round->due = lappend(round->due, due);
+			MemoryContextSwitchTo(old);
+		}
+	}
+}
+
+/* What is due now. */
+static void
+look(void *arg)
+{
+	Round	   *round = arg;
 	ListCell   *lc;
 
-	StartTransactionCommand();
+	/* else each topic would say so */
+	topics_extension_check_version();
 	foreach(lc, topics_catalog_list())
 	{
-		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+		Oid			view_relid = lfirst_oid(lc);
+		const WorkPiece piece = {MyDatabaseId, view_relid, WHOLE_TOPIC, WORK_MAINTAIN};
 
-		for (int32 partition = 0; topic && partition < topic->partitions; partition++)
-			if (topics_maintain_is_due(topic, partition))
-			{
-				MemoryContext old = MemoryContextSwitchTo(cxt);
-
-				result = lappend(result, list_make2_oid(topic->view_relid, (Oid) partition));
-				MemoryContextSwitchTo(old);
-			}
+		round->view_relid = view_relid;
+		(void) topics_backoff_run(&piece, get_rel_name(view_relid), look_at_topic, round);
 	}
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(cxt);
-	return result;
+}
+
+/* Say in the view that there was a round. */
+static void
+report_round(const Round *round)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&registry->mutex);
+	my_slot->last_round = now;
+	my_slot->partitions = round->partitions;
+	SpinLockRelease(&registry->mutex);
 }
 
 static void
 go_round(void)
 {
+	const WorkPiece whole = WHOLE_ROUND;
+	const WorkPiece owners = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_OWNERS};
+	const TimestampTz began = GetCurrentTimestamp();
 	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics worker",
 											  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
+	Round		round = {cxt, NIL, 0, InvalidOid};
+	bool		looked = topics_backoff_run(&whole, NULL, look, &round);
 	ListCell   *lc;
 
-	foreach(lc, collect_due(cxt))
+	foreach(lc, round.due)
 	{
+		DuePartition *due = lfirst(lc);
+
 		CHECK_FOR_INTERRUPTS();
-		do_work(maintain, lfirst(lc));
+		if (!topics_backoff_run(&due->piece, NameStr(due->topic), maintain, due) &&
+			topics_backoff_left(&whole) >= 0)
+			break;				/* too much fails */
+		pgstat_report_stat(false);
 	}
-	do_work(follow_owners, cxt);
+	(void) topics_backoff_run(&owners, CONSUMER_OFFSETS_TOPIC, follow_owners, cxt);
+	pgstat_report_stat(false);
+	if (looked && topics_backoff_left(&whole) < 0)
+	{
+		topics_backoff_forget_untried(began);
+		report_round(&round);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
 }
 
-/* Milliseconds until the next round over all partitions. */
+/*
+ * Milliseconds until the next round over all partitions, or over what has
+ * failed.
+ */
 static long
 time_to_round(instr_time last_round)
 {
 	instr_time	now;
 	long		left;
+	long		again = topics_backoff_next_round();
 
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, last_round);
 	left = pg_topics_worker_interval - (long) INSTR_TIME_GET_MILLISEC(now);
+	if (again >= 0)
+		left = Min(left, again);
 	return Max(left, 0);
 }
 
@@ -572,7 +641,7 @@ topics_worker_main(Datum main_arg)
 	instr_time	last_round;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
 	if (!enter_slot(database))
 		proc_exit(0);
@@ -583,6 +652,7 @@ topics_worker_main(Datum main_arg)
 	/* a lost segment is attached again: nobody waits for our flushes */
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 
+	topics_backoff_take_over();
 	while (extension_exists())
 	{
 		pgstat_report_activity(STATE_RUNNING, "maintaining topics");
