@@ -142,6 +142,13 @@ COMMENT ON FUNCTION topics.add_partitions(text, integer) IS
 'Adds partitions: the new total, more than there are (Kafka: kafka-topics --alter --partitions). For the topic''s owner. Keys may belong to another partition from then on.
 Errors: 22023 not more than before, 42704 no such topic, 42501 not the owner, 54000 pg_topics.max_partitions reached';
 
+CREATE FUNCTION topics.describe_topic(topic text,
+	OUT name text, OUT value text, OUT is_default boolean, OUT kafka_name text, OUT description text) RETURNS SETOF record
+LANGUAGE C STABLE ROWS 20 AS 'MODULE_PATHNAME', 'topics_describe_topic';
+COMMENT ON FUNCTION topics.describe_topic(text) IS
+'What a topic is, and its settings: a row for each, with its value as text, whether that is the default (NULL for what is not a setting), the name of Kafka''s setting, if there is one, and what it means (Kafka: kafka-topics --describe, kafka-configs --describe --all). For its partitions see topics.partition. Needs SELECT on the topic''s view, or its ownership.
+Errors: 42704 no such topic, 42501 no right';
+
 -- ======================================================================
 -- Produce
 -- ======================================================================

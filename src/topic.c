@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * topic.c
- *		Create, alter, rename and drop topics; add partitions.
+ *		Create, alter, rename, drop and describe topics; add partitions.
  *
  * All of it is transactional, because all of it is rows and tables:
  *
@@ -33,6 +33,7 @@
 #include "commands/tablecmds.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "parser/parse_type.h"
 #include "storage/lmgr.h"
@@ -42,6 +43,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "consumer.h"
@@ -52,6 +54,7 @@ PG_FUNCTION_INFO_V1(topics_alter_topic);
 PG_FUNCTION_INFO_V1(topics_rename_topic);
 PG_FUNCTION_INFO_V1(topics_drop_topic);
 PG_FUNCTION_INFO_V1(topics_add_partitions);
+PG_FUNCTION_INFO_V1(topics_describe_topic);
 
 #define MAX_TOPIC_PARTITIONS 100000
 #define MIN_SEGMENT_BYTES 65536
@@ -715,4 +718,62 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	TEST_POINT("topic-dropped");
 	leave_owner(scope);
 	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		Describe
+ * ----------------------------------------------------------------
+ */
+
+/* What a topic is and its settings, as rows (number, name, value, is_default, note) for VALUES. */
+static char *
+description_rows(const Topic *topic)
+{
+	StringInfoData rows;
+
+	initStringInfo(&rows);
+	appendStringInfo(&rows, "(-5, 'topic_id', t.topic_id::text, NULL::bool, NULL),"
+					 " (-4, 'owner', pg_get_userbyid(c.relowner), NULL, NULL),"
+					 " (-3, 'partitions', t.partitions::text, NULL, NULL),"
+					 " (-2, 'key_type', %s, NULL, 'Type of keys'),"
+					 " (-1, 'value_type', %s, NULL, 'Type of values')",
+					 quote_literal_cstr(format_type_with_typemod(topic->key.type, topic->key.typmod)),
+					 quote_literal_cstr(format_type_with_typemod(topic->value.type, topic->value.typmod)));
+	for (int i = 0; i < SETTINGS; i++)
+		appendStringInfo(&rows, ", (%d, '%s', t.%s::text, t.%s = (%s), NULL)",
+						 i, setting_columns[i].name, setting_columns[i].name,
+						 setting_columns[i].name, setting_columns[i].boot_default);
+	return rows.data;
+}
+
+/*
+ * describe_topic(topic): a row for each thing to know about it.  What it means,
+ * and what Kafka calls it, is in the comments on the columns of topics.topic.
+ */
+Datum
+topics_describe_topic(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Topic	   *topic = topics_catalog_lookup(text_argument(fcinfo, 0, "topic"), false);
+	OwnerScope	scope;
+
+	if (!topics_catalog_may_read(topic))
+		topics_catalog_require(topic, ACL_SELECT);
+	InitMaterializedSRF(fcinfo, 0);
+	scope = enter_owner();
+	if (SPI_execute(psprintf("SELECT name, value, is_default,"
+							 " substring(description FROM '\\(([a-z.]+)\\)$'),"
+							 " COALESCE(note, regexp_replace(description, ' \\([a-z.]+\\)$', ''))"
+							 " FROM topic_log.topic t JOIN pg_class c ON c.oid = t.view,"
+							 " LATERAL (VALUES %s) r (number, name, value, is_default, note)"
+							 " LEFT JOIN pg_attribute a ON attrelid = 'topics.topic'::regclass AND attname = name"
+							 " LEFT JOIN pg_description ON objoid = attrelid AND objsubid = attnum AND classoid = 'pg_class'::regclass"
+							 " WHERE t.topic_id = " INT64_FORMAT " ORDER BY number",
+							 description_rows(topic), topic->topic_id),
+					true, 0) < 0)
+		elog(ERROR, "could not describe topic \"%s\"", NameStr(topic->name));
+	for (uint64 i = 0; i < SPI_processed; i++)
+		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
+	leave_owner(scope);
+	return (Datum) 0;
 }
