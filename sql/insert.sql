@@ -56,9 +56,12 @@ SELECT topics.create_topic('insert_domain', 1, 'insert_key', 'insert_value');
 INSERT INTO topic.insert_domain (key, value) VALUES ('a', 1), ('b', NULL);
 SELECT s, pg_temp.try('INSERT INTO topic.insert_domain ' || s) FROM unnest(ARRAY[$$(value) VALUES (1)$$, $$(key) VALUES (NULL)$$, $$(key) VALUES ('')$$, $$(key, value) VALUES ('c', 0)$$, $$(key, value) VALUES ('c', 'x')$$, 'DEFAULT VALUES']) s;
 
--- ON CONFLICT has nothing to conflict with; MERGE is not for views
+-- ON CONFLICT has nothing to conflict with; MERGE is not for views before PostgreSQL 17
 SELECT pg_temp.try($$INSERT INTO topic.insert_two (value) VALUES ('x') ON CONFLICT ("offset") DO NOTHING$$);
-SELECT pg_temp.try($$MERGE INTO topic.insert_two t USING (VALUES (1)) s (a) ON false WHEN NOT MATCHED THEN INSERT (value) VALUES ('x')$$);
+BEGIN;
+SELECT pg_temp.try($$MERGE INTO topic.insert_two t USING (VALUES (1)) s (a) ON false WHEN NOT MATCHED THEN INSERT (value) VALUES ('x')$$)
+	~ CASE WHEN current_setting('server_version_num')::int >= 170000 THEN '^ok$' ELSE '^0A000: cannot execute MERGE' END;
+ROLLBACK;
 
 -- ---------------------------------------------------------------------
 -- COPY
