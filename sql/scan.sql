@@ -20,7 +20,7 @@ BEGIN
 	END LOOP;
 END $$;
 CREATE FUNCTION pg_temp.run(query text) RETURNS SETOF text LANGUAGE sql AS
-$$ SELECT pg_temp.plan(query, ', ANALYZE, TIMING OFF, SUMMARY OFF') $$;
+$$ SELECT pg_temp.plan(query, ', ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF') $$;
 -- What a query gives with and without the offset scan, if it is the same.
 CREATE FUNCTION pg_temp.same(query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE with_it text; without_it text;
@@ -211,7 +211,7 @@ COMMIT;
 -- EXPLAIN in another form
 -- ---------------------------------------------------------------------
 SELECT regexp_replace(plan, '\mt\d+(_\w+)?\M', 'tN\1', 'g') FROM (
-	SELECT string_agg(line, E'\n') AS plan FROM pg_temp.plan($$SELECT r.offset FROM topic.scan r WHERE partition = 1 AND r.offset >= 1498 ORDER BY r.offset$$, ', ANALYZE, TIMING OFF, SUMMARY OFF, FORMAT YAML') line) p;
+	SELECT string_agg(line, E'\n') AS plan FROM pg_temp.plan($$SELECT r.offset FROM topic.scan r WHERE partition = 1 AND r.offset >= 1498 ORDER BY r.offset$$, ', ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF, FORMAT YAML') line) p;
 SELECT pg_temp.plan($$SELECT r.offset FROM topic.scan r WHERE partition = 1 AND r.offset >= 1498 ORDER BY r.offset$$, ', VERBOSE');
 
 -- ---------------------------------------------------------------------

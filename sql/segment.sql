@@ -67,7 +67,7 @@ RESET default_transaction_read_only;
 CREATE FUNCTION pg_temp.scans(query text) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE line text; result bigint := 0;
 BEGIN
-	FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) ' || query LOOP
+	FOR line IN EXECUTE 'EXPLAIN (ANALYZE, BUFFERS off, COSTS off, TIMING off, SUMMARY off) ' || query LOOP
 		result := result + (line ~ 'Scan .*on t\d+_p\d+_s[12]\M' AND line !~ 'never executed')::int;
 	END LOOP;
 	RETURN result;

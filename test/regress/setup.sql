@@ -9,7 +9,8 @@ SET timezone = 'UTC';
 \pset null NULL
 
 -- Runs a command: "ok", or its SQLSTATE and what it says.  Numbers of topics
--- differ from run to run; a message of another style is marked.
+-- differ from run to run, and between versions of PostgreSQL the advice about
+-- a function that does not exist; a message of another style is marked.
 CREATE FUNCTION pg_temp.try(command text) RETURNS text LANGUAGE plpgsql
 SET client_min_messages = warning AS $$
 DECLARE
@@ -22,8 +23,8 @@ EXCEPTION WHEN OTHERS THEN
 		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	RETURN regexp_replace(concat_ws(E'\n',
 		state || ': ' || message,
-		'  detail: ' || nullif(detail, ''),
-		'  hint: ' || nullif(hint, ''),
+		'  detail: ' || CASE WHEN state <> '42883' THEN nullif(detail, '') END,
+		'  hint: ' || CASE WHEN state <> '42883' THEN nullif(hint, '') END,
 		CASE WHEN message ~ '^[A-Z][a-z]' OR message ~ '[.]$' THEN '  BAD STYLE' END),
 		'\mt\d+(_\w+)?\M', 'tN\1', 'g');
 END $$;
