@@ -18,7 +18,7 @@ import report
 from server import CORES, Failure, Server
 
 GROUPS = ['bulk', 'single', 'pipelined', 'read', 'random', 'size', 'topics', 'snapshot', 'waiting', 'latency', 'space',
-          'consume', 'wakeup', 'groups']
+          'consume', 'wakeup', 'groups', 'retention', 'compaction']
 
 
 class Bench:
