@@ -2,9 +2,9 @@
  *
  * background.c
  *		Have something done by another process, in transactions of its own
- *		that commit before ours, and wait for it.
+ *		that commit before ours, and wait for it or not.
  *
- * The deadlock detector does not see such a wait: should the process need a
+ * The deadlock detector does not see a wait for it: should the process need a
  * lock that its master, or somebody who waits for him, holds, it gives up
  * after LOCK_TIMEOUT_MS, and the master does it himself.
  *
@@ -17,6 +17,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 
+#include "compat.h"
 #include "pg_topics.h"
 
 /* well below the usual deadlock_timeout: let others not be chosen as victims */
@@ -41,18 +42,18 @@ topics_background_connect(Oid database)
 }
 
 /*
- * Run a function of this library in a new process, with "size" bytes of
- * "extra", and wait until it has ended.  False if there was no process to be
- * had; true says only that one has tried.
+ * Start a function of this library in a new process, with "size" bytes of
+ * "extra".  NULL if there is no process to be had.
  */
-bool
-topics_background_run(const char *function, const char *name, const void *extra, Size size)
+BackgroundWorkerHandle *
+topics_background_start(const char *function, const char *name, const void *extra, Size size)
 {
 	BackgroundWorker worker = {0};
 	BackgroundWorkerHandle *handle;
 
 	Assert(size <= BGW_EXTRALEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION |
+		BGWORKER_INTERRUPTIBLE;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_notify_pid = MyProcPid;
@@ -62,7 +63,17 @@ topics_background_run(const char *function, const char *name, const void *extra,
 	strlcpy(worker.bgw_type, name, BGW_MAXLEN);
 	memcpy(worker.bgw_extra, extra, size);
 
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
-		return false;
-	return WaitForBackgroundWorkerShutdown(handle) == BGWH_STOPPED;
+	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;
+}
+
+/*
+ * The same, and wait until it has ended.  False if there was no process to be
+ * had; true says only that one has tried.
+ */
+bool
+topics_background_run(const char *function, const char *name, const void *extra, Size size)
+{
+	BackgroundWorkerHandle *handle = topics_background_start(function, name, extra, size);
+
+	return handle != NULL && WaitForBackgroundWorkerShutdown(handle) == BGWH_STOPPED;
 }

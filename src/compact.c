@@ -46,15 +46,33 @@
  * come again.  It also says up to where the log can have gaps, for readers
  * who check (fetch.c), whatever cleanup_policy says by then.
  *
- * A run takes many turns of the worker: one maps a segment or replaces a
- * group of them, and then others are served.  What it remembers (Run) is the
- * process's own.  Two processes that compact one partition do no harm:
- * segments are locked, and looked at again under the lock.
+ * WHAT IS NOT TOUCHED: a clean segment from which nothing goes is read, since
+ * only its keys tell that, but not written; nor is it merged with much smaller
+ * neighbours, or each run would write it anew.  With an empty map only
+ * tombstones can go, and segments whose tombstones stay are not even read.
+ *
+ * HOW FAST: at the pace that the process was given (pace.c).  It sleeps in the
+ * middle of a scan.  What it holds meanwhile is a pin on a page of a sealed
+ * segment, which nobody writes to; a lock on the segment, SHARE UPDATE
+ * EXCLUSIVE, or ACCESS SHARE while it maps, and ACCESS SHARE on the tables
+ * above, which it gives up when somebody waits for them; and a snapshot, so that
+ * VACUUM of other tables leaves what died since, as during any query, until
+ * the turn is over.  It never sleeps with ACCESS EXCLUSIVE on a segment.  What
+ * a turn reads is bounded (MAX_GROUP).
+ *
+ * A run takes many turns: one maps a segment or replaces a group of them,
+ * each in a transaction of its own.  What it remembers (Run) is the process's
+ * own.  Two processes that compact one partition do no harm: segments are
+ * locked, and looked at again under the lock.
+ *
+ * compact_at, in shared memory, is 0 when a run pays, or somebody should look
+ * at once; it stays 0 during a run.  Else it is when to look again.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/heapam.h"
 #include "access/multixact.h"
@@ -86,8 +104,23 @@
 #define COPY_BATCH_BYTES (1024 * 1024)
 #define LOOK_AGAIN_MS 60000		/* at what is not due, for settings that changed */
 #define RETRY_MS 1000			/* when locks were in the way */
-#define RUN_STALE_MS INT64CONST(30000)	/* a run without a turn may be ended */
 #define REINDEX_BLOCKS 1024		/* a smaller table's index is built in the swap */
+#define MAX_GROUP 4				/* times segment_bytes are read at most, to merge */
+#define MERGE_SHARE 4			/* a segment is not written anew to be merged with
+								 * what has less than this part of its size */
+
+/* A segment that a run may replace, and what becomes of it. */
+typedef struct Candidate
+{
+	Segment		segment;
+	int64		bytes;			/* on disk, now */
+	bool		counted;		/* else nothing goes from it, and it was not read */
+	int64		records;
+	int64		live;
+	bool		tombstones;		/* among those that stay */
+	TimestampTz tombstones_from;	/* since when the segment's count as clean */
+	TimestampTz sealed_at;
+} Candidate;
 
 /* The run of this process, if there is one. */
 typedef struct Run
@@ -96,28 +129,16 @@ typedef struct Run
 	TopicPartition id;
 	OffsetMap  *map;
 	bool		mapping;		/* else copying */
-	TimestampTz last_turn;
-	bool		in_turn;		/* the transaction that uses it has not ended */
+	TimestampTz not_before;		/* locks were in the way */
 	bool		full;			/* the map is full: there may be more to do */
 	bool		expired;		/* there are tombstones to be let go */
 	int64		clean_offset;	/* where the clean part ended */
 	int64		next;			/* to be mapped next; to be copied next */
 	int64		mapped;			/* end of what is mapped */
+	Candidate	counted;		/* did not go with the last group */
 } Run;
 
 static Run *run = NULL;
-
-/* A segment that a run may replace, and what becomes of it. */
-typedef struct Candidate
-{
-	Segment		segment;
-	int64		bytes;			/* on disk, now */
-	int64		records;
-	int64		live;
-	bool		tombstones;		/* among those that stay */
-	TimestampTz tombstones_from;	/* since when the segment's count as clean */
-	TimestampTz sealed_at;
-} Candidate;
 
 /* ----------------------------------------------------------------
  *		What can be compacted, and whether it is time
@@ -128,7 +149,22 @@ typedef struct Candidate
 bool
 topics_compact_is_due(const TopicSettings *settings, const PartitionState *state)
 {
-	return settings->compact && state->compact_at <= GetCurrentTimestamp();
+	return settings->compact && state->compact_at != COMPACTION_WANTED &&
+		state->compact_at <= GetCurrentTimestamp();
+}
+
+/* Has somebody looked, and found that it pays, or does a run go on? */
+bool
+topics_compact_is_wanted(const TopicSettings *settings, const PartitionState *state)
+{
+	return settings->compact && state->compact_at == COMPACTION_WANTED;
+}
+
+/* Does this process have a run? */
+bool
+topics_compact_is_running(void)
+{
+	return run != NULL;
 }
 
 static bool
@@ -185,17 +221,30 @@ tombstones_expired(const Candidate *candidate, const TopicSettings *settings)
 		GetCurrentTimestamp() - candidate->tombstones_from >= settings->delete_retention_ms * 1000;
 }
 
-/* Does it pay to begin a run? */
-static bool
-worth_it(List *candidates, const TopicSettings *settings, int64 clean_offset, bool *expired)
+/* When is somebody to look at the partition again? */
+static void
+look_again_in(PartitionState *state, int64 delay_ms)
 {
+	state->compact_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+}
+
+/*
+ * Does it pay to begin a run?  If not, compact_at says when to look again.
+ * *expired says whether there are tombstones to be let go.
+ */
+static bool
+worth_it(Relation partition_rel, PartitionState *state, const TopicSettings *settings,
+		 int64 clean_offset, bool *expired)
+{
+	int64		delay_ms = LOOK_AGAIN_MS;
 	int64		clean = 0;
 	int64		dirty = 0;
 	ListCell   *lc;
 
+	/* first: a segment that is sealed from here on asks for another look */
+	look_again_in(state, LOOK_AGAIN_MS);
 	*expired = false;
-
-	foreach(lc, candidates)
+	foreach(lc, list_candidates(partition_rel, state, 0, PG_INT64_MAX))
 	{
 		Candidate  *candidate = lfirst(lc);
 
@@ -203,24 +252,38 @@ worth_it(List *candidates, const TopicSettings *settings, int64 clean_offset, bo
 			clean += candidate->bytes;
 		else
 			dirty += candidate->bytes;
-		*expired |= tombstones_expired(candidate, settings);
+		if (tombstones_expired(candidate, settings))
+			*expired = true;
+		else if (candidate->tombstones_from != 0)
+			delay_ms = Min(delay_ms, settings->delete_retention_ms);
 	}
-	return *expired ||
-		(dirty > 0 && dirty >= settings->min_cleanable_dirty_ratio * (clean + dirty));
+	if (*expired || (dirty > 0 && dirty >= settings->min_cleanable_dirty_ratio * (clean + dirty)))
+		return true;
+	if (delay_ms < LOOK_AGAIN_MS && state->compact_at > GetCurrentTimestamp())
+		look_again_in(state, delay_ms);
+	return false;
+}
+
+/* Look whether a partition should be compacted: cheap, for who does not do it himself. */
+void
+topics_compact_look(Topic *topic, Oid partition_relid, PartitionState *state)
+{
+	Relation	rel = table_open(partition_relid, AccessShareLock);
+	bool		expired;
+
+	if (worth_it(rel, state, &topic->settings, topics_log_start_clean_offset(&state->id), &expired))
+		state->compact_at = COMPACTION_WANTED;
+	table_close(rel, NoLock);
 }
 
 /*
- * The end of a transaction.  What a turn has left in memory does not hold if
- * it was rolled back: the run begins anew.
+ * A transaction was rolled back: what a turn has left in memory may not hold,
+ * and who compacts by hand may have been canceled.  The run begins anew.
  */
 static void
 at_transaction_event(XactEvent event, void *arg)
 {
-	if (run == NULL || !run->in_turn ||
-		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT))
-		return;
-	run->in_turn = false;
-	if (event == XACT_EVENT_ABORT)
+	if (run != NULL && event == XACT_EVENT_ABORT)
 		end_run();
 }
 
@@ -229,7 +292,6 @@ static bool
 begin_run(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
 {
 	int64		clean_offset = topics_log_start_clean_offset(&state->id);
-	List	   *candidates = list_candidates(partition_rel, state, 0, PG_INT64_MAX);
 	MemoryContext cxt;
 	MemoryContext old;
 	static bool registered = false;
@@ -238,7 +300,7 @@ begin_run(Relation partition_rel, PartitionState *state, const TopicSettings *se
 	if (!registered)
 		RegisterXactCallback(at_transaction_event, NULL);
 	registered = true;
-	if (!worth_it(candidates, settings, clean_offset, &expired))
+	if (!worth_it(partition_rel, state, settings, clean_offset, &expired))
 		return false;
 
 	cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics compaction", ALLOCSET_DEFAULT_SIZES);
@@ -270,6 +332,21 @@ begin_scan(Relation rel, Snapshot snapshot)
 	ItemPointerSet(&first, 0, FirstOffsetNumber);
 	ItemPointerSet(&last, MaxBlockNumber, MaxOffsetNumber);
 	return topics_log_am_begin_tidrange(rel, snapshot, &first, &last);
+}
+
+/* The next row of such a scan, at our pace. */
+static bool
+scan_next(TableScanDesc scan, TupleTableSlot *slot)
+{
+	BlockNumber block = TTS_EMPTY(slot) ? InvalidBlockNumber :
+		ItemPointerGetBlockNumber(&slot->tts_tid);
+
+	CHECK_FOR_INTERRUPTS();
+	if (!table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
+		return false;
+	if (ItemPointerGetBlockNumber(&slot->tts_tid) != block)
+		topics_pace_account(BLCKSZ);
+	return true;
 }
 
 static int64
@@ -337,16 +414,16 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
 		before = DT_NOEND;		/* whatever its records say */
 
 	rel = table_open(candidate->segment.relid, AccessShareLock);
+	topics_pace_note_locked(RelationGetRelid(rel));
 	oldest_xmin = GetOldestNonRemovableTransactionId(rel);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = begin_scan(rel, snapshot);
 	slot = table_slot_create(rel, NULL);
-	while (ripe && table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
+	while (ripe && scan_next(scan, slot))
 	{
 		int64		offset = offset_of(slot);
 		KeyHash		hash;
 
-		CHECK_FOR_INTERRUPTS();
 		ripe = is_ripe(slot, oldest_xmin, before);
 		if (!ripe || run->full || offset < run->next)
 			continue;
@@ -396,41 +473,6 @@ stays(TupleTableSlot *slot, const Candidate *candidate, int64 log_start, bool dr
 	return !value_isnull || !drop_tombstones || offset >= run->clean_offset;
 }
 
-/* Count what of a candidate stays. */
-static void
-count_records(Candidate *candidate, const TopicSettings *settings, int64 log_start)
-{
-	Relation	rel = table_open(candidate->segment.relid, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = begin_scan(rel, snapshot);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	bool		drop_tombstones = tombstones_expired(candidate, settings);
-
-	while (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
-	{
-		bool		tombstone;
-
-		CHECK_FOR_INTERRUPTS();
-		candidate->records++;
-		if (stays(slot, candidate, log_start, drop_tombstones, &tombstone))
-		{
-			candidate->live++;
-			candidate->tombstones |= tombstone;
-		}
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
-}
-
-static int64
-live_bytes(const Candidate *candidate)
-{
-	return candidate->records == 0 ? 0 :
-		(int64) ((double) candidate->bytes * candidate->live / candidate->records);
-}
-
 /*
  * Lock a candidate against everybody who changes segments or rows, without
  * waiting, and see whether it still is what was listed.
@@ -444,52 +486,6 @@ lock_candidate(Relation partition_rel, const Segment *segment)
 		topics_segment_find(partition_rel, segment->base_offset, &now) &&
 		now.relid == segment->relid && now.base_offset == segment->base_offset &&
 		now.end_offset == segment->end_offset;
-}
-
-/*
- * The next segments to be replaced by one, locked and counted; NIL if none is
- * left.  *busy is set if somebody else has the next one.
- *
- * Neighbours of different ages of tombstones are not merged: that would make
- * some of these younger, so that they never went, or older.
- */
-static List *
-next_group(Relation partition_rel, PartitionState *state, const TopicSettings *settings, bool *busy)
-{
-	List	   *candidates = list_candidates(partition_rel, state, run->next, run->mapped);
-	int64		log_start = topics_log_start(partition_rel, state);
-	int64		bytes = 0;
-	bool		tombstones = false;
-	TimestampTz tombstones_from = 0;
-	List	   *group = NIL;
-	ListCell   *lc;
-
-	*busy = false;
-	foreach(lc, candidates)
-	{
-		Candidate  *candidate = lfirst(lc);
-
-		if (!lock_candidate(partition_rel, &candidate->segment))
-		{
-			*busy = group == NIL;
-			break;
-		}
-		count_records(candidate, settings, log_start);
-		if (group != NIL &&
-			(bytes + live_bytes(candidate) > settings->segment_bytes ||
-			 candidate->segment.base_offset != ((Candidate *) llast(group))->segment.end_offset ||
-			 (candidate->tombstones && tombstones &&
-			  candidate->tombstones_from != tombstones_from)))
-			break;
-		bytes += live_bytes(candidate);
-		if (candidate->tombstones)
-		{
-			tombstones = true;
-			tombstones_from = candidate->tombstones_from;
-		}
-		group = lappend(group, candidate);
-	}
-	return group;
 }
 
 /* Rows on their way into the new table. */
@@ -519,6 +515,26 @@ flush_batch(Batch *batch)
 	MemoryContextReset(batch->cxt);
 }
 
+/* What a row takes, in the table and out of line. */
+static Size
+row_bytes(TupleTableSlot *slot, const HeapTuple tuple)
+{
+	Size		result = tuple->t_len;
+
+	if (!HeapTupleHasExternal(tuple))
+		return result;
+	for (int i = 0; i < slot->tts_tupleDescriptor->natts; i++)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, i + 1, &isnull);
+
+		if (!isnull && TupleDescAttr(slot->tts_tupleDescriptor, i)->attlen == -1 &&
+			VARATT_IS_EXTERNAL(DatumGetPointer(value)))
+			result += toast_datum_size(value);
+	}
+	return result;
+}
+
 static void
 add_to_batch(Batch *batch, TupleTableSlot *slot)
 {
@@ -531,32 +547,166 @@ add_to_batch(Batch *batch, TupleTableSlot *slot)
 															  &TTSOpsHeapTuple);
 	ExecStoreHeapTuple(tuple, batch->slots[batch->count++], false);
 	batch->bytes += tuple->t_len;
+	topics_pace_account(row_bytes(slot, tuple));
 	if (batch->count == COPY_BATCH_ROWS || batch->bytes >= COPY_BATCH_BYTES)
 		flush_batch(batch);
 }
 
+/*
+ * Read a candidate.  What stays of it goes into "batch", or is counted if
+ * that is NULL.
+ */
 static void
-copy_records(const Candidate *candidate, const TopicSettings *settings, int64 log_start, Batch *batch)
+read_candidate(Candidate *candidate, const TopicSettings *settings, int64 log_start, Batch *batch)
 {
-	Relation	rel = table_open(candidate->segment.relid, NoLock);
+	Relation	rel = table_open(candidate->segment.relid, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan = begin_scan(rel, snapshot);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	bool		drop_tombstones = tombstones_expired(candidate, settings);
 
-	while (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
+	topics_pace_note_locked(RelationGetRelid(rel));
+	while (scan_next(scan, slot))
 	{
 		bool		tombstone;
+		bool		stay = stays(slot, candidate, log_start, drop_tombstones, &tombstone);
 
-		CHECK_FOR_INTERRUPTS();
-		if (stays(slot, candidate, log_start, drop_tombstones, &tombstone))
+		if (batch == NULL)
+		{
+			candidate->records++;
+			candidate->live += stay;
+			candidate->tombstones |= stay && tombstone;
+		}
+		else if (stay)
 			add_to_batch(batch, slot);
 	}
-	flush_batch(batch);
+	if (batch)
+		flush_batch(batch);
+	else
+		candidate->counted = true;
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
+}
+
+/*
+ * Find out what of a candidate stays.  It was read for that already if it
+ * would not go with the last group: what was counted then may be off by what
+ * somebody else has done meanwhile, which does no harm.
+ */
+static void
+count_records(Candidate *candidate, const TopicSettings *settings, int64 log_start)
+{
+	const Candidate *before = &run->counted;
+
+	if (before->counted && before->bytes == candidate->bytes &&
+		memcmp(&before->segment, &candidate->segment, sizeof(Segment)) == 0)
+	{
+		candidate->counted = true;
+		candidate->records = before->records;
+		candidate->live = before->live;
+		candidate->tombstones = before->tombstones;
+	}
+	else if (topics_offset_map_is_empty(run->map) && !tombstones_expired(candidate, settings) &&
+			 log_start <= candidate->segment.base_offset)
+		candidate->tombstones = candidate->tombstones_from != 0;
+	else
+		read_candidate(candidate, settings, log_start, NULL);
+}
+
+static int64
+dead_records(const Candidate *candidate)
+{
+	return candidate->records - candidate->live;
+}
+
+/* What stays, on disk. */
+static int64
+live_bytes(const Candidate *candidate)
+{
+	if (dead_records(candidate) == 0)
+		return candidate->counted && candidate->records == 0 ? 0 : candidate->bytes;
+	return (int64) ((double) candidate->bytes * candidate->live / candidate->records);
+}
+
+/* Segments to be replaced by one. */
+typedef struct SegmentGroup
+{
+	List	   *candidates;
+	int64		read;			/* bytes on disk, now */
+	int64		live;			/* of these, what stays */
+	int64		dead;			/* records that go */
+	bool		tombstones;
+	TimestampTz tombstones_from;
+} SegmentGroup;
+
+/*
+ * Is a candidate, that was counted, to be merged into a group?
+ *
+ * Neighbours of different ages of tombstones are not: that would make some of
+ * these younger, so that they never went, or older.  Nor is one written anew,
+ * from which nothing goes, for the sake of a small one; that waits until more
+ * of its kind have come.
+ */
+static bool
+belongs(const SegmentGroup *group, const Candidate *candidate, const TopicSettings *settings)
+{
+	const Candidate *last = llast(group->candidates);
+	int64		live = live_bytes(candidate);
+
+	if (candidate->segment.base_offset != last->segment.end_offset ||
+		group->live + live > settings->segment_bytes ||
+		(candidate->tombstones && group->tombstones &&
+		 candidate->tombstones_from != group->tombstones_from))
+		return false;
+	return live == 0 ||
+		((group->dead > 0 || group->live <= MERGE_SHARE * live) &&
+		 (dead_records(candidate) > 0 || live <= MERGE_SHARE * group->live));
+}
+
+/*
+ * The next segments to be replaced by one, locked and counted; none if none is
+ * left.  *busy is set if somebody else has the next one.
+ */
+static SegmentGroup
+next_group(Relation partition_rel, PartitionState *state, const TopicSettings *settings,
+		   int64 log_start, bool *busy)
+{
+	List	   *candidates = list_candidates(partition_rel, state, run->next, run->mapped);
+	SegmentGroup group = {NIL};
+	ListCell   *lc;
+
+	*busy = false;
+	foreach(lc, candidates)
+	{
+		Candidate  *candidate = lfirst(lc);
+
+		if (group.candidates != NIL &&
+			group.read + candidate->bytes > MAX_GROUP * settings->segment_bytes)
+			break;
+		if (!lock_candidate(partition_rel, &candidate->segment))
+		{
+			*busy = group.candidates == NIL;
+			break;
+		}
+		count_records(candidate, settings, log_start);
+		if (group.candidates != NIL && !belongs(&group, candidate, settings))
+		{
+			run->counted = *candidate;
+			break;
+		}
+		group.candidates = lappend(group.candidates, candidate);
+		group.read += candidate->bytes;
+		group.live += live_bytes(candidate);
+		group.dead += dead_records(candidate);
+		if (candidate->tombstones)
+		{
+			group.tombstones = true;
+			group.tombstones_from = candidate->tombstones_from;
+		}
+	}
+	return group;
 }
 
 /* A new table beside the first of a group, with what stays of all. */
@@ -577,7 +727,7 @@ copy_group(List *group, const TopicSettings *settings, int64 log_start)
 	batch->cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics copy", ALLOCSET_DEFAULT_SIZES);
 	batch->cid = GetCurrentCommandId(true);
 	foreach(lc, group)
-		copy_records(lfirst(lc), settings, log_start, batch);
+		read_candidate(lfirst(lc), settings, log_start, batch);
 	for (int i = 0; i < COPY_BATCH_ROWS && batch->slots[i]; i++)
 		ExecDropSingleTupleTableSlot(batch->slots[i]);
 	MemoryContextDelete(batch->cxt);
@@ -591,11 +741,14 @@ copy_group(List *group, const TopicSettings *settings, int64 log_start)
  * ----------------------------------------------------------------
  */
 
-/* Could we have this lock right now?  Asked before the work is done for it. */
+/*
+ * Could we have this lock now, but for readers who are done in no time?  Asked
+ * before the work is done for it.
+ */
 static bool
 is_free(Oid relid)
 {
-	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+	if (!topics_retention_try_lock(relid))
 		return false;
 	UnlockRelationOid(relid, AccessExclusiveLock);
 	return true;
@@ -677,13 +830,10 @@ drop_index(Oid relid, BlockNumber nblocks)
 	CommandCounterIncrement();
 }
 
-/* Put the new table's files in the place of a group. */
+/* Put the new table's files in the place of a segment's. */
 static void
-swap_group(Oid partition_relid, PartitionState *state, List *group, Oid new_relid)
+swap_files(Oid relid, Oid new_relid)
 {
-	Candidate  *first = linitial(group);
-	Candidate  *last = llast(group);
-	Segment		merged = first->segment;
 	Relation	new_rel = table_open(new_relid, AccessExclusiveLock);
 	TransactionId frozen_xid = new_rel->rd_rel->relfrozenxid;
 	MultiXactId min_multi = new_rel->rd_rel->relminmxid;
@@ -691,9 +841,21 @@ swap_group(Oid partition_relid, PartitionState *state, List *group, Oid new_reli
 	BlockNumber nblocks = RelationGetNumberOfBlocks(new_rel);
 
 	table_close(new_rel, NoLock);
-	drop_index(first->segment.relid, nblocks);
-	topics_finish_heap_swap(first->segment.relid, new_relid, frozen_xid, min_multi, persistence);
+	drop_index(relid, nblocks);
+	topics_finish_heap_swap(relid, new_relid, frozen_xid, min_multi, persistence);
 	CommandCounterIncrement();
+}
+
+/* Put the new table, if there is one, and the bounds of all in the place of a group. */
+static void
+swap_group(Oid partition_relid, PartitionState *state, List *group, Oid new_relid)
+{
+	Candidate  *first = linitial(group);
+	Candidate  *last = llast(group);
+	Segment		merged = first->segment;
+
+	if (OidIsValid(new_relid))
+		swap_files(first->segment.relid, new_relid);
 	if (list_length(group) > 1)
 	{
 		drop_others(group, &state->id);
@@ -728,38 +890,43 @@ note_group(PartitionState *state, List *group)
 							  tombstones ? tombstones_from : 0);
 }
 
+/*
+ * Is a group's first segment as it should be already, and are the others
+ * empty?  Then it needs but their bounds.
+ */
+static bool
+first_has_all(const SegmentGroup *group)
+{
+	const Candidate *first = linitial(group->candidates);
+
+	return dead_records(first) == 0 && group->live == live_bytes(first);
+}
+
 /* Replace a group of segments.  False if locks are in the way. */
 static bool
-replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *settings, List *group)
+replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *settings,
+			  int64 log_start, const SegmentGroup *group)
 {
-	Relation	partition_rel = table_open(partition_relid, AccessShareLock);
-	int64		log_start = topics_log_start(partition_rel, state);
-	int64		dead = 0;
-	Oid			new_relid;
+	Oid			new_relid = InvalidOid;
 	Oid			save_userid;
 	int			save_context;
 	bool		done = true;
-	ListCell   *lc;
 
-	/* dropping wants the table unused by its own session */
-	table_close(partition_rel, NoLock);
-	foreach(lc, group)
-		dead += ((Candidate *) lfirst(lc))->records - ((Candidate *) lfirst(lc))->live;
-
-	if (dead > 0 || list_length(group) > 1)
+	if (group->dead > 0 || list_length(group->candidates) > 1)
 	{
-		if (!group_is_free(partition_relid, group))
+		if (!group_is_free(partition_relid, group->candidates))
 			return false;
 		topics_extension_become_owner(&save_userid, &save_context);
-		new_relid = copy_group(group, settings, log_start);
+		if (!first_has_all(group))
+			new_relid = copy_group(group->candidates, settings, log_start);
 		TEST_POINT("compact-copied");
-		done = lock_group(partition_relid, group);
+		done = lock_group(partition_relid, group->candidates);
 		if (done)
 		{
-			swap_group(partition_relid, state, group, new_relid);
+			swap_group(partition_relid, state, group->candidates, new_relid);
 			TEST_POINT("compact-swapped");
 		}
-		else
+		else if (OidIsValid(new_relid))
 		{
 			ObjectAddress object = {RelationRelationId, new_relid, 0};
 
@@ -768,7 +935,7 @@ replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *s
 		SetUserIdAndSecContext(save_userid, save_context);
 	}
 	if (done)
-		note_group(state, group);
+		note_group(state, group->candidates);
 	return done;
 }
 
@@ -777,97 +944,106 @@ replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *s
  * ----------------------------------------------------------------
  */
 
-/* Somebody is in the way: try again a little later. */
-static void
-wait_a_little(PartitionState *state)
+/* The run's end, in the catalogue too.  If it did anything, look again at once. */
+static CompactResult
+finish_run(PartitionState *state)
 {
-	state->compact_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
-}
+	bool		moved = run->mapped > run->clean_offset;
+	CompactResult result = moved || run->expired ? COMPACT_MORE : COMPACT_DONE;
 
-/* The run's end, in the catalogue too. */
-static void
-finish_run(PartitionState *state, const TopicSettings *settings)
-{
-	bool		more = run->full;
-	int64		delay_ms = LOOK_AGAIN_MS;
-
-	if (run->mapped > run->clean_offset)
-	{
+	if (moved)
 		topics_log_start_raise_clean_offset(&state->id, run->mapped);
-		delay_ms = Min(delay_ms, settings->delete_retention_ms);
-	}
 	end_run();
-	state->compact_at = more ? 0 :
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+	return result;
 }
 
-/* The end of the mapping: is there anything to be done with the map? */
-static void
-finish_map(PartitionState *state, const TopicSettings *settings)
+/* Map a segment.  At the end: is there anything to be done with the map? */
+static CompactResult
+map_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
 {
+	if (map_segment(partition_rel, state, settings))
+		return COMPACT_MORE;
 	if (run->mapped == run->clean_offset && !run->expired)
-	{
-		finish_run(state, settings);
-		return;
-	}
+		return finish_run(state);
 	run->mapping = false;
 	run->next = 0;
 	topics_log_start_raise_floor(&state->id, run->mapped);
 	TEST_POINT("compact-mapped");
+	return COMPACT_MORE;
+}
+
+/* Replace the next group; closes the partition's table. */
+static CompactResult
+copy_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+{
+	Oid			partition_relid = RelationGetRelid(partition_rel);
+	bool		busy;
+	int64		log_start = topics_log_start(partition_rel, state);
+	SegmentGroup group = next_group(partition_rel, state, settings, log_start, &busy);
+
+	/* dropping wants the table unused by its own session */
+	table_close(partition_rel, NoLock);
+	if (busy || (group.candidates != NIL &&
+				 !replace_group(partition_relid, state, settings, log_start, &group)))
+	{
+		run->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+		return COMPACT_LATER;
+	}
+	if (group.candidates == NIL)
+		return finish_run(state);
+	run->next = ((Candidate *) llast(group.candidates))->segment.end_offset;
+	return COMPACT_MORE;
 }
 
 /*
- * A turn of compaction, in the caller's transaction.  The next one is due at
- * state->compact_at, at once if that is 0.
+ * End the run if its topic has gone, or is not to be compacted any more: it
+ * would keep others waiting.  In a transaction.
  */
 void
+topics_compact_check(void)
+{
+	PartitionState *state;
+	Topic	   *topic;
+
+	if (run == NULL)
+		return;
+	state = topics_shmem_find(&run->id);
+	topic = topics_catalog_by_id(run->id.topic_id);
+	if (state == NULL || topic == NULL || !topic->settings.compact)
+		end_run();
+}
+
+/*
+ * A turn of compaction, in the caller's transaction.  Where it fails, or
+ * nothing is to be done, compact_at says when to look again.
+ */
+CompactResult
 topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state)
 {
 	const TopicSettings settings = topic->settings;
-	Relation	rel = table_open(partition_relid, AccessShareLock);
-	List	   *group;
-	bool		busy;
+	Oid			root_relid = topic->root_relid;
+	Relation	rel;
+	CompactResult result;
 
-	state->compact_at = 0;
-	/* one run at a time, unless its partition has gone, or is not served */
-	if (run != NULL && !run_is_for(state))
-	{
-		if (GetCurrentTimestamp() - run->last_turn < RUN_STALE_MS * 1000)
-		{
-			wait_a_little(state);
-			table_close(rel, NoLock);
-			return;
-		}
-		end_run();
-	}
+	topics_compact_check();
+	look_again_in(state, LOOK_AGAIN_MS);
+	/* one run at a time */
+	if (run != NULL && (!run_is_for(state) || run->not_before > GetCurrentTimestamp()))
+		return COMPACT_LATER;
+
+	rel = table_open(partition_relid, AccessShareLock);
+	topics_pace_begin(root_relid, partition_relid);
 	if (run == NULL && !begin_run(rel, state, &settings))
-	{
-		state->compact_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_AGAIN_MS);
-		table_close(rel, NoLock);
-		return;
-	}
-
-	run->in_turn = true;
-	run->last_turn = GetCurrentTimestamp();
-	if (run->mapping)
-	{
-		if (!map_segment(rel, state, &settings))
-			finish_map(state, &settings);
-		table_close(rel, NoLock);
-		return;
-	}
-
-	group = next_group(rel, state, &settings, &busy);
-	table_close(rel, NoLock);
-	if (busy || (group != NIL && !replace_group(partition_relid, state, &settings, group)))
-		wait_a_little(state);
-	else if (group != NIL)
-		run->next = ((Candidate *) llast(group))->segment.end_offset;
+		result = COMPACT_DONE;
+	else if (run->mapping)
+		result = map_turn(rel, state, &settings);
 	else
-		finish_run(state, &settings);
+		return copy_turn(rel, state, &settings);
+	table_close(rel, NoLock);
+	return result;
 }
 
-/* End the run, if there is one: who compacts by hand does one after the other. */
+/* End the run, if there is one. */
 void
 topics_compact_abandon(void)
 {

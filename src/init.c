@@ -26,6 +26,7 @@ bool		pg_topics_early_lock_release;
 bool		pg_topics_enable_offset_scan;
 int			pg_topics_worker_interval;
 int			pg_topics_notify_interval;
+int			pg_topics_compaction_rate;
 
 static bool preloaded = false;
 static shmem_request_hook_type previous_shmem_request = NULL;
@@ -115,6 +116,11 @@ define_settings(void)
 							"What comes meanwhile is told of together.",
 							&pg_topics_notify_interval, 100, 10, 60000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.compaction_rate",
+							"How much compaction reads and writes in a second, at most.",
+							"0 is no limit. CALL topics.maintain() has none.",
+							&pg_topics_compaction_rate, 32768, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("pg_topics");
 }
 

@@ -8,11 +8,13 @@
  *	seal	freeze and index segments that are full
  *	expire	move the log start up, as policy wants it (retention.c)
  *	drop	drop the segments below it
+ *	look	whether it pays to compact it
  *	compact	keep the latest record of each key (compact.c)
  *
  * Each step is a transaction, so that locks are held shortly and a failure
- * costs one step.  The worker does this on its own; CALL topics.maintain()
- * and topics.roll_segment() do it by hand.  Who calls supplies the way to
+ * costs one step.  The worker does this on its own, but for compaction, which
+ * has a process for itself (compactor.c); CALL topics.maintain() and
+ * topics.roll_segment() do it by hand.  Who calls supplies the way to
  * get to the next transaction.
  *
  *-------------------------------------------------------------------------
@@ -104,6 +106,42 @@ topics_maintain_is_due(Topic *topic, int32 partition)
 		pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET ||
 		tail_is_old(topic, state) || topics_retention_is_due(&topic->settings, state) ||
 		topics_compact_is_due(&topic->settings, state);
+}
+
+/* Is it to be compacted?  Cheap, too. */
+bool
+topics_maintain_wants_compaction(Topic *topic, int32 partition)
+{
+	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
+	PartitionState *state = topics_shmem_find(&id);
+
+	return state != NULL && topics_compact_is_wanted(&topic->settings, state);
+}
+
+/*
+ * The partitions that something is due for, in the caller's transaction; pairs
+ * of view and partition, in a memory context.
+ */
+List *
+topics_maintain_collect(bool (*is_due) (Topic *topic, int32 partition), MemoryContext cxt)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		for (int32 partition = 0; topic && partition < topic->partitions; partition++)
+			if (is_due(topic, partition))
+			{
+				MemoryContext old = MemoryContextSwitchTo(cxt);
+
+				result = lappend(result, list_make2_oid(topic->view_relid, (Oid) partition));
+				MemoryContextSwitchTo(old);
+			}
+	}
+	return result;
 }
 
 /* Cut the tail; two transactions, see segment.c. */
@@ -206,7 +244,7 @@ seal(Oid view_relid, int32 partition, NextTransaction next_transaction)
 		if (found && !has_index(segment.relid))
 			topics_segment_seal(segment.relid);
 		if (found && has_index(segment.relid) && topics_segment_row_note_sealed(&state->id, &segment))
-			state->compact_at = 0;
+			state->compact_at = LOOK_NOW;
 		PopActiveSnapshot();
 		if (!found)
 			return;
@@ -269,9 +307,9 @@ retain(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	drop(view_relid, partition, next_transaction);
 }
 
-/* A turn of compaction; the worker comes back for the next one. */
+/* See whether it pays to compact. */
 static void
-compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
+look(Oid view_relid, int32 partition, NextTransaction next_transaction)
 {
 	Topic	   *topic;
 	PartitionState *state;
@@ -281,11 +319,44 @@ compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
 		return;
 	topics_backoff_step(STEP_COMPACT);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_compact_turn(topic, relid, state);
+	topics_compact_look(topic, relid, state);
 	PopActiveSnapshot();
 	next_transaction();
-	if (topics_compact_is_due(&topic->settings, state))
+	if (topics_compact_is_wanted(&topic->settings, state))
 		topics_shmem_wake_worker();
+}
+
+/* A turn of compaction, in a transaction, and in another one at the end. */
+static CompactResult
+compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	Topic	   *topic;
+	PartitionState *state;
+	Oid			relid = find_partition(view_relid, partition, &topic, &state);
+	CompactResult result;
+
+	if (!OidIsValid(relid) || !topic->settings.compact)
+		return COMPACT_DONE;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	result = topics_compact_turn(topic, relid, state);
+	PopActiveSnapshot();
+	next_transaction();
+	return result;
+}
+
+/*
+ * The same, by who compacts what is wanted.  True if the next turn can come at
+ * once.
+ */
+bool
+topics_maintain_compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	CompactResult result = compact(view_relid, partition, next_transaction);
+	Topic	   *topic = topics_catalog_get(view_relid, true);
+
+	if (result != COMPACT_DONE && topic != NULL)
+		topics_catalog_partition_state(topic, partition)->compact_at = COMPACTION_WANTED;
+	return result == COMPACT_MORE;
 }
 
 /* Do what was requested, or is due. */
@@ -304,7 +375,7 @@ do_requests(Oid view_relid, int32 partition, uint32 requests, bool retention,
 		seal(view_relid, partition, next_transaction);
 	if (retention || (requests & (REQUEST_SEAL | REQUEST_DROP)))
 		retain(view_relid, partition, next_transaction);
-	compact(view_relid, partition, next_transaction);
+	look(view_relid, partition, next_transaction);
 }
 
 /* What a partition was asked for, taken off its state to be done. */
@@ -327,8 +398,8 @@ give_requests_back(int code, Datum arg)
 }
 
 /*
- * Do all that is due for a partition, and with "roll_now" cut its tail, due
- * or not.  In a transaction, and in another one at the end.  What was
+ * Do all that is due for a partition but to compact it, and with "roll_now" cut
+ * its tail, due or not.  In a transaction, and in another one at the end.  What was
  * requested stays so if an error, or the end of the process, comes before it
  * is done.
  */
@@ -397,6 +468,26 @@ require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
 	PreventCommandIfReadOnly(command);
 }
 
+/*
+ * Compact a partition now, at full speed, and without saying that it is
+ * wanted: what is in the way is left to the compactor then.
+ */
+static void
+compact_by_hand(Oid view_relid, int32 partition, PartitionState *state)
+{
+	CompactResult result;
+
+	topics_compact_abandon();
+	while ((result = compact(view_relid, partition, SPI_commit)) == COMPACT_MORE)
+		CHECK_FOR_INTERRUPTS();
+	topics_compact_abandon();
+	if (result == COMPACT_LATER)
+	{
+		state->compact_at = LOOK_NOW;
+		topics_shmem_wake_worker();
+	}
+}
+
 /* maintain(topic): the worker's work, for one topic or all of one's own */
 Datum
 topics_maintain(PG_FUNCTION_ARGS)
@@ -433,13 +524,11 @@ topics_maintain(PG_FUNCTION_ARGS)
 			CHECK_FOR_INTERRUPTS();
 			pg_atomic_fetch_or_u32(&state->requests,
 								   REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP);
-			state->compact_at = 0;
-			topics_compact_abandon();
-			do
-			{
-				topics_maintain_partition(lfirst_oid(lc), partition, false, SPI_commit);
-				topic = topics_catalog_get(lfirst_oid(lc), true);
-			} while (topic && topic->settings.compact && state->compact_at == 0);
+			/* first, or the worker would be told to have it done */
+			compact_by_hand(lfirst_oid(lc), partition, state);
+			topics_maintain_partition(lfirst_oid(lc), partition, false, SPI_commit);
+			compact_by_hand(lfirst_oid(lc), partition, state);
+			topic = topics_catalog_get(lfirst_oid(lc), true);
 			if (topic == NULL)
 				break;
 		}

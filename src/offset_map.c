@@ -90,6 +90,12 @@ topics_offset_map_clear(OffsetMap *map)
 	map->count = 0;
 }
 
+bool
+topics_offset_map_is_empty(const OffsetMap *map)
+{
+	return map->count == 0;
+}
+
 /* The hash of a key, of the column "att". */
 KeyHash
 topics_offset_map_hash(const OffsetMap *map, Form_pg_attribute att, Datum key)

@@ -111,6 +111,8 @@ extern void topics_test_point(const char *name);
 #define NOBODY_WAITS	PG_INT64_MAX	/* of wake_at */
 #define UNKNOWN_BYTES	(-1)	/* of droppable_bytes: look */
 #define NOTHING_DROPPABLE (PG_INT64_MIN / 2)	/* there is but the tail */
+#define COMPACTION_WANTED 0		/* of compact_at: it pays, or a run goes on */
+#define LOOK_NOW 1				/* of compact_at: a time long past */
 
 /*
  * What all processes share of one partition.  It lives in an array whose
@@ -161,7 +163,8 @@ typedef struct PartitionState
 	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
 								 * that is of this time; 0: look */
 	int64		droppable_bytes;	/* of sealed segments above the lowest */
-	TimestampTz compact_at;		/* the next turn of compaction; 0: now */
+	TimestampTz compact_at;		/* when to look whether compaction pays, or
+								 * COMPACTION_WANTED */
 	bool		looked_at;		/* for what was left undone before we were */
 
 	PartitionRole role;
@@ -175,6 +178,7 @@ typedef struct WorkerSlot
 {
 	Oid			database;		/* InvalidOid: free */
 	pid_t		pid;			/* 0: not running */
+	pid_t		compactor;		/* likewise */
 	struct Latch *latch;		/* of the running worker */
 	bool		has_extension;	/* as of its last look */
 	int			commands;		/* in progress that the worker gives way to */
@@ -345,6 +349,7 @@ extern bool pg_topics_early_lock_release;
 extern bool pg_topics_enable_offset_scan;
 extern int	pg_topics_worker_interval;
 extern int	pg_topics_notify_interval;
+extern int	pg_topics_compaction_rate;
 extern void topics_require_preload(void);
 
 /* shmem.c */
@@ -396,6 +401,12 @@ extern void topics_extension_check_version(void);
 
 /* relation_memory.c */
 extern void *topics_relation_memory_enter(HTAB **memory, Size entry_size, Oid relid, bool *found);
+
+/* pace.c */
+extern void topics_pace_limit(int *rate);
+extern void topics_pace_begin(Oid root_relid, Oid partition_relid);
+extern void topics_pace_note_locked(Oid segment_relid);
+extern void topics_pace_account(Size bytes);
 
 /* log_start.c */
 extern bool topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
@@ -520,6 +531,8 @@ extern bool topics_catalog_is_admin(void);
 /* background.c */
 extern const char *topics_background_begin(void);
 extern void topics_background_connect(Oid database);
+extern struct BackgroundWorkerHandle *topics_background_start(const char *function, const char *name,
+															 const void *extra, Size size);
 extern bool topics_background_run(const char *function, const char *name,
 								  const void *extra, Size size);
 
@@ -671,16 +684,33 @@ extern Oid	topics_topic_dropping;
 extern bool topics_retention_is_due(const TopicSettings *settings, const PartitionState *state);
 extern bool topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *state);
 extern bool topics_retention_drop(Oid partition_relid, PartitionState *state);
+extern bool topics_retention_try_lock(Oid relid);
 extern bool topics_retention_lock(Oid relid);
 
 /* compact.c */
+typedef enum CompactResult
+{
+	COMPACT_DONE,				/* nothing more is to be done */
+	COMPACT_MORE,				/* the next turn can come at once */
+	COMPACT_LATER				/* somebody is in the way */
+} CompactResult;
+
 extern bool topics_compact_is_due(const TopicSettings *settings, const PartitionState *state);
-extern void topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state);
+extern bool topics_compact_is_wanted(const TopicSettings *settings, const PartitionState *state);
+extern bool topics_compact_is_running(void);
+extern void topics_compact_look(Topic *topic, Oid partition_relid, PartitionState *state);
+extern CompactResult topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state);
+extern void topics_compact_check(void);
 extern void topics_compact_abandon(void);
 
 /* maintain.c */
 typedef void (*NextTransaction) (void);
 extern bool topics_maintain_is_due(Topic *topic, int32 partition);
+extern bool topics_maintain_wants_compaction(Topic *topic, int32 partition);
+extern List *topics_maintain_collect(bool (*is_due) (Topic *topic, int32 partition),
+									 MemoryContext cxt);
+extern bool topics_maintain_compact(Oid view_relid, int32 partition,
+									NextTransaction next_transaction);
 extern void topics_maintain_partition(Oid view_relid, int32 partition, bool roll,
 									  NextTransaction next_transaction);
 
@@ -692,6 +722,9 @@ extern void topics_notify_give_back(void);
 extern void topics_hooks_init(void);
 
 /* ---- the worker ---- */
+
+/* compactor.c */
+extern bool topics_compactor_start(WorkerSlot *slot);
 
 /* worker.c */
 extern void topics_worker_register(void);

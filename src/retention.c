@@ -357,12 +357,9 @@ wait_for_lock(Oid relid)
 	return locked;
 }
 
-/*
- * Lock a table ACCESS EXCLUSIVE, so that hardly anybody notices: without
- * waiting, if it can be had in LOCK_TRIES; else in the queue, shortly.
- */
+/* Lock a table ACCESS EXCLUSIVE without waiting for it in the queue. */
 bool
-topics_retention_lock(Oid relid)
+topics_retention_try_lock(Oid relid)
 {
 	for (int i = 0; i < LOCK_TRIES; i++)
 	{
@@ -371,7 +368,17 @@ topics_retention_lock(Oid relid)
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(1000);
 	}
-	return wait_for_lock(relid);
+	return false;
+}
+
+/*
+ * Lock a table ACCESS EXCLUSIVE, so that hardly anybody notices: without
+ * waiting, if it can be had in LOCK_TRIES; else in the queue, shortly.
+ */
+bool
+topics_retention_lock(Oid relid)
+{
+	return topics_retention_try_lock(relid) || wait_for_lock(relid);
 }
 
 /*

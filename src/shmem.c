@@ -134,7 +134,7 @@ state_init(PartitionState *state, const TopicPartition *id)
 	state->lowest_kept = 0;
 	state->droppable_bytes = UNKNOWN_BYTES;
 	state->tail_file = InvalidOid;
-	state->compact_at = 0;
+	state->compact_at = LOOK_NOW;
 	state->looked_at = false;
 	state->role = ROLE_LEADER;
 	state->leader_epoch = 0;

@@ -11,8 +11,8 @@
  * The worker goes round the partitions that have something to be done
  * (maintain.c): when woken at once for those that asked, and every
  * pg_topics.worker_interval for all.  Between rounds, and between their steps,
- * it sends the notifications that are due (notify.c).  It schedules, and knows
- * nothing else.
+ * it sends the notifications that are due (notify.c).  It has another process
+ * do the compaction (compactor.c).  It schedules, and knows nothing else.
  *
  * Each partition is a piece of work of its own: one that fails, or that ends
  * the worker, is not tried again before its time (backoff.c), and the others
@@ -101,8 +101,8 @@ find_slot(WorkerRegistry *registry, Oid database)
 }
 
 /*
- * A command needs the database for itself: end its worker, and have none until
- * topics_worker_come_back.  Without waiting: the command does that, as it
+ * A command needs the database for itself: end its worker, and the compactor, and
+ * have none until topics_worker_come_back.  Without waiting: the command does that, as it
  * waits for any other session to go.  True if there is one to come back.
  *
  * One that was claimed and has not entered its slot does not do so (enter_slot).
@@ -113,17 +113,21 @@ topics_worker_give_way(Oid database)
 	WorkerRegistry *registry = topics_shmem_workers();
 	WorkerSlot *slot;
 	pid_t		pid = 0;
+	pid_t		compactor = 0;
 
 	SpinLockAcquire(&registry->mutex);
 	slot = find_slot(registry, database);
 	if (slot)
 	{
 		pid = slot->pid;
+		compactor = slot->compactor;
 		slot->commands++;
 	}
 	SpinLockRelease(&registry->mutex);
 	if (pid != 0)
 		kill(pid, SIGTERM);
+	if (compactor != 0)
+		kill(compactor, SIGTERM);
 	return slot != NULL;
 }
 
@@ -203,7 +207,8 @@ forget_databases(WorkerRegistry *registry, const Oid *known, List *databases)
 
 		SpinLockAcquire(&registry->mutex);
 		if (OidIsValid(known[i]) && registry->slots[i].database == known[i] &&
-			registry->slots[i].pid == 0 && !list_member_oid(databases, known[i]))
+			registry->slots[i].pid == 0 && registry->slots[i].compactor == 0 &&
+			!list_member_oid(databases, known[i]))
 			gone = known[i];
 		SpinLockRelease(&registry->mutex);
 		if (!OidIsValid(gone))
@@ -547,6 +552,52 @@ report_round(const Round *round)
 	SpinLockRelease(&registry->mutex);
 }
 
+/* Where no compactor can be had: a turn of compaction, which comes back for the next one. */
+static void
+compact(void *arg)
+{
+	List	   *wanted = arg;
+
+	if (topics_maintain_compact(linitial_oid(wanted), (int32) lsecond_oid(wanted),
+								next_transaction))
+		topics_shmem_wake_worker();
+}
+
+/* What is due now, as pairs of view and partition. */
+static List *
+collect(bool (*is_due) (Topic *topic, int32 partition), MemoryContext cxt)
+{
+	List	   *result;
+
+	StartTransactionCommand();
+	result = topics_maintain_collect(is_due, cxt);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
+	return result;
+}
+
+/* Have compacted what is to be. */
+static void
+have_compacted(MemoryContext cxt)
+{
+	List	   *wanted = collect(topics_maintain_wants_compaction, cxt);
+	ListCell   *lc;
+
+	if (wanted == NIL || topics_compactor_start(my_slot))
+	{
+		topics_compact_abandon();
+		return;
+	}
+	foreach(lc, wanted)
+	{
+		const WorkPiece piece = {MyDatabaseId, linitial_oid(lfirst(lc)),
+			(int32) lsecond_oid(lfirst(lc)), WORK_MAINTAIN};
+
+		CHECK_FOR_INTERRUPTS();
+		(void) topics_backoff_run(&piece, NULL, compact, lfirst(lc));
+	}
+}
+
 static void
 go_round(void)
 {
@@ -577,6 +628,7 @@ go_round(void)
 		topics_backoff_forget_untried(began);
 		report_round(&round);
 	}
+	have_compacted(cxt);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
 }
@@ -651,6 +703,7 @@ topics_worker_main(Datum main_arg)
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	/* a lost segment is attached again: nobody waits for our flushes */
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	topics_pace_limit(&pg_topics_compaction_rate);
 
 	topics_backoff_take_over();
 	while (extension_exists())

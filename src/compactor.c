@@ -1,0 +1,228 @@
+/*-------------------------------------------------------------------------
+ *
+ * compactor.c
+ *		A process that compacts the topics of a database.
+ *
+ * The worker has it started when compaction pays (maintain.c), and it ends
+ * when there is nothing more to compact.  It is a process of its own since a
+ * turn of compaction takes as long as a segment is large and
+ * pg_topics.compaction_rate is low, all in one transaction; meanwhile the
+ * worker attaches spares, lets records go and notifies.  Where there is no
+ * process to be had the worker compacts himself, and is late with the rest.
+ *
+ * There is one per database.  Its pid stands in the worker's slot, so that
+ * commands that need the database for themselves end it as they end the
+ * worker (topics_worker_give_way).
+ *
+ * An error costs a partition its turn, and is logged; the others go on.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/wait_event.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+#define LOOK_MS 200				/* whether locks are free that were in the way */
+
+PGDLLEXPORT void topics_compactor_main(Datum main_arg);
+
+/* What the worker gives along. */
+typedef struct CompactorArgs
+{
+	int			slot;
+	Oid			database;
+} CompactorArgs;
+
+static WorkerSlot *my_slot = NULL;
+
+/* ----------------------------------------------------------------
+ *		In the worker
+ * ----------------------------------------------------------------
+ */
+
+static bool
+is_running(WorkerSlot *slot)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+	bool		running;
+
+	SpinLockAcquire(&registry->mutex);
+	running = slot->compactor != 0;
+	SpinLockRelease(&registry->mutex);
+	return running;
+}
+
+/*
+ * Have a compactor for our database, if there is none.  False if there is no
+ * process to be had.
+ */
+bool
+topics_compactor_start(WorkerSlot *slot)
+{
+	static BackgroundWorkerHandle *started = NULL;
+	CompactorArgs args = {slot - topics_shmem_workers()->slots, MyDatabaseId};
+	MemoryContext old;
+	pid_t		pid;
+
+	/* one that was started has not come to its slot yet, or an earlier worker's is there */
+	if (is_running(slot) ||
+		(started != NULL && GetBackgroundWorkerPid(started, &pid) != BGWH_STOPPED))
+		return true;
+	if (started != NULL)
+		pfree(started);
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	started = topics_background_start("topics_compactor_main", "pg_topics compactor",
+									  &args, sizeof(args));
+	MemoryContextSwitchTo(old);
+	return started != NULL;
+}
+
+/* ----------------------------------------------------------------
+ *		The compactor
+ * ----------------------------------------------------------------
+ */
+
+static void
+leave_slot(int code, Datum arg)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+
+	SpinLockAcquire(&registry->mutex);
+	my_slot->compactor = 0;
+	SpinLockRelease(&registry->mutex);
+}
+
+/* Say that we are here.  False if there is one already, or shall be none. */
+static bool
+enter_slot(WorkerSlot *slot, Oid database)
+{
+	WorkerRegistry *registry = topics_shmem_workers();
+	bool		entered = false;
+
+	SpinLockAcquire(&registry->mutex);
+	if (slot->database == database && slot->compactor == 0 && slot->commands == 0)
+	{
+		slot->compactor = MyProcPid;
+		my_slot = slot;
+		entered = true;
+	}
+	SpinLockRelease(&registry->mutex);
+	if (entered)
+		before_shmem_exit(leave_slot, 0);
+	return entered;
+}
+
+static void
+next_transaction(void)
+{
+	CommitTransactionCommand();
+	CHECK_FOR_INTERRUPTS();
+	StartTransactionCommand();
+}
+
+/* A partition's turn; true if the next one can come at once. */
+static bool
+take_turn(Oid view_relid, int32 partition)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	volatile bool more = false;
+
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		more = topics_maintain_compact(view_relid, partition, next_transaction);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		EmitErrorReport();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	pgstat_report_stat(false);
+	return more;
+}
+
+/* A turn for each partition that wants one.  *more says whether to go on at once. */
+static bool
+go_round(bool *more)
+{
+	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics compactor round",
+											  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	List	   *wanted = NIL;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	if (topics_extension_exists())
+	{
+		topics_compact_check();
+		wanted = topics_maintain_collect(topics_maintain_wants_compaction, cxt);
+	}
+	else
+		topics_compact_abandon();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
+
+	*more = false;
+	foreach(lc, wanted)
+		*more |= take_turn(linitial_oid(lfirst(lc)), (int32) lsecond_oid(lfirst(lc)));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(cxt);
+	return wanted != NIL;
+}
+
+static void
+wait_a_little(void)
+{
+	pgstat_report_activity(STATE_IDLE, NULL);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 LOOK_MS, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+void
+topics_compactor_main(Datum main_arg)
+{
+	CompactorArgs args;
+	bool		more;
+
+	memcpy(&args, topics_background_begin(), sizeof(args));
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	if (!enter_slot(&topics_shmem_workers()->slots[args.slot], args.database))
+		proc_exit(0);
+	topics_background_connect(args.database);
+	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	topics_pace_limit(&pg_topics_compaction_rate);
+
+	pgstat_report_activity(STATE_RUNNING, "compacting topics");
+	while (go_round(&more) || topics_compact_is_running())
+	{
+		if (!more)
+			wait_a_little();
+		pgstat_report_activity(STATE_RUNNING, "compacting topics");
+	}
+	proc_exit(0);
+}

@@ -1,0 +1,130 @@
+/*-------------------------------------------------------------------------
+ *
+ * pace.c
+ *		How fast a process may work: it sleeps when it was too fast.
+ *
+ * As Kafka's log.cleaner.io.max.bytes.per.second: what is read and what is
+ * written is counted, and together stays below so much a second.  Unlike
+ * vacuum_cost_delay it does not depend on how long a nap the system gives.
+ *
+ * Sleeping, a process looks whether anybody waits for one of the locks that
+ * it holds.  Then it gives up what it does, by an error, as autovacuum does;
+ * a lock that is wanted shall not be held for a nap's sake.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+#define NAP_MS 10				/* shorter naps are saved up */
+#define LONG_NAP_MS 1000		/* at most, between two looks at others */
+
+static int *max_rate = NULL;	/* kB a second, 0 for no limit */
+static TimestampTz paid_until = 0;	/* when what was done so far would be done */
+
+/* What is locked: a topic's root, a partition's table, a segment. */
+static Oid	locked_relids[3];
+
+/* Have this process keep to a rate: a setting, in kB a second, 0 for no limit. */
+void
+topics_pace_limit(int *rate)
+{
+	max_rate = rate;
+}
+
+/* A piece of work on a partition begins, with locks on these. */
+void
+topics_pace_begin(Oid root_relid, Oid partition_relid)
+{
+	locked_relids[0] = root_relid;
+	locked_relids[1] = partition_relid;
+	locked_relids[2] = InvalidOid;
+}
+
+/* It goes on with a lock on this segment. */
+void
+topics_pace_note_locked(Oid segment_relid)
+{
+	locked_relids[2] = segment_relid;
+}
+
+/*
+ * Does anybody wait for a lock on what we have locked?  Workers do not count:
+ * they do not wait for long, and come back.
+ *
+ * Read without a lock: of a process that has just stopped waiting we may read
+ * another lock than his, for these live in shared memory for ever.  Then work
+ * is given up in vain.  Whom we miss we see at the next nap.
+ */
+static bool
+somebody_waits(void)
+{
+	for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
+	{
+		PGPROC	   *proc = &ProcGlobal->allProcs[i];
+		LOCK	   *lock = *(LOCK *volatile *) &proc->waitLock;
+
+		if (lock == NULL || proc->isBackgroundWorker ||
+			lock->tag.locktag_type != LOCKTAG_RELATION ||
+			lock->tag.locktag_field1 != MyDatabaseId)
+			continue;
+		for (size_t j = 0; j < lengthof(locked_relids); j++)
+			if (lock->tag.locktag_field2 == locked_relids[j])
+				return true;
+	}
+	return false;
+}
+
+/* A nap of some milliseconds, which ends at once if we are told to. */
+static void
+nap(long ms)
+{
+	int			rate = *max_rate;
+
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (*max_rate != rate)
+		paid_until = 0;
+	if (somebody_waits())
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("canceling work on log table \"%s\"", get_rel_name(locked_relids[1])),
+				 errdetail("Another process waits for a lock that it holds."),
+				 errhint("It begins anew by itself.")));
+}
+
+/* Bytes were read, or written: sleep if that was more than we may. */
+void
+topics_pace_account(Size bytes)
+{
+	TimestampTz now;
+
+	if (max_rate == NULL || *max_rate == 0)
+		return;
+	now = GetCurrentTimestamp();
+	paid_until = Max(paid_until, now) + (int64) (bytes * (USECS_PER_SEC / 1024.0) / *max_rate);
+	while (paid_until - now >= NAP_MS * 1000)
+	{
+		nap(Min((paid_until - now) / 1000, LONG_NAP_MS));
+		now = GetCurrentTimestamp();
+	}
+}
