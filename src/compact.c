@@ -20,7 +20,10 @@
  * so every snapshot sees all of the new file; were a row in it newer than
  * some snapshot, that one would see it appear, and were it the reason for
  * an older one to go, see neither.  A snapshot that stays open delays the
- * compaction of what came after it, and nothing else.
+ * compaction of what came after it, and nothing else.  For snapshots on
+ * standbys, which nobody here knows of without hot_standby_feedback, all rows
+ * must have been frozen before: that has canceled, in replay, whoever there
+ * does not see them.  What the sealing could not freeze is frozen now.
  *
  * HOW A SEGMENT IS REPLACED: as VACUUM FULL does it.  The rows go into a new
  * table under a lock that keeps neither readers nor anybody else out, then
@@ -135,6 +138,7 @@ typedef struct Run
 	int64		clean_offset;	/* where the clean part ended */
 	int64		next;			/* to be mapped next; to be copied next */
 	int64		mapped;			/* end of what is mapped */
+	Oid			froze;			/* the segment that was frozen last */
 	Candidate	counted;		/* did not go with the last group */
 } Run;
 
@@ -372,25 +376,40 @@ hash_key(TupleTableSlot *slot, KeyHash *hash)
 	return true;
 }
 
-/* Has everybody's snapshot seen this row, and is it old enough? */
+/*
+ * Has everybody's snapshot seen this row, and is it old enough?  *frozen is
+ * reset if it is not frozen.
+ */
 static bool
-is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before)
+is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, bool *frozen)
 {
 	bool		should_free;
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
 	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
 	bool		isnull;
-	bool		result = (HeapTupleHeaderXminFrozen(tuple->t_data) ||
-						  TransactionIdPrecedes(xmin, oldest_xmin)) &&
+	bool		xmin_frozen = HeapTupleHeaderXminFrozen(tuple->t_data);
+	bool		result = (xmin_frozen || TransactionIdPrecedes(xmin, oldest_xmin)) &&
 		DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull)) <= before;
 
+	*frozen &= xmin_frozen;
 	if (should_free)
 		heap_freetuple(tuple);
 	return result;
 }
 
+/* Freeze a segment.  False if that cannot be now, or was in vain. */
+static bool
+freeze_segment(Oid relid)
+{
+	if (run->froze == relid || !ConditionalLockRelationOid(relid, ShareUpdateExclusiveLock))
+		return false;
+	run->froze = relid;
+	topics_segment_freeze(relid);
+	return true;
+}
+
 /*
- * Map the next segment.  False at the end of what can be mapped: then
+ * Map the next segment, or have it frozen for that.  False at the end of what can be mapped: then
  * "mapped" is the end of the run.
  */
 static bool
@@ -406,6 +425,7 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
 	TimestampTz before = GetCurrentTimestamp() - settings->min_compaction_lag_ms * 1000;
 	int64		before_segment = run->mapped;
 	bool		ripe = true;
+	bool		frozen = true;
 
 	if (candidates == NIL)
 		return false;
@@ -424,7 +444,7 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
 		int64		offset = offset_of(slot);
 		KeyHash		hash;
 
-		ripe = is_ripe(slot, oldest_xmin, before);
+		ripe = is_ripe(slot, oldest_xmin, before, &frozen);
 		if (!ripe || run->full || offset < run->next)
 			continue;
 		if (hash_key(slot, &hash) && !topics_offset_map_put(run->map, &hash, offset))
@@ -432,7 +452,7 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
 		else
 			run->mapped = offset + 1;
 	}
-	if (!ripe)
+	if (!ripe || !frozen)
 	{
 		/* it is copied whole or not at all; what is mapped of it does no harm */
 		run->mapped = before_segment;
@@ -444,6 +464,8 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
+	if (ripe && !frozen)
+		return freeze_segment(candidate->segment.relid);
 	return ripe && !run->full;
 }
 

@@ -456,6 +456,7 @@ extern bool topics_segment_cover(Oid partition_relid, PartitionState *state,
 								 int64 first, int64 last, int64 segment_bytes,
 								 bool may_repeat);
 extern bool topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at);
+extern void topics_segment_freeze(Oid segment_relid);
 extern void topics_segment_seal(Oid segment_relid);
 extern void topics_segment_protect_from_analyze(Oid relid);
 extern void topics_segment_set_bounds(Oid partition_relid, const Segment *segment);

@@ -1034,6 +1034,27 @@ freeze_table(Oid relid)
 }
 
 /*
+ * Freeze a full segment, in the caller's transaction: what every snapshot
+ * sees, and nobody has pinned.  Replay cancels queries on standbys whose
+ * snapshots do not see what was frozen.
+ */
+void
+topics_segment_freeze(Oid segment_relid)
+{
+	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
+	Oid			toast_relid = rel->rd_rel->reltoastrelid;
+	Oid			save_userid;
+	int			save_context;
+
+	table_close(rel, NoLock);
+	topics_extension_become_owner(&save_userid, &save_context);
+	freeze_table(segment_relid);
+	if (OidIsValid(toast_relid))
+		freeze_table(toast_relid);
+	SetUserIdAndSecContext(save_userid, save_context);
+}
+
+/*
  * Freeze a full segment and give it its BRIN index, in the caller's
  * transaction.  Nothing is done to one that has an index already, or no
  * rows: a restore may fill it yet.  A
@@ -1048,7 +1069,6 @@ topics_segment_seal(Oid segment_relid)
 	IndexStmt  *stmt;
 	IndexElem  *column;
 	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
-	Oid			toast_relid = rel->rd_rel->reltoastrelid;
 	bool		sealed = topics_log_am_has_index(rel) || !topics_log_am_is_log(rel) ||
 		RelationGetNumberOfBlocks(rel) == 0;
 	char	   *name = pstrdup(RelationGetRelationName(rel));
@@ -1057,11 +1077,9 @@ topics_segment_seal(Oid segment_relid)
 	if (sealed)
 		return;
 
-	topics_extension_become_owner(&save_userid, &save_context);
-	freeze_table(segment_relid);
-	if (OidIsValid(toast_relid))
-		freeze_table(toast_relid);
+	topics_segment_freeze(segment_relid);
 	TEST_POINT("seal-frozen");
+	topics_extension_become_owner(&save_userid, &save_context);
 
 	stmt = makeNode(IndexStmt);
 	/* a restore that we run beside is going to make the one of the dump */
