@@ -194,6 +194,22 @@ CALL topics.roll_segment('compact_int');
 CALL clean('compact_int', 5);
 SELECT key, r.offset FROM topic.compact_int r ORDER BY 2;
 SELECT key, l.offset FROM topics.latest('compact_int') l ORDER BY 2;
+-- what is below the log start goes as well
+SELECT topics.create_topic('compact_below', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0);
+CALL fill('compact_below', 1000, 1000, seal => false);
+SELECT topics.delete_records('compact_below', 0, 990);
+CALL topics.roll_segment('compact_below');
+CALL clean('compact_below', 1000);
+SELECT count(*), min(r.offset) FROM topic.compact_below r;
+SELECT size_bytes < 65536 AS small FROM topics.segment WHERE topic = 'compact_below' AND state = 'sealed';
+-- a clean segment is not written anew for the sake of a small one
+SELECT topics.create_topic('compact_alone', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0);
+CALL fill('compact_alone', 5000, 5000);
+CALL clean('compact_alone', 5000);
+INSERT INTO topic.compact_alone (key, value) SELECT 'other' || i, 'x' FROM generate_series(1, 10) i;
+CALL topics.roll_segment('compact_alone');
+CALL clean('compact_alone', 5010);
+SELECT * FROM sealed WHERE topic = 'compact_alone';
 -- records without a key, from before the policy, stay
 SELECT topics.create_topic('compact_null');
 INSERT INTO topic.compact_null (key, value) SELECT k, 'v' FROM unnest(ARRAY[NULL, 'a', NULL, 'a']) k;
