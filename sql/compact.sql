@@ -179,9 +179,11 @@ RESET work_mem;
 SELECT topics.create_topic('compact_wide', cleanup_policy => 'compact', segment_bytes => 100000000);
 INSERT INTO topic.compact_wide (key, value) SELECT repeat(md5((i % 3)::text), 2000), (SELECT string_agg(md5((i * 1000 + j)::text), '') FROM generate_series(1, 1000) j) FROM generate_series(1, 12) i;
 INSERT INTO topic.compact_wide (key, value) SELECT k, repeat('long ', 100000) FROM unnest(ARRAY['a', 'A', 'a ', '', 'a']) k;
+-- out of line, each in its own place
+INSERT INTO topic.compact_wide (key, value) SELECT string_agg(md5(j::text), ''), i::text FROM generate_series(1, 2) i, generate_series(1, 200) j GROUP BY i ORDER BY i;
 CALL note('compact_wide');
 CALL topics.roll_segment('compact_wide');
-CALL clean('compact_wide', 17);
+CALL clean('compact_wide', 19);
 SELECT state('compact_wide');
 SELECT topics.create_topic('compact_numeric', key_type => 'numeric', cleanup_policy => 'compact');
 INSERT INTO topic.compact_numeric (key, value) SELECT k, k::text FROM unnest(ARRAY[1.0, 1.00, 1.0, 1, 2, 1]) k;
