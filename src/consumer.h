@@ -123,7 +123,7 @@ extern bool topics_offset_table_peek(const char *group_id, int64 topic_id, int32
 extern GroupOffset *topics_offset_table_list(const char *group_id, int64 topic_id, int *count);
 extern void topics_offset_table_forget_topic(int64 topic_id);
 extern void topics_offset_table_forget_database(Oid database);
-extern void topics_offset_table_report_full(void) pg_attribute_noreturn();
+extern void topics_offset_table_report_full(void);
 extern bool topics_offset_table_begin_load(void);
 extern void topics_offset_table_end_load(int64 offsets_topic_id);
 extern void topics_offset_table_load(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
