@@ -14,8 +14,8 @@ BEGIN
 		line := regexp_replace(regexp_replace(line, '\mt\d+(_\w+)?\M', 'tN\1', 'g'), 'brin_\d+', 'brin_N');
 		line := regexp_replace(regexp_replace(line, ' \(returns \$\d+\)', ''), '\(InitPlan \d+\)\.col1', '$0');
 		line := regexp_replace(replace(line, '("offset" IS NOT NULL) AND ', ''), '\(\((partition = \d+)\)\)', '(\1)');
-		line := replace(regexp_replace(line, 'rows=(\d+)\.00', 'rows=\1'), 'p.next_offset = "offset"', '"offset" = p.next_offset');
-		CONTINUE WHEN line ~ 'Filter: \("offset" IS NOT NULL\)';
+		line := replace(regexp_replace(line, '([Rr]ows[=:] ?\d+)\.00', '\1'), 'p.next_offset = "offset"', '"offset" = p.next_offset');
+		CONTINUE WHEN line ~ 'Filter: \("offset" IS NOT NULL\)|Disabled: ';
 		RETURN NEXT line;
 	END LOOP;
 END $$;

@@ -153,6 +153,23 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 	} while (0)
 #endif
 
+/* a signal handler's arguments, for another one: who has sent it (19) */
+#if PG_VERSION_NUM >= 190000
+#define TOPICS_SIGNAL_PASS postgres_signal_arg, pg_siginfo
+#else
+#define TOPICS_SIGNAL_PASS postgres_signal_arg
+#endif
+
+/*
+ * Can a TID range scan turn around?  Since it reads ahead (18) it does not
+ * find the blocks again that it has left.
+ */
+#if PG_VERSION_NUM >= 180000
+#define TOPICS_TIDRANGE_TURNS 0
+#else
+#define TOPICS_TIDRANGE_TURNS CUSTOMPATH_SUPPORT_BACKWARD_SCAN
+#endif
+
 /* LockAcquireExtended: logLockFailure, 6d376c3b0d1e (18) */
 #if PG_VERSION_NUM >= 180000
 #define topics_lock_acquire(tag, mode, locallock) \

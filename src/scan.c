@@ -430,9 +430,9 @@ make_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Relids req
 	conditions = offset_conditions(root, rel, clauses);
 	cost_offset_scan(root, rel, segment, path, backward, clauses, conditions);
 
-	cpath->flags = CUSTOMPATH_SUPPORT_BACKWARD_SCAN | CUSTOMPATH_SUPPORT_PROJECTION;
-	if (workers > 0)
-		cpath->flags &= ~CUSTOMPATH_SUPPORT_BACKWARD_SCAN;
+	cpath->flags = CUSTOMPATH_SUPPORT_PROJECTION;
+	if (workers == 0)
+		cpath->flags |= TOPICS_TIDRANGE_TURNS;
 	cpath->custom_private = list_make3(makeInteger(backward ? BackwardScanDirection : ForwardScanDirection),
 									   makeConst(INT8OID, -1, InvalidOid, sizeof(int64),
 												 Int64GetDatum(segment->base_offset), false, FLOAT8PASSBYVAL),

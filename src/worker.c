@@ -397,7 +397,7 @@ static void
 handle_sigterm(SIGNAL_ARGS)
 {
 	told_to_end = true;
-	die(postgres_signal_arg);
+	die(TOPICS_SIGNAL_PASS);
 }
 
 static void
