@@ -12,10 +12,11 @@ DECLARE line text;
 BEGIN
 	FOR line IN EXECUTE 'EXPLAIN (COSTS OFF' || options || ') ' || query LOOP
 		line := regexp_replace(regexp_replace(line, '\mt\d+(_\w+)?\M', 'tN\1', 'g'), 'brin_\d+', 'brin_N');
-		line := regexp_replace(regexp_replace(line, ' \(returns \$\d+\)', ''), '\(InitPlan \d+\)\.col1', '$0');
+		line := regexp_replace(regexp_replace(line, '\(InitPlan \S+\)\.col1', '$0'), 'InitPlan .*', 'InitPlan');
 		line := regexp_replace(replace(line, '("offset" IS NOT NULL) AND ', ''), '\(\((partition = \d+)\)\)', '(\1)');
-		line := replace(regexp_replace(line, '([Rr]ows[=:] ?\d+)\.00', '\1'), 'p.next_offset = "offset"', '"offset" = p.next_offset');
-		CONTINUE WHEN line ~ 'Filter: \("offset" IS NOT NULL\)|Disabled: ';
+		line := replace(line, 'p.next_offset = "offset"', '"offset" = p.next_offset');
+		line := regexp_replace(regexp_replace(line, '([Rr]ows[=:] ?\d+)\.00', '\1', 'g'), E'\n *Disabled: \\w+', '', 'g');
+		CONTINUE WHEN line ~ 'Filter: \("offset" IS NOT NULL\)|^ *Disabled: |^ *Replaces: ';
 		RETURN NEXT line;
 	END LOOP;
 END $$;
