@@ -170,6 +170,15 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 #define TOPICS_TIDRANGE_TURNS CUSTOMPATH_SUPPORT_BACKWARD_SCAN
 #endif
 
+/* a process that serves no client: another flag (18), its type (19) */
+#if PG_VERSION_NUM >= 190000
+#define topics_is_background(proc) ((proc)->backendType != B_BACKEND)
+#elif PG_VERSION_NUM >= 180000
+#define topics_is_background(proc) (!(proc)->isRegularBackend)
+#else
+#define topics_is_background(proc) ((proc)->isBackgroundWorker)
+#endif
+
 /* LockAcquireExtended: logLockFailure, 6d376c3b0d1e (18) */
 #if PG_VERSION_NUM >= 180000
 #define topics_lock_acquire(tag, mode, locallock) \

@@ -76,7 +76,7 @@ somebody_waits(void)
 		PGPROC	   *proc = &ProcGlobal->allProcs[i];
 		LOCK	   *lock = *(LOCK *volatile *) &proc->waitLock;
 
-		if (lock == NULL || proc->isBackgroundWorker ||
+		if (lock == NULL || topics_is_background(proc) ||
 			lock->tag.locktag_type != LOCKTAG_RELATION ||
 			lock->tag.locktag_field1 != MyDatabaseId)
 			continue;
