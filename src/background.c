@@ -23,11 +23,22 @@
 /* well below the usual deadlock_timeout: let others not be chosen as victims */
 #define LOCK_TIMEOUT_MS "500"
 
+/* Was this process told to end? */
+volatile sig_atomic_t topics_background_told_to_end = false;
+
+/* SIGTERM's handler */
+void
+topics_background_end(SIGNAL_ARGS)
+{
+	topics_background_told_to_end = true;
+	die(TOPICS_SIGNAL_PASS);
+}
+
 /* In the new process, first of all: what the master has given along. */
 const char *
 topics_background_begin(void)
 {
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, topics_background_end);
 	BackgroundWorkerUnblockSignals();
 	return MyBgworkerEntry->bgw_extra;
 }

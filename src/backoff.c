@@ -3,8 +3,8 @@
  * backoff.c
  *		Pieces of the worker's work, and those that fail.
  *
- * A piece of work is the maintenance of a partition, or what is done for a
- * topic or for the whole database.  One that fails is noted in shared
+ * A piece of work is the maintenance of a partition, or its compaction, or what
+ * is done for a topic or for the whole database.  One that fails is noted in shared
  * memory, and not tried again before its time has come: 1 s after the first
  * failure, then twice as long each time, up to 5 minutes.  So a broken topic
  * costs the others nothing, and the log a line for each try.  A failure that
@@ -193,7 +193,14 @@ find_note(const WorkPiece *piece)
 static WorkStep
 first_step(WorkKind kind)
 {
-	return kind == WORK_OWNERS ? STEP_OWNERS : kind == WORK_NOTIFY ? STEP_NOTIFY : STEP_LOOK;
+	static const WorkStep steps[] = {
+		[WORK_MAINTAIN] = STEP_LOOK,
+		[WORK_OWNERS] = STEP_OWNERS,
+		[WORK_NOTIFY] = STEP_NOTIFY,
+		[WORK_COMPACT] = STEP_COMPACT
+	};
+
+	return steps[kind];
 }
 
 /* The note of a piece, made if need be; NULL if there is no place. */
@@ -286,9 +293,18 @@ topics_backoff_left(const WorkPiece *piece)
 }
 
 /*
- * Milliseconds until the next round that tries something again, or -1: not for
- * notifications, whose time notify.c keeps itself, and no earlier than there
- * can be a round.
+ * Not for the worker's rounds: notify.c and the compactor look at the time of
+ * theirs themselves.
+ */
+static bool
+has_own_time(const WorkPiece *piece)
+{
+	return piece->kind == WORK_NOTIFY || piece->kind == WORK_COMPACT;
+}
+
+/*
+ * Milliseconds until the next round that tries something again, or -1; no
+ * earlier than there can be a round.
  */
 long
 topics_backoff_next_round(void)
@@ -304,7 +320,7 @@ topics_backoff_next_round(void)
 		long		left;
 
 		if (failure->piece.database != MyDatabaseId || failure->failures == 0 ||
-			failure->piece.kind == WORK_NOTIFY)
+			has_own_time(&failure->piece))
 			continue;
 		left = time_left(failure);
 		result = result < 0 ? left : Min(result, left);
@@ -474,24 +490,32 @@ topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *a
  * ----------------------------------------------------------------
  */
 
-/* A note of this database's that says "under way"; the caller holds the lock. */
+/*
+ * A note of this database's, of the worker or of the compactor, that says
+ * "under way"; the caller holds the lock.
+ */
 static WorkFailure *
-find_under_way(void)
+find_under_way(bool compactor)
 {
 	for (int i = 0; i < shared->count; i++)
-		if (shared->failures[i].piece.database == MyDatabaseId && shared->failures[i].under_way)
-			return &shared->failures[i];
+	{
+		WorkFailure *failure = &shared->failures[i];
+
+		if (failure->piece.database == MyDatabaseId && failure->under_way &&
+			(failure->piece.kind == WORK_COMPACT) == compactor)
+			return failure;
+	}
 	return NULL;
 }
 
-/* Count the next piece of work in which the last worker has ended, if any. */
+/* Count the next piece of work in which the last one has ended, if any. */
 static bool
-count_unfinished(WorkFailure *result)
+count_unfinished(bool compactor, WorkFailure *result)
 {
 	WorkFailure *failure;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	failure = find_under_way();
+	failure = find_under_way(compactor);
 	if (failure)
 	{
 		count_failure(failure, 0, "the worker or the server ended during this work");
@@ -501,14 +525,14 @@ count_unfinished(WorkFailure *result)
 	return failure != NULL;
 }
 
-/* A new worker: what its predecessor did not come to an end of is a failure. */
+/* A new worker, or compactor: what its predecessor did not come to an end of is a failure. */
 void
-topics_backoff_take_over(void)
+topics_backoff_take_over(bool compactor)
 {
 	WorkFailure failure;
 
 	StartTransactionCommand();
-	while (count_unfinished(&failure))
+	while (count_unfinished(compactor, &failure))
 	{
 		char	   *topic = get_rel_name(failure.piece.view_relid);
 
@@ -523,14 +547,14 @@ topics_backoff_take_over(void)
 	CommitTransactionCommand();
 }
 
-/* The worker ends because it was told to: that is nobody's fault. */
+/* The worker, or the compactor, ends because it was told to: that is nobody's fault. */
 void
-topics_backoff_excuse(void)
+topics_backoff_excuse(bool compactor)
 {
 	WorkFailure *failure;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	while ((failure = find_under_way()) != NULL)
+	while ((failure = find_under_way(compactor)) != NULL)
 	{
 		failure->under_way = false;
 		if (failure->failures == 0)
@@ -571,8 +595,8 @@ topics_backoff_reset(Oid view_relid)
 
 /*
  * A round that began at this time is over: what it did not try again is not
- * wanted any more, as after a DROP.  A notification is tried only when
- * something moves, so that stays a little longer.
+ * wanted any more, as after a DROP.  What is not tried by rounds stays a little
+ * longer.
  */
 void
 topics_backoff_forget_untried(TimestampTz began)
@@ -581,7 +605,7 @@ topics_backoff_forget_untried(TimestampTz began)
 	for (int i = shared->count - 1; i >= 0; i--)
 	{
 		WorkFailure *failure = &shared->failures[i];
-		TimestampTz before = failure->piece.kind == WORK_NOTIFY ?
+		TimestampTz before = has_own_time(&failure->piece) ?
 			TimestampTzPlusMilliseconds(began, -MAX_DELAY_MS) : began;
 
 		if (failure->piece.database == MyDatabaseId && failure->failures > 0 &&

@@ -14,7 +14,8 @@
  * commands that need the database for themselves end it as they end the
  * worker (topics_worker_give_way).
  *
- * An error costs a partition its turn, and is logged; the others go on.
+ * An error costs a partition its turn; the others go on.  When it is tried
+ * again, and what is logged, backoff.c decides.
  *
  *-------------------------------------------------------------------------
  */
@@ -99,6 +100,8 @@ leave_slot(int code, Datum arg)
 {
 	WorkerRegistry *registry = topics_shmem_workers();
 
+	if (topics_background_told_to_end)
+		topics_backoff_excuse(true);
 	SpinLockAcquire(&registry->mutex);
 	my_slot->compactor = 0;
 	SpinLockRelease(&registry->mutex);
@@ -132,31 +135,20 @@ next_transaction(void)
 	StartTransactionCommand();
 }
 
-/* A partition's turn; true if the next one can come at once. */
-static bool
-take_turn(Oid view_relid, int32 partition)
+/* A partition's turn, and whether the next one can come at once. */
+typedef struct Turn
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	volatile bool more = false;
+	const DuePartition *due;
+	bool		more;
+} Turn;
 
-	PG_TRY();
-	{
-		StartTransactionCommand();
-		more = topics_maintain_compact(view_relid, partition, next_transaction);
-		CommitTransactionCommand();
-	}
-	PG_CATCH();
-	{
-		HOLD_INTERRUPTS();
-		EmitErrorReport();
-		AbortCurrentTransaction();
-		FlushErrorState();
-		RESUME_INTERRUPTS();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	pgstat_report_stat(false);
-	return more;
+static void
+take_turn(void *arg)
+{
+	Turn	   *turn = arg;
+
+	turn->more = topics_maintain_compact(turn->due->piece.view_relid, turn->due->piece.partition,
+										 next_transaction);
 }
 
 /* A turn for each partition that wants one.  *more says whether to go on at once. */
@@ -173,7 +165,7 @@ go_round(bool *more)
 	if (topics_extension_exists())
 	{
 		topics_compact_check();
-		wanted = topics_maintain_collect(topics_maintain_wants_compaction, cxt);
+		wanted = topics_maintain_collect_compaction(cxt);
 	}
 	else
 		topics_compact_abandon();
@@ -182,7 +174,13 @@ go_round(bool *more)
 
 	*more = false;
 	foreach(lc, wanted)
-		*more |= take_turn(linitial_oid(lfirst(lc)), (int32) lsecond_oid(lfirst(lc)));
+	{
+		Turn		turn = {lfirst(lc), false};
+
+		(void) topics_backoff_run(&turn.due->piece, NameStr(turn.due->topic), take_turn, &turn);
+		pgstat_report_stat(false);
+		*more |= turn.more;
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
 	return wanted != NIL;
@@ -215,6 +213,7 @@ topics_compactor_main(Datum main_arg)
 		proc_exit(0);
 	topics_background_connect(args.database);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	topics_backoff_take_over(true);
 	topics_pace_limit(&pg_topics_compaction_rate);
 
 	pgstat_report_activity(STATE_RUNNING, "compacting topics");

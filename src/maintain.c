@@ -109,8 +109,8 @@ topics_maintain_is_due(Topic *topic, int32 partition)
 }
 
 /* Is it to be compacted?  Cheap, too. */
-bool
-topics_maintain_wants_compaction(Topic *topic, int32 partition)
+static bool
+wants_compaction(Topic *topic, int32 partition)
 {
 	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
 	PartitionState *state = topics_shmem_find(&id);
@@ -119,11 +119,12 @@ topics_maintain_wants_compaction(Topic *topic, int32 partition)
 }
 
 /*
- * The partitions that something is due for, in the caller's transaction; pairs
- * of view and partition, in a memory context.
+ * The partitions that compaction pays for now, in the caller's transaction:
+ * DuePartitions, in a memory context.  Not those that have failed, and whose
+ * time to try again has not come.
  */
 List *
-topics_maintain_collect(bool (*is_due) (Topic *topic, int32 partition), MemoryContext cxt)
+topics_maintain_collect_compaction(MemoryContext cxt)
 {
 	List	   *result = NIL;
 	ListCell   *lc;
@@ -131,13 +132,17 @@ topics_maintain_collect(bool (*is_due) (Topic *topic, int32 partition), MemoryCo
 	foreach(lc, topics_catalog_list())
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+		WorkPiece	piece = {MyDatabaseId, lfirst_oid(lc), 0, WORK_COMPACT};
 
-		for (int32 partition = 0; topic && partition < topic->partitions; partition++)
-			if (is_due(topic, partition))
+		for (; topic && piece.partition < topic->partitions; piece.partition++)
+			if (wants_compaction(topic, piece.partition) && topics_backoff_left(&piece) <= 0)
 			{
 				MemoryContext old = MemoryContextSwitchTo(cxt);
+				DuePartition *due = palloc(sizeof(DuePartition));
 
-				result = lappend(result, list_make2_oid(topic->view_relid, (Oid) partition));
+				due->piece = piece;
+				due->topic = topic->name;
+				result = lappend(result, due);
 				MemoryContextSwitchTo(old);
 			}
 	}

@@ -13,6 +13,8 @@
 
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/htup_details.h"
 #include "access/relscan.h"
 #include "access/xlogdefs.h"
@@ -205,6 +207,7 @@ typedef enum WorkKind
 	WORK_MAINTAIN,				/* what maintain.c does */
 	WORK_OWNERS,				/* of groups, that were renamed */
 	WORK_NOTIFY,
+	WORK_COMPACT,				/* what the compactor does (compactor.c) */
 	WORK_KINDS
 } WorkKind;
 
@@ -230,6 +233,13 @@ typedef struct WorkPiece
 	int32		partition;		/* or WHOLE_TOPIC */
 	WorkKind	kind;
 } WorkPiece;
+
+/* A partition that has something to be done. */
+typedef struct DuePartition
+{
+	WorkPiece	piece;
+	NameData	topic;
+} DuePartition;
 
 /* The look at what is to be done in this database. */
 #define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN}
@@ -379,8 +389,8 @@ extern long topics_backoff_next_round(void);
 extern bool topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *arg);
 extern void topics_backoff_step(WorkStep step);
 extern const char *topics_backoff_step_name(WorkStep step);
-extern void topics_backoff_take_over(void);
-extern void topics_backoff_excuse(void);
+extern void topics_backoff_take_over(bool compactor);
+extern void topics_backoff_excuse(bool compactor);
 extern void topics_backoff_reset(Oid view_relid);
 extern void topics_backoff_forget_untried(TimestampTz began);
 extern void topics_backoff_forget_database(void);
@@ -530,6 +540,8 @@ extern bool topics_catalog_is_owner(Topic *topic);
 extern bool topics_catalog_is_admin(void);
 
 /* background.c */
+extern volatile sig_atomic_t topics_background_told_to_end;
+extern void topics_background_end(SIGNAL_ARGS);
 extern const char *topics_background_begin(void);
 extern void topics_background_connect(Oid database);
 extern struct BackgroundWorkerHandle *topics_background_start(const char *function, const char *name,
@@ -707,9 +719,7 @@ extern void topics_compact_abandon(void);
 /* maintain.c */
 typedef void (*NextTransaction) (void);
 extern bool topics_maintain_is_due(Topic *topic, int32 partition);
-extern bool topics_maintain_wants_compaction(Topic *topic, int32 partition);
-extern List *topics_maintain_collect(bool (*is_due) (Topic *topic, int32 partition),
-									 MemoryContext cxt);
+extern List *topics_maintain_collect_compaction(MemoryContext cxt);
 extern bool topics_maintain_compact(Oid view_relid, int32 partition,
 									NextTransaction next_transaction);
 extern void topics_maintain_partition(Oid view_relid, int32 partition, bool roll,

@@ -66,13 +66,6 @@
 PGDLLEXPORT void topics_launcher_main(Datum main_arg);
 PGDLLEXPORT void topics_worker_main(Datum main_arg);
 
-/* A partition that has something to be done. */
-typedef struct DuePartition
-{
-	WorkPiece	piece;
-	NameData	topic;
-} DuePartition;
-
 /* What a round finds. */
 typedef struct Round
 {
@@ -83,7 +76,6 @@ typedef struct Round
 } Round;
 
 static WorkerSlot *my_slot = NULL;
-static volatile sig_atomic_t told_to_end = false;
 
 /* ----------------------------------------------------------------
  *		The registry
@@ -394,19 +386,12 @@ topics_worker_register(void)
  */
 
 static void
-handle_sigterm(SIGNAL_ARGS)
-{
-	told_to_end = true;
-	die(TOPICS_SIGNAL_PASS);
-}
-
-static void
 leave_slot(int code, Datum arg)
 {
 	WorkerRegistry *registry = topics_shmem_workers();
 
-	if (told_to_end)
-		topics_backoff_excuse();
+	if (topics_background_told_to_end)
+		topics_backoff_excuse(false);
 	topics_notify_give_back();
 	SpinLockAcquire(&registry->mutex);
 	my_slot->pid = 0;
@@ -556,32 +541,23 @@ report_round(const Round *round)
 static void
 compact(void *arg)
 {
-	List	   *wanted = arg;
+	const DuePartition *due = arg;
 
-	if (topics_maintain_compact(linitial_oid(wanted), (int32) lsecond_oid(wanted),
-								next_transaction))
+	if (topics_maintain_compact(due->piece.view_relid, due->piece.partition, next_transaction))
 		topics_shmem_wake_worker();
-}
-
-/* What is due now, as pairs of view and partition. */
-static List *
-collect(bool (*is_due) (Topic *topic, int32 partition), MemoryContext cxt)
-{
-	List	   *result;
-
-	StartTransactionCommand();
-	result = topics_maintain_collect(is_due, cxt);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(cxt);
-	return result;
 }
 
 /* Have compacted what is to be. */
 static void
 have_compacted(MemoryContext cxt)
 {
-	List	   *wanted = collect(topics_maintain_wants_compaction, cxt);
+	List	   *wanted;
 	ListCell   *lc;
+
+	StartTransactionCommand();
+	wanted = topics_maintain_collect_compaction(cxt);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
 
 	if (wanted == NIL || topics_compactor_start(my_slot))
 	{
@@ -590,11 +566,11 @@ have_compacted(MemoryContext cxt)
 	}
 	foreach(lc, wanted)
 	{
-		const WorkPiece piece = {MyDatabaseId, linitial_oid(lfirst(lc)),
-			(int32) lsecond_oid(lfirst(lc)), WORK_MAINTAIN};
+		DuePartition *due = lfirst(lc);
 
 		CHECK_FOR_INTERRUPTS();
-		(void) topics_backoff_run(&piece, NULL, compact, lfirst(lc));
+		due->piece.kind = WORK_MAINTAIN;	/* the worker's, should he not survive it */
+		(void) topics_backoff_run(&due->piece, NameStr(due->topic), compact, due);
 	}
 }
 
@@ -693,7 +669,7 @@ topics_worker_main(Datum main_arg)
 	instr_time	last_round;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, handle_sigterm);
+	pqsignal(SIGTERM, topics_background_end);
 	BackgroundWorkerUnblockSignals();
 	if (!enter_slot(database))
 		proc_exit(0);
@@ -705,7 +681,7 @@ topics_worker_main(Datum main_arg)
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	topics_pace_limit(&pg_topics_compaction_rate);
 
-	topics_backoff_take_over();
+	topics_backoff_take_over(false);
 	while (extension_exists())
 	{
 		pgstat_report_activity(STATE_RUNNING, "maintaining topics");

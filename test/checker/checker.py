@@ -75,11 +75,13 @@ class Observer(workload.Rereader):
                         for source in (f"topic.{workload.STATE}", f"topics.latest('{workload.STATE}')"))
         self.history.event("final", what="state_log", rows=rows, latest=latest)
 
-    KEEPING = {  # what there is of what, and how much there may be
+    # What there is of what, and how much there may be.  Whether bytes are due is
+    # judged by the last record of the tail: what died behind it is not counted.
+    KEEPING = {
         "bytes of sized above its lowest segment": (
             "SELECT coalesce(sum(size_bytes), 0)::bigint FROM (SELECT size_bytes, row_number() OVER (ORDER BY base_offset) AS number"
             f" FROM topics.segment WHERE topic = '{workload.SIZED}' AND state IN ('sealed', 'active')) s WHERE number > 1",
-            workload.RETENTION_BYTES),
+            workload.RETENTION_BYTES + 4 * 8192),
         "records of aged that are too old": (
             f"SELECT count(*) FROM topic.{workload.AGED} WHERE \"timestamp\" < now() - interval '{workload.RETENTION_SECONDS + 15} s'", 0),
         "segments that are deleted, and not dropped": ("SELECT count(*) FROM topics.segment WHERE state = 'deleted'", 0),

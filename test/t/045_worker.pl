@@ -311,6 +311,36 @@ wait_until_well('killer', 'what does not crash any more succeeds');
 is(sealed('killer'), '2', '... when it is done');
 
 # ----------------------------------------------------------------------
+# The compactor's work
+# ----------------------------------------------------------------------
+
+# a process of its own; the point is within its transaction
+$session->value(q{
+	SELECT topics.create_topic('keyed', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0);
+	SELECT topics.produce_batch('keyed', array_agg('v' || i), array_agg('k' || i % 2)) FROM generate_series(1, 10) i;
+	SELECT topics.produce('keyed', 'v11', 'k1')});
+stop_at($node, 'compact-copied');
+$position = -s $node->logfile;
+$session->value(q{CALL topics.roll_segment('keyed')});
+my $compactor = wait_until_at($node, 'compact-copied');
+fail_at($node, 'compact-copied', $compactor);
+stop_at($node, 'compact-mapped');
+wait_until_failing('keyed', qr/^0\|compact\|XX000\|made to fail at test point "compact-copied"$/, 'compaction fails');
+others_are_served('meanwhile');
+like(slurp_file($node->logfile, $position), qr/ERROR:  made to fail at test point "compact-copied"\n.*CONTEXT:  work for partition 0 of topic "keyed"/, '... the log says for what topic');
+is(() = slurp_file($node->logfile, $position) =~ /made to fail/g, 1, '... once');
+$session->value(q{SELECT topics.alter_topic('keyed', min_cleanable_dirty_ratio => 0.01)});
+$compactor = wait_until_at($node, 'compact-mapped');
+ok($compactor, 'it is tried again at once when the topic is altered');
+kill 'KILL', $compactor or die "could not kill $compactor: $!";
+poll_until(sub { !is_running($compactor) });
+go_on_from($node, 'compact-mapped');
+ok(poll_until(sub { ($session = Session->new($node)) && worker_pid($node, 'postgres') }), 'the compactor crashes: the server and a worker are back');
+wait_until_failing('keyed', qr/^0\|compact\|\|the worker or the server ended during this work$/, '... and the next compactor knows');
+wait_until_well('keyed', '... and succeeds when its time has come');
+is($session->value(q{SELECT string_agg(key || '=' || value, ' ' ORDER BY key) FROM topic.keyed}), 'k0=v10 k1=v11', '... and the topic is compacted');
+
+# ----------------------------------------------------------------------
 # A file that has gone, a page that is corrupt, a note that is very old
 # ----------------------------------------------------------------------
 
