@@ -1018,11 +1018,12 @@ copy_turn(Relation partition_rel, PartitionState *state, const TopicSettings *se
 }
 
 /*
- * End the run if its topic has gone, or is not to be compacted any more: it
- * would keep others waiting.  In a transaction.
+ * End the run if its topic has gone, or is not to be compacted any more, or,
+ * if "later" is set, not before some time: since it has failed, or somebody has
+ * done it by hand.  It would keep others waiting.  In a transaction.
  */
 void
-topics_compact_check(void)
+topics_compact_check(bool later)
 {
 	PartitionState *state;
 	Topic	   *topic;
@@ -1031,7 +1032,9 @@ topics_compact_check(void)
 		return;
 	state = topics_shmem_find(&run->id);
 	topic = topics_catalog_by_id(run->id.topic_id);
-	if (state == NULL || topic == NULL || !topic->settings.compact)
+	if (state == NULL || topic == NULL || !topic->settings.compact ||
+		(later && !topics_compact_is_wanted(&topic->settings, state) &&
+		 state->compact_at > GetCurrentTimestamp()))
 		end_run();
 }
 
@@ -1047,7 +1050,7 @@ topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state)
 	Relation	rel;
 	CompactResult result;
 
-	topics_compact_check();
+	topics_compact_check(false);
 	look_again_in(state, LOOK_AGAIN_MS);
 	/* one run at a time */
 	if (run != NULL && (!run_is_for(state) || run->not_before > GetCurrentTimestamp()))

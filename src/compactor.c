@@ -164,7 +164,7 @@ go_round(bool *more)
 	StartTransactionCommand();
 	if (topics_extension_exists())
 	{
-		topics_compact_check();
+		topics_compact_check(true);
 		wanted = topics_maintain_collect_compaction(cxt);
 	}
 	else

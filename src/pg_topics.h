@@ -713,7 +713,7 @@ extern bool topics_compact_is_wanted(const TopicSettings *settings, const Partit
 extern bool topics_compact_is_running(void);
 extern void topics_compact_look(Topic *topic, Oid partition_relid, PartitionState *state);
 extern CompactResult topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state);
-extern void topics_compact_check(void);
+extern void topics_compact_check(bool later);
 extern void topics_compact_abandon(void);
 
 /* maintain.c */

@@ -12,6 +12,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
+use Session;
 use Topics;
 
 my $node = topics_node('main', conf => "autovacuum = off\npg_topics.worker_interval = '100ms'\npg_topics.compaction_rate = '1kB'\n");
@@ -119,6 +120,24 @@ $node->safe_psql('postgres', q{SELECT topics.alter_topic('given_up', cleanup_pol
 set_rate('0');
 is_compacted('next', 'the next one has its turn');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM topic.given_up}), '1000', '... and the first one is left alone');
+
+# ----------------------------------------------------------------------
+# A run that somebody has finished by hand
+# ----------------------------------------------------------------------
+
+my $reader = Session->new($node);
+$reader->value('BEGIN');
+# the lock is there before there is anything to compact
+$node->safe_psql('postgres', q{SELECT topics.create_topic('put_off', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)});
+$node->safe_psql('postgres', q{SELECT count(topics.produce('put_off', i || repeat('x', 1000), (i % 10)::text)) FROM generate_series(1, 1000) i});
+$reader->value('SELECT count(*) FROM topic.put_off');
+$node->safe_psql('postgres', q{CALL topics.roll_segment('put_off')});
+ok($node->poll_query_until('postgres', qq{SELECT count(*) = 1 $compactor AND state = 'idle'}), 'a compactor waits for a reader');
+$reader->value('ROLLBACK');
+$node->safe_psql('postgres', q{CALL topics.maintain('put_off')});
+is_compacted('put_off', 'its work is done by hand');
+prepare('behind', 'compact');
+is_compacted('behind', '... and the next one has its turn');
 
 # ----------------------------------------------------------------------
 # No process to be had
