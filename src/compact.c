@@ -22,8 +22,8 @@
  * an older one to go, see neither.  A snapshot that stays open delays the
  * compaction of what came after it, and nothing else.  For snapshots on
  * standbys, which nobody here knows of without hot_standby_feedback, all rows
- * must have been frozen before: that has canceled, in replay, whoever there
- * does not see them.  What the sealing could not freeze is frozen now.
+ * must have been frozen before, or found to be visible to all: that has
+ * canceled, in replay, whoever there does not see them.  What the sealing could not freeze is frozen now.
  *
  * HOW A SEGMENT IS REPLACED: as VACUUM FULL does it.  The rows go into a new
  * table under a lock that keeps neither readers nor anybody else out, then
@@ -378,7 +378,9 @@ hash_key(TupleTableSlot *slot, KeyHash *hash)
 
 /*
  * Has everybody's snapshot seen this row, and is it old enough?  *frozen is
- * reset if it is not frozen.
+ * reset if replay has not canceled whoever there does not see it: it has where
+ * the row was frozen, and where its page was found to be all visible (which
+ * keeps VACUUM from coming back to freeze it).
  */
 static bool
 is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, bool *frozen)
@@ -391,7 +393,8 @@ is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, boo
 	bool		result = (xmin_frozen || TransactionIdPrecedes(xmin, oldest_xmin)) &&
 		DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull)) <= before;
 
-	*frozen &= xmin_frozen;
+	*frozen &= xmin_frozen ||
+		PageIsAllVisible(BufferGetPage(((BufferHeapTupleTableSlot *) slot)->buffer));
 	if (should_free)
 		heap_freetuple(tuple);
 	return result;
