@@ -395,7 +395,7 @@ refuse_prepare(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot PREPARE a transaction that %s", what),
-				 errdetail("Offsets are assigned when a transaction commits, which must be in this session.")));
+				 errdetail("That is completed when a transaction commits, which must be in this session.")));
 }
 
 static void
