@@ -93,15 +93,7 @@ nap(long ms)
 {
 	int			rate = *max_rate;
 
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 ms, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
+	topics_background_wait(ms);
 	if (*max_rate != rate)
 		paid_until = 0;
 	if (somebody_waits())

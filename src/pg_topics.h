@@ -544,6 +544,7 @@ extern volatile sig_atomic_t topics_background_told_to_end;
 extern void topics_background_end(SIGNAL_ARGS);
 extern const char *topics_background_begin(void);
 extern void topics_background_connect(Oid database);
+extern void topics_background_wait(long timeout_ms);
 extern struct BackgroundWorkerHandle *topics_background_start(const char *function, const char *name,
 															 const void *extra, Size size);
 extern bool topics_background_run(const char *function, const char *name,

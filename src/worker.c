@@ -60,8 +60,6 @@
 #include "pg_topics.h"
 
 #define RESTART_MS 5000			/* least time between two starts of a worker */
-/* well below the usual deadlock_timeout: let others not be chosen as victims */
-#define LOCK_TIMEOUT_MS "500"
 
 PGDLLEXPORT void topics_launcher_main(Datum main_arg);
 PGDLLEXPORT void topics_worker_main(Datum main_arg);
@@ -352,15 +350,7 @@ topics_launcher_main(Datum main_arg)
 
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(cxt);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 launcher_nap(registry), PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+		topics_background_wait(launcher_nap(registry));
 	}
 }
 
@@ -651,15 +641,7 @@ wait_for_work(instr_time last_round)
 
 	if (notify >= 0)
 		timeout = Min(timeout, notify);
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 timeout, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
+	topics_background_wait(timeout);
 }
 
 void
@@ -673,12 +655,9 @@ topics_worker_main(Datum main_arg)
 	BackgroundWorkerUnblockSignals();
 	if (!enter_slot(database))
 		proc_exit(0);
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("lock_timeout", LOCK_TIMEOUT_MS, PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	/* a lost segment is attached again: nobody waits for our flushes */
-	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	topics_background_connect(database);
+	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	topics_pace_limit(&pg_topics_compaction_rate);
 
 	topics_backoff_take_over(false);
