@@ -933,15 +933,14 @@ replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *s
 			  int64 log_start, const SegmentGroup *group)
 {
 	Oid			new_relid = InvalidOid;
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 	bool		done = true;
 
 	if (group->dead > 0 || list_length(group->candidates) > 1)
 	{
 		if (!group_is_free(partition_relid, group->candidates))
 			return false;
-		topics_extension_become_owner(&save_userid, &save_context);
+		scope = topics_extension_become_owner();
 		if (!first_has_all(group))
 			new_relid = copy_group(group->candidates, settings, log_start);
 		TEST_POINT("compact-copied");
@@ -957,7 +956,7 @@ replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *s
 
 			performDeletion(&object, DROP_RESTRICT, 0);
 		}
-		SetUserIdAndSecContext(save_userid, save_context);
+		topics_extension_become_caller(scope);
 	}
 	if (done)
 		note_group(state, group->candidates);

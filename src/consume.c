@@ -257,8 +257,7 @@ report_out_of_range(const Consumer *consumer, int32 partition, const Place *plac
 			(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
 			 errmsg("committed offset " INT64_FORMAT " of consumer group \"%s\" is out of range for partition %d of topic \"%s\"",
 					place->position, consumer->group_id, partition, consumer->topic_name),
-			 errdetail("OFFSET_OUT_OF_RANGE: the log starts at offset " INT64_FORMAT " and ends at offset " INT64_FORMAT ".",
-					   place->log_start, place->log_end),
+			 topics_log_range_detail(place->log_start, place->log_end),
 			 errhint("Set another one with topics.reset_offset().")));
 }
 
@@ -438,16 +437,6 @@ consume_once(const Consumer *consumer, const FetchLimits *limits, FetchResult *r
 	return false;
 }
 
-static void
-check_arguments(FunctionCallInfo fcinfo, const char *function)
-{
-	for (int i = 0; i < PG_NARGS(); i++)
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("arguments of %s must not be null", function)));
-}
-
 /* consume(group_id, topic, max_records, max_bytes, max_wait, auto_offset_reset) */
 Datum
 topics_consume(PG_FUNCTION_ARGS)
@@ -459,7 +448,7 @@ topics_consume(PG_FUNCTION_ARGS)
 	TimestampTz deadline;
 
 	topics_require_preload();
-	check_arguments(fcinfo, "topics.consume()");
+	topics_argument_require_all(fcinfo, PG_NARGS(), "topics.consume()");
 	topics_produce_check_context("topics.consume()");
 	consumer.group_id = topics_group_argument(fcinfo, 0);
 	consumer.topic_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
@@ -495,7 +484,7 @@ topics_wait(PG_FUNCTION_ARGS)
 	long		timeout_ms;
 
 	topics_require_preload();
-	check_arguments(fcinfo, "topics.wait()");
+	topics_argument_require_all(fcinfo, PG_NARGS(), "topics.wait()");
 	consumer.group_id = topics_group_argument(fcinfo, 0);
 	consumer.topic_name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(2), WAKEUP_MAX_WAIT_MS);

@@ -59,13 +59,13 @@ topics_extension_exists(void)
 }
 
 /*
- * Become the extension's owner, restricted.  The caller restores what is
- * saved here with SetUserIdAndSecContext; an error on the way does so by
- * aborting.
+ * Become the extension's owner, restricted.  The caller becomes itself again
+ * by topics_extension_become_caller; an error on the way does so by aborting.
  */
-void
-topics_extension_become_owner(Oid *save_userid, int *save_context)
+OwnerScope
+topics_extension_become_owner(void)
 {
+	OwnerScope	scope;
 	Oid			owner;
 	char	   *version;
 
@@ -74,9 +74,17 @@ topics_extension_become_owner(Oid *save_userid, int *save_context)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("extension \"pg_topics\" does not exist"),
 				 errhint("Run CREATE EXTENSION pg_topics.")));
-	GetUserIdAndSecContext(save_userid, save_context);
-	SetUserIdAndSecContext(owner, *save_context | SECURITY_LOCAL_USERID_CHANGE |
+	GetUserIdAndSecContext(&scope.userid, &scope.context);
+	SetUserIdAndSecContext(owner, scope.context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
+	return scope;
+}
+
+/* The owner's work is done. */
+void
+topics_extension_become_caller(OwnerScope scope)
+{
+	SetUserIdAndSecContext(scope.userid, scope.context);
 }
 
 /* The SQL objects must be of the library's version. */

@@ -157,13 +157,9 @@ check_offset(const Fetch *fetch, int64 from)
 	if (from > end)
 		end = topics_log_end_settled(fetch->partition_rel, fetch->state);
 	if (from < start || from > end)
-		ereport(ERROR,
-				(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
-				 errmsg("offset " INT64_FORMAT " is out of range for partition %d of topic \"%s\"",
-						from, fetch->state->id.partition, NameStr(fetch->topic)),
-				 errdetail("OFFSET_OUT_OF_RANGE: the log starts at offset " INT64_FORMAT " and ends at offset " INT64_FORMAT ".",
-						   start, end),
-				 errhint("topics.list_offsets() gives the offsets to start from.")));
+		topics_log_report_out_of_range(NameStr(fetch->topic), fetch->state->id.partition,
+									   from, start, end,
+									   "topics.list_offsets() gives the offsets to start from.");
 	return end;
 }
 
@@ -326,11 +322,7 @@ topics_fetch_request(FunctionCallInfo fcinfo)
 	FetchRequest request;
 
 	topics_require_preload();
-	for (int i = 0; i < FETCH_ARGUMENTS; i++)
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("arguments of topics.fetch() must not be null")));
+	topics_argument_require_all(fcinfo, FETCH_ARGUMENTS, "topics.fetch()");
 	request.limits = topics_fetch_limits(fcinfo, 3);
 	request.topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require(request.topic, ACL_SELECT);
@@ -413,10 +405,7 @@ topic_to_list(FunctionCallInfo fcinfo)
 	Topic	   *topic;
 
 	topics_require_preload();
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("arguments of topics.list_offsets() must not be null")));
+	topics_argument_require_all(fcinfo, 2, "topics.list_offsets()");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	InitMaterializedSRF(fcinfo, 0);
@@ -499,8 +488,7 @@ topics_fetch_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps
 {
 	int64	   *offsets = palloc(sizeof(int64) * topic->partitions);
 	MemoryContext cxt = CurrentMemoryContext;
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 	int			guc_level = NewGUCNestLevel();
 	static const char *const unwanted[] = {
 		"enable_seqscan", "enable_indexscan", "enable_indexonlyscan", "jit",
@@ -514,12 +502,10 @@ topics_fetch_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps
 	 * near the start of the segment.
 	 */
 	for (int i = 0; i < (int) lengthof(unwanted); i++)
-		(void) set_config_option(unwanted[i], "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+		topics_settings_override(unwanted[i], "off");
+	topics_settings_override("max_parallel_workers_per_gather", "0");
 	/* log tables are the extension owner's */
-	topics_extension_become_owner(&save_userid, &save_context);
+	scope = topics_extension_become_owner();
 	SPI_connect();
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
@@ -542,7 +528,7 @@ topics_fetch_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps
 		table_close(rel, NoLock);
 	}
 	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 	AtEOXact_GUC(false, guc_level);
 	MemoryContextSwitchTo(cxt);
 	return offsets;

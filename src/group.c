@@ -76,10 +76,7 @@ topics_group_argument(FunctionCallInfo fcinfo, int argument)
 {
 	char	   *group_id;
 
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("group_id must not be null")));
+	topics_argument_require(fcinfo, argument, "group_id");
 	group_id = text_to_cstring(PG_GETARG_TEXT_PP(argument));
 	if (group_id[0] == '\0' || strlen(group_id) >= NAMEDATALEN)
 		ereport(ERROR,
@@ -134,10 +131,7 @@ topic_argument(FunctionCallInfo fcinfo, int argument)
 {
 	Topic	   *topic;
 
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic must not be null")));
+	topics_argument_require(fcinfo, argument, "topic");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(argument)), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	return topic;
@@ -175,17 +169,6 @@ claim_partition(const char *group_id, Topic *topic, int32 partition)
 	return local;
 }
 
-static void
-report_not_in_log(Topic *topic, int32 partition, int64 offset, int64 start, int64 end)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
-			 errmsg("offset " INT64_FORMAT " is out of range for partition %d of topic \"%s\"",
-					offset, partition, NameStr(topic->name)),
-			 errdetail("OFFSET_OUT_OF_RANGE: the log starts at offset " INT64_FORMAT " and ends at offset " INT64_FORMAT ".",
-					   start, end)));
-}
-
 /* No member has joined any group: api of groups whose members are assigned partitions. */
 static void
 refuse_member(FunctionCallInfo fcinfo, int member_id, int generation_id)
@@ -215,10 +198,8 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 
 	topics_require_preload();
 	topics_produce_check_context("topics.commit_offset()");
-	if (PG_ARGISNULL(2) || PG_ARGISNULL(3))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("partition and committed_offset must not be null")));
+	topics_argument_require(fcinfo, 2, "partition and committed_offset");
+	topics_argument_require(fcinfo, 3, "partition and committed_offset");
 	partition = PG_GETARG_INT32(2);
 	offset = PG_GETARG_INT64(3);
 	if (!PG_ARGISNULL(4))
@@ -242,7 +223,7 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 	log_bounds(topic, partition, offset, &start, &end);
 	committed = topics_consumer_offset_position(local);
 	if (offset < 0 || offset > end)
-		report_not_in_log(topic, partition, offset, start, end);
+		topics_log_report_out_of_range(NameStr(topic->name), partition, offset, start, end, NULL);
 	if (committed != NO_OFFSET && offset < committed)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -316,7 +297,7 @@ resolve_target(const ResetTarget *target, Topic *topic, int32 partition, int64 s
 	if (target->has_offset)
 	{
 		if (target->offset < start || target->offset > end)
-			report_not_in_log(topic, partition, target->offset, start, end);
+			topics_log_report_out_of_range(NameStr(topic->name), partition, target->offset, start, end, NULL);
 		return target->offset;
 	}
 	/* to where the log begins or ends, if it would be beyond; no overflow */

@@ -102,11 +102,10 @@ grant_select(Topic *topic, Oid role, bool grant)
 static void
 owner_changed(Topic *topic, Oid old_owner, Oid new_owner)
 {
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 	Oid			log_owner;
 
-	topics_extension_become_owner(&save_userid, &save_context);
+	scope = topics_extension_become_owner();
 	log_owner = GetUserId();
 	if (old_owner != log_owner)
 		grant_select(topic, old_owner, false);
@@ -114,7 +113,7 @@ owner_changed(Topic *topic, Oid old_owner, Oid new_owner)
 		CommandCounterIncrement();
 	if (new_owner != log_owner)
 		grant_select(topic, new_owner, true);
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 }
 
 /* The owner before the change: what the syscache still says. */

@@ -121,10 +121,7 @@ topics_latest(PG_FUNCTION_ARGS)
 	Reading		reading;
 
 	topics_require_preload();
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic must not be null")));
+	topics_argument_require(fcinfo, 0, "topic");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	topics_fetch_begin_result(&result, fcinfo, topic);

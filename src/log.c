@@ -508,6 +508,28 @@ topics_log_start(Relation partition_rel, PartitionState *state)
 	return topics_log_start_published(state);
 }
 
+/* errdetail() of all that is out of range, with Kafka's name of the error. */
+int
+topics_log_range_detail(int64 start, int64 end)
+{
+	return errdetail("OFFSET_OUT_OF_RANGE: the log starts at offset " INT64_FORMAT " and ends at offset " INT64_FORMAT ".",
+					 start, end);
+}
+
+/* Raise TP001 for an offset that is not in the log; "hint" may be NULL. */
+void
+topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
+							   int64 start, int64 end, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
+			 errmsg("offset " INT64_FORMAT " is out of range for partition %d of topic \"%s\"",
+					offset, partition, topic),
+			 topics_log_range_detail(start, end),
+			 hint ? errhint("%s", hint) : 0));
+	pg_unreachable();
+}
+
 /* ----------------------------------------------------------------
  *		Append
  * ----------------------------------------------------------------

@@ -211,11 +211,10 @@ raise_column(const TopicPartition *id, const char *column, int64 value)
 							   " WHERE topic_id OPERATOR(pg_catalog.=) $2"
 							   " AND partition OPERATOR(pg_catalog.=) $3 RETURNING %s",
 							   column, column, column);
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 	bool		isnull;
 
-	topics_extension_become_owner(&save_userid, &save_context);
+	scope = topics_extension_become_owner();
 	SPI_connect();
 	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, false, 0) !=
 		SPI_OK_UPDATE_RETURNING || SPI_processed != 1)
@@ -225,7 +224,7 @@ raise_column(const TopicPartition *id, const char *column, int64 value)
 				 errdetail("It has no row for the partition.")));
 	value = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 	return value;
 }
 

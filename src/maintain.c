@@ -554,10 +554,7 @@ topics_roll_segment(PG_FUNCTION_ARGS)
 	int32		upto;
 
 	require_no_transaction_block(fcinfo, "topics.roll_segment()");
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic must not be null")));
+	topics_argument_require(fcinfo, 0, "topic");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require_owner(topic);
 	view_relid = topic->view_relid;

@@ -89,10 +89,7 @@ topics_channel(PG_FUNCTION_ARGS)
 	Topic	   *topic;
 
 	topics_require_preload();
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic must not be null")));
+	topics_argument_require(fcinfo, 0, "topic");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	PG_RETURN_TEXT_P(cstring_to_text(channel_name(topic)));

@@ -352,7 +352,7 @@ typedef struct ProducedRange
 
 /* ---- the ground ---- */
 
-/* init.c: settings */
+/* settings.c */
 extern int	pg_topics_max_partitions;
 extern int	pg_topics_max_group_offsets;
 extern bool pg_topics_early_lock_release;
@@ -360,7 +360,13 @@ extern bool pg_topics_enable_offset_scan;
 extern int	pg_topics_worker_interval;
 extern int	pg_topics_notify_interval;
 extern int	pg_topics_compaction_rate;
+extern void topics_settings_define(void);
 extern void topics_require_preload(void);
+extern void topics_settings_override(const char *name, const char *value);
+
+/* argument.c */
+extern void topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name);
+extern void topics_argument_require_all(FunctionCallInfo fcinfo, int count, const char *function);
 
 /* shmem.c */
 extern void topics_shmem_request(void);
@@ -405,8 +411,16 @@ extern void topics_append_lock_sleep(PartitionState *state, long timeout_ms);
 extern void topics_append_lock_at_abort(void);
 
 /* extension.c */
+/* Who the caller was, while the extension's owner acts. */
+typedef struct OwnerScope
+{
+	Oid			userid;
+	int			context;
+} OwnerScope;
+
 extern bool topics_extension_exists(void);
-extern void topics_extension_become_owner(Oid *save_userid, int *save_context);
+extern OwnerScope topics_extension_become_owner(void);
+extern void topics_extension_become_caller(OwnerScope scope);
 extern void topics_extension_check_version(void);
 
 /* relation_memory.c */
@@ -490,6 +504,9 @@ extern int64 topics_log_end(Relation partition_rel, PartitionState *state);
 extern int64 topics_log_end_locked(Relation partition_rel, PartitionState *state);
 extern int64 topics_log_end_settled(Relation partition_rel, PartitionState *state);
 extern int64 topics_log_start(Relation partition_rel, PartitionState *state);
+extern int	topics_log_range_detail(int64 start, int64 end);
+extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
+										   int64 start, int64 end, const char *hint) pg_attribute_noreturn();
 extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
 							  HeapTupleData *tuples, int ntuples, int64 first_offset,
 							  TimestampTz append_time, CommandId cid, BlockNumber last_block);

@@ -122,8 +122,7 @@ key_text(TopicColumn *column, Datum key)
 
 	guc_level = NewGUCNestLevel();
 	for (int i = 0; i < (int) lengthof(settings); i++)
-		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+		topics_settings_override(settings[i][0], settings[i][1]);
 	text = OutputFunctionCall(&column->output, key);
 	AtEOXact_GUC(true, guc_level);
 	return text;
@@ -357,10 +356,7 @@ topic_to_produce(FunctionCallInfo fcinfo, const char *command)
 
 	topics_require_preload();
 	topics_produce_check_context(command);
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic must not be null")));
+	topics_argument_require(fcinfo, 0, "topic");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require(topic, ACL_INSERT);
 	topics_catalog_require_not_internal(topic);

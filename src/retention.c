@@ -111,8 +111,7 @@ find_kept(Oid segment_relid, TimestampTz before, int64 from)
 	static const Oid types[] = {TIMESTAMPTZOID, INT8OID};
 	Datum		values[] = {TimestampTzGetDatum(before), Int64GetDatum(from)};
 	int			guc_level = NewGUCNestLevel();
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 	char	   *sql;
 	TimestampTz result = 0;
 	bool		isnull;
@@ -121,13 +120,10 @@ find_kept(Oid segment_relid, TimestampTz before, int64 from)
 				   " WHERE \"timestamp\" OPERATOR(pg_catalog.>=) $1"
 				   " AND \"offset\" OPERATOR(pg_catalog.>=) $2 LIMIT 1",
 				   quote_qualified_identifier(TOPIC_LOG_SCHEMA, get_rel_name(segment_relid)));
-	topics_extension_become_owner(&save_userid, &save_context);
-	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	scope = topics_extension_become_owner();
+	topics_settings_override("enable_seqscan", "off");
+	topics_settings_override("jit", "off");
+	topics_settings_override("max_parallel_workers_per_gather", "0");
 	SPI_connect();
 	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not search segment for a timestamp");
@@ -135,7 +131,7 @@ find_kept(Oid segment_relid, TimestampTz before, int64 from)
 		result = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 												   1, &isnull));
 	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 	AtEOXact_GUC(false, guc_level);
 	return result;
 }
@@ -332,8 +328,7 @@ wait_for_lock(Oid relid)
 	{
 		int			guc_level = NewGUCNestLevel();
 
-		(void) set_config_option("lock_timeout", LOCK_WAIT_MS, PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+		topics_settings_override("lock_timeout", LOCK_WAIT_MS);
 		LockRelationOid(relid, AccessExclusiveLock);
 		AtEOXact_GUC(false, guc_level);
 		ReleaseCurrentSubTransaction();
@@ -414,10 +409,9 @@ drop_segments(List *segments, const TopicPartition *id)
 {
 	ObjectAddresses *objects = new_object_addresses();
 	ListCell   *lc;
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 
-	topics_extension_become_owner(&save_userid, &save_context);
+	scope = topics_extension_become_owner();
 	foreach(lc, segments)
 	{
 		Segment    *segment = lfirst(lc);
@@ -428,7 +422,7 @@ drop_segments(List *segments, const TopicPartition *id)
 	}
 	performMultipleDeletions(objects, DROP_RESTRICT, 0);
 	free_object_addresses(objects);
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 }
 
 /*
@@ -472,18 +466,6 @@ topics_retention_drop(Oid partition_relid, PartitionState *state)
  * ----------------------------------------------------------------
  */
 
-static void
-report_out_of_range(Topic *topic, int32 partition, int64 before, int64 start, int64 end)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
-			 errmsg("offset " INT64_FORMAT " is out of range for partition %d of topic \"%s\"",
-					before, partition, NameStr(topic->name)),
-			 errdetail("OFFSET_OUT_OF_RANGE: the log starts at offset " INT64_FORMAT " and ends at offset " INT64_FORMAT ".",
-					   start, end),
-			 errhint("Use -1 for the log end.")));
-}
-
 /* delete_records(topic, partition, before_offset) */
 Datum
 topics_delete_records(PG_FUNCTION_ARGS)
@@ -499,11 +481,7 @@ topics_delete_records(PG_FUNCTION_ARGS)
 
 	topics_require_preload();
 	topics_produce_check_context("topics.delete_records()");
-	for (int i = 0; i < 3; i++)
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("arguments of topics.delete_records() must not be null")));
+	topics_argument_require_all(fcinfo, 3, "topics.delete_records()");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require_owner(topic);
 	partition = PG_GETARG_INT32(1);
@@ -524,7 +502,8 @@ topics_delete_records(PG_FUNCTION_ARGS)
 	if (before == -1)
 		before = end;
 	if (before < 0 || before > end)
-		report_out_of_range(topic, partition, before, start, end);
+		topics_log_report_out_of_range(NameStr(topic->name), partition, before, start, end,
+									   "Use -1 for the log end.");
 	start = topics_log_start_move(state, before);
 	table_close(rel, NoLock);
 	PG_RETURN_INT64(start);

@@ -832,8 +832,7 @@ bool
 topics_segment_cover(Oid partition_relid, PartitionState *state,
 					 int64 first, int64 last, int64 segment_bytes, bool may_repeat)
 {
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 	PendingChange *change;
 	bool		drained;
 	bool		again;
@@ -844,7 +843,7 @@ topics_segment_cover(Oid partition_relid, PartitionState *state,
 	topics_segment_forget_bounds(partition_relid);
 	change = note_change(state);
 	change->completes = state->cut_end;
-	topics_extension_become_owner(&save_userid, &save_context);
+	scope = topics_extension_become_owner();
 	drained = wait_for_old_readers();
 	do
 	{
@@ -853,7 +852,7 @@ topics_segment_cover(Oid partition_relid, PartitionState *state,
 		if (cover_step(change, partition_relid, first, last, segment_bytes, drained, &again))
 			break;
 	} while (!again);
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 	return !again;
 }
 
@@ -913,15 +912,14 @@ topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at)
 
 	if (found)
 	{
-		Oid			save_userid;
-		int			save_context;
+		OwnerScope	scope;
 
 		TEST_POINT("cut-limited");
-		topics_extension_become_owner(&save_userid, &save_context);
+		scope = topics_extension_become_owner();
 		tail.end_offset = *cut_at;
 		topics_segment_set_bounds(partition_relid, &tail);
 		TEST_POINT("cut-bound");
-		SetUserIdAndSecContext(save_userid, save_context);
+		topics_extension_become_caller(scope);
 	}
 	return found;
 }
@@ -1043,15 +1041,14 @@ topics_segment_freeze(Oid segment_relid)
 {
 	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
 	Oid			toast_relid = rel->rd_rel->reltoastrelid;
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 
 	table_close(rel, NoLock);
-	topics_extension_become_owner(&save_userid, &save_context);
+	scope = topics_extension_become_owner();
 	freeze_table(segment_relid);
 	if (OidIsValid(toast_relid))
 		freeze_table(toast_relid);
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 }
 
 /*
@@ -1064,8 +1061,7 @@ topics_segment_freeze(Oid segment_relid)
 void
 topics_segment_seal(Oid segment_relid)
 {
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 	IndexStmt  *stmt;
 	IndexElem  *column;
 	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
@@ -1079,7 +1075,7 @@ topics_segment_seal(Oid segment_relid)
 
 	topics_segment_freeze(segment_relid);
 	TEST_POINT("seal-frozen");
-	topics_extension_become_owner(&save_userid, &save_context);
+	scope = topics_extension_become_owner();
 
 	stmt = makeNode(IndexStmt);
 	/* a restore that we run beside is going to make the one of the dump */
@@ -1094,6 +1090,6 @@ topics_segment_seal(Oid segment_relid)
 	stmt->indexParams = lappend(stmt->indexParams, column);
 	topics_define_index(segment_relid, stmt);
 	TEST_POINT("seal-indexed");
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 	CommandCounterIncrement();
 }

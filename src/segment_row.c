@@ -91,15 +91,14 @@ execute(const char *sql, const TopicPartition *id, int64 base_offset)
 	static const Oid types[] = {INT8OID, INT4OID, INT8OID};
 	Datum		values[] = {Int64GetDatum(id->topic_id), Int32GetDatum(id->partition),
 		Int64GetDatum(base_offset)};
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 
-	topics_extension_become_owner(&save_userid, &save_context);
+	scope = topics_extension_become_owner();
 	SPI_connect();
 	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, false, 0) < 0)
 		elog(ERROR, "could not execute \"%s\"", sql);
 	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 }
 
 /* Note that a segment is sealed, now.  False if that was known. */
@@ -125,10 +124,9 @@ topics_segment_row_update(const TopicPartition *id, int64 base_offset,
 	Datum		values[] = {Int64GetDatum(id->topic_id), Int32GetDatum(id->partition),
 		Int64GetDatum(base_offset), TimestampTzGetDatum(sealed_at), TimestampTzGetDatum(tombstones_from)};
 	char		nulls[] = {' ', ' ', ' ', ' ', tombstones_from == 0 ? 'n' : ' '};
-	Oid			save_userid;
-	int			save_context;
+	OwnerScope	scope;
 
-	topics_extension_become_owner(&save_userid, &save_context);
+	scope = topics_extension_become_owner();
 	SPI_connect();
 	if (SPI_execute_with_args("UPDATE topic_log.segment SET sealed_at = $4, tombstones_from = $5"
 							  " WHERE topic_id OPERATOR(pg_catalog.=) $1"
@@ -138,7 +136,7 @@ topics_segment_row_update(const TopicPartition *id, int64 base_offset,
 							  lengthof(types), (Oid *) types, values, nulls, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not update the row of a segment");
 	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	topics_extension_become_caller(scope);
 }
 
 /* The segment goes. */

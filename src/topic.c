@@ -93,33 +93,30 @@ Oid			topics_topic_dropping = InvalidOid;
  * ----------------------------------------------------------------
  */
 
-typedef struct OwnerScope
+typedef struct SqlScope
 {
-	Oid			userid;
-	int			context;
+	OwnerScope	owner;
 	int			guc_level;
-} OwnerScope;
+} SqlScope;
 
-static OwnerScope
+static SqlScope
 enter_owner(void)
 {
-	OwnerScope	scope;
+	SqlScope	scope;
 
 	scope.guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	topics_extension_become_owner(&scope.userid, &scope.context);
+	topics_settings_override("search_path", "pg_catalog, pg_temp");
+	topics_settings_override("default_tablespace", "");
+	scope.owner = topics_extension_become_owner();
 	SPI_connect();
 	return scope;
 }
 
 static void
-leave_owner(OwnerScope scope)
+leave_owner(SqlScope scope)
 {
 	SPI_finish();
-	SetUserIdAndSecContext(scope.userid, scope.context);
+	topics_extension_become_caller(scope.owner);
 	AtEOXact_GUC(false, scope.guc_level);
 	CommandCounterIncrement();
 }
@@ -198,10 +195,7 @@ topics_topic_check_name(const char *name)
 static char *
 text_argument(FunctionCallInfo fcinfo, int argument, const char *name)
 {
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
+	topics_argument_require(fcinfo, argument, name);
 	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
 }
 
@@ -448,7 +442,7 @@ topics_topic_create_internal(const char *name, int32 partitions)
 	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, false);
 	StringInfoData columns;
 	StringInfoData values;
-	OwnerScope	scope;
+	SqlScope	scope;
 	int64		topic_id;
 	Oid			view;
 
@@ -512,7 +506,7 @@ topics_create_topic(PG_FUNCTION_ARGS)
 	char	   *value_type;
 	int64		topic_id;
 	int64		segment_bytes;
-	OwnerScope	scope;
+	SqlScope	scope;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.create_topic()");
@@ -583,7 +577,7 @@ Datum
 topics_alter_topic(PG_FUNCTION_ARGS)
 {
 	Topic	   *topic;
-	OwnerScope	scope;
+	SqlScope	scope;
 	StringInfoData assignments;
 
 	topics_require_preload();
@@ -616,14 +610,11 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 	Topic	   *topic;
 	Topic		before;
 	int32		partitions;
-	OwnerScope	scope;
+	SqlScope	scope;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.add_partitions()");
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("partitions must not be null")));
+	topics_argument_require(fcinfo, 1, "partitions");
 	partitions = partitions_argument(fcinfo);
 	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
 	if (partitions <= topic->partitions)
@@ -680,7 +671,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	ObjectAddress view = {RelationRelationId, InvalidOid, 0};
 	ObjectAddress root = {RelationRelationId, InvalidOid, 0};
 	int64		topic_id;
-	OwnerScope	scope;
+	SqlScope	scope;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.drop_topic()");
@@ -755,7 +746,7 @@ topics_describe_topic(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Topic	   *topic = topics_catalog_lookup(text_argument(fcinfo, 0, "topic"), false);
-	OwnerScope	scope;
+	SqlScope	scope;
 
 	if (!topics_catalog_may_read(topic))
 		topics_catalog_require(topic, ACL_SELECT);

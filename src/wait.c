@@ -148,11 +148,7 @@ topics_wait_offset(PG_FUNCTION_ARGS)
 	long		timeout_ms;
 
 	topics_require_preload();
-	for (int i = 0; i < 4; i++)
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("arguments of topics.wait_offset() must not be null")));
+	topics_argument_require_all(fcinfo, 4, "topics.wait_offset()");
 	after = PG_GETARG_INT64(2);
 	if (after < 0 || after == PG_INT64_MAX)
 		ereport(ERROR,
