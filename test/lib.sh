@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # test/lib.sh: what ./demo, ./check and test/bench/run share: packages, a private
 # build, and a PostgreSQL that has pg_topics without anything being installed.
 #
@@ -190,7 +191,7 @@ make_points_server() {
 	cp -R -P "$work/server" "$work/points_server"
 	[ "$EUID" != 0 ] || chown -hR "$account:" "$work/points" "$work/points_server"
 	as_account make -C "$work/points" PG_CONFIG="$PG_CONFIG" clean >>"$work/build.log" 2>&1
-	as_account make -C "$work/points" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" TEST_POINTS=1 with_llvm=no \
+	as_account make -C "$work/points" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" TEST_POINTS=1 COPT=-Werror with_llvm=no \
 		install DESTDIR="$work/points_server" >>"$work/build.log" 2>&1
 }
 

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # test/checker/lib.sh: what ./check, run and run-mutants share beside test/lib.sh.
 
 python=/usr/bin/python3
