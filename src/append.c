@@ -519,8 +519,8 @@ compare_destinations(const void *a, const void *b)
 {
 	const Destination *da = *(Destination *const *) a;
 	const Destination *db = *(Destination *const *) b;
-	int			ia = topics_shmem_index(da->state);
-	int			ib = topics_shmem_index(db->state);
+	int			ia = topics_partition_state_index(da->state);
+	int			ib = topics_partition_state_index(db->state);
 
 	return ia < ib ? -1 : ia > ib;
 }
@@ -692,7 +692,7 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 	if ((pg_atomic_read_u32(&state->requests) & requests) != requests)
 	{
 		pg_atomic_fetch_or_u32(&state->requests, requests);
-		topics_shmem_wake_worker();
+		topics_worker_registry_wake_worker();
 	}
 
 	/* who sees the new end sees an LSN that covers it */
@@ -719,7 +719,7 @@ topics_append_publish(XLogRecPtr lsn)
 								appending[i]->first_offset +
 								topics_buffer_count(appending[i]->records));
 		if (appending[i]->notify)
-			topics_shmem_push_moved(appending[i]->state);
+			topics_moved_push(appending[i]->state);
 	}
 
 	if (nnext_produced > 0)

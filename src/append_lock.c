@@ -22,7 +22,7 @@
  *	- After MAX_ROUNDS failed rounds, or with more than MAX_APPEND_LOCKS
  *	  partitions (a backend can hold 200 LWLocks), the transaction takes the
  *	  database lock exclusively instead, which everybody else holds shared
- *	  beside the append locks.
+ *	  beside the append locks (an LWLock, one of DATABASE_LOCKS by database OID).
  *	- Who waits for the exclusive lock is counted in the gate's "giants";
  *	  newcomers sleep while there are any, so that the shared holders drain.
  *
@@ -38,6 +38,8 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/wait_event.h"
 
@@ -49,6 +51,22 @@
 #define SPIN_ATTEMPTS 20		/* about 10 us in all */
 #define SPIN_DELAYS 10
 
+/*
+ * Database locks are shared by databases whose OIDs collide: harmless, and
+ * it saves a registry of databases.
+ */
+#define DATABASE_LOCKS 64
+
+typedef struct DatabaseGate
+{
+	ConditionVariable cv;		/* the lock was released, or a giant left */
+	pg_atomic_uint32 giants;	/* waiting for the exclusive lock: newcomers
+								 * stand back */
+} DatabaseGate;
+
+static DatabaseGate *gates = NULL;
+static LWLockPadded *database_locks = NULL;
+
 static PartitionState *held[MAX_APPEND_LOCKS];	/* what this backend holds, or
 												 * did when it failed */
 static int	nheld = 0;
@@ -56,6 +74,42 @@ static bool has_database_lock = false;
 static bool exclusive = false;	/* the database lock, in place of the rest */
 static bool is_giant = false;	/* we count among the giants */
 static ConditionVariable *sleeping_on = NULL;
+
+/* shmem_request_hook */
+void
+topics_append_lock_shmem_request(void)
+{
+	RequestAddinShmemSpace(MAXALIGN(DATABASE_LOCKS * sizeof(DatabaseGate)));
+	RequestNamedLWLockTranche("pg_topics_database", DATABASE_LOCKS);
+}
+
+/* shmem_startup_hook; the caller holds AddinShmemInitLock. */
+void
+topics_append_lock_shmem_startup(void)
+{
+	bool		found;
+
+	database_locks = GetNamedLWLockTranche("pg_topics_database");
+	gates = ShmemInitStruct("pg_topics gates", DATABASE_LOCKS * sizeof(DatabaseGate), &found);
+	if (!found)
+		for (int i = 0; i < DATABASE_LOCKS; i++)
+		{
+			ConditionVariableInit(&gates[i].cv);
+			pg_atomic_init_u32(&gates[i].giants, 0);
+		}
+}
+
+static LWLock *
+database_lock(void)
+{
+	return &database_locks[MyDatabaseId % DATABASE_LOCKS].lock;
+}
+
+static DatabaseGate *
+database_gate(void)
+{
+	return &gates[MyDatabaseId % DATABASE_LOCKS];
+}
 
 /*
  * The lock, if it is free now or shortly.  A commit of few records holds it for
@@ -107,18 +161,18 @@ release_held(void)
 static void
 release_shared(void)
 {
-	LWLockRelease(topics_shmem_database_lock());
+	LWLockRelease(database_lock());
 	has_database_lock = false;
-	if (pg_atomic_read_u32(topics_shmem_database_giants()) > 0)
-		ConditionVariableBroadcast(topics_shmem_database_cv());
+	if (pg_atomic_read_u32(&database_gate()->giants) > 0)
+		ConditionVariableBroadcast(&database_gate()->cv);
 }
 
 /* Share the database, unless a giant has it or waits for it. */
 static bool
 try_shared(void)
 {
-	if (pg_atomic_read_u32(topics_shmem_database_giants()) == 0 &&
-		LWLockConditionalAcquire(topics_shmem_database_lock(), LW_SHARED))
+	if (pg_atomic_read_u32(&database_gate()->giants) == 0 &&
+		LWLockConditionalAcquire(database_lock(), LW_SHARED))
 		has_database_lock = true;
 	return has_database_lock;
 }
@@ -126,11 +180,11 @@ try_shared(void)
 static void
 sleep_until_no_giant(void)
 {
-	ConditionVariable *cv = topics_shmem_database_cv();
+	ConditionVariable *cv = &database_gate()->cv;
 
 	sleeping_on = cv;
 	ConditionVariablePrepareToSleep(cv);
-	while (pg_atomic_read_u32(topics_shmem_database_giants()) > 0)
+	while (pg_atomic_read_u32(&database_gate()->giants) > 0)
 		ConditionVariableSleep(cv, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
 	sleeping_on = NULL;
@@ -140,10 +194,9 @@ sleep_until_no_giant(void)
 static void
 acquire_exclusive(void)
 {
-	pg_atomic_fetch_add_u32(topics_shmem_database_giants(), 1);
+	pg_atomic_fetch_add_u32(&database_gate()->giants, 1);
 	is_giant = true;
-	sleep_and_acquire(topics_shmem_database_lock(), LW_EXCLUSIVE,
-					  topics_shmem_database_cv());
+	sleep_and_acquire(database_lock(), LW_EXCLUSIVE, &database_gate()->cv);
 	has_database_lock = true;
 	exclusive = true;
 }
@@ -214,10 +267,10 @@ topics_append_lock_release(void)
 	release_held();
 	if (exclusive)
 	{
-		LWLockRelease(topics_shmem_database_lock());
+		LWLockRelease(database_lock());
 		has_database_lock = exclusive = is_giant = false;
-		pg_atomic_fetch_sub_u32(topics_shmem_database_giants(), 1);
-		ConditionVariableBroadcast(topics_shmem_database_cv());
+		pg_atomic_fetch_sub_u32(&database_gate()->giants, 1);
+		ConditionVariableBroadcast(&database_gate()->cv);
 	}
 	else if (has_database_lock)
 		release_shared();
@@ -227,7 +280,7 @@ topics_append_lock_release(void)
 bool
 topics_append_lock_held(const PartitionState *state)
 {
-	return (exclusive && LWLockHeldByMeInMode(topics_shmem_database_lock(), LW_EXCLUSIVE)) ||
+	return (exclusive && LWLockHeldByMeInMode(database_lock(), LW_EXCLUSIVE)) ||
 		LWLockHeldByMe((LWLock *) &state->append_lock);
 }
 
@@ -252,9 +305,9 @@ void
 topics_append_lock_at_abort(void)
 {
 	if (is_giant)
-		pg_atomic_fetch_sub_u32(topics_shmem_database_giants(), 1);
+		pg_atomic_fetch_sub_u32(&database_gate()->giants, 1);
 	if (is_giant || has_database_lock)
-		ConditionVariableBroadcast(topics_shmem_database_cv());
+		ConditionVariableBroadcast(&database_gate()->cv);
 	while (nheld > 0)
 		ConditionVariableBroadcast(&held[--nheld]->append_cv);
 	if (sleeping_on)

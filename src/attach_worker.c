@@ -40,7 +40,7 @@ topics_attach_worker_main(Datum main_arg)
 	{
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		done = topics_segment_cover(request.partition_relid, topics_shmem_get(&request.id),
+		done = topics_segment_cover(request.partition_relid, topics_partition_state_get(&request.id),
 									request.first, request.last, request.segment_bytes, true);
 		PopActiveSnapshot();
 		CommitTransactionCommand();

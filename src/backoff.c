@@ -143,13 +143,12 @@ read_notes(void)
 		FreeFile(file);
 }
 
-/* shmem_startup_hook */
+/* shmem_startup_hook; the caller holds AddinShmemInitLock. */
 void
 topics_backoff_shmem_startup(void)
 {
 	bool		found;
 
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	lock = &GetNamedLWLockTranche("pg_topics_backoff")[0].lock;
 	shared = ShmemInitStruct("pg_topics backoff", sizeof(BackoffShared), &found);
 	if (!found)
@@ -157,7 +156,6 @@ topics_backoff_shmem_startup(void)
 		memset(shared, 0, sizeof(BackoffShared));
 		read_notes();
 	}
-	LWLockRelease(AddinShmemInitLock);
 }
 
 /* A note has changed.  Without the file it holds as long as shared memory does. */

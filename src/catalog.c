@@ -441,7 +441,7 @@ topics_catalog_partition_state(Topic *topic, int32 partition)
 	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
 
 	if (*state == NULL || memcmp(&(*state)->id, &id, sizeof(id)) != 0)
-		*state = topics_shmem_get(&id);
+		*state = topics_partition_state_get(&id);
 	return *state;
 }
 

@@ -1032,7 +1032,7 @@ topics_compact_check(bool later)
 
 	if (run == NULL)
 		return;
-	state = topics_shmem_find(&run->id);
+	state = topics_partition_state_find(&run->id);
 	topic = topics_catalog_by_id(run->id.topic_id);
 	if (state == NULL || topic == NULL || !topic->settings.compact ||
 		(later && !topics_compact_is_wanted(&topic->settings, state) &&

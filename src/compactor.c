@@ -12,7 +12,7 @@
  *
  * There is one per database.  Its pid stands in the worker's slot, so that
  * commands that need the database for themselves end it as they end the
- * worker (topics_worker_give_way).
+ * worker (topics_worker_registry_give_way).
  *
  * An error costs a partition its turn; the others go on.  When it is tried
  * again, and what is logged, backoff.c decides.
@@ -56,7 +56,7 @@ static WorkerSlot *my_slot = NULL;
 static bool
 is_running(WorkerSlot *slot)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 	bool		running;
 
 	SpinLockAcquire(&registry->mutex);
@@ -73,7 +73,7 @@ bool
 topics_compactor_start(WorkerSlot *slot)
 {
 	static BackgroundWorkerHandle *started = NULL;
-	CompactorArgs args = {slot - topics_shmem_workers()->slots, MyDatabaseId};
+	CompactorArgs args = {slot - topics_worker_registry_get()->slots, MyDatabaseId};
 	MemoryContext old;
 	pid_t		pid;
 
@@ -98,7 +98,7 @@ topics_compactor_start(WorkerSlot *slot)
 static void
 leave_slot(int code, Datum arg)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 
 	if (topics_background_told_to_end)
 		topics_backoff_excuse(true);
@@ -111,7 +111,7 @@ leave_slot(int code, Datum arg)
 static bool
 enter_slot(WorkerSlot *slot, Oid database)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 	bool		entered = false;
 
 	SpinLockAcquire(&registry->mutex);
@@ -201,7 +201,7 @@ topics_compactor_main(Datum main_arg)
 
 	memcpy(&args, topics_background_begin(), sizeof(args));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	if (!enter_slot(&topics_shmem_workers()->slots[args.slot], args.database))
+	if (!enter_slot(&topics_worker_registry_get()->slots[args.slot], args.database))
 		proc_exit(0);
 	topics_background_connect(args.database);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);

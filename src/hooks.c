@@ -283,7 +283,7 @@ have_database(Oid database)
 
 	given_way = lappend_oid(given_way, database);
 	MemoryContextSwitchTo(old);
-	if (!topics_worker_give_way(database))
+	if (!topics_worker_registry_give_way(database))
 		given_way = list_delete_last(given_way);
 }
 
@@ -293,7 +293,7 @@ give_databases_back(void)
 	ListCell   *lc;
 
 	foreach(lc, given_way)
-		topics_worker_come_back(lfirst_oid(lc));
+		topics_worker_registry_come_back(lfirst_oid(lc));
 	list_free(given_way);
 	given_way = NIL;
 }
@@ -370,14 +370,15 @@ at_transaction_event(XactEvent event, void *arg)
 	{
 		if (extension_dropped)
 		{
-			topics_shmem_release_database(MyDatabaseId);
+			topics_partition_state_release_database(MyDatabaseId);
+			topics_moved_sort(MyDatabaseId);
 			topics_offset_table_forget_database(MyDatabaseId);
 			topics_backoff_forget_database();
 		}
 		if (extension_created || extension_dropped)
 		{
-			topics_shmem_wake_launcher();
-			topics_shmem_wake_worker();
+			topics_worker_registry_wake_launcher();
+			topics_worker_registry_wake_worker();
 		}
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)

@@ -27,7 +27,10 @@ request_shmem(void)
 {
 	if (previous_shmem_request)
 		previous_shmem_request();
-	topics_shmem_request();
+	topics_partition_state_shmem_request();
+	topics_worker_registry_shmem_request();
+	topics_moved_shmem_request();
+	topics_append_lock_shmem_request();
 	topics_offset_table_shmem_request();
 	topics_backoff_shmem_request();
 }
@@ -37,9 +40,14 @@ start_shmem(void)
 {
 	if (previous_shmem_startup)
 		previous_shmem_startup();
-	topics_shmem_startup();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	topics_partition_state_shmem_startup();
+	topics_worker_registry_shmem_startup();
+	topics_moved_shmem_startup();
+	topics_append_lock_shmem_startup();
 	topics_offset_table_shmem_startup();
 	topics_backoff_shmem_startup();
+	LWLockRelease(AddinShmemInitLock);
 }
 
 /* Transaction callbacks run newest first, and ours should run last. */

@@ -159,7 +159,7 @@ topics_log_am_state(Relation rel)
 {
 	TopicPartition id;
 
-	return segment_partition(rel, &id) ? topics_shmem_find(&id) : NULL;
+	return segment_partition(rel, &id) ? topics_partition_state_find(&id) : NULL;
 }
 
 static int64
@@ -524,7 +524,7 @@ topics_log_am_hidden_below(Relation rel, Snapshot snapshot)
 	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC ||
 		!segment_partition(rel, &id))
 		return 0;
-	return topics_log_start_for_scan(&id, topics_shmem_find(&id),
+	return topics_log_start_for_scan(&id, topics_partition_state_find(&id),
 									 cached_bounds(rel)->base_offset, snapshot);
 }
 
@@ -653,7 +653,7 @@ segment_fill(Relation rel, PartitionState **state)
 	if (!segment_partition(rel, &id))
 		return FILL_SEALED;		/* detached: nobody appends to it */
 	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
-	*state = topics_shmem_find(&id);
+	*state = topics_partition_state_find(&id);
 	if (*state == NULL)
 		return FILL_ACTIVE;
 	next_offset = pg_atomic_read_u64(&(*state)->next_offset);
@@ -692,7 +692,7 @@ log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstr
 		{
 			if (state && must_freeze)
 				pg_atomic_fetch_or_u32(&state->requests, REQUEST_ROLL);
-			topics_shmem_wake_worker();
+			topics_worker_registry_wake_worker();
 			return;
 		}
 	}

@@ -300,7 +300,7 @@ topics_log_start_at_end(bool commit)
 	}
 	pending = NIL;
 	if (commit)
-		topics_shmem_wake_worker();
+		topics_worker_registry_wake_worker();
 }
 
 void

@@ -99,7 +99,7 @@ bool
 topics_maintain_is_due(Topic *topic, int32 partition)
 {
 	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
-	PartitionState *state = topics_shmem_find(&id);
+	PartitionState *state = topics_partition_state_find(&id);
 
 	return state == NULL || !state->looked_at ||
 		pg_atomic_read_u32(&state->requests) != 0 ||
@@ -113,7 +113,7 @@ static bool
 wants_compaction(Topic *topic, int32 partition)
 {
 	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
-	PartitionState *state = topics_shmem_find(&id);
+	PartitionState *state = topics_partition_state_find(&id);
 
 	return state != NULL && topics_compact_is_wanted(&topic->settings, state);
 }
@@ -328,7 +328,7 @@ look(Oid view_relid, int32 partition, NextTransaction next_transaction)
 	PopActiveSnapshot();
 	next_transaction();
 	if (topics_compact_is_wanted(&topic->settings, state))
-		topics_shmem_wake_worker();
+		topics_worker_registry_wake_worker();
 }
 
 /* A turn of compaction, in a transaction, and in another one at the end. */
@@ -489,7 +489,7 @@ compact_by_hand(Oid view_relid, int32 partition, PartitionState *state)
 	if (result == COMPACT_LATER)
 	{
 		state->compact_at = LOOK_NOW;
-		topics_shmem_wake_worker();
+		topics_worker_registry_wake_worker();
 	}
 }
 

@@ -203,7 +203,7 @@ topics_segment_status(PG_FUNCTION_ARGS)
 static WorkerSlot
 my_worker(void)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 	WorkerSlot	result = {0};
 
 	SpinLockAcquire(&registry->mutex);

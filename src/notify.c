@@ -6,7 +6,7 @@
  * A transaction that calls NOTIFY holds a lock of the whole cluster from
  * before its commit record to after it, which would make producers of all
  * partitions stand in one line.  So producers only push the partition onto
- * its database's stack (shmem.c), once, and the worker sends for all of
+ * its database's stack (moved.c), once, and the worker sends for all of
  * them: at once after a rest, then every pg_topics.notify_interval.  What
  * it does grows with the partitions that have moved, not with those there are.
  *
@@ -128,7 +128,7 @@ sort_taken(int *count)
 			moved[(*count)++].id = id;
 		}
 		else
-			topics_shmem_push_moved(taken[i]);	/* was given away meanwhile */
+			topics_moved_push(taken[i]);	/* was given away meanwhile */
 	}
 	qsort(moved, *count, sizeof(Moved), compare_moved);
 	return moved;
@@ -230,7 +230,7 @@ notify_taken(void *arg)
 		if (OidIsValid(work.view_relid) &&
 			!topics_backoff_run(&piece, get_rel_name(work.view_relid), notify_topic, &work))
 			for (int j = 0; j < work.count; j++)
-				topics_shmem_push_moved(work.moved[j].state);
+				topics_moved_push(work.moved[j].state);
 	}
 	PopActiveSnapshot();
 }
@@ -245,7 +245,7 @@ void
 topics_notify_give_back(void)
 {
 	while (ntaken > 0)
-		topics_shmem_push_moved(taken[--ntaken]);
+		topics_moved_push(taken[--ntaken]);
 }
 
 /*
@@ -258,7 +258,7 @@ topics_notify_send(WorkerSlot *slot)
 	const WorkPiece piece = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_NOTIFY};
 	long		left;
 
-	if (pg_atomic_read_u32(&slot->moved) == 0)
+	if (topics_moved_is_empty(slot))
 		return -1;
 	left = topics_backoff_left(&piece);
 	if (left <= 0 && resting)
@@ -275,12 +275,12 @@ topics_notify_send(WorkerSlot *slot)
 	if (taken == NULL)
 		taken = MemoryContextAllocHuge(TopMemoryContext,
 									   sizeof(PartitionState *) * pg_topics_max_partitions);
-	ntaken = topics_shmem_pop_moved(slot, taken);
+	ntaken = topics_moved_pop(slot, taken);
 	if (topics_backoff_run(&piece, NULL, notify_taken, NULL))
 		ntaken = 0;
 	topics_notify_give_back();
 	interval_ms = pg_topics_notify_interval;
 	resting = true;
 	INSTR_TIME_SET_CURRENT(last_sent);
-	return pg_atomic_read_u32(&slot->moved) == 0 ? -1 : Max(topics_backoff_left(&piece), interval_ms);
+	return topics_moved_is_empty(slot) ? -1 : Max(topics_backoff_left(&piece), interval_ms);
 }

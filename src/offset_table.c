@@ -64,13 +64,11 @@ topics_offset_table_shmem_startup(void)
 {
 	HASHCTL		ctl = {0};
 
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	table_lock = &GetNamedLWLockTranche("pg_topics_consumer_offsets")[0].lock;
 	ctl.keysize = sizeof(GroupOffsetKey);
 	ctl.entrysize = sizeof(GroupOffset);
 	table = topics_shmem_init_hash("pg_topics consumer offsets", pg_topics_max_group_offsets,
 								   &ctl, HASH_ELEM | HASH_BLOBS);
-	LWLockRelease(AddinShmemInitLock);
 }
 
 /* ----------------------------------------------------------------

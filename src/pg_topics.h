@@ -121,7 +121,7 @@ extern void topics_test_point(const char *name);
  * elements are never moved or freed, so that a pointer to it and its lock
  * stay valid for ever; an element is given to another partition only after
  * its topic was dropped, which whoever holds append_lock sees in "id".
- * shmem.c says which lock guards what.
+ * partition_state.c says which lock guards what.
  */
 typedef struct PartitionState
 {
@@ -188,13 +188,11 @@ typedef struct WorkerSlot
 	bool		round_wanted;	/* was woken for more than notifications */
 	TimestampTz last_round;		/* end of the worker's last round; 0: none yet */
 	int			partitions;		/* that it looked at in that round */
-	pg_atomic_uint32 moved;		/* stack of partitions to tell of, as index + 1
-								 * of the topmost, or 0; not under the mutex */
 } WorkerSlot;
 
 typedef struct WorkerRegistry
 {
-	slock_t		mutex;			/* guards all below but the stacks */
+	slock_t		mutex;			/* guards all below */
 	struct Latch *launcher;
 	bool		look_again;		/* databases or extensions came or went */
 	bool		hinted;			/* the lack of worker processes was logged */
@@ -368,23 +366,37 @@ extern void topics_settings_override(const char *name, const char *value);
 extern void topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name);
 extern void topics_argument_require_all(FunctionCallInfo fcinfo, int count, const char *function);
 
-/* shmem.c */
-extern void topics_shmem_request(void);
-extern void topics_shmem_startup(void);
-extern PartitionState *topics_shmem_find(const TopicPartition *id);
-extern PartitionState *topics_shmem_get(const TopicPartition *id);
-extern void topics_shmem_reserve(int64 topic_id, int32 from, int32 to);
-extern void topics_shmem_release(int64 topic_id, int32 from);
-extern void topics_shmem_release_database(Oid database);
-extern int	topics_shmem_index(const PartitionState *state);
-extern LWLock *topics_shmem_database_lock(void);
-extern ConditionVariable *topics_shmem_database_cv(void);
-extern pg_atomic_uint32 *topics_shmem_database_giants(void);
-extern WorkerRegistry *topics_shmem_workers(void);
-extern void topics_shmem_wake_worker(void);
-extern void topics_shmem_push_moved(PartitionState *state);
-extern int	topics_shmem_pop_moved(WorkerSlot *slot, PartitionState **result);
-extern void topics_shmem_wake_launcher(void);
+/* partition_state.c */
+extern void topics_partition_state_shmem_request(void);
+extern void topics_partition_state_shmem_startup(void);
+extern PartitionState *topics_partition_state_find(const TopicPartition *id);
+extern PartitionState *topics_partition_state_get(const TopicPartition *id);
+extern void topics_partition_state_reserve(int64 topic_id, int32 from, int32 to);
+extern void topics_partition_state_release(int64 topic_id, int32 from);
+extern void topics_partition_state_release_database(Oid database);
+extern int	topics_partition_state_index(const PartitionState *state);
+extern PartitionState *topics_partition_state_at(int index);
+
+/* worker_registry.c */
+extern void topics_worker_registry_shmem_request(void);
+extern void topics_worker_registry_shmem_startup(void);
+extern WorkerRegistry *topics_worker_registry_get(void);
+extern WorkerSlot *topics_worker_registry_slot(Oid database);
+extern WorkerSlot *topics_worker_registry_find(Oid database);
+extern int	topics_worker_registry_index(const WorkerSlot *slot);
+extern void topics_worker_registry_wake_worker(void);
+extern void topics_worker_registry_wake_slot(WorkerSlot *slot);
+extern void topics_worker_registry_wake_launcher(void);
+extern bool topics_worker_registry_give_way(Oid database);
+extern void topics_worker_registry_come_back(Oid database);
+
+/* moved.c */
+extern void topics_moved_shmem_request(void);
+extern void topics_moved_shmem_startup(void);
+extern void topics_moved_push(PartitionState *state);
+extern bool topics_moved_is_empty(const WorkerSlot *slot);
+extern int	topics_moved_pop(const WorkerSlot *slot, PartitionState **result);
+extern void topics_moved_sort(Oid database);
 
 /* backoff.c */
 typedef void (*Work) (void *arg);
@@ -404,6 +416,8 @@ extern void topics_backoff_keep_databases(List *databases);
 extern WorkFailure *topics_backoff_list(int *count);
 
 /* append_lock.c */
+extern void topics_append_lock_shmem_request(void);
+extern void topics_append_lock_shmem_startup(void);
 extern void topics_append_lock_acquire(PartitionState **states, int nstates);
 extern void topics_append_lock_release(void);
 extern bool topics_append_lock_held(const PartitionState *state);
@@ -757,7 +771,5 @@ extern bool topics_compactor_start(WorkerSlot *slot);
 
 /* worker.c */
 extern void topics_worker_register(void);
-extern bool topics_worker_give_way(Oid database);
-extern void topics_worker_come_back(Oid database);
 
 #endif							/* PG_TOPICS_H */

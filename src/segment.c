@@ -251,7 +251,7 @@ topics_segment_learn_topic(Oid relid)
 		first.partition != -1)
 		return;
 	first.partition = 0;
-	state = topics_shmem_find(&first);
+	state = topics_partition_state_find(&first);
 	if (state && is_news(relid, pg_atomic_read_u32(&state->topic_bounds_changes)))
 	{
 		Relation	root = table_open(relid, NoLock);
@@ -931,7 +931,7 @@ count_for_topic(TopicPartition id)
 	PartitionState *state;
 
 	id.partition = 0;
-	state = topics_shmem_find(&id);
+	state = topics_partition_state_find(&id);
 	if (state)
 		pg_atomic_fetch_add_u32(&state->topic_bounds_changes, 1);
 }

@@ -352,7 +352,7 @@ create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes)
 
 	/* dropped again if this (sub)transaction fails */
 	topics_transaction_note_topic(topic_id, from, true);
-	topics_shmem_reserve(topic_id, from, to);
+	topics_partition_state_reserve(topic_id, from, to);
 	for (int32 partition = from; partition < to; partition++)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic_id};
@@ -368,7 +368,7 @@ create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes)
 				topic_id, name, partition);
 		execute("INSERT INTO topic_log.partition (topic_id, partition) VALUES (" INT64_FORMAT ", %d)",
 				topic_id, partition);
-		topics_segment_cover(get_relname_relid(name, namespace), topics_shmem_get(&id),
+		topics_segment_cover(get_relname_relid(name, namespace), topics_partition_state_get(&id),
 							 0, 0, segment_bytes, false);
 	}
 }

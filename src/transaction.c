@@ -209,9 +209,9 @@ prepare_foreign_writes(void)
 
 		if (name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence))
 		{
-			foreign_states[nforeign] = topics_shmem_get(&id);
+			foreign_states[nforeign] = topics_partition_state_get(&id);
 			id.partition = 0;
-			foreign_topic_states[nforeign++] = topics_shmem_get(&id);
+			foreign_topic_states[nforeign++] = topics_partition_state_get(&id);
 		}
 	}
 }
@@ -233,7 +233,7 @@ prepare_grown_topics(void)
 		TopicPartition id = {MyDatabaseId, 0, note->topic_id};
 
 		if (note->created && note->from_partition > 0)
-			grown_topics[ngrown++] = topics_shmem_get(&id);
+			grown_topics[ngrown++] = topics_partition_state_get(&id);
 	}
 }
 
@@ -273,7 +273,7 @@ publish(void)
 		pg_atomic_write_u64(&foreign_states[i]->next_offset, UNKNOWN_OFFSET);
 		topics_offset_table_log_changed(foreign_states[i]->id.topic_id);
 		topics_wakeup_published(foreign_states[i], foreign_topic_states[i], UNKNOWN_OFFSET);
-		topics_shmem_push_moved(foreign_states[i]);
+		topics_moved_push(foreign_states[i]);
 	}
 }
 
@@ -369,7 +369,10 @@ settle_topics(bool commit)
 		TopicNote  *note = lfirst(lc);
 
 		if (note->created != commit)
-			topics_shmem_release(note->topic_id, note->from_partition);
+		{
+			topics_partition_state_release(note->topic_id, note->from_partition);
+			topics_moved_sort(MyDatabaseId);
+		}
 		if (!note->created && commit)
 			topics_offset_table_forget_topic(note->topic_id);
 	}
@@ -470,7 +473,10 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
 			if (note->subxid != subxid)
 				continue;
 			if (note->created)
-				topics_shmem_release(note->topic_id, note->from_partition);
+			{
+				topics_partition_state_release(note->topic_id, note->from_partition);
+				topics_moved_sort(MyDatabaseId);
+			}
 			topic_notes = foreach_delete_current(topic_notes, lc);
 		}
 	}

@@ -51,7 +51,7 @@
  * for P1.
  *
  * The state can be given to another topic while somebody sleeps.  Giving it
- * back broadcasts (shmem.c), and the check compares "id".
+ * back broadcasts (partition_state.c), and the check compares "id".
  *
  * The latch that a condition variable uses is shared with all other waits of
  * a process, and a check may do some of these (for a lock, say), and reset

@@ -76,7 +76,7 @@ typedef struct Round
 static WorkerSlot *my_slot = NULL;
 
 /* ----------------------------------------------------------------
- *		The registry
+ *		The launcher
  * ----------------------------------------------------------------
  */
 
@@ -89,58 +89,6 @@ find_slot(WorkerRegistry *registry, Oid database)
 			return &registry->slots[i];
 	return NULL;
 }
-
-/*
- * A command needs the database for itself: end its worker, and the compactor, and
- * have none until topics_worker_come_back.  Without waiting: the command does that, as it
- * waits for any other session to go.  True if there is one to come back.
- *
- * One that was claimed and has not entered its slot does not do so (enter_slot).
- */
-bool
-topics_worker_give_way(Oid database)
-{
-	WorkerRegistry *registry = topics_shmem_workers();
-	WorkerSlot *slot;
-	pid_t		pid = 0;
-	pid_t		compactor = 0;
-
-	SpinLockAcquire(&registry->mutex);
-	slot = find_slot(registry, database);
-	if (slot)
-	{
-		pid = slot->pid;
-		compactor = slot->compactor;
-		slot->commands++;
-	}
-	SpinLockRelease(&registry->mutex);
-	if (pid != 0)
-		kill(pid, SIGTERM);
-	if (compactor != 0)
-		kill(compactor, SIGTERM);
-	return slot != NULL;
-}
-
-/* The command is over, whatever became of it.  Raises nothing. */
-void
-topics_worker_come_back(Oid database)
-{
-	WorkerRegistry *registry = topics_shmem_workers();
-	WorkerSlot *slot;
-
-	SpinLockAcquire(&registry->mutex);
-	slot = find_slot(registry, database);
-	/* its slot may have been given up, with the database */
-	if (slot && slot->commands > 0 && --slot->commands == 0)
-		slot->not_before = 0;
-	SpinLockRelease(&registry->mutex);
-	topics_shmem_wake_launcher();
-}
-
-/* ----------------------------------------------------------------
- *		The launcher
- * ----------------------------------------------------------------
- */
 
 /* All databases, and those that a worker could be needed in. */
 static List *
@@ -204,7 +152,8 @@ forget_databases(WorkerRegistry *registry, const Oid *known, List *databases)
 		if (!OidIsValid(gone))
 			continue;
 		/* as long as the slot is the database's, so that its stack is emptied */
-		topics_shmem_release_database(gone);
+		topics_partition_state_release_database(gone);
+		topics_moved_sort(gone);
 		topics_offset_table_forget_database(gone);
 		SpinLockAcquire(&registry->mutex);
 		registry->slots[i].database = InvalidOid;
@@ -311,7 +260,7 @@ launcher_nap(WorkerRegistry *registry)
 void
 topics_launcher_main(Datum main_arg)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 	Oid			known[MAX_WORKERS];
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -378,7 +327,7 @@ topics_worker_register(void)
 static void
 leave_slot(int code, Datum arg)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 
 	if (topics_background_told_to_end)
 		topics_backoff_excuse(false);
@@ -393,7 +342,7 @@ leave_slot(int code, Datum arg)
 static bool
 enter_slot(Oid database)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 	WorkerSlot *slot;
 	Latch	   *launcher = NULL;
 	bool		entered = false;
@@ -420,7 +369,7 @@ enter_slot(Oid database)
 static bool
 extension_exists(void)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 	bool		exists;
 
 	StartTransactionCommand();
@@ -518,7 +467,7 @@ look(void *arg)
 static void
 report_round(const Round *round)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 	TimestampTz now = GetCurrentTimestamp();
 
 	SpinLockAcquire(&registry->mutex);
@@ -534,7 +483,7 @@ compact(void *arg)
 	const DuePartition *due = arg;
 
 	if (topics_maintain_compact(due->piece.view_relid, due->piece.partition, next_transaction))
-		topics_shmem_wake_worker();
+		topics_worker_registry_wake_worker();
 }
 
 /* Have compacted what is to be. */
@@ -622,7 +571,7 @@ time_to_round(instr_time last_round)
 static bool
 round_is_due(instr_time last_round)
 {
-	WorkerRegistry *registry = topics_shmem_workers();
+	WorkerRegistry *registry = topics_worker_registry_get();
 	bool		wanted;
 
 	SpinLockAcquire(&registry->mutex);
