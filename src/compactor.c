@@ -53,18 +53,6 @@ static WorkerSlot *my_slot = NULL;
  * ----------------------------------------------------------------
  */
 
-static bool
-is_running(WorkerSlot *slot)
-{
-	WorkerRegistry *registry = topics_worker_registry_get();
-	bool		running;
-
-	SpinLockAcquire(&registry->mutex);
-	running = slot->compactor != 0;
-	SpinLockRelease(&registry->mutex);
-	return running;
-}
-
 /*
  * Have a compactor for our database, if there is none.  False if there is no
  * process to be had.
@@ -73,12 +61,12 @@ bool
 topics_compactor_start(WorkerSlot *slot)
 {
 	static BackgroundWorkerHandle *started = NULL;
-	CompactorArgs args = {slot - topics_worker_registry_get()->slots, MyDatabaseId};
+	CompactorArgs args = {topics_worker_registry_index(slot), MyDatabaseId};
 	MemoryContext old;
 	pid_t		pid;
 
 	/* one that was started has not come to its slot yet, or an earlier worker's is there */
-	if (is_running(slot) ||
+	if (topics_worker_registry_has_compactor(slot) ||
 		(started != NULL && GetBackgroundWorkerPid(started, &pid) != BGWH_STOPPED))
 		return true;
 	if (started != NULL)
@@ -98,33 +86,9 @@ topics_compactor_start(WorkerSlot *slot)
 static void
 leave_slot(int code, Datum arg)
 {
-	WorkerRegistry *registry = topics_worker_registry_get();
-
 	if (topics_background_told_to_end)
 		topics_backoff_excuse(true);
-	SpinLockAcquire(&registry->mutex);
-	my_slot->compactor = 0;
-	SpinLockRelease(&registry->mutex);
-}
-
-/* Say that we are here.  False if there is one already, or shall be none. */
-static bool
-enter_slot(WorkerSlot *slot, Oid database)
-{
-	WorkerRegistry *registry = topics_worker_registry_get();
-	bool		entered = false;
-
-	SpinLockAcquire(&registry->mutex);
-	if (slot->database == database && slot->compactor == 0 && slot->commands == 0)
-	{
-		slot->compactor = MyProcPid;
-		my_slot = slot;
-		entered = true;
-	}
-	SpinLockRelease(&registry->mutex);
-	if (entered)
-		before_shmem_exit(leave_slot, 0);
-	return entered;
+	topics_worker_registry_leave_compactor(my_slot);
 }
 
 static void
@@ -201,8 +165,10 @@ topics_compactor_main(Datum main_arg)
 
 	memcpy(&args, topics_background_begin(), sizeof(args));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	if (!enter_slot(&topics_worker_registry_get()->slots[args.slot], args.database))
+	my_slot = topics_worker_registry_at(args.slot);
+	if (!topics_worker_registry_enter_compactor(my_slot, args.database))
 		proc_exit(0);
+	before_shmem_exit(leave_slot, 0);
 	topics_background_connect(args.database);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	topics_backoff_take_over(true);

@@ -199,21 +199,6 @@ topics_segment_status(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* This database's worker; all 0 if it never had one. */
-static WorkerSlot
-my_worker(void)
-{
-	WorkerRegistry *registry = topics_worker_registry_get();
-	WorkerSlot	result = {0};
-
-	SpinLockAcquire(&registry->mutex);
-	for (int i = 0; i < MAX_WORKERS; i++)
-		if (registry->slots[i].database == MyDatabaseId)
-			result = registry->slots[i];
-	SpinLockRelease(&registry->mutex);
-	return result;
-}
-
 /* May the current user see why work for a topic fails? */
 static bool
 may_see_failure(const WorkFailure *failure)
@@ -259,7 +244,7 @@ topics_worker_status(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	WorkFailure *failures;
-	WorkerSlot	worker;
+	WorkerSlot	worker = {0};	/* this database's; all 0 if it never had one */
 	Datum		values[11] = {0};
 	bool		nulls[11];
 	int			count;
@@ -267,7 +252,7 @@ topics_worker_status(PG_FUNCTION_ARGS)
 
 	topics_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
-	worker = my_worker();
+	(void) topics_worker_registry_read(MyDatabaseId, &worker);
 	failures = topics_backoff_list(&count);
 	memset(nulls, true, sizeof(nulls));
 	nulls[0] = worker.pid == 0;

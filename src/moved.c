@@ -98,7 +98,7 @@ topics_moved_push(PartitionState *state)
 	if (pg_atomic_read_u32(&state->moved) != 0 ||
 		pg_atomic_exchange_u32(&state->moved, 1) != 0)
 		return;
-	slot = OidIsValid(state->id.database) ? topics_worker_registry_slot(state->id.database) : NULL;
+	slot = OidIsValid(state->id.database) ? topics_worker_registry_get(state->id.database) : NULL;
 	if (slot == NULL)
 	{
 		pg_atomic_write_u32(&state->moved, 0);
@@ -114,7 +114,7 @@ topics_moved_push(PartitionState *state)
 											 topics_partition_state_index(state) + 1));
 	/* whoever was first has set the latch */
 	if (top == 0)
-		topics_worker_registry_wake_slot(slot);
+		topics_worker_registry_wake_notifier(slot);
 }
 
 /* Return true if no partition of the slot's database has moved. */

@@ -173,9 +173,13 @@ typedef struct PartitionState
 	int32		leader_epoch;
 } PartitionState;
 
-/* What the launcher and the workers of databases know of each other. */
 #define MAX_WORKERS 256
+#define WORKER_RESTART_MS 5000	/* least time between two starts of a worker */
 
+/*
+ * A database's worker and compactor, in shared memory.  worker_registry.c has
+ * the spinlock that guards it, and alone touches what is in it.
+ */
 typedef struct WorkerSlot
 {
 	Oid			database;		/* InvalidOid: free */
@@ -189,15 +193,6 @@ typedef struct WorkerSlot
 	TimestampTz last_round;		/* end of the worker's last round; 0: none yet */
 	int			partitions;		/* that it looked at in that round */
 } WorkerSlot;
-
-typedef struct WorkerRegistry
-{
-	slock_t		mutex;			/* guards all below */
-	struct Latch *launcher;
-	bool		look_again;		/* databases or extensions came or went */
-	bool		hinted;			/* the lack of worker processes was logged */
-	WorkerSlot	slots[MAX_WORKERS];
-} WorkerRegistry;
 
 /* A piece of the worker's work (backoff.c), and the steps that it may be at. */
 typedef enum WorkKind
@@ -380,15 +375,32 @@ extern PartitionState *topics_partition_state_at(int index);
 /* worker_registry.c */
 extern void topics_worker_registry_shmem_request(void);
 extern void topics_worker_registry_shmem_startup(void);
-extern WorkerRegistry *topics_worker_registry_get(void);
-extern WorkerSlot *topics_worker_registry_slot(Oid database);
 extern WorkerSlot *topics_worker_registry_find(Oid database);
+extern WorkerSlot *topics_worker_registry_get(Oid database);
+extern bool topics_worker_registry_read(Oid database, WorkerSlot *copy);
 extern int	topics_worker_registry_index(const WorkerSlot *slot);
+extern WorkerSlot *topics_worker_registry_at(int index);
 extern void topics_worker_registry_wake_worker(void);
-extern void topics_worker_registry_wake_slot(WorkerSlot *slot);
+extern void topics_worker_registry_wake_notifier(const WorkerSlot *slot);
 extern void topics_worker_registry_wake_launcher(void);
 extern bool topics_worker_registry_give_way(Oid database);
 extern void topics_worker_registry_come_back(Oid database);
+extern void topics_worker_registry_enter_launcher(void);
+extern bool topics_worker_registry_take_look_again(void);
+extern void topics_worker_registry_list(Oid *databases);
+extern bool topics_worker_registry_is_vacant(Oid database);
+extern void topics_worker_registry_forget(Oid database);
+extern bool topics_worker_registry_claim_start(Oid database, bool look_again);
+extern long topics_worker_registry_time_to_start(long limit);
+extern bool topics_worker_registry_claim_hint(void);
+extern WorkerSlot *topics_worker_registry_enter(Oid database);
+extern void topics_worker_registry_leave(WorkerSlot *slot);
+extern void topics_worker_registry_note_no_extension(WorkerSlot *slot);
+extern void topics_worker_registry_note_round(WorkerSlot *slot, int partitions);
+extern bool topics_worker_registry_take_round_wanted(WorkerSlot *slot);
+extern bool topics_worker_registry_has_compactor(const WorkerSlot *slot);
+extern bool topics_worker_registry_enter_compactor(WorkerSlot *slot, Oid database);
+extern void topics_worker_registry_leave_compactor(WorkerSlot *slot);
 
 /* moved.c */
 extern void topics_moved_shmem_request(void);

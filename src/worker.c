@@ -59,8 +59,6 @@
 #include "consumer.h"
 #include "pg_topics.h"
 
-#define RESTART_MS 5000			/* least time between two starts of a worker */
-
 PGDLLEXPORT void topics_launcher_main(Datum main_arg);
 PGDLLEXPORT void topics_worker_main(Datum main_arg);
 
@@ -79,16 +77,6 @@ static WorkerSlot *my_slot = NULL;
  *		The launcher
  * ----------------------------------------------------------------
  */
-
-/* The slot of a database; the caller holds the mutex. */
-static WorkerSlot *
-find_slot(WorkerRegistry *registry, Oid database)
-{
-	for (int i = 0; i < MAX_WORKERS; i++)
-		if (registry->slots[i].database == database)
-			return &registry->slots[i];
-	return NULL;
-}
 
 /* All databases, and those that a worker could be needed in. */
 static List *
@@ -121,87 +109,29 @@ list_databases(List **connectable)
 	return result;
 }
 
-/* The databases that have slots. */
-static void
-look_at_slots(WorkerRegistry *registry, Oid *known)
-{
-	SpinLockAcquire(&registry->mutex);
-	for (int i = 0; i < MAX_WORKERS; i++)
-		known[i] = registry->slots[i].database;
-	SpinLockRelease(&registry->mutex);
-}
-
 /*
  * Give up slots, and shared memory, of databases that are no more: those that
  * had a slot before the databases were listed.  One that was created after
  * that is not in the list either, and may have sessions that produce.
  */
 static void
-forget_databases(WorkerRegistry *registry, const Oid *known, List *databases)
+forget_databases(const Oid *known, List *databases)
 {
 	for (int i = 0; i < MAX_WORKERS; i++)
 	{
-		Oid			gone = InvalidOid;
-
-		SpinLockAcquire(&registry->mutex);
-		if (OidIsValid(known[i]) && registry->slots[i].database == known[i] &&
-			registry->slots[i].pid == 0 && registry->slots[i].compactor == 0 &&
-			!list_member_oid(databases, known[i]))
-			gone = known[i];
-		SpinLockRelease(&registry->mutex);
-		if (!OidIsValid(gone))
+		if (!OidIsValid(known[i]) || list_member_oid(databases, known[i]) ||
+			!topics_worker_registry_is_vacant(known[i]))
 			continue;
+		topics_partition_state_release_database(known[i]);
 		/* as long as the slot is the database's, so that its stack is emptied */
-		topics_partition_state_release_database(gone);
-		topics_moved_sort(gone);
-		topics_offset_table_forget_database(gone);
-		SpinLockAcquire(&registry->mutex);
-		registry->slots[i].database = InvalidOid;
-		registry->slots[i].has_extension = false;
-		registry->slots[i].round_wanted = false;
-		registry->slots[i].last_round = 0;
-		registry->slots[i].partitions = 0;
-		registry->slots[i].commands = 0;
-		registry->slots[i].not_before = 0;
-		SpinLockRelease(&registry->mutex);
+		topics_moved_sort(known[i]);
+		topics_offset_table_forget_database(known[i]);
+		topics_worker_registry_forget(known[i]);
 	}
-}
-
-/* Take a slot for a database if a worker should be started there now. */
-static bool
-claim_slot(WorkerRegistry *registry, Oid database, bool look_again)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	WorkerSlot *slot;
-	bool		start = false;
-
-	SpinLockAcquire(&registry->mutex);
-	slot = find_slot(registry, database);
-	if (slot == NULL)
-	{
-		slot = find_slot(registry, InvalidOid);
-		if (slot)
-		{
-			slot->database = database;
-			slot->has_extension = true;		/* until it has looked */
-			slot->commands = 0;
-			slot->not_before = 0;
-		}
-	}
-	if (slot && look_again)
-		slot->has_extension = true;
-	if (slot && slot->pid == 0 && slot->has_extension && slot->commands == 0 &&
-		slot->not_before <= now)
-	{
-		slot->not_before = TimestampTzPlusMilliseconds(now, RESTART_MS);
-		start = true;
-	}
-	SpinLockRelease(&registry->mutex);
-	return start;
 }
 
 static void
-start_worker(WorkerRegistry *registry, Oid database)
+start_worker(Oid database)
 {
 	BackgroundWorker worker = {0};
 	BackgroundWorkerHandle *handle;
@@ -219,14 +149,11 @@ start_worker(WorkerRegistry *registry, Oid database)
 
 	if (RegisterDynamicBackgroundWorker(&worker, &handle))
 		pfree(handle);
-	else if (!registry->hinted)
-	{
-		registry->hinted = true;
+	else if (topics_worker_registry_claim_hint())
 		ereport(LOG,
 				(errmsg("pg_topics: no background worker process is left for database %u", database),
 				 errdetail("Topics work without: segments are attached by producers."),
 				 errhint("Increase max_worker_processes, or CALL topics.maintain() regularly.")));
-	}
 }
 
 /*
@@ -237,30 +164,14 @@ start_worker(WorkerRegistry *registry, Oid database)
  * started: for these it looks now and then.
  */
 static long
-launcher_nap(WorkerRegistry *registry)
+launcher_nap(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	long		nap = Max(RESTART_MS, pg_topics_worker_interval);
-
-	SpinLockAcquire(&registry->mutex);
-	for (int i = 0; i < MAX_WORKERS; i++)
-	{
-		WorkerSlot *slot = &registry->slots[i];
-
-		/* if it takes no connections there will be none, but who knows here */
-		if (OidIsValid(slot->database) && slot->pid == 0 && slot->has_extension &&
-			slot->commands == 0 && slot->not_before != 0)
-			nap = Min(nap, slot->not_before > now ?
-					  (slot->not_before - now) / 1000 + 1 : RESTART_MS);
-	}
-	SpinLockRelease(&registry->mutex);
-	return nap;
+	return topics_worker_registry_time_to_start(Max(WORKER_RESTART_MS, pg_topics_worker_interval));
 }
 
 void
 topics_launcher_main(Datum main_arg)
 {
-	WorkerRegistry *registry = topics_worker_registry_get();
 	Oid			known[MAX_WORKERS];
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -268,38 +179,29 @@ topics_launcher_main(Datum main_arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
-	SpinLockAcquire(&registry->mutex);
-	registry->launcher = MyLatch;
-	registry->look_again = true;
-	SpinLockRelease(&registry->mutex);
-
+	topics_worker_registry_enter_launcher();
 	for (;;)
 	{
 		MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics launcher",
 												  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(cxt);
-		bool		look_again;
+		bool		look_again = topics_worker_registry_take_look_again();
 		List	   *databases;
 		List	   *connectable = NIL;
 		ListCell   *lc;
 
-		SpinLockAcquire(&registry->mutex);
-		look_again = registry->look_again;
-		registry->look_again = false;
-		SpinLockRelease(&registry->mutex);
-
-		look_at_slots(registry, known);
+		topics_worker_registry_list(known);
 		databases = list_databases(&connectable);
 		TEST_POINT("databases-listed");
-		forget_databases(registry, known, databases);
+		forget_databases(known, databases);
 		topics_backoff_keep_databases(databases);
 		foreach(lc, connectable)
-			if (claim_slot(registry, lfirst_oid(lc), look_again))
-				start_worker(registry, lfirst_oid(lc));
+			if (topics_worker_registry_claim_start(lfirst_oid(lc), look_again))
+				start_worker(lfirst_oid(lc));
 
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(cxt);
-		topics_background_wait(launcher_nap(registry));
+		topics_background_wait(launcher_nap());
 	}
 }
 
@@ -327,60 +229,22 @@ topics_worker_register(void)
 static void
 leave_slot(int code, Datum arg)
 {
-	WorkerRegistry *registry = topics_worker_registry_get();
-
 	if (topics_background_told_to_end)
 		topics_backoff_excuse(false);
 	topics_notify_give_back();
-	SpinLockAcquire(&registry->mutex);
-	my_slot->pid = 0;
-	my_slot->latch = NULL;
-	SpinLockRelease(&registry->mutex);
-}
-
-/* Say that we are here.  False if there is a worker already, or shall be none. */
-static bool
-enter_slot(Oid database)
-{
-	WorkerRegistry *registry = topics_worker_registry_get();
-	WorkerSlot *slot;
-	Latch	   *launcher = NULL;
-	bool		entered = false;
-
-	SpinLockAcquire(&registry->mutex);
-	slot = find_slot(registry, database);
-	if (slot && slot->pid == 0 && slot->commands == 0)
-	{
-		slot->pid = MyProcPid;
-		slot->latch = MyLatch;
-		my_slot = slot;
-		entered = true;
-		launcher = registry->launcher;
-	}
-	SpinLockRelease(&registry->mutex);
-	if (entered)
-		before_shmem_exit(leave_slot, 0);
-	/* it need not look whether we have come */
-	if (launcher)
-		SetLatch(launcher);
-	return entered;
+	topics_worker_registry_leave(my_slot);
 }
 
 static bool
 extension_exists(void)
 {
-	WorkerRegistry *registry = topics_worker_registry_get();
 	bool		exists;
 
 	StartTransactionCommand();
 	exists = topics_extension_exists();
 	CommitTransactionCommand();
 	if (!exists)
-	{
-		SpinLockAcquire(&registry->mutex);
-		my_slot->has_extension = false;
-		SpinLockRelease(&registry->mutex);
-	}
+		topics_worker_registry_note_no_extension(my_slot);
 	return exists;
 }
 
@@ -463,19 +327,6 @@ look(void *arg)
 	}
 }
 
-/* Say in the view that there was a round. */
-static void
-report_round(const Round *round)
-{
-	WorkerRegistry *registry = topics_worker_registry_get();
-	TimestampTz now = GetCurrentTimestamp();
-
-	SpinLockAcquire(&registry->mutex);
-	my_slot->last_round = now;
-	my_slot->partitions = round->partitions;
-	SpinLockRelease(&registry->mutex);
-}
-
 /* Where no compactor can be had: a turn of compaction, which comes back for the next one. */
 static void
 compact(void *arg)
@@ -541,7 +392,7 @@ go_round(void)
 	if (looked && topics_backoff_left(&whole) < 0)
 	{
 		topics_backoff_forget_untried(began);
-		report_round(&round);
+		topics_worker_registry_note_round(my_slot, round.partitions);
 	}
 	have_compacted(cxt);
 	MemoryContextSwitchTo(old);
@@ -567,18 +418,11 @@ time_to_round(instr_time last_round)
 	return Max(left, 0);
 }
 
-/* Is it time for a round, or has anybody asked for one? */
+/* Return true if it is time for a round, or somebody has asked for one. */
 static bool
 round_is_due(instr_time last_round)
 {
-	WorkerRegistry *registry = topics_worker_registry_get();
-	bool		wanted;
-
-	SpinLockAcquire(&registry->mutex);
-	wanted = my_slot->round_wanted;
-	my_slot->round_wanted = false;
-	SpinLockRelease(&registry->mutex);
-	return wanted || time_to_round(last_round) == 0;
+	return topics_worker_registry_take_round_wanted(my_slot) || time_to_round(last_round) == 0;
 }
 
 /* Wait until there is something to do. */
@@ -602,8 +446,10 @@ topics_worker_main(Datum main_arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, topics_background_end);
 	BackgroundWorkerUnblockSignals();
-	if (!enter_slot(database))
+	my_slot = topics_worker_registry_enter(database);
+	if (my_slot == NULL)
 		proc_exit(0);
+	before_shmem_exit(leave_slot, 0);
 	/* a lost segment is attached again: nobody waits for our flushes */
 	topics_background_connect(database);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
