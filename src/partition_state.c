@@ -16,29 +16,17 @@
  *
  * LOCKING
  *
- *	registry lock	(LWLock) the hash table, the free list, and changes of
- *		PartitionState.id.  Shared: look up.  Exclusive: take, give back.
+ *	registry lock	(LWLock) the hash table, the free list, and PartitionState.id.
+ *		Shared: look a state up.  Exclusive: take one, and give one back.
  *		Nothing else is acquired while it is held, but the spinlock of a
  *		condition variable, for a broadcast.
- *	append_lock		(LWLock, one per partition) exclusive only.  Guards
- *		append_limit, last_append_time, spare_at and the tail_xxx fields, the right to append to the partition, and writing
- *		next_offset, commit_lsn and append_xid, which anybody may read.
- *		Taken by append_lock.c only, which never waits while it holds one.
- *		But tail_started is also set back to 0 when a cut commits, while
- *		append_limit keeps producers away, and to now by who finds it later.
- *	bounds_changes, cut_end	are written by who changes the partition's
- *		segments, one at a time by his lock on the partition's table.
- *	requests, foreign_writes, wake_at, claim_wanted: atomics.
- *	log_start_offset, log_start_sought	atomics that only rise; log_start.c.
- *	lowest_kept, droppable_bytes	what the last who looked has found
- *		(retention.c); others read them without a lock, and at worst look too.
- *	compact_at, looked_at	likewise (compact.c, maintain.c).
- *	moved, moved_below	moved.c.
+ *	append_lock		(LWLock, one for each partition) the right to append to the
+ *		partition, and to write what its readers go by.  Taken exclusively
+ *		only, and by append_lock.c only, which never waits while it holds one.
+ *	the lock on the partition's table	(heavyweight) changes of its segments.
  *
- * The order is: heavyweight locks; then append locks and the database lock
- * (append_lock.c) in
- * any order, none of them waited for while another is held; then what heap's
- * insert takes: the extension lock of a segment, buffers, WAL insertion.
+ * Which of them guards which field the struct says (pg_topics.h).  src/README
+ * has the order in which they, and all other locks, are taken.
  *
  *-------------------------------------------------------------------------
  */
@@ -90,35 +78,95 @@ topics_partition_state_shmem_request(void)
 }
 
 static void
-state_init(PartitionState *state, const TopicPartition *id)
+set_u32(pg_atomic_uint32 *field, uint32 value, bool is_new)
 {
+	if (is_new)
+		pg_atomic_init_u32(field, value);
+	else
+		pg_atomic_write_u32(field, value);
+}
+
+static void
+set_u64(pg_atomic_uint64 *field, uint64 value, bool is_new)
+{
+	if (is_new)
+		pg_atomic_init_u64(field, value);
+	else
+		pg_atomic_write_u64(field, value);
+}
+
+/* A count that processes compare with what it was never comes back to that. */
+static void
+count_up(pg_atomic_uint32 *field, bool is_new)
+{
+	if (is_new)
+		pg_atomic_init_u32(field, 0);
+	else
+		pg_atomic_fetch_add_u32(field, 1);
+}
+
+/*
+ * Make a state one of "id", of which nothing is known.  Every field of the
+ * struct has its line here, in the struct's order.
+ *
+ * Unless the memory is new, processes may still hold a pointer to it, as the
+ * state of a topic that was dropped.  They may sleep on it, and a stack may
+ * have it: so locks, condition variables and the stack's link stay as they are.
+ */
+static void
+init_state(PartitionState *state, const TopicPartition *id, bool is_new)
+{
+#ifdef USE_ASSERT_CHECKING
+	/* a field that was forgotten is to be seen */
+	if (is_new)
+		memset(state, 0x7f, sizeof(PartitionState));
+#endif
+
 	state->id = *id;
-	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
-	pg_atomic_write_u64(&state->commit_lsn, InvalidXLogRecPtr);
-	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
-	pg_atomic_write_u64(&state->log_start_offset, UNKNOWN_OFFSET);
-	pg_atomic_write_u64(&state->log_start_sought, UNKNOWN_OFFSET);
-	pg_atomic_write_u32(&state->requests, 0);
-	pg_atomic_write_u64(&state->wake_at, NOBODY_WAITS);
-	pg_atomic_write_u32(&state->claim_wanted, 0);
+
+	if (is_new)
+	{
+		LWLockInitialize(&state->append_lock, registry_lock->tranche);
+		ConditionVariableInit(&state->append_cv);
+	}
+	set_u64(&state->next_offset, UNKNOWN_OFFSET, is_new);
+	set_u64(&state->commit_lsn, InvalidXLogRecPtr, is_new);
+	set_u32(&state->append_xid, InvalidTransactionId, is_new);
+	state->tail_blocks = 0;
+	state->last_append_time = 0;
+	state->tail_base = 0;
+	state->tail_started = 0;
+	state->spare_at = NO_LIMIT;
+	state->tail_file = InvalidOid;
+
+	state->bounds_changes = is_new ? 0 : state->bounds_changes + 1;
 	state->append_limit = NO_LIMIT;
 	state->cut_end = 0;
-	state->last_append_time = 0;
-	state->tail_started = 0;
-	state->tail_base = 0;
-	state->spare_at = NO_LIMIT;
-	state->tail_blocks = 0;
-	state->lowest_kept = 0;
-	state->droppable_bytes = UNKNOWN_BYTES;
-	state->tail_file = InvalidOid;
-	state->compact_at = LOOK_NOW;
-	state->looked_at = false;
+
+	set_u32(&state->requests, 0, is_new);
+	count_up(&state->foreign_writes, is_new);
+	set_u64(&state->wake_at, NOBODY_WAITS, is_new);
+	set_u64(&state->log_start_offset, UNKNOWN_OFFSET, is_new);
+	set_u64(&state->log_start_sought, UNKNOWN_OFFSET, is_new);
+
+	if (is_new)
+	{
+		pg_atomic_init_u32(&state->moved, 0);
+		state->moved_below = 0;
+	}
+
+	if (is_new)
+		ConditionVariableInit(&state->data_cv);
+	set_u32(&state->claim_wanted, 0, is_new);
+	count_up(&state->topic_bounds_changes, is_new);
+
 	state->role = ROLE_LEADER;
 	state->leader_epoch = 0;
-	/* bounds_changes and foreign_writes only ever grow: old readers notice */
-	state->bounds_changes++;
-	pg_atomic_fetch_add_u32(&state->topic_bounds_changes, 1);
-	pg_atomic_fetch_add_u32(&state->foreign_writes, 1);
+
+	state->looked_at = false;
+	state->lowest_kept = 0;
+	state->droppable_bytes = UNKNOWN_BYTES;
+	state->compact_at = LOOK_NOW;
 }
 
 /* shmem_startup_hook; the caller holds AddinShmemInitLock. */
@@ -127,6 +175,7 @@ topics_partition_state_shmem_startup(void)
 {
 	HASHCTL		ctl = {0};
 	bool		found;
+	const TopicPartition nobodys = {InvalidOid, 0, 0};
 
 	registry_lock = &GetNamedLWLockTranche("pg_topics")[0].lock;
 	shared = ShmemInitStruct("pg_topics partitions", shared_size(), &found);
@@ -138,21 +187,7 @@ topics_partition_state_shmem_startup(void)
 		{
 			PartitionState *state = &shared->states[i];
 
-			memset(state, 0, sizeof(PartitionState));
-			LWLockInitialize(&state->append_lock, registry_lock->tranche);
-			ConditionVariableInit(&state->append_cv);
-			pg_atomic_init_u64(&state->next_offset, UNKNOWN_OFFSET);
-			pg_atomic_init_u64(&state->commit_lsn, InvalidXLogRecPtr);
-			pg_atomic_init_u32(&state->append_xid, InvalidTransactionId);
-			pg_atomic_init_u32(&state->foreign_writes, 0);
-			pg_atomic_init_u64(&state->log_start_offset, UNKNOWN_OFFSET);
-			pg_atomic_init_u64(&state->log_start_sought, UNKNOWN_OFFSET);
-			pg_atomic_init_u32(&state->requests, 0);
-			pg_atomic_init_u64(&state->wake_at, NOBODY_WAITS);
-			pg_atomic_init_u32(&state->moved, 0);
-			ConditionVariableInit(&state->data_cv);
-			pg_atomic_init_u32(&state->claim_wanted, 0);
-			pg_atomic_init_u32(&state->topic_bounds_changes, 0);
+			init_state(state, &nobodys, true);
 			FREE_NEXT(state) = i + 1 < shared->nstates ? i + 1 : -1;
 		}
 	}
@@ -199,7 +234,7 @@ take_state(const TopicPartition *id)
 	entry->index = shared->free_head;
 	state = &shared->states[entry->index];
 	shared->free_head = FREE_NEXT(state);
-	state_init(state, id);
+	init_state(state, id, false);
 	return state;
 }
 

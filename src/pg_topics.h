@@ -120,57 +120,109 @@ extern void topics_test_point(const char *name);
  * What all processes share of one partition.  It lives in an array whose
  * elements are never moved or freed, so that a pointer to it and its lock
  * stay valid for ever; an element is given to another partition only after
- * its topic was dropped, which whoever holds append_lock sees in "id".
- * partition_state.c says which lock guards what.
+ * its topic was dropped, which a process that holds append_lock sees in "id".
+ *
+ * Fields stand in groups, by what guards them.  What is said to be guarded may
+ * be read without as well where an old value does no harm.
+ *
+ * The order is one for the processor, too.  What each commit reads and writes
+ * stands together, in the 128 bytes from append_lock to wake_at, and next_offset,
+ * commit_lsn and append_xid, of which a reader wants all three, are neighbours.
  */
 typedef struct PartitionState
 {
+	/* ---- the registry lock (partition_state.c), exclusive: to write ---- */
+
 	TopicPartition id;
+
+	/* ---- append_lock ---- */
+
 	LWLock		append_lock;
 	ConditionVariable append_cv;	/* append_lock was released, or the limit
 									 * lifted */
 
+	/*
+	 * Written under the lock, and read by anybody at any time.  A foreign
+	 * writer's commit writes the first two without it (transaction.c).
+	 */
 	pg_atomic_uint64 next_offset;	/* the log end, published */
 	pg_atomic_uint64 commit_lsn;	/* of the commit that published it */
 	pg_atomic_uint32 append_xid;	/* who appended and has not published */
+
+	BlockNumber tail_blocks;	/* up to the one with the last record, for the
+								 * roll by size, and to append at */
+	TimestampTz last_append_time;	/* LogAppendTime never goes back */
+	int64		tail_base;		/* first offset of the tail */
+
+	/*
+	 * When the tail got its first record; 0: it has none.  Two write it
+	 * without the lock: the commit of a cut sets it to 0, while append_limit
+	 * keeps producers away, and the worker that finds it in the future sets it
+	 * to now, as any other writer would.
+	 */
+	TimestampTz tail_started;
+	int64		spare_at;		/* next_offset at which to ask for a spare */
+	Oid			tail_file;		/* that tail_blocks is of, or invalid: not
+								 * known */
+
+	/*
+	 * ---- the lock on the partition's table, SHARE UPDATE EXCLUSIVE ----
+	 *
+	 * Written by the transaction that changes the partition's segments, of
+	 * which there is one at a time.  It sets the limit and cut_end under
+	 * append_lock as well, under which producers read them, and resets them
+	 * after its end, without any lock: nobody begins a cut as long as either
+	 * stands (segment.c).
+	 */
+
+	uint32		bounds_changes; /* segments were re-bounded this often */
+	int64		append_limit;	/* a cut in progress: no offset from here on */
+	int64		cut_end;		/* former end of a segment whose cut is not
+								 * complete, or 0 */
+
+	/* ---- no lock: atomics ---- */
+
+	pg_atomic_uint32 requests;	/* REQUEST_xxx */
 	pg_atomic_uint32 foreign_writes;	/* commits of writers other than
 										 * produce */
+	pg_atomic_uint64 wake_at;	/* lowest log end that anybody waits for, or
+								 * NOBODY_WAITS (wakeup.c) */
+
+	/* These two only rise, once they are known (log_start.c). */
 	pg_atomic_uint64 log_start_offset;	/* published */
 	pg_atomic_uint64 log_start_sought;	/* nothing that begins here or above
 										 * is hidden from anybody */
-	pg_atomic_uint32 requests;	/* REQUEST_xxx */
-	pg_atomic_uint64 wake_at;	/* lowest log end that anybody waits for, or
-								 * NOBODY_WAITS (wakeup.c) */
+
+	/* ---- the flag "moved": the process that has set it (moved.c) ---- */
 
 	pg_atomic_uint32 moved;		/* is in a stack of moved partitions */
 	int			moved_below;	/* the next one in it, as index + 1, or 0 */
 
-	/* of the topic, in the state of its partition 0 (wakeup.c) */
-	ConditionVariable data_cv;	/* who waits for anything of the topic */
+	/* ---- no lock: of the topic, in the state of its partition 0 ---- */
+
+	ConditionVariable data_cv;	/* who waits for anything of the topic
+								 * (wakeup.c) */
 	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
 	pg_atomic_uint32 topic_bounds_changes;	/* segments of any partition were
 											 * re-bounded (segment.c) */
 
-	int64		append_limit;	/* a cut in progress: no offset from here on */
-	uint32		bounds_changes; /* segments were re-bounded this often */
-	int64		cut_end;		/* former end of a segment whose cut is not
-								 * complete, or 0 (segment.c) */
-	TimestampTz last_append_time;	/* LogAppendTime never goes back */
-	TimestampTz tail_started;	/* when the tail got its first record */
-	int64		tail_base;		/* first offset of the tail */
-	int64		spare_at;		/* next_offset at which to ask for a spare */
-	BlockNumber tail_blocks;	/* up to the one with the last record, for the
-								 * roll by size, and to append at */
-	Oid			tail_file;		/* of which file, or invalid: not known */
+	/* ---- no lock: written when the state is made ---- */
+
+	PartitionRole role;
+	int32		leader_epoch;
+
+	/*
+	 * ---- no lock: what the last process that looked has found ----
+	 *
+	 * At worst another one looks, too (maintain.c, retention.c, compact.c).
+	 */
+
+	bool		looked_at;		/* for what was left undone before we were */
 	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
 								 * that is of this time; 0: look */
 	int64		droppable_bytes;	/* of sealed segments above the lowest */
 	TimestampTz compact_at;		/* when to look whether compaction pays, or
 								 * COMPACTION_WANTED */
-	bool		looked_at;		/* for what was left undone before we were */
-
-	PartitionRole role;
-	int32		leader_epoch;
 } PartitionState;
 
 #define MAX_WORKERS 256
