@@ -137,7 +137,7 @@ sleep_and_acquire(LWLock *lock, LWLockMode mode, ConditionVariable *cv)
 	sleeping_on = cv;
 	ConditionVariablePrepareToSleep(cv);
 	while (!LWLockConditionalAcquire(lock, mode))
-		ConditionVariableSleep(cv, PG_WAIT_EXTENSION);
+		ConditionVariableSleep(cv, topics_wait_event_get(WAIT_APPEND_LOCK));
 	ConditionVariableCancelSleep();
 	sleeping_on = NULL;
 }
@@ -185,7 +185,7 @@ sleep_until_no_giant(void)
 	sleeping_on = cv;
 	ConditionVariablePrepareToSleep(cv);
 	while (pg_atomic_read_u32(&database_gate()->giants) > 0)
-		ConditionVariableSleep(cv, PG_WAIT_EXTENSION);
+		ConditionVariableSleep(cv, topics_wait_event_get(WAIT_APPEND_LOCK));
 	ConditionVariableCancelSleep();
 	sleeping_on = NULL;
 }
@@ -291,7 +291,8 @@ topics_append_lock_sleep(PartitionState *state, long timeout_ms)
 	Assert(nheld == 0 && !has_database_lock);
 
 	sleeping_on = &state->append_cv;
-	(void) ConditionVariableTimedSleep(&state->append_cv, timeout_ms, PG_WAIT_EXTENSION);
+	(void) ConditionVariableTimedSleep(&state->append_cv, timeout_ms,
+									   topics_wait_event_get(WAIT_APPEND_LOCK));
 	ConditionVariableCancelSleep();
 	sleeping_on = NULL;
 }

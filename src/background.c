@@ -57,10 +57,10 @@ topics_background_connect(Oid database)
 
 /* Sleep until the latch is set, or for so long; and read settings that have changed. */
 void
-topics_background_wait(long timeout_ms)
+topics_background_wait(long timeout_ms, WaitReason reason)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 timeout_ms, PG_WAIT_EXTENSION);
+					 timeout_ms, topics_wait_event_get(reason));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)

@@ -154,7 +154,7 @@ static void
 wait_a_little(void)
 {
 	pgstat_report_activity(STATE_IDLE, NULL);
-	topics_background_wait(LOOK_MS);
+	topics_background_wait(LOOK_MS, WAIT_COMPACTOR_IDLE);
 }
 
 void

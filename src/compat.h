@@ -295,20 +295,10 @@ topics_not_null_constraint(void)
 	return constraint;
 }
 
-/* a wait event of our own: WaitEventExtensionNew, c9af054653077 (17) */
-static inline uint32
-topics_wait_event(void)
-{
-#if PG_VERSION_NUM >= 170000
-	static uint32 event = 0;
-
-	if (event == 0)
-		event = WaitEventExtensionNew("TopicsWait");
-	return event;
-#else
-	return PG_WAIT_EXTENSION;
+/* a wait event with a name: c9af05465307, af720b4c50a1 (17) */
+#if PG_VERSION_NUM < 170000
+#define WaitEventExtensionNew(name) PG_WAIT_EXTENSION
 #endif
-}
 
 /* VacuumParams.log_min_duration got a twin for ANALYZE (19) */
 #if PG_VERSION_NUM >= 190000

@@ -93,7 +93,7 @@ nap(long ms)
 {
 	int			rate = *max_rate;
 
-	topics_background_wait(ms);
+	topics_background_wait(ms, WAIT_COMPACTION_PACE);
 	if (*max_rate != rate)
 		paid_until = 0;
 	if (somebody_waits())

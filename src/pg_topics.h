@@ -413,6 +413,19 @@ extern void topics_settings_override(const char *name, const char *value);
 extern void topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name);
 extern void topics_argument_require_all(FunctionCallInfo fcinfo, int count, const char *function);
 
+/* wait_event.c */
+typedef enum WaitReason
+{
+	WAIT_APPEND_LOCK,			/* for an append lock, or for a cut to be over */
+	WAIT_RECORD,				/* for records, or a claim */
+	WAIT_LAUNCHER_IDLE,
+	WAIT_WORKER_IDLE,
+	WAIT_COMPACTOR_IDLE,		/* until locks are free that were in the way */
+	WAIT_COMPACTION_PACE		/* compaction has done more than its rate allows */
+} WaitReason;
+
+extern uint32 topics_wait_event_get(WaitReason reason);
+
 /* partition_state.c */
 extern void topics_partition_state_shmem_request(void);
 extern void topics_partition_state_shmem_startup(void);
@@ -639,7 +652,7 @@ extern volatile sig_atomic_t topics_background_told_to_end;
 extern void topics_background_end(SIGNAL_ARGS);
 extern const char *topics_background_begin(void);
 extern void topics_background_connect(Oid database);
-extern void topics_background_wait(long timeout_ms);
+extern void topics_background_wait(long timeout_ms, WaitReason reason);
 extern struct BackgroundWorkerHandle *topics_background_start(const char *function, const char *name,
 															 const void *extra, Size size);
 extern bool topics_background_run(const char *function, const char *name,

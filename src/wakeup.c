@@ -202,7 +202,7 @@ sleep_until_woken(ConditionVariable *cv, long timeout_ms)
 {
 	/* whoever took our latch's last setting has looked at something else */
 	SetLatch(MyLatch);
-	(void) ConditionVariableTimedSleep(cv, timeout_ms, topics_wait_event());
+	(void) ConditionVariableTimedSleep(cv, timeout_ms, topics_wait_event_get(WAIT_RECORD));
 }
 
 /* During recovery: sleep until more was replayed, or the time is over. */
@@ -213,7 +213,8 @@ sleep_until_replayed(ConditionVariable *cv, XLogRecPtr seen, instr_time start, l
 
 	while ((left = time_left(start, timeout_ms)) > 0 &&
 		   RecoveryInProgress() && GetXLogReplayRecPtr(NULL) == seen)
-		(void) ConditionVariableTimedSleep(cv, Min(left, STANDBY_NAP_MS), topics_wait_event());
+		(void) ConditionVariableTimedSleep(cv, Min(left, STANDBY_NAP_MS),
+										   topics_wait_event_get(WAIT_RECORD));
 }
 
 /*

@@ -201,7 +201,7 @@ topics_launcher_main(Datum main_arg)
 
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(cxt);
-		topics_background_wait(launcher_nap());
+		topics_background_wait(launcher_nap(), WAIT_LAUNCHER_IDLE);
 	}
 }
 
@@ -434,7 +434,7 @@ wait_for_work(instr_time last_round)
 
 	if (notify >= 0)
 		timeout = Min(timeout, notify);
-	topics_background_wait(timeout);
+	topics_background_wait(timeout, WAIT_WORKER_IDLE);
 }
 
 void
