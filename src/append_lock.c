@@ -21,10 +21,12 @@
  *
  *	- After MAX_ROUNDS failed rounds, or with more than MAX_APPEND_LOCKS
  *	  partitions (a backend can hold 200 LWLocks), the transaction takes the
- *	  database lock exclusively instead, which everybody else holds shared
- *	  beside the append locks (an LWLock, one of DATABASE_LOCKS by database OID).
- *	- Who waits for the exclusive lock is counted in the gate's "giants";
- *	  newcomers sleep while there are any, so that the shared holders drain.
+ *	  database lock (an LWLock, one of DATABASE_LOCKS by database OID)
+ *	  exclusively instead, which every other producer holds shared beside its
+ *	  append locks.
+ *	- A producer that waits for the exclusive lock is counted in the gate's
+ *	  "giants"; newcomers sleep while there are any, so that the shared holders
+ *	  drain.
  *
  * WAKE-UPS.  A sleeper is on the condition variable's list before it tests
  * the lock (ConditionVariablePrepareToSleep), and every release signals after
@@ -112,8 +114,9 @@ database_gate(void)
 }
 
 /*
- * The lock, if it is free now or shortly.  A commit of few records holds it for
- * a few microseconds, which is less than it takes to go to sleep and be woken.
+ * Acquire the lock, if it is free now or shortly.  A commit of few records holds
+ * it for a few microseconds, which is less than it takes to go to sleep and be
+ * woken.
  */
 static bool
 spin_and_acquire(LWLock *lock)
@@ -143,14 +146,14 @@ sleep_and_acquire(LWLock *lock, LWLockMode mode, ConditionVariable *cv)
 }
 
 static void
-release_held(void)
+release_append_locks(void)
 {
 	while (nheld > 0)
 	{
 		PartitionState *state = held[--nheld];
 
 		LWLockRelease(&state->append_lock);
-		/* during a cut there are sleepers who do not want the lock */
+		/* during a cut some sleepers do not want the lock */
 		if (state->append_limit == NO_LIMIT && state->cut_end == 0)
 			ConditionVariableSignal(&state->append_cv);
 		else
@@ -159,7 +162,7 @@ release_held(void)
 }
 
 static void
-release_shared(void)
+release_database_share(void)
 {
 	LWLockRelease(database_lock());
 	has_database_lock = false;
@@ -167,9 +170,9 @@ release_shared(void)
 		ConditionVariableBroadcast(&database_gate()->cv);
 }
 
-/* Share the database, unless a giant has it or waits for it. */
+/* Share the database lock, unless a giant has it or waits for it. */
 static bool
-try_shared(void)
+try_database_share(void)
 {
 	if (pg_atomic_read_u32(&database_gate()->giants) == 0 &&
 		LWLockConditionalAcquire(database_lock(), LW_SHARED))
@@ -190,9 +193,9 @@ sleep_until_no_giant(void)
 	sleeping_on = NULL;
 }
 
-/* Have the database for ourselves. */
+/* Acquire the database lock exclusively, as a giant. */
 static void
-acquire_exclusive(void)
+acquire_database(void)
 {
 	pg_atomic_fetch_add_u32(&database_gate()->giants, 1);
 	is_giant = true;
@@ -206,7 +209,7 @@ acquire_exclusive(void)
  * the one that an earlier round did not get: it is slept for, and kept.
  */
 static bool
-try_all(PartitionState **states, int nstates, int *missed)
+try_all_locks(PartitionState **states, int nstates, int *missed)
 {
 	int			kept = *missed;
 
@@ -218,9 +221,9 @@ try_all(PartitionState **states, int nstates, int *missed)
 	}
 
 	*missed = -1;
-	if (!try_shared())
+	if (!try_database_share())
 	{
-		release_held();
+		release_append_locks();
 		sleep_until_no_giant();
 		return false;
 	}
@@ -231,8 +234,8 @@ try_all(PartitionState **states, int nstates, int *missed)
 			continue;
 		if (!spin_and_acquire(&states[i]->append_lock))
 		{
-			release_held();
-			release_shared();
+			release_append_locks();
+			release_database_share();
 			*missed = i;
 			return false;
 		}
@@ -254,17 +257,17 @@ topics_append_lock_acquire(PartitionState **states, int nstates)
 
 	if (nstates <= MAX_APPEND_LOCKS)
 		for (int round = 0; round < MAX_ROUNDS || nstates == 1; round++)
-			if (try_all(states, nstates, &missed))
+			if (try_all_locks(states, nstates, &missed))
 				return;
 
-	acquire_exclusive();
+	acquire_database();
 }
 
 /* Release what topics_append_lock_acquire took.  Raises nothing. */
 void
 topics_append_lock_release(void)
 {
-	release_held();
+	release_append_locks();
 	if (exclusive)
 	{
 		LWLockRelease(database_lock());
@@ -273,10 +276,10 @@ topics_append_lock_release(void)
 		ConditionVariableBroadcast(&database_gate()->cv);
 	}
 	else if (has_database_lock)
-		release_shared();
+		release_database_share();
 }
 
-/* Does this backend have the right to append to the partition? */
+/* Return true if this backend has the right to append to the partition. */
 bool
 topics_append_lock_held(const PartitionState *state)
 {

@@ -4,9 +4,10 @@
  *		Have something done by another process, in transactions of its own
  *		that commit before ours, and wait for it or not.
  *
- * The deadlock detector does not see a wait for it: should the process need a
- * lock that its master, or somebody who waits for him, holds, it gives up
- * after LOCK_TIMEOUT_MS, and the master does it himself.
+ * The deadlock detector does not see a wait for another process to end.  Should
+ * that one need a lock that its master holds, or a process that waits for the
+ * master, it gives up after LOCK_TIMEOUT_MS, and the master does the work
+ * itself.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,18 +27,24 @@
 /* well below the usual deadlock_timeout: let others not be chosen as victims */
 #define LOCK_TIMEOUT_MS "500"
 
-/* Was this process told to end? */
-volatile sig_atomic_t topics_background_told_to_end = false;
+static volatile sig_atomic_t told_to_end = false;
+
+/* Return true if this process was told to end. */
+bool
+topics_background_is_told_to_end(void)
+{
+	return told_to_end;
+}
 
 /* SIGTERM's handler */
 void
 topics_background_end(SIGNAL_ARGS)
 {
-	topics_background_told_to_end = true;
+	told_to_end = true;
 	die(TOPICS_SIGNAL_PASS);
 }
 
-/* In the new process, first of all: what the master has given along. */
+/* In the new process, first of all.  The result is what the master gave along. */
 const char *
 topics_background_begin(void)
 {
@@ -46,6 +53,7 @@ topics_background_begin(void)
 	return MyBgworkerEntry->bgw_extra;
 }
 
+/* Connect to a database, with the settings of a process that has no client. */
 void
 topics_background_connect(Oid database)
 {
@@ -55,7 +63,7 @@ topics_background_connect(Oid database)
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
-/* Sleep until the latch is set, or for so long; and read settings that have changed. */
+/* Sleep until the latch is set, or for so long.  Read settings that have changed. */
 void
 topics_background_wait(long timeout_ms, WaitReason reason)
 {
@@ -72,7 +80,7 @@ topics_background_wait(long timeout_ms, WaitReason reason)
 
 /*
  * Start a function of this library in a new process, with "size" bytes of
- * "extra".  NULL if there is no process to be had.
+ * "extra".  The result is palloc'd; NULL if there is no process to be had.
  */
 BackgroundWorkerHandle *
 topics_background_start(const char *function, const char *name, const void *extra, Size size)
@@ -96,8 +104,8 @@ topics_background_start(const char *function, const char *name, const void *extr
 }
 
 /*
- * The same, and wait until it has ended.  False if there was no process to be
- * had; true says only that one has tried.
+ * The same, and wait until the process has ended.  Return false if there was
+ * none to be had.  True says only that it has tried.
  */
 bool
 topics_background_run(const char *function, const char *name, const void *extra, Size size)

@@ -3,21 +3,21 @@
  * backoff.c
  *		Pieces of the worker's work, and those that fail.
  *
- * A piece of work is the maintenance of a partition, or its compaction, or what
- * is done for a topic or for the whole database.  One that fails is noted in shared
- * memory, and not tried again before its time has come: 1 s after the first
- * failure, then twice as long each time, up to 5 minutes.  So a broken topic
- * costs the others nothing, and the log a line for each try.  A failure that
- * says no more than that somebody was in the way is tried again within 10 s.
- * The note goes when the piece has succeeded, when the topic is altered, or
- * when somebody calls maintain().
+ * A piece of work is the maintenance of a partition, or its compaction, or
+ * what is done for a topic or for the whole database.  One that fails is noted
+ * in shared memory, and not tried again before its time has come: 1 s after
+ * the first failure, then twice as long each time, up to 5 minutes.  So a
+ * broken topic costs the others nothing, and the log a line for each try.  A
+ * failure that says no more than that another process was in the way is tried
+ * again within 10 s.  The note goes when the piece has succeeded, when the
+ * topic is altered, or when maintain() is called for it.
  *
  * A piece can also end the worker, or crash the server, again and again.
  * So it is noted before it begins.  A worker that finds such a note of its
  * predecessor counts that as a failure, unless that one was told to end.
  * Notes are written to a file as well, since a crash takes shared memory with
- * it.  It need not be flushed: what an operating system's crash takes along is
- * found out again.  After a crash that was somebody else's fault the piece
+ * it.  The file need not be flushed: what an operating system's crash takes
+ * along is found out again.  After a crash that had another cause the piece
  * loses a second.
  *
  * There are MAX_BROKEN notes of topics.  Should more pieces fail at the same
@@ -28,7 +28,7 @@
  *
  * LOCKING
  *
- *	the lock		(LWLock) all of BackoffShared, and the file.  Shared: read.
+ *	notes_lock	(LWLock) all of BackoffShared, and the file.  Shared: read.
  *		Exclusive: change.  Nothing is acquired while it is held.
  *
  *-------------------------------------------------------------------------
@@ -52,7 +52,7 @@
 #include "pg_topics.h"
 
 #define FIRST_DELAY_MS 1000
-#define BUSY_DELAY_MS 10000		/* at most, if somebody was in the way */
+#define BUSY_DELAY_MS 10000		/* at most, if another process was in the way */
 #define MAX_DELAY_MS 300000
 #define MAX_BROKEN 1000			/* pieces of topics and partitions */
 #define PLACES (MAX_BROKEN + WORK_KINDS * MAX_WORKERS)
@@ -66,7 +66,7 @@ typedef struct BackoffShared
 } BackoffShared;
 
 static BackoffShared *shared = NULL;
-static LWLock *lock = NULL;
+static LWLock *notes_lock = NULL;
 
 /* The piece that this process is at, if any. */
 static WorkPiece current;
@@ -104,7 +104,9 @@ topics_backoff_shmem_request(void)
 	RequestNamedLWLockTranche("pg_topics_backoff", 1);
 }
 
-/* What was read may be anything. */
+/*
+ * Return true if what was read from the file can be a note.  It may be anything.
+ */
 static bool
 is_note(WorkFailure *failure)
 {
@@ -149,7 +151,7 @@ topics_backoff_shmem_startup(void)
 {
 	bool		found;
 
-	lock = &GetNamedLWLockTranche("pg_topics_backoff")[0].lock;
+	notes_lock = &GetNamedLWLockTranche("pg_topics_backoff")[0].lock;
 	shared = ShmemInitStruct("pg_topics backoff", sizeof(BackoffShared), &found);
 	if (!found)
 	{
@@ -158,14 +160,17 @@ topics_backoff_shmem_startup(void)
 	}
 }
 
-/* A note has changed.  Without the file it holds as long as shared memory does. */
+/*
+ * Write a note that has changed to the file.  Without the file it holds as long
+ * as shared memory does.
+ */
 static void
 write_note(WorkFailure *failure)
 {
 	static File file = -1;
 	int			place = failure - shared->failures;
 
-	Assert(LWLockHeldByMeInMode(lock, LW_EXCLUSIVE));
+	Assert(LWLockHeldByMeInMode(notes_lock, LW_EXCLUSIVE));
 	if (file < 0)
 		file = PathNameOpenFile(BACKOFF_FILE, O_RDWR | PG_BINARY);
 	if (file >= 0)
@@ -181,7 +186,7 @@ write_note(WorkFailure *failure)
 static WorkFailure *
 find_note(const WorkPiece *piece)
 {
-	Assert(LWLockHeldByMe(lock));
+	Assert(LWLockHeldByMe(notes_lock));
 	for (int i = 0; i < shared->count; i++)
 		if (memcmp(&shared->failures[i].piece, piece, sizeof(WorkPiece)) == 0)
 			return &shared->failures[i];
@@ -218,7 +223,7 @@ make_note(const WorkPiece *piece)
 	return failure;
 }
 
-/* The last note takes the place of one that goes. */
+/* Remove a note; the last one takes its place. */
 static void
 drop_note(WorkFailure *failure)
 {
@@ -234,7 +239,7 @@ drop_note(WorkFailure *failure)
 	}
 }
 
-/* Once more in vain, at step failure->step. */
+/* Count a failure, at step failure->step, and set the time of the next try. */
 static void
 count_failure(WorkFailure *failure, int sqlstate, const char *message)
 {
@@ -268,31 +273,31 @@ count_failure(WorkFailure *failure, int sqlstate, const char *message)
  * than a delay can be, also when the clock was set back.
  */
 static long
-time_left(const WorkFailure *failure)
+time_to_retry(const WorkFailure *failure)
 {
 	int64		left = (failure->retry_at - GetCurrentTimestamp() + 999) / 1000;
 
 	return left > MAX_DELAY_MS ? 0 : Max(left, 0);
 }
 
-/* The same of any piece; -1 if it did not fail. */
+/* The same of any piece; -1 if it has not failed. */
 long
 topics_backoff_left(const WorkPiece *piece)
 {
 	WorkFailure *failure;
 	long		result = -1;
 
-	LWLockAcquire(lock, LW_SHARED);
+	LWLockAcquire(notes_lock, LW_SHARED);
 	failure = find_note(piece);
 	if (failure && failure->failures > 0)
-		result = time_left(failure);
-	LWLockRelease(lock);
+		result = time_to_retry(failure);
+	LWLockRelease(notes_lock);
 	return result;
 }
 
 /*
- * Not for the worker's rounds: notify.c and the compactor look at the time of
- * theirs themselves.
+ * Return true if the worker's rounds need not come for the piece: notify.c and
+ * the compactor look at the time of theirs themselves.
  */
 static bool
 has_own_time(const WorkPiece *piece)
@@ -311,7 +316,7 @@ topics_backoff_next_round(void)
 
 	if (result >= 0)
 		return result;
-	LWLockAcquire(lock, LW_SHARED);
+	LWLockAcquire(notes_lock, LW_SHARED);
 	for (int i = 0; i < shared->count; i++)
 	{
 		const WorkFailure *failure = &shared->failures[i];
@@ -320,10 +325,10 @@ topics_backoff_next_round(void)
 		if (failure->piece.database != MyDatabaseId || failure->failures == 0 ||
 			has_own_time(&failure->piece))
 			continue;
-		left = time_left(failure);
+		left = time_to_retry(failure);
 		result = result < 0 ? left : Min(result, left);
 	}
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 	return result;
 }
 
@@ -332,12 +337,13 @@ topics_backoff_next_round(void)
  * ----------------------------------------------------------------
  */
 
+/* A piece is under way from now on. */
 static void
 note_begin(const WorkPiece *piece)
 {
 	WorkFailure *failure;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	failure = make_note(piece);
 	if (failure)
 	{
@@ -345,40 +351,42 @@ note_begin(const WorkPiece *piece)
 		failure->step = first_step(piece->kind);
 		write_note(failure);
 	}
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 }
 
 /*
- * Unless something has failed instead of one of its parts, for which there was
- * no place: then it is not under way any more.
+ * A piece, or a part of one, has succeeded: its note goes.  But if a part has
+ * failed for which there was no place, the note is of that failure instead; it
+ * is not "under way" any more, and stays.
  */
 static void
 note_success(const WorkPiece *piece, bool part)
 {
 	WorkFailure *failure;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	failure = find_note(piece);
 	if (failure && (part || failure->under_way))
 		drop_note(failure);
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 }
 
+/* A piece, or a part of one, has failed. */
 static void
 note_failure(const WorkPiece *piece, const ErrorData *error)
 {
 	WorkFailure *failure;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	failure = make_note(piece);
 	if (failure == NULL)
 		failure = make_note(&(WorkPiece) WHOLE_ROUND);
 	if (failure)
 		count_failure(failure, error->sqlerrcode, error->message ? error->message : "");
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 }
 
-/* The worker has come to a step of its piece of work, if it is at one. */
+/* The process has come to a step of its piece of work, if it is at one. */
 void
 topics_backoff_step(WorkStep step)
 {
@@ -386,19 +394,19 @@ topics_backoff_step(WorkStep step)
 
 	if (!at_work)
 		return;
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	failure = find_note(&current);
 	if (failure)
 	{
 		failure->step = step;
 		write_note(failure);
 	}
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 }
 
 /* Error context: says of what topic an error is. */
 static void
-tell_piece(void *arg)
+describe_piece(void *arg)
 {
 	const WorkName *name = arg;
 
@@ -411,13 +419,14 @@ tell_piece(void *arg)
 }
 
 /*
- * Do a piece of work, unless it has failed and its time has not come.  An
- * error ends it, and is logged and noted; then, and if it was not tried, false.
+ * Do a piece of work, unless it has failed and its time has not come.  An error
+ * ends it, and is logged and noted.  Return true if it was done.
  *
- * In a transaction of its own; within one, in a subtransaction, for the part
- * of a piece that concerns one topic: that is noted only when it fails.
- * "topic" is its name, or NULL if it concerns all.  "work" may go to the next
- * transaction if this is not a part.
+ * It is done in a transaction of its own.  Called within a transaction, this
+ * does a part of a piece, that which concerns one topic, in a subtransaction;
+ * the part is noted only when it fails.  "topic" is the topic's name, or NULL
+ * if the piece concerns all.  "work" may go to the next transaction if this is
+ * not a part.
  */
 bool
 topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *arg)
@@ -429,7 +438,7 @@ topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *a
 	const bool	part = IsTransactionState();
 	const long	left = topics_backoff_left(piece);
 	WorkName	name = {topic, piece->partition};
-	ErrorContextCallback callback = {error_context_stack, tell_piece, &name};
+	ErrorContextCallback callback = {error_context_stack, describe_piece, &name};
 	volatile bool done = false;
 
 	if (left > 0)
@@ -489,7 +498,7 @@ topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *a
  */
 
 /*
- * A note of this database's, of the worker or of the compactor, that says
+ * Find a note of this database's, of the worker or of the compactor, that says
  * "under way"; the caller holds the lock.
  */
 static WorkFailure *
@@ -506,24 +515,27 @@ find_under_way(bool compactor)
 	return NULL;
 }
 
-/* Count the next piece of work in which the last one has ended, if any. */
+/* Count as failed one piece of work in which the predecessor has ended, if any. */
 static bool
 count_unfinished(bool compactor, WorkFailure *result)
 {
 	WorkFailure *failure;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	failure = find_under_way(compactor);
 	if (failure)
 	{
 		count_failure(failure, 0, "the worker or the server ended during this work");
 		*result = *failure;
 	}
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 	return failure != NULL;
 }
 
-/* A new worker, or compactor: what its predecessor did not come to an end of is a failure. */
+/*
+ * In a new worker, or compactor: what its predecessor did not come to an end
+ * of is a failure.
+ */
 void
 topics_backoff_take_over(bool compactor)
 {
@@ -536,7 +548,7 @@ topics_backoff_take_over(bool compactor)
 
 		ereport(LOG,
 				(errmsg("pg_topics worker or the server ended during work that is tried again in %ld s",
-						(time_left(&failure) + 999) / 1000),
+						(time_to_retry(&failure) + 999) / 1000),
 				 topic == NULL ? errdetail("It was at step \"%s\" for all topics of the database.",
 										   step_names[failure.step]) :
 				 errdetail("It was at step \"%s\" for partition %d of topic \"%s\".",
@@ -545,13 +557,16 @@ topics_backoff_take_over(bool compactor)
 	CommitTransactionCommand();
 }
 
-/* The worker, or the compactor, ends because it was told to: that is nobody's fault. */
+/*
+ * The worker, or the compactor, ends because it was told to: its piece of work
+ * has not failed.
+ */
 void
 topics_backoff_excuse(bool compactor)
 {
 	WorkFailure *failure;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	while ((failure = find_under_way(compactor)) != NULL)
 	{
 		failure->under_way = false;
@@ -560,7 +575,7 @@ topics_backoff_excuse(bool compactor)
 		else
 			write_note(failure);
 	}
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 }
 
 /* ----------------------------------------------------------------
@@ -568,9 +583,9 @@ topics_backoff_excuse(bool compactor)
  * ----------------------------------------------------------------
  */
 
-/* No failure counts any more; the caller holds the lock. */
+/* No failure of the piece counts any more; the caller holds the lock. */
 static void
-forget(WorkFailure *failure)
+forget_failures(WorkFailure *failure)
 {
 	if (failure->under_way)
 		failure->failures = 0;
@@ -582,13 +597,13 @@ forget(WorkFailure *failure)
 void
 topics_backoff_reset(Oid view_relid)
 {
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	for (int i = shared->count - 1; i >= 0; i--)
 		if (shared->failures[i].piece.database == MyDatabaseId &&
 			shared->failures[i].piece.view_relid == view_relid &&
 			shared->failures[i].failures > 0)
-			forget(&shared->failures[i]);
-	LWLockRelease(lock);
+			forget_failures(&shared->failures[i]);
+	LWLockRelease(notes_lock);
 }
 
 /*
@@ -599,7 +614,7 @@ topics_backoff_reset(Oid view_relid)
 void
 topics_backoff_forget_untried(TimestampTz began)
 {
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	for (int i = shared->count - 1; i >= 0; i--)
 	{
 		WorkFailure *failure = &shared->failures[i];
@@ -608,49 +623,49 @@ topics_backoff_forget_untried(TimestampTz began)
 
 		if (failure->piece.database == MyDatabaseId && failure->failures > 0 &&
 			failure->retry_at < before)
-			forget(failure);
+			forget_failures(failure);
 	}
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 }
 
 /* The extension has gone from this database. */
 void
 topics_backoff_forget_database(void)
 {
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	for (int i = shared->count - 1; i >= 0; i--)
 		if (shared->failures[i].piece.database == MyDatabaseId)
 			drop_note(&shared->failures[i]);
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 }
 
 /*
- * These databases there are.  One that was created since they were listed can
- * lose a note, which does no harm.
+ * Forget all databases but these.  One that was created since they were listed
+ * can lose a note, which does no harm.
  */
 void
 topics_backoff_keep_databases(List *databases)
 {
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	for (int i = shared->count - 1; i >= 0; i--)
 		if (!list_member_oid(databases, shared->failures[i].piece.database))
 			drop_note(&shared->failures[i]);
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 }
 
-/* What fails in this database, palloc'd. */
+/* List what fails in this database; palloc'd. */
 WorkFailure *
 topics_backoff_list(int *count)
 {
 	WorkFailure *result;
 
 	*count = 0;
-	LWLockAcquire(lock, LW_SHARED);
+	LWLockAcquire(notes_lock, LW_SHARED);
 	result = palloc(sizeof(WorkFailure) * (shared->count + 1));
 	for (int i = 0; i < shared->count; i++)
 		if (shared->failures[i].piece.database == MyDatabaseId && shared->failures[i].failures > 0)
 			result[(*count)++] = shared->failures[i];
-	LWLockRelease(lock);
+	LWLockRelease(notes_lock);
 	return result;
 }
 

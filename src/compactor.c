@@ -8,14 +8,14 @@
  * turn of compaction takes as long as a segment is large and
  * pg_topics.compaction_rate is low, all in one transaction; meanwhile the
  * worker attaches spares, lets records go and notifies.  Where there is no
- * process to be had the worker compacts himself, and is late with the rest.
+ * process to be had the worker compacts itself, and is late with the rest.
  *
  * There is one per database.  Its pid stands in the worker's slot, so that
  * commands that need the database for themselves end it as they end the
  * worker (topics_worker_registry_give_way).
  *
- * An error costs a partition its turn; the others go on.  When it is tried
- * again, and what is logged, backoff.c decides.
+ * An error costs a partition its turn; the others go on.  backoff.c decides
+ * when it is tried again, and what is logged.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,8 +54,8 @@ static WorkerSlot *my_slot = NULL;
  */
 
 /*
- * Have a compactor for our database, if there is none.  False if there is no
- * process to be had.
+ * Start a compactor for our database, if there is none.  Return false if there
+ * is no process to be had.
  */
 bool
 topics_compactor_start(WorkerSlot *slot)
@@ -65,7 +65,7 @@ topics_compactor_start(WorkerSlot *slot)
 	MemoryContext old;
 	pid_t		pid;
 
-	/* one that was started has not come to its slot yet, or an earlier worker's is there */
+	/* it is in the slot, or this worker has started it and it is on its way */
 	if (topics_worker_registry_has_compactor(slot) ||
 		(started != NULL && GetBackgroundWorkerPid(started, &pid) != BGWH_STOPPED))
 		return true;
@@ -83,16 +83,18 @@ topics_compactor_start(WorkerSlot *slot)
  * ----------------------------------------------------------------
  */
 
+/* before_shmem_exit: say that there is no compactor any more. */
 static void
-leave_slot(int code, Datum arg)
+leave_compactor_slot(int code, Datum arg)
 {
-	if (topics_background_told_to_end)
+	if (topics_background_is_told_to_end())
 		topics_backoff_excuse(true);
 	topics_worker_registry_leave_compactor(my_slot);
 }
 
+/* Between two steps of a turn. */
 static void
-next_transaction(void)
+commit_and_go_on(void)
 {
 	CommitTransactionCommand();
 	CHECK_FOR_INTERRUPTS();
@@ -112,12 +114,15 @@ take_turn(void *arg)
 	Turn	   *turn = arg;
 
 	turn->more = topics_maintain_compact(turn->due->piece.view_relid, turn->due->piece.partition,
-										 next_transaction);
+										 commit_and_go_on);
 }
 
-/* A turn for each partition that wants one.  *more says whether to go on at once. */
+/*
+ * Take a turn for each partition that wants one.  Return false if none does.
+ * *more says whether the next turns can come at once.
+ */
 static bool
-go_round(bool *more)
+take_turns(bool *more)
 {
 	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics compactor round",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -150,8 +155,9 @@ go_round(bool *more)
 	return wanted != NIL;
 }
 
+/* Wait a little for locks that were in the way. */
 static void
-wait_a_little(void)
+wait_for_locks(void)
 {
 	pgstat_report_activity(STATE_IDLE, NULL);
 	topics_background_wait(LOOK_MS, WAIT_COMPACTOR_IDLE);
@@ -168,17 +174,17 @@ topics_compactor_main(Datum main_arg)
 	my_slot = topics_worker_registry_at(args.slot);
 	if (!topics_worker_registry_enter_compactor(my_slot, args.database))
 		proc_exit(0);
-	before_shmem_exit(leave_slot, 0);
+	before_shmem_exit(leave_compactor_slot, 0);
 	topics_background_connect(args.database);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	topics_backoff_take_over(true);
 	topics_pace_limit(&pg_topics_compaction_rate);
 
 	pgstat_report_activity(STATE_RUNNING, "compacting topics");
-	while (go_round(&more) || topics_compact_is_running())
+	while (take_turns(&more) || topics_compact_is_running())
 	{
 		if (!more)
-			wait_a_little();
+			wait_for_locks();
 		pgstat_report_activity(STATE_RUNNING, "compacting topics");
 	}
 	proc_exit(0);

@@ -153,7 +153,7 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 	} while (0)
 #endif
 
-/* a signal handler's arguments, for another one: who has sent it (19) */
+/* a signal handler's arguments, for another one: the sender (19) */
 #if PG_VERSION_NUM >= 190000
 #define TOPICS_SIGNAL_PASS postgres_signal_arg, pg_siginfo
 #else
@@ -161,8 +161,8 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 #endif
 
 /*
- * Can a TID range scan turn around?  Since it reads ahead (18) it does not
- * find the blocks again that it has left.
+ * Whether a TID range scan can turn around.  Since it reads ahead (18) it does
+ * not find the blocks again that it has left.
  */
 #if PG_VERSION_NUM >= 180000
 #define TOPICS_TIDRANGE_TURNS 0

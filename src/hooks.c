@@ -5,15 +5,15 @@
  *
  * A topic is a view, and PostgreSQL's commands on views apply to it:
  *
- *	ALTER VIEW .. OWNER, REASSIGN OWNED		change the topic's owner; he needs
- *		SELECT on the log table, through which the view reads
+ *	ALTER VIEW .. OWNER, REASSIGN OWNED		change the topic's owner.  The new
+ *		one needs SELECT on the log table, through which the view reads
  *	ALTER VIEW .. RENAME	renames the topic, by Kafka's rule for names
  *	ALTER VIEW .. SET SCHEMA	refused
  *	DROP VIEW, DROP OWNED	refused: a topic's log does not go by accident
  *
  * INSERT and COPY into it need its triggers, and are refused where they do not
- * fire.  Commands on databases need the worker out of the way; CREATE and DROP
- * EXTENSION start and end it.
+ * fire.  Commands on databases need the worker out of the way; CREATE EXTENSION
+ * has it started, and DROP EXTENSION has it end.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,8 +50,13 @@ static object_access_hook_type previous_object_access = NULL;
 static ProcessUtility_hook_type previous_utility = NULL;
 static ExecutorStart_hook_type previous_executor_start = NULL;
 
+/* A command is under way that drops the extension, and topics with it. */
 static bool dropping_extension = false;
-static bool extension_created = false;
+
+/* When this transaction commits, launcher and worker look what there is to do. */
+static bool launcher_wanted = false;
+
+/* This transaction has dropped the extension, unless that is rolled back. */
 static bool extension_dropped = false;
 
 /* Databases whose workers are to come back at the end of this transaction. */
@@ -64,7 +69,7 @@ static List *given_way = NIL;
 
 /* The topic of a view in schema "topic", or NULL for anything else. */
 static Topic *
-topic_of(Oid relid)
+find_topic_of_view(Oid relid)
 {
 	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, true);
 
@@ -100,7 +105,7 @@ grant_select(Topic *topic, Oid role, bool grant)
 
 /* The new owner of the view, and nobody else, reads the log table. */
 static void
-owner_changed(Topic *topic, Oid old_owner, Oid new_owner)
+follow_view_owner(Topic *topic, Oid old_owner, Oid new_owner)
 {
 	OwnerScope	scope;
 	Oid			log_owner;
@@ -116,9 +121,9 @@ owner_changed(Topic *topic, Oid old_owner, Oid new_owner)
 	topics_extension_become_caller(scope);
 }
 
-/* The owner before the change: what the syscache still says. */
+/* Read the owner before the change: what the syscache still says. */
 static Oid
-view_owner(Oid relid)
+read_view_owner(Oid relid)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	Oid			owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
@@ -129,9 +134,9 @@ view_owner(Oid relid)
 
 /* A topic's view was altered: the new row is there, not yet visible. */
 static void
-view_altered(Oid relid)
+check_altered_view(Oid relid)
 {
-	Topic	   *topic = topic_of(relid);
+	Topic	   *topic = find_topic_of_view(relid);
 	Relation	rel;
 	ScanKeyData key;
 	SysScanDesc scan;
@@ -142,7 +147,7 @@ view_altered(Oid relid)
 
 	if (topic == NULL)
 		return;
-	old_owner = view_owner(relid);
+	old_owner = read_view_owner(relid);
 
 	rel = table_open(RelationRelationId, AccessShareLock);
 	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
@@ -163,17 +168,18 @@ view_altered(Oid relid)
 	table_close(rel, AccessShareLock);
 
 	if (OidIsValid(new_owner) && new_owner != old_owner)
-		owner_changed(topic, old_owner, new_owner);
+		follow_view_owner(topic, old_owner, new_owner);
 }
 
+/* A view is dropped: raise an error if it is a topic, unless by our own commands. */
 static void
-view_dropped(Oid relid)
+refuse_dropped_view(Oid relid)
 {
 	Topic	   *topic;
 
-	if (dropping_extension || relid == topics_topic_dropping)
+	if (dropping_extension || topics_topic_is_being_dropped(relid))
 		return;
-	topic = topic_of(relid);
+	topic = find_topic_of_view(relid);
 	if (topic)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
@@ -182,17 +188,18 @@ view_dropped(Oid relid)
 				 errhint("Use topics.drop_topic() to drop the topic and its log.")));
 }
 
+/* object_access_hook */
 static void
-object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
+watch_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
 {
 	if (previous_object_access)
 		previous_object_access(access, classid, objectid, subid, arg);
 	if (classid != RelationRelationId || subid != 0)
 		return;
 	if (access == OAT_POST_ALTER)
-		view_altered(objectid);
+		check_altered_view(objectid);
 	else if (access == OAT_DROP)
-		view_dropped(objectid);
+		refuse_dropped_view(objectid);
 }
 
 /*
@@ -207,7 +214,7 @@ refuse_without_triggers(Oid relid)
 
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA || !OidIsValid(relid))
 		return;
-	topic = topic_of(relid);
+	topic = find_topic_of_view(relid);
 	if (topic)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -217,8 +224,9 @@ refuse_without_triggers(Oid relid)
 				 errhint("Use topics.produce(), or set session_replication_role to \"origin\".")));
 }
 
+/* ExecutorStart_hook */
 static void
-executor_start(QueryDesc *query, int eflags)
+watch_executor_start(QueryDesc *query, int eflags)
 {
 	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
 		!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
@@ -242,7 +250,7 @@ executor_start(QueryDesc *query, int eflags)
 
 /* The database that a command needs for itself, or InvalidOid. */
 static Oid
-database_wanted(Node *statement)
+find_wanted_database(Node *statement)
 {
 	const char *name = NULL;
 	ListCell   *lc;
@@ -277,7 +285,7 @@ database_wanted(Node *statement)
  * told to come back.
  */
 static void
-have_database(Oid database)
+claim_database(Oid database)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
@@ -287,6 +295,7 @@ have_database(Oid database)
 		given_way = list_delete_last(given_way);
 }
 
+/* Have the workers of those databases come back. */
 static void
 give_databases_back(void)
 {
@@ -298,9 +307,9 @@ give_databases_back(void)
 	given_way = NIL;
 }
 
-/* May the user run the command at all?  Else the worker stays. */
+/* Return true if the user may run the command at all.  Else the worker stays. */
 static bool
-may_have_database(Oid database)
+may_claim_database(Oid database)
 {
 	return OidIsValid(database) && object_ownercheck(DatabaseRelationId, database, GetUserId());
 }
@@ -320,19 +329,20 @@ is_extension_command(Node *statement, bool *drop)
 		 strcmp(((CreateExtensionStmt *) statement)->extname, "pg_topics") == 0);
 }
 
+/* ProcessUtility_hook */
 static void
-utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
+watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 		ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *statement = pstmt->utilityStmt;
-	Oid			database = database_wanted(statement);
+	Oid			database = find_wanted_database(statement);
 	bool		drop;
 	bool		extension = is_extension_command(statement, &drop);
 	bool		was_dropping = dropping_extension;
-	bool		look_again = OidIsValid(database) || IsA(statement, CreatedbStmt);
+	bool		databases_change = OidIsValid(database) || IsA(statement, CreatedbStmt);
 
-	if (may_have_database(database))
-		have_database(database);
+	if (may_claim_database(database))
+		claim_database(database);
 	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
 		IsA(statement, CopyStmt) && ((CopyStmt *) statement)->is_from)
 		refuse_without_triggers(RangeVarGetRelid(((CopyStmt *) statement)->relation, NoLock, true));
@@ -350,17 +360,15 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtili
 	}
 	PG_END_TRY();
 
-	if (extension)
-	{
-		extension_created |= !drop;
-		extension_dropped |= drop;
-	}
-	if (look_again)
-		extension_created = true;	/* the launcher is to look again */
+	if (extension && drop)
+		extension_dropped = true;
+	else if (extension || databases_change)
+		launcher_wanted = true;
 }
 
+/* XactCallback: do what is to be done when the commands' transaction ends. */
 static void
-at_transaction_event(XactEvent event, void *arg)
+finish_watched_commands(XactEvent event, void *arg)
 {
 	/* the command may have been rolled back to a savepoint */
 	if (event == XACT_EVENT_PRE_COMMIT && extension_dropped)
@@ -375,7 +383,7 @@ at_transaction_event(XactEvent event, void *arg)
 			topics_offset_table_forget_database(MyDatabaseId);
 			topics_backoff_forget_database();
 		}
-		if (extension_created || extension_dropped)
+		if (launcher_wanted || extension_dropped)
 		{
 			topics_worker_registry_wake_launcher();
 			topics_worker_registry_wake_worker();
@@ -384,17 +392,17 @@ at_transaction_event(XactEvent event, void *arg)
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		give_databases_back();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
-		extension_created = extension_dropped = false;
+		launcher_wanted = extension_dropped = false;
 }
 
 void
 topics_hooks_init(void)
 {
 	previous_object_access = object_access_hook;
-	object_access_hook = object_access;
+	object_access_hook = watch_object_access;
 	previous_utility = ProcessUtility_hook;
-	ProcessUtility_hook = utility;
+	ProcessUtility_hook = watch_utility;
 	previous_executor_start = ExecutorStart_hook;
-	ExecutorStart_hook = executor_start;
-	RegisterXactCallback(at_transaction_event, NULL);
+	ExecutorStart_hook = watch_executor_start;
+	RegisterXactCallback(finish_watched_commands, NULL);
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * init.c
- *		Loading: what PostgreSQL calls first, and whom it is to call later.
+ *		Loading: what PostgreSQL calls first, and what it is to call later.
  *
  *-------------------------------------------------------------------------
  */

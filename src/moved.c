@@ -61,7 +61,7 @@ topics_moved_shmem_startup(void)
 }
 
 static pg_atomic_uint32 *
-top_of_slot(const WorkerSlot *slot)
+find_top(const WorkerSlot *slot)
 {
 	return &shared->tops[topics_worker_registry_index(slot)];
 }
@@ -70,7 +70,7 @@ top_of_slot(const WorkerSlot *slot)
 static uint32
 take_stack(const WorkerSlot *slot)
 {
-	return pg_atomic_exchange_u32(top_of_slot(slot), 0);
+	return pg_atomic_exchange_u32(find_top(slot), 0);
 }
 
 /* The uppermost state of a stack that was taken.  From now on it can be pushed again. */
@@ -105,12 +105,12 @@ topics_moved_push(PartitionState *state)
 		return;
 	}
 
-	top = pg_atomic_read_u32(top_of_slot(slot));
+	top = pg_atomic_read_u32(find_top(slot));
 	do
 	{
 		state->moved_below = top;
 		pg_write_barrier();
-	} while (!pg_atomic_compare_exchange_u32(top_of_slot(slot), &top,
+	} while (!pg_atomic_compare_exchange_u32(find_top(slot), &top,
 											 topics_partition_state_index(state) + 1));
 	/* whoever was first has set the latch */
 	if (top == 0)
@@ -121,7 +121,7 @@ topics_moved_push(PartitionState *state)
 bool
 topics_moved_is_empty(const WorkerSlot *slot)
 {
-	return pg_atomic_read_u32(top_of_slot(slot)) == 0;
+	return pg_atomic_read_u32(find_top(slot)) == 0;
 }
 
 /*

@@ -5,18 +5,18 @@
  *
  * A transaction that calls NOTIFY holds a lock of the whole cluster from
  * before its commit record to after it, which would make producers of all
- * partitions stand in one line.  So producers only push the partition onto
+ * partitions stand in one line.  So a producer only pushes the partition onto
  * its database's stack (moved.c), once, and the worker sends for all of
  * them: at once after a rest, then every pg_topics.notify_interval.  What
  * it does grows with the partitions that have moved, not with those there are.
  *
  * A notification is a hint and may come twice; the record is read from the
- * log.  It is not lost as long as the server runs: what the worker has taken
- * from the stack and has not sent it gives back, when it fails or ends.
+ * log.  It is not lost as long as the server runs: the worker gives back what
+ * it has taken from the stack and has not sent, when it fails or ends.
  *
- * Anybody may LISTEN to anything, so a channel's name is a secret, known to
- * who has had the right to read the topic: topic_ and the digits of a random
- * number that is kept in the catalogue.
+ * Any role may LISTEN to any channel, so a channel's name is a secret, known to
+ * roles that have had the right to read the topic: topic_ and the digits of a
+ * random number that is kept in the catalogue.
  *
  *-------------------------------------------------------------------------
  */
@@ -71,7 +71,7 @@ static int	interval_ms;		/* which was in force then */
  */
 
 static char *
-channel_name(const Topic *topic)
+format_channel(const Topic *topic)
 {
 	StringInfoData name;
 
@@ -92,7 +92,7 @@ topics_channel(PG_FUNCTION_ARGS)
 	topics_argument_require(fcinfo, 0, "topic");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require(topic, ACL_SELECT);
-	PG_RETURN_TEXT_P(cstring_to_text(channel_name(topic)));
+	PG_RETURN_TEXT_P(cstring_to_text(format_channel(topic)));
 }
 
 /* ----------------------------------------------------------------
@@ -111,7 +111,7 @@ compare_moved(const void *a, const void *b)
 	return ia->partition < ib->partition ? -1 : ia->partition > ib->partition;
 }
 
-/* What was taken, by topic and partition. */
+/* Those of the taken that are ours, by topic and partition. */
 static Moved *
 sort_taken(int *count)
 {
@@ -128,15 +128,18 @@ sort_taken(int *count)
 			moved[(*count)++].id = id;
 		}
 		else
-			topics_moved_push(taken[i]);	/* was given away meanwhile */
+			topics_moved_push(taken[i]);	/* another database has it now */
 	}
 	qsort(moved, *count, sizeof(Moved), compare_moved);
 	return moved;
 }
 
-/* The log end, looked up if a foreign writer has moved it; -1 if it has gone. */
+/*
+ * Find the log end, in the log if a foreign writer has moved it.  The result is
+ * -1 if the partition has gone.
+ */
 static int64
-log_end(Topic *topic, const Moved *moved)
+find_log_end(Topic *topic, const Moved *moved)
 {
 	int64		end = pg_atomic_read_u64(&moved->state->next_offset);
 	Oid			relid;
@@ -171,7 +174,7 @@ send_payload(StringInfo payload, const char *channel)
 	Async_Notify(channel, payload->data);
 }
 
-/* Tell of one topic's partitions: as few notifications as can hold them. */
+/* Work: tell of one topic's partitions, in as few notifications as can hold them. */
 static void
 notify_topic(void *arg)
 {
@@ -185,12 +188,12 @@ notify_topic(void *arg)
 	if (topic == NULL || !topic->settings.notify)
 		return;
 	TEST_POINT("notify-topic");
-	channel = channel_name(topic);
+	channel = format_channel(topic);
 	initStringInfo(&payload);
 	begin_payload(&payload, topic);
 	for (int i = 0; i < work->count; i++)
 	{
-		int64		end = log_end(topic, &moved[i]);
+		int64		end = find_log_end(topic, &moved[i]);
 
 		if (end < 0)
 			continue;
@@ -207,7 +210,7 @@ notify_topic(void *arg)
 		send_payload(&payload, channel);
 }
 
-/* Tell of all that was taken; what belongs to a topic that fails is for later. */
+/* Work: tell of all that was taken.  What belongs to a topic that fails is for later. */
 static void
 notify_taken(void *arg)
 {

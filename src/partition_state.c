@@ -61,7 +61,7 @@ static LWLock *registry_lock = NULL;
 #define FREE_NEXT(state) ((state)->id.partition)
 
 static Size
-shared_size(void)
+compute_shared_size(void)
 {
 	return add_size(offsetof(TopicsShared, states),
 					mul_size(pg_topics_max_partitions, sizeof(PartitionState)));
@@ -71,7 +71,7 @@ shared_size(void)
 void
 topics_partition_state_shmem_request(void)
 {
-	RequestAddinShmemSpace(MAXALIGN(shared_size()));
+	RequestAddinShmemSpace(MAXALIGN(compute_shared_size()));
 	RequestAddinShmemSpace(hash_estimate_size(pg_topics_max_partitions,
 											  sizeof(RegistryEntry)));
 	RequestNamedLWLockTranche("pg_topics", 1);
@@ -97,7 +97,7 @@ set_u64(pg_atomic_uint64 *field, uint64 value, bool is_new)
 
 /* A count that processes compare with what it was never comes back to that. */
 static void
-count_up(pg_atomic_uint32 *field, bool is_new)
+count_up_u32(pg_atomic_uint32 *field, bool is_new)
 {
 	if (is_new)
 		pg_atomic_init_u32(field, 0);
@@ -144,7 +144,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	state->cut_end = 0;
 
 	set_u32(&state->requests, 0, is_new);
-	count_up(&state->foreign_writes, is_new);
+	count_up_u32(&state->foreign_writes, is_new);
 	set_u64(&state->wake_at, NOBODY_WAITS, is_new);
 	set_u64(&state->log_start_offset, UNKNOWN_OFFSET, is_new);
 	set_u64(&state->log_start_sought, UNKNOWN_OFFSET, is_new);
@@ -158,7 +158,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	if (is_new)
 		ConditionVariableInit(&state->data_cv);
 	set_u32(&state->claim_wanted, 0, is_new);
-	count_up(&state->topic_bounds_changes, is_new);
+	count_up_u32(&state->topic_bounds_changes, is_new);
 
 	state->role = ROLE_LEADER;
 	state->leader_epoch = 0;
@@ -178,7 +178,7 @@ topics_partition_state_shmem_startup(void)
 	const TopicPartition nobodys = {InvalidOid, 0, 0};
 
 	registry_lock = &GetNamedLWLockTranche("pg_topics")[0].lock;
-	shared = ShmemInitStruct("pg_topics partitions", shared_size(), &found);
+	shared = ShmemInitStruct("pg_topics partitions", compute_shared_size(), &found);
 	if (!found)
 	{
 		shared->nstates = pg_topics_max_partitions;
@@ -212,7 +212,10 @@ topics_partition_state_find(const TopicPartition *id)
 	return state;
 }
 
-/* Take a free element for "id"; the caller holds the registry lock. */
+/*
+ * The state of "id", in a free element if it has none.  The result is NULL if
+ * there is no free element.  The caller holds the registry lock.
+ */
 static PartitionState *
 take_state(const TopicPartition *id)
 {
@@ -239,7 +242,7 @@ take_state(const TopicPartition *id)
 }
 
 static void
-report_full(void)
+report_no_place(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -250,8 +253,8 @@ report_full(void)
 }
 
 /*
- * The state of a partition, made if need be: all unknown, for its users to
- * fill.  The caller knows that the partition exists.
+ * The state of a partition, made if need be: then all is unknown in it, for its
+ * users to fill.  The caller knows that the partition exists.
  */
 PartitionState *
 topics_partition_state_get(const TopicPartition *id)
@@ -265,12 +268,12 @@ topics_partition_state_get(const TopicPartition *id)
 	state = take_state(id);
 	LWLockRelease(registry_lock);
 	if (state == NULL)
-		report_full();
+		report_no_place();
 	return state;
 }
 
 static void
-give_back(RegistryEntry *entry)
+give_back_state(RegistryEntry *entry)
 {
 	PartitionState *state = &shared->states[entry->index];
 	int			index = entry->index;
@@ -281,11 +284,14 @@ give_back(RegistryEntry *entry)
 	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
 	FREE_NEXT(state) = shared->free_head;
 	shared->free_head = index;
-	/* who waits for the topic's records finds it gone (wakeup.c) */
+	/* a process that waits for the topic's records finds it gone (wakeup.c) */
 	ConditionVariableBroadcast(&state->data_cv);
 }
 
-/* Give back partitions "from" and up of a topic that is no more. */
+/*
+ * Give back partitions "from" and up of a topic that is no more.  The caller
+ * then calls topics_moved_sort.
+ */
 void
 topics_partition_state_release(int64 topic_id, int32 from)
 {
@@ -297,11 +303,14 @@ topics_partition_state_release(int64 topic_id, int32 from)
 	while ((entry = hash_seq_search(&seq)) != NULL)
 		if (entry->id.database == MyDatabaseId && entry->id.topic_id == topic_id &&
 			entry->id.partition >= from)
-			give_back(entry);
+			give_back_state(entry);
 	LWLockRelease(registry_lock);
 }
 
-/* Give back everything of a database that is no more. */
+/*
+ * Give back all partitions of a database that is no more.  The caller then
+ * calls topics_moved_sort.
+ */
 void
 topics_partition_state_release_database(Oid database)
 {
@@ -312,13 +321,13 @@ topics_partition_state_release_database(Oid database)
 	hash_seq_init(&seq, registry);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 		if (entry->id.database == database)
-			give_back(entry);
+			give_back_state(entry);
 	LWLockRelease(registry_lock);
 }
 
 /*
- * Take places for partitions from .. to-1 of a new topic, all or none, so
- * that a lack of them is found by who creates the topic, not by a producer.
+ * Take places for partitions from .. to-1 of a new topic, all or none, so that
+ * the command that creates the topic finds a lack of them, not a producer.
  */
 void
 topics_partition_state_reserve(int64 topic_id, int32 from, int32 to)
@@ -340,7 +349,7 @@ topics_partition_state_reserve(int64 topic_id, int32 from, int32 to)
 	if (full)
 	{
 		topics_partition_state_release(topic_id, from);
-		report_full();
+		report_no_place();
 	}
 }
 

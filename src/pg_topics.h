@@ -286,6 +286,9 @@ typedef struct DuePartition
 	NameData	topic;
 } DuePartition;
 
+/* Commits a step of a piece of work, and begins the transaction of the next. */
+typedef void (*NextTransaction) (void);
+
 /* The look at what is to be done in this database. */
 #define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN}
 
@@ -648,7 +651,7 @@ extern bool topics_catalog_is_owner(Topic *topic);
 extern bool topics_catalog_is_admin(void);
 
 /* background.c */
-extern volatile sig_atomic_t topics_background_told_to_end;
+extern bool topics_background_is_told_to_end(void);
 extern void topics_background_end(SIGNAL_ARGS);
 extern const char *topics_background_begin(void);
 extern void topics_background_connect(Oid database);
@@ -800,7 +803,7 @@ extern void topics_fetch_scan_init(void);
 /* topic.c */
 extern void topics_topic_check_name(const char *name);
 extern void topics_topic_create_internal(const char *name, int32 partitions);
-extern Oid	topics_topic_dropping;
+extern bool topics_topic_is_being_dropped(Oid view_relid);
 
 /* retention.c */
 extern bool topics_retention_is_due(const TopicSettings *settings, const PartitionState *state);
@@ -826,7 +829,6 @@ extern void topics_compact_check(bool later);
 extern void topics_compact_abandon(void);
 
 /* maintain.c */
-typedef void (*NextTransaction) (void);
 extern bool topics_maintain_is_due(Topic *topic, int32 partition);
 extern List *topics_maintain_collect_compaction(MemoryContext cxt);
 extern bool topics_maintain_compact(Oid view_relid, int32 partition,

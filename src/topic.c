@@ -85,8 +85,15 @@ static const SettingColumn setting_columns[] = {
 
 #define SETTINGS ((int) lengthof(setting_columns))
 
-/* The view that drop_topic is dropping right now (hooks.c lets it pass). */
-Oid			topics_topic_dropping = InvalidOid;
+/* The view that drop_topic is dropping right now. */
+static Oid dropping_view = InvalidOid;
+
+/* Return true if it is this view: hooks.c lets the command pass. */
+bool
+topics_topic_is_being_dropped(Oid view_relid)
+{
+	return view_relid == dropping_view;
+}
 
 /* ----------------------------------------------------------------
  *		As the extension's owner, with SPI
@@ -688,14 +695,14 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	root.objectId = topic->root_relid;
 
 	scope = enter_owner();
-	topics_topic_dropping = view.objectId;
+	dropping_view = view.objectId;
 	PG_TRY();
 	{
 		performDeletion(&view, DROP_RESTRICT, 0);
 	}
 	PG_FINALLY();
 	{
-		topics_topic_dropping = InvalidOid;
+		dropping_view = InvalidOid;
 	}
 	PG_END_TRY();
 	performDeletion(&root, DROP_RESTRICT, 0);

@@ -1,19 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * wakeup.c
- *		Waiting for records, and waking who waits: at no cost to producers
- *		whom nobody waits for.
+ *		Waiting for records, and waking the processes that wait: at no cost to
+ *		a producer whose records nobody waits for.
  *
- * Who waits sleeps on the condition variable of the topic, data_cv in the
- * state of the topic's partition 0.  One per topic, since a process can sleep
- * on one only, and a consumer waits for any partition of a topic.  What he
- * waits for he writes down: in the partition's wake_at the lowest log end at
- * which anybody wants to be woken, in the topic's claim_wanted that somebody
- * waits for a claim to be released.  So a producer whose records nobody waits
- * for reads one number.  One who does wake somebody takes the number away and
- * wakes all who sleep for the topic; each of them looks, and writes down anew
- * what he wants, or is gone.  Nobody has to clean up after a sleeper who was
- * cancelled or terminated: what he left costs one broadcast.
+ * A process that waits, the sleeper, sleeps on the condition variable of the
+ * topic, data_cv in the state of the topic's partition 0.  There is one for
+ * each topic, since a process can sleep on one only, and a consumer waits for
+ * any partition of a topic.  The sleeper writes down what it waits for: in the
+ * partition's wake_at the lowest log end at which any sleeper wants to be
+ * woken, in the topic's claim_wanted that some sleeper waits for a claim to be
+ * released.  So a producer whose records nobody waits for reads one number.  A
+ * producer that does wake somebody takes the number away and wakes all
+ * sleepers of the topic; each of them looks, and writes down anew what it
+ * wants, or goes.  Nothing has to be cleaned up after a sleeper that was
+ * cancelled or terminated: what it left costs one broadcast.
  *
  * NO WAKE-UP IS LOST.  The producer, once the commit is visible, does
  *
@@ -35,20 +36,20 @@
  * after S1 or S3 after P1.  If S3 comes after P1, the sleeper sees N, and does
  * not sleep.  Else P3 sees what S1 left, W or lower, unless another producer's
  * P4 has taken it away between the two.  That one broadcasts afterwards, in
- * P5, when the sleeper is on the list since S0, so he is woken, and starts
+ * P5, when the sleeper is on the list since S0, so it is woken, and starts
  * again with S1; and so on, until either the first case holds, or P3 sees W
  * or lower and our own producer broadcasts.  It does not matter that others
  * lower wake_at meanwhile, since it is only ever lowered by S1; nor that P5
- * wakes those who want more: they go through S1 again.
+ * wakes sleepers that want more: they go through S1 again.
  *
  * A next_offset of UNKNOWN_OFFSET (a foreign writer's commit, a topic that
- * was dropped) is above any W.  Nobody sleeps after having read it: he looks
- * the log end up, which makes it known, or finds the topic gone.  It becomes
- * known without a broadcast, therefore, and needs none: whoever slept until
- * then was woken when it became unknown.
+ * was dropped) is above any W.  No process sleeps after having read it: it
+ * looks the log end up, which makes it known, or finds the topic gone.  So it
+ * becomes known without a broadcast, and needs none: every sleeper was woken
+ * when it became unknown.
  *
- * Claims the same, with claim_wanted for wake_at and the release of the claim
- * for P1.
+ * Claims work in the same way, with claim_wanted for wake_at and the release of
+ * the claim for P1.
  *
  * The state can be given to another topic while somebody sleeps.  Giving it
  * back broadcasts (partition_state.c), and the check compares "id".
@@ -99,7 +100,7 @@
 
 /*
  * The log end "next_offset" of a partition was stored: wake the topic's
- * sleepers, if there is one who waits for it.
+ * sleepers, if one of them waits for it.
  */
 void
 topics_wakeup_published(PartitionState *state, PartitionState *topic_state, int64 next_offset)
@@ -139,9 +140,9 @@ topics_wakeup_claim_released(PartitionState *topic_state)
 
 /*
  * In a check: wake me when the partition's log end is "next_offset" or more.
- * To be said before looking whether it is (S1 and S2).  Who looks before that
- * as well, and finds that he need not wait, spares the next producer a
- * broadcast.
+ * The check says so before it looks whether it is (S1 and S2).  A check that
+ * also looks before, and finds that it need not wait, spares the next producer
+ * a broadcast.
  */
 void
 topics_wakeup_want(PartitionState *state, int64 next_offset)
@@ -154,7 +155,7 @@ topics_wakeup_want(PartitionState *state, int64 next_offset)
 	pg_memory_barrier();
 }
 
-/* In a check: wake me when a claim is released; before looking, too. */
+/* In a check: wake me when a claim is released.  It is said before looking, too. */
 void
 topics_wakeup_want_claim(PartitionState *topic_state)
 {
@@ -162,7 +163,7 @@ topics_wakeup_want_claim(PartitionState *topic_state)
 	pg_memory_barrier();
 }
 
-/* A check, whose locks and memory go at its end. */
+/* Call a check.  The locks that it takes, and its memory, go at its end. */
 static bool
 run_check(WakeupCheck check, void *arg, MemoryContext cxt)
 {
@@ -185,9 +186,9 @@ run_check(WakeupCheck check, void *arg, MemoryContext cxt)
 	return result;
 }
 
-/* What is left of a time that began at "start". */
+/* Milliseconds that are left of a time that began at "start"; below 0, none. */
 static long
-time_left(instr_time start, long timeout_ms)
+timeout_left(instr_time start, long timeout_ms)
 {
 	instr_time	now;
 
@@ -211,16 +212,17 @@ sleep_until_replayed(ConditionVariable *cv, XLogRecPtr seen, instr_time start, l
 {
 	long		left;
 
-	while ((left = time_left(start, timeout_ms)) > 0 &&
+	while ((left = timeout_left(start, timeout_ms)) > 0 &&
 		   RecoveryInProgress() && GetXLogReplayRecPtr(NULL) == seen)
 		(void) ConditionVariableTimedSleep(cv, Min(left, STANDBY_NAP_MS),
 										   topics_wait_event_get(WAIT_RECORD));
 }
 
 /*
- * Wait until "check" is true; false if it is not after timeout_ms.  The check
- * is called at least once, and whenever something that it wanted may have come
- * about.  Can be interrupted.  Who waits long has released his snapshots.
+ * Wait until "check" is true.  Return false if it is not after timeout_ms.  The
+ * check is called at least once, and whenever something that it wanted may have
+ * come about.  The wait can be interrupted.  For a long one the caller has
+ * released its snapshots.
  */
 bool
 topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, long timeout_ms)
@@ -241,7 +243,7 @@ topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, lo
 
 		CHECK_FOR_INTERRUPTS();
 		done = run_check(check, arg, cxt);
-		left = time_left(start, timeout_ms);
+		left = timeout_left(start, timeout_ms);
 		if (done || left <= 0)
 			break;
 
@@ -268,8 +270,8 @@ topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, lo
  */
 
 /*
- * An argument max_wait in milliseconds, rounded away from 0.  It must be from
- * 0 to limit_ms; WAKEUP_MAX_WAIT_MS at most.
+ * Convert an argument max_wait to milliseconds, rounded away from 0.  Raise an
+ * error unless it is from 0 to limit_ms, which is WAKEUP_MAX_WAIT_MS at most.
  */
 long
 topics_wakeup_max_wait(const Interval *max_wait, long limit_ms)
@@ -327,7 +329,7 @@ topics_wakeup_release_snapshots(FunctionCallInfo fcinfo, const char *command)
 				 errhint("Close cursors before, and do not call it in a loop over a query.")));
 }
 
-/* Have a snapshot again, a new one. */
+/* Take a snapshot again, a new one, for the statement to go on with. */
 void
 topics_wakeup_restore_snapshot(void)
 {

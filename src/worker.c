@@ -18,13 +18,14 @@
  * the worker, is not tried again before its time (backoff.c), and the others
  * go on.
  *
- * Nobody waits for a worker.  Where max_worker_processes leaves none, it is
- * said once in the log; producers then attach segments themselves, and CALL
- * topics.maintain() does the rest.
+ * Nobody waits for a worker.  Where max_worker_processes leaves none, the
+ * launcher says so once in the log; producers then attach segments themselves,
+ * and CALL topics.maintain() does the rest.
  *
  * A worker is connected to its database, which DROP DATABASE, RENAME and
- * CREATE DATABASE .. TEMPLATE do not suffer: before such a command it is told
- * to end, and is not started again before the command's transaction has ended.
+ * CREATE DATABASE .. TEMPLATE do not allow.  Before such a command the worker
+ * is told to end, and none is started before the command's transaction has
+ * ended (worker_registry.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -78,7 +79,10 @@ static WorkerSlot *my_slot = NULL;
  * ----------------------------------------------------------------
  */
 
-/* All databases, and those that a worker could be needed in. */
+/*
+ * List all databases, and in *connectable those in which a worker could be
+ * needed.
+ */
 static List *
 list_databases(List **connectable)
 {
@@ -110,9 +114,9 @@ list_databases(List **connectable)
 }
 
 /*
- * Give up slots, and shared memory, of databases that are no more: those that
- * had a slot before the databases were listed.  One that was created after
- * that is not in the list either, and may have sessions that produce.
+ * Give up slots, and shared memory, of databases that are no more.  "known" are
+ * those that had a slot before the databases were listed: one that was created
+ * after that is not in the list either, and may have sessions that produce.
  */
 static void
 forget_databases(const Oid *known, List *databases)
@@ -123,7 +127,7 @@ forget_databases(const Oid *known, List *databases)
 			!topics_worker_registry_is_vacant(known[i]))
 			continue;
 		topics_partition_state_release_database(known[i]);
-		/* as long as the slot is the database's, so that its stack is emptied */
+		/* while the slot is still the database's: its stack is found by it */
 		topics_moved_sort(known[i]);
 		topics_offset_table_forget_database(known[i]);
 		topics_worker_registry_forget(known[i]);
@@ -157,14 +161,14 @@ start_worker(Oid database)
 }
 
 /*
- * Milliseconds until the launcher is to look again if nobody wakes it: when a
- * database may have its next worker that lacks one now.  Else it need not,
- * since whoever makes a difference wakes it, but for settings of databases
- * that are changed, and for the end of a worker that an earlier launcher has
- * started: for these it looks now and then.
+ * Milliseconds until the launcher looks again if nobody wakes it: until a
+ * database that lacks a worker may have its next one.  Every process that
+ * makes a difference wakes the launcher, with two exceptions, for which it
+ * looks now and then: settings of databases that are changed, and the end of a
+ * worker that an earlier launcher has started.
  */
 static long
-launcher_nap(void)
+time_to_look(void)
 {
 	return topics_worker_registry_time_to_start(Max(WORKER_RESTART_MS, pg_topics_worker_interval));
 }
@@ -201,11 +205,11 @@ topics_launcher_main(Datum main_arg)
 
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(cxt);
-		topics_background_wait(launcher_nap(), WAIT_LAUNCHER_IDLE);
+		topics_background_wait(time_to_look(), WAIT_LAUNCHER_IDLE);
 	}
 }
 
-/* Register the launcher; in the postmaster. */
+/* In the postmaster: register the launcher. */
 void
 topics_worker_register(void)
 {
@@ -226,15 +230,17 @@ topics_worker_register(void)
  * ----------------------------------------------------------------
  */
 
+/* before_shmem_exit: say that there is no worker any more. */
 static void
-leave_slot(int code, Datum arg)
+leave_worker_slot(int code, Datum arg)
 {
-	if (topics_background_told_to_end)
+	if (topics_background_is_told_to_end())
 		topics_backoff_excuse(false);
 	topics_notify_give_back();
 	topics_worker_registry_leave(my_slot);
 }
 
+/* Return true if the database has the extension; else say so in our slot. */
 static bool
 extension_exists(void)
 {
@@ -248,8 +254,9 @@ extension_exists(void)
 	return exists;
 }
 
+/* Between two steps of a piece of work. */
 static void
-next_transaction(void)
+commit_and_notify(void)
 {
 	CommitTransactionCommand();
 	CHECK_FOR_INTERRUPTS();
@@ -257,25 +264,29 @@ next_transaction(void)
 	StartTransactionCommand();
 }
 
-/* A partition's turn */
+/* Work: do what is due for a partition. */
 static void
-maintain(void *arg)
+maintain_due_partition(void *arg)
 {
 	const DuePartition *due = arg;
 
 	topics_maintain_partition(due->piece.view_relid, due->piece.partition, false,
-							  next_transaction);
+							  commit_and_notify);
 }
 
+/* Work: write anew what records of groups say of their owners. */
 static void
-follow_owners(void *arg)
+follow_group_owners(void *arg)
 {
-	topics_offset_log_follow_owners((MemoryContext) arg, next_transaction);
+	topics_offset_log_follow_owners((MemoryContext) arg, commit_and_notify);
 }
 
-/* What is due of a topic now, or has failed and is to be tried again. */
+/*
+ * Work: collect the partitions of a topic that have something to be done now,
+ * or for which something has failed that is to be tried again now.
+ */
 static void
-look_at_topic(void *arg)
+collect_due_of_topic(void *arg)
 {
 	Round	   *round = arg;
 	Topic	   *topic = topics_catalog_get(round->view_relid, true);
@@ -308,9 +319,9 @@ look_at_topic(void *arg)
 	}
 }
 
-/* What is due now. */
+/* Work: collect what is due now, of all topics. */
 static void
-look(void *arg)
+collect_due(void *arg)
 {
 	Round	   *round = arg;
 	ListCell   *lc;
@@ -323,23 +334,26 @@ look(void *arg)
 		const WorkPiece piece = {MyDatabaseId, view_relid, WHOLE_TOPIC, WORK_MAINTAIN};
 
 		round->view_relid = view_relid;
-		(void) topics_backoff_run(&piece, get_rel_name(view_relid), look_at_topic, round);
+		(void) topics_backoff_run(&piece, get_rel_name(view_relid), collect_due_of_topic, round);
 	}
 }
 
-/* Where no compactor can be had: a turn of compaction, which comes back for the next one. */
+/*
+ * Work, where no compactor is to be had: a turn of compaction.  If there are
+ * more, the next round has the next one.
+ */
 static void
-compact(void *arg)
+compact_due_partition(void *arg)
 {
 	const DuePartition *due = arg;
 
-	if (topics_maintain_compact(due->piece.view_relid, due->piece.partition, next_transaction))
+	if (topics_maintain_compact(due->piece.view_relid, due->piece.partition, commit_and_notify))
 		topics_worker_registry_wake_worker();
 }
 
-/* Have compacted what is to be. */
+/* Have compacted what is wanted: by a compactor, or else by ourselves. */
 static void
-have_compacted(MemoryContext cxt)
+arrange_compaction(MemoryContext cxt)
 {
 	List	   *wanted;
 	ListCell   *lc;
@@ -359,13 +373,14 @@ have_compacted(MemoryContext cxt)
 		DuePartition *due = lfirst(lc);
 
 		CHECK_FOR_INTERRUPTS();
-		due->piece.kind = WORK_MAINTAIN;	/* the worker's, should he not survive it */
-		(void) topics_backoff_run(&due->piece, NameStr(due->topic), compact, due);
+		due->piece.kind = WORK_MAINTAIN;	/* the worker's, should it not survive it */
+		(void) topics_backoff_run(&due->piece, NameStr(due->topic), compact_due_partition, due);
 	}
 }
 
+/* One round over all that is due. */
 static void
-go_round(void)
+run_round(void)
 {
 	const WorkPiece whole = WHOLE_ROUND;
 	const WorkPiece owners = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_OWNERS};
@@ -374,7 +389,7 @@ go_round(void)
 											  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	Round		round = {cxt, NIL, 0, InvalidOid};
-	bool		looked = topics_backoff_run(&whole, NULL, look, &round);
+	bool		looked = topics_backoff_run(&whole, NULL, collect_due, &round);
 	ListCell   *lc;
 
 	foreach(lc, round.due)
@@ -382,19 +397,19 @@ go_round(void)
 		DuePartition *due = lfirst(lc);
 
 		CHECK_FOR_INTERRUPTS();
-		if (!topics_backoff_run(&due->piece, NameStr(due->topic), maintain, due) &&
+		if (!topics_backoff_run(&due->piece, NameStr(due->topic), maintain_due_partition, due) &&
 			topics_backoff_left(&whole) >= 0)
 			break;				/* too much fails */
 		pgstat_report_stat(false);
 	}
-	(void) topics_backoff_run(&owners, CONSUMER_OFFSETS_TOPIC, follow_owners, cxt);
+	(void) topics_backoff_run(&owners, CONSUMER_OFFSETS_TOPIC, follow_group_owners, cxt);
 	pgstat_report_stat(false);
 	if (looked && topics_backoff_left(&whole) < 0)
 	{
 		topics_backoff_forget_untried(began);
 		topics_worker_registry_note_round(my_slot, round.partitions);
 	}
-	have_compacted(cxt);
+	arrange_compaction(cxt);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
 }
@@ -425,7 +440,7 @@ round_is_due(instr_time last_round)
 	return topics_worker_registry_take_round_wanted(my_slot) || time_to_round(last_round) == 0;
 }
 
-/* Wait until there is something to do. */
+/* Send the notifications that are due, and wait until there is something to do. */
 static void
 wait_for_work(instr_time last_round)
 {
@@ -449,7 +464,7 @@ topics_worker_main(Datum main_arg)
 	my_slot = topics_worker_registry_enter(database);
 	if (my_slot == NULL)
 		proc_exit(0);
-	before_shmem_exit(leave_slot, 0);
+	before_shmem_exit(leave_worker_slot, 0);
 	/* a lost segment is attached again: nobody waits for our flushes */
 	topics_background_connect(database);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
@@ -459,7 +474,7 @@ topics_worker_main(Datum main_arg)
 	while (extension_exists())
 	{
 		pgstat_report_activity(STATE_RUNNING, "maintaining topics");
-		go_round();
+		run_round();
 		pgstat_report_activity(STATE_IDLE, NULL);
 		INSTR_TIME_SET_CURRENT(last_round);
 		do
