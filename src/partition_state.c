@@ -23,6 +23,7 @@
  *	append_lock		(LWLock, one for each partition) the right to append to the
  *		partition, and to write what its readers go by.  Taken exclusively
  *		only, and by append_lock.c only, which never waits while it holds one.
+ *		The database's lock, held exclusively, stands for all of them.
  *	the lock on the partition's table	(heavyweight) changes of its segments.
  *
  * Which of them guards which field the struct says (pg_topics.h).  src/README
@@ -40,12 +41,12 @@
 #include "compat.h"
 #include "pg_topics.h"
 
-typedef struct TopicsShared
+typedef struct PartitionArray
 {
 	int			free_head;		/* first free element, or -1 */
 	int			nstates;
 	PartitionState states[FLEXIBLE_ARRAY_MEMBER];
-} TopicsShared;
+} PartitionArray;
 
 typedef struct RegistryEntry
 {
@@ -53,7 +54,7 @@ typedef struct RegistryEntry
 	int			index;
 } RegistryEntry;
 
-static TopicsShared *shared = NULL;
+static PartitionArray *shared = NULL;
 static HTAB *registry = NULL;
 static LWLock *registry_lock = NULL;
 
@@ -63,7 +64,7 @@ static LWLock *registry_lock = NULL;
 static Size
 compute_shared_size(void)
 {
-	return add_size(offsetof(TopicsShared, states),
+	return add_size(offsetof(PartitionArray, states),
 					mul_size(pg_topics_max_partitions, sizeof(PartitionState)));
 }
 
@@ -241,6 +242,7 @@ take_state(const TopicPartition *id)
 	return state;
 }
 
+/* Raise an error: there is no free element. */
 static void
 report_no_place(void)
 {
@@ -272,6 +274,10 @@ topics_partition_state_get(const TopicPartition *id)
 	return state;
 }
 
+/*
+ * Give an element back; the caller holds the registry lock.  What backends that
+ * still have a pointer to it read says "unknown" of the log end.
+ */
 static void
 give_back_state(RegistryEntry *entry)
 {

@@ -146,7 +146,7 @@ topics_worker_registry_read(Oid database, WorkerSlot *copy)
 	return slot != NULL;
 }
 
-/* The number of a slot, from 0 to MAX_WORKERS - 1. */
+/* The number of a slot, from 0 to MAX_WORKERS - 1, and the slot of a number. */
 int
 topics_worker_registry_index(const WorkerSlot *slot)
 {
@@ -377,7 +377,7 @@ topics_worker_registry_time_to_start(long limit)
 	{
 		const WorkerSlot *slot = &registry->slots[i];
 
-		/* if it takes no connections there will be none, but who knows here */
+		/* if it takes no connections there will be none, but that is not known here */
 		if (OidIsValid(slot->database) && slot->pid == 0 && slot->has_extension &&
 			slot->commands == 0 && slot->not_before != 0)
 			limit = Min(limit, slot->not_before > now ?
@@ -426,7 +426,7 @@ topics_worker_registry_enter(Oid database)
 	else
 		slot = NULL;
 	SpinLockRelease(&registry->mutex);
-	/* it need not look whether we have come */
+	/* it need not look again whether we have come */
 	if (launcher)
 		SetLatch(launcher);
 	return slot;
