@@ -527,7 +527,6 @@ topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
 					offset, partition, topic),
 			 topics_log_range_detail(start, end),
 			 hint ? errhint("%s", hint) : 0));
-	pg_unreachable();
 }
 
 /* ----------------------------------------------------------------

@@ -600,7 +600,7 @@ extern int64 topics_log_end_settled(Relation partition_rel, PartitionState *stat
 extern int64 topics_log_start(Relation partition_rel, PartitionState *state);
 extern int	topics_log_range_detail(int64 start, int64 end);
 extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
-										   int64 start, int64 end, const char *hint) pg_attribute_noreturn();
+										   int64 start, int64 end, const char *hint);
 extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
 							  HeapTupleData *tuples, int ntuples, int64 first_offset,
 							  TimestampTz append_time, CommandId cid, BlockNumber last_block);
