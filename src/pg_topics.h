@@ -625,9 +625,12 @@ extern bool topics_append_is_pending(void);
 extern void topics_append_forget(void);
 extern const ProducedRange *topics_append_last_produced(int *count);
 
+/* sticky_partition.c */
+extern int32 topics_sticky_partition_choose(Topic *topic);
+extern void topics_sticky_partition_forget(void);
+
 /* transaction.c */
 extern void topics_transaction_init(void);
-extern int32 topics_transaction_sticky_partition(Topic *topic);
 extern void topics_transaction_note_topic(int64 topic_id, int32 from_partition, bool created);
 extern bool topics_transaction_raise_if_unconfirmed;
 extern bool topics_transaction_is_unconfirmed(void);

@@ -329,7 +329,7 @@ topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
 	if (has_partition)
 		topics_catalog_check_partition(topic, draft->partition);
 	else if (draft->key_isnull)
-		draft->partition = topics_transaction_sticky_partition(topic);
+		draft->partition = topics_sticky_partition_choose(topic);
 	else
 		draft->partition = partition_for_key(topic, draft->key);
 

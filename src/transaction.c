@@ -48,7 +48,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
@@ -79,11 +78,6 @@ typedef struct TopicNote
 	SubTransactionId subxid;
 } TopicNote;
 
-/* Records without key: where they go in this transaction. */
-static List *sticky = NIL;
-static int64 sticky_topic = 0;
-static int32 sticky_partition = 0;
-
 static List *topic_notes = NIL;
 
 /* States of partitions that a foreign writer of this transaction wrote to. */
@@ -113,41 +107,6 @@ static bool unconfirmed = false;
  *		While the transaction runs
  * ----------------------------------------------------------------
  */
-
-/*
- * The partition for this transaction's records without a key: one at random
- * for all of them, as Kafka's sticky partitioner does per batch.
- */
-int32
-topics_transaction_sticky_partition(Topic *topic)
-{
-	if (sticky_topic != topic->topic_id)
-	{
-		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-		ListCell   *lc;
-
-		sticky_topic = topic->topic_id;
-		sticky_partition = -1;
-		foreach(lc, sticky)
-		{
-			TopicPartition *choice = lfirst(lc);
-
-			if (choice->topic_id == topic->topic_id)
-				sticky_partition = choice->partition;
-		}
-		if (sticky_partition < 0)
-		{
-			TopicPartition *choice = palloc0(sizeof(TopicPartition));
-
-			choice->topic_id = topic->topic_id;
-			choice->partition = sticky_partition =
-				pg_prng_uint64_range(&pg_global_prng_state, 0, topic->partitions - 1);
-			sticky = lappend(sticky, choice);
-		}
-		MemoryContextSwitchTo(old);
-	}
-	return sticky_partition;
-}
 
 /*
  * Shared memory follows the fate of what this (sub)transaction does to a
@@ -350,8 +309,7 @@ forget_transaction(void)
 	topics_append_forget();
 	topics_log_am_forget_foreign();
 	appended = false;
-	sticky = NIL;
-	sticky_topic = 0;
+	topics_sticky_partition_forget();
 	foreign_states = foreign_topic_states = NULL;
 	nforeign = 0;
 }
