@@ -398,6 +398,9 @@ typedef struct ProducedRange
 	int64		record_count;
 } ProducedRange;
 
+/* What a file of a higher layer does with a topic, called from below. */
+typedef void (*TopicCallback) (int64 topic_id);
+
 /* ---- the ground ---- */
 
 /* settings.c */
@@ -541,6 +544,16 @@ extern void topics_log_start_at_end(bool commit);
 extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
 									   SubTransactionId parent);
 
+/* topic_changes.c */
+extern void topics_topic_changes_note(int64 topic_id, int32 from_partition, bool created);
+extern bool topics_topic_changes_is_pending(void);
+extern void topics_topic_changes_pre_commit(void);
+extern void topics_topic_changes_at_commit(TopicCallback forget);
+extern void topics_topic_changes_at_abort(void);
+extern void topics_topic_changes_at_subend(bool commit, SubTransactionId subxid,
+										   SubTransactionId parent);
+extern void topics_topic_changes_after_locks(void);
+
 /* log_am.c */
 #define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */
 #define TOPIC_LOG_AIMED	0x20000000	/* and it has set the target block */
@@ -631,7 +644,6 @@ extern void topics_sticky_partition_forget(void);
 
 /* transaction.c */
 extern void topics_transaction_init(void);
-extern void topics_transaction_note_topic(int64 topic_id, int32 from_partition, bool created);
 extern bool topics_transaction_raise_if_unconfirmed;
 extern bool topics_transaction_is_unconfirmed(void);
 

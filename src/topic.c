@@ -358,7 +358,7 @@ create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes)
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
 
 	/* dropped again if this (sub)transaction fails */
-	topics_transaction_note_topic(topic_id, from, true);
+	topics_topic_changes_note(topic_id, from, true);
 	topics_partition_state_reserve(topic_id, from, to);
 	for (int32 partition = from; partition < to; partition++)
 	{
@@ -711,7 +711,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	execute("DELETE FROM topic_log.partition WHERE topic_id = " INT64_FORMAT, topic_id);
 	require_changed_rows();
 	execute("DELETE FROM topic_log.segment WHERE topic_id = " INT64_FORMAT, topic_id);
-	topics_transaction_note_topic(topic_id, 0, false);
+	topics_topic_changes_note(topic_id, 0, false);
 	topics_consumer_offset_delete_topic(topic_id);
 	TEST_POINT("topic-dropped");
 	leave_owner(scope);

@@ -69,25 +69,10 @@
 #include "consumer.h"
 #include "pg_topics.h"
 
-/* A topic that this transaction creates, drops or adds partitions to. */
-typedef struct TopicNote
-{
-	int64		topic_id;
-	int32		from_partition;
-	bool		created;		/* else dropped */
-	SubTransactionId subxid;
-} TopicNote;
-
-static List *topic_notes = NIL;
-
 /* States of partitions that a foreign writer of this transaction wrote to. */
 static PartitionState **foreign_states = NULL;
 static PartitionState **foreign_topic_states = NULL;	/* of their partitions 0 */
 static int	nforeign = 0;
-
-/* States of topics that got more partitions, from commit to the locks' release. */
-static PartitionState **grown_topics = NULL;
-static int	ngrown = 0;
 
 static bool appended = false;	/* step 1 is done, step 3 is not */
 
@@ -102,29 +87,6 @@ static XLogRecPtr flush_upto = InvalidXLogRecPtr;
  */
 bool		topics_transaction_raise_if_unconfirmed = false;
 static bool unconfirmed = false;
-
-/* ----------------------------------------------------------------
- *		While the transaction runs
- * ----------------------------------------------------------------
- */
-
-/*
- * Shared memory follows the fate of what this (sub)transaction does to a
- * topic: partitions from from_partition on were created, or dropped.
- */
-void
-topics_transaction_note_topic(int64 topic_id, int32 from_partition, bool created)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-	TopicNote  *note = palloc(sizeof(TopicNote));
-
-	note->topic_id = topic_id;
-	note->from_partition = from_partition;
-	note->created = created;
-	note->subxid = GetCurrentSubTransactionId();
-	topic_notes = lappend(topic_notes, note);
-	MemoryContextSwitchTo(old);
-}
 
 /* ----------------------------------------------------------------
  *		Step 1
@@ -172,27 +134,6 @@ prepare_foreign_writes(void)
 			id.partition = 0;
 			foreign_topic_states[nforeign++] = topics_partition_state_get(&id);
 		}
-	}
-}
-
-/* Topics that get more partitions: find their states. */
-static void
-prepare_grown_topics(void)
-{
-	ListCell   *lc;
-
-	ngrown = 0;
-	if (topic_notes == NIL)
-		return;
-	grown_topics = MemoryContextAlloc(TopTransactionContext,
-									  sizeof(PartitionState *) * list_length(topic_notes));
-	foreach(lc, topic_notes)
-	{
-		TopicNote  *note = lfirst(lc);
-		TopicPartition id = {MyDatabaseId, 0, note->topic_id};
-
-		if (note->created && note->from_partition > 0)
-			grown_topics[ngrown++] = topics_partition_state_get(&id);
 	}
 }
 
@@ -314,29 +255,6 @@ forget_transaction(void)
 	nforeign = 0;
 }
 
-/* What was created and rolled back, or dropped for good, needs no state. */
-static void
-settle_topics(bool commit)
-{
-	ListCell   *lc;
-
-	if (topic_notes != NIL && commit)
-		TEST_POINT("topics-committed");
-	foreach(lc, topic_notes)
-	{
-		TopicNote  *note = lfirst(lc);
-
-		if (note->created != commit)
-		{
-			topics_partition_state_release(note->topic_id, note->from_partition);
-			topics_moved_sort(MyDatabaseId);
-		}
-		if (!note->created && commit)
-			topics_offset_table_forget_topic(note->topic_id);
-	}
-	topic_notes = NIL;
-}
-
 static void
 refuse_prepare(void)
 {
@@ -346,7 +264,7 @@ refuse_prepare(void)
 		what = "has produced to a topic";
 	if (topics_consumer_offset_is_pending())
 		what = "has consumed or committed offsets";
-	if (topic_notes != NIL || topics_segment_is_pending())
+	if (topics_topic_changes_is_pending() || topics_segment_is_pending())
 		what = "has created or changed a topic";
 	if (topics_log_am_foreign_partitions() != NIL)
 		what = "has written to a log table";
@@ -367,7 +285,7 @@ at_transaction_event(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 			unconfirmed = false;
 			prepare_foreign_writes();
-			prepare_grown_topics();
+			topics_topic_changes_pre_commit();
 			topics_consumer_offset_pre_commit();
 			append_records();
 			break;
@@ -381,7 +299,7 @@ at_transaction_event(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			publish();
 			topics_log_start_at_end(true);
-			settle_topics(true);
+			topics_topic_changes_at_commit(topics_offset_table_forget_topic);
 			forget_transaction();
 			break;
 		case XACT_EVENT_ABORT:
@@ -389,9 +307,8 @@ at_transaction_event(XactEvent event, void *arg)
 			topics_append_lock_at_abort();
 			topics_segment_at_abort();
 			topics_log_start_at_end(false);
-			settle_topics(false);
+			topics_topic_changes_at_abort();
 			forget_transaction();
-			ngrown = 0;
 			flush_upto = InvalidXLogRecPtr;
 			break;
 		default:
@@ -403,20 +320,12 @@ static void
 at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
 						SubTransactionId parent, void *arg)
 {
-	ListCell   *lc;
-
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
 		topics_buffer_subcommit(subxid, parent);
 		topics_consumer_offset_subcommit(subxid, parent);
 		topics_log_start_at_subend(true, subxid, parent);
-		foreach(lc, topic_notes)
-		{
-			TopicNote  *note = lfirst(lc);
-
-			if (note->subxid == subxid)
-				note->subxid = parent;
-		}
+		topics_topic_changes_at_subend(true, subxid, parent);
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
@@ -424,19 +333,7 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
 		topics_buffer_subabort(subxid);
 		topics_consumer_offset_subabort(subxid);
 		topics_log_start_at_subend(false, subxid, parent);
-		foreach(lc, topic_notes)
-		{
-			TopicNote  *note = lfirst(lc);
-
-			if (note->subxid != subxid)
-				continue;
-			if (note->created)
-			{
-				topics_partition_state_release(note->topic_id, note->from_partition);
-				topics_moved_sort(MyDatabaseId);
-			}
-			topic_notes = foreach_delete_current(topic_notes, lc);
-		}
+		topics_topic_changes_at_subend(false, subxid, parent);
 	}
 }
 
@@ -449,10 +346,7 @@ at_resource_release(ResourceReleasePhase phase, bool is_commit, bool is_top_leve
 	if (!is_top_level || !is_commit)
 		return;
 	topics_segment_at_commit();
-	/* not before other sessions have heard that there are more partitions */
-	for (int i = 0; i < ngrown; i++)
-		topics_wakeup_topic(grown_topics[i]);
-	ngrown = 0;
+	topics_topic_changes_after_locks();
 	wait_for_durability();
 }
 
