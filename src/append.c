@@ -193,7 +193,7 @@ resolve(Destination *dest)
 	if (dest->partition_rel == NULL)
 		report_dropped(dest);
 
-	if (list_member_oid(topics_log_am_foreign_partitions(), relid))
+	if (topics_foreign_writer_wrote_to(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot produce to partition %d of topic \"%s\"",

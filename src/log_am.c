@@ -22,12 +22,7 @@
  * visible before its WAL is flushed (transaction.c), and nobody may act on
  * a record that a crash can take back.
  *
- * FOREIGN WRITERS are all who insert without log.c: COPY and INSERT of a
- * restore, a logical replication worker.  They must not run beside a
- * producer or each other, so at its first row each takes SHARE ROW EXCLUSIVE
- * on the partition's table, which producers hold ROW EXCLUSIVE, until its
- * transaction ends; and when it commits the partition's next_offset is
- * looked up in the log anew (foreign_writes).
+ * Rows come from log.c, or else from a foreign writer (foreign_writer.c).
  *
  * Most callbacks are heap's own: the struct is a copy of heap's with some
  * members replaced.
@@ -61,7 +56,6 @@
 #include "storage/smgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -80,18 +74,6 @@ typedef struct SegmentBounds
 	int64		base_offset;
 	int64		end_offset;
 } SegmentBounds;
-
-/* Where the foreign writer of this transaction wrote last, and what. */
-static struct
-{
-	Oid			relid;
-	LocalTransactionId lxid;
-	SubTransactionId subxid;
-	int64		last_offset;
-} foreign = {InvalidOid};
-
-/* Partitions written by a foreign writer in this transaction. */
-static List *foreign_partitions = NIL;
 
 bool
 topics_log_am_is_log(Relation rel)
@@ -255,8 +237,8 @@ append_rows(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid,
  * The highest offset in a segment, or -1: of what is committed, and what this
  * very command has written.
  */
-static int64
-last_offset_in(Relation rel)
+int64
+topics_log_am_last_offset(Relation rel)
 {
 	TableScanDesc scan = topics_beginscan(rel, SnapshotSelf);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
@@ -273,77 +255,15 @@ last_offset_in(Relation rel)
 	return result;
 }
 
-/* The first row of a foreign writer in this (sub)transaction and segment. */
-static void
-foreign_write_begin(Relation rel)
-{
-	Oid			parent = get_partition_parent(RelationGetRelid(rel), true);
-
-	LockRelationOid(parent, ShareRowExclusiveLock);
-	if (!list_member_oid(foreign_partitions, parent))
-	{
-		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-
-		foreign_partitions = lappend_oid(foreign_partitions, parent);
-		MemoryContextSwitchTo(old);
-	}
-	foreign.last_offset = last_offset_in(rel);
-	foreign.relid = RelationGetRelid(rel);
-	foreign.lxid = topics_lxid();
-	foreign.subxid = GetCurrentSubTransactionId();
-}
-
-/* OIDs of the tables of partitions that a foreign writer has changed. */
-List *
-topics_log_am_foreign_partitions(void)
-{
-	return foreign_partitions;
-}
-
-void
-topics_log_am_forget_foreign(void)
-{
-	foreign_partitions = NIL;
-	foreign.relid = InvalidOid;
-}
-
-/* Check rows of a foreign writer: their offsets must go up. */
-static void
-foreign_write(Relation rel, TupleTableSlot **slots, int nslots)
-{
-	TopicPartition id;
-
-	/* a table that is being rewritten is in order, as its source was */
-	if (!segment_partition(rel, &id))
-		return;
-
-	if (foreign.relid != RelationGetRelid(rel) || foreign.lxid != topics_lxid() ||
-		foreign.subxid != GetCurrentSubTransactionId())
-		foreign_write_begin(rel);
-
-	for (int i = 0; i < nslots; i++)
-	{
-		bool		isnull;
-		int64		offset = DatumGetInt64(slot_getattr(slots[i], Anum_log_offset, &isnull));
-
-		if (isnull || offset <= foreign.last_offset)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("offset " INT64_FORMAT " cannot be written to log table \"%s\"",
-							offset, RelationGetRelationName(rel)),
-					 errdetail("The log already has offset " INT64_FORMAT ", and is append-only.",
-							   foreign.last_offset),
-					 errhint("Write records through topics.produce() or the topic's view.")));
-		foreign.last_offset = offset;
-	}
-}
-
 static void
 log_multi_insert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid,
 				 TableInsertOptions options, struct BulkInsertStateData *bistate)
 {
-	if (!(options & TOPIC_LOG_APPEND))
-		foreign_write(rel, slots, nslots);
+	TopicPartition id;
+
+	/* a table that is being rewritten is in order, as its source was */
+	if (!(options & TOPIC_LOG_APPEND) && segment_partition(rel, &id))
+		topics_foreign_writer_check(rel, slots, nslots);
 	append_rows(rel, slots, nslots, cid, options);
 }
 
@@ -723,7 +643,7 @@ is_full(Relation rel)
 	int64		floor;
 
 	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
-	return last_offset_in(rel) >= end_offset - 1 ||
+	return topics_log_am_last_offset(rel) >= end_offset - 1 ||
 		(segment_partition(rel, &id) &&
 		 (!topics_log_start_read(&id, NULL, &log_start, &floor) || floor >= end_offset));
 }

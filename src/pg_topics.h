@@ -567,8 +567,15 @@ extern bool topics_log_am_parse_name(const char *relname, int64 *topic_id,
 									 int32 *partition, int64 *sequence);
 extern TableScanDesc topics_log_am_begin_tidrange(Relation rel, Snapshot snapshot,
 												  ItemPointer mintid, ItemPointer maxtid);
-extern List *topics_log_am_foreign_partitions(void);
-extern void topics_log_am_forget_foreign(void);
+extern int64 topics_log_am_last_offset(Relation rel);
+
+/* foreign_writer.c */
+extern void topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots);
+extern bool topics_foreign_writer_wrote_to(Oid partition_relid);
+extern bool topics_foreign_writer_is_pending(void);
+extern void topics_foreign_writer_pre_commit(void);
+extern void topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed);
+extern void topics_foreign_writer_forget(void);
 
 /* ---- log tables ---- */
 

@@ -69,11 +69,6 @@
 #include "consumer.h"
 #include "pg_topics.h"
 
-/* States of partitions that a foreign writer of this transaction wrote to. */
-static PartitionState **foreign_states = NULL;
-static PartitionState **foreign_topic_states = NULL;	/* of their partitions 0 */
-static int	nforeign = 0;
-
 static bool appended = false;	/* step 1 is done, step 3 is not */
 
 /* Early lock release. */
@@ -108,35 +103,6 @@ append_records(void)
 	}
 }
 
-/* Partitions that a foreign writer wrote to: find their states. */
-static void
-prepare_foreign_writes(void)
-{
-	List	   *relids = topics_log_am_foreign_partitions();
-	ListCell   *lc;
-
-	nforeign = 0;
-	if (relids == NIL)
-		return;
-	foreign_states = MemoryContextAlloc(TopTransactionContext,
-										sizeof(PartitionState *) * list_length(relids));
-	foreign_topic_states = MemoryContextAlloc(TopTransactionContext,
-											  sizeof(PartitionState *) * list_length(relids));
-	foreach(lc, relids)
-	{
-		TopicPartition id = {.database = MyDatabaseId};
-		char	   *name = get_rel_name(lfirst_oid(lc));
-		int64		sequence;
-
-		if (name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence))
-		{
-			foreign_states[nforeign] = topics_partition_state_get(&id);
-			id.partition = 0;
-			foreign_topic_states[nforeign++] = topics_partition_state_get(&id);
-		}
-	}
-}
-
 /* ----------------------------------------------------------------
  *		Steps 3 and 4: publish, wait.  Nothing here may raise.
  * ----------------------------------------------------------------
@@ -164,17 +130,7 @@ publish(void)
 			flush_upto = lsn;
 	}
 	restore_synchronous_commit();
-
-	/* the log end is looked up anew; log.c says why this order is right */
-	for (int i = 0; i < nforeign; i++)
-	{
-		pg_atomic_write_u64(&foreign_states[i]->commit_lsn, lsn);
-		pg_atomic_fetch_add_u32(&foreign_states[i]->foreign_writes, 1);
-		pg_atomic_write_u64(&foreign_states[i]->next_offset, UNKNOWN_OFFSET);
-		topics_offset_table_log_changed(foreign_states[i]->id.topic_id);
-		topics_wakeup_published(foreign_states[i], foreign_topic_states[i], UNKNOWN_OFFSET);
-		topics_moved_push(foreign_states[i]);
-	}
+	topics_foreign_writer_publish(lsn, topics_offset_table_log_changed);
 }
 
 /* Is there a standby to wait for that has not confirmed "lsn"? */
@@ -248,11 +204,9 @@ static void
 forget_transaction(void)
 {
 	topics_append_forget();
-	topics_log_am_forget_foreign();
+	topics_foreign_writer_forget();
 	appended = false;
 	topics_sticky_partition_forget();
-	foreign_states = foreign_topic_states = NULL;
-	nforeign = 0;
 }
 
 static void
@@ -266,7 +220,7 @@ refuse_prepare(void)
 		what = "has consumed or committed offsets";
 	if (topics_topic_changes_is_pending() || topics_segment_is_pending())
 		what = "has created or changed a topic";
-	if (topics_log_am_foreign_partitions() != NIL)
+	if (topics_foreign_writer_is_pending())
 		what = "has written to a log table";
 	if (topics_log_start_is_pending())
 		what = "has deleted records";
@@ -284,7 +238,7 @@ at_transaction_event(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 			unconfirmed = false;
-			prepare_foreign_writes();
+			topics_foreign_writer_pre_commit();
 			topics_topic_changes_pre_commit();
 			topics_consumer_offset_pre_commit();
 			append_records();
