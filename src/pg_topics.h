@@ -649,10 +649,16 @@ extern const ProducedRange *topics_append_last_produced(int *count);
 extern int32 topics_sticky_partition_choose(Topic *topic);
 extern void topics_sticky_partition_forget(void);
 
+/* durability.c */
+extern void topics_durability_defer(void);
+extern void topics_durability_publish(XLogRecPtr lsn);
+extern void topics_durability_at_abort(void);
+extern void topics_durability_wait(void);
+extern void topics_durability_keep_connection(bool keep);
+extern bool topics_durability_is_unconfirmed(void);
+
 /* transaction.c */
 extern void topics_transaction_init(void);
-extern bool topics_transaction_raise_if_unconfirmed;
-extern bool topics_transaction_is_unconfirmed(void);
 
 /* catalog.c */
 extern void topics_catalog_init(void);

@@ -494,17 +494,17 @@ static void
 commit_for_send(void)
 {
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	topics_transaction_raise_if_unconfirmed = true;
+	topics_durability_keep_connection(true);
 	PG_TRY();
 	{
 		SPI_commit();
 	}
 	PG_FINALLY();
 	{
-		topics_transaction_raise_if_unconfirmed = false;
+		topics_durability_keep_connection(false);
 	}
 	PG_END_TRY();
-	if (topics_transaction_is_unconfirmed())
+	if (topics_durability_is_unconfirmed())
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),
 				 errmsg("the record is committed, but no synchronous standby has confirmed it"),

@@ -16,7 +16,7 @@
  *	   proc array: the records are visible.
  *	3. XACT_EVENT_COMMIT (publish): next_offset and the commit's LSN are
  *	   published, the locks released.
- *	4. RESOURCE_RELEASE_AFTER_LOCKS (wait_for_durability): wait for the flush
+ *	4. RESOURCE_RELEASE_AFTER_LOCKS (durability.c): wait for the flush
  *	   and the synchronous standbys, for which synchronous_commit was lowered
  *	   in step 1 (early lock release): commits of a partition share a flush.
  *	   Only now is the client told.  Not earlier, or others would see the
@@ -48,40 +48,13 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "miscadmin.h"
-#include "replication/syncrep.h"
-#include "replication/walsender.h"
-#include "replication/walsender_private.h"
-#include "storage/lmgr.h"
-#include "tcop/dest.h"
-#include "tcop/tcopprot.h"
-#include "utils/builtins.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/resowner.h"
-#include "utils/snapmgr.h"
-#include "utils/wait_event.h"
 
 #include "buffer.h"
-#include "compat.h"
 #include "consumer.h"
 #include "pg_topics.h"
 
 static bool appended = false;	/* step 1 is done, step 3 is not */
-
-/* Early lock release. */
-static bool lowered = false;
-static int	saved_synchronous_commit;
-static XLogRecPtr flush_upto = InvalidXLogRecPtr;
-
-/*
- * Raise rather than close the connection when a wait for a synchronous
- * standby was cancelled: set by CALL send, which can still report it.
- */
-bool		topics_transaction_raise_if_unconfirmed = false;
-static bool unconfirmed = false;
 
 /* ----------------------------------------------------------------
  *		Step 1
@@ -95,26 +68,13 @@ append_records(void)
 	if (!topics_append_records())
 		return;
 	appended = true;
-	if (pg_topics_early_lock_release && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
-	{
-		saved_synchronous_commit = synchronous_commit;
-		synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
-		lowered = true;
-	}
+	topics_durability_defer();
 }
 
 /* ----------------------------------------------------------------
  *		Steps 3 and 4: publish, wait.  Nothing here may raise.
  * ----------------------------------------------------------------
  */
-
-static void
-restore_synchronous_commit(void)
-{
-	if (lowered)
-		synchronous_commit = saved_synchronous_commit;
-	lowered = false;
-}
 
 static void
 publish(void)
@@ -126,73 +86,9 @@ publish(void)
 		TEST_POINT("commit-visible");
 		topics_consumer_offset_publish();
 		topics_append_publish(lsn);
-		if (lowered)
-			flush_upto = lsn;
+		topics_durability_publish(lsn);
 	}
-	restore_synchronous_commit();
 	topics_foreign_writer_publish(lsn, topics_offset_table_log_changed);
-}
-
-/* Is there a standby to wait for that has not confirmed "lsn"? */
-static bool
-standby_is_behind(XLogRecPtr lsn)
-{
-	int			mode;
-	bool		behind;
-
-	/* as SyncRepWaitForLSN: without standbys that anybody has to wait for */
-	if (!SyncRepRequested() || !topics_sync_standbys_defined())
-		return false;
-	mode = synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_WRITE ? SYNC_REP_WAIT_WRITE :
-		synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_APPLY ? SYNC_REP_WAIT_APPLY :
-		SYNC_REP_WAIT_FLUSH;
-	LWLockAcquire(SyncRepLock, LW_SHARED);
-	behind = topics_sync_standbys_defined() && WalSndCtl->lsn[mode] < lsn;
-	LWLockRelease(SyncRepLock);
-	return behind;
-}
-
-/*
- * PostgreSQL reports a commit as done when its wait for a synchronous standby
- * is cancelled, with a warning.  To a producer that would be an
- * acknowledgement that is not true.  The transaction is committed here, so no
- * error can be raised any more: CALL send does it in its next transaction,
- * and any other client loses its connection, the one honest answer left.
- */
-static void
-refuse_acknowledgement(void)
-{
-	unconfirmed = true;
-	if (topics_transaction_raise_if_unconfirmed)
-		return;
-	whereToSendOutput = DestNone;
-	ProcDiePending = true;
-	InterruptPending = true;
-}
-
-static void
-wait_for_durability(void)
-{
-	XLogRecPtr	lsn = flush_upto;
-
-	if (lsn == InvalidXLogRecPtr)
-		return;
-	flush_upto = InvalidXLogRecPtr;
-	TEST_POINT("commit-published");
-	XLogFlush(lsn);
-	TEST_POINT("commit-durable");
-	SyncRepWaitForLSN(lsn, true);
-	if (standby_is_behind(lsn))
-		refuse_acknowledgement();
-}
-
-bool
-topics_transaction_is_unconfirmed(void)
-{
-	bool		result = unconfirmed;
-
-	unconfirmed = false;
-	return result;
 }
 
 /* ----------------------------------------------------------------
@@ -237,7 +133,6 @@ at_transaction_event(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			unconfirmed = false;
 			topics_foreign_writer_pre_commit();
 			topics_topic_changes_pre_commit();
 			topics_consumer_offset_pre_commit();
@@ -257,13 +152,12 @@ at_transaction_event(XactEvent event, void *arg)
 			forget_transaction();
 			break;
 		case XACT_EVENT_ABORT:
-			restore_synchronous_commit();
+			topics_durability_at_abort();
 			topics_append_lock_at_abort();
 			topics_segment_at_abort();
 			topics_log_start_at_end(false);
 			topics_topic_changes_at_abort();
 			forget_transaction();
-			flush_upto = InvalidXLogRecPtr;
 			break;
 		default:
 			break;
@@ -301,7 +195,7 @@ at_resource_release(ResourceReleasePhase phase, bool is_commit, bool is_top_leve
 		return;
 	topics_segment_at_commit();
 	topics_topic_changes_after_locks();
-	wait_for_durability();
+	topics_durability_wait();
 }
 
 void
