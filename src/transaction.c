@@ -8,31 +8,31 @@
  * produce() puts a record into the transaction's buffer (buffer.c), and
  * nothing else: no lock, no row, no offset.  The commit does the rest:
  *
- *	1. XACT_EVENT_PRE_COMMIT (append.c): find segments with room and
- *	   lock them ROW EXCLUSIVE; assign the xid; take the append locks; look
- *	   again whether all is as it was found, else start over; stamp offsets
- *	   from next_offset on, append, and KEEP the locks.
+ *	1. XACT_EVENT_PRE_COMMIT (append.c): find segments with room and lock them
+ *	   ROW EXCLUSIVE; assign the xid; take the append locks; look again whether
+ *	   all is as it was found, else start over; stamp offsets from next_offset
+ *	   on, append, and KEEP the locks.
  *	2. PostgreSQL writes the commit record, and ends the transaction in the
  *	   proc array: the records are visible.
- *	3. XACT_EVENT_COMMIT (publish): next_offset and the commit's LSN are
- *	   published, the locks released.
- *	4. RESOURCE_RELEASE_AFTER_LOCKS (durability.c): wait for the flush
- *	   and the synchronous standbys, for which synchronous_commit was lowered
- *	   in step 1 (early lock release): commits of a partition share a flush.
- *	   Only now is the client told.  Not earlier, or others would see the
- *	   commit but meet stale caches and our heavyweight locks while we wait.
+ *	3. XACT_EVENT_COMMIT (publish_transaction): next_offset and the commit's LSN
+ *	   are published, the locks released.
+ *	4. RESOURCE_RELEASE_AFTER_LOCKS (durability.c): wait for the flush and the
+ *	   synchronous standbys, for which synchronous_commit was lowered in step 1
+ *	   (early lock release): commits of a partition share a flush.  Only now is
+ *	   the client told.  Not earlier, or others would see the commit but meet
+ *	   stale caches and our heavyweight locks while we wait.
  *
- * WHY NO RECORD COMES LATE: between taking the append lock and step 3
- * nobody else can stamp or append, so of two transactions the one with lower
- * offsets became visible first, and every snapshot sees a prefix.  WHY THERE
- * IS NO GAP: next_offset moves in step 3 only, and a transaction that fails
- * before leaves it alone; its rows, if it had any, are dead.
+ * WHY NO RECORD COMES LATE: between taking the append lock and step 3 nobody
+ * else can stamp or append, so of two transactions the one with lower offsets
+ * became visible first, and every snapshot sees a prefix.  WHY THERE IS NO
+ * GAP: next_offset moves in step 3 only, and a transaction that fails before
+ * leaves it alone; its rows, if it had any, are dead.
  *
  * Steps 3 and 4 must not raise: an error after the commit record is a PANIC.
  * So all that they need is looked up and allocated in step 1.  On abort,
- * LWLocks are released before callbacks run: nothing is written back then,
- * and append_xid keeps saying "in flight", which is harmless (log_am.c), until
- * the next transaction publishes.
+ * LWLocks are released before callbacks run: nothing is written back then, and
+ * append_xid keeps saying "in flight", which is harmless (log_am.c), until the
+ * next transaction publishes.
  *
  * Our callbacks run last if pg_topics was loaded first (callbacks run newest
  * first), so that the locks are not held over another library's work.
@@ -41,6 +41,10 @@
  * ON COMMIT actions, NOTIFY (which waits for a heavyweight lock, that only
  * transactions hold which are past step 1 themselves: no deadlock), the
  * serialization check (which may raise: an abort as above).
+ *
+ * This file only says what is called, and in which order: the order is the
+ * invariant.  It stands above all other files, so that what a lower one has to
+ * tell a higher one goes by a function that is handed down here.
  *
  *-------------------------------------------------------------------------
  */
@@ -56,28 +60,23 @@
 
 static bool appended = false;	/* step 1 is done, step 3 is not */
 
-/* ----------------------------------------------------------------
- *		Step 1
- * ----------------------------------------------------------------
- */
-
-/* Append; and let the lock go before the commit is durable, see step 4. */
+/* Step 1: all that can fail.  The records come last, with the append locks. */
 static void
-append_records(void)
+append_transaction(void)
 {
-	if (!topics_append_records())
-		return;
-	appended = true;
-	topics_durability_defer();
+	topics_foreign_writer_pre_commit();
+	topics_topic_changes_pre_commit();
+	topics_consumer_offset_pre_commit();
+	if (topics_append_records())
+	{
+		appended = true;
+		topics_durability_defer();
+	}
 }
 
-/* ----------------------------------------------------------------
- *		Steps 3 and 4: publish, wait.  Nothing here may raise.
- * ----------------------------------------------------------------
- */
-
+/* Step 3.  Nothing here may raise. */
 static void
-publish(void)
+publish_transaction(void)
 {
 	XLogRecPtr	lsn = XactLastCommitEnd;
 
@@ -89,22 +88,40 @@ publish(void)
 		topics_durability_publish(lsn);
 	}
 	topics_foreign_writer_publish(lsn, topics_offset_table_log_changed);
+	topics_log_start_at_end(true);
+	topics_topic_changes_at_commit(topics_offset_table_forget_topic);
 }
 
-/* ----------------------------------------------------------------
- *		Callbacks
- * ----------------------------------------------------------------
- */
+/* Step 4, after PostgreSQL has released the locks.  Nothing here may raise. */
+static void
+settle_transaction(void)
+{
+	topics_segment_at_commit();
+	topics_topic_changes_after_locks();
+	topics_durability_wait();
+}
 
+static void
+abort_transaction(void)
+{
+	topics_durability_at_abort();
+	topics_append_lock_at_abort();
+	topics_segment_at_abort();
+	topics_log_start_at_end(false);
+	topics_topic_changes_at_abort();
+}
+
+/* Begin anew, however the transaction ended. */
 static void
 forget_transaction(void)
 {
 	topics_append_forget();
 	topics_foreign_writer_forget();
-	appended = false;
 	topics_sticky_partition_forget();
+	appended = false;
 }
 
+/* Steps 3 and 4 need the session that did step 1. */
 static void
 refuse_prepare(void)
 {
@@ -127,16 +144,26 @@ refuse_prepare(void)
 				 errdetail("That is completed when a transaction commits, which must be in this session.")));
 }
 
+/* ----------------------------------------------------------------
+ *		Callbacks
+ * ----------------------------------------------------------------
+ */
+
 static void
-at_transaction_event(XactEvent event, void *arg)
+follow_transaction(XactEvent event, void *arg)
 {
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			topics_foreign_writer_pre_commit();
-			topics_topic_changes_pre_commit();
-			topics_consumer_offset_pre_commit();
-			append_records();
+			append_transaction();
+			break;
+		case XACT_EVENT_COMMIT:
+			publish_transaction();
+			forget_transaction();
+			break;
+		case XACT_EVENT_ABORT:
+			abort_transaction();
+			forget_transaction();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			refuse_prepare();
@@ -145,28 +172,14 @@ at_transaction_event(XactEvent event, void *arg)
 			/* it has no records: but lists of them, maybe, which were rolled back */
 			forget_transaction();
 			break;
-		case XACT_EVENT_COMMIT:
-			publish();
-			topics_log_start_at_end(true);
-			topics_topic_changes_at_commit(topics_offset_table_forget_topic);
-			forget_transaction();
-			break;
-		case XACT_EVENT_ABORT:
-			topics_durability_at_abort();
-			topics_append_lock_at_abort();
-			topics_segment_at_abort();
-			topics_log_start_at_end(false);
-			topics_topic_changes_at_abort();
-			forget_transaction();
-			break;
 		default:
 			break;
 	}
 }
 
 static void
-at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
-						SubTransactionId parent, void *arg)
+follow_subtransaction(SubXactEvent event, SubTransactionId subxid,
+					  SubTransactionId parent, void *arg)
 {
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
@@ -186,22 +199,19 @@ at_subtransaction_event(SubXactEvent event, SubTransactionId subxid,
 }
 
 static void
-at_resource_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+follow_resource_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
 {
 	if (phase != RESOURCE_RELEASE_AFTER_LOCKS)
 		return;
 	topics_consumer_offset_after_locks(is_commit, is_top_level);
-	if (!is_top_level || !is_commit)
-		return;
-	topics_segment_at_commit();
-	topics_topic_changes_after_locks();
-	topics_durability_wait();
+	if (is_top_level && is_commit)
+		settle_transaction();
 }
 
 void
 topics_transaction_init(void)
 {
-	RegisterXactCallback(at_transaction_event, NULL);
-	RegisterSubXactCallback(at_subtransaction_event, NULL);
-	RegisterResourceReleaseCallback(at_resource_release, NULL);
+	RegisterXactCallback(follow_transaction, NULL);
+	RegisterSubXactCallback(follow_subtransaction, NULL);
+	RegisterResourceReleaseCallback(follow_resource_release, NULL);
 }
