@@ -114,7 +114,7 @@ topics_insert_row(Topic *topic, Datum *values, bool *nulls)
 	draft.value_isnull = nulls[Anum_view_value - 1];
 	draft.headers_isnull = nulls[Anum_view_headers - 1];
 	draft.headers = draft.headers_isnull ? 0 :
-		topics_produce_headers(values[Anum_view_headers - 1]);
+		topics_header_normalize(values[Anum_view_headers - 1]);
 	/* COPY and INSERT leave the NULL of a missing column unchecked */
 	if (draft.key_isnull)
 		topics_produce_check_null(topic, &topic->key);

@@ -811,7 +811,9 @@ extern void topics_produce_check_context(const char *command);
 extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
 extern Datum topics_produce_column(Topic *topic, TopicColumn *column, Oid given, Datum value);
 extern void topics_produce_check_null(Topic *topic, TopicColumn *column);
-extern Datum topics_produce_headers(Datum headers);
+
+/* header.c */
+extern Datum topics_header_normalize(Datum headers);
 
 /* insert.c */
 extern bool topics_insert_calls_us_only(Relation view);
