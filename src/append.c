@@ -10,7 +10,8 @@
  *
  * Until the locks are held anything may change, and under them nothing does:
  * so all is found without them, in open_segments, and checked under them, in
- * still_fits.  If the check fails, that partition is looked at again.
+ * destination_still_fits.  If the check fails, that partition is looked at
+ * again.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,11 +36,11 @@
 #include "pg_topics.h"
 
 #define APPEND_BATCH 1000		/* tuples handed to the access method at once */
-#define OPEN_AHEAD 1000			/* offsets by which others may overtake us
-								 * without making us start over */
+#define OPEN_AHEAD 1000			/* offsets by which other producers may
+								 * overtake us without making us start over */
 #define MAX_ATTEMPTS 3			/* at having one segment for all records */
 #define CUT_NAP_MS 10
-#define CUT_PATIENCE 10			/* naps while somebody completes a cut */
+#define CUT_PATIENCE 10			/* naps while a cut is completed */
 
 /* A segment that a commit may append to. */
 typedef struct OpenSegment
@@ -96,11 +97,12 @@ static int	nnext_produced = 0;
  */
 
 /*
- * Where records of a partition go.  The topic's entry in the catalogue's
- * cache points to it; if that was loaded anew, it is found in the list.
+ * Find or make the destination of a partition's records.  The topic's entry
+ * in the catalogue's cache points to it; if that was loaded anew, the
+ * destination is found in the list.
  */
 static Destination *
-destination(Topic *topic, int32 partition)
+find_destination(Topic *topic, int32 partition)
 {
 	Destination *dest = topic->destinations[partition];
 	MemoryContext old;
@@ -159,7 +161,7 @@ topics_append_buffer(Topic *topic, RecordDraft *draft)
 	nulls[Anum_log_value - 1] = draft->value_isnull;
 	values[Anum_log_headers - 1] = draft->headers;
 	nulls[Anum_log_headers - 1] = draft->headers_isnull;
-	records = destination(topic, draft->partition)->records;
+	records = find_destination(topic, draft->partition)->records;
 	topics_buffer_add(records, topic->tupdesc, values, nulls);
 	return topics_buffer_count(records) - 1;
 }
@@ -170,7 +172,7 @@ topics_append_buffer(Topic *topic, RecordDraft *draft)
  */
 
 static void
-report_dropped(const Destination *dest)
+report_dropped_topic(const Destination *dest)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -181,17 +183,17 @@ report_dropped(const Destination *dest)
 
 /* Find the partition's state, table and settings, and lock the table. */
 static void
-resolve(Destination *dest)
+resolve_destination(Destination *dest)
 {
 	Topic	   *topic = topics_catalog_get(dest->view_relid, true);
 	Oid			relid;
 
 	if (topic == NULL || topic->topic_id != dest->topic_id)
-		report_dropped(dest);
+		report_dropped_topic(dest);
 	relid = topics_catalog_partition_relid(topic, dest->partition);
 	dest->partition_rel = OidIsValid(relid) ? try_relation_open(relid, RowExclusiveLock) : NULL;
 	if (dest->partition_rel == NULL)
-		report_dropped(dest);
+		report_dropped_topic(dest);
 
 	if (topics_foreign_writer_wrote_to(relid))
 		ereport(ERROR,
@@ -217,11 +219,11 @@ resolve(Destination *dest)
 }
 
 /*
- * Open a segment to append to, if it is what it should be.  False if it has
- * become full, and sealed, since we looked for it.
+ * Open a segment to append to, after a check that it is what it should be.
+ * Return false if it has become full, and sealed, since we looked for it.
  */
 static bool
-open_segment(Destination *dest, const Segment *segment)
+try_open_segment(Destination *dest, const Segment *segment)
 {
 	OpenSegment *open = palloc(sizeof(OpenSegment));
 
@@ -265,7 +267,7 @@ close_segments(Destination *dest)
 /*
  * Have a segment for offsets first .. last attached by another process, so
  * that its commit comes before their first record, or else do it here; see
- * segment.c.  A table of this very transaction nobody else can see.
+ * segment.c.  No other process can see a table of this very transaction.
  */
 static void
 make_room(Destination *dest, int64 first, int64 last)
@@ -283,7 +285,7 @@ make_room(Destination *dest, int64 first, int64 last)
 	PushActiveSnapshot(GetLatestSnapshot());
 	topics_segment_cover(relid, dest->state, first, last, dest->segment_bytes, false);
 	PopActiveSnapshot();
-	resolve(dest);
+	resolve_destination(dest);
 }
 
 /*
@@ -302,8 +304,8 @@ wait_for_cut(Destination *dest)
 }
 
 /*
- * Without its row in the catalogue, which a restore has not come to, nobody
- * knows which offsets were used.
+ * A partition whose row a restore has not brought yet takes no records: only
+ * that row says which offsets were used.
  */
 static void
 require_known_end(Destination *dest)
@@ -356,7 +358,7 @@ open_segments(Destination *dest)
 	while (next < end + count + OPEN_AHEAD &&
 		   topics_segment_find(dest->partition_rel, next, &segment))
 	{
-		if (!open_segment(dest, &segment))
+		if (!try_open_segment(dest, &segment))
 		{
 			open_segments(dest);
 			return;
@@ -365,8 +367,9 @@ open_segments(Destination *dest)
 	}
 }
 
+/* The open segment that an offset goes to. */
 static OpenSegment *
-segment_for(Destination *dest, int64 offset)
+find_open_segment(Destination *dest, int64 offset)
 {
 	ListCell   *lc;
 
@@ -381,9 +384,9 @@ segment_for(Destination *dest, int64 offset)
 	return NULL;
 }
 
-/* Under the lock: does what open_segments found still hold? */
+/* Under the lock: return true if what open_segments found still holds. */
 static bool
-still_fits(Destination *dest)
+destination_still_fits(Destination *dest)
 {
 	PartitionState *state = dest->state;
 	int64		next = pg_atomic_read_u64(&state->next_offset);
@@ -401,7 +404,7 @@ still_fits(Destination *dest)
 	if (next < lowest->segment.base_offset || last >= highest->segment.end_offset)
 		return false;
 	return !dest->in_one_segment ||
-		last < segment_for(dest, next)->segment.end_offset;
+		last < find_open_segment(dest, next)->segment.end_offset;
 }
 
 /* Take all append locks, with everything found right under them. */
@@ -418,7 +421,7 @@ lock_destinations(void)
 
 		topics_append_lock_acquire(states, nappending);
 		for (int i = 0; i < nappending && changed == NULL; i++)
-			if (!still_fits(appending[i]))
+			if (!destination_still_fits(appending[i]))
 				changed = appending[i];
 		if (changed == NULL)
 			break;
@@ -426,7 +429,7 @@ lock_destinations(void)
 		topics_append_lock_release();
 		CHECK_FOR_INTERRUPTS();
 		relation_close(changed->partition_rel, NoLock);
-		resolve(changed);
+		resolve_destination(changed);
 		open_segments(changed);
 		for (int i = 0; i < nappending; i++)
 			states[i] = appending[i]->state;
@@ -435,9 +438,9 @@ lock_destinations(void)
 }
 
 /*
- * Interrupts are held off by the locks.  Whoever wants us gone or cancelled
- * while we append a million records gets his wish all the same: the rows
- * are dead, next_offset has not moved.
+ * The locks hold interrupts off.  A cancel or termination that comes while we
+ * append a million records is obeyed all the same: the rows are dead,
+ * next_offset has not moved.
  */
 static void
 give_way_to_interrupts(void)
@@ -453,12 +456,12 @@ give_way_to_interrupts(void)
 
 /*
  * The block to append at, if it is known without asking for the size of the
- * segment: that of the last record that was published.  What transactions
- * that failed have put behind it is dead and stays where it is: when the
+ * segment: that of the last record that was published.  The rows that failed
+ * transactions have put behind it are dead and stay where they are: when the
  * block is full, heap goes on behind all of them.
  */
 static BlockNumber
-last_block(const PartitionState *state, Relation segment_rel)
+find_last_block(const PartitionState *state, Relation segment_rel)
 {
 	if (state->tail_blocks > 0 && state->tail_file == segment_rel->rd_locator.relNumber)
 		return state->tail_blocks - 1;
@@ -492,14 +495,14 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 			int			fitting;
 
 			give_way_to_interrupts();
-			open = segment_for(dest, offset);
+			open = find_open_segment(dest, offset);
 			fitting = Min(count - done, open->segment.end_offset - offset);
 			for (int i = 0; i < fitting; i++)
 				if (slots[i] == NULL)
 					slots[i] = MakeSingleTupleTableSlot(dest->tupdesc, &TTSOpsHeapTuple);
 			topics_log_append(open->rel, slots, tuples + done, fitting, offset,
 							  dest->append_time, cid,
-							  offset == dest->first_offset ? last_block(state, open->rel) :
+							  offset == dest->first_offset ? find_last_block(state, open->rel) :
 							  InvalidBlockNumber);
 			offset += fitting;
 			done += fitting;
@@ -525,7 +528,7 @@ compare_destinations(const void *a, const void *b)
 	return ia < ib ? -1 : ia > ib;
 }
 
-/* The partitions that have records, resolved, and in one order everywhere. */
+/* Resolve the partitions that have records; their order is the same everywhere. */
 static void
 collect_destinations(void)
 {
@@ -540,7 +543,7 @@ collect_destinations(void)
 
 		if (topics_buffer_count(dest->records) == 0)
 			continue;
-		resolve(dest);
+		resolve_destination(dest);
 		appending[nappending++] = dest;
 	}
 	if (nappending > 1)
@@ -556,7 +559,7 @@ prepare_last_produced(void)
 	next_produced = MemoryContextAlloc(TopMemoryContext, sizeof(ProducedRange) * nappending);
 }
 
-/* It is of what the user produced, not of offsets that were committed. */
+/* Note what the user produced, and not the offsets that were committed. */
 static void
 note_last_produced(void)
 {
@@ -576,11 +579,11 @@ note_last_produced(void)
 }
 
 /*
- * Storing out-of-line values does not look at a snapshot, but assertions
- * want one, and take no notice of whether any value is to be stored.
+ * Storing out-of-line values does not look at a snapshot, but assertions want
+ * one, whether any value is to be stored or not.
  */
 static bool
-need_snapshot(void)
+append_needs_snapshot(void)
 {
 #ifdef USE_ASSERT_CHECKING
 	return true;
@@ -590,8 +593,8 @@ need_snapshot(void)
 }
 
 /*
- * Append the records of this transaction, and keep the append locks.  False
- * if there are none.
+ * Append the records of this transaction, and keep the append locks.  Return
+ * false if there are none.
  */
 bool
 topics_append_records(void)
@@ -615,7 +618,7 @@ topics_append_records(void)
 		return false;
 	}
 
-	if (need_snapshot())
+	if (append_needs_snapshot())
 	{
 		PushActiveSnapshot(GetLatestSnapshot());
 		snapshot = true;
@@ -695,7 +698,7 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 		topics_worker_registry_wake_worker();
 	}
 
-	/* who sees the new end sees an LSN that covers it */
+	/* a reader that sees the new end sees an LSN that covers it */
 	pg_atomic_write_u64(&state->commit_lsn, lsn);
 	pg_write_barrier();
 	pg_atomic_write_u64(&state->next_offset, next_offset);
@@ -704,8 +707,8 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 }
 
 /*
- * Publish what was appended, release the locks, and wake who waits for it.
- * Raises nothing; "lsn" is the end of the commit record.
+ * Publish what was appended, release the locks, and wake the processes that
+ * wait for it.  Raises nothing; "lsn" is the end of the commit record.
  */
 void
 topics_append_publish(XLogRecPtr lsn)
@@ -743,7 +746,7 @@ topics_append_first_offset(int64 topic_id, int32 partition)
 	return 0;
 }
 
-/* Are there records waiting for the commit? */
+/* Return true if there are records that wait for the commit. */
 bool
 topics_append_is_pending(void)
 {

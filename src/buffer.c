@@ -37,8 +37,11 @@
 #include "buffer.h"
 #include "pg_topics.h"
 
-#define MIN_CHUNK 1024
+#define MIN_CHUNK 1024			/* bytes */
 #define MAX_CHUNK (256 * 1024)
+#define FIRST_CHUNKS 4			/* of a list: room for as many at first */
+#define FIRST_UNDO_ENTRIES 16	/* likewise */
+#define HEADER_ROOM 64			/* a tuple's header needs less */
 
 /* Before each tuple of a chunk; keeps tuples aligned. */
 typedef struct RecordHeader
@@ -120,6 +123,7 @@ topics_buffer_count(const RecordList *list)
 	return list->nrecords;
 }
 
+/* Return true if a record will be stored out of line in part. */
 bool
 topics_buffer_has_wide(void)
 {
@@ -159,8 +163,9 @@ free_chunk(Chunk *chunk)
 }
 
 /*
- * The file is written and read by whole chunks, so there is nothing for a
- * BufFile to buffer: it would copy all once more, and go by 8 kB.
+ * Write a chunk to the file.  The file is written and read by whole chunks,
+ * so there is nothing for a BufFile to buffer: it would copy all once more,
+ * and go by 8 kB.
  */
 static void
 write_chunk(Chunk *chunk)
@@ -212,7 +217,7 @@ read_chunk(const Chunk *chunk, char *data)
 
 /* Write all chunks that are in memory to the file. */
 static void
-spill(void)
+spill_chunks(void)
 {
 	ListCell   *lc;
 
@@ -245,9 +250,9 @@ spill(void)
 	in_memory = 0;
 }
 
-/* Space for a record of "length" bytes at the end of a list. */
+/* Reserve space for a record of "length" bytes at the end of a list. */
 static char *
-reserve(RecordList *list, Size length)
+reserve_record(RecordList *list, Size length)
 {
 	Size		need = sizeof(RecordHeader) + MAXALIGN(length);
 	Chunk	   *chunk = list->nchunks > 0 ? &list->chunks[list->nchunks - 1] : NULL;
@@ -260,12 +265,12 @@ reserve(RecordList *list, Size length)
 		size = Max(size, need);
 		if (in_memory > 0 && in_memory + size > (Size) work_mem * 1024)
 		{
-			spill();
+			spill_chunks();
 			size = Max(size, need);
 		}
 		if (list->nchunks >= list->maxchunks)
 		{
-			list->maxchunks = Max(4, list->maxchunks * 2);
+			list->maxchunks = Max(FIRST_CHUNKS, list->maxchunks * 2);
 			list->chunks = list->chunks ?
 				repalloc_huge(list->chunks, sizeof(Chunk) * list->maxchunks) :
 				MemoryContextAlloc(buffer_cxt, sizeof(Chunk) * list->maxchunks);
@@ -286,7 +291,7 @@ reserve(RecordList *list, Size length)
 	return (char *) (header + 1);
 }
 
-/* Keep the position of a list if this subtransaction is new to it. */
+/* Keep the position of a list at the first record of this subtransaction. */
 static void
 note_undo(RecordList *list)
 {
@@ -297,7 +302,7 @@ note_undo(RecordList *list)
 		return;
 	if (nundo >= maxundo)
 	{
-		maxundo = Max(16, maxundo * 2);
+		maxundo = Max(FIRST_UNDO_ENTRIES, maxundo * 2);
 		undo = undo ? repalloc_huge(undo, sizeof(UndoEntry) * maxundo) :
 			MemoryContextAlloc(buffer_cxt, sizeof(UndoEntry) * maxundo);
 	}
@@ -312,8 +317,8 @@ note_undo(RecordList *list)
 }
 
 /*
- * Bring out-of-line values in, and compress a value if the tuple is wide.
- * Returns the size of the tuple's data.
+ * Bring out-of-line values in, and compress values while the tuple is wide.
+ * Return the size of the tuple's data.
  */
 static Size
 prepare_values(TupleDesc desc, Datum *values, bool *nulls)
@@ -326,7 +331,7 @@ prepare_values(TupleDesc desc, Datum *values, bool *nulls)
 			values[i] = PointerGetDatum(detoast_external_attr((struct varlena *) DatumGetPointer(values[i])));
 
 	size = heap_compute_data_size(desc, values, nulls);
-	for (int i = Anum_log_value - 1; size > TOAST_TUPLE_THRESHOLD - 64 && i < Natts_log; i++)
+	for (int i = Anum_log_value - 1; i < Natts_log && size > TOAST_TUPLE_THRESHOLD - HEADER_ROOM; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 		Datum		compressed;
@@ -362,7 +367,7 @@ topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls)
 		has_wide = true;
 
 	note_undo(list);
-	tuple = (HeapTupleHeader) reserve(list, hoff + data_length);
+	tuple = (HeapTupleHeader) reserve_record(list, hoff + data_length);
 	memset(tuple, 0, hoff + data_length);
 	ItemPointerSetInvalid(&tuple->t_ctid);
 	HeapTupleHeaderSetNatts(tuple, Natts_log);
@@ -376,8 +381,9 @@ topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls)
  * ----------------------------------------------------------------
  */
 
+/* Take back what was added to a list since it was at a position. */
 static void
-go_back(RecordList *list, const Position *position)
+restore_position(RecordList *list, const Position *position)
 {
 	while (list->nchunks > position->nchunks)
 	{
@@ -394,6 +400,7 @@ go_back(RecordList *list, const Position *position)
 	list->nrecords = position->nrecords;
 }
 
+/* A subtransaction was rolled back: take back what it has added. */
 void
 topics_buffer_subabort(SubTransactionId subxid)
 {
@@ -401,11 +408,12 @@ topics_buffer_subabort(SubTransactionId subxid)
 	{
 		UndoEntry  *entry = &undo[--nundo];
 
-		go_back(entry->list, &entry->position);
+		restore_position(entry->list, &entry->position);
 		entry->list->undo = entry->previous;
 	}
 }
 
+/* A subtransaction has committed: its undo entries become its parent's. */
 void
 topics_buffer_subcommit(SubTransactionId subxid, SubTransactionId parent)
 {
@@ -436,6 +444,7 @@ topics_buffer_subcommit(SubTransactionId subxid, SubTransactionId parent)
  * ----------------------------------------------------------------
  */
 
+/* Put a cursor before the first record of a list. */
 void
 topics_buffer_rewind(RecordCursor *cursor, RecordList *list)
 {
@@ -444,8 +453,9 @@ topics_buffer_rewind(RecordCursor *cursor, RecordList *list)
 	cursor->chunk = -1;
 }
 
+/* Go to the beginning of the cursor's chunk, read from the file if need be. */
 static void
-load_chunk(RecordCursor *cursor)
+load_cursor_chunk(RecordCursor *cursor)
 {
 	Chunk	   *chunk = &cursor->list->chunks[cursor->chunk];
 
@@ -465,8 +475,8 @@ load_chunk(RecordCursor *cursor)
 }
 
 /*
- * Up to "max" tuples from the cursor on, fewer at the end of a chunk, 0 at
- * the end of the list.  Good until the next call.
+ * Read up to "max" tuples from the cursor on: fewer at the end of a chunk, 0
+ * at the end of the list.  They are good until the next call.
  */
 int
 topics_buffer_read(RecordCursor *cursor, HeapTupleData *tuples, int max)
@@ -479,7 +489,7 @@ topics_buffer_read(RecordCursor *cursor, HeapTupleData *tuples, int max)
 		if (cursor->chunk + 1 >= list->nchunks)
 			return 0;
 		cursor->chunk++;
-		load_chunk(cursor);
+		load_cursor_chunk(cursor);
 	}
 	while (count < max && cursor->position < list->chunks[cursor->chunk].used)
 	{
@@ -504,7 +514,10 @@ topics_buffer_close(void)
 	file = -1;
 }
 
-/* The end of a transaction: what is left after an abort is freed by its owners. */
+/*
+ * The end of a transaction: after an abort, the memory context and the resource
+ * owner free what is left.
+ */
 void
 topics_buffer_reset(void)
 {

@@ -9,10 +9,10 @@
  * commits, or not at all.
  *
  * Keyed by the row's key, the changes of a row go to one partition, in order.
- * Hence, an UPDATE that changes the key is two records, the end of one row
- * under its old key and the beginning of another under the new one: under one
- * of the two keys alone it would leave the other's last record a lie.  And
- * hence a TRUNCATE, which is about all keys, goes to all partitions.
+ * So an UPDATE that changes the key is two records, the end of one row under
+ * its old key and the beginning of another under the new one: under one of the
+ * two keys alone it would leave the other's last record a lie.  And a TRUNCATE,
+ * which is about all keys, goes to all partitions.
  *
  * The row becomes JSON by PostgreSQL's row_to_json, without SPI.  What is
  * known of table and trigger is looked up once per statement, and kept in the
@@ -66,7 +66,7 @@ typedef struct ChangeSource
  */
 
 static void
-report_misuse(const char *rule)
+report_trigger_misuse(const char *rule)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
@@ -75,27 +75,27 @@ report_misuse(const char *rule)
 }
 
 static TriggerData *
-trigger_data(FunctionCallInfo fcinfo)
+get_trigger_data(FunctionCallInfo fcinfo)
 {
 	TriggerData *data = (TriggerData *) fcinfo->context;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
-		report_misuse("as a trigger");
+		report_trigger_misuse("as a trigger");
 	if (!TRIGGER_FIRED_AFTER(data->tg_event))
-		report_misuse("AFTER the change");
+		report_trigger_misuse("AFTER the change");
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event) == TRIGGER_FIRED_FOR_ROW(data->tg_event))
-		report_misuse("FOR EACH ROW, or FOR EACH STATEMENT by TRUNCATE");
+		report_trigger_misuse("FOR EACH ROW, or FOR EACH STATEMENT by TRUNCATE");
 	if (data->tg_trigger->tgnargs < 1)
-		report_misuse("with the name of a topic");
+		report_trigger_misuse("with the name of a topic");
 	return data;
 }
 
 /*
- * The table that a trigger was made on: of a partition's trigger that of the
- * partitioned table, which is what readers of the topic know.
+ * Find the table that a trigger was made on.  For the trigger of a partition
+ * it is the partitioned table, which is what readers of the topic know.
  */
 static Oid
-table_of_trigger(Oid trigger, Oid relid)
+find_table_of_trigger(Oid trigger, Oid relid)
 {
 	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
 
@@ -122,7 +122,7 @@ table_of_trigger(Oid trigger, Oid relid)
 }
 
 static void
-add_key(ChangeSource *source, Relation rel, AttrNumber attnum)
+add_key_column(ChangeSource *source, Relation rel, AttrNumber attnum)
 {
 	if (source->nkeys == INDEX_MAX_KEYS)
 		ereport(ERROR,
@@ -133,9 +133,9 @@ add_key(ChangeSource *source, Relation rel, AttrNumber attnum)
 	source->keys[source->nkeys++] = attnum;
 }
 
-/* The key's columns: those that the trigger names, or the primary key's. */
+/* Find the key's columns: what the trigger names, or the primary key's. */
 static void
-find_keys(ChangeSource *source, Relation rel, Trigger *trigger)
+find_key_columns(ChangeSource *source, Relation rel, Trigger *trigger)
 {
 	Bitmapset  *primary_key;
 	int			i = -1;
@@ -151,14 +151,14 @@ find_keys(ChangeSource *source, Relation rel, Trigger *trigger)
 					 errmsg("column \"%s\" of relation \"%s\" does not exist",
 							trigger->tgargs[arg], RelationGetRelationName(rel)),
 					 errdetail("Trigger \"%s\" names it as a key column.", trigger->tgname)));
-		add_key(source, rel, attnum);
+		add_key_column(source, rel, attnum);
 	}
 	if (source->nkeys > 0)
 		return;
 
 	primary_key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
 	while ((i = bms_next_member(primary_key, i)) >= 0)
-		add_key(source, rel, i + FirstLowInvalidHeapAttributeNumber);
+		add_key_column(source, rel, i + FirstLowInvalidHeapAttributeNumber);
 	if (source->nkeys == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -167,9 +167,9 @@ find_keys(ChangeSource *source, Relation rel, Trigger *trigger)
 				 errhint("Name the columns of another key as further arguments of topics.produce_change().")));
 }
 
-/* How key columns become text. */
+/* Look up how key columns become text. */
 static void
-prepare_keys(ChangeSource *source, TupleDesc desc, MemoryContext cxt)
+prepare_key_output(ChangeSource *source, TupleDesc desc, MemoryContext cxt)
 {
 	List	   *args = NIL;
 
@@ -203,7 +203,7 @@ prepare_keys(ChangeSource *source, TupleDesc desc, MemoryContext cxt)
 
 /* What is known of the trigger, from its earlier calls in the statement. */
 static ChangeSource *
-change_source(FunctionCallInfo fcinfo, TriggerData *data)
+get_change_source(FunctionCallInfo fcinfo, TriggerData *data)
 {
 	ChangeSource *source = fcinfo->flinfo->fn_extra;
 	Relation	rel = data->tg_relation;
@@ -217,13 +217,13 @@ change_source(FunctionCallInfo fcinfo, TriggerData *data)
 	source = palloc0(sizeof(ChangeSource));
 	relid = RelationGetRelid(rel);
 	if (data->tg_trigger->tgisclone)
-		relid = table_of_trigger(data->tg_trigger->tgoid, relid);
+		relid = find_table_of_trigger(data->tg_trigger->tgoid, relid);
 	source->schema = get_namespace_name(get_rel_namespace(relid));
 	source->table = get_rel_name(relid);
 	if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
 	{
-		find_keys(source, rel, data->tg_trigger);
-		prepare_keys(source, RelationGetDescr(rel), fcinfo->flinfo->fn_mcxt);
+		find_key_columns(source, rel, data->tg_trigger);
+		prepare_key_output(source, RelationGetDescr(rel), fcinfo->flinfo->fn_mcxt);
 	}
 	source->trigger = data->tg_trigger->tgoid;
 	fcinfo->flinfo->fn_extra = source;
@@ -236,9 +236,9 @@ change_source(FunctionCallInfo fcinfo, TriggerData *data)
  * ----------------------------------------------------------------
  */
 
-/* Is the key of both rows the same, to the last bit? */
+/* Return true if the key of both rows is the same, to the last bit. */
 static bool
-same_key(const ChangeSource *source, TupleDesc desc, HeapTuple a, HeapTuple b)
+has_same_key(const ChangeSource *source, TupleDesc desc, HeapTuple a, HeapTuple b)
 {
 	for (int i = 0; i < source->nkeys; i++)
 	{
@@ -255,20 +255,20 @@ same_key(const ChangeSource *source, TupleDesc desc, HeapTuple a, HeapTuple b)
 	return true;
 }
 
-/* Text as a column of a topic, which may hold bytes: these are UTF-8. */
+/* Convert text to a column of a topic; if it holds bytes, these are UTF-8. */
 static Datum
-column_from_text(Topic *topic, TopicColumn *column, char *text)
+convert_text(Topic *topic, TopicColumn *column, char *text)
 {
 	if (column->base_type == BYTEAOID)
 	{
 		text = pg_server_to_any(text, strlen(text), PG_UTF8);
-		return topics_produce_column(topic, column, BYTEAOID,
-									 PointerGetDatum(cstring_to_text(text)));
+		return topics_produce_convert_column(topic, column, BYTEAOID,
+											 PointerGetDatum(cstring_to_text(text)));
 	}
-	return topics_produce_column(topic, column, TEXTOID, PointerGetDatum(cstring_to_text(text)));
+	return topics_produce_convert_column(topic, column, TEXTOID, PointerGetDatum(cstring_to_text(text)));
 }
 
-/* The key of one column: its value, if the topic's type is the same. */
+/* Set the key of one column: its value, if the topic's type is the same. */
 static void
 set_single_key(Topic *topic, ChangeSource *source, TupleDesc desc, HeapTuple row, RecordDraft *draft)
 {
@@ -278,12 +278,12 @@ set_single_key(Topic *topic, ChangeSource *source, TupleDesc desc, HeapTuple row
 	if (draft->key_isnull)
 		topics_produce_check_null(topic, &topic->key);
 	else if (type == topic->key.base_type && topic->key.typmod < 0)
-		draft->key = topics_produce_column(topic, &topic->key, type, value);
+		draft->key = topics_produce_convert_column(topic, &topic->key, type, value);
 	else
-		draft->key = column_from_text(topic, &topic->key, OutputFunctionCall(&source->key_output, value));
+		draft->key = convert_text(topic, &topic->key, OutputFunctionCall(&source->key_output, value));
 }
 
-/* The key of several columns: a JSON array of their values. */
+/* Set the key of several columns: a JSON array of their values. */
 static void
 set_array_key(Topic *topic, ChangeSource *source, TupleDesc desc, HeapTuple row, RecordDraft *draft)
 {
@@ -295,11 +295,11 @@ set_array_key(Topic *topic, ChangeSource *source, TupleDesc desc, HeapTuple row,
 		call->args[i].value = heap_getattr(row, source->keys[i], desc, &call->args[i].isnull);
 	array = FunctionCallInvoke(call);
 	draft->key_isnull = false;
-	draft->key = column_from_text(topic, &topic->key, TextDatumGetCString(array));
+	draft->key = convert_text(topic, &topic->key, TextDatumGetCString(array));
 }
 
 static void
-append_row(StringInfo json, TupleDesc desc, HeapTuple row)
+append_row_json(StringInfo json, TupleDesc desc, HeapTuple row)
 {
 	if (row == NULL)
 		appendStringInfoString(json, "null");
@@ -313,7 +313,7 @@ append_row(StringInfo json, TupleDesc desc, HeapTuple row)
 }
 
 static char *
-change_json(const ChangeSource *source, const char *op, TupleDesc desc, HeapTuple old, HeapTuple new)
+build_change_json(const ChangeSource *source, const char *op, TupleDesc desc, HeapTuple old, HeapTuple new)
 {
 	StringInfoData json;
 	char		time[MAXDATELEN + 1];
@@ -326,9 +326,9 @@ change_json(const ChangeSource *source, const char *op, TupleDesc desc, HeapTupl
 	appendStringInfoString(&json, ",\"table\":");
 	escape_json(&json, source->table);
 	appendStringInfo(&json, ",\"time\":\"%s\",\"old\":", time);
-	append_row(&json, desc, old);
+	append_row_json(&json, desc, old);
 	appendStringInfoString(&json, ",\"new\":");
-	append_row(&json, desc, new);
+	append_row_json(&json, desc, new);
 	appendStringInfoChar(&json, '}');
 	return json.data;
 }
@@ -338,10 +338,10 @@ change_json(const ChangeSource *source, const char *op, TupleDesc desc, HeapTupl
  * ----------------------------------------------------------------
  */
 
-/* The change of a row, under the key of one of its versions. */
+/* Produce the change of a row, under the key of one of its versions. */
 static void
-produce_row(Topic *topic, ChangeSource *source, TupleDesc desc, const char *op,
-			HeapTuple old, HeapTuple new)
+produce_row_change(Topic *topic, ChangeSource *source, TupleDesc desc, const char *op,
+				   HeapTuple old, HeapTuple new)
 {
 	RecordDraft draft = {0};
 	HeapTuple	keyed_by = new ? new : old;
@@ -350,7 +350,7 @@ produce_row(Topic *topic, ChangeSource *source, TupleDesc desc, const char *op,
 		set_single_key(topic, source, desc, keyed_by, &draft);
 	else
 		set_array_key(topic, source, desc, keyed_by, &draft);
-	draft.value = column_from_text(topic, &topic->value, change_json(source, op, desc, old, new));
+	draft.value = convert_text(topic, &topic->value, build_change_json(source, op, desc, old, new));
 	draft.headers_isnull = true;
 	draft.create_time = GetCurrentTimestamp();
 	topics_produce_record(topic, &draft, false);
@@ -364,7 +364,7 @@ produce_row(Topic *topic, ChangeSource *source, TupleDesc desc, const char *op,
 	}
 }
 
-/* A TRUNCATE, in its place among the changes of each partition. */
+/* Produce a TRUNCATE, in its place among the changes of each partition. */
 static void
 produce_truncate(Topic *topic, ChangeSource *source)
 {
@@ -372,8 +372,8 @@ produce_truncate(Topic *topic, ChangeSource *source)
 
 	topics_produce_check_null(topic, &topic->key);
 	draft.key_isnull = draft.headers_isnull = true;
-	draft.value = column_from_text(topic, &topic->value,
-								   change_json(source, "TRUNCATE", NULL, NULL, NULL));
+	draft.value = convert_text(topic, &topic->value,
+							   build_change_json(source, "TRUNCATE", NULL, NULL, NULL));
 	draft.create_time = GetCurrentTimestamp();
 	for (draft.partition = 0; draft.partition < topic->partitions; draft.partition++)
 		topics_produce_record(topic, &draft, true);
@@ -383,7 +383,7 @@ produce_truncate(Topic *topic, ChangeSource *source)
 Datum
 topics_produce_change(PG_FUNCTION_ARGS)
 {
-	TriggerData *data = trigger_data(fcinfo);
+	TriggerData *data = get_trigger_data(fcinfo);
 	TupleDesc	desc = RelationGetDescr(data->tg_relation);
 	ChangeSource *source;
 	Topic	   *topic;
@@ -393,20 +393,20 @@ topics_produce_change(PG_FUNCTION_ARGS)
 	topic = topics_catalog_lookup(data->tg_trigger->tgargs[0], false);
 	topics_catalog_require(topic, ACL_INSERT);
 	topics_catalog_require_not_internal(topic);
-	source = change_source(fcinfo, data);
+	source = get_change_source(fcinfo, data);
 
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
 		produce_truncate(topic, source);
 	else if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
-		produce_row(topic, source, desc, "INSERT", NULL, data->tg_trigtuple);
+		produce_row_change(topic, source, desc, "INSERT", NULL, data->tg_trigtuple);
 	else if (TRIGGER_FIRED_BY_DELETE(data->tg_event))
-		produce_row(topic, source, desc, "DELETE", data->tg_trigtuple, NULL);
-	else if (same_key(source, desc, data->tg_trigtuple, data->tg_newtuple))
-		produce_row(topic, source, desc, "UPDATE", data->tg_trigtuple, data->tg_newtuple);
+		produce_row_change(topic, source, desc, "DELETE", data->tg_trigtuple, NULL);
+	else if (has_same_key(source, desc, data->tg_trigtuple, data->tg_newtuple))
+		produce_row_change(topic, source, desc, "UPDATE", data->tg_trigtuple, data->tg_newtuple);
 	else
 	{
-		produce_row(topic, source, desc, "DELETE", data->tg_trigtuple, NULL);
-		produce_row(topic, source, desc, "INSERT", NULL, data->tg_newtuple);
+		produce_row_change(topic, source, desc, "DELETE", data->tg_trigtuple, NULL);
+		produce_row_change(topic, source, desc, "INSERT", NULL, data->tg_newtuple);
 	}
 	return PointerGetDatum(NULL);
 }

@@ -4,18 +4,18 @@
  *		COPY FROM STDIN into a topic's view, without its trigger.
  *
  * PostgreSQL's COPY into a view forms a tuple of each row, calls the view's
- * INSTEAD OF trigger, and takes the tuple that it returns apart again, for
- * nobody.  That costs more than all else that is done with the row before
- * the commit.  So the usual COPY is done here: PostgreSQL's own reader and
- * parser (BeginCopyFrom, NextCopyFrom), and the rows go where the trigger
+ * INSTEAD OF trigger, and takes the tuple that it returns apart again, for no
+ * use.  That costs more than all else that is done with the row before the
+ * commit.  So the usual COPY is done here: PostgreSQL's own reader and parser
+ * (BeginCopyFrom, NextCopyFrom) read the rows, and these go where the trigger
  * would have given them (topics_insert_row).
  *
- * Whatever is not usual goes PostgreSQL's way and meets the trigger, which
- * does the same more slowly: a file or a program on the server, WHERE,
- * options that NextCopyFrom does not deal with alone, triggers that somebody
- * added to the view or disabled, a right that is given by columns or not at
- * all, a read-only transaction, other libraries that have a say in commands
- * or rights.  So no rule of COPY about them is repeated here.
+ * Any other COPY goes PostgreSQL's way and meets the trigger, which does the
+ * same more slowly: a file or a program on the server, WHERE, options that
+ * NextCopyFrom does not deal with alone, triggers that were added to the view
+ * or disabled, a right that is given by columns or not at all, a read-only
+ * transaction, other libraries that have a say in commands or rights.  So no
+ * rule of COPY about them is repeated here.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,7 +37,7 @@
 #include "compat.h"
 #include "pg_topics.h"
 
-/* Options that say how the text is to be read, and no more. */
+/* Return true if an option only says how the text is to be read. */
 static bool
 is_reading_option(const char *name)
 {
@@ -53,7 +53,7 @@ is_reading_option(const char *name)
 }
 
 static bool
-is_usual(const CopyStmt *stmt)
+is_usual_copy(const CopyStmt *stmt)
 {
 	ListCell   *lc;
 
@@ -66,9 +66,9 @@ is_usual(const CopyStmt *stmt)
 	return !XactReadOnly && !IsInParallelMode() && ExecutorCheckPerms_hook == NULL;
 }
 
-/* The topic's view that a COPY inserts into, locked, or NULL. */
+/* Open and lock the topic's view that a COPY inserts into, or return NULL. */
 static Relation
-open_view(const CopyStmt *stmt)
+open_topic_view(const CopyStmt *stmt)
 {
 	Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
 	Relation	view;
@@ -119,8 +119,8 @@ copy_rows(Topic *topic, CopyFromState state)
 }
 
 /*
- * Do a COPY if it is a usual one into a topic; false if it is not, and
- * nothing was done but to lock the view as COPY does.
+ * Do a COPY if it is a usual one into a topic.  Return false if it is not:
+ * then nothing was done but to lock the view as COPY does.
  */
 bool
 topics_copy_from(PlannedStmt *pstmt, const char *query, QueryEnvironment *env,
@@ -133,7 +133,7 @@ topics_copy_from(PlannedStmt *pstmt, const char *query, QueryEnvironment *env,
 	CopyFromState state;
 	uint64		count;
 
-	if (!is_usual(stmt) || (view = open_view(stmt)) == NULL)
+	if (!is_usual_copy(stmt) || (view = open_topic_view(stmt)) == NULL)
 		return false;
 
 	topic = topics_insert_begin(view);

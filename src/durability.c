@@ -4,14 +4,14 @@
  *		Early lock release: the append locks go before the commit is durable.
  *
  * PostgreSQL flushes a commit record, and waits for synchronous standbys,
- * before the transaction is over for anybody else.  With the append lock held
+ * before the transaction is over for other sessions.  With the append lock held
  * for so long, a partition would have one commit per flush.  So the commit
  * lowers synchronous_commit for its own record, publishes, lets go of all
  * locks, and then waits here for what the setting asks for: commits of a
  * partition share a flush.  The client is told only afterwards.
  *
- * What others see meanwhile can still be lost by a crash, so nobody is shown
- * a record before its commit is flushed (log_am.c).
+ * What other sessions see meanwhile can still be lost by a crash, so a scan
+ * flushes a commit before it shows the commit's records (log_am.c).
  *
  * From the commit record on nothing here may raise.
  *
@@ -78,14 +78,14 @@ topics_durability_at_abort(void)
 	flush_upto = InvalidXLogRecPtr;
 }
 
-/* Return true if there is a standby to wait for that has not confirmed "lsn". */
+/* Return true if a standby to wait for has not confirmed "lsn". */
 static bool
 standby_is_behind(XLogRecPtr lsn)
 {
 	int			mode;
 	bool		behind;
 
-	/* as SyncRepWaitForLSN: without standbys that anybody has to wait for */
+	/* as SyncRepWaitForLSN: without standbys that a commit has to wait for */
 	if (!SyncRepRequested() || !topics_sync_standbys_defined())
 		return false;
 	mode = synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_WRITE ? SYNC_REP_WAIT_WRITE :

@@ -72,7 +72,7 @@ begin_segment(Relation rel)
 	latest.subxid = GetCurrentSubTransactionId();
 }
 
-/* Check rows that are about to be inserted into a segment: offsets must go up. */
+/* Check rows that are to be inserted into a segment: their offsets must go up. */
 void
 topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots)
 {
@@ -97,7 +97,7 @@ topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots)
 	}
 }
 
-/* Return true if a foreign writer of this transaction wrote to the partition. */
+/* Return true if this transaction wrote to the partition as a foreign writer. */
 bool
 topics_foreign_writer_wrote_to(Oid partition_relid)
 {
@@ -147,8 +147,8 @@ topics_foreign_writer_pre_commit(void)
 /*
  * After the commit record, whose end is "lsn": have the log end looked up
  * anew; log.c says why this order is right.  "changed" is called for the
- * topic of each partition, once the old end is gone and before anybody is
- * woken.  Raises nothing.
+ * topic of each partition, once the old end is gone and before a process that
+ * waits is woken.  Raises nothing.
  */
 void
 topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed)

@@ -74,7 +74,7 @@ check_header_list(JsonbContainer *list)
 
 /* {"a": "1"} means [["a", "1"]] */
 static Datum
-header_list_from_object(Jsonb *headers)
+convert_header_object(Jsonb *headers)
 {
 	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
 	JsonbIteratorToken token;
@@ -116,7 +116,7 @@ topics_header_normalize(Datum datum)
 	Jsonb	   *headers = DatumGetJsonbP(datum);
 
 	if (JB_ROOT_IS_OBJECT(headers))
-		return header_list_from_object(headers);
+		return convert_header_object(headers);
 	if (!JB_ROOT_IS_ARRAY(headers) || JB_ROOT_IS_SCALAR(headers))
 		report_bad_header("It is neither a list nor an object.");
 	check_header_list(&headers->root);

@@ -27,9 +27,9 @@
 PG_FUNCTION_INFO_V1(topics_insert);
 PG_FUNCTION_INFO_V1(topics_append_only);
 
-/* The view may have been replaced by its owner; its columns must stand. */
+/* The owner may have replaced the view; its columns must stand. */
 static void
-check_view(Topic *topic, Relation view)
+check_view_columns(Topic *topic, Relation view)
 {
 	static const AttrNumber log_columns[] = {
 		Anum_log_partition, Anum_log_offset, Anum_log_timestamp,
@@ -46,7 +46,7 @@ check_view(Topic *topic, Relation view)
 							NameStr(topic->name))));
 }
 
-/* Is topics_insert the one function that an INSERT of a row calls? */
+/* Return true if an INSERT of a row calls topics_insert and nothing else. */
 bool
 topics_insert_calls_us_only(Relation view)
 {
@@ -71,7 +71,7 @@ topics_insert_calls_us_only(Relation view)
 	return ours == 1;
 }
 
-/* The topic of a view, for somebody about to insert into it. */
+/* The topic of a view that rows are about to be inserted into. */
 Topic *
 topics_insert_begin(Relation view)
 {
@@ -81,7 +81,7 @@ topics_insert_begin(Relation view)
 	topic = topics_catalog_get(RelationGetRelid(view), false);
 	topics_produce_check_context("INSERT into a topic");
 	topics_catalog_require_not_internal(topic);
-	check_view(topic, view);
+	check_view_columns(topic, view);
 	return topic;
 }
 
@@ -137,7 +137,7 @@ typedef struct InsertState
 } InsertState;
 
 static InsertState *
-begin_statement(FunctionCallInfo fcinfo)
+begin_insert_statement(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	InsertState *state;
@@ -171,7 +171,7 @@ topics_insert(PG_FUNCTION_ARGS)
 	MemoryContextCallback *callback;
 
 	if (state == NULL)
-		state = begin_statement(fcinfo);
+		state = begin_insert_statement(fcinfo);
 
 	/* the slot that the tuple was formed from has the columns still apart */
 	slot = trigger->tg_trigslot;
@@ -189,11 +189,12 @@ topics_insert(PG_FUNCTION_ARGS)
 
 	/*
 	 * RETURNING shows the slot: the record as far as it is known, without
-	 * offset.  So the slot is changed, and the tuple, at which nobody looks
-	 * any more, is handed back as it is, which spares the executor to put
-	 * another one into the slot.  But then it does not free the tuple, which
-	 * lives as long as the statement: an INSERT of a million rows would keep
-	 * them all.  So that is done here, when the row's memory is cleared.
+	 * offset.  So the slot is changed, and the tuple, which is not looked at
+	 * any more, is handed back as it is: then the executor need not put
+	 * another one into the slot.  But then the executor does not free the
+	 * tuple, which lives as long as the statement: an INSERT of a million rows
+	 * would keep them all.  So a callback frees it when the row's memory is
+	 * cleared.
 	 */
 	topics_insert_row(state->topic, slot->tts_values, slot->tts_isnull);
 	callback = palloc(sizeof(MemoryContextCallback));

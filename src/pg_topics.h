@@ -340,7 +340,7 @@ typedef struct TopicColumn
 	void	   *domain_extra;	/* domain_check's cache */
 } TopicColumn;
 
-/* Where records of this transaction go (transaction.c). */
+/* Where records of this transaction go (append.c). */
 typedef struct Destination Destination;
 
 /*
@@ -809,7 +809,7 @@ extern Topic *topics_wait_for_record(Topic *topic, int32 partition, int64 offset
 /* produce.c */
 extern void topics_produce_check_context(const char *command);
 extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
-extern Datum topics_produce_column(Topic *topic, TopicColumn *column, Oid given, Datum value);
+extern Datum topics_produce_convert_column(Topic *topic, TopicColumn *column, Oid given, Datum value);
 extern void topics_produce_check_null(Topic *topic, TopicColumn *column);
 
 /* header.c */

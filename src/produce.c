@@ -4,8 +4,8 @@
  *		Check a record, choose its partition, hand it to the transaction.
  *
  * All that can be wrong with a record is found in the call: rights, type,
- * domain, size, partition, headers.  What remains for the commit can
- * fail only for reasons that have nothing to do with the record.
+ * domain, size, partition, headers.  What remains for the commit can fail
+ * only for reasons that have nothing to do with the record.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,6 +38,46 @@ PG_FUNCTION_INFO_V1(topics_produce_batch);
 PG_FUNCTION_INFO_V1(topics_send);
 PG_FUNCTION_INFO_V1(topics_last_produced);
 
+/* Arguments of produce, and the first ones of send. */
+enum
+{
+	PRODUCE_TOPIC,
+	PRODUCE_VALUE,
+	PRODUCE_KEY,
+	PRODUCE_HEADERS,
+	PRODUCE_PARTITION,
+	PRODUCE_CREATE_TIME
+};
+
+/* Arguments of produce_batch. */
+enum
+{
+	BATCH_TOPIC = PRODUCE_TOPIC,
+	BATCH_VALUES,
+	BATCH_KEYS,
+	BATCH_HEADERS,
+	BATCH_PARTITION,
+	BATCH_CREATE_TIMES
+};
+
+/* Columns of send's result. */
+enum
+{
+	SENT_PARTITION,
+	SENT_OFFSET,
+	SENT_COLUMNS
+};
+
+/* Columns of last_produced's result. */
+enum
+{
+	RANGE_TOPIC,
+	RANGE_PARTITION,
+	RANGE_FIRST_OFFSET,
+	RANGE_RECORD_COUNT,
+	RANGE_COLUMNS
+};
+
 /* ----------------------------------------------------------------
  *		Keys and values
  * ----------------------------------------------------------------
@@ -51,37 +91,37 @@ check_domain(TopicColumn *column, Datum value, bool isnull, MemoryContext cxt)
 	return value;
 }
 
-/* NULL for a column whose type may be a domain that refuses it. */
+/* Check NULL for a column whose type may be a domain that refuses it. */
 void
 topics_produce_check_null(Topic *topic, TopicColumn *column)
 {
 	(void) check_domain(column, (Datum) 0, true, topic->cxt);
 }
 
-/* From text in the server's encoding. */
+/* Convert text in the server's encoding to a column's type. */
 static Datum
-column_from_cstring(TopicColumn *column, char *string)
+convert_cstring(TopicColumn *column, char *string)
 {
 	return InputFunctionCall(&column->input, string, column->ioparam, column->typmod);
 }
 
 /*
- * A key or value as it came, of type text, bytea or jsonb, as the topic's
- * type.  Bytes for a topic that holds no bytea are UTF-8 text.
+ * Convert a key or value as it came, of type text, bytea or jsonb, to the
+ * topic's type.  Bytes for a topic that holds no bytea are UTF-8 text.
  */
 static Datum
-column_from(TopicColumn *column, Oid given, Datum value, MemoryContext cxt)
+convert_column(TopicColumn *column, Oid given, Datum value, MemoryContext cxt)
 {
 	if (given == column->base_type && column->typmod < 0)
 		return check_domain(column, value, false, cxt);
 
 	if (given == TEXTOID)
-		return column_from_cstring(column, TextDatumGetCString(value));
+		return convert_cstring(column, TextDatumGetCString(value));
 	if (given == JSONBOID)
 	{
 		Jsonb	   *jsonb = DatumGetJsonbP(value);
 
-		return column_from_cstring(column, JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb)));
+		return convert_cstring(column, JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb)));
 	}
 	else
 	{
@@ -90,23 +130,23 @@ column_from(TopicColumn *column, Oid given, Datum value, MemoryContext cxt)
 		char	   *string = pg_any_to_server(VARDATA_ANY(bytes), len, PG_UTF8);
 
 		Assert(given == BYTEAOID);
-		/* verified by then, so it has no NUL, but may be our own bytes */
+		/* it is verified and has no NUL, but may be the argument's own bytes */
 		if (string == VARDATA_ANY(bytes))
 			string = pnstrdup(string, len);
-		return column_from_cstring(column, string);
+		return convert_cstring(column, string);
 	}
 }
 
-/* The same, for others: a value of type text or bytea, or of the column's own. */
+/* The same, for other files; "given" may also be the column's own type. */
 Datum
-topics_produce_column(Topic *topic, TopicColumn *column, Oid given, Datum value)
+topics_produce_convert_column(Topic *topic, TopicColumn *column, Oid given, Datum value)
 {
-	return column_from(column, given, value, topic->cxt);
+	return convert_column(column, given, value, topic->cxt);
 }
 
-/* A key's text, the same whatever the session's settings are. */
+/* Print a key as text that is the same whatever the session's settings are. */
 static char *
-key_text(TopicColumn *column, Datum key)
+print_key(TopicColumn *column, Datum key)
 {
 	static const char *const settings[][2] = {
 		{"datestyle", "ISO"}, {"intervalstyle", "postgres"}, {"timezone", "UTC"},
@@ -126,9 +166,9 @@ key_text(TopicColumn *column, Datum key)
 	return text;
 }
 
-/* The bytes that Kafka's serializers would make of a key. */
+/* Choose the partition by the bytes that Kafka's serializers make of a key. */
 static int32
-partition_for_key(Topic *topic, Datum key)
+choose_partition_for_key(Topic *topic, Datum key)
 {
 	TopicColumn *column = &topic->key;
 	const char *bytes;
@@ -144,7 +184,7 @@ partition_for_key(Topic *topic, Datum key)
 	}
 	else
 	{
-		bytes = key_text(column, key);
+		bytes = print_key(column, key);
 		len = strlen(bytes);
 	}
 	if (column->base_type != BYTEAOID && GetDatabaseEncoding() != PG_UTF8)
@@ -161,7 +201,7 @@ partition_for_key(Topic *topic, Datum key)
 }
 
 static int64
-datum_bytes(Datum value, bool isnull, int typlen)
+count_datum_bytes(Datum value, bool isnull, int typlen)
 {
 	if (isnull)
 		return 0;
@@ -177,7 +217,7 @@ datum_bytes(Datum value, bool isnull, int typlen)
  * ----------------------------------------------------------------
  */
 
-/* May this transaction produce at all? */
+/* Raise an error if this transaction may not produce at all. */
 void
 topics_produce_check_context(const char *command)
 {
@@ -191,7 +231,8 @@ topics_produce_check_context(const char *command)
 
 /*
  * Hand a record of the topic's types to the transaction, after the last
- * checks; its partition is chosen here unless it was given.
+ * checks.  Its partition is chosen here unless it was given, and is the
+ * result.
  */
 int32
 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
@@ -208,9 +249,9 @@ topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("the timestamp of a record must be finite")));
 
-	bytes = datum_bytes(draft->key, draft->key_isnull, topic->key.typlen) +
-		datum_bytes(draft->value, draft->value_isnull, topic->value.typlen) +
-		datum_bytes(draft->headers, draft->headers_isnull, -1);
+	bytes = count_datum_bytes(draft->key, draft->key_isnull, topic->key.typlen) +
+		count_datum_bytes(draft->value, draft->value_isnull, topic->value.typlen) +
+		count_datum_bytes(draft->headers, draft->headers_isnull, -1);
 	if (bytes > topic->settings.max_message_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -224,7 +265,7 @@ topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
 	else if (draft->key_isnull)
 		draft->partition = topics_sticky_partition_choose(topic);
 	else
-		draft->partition = partition_for_key(topic, draft->key);
+		draft->partition = choose_partition_for_key(topic, draft->key);
 
 	topics_append_buffer(topic, draft);
 	return draft->partition;
@@ -238,50 +279,57 @@ draft_column(Topic *topic, TopicColumn *column, Oid given, bool isnull, Datum va
 	if (isnull)
 		topics_produce_check_null(topic, column);
 	else
-		*result = column_from(column, given, value, topic->cxt);
+		*result = convert_column(column, given, value, topic->cxt);
 }
 
-/* The topic that a function is called for, with the right to produce to it. */
+/* Find the topic that a function is called for, and check the caller's right. */
 static Topic *
-topic_to_produce(FunctionCallInfo fcinfo, const char *command)
+find_topic_to_produce(FunctionCallInfo fcinfo, const char *command)
 {
 	Topic	   *topic;
 
 	topics_require_preload();
 	topics_produce_check_context(command);
-	topics_argument_require(fcinfo, 0, "topic");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_argument_require(fcinfo, PRODUCE_TOPIC, "topic");
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(PRODUCE_TOPIC)), false);
 	topics_catalog_require(topic, ACL_INSERT);
 	topics_catalog_require_not_internal(topic);
 	return topic;
 }
 
-/* Arguments 0 .. 5 of produce and send: topic, value, key, headers, partition, create_time. */
+static void
+draft_argument(FunctionCallInfo fcinfo, int argument, Topic *topic, TopicColumn *column,
+			   Datum *result, bool *result_isnull)
+{
+	bool		isnull = PG_ARGISNULL(argument);
+
+	draft_column(topic, column, get_fn_expr_argtype(fcinfo->flinfo, argument),
+				 isnull, isnull ? 0 : PG_GETARG_DATUM(argument), result, result_isnull);
+}
+
+/* Produce a record from the arguments of produce or send. */
 static int32
 produce_from_arguments(FunctionCallInfo fcinfo, Topic *topic)
 {
 	RecordDraft draft = {0};
 
-	draft_column(topic, &topic->key, get_fn_expr_argtype(fcinfo->flinfo, 2),
-				 PG_ARGISNULL(2), PG_ARGISNULL(2) ? 0 : PG_GETARG_DATUM(2),
-				 &draft.key, &draft.key_isnull);
-	draft_column(topic, &topic->value, get_fn_expr_argtype(fcinfo->flinfo, 1),
-				 PG_ARGISNULL(1), PG_ARGISNULL(1) ? 0 : PG_GETARG_DATUM(1),
-				 &draft.value, &draft.value_isnull);
-	draft.headers_isnull = PG_ARGISNULL(3);
+	draft_argument(fcinfo, PRODUCE_KEY, topic, &topic->key, &draft.key, &draft.key_isnull);
+	draft_argument(fcinfo, PRODUCE_VALUE, topic, &topic->value, &draft.value, &draft.value_isnull);
+	draft.headers_isnull = PG_ARGISNULL(PRODUCE_HEADERS);
 	if (!draft.headers_isnull)
-		draft.headers = topics_header_normalize(PG_GETARG_DATUM(3));
-	if (!PG_ARGISNULL(4))
-		draft.partition = PG_GETARG_INT32(4);
-	draft.create_time = PG_ARGISNULL(5) ? GetCurrentTimestamp() : PG_GETARG_TIMESTAMPTZ(5);
-	return topics_produce_record(topic, &draft, !PG_ARGISNULL(4));
+		draft.headers = topics_header_normalize(PG_GETARG_DATUM(PRODUCE_HEADERS));
+	if (!PG_ARGISNULL(PRODUCE_PARTITION))
+		draft.partition = PG_GETARG_INT32(PRODUCE_PARTITION);
+	draft.create_time = PG_ARGISNULL(PRODUCE_CREATE_TIME) ? GetCurrentTimestamp() :
+		PG_GETARG_TIMESTAMPTZ(PRODUCE_CREATE_TIME);
+	return topics_produce_record(topic, &draft, !PG_ARGISNULL(PRODUCE_PARTITION));
 }
 
 /* produce(topic, value, key, headers, partition, create_time) */
 Datum
 topics_produce(PG_FUNCTION_ARGS)
 {
-	Topic	   *topic = topic_to_produce(fcinfo, "topics.produce()");
+	Topic	   *topic = find_topic_to_produce(fcinfo, "topics.produce()");
 
 	PG_RETURN_INT32(produce_from_arguments(fcinfo, topic));
 }
@@ -301,7 +349,7 @@ typedef struct BatchColumn
 } BatchColumn;
 
 static BatchColumn
-batch_column(FunctionCallInfo fcinfo, int argument, const char *name, int expected)
+read_batch_column(FunctionCallInfo fcinfo, int argument, const char *name, int expected)
 {
 	BatchColumn column = {InvalidOid, NULL, NULL, -1};
 	ArrayType  *array;
@@ -329,7 +377,7 @@ batch_column(FunctionCallInfo fcinfo, int argument, const char *name, int expect
 }
 
 static inline bool
-batch_isnull(const BatchColumn *column, int i)
+batch_element_is_null(const BatchColumn *column, int i)
 {
 	return column->count < 0 || column->nulls[i];
 }
@@ -338,11 +386,12 @@ batch_isnull(const BatchColumn *column, int i)
 Datum
 topics_produce_batch(PG_FUNCTION_ARGS)
 {
-	Topic	   *topic = topic_to_produce(fcinfo, "topics.produce_batch()");
-	BatchColumn values = batch_column(fcinfo, 1, "record_values", -1);
-	BatchColumn keys = batch_column(fcinfo, 2, "keys", values.count);
-	BatchColumn headers = batch_column(fcinfo, 3, "headers", values.count);
-	BatchColumn times = batch_column(fcinfo, 5, "create_times", values.count);
+	Topic	   *topic = find_topic_to_produce(fcinfo, "topics.produce_batch()");
+	BatchColumn values = read_batch_column(fcinfo, BATCH_VALUES, "record_values", -1);
+	BatchColumn keys = read_batch_column(fcinfo, BATCH_KEYS, "keys", values.count);
+	BatchColumn headers = read_batch_column(fcinfo, BATCH_HEADERS, "headers", values.count);
+	BatchColumn times = read_batch_column(fcinfo, BATCH_CREATE_TIMES, "create_times", values.count);
+	bool		has_partition = !PG_ARGISNULL(BATCH_PARTITION);
 	TimestampTz now = GetCurrentTimestamp();
 	MemoryContext cxt;
 	MemoryContext old;
@@ -359,18 +408,19 @@ topics_produce_batch(PG_FUNCTION_ARGS)
 		RecordDraft draft = {0};
 
 		CHECK_FOR_INTERRUPTS();
-		draft_column(topic, &topic->key, keys.element_type, batch_isnull(&keys, i),
-					 batch_isnull(&keys, i) ? 0 : keys.values[i],
+		draft_column(topic, &topic->key, keys.element_type, batch_element_is_null(&keys, i),
+					 batch_element_is_null(&keys, i) ? 0 : keys.values[i],
 					 &draft.key, &draft.key_isnull);
 		draft_column(topic, &topic->value, values.element_type, values.nulls[i], values.values[i],
 					 &draft.value, &draft.value_isnull);
-		draft.headers_isnull = batch_isnull(&headers, i);
+		draft.headers_isnull = batch_element_is_null(&headers, i);
 		if (!draft.headers_isnull)
 			draft.headers = topics_header_normalize(headers.values[i]);
-		if (!PG_ARGISNULL(4))
-			draft.partition = PG_GETARG_INT32(4);
-		draft.create_time = batch_isnull(&times, i) ? now : DatumGetTimestampTz(times.values[i]);
-		topics_produce_record(topic, &draft, !PG_ARGISNULL(4));
+		if (has_partition)
+			draft.partition = PG_GETARG_INT32(BATCH_PARTITION);
+		draft.create_time = batch_element_is_null(&times, i) ? now :
+			DatumGetTimestampTz(times.values[i]);
+		topics_produce_record(topic, &draft, has_partition);
 		MemoryContextReset(cxt);
 	}
 	MemoryContextSwitchTo(old);
@@ -383,6 +433,7 @@ topics_produce_batch(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
+/* Commit, and raise an error if no standby has confirmed that it should. */
 static void
 commit_for_send(void)
 {
@@ -405,7 +456,10 @@ commit_for_send(void)
 	SPI_finish();
 }
 
-/* CALL send(topic, value, key, headers, INOUT partition, create_time, INOUT "offset") */
+/*
+ * CALL send(topic, value, key, headers, INOUT partition, create_time,
+ *			 INOUT "offset")
+ */
 Datum
 topics_send(PG_FUNCTION_ARGS)
 {
@@ -416,8 +470,8 @@ topics_send(PG_FUNCTION_ARGS)
 	int32		partition;
 	const ProducedRange *ranges;
 	int			count;
-	Datum		values[2] = {0};
-	bool		nulls[2] = {false, true};
+	Datum		values[SENT_COLUMNS] = {0};
+	bool		nulls[SENT_COLUMNS] = {false};
 
 	if (context == NULL || !IsA(context, CallContext) || context->atomic)
 		ereport(ERROR,
@@ -429,19 +483,20 @@ topics_send(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	tupdesc = BlessTupleDesc(tupdesc);
 
-	topic = topic_to_produce(fcinfo, "topics.send()");
+	topic = find_topic_to_produce(fcinfo, "topics.send()");
 	name = topic->name;
 	partition = produce_from_arguments(fcinfo, topic);
 	commit_for_send();
 
-	values[0] = Int32GetDatum(partition);
+	values[SENT_PARTITION] = Int32GetDatum(partition);
+	nulls[SENT_OFFSET] = true;
 	ranges = topics_append_last_produced(&count);
 	for (int i = 0; i < count; i++)
 		if (strcmp(NameStr(ranges[i].topic), NameStr(name)) == 0 &&
 			ranges[i].partition == partition)
 		{
-			values[1] = Int64GetDatum(ranges[i].first_offset + ranges[i].record_count - 1);
-			nulls[1] = false;
+			values[SENT_OFFSET] = Int64GetDatum(ranges[i].first_offset + ranges[i].record_count - 1);
+			nulls[SENT_OFFSET] = false;
 		}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls)));
 }
@@ -459,13 +514,13 @@ topics_last_produced(PG_FUNCTION_ARGS)
 	ranges = topics_append_last_produced(&count);
 	for (int i = 0; i < count; i++)
 	{
-		Datum		values[4];
-		bool		nulls[4] = {false};
+		Datum		values[RANGE_COLUMNS];
+		bool		nulls[RANGE_COLUMNS] = {false};
 
-		values[0] = CStringGetTextDatum(NameStr(ranges[i].topic));
-		values[1] = Int32GetDatum(ranges[i].partition);
-		values[2] = Int64GetDatum(ranges[i].first_offset);
-		values[3] = Int64GetDatum(ranges[i].record_count);
+		values[RANGE_TOPIC] = CStringGetTextDatum(NameStr(ranges[i].topic));
+		values[RANGE_PARTITION] = Int32GetDatum(ranges[i].partition);
+		values[RANGE_FIRST_OFFSET] = Int64GetDatum(ranges[i].first_offset);
+		values[RANGE_RECORD_COUNT] = Int64GetDatum(ranges[i].record_count);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

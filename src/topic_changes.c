@@ -6,8 +6,8 @@
  * The tables and rows of a topic are transactional by themselves.  Its states
  * in shared memory are not: a topic that was created and rolled back, or
  * dropped for good, must give them back, and sessions that wait for a topic's
- * records must look again when it has got more partitions.  So whoever creates
- * or drops topics or partitions leaves a note, and the end of the
+ * records must look again when it has got more partitions.  So each command
+ * that creates or drops topics or partitions leaves a note, and the end of the
  * (sub)transaction settles it.
  *
  * After the commit record nothing here raises: what it needs is found in
@@ -34,7 +34,7 @@ typedef struct TopicNote
 
 static List *notes = NIL;		/* in TopTransactionContext */
 
-/* States of topics that got more partitions, from commit to the locks' release. */
+/* From before the commit to the release of locks: topics with more partitions. */
 static PartitionState **grown_topics = NULL;
 static int	ngrown = 0;
 
