@@ -232,7 +232,7 @@ try_open_segment(Destination *dest, const Segment *segment)
 	if (!topics_log_am_is_log(open->rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("log table \"%s\" has not the access method \"%s\"",
+				 errmsg("log table \"%s\" does not use the access method \"%s\"",
 						RelationGetRelationName(open->rel), TOPIC_LOG_AM),
 				 errdetail("It was restored or altered without it, and cannot keep records in order."),
 				 errhint("Restore the topic without --no-table-access-method.")));

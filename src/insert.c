@@ -42,7 +42,7 @@ check_view_columns(Topic *topic, Relation view)
 			TupleDescAttr(topic->tupdesc, log_columns[i] - 1)->atttypid)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("view of topic \"%s\" has not the columns of the topic",
+					 errmsg("view of topic \"%s\" does not have the columns of the topic",
 							NameStr(topic->name))));
 }
 
