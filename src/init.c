@@ -82,7 +82,9 @@ _PG_init(void)
 	shmem_startup_hook = start_shmem;
 	topics_transaction_init();
 	topics_hooks_init();
-	topics_scan_init();
+	topics_stale_plan_init();
+	topics_offset_scan_init();
+	topics_offset_path_init();
 	topics_fetch_scan_init();
 	if (!IsBinaryUpgrade)
 		topics_worker_register();

@@ -17,6 +17,7 @@
 
 #include "access/htup_details.h"
 #include "access/relscan.h"
+#include "access/sdir.h"
 #include "access/xlogdefs.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
@@ -824,8 +825,19 @@ extern void topics_insert_row(Topic *topic, Datum *values, bool *nulls);
 extern bool topics_copy_from(PlannedStmt *pstmt, const char *query, QueryEnvironment *env,
 							 QueryCompletion *qc);
 
-/* scan.c */
-extern void topics_scan_init(void);
+/* stale_plan.c */
+extern void topics_stale_plan_init(void);
+
+/* offset_scan.c */
+extern void topics_offset_scan_init(void);
+extern void topics_offset_scan_operator(const OpExpr *op, int *strategy, Oid *type);
+extern bool topics_offset_scan_narrow(int64 *lower, int64 *upper, int strategy, Oid type,
+									  Datum datum);
+extern List *topics_offset_scan_private(ScanDirection direction, const Segment *segment);
+extern const struct CustomScanMethods *topics_offset_scan_methods(const List *custom_private);
+
+/* offset_path.c */
+extern void topics_offset_path_init(void);
 
 /* fetch_scan.c */
 extern void topics_fetch_scan_init(void);

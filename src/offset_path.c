@@ -1,0 +1,445 @@
+/*-------------------------------------------------------------------------
+ *
+ * offset_path.c
+ *		The planner is offered to read a segment in offset order.
+ *
+ * Physical order is offset order, so for
+ *
+ *		SELECT ... FROM topic.x WHERE partition = 0 AND "offset" >= 42
+ *		ORDER BY "offset" LIMIT 100
+ *
+ * there is nothing to sort, and the block search of log.c finds the place to
+ * begin at.  The planner does not know that: it is offered a path of its own
+ * for each segment, the Offset Scan (a CustomScan, by set_rel_pathlist_hook),
+ * which offset_scan.c executes.  All the rest is PostgreSQL's: the Append over
+ * segments is ordered since their ranges are, segments are pruned by constants
+ * and parameters, partitions are merged, min and max of "offset" become a scan
+ * with LIMIT 1.
+ *
+ * A condition that compares "offset" with something that is known when the
+ * scan starts (a constant, a parameter, a column of a table that is joined
+ * before) becomes a bound of the scan.  All other conditions are an ordinary
+ * filter.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "catalog/pg_opfamily_d.h"
+#include "catalog/pg_type_d.h"
+#include "nodes/extensible.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/clauses.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "optimizer/restrictinfo.h"
+#include "partitioning/partbounds.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/selfuncs.h"
+#include "utils/spccache.h"
+
+#include "compat.h"
+#include "pg_topics.h"
+
+/*
+ * Blocks that the search is expected to read, for its cost: less in a small
+ * segment, and never more than it spares.
+ */
+#define SEEK_PAGES 2.0
+
+static Plan *plan_offset_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
+							  List *tlist, List *clauses, List *custom_plans);
+
+static set_rel_pathlist_hook_type previous_pathlist = NULL;
+
+static const CustomPathMethods path_methods = {
+	.CustomName = "Offset Scan",
+	.PlanCustomPath = plan_offset_scan
+};
+
+/* ----------------------------------------------------------------
+ *		Conditions
+ * ----------------------------------------------------------------
+ */
+
+static bool
+is_offset_column(RelOptInfo *rel, Node *node)
+{
+	Var		   *var = (Var *) node;
+
+	return IsA(node, Var) && var->varno == (int) rel->relid && var->varlevelsup == 0 &&
+		var->varattno == Anum_log_offset;
+}
+
+/*
+ * A condition as "offset operator value", with a value that does not depend
+ * on the row: or NULL if it is no such condition.  Operators are known by
+ * their family, so that "offset >= 42", which is int84ge, is one too.
+ */
+static OpExpr *
+offset_condition(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo)
+{
+	OpExpr	   *op = (OpExpr *) rinfo->clause;
+	Node	   *value;
+
+	if (rinfo->pseudoconstant || !IsA(op, OpExpr) || list_length(op->args) != 2 ||
+		!restriction_is_securely_promotable(rinfo, rel))
+		return NULL;
+	if (is_offset_column(rel, lsecond(op->args)))
+	{
+		Oid			commutator = get_commutator(op->opno);
+
+		if (!OidIsValid(commutator))
+			return NULL;
+		op = copyObject(op);
+		op->opno = commutator;
+		op->opfuncid = get_opcode(commutator);
+		op->args = list_make2(lsecond(op->args), linitial(op->args));
+	}
+	value = lsecond(op->args);
+	if (!is_offset_column(rel, linitial(op->args)) ||
+		get_op_opfamily_strategy(op->opno, INTEGER_BTREE_FAM_OID) == 0 ||
+		bms_is_member(rel->relid, pull_varnos(root, value)) ||
+		contain_volatile_functions(value))
+		return NULL;
+	return op;
+}
+
+/* The RestrictInfos among "clauses" that are conditions on "offset". */
+static List *
+offset_conditions(PlannerInfo *root, RelOptInfo *rel, List *clauses)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+		if (offset_condition(root, rel, lfirst(lc)) != NULL)
+			result = lappend(result, lfirst(lc));
+	return result;
+}
+/* ----------------------------------------------------------------
+ *		Paths
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * The part of a segment that has to be read, by the conditions that are
+ * constants exactly, since offsets are dense from the base offset on; by the
+ * others as PostgreSQL guesses.  *has_lower and *has_upper tell whether a
+ * bound is to be searched for in the segment.
+ */
+static double
+part_to_read(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, List *conditions,
+			 bool *has_lower, bool *has_upper)
+{
+	int64		lower = segment->base_offset;
+	int64		upper = segment->end_offset - 1;
+	double		first;
+	double		last;
+	List	   *unknown = NIL;
+	ListCell   *lc;
+	double		part;
+
+	*has_lower = *has_upper = false;
+	if (rel->tuples < 1)
+		return 1;
+	foreach(lc, conditions)
+	{
+		OpExpr	   *op = offset_condition(root, rel, lfirst(lc));
+		Node	   *value = estimate_expression_value(root, lsecond(op->args));
+		int			strategy;
+		Oid			type;
+
+		topics_offset_scan_operator(op, &strategy, &type);
+		if (!IsA(value, Const))
+		{
+			*has_lower |= strategy >= BTEqualStrategyNumber;
+			*has_upper |= strategy <= BTEqualStrategyNumber;
+			unknown = lappend(unknown, lfirst(lc));
+		}
+		else if (((Const *) value)->constisnull ||
+				 !topics_offset_scan_narrow(&lower, &upper, strategy, type,
+											((Const *) value)->constvalue))
+			return 0;
+	}
+
+	*has_lower |= lower > segment->base_offset;
+	*has_upper |= upper < segment->end_offset - 1;
+	first = (double) lower - (double) segment->base_offset;
+	last = Min((double) upper - (double) segment->base_offset + 1, rel->tuples);
+	part = Max(last - first, 0) / rel->tuples;
+	if (unknown != NIL)
+		part *= clauselist_selectivity(root, unknown, rel->relid, JOIN_INNER, NULL);
+	return part;
+}
+
+/*
+ * The cost of reading that part, and before that of the search for its begin.
+ *
+ * To read it costs a little more than by a sequential scan, which has a ring
+ * of buffers: enough for the planner to tell them apart.  So where nothing is
+ * gained the sequential scan stays, and in a parameterized Append it can
+ * stand in for a segment that is empty; PostgreSQL can give it parameters
+ * afterwards, unlike a CustomPath.
+ */
+static void
+cost_offset_scan(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Path *path,
+				 bool backward, List *clauses, List *conditions)
+{
+	bool		has_lower;
+	bool		has_upper;
+	double		part = part_to_read(root, rel, segment, conditions, &has_lower, &has_upper);
+	double		pages = Min(Max(ceil(rel->pages * part), 1), rel->pages);
+	double		tuples = rel->tuples * part;
+	double		random_page;
+	double		seq_page;
+	QualCost	filter;
+	Cost		startup;
+	Cost		seek = 0;
+	Cost		per_tuple;
+	Cost		cpu;
+
+	get_tablespace_page_costs(rel->reltablespace, &random_page, &seq_page);
+	cost_qual_eval(&filter, list_difference_ptr(clauses, conditions), root);
+
+	if ((backward ? has_upper : has_lower) && rel->pages > 1)
+		seek = Min(Min(SEEK_PAGES, log2(rel->pages) / 4) * random_page,
+				   (rel->pages - pages) * seq_page);
+	startup = cpu_tuple_cost + filter.startup + path->pathtarget->cost.startup + seek;
+
+	/* comparing the offset is a fraction of an operator's call */
+	per_tuple = cpu_tuple_cost + filter.per_tuple + 0.25 * cpu_operator_cost;
+	cpu = per_tuple * tuples + path->pathtarget->cost.per_tuple * path->rows;
+	if (path->parallel_workers > 0)
+	{
+		double		divisor = path->parallel_workers;
+
+		/* as get_parallel_divisor has it */
+		if (parallel_leader_participation)
+			divisor += Max(0, 1.0 - 0.3 * path->parallel_workers);
+		cpu /= divisor;
+		path->rows = clamp_row_est(path->rows / divisor);
+	}
+	path->startup_cost = startup;
+	path->total_cost = startup + 1.02 * pages * seq_page + cpu;
+}
+
+static CustomPath *
+make_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Relids required_outer,
+		  bool backward, List *pathkeys, int workers)
+{
+	CustomPath *cpath = makeNode(CustomPath);
+	Path	   *path = &cpath->path;
+	List	   *clauses = rel->baserestrictinfo;
+	List	   *conditions;
+
+	path->pathtype = T_CustomScan;
+	path->parent = rel;
+	path->pathtarget = rel->reltarget;
+	path->param_info = get_baserel_parampathinfo(root, rel, required_outer);
+	path->parallel_aware = workers > 0;
+	path->parallel_safe = rel->consider_parallel;
+	path->parallel_workers = workers;
+	path->pathkeys = pathkeys;
+	path->rows = rel->rows;
+	if (path->param_info)
+	{
+		path->rows = path->param_info->ppi_rows;
+		clauses = list_concat_copy(clauses, path->param_info->ppi_clauses);
+	}
+	conditions = offset_conditions(root, rel, clauses);
+	cost_offset_scan(root, rel, segment, path, backward, clauses, conditions);
+
+	cpath->flags = CUSTOMPATH_SUPPORT_PROJECTION;
+	if (workers == 0)
+		cpath->flags |= TOPICS_TIDRANGE_TURNS;
+	cpath->custom_private = topics_offset_scan_private(backward ? BackwardScanDirection :
+													   ForwardScanDirection, segment);
+	cpath->methods = &path_methods;
+	return cpath;
+}
+
+/* For generate_implied_equalities_for_column: is it about "offset"? */
+static bool
+ec_member_is_offset(PlannerInfo *root, RelOptInfo *rel, EquivalenceClass *ec,
+					EquivalenceMember *em, void *arg)
+{
+	return is_offset_column(rel, (Node *) em->em_expr);
+}
+
+/* Paths for the inner side of a nested loop, with bounds from the outer. */
+static void
+add_parameterized_paths(PlannerInfo *root, RelOptInfo *rel, const Segment *segment)
+{
+	List	   *clauses = list_copy(rel->joininfo);
+	List	   *outers = NIL;
+	Relids		all_outers = NULL;
+	ListCell   *lc;
+
+	if (rel->has_eclass_joins)
+		clauses = list_concat(clauses,
+							  generate_implied_equalities_for_column(root, rel, ec_member_is_offset, NULL,
+																	 rel->lateral_referencers));
+	foreach(lc, clauses)
+	{
+		RestrictInfo *rinfo = lfirst(lc);
+		Relids		outer;
+		ListCell   *other;
+
+		if (!join_clause_is_movable_to(rinfo, rel) || offset_condition(root, rel, rinfo) == NULL)
+			continue;
+		outer = bms_union(bms_difference(rinfo->clause_relids, rel->relids), rel->lateral_relids);
+		foreach(other, outers)
+			if (bms_equal(lfirst(other), outer))
+				break;
+		if (other == NULL)
+			outers = lappend(outers, outer);
+		all_outers = bms_union(all_outers, outer);
+	}
+	if (list_length(outers) > 1)
+		outers = lappend(outers, all_outers);
+	foreach(lc, outers)
+		add_path(rel, (Path *) make_path(root, rel, segment, lfirst(lc), false, NIL, 0));
+}
+
+/* A scan that several processes share, for large parts of large segments. */
+static void
+add_parallel_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, List *conditions)
+{
+	bool		has_lower;
+	bool		has_upper;
+	double		part = part_to_read(root, rel, segment, conditions, &has_lower, &has_upper);
+	int			workers = compute_parallel_worker(rel, ceil(rel->pages * part), -1,
+												  max_parallel_workers_per_gather);
+
+	if (workers > 0)
+		add_partial_path(rel, (Path *) make_path(root, rel, segment, NULL, false, NIL, workers));
+}
+
+/* The order of "offset", as far as anybody above has use for it. */
+static List *
+useful_pathkeys(PlannerInfo *root, RelOptInfo *rel, int strategy)
+{
+	Oid			operator = get_opfamily_member(INTEGER_BTREE_FAM_OID, INT8OID, INT8OID, strategy);
+	Var		   *offset = makeVar(rel->relid, Anum_log_offset, INT8OID, -1, InvalidOid, 0);
+
+	return truncate_useless_pathkeys(root, rel,
+									 topics_build_expression_pathkey(root, (Expr *) offset, operator,
+																	 rel->relids));
+}
+
+/*
+ * The bounds of a segment: its parent in the query knows them, otherwise it
+ * is read for itself.  They may change before the plan is executed, and are
+ * but hints.
+ */
+static void
+find_bounds(PlannerInfo *root, RelOptInfo *rel, Oid relid, Segment *segment)
+{
+	RelOptInfo *parent = rel->reloptkind == RELOPT_OTHER_MEMBER_REL && root->append_rel_array ?
+		root->simple_rel_array[root->append_rel_array[rel->relid]->parent_relid] : NULL;
+
+	segment->relid = relid;
+	if (parent && parent->boundinfo && parent->boundinfo->strategy == PARTITION_STRATEGY_RANGE)
+	{
+		PartitionBoundInfo bounds = parent->boundinfo;
+
+		for (int i = 1; i < bounds->ndatums; i++)
+			if (bounds->indexes[i] >= 0 && parent->part_rels[bounds->indexes[i]] == rel)
+			{
+				segment->base_offset = DatumGetInt64(bounds->datums[i - 1][0]);
+				segment->end_offset = DatumGetInt64(bounds->datums[i][0]);
+				return;
+			}
+	}
+	topics_log_am_bounds(relid, &segment->base_offset, &segment->end_offset);
+}
+
+static bool
+is_segment(RelOptInfo *rel, RangeTblEntry *rte)
+{
+	Relation	relation;
+	bool		result;
+
+	if (rte->rtekind != RTE_RELATION || rte->relkind != RELKIND_RELATION ||
+		rte->tablesample != NULL || !IS_SIMPLE_REL(rel))
+		return false;
+	relation = table_open(rte->relid, NoLock);
+	result = topics_log_am_is_segment(relation);
+	table_close(relation, NoLock);
+	return result;
+}
+
+/* set_rel_pathlist_hook */
+static void
+add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
+{
+	Segment		segment;
+	List	   *conditions;
+	List	   *ascending;
+	List	   *descending;
+
+	if (previous_pathlist)
+		previous_pathlist(root, rel, rti, rte);
+	if (!pg_topics_enable_offset_scan || !is_segment(rel, rte))
+		return;
+
+	find_bounds(root, rel, rte->relid, &segment);
+	conditions = offset_conditions(root, rel, rel->baserestrictinfo);
+	ascending = useful_pathkeys(root, rel, BTLessStrategyNumber);
+	descending = useful_pathkeys(root, rel, BTGreaterStrategyNumber);
+
+	if (conditions != NIL || ascending != NIL)
+		add_path(rel, (Path *) make_path(root, rel, &segment, rel->lateral_relids, false, ascending, 0));
+	if (descending != NIL)
+		add_path(rel, (Path *) make_path(root, rel, &segment, rel->lateral_relids, true, descending, 0));
+	add_parameterized_paths(root, rel, &segment);
+	if (rel->consider_parallel && rel->lateral_relids == NULL && conditions != NIL)
+		add_parallel_path(root, rel, &segment, conditions);
+}
+
+/* ----------------------------------------------------------------
+ *		Plans
+ * ----------------------------------------------------------------
+ */
+
+static Plan *
+plan_offset_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
+				 List *tlist, List *clauses, List *custom_plans)
+{
+	CustomScan *cscan = makeNode(CustomScan);
+	List	   *filter = NIL;
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		OpExpr	   *op = offset_condition(root, rel, lfirst(lc));
+
+		if (op)
+			cscan->custom_exprs = lappend(cscan->custom_exprs, op);
+		else
+			filter = lappend(filter, lfirst(lc));
+	}
+	cscan->scan.plan.targetlist = tlist;
+	cscan->scan.plan.qual = extract_actual_clauses(filter, false);
+	cscan->scan.scanrelid = rel->relid;
+	cscan->flags = path->flags;
+	cscan->custom_private = path->custom_private;
+	cscan->methods = topics_offset_scan_methods(path->custom_private);
+	return (Plan *) cscan;
+}
+
+void
+topics_offset_path_init(void)
+{
+	previous_pathlist = set_rel_pathlist_hook;
+	set_rel_pathlist_hook = add_paths;
+}
