@@ -36,7 +36,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -140,7 +139,6 @@ wants_whole_row(RelOptInfo *rel)
 static void
 add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 {
-	CustomPath *cpath;
 	Path	   *path;
 	Path	   *function;
 
@@ -152,17 +150,11 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 		return;
 
 	function = linitial(rel->pathlist);
-	cpath = makeNode(CustomPath);
-	path = &cpath->path;
-	path->pathtype = T_CustomScan;
-	path->parent = rel;
-	path->pathtarget = rel->reltarget;
+	path = &topics_custom_scan_make_path(rel, &path_methods)->path;
 	path->rows = function->rows;
 	/* as the function, but for what it takes to store the rows */
 	path->startup_cost = function->startup_cost;
 	path->total_cost = function->startup_cost + 0.8 * (function->total_cost - function->startup_cost);
-	cpath->flags = CUSTOMPATH_SUPPORT_PROJECTION;
-	cpath->methods = &path_methods;
 	add_path(rel, path);
 }
 
@@ -170,14 +162,12 @@ static Plan *
 plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 				List *tlist, List *clauses, List *custom_plans)
 {
-	CustomScan *cscan = makeNode(CustomScan);
+	CustomScan *cscan = topics_custom_scan_make_plan(path, tlist,
+													 extract_actual_clauses(clauses, false),
+													 &scan_methods);
 	FuncExpr   *call = fetch_call(root->simple_rte_array[rel->relid]);
 	TupleDesc	desc = get_expr_result_tupdesc((Node *) call, false);
 
-	cscan->scan.plan.targetlist = tlist;
-	cscan->scan.plan.qual = extract_actual_clauses(clauses, false);
-	cscan->flags = path->flags;
-	cscan->methods = &scan_methods;
 	/* the call whole, so that the plan depends on the function */
 	cscan->custom_exprs = list_make1(copyObject(call));
 	for (int i = 0; i < desc->natts; i++)
@@ -195,11 +185,7 @@ plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 static Node *
 create_state(CustomScan *cscan)
 {
-	FetchScanState *state = palloc0(sizeof(FetchScanState));
-
-	NodeSetTag(state, T_CustomScanState);
-	state->css.methods = &exec_methods;
-	return (Node *) state;
+	return (Node *) topics_custom_scan_make_state(sizeof(FetchScanState), &exec_methods);
 }
 
 /* ----------------------------------------------------------------
@@ -330,11 +316,8 @@ end_fetch_scan(CustomScanState *css)
 static void
 explain_fetch_scan(CustomScanState *css, List *ancestors, ExplainState *es)
 {
-	List	   *context = set_deparse_context_plan(es->deparse_cxt, css->ss.ps.plan, ancestors);
-
-	ExplainPropertyText("Function Call",
-						deparse_expression((Node *) ((FetchScanState *) css)->call, context,
-										   es->verbose, false), es);
+	topics_custom_scan_explain(css, "Function Call", (Node *) ((FetchScanState *) css)->call,
+							   ancestors, es);
 }
 
 void

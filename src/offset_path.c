@@ -236,14 +236,11 @@ static CustomPath *
 make_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Relids required_outer,
 		  bool backward, List *pathkeys, int workers)
 {
-	CustomPath *cpath = makeNode(CustomPath);
+	CustomPath *cpath = topics_custom_scan_make_path(rel, &path_methods);
 	Path	   *path = &cpath->path;
 	List	   *clauses = rel->baserestrictinfo;
 	List	   *conditions;
 
-	path->pathtype = T_CustomScan;
-	path->parent = rel;
-	path->pathtarget = rel->reltarget;
 	path->param_info = get_baserel_parampathinfo(root, rel, required_outer);
 	path->parallel_aware = workers > 0;
 	path->parallel_safe = rel->consider_parallel;
@@ -258,12 +255,10 @@ make_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Relids req
 	conditions = offset_conditions(root, rel, clauses);
 	cost_offset_scan(root, rel, segment, path, backward, clauses, conditions);
 
-	cpath->flags = CUSTOMPATH_SUPPORT_PROJECTION;
 	if (workers == 0)
 		cpath->flags |= TOPICS_TIDRANGE_TURNS;
 	cpath->custom_private = topics_offset_scan_private(backward ? BackwardScanDirection :
 													   ForwardScanDirection, segment);
-	cpath->methods = &path_methods;
 	return cpath;
 }
 
@@ -415,7 +410,8 @@ static Plan *
 plan_offset_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 				 List *tlist, List *clauses, List *custom_plans)
 {
-	CustomScan *cscan = makeNode(CustomScan);
+	CustomScan *cscan;
+	List	   *bounds = NIL;
 	List	   *filter = NIL;
 	ListCell   *lc;
 
@@ -424,16 +420,14 @@ plan_offset_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 		OpExpr	   *op = offset_condition(root, rel, lfirst(lc));
 
 		if (op)
-			cscan->custom_exprs = lappend(cscan->custom_exprs, op);
+			bounds = lappend(bounds, op);
 		else
 			filter = lappend(filter, lfirst(lc));
 	}
-	cscan->scan.plan.targetlist = tlist;
-	cscan->scan.plan.qual = extract_actual_clauses(filter, false);
+	cscan = topics_custom_scan_make_plan(path, tlist, extract_actual_clauses(filter, false),
+										 topics_offset_scan_methods(path->custom_private));
 	cscan->scan.scanrelid = rel->relid;
-	cscan->flags = path->flags;
-	cscan->custom_private = path->custom_private;
-	cscan->methods = topics_offset_scan_methods(path->custom_private);
+	cscan->custom_exprs = bounds;
 	return (Plan *) cscan;
 }
 

@@ -40,7 +40,6 @@
 #include "storage/bufmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/ruleutils.h"
 
 #include "compat.h"
 #include "pg_topics.h"
@@ -223,12 +222,10 @@ topics_offset_scan_methods(const List *custom_private)
 static Node *
 create_state(CustomScan *cscan)
 {
-	OffsetScanState *state = palloc0(sizeof(OffsetScanState));
+	CustomScanState *css = topics_custom_scan_make_state(sizeof(OffsetScanState), &exec_methods);
 
-	NodeSetTag(state, T_CustomScanState);
-	state->css.methods = &exec_methods;
-	topics_custom_scan_slot_ops(&state->css, &TTSOpsBufferHeapTuple);
-	return (Node *) state;
+	topics_custom_scan_slot_ops(css, &TTSOpsBufferHeapTuple);
+	return (Node *) css;
 }
 
 /* ----------------------------------------------------------------
@@ -556,13 +553,8 @@ explain_offset_scan(CustomScanState *css, List *ancestors, ExplainState *es)
 	CustomScan *cscan = (CustomScan *) css->ss.ps.plan;
 
 	if (cscan->custom_exprs != NIL)
-	{
-		List	   *context = set_deparse_context_plan(es->deparse_cxt, (Plan *) cscan, ancestors);
-		Node	   *condition = (Node *) make_ands_explicit(cscan->custom_exprs);
-
-		ExplainPropertyText("Offset Cond",
-							deparse_expression(condition, context, es->verbose, false), es);
-	}
+		topics_custom_scan_explain(css, "Offset Cond", (Node *) make_ands_explicit(cscan->custom_exprs),
+								   ancestors, es);
 	if (es->analyze && state->scan)
 	{
 		ExplainPropertyInteger("Start Block", NULL, state->start_block, es);

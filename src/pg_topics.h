@@ -825,6 +825,25 @@ extern void topics_insert_row(Topic *topic, Datum *values, bool *nulls);
 extern bool topics_copy_from(PlannedStmt *pstmt, const char *query, QueryEnvironment *env,
 							 QueryCompletion *qc);
 
+/* custom_scan.c */
+struct CustomExecMethods;
+struct CustomPath;
+struct CustomPathMethods;
+struct CustomScanMethods;
+struct CustomScanState;
+struct ExplainState;
+struct RelOptInfo;
+extern struct CustomPath *topics_custom_scan_make_path(struct RelOptInfo *rel,
+													   const struct CustomPathMethods *methods);
+extern CustomScan *topics_custom_scan_make_plan(const struct CustomPath *path, List *tlist,
+												List *quals,
+												const struct CustomScanMethods *methods);
+extern struct CustomScanState *topics_custom_scan_make_state(Size size,
+															 const struct CustomExecMethods *methods);
+extern void topics_custom_scan_explain(struct CustomScanState *css, const char *label,
+									   Node *expression, List *ancestors,
+									   struct ExplainState *es);
+
 /* stale_plan.c */
 extern void topics_stale_plan_init(void);
 
