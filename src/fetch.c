@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fetch.c
- *		Read a partition from an offset on; find offsets by name and time.
+ *		Read a partition from an offset on.
  *
  * A fetch keeps nothing: its caller tracks his own place, as Kafka's simple
  * consumer does.  It sees what the statement's snapshot sees, below the
@@ -17,15 +17,11 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -35,8 +31,6 @@
 #include "pg_topics.h"
 
 PG_FUNCTION_INFO_V1(topics_fetch);
-PG_FUNCTION_INFO_V1(topics_list_offsets);
-PG_FUNCTION_INFO_V1(topics_list_offsets_by_time);
 
 /* ----------------------------------------------------------------
  *		Records as results
@@ -363,189 +357,5 @@ topics_fetch(PG_FUNCTION_ARGS)
 		(void) topics_fetch_records(&request, snapshot, &result, &next);
 		UnregisterSnapshot(snapshot);
 	}
-	return (Datum) 0;
-}
-
-/* ----------------------------------------------------------------
- *		list_offsets
- * ----------------------------------------------------------------
- */
-
-static void
-put_offset(ReturnSetInfo *rsinfo, int32 partition, int64 offset,
-		   TimestampTz timestamp, bool has_timestamp)
-{
-	Datum		values[3];
-	bool		nulls[3] = {false, false, !has_timestamp};
-
-	values[0] = Int32GetDatum(partition);
-	values[1] = Int64GetDatum(offset);
-	values[2] = TimestampTzGetDatum(timestamp);
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-}
-
-/* The timestamp of the first record from an offset on, as a snapshot sees it. */
-static bool
-timestamp_from(Relation partition_rel, int64 from, int64 upto, TimestampTz *timestamp)
-{
-	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, GetActiveSnapshot(), false);
-	TupleTableSlot *slot = topics_log_reader_next(reader);
-	bool		found = slot != NULL;
-	bool		isnull;
-
-	if (found)
-		*timestamp = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
-	topics_log_reader_close(reader);
-	return found;
-}
-
-static Topic *
-topic_to_list(FunctionCallInfo fcinfo)
-{
-	Topic	   *topic;
-
-	topics_require_preload();
-	topics_argument_require_all(fcinfo, 2, "topics.list_offsets()");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
-	topics_catalog_require(topic, ACL_SELECT);
-	InitMaterializedSRF(fcinfo, 0);
-	return topic;
-}
-
-/* list_offsets(topic, at text): 'earliest' or 'latest' */
-Datum
-topics_list_offsets(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Topic	   *topic = topic_to_list(fcinfo);
-	char	   *at = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	bool		earliest = strcmp(at, "earliest") == 0;
-
-	if (!earliest && strcmp(at, "latest") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid offset specification \"%s\"", at),
-				 errhint("Use 'earliest', 'latest', or a timestamptz.")));
-
-	for (int32 partition = 0; partition < topic->partitions; partition++)
-	{
-		Relation	rel = topics_fetch_open_partition(topic, partition);
-		PartitionState *state = topics_catalog_partition_state(topic, partition);
-		int64		start = topics_log_start(rel, state);
-		int64		end = topics_log_end(rel, state);
-		TimestampTz timestamp = 0;
-		bool		found;
-
-		if (earliest)
-			found = timestamp_from(rel, start, end, &timestamp);
-		else
-			found = end > start && timestamp_from(rel, end - 1, end, &timestamp);
-		put_offset(rsinfo, partition, earliest ? start : end, timestamp, found);
-		table_close(rel, NoLock);
-	}
-	return (Datum) 0;
-}
-
-/*
- * The first record of a segment whose timestamp is not before "at".  Sealed
- * segments have a BRIN index, whose bitmap is read in physical, i.e. offset
- * order, and stops at the first match; the active one is read from its start.
- */
-static bool
-first_since(Oid segment_relid, int64 from, int64 upto, TimestampTz at,
-			int64 *offset, TimestampTz *timestamp)
-{
-	static const Oid types[] = {TIMESTAMPTZOID, INT8OID, INT8OID};
-	Datum		values[] = {TimestampTzGetDatum(at), Int64GetDatum(from), Int64GetDatum(upto)};
-	char	   *sql;
-	bool		found;
-	bool		isnull;
-
-	sql = psprintf("SELECT \"offset\", \"timestamp\" FROM %s"
-				   " WHERE \"timestamp\" OPERATOR(pg_catalog.>=) $1"
-				   " AND \"offset\" OPERATOR(pg_catalog.>=) $2"
-				   " AND \"offset\" OPERATOR(pg_catalog.<) $3 LIMIT 1",
-				   quote_qualified_identifier(TOPIC_LOG_SCHEMA, get_rel_name(segment_relid)));
-	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not search segment for a timestamp");
-	found = SPI_processed > 0;
-	if (found)
-	{
-		*offset = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-		*timestamp = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
-	}
-	SPI_freetuptable(SPI_tuptable);
-	return found;
-}
-
-/*
- * For each partition the first offset whose timestamp is not before "at", as
- * Kafka's offsetsForTimes, and its timestamp; where there is none, the log
- * end, and in "found" false.  Timestamps and found may be NULL.
- */
-int64 *
-topics_fetch_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps, bool *found)
-{
-	int64	   *offsets = palloc(sizeof(int64) * topic->partitions);
-	MemoryContext cxt = CurrentMemoryContext;
-	OwnerScope	scope;
-	int			guc_level = NewGUCNestLevel();
-	static const char *const unwanted[] = {
-		"enable_seqscan", "enable_indexscan", "enable_indexonlyscan", "jit",
-		"pg_topics.enable_offset_scan"
-	};
-
-	/*
-	 * Rows must come in physical order: by a bitmap of the BRIN index, or a
-	 * plain scan; not by an index that somebody made on "timestamp".  And by
-	 * the bitmap where there is one: the planner would rather hope for a match
-	 * near the start of the segment.
-	 */
-	for (int i = 0; i < (int) lengthof(unwanted); i++)
-		topics_settings_override(unwanted[i], "off");
-	topics_settings_override("max_parallel_workers_per_gather", "0");
-	/* log tables are the extension owner's */
-	scope = topics_extension_become_owner();
-	SPI_connect();
-	for (int32 partition = 0; partition < topic->partitions; partition++)
-	{
-		Relation	rel = topics_fetch_open_partition(topic, partition);
-		PartitionState *state = topics_catalog_partition_state(topic, partition);
-		int64		start = topics_log_start(rel, state);
-		int64		end = topics_log_end(rel, state);
-		TimestampTz timestamp = 0;
-		int			count;
-		Segment    *segments = topics_segment_list(rel, &count);
-		bool		has_record = false;
-
-		offsets[partition] = end;
-		for (int i = 0; i < count && !has_record && segments[i].base_offset < end; i++)
-			has_record = first_since(segments[i].relid, start, end, at, &offsets[partition], &timestamp);
-		if (timestamps)
-			timestamps[partition] = timestamp;
-		if (found)
-			found[partition] = has_record;
-		table_close(rel, NoLock);
-	}
-	SPI_finish();
-	topics_extension_become_caller(scope);
-	AtEOXact_GUC(false, guc_level);
-	MemoryContextSwitchTo(cxt);
-	return offsets;
-}
-
-/* list_offsets(topic, at timestamptz) */
-Datum
-topics_list_offsets_by_time(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Topic	   *topic = topic_to_list(fcinfo);
-	TimestampTz *timestamps = palloc(sizeof(TimestampTz) * topic->partitions);
-	bool	   *found = palloc(sizeof(bool) * topic->partitions);
-	int64	   *offsets = topics_fetch_offsets_since(topic, PG_GETARG_TIMESTAMPTZ(1),
-													 timestamps, found);
-
-	for (int32 partition = 0; partition < topic->partitions; partition++)
-		put_offset(rsinfo, partition, offsets[partition], timestamps[partition], found[partition]);
 	return (Datum) 0;
 }

@@ -340,7 +340,7 @@ topics_reset_offset(PG_FUNCTION_ARGS)
 	for (int32 partition = first; partition < upto; partition++)
 		(void) claim_partition(group_id, topic, partition);
 	if (target.has_time)
-		since = topics_fetch_offsets_since(topic, target.time, NULL, NULL);
+		since = topics_list_offsets_since(topic, target.time, NULL, NULL);
 	for (int32 partition = first; partition < upto; partition++)
 	{
 		LocalOffset *local = claim_partition(group_id, topic, partition);

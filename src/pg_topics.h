@@ -800,8 +800,10 @@ extern void topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcin
 extern void topics_fetch_put_record(FetchResult *result, TupleTableSlot *slot);
 extern int32 topics_fetch_records(const FetchRequest *request, Snapshot snapshot,
 								  FetchResult *result, int64 *next);
-extern int64 *topics_fetch_offsets_since(Topic *topic, TimestampTz at,
-										 TimestampTz *timestamps, bool *found);
+
+/* list_offsets.c */
+extern int64 *topics_list_offsets_since(Topic *topic, TimestampTz at,
+										TimestampTz *timestamps, bool *found);
 
 /* wait.c */
 #define SHORT_WAIT_MS 60000L	/* in a statement, which keeps its snapshot */
