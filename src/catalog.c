@@ -445,6 +445,57 @@ topics_catalog_partition_state(Topic *topic, int32 partition)
 	return *state;
 }
 
+/* Resolve a partition that the topic has (topics_catalog_check_partition). */
+Partition
+topics_catalog_partition(Topic *topic, int32 partition)
+{
+	Partition	result = {.topic = topic,.number = partition};
+
+	result.relid = topics_catalog_partition_relid(topic, partition);
+	result.state = topics_catalog_partition_state(topic, partition);
+	return result;
+}
+
+/*
+ * Lock and open the table of a partition, and know its segments as they are
+ * now.  Raise if the topic was dropped meanwhile.
+ */
+void
+topics_catalog_open_partition(Partition *partition, LOCKMODE mode)
+{
+	Assert(partition->rel == NULL);
+	if (OidIsValid(partition->relid))
+		partition->rel = try_relation_open(partition->relid, mode);
+	if (partition->rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" was dropped", NameStr(partition->topic->name))));
+	partition->state = topics_catalog_partition_state(partition->topic, partition->number);
+	topics_segment_learn(partition->relid, partition->state);
+}
+
+/* Close the table; with NoLock it stays locked until the transaction ends. */
+void
+topics_catalog_close_partition(Partition *partition, LOCKMODE mode)
+{
+	table_close(partition->rel, mode);
+	partition->rel = NULL;
+}
+
+/*
+ * Lock the table of a partition until the transaction ends, lest the topic be
+ * gone at the commit.
+ */
+void
+topics_catalog_hold_partition(const Partition *partition)
+{
+	Partition	opened = *partition;
+
+	Assert(partition->rel == NULL);
+	topics_catalog_open_partition(&opened, AccessShareLock);
+	topics_catalog_close_partition(&opened, NoLock);
+}
+
 /* ----------------------------------------------------------------
  *		Rights
  * ----------------------------------------------------------------

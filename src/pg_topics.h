@@ -28,6 +28,7 @@
 #include "port/atomics.h"
 #include "storage/block.h"
 #include "storage/condition_variable.h"
+#include "storage/lockdefs.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
 #include "tcop/cmdtag.h"
@@ -377,6 +378,30 @@ typedef struct Segment
 	int64		end_offset;		/* first offset above it */
 } Segment;
 
+/*
+ * A partition, resolved: found once, and then passed on as const Partition *.
+ * It is a value, on the stack or in an array of whoever resolved it
+ * (topics_catalog_partition); nothing is to be freed.
+ *
+ * LIFETIME.  The pointer to the state can always be followed.  Without a lock
+ * on the partition's table the topic can be dropped at any time, and the state
+ * be another topic's from then on.  "topic" is as good as any pointer to a
+ * Topic; it may be NULL where only log tables are dealt with.
+ *
+ * LOCKS.  Resolving takes none.  topics_catalog_open_partition locks and opens
+ * the table, and resolves the state again: both are the partition's as long as
+ * that lock is held.  Whoever opened the table closes it, by
+ * topics_catalog_close_partition.
+ */
+typedef struct Partition
+{
+	Topic	   *topic;
+	int32		number;
+	Oid			relid;			/* of its table; InvalidOid if that has gone */
+	Relation	rel;			/* its table, if it is open, or NULL */
+	PartitionState *state;
+} Partition;
+
 /* A record on its way in, not yet formed: what produce() and INSERT know. */
 typedef struct RecordDraft
 {
@@ -671,6 +696,10 @@ extern List *topics_catalog_list(void);
 extern Oid	topics_catalog_partition_relid(Topic *topic, int32 partition);
 extern PartitionState *topics_catalog_partition_state(Topic *topic, int32 partition);
 extern void topics_catalog_check_partition(Topic *topic, int32 partition);
+extern Partition topics_catalog_partition(Topic *topic, int32 partition);
+extern void topics_catalog_open_partition(Partition *partition, LOCKMODE mode);
+extern void topics_catalog_close_partition(Partition *partition, LOCKMODE mode);
+extern void topics_catalog_hold_partition(const Partition *partition);
 extern bool topics_catalog_may_read(Topic *topic);
 extern void topics_catalog_require(Topic *topic, AclMode mode);
 extern void topics_catalog_require_owner(Topic *topic);
