@@ -13,8 +13,6 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
-#include "access/relation.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
@@ -117,23 +115,27 @@ topics_fetch_limits(FunctionCallInfo fcinfo, int first)
 	return limits;
 }
 
+/*
+ * Resolve a partition, and open its table for reading.  The state is resolved
+ * under the table's lock only: before, the topic could be dropped, and a state
+ * be made for a partition that there is no more.
+ */
+Partition
+topics_fetch_resolve(Topic *topic, int32 number)
+{
+	Partition	partition = {.topic = topic,.number = number};
+
+	topics_catalog_check_partition(topic, number);
+	partition.relid = topics_catalog_partition_relid(topic, number);
+	topics_catalog_open_partition(&partition, AccessShareLock);
+	return partition;
+}
+
 /* The table of a partition, locked for reading. */
 Relation
-topics_fetch_open_partition(Topic *topic, int32 partition)
+topics_fetch_open_partition(Topic *topic, int32 number)
 {
-	Oid			relid;
-	Relation	rel = NULL;
-
-	topics_catalog_check_partition(topic, partition);
-	relid = topics_catalog_partition_relid(topic, partition);
-	if (OidIsValid(relid))
-		rel = try_relation_open(relid, AccessShareLock);
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("topic \"%s\" was dropped", NameStr(topic->name))));
-	topics_segment_learn(relid, topics_catalog_partition_state(topic, partition));
-	return rel;
+	return topics_fetch_resolve(topic, number).rel;
 }
 
 /*
@@ -145,14 +147,14 @@ topics_fetch_open_partition(Topic *topic, int32 partition)
 static int64
 check_offset(const Fetch *fetch, int64 from)
 {
-	int64		start = topics_log_start(fetch->partition_rel, fetch->state);
-	int64		end = topics_log_end(fetch->partition_rel, fetch->state);
+	const Partition *partition = &fetch->partition;
+	int64		start = topics_log_start(partition->rel, partition->state);
+	int64		end = topics_log_end(partition->rel, partition->state);
 
 	if (from > end)
-		end = topics_log_end_settled(fetch->partition_rel, fetch->state);
+		end = topics_log_end_settled(partition->rel, partition->state);
 	if (from < start || from > end)
-		topics_log_report_out_of_range(NameStr(fetch->topic), fetch->state->id.partition,
-									   from, start, end,
+		topics_log_report_out_of_range(NameStr(fetch->topic), partition->number, from, start, end,
 									   "topics.list_offsets() gives the offsets to start from.");
 	return end;
 }
@@ -176,13 +178,13 @@ check_next(const Fetch *fetch, int64 found)
 {
 	if (found == fetch->next || fetch->has_gaps)
 		return true;
-	if (fetch->next < topics_log_start(fetch->partition_rel, fetch->state))
+	if (fetch->next < topics_log_start(fetch->partition.rel, fetch->partition.state))
 		return false;
-	if (!may_have_gaps(fetch->state, fetch->next))
+	if (!may_have_gaps(fetch->partition.state, fetch->next))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("offset " INT64_FORMAT " is missing in partition %d of topic \"%s\"",
-						fetch->next, fetch->state->id.partition, NameStr(fetch->topic)),
+						fetch->next, fetch->partition.number, NameStr(fetch->topic)),
 				 errdetail("The next record has offset " INT64_FORMAT ".", found)));
 	return true;
 }
@@ -233,9 +235,8 @@ topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot)
 	fetch->limits = request->limits;
 	fetch->topic = topic->name;
 	fetch->has_gaps = topic->settings.compact;
-	fetch->partition_rel = topics_fetch_open_partition(topic, request->partition);
-	fetch->state = topics_catalog_partition_state(topic, request->partition);
-	fetch->reader = topics_log_reader_open(fetch->partition_rel, request->from,
+	fetch->partition = topics_fetch_resolve(topic, request->partition);
+	fetch->reader = topics_log_reader_open(fetch->partition.rel, request->from,
 										   check_offset(fetch, request->from), snapshot, true);
 	fetch->cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics fetch",
 									   ALLOCSET_DEFAULT_SIZES);
@@ -285,7 +286,8 @@ void
 topics_fetch_close(Fetch *fetch)
 {
 	topics_log_reader_close(fetch->reader);
-	table_close(fetch->partition_rel, fetch->count > 0 ? NoLock : AccessShareLock);
+	topics_catalog_close_partition(&fetch->partition,
+								   fetch->count > 0 ? NoLock : AccessShareLock);
 	MemoryContextDelete(fetch->cxt);
 }
 

@@ -16,7 +16,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
@@ -132,13 +131,12 @@ topics_latest(PG_FUNCTION_ARGS)
 										ALLOCSET_DEFAULT_SIZES);
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
-		PartitionState *state;
+		Partition	opened = topics_fetch_resolve(topic, partition);
 		Slice		slice = {0, 0};
 
-		reading.partition_rel = topics_fetch_open_partition(topic, partition);
-		state = topics_catalog_partition_state(topic, partition);
-		reading.start = topics_log_start(reading.partition_rel, state);
-		reading.end = topics_log_end(reading.partition_rel, state);
+		reading.partition_rel = opened.rel;
+		reading.start = topics_log_start(opened.rel, opened.state);
+		reading.end = topics_log_end(opened.rel, opened.state);
 		while (slice.number >> slice.bits == 0)
 		{
 			if (map_slice(&reading, slice))
@@ -152,7 +150,7 @@ topics_latest(PG_FUNCTION_ARGS)
 				slice.number *= 2;
 			}
 		}
-		table_close(reading.partition_rel, NoLock);
+		topics_catalog_close_partition(&opened, NoLock);
 	}
 	MemoryContextDelete(reading.cxt);
 	topics_offset_map_free(reading.map);

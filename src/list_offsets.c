@@ -11,7 +11,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
@@ -88,19 +87,18 @@ topics_list_offsets(PG_FUNCTION_ARGS)
 
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
-		Relation	rel = topics_fetch_open_partition(topic, partition);
-		PartitionState *state = topics_catalog_partition_state(topic, partition);
-		int64		start = topics_log_start(rel, state);
-		int64		end = topics_log_end(rel, state);
+		Partition	opened = topics_fetch_resolve(topic, partition);
+		int64		start = topics_log_start(opened.rel, opened.state);
+		int64		end = topics_log_end(opened.rel, opened.state);
 		TimestampTz timestamp = 0;
 		bool		found;
 
 		if (earliest)
-			found = timestamp_from(rel, start, end, &timestamp);
+			found = timestamp_from(opened.rel, start, end, &timestamp);
 		else
-			found = end > start && timestamp_from(rel, end - 1, end, &timestamp);
+			found = end > start && timestamp_from(opened.rel, end - 1, end, &timestamp);
 		put_offset(rsinfo, partition, earliest ? start : end, timestamp, found);
-		table_close(rel, NoLock);
+		topics_catalog_close_partition(&opened, NoLock);
 	}
 	return (Datum) 0;
 }
@@ -168,13 +166,12 @@ topics_list_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps,
 	SPI_connect();
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
-		Relation	rel = topics_fetch_open_partition(topic, partition);
-		PartitionState *state = topics_catalog_partition_state(topic, partition);
-		int64		start = topics_log_start(rel, state);
-		int64		end = topics_log_end(rel, state);
+		Partition	opened = topics_fetch_resolve(topic, partition);
+		int64		start = topics_log_start(opened.rel, opened.state);
+		int64		end = topics_log_end(opened.rel, opened.state);
 		TimestampTz timestamp = 0;
 		int			count;
-		Segment    *segments = topics_segment_list(rel, &count);
+		Segment    *segments = topics_segment_list(opened.rel, &count);
 		bool		has_record = false;
 
 		offsets[partition] = end;
@@ -184,7 +181,7 @@ topics_list_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps,
 			timestamps[partition] = timestamp;
 		if (found)
 			found[partition] = has_record;
-		table_close(rel, NoLock);
+		topics_catalog_close_partition(&opened, NoLock);
 	}
 	SPI_finish();
 	topics_extension_become_caller(scope);

@@ -799,8 +799,7 @@ typedef struct Fetch
 	FetchLimits limits;
 	NameData	topic;
 	bool		has_gaps;		/* it is compacted */
-	Relation	partition_rel;
-	PartitionState *state;
+	Partition	partition;		/* open */
 	LogReader  *reader;
 	MemoryContext cxt;			/* of the current record */
 	int64		from;
@@ -819,7 +818,8 @@ typedef struct FetchResult
 
 extern FetchLimits topics_fetch_limits(FunctionCallInfo fcinfo, int first);
 extern FetchRequest topics_fetch_request(FunctionCallInfo fcinfo);
-extern Relation topics_fetch_open_partition(Topic *topic, int32 partition);
+extern Partition topics_fetch_resolve(Topic *topic, int32 number);
+extern Relation topics_fetch_open_partition(Topic *topic, int32 number);
 extern RecordOutput topics_fetch_output(Topic *topic, TupleDesc desc);
 extern void topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot);
 extern bool topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls);

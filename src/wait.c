@@ -54,21 +54,16 @@ report_dropped(const char *topic)
 static void
 prepare_wait(OffsetWait *wait, Topic *topic, int32 partition, int64 wanted)
 {
-	Relation	rel = NULL;
+	Partition	opened = topics_fetch_resolve(topic, partition);
 
-	topics_catalog_check_partition(topic, partition);
 	wait->view_relid = topic->view_relid;
 	wait->topic = topic->name;
-	wait->partition_relid = topics_catalog_partition_relid(topic, partition);
+	wait->partition_relid = opened.relid;
 	wait->wanted = wanted;
-	if (OidIsValid(wait->partition_relid))
-		rel = try_relation_open(wait->partition_relid, AccessShareLock);
-	if (rel == NULL)
-		report_dropped(NameStr(wait->topic));
-	wait->state = topics_catalog_partition_state(topic, partition);
+	wait->state = opened.state;
 	wait->topic_state = topics_catalog_partition_state(topic, 0);
 	wait->id = wait->state->id;
-	relation_close(rel, AccessShareLock);
+	topics_catalog_close_partition(&opened, AccessShareLock);
 }
 
 /* The log end where shared memory does not have it. */
