@@ -22,7 +22,7 @@
 #include "compat.h"
 #include "pg_topics.h"
 
-/* A path that reads a relation; its rows and its costs are the caller's to set. */
+/* Make a path that reads a relation; the caller sets its rows and costs. */
 CustomPath *
 topics_custom_scan_make_path(RelOptInfo *rel, const CustomPathMethods *methods)
 {
@@ -36,7 +36,7 @@ topics_custom_scan_make_path(RelOptInfo *rel, const CustomPathMethods *methods)
 	return path;
 }
 
-/* The plan of a path, which filters by "quals" and returns "tlist". */
+/* Make the plan of a path, which filters by "quals" and returns "tlist". */
 CustomScan *
 topics_custom_scan_make_plan(const CustomPath *path, List *tlist, List *quals,
 							 const CustomScanMethods *methods)
@@ -51,7 +51,10 @@ topics_custom_scan_make_plan(const CustomPath *path, List *tlist, List *quals,
 	return plan;
 }
 
-/* The state of an execution: a struct of "size" that begins with a CustomScanState. */
+/*
+ * Make the state of an execution: a struct of this size that begins with a
+ * CustomScanState.
+ */
 CustomScanState *
 topics_custom_scan_make_state(Size size, const CustomExecMethods *methods)
 {
@@ -62,7 +65,7 @@ topics_custom_scan_make_state(Size size, const CustomExecMethods *methods)
 	return css;
 }
 
-/* A line of EXPLAIN: an expression of the plan, as SQL. */
+/* Write a line of EXPLAIN: an expression of the plan, as SQL. */
 void
 topics_custom_scan_explain(CustomScanState *css, const char *label, Node *expression,
 						   List *ancestors, ExplainState *es)

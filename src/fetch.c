@@ -3,10 +3,10 @@
  * fetch.c
  *		Read a partition from an offset on.
  *
- * A fetch keeps nothing: its caller tracks his own place, as Kafka's simple
- * consumer does.  It sees what the statement's snapshot sees, below the
- * published log end; if that is nothing, and it may wait (max_wait), what
- * comes meanwhile.
+ * The server keeps nothing of a fetch: the client remembers its own place, as
+ * Kafka's simple consumer does.  A fetch sees what the statement's snapshot
+ * sees, below the published log end.  If that is nothing, and the fetch may
+ * wait (max_wait), it sees what comes meanwhile.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,8 +35,9 @@ PG_FUNCTION_INFO_V1(topics_fetch);
  * ----------------------------------------------------------------
  */
 
+/* Return how values of a topic's column become text, or bytes. */
 static OutputColumn
-output_column(const TopicColumn *column, bool as_bytes)
+make_output_column(const TopicColumn *column, bool as_bytes)
 {
 	OutputColumn output = {.as_bytes = as_bytes};
 	Oid			type = column->base_type;
@@ -51,9 +52,9 @@ output_column(const TopicColumn *column, bool as_bytes)
 	return output;
 }
 
-/* As text, or as the bytes of the text in UTF-8. */
+/* Convert a value to text, or to the bytes of the text in UTF-8. */
 static Datum
-convert(OutputColumn *output, Datum value)
+convert_value(OutputColumn *output, Datum value)
 {
 	char	   *text;
 
@@ -65,13 +66,14 @@ convert(OutputColumn *output, Datum value)
 	return PointerGetDatum(cstring_to_text(text));
 }
 
+/* Return the size that a value counts for, towards max_bytes. */
 static int64
-value_bytes(Datum value, bool isnull)
+count_bytes(Datum value, bool isnull)
 {
 	return isnull ? 0 : toast_raw_datum_size(value) - VARHDRSZ;
 }
 
-/* A row of the log table as a row of the result; its size is returned. */
+/* Make a row of the result from a row of the log table; return its size. */
 static int64
 form_record(TupleTableSlot *slot, RecordOutput *output, Datum *values, bool *nulls)
 {
@@ -82,16 +84,16 @@ form_record(TupleTableSlot *slot, RecordOutput *output, Datum *values, bool *nul
 	nulls[RECORD_PARTITION] = nulls[RECORD_OFFSET] = nulls[RECORD_TIMESTAMP] = false;
 	nulls[RECORD_KEY] = slot->tts_isnull[Anum_log_key - 1];
 	if (!nulls[RECORD_KEY])
-		values[RECORD_KEY] = convert(&output->key, slot->tts_values[Anum_log_key - 1]);
+		values[RECORD_KEY] = convert_value(&output->key, slot->tts_values[Anum_log_key - 1]);
 	nulls[RECORD_VALUE] = slot->tts_isnull[Anum_log_value - 1];
 	if (!nulls[RECORD_VALUE])
-		values[RECORD_VALUE] = convert(&output->value, slot->tts_values[Anum_log_value - 1]);
+		values[RECORD_VALUE] = convert_value(&output->value, slot->tts_values[Anum_log_value - 1]);
 	nulls[RECORD_HEADERS] = slot->tts_isnull[Anum_log_headers - 1];
 	values[RECORD_HEADERS] = slot->tts_values[Anum_log_headers - 1];
 
-	return value_bytes(values[RECORD_KEY], nulls[RECORD_KEY]) +
-		value_bytes(values[RECORD_VALUE], nulls[RECORD_VALUE]) +
-		value_bytes(values[RECORD_HEADERS], nulls[RECORD_HEADERS]);
+	return count_bytes(values[RECORD_KEY], nulls[RECORD_KEY]) +
+		count_bytes(values[RECORD_VALUE], nulls[RECORD_VALUE]) +
+		count_bytes(values[RECORD_HEADERS], nulls[RECORD_HEADERS]);
 }
 
 /* ----------------------------------------------------------------
@@ -99,15 +101,20 @@ form_record(TupleTableSlot *slot, RecordOutput *output, Datum *values, bool *nul
  * ----------------------------------------------------------------
  */
 
-/* The arguments max_records, max_bytes and max_wait, which are not NULL. */
+/*
+ * Return the arguments max_records, max_bytes and max_wait, which stand beside
+ * each other and are not NULL; "max_records" is the position of the first.
+ */
 FetchLimits
-topics_fetch_limits(FunctionCallInfo fcinfo, int first)
+topics_fetch_limits(FunctionCallInfo fcinfo, int max_records)
 {
+	int			max_bytes = max_records + 1;
+	int			max_wait = max_records + 2;
 	FetchLimits limits;
 
-	limits.max_records = PG_GETARG_INT32(first);
-	limits.max_bytes = PG_GETARG_INT32(first + 1);
-	limits.max_wait_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(first + 2), SHORT_WAIT_MS);
+	limits.max_records = PG_GETARG_INT32(max_records);
+	limits.max_bytes = PG_GETARG_INT32(max_bytes);
+	limits.max_wait_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(max_wait), SHORT_WAIT_MS);
 	if (limits.max_records <= 0 || limits.max_bytes <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -139,10 +146,10 @@ topics_fetch_open_partition(Topic *topic, int32 number)
 }
 
 /*
- * Check the offset against the ends of the log; the result is the offset up
- * to which the caller may read.  A caller can know of a record that is
- * visible but not published: before an offset is called out of range,
- * everybody who is publishing must have finished.
+ * Check an offset against the ends of the log, and return the offset up to
+ * which the caller may read.  A client can know of a record that is visible but
+ * not published.  So before an offset is called out of range, every producer
+ * that is publishing must have finished.
  */
 static int64
 check_offset(const Fetch *fetch, int64 from)
@@ -159,7 +166,10 @@ check_offset(const Fetch *fetch, int64 from)
 	return end;
 }
 
-/* Was the log compacted at this offset, when its policy was another one? */
+/*
+ * Return true if the log was compacted at this offset, maybe when the topic's
+ * policy was another one.
+ */
 static bool
 may_have_gaps(PartitionState *state, int64 offset)
 {
@@ -170,11 +180,12 @@ may_have_gaps(PartitionState *state, int64 offset)
 }
 
 /*
- * Offsets are dense: is there none that is missing before "found"?  False if
- * retention has taken what we were about to read.
+ * The next record has offset "found".  Offsets are dense: raise if one before
+ * it is missing.  Return false if retention has taken the records that were to
+ * be read.
  */
 static bool
-check_next(const Fetch *fetch, int64 found)
+check_next_offset(const Fetch *fetch, int64 found)
 {
 	if (found == fetch->next || fetch->has_gaps)
 		return true;
@@ -189,18 +200,19 @@ check_next(const Fetch *fetch, int64 found)
 	return true;
 }
 
+/* Return how a topic's records become rows of a result. */
 RecordOutput
 topics_fetch_output(Topic *topic, TupleDesc desc)
 {
 	bool		as_bytes = TupleDescAttr(desc, RECORD_VALUE)->atttypid == BYTEAOID;
 	RecordOutput output;
 
-	output.key = output_column(&topic->key, as_bytes);
-	output.value = output_column(&topic->value, as_bytes);
+	output.key = make_output_column(&topic->key, as_bytes);
+	output.value = make_output_column(&topic->value, as_bytes);
 	return output;
 }
 
-/* The result of a function that returns records: fetch's, consume's, and the twins'. */
+/* Begin the result of a function that returns records. */
 void
 topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *topic)
 {
@@ -210,7 +222,7 @@ topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *t
 }
 
 static void
-put_values(FetchResult *result, Datum *values, bool *nulls)
+put_row(FetchResult *result, Datum *values, bool *nulls)
 {
 	tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
 }
@@ -223,10 +235,10 @@ topics_fetch_put_record(FetchResult *result, TupleTableSlot *slot)
 	bool		nulls[RECORD_COLUMNS];
 
 	(void) form_record(slot, &result->output, values, nulls);
-	put_values(result, values, nulls);
+	put_row(result, values, nulls);
 }
 
-/* Begin to read records that a snapshot sees. */
+/* Open a partition, and begin to read the records that a snapshot sees. */
 void
 topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot)
 {
@@ -247,10 +259,10 @@ topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot)
 }
 
 /*
- * The next record, as values that are good until the next call; or false, from
- * then on, when the log or one of the limits has come to an end.  If retention
- * was quicker than the first record, that is an error; if it overtakes us
- * later, an end.
+ * Read the next record, as values that are good until the next call.  Return
+ * false, from then on, when the log or one of the limits has come to an end.
+ * If retention has removed the first record, that is an error; if it has
+ * removed a later one, the fetch ends there.
  */
 bool
 topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls)
@@ -269,7 +281,7 @@ topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls
 	MemoryContextReset(fetch->cxt);
 	old = MemoryContextSwitchTo(fetch->cxt);
 	fetch->bytes += form_record(slot, output, values, nulls);
-	if (check_next(fetch, DatumGetInt64(values[RECORD_OFFSET])))
+	if (check_next_offset(fetch, DatumGetInt64(values[RECORD_OFFSET])))
 		fetch->ended = fetch->count > 0 && fetch->bytes > fetch->limits.max_bytes;
 	else if (fetch->count == 0)
 		(void) check_offset(fetch, fetch->from);
@@ -281,7 +293,10 @@ topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls
 	return true;
 }
 
-/* Nothing more is wanted.  If there was no record, no lock of the partition's table is kept. */
+/*
+ * End a fetch.  If there was no record, the lock on the partition's table is
+ * released.
+ */
 void
 topics_fetch_close(Fetch *fetch)
 {
@@ -292,8 +307,8 @@ topics_fetch_close(Fetch *fetch)
 }
 
 /*
- * Read records into a result; their number is returned, and in *next, if there
- * are any, the offset to go on from.
+ * Read records into a result, and return their number.  If there are any, *next
+ * is set to the offset to go on from.
  */
 int32
 topics_fetch_records(const FetchRequest *request, Snapshot snapshot, FetchResult *result, int64 *next)
@@ -304,14 +319,14 @@ topics_fetch_records(const FetchRequest *request, Snapshot snapshot, FetchResult
 
 	topics_fetch_open(&fetch, request, snapshot);
 	while (topics_fetch_next(&fetch, &result->output, values, nulls))
-		put_values(result, values, nulls);
+		put_row(result, values, nulls);
 	topics_fetch_close(&fetch);
 	if (fetch.count > 0)
 		*next = fetch.next;
 	return fetch.count;
 }
 
-/* The arguments of fetch: (topic, partition, from_offset, max_records, max_bytes, max_wait) */
+/* Return the arguments of fetch, checked. */
 FetchRequest
 topics_fetch_request(FunctionCallInfo fcinfo)
 {
@@ -319,19 +334,19 @@ topics_fetch_request(FunctionCallInfo fcinfo)
 
 	topics_require_preload();
 	topics_argument_require_all(fcinfo, FETCH_ARGUMENTS, "topics.fetch()");
-	request.limits = topics_fetch_limits(fcinfo, 3);
-	request.topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	request.limits = topics_fetch_limits(fcinfo, FETCH_MAX_RECORDS);
+	request.topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(FETCH_TOPIC)), false);
 	topics_catalog_require(request.topic, ACL_SELECT);
-	request.partition = PG_GETARG_INT32(1);
-	request.from = PG_GETARG_INT64(2);
+	request.partition = PG_GETARG_INT32(FETCH_PARTITION);
+	request.from = PG_GETARG_INT64(FETCH_FROM_OFFSET);
 	return request;
 }
 
 /*
- * There was nothing: wait for a record.  The result is a snapshot to read it
- * with, registered, since the statement's own cannot see what came after it;
- * or NULL if there still is nothing.  A transaction with one snapshot for all
- * its statements would wait in vain.
+ * There was no record: wait for one.  Return a registered snapshot to read it
+ * with, since the statement's own cannot see what came after it, or NULL if
+ * there still is no record.  A transaction with one snapshot for all its
+ * statements would wait in vain.
  */
 Snapshot
 topics_fetch_wait(FetchRequest *request)
@@ -343,7 +358,10 @@ topics_fetch_wait(FetchRequest *request)
 	return request->topic ? RegisterSnapshot(GetLatestSnapshot()) : NULL;
 }
 
-/* fetch, where it is called as a function; in FROM it mostly is a scan (fetch_scan.c) */
+/*
+ * fetch(topic, partition, from_offset, max_records, max_bytes, max_wait), where
+ * it is called as a function; in FROM it mostly is a scan (fetch_scan.c).
+ */
 Datum
 topics_fetch(PG_FUNCTION_ARGS)
 {

@@ -3,15 +3,16 @@
  * fetch_scan.c
  *		SELECT ... FROM topics.fetch(...), record by record.
  *
- * What a function in FROM returns PostgreSQL puts into a tuplestore first: a
- * sixth of the time of reading a log.  So the planner is offered a path of our
- * own (a CustomScan, by set_rel_pathlist_hook) that reads as the function does
- * and returns each record at once.
+ * PostgreSQL puts what a function in FROM returns into a tuplestore first,
+ * which is a sixth of the time of reading a log.  So the planner is offered a
+ * path of our own (a CustomScan, by set_rel_pathlist_hook) that reads as the
+ * function does and returns each record at once.
  *
- * It is offered only where nothing but the function stands in FROM: there it
- * is not read a second time with the same arguments, which a tuplestore would
- * be better at, and which need not give the same records after max_wait.
- * Anywhere else, and as a part of ROWS FROM, the function is called.
+ * It is offered only where nothing but the function stands in FROM.  There the
+ * function is not read a second time with the same arguments: a tuplestore
+ * would be better at that, and after max_wait another call need not give the
+ * same records.  Anywhere else, and as a part of ROWS FROM, the function is
+ * called.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +43,12 @@
 #include "compat.h"
 #include "pg_topics.h"
 
+/*
+ * Cost of a Fetch Scan beyond the start, as a part of what the function costs,
+ * whose rows are stored first.
+ */
+#define COST_WITHOUT_STORE 0.8
+
 typedef struct FetchScanState
 {
 	CustomScanState css;		/* must be first */
@@ -52,14 +59,14 @@ typedef struct FetchScanState
 	RecordOutput output;
 	Fetch		fetch;
 	bool		started;		/* "fetch" is open */
-	bool		may_wait;		/* there was no record yet, and no wait */
-	bool		ended;			/* there is no other record */
+	bool		may_wait;		/* there was no record and no wait yet */
+	bool		ended;			/* there are no more records */
 	Snapshot	snapshot;		/* registered, after a wait; or NULL */
 } FetchScanState;
 
 static Plan *plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 							 List *tlist, List *clauses, List *custom_plans);
-static Node *create_state(CustomScan *cscan);
+static Node *create_fetch_scan_state(CustomScan *cscan);
 static void begin_fetch_scan(CustomScanState *css, EState *estate, int eflags);
 static TupleTableSlot *exec_fetch_scan(CustomScanState *css);
 static void end_fetch_scan(CustomScanState *css);
@@ -75,7 +82,7 @@ static const CustomPathMethods path_methods = {
 
 static const CustomScanMethods scan_methods = {
 	.CustomName = "Fetch Scan",
-	.CreateCustomScanState = create_state
+	.CreateCustomScanState = create_fetch_scan_state
 };
 
 static const CustomExecMethods exec_methods = {
@@ -92,9 +99,12 @@ static const CustomExecMethods exec_methods = {
  * ----------------------------------------------------------------
  */
 
-/* The call of topics.fetch or its twin that a range table entry is, or NULL. */
+/*
+ * Return the call of topics.fetch or its twin that a range table entry is, or
+ * NULL if it is anything else.
+ */
 static FuncExpr *
-fetch_call(RangeTblEntry *rte)
+find_fetch_call(RangeTblEntry *rte)
 {
 	RangeTblFunction *function;
 	FuncExpr   *call;
@@ -127,7 +137,7 @@ fetch_call(RangeTblEntry *rte)
 	return result ? call : NULL;
 }
 
-/* Is any column wanted that no record has: all in one, as a row? */
+/* Return true if the query wants all columns in one, as a row. */
 static bool
 wants_whole_row(RelOptInfo *rel)
 {
@@ -137,7 +147,7 @@ wants_whole_row(RelOptInfo *rel)
 
 /* set_rel_pathlist_hook */
 static void
-add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
+add_fetch_path(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 {
 	Path	   *path;
 	Path	   *function;
@@ -146,15 +156,14 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 		previous_pathlist(root, rel, rti, rte);
 	if (!pg_topics_enable_offset_scan || rel->pathlist == NIL ||
 		bms_membership(root->all_baserels) != BMS_SINGLETON ||
-		!bms_is_empty(rel->lateral_relids) || fetch_call(rte) == NULL || wants_whole_row(rel))
+		!bms_is_empty(rel->lateral_relids) || find_fetch_call(rte) == NULL || wants_whole_row(rel))
 		return;
 
 	function = linitial(rel->pathlist);
 	path = &topics_custom_scan_make_path(rel, &path_methods)->path;
 	path->rows = function->rows;
-	/* as the function, but for what it takes to store the rows */
 	path->startup_cost = function->startup_cost;
-	path->total_cost = function->startup_cost + 0.8 * (function->total_cost - function->startup_cost);
+	path->total_cost = function->startup_cost + COST_WITHOUT_STORE * (function->total_cost - function->startup_cost);
 	add_path(rel, path);
 }
 
@@ -165,10 +174,10 @@ plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 	CustomScan *cscan = topics_custom_scan_make_plan(path, tlist,
 													 extract_actual_clauses(clauses, false),
 													 &scan_methods);
-	FuncExpr   *call = fetch_call(root->simple_rte_array[rel->relid]);
+	FuncExpr   *call = find_fetch_call(root->simple_rte_array[rel->relid]);
 	TupleDesc	desc = get_expr_result_tupdesc((Node *) call, false);
 
-	/* the call whole, so that the plan depends on the function */
+	/* the whole call, so that the plan depends on the function */
 	cscan->custom_exprs = list_make1(copyObject(call));
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -183,7 +192,7 @@ plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 }
 
 static Node *
-create_state(CustomScan *cscan)
+create_fetch_scan_state(CustomScan *cscan)
 {
 	return (Node *) topics_custom_scan_make_state(sizeof(FetchScanState), &exec_methods);
 }
@@ -193,9 +202,9 @@ create_state(CustomScan *cscan)
  * ----------------------------------------------------------------
  */
 
-/* As ExecInitFunc checks a function that is to be called. */
+/* Check the right to call the function, as ExecInitFunc does. */
 static void
-require_execute(Oid function)
+require_execute_right(Oid function)
 {
 	AclResult	result = object_aclcheck(ProcedureRelationId, function, GetUserId(), ACL_EXECUTE);
 
@@ -211,14 +220,14 @@ begin_fetch_scan(CustomScanState *css, EState *estate, int eflags)
 	CustomScan *cscan = (CustomScan *) css->ss.ps.plan;
 
 	state->call = linitial_node(FuncExpr, cscan->custom_exprs);
-	require_execute(state->call->funcid);
+	require_execute_right(state->call->funcid);
 	for (int i = 0; i < FETCH_ARGUMENTS; i++)
 		state->arguments[i] = ExecInitExpr(list_nth(state->call->args, i), &css->ss.ps);
 }
 
 /* Evaluate the arguments, and begin to read. */
 static void
-start(FetchScanState *state)
+start_fetch_scan(FetchScanState *state)
 {
 	LOCAL_FCINFO(fcinfo, FETCH_ARGUMENTS);
 	PlanState  *ps = &state->css.ss.ps;
@@ -234,8 +243,9 @@ start(FetchScanState *state)
 	state->started = state->may_wait = true;
 }
 
+/* Close what is open; the scan can be started again. */
 static void
-finish(FetchScanState *state)
+stop_fetch_scan(FetchScanState *state)
 {
 	if (state->started)
 		topics_fetch_close(&state->fetch);
@@ -245,13 +255,16 @@ finish(FetchScanState *state)
 	state->snapshot = NULL;
 }
 
-/* There was no record: wait for one, and begin anew.  False if there is none. */
+/*
+ * There was no record: wait for one, and begin anew.  Return false if there
+ * still is none.
+ */
 static bool
-start_after_wait(FetchScanState *state)
+restart_after_wait(FetchScanState *state)
 {
 	if (!state->may_wait)
 		return false;
-	finish(state);
+	stop_fetch_scan(state);
 	state->snapshot = topics_fetch_wait(&state->request);
 	if (state->snapshot == NULL)
 		return false;
@@ -263,7 +276,7 @@ start_after_wait(FetchScanState *state)
 
 /* ExecScan's access method */
 static TupleTableSlot *
-next_record(ScanState *ss)
+read_fetch_scan(ScanState *ss)
 {
 	FetchScanState *state = (FetchScanState *) ss;
 	TupleTableSlot *slot = ss->ss_ScanTupleSlot;
@@ -272,7 +285,7 @@ next_record(ScanState *ss)
 	if (state->ended)
 		return slot;
 	if (!state->started)
-		start(state);
+		start_fetch_scan(state);
 	do
 	{
 		if (topics_fetch_next(&state->fetch, &state->output, slot->tts_values, slot->tts_isnull))
@@ -280,14 +293,14 @@ next_record(ScanState *ss)
 			state->may_wait = false;
 			return ExecStoreVirtualTuple(slot);
 		}
-	} while (start_after_wait(state));
+	} while (restart_after_wait(state));
 	state->ended = true;
 	return slot;
 }
 
 /* ExecScan's recheck method: there is no other version of a record */
 static bool
-recheck_record(ScanState *ss, TupleTableSlot *slot)
+recheck_fetch_scan(ScanState *ss, TupleTableSlot *slot)
 {
 	return true;
 }
@@ -295,13 +308,13 @@ recheck_record(ScanState *ss, TupleTableSlot *slot)
 static TupleTableSlot *
 exec_fetch_scan(CustomScanState *css)
 {
-	return ExecScan(&css->ss, next_record, recheck_record);
+	return ExecScan(&css->ss, read_fetch_scan, recheck_fetch_scan);
 }
 
 static void
 rescan_fetch_scan(CustomScanState *css)
 {
-	finish((FetchScanState *) css);
+	stop_fetch_scan((FetchScanState *) css);
 	((FetchScanState *) css)->ended = false;
 	ExecScanReScan(&css->ss);
 }
@@ -310,7 +323,7 @@ static void
 end_fetch_scan(CustomScanState *css)
 {
 	ExecClearTuple(css->ss.ss_ScanTupleSlot);
-	finish((FetchScanState *) css);
+	stop_fetch_scan((FetchScanState *) css);
 }
 
 static void
@@ -325,5 +338,5 @@ topics_fetch_scan_init(void)
 {
 	RegisterCustomScanMethods(&scan_methods);
 	previous_pathlist = set_rel_pathlist_hook;
-	set_rel_pathlist_hook = add_paths;
+	set_rel_pathlist_hook = add_fetch_path;
 }

@@ -3,14 +3,14 @@
  * latest.c
  *		A topic as a table of state: the latest record of each key.
  *
- * Two scans of each partition: the first maps each key to its latest offset
- * (offset_map.c), the second returns the records at those offsets.  If the
- * map does not fit the memory of a hash table (work_mem, hash_mem_multiplier),
- * it is made for a slice of the keys at a time, chosen by their hash: twice
- * as many slices, until one fits.
+ * Each partition is scanned twice: the first scan maps each key to its latest
+ * offset (offset_map.c), the second returns the records at those offsets.  If
+ * the map does not fit the memory of a hash table (work_mem,
+ * hash_mem_multiplier), it is made for a slice of the keys at a time, chosen by
+ * their hash: twice as many slices, until one fits.
  *
- * It does not ask whether the log is compacted: that makes it faster, not
- * different.
+ * Nothing asks whether the log is compacted: compaction makes this faster, and
+ * the result the same.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,6 +30,15 @@
 
 PG_FUNCTION_INFO_V1(topics_latest);
 
+/* The argument of latest. */
+enum
+{
+	LATEST_TOPIC
+};
+
+/* Bits of the half of a key's hash that slices are chosen by. */
+#define HASH_BITS 64
+
 /* Keys whose hash begins with "bits" bits of the value "number". */
 typedef struct Slice
 {
@@ -37,6 +46,7 @@ typedef struct Slice
 	uint64		number;
 } Slice;
 
+/* A partition being read. */
 typedef struct Reading
 {
 	Relation	partition_rel;
@@ -47,9 +57,9 @@ typedef struct Reading
 	MemoryContext cxt;			/* per record */
 } Reading;
 
-/* A record with a key of the slice? */
+/* Return true if a record has a key of the slice; *hash is the key's hash. */
 static bool
-has_key(Reading *reading, TupleTableSlot *slot, Slice slice, KeyHash *hash)
+has_key_of_slice(Reading *reading, TupleTableSlot *slot, Slice slice, KeyHash *hash)
 {
 	bool		isnull;
 	Datum		key = slot_getattr(slot, Anum_log_key, &isnull);
@@ -58,10 +68,10 @@ has_key(Reading *reading, TupleTableSlot *slot, Slice slice, KeyHash *hash)
 		return false;
 	*hash = topics_offset_map_hash(reading->map,
 								   TupleDescAttr(slot->tts_tupleDescriptor, Anum_log_key - 1), key);
-	return slice.bits == 0 || hash->hash[1] >> (64 - slice.bits) == slice.number;
+	return slice.bits == 0 || hash->hash[1] >> (HASH_BITS - slice.bits) == slice.number;
 }
 
-/* Map the keys of a slice.  False if they are too many. */
+/* Map the keys of a slice; return false if they are too many. */
 static bool
 map_slice(Reading *reading, Slice slice)
 {
@@ -77,7 +87,7 @@ map_slice(Reading *reading, Slice slice)
 		bool		isnull;
 
 		CHECK_FOR_INTERRUPTS();
-		if (has_key(reading, slot, slice, &hash))
+		if (has_key_of_slice(reading, slot, slice, &hash))
 			fits = topics_offset_map_put(reading->map, &hash,
 										 DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull)));
 	}
@@ -85,7 +95,7 @@ map_slice(Reading *reading, Slice slice)
 	return fits;
 }
 
-/* Return the latest record of each key of a slice that is mapped. */
+/* Add the latest record of each key of a slice that is mapped to the result. */
 static void
 put_slice(Reading *reading, Slice slice, FetchResult *result)
 {
@@ -101,7 +111,7 @@ put_slice(Reading *reading, Slice slice, FetchResult *result)
 		int64		offset = DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
 
 		CHECK_FOR_INTERRUPTS();
-		if (has_key(reading, slot, slice, &hash) &&
+		if (has_key_of_slice(reading, slot, slice, &hash) &&
 			topics_offset_map_get(reading->map, &hash) == offset &&
 			!slot_attisnull(slot, Anum_log_value))
 			topics_fetch_put_record(result, slot);
@@ -109,6 +119,30 @@ put_slice(Reading *reading, Slice slice, FetchResult *result)
 		MemoryContextReset(reading->cxt);
 	}
 	topics_log_reader_close(reader);
+}
+
+/*
+ * Add the latest record of each key of the partition to the result, slice by
+ * slice.
+ */
+static void
+put_partition(Reading *reading, FetchResult *result)
+{
+	Slice		slice = {0, 0};
+
+	while (slice.number >> slice.bits == 0)
+	{
+		if (map_slice(reading, slice))
+		{
+			put_slice(reading, slice, result);
+			slice.number++;
+		}
+		else
+		{
+			slice.bits++;
+			slice.number *= 2;
+		}
+	}
 }
 
 /* latest(topic) */
@@ -120,8 +154,8 @@ topics_latest(PG_FUNCTION_ARGS)
 	Reading		reading;
 
 	topics_require_preload();
-	topics_argument_require(fcinfo, 0, "topic");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_argument_require(fcinfo, LATEST_TOPIC, "topic");
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(LATEST_TOPIC)), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	topics_fetch_begin_result(&result, fcinfo, topic);
 
@@ -132,24 +166,11 @@ topics_latest(PG_FUNCTION_ARGS)
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
 		Partition	opened = topics_fetch_resolve(topic, partition);
-		Slice		slice = {0, 0};
 
 		reading.partition_rel = opened.rel;
 		reading.start = topics_log_start(opened.rel, opened.state);
 		reading.end = topics_log_end(opened.rel, opened.state);
-		while (slice.number >> slice.bits == 0)
-		{
-			if (map_slice(&reading, slice))
-			{
-				put_slice(&reading, slice, &result);
-				slice.number++;
-			}
-			else
-			{
-				slice.bits++;
-				slice.number *= 2;
-			}
-		}
+		put_partition(&reading, &result);
 		topics_catalog_close_partition(&opened, NoLock);
 	}
 	MemoryContextDelete(reading.cxt);

@@ -29,22 +29,51 @@
 PG_FUNCTION_INFO_V1(topics_list_offsets);
 PG_FUNCTION_INFO_V1(topics_list_offsets_by_time);
 
+/* Arguments of list_offsets. */
+enum
+{
+	LIST_TOPIC,
+	LIST_AT,
+	LIST_ARGUMENTS
+};
+
+/* Columns of its result. */
+enum
+{
+	LISTED_PARTITION,
+	LISTED_OFFSET,
+	LISTED_TIMESTAMP,
+	LISTED_COLUMNS
+};
+
+/* Columns of the query that finds a record, from 1 on. */
+enum
+{
+	FOUND_OFFSET = 1,
+	FOUND_TIMESTAMP
+};
+
+/* Add a row to the result. */
 static void
-put_offset(ReturnSetInfo *rsinfo, int32 partition, int64 offset,
+put_listed_offset(ReturnSetInfo *rsinfo, int32 partition, int64 offset,
 		   TimestampTz timestamp, bool has_timestamp)
 {
-	Datum		values[3];
-	bool		nulls[3] = {false, false, !has_timestamp};
+	Datum		values[LISTED_COLUMNS];
+	bool		nulls[LISTED_COLUMNS] = {false};
 
-	values[0] = Int32GetDatum(partition);
-	values[1] = Int64GetDatum(offset);
-	values[2] = TimestampTzGetDatum(timestamp);
+	values[LISTED_PARTITION] = Int32GetDatum(partition);
+	values[LISTED_OFFSET] = Int64GetDatum(offset);
+	values[LISTED_TIMESTAMP] = TimestampTzGetDatum(timestamp);
+	nulls[LISTED_TIMESTAMP] = !has_timestamp;
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* The timestamp of the first record from an offset on, as a snapshot sees it. */
+/*
+ * Read the timestamp of the first record from an offset on that the statement
+ * sees; return false if there is none.
+ */
 static bool
-timestamp_from(Relation partition_rel, int64 from, int64 upto, TimestampTz *timestamp)
+read_first_timestamp(Relation partition_rel, int64 from, int64 upto, TimestampTz *timestamp)
 {
 	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, GetActiveSnapshot(), false);
 	TupleTableSlot *slot = topics_log_reader_next(reader);
@@ -57,14 +86,15 @@ timestamp_from(Relation partition_rel, int64 from, int64 upto, TimestampTz *time
 	return found;
 }
 
+/* Look up the topic of a call of list_offsets, and begin the result. */
 static Topic *
-topic_to_list(FunctionCallInfo fcinfo)
+begin_listing(FunctionCallInfo fcinfo)
 {
 	Topic	   *topic;
 
 	topics_require_preload();
-	topics_argument_require_all(fcinfo, 2, "topics.list_offsets()");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_argument_require_all(fcinfo, LIST_ARGUMENTS, "topics.list_offsets()");
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(LIST_TOPIC)), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	InitMaterializedSRF(fcinfo, 0);
 	return topic;
@@ -75,8 +105,8 @@ Datum
 topics_list_offsets(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Topic	   *topic = topic_to_list(fcinfo);
-	char	   *at = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	Topic	   *topic = begin_listing(fcinfo);
+	char	   *at = text_to_cstring(PG_GETARG_TEXT_PP(LIST_AT));
 	bool		earliest = strcmp(at, "earliest") == 0;
 
 	if (!earliest && strcmp(at, "latest") != 0)
@@ -94,22 +124,24 @@ topics_list_offsets(PG_FUNCTION_ARGS)
 		bool		found;
 
 		if (earliest)
-			found = timestamp_from(opened.rel, start, end, &timestamp);
+			found = read_first_timestamp(opened.rel, start, end, &timestamp);
 		else
-			found = end > start && timestamp_from(opened.rel, end - 1, end, &timestamp);
-		put_offset(rsinfo, partition, earliest ? start : end, timestamp, found);
+			found = end > start && read_first_timestamp(opened.rel, end - 1, end, &timestamp);
+		put_listed_offset(rsinfo, partition, earliest ? start : end, timestamp, found);
 		topics_catalog_close_partition(&opened, NoLock);
 	}
 	return (Datum) 0;
 }
 
 /*
- * The first record of a segment whose timestamp is not before "at".  Sealed
- * segments have a BRIN index, whose bitmap is read in physical, i.e. offset
- * order, and stops at the first match; the active one is read from its start.
+ * Find the first record of a segment whose timestamp is not before "at", with
+ * an offset from "from" to "upto" - 1; return false if there is none.  A sealed
+ * segment has a BRIN index, whose bitmap is read in physical order, which is
+ * offset order, and the search stops at the first match.  The active segment
+ * is read from its start.
  */
 static bool
-first_since(Oid segment_relid, int64 from, int64 upto, TimestampTz at,
+find_first_since(Oid segment_relid, int64 from, int64 upto, TimestampTz at,
 			int64 *offset, TimestampTz *timestamp)
 {
 	static const Oid types[] = {TIMESTAMPTZOID, INT8OID, INT8OID};
@@ -128,17 +160,21 @@ first_since(Oid segment_relid, int64 from, int64 upto, TimestampTz at,
 	found = SPI_processed > 0;
 	if (found)
 	{
-		*offset = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-		*timestamp = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+		HeapTuple	row = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		*offset = DatumGetInt64(SPI_getbinval(row, desc, FOUND_OFFSET, &isnull));
+		*timestamp = DatumGetTimestampTz(SPI_getbinval(row, desc, FOUND_TIMESTAMP, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return found;
 }
 
 /*
- * For each partition the first offset whose timestamp is not before "at", as
- * Kafka's offsetsForTimes, and its timestamp; where there is none, the log
- * end, and in "found" false.  Timestamps and found may be NULL.
+ * Return for each partition the first offset whose timestamp is not before
+ * "at", as Kafka's offsetsForTimes does, with its timestamp in "timestamps" and
+ * true in "found".  Where there is none, it is the log end, and "found" is
+ * false.  "timestamps" and "found" may be NULL.
  */
 int64 *
 topics_list_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps, bool *found)
@@ -153,15 +189,15 @@ topics_list_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps,
 	};
 
 	/*
-	 * Rows must come in physical order: by a bitmap of the BRIN index, or a
-	 * plain scan; not by an index that somebody made on "timestamp".  And by
-	 * the bitmap where there is one: the planner would rather hope for a match
-	 * near the start of the segment.
+	 * Rows must come in physical order: by a bitmap of the BRIN index or by a
+	 * plain scan, and not by an index that a user made on "timestamp".  The
+	 * bitmap is to be used where there is an index: the planner would rather
+	 * hope for a match near the start of the segment.
 	 */
 	for (int i = 0; i < (int) lengthof(unwanted); i++)
 		topics_settings_override(unwanted[i], "off");
 	topics_settings_override("max_parallel_workers_per_gather", "0");
-	/* log tables are the extension owner's */
+	/* log tables belong to the extension's owner */
 	scope = topics_extension_become_owner();
 	SPI_connect();
 	for (int32 partition = 0; partition < topic->partitions; partition++)
@@ -176,7 +212,7 @@ topics_list_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps,
 
 		offsets[partition] = end;
 		for (int i = 0; i < count && !has_record && segments[i].base_offset < end; i++)
-			has_record = first_since(segments[i].relid, start, end, at, &offsets[partition], &timestamp);
+			has_record = find_first_since(segments[i].relid, start, end, at, &offsets[partition], &timestamp);
 		if (timestamps)
 			timestamps[partition] = timestamp;
 		if (found)
@@ -195,13 +231,13 @@ Datum
 topics_list_offsets_by_time(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Topic	   *topic = topic_to_list(fcinfo);
+	Topic	   *topic = begin_listing(fcinfo);
 	TimestampTz *timestamps = palloc(sizeof(TimestampTz) * topic->partitions);
 	bool	   *found = palloc(sizeof(bool) * topic->partitions);
-	int64	   *offsets = topics_list_offsets_since(topic, PG_GETARG_TIMESTAMPTZ(1),
+	int64	   *offsets = topics_list_offsets_since(topic, PG_GETARG_TIMESTAMPTZ(LIST_AT),
 													 timestamps, found);
 
 	for (int32 partition = 0; partition < topic->partitions; partition++)
-		put_offset(rsinfo, partition, offsets[partition], timestamps[partition], found[partition]);
+		put_listed_offset(rsinfo, partition, offsets[partition], timestamps[partition], found[partition]);
 	return (Datum) 0;
 }

@@ -50,10 +50,20 @@
 #include "pg_topics.h"
 
 /*
- * Blocks that the search is expected to read, for its cost: less in a small
- * segment, and never more than it spares.
+ * Blocks that the search is expected to read, for its cost: so many, but fewer
+ * in a small segment, and never more than the search spares.
  */
-#define SEEK_PAGES 2.0
+#define MAX_SEEK_PAGES 2.0
+#define SEEK_PAGES_PER_DOUBLING 0.25	/* of the segment's size */
+
+/* To read a block, as a multiple of what it costs a sequential scan. */
+#define READ_PAGE_COST 1.02
+
+/* To compare an offset with the bounds, as a fraction of an operator's call. */
+#define COMPARISON_COST 0.25
+
+/* Part of the leader's time that a worker costs it (get_parallel_divisor). */
+#define LEADER_TIME_PER_WORKER 0.3
 
 static Plan *plan_offset_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 							  List *tlist, List *clauses, List *custom_plans);
@@ -80,12 +90,12 @@ is_offset_column(RelOptInfo *rel, Node *node)
 }
 
 /*
- * A condition as "offset operator value", with a value that does not depend
- * on the row: or NULL if it is no such condition.  Operators are known by
- * their family, so that "offset >= 42", which is int84ge, is one too.
+ * Return a condition as "offset operator value", with a value that does not
+ * depend on the row, or NULL if it is no such condition.  Operators are known
+ * by their family, so that "offset >= 42", which is int84ge, is one too.
  */
 static OpExpr *
-offset_condition(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo)
+match_offset_condition(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo)
 {
 	OpExpr	   *op = (OpExpr *) rinfo->clause;
 	Node	   *value;
@@ -113,15 +123,15 @@ offset_condition(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo)
 	return op;
 }
 
-/* The RestrictInfos among "clauses" that are conditions on "offset". */
+/* Return the RestrictInfos among "clauses" that are conditions on "offset". */
 static List *
-offset_conditions(PlannerInfo *root, RelOptInfo *rel, List *clauses)
+select_offset_conditions(PlannerInfo *root, RelOptInfo *rel, List *clauses)
 {
 	List	   *result = NIL;
 	ListCell   *lc;
 
 	foreach(lc, clauses)
-		if (offset_condition(root, rel, lfirst(lc)) != NULL)
+		if (match_offset_condition(root, rel, lfirst(lc)) != NULL)
 			result = lappend(result, lfirst(lc));
 	return result;
 }
@@ -131,13 +141,13 @@ offset_conditions(PlannerInfo *root, RelOptInfo *rel, List *clauses)
  */
 
 /*
- * The part of a segment that has to be read, by the conditions that are
- * constants exactly, since offsets are dense from the base offset on; by the
- * others as PostgreSQL guesses.  *has_lower and *has_upper tell whether a
- * bound is to be searched for in the segment.
+ * Estimate the part of a segment that has to be read, from 0 to 1.  Conditions
+ * with constants tell it exactly, since offsets are dense from the base offset
+ * on; for the others PostgreSQL guesses.  *has_lower and *has_upper tell
+ * whether a bound is to be searched for in the segment.
  */
 static double
-part_to_read(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, List *conditions,
+estimate_part_to_read(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, List *conditions,
 			 bool *has_lower, bool *has_upper)
 {
 	int64		lower = segment->base_offset;
@@ -153,7 +163,7 @@ part_to_read(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, List *c
 		return 1;
 	foreach(lc, conditions)
 	{
-		OpExpr	   *op = offset_condition(root, rel, lfirst(lc));
+		OpExpr	   *op = match_offset_condition(root, rel, lfirst(lc));
 		Node	   *value = estimate_expression_value(root, lsecond(op->args));
 		int			strategy;
 		Oid			type;
@@ -182,12 +192,13 @@ part_to_read(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, List *c
 }
 
 /*
- * The cost of reading that part, and before that of the search for its begin.
+ * Set the cost of reading that part, and before that of the search for its
+ * begin.
  *
- * To read it costs a little more than by a sequential scan, which has a ring
- * of buffers: enough for the planner to tell them apart.  So where nothing is
- * gained the sequential scan stays, and in a parameterized Append it can
- * stand in for a segment that is empty; PostgreSQL can give it parameters
+ * Reading costs a little more than by a sequential scan, which has a ring of
+ * buffers: enough for the planner to tell them apart (READ_PAGE_COST).  So the
+ * sequential scan stays where nothing is gained.  In a parameterized Append it
+ * can stand in for a segment that is empty: PostgreSQL can give it parameters
  * afterwards, unlike a CustomPath.
  */
 static void
@@ -196,7 +207,7 @@ cost_offset_scan(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Pat
 {
 	bool		has_lower;
 	bool		has_upper;
-	double		part = part_to_read(root, rel, segment, conditions, &has_lower, &has_upper);
+	double		part = estimate_part_to_read(root, rel, segment, conditions, &has_lower, &has_upper);
 	double		pages = Min(Max(ceil(rel->pages * part), 1), rel->pages);
 	double		tuples = rel->tuples * part;
 	double		random_page;
@@ -211,30 +222,32 @@ cost_offset_scan(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Pat
 	cost_qual_eval(&filter, list_difference_ptr(clauses, conditions), root);
 
 	if ((backward ? has_upper : has_lower) && rel->pages > 1)
-		seek = Min(Min(SEEK_PAGES, log2(rel->pages) / 4) * random_page,
+		seek = Min(Min(MAX_SEEK_PAGES, SEEK_PAGES_PER_DOUBLING * log2(rel->pages)) * random_page,
 				   (rel->pages - pages) * seq_page);
 	startup = cpu_tuple_cost + filter.startup + path->pathtarget->cost.startup + seek;
 
-	/* comparing the offset is a fraction of an operator's call */
-	per_tuple = cpu_tuple_cost + filter.per_tuple + 0.25 * cpu_operator_cost;
+	per_tuple = cpu_tuple_cost + filter.per_tuple + COMPARISON_COST * cpu_operator_cost;
 	cpu = per_tuple * tuples + path->pathtarget->cost.per_tuple * path->rows;
 	if (path->parallel_workers > 0)
 	{
 		double		divisor = path->parallel_workers;
 
-		/* as get_parallel_divisor has it */
 		if (parallel_leader_participation)
-			divisor += Max(0, 1.0 - 0.3 * path->parallel_workers);
+			divisor += Max(0, 1.0 - LEADER_TIME_PER_WORKER * path->parallel_workers);
 		cpu /= divisor;
 		path->rows = clamp_row_est(path->rows / divisor);
 	}
 	path->startup_cost = startup;
-	path->total_cost = startup + 1.02 * pages * seq_page + cpu;
+	path->total_cost = startup + READ_PAGE_COST * pages * seq_page + cpu;
 }
 
+/*
+ * Make a path that reads a segment: with bounds from the relations in
+ * required_outer, too, and shared by this number of workers.
+ */
 static CustomPath *
-make_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Relids required_outer,
-		  bool backward, List *pathkeys, int workers)
+make_offset_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Relids required_outer,
+				 bool backward, List *pathkeys, int workers)
 {
 	CustomPath *cpath = topics_custom_scan_make_path(rel, &path_methods);
 	Path	   *path = &cpath->path;
@@ -252,7 +265,7 @@ make_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Relids req
 		path->rows = path->param_info->ppi_rows;
 		clauses = list_concat_copy(clauses, path->param_info->ppi_clauses);
 	}
-	conditions = offset_conditions(root, rel, clauses);
+	conditions = select_offset_conditions(root, rel, clauses);
 	cost_offset_scan(root, rel, segment, path, backward, clauses, conditions);
 
 	if (workers == 0)
@@ -262,7 +275,10 @@ make_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Relids req
 	return cpath;
 }
 
-/* For generate_implied_equalities_for_column: is it about "offset"? */
+/*
+ * For generate_implied_equalities_for_column: return true if a member is
+ * "offset".
+ */
 static bool
 ec_member_is_offset(PlannerInfo *root, RelOptInfo *rel, EquivalenceClass *ec,
 					EquivalenceMember *em, void *arg)
@@ -270,7 +286,7 @@ ec_member_is_offset(PlannerInfo *root, RelOptInfo *rel, EquivalenceClass *ec,
 	return is_offset_column(rel, (Node *) em->em_expr);
 }
 
-/* Paths for the inner side of a nested loop, with bounds from the outer. */
+/* Add paths for the inner side of a nested loop, with bounds from the outer. */
 static void
 add_parameterized_paths(PlannerInfo *root, RelOptInfo *rel, const Segment *segment)
 {
@@ -289,7 +305,7 @@ add_parameterized_paths(PlannerInfo *root, RelOptInfo *rel, const Segment *segme
 		Relids		outer;
 		ListCell   *other;
 
-		if (!join_clause_is_movable_to(rinfo, rel) || offset_condition(root, rel, rinfo) == NULL)
+		if (!join_clause_is_movable_to(rinfo, rel) || match_offset_condition(root, rel, rinfo) == NULL)
 			continue;
 		outer = bms_union(bms_difference(rinfo->clause_relids, rel->relids), rel->lateral_relids);
 		foreach(other, outers)
@@ -302,26 +318,26 @@ add_parameterized_paths(PlannerInfo *root, RelOptInfo *rel, const Segment *segme
 	if (list_length(outers) > 1)
 		outers = lappend(outers, all_outers);
 	foreach(lc, outers)
-		add_path(rel, (Path *) make_path(root, rel, segment, lfirst(lc), false, NIL, 0));
+		add_path(rel, (Path *) make_offset_path(root, rel, segment, lfirst(lc), false, NIL, 0));
 }
 
-/* A scan that several processes share, for large parts of large segments. */
+/* Add a path that several processes share, for a large part of a segment. */
 static void
 add_parallel_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, List *conditions)
 {
 	bool		has_lower;
 	bool		has_upper;
-	double		part = part_to_read(root, rel, segment, conditions, &has_lower, &has_upper);
+	double		part = estimate_part_to_read(root, rel, segment, conditions, &has_lower, &has_upper);
 	int			workers = compute_parallel_worker(rel, ceil(rel->pages * part), -1,
 												  max_parallel_workers_per_gather);
 
 	if (workers > 0)
-		add_partial_path(rel, (Path *) make_path(root, rel, segment, NULL, false, NIL, workers));
+		add_partial_path(rel, (Path *) make_offset_path(root, rel, segment, NULL, false, NIL, workers));
 }
 
-/* The order of "offset", as far as anybody above has use for it. */
+/* Build the order of "offset", as far as a node above has use for it. */
 static List *
-useful_pathkeys(PlannerInfo *root, RelOptInfo *rel, int strategy)
+build_useful_pathkeys(PlannerInfo *root, RelOptInfo *rel, int strategy)
 {
 	Oid			operator = get_opfamily_member(INTEGER_BTREE_FAM_OID, INT8OID, INT8OID, strategy);
 	Var		   *offset = makeVar(rel->relid, Anum_log_offset, INT8OID, -1, InvalidOid, 0);
@@ -332,12 +348,12 @@ useful_pathkeys(PlannerInfo *root, RelOptInfo *rel, int strategy)
 }
 
 /*
- * The bounds of a segment: its parent in the query knows them, otherwise it
- * is read for itself.  They may change before the plan is executed, and are
- * but hints.
+ * Find the bounds of a segment.  Its parent in the query knows them; a segment
+ * that is read for itself has none, and the catalogue is asked.  They may
+ * change before the plan is executed, and are but hints.
  */
 static void
-find_bounds(PlannerInfo *root, RelOptInfo *rel, Oid relid, Segment *segment)
+find_segment_bounds(PlannerInfo *root, RelOptInfo *rel, Oid relid, Segment *segment)
 {
 	RelOptInfo *parent = rel->reloptkind == RELOPT_OTHER_MEMBER_REL && root->append_rel_array ?
 		root->simple_rel_array[root->append_rel_array[rel->relid]->parent_relid] : NULL;
@@ -358,8 +374,12 @@ find_bounds(PlannerInfo *root, RelOptInfo *rel, Oid relid, Segment *segment)
 	topics_log_am_bounds(relid, &segment->base_offset, &segment->end_offset);
 }
 
+/*
+ * Return true if a relation of the query is a segment, in itself or as a
+ * member of its topic, and is not sampled.
+ */
 static bool
-is_segment(RelOptInfo *rel, RangeTblEntry *rte)
+is_plain_segment(RelOptInfo *rel, RangeTblEntry *rte)
 {
 	Relation	relation;
 	bool		result;
@@ -375,7 +395,7 @@ is_segment(RelOptInfo *rel, RangeTblEntry *rte)
 
 /* set_rel_pathlist_hook */
 static void
-add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
+add_offset_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 {
 	Segment		segment;
 	List	   *conditions;
@@ -384,18 +404,18 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 
 	if (previous_pathlist)
 		previous_pathlist(root, rel, rti, rte);
-	if (!pg_topics_enable_offset_scan || !is_segment(rel, rte))
+	if (!pg_topics_enable_offset_scan || !is_plain_segment(rel, rte))
 		return;
 
-	find_bounds(root, rel, rte->relid, &segment);
-	conditions = offset_conditions(root, rel, rel->baserestrictinfo);
-	ascending = useful_pathkeys(root, rel, BTLessStrategyNumber);
-	descending = useful_pathkeys(root, rel, BTGreaterStrategyNumber);
+	find_segment_bounds(root, rel, rte->relid, &segment);
+	conditions = select_offset_conditions(root, rel, rel->baserestrictinfo);
+	ascending = build_useful_pathkeys(root, rel, BTLessStrategyNumber);
+	descending = build_useful_pathkeys(root, rel, BTGreaterStrategyNumber);
 
 	if (conditions != NIL || ascending != NIL)
-		add_path(rel, (Path *) make_path(root, rel, &segment, rel->lateral_relids, false, ascending, 0));
+		add_path(rel, (Path *) make_offset_path(root, rel, &segment, rel->lateral_relids, false, ascending, 0));
 	if (descending != NIL)
-		add_path(rel, (Path *) make_path(root, rel, &segment, rel->lateral_relids, true, descending, 0));
+		add_path(rel, (Path *) make_offset_path(root, rel, &segment, rel->lateral_relids, true, descending, 0));
 	add_parameterized_paths(root, rel, &segment);
 	if (rel->consider_parallel && rel->lateral_relids == NULL && conditions != NIL)
 		add_parallel_path(root, rel, &segment, conditions);
@@ -406,6 +426,7 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
  * ----------------------------------------------------------------
  */
 
+/* PlanCustomPath: tell the bounds from the conditions that filter rows. */
 static Plan *
 plan_offset_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 				 List *tlist, List *clauses, List *custom_plans)
@@ -417,7 +438,7 @@ plan_offset_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 
 	foreach(lc, clauses)
 	{
-		OpExpr	   *op = offset_condition(root, rel, lfirst(lc));
+		OpExpr	   *op = match_offset_condition(root, rel, lfirst(lc));
 
 		if (op)
 			bounds = lappend(bounds, op);
@@ -435,5 +456,5 @@ void
 topics_offset_path_init(void)
 {
 	previous_pathlist = set_rel_pathlist_hook;
-	set_rel_pathlist_hook = add_paths;
+	set_rel_pathlist_hook = add_offset_paths;
 }

@@ -1,17 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * offset_scan.c
- *		The plan node "Offset Scan": read a segment from an offset on, in order.
+ *		The plan node "Offset Scan" reads a segment from an offset on, in
+ *		order.
  *
  * offset_path.c offers it to the planner.
  *
  * An Offset Scan has bounds, from conditions that compare "offset" with
  * something that is known when the scan starts: constants, parameters,
  * columns of tables that are joined before.  They are evaluated once per
- * (re)scan.  Forward it seeks the lower bound, and ends at the first record
- * above the upper one; backward the other way round.  What lies outside of
- * the bounds in between is skipped, so their conditions need not be checked
- * again.  All other conditions are an ordinary filter.
+ * (re)scan.  Forward, the scan seeks the lower bound, and ends at the first
+ * record above the upper one; backward it is the other way round.  Records
+ * outside of the bounds that it meets in between are skipped, so the
+ * conditions of the bounds need not be checked again.  All other conditions
+ * are an ordinary filter.
  *
  * Rows come from a TID range scan through the table access method, with the
  * query's snapshot: so WAL is flushed and predicate locks are taken where
@@ -95,25 +97,25 @@ typedef struct OffsetScanState
 	int64		probes;			/* for EXPLAIN, of all rescans */
 } OffsetScanState;
 
-static Node *create_state(CustomScan *cscan);
+static Node *create_offset_scan_state(CustomScan *cscan);
 static void begin_offset_scan(CustomScanState *css, EState *estate, int eflags);
 static TupleTableSlot *exec_offset_scan(CustomScanState *css);
 static void end_offset_scan(CustomScanState *css);
 static void rescan_offset_scan(CustomScanState *css);
-static Size estimate_shared(CustomScanState *css, ParallelContext *pcxt);
-static void initialize_shared(CustomScanState *css, ParallelContext *pcxt, void *coordinate);
-static void reinitialize_shared(CustomScanState *css, ParallelContext *pcxt, void *coordinate);
-static void attach_shared(CustomScanState *css, shm_toc *toc, void *coordinate);
+static Size estimate_shared_scan(CustomScanState *css, ParallelContext *pcxt);
+static void initialize_shared_scan(CustomScanState *css, ParallelContext *pcxt, void *coordinate);
+static void reinitialize_shared_scan(CustomScanState *css, ParallelContext *pcxt, void *coordinate);
+static void attach_shared_scan(CustomScanState *css, shm_toc *toc, void *coordinate);
 static void explain_offset_scan(CustomScanState *css, List *ancestors, ExplainState *es);
 
 static const CustomScanMethods forward_methods = {
 	.CustomName = "Offset Scan",
-	.CreateCustomScanState = create_state
+	.CreateCustomScanState = create_offset_scan_state
 };
 
 static const CustomScanMethods backward_methods = {
 	.CustomName = "Offset Scan Backward",
-	.CreateCustomScanState = create_state
+	.CreateCustomScanState = create_offset_scan_state
 };
 
 static const CustomExecMethods exec_methods = {
@@ -122,10 +124,10 @@ static const CustomExecMethods exec_methods = {
 	.ExecCustomScan = exec_offset_scan,
 	.EndCustomScan = end_offset_scan,
 	.ReScanCustomScan = rescan_offset_scan,
-	.EstimateDSMCustomScan = estimate_shared,
-	.InitializeDSMCustomScan = initialize_shared,
-	.ReInitializeDSMCustomScan = reinitialize_shared,
-	.InitializeWorkerCustomScan = attach_shared,
+	.EstimateDSMCustomScan = estimate_shared_scan,
+	.InitializeDSMCustomScan = initialize_shared_scan,
+	.ReInitializeDSMCustomScan = reinitialize_shared_scan,
+	.InitializeWorkerCustomScan = attach_shared_scan,
 	.ExplainCustomScan = explain_offset_scan
 };
 
@@ -135,7 +137,7 @@ static const CustomExecMethods exec_methods = {
  */
 
 static int64
-integer_value(Datum value, Oid type)
+get_integer(Datum value, Oid type)
 {
 	switch (type)
 	{
@@ -149,7 +151,10 @@ integer_value(Datum value, Oid type)
 	}
 }
 
-/* What the planner and the scan need to know of "offset operator value". */
+/*
+ * Look up which bound "offset operator value" is: a strategy of btree, and the
+ * type of the value.
+ */
 void
 topics_offset_scan_operator(const OpExpr *op, int *strategy, Oid *type)
 {
@@ -160,12 +165,13 @@ topics_offset_scan_operator(const OpExpr *op, int *strategy, Oid *type)
 }
 
 /*
- * Narrow the bounds by "offset operator value".  False if no offset is left.
+ * Narrow the bounds by "offset operator value".  Return false if no offset is
+ * left.
  */
 bool
 topics_offset_scan_narrow(int64 *lower, int64 *upper, int strategy, Oid type, Datum datum)
 {
-	int64		value = integer_value(datum, type);
+	int64		value = get_integer(datum, type);
 
 	switch (strategy)
 	{
@@ -200,7 +206,7 @@ topics_offset_scan_narrow(int64 *lower, int64 *upper, int strategy, Oid type, Da
  * ----------------------------------------------------------------
  */
 
-/* The custom_private of a path, and of its plan, for a segment with these bounds. */
+/* Make the custom_private of a path, and of its plan, that reads a segment. */
 List *
 topics_offset_scan_private(ScanDirection direction, const Segment *segment)
 {
@@ -211,7 +217,7 @@ topics_offset_scan_private(ScanDirection direction, const Segment *segment)
 								Int64GetDatum(segment->end_offset), false, FLOAT8PASSBYVAL));
 }
 
-/* The methods of a plan with this custom_private. */
+/* Return the methods of a plan with this custom_private. */
 const CustomScanMethods *
 topics_offset_scan_methods(const List *custom_private)
 {
@@ -220,7 +226,7 @@ topics_offset_scan_methods(const List *custom_private)
 }
 
 static Node *
-create_state(CustomScan *cscan)
+create_offset_scan_state(CustomScan *cscan)
 {
 	CustomScanState *css = topics_custom_scan_make_state(sizeof(OffsetScanState), &exec_methods);
 
@@ -261,7 +267,7 @@ begin_offset_scan(CustomScanState *css, EState *estate, int eflags)
 	state->last_offset = -1;
 }
 
-/* Evaluate the bounds: from here on they are lower and upper, or nothing. */
+/* Evaluate the bounds, which sets either lower and upper, or nothing. */
 static void
 evaluate_bounds(OffsetScanState *state)
 {
@@ -284,9 +290,9 @@ evaluate_bounds(OffsetScanState *state)
 	state->started = true;
 }
 
-/* Read the blocks from "first" to "last". */
+/* Have the scan read the blocks from "first" to "last". */
 static void
-scan_range(OffsetScanState *state, BlockNumber first, BlockNumber last)
+set_scan_range(OffsetScanState *state, BlockNumber first, BlockNumber last)
 {
 	ItemPointerData mintid;
 	ItemPointerData maxtid;
@@ -302,9 +308,9 @@ scan_range(OffsetScanState *state, BlockNumber first, BlockNumber last)
 	state->has_range = true;
 }
 
-/* The first block that can hold a record at or above the lower bound. */
+/* Return the first block that can hold a record at or above the lower bound. */
 static BlockNumber
-seek_lower(OffsetScanState *state)
+seek_lower_bound(OffsetScanState *state)
 {
 	int			probes;
 	BlockNumber block;
@@ -318,11 +324,12 @@ seek_lower(OffsetScanState *state)
 }
 
 /*
- * Evaluate the bounds and find the range of blocks to read.  The other end of
- * the range is that of the table: it is recognized by the offsets there.
+ * Evaluate the bounds and find the range of blocks to read.  One end of the
+ * range is sought; the other one is that of the table, and the scan recognizes
+ * by the offsets where it has to end.
  */
 static void
-start(OffsetScanState *state)
+start_offset_scan(OffsetScanState *state)
 {
 	Relation	rel = state->css.ss.ss_currentRelation;
 	BlockNumber first = 0;
@@ -334,7 +341,7 @@ start(OffsetScanState *state)
 	if (state->nothing)
 		return;
 
-	/* what is below the log's start is hidden by the scan: do not read it */
+	/* the scan hides records below the log's start: do not read them */
 	hidden = topics_log_am_hidden_below(rel, state->css.ss.ps.state->es_snapshot);
 	if (hidden > 0)
 		state->lower = Max(state->lower, hidden);
@@ -342,11 +349,11 @@ start(OffsetScanState *state)
 	state->nblocks = RelationGetNumberOfBlocks(rel);
 	last = state->nblocks > 0 ? state->nblocks - 1 : 0;
 	if (state->shared)
-		return;					/* next_chunk does the rest */
+		return;					/* take_next_chunk does the rest */
 
 	if (ScanDirectionIsForward(state->direction))
 	{
-		first = seek_lower(state);
+		first = seek_lower_bound(state);
 		state->start_block = first;
 	}
 	else
@@ -361,34 +368,35 @@ start(OffsetScanState *state)
 		}
 		state->start_block = last;
 	}
-	scan_range(state, first, Max(first, last));
+	set_scan_range(state, first, Max(first, last));
 }
 
 /*
- * Take the next blocks of a parallel scan.  Each process searches for the
- * first block, and may find another one, since sessions remember other
- * things: each is right, and the first who comes decides.
+ * Take the next blocks of a parallel scan; return false if all are taken.
+ * Each process searches for the first block.  They may find different ones,
+ * since each session remembers other places: all of them are right, and the
+ * first process to store its block decides.
  */
 static bool
-next_chunk(OffsetScanState *state)
+take_next_chunk(OffsetScanState *state)
 {
 	pg_atomic_uint64 *next = &state->shared->next_block;
 	uint64		block = pg_atomic_read_u64(next);
 
 	if (block == NOT_STARTED)
 	{
-		state->start_block = seek_lower(state);
+		state->start_block = seek_lower_bound(state);
 		(void) pg_atomic_compare_exchange_u64(next, &block, state->start_block);
 	}
 	block = pg_atomic_fetch_add_u64(next, CHUNK_BLOCKS);
 	if (block >= state->nblocks)
 		return false;
-	scan_range(state, block, Min(block + CHUNK_BLOCKS, state->nblocks) - 1);
+	set_scan_range(state, block, Min(block + CHUNK_BLOCKS, state->nblocks) - 1);
 	return true;
 }
 
 static inline int64
-slot_offset(TupleTableSlot *slot)
+get_slot_offset(TupleTableSlot *slot)
 {
 	bool		isnull;
 
@@ -396,16 +404,17 @@ slot_offset(TupleTableSlot *slot)
 }
 
 /*
- * The next record within the bounds in the current range of blocks.  Beyond
- * the far bound the scan ends; before the near one records are skipped: at
- * the start, and when a cursor turned around beyond the far one.
+ * Read the next record within the bounds in the current range of blocks; return
+ * false if there is none.  Beyond the far bound the scan ends.  Records before
+ * the near bound are skipped: at the start, and when a cursor turned around
+ * beyond the far bound.
  */
 static bool
-next_in_range(OffsetScanState *state, ScanDirection direction, TupleTableSlot *slot)
+read_in_range(OffsetScanState *state, ScanDirection direction, TupleTableSlot *slot)
 {
 	while (table_scan_getnextslot_tidrange(state->scan, direction, slot))
 	{
-		int64		offset = slot_offset(slot);
+		int64		offset = get_slot_offset(slot);
 
 		if (offset < state->lower)
 		{
@@ -429,7 +438,7 @@ next_in_range(OffsetScanState *state, ScanDirection direction, TupleTableSlot *s
 
 /* ExecScan's access method */
 static TupleTableSlot *
-next_record(ScanState *ss)
+read_offset_scan(ScanState *ss)
 {
 	OffsetScanState *state = (OffsetScanState *) ss;
 	TupleTableSlot *slot = ss->ss_ScanTupleSlot;
@@ -438,34 +447,34 @@ next_record(ScanState *ss)
 	if (ScanDirectionIsBackward(state->direction))
 		direction = ScanDirectionIsForward(direction) ? BackwardScanDirection : ForwardScanDirection;
 	if (!state->started)
-		start(state);
+		start_offset_scan(state);
 	if (state->nothing)
 		return ExecClearTuple(slot);
 
 	if (state->shared == NULL)
 	{
-		if (next_in_range(state, direction, slot))
+		if (read_in_range(state, direction, slot))
 			return slot;
 		return ExecClearTuple(slot);
 	}
 	for (;;)
 	{
-		if (state->has_range && next_in_range(state, direction, slot))
+		if (state->has_range && read_in_range(state, direction, slot))
 			return slot;
-		/* found the upper bound: what is left is above it */
+		/* a record above the upper bound was found: all that is left is, too */
 		if (state->has_range && !TTS_EMPTY(slot))
 			pg_atomic_write_u64(&state->shared->next_block, ALL_TAKEN);
-		if (!next_chunk(state))
+		if (!take_next_chunk(state))
 			return ExecClearTuple(slot);
 	}
 }
 
 /* ExecScan's recheck method, for EvalPlanQual */
 static bool
-recheck_record(ScanState *ss, TupleTableSlot *slot)
+recheck_offset_scan(ScanState *ss, TupleTableSlot *slot)
 {
 	OffsetScanState *state = (OffsetScanState *) ss;
-	int64		offset = slot_offset(slot);
+	int64		offset = get_slot_offset(slot);
 
 	if (!state->started)
 		evaluate_bounds(state);
@@ -475,12 +484,15 @@ recheck_record(ScanState *ss, TupleTableSlot *slot)
 static TupleTableSlot *
 exec_offset_scan(CustomScanState *css)
 {
-	return ExecScan(&css->ss, next_record, recheck_record);
+	return ExecScan(&css->ss, read_offset_scan, recheck_offset_scan);
 }
 
-/* The session's next search in the segment begins where we stopped. */
+/*
+ * Remember where the scan stopped: the session's next search in the segment
+ * begins there.
+ */
 static void
-remember(OffsetScanState *state)
+remember_place(OffsetScanState *state)
 {
 	if (state->last_offset >= 0)
 		topics_log_seek_remember(state->css.ss.ss_currentRelation, state->last_offset,
@@ -493,7 +505,7 @@ rescan_offset_scan(CustomScanState *css)
 {
 	OffsetScanState *state = (OffsetScanState *) css;
 
-	remember(state);
+	remember_place(state);
 	state->started = false;
 	ExecScanReScan(&css->ss);
 }
@@ -503,7 +515,7 @@ end_offset_scan(CustomScanState *css)
 {
 	OffsetScanState *state = (OffsetScanState *) css;
 
-	remember(state);
+	remember_place(state);
 	ExecClearTuple(css->ss.ss_ScanTupleSlot);
 	if (state->scan)
 		table_endscan(state->scan);
@@ -515,13 +527,13 @@ end_offset_scan(CustomScanState *css)
  */
 
 static Size
-estimate_shared(CustomScanState *css, ParallelContext *pcxt)
+estimate_shared_scan(CustomScanState *css, ParallelContext *pcxt)
 {
 	return sizeof(SharedScan);
 }
 
 static void
-initialize_shared(CustomScanState *css, ParallelContext *pcxt, void *coordinate)
+initialize_shared_scan(CustomScanState *css, ParallelContext *pcxt, void *coordinate)
 {
 	OffsetScanState *state = (OffsetScanState *) css;
 
@@ -530,13 +542,13 @@ initialize_shared(CustomScanState *css, ParallelContext *pcxt, void *coordinate)
 }
 
 static void
-reinitialize_shared(CustomScanState *css, ParallelContext *pcxt, void *coordinate)
+reinitialize_shared_scan(CustomScanState *css, ParallelContext *pcxt, void *coordinate)
 {
 	pg_atomic_write_u64(&((SharedScan *) coordinate)->next_block, NOT_STARTED);
 }
 
 static void
-attach_shared(CustomScanState *css, shm_toc *toc, void *coordinate)
+attach_shared_scan(CustomScanState *css, shm_toc *toc, void *coordinate)
 {
 	((OffsetScanState *) css)->shared = coordinate;
 }

@@ -761,7 +761,17 @@ enum
 	RECORD_COLUMNS
 };
 
-#define FETCH_ARGUMENTS 6
+/* Arguments of fetch. */
+enum
+{
+	FETCH_TOPIC,
+	FETCH_PARTITION,
+	FETCH_FROM_OFFSET,
+	FETCH_MAX_RECORDS,
+	FETCH_MAX_BYTES,
+	FETCH_MAX_WAIT,
+	FETCH_ARGUMENTS
+};
 
 typedef struct FetchLimits
 {
@@ -793,12 +803,12 @@ typedef struct RecordOutput
 	OutputColumn value;
 } RecordOutput;
 
-/* Records being read. */
+/* A fetch in progress. */
 typedef struct Fetch
 {
 	FetchLimits limits;
-	NameData	topic;
-	bool		has_gaps;		/* it is compacted */
+	NameData	topic;			/* a copy, as of the opening */
+	bool		has_gaps;		/* the topic is compacted */
 	Partition	partition;		/* open */
 	LogReader  *reader;
 	MemoryContext cxt;			/* of the current record */
@@ -816,7 +826,7 @@ typedef struct FetchResult
 	RecordOutput output;
 } FetchResult;
 
-extern FetchLimits topics_fetch_limits(FunctionCallInfo fcinfo, int first);
+extern FetchLimits topics_fetch_limits(FunctionCallInfo fcinfo, int max_records);
 extern FetchRequest topics_fetch_request(FunctionCallInfo fcinfo);
 extern Partition topics_fetch_resolve(Topic *topic, int32 number);
 extern Relation topics_fetch_open_partition(Topic *topic, int32 number);

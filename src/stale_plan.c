@@ -43,7 +43,7 @@
 static topics_relation_hook_type previous_relation_hook = NULL;
 static ExecutorStart_hook_type previous_executor_start = NULL;
 
-/* Have our next statement about a table look for news of it. */
+/* Have the next statement on a table read invalidation messages again. */
 static void
 read_messages_again(Oid relid, LOCKMODE lockmode)
 {
@@ -56,9 +56,13 @@ read_messages_again(Oid relid, LOCKMODE lockmode)
 	LockRelease(&tag, lockmode, false);
 }
 
-/* Called for each table: for a topic's log table, before its partitions' turn. */
+/*
+ * The planner's hook for each table that it meets.  A topic's root table has
+ * its turn before its partitions: their bounds, as this session remembers
+ * them, are brought up to date.
+ */
 static void
-look_again(TOPICS_RELATION_HOOK_ARGS)
+learn_segment_bounds(TOPICS_RELATION_HOOK_ARGS)
 {
 	Oid			parent = TOPICS_RELATION_HOOK_PARENT;
 
@@ -68,9 +72,9 @@ look_again(TOPICS_RELATION_HOOK_ARGS)
 		topics_segment_learn_topic(parent);
 }
 
-/* ExecutorStart_hook */
+/* ExecutorStart_hook: see the head of this file. */
 static void
-start_executor(QueryDesc *query, int eflags)
+start_query(QueryDesc *query, int eflags)
 {
 	ListCell   *lc;
 
@@ -95,7 +99,7 @@ void
 topics_stale_plan_init(void)
 {
 	previous_executor_start = ExecutorStart_hook;
-	ExecutorStart_hook = start_executor;
+	ExecutorStart_hook = start_query;
 	previous_relation_hook = topics_relation_hook;
-	topics_relation_hook = look_again;
+	topics_relation_hook = learn_segment_bounds;
 }

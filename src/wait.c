@@ -4,10 +4,11 @@
  *		Wait for the log end of a partition: CALL topics.wait_offset, and
  *		max_wait of fetch.
  *
- * The procedure holds neither snapshot nor lock while it waits; what it needs
- * of the topic it has looked up before.  Once woken, topic and rights are
- * looked up again: nobody learns of a record that he may not read any more.
- * fetch waits within a statement, whose snapshot it keeps: shortly.
+ * The procedure holds neither snapshot nor lock while it waits; it has looked
+ * up before what it needs of the topic.  Once it is woken, it looks the topic
+ * and the rights up again: nobody learns of a record that may not be read any
+ * more.  fetch waits within a statement, which keeps its snapshot, so it waits
+ * for a short time only.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +28,17 @@
 
 PG_FUNCTION_INFO_V1(topics_wait_offset);
 
-/* A partition's log end is waited for. */
+/* Arguments of wait_offset. */
+enum
+{
+	WAIT_TOPIC,
+	WAIT_PARTITION,
+	WAIT_AFTER_OFFSET,
+	WAIT_MAX_WAIT,
+	WAIT_ARGUMENTS
+};
+
+/* A process waits until a partition's log end is here, or above. */
 typedef struct OffsetWait
 {
 	Oid			view_relid;
@@ -36,11 +47,11 @@ typedef struct OffsetWait
 	TopicPartition id;
 	PartitionState *state;
 	PartitionState *topic_state;
-	int64		wanted;			/* the log end */
+	int64		wanted;			/* the log end that it waits for */
 } OffsetWait;
 
 static void
-report_dropped(const char *topic)
+report_topic_dropped(const char *topic)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -48,8 +59,9 @@ report_dropped(const char *topic)
 }
 
 /*
- * Look up what the wait needs.  Under a lock of the partition's table, so
- * that the states are the topic's, and whoever drops it will wake us.
+ * Look up what the wait needs, under a lock on the partition's table: then the
+ * states are the topic's, and a session that drops the topic will wake this
+ * process.
  */
 static void
 prepare_wait(OffsetWait *wait, Topic *topic, int32 partition, int64 wanted)
@@ -66,15 +78,15 @@ prepare_wait(OffsetWait *wait, Topic *topic, int32 partition, int64 wanted)
 	topics_catalog_close_partition(&opened, AccessShareLock);
 }
 
-/* The log end where shared memory does not have it. */
+/* Look the log end up where shared memory does not have it. */
 static int64
-look_up_end(OffsetWait *wait)
+look_up_log_end(OffsetWait *wait)
 {
 	Relation	rel = try_relation_open(wait->partition_relid, AccessShareLock);
 	int64		end;
 
 	if (rel == NULL)
-		report_dropped(NameStr(wait->topic));
+		report_topic_dropped(NameStr(wait->topic));
 	PushActiveSnapshot(GetTransactionSnapshot());
 	end = topics_log_end(rel, wait->state);
 	PopActiveSnapshot();
@@ -82,9 +94,9 @@ look_up_end(OffsetWait *wait)
 	return end;
 }
 
-/* WakeupCheck */
+/* WakeupCheck: return true if the log end is where the process waits for it. */
 static bool
-is_reached(void *arg)
+is_log_end_reached(void *arg)
 {
 	OffsetWait *wait = arg;
 	int64		end = (int64) pg_atomic_read_u64(&wait->state->next_offset);
@@ -96,31 +108,34 @@ is_reached(void *arg)
 	}
 	pg_read_barrier();
 	if (memcmp(&wait->state->id, &wait->id, sizeof(TopicPartition)) != 0)
-		report_dropped(NameStr(wait->topic));
+		report_topic_dropped(NameStr(wait->topic));
 	if (end == UNKNOWN_OFFSET || RecoveryInProgress())
-		end = look_up_end(wait);
+		end = look_up_log_end(wait);
 	return end >= wait->wanted;
 }
 
-/* The topic after the wait, if it is still there, and may still be read. */
+/*
+ * Look the topic up again after the wait.  Raise if it is gone, or may not be
+ * read any more.
+ */
 static Topic *
-topic_again(const OffsetWait *wait)
+look_up_topic_again(const OffsetWait *wait)
 {
 	Topic	   *topic;
 
 	AcceptInvalidationMessages();
 	topic = topics_catalog_get(wait->view_relid, true);
 	if (topic == NULL || topic->topic_id != wait->id.topic_id)
-		report_dropped(NameStr(wait->topic));
+		report_topic_dropped(NameStr(wait->topic));
 	topics_catalog_require(topic, ACL_SELECT);
 	return topic;
 }
 
 /*
  * For a statement that has come to the end of a partition's log: wait until
- * the record of this offset is published.  The result is the topic, looked up
- * again, or NULL after timeout_ms.  The caller holds no lock of the
- * partition's table, or DROP would wait for him.
+ * the record of this offset is published.  Return the topic, looked up again,
+ * or NULL after timeout_ms.  The caller holds no lock on the partition's table,
+ * or DROP would wait for it.
  */
 Topic *
 topics_wait_for_record(Topic *topic, int32 partition, int64 offset, long timeout_ms)
@@ -128,9 +143,9 @@ topics_wait_for_record(Topic *topic, int32 partition, int64 offset, long timeout
 	OffsetWait	wait;
 
 	prepare_wait(&wait, topic, partition, offset + 1);
-	if (!topics_wakeup_wait(wait.topic_state, is_reached, &wait, timeout_ms))
+	if (!topics_wakeup_wait(wait.topic_state, is_log_end_reached, &wait, timeout_ms))
 		return NULL;
-	return topic_again(&wait);
+	return look_up_topic_again(&wait);
 }
 
 /* CALL wait_offset(topic, partition, after_offset, max_wait) */
@@ -143,21 +158,21 @@ topics_wait_offset(PG_FUNCTION_ARGS)
 	long		timeout_ms;
 
 	topics_require_preload();
-	topics_argument_require_all(fcinfo, 4, "topics.wait_offset()");
-	after = PG_GETARG_INT64(2);
+	topics_argument_require_all(fcinfo, WAIT_ARGUMENTS, "topics.wait_offset()");
+	after = PG_GETARG_INT64(WAIT_AFTER_OFFSET);
 	if (after < 0 || after == PG_INT64_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid after_offset: " INT64_FORMAT, after),
 				 errdetail("It must be from 0 to " INT64_FORMAT ".", PG_INT64_MAX - 1)));
-	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(3), WAKEUP_MAX_WAIT_MS);
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(WAIT_MAX_WAIT), WAKEUP_MAX_WAIT_MS);
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(WAIT_TOPIC)), false);
 	topics_catalog_require(topic, ACL_SELECT);
-	prepare_wait(&wait, topic, PG_GETARG_INT32(1), after + 1);
+	prepare_wait(&wait, topic, PG_GETARG_INT32(WAIT_PARTITION), after + 1);
 
 	topics_wakeup_release_snapshots(fcinfo, "topics.wait_offset()");
-	(void) topics_wakeup_wait(wait.topic_state, is_reached, &wait, timeout_ms);
+	(void) topics_wakeup_wait(wait.topic_state, is_log_end_reached, &wait, timeout_ms);
 	topics_wakeup_restore_snapshot();
-	(void) topic_again(&wait);
+	(void) look_up_topic_again(&wait);
 	PG_RETURN_VOID();
 }
