@@ -496,6 +496,22 @@ topics_catalog_hold_partition(const Partition *partition)
 	topics_catalog_close_partition(&opened, NoLock);
 }
 
+/*
+ * Resolve a partition of a topic, and open its table for reading.  The state is
+ * not looked up before the table is locked: until then the topic could be
+ * dropped, and a state be made for a partition that there is no more.
+ */
+Partition
+topics_catalog_open_for_reading(Topic *topic, int32 number)
+{
+	Partition	partition = {.topic = topic,.number = number};
+
+	topics_catalog_check_partition(topic, number);
+	partition.relid = topics_catalog_partition_relid(topic, number);
+	topics_catalog_open_partition(&partition, AccessShareLock);
+	return partition;
+}
+
 /* ----------------------------------------------------------------
  *		Rights
  * ----------------------------------------------------------------

@@ -122,27 +122,11 @@ topics_fetch_limits(FunctionCallInfo fcinfo, int max_records)
 	return limits;
 }
 
-/*
- * Resolve a partition, and open its table for reading.  The state is resolved
- * under the table's lock only: before, the topic could be dropped, and a state
- * be made for a partition that there is no more.
- */
-Partition
-topics_fetch_resolve(Topic *topic, int32 number)
-{
-	Partition	partition = {.topic = topic,.number = number};
-
-	topics_catalog_check_partition(topic, number);
-	partition.relid = topics_catalog_partition_relid(topic, number);
-	topics_catalog_open_partition(&partition, AccessShareLock);
-	return partition;
-}
-
 /* The table of a partition, locked for reading. */
 Relation
 topics_fetch_open_partition(Topic *topic, int32 number)
 {
-	return topics_fetch_resolve(topic, number).rel;
+	return topics_catalog_open_for_reading(topic, number).rel;
 }
 
 /*
@@ -247,7 +231,7 @@ topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot)
 	fetch->limits = request->limits;
 	fetch->topic = topic->name;
 	fetch->has_gaps = topic->settings.compact;
-	fetch->partition = topics_fetch_resolve(topic, request->partition);
+	fetch->partition = topics_catalog_open_for_reading(topic, request->partition);
 	fetch->reader = topics_log_reader_open(fetch->partition.rel, request->from,
 										   check_offset(fetch, request->from), snapshot, true);
 	fetch->cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics fetch",

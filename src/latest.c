@@ -165,7 +165,7 @@ topics_latest(PG_FUNCTION_ARGS)
 										ALLOCSET_DEFAULT_SIZES);
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
-		Partition	opened = topics_fetch_resolve(topic, partition);
+		Partition	opened = topics_catalog_open_for_reading(topic, partition);
 
 		reading.partition_rel = opened.rel;
 		reading.start = topics_log_start(opened.rel, opened.state);

@@ -700,6 +700,7 @@ extern Partition topics_catalog_partition(Topic *topic, int32 partition);
 extern void topics_catalog_open_partition(Partition *partition, LOCKMODE mode);
 extern void topics_catalog_close_partition(Partition *partition, LOCKMODE mode);
 extern void topics_catalog_hold_partition(const Partition *partition);
+extern Partition topics_catalog_open_for_reading(Topic *topic, int32 number);
 extern bool topics_catalog_may_read(Topic *topic);
 extern void topics_catalog_require(Topic *topic, AclMode mode);
 extern void topics_catalog_require_owner(Topic *topic);
@@ -828,7 +829,6 @@ typedef struct FetchResult
 
 extern FetchLimits topics_fetch_limits(FunctionCallInfo fcinfo, int max_records);
 extern FetchRequest topics_fetch_request(FunctionCallInfo fcinfo);
-extern Partition topics_fetch_resolve(Topic *topic, int32 number);
 extern Relation topics_fetch_open_partition(Topic *topic, int32 number);
 extern RecordOutput topics_fetch_output(Topic *topic, TupleDesc desc);
 extern void topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot);

@@ -66,7 +66,7 @@ report_topic_dropped(const char *topic)
 static void
 prepare_wait(OffsetWait *wait, Topic *topic, int32 partition, int64 wanted)
 {
-	Partition	opened = topics_fetch_resolve(topic, partition);
+	Partition	opened = topics_catalog_open_for_reading(topic, partition);
 
 	wait->view_relid = topic->view_relid;
 	wait->topic = topic->name;
