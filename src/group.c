@@ -15,7 +15,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/xact.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -127,7 +126,7 @@ topics_group_use(const char *group_id, GroupKind kind)
 
 /* A topic that a group is to have an offset in. */
 static Topic *
-topic_argument(FunctionCallInfo fcinfo, int argument)
+get_topic_argument(FunctionCallInfo fcinfo, int argument)
 {
 	Topic	   *topic;
 
@@ -138,38 +137,49 @@ topic_argument(FunctionCallInfo fcinfo, int argument)
 }
 
 /*
- * The two ends of a partition's log.  Who knows of a record that is visible
- * but not published may ask for more than the end: "wanted", which is looked
- * for again after everybody who is publishing has done so.
+ * Read the two ends of a partition's log.  A caller that knows of a record that
+ * is visible but not published may ask for an offset above the end, "wanted":
+ * then the end is read again after all who are publishing have done so.
  */
 static void
-log_bounds(Topic *topic, int32 partition, int64 wanted, int64 *start, int64 *end)
+read_log_bounds(Partition *partition, int64 wanted, int64 *start, int64 *end)
 {
-	Relation	rel = topics_fetch_open_partition(topic, partition);
-	PartitionState *state = topics_catalog_partition_state(topic, partition);
-
-	*start = topics_log_start(rel, state);
-	*end = topics_log_end(rel, state);
+	topics_catalog_open_partition(partition, AccessShareLock);
+	*start = topics_log_start(partition->rel, partition->state);
+	*end = topics_log_end(partition->rel, partition->state);
 	if (wanted > *end)
-		*end = topics_log_end_settled(rel, state);
-	table_close(rel, AccessShareLock);
+		*end = topics_log_end_settled(partition->rel, partition->state);
+	topics_catalog_close_partition(partition, AccessShareLock);
+}
+
+static void
+log_bounds(Topic *topic, int32 number, int64 wanted, int64 *start, int64 *end)
+{
+	Partition	partition = topics_catalog_partition(topic, number);
+
+	read_log_bounds(&partition, wanted, start, end);
 }
 
 /*
- * The transaction's own entry of a partition, with its claim.  The table stays
- * locked, or the topic might be gone at the commit.
+ * Claim a partition for a group, and keep the topic from being dropped.  The
+ * result is the transaction's own entry.
  */
 static LocalOffset *
-claim_partition(const char *group_id, Topic *topic, int32 partition)
+claim_partition(const char *group_id, const Partition *partition)
 {
-	LocalOffset *local = topics_consumer_offset_use(group_id, topic->topic_id, partition, NULL, NULL);
+	Topic	   *topic = partition->topic;
+	LocalOffset *local = topics_consumer_offset_use(group_id, topic->topic_id, partition->number,
+													NULL, NULL);
 
-	table_close(topics_fetch_open_partition(topic, partition), NoLock);
+	topics_catalog_hold_partition(partition);
 	(void) topics_consumer_offset_claim(local, topics_catalog_partition_state(topic, 0), true);
 	return local;
 }
 
-/* No member has joined any group: api of groups whose members are assigned partitions. */
+/*
+ * Refuse a member: groups have none.  The arguments are those of groups whose
+ * members are assigned partitions.
+ */
 static void
 refuse_member(FunctionCallInfo fcinfo, int member_id, int generation_id)
 {
@@ -182,55 +192,87 @@ refuse_member(FunctionCallInfo fcinfo, int member_id, int generation_id)
 			 errhint("Leave member_id and generation_id out.")));
 }
 
-/* commit_offset(group_id, topic, partition, committed_offset, metadata, member_id, generation_id) */
-Datum
-topics_commit_offset(PG_FUNCTION_ARGS)
+/* Return an argument that is the metadata of a committed offset, or NULL. */
+static char *
+get_metadata_argument(FunctionCallInfo fcinfo, int argument)
 {
-	char	   *group_id = topics_group_argument(fcinfo, 0);
-	Topic	   *topic;
-	int32		partition;
-	int64		offset;
-	int64		committed;
-	int64		start;
-	int64		end;
-	char	   *metadata = NULL;
-	LocalOffset *local;
+	char	   *metadata;
 
-	topics_require_preload();
-	topics_produce_check_context("topics.commit_offset()");
-	topics_argument_require(fcinfo, 2, "partition and committed_offset");
-	topics_argument_require(fcinfo, 3, "partition and committed_offset");
-	partition = PG_GETARG_INT32(2);
-	offset = PG_GETARG_INT64(3);
-	if (!PG_ARGISNULL(4))
-		metadata = text_to_cstring(PG_GETARG_TEXT_PP(4));
-	if (metadata && strlen(metadata) > MAX_METADATA_BYTES)
+	if (PG_ARGISNULL(argument))
+		return NULL;
+	metadata = text_to_cstring(PG_GETARG_TEXT_PP(argument));
+	if (strlen(metadata) > MAX_METADATA_BYTES)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("metadata of a committed offset is too large"),
 				 errdetail("OFFSET_METADATA_TOO_LARGE: it has %zu bytes, and may have %d.",
 						   strlen(metadata), MAX_METADATA_BYTES)));
-	(void) topic_argument(fcinfo, 1);
-	topics_offset_log_prepare(true);
-	topics_group_require_owner(group_id, true);
-	refuse_member(fcinfo, 5, 6);
-	topics_consumer_offset_lock_group(group_id, false);
-	(void) topics_group_use(group_id, GROUP_SIMPLE);
-	topic = topic_argument(fcinfo, 1);
-	topics_catalog_check_partition(topic, partition);
+	return metadata;
+}
 
-	local = claim_partition(group_id, topic, partition);
-	log_bounds(topic, partition, offset, &start, &end);
-	committed = topics_consumer_offset_position(local);
+/* An offset is committed within the log, and not below the one before. */
+static void
+check_offset_to_commit(const char *group_id, Partition *partition, int64 committed, int64 offset)
+{
+	const char *topic = NameStr(partition->topic->name);
+	int64		start;
+	int64		end;
+
+	read_log_bounds(partition, offset, &start, &end);
 	if (offset < 0 || offset > end)
-		topics_log_report_out_of_range(NameStr(topic->name), partition, offset, start, end, NULL);
+		topics_log_report_out_of_range(topic, partition->number, offset, start, end, NULL);
 	if (committed != NO_OFFSET && offset < committed)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("committed offset of consumer group \"%s\" cannot go back", group_id),
 				 errdetail("The committed offset in partition %d of topic \"%s\" is " INT64_FORMAT ", the new one " INT64_FORMAT ".",
-						   partition, NameStr(topic->name), committed, offset),
+						   partition->number, topic, committed, offset),
 				 errhint("Use topics.reset_offset() to go back.")));
+}
+
+/* Arguments of commit_offset(). */
+enum
+{
+	COMMIT_ARG_GROUP_ID,
+	COMMIT_ARG_TOPIC,
+	COMMIT_ARG_PARTITION,
+	COMMIT_ARG_COMMITTED_OFFSET,
+	COMMIT_ARG_METADATA,
+	COMMIT_ARG_MEMBER_ID,
+	COMMIT_ARG_GENERATION_ID
+};
+
+/* commit_offset(group_id, topic, partition, committed_offset, metadata, member_id, generation_id) */
+Datum
+topics_commit_offset(PG_FUNCTION_ARGS)
+{
+	char	   *group_id = topics_group_argument(fcinfo, COMMIT_ARG_GROUP_ID);
+	Topic	   *topic;
+	int32		number;
+	int64		offset;
+	char	   *metadata;
+	Partition	partition;
+	LocalOffset *local;
+
+	topics_require_preload();
+	topics_produce_check_context("topics.commit_offset()");
+	topics_argument_require(fcinfo, COMMIT_ARG_PARTITION, "partition and committed_offset");
+	topics_argument_require(fcinfo, COMMIT_ARG_COMMITTED_OFFSET, "partition and committed_offset");
+	number = PG_GETARG_INT32(COMMIT_ARG_PARTITION);
+	offset = PG_GETARG_INT64(COMMIT_ARG_COMMITTED_OFFSET);
+	metadata = get_metadata_argument(fcinfo, COMMIT_ARG_METADATA);
+	(void) get_topic_argument(fcinfo, COMMIT_ARG_TOPIC);
+	topics_offset_log_prepare(true);
+	topics_group_require_owner(group_id, true);
+	refuse_member(fcinfo, COMMIT_ARG_MEMBER_ID, COMMIT_ARG_GENERATION_ID);
+	topics_consumer_offset_lock_group(group_id, false);
+	(void) topics_group_use(group_id, GROUP_SIMPLE);
+
+	topic = get_topic_argument(fcinfo, COMMIT_ARG_TOPIC);
+	topics_catalog_check_partition(topic, number);
+	partition = topics_catalog_partition(topic, number);
+	local = claim_partition(group_id, &partition);
+	check_offset_to_commit(group_id, &partition, topics_consumer_offset_position(local), offset);
 	topics_consumer_offset_change(local, offset, metadata);
 	PG_RETURN_VOID();
 }
@@ -240,127 +282,196 @@ topics_commit_offset(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* Where to reset to: exactly one of these was given. */
+/* Arguments of reset_offset(); one of four says where to reset to. */
+enum
+{
+	RESET_ARG_GROUP_ID,
+	RESET_ARG_TOPIC,
+	RESET_ARG_PARTITION,
+	RESET_ARG_TO_POSITION,
+	RESET_ARG_TO_OFFSET,
+	RESET_ARG_TO_TIME,
+	RESET_ARG_SHIFT_BY,
+	RESET_ARG_DRY_RUN
+};
+
+/* Columns of its result. */
+enum
+{
+	RESULT_PARTITION,
+	RESULT_BEFORE,
+	RESULT_AFTER,
+	RESULT_COLUMNS
+};
+
+typedef enum TargetKind
+{
+	TARGET_EARLIEST,
+	TARGET_LATEST,
+	TARGET_OFFSET,
+	TARGET_TIME,
+	TARGET_SHIFT
+} TargetKind;
+
+/* Where to reset to. */
 typedef struct ResetTarget
 {
-	char	   *position;
-	bool		has_offset;
-	int64		offset;
-	bool		has_time;
+	TargetKind	kind;
+	int64		offset;			/* or, for TARGET_SHIFT, by how much */
 	TimestampTz time;
-	bool		has_shift;
-	int64		shift;
 } ResetTarget;
 
 static ResetTarget
-reset_target(FunctionCallInfo fcinfo, int first)
+get_target_arguments(FunctionCallInfo fcinfo)
 {
 	ResetTarget target = {0};
 	int			given = 0;
 
-	for (int i = first; i < first + 4; i++)
+	for (int i = RESET_ARG_TO_POSITION; i <= RESET_ARG_SHIFT_BY; i++)
 		given += !PG_ARGISNULL(i);
 	if (given != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("exactly one of to_position, to_offset, to_time and shift_by must be given"),
 				 errdetail("%d are.", given)));
-	if (!PG_ARGISNULL(first))
-		target.position = text_to_cstring(PG_GETARG_TEXT_PP(first));
-	if (target.position && strcmp(target.position, "earliest") != 0 &&
-		strcmp(target.position, "latest") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid to_position \"%s\"", target.position),
-				 errhint("Use 'earliest' or 'latest'.")));
-	target.has_offset = !PG_ARGISNULL(first + 1);
-	if (target.has_offset)
-		target.offset = PG_GETARG_INT64(first + 1);
-	target.has_time = !PG_ARGISNULL(first + 2);
-	if (target.has_time)
-		target.time = PG_GETARG_TIMESTAMPTZ(first + 2);
-	target.has_shift = !PG_ARGISNULL(first + 3);
-	if (target.has_shift)
-		target.shift = PG_GETARG_INT64(first + 3);
+	if (!PG_ARGISNULL(RESET_ARG_TO_POSITION))
+	{
+		char	   *position = text_to_cstring(PG_GETARG_TEXT_PP(RESET_ARG_TO_POSITION));
+
+		target.kind = strcmp(position, "earliest") == 0 ? TARGET_EARLIEST : TARGET_LATEST;
+		if (target.kind == TARGET_LATEST && strcmp(position, "latest") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid to_position \"%s\"", position),
+					 errhint("Use 'earliest' or 'latest'.")));
+	}
+	else if (!PG_ARGISNULL(RESET_ARG_TO_OFFSET))
+	{
+		target.kind = TARGET_OFFSET;
+		target.offset = PG_GETARG_INT64(RESET_ARG_TO_OFFSET);
+	}
+	else if (!PG_ARGISNULL(RESET_ARG_TO_TIME))
+	{
+		target.kind = TARGET_TIME;
+		target.time = PG_GETARG_TIMESTAMPTZ(RESET_ARG_TO_TIME);
+	}
+	else
+	{
+		target.kind = TARGET_SHIFT;
+		target.offset = PG_GETARG_INT64(RESET_ARG_SHIFT_BY);
+	}
 	return target;
 }
 
-/* The new offset of a partition; "since" is that of to_time. */
+/*
+ * Find the new offset of a partition; "since" is that of to_time.  Before, the
+ * group stood at "before", or nowhere if that is NO_OFFSET.
+ */
 static int64
-resolve_target(const ResetTarget *target, Topic *topic, int32 partition, int64 since,
-			   int64 before, int64 start, int64 end)
+resolve_target(const ResetTarget *target, Partition *partition, int64 since, int64 before)
 {
-	if (target->position)
-		return strcmp(target->position, "earliest") == 0 ? start : end;
-	if (target->has_time)
-		return since;
-	if (target->has_offset)
+	int64		wanted = target->kind == TARGET_OFFSET ? target->offset : 0;
+	int64		shift = target->offset;
+	int64		start;
+	int64		end;
+
+	read_log_bounds(partition, wanted, &start, &end);
+	if (before == NO_OFFSET)
+		before = start;
+	switch (target->kind)
 	{
-		if (target->offset < start || target->offset > end)
-			topics_log_report_out_of_range(NameStr(topic->name), partition, target->offset, start, end, NULL);
-		return target->offset;
+		case TARGET_EARLIEST:
+			return start;
+		case TARGET_LATEST:
+			return end;
+		case TARGET_TIME:
+			return since;
+		case TARGET_OFFSET:
+			if (wanted < start || wanted > end)
+				topics_log_report_out_of_range(NameStr(partition->topic->name), partition->number,
+											   wanted, start, end, NULL);
+			return wanted;
+		case TARGET_SHIFT:
+			/* to where the log begins or ends, if it would be beyond; no overflow */
+			if (shift < 0)
+				return shift < start - before ? start : Min(before + shift, end);
+			return shift > end - before ? end : Max(before + shift, start);
 	}
-	/* to where the log begins or ends, if it would be beyond; no overflow */
-	if (target->shift < 0)
-		return target->shift < start - before ? start : Min(before + target->shift, end);
-	return target->shift > end - before ? end : Max(before + target->shift, start);
+	pg_unreachable();
+}
+
+static void
+put_reset(ReturnSetInfo *rsinfo, int32 partition, int64 before, int64 after)
+{
+	Datum		values[RESULT_COLUMNS];
+	bool		nulls[RESULT_COLUMNS] = {false};
+
+	values[RESULT_PARTITION] = Int32GetDatum(partition);
+	values[RESULT_BEFORE] = Int64GetDatum(before);
+	nulls[RESULT_BEFORE] = before == NO_OFFSET;
+	values[RESULT_AFTER] = Int64GetDatum(after);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* Reset a group's offsets in the partitions from "first" up to "upto" - 1. */
+static void
+reset_partitions(ReturnSetInfo *rsinfo, const char *group_id, const ResetTarget *target,
+				 Topic *topic, int32 first, int32 upto, bool dry_run)
+{
+	Partition  *partitions = palloc(sizeof(Partition) * topic->partitions);
+	LocalOffset **locals = palloc(sizeof(LocalOffset *) * topic->partitions);
+	int64	   *since = NULL;
+
+	for (int32 number = first; number < upto; number++)
+	{
+		partitions[number] = topics_catalog_partition(topic, number);
+		locals[number] = claim_partition(group_id, &partitions[number]);
+	}
+	if (target->kind == TARGET_TIME)
+		since = topics_list_offsets_since(topic, target->time, NULL, NULL);
+	for (int32 number = first; number < upto; number++)
+	{
+		int64		before = topics_consumer_offset_position(locals[number]);
+		int64		after = resolve_target(target, &partitions[number], since ? since[number] : 0,
+										   before);
+
+		if (!dry_run)
+			topics_consumer_offset_change(locals[number], after, NULL);
+		put_reset(rsinfo, number, before, after);
+	}
 }
 
 /* reset_offset(group_id, topic, partition, to_position, to_offset, to_time, shift_by, dry_run) */
 Datum
 topics_reset_offset(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char	   *group_id = topics_group_argument(fcinfo, 0);
-	ResetTarget target = reset_target(fcinfo, 3);
-	bool		dry_run = !PG_ARGISNULL(7) && PG_GETARG_BOOL(7);
+	char	   *group_id = topics_group_argument(fcinfo, RESET_ARG_GROUP_ID);
+	ResetTarget target = get_target_arguments(fcinfo);
+	bool		dry_run = !PG_ARGISNULL(RESET_ARG_DRY_RUN) && PG_GETARG_BOOL(RESET_ARG_DRY_RUN);
 	Topic	   *topic;
-	int64	   *since = NULL;
 	int32		first = 0;
 	int32		upto;
 
 	topics_require_preload();
 	topics_produce_check_context("topics.reset_offset()");
-	(void) topic_argument(fcinfo, 1);
+	(void) get_topic_argument(fcinfo, RESET_ARG_TOPIC);
 	topics_offset_log_prepare(true);
 	topics_group_require_owner(group_id, true);
 	topics_consumer_offset_lock_group(group_id, false);
 	if (!dry_run)
 		(void) topics_group_use(group_id, GROUP_SIMPLE);
-	topic = topic_argument(fcinfo, 1);
+
+	topic = get_topic_argument(fcinfo, RESET_ARG_TOPIC);
 	upto = topic->partitions;
-	if (!PG_ARGISNULL(2))
+	if (!PG_ARGISNULL(RESET_ARG_PARTITION))
 	{
-		first = PG_GETARG_INT32(2);
+		first = PG_GETARG_INT32(RESET_ARG_PARTITION);
 		topics_catalog_check_partition(topic, first);
 		upto = first + 1;
 	}
 	InitMaterializedSRF(fcinfo, 0);
-
-	for (int32 partition = first; partition < upto; partition++)
-		(void) claim_partition(group_id, topic, partition);
-	if (target.has_time)
-		since = topics_list_offsets_since(topic, target.time, NULL, NULL);
-	for (int32 partition = first; partition < upto; partition++)
-	{
-		LocalOffset *local = claim_partition(group_id, topic, partition);
-		int64		before = topics_consumer_offset_position(local);
-		int64		start;
-		int64		end;
-		Datum		values[3];
-		bool		nulls[3] = {false, before == NO_OFFSET, false};
-		int64		after;
-
-		log_bounds(topic, partition, target.has_offset ? target.offset : 0, &start, &end);
-		after = resolve_target(&target, topic, partition, since ? since[partition] : 0,
-							   before == NO_OFFSET ? start : before, start, end);
-		if (!dry_run)
-			topics_consumer_offset_change(local, after, NULL);
-		values[0] = Int32GetDatum(partition);
-		values[1] = Int64GetDatum(before);
-		values[2] = Int64GetDatum(after);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
+	reset_partitions((ReturnSetInfo *) fcinfo->resultinfo, group_id, &target, topic, first, upto,
+					 dry_run);
 	return (Datum) 0;
 }
 

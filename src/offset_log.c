@@ -44,8 +44,6 @@
  */
 #include "postgres.h"
 
-#include "access/relation.h"
-#include "access/table.h"
 #include "access/xlog.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
@@ -64,7 +62,6 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "buffer.h"
 #include "compat.h"
 #include "consumer.h"
 #include "pg_topics.h"
@@ -369,20 +366,11 @@ read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
 		read_value(record, DatumGetJsonbP(datum), cxt);
 }
 
-static Relation
-open_log(Topic *topic, int32 partition)
-{
-	Relation	rel = table_open(topics_catalog_partition_relid(topic, partition), AccessShareLock);
-
-	topics_segment_learn(RelationGetRelid(rel), topics_catalog_partition_state(topic, partition));
-	return rel;
-}
-
 static void
-read_range(Relation rel, int64 from, int64 upto, HTAB *records, MemoryContext cxt)
+read_range(const Partition *partition, int64 from, int64 upto, HTAB *records, MemoryContext cxt)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	LogReader  *reader = topics_log_reader_open(rel, from, upto, snapshot, false);
+	LogReader  *reader = topics_log_reader_open(partition->rel, from, upto, snapshot, false);
 	MemoryContext row_cxt = AllocSetContextCreate(cxt, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
 	TupleTableSlot *slot;
 
@@ -407,17 +395,19 @@ read_range(Relation rel, int64 from, int64 upto, HTAB *records, MemoryContext cx
  * meanwhile.
  */
 static int64
-read_partition(Topic *topic, int32 partition, HTAB *records, MemoryContext cxt)
+read_partition(Partition *partition, HTAB *records, MemoryContext cxt)
 {
-	PartitionState *state = topics_catalog_partition_state(topic, partition);
-	Relation	rel = open_log(topic, partition);
-	Snapshot	held = RegisterSnapshot(GetLatestSnapshot());
-	int64		start = topics_log_start(rel, state);
-	int64		end = topics_log_end(rel, state);
+	Snapshot	held;
+	int64		start;
+	int64		end;
 
-	read_range(rel, start, end, records, cxt);
+	topics_catalog_open_partition(partition, AccessShareLock);
+	held = RegisterSnapshot(GetLatestSnapshot());
+	start = topics_log_start(partition->rel, partition->state);
+	end = topics_log_end(partition->rel, partition->state);
+	read_range(partition, start, end, records, cxt);
 	UnregisterSnapshot(held);
-	table_close(rel, AccessShareLock);
+	topics_catalog_close_partition(partition, AccessShareLock);
 	return end;
 }
 
@@ -465,8 +455,12 @@ load_topic(Topic *topic)
 	HASH_SEQ_STATUS seq;
 	LoadedRecord *record;
 
-	for (int32 partition = 0; partition < topic->partitions; partition++)
-		ends[partition] = read_partition(topic, partition, records, cxt);
+	for (int32 number = 0; number < topic->partitions; number++)
+	{
+		Partition	partition = topics_catalog_partition(topic, number);
+
+		ends[number] = read_partition(&partition, records, cxt);
+	}
 	unload_missing(topic, records, ends);
 	hash_seq_init(&seq, records);
 	while ((record = hash_seq_search(&seq)) != NULL)
@@ -504,13 +498,18 @@ topics_offset_log_prepare(bool for_write)
 static char *
 read_string(Topic *topic, const GroupOffset *entry, const char *name)
 {
-	Relation	rel = open_log(topic, topics_offset_log_partition(topic, entry->key.group_id));
+	int32		number = topics_offset_log_partition(topic, entry->key.group_id);
+	Partition	partition = topics_catalog_partition(topic, number);
 	int64		offset = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	LogReader  *reader = topics_log_reader_open(rel, offset, offset + 1, snapshot, false);
-	TupleTableSlot *slot = topics_log_reader_next(reader);
+	Snapshot	snapshot;
+	LogReader  *reader;
+	TupleTableSlot *slot;
 	char	   *result = NULL;
 
+	topics_catalog_open_partition(&partition, AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	reader = topics_log_reader_open(partition.rel, offset, offset + 1, snapshot, false);
+	slot = topics_log_reader_next(reader);
 	if (slot)
 	{
 		bool		isnull;
@@ -521,7 +520,7 @@ read_string(Topic *topic, const GroupOffset *entry, const char *name)
 	}
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);
-	table_close(rel, AccessShareLock);
+	topics_catalog_close_partition(&partition, AccessShareLock);
 	return result;
 }
 
