@@ -272,7 +272,7 @@ subscribe_group(Consumer *consumer)
 	consumer->reset = consumer->subscription->shared->facts.reset;
 	if (topics_consumer_offset_exists(consumer->subscription))
 		return;
-	topics_consumer_offset_change(consumer->subscription, 1, NULL);
+	topics_consumer_offset_create(consumer->subscription);
 	first = topics_catalog_partition(consumer->topic, 0);
 	topics_catalog_hold_partition(&first);
 }

@@ -20,6 +20,9 @@
 #define NO_PARTITION (-1)		/* of a group or a subscription */
 #define NO_TOPIC INT64CONST(0)	/* of a group */
 
+/* In place of a committed offset, of a group or a subscription. */
+#define IT_EXISTS INT64CONST(1)
+
 /*
  * What an entry is about, one of three:
  *	a group				NO_TOPIC, NO_PARTITION
@@ -63,7 +66,8 @@ typedef struct GroupOffset
 	GroupOffsetKey key;			/* hash key: must be first */
 	GroupOffsetFacts facts;
 	pg_atomic_uint64 committed; /* the committed offset, or NO_OFFSET; of a
-								 * group or a subscription 1, or NO_OFFSET */
+								 * group or a subscription IT_EXISTS, or
+								 * NO_OFFSET */
 	pg_atomic_uint64 start;		/* where the group begins while nothing is
 								 * committed, or NO_OFFSET */
 	pg_atomic_uint64 commit_xid;	/* full xid of the last commit, or 0 */
@@ -82,7 +86,7 @@ typedef struct OffsetChange
 	struct OffsetChange *below; /* what it replaces, by an outer subtransaction */
 	SubTransactionId subxid;
 	bool		deleted;
-	int64		offset;
+	int64		offset;			/* or IT_EXISTS */
 	const char *metadata;		/* or NULL */
 	TimestampTz rewrite_of;		/* a group's record is written anew: when it
 								 * was committed, else 0 */
@@ -125,7 +129,7 @@ extern void topics_offset_table_forget_topic(int64 topic_id);
 extern void topics_offset_table_forget_database(Oid database);
 extern void topics_offset_table_report_full(void);
 extern bool topics_offset_table_begin_load(void);
-extern void topics_offset_table_end_load(int64 offsets_topic_id);
+extern void topics_offset_table_end_load(int64 offsets_topic_id, bool stays_current);
 extern void topics_offset_table_load(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
 									 int64 offset, TimestampTz commit_time,
 									 int64 record_offset, bool has_metadata);
@@ -139,6 +143,7 @@ extern LocalOffset *topics_consumer_offset_find_local(const char *group_id, int6
 													  int32 partition);
 extern bool topics_consumer_offset_exists(const LocalOffset *local);
 extern int64 topics_consumer_offset_position(const LocalOffset *local);
+extern void topics_consumer_offset_create(LocalOffset *local);
 extern void topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata);
 extern void topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state);
 extern void topics_consumer_offset_delete_topic(int64 topic_id);

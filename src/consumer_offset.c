@@ -175,14 +175,21 @@ new_change(LocalOffset *local)
 	return change;
 }
 
-/* What the entry will be when the transaction commits. */
+/* The group or subscription will exist when the transaction commits. */
+void
+topics_consumer_offset_create(LocalOffset *local)
+{
+	Assert(local->shared->key.partition == NO_PARTITION);
+	new_change(local)->offset = IT_EXISTS;
+}
+
+/* The committed offset, and its metadata, will be these when it commits. */
 void
 topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata)
 {
 	OffsetChange *change = new_change(local);
 
-	Assert(local->shared->key.partition == NO_PARTITION ||
-		   local->claimed != InvalidSubTransactionId);
+	Assert(local->claimed != InvalidSubTransactionId);
 	change->offset = offset;
 	if (metadata)
 		change->metadata = MemoryContextStrdup(TopTransactionContext, metadata);
@@ -325,7 +332,7 @@ topics_consumer_offset_rewrite_group(const char *group_id)
 		return false;
 	local = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, NULL, NULL);
 	change = new_change(local);
-	change->offset = pg_atomic_read_u64(&local->shared->committed);
+	change->offset = IT_EXISTS;
 	change->rewrite_of = (TimestampTz) pg_atomic_read_u64(&local->shared->commit_time);
 	return true;
 }

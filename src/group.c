@@ -115,7 +115,7 @@ topics_group_use(const char *group_id, GroupKind kind)
 				 errmsg("consumer group \"%s\" was deleted in this transaction", group_id),
 				 errhint("Use it again after the commit.")));
 	if (!topics_consumer_offset_exists(group))
-		topics_consumer_offset_change(group, 1, NULL);
+		topics_consumer_offset_create(group);
 	return group;
 }
 

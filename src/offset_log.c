@@ -313,7 +313,7 @@ read_starts(LoadedRecord *record, JsonbValue *starts, MemoryContext cxt)
 static void
 read_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
 {
-	record->offset = 1;
+	record->offset = IT_EXISTS;
 	record->has_metadata = field(value, "metadata") != NULL;
 	if (record->key.topic_id == NO_TOPIC)
 	{
@@ -478,7 +478,8 @@ load(void)
 
 	if (topic)
 		load_topic(topic);
-	topics_offset_table_end_load(RecoveryInProgress() ? -1 : topic ? topic->topic_id : 0);
+	/* a standby hears of nobody's commits */
+	topics_offset_table_end_load(topic ? topic->topic_id : NO_TOPIC, !RecoveryInProgress());
 }
 
 /*

@@ -16,7 +16,8 @@
  * the entry goes too.  So nobody waits for a group's first transaction.
  *
  * LOADED.  An entry of its own says that a database's log has been read, and
- * which topic that was: after a restart there is none.
+ * which topic that was: after a restart there is none.  If it is not committed
+ * any more, the log is to be read again.
  *
  * LOCKING
  *
@@ -421,6 +422,21 @@ loaded_key(void)
 	return topics_offset_table_key("", LOADED_TOPIC, NO_PARTITION);
 }
 
+/* The topic that was loaded stands where other entries have their start. */
+static int64
+get_loaded_topic(GroupOffset *loaded)
+{
+	Assert(loaded->key.topic_id == LOADED_TOPIC);
+	return pg_atomic_read_u64(&loaded->start);
+}
+
+static void
+set_loaded_topic(GroupOffset *loaded, int64 offsets_topic_id)
+{
+	Assert(loaded->key.topic_id == LOADED_TOPIC);
+	pg_atomic_write_u64(&loaded->start, offsets_topic_id);
+}
+
 static bool
 is_loaded(void)
 {
@@ -455,25 +471,26 @@ topics_offset_table_begin_load(void)
 }
 
 /*
- * The log is read.  With offsets_topic_id 0 there was none.  -1: what was
- * read is good for now, but has to be read again (on a standby).
+ * The log of this topic has been read, or NO_TOPIC if there was none.  Unless it
+ * "stays current", what was read is good for now only: the next caller of
+ * begin_load reads it again.
  */
 void
-topics_offset_table_end_load(int64 offsets_topic_id)
+topics_offset_table_end_load(int64 offsets_topic_id, bool stays_current)
 {
 	GroupOffsetKey key = loaded_key();
 	LOCKTAG		tag = topics_offset_table_lock_tag(&key);
 	GroupOffset *entry = NULL;
 	bool		made;
 
-	if (offsets_topic_id >= 0)
+	if (stays_current)
 	{
 		LWLockAcquire(table_lock, LW_EXCLUSIVE);
 		entry = find_or_make(&key, NULL, &made);
 		if (entry)
 		{
-			pg_atomic_write_u64(&entry->start, offsets_topic_id);
-			pg_atomic_write_u64(&entry->committed, 1);
+			set_loaded_topic(entry, offsets_topic_id);
+			pg_atomic_write_u64(&entry->committed, IT_EXISTS);
 		}
 		LWLockRelease(table_lock);
 		if (entry == NULL)
@@ -542,9 +559,9 @@ topics_offset_table_log_changed(int64 topic_id)
 	entry = hash_search(table, &key, HASH_FIND, NULL);
 	if (entry)
 	{
-		int64		offsets_topic_id = pg_atomic_read_u64(&entry->start);
+		int64		offsets_topic_id = get_loaded_topic(entry);
 
-		if (offsets_topic_id == 0 || offsets_topic_id == topic_id)
+		if (offsets_topic_id == NO_TOPIC || offsets_topic_id == topic_id)
 			pg_atomic_write_u64(&entry->committed, NO_OFFSET);
 	}
 	LWLockRelease(table_lock);
