@@ -17,7 +17,8 @@
  * In READ COMMITTED records are read through a new snapshot, as a volatile
  * function's queries would: the statement's own may be older than the commit
  * that the group's place comes from.  In the other levels the transaction's
- * snapshot is used, and a place that it does not account for is an error.
+ * snapshot is used.  If the place comes from a commit that the snapshot does
+ * not see, that is an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -116,7 +117,7 @@ look_at_log(Place *place)
 	}
 }
 
-/* Find where the group stands, to this transaction, and whether it is claimed. */
+/* Find where this transaction has the group, and whether that is claimed. */
 static void
 look_at_group(const Consumer *consumer, Place *place)
 {
@@ -137,7 +138,7 @@ look_at_group(const Consumer *consumer, Place *place)
 	}
 	local = topics_consumer_offset_find_local(consumer->group_id, consumer->topic_id, number);
 	if (local && local->change)
-		place->position = topics_consumer_offset_position(local);
+		place->position = topics_consumer_offset_get_position(local);
 	if (place->position == NO_OFFSET && consumer->reset != RESET_NONE)
 		place->position = 0;
 	place->is_claimed = claimed_by != 0 && claimed_by != (uint32) MyProcPid;
@@ -239,7 +240,7 @@ join_group(Consumer *consumer)
 	look_up_topic(consumer);
 }
 
-/* Read the topic's log ends as they are now: a group begins there with 'latest'. */
+/* Read the topic's log ends as they are now, where 'latest' begins. */
 static int64 *
 read_log_ends(Topic *topic)
 {
@@ -255,7 +256,10 @@ read_log_ends(Topic *topic)
 	return ends;
 }
 
-/* Find the group's subscription to the topic; it is made if this is its first call. */
+/*
+ * Find the group's subscription to the topic.  In a group's first call it is
+ * made, and the topic is kept from being dropped before the commit.
+ */
 static void
 subscribe_group(Consumer *consumer)
 {
@@ -321,7 +325,7 @@ skip_removed(const Consumer *consumer, Place *place)
 {
 	int64		lost = place->log_start - place->position;
 
-	if (place->position == 0 && topics_consumer_offset_position(place->local) == NO_OFFSET)
+	if (place->position == 0 && topics_consumer_offset_get_position(place->local) == NO_OFFSET)
 	{
 		place->position = place->log_start;
 		return;
@@ -409,7 +413,7 @@ find_free_places(const Consumer *consumer, int *count)
 	return places;
 }
 
-/* Served longest ago first. */
+/* Order places: the one that was served longest ago first. */
 static int
 compare_places(const void *a, const void *b)
 {
@@ -496,13 +500,13 @@ wait_for_place(Consumer *consumer, TimestampTz deadline)
 	return true;
 }
 
-/* Which group, and which topic: the first two arguments of consume() and wait(). */
+/* Read the first two arguments of consume() and wait(): group and topic. */
 static Consumer
 get_consumer_arguments(FunctionCallInfo fcinfo)
 {
 	Consumer	consumer = {0};
 
-	consumer.group_id = topics_group_argument(fcinfo, CONSUME_ARG_GROUP_ID);
+	consumer.group_id = topics_group_get_argument(fcinfo, CONSUME_ARG_GROUP_ID);
 	consumer.topic_name = text_to_cstring(PG_GETARG_TEXT_PP(CONSUME_ARG_TOPIC));
 	return consumer;
 }

@@ -37,7 +37,10 @@ typedef struct GroupOffsetKey
 	char		group_id[NAMEDATALEN];
 } GroupOffsetKey;
 
-/* Kafka's auto.offset.reset: where a group begins, or goes on if its place is gone. */
+/*
+ * Kafka's auto.offset.reset: where a group begins, or goes on if retention has
+ * removed its place.
+ */
 typedef enum OffsetReset
 {
 	RESET_EARLIEST,
@@ -60,7 +63,7 @@ typedef struct GroupOffsetFacts
 	int32		partitions;		/* of a subscription: as many there were */
 } GroupOffsetFacts;
 
-/* An entry in shared memory; offset_table.c says who may touch what. */
+/* An entry in shared memory; offset_table.c says which lock guards what. */
 typedef struct GroupOffset
 {
 	GroupOffsetKey key;			/* hash key: must be first */
@@ -75,8 +78,8 @@ typedef struct GroupOffset
 	pg_atomic_uint64 record_offset; /* of its record in __consumer_offsets */
 	pg_atomic_uint64 served;	/* number of its last claim; of a
 								 * subscription the last number given */
-	pg_atomic_uint32 claimed_by;	/* pid of who has the claim, or 0 */
-	pg_atomic_uint32 pins;		/* transactions that point here */
+	pg_atomic_uint32 claimed_by;	/* pid of the process with the claim, or 0 */
+	pg_atomic_uint32 pins;		/* number of transactions that use it */
 	bool		has_metadata;
 } GroupOffset;
 
@@ -88,19 +91,20 @@ typedef struct OffsetChange
 	bool		deleted;
 	int64		offset;			/* or IT_EXISTS */
 	const char *metadata;		/* or NULL */
-	TimestampTz rewrite_of;		/* a group's record is written anew: when it
-								 * was committed, else 0 */
+	TimestampTz rewrite_of;		/* if a group's record is written anew: when
+								 * it was committed; else 0 */
 } OffsetChange;
 
-/* An entry that the transaction has to do with; pinned until its end. */
+/* An entry that the transaction uses; pinned until its end. */
 typedef struct LocalOffset
 {
 	GroupOffset *shared;
 	OffsetChange *change;		/* or NULL */
-	SubTransactionId claimed;	/* took the claim, or InvalidSubTransactionId */
+	SubTransactionId claimed;	/* the one that took the claim, or
+								 * InvalidSubTransactionId */
 	bool		released;		/* the claim was rolled back just now */
-	bool		wake;			/* whoever waits should look at it again */
-	PartitionState *topic_state;	/* for waking */
+	bool		wake;			/* those who wait should look at it again */
+	PartitionState *topic_state;	/* for waking them, or NULL */
 	int32		log_partition;	/* where its record goes */
 	int64		ordinal;		/* of the record in this transaction, or -1 */
 	TimestampTz commit_time;
@@ -115,13 +119,13 @@ is_committed(const GroupOffset *entry)
 /* offset_table.c */
 extern void topics_offset_table_shmem_request(void);
 extern void topics_offset_table_shmem_startup(void);
-extern GroupOffsetKey topics_offset_table_key(const char *group_id, int64 topic_id, int32 partition);
-extern LOCKTAG topics_offset_table_lock_tag(const GroupOffsetKey *key);
+extern GroupOffsetKey topics_offset_table_make_key(const char *group_id, int64 topic_id, int32 partition);
+extern LOCKTAG topics_offset_table_make_lock_tag(const GroupOffsetKey *key);
 extern GroupOffset *topics_offset_table_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
 											const int64 *starts, uint32 *pins);
 extern void topics_offset_table_unpin(GroupOffset *entry);
-extern void topics_offset_table_share(void);
-extern void topics_offset_table_release(void);
+extern void topics_offset_table_lock_shared(void);
+extern void topics_offset_table_unlock(void);
 extern bool topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition,
 									 GroupOffset *copy);
 extern GroupOffset *topics_offset_table_list(const char *group_id, int64 topic_id, int *count);
@@ -130,9 +134,9 @@ extern void topics_offset_table_forget_database(Oid database);
 extern void topics_offset_table_report_full(void);
 extern bool topics_offset_table_begin_load(void);
 extern void topics_offset_table_end_load(int64 offsets_topic_id, bool stays_current);
-extern void topics_offset_table_load(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
-									 int64 offset, TimestampTz commit_time,
-									 int64 record_offset, bool has_metadata);
+extern void topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
+											int64 offset, TimestampTz commit_time,
+											int64 record_offset, bool has_metadata);
 extern void topics_offset_table_load_start(const GroupOffsetKey *key, int64 start);
 extern void topics_offset_table_log_changed(int64 topic_id);
 
@@ -142,7 +146,7 @@ extern LocalOffset *topics_consumer_offset_use(const char *group_id, int64 topic
 extern LocalOffset *topics_consumer_offset_find_local(const char *group_id, int64 topic_id,
 													  int32 partition);
 extern bool topics_consumer_offset_exists(const LocalOffset *local);
-extern int64 topics_consumer_offset_position(const LocalOffset *local);
+extern int64 topics_consumer_offset_get_position(const LocalOffset *local);
 extern void topics_consumer_offset_create(LocalOffset *local);
 extern void topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata);
 extern void topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state);
@@ -160,15 +164,15 @@ extern void topics_consumer_offset_subabort(SubTransactionId subxid);
 extern void topics_consumer_offset_after_locks(bool is_commit, bool is_top_level);
 
 /* group.c */
-extern char *topics_group_argument(FunctionCallInfo fcinfo, int argument);
+extern char *topics_group_get_argument(FunctionCallInfo fcinfo, int argument);
 extern LocalOffset *topics_group_use(const char *group_id, GroupKind kind);
 extern void topics_group_require_owner(const char *group_id, bool missing_ok);
 
 /* offset_log.c */
 extern void topics_offset_log_prepare(bool for_write);
-extern Topic *topics_offset_log_topic(void);
-extern int32 topics_offset_log_partition(Topic *offsets_topic, const char *group_id);
-extern void topics_offset_log_add(Topic *offsets_topic, LocalOffset *local);
+extern Topic *topics_offset_log_require_topic(void);
+extern int32 topics_offset_log_choose_partition(Topic *offsets_topic, const char *group_id);
+extern void topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local);
 extern char *topics_offset_log_metadata(const GroupOffset *entry);
 extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction);
 

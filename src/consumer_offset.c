@@ -9,9 +9,9 @@
  * row of a table instead would be updated at every commit, and a snapshot held
  * open somewhere would keep all its versions.
  *
- * A transaction that has to do with an entry of the table pins it, notes what
- * it will change (OffsetChange, a stack per entry so that ROLLBACK TO can take
- * changes back), and does the following when it commits (transaction.c):
+ * A transaction pins each entry of the table that it uses, and notes what it
+ * will change: an OffsetChange, on a stack per entry, so that ROLLBACK TO can
+ * take changes back.  When it commits (transaction.c), it does the following:
  *
  *	1. pre_commit: give a record per change to the transaction's buffer, so
  *	   that they are appended to __consumer_offsets with all others;
@@ -21,24 +21,24 @@
  * So an offset is committed if and only if the transaction is, and order and
  * durability of commits are those of the log.
  *
- * CLAIMS.  Who changes the committed offset of a partition holds its claim,
- * a heavyweight lock on (group, topic, partition), until the transaction
- * ends.  topics.consume() takes it without waiting and passes over what it
- * does not get; topics.commit_offset() and reset_offset() wait.  The lock is
- * released by PostgreSQL, after step 2: the next one to have it reads what
+ * CLAIMS.  A transaction that changes the committed offset of a partition holds
+ * the claim, a heavyweight lock on (group, topic, partition), until it ends.
+ * topics.consume() takes the claim without waiting, and passes over what it
+ * does not get; topics.commit_offset() and reset_offset() wait.  PostgreSQL
+ * releases the lock, after step 2: the next transaction to have it reads what
  * the last one committed.  A rolled-back savepoint releases it too, together
- * with the change.  Everybody who uses a group holds its group lock shared;
- * topics.delete_group() has it exclusively.
+ * with the change.  Each transaction that uses a group holds its group lock
+ * shared; topics.delete_group() has it exclusively.
  *
- * DROPPED TOPICS.  Who drops a topic writes tombstones for all entries of the
- * topic, in the same transaction.  No claim is needed: whoever has a change of
- * such an entry to commit keeps a lock on the topic's tables, for which the
- * DROP has waited, and nobody gets one any more.  A group that is deleted at
- * the same time only gets more tombstones.
+ * DROPPED TOPICS.  The transaction that drops a topic writes tombstones for all
+ * entries of the topic.  It needs no claim: a transaction that has a change of
+ * such an entry to commit keeps a lock on the topic's tables.  The DROP has
+ * waited for that, and now no other transaction gets one.  A group that is
+ * deleted at the same time only gets more tombstones.
  *
  * SNAPSHOTS.  A committed offset is not MVCC.  In REPEATABLE READ it can come
- * from a transaction whose other writes the snapshot does not show; so the
- * last committer's xid is kept, and such a claim fails with 40001.
+ * from a transaction whose other writes the snapshot does not show.  So the xid
+ * of the last commit is kept, and such a claim fails with 40001.
  *
  *-------------------------------------------------------------------------
  */
@@ -69,7 +69,7 @@ static int64 offsets_topic_id;	/* where this commit's records go */
  */
 
 static LocalOffset *
-local_of(const GroupOffset *shared)
+find_local_of(const GroupOffset *shared)
 {
 	ListCell   *lc;
 
@@ -102,14 +102,14 @@ topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 pa
 }
 
 /*
- * Have to do with an entry, which is made if need be, with these facts, and
- * stays until the end of the transaction.
+ * Use an entry in this transaction: it stays until the end.  It is made if
+ * there is none, with these facts.  The result lives as long.
  */
 LocalOffset *
 topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition,
 						   const GroupOffsetFacts *facts, const int64 *starts)
 {
-	GroupOffsetKey key = topics_offset_table_key(group_id, topic_id, partition);
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, topic_id, partition);
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	LocalOffset *local = palloc0(sizeof(LocalOffset));
 	LocalOffset *known;
@@ -127,8 +127,8 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 		topics_offset_table_report_full();
 	}
 
-	/* it had no pin: so none of ours */
-	known = pins > 0 ? local_of(entry) : NULL;
+	/* an entry without pins had none of ours */
+	known = pins > 0 ? find_local_of(entry) : NULL;
 	if (known)
 	{
 		locals = list_delete_last(locals);
@@ -140,24 +140,25 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 	return local;
 }
 
-/* Is there such a group or subscription, to this transaction? */
+/* Return true if this transaction sees such a group or subscription. */
 bool
 topics_consumer_offset_exists(const LocalOffset *local)
 {
 	return local->change ? !local->change->deleted : is_committed(local->shared);
 }
 
-/* The committed offset, as this transaction has changed it, or NO_OFFSET. */
+/* Return the committed offset, with this transaction's change, or NO_OFFSET. */
 int64
-topics_consumer_offset_position(const LocalOffset *local)
+topics_consumer_offset_get_position(const LocalOffset *local)
 {
 	if (local->change)
 		return local->change->deleted ? NO_OFFSET : local->change->offset;
 	return pg_atomic_read_u64(&local->shared->committed);
 }
 
+/* Begin a change: it replaces one that this subtransaction has made before. */
 static OffsetChange *
-new_change(LocalOffset *local)
+push_change(LocalOffset *local)
 {
 	SubTransactionId subxid = GetCurrentSubTransactionId();
 	OffsetChange *change = local->change;
@@ -180,14 +181,14 @@ void
 topics_consumer_offset_create(LocalOffset *local)
 {
 	Assert(local->shared->key.partition == NO_PARTITION);
-	new_change(local)->offset = IT_EXISTS;
+	push_change(local)->offset = IT_EXISTS;
 }
 
 /* The committed offset, and its metadata, will be these when it commits. */
 void
 topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata)
 {
-	OffsetChange *change = new_change(local);
+	OffsetChange *change = push_change(local);
 
 	Assert(local->claimed != InvalidSubTransactionId);
 	change->offset = offset;
@@ -196,18 +197,18 @@ topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *meta
 }
 
 /*
- * It will be no more; whoever waits in the topic, if there is one, is to look
- * again then.
+ * The entry will be no more when the transaction commits.  With a topic_state,
+ * those who wait in that topic are woken then.
  */
 void
 topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state)
 {
-	new_change(local)->deleted = true;
+	push_change(local)->deleted = true;
 	if (topic_state)
 		local->topic_state = topic_state;
 }
 
-/* Has this transaction deleted it? */
+/* Return true if this transaction has deleted the entry. */
 bool
 topics_consumer_offset_is_deleted(const LocalOffset *local)
 {
@@ -219,7 +220,7 @@ topics_consumer_offset_is_deleted(const LocalOffset *local)
  * ----------------------------------------------------------------
  */
 
-/* Raise if the snapshot does not see what the last committer did. */
+/* Raise 40001 if the snapshot does not see what the last commit did. */
 static void
 require_visible(GroupOffset *entry)
 {
@@ -237,11 +238,12 @@ require_visible(GroupOffset *entry)
 }
 
 /*
- * Have a lock until the (sub)transaction ends.  Not longer: a cursor that was
- * opened before a savepoint is the owner of what it locks after it.
+ * Acquire a lock until the (sub)transaction ends, and no longer: the owner of
+ * what a cursor locks would be the cursor, which can be older than a savepoint.
+ * Without "wait", return false if the lock is not free.
  */
 static bool
-lock(const LOCKTAG *tag, LOCKMODE mode, bool wait)
+acquire_until_end(const LOCKTAG *tag, LOCKMODE mode, bool wait)
 {
 	ResourceOwner old = CurrentResourceOwner;
 	bool		locked;
@@ -255,17 +257,17 @@ lock(const LOCKTAG *tag, LOCKMODE mode, bool wait)
 
 /*
  * Claim a partition for its group until the (sub)transaction ends.  Without
- * "wait", false if another transaction has it.  The topic's state is for
+ * "wait", return false if another transaction has it.  The topic's state is for
  * waking those who wait for the claim.
  */
 bool
 topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bool wait)
 {
-	LOCKTAG		tag = topics_offset_table_lock_tag(&local->shared->key);
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&local->shared->key);
 
 	if (local->claimed == InvalidSubTransactionId)
 	{
-		if (!lock(&tag, ExclusiveLock, wait))
+		if (!acquire_until_end(&tag, ExclusiveLock, wait))
 			return false;
 		local->topic_state = topic_state;
 		local->claimed = GetCurrentSubTransactionId();
@@ -277,11 +279,11 @@ topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bo
 }
 
 /*
- * The lock is gone: say so, unless another transaction has it already, and
- * wake who waits.
+ * The lock of a claim is released: say so in the entry, unless another
+ * transaction has claimed it already, and wake the processes that wait.
  */
 static void
-release_claim(LocalOffset *local)
+announce_release(LocalOffset *local)
 {
 	uint32		me = MyProcPid;
 
@@ -295,12 +297,13 @@ release_claim(LocalOffset *local)
 
 /*
  * Give back a claim that was taken right now, and not used.  Records may have
- * come since we looked, which somebody did not get for our claim: wake him.
+ * come since we looked, and another consumer may have passed over them because
+ * of our claim: so it is woken.
  */
 void
 topics_consumer_offset_unclaim(LocalOffset *local)
 {
-	LOCKTAG		tag = topics_offset_table_lock_tag(&local->shared->key);
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&local->shared->key);
 	ResourceOwner old = CurrentResourceOwner;
 
 	Assert(local->claimed == GetCurrentSubTransactionId());
@@ -308,36 +311,36 @@ topics_consumer_offset_unclaim(LocalOffset *local)
 	CurrentResourceOwner = CurTransactionResourceOwner;
 	LockRelease(&tag, ExclusiveLock, false);
 	CurrentResourceOwner = old;
-	release_claim(local);
+	announce_release(local);
 }
 
 /*
- * Write a group's record anew, which says whose the group is, when the
- * transaction commits.  False if somebody is about to delete the group: then
- * there is no need.
+ * Write a group's record, which says whose the group is, anew when the
+ * transaction commits.  Return false if there is no such group, or another
+ * transaction is about to delete it: then there is no need.
  */
 bool
 topics_consumer_offset_rewrite_group(const char *group_id)
 {
-	GroupOffsetKey key = topics_offset_table_key(group_id, NO_TOPIC, NO_PARTITION);
-	LOCKTAG		tag = topics_offset_table_lock_tag(&key);
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, NO_PARTITION);
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
 	GroupOffset entry;
 	LocalOffset *local;
 	OffsetChange *change;
 
-	/* who has the lock keeps deleters away: what is there stays */
+	/* with the lock held the group cannot be deleted */
 	if (LockAcquire(&tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL ||
 		!topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry) ||
 		!is_committed(&entry))
 		return false;
 	local = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, NULL, NULL);
-	change = new_change(local);
+	change = push_change(local);
 	change->offset = IT_EXISTS;
 	change->rewrite_of = (TimestampTz) pg_atomic_read_u64(&local->shared->commit_time);
 	return true;
 }
 
-/* A topic is dropped: what is committed in it will be no more. */
+/* A topic is dropped: delete what is committed in it. */
 void
 topics_consumer_offset_delete_topic(int64 topic_id)
 {
@@ -355,14 +358,14 @@ topics_consumer_offset_delete_topic(int64 topic_id)
 	pfree(entries);
 }
 
-/* Use a group, or exclude everybody else from it, until the transaction ends. */
+/* Use a group, or exclude all other users of it, until the transaction ends. */
 void
 topics_consumer_offset_lock_group(const char *group_id, bool exclusive)
 {
-	GroupOffsetKey key = topics_offset_table_key(group_id, NO_TOPIC, NO_PARTITION);
-	LOCKTAG		tag = topics_offset_table_lock_tag(&key);
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, NO_PARTITION);
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
 
-	(void) lock(&tag, exclusive ? ExclusiveLock : ShareLock, true);
+	(void) acquire_until_end(&tag, exclusive ? ExclusiveLock : ShareLock, true);
 }
 
 /* ----------------------------------------------------------------
@@ -370,6 +373,7 @@ topics_consumer_offset_lock_group(const char *group_id, bool exclusive)
  * ----------------------------------------------------------------
  */
 
+/* Return true if the transaction has claims or changes. */
 bool
 topics_consumer_offset_is_pending(void)
 {
@@ -386,11 +390,12 @@ topics_consumer_offset_is_pending(void)
 }
 
 /*
- * A change of a group or subscription says that it exists; if another
- * transaction has committed that meanwhile, there is nothing to be written.
+ * Return true if there is a change to be written.  A change of a group or a
+ * subscription says that it exists: another transaction may have committed that
+ * meanwhile.
  */
 static bool
-is_needed(LocalOffset *local)
+needs_record(LocalOffset *local)
 {
 	if (local->change == NULL)
 		return false;
@@ -399,7 +404,7 @@ is_needed(LocalOffset *local)
 	return local->shared->key.partition != NO_PARTITION || !is_committed(local->shared);
 }
 
-/* Before the commit record: records for the transaction's buffer. */
+/* Before the commit record: give records to the transaction's buffer. */
 void
 topics_consumer_offset_pre_commit(void)
 {
@@ -411,21 +416,22 @@ topics_consumer_offset_pre_commit(void)
 		LocalOffset *local = lfirst(lc);
 
 		local->ordinal = -1;
-		if (!is_needed(local))
+		if (!needs_record(local))
 			continue;
 		if (offsets_topic == NULL)
 		{
-			offsets_topic = topics_offset_log_topic();
+			offsets_topic = topics_offset_log_require_topic();
 			offsets_topic_id = offsets_topic->topic_id;
 		}
 		local->commit_time = local->change->rewrite_of != 0 ? local->change->rewrite_of :
 			GetCurrentTimestamp();
-		topics_offset_log_add(offsets_topic, local);
+		topics_offset_log_add_record(offsets_topic, local);
 	}
 }
 
+/* Store a change in its entry. */
 static void
-publish_entry(LocalOffset *local, uint64 xid)
+publish_change(LocalOffset *local, uint64 xid)
 {
 	GroupOffset *entry = local->shared;
 	OffsetChange *change = local->change;
@@ -436,7 +442,7 @@ publish_entry(LocalOffset *local, uint64 xid)
 		before = pg_atomic_read_u64(&entry->start);
 	if (change->deleted)
 		pg_atomic_write_u64(&entry->start, NO_OFFSET);
-	/* a place that went back, or begins anew, has records again */
+	/* a group that goes back, or begins anew, has records again */
 	local->wake = change->deleted || (before != NO_OFFSET && offset < before);
 	entry->has_metadata = change->metadata != NULL;
 	pg_atomic_write_u64(&entry->commit_time, local->commit_time);
@@ -448,8 +454,8 @@ publish_entry(LocalOffset *local, uint64 xid)
 }
 
 /*
- * After the commit record, with the append locks still held: what was changed
- * holds from now on.  Raises nothing.
+ * After the commit record, with the append locks still held: store what was
+ * changed.  Raises nothing.
  */
 void
 topics_consumer_offset_publish(void)
@@ -459,15 +465,15 @@ topics_consumer_offset_publish(void)
 
 	if (locals == NIL)
 		return;
-	topics_offset_table_share();
+	topics_offset_table_lock_shared();
 	foreach(lc, locals)
 	{
 		LocalOffset *local = lfirst(lc);
 
 		if (local->ordinal >= 0)
-			publish_entry(local, xid);
+			publish_change(local, xid);
 	}
-	topics_offset_table_release();
+	topics_offset_table_unlock();
 }
 
 /* A subtransaction's changes and claims become its parent's. */
@@ -491,7 +497,7 @@ topics_consumer_offset_subcommit(SubTransactionId subxid, SubTransactionId paren
 	}
 }
 
-/* What a subtransaction changed and claimed is as if it had not been. */
+/* Undo what a subtransaction changed and claimed. */
 void
 topics_consumer_offset_subabort(SubTransactionId subxid)
 {
@@ -512,8 +518,9 @@ topics_consumer_offset_subabort(SubTransactionId subxid)
 }
 
 /*
- * Locks were released, by commit or abort of the transaction, or by abort of
- * a subtransaction.  Raises nothing.
+ * Locks were released, by commit or abort of the transaction, or by abort of a
+ * subtransaction: announce released claims, and unpin entries at the end.
+ * Raises nothing.
  */
 void
 topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
@@ -527,7 +534,7 @@ topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
 		LocalOffset *local = lfirst(lc);
 
 		if (local->released || (is_top_level && local->claimed != InvalidSubTransactionId))
-			release_claim(local);
+			announce_release(local);
 		else if (is_top_level && local->wake && local->topic_state)
 			topics_wakeup_topic(local->topic_state);
 		if (is_top_level)

@@ -3,13 +3,14 @@
  * group.c
  *		Consumer groups: whose they are; commit, reset and show offsets.
  *
- * A group belongs to the role whose transaction first used it.  That role, and
- * who is a member of it, or of topics_admin where there is such a role, may
- * consume, commit, reset and delete; the views show the groups that one may
- * use, with the topics that one may read.
+ * A group belongs to the role whose transaction first used it.  That role, its
+ * members, and those of topics_admin where there is such a role, may consume,
+ * commit, reset and delete.  The views show the groups that the current user
+ * may use, with the topics that the current user may read.
  *
- * Offsets are changed as consume() does it: under the partition's claim, which
- * is waited for here, and when the transaction commits (consumer_offset.c).
+ * Offsets are changed as consume() changes them: under the partition's claim,
+ * which is waited for here, and when the transaction commits
+ * (consumer_offset.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +43,7 @@ PG_FUNCTION_INFO_V1(topics_lag_status);
  * ----------------------------------------------------------------
  */
 
-/* May the current user do what a group's owner may? */
+/* Return true if the current user may do what a group's owner may. */
 static bool
 may_use(Oid owner)
 {
@@ -69,9 +70,9 @@ report_no_group(const char *group_id)
 			 errhint("The view topics.consumer_group lists the groups that you may use.")));
 }
 
-/* An argument that names a group. */
+/* Return an argument that names a group. */
 char *
-topics_group_argument(FunctionCallInfo fcinfo, int argument)
+topics_group_get_argument(FunctionCallInfo fcinfo, int argument)
 {
 	char	   *group_id;
 
@@ -85,7 +86,7 @@ topics_group_argument(FunctionCallInfo fcinfo, int argument)
 	return group_id;
 }
 
-/* A group that exists must be the caller's to use. */
+/* Require that a group, if there is one, is the current user's to use. */
 void
 topics_group_require_owner(const char *group_id, bool missing_ok)
 {
@@ -101,7 +102,7 @@ topics_group_require_owner(const char *group_id, bool missing_ok)
 		report_no_group(group_id);
 }
 
-/* Use a group in this transaction; made, and the caller's, if it is new. */
+/* Use a group in this transaction.  A new one becomes the current user's. */
 LocalOffset *
 topics_group_use(const char *group_id, GroupKind kind)
 {
@@ -124,7 +125,7 @@ topics_group_use(const char *group_id, GroupKind kind)
  * ----------------------------------------------------------------
  */
 
-/* A topic that a group is to have an offset in. */
+/* Find the topic of an argument, in which a group is to have an offset. */
 static Topic *
 get_topic_argument(FunctionCallInfo fcinfo, int argument)
 {
@@ -210,7 +211,7 @@ get_metadata_argument(FunctionCallInfo fcinfo, int argument)
 	return metadata;
 }
 
-/* An offset is committed within the log, and not below the one before. */
+/* Require that an offset is within the log, and not below the one before. */
 static void
 check_offset_to_commit(const char *group_id, Partition *partition, int64 committed, int64 offset)
 {
@@ -246,7 +247,7 @@ enum
 Datum
 topics_commit_offset(PG_FUNCTION_ARGS)
 {
-	char	   *group_id = topics_group_argument(fcinfo, COMMIT_ARG_GROUP_ID);
+	char	   *group_id = topics_group_get_argument(fcinfo, COMMIT_ARG_GROUP_ID);
 	Topic	   *topic;
 	int32		number;
 	int64		offset;
@@ -272,7 +273,7 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 	topics_catalog_check_partition(topic, number);
 	partition = topics_catalog_partition(topic, number);
 	local = claim_partition(group_id, &partition);
-	check_offset_to_commit(group_id, &partition, topics_consumer_offset_position(local), offset);
+	check_offset_to_commit(group_id, &partition, topics_consumer_offset_get_position(local), offset);
 	topics_consumer_offset_change(local, offset, metadata);
 	PG_RETURN_VOID();
 }
@@ -431,7 +432,7 @@ reset_partitions(ReturnSetInfo *rsinfo, const char *group_id, const ResetTarget 
 		since = topics_list_offsets_since(topic, target->time, NULL, NULL);
 	for (int32 number = first; number < upto; number++)
 	{
-		int64		before = topics_consumer_offset_position(locals[number]);
+		int64		before = topics_consumer_offset_get_position(locals[number]);
 		int64		after = resolve_target(target, &partitions[number], since ? since[number] : 0,
 										   before);
 
@@ -445,7 +446,7 @@ reset_partitions(ReturnSetInfo *rsinfo, const char *group_id, const ResetTarget 
 Datum
 topics_reset_offset(PG_FUNCTION_ARGS)
 {
-	char	   *group_id = topics_group_argument(fcinfo, RESET_ARG_GROUP_ID);
+	char	   *group_id = topics_group_get_argument(fcinfo, RESET_ARG_GROUP_ID);
 	ResetTarget target = get_target_arguments(fcinfo);
 	bool		dry_run = !PG_ARGISNULL(RESET_ARG_DRY_RUN) && PG_GETARG_BOOL(RESET_ARG_DRY_RUN);
 	Topic	   *topic;
@@ -480,6 +481,7 @@ topics_reset_offset(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
+/* Delete an entry of a group when the transaction commits. */
 static void
 delete_entry(const GroupOffsetKey *key)
 {
@@ -494,7 +496,7 @@ delete_entry(const GroupOffsetKey *key)
 Datum
 topics_delete_group(PG_FUNCTION_ARGS)
 {
-	char	   *group_id = topics_group_argument(fcinfo, 0);
+	char	   *group_id = topics_group_get_argument(fcinfo, 0);
 	GroupOffset *entries;
 	int			count;
 
@@ -505,7 +507,7 @@ topics_delete_group(PG_FUNCTION_ARGS)
 	topics_consumer_offset_lock_group(group_id, true);
 	topics_group_require_owner(group_id, false);
 
-	/* who has the lock is alone: no entry of the group comes or goes */
+	/* with the lock held no entry of the group comes or goes */
 	entries = topics_offset_table_list(group_id, NO_TOPIC, &count);
 	for (int i = 0; i < count; i++)
 		delete_entry(&entries[i].key);

@@ -16,29 +16,30 @@
  * that there is no such thing any more.  All records of a group are in one
  * partition, which its name decides.
  *
- * A role is kept by id and by name: the id is right in the cluster that it
- * was written in, also after ALTER ROLE .. RENAME, the name in any other,
- * after a restore or an upgrade.
+ * A role is kept by id and by name.  The id is right in the cluster that wrote
+ * it, also after ALTER ROLE .. RENAME; the name in any other, after a restore
+ * or an upgrade.
  *
- * Nothing is read while the server runs: entries in shared memory
+ * The log is not read while the server runs: the entries in shared memory
  * (offset_table.c) are current.  They are loaded from the log when a session
- * first needs them after a restart; on a standby, which hears of nobody's
- * commits, each time.
+ * first needs them after a restart; on a standby, which hears of no commit,
+ * each time.
  *
  * COMPACTION (compact.c) keeps the log short: it is a topic like any other with
  * cleanup_policy compact, and small segments.  What there is to load is the
  * entries, what compaction has not come to yet (no more than the entries
- * again, or a few segments), and the tail; it grows beyond that only while a
+ * again, or a few segments), and the tail.  It grows beyond that only while a
  * snapshot is held open, which compaction waits for.  Tombstones are written
  * for a group that is deleted, and for what is committed in a topic that is
  * dropped (consumer_offset.c), so nothing stays for ever.
  *
- * DELETED ENTRIES.  What is in shared memory, but not in the log that was read,
- * was deleted, and the tombstone has gone since: a standby, or one that was
- * promoted, may not have looked while it was there.
+ * DELETED ENTRIES.  An entry that is in shared memory, but not in the log that
+ * was read, was deleted, and its tombstone has gone since: a standby, or a
+ * server that was one, may not have looked while the tombstone was there.
  *
  * The topic is made when it is first needed, by another process in a
- * transaction of its own, since the one that needs it may stay open for long.
+ * transaction of its own: that of the process that needs it may stay open for
+ * long.
  *
  *-------------------------------------------------------------------------
  */
@@ -79,16 +80,16 @@ static const char *const kind_names[] = {"consume", "simple"};
  */
 
 static Topic *
-find_topic(void)
+find_offsets_topic(void)
 {
 	return topics_catalog_lookup(CONSUMER_OFFSETS_TOPIC, true);
 }
 
-/* The topic, for a transaction that has prepared for writing. */
+/* Find the topic, for a transaction that has prepared for writing. */
 Topic *
-topics_offset_log_topic(void)
+topics_offset_log_require_topic(void)
 {
-	Topic	   *topic = find_topic();
+	Topic	   *topic = find_offsets_topic();
 
 	if (topic == NULL)
 		ereport(ERROR,
@@ -98,15 +99,16 @@ topics_offset_log_topic(void)
 	return topic;
 }
 
+/* Choose the partition that has a group's records. */
 int32
-topics_offset_log_partition(Topic *offsets_topic, const char *group_id)
+topics_offset_log_choose_partition(Topic *offsets_topic, const char *group_id)
 {
 	return topics_partitioner_for_key(group_id, strlen(group_id), offsets_topic->partitions);
 }
 
 PGDLLEXPORT void topics_offset_log_create_main(Datum main_arg);
 
-/* In a background process: make the topic, unless another one has. */
+/* Main function of a background process: make the topic, unless it is there. */
 void
 topics_offset_log_create_main(Datum main_arg)
 {
@@ -121,14 +123,15 @@ topics_offset_log_create_main(Datum main_arg)
 	CommitTransactionCommand();
 }
 
+/* Have the topic made by another process, or make it here if that fails. */
 static void
-create_topic(void)
+create_offsets_topic(void)
 {
 	if (topics_background_run("topics_offset_log_create_main", "pg_topics create worker",
 							  &MyDatabaseId, sizeof(MyDatabaseId)))
 	{
 		AcceptInvalidationMessages();
-		if (find_topic())
+		if (find_offsets_topic())
 			return;
 	}
 	topics_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
@@ -140,7 +143,7 @@ create_topic(void)
  */
 
 static void
-append_group(StringInfo json, const GroupOffset *entry)
+format_group(StringInfo json, const GroupOffset *entry)
 {
 	char	   *owner = GetUserNameFromId(entry->facts.owner, true);
 
@@ -151,7 +154,7 @@ append_group(StringInfo json, const GroupOffset *entry)
 }
 
 static void
-append_subscription(StringInfo json, const GroupOffset *entry)
+format_subscription(StringInfo json, const GroupOffset *entry)
 {
 	appendStringInfo(json, "{\"auto_offset_reset\": \"%s\", \"partitions\": %d",
 					 reset_names[entry->facts.reset], entry->facts.partitions);
@@ -175,7 +178,7 @@ append_subscription(StringInfo json, const GroupOffset *entry)
 }
 
 static void
-append_offset(StringInfo json, const OffsetChange *change)
+format_offset(StringInfo json, const OffsetChange *change)
 {
 	appendStringInfo(json, "{\"offset\": " INT64_FORMAT, change->offset);
 	if (change->metadata)
@@ -188,7 +191,7 @@ append_offset(StringInfo json, const OffsetChange *change)
 
 /* Give the record of a change to the transaction's buffer. */
 void
-topics_offset_log_add(Topic *offsets_topic, LocalOffset *local)
+topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local)
 {
 	const GroupOffsetKey *key = &local->shared->key;
 	RecordDraft draft = {0};
@@ -202,14 +205,14 @@ topics_offset_log_add(Topic *offsets_topic, LocalOffset *local)
 	{
 		initStringInfo(&json);
 		if (key->topic_id == NO_TOPIC)
-			append_group(&json, local->shared);
+			format_group(&json, local->shared);
 		else if (key->partition == NO_PARTITION)
-			append_subscription(&json, local->shared);
+			format_subscription(&json, local->shared);
 		else
-			append_offset(&json, local->change);
+			format_offset(&json, local->change);
 		draft.value = DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 	}
-	draft.partition = topics_offset_log_partition(offsets_topic, key->group_id);
+	draft.partition = topics_offset_log_choose_partition(offsets_topic, key->group_id);
 	draft.create_time = local->commit_time;
 	local->log_partition = draft.partition;
 	local->ordinal = topics_append_buffer(offsets_topic, &draft);
@@ -221,29 +224,32 @@ topics_offset_log_add(Topic *offsets_topic, LocalOffset *local)
  */
 
 static JsonbValue *
-field(Jsonb *value, const char *name)
+get_field(Jsonb *value, const char *name)
 {
 	return getKeyJsonValueFromContainer(&value->root, name, strlen(name), NULL);
 }
 
+/* Return a number, or "missing" if the value is none. */
 static int64
-number_of(JsonbValue *value, int64 missing)
+get_number(JsonbValue *value, int64 missing)
 {
 	if (value == NULL || value->type != jbvNumeric)
 		return missing;
 	return DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(value->val.numeric)));
 }
 
+/* Return a string, palloc'd, or NULL if the value is none. */
 static char *
-string_of(JsonbValue *value)
+get_string(JsonbValue *value)
 {
 	if (value == NULL || value->type != jbvString)
 		return NULL;
 	return pnstrdup(value->val.string.val, value->val.string.len);
 }
 
+/* Return the index of a name, or 0 if it is not among them. */
 static int
-name_index(const char *name, const char *const *names, int count)
+find_name(const char *name, const char *const *names, int count)
 {
 	for (int i = 0; name && i < count; i++)
 		if (strcmp(name, names[i]) == 0)
@@ -251,7 +257,7 @@ name_index(const char *name, const char *const *names, int count)
 	return 0;
 }
 
-/* "topic id/partition/group" */
+/* Parse "topic id/partition/group".  Return false if it is something else. */
 static bool
 parse_key(const char *text, GroupOffsetKey *key)
 {
@@ -269,12 +275,13 @@ parse_key(const char *text, GroupOffsetKey *key)
 	return true;
 }
 
+/* Find the owner of a group: by id, or by name if another cluster wrote it. */
 static Oid
-owner_of(Jsonb *value)
+read_owner(Jsonb *value)
 {
-	char	   *name = string_of(field(value, "owner"));
-	Oid			owner = (Oid) number_of(field(value, "owner_id"), InvalidOid);
-	JsonbValue *system = field(value, "system");
+	char	   *name = get_string(get_field(value, "owner"));
+	Oid			owner = (Oid) get_number(get_field(value, "owner_id"), InvalidOid);
+	JsonbValue *system = get_field(value, "system");
 	char	   *here = psprintf(UINT64_FORMAT, GetSystemIdentifier());
 
 	if (system && system->type == jbvNumeric &&
@@ -287,7 +294,7 @@ owner_of(Jsonb *value)
 typedef struct LoadedRecord
 {
 	GroupOffsetKey key;			/* hash key: must be first */
-	bool		topic_is_gone;	/* it is not to be loaded, nor forgotten */
+	bool		topic_is_gone;	/* neither to be loaded nor to be unloaded */
 	bool		deleted;		/* it is a tombstone */
 	bool		has_metadata;
 	GroupOffsetFacts facts;
@@ -307,30 +314,30 @@ read_starts(LoadedRecord *record, JsonbValue *starts, MemoryContext cxt)
 	record->starts = MemoryContextAlloc(cxt, sizeof(int64) * Max(record->nstarts, 1));
 	for (int i = 0; i < record->nstarts; i++)
 		record->starts[i] =
-			number_of(getIthJsonbValueFromContainer(starts->val.binary.data, i), 0);
+			get_number(getIthJsonbValueFromContainer(starts->val.binary.data, i), 0);
 }
 
 static void
 read_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
 {
 	record->offset = IT_EXISTS;
-	record->has_metadata = field(value, "metadata") != NULL;
+	record->has_metadata = get_field(value, "metadata") != NULL;
 	if (record->key.topic_id == NO_TOPIC)
 	{
-		record->facts.owner = owner_of(value);
-		record->facts.kind = name_index(string_of(field(value, "kind")),
+		record->facts.owner = read_owner(value);
+		record->facts.kind = find_name(get_string(get_field(value, "kind")),
 										kind_names, lengthof(kind_names));
 	}
 	else if (record->key.partition == NO_PARTITION)
 	{
-		record->facts.reset = name_index(string_of(field(value, "auto_offset_reset")),
+		record->facts.reset = find_name(get_string(get_field(value, "auto_offset_reset")),
 										 reset_names, lengthof(reset_names));
-		record->facts.partitions = number_of(field(value, "partitions"), 0);
+		record->facts.partitions = get_number(get_field(value, "partitions"), 0);
 		if (record->facts.reset == RESET_LATEST)
-			read_starts(record, field(value, "starts"), cxt);
+			read_starts(record, get_field(value, "starts"), cxt);
 	}
 	else
-		record->offset = number_of(field(value, "offset"), 0);
+		record->offset = get_number(get_field(value, "offset"), 0);
 }
 
 static bool
@@ -341,7 +348,7 @@ topic_exists(int64 topic_id)
 									 get_namespace_oid(TOPIC_LOG_SCHEMA, false)));
 }
 
-/* A record, in a slot of the log table; "cxt" is that of the records. */
+/* Note a record, from a slot of the log table; "cxt" is that of the records. */
 static void
 read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
 {
@@ -389,10 +396,10 @@ read_range(const Partition *partition, int64 from, int64 upto, HTAB *records, Me
 }
 
 /*
- * Read a partition of the log; its end is returned.  All below that is visible
- * to a snapshot that is taken later; and what is not visible to one that is
- * taken earlier, and held, is no reason for an older record of its key to go
- * meanwhile.
+ * Read a partition of the log, and return its end.  The snapshot that reads is
+ * taken after the end was looked up: it sees all records below.  Another one is
+ * taken before, and held: for a record that it does not see, compaction does
+ * not take an older record of the same key away meanwhile.
  */
 static int64
 read_partition(Partition *partition, HTAB *records, MemoryContext cxt)
@@ -411,7 +418,7 @@ read_partition(Partition *partition, HTAB *records, MemoryContext cxt)
 	return end;
 }
 
-/* What is in shared memory, and not in the log, is no more. */
+/* Remove from shared memory what is not in the log. */
 static void
 unload_missing(Topic *topic, HTAB *records, const int64 *ends)
 {
@@ -422,11 +429,11 @@ unload_missing(Topic *topic, HTAB *records, const int64 *ends)
 	{
 		const GroupOffsetKey *key = &entries[i].key;
 		LoadedRecord *record = hash_search(records, key, HASH_FIND, NULL);
-		int32		partition = topics_offset_log_partition(topic, key->group_id);
+		int32		partition = topics_offset_log_choose_partition(topic, key->group_id);
 
-		/* as a tombstone at the end: what was committed after that stays */
+		/* as if by a tombstone at the end: what was committed later stays */
 		if (record == NULL || record->deleted)
-			topics_offset_table_load(key, NULL, NO_OFFSET, 0, ends[partition] - 1, false);
+			topics_offset_table_load_record(key, NULL, NO_OFFSET, 0, ends[partition] - 1, false);
 	}
 	pfree(entries);
 }
@@ -436,16 +443,17 @@ load_record(const LoadedRecord *record)
 {
 	GroupOffsetKey place = record->key;
 
-	topics_offset_table_load(&record->key,
-							 place.partition == NO_PARTITION ? &record->facts : NULL,
-							 record->offset, record->commit_time, record->record_offset,
-							 record->has_metadata);
+	topics_offset_table_load_record(&record->key,
+									place.partition == NO_PARTITION ? &record->facts : NULL,
+									record->offset, record->commit_time, record->record_offset,
+									record->has_metadata);
 	for (place.partition = 0; place.partition < record->nstarts; place.partition++)
 		topics_offset_table_load_start(&place, record->starts[place.partition]);
 }
 
+/* Load the whole log into shared memory. */
 static void
-load_topic(Topic *topic)
+load_offsets_topic(Topic *topic)
 {
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics load",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -471,35 +479,31 @@ load_topic(Topic *topic)
 	pfree(ends);
 }
 
-static void
-load(void)
-{
-	Topic	   *topic = find_topic();
-
-	if (topic)
-		load_topic(topic);
-	/* a standby hears of nobody's commits */
-	topics_offset_table_end_load(topic ? topic->topic_id : NO_TOPIC, !RecoveryInProgress());
-}
-
 /*
- * Have what is committed in shared memory, and before writing the topic too.
- * Everybody calls this before he looks at groups.
+ * Make sure that shared memory has what is committed, and for writing that
+ * there is a topic.  This is called before any look at groups.
  */
 void
 topics_offset_log_prepare(bool for_write)
 {
-	if (for_write && find_topic() == NULL)
-		create_topic();
-	if (topics_offset_table_begin_load())
-		load();
+	Topic	   *topic;
+
+	if (for_write && find_offsets_topic() == NULL)
+		create_offsets_topic();
+	if (!topics_offset_table_begin_load())
+		return;
+	topic = find_offsets_topic();
+	if (topic)
+		load_offsets_topic(topic);
+	/* a standby does not hear of later commits */
+	topics_offset_table_end_load(topic ? topic->topic_id : NO_TOPIC, !RecoveryInProgress());
 }
 
-/* A string in the record of an entry, palloc'd, or NULL. */
+/* Read a string in the record of an entry, palloc'd, or NULL. */
 static char *
 read_string(Topic *topic, const GroupOffset *entry, const char *name)
 {
-	int32		number = topics_offset_log_partition(topic, entry->key.group_id);
+	int32		number = topics_offset_log_choose_partition(topic, entry->key.group_id);
 	Partition	partition = topics_catalog_partition(topic, number);
 	int64		offset = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
 	Snapshot	snapshot;
@@ -517,7 +521,7 @@ read_string(Topic *topic, const GroupOffset *entry, const char *name)
 		Datum		value = slot_getattr(slot, Anum_log_value, &isnull);
 
 		if (!isnull)
-			result = string_of(field(DatumGetJsonbP(value), name));
+			result = get_string(get_field(DatumGetJsonbP(value), name));
 	}
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);
@@ -526,13 +530,14 @@ read_string(Topic *topic, const GroupOffset *entry, const char *name)
 }
 
 /*
- * The metadata of a committed offset, palloc'd, or NULL.  Compaction leaves
- * the latest record of a key at its offset.
+ * Read the metadata of a committed offset, palloc'd, or NULL.  Its record is
+ * where the entry says: compaction leaves the latest record of a key at its
+ * offset.
  */
 char *
 topics_offset_log_metadata(const GroupOffset *entry)
 {
-	Topic	   *topic = entry->has_metadata ? find_topic() : NULL;
+	Topic	   *topic = entry->has_metadata ? find_offsets_topic() : NULL;
 
 	return topic ? read_string(topic, entry, "metadata") : NULL;
 }
@@ -542,17 +547,17 @@ topics_offset_log_metadata(const GroupOffset *entry)
  * ----------------------------------------------------------------
  */
 
-static bool owners_are_known = false;	/* none was renamed since we looked */
+static bool owners_are_known = false;	/* no role was renamed since we looked */
 
 static void
-role_changed(Datum arg, int cacheid, uint32 hashvalue)
+forget_owners(Datum arg, int cacheid, uint32 hashvalue)
 {
 	owners_are_known = false;
 }
 
-/* Has the owner another name than the group's record says? */
+/* Return true if the owner has another name than the group's record says. */
 static bool
-is_renamed(Topic *topic, const GroupOffset *group)
+is_owner_renamed(Topic *topic, const GroupOffset *group)
 {
 	char	   *name = GetUserNameFromId(group->facts.owner, true);
 	char	   *recorded = name ? read_string(topic, group, "owner") : NULL;
@@ -562,8 +567,8 @@ is_renamed(Topic *topic, const GroupOffset *group)
 
 /*
  * Write the records of groups anew whose owners were renamed: a dump goes by
- * the name.  What cannot be done now, the next call does.  In a transaction,
- * and in another one at the end; "parent" outlives them.
+ * the name.  What cannot be done now, the next call does.  The caller is in a
+ * transaction, and in another one at the end; "parent" outlives them.
  */
 void
 topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction)
@@ -577,9 +582,9 @@ topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_trans
 	int			looked_at = 0;
 
 	if (!registered)
-		CacheRegisterSyscacheCallback(AUTHOID, role_changed, (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHOID, forget_owners, (Datum) 0);
 	registered = true;
-	if (owners_are_known || find_topic() == NULL)
+	if (owners_are_known || find_offsets_topic() == NULL)
 		return;
 	topics_offset_log_prepare(false);
 
@@ -595,10 +600,10 @@ topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_trans
 		if (entries[i].key.topic_id != NO_TOPIC)
 			continue;
 		CHECK_FOR_INTERRUPTS();
-		topic = find_topic();
+		topic = find_offsets_topic();
 		if (topic == NULL)
 			break;
-		if (is_renamed(topic, &entries[i]) &&
+		if (is_owner_renamed(topic, &entries[i]) &&
 			!topics_consumer_offset_rewrite_group(entries[i].key.group_id))
 			done = false;
 		if (++looked_at % OWNERS_BATCH == 0)

@@ -9,11 +9,12 @@
  * they commit (consumer_offset.c); what it holds is rebuilt from the log
  * (offset_log.c).
  *
- * UNCOMMITTED ENTRIES.  The first transactions that use a group find no
- * entry and make one, with committed = NO_OFFSET.  Its facts (owner, where
- * to begin) hold for all who come while it is there, and whoever commits
- * first writes its record.  When the last pin goes and nobody has committed,
- * the entry goes too.  So nobody waits for a group's first transaction.
+ * UNCOMMITTED ENTRIES.  The first transaction that uses a group finds no
+ * entry, and makes one with committed = NO_OFFSET.  The entry's facts (owner,
+ * where to begin) hold for all transactions that come while it is there, and
+ * the first one to commit writes its record.  When the last pin goes and none
+ * has committed, the entry goes too.  So no transaction waits for a group's
+ * first one.
  *
  * LOADED.  An entry of its own says that a database's log has been read, and
  * which topic that was: after a restart there is none.  If it is not committed
@@ -24,9 +25,9 @@
  *	table lock	(LWLock) exclusive: add and remove entries, load.  Shared: find
  *		and pin an entry, walk, publish.  A pinned entry stays where it is.
  *	claim	(heavyweight, consumer_offset.c) the right to change "committed" and
- *		what belongs to it; these are atomics, which anybody may read.
+ *		what belongs to it; these are atomics, which any process may read.
  *	pins, served, claimed_by: atomics.  has_metadata, facts: table lock.
- *	loaded	(heavyweight) who reads the log.
+ *	loaded	(heavyweight) the right to read the log into the table.
  *
  * The table lock comes after the append locks (a commit publishes with them
  * held); under it nothing else is acquired.
@@ -77,8 +78,9 @@ topics_offset_table_shmem_startup(void)
  * ----------------------------------------------------------------
  */
 
+/* Make the key of a group, a subscription or a partition. */
 GroupOffsetKey
-topics_offset_table_key(const char *group_id, int64 topic_id, int32 partition)
+topics_offset_table_make_key(const char *group_id, int64 topic_id, int32 partition)
 {
 	GroupOffsetKey key;
 
@@ -91,14 +93,14 @@ topics_offset_table_key(const char *group_id, int64 topic_id, int32 partition)
 	return key;
 }
 
-/* The heavyweight lock of what a key is about. */
+/* Make the tag of the heavyweight lock on what a key is about. */
 LOCKTAG
-topics_offset_table_lock_tag(const GroupOffsetKey *key)
+topics_offset_table_make_lock_tag(const GroupOffsetKey *key)
 {
 	uint64		hash = hash_bytes_extended((const unsigned char *) key, sizeof(*key), 0);
 	LOCKTAG		tag;
 
-	/* two keys of one hash would be one claim: harmless */
+	/* two keys with the same hash share one claim: harmless */
 	tag.locktag_field1 = key->database;
 	tag.locktag_field2 = (uint32) (hash >> 32);
 	tag.locktag_field3 = (uint32) hash;
@@ -109,11 +111,11 @@ topics_offset_table_lock_tag(const GroupOffsetKey *key)
 }
 
 /*
- * Find or make an entry.  NULL if there is no room.  The caller holds the
- * table lock exclusively.
+ * Find an entry, or make it.  Return NULL if there is no room.  The caller
+ * holds the table lock exclusively.
  */
 static GroupOffset *
-find_or_make(const GroupOffsetKey *key, const GroupOffsetFacts *facts, bool *made)
+find_or_make_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, bool *made)
 {
 	GroupOffset *entry;
 	bool		found = false;
@@ -143,6 +145,7 @@ find_or_make(const GroupOffsetKey *key, const GroupOffsetFacts *facts, bool *mad
 	return entry;
 }
 
+/* There is no room for an entry. */
 void
 topics_offset_table_report_full(void)
 {
@@ -154,7 +157,7 @@ topics_offset_table_report_full(void)
 			 errhint("Increase pg_topics.max_group_offsets and restart the server, or delete groups with topics.delete_group().")));
 }
 
-/* Places where a group begins go with the subscription that they belong to. */
+/* Forget where a group begins, together with the subscription that says so. */
 static void
 forget_starts(const GroupOffset *subscription)
 {
@@ -174,9 +177,10 @@ forget_starts(const GroupOffset *subscription)
 }
 
 /*
- * Is an entry of a partition kept though nothing is committed there?  With it
- * would go when the partition was served last, and one whose records make
- * every transaction fail would always be the next one.
+ * Return true if an entry of a partition is kept though nothing is committed
+ * there.  The entry knows when the partition was served last.  Without it, a
+ * partition whose records make every transaction fail would always be the next
+ * one.
  */
 static bool
 is_remembered(GroupOffset *entry)
@@ -193,9 +197,9 @@ is_remembered(GroupOffset *entry)
 	return subscription && is_committed(subscription) && pg_atomic_read_u64(&entry->served) != 0;
 }
 
-/* Remove an entry that nobody needs: not committed, nor pinned. */
+/* Remove an entry if it is not needed: neither committed nor pinned. */
 static void
-remove_if_unused(const GroupOffsetKey *key)
+remove_unused_entry(const GroupOffsetKey *key)
 {
 	GroupOffset *entry;
 
@@ -213,15 +217,16 @@ remove_if_unused(const GroupOffsetKey *key)
 	LWLockRelease(table_lock);
 }
 
+/* Pin an entry as topics_offset_table_pin does, if there was none just now. */
 static GroupOffset *
-make_and_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts, const int64 *starts,
+make_and_pin_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, const int64 *starts,
 			 uint32 *pins)
 {
 	GroupOffset *entry;
 	bool		made;
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = find_or_make(key, facts, &made);
+	entry = find_or_make_entry(key, facts, &made);
 	if (entry && made && starts)
 	{
 		GroupOffsetKey place = *key;
@@ -229,7 +234,7 @@ make_and_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts, const int
 		for (place.partition = 0; place.partition < facts->partitions; place.partition++)
 		{
 			bool		place_made;
-			GroupOffset *start = find_or_make(&place, NULL, &place_made);
+			GroupOffset *start = find_or_make_entry(&place, NULL, &place_made);
 
 			if (start == NULL)
 			{
@@ -248,10 +253,10 @@ make_and_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts, const int
 }
 
 /*
- * Pin an entry, which is made if need be, with these facts.  A subscription
- * that is made comes together with the places where its partitions begin
- * ("starts"): nobody sees the one without the other.  *pins is how many pins it
- * had.  NULL if there is no room.
+ * Pin an entry.  It is made if there is none, with these facts; a subscription
+ * together with where the group begins in each partition ("starts"): no
+ * process sees the one without the other.  *pins is how many pins the entry
+ * had.  Return NULL if there is no room.
  */
 GroupOffset *
 topics_offset_table_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
@@ -264,23 +269,23 @@ topics_offset_table_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts
 	if (entry)
 		*pins = pg_atomic_fetch_add_u32(&entry->pins, 1);
 	LWLockRelease(table_lock);
-	return entry ? entry : make_and_pin(key, facts, starts, pins);
+	return entry ? entry : make_and_pin_entry(key, facts, starts, pins);
 }
 
-/* While a transaction stores what it has committed in entries that it pins. */
+/* Lock the table, to store what was committed in entries that are pinned. */
 void
-topics_offset_table_share(void)
+topics_offset_table_lock_shared(void)
 {
 	LWLockAcquire(table_lock, LW_SHARED);
 }
 
 void
-topics_offset_table_release(void)
+topics_offset_table_unlock(void)
 {
 	LWLockRelease(table_lock);
 }
 
-/* Let an entry go that was pinned.  Raises nothing. */
+/* Let go of an entry that was pinned.  Raises nothing. */
 void
 topics_offset_table_unpin(GroupOffset *entry)
 {
@@ -288,19 +293,19 @@ topics_offset_table_unpin(GroupOffset *entry)
 
 	/*
 	 * Without a pin the entry may be removed, and its memory be another one's,
-	 * while we look at it: the look only tells whether to look again, by key
-	 * and with the lock.  Not before the pin is gone: a group may be deleted
-	 * in between.
+	 * while we look at it.  So this look only tells whether to look again, by
+	 * key and with the lock.  It comes after the pin is gone, not before: the
+	 * group may be deleted in between.
 	 */
 	if (pg_atomic_sub_fetch_u32(&entry->pins, 1) == 0 && !is_committed(entry))
-		remove_if_unused(&key);
+		remove_unused_entry(&key);
 }
 
-/* A copy of an entry as it is now; false if there is none. */
+/* Copy an entry as it is now.  Return false if there is none. */
 bool
 topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition, GroupOffset *copy)
 {
-	GroupOffsetKey key = topics_offset_table_key(group_id, topic_id, partition);
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, topic_id, partition);
 	GroupOffset *entry;
 
 	LWLockAcquire(table_lock, LW_SHARED);
@@ -311,11 +316,22 @@ topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition, 
 	return entry != NULL;
 }
 
+/* Return true if a list of this group and this topic has the entry. */
+static bool
+is_listed(GroupOffset *entry, const char *group_id, int64 topic_id)
+{
+	if (entry->key.database != MyDatabaseId || entry->key.topic_id == LOADED_TOPIC)
+		return false;
+	if (topic_id != NO_TOPIC && entry->key.topic_id != topic_id)
+		return false;
+	if (group_id)
+		return strcmp(entry->key.group_id, group_id) == 0;
+	return is_committed(entry) || pg_atomic_read_u32(&entry->claimed_by) != 0;
+}
+
 /*
- * Copy the entries of a group, in any state, or with NULL those of this
- * database's groups that are committed or claimed, into "result", which has
- * room for so many; of one topic, or with NO_TOPIC of all.  -1 if there are
- * more.
+ * Copy the entries of a list into "result", which has room for so many.  Return
+ * their number, or -1 if there are more.
  */
 static int
 copy_entries(const char *group_id, int64 topic_id, GroupOffset *result, int64 room)
@@ -328,12 +344,7 @@ copy_entries(const char *group_id, int64 topic_id, GroupOffset *result, int64 ro
 	hash_seq_init(&seq, table);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 	{
-		if (entry->key.database != MyDatabaseId || entry->key.topic_id == LOADED_TOPIC)
-			continue;
-		if (group_id ? strcmp(entry->key.group_id, group_id) != 0 :
-			!is_committed(entry) && pg_atomic_read_u32(&entry->claimed_by) == 0)
-			continue;
-		if (topic_id != NO_TOPIC && entry->key.topic_id != topic_id)
+		if (!is_listed(entry, group_id, topic_id))
 			continue;
 		if (count >= room)
 		{
@@ -348,12 +359,14 @@ copy_entries(const char *group_id, int64 topic_id, GroupOffset *result, int64 ro
 }
 
 /*
- * Copies of the entries of a group, in any state, or with NULL of those of
- * this database's groups that are committed or claimed; with a topic only
- * those that belong to it; palloc'd.  None that was committed before the call
- * is missing: who drops a topic writes tombstones for all of them.  Memory is
- * not allocated under the lock, so entries may be added before they are
- * copied; they come in any order, so if there are too many it is done anew.
+ * List the entries of a group, in any state, or with NULL those of this
+ * database's groups that are committed or claimed; only those of a topic, or
+ * with NO_TOPIC of all.  The result is palloc'd copies.
+ *
+ * None that was committed before the call is missing: a transaction that drops
+ * a topic writes tombstones for all of them.  Memory is not allocated under the
+ * lock, so entries may be added before they are copied.  The copies come in any
+ * order, so if there are too many of them, all is done anew.
  */
 GroupOffset *
 topics_offset_table_list(const char *group_id, int64 topic_id, int *count)
@@ -376,7 +389,10 @@ topics_offset_table_list(const char *group_id, int64 topic_id, int *count)
 	}
 }
 
-/* Remove all entries that a test picks, but for those that are pinned. */
+/*
+ * Nothing is committed any more in a topic, or with NO_TOPIC in a database:
+ * remove the entries, but for those that are pinned.
+ */
 static void
 remove_entries(Oid database, int64 topic_id)
 {
@@ -398,7 +414,7 @@ remove_entries(Oid database, int64 topic_id)
 	LWLockRelease(table_lock);
 }
 
-/* A topic is no more: its id is never used again. */
+/* Forget a topic that is no more: its id is never used again. */
 void
 topics_offset_table_forget_topic(int64 topic_id)
 {
@@ -417,9 +433,9 @@ topics_offset_table_forget_database(Oid database)
  */
 
 static GroupOffsetKey
-loaded_key(void)
+make_loaded_key(void)
 {
-	return topics_offset_table_key("", LOADED_TOPIC, NO_PARTITION);
+	return topics_offset_table_make_key("", LOADED_TOPIC, NO_PARTITION);
 }
 
 /* The topic that was loaded stands where other entries have their start. */
@@ -440,7 +456,7 @@ set_loaded_topic(GroupOffset *loaded, int64 offsets_topic_id)
 static bool
 is_loaded(void)
 {
-	GroupOffsetKey key = loaded_key();
+	GroupOffsetKey key = make_loaded_key();
 	GroupOffset *entry;
 	bool		loaded;
 
@@ -452,14 +468,14 @@ is_loaded(void)
 }
 
 /*
- * Is the log still to be read?  If so the caller is the one to do it, then
- * calls end_load; others wait here.
+ * Return true if the log is still to be read.  Then the caller does that, and
+ * calls end_load; other processes wait here meanwhile.
  */
 bool
 topics_offset_table_begin_load(void)
 {
-	GroupOffsetKey key = loaded_key();
-	LOCKTAG		tag = topics_offset_table_lock_tag(&key);
+	GroupOffsetKey key = make_loaded_key();
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
 
 	if (is_loaded())
 		return false;
@@ -471,22 +487,22 @@ topics_offset_table_begin_load(void)
 }
 
 /*
- * The log of this topic has been read, or NO_TOPIC if there was none.  Unless it
- * "stays current", what was read is good for now only: the next caller of
+ * The log of this topic has been read, or NO_TOPIC if there was none.  Unless
+ * it "stays_current", what was read is good for now only: the next caller of
  * begin_load reads it again.
  */
 void
 topics_offset_table_end_load(int64 offsets_topic_id, bool stays_current)
 {
-	GroupOffsetKey key = loaded_key();
-	LOCKTAG		tag = topics_offset_table_lock_tag(&key);
+	GroupOffsetKey key = make_loaded_key();
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
 	GroupOffset *entry = NULL;
 	bool		made;
 
 	if (stays_current)
 	{
 		LWLockAcquire(table_lock, LW_EXCLUSIVE);
-		entry = find_or_make(&key, NULL, &made);
+		entry = find_or_make_entry(&key, NULL, &made);
 		if (entry)
 		{
 			set_loaded_topic(entry, offsets_topic_id);
@@ -500,19 +516,19 @@ topics_offset_table_end_load(int64 offsets_topic_id, bool stays_current)
 }
 
 /*
- * One record of the log; offset NO_OFFSET is a tombstone.  An entry that is
- * newer already stays as it is.
+ * Store what a record of the log says; offset NO_OFFSET is a tombstone.  An
+ * entry that is newer already stays as it is.
  */
 void
-topics_offset_table_load(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
-							int64 offset, TimestampTz commit_time,
-							int64 record_offset, bool has_metadata)
+topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
+								int64 offset, TimestampTz commit_time,
+								int64 record_offset, bool has_metadata)
 {
 	GroupOffset *entry;
 	bool		made;
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = find_or_make(key, facts, &made);
+	entry = find_or_make_entry(key, facts, &made);
 	if (entry && record_offset >= (int64) pg_atomic_read_u64(&entry->record_offset))
 	{
 		if (facts)
@@ -526,10 +542,10 @@ topics_offset_table_load(const GroupOffsetKey *key, const GroupOffsetFacts *fact
 	if (entry == NULL)
 		topics_offset_table_report_full();
 	if (offset == NO_OFFSET)
-		remove_if_unused(key);
+		remove_unused_entry(key);
 }
 
-/* A place to begin, which a subscription's record has. */
+/* Store where a group begins in a partition, as its subscription says. */
 void
 topics_offset_table_load_start(const GroupOffsetKey *key, int64 start)
 {
@@ -537,7 +553,7 @@ topics_offset_table_load_start(const GroupOffsetKey *key, int64 start)
 	bool		made;
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = find_or_make(key, NULL, &made);
+	entry = find_or_make_entry(key, NULL, &made);
 	if (entry)
 		pg_atomic_write_u64(&entry->start, start);
 	LWLockRelease(table_lock);
@@ -546,13 +562,13 @@ topics_offset_table_load_start(const GroupOffsetKey *key, int64 start)
 }
 
 /*
- * After the commit of a writer other than us to a log table: if it was, or
- * may have been, the one of __consumer_offsets, it is to be read again.
+ * A foreign writer has committed to a topic's log.  If that is, or may be,
+ * __consumer_offsets, it is to be read again.
  */
 void
 topics_offset_table_log_changed(int64 topic_id)
 {
-	GroupOffsetKey key = loaded_key();
+	GroupOffsetKey key = make_loaded_key();
 	GroupOffset *entry;
 
 	LWLockAcquire(table_lock, LW_SHARED);
