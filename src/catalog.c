@@ -445,25 +445,25 @@ topics_catalog_partition_state(Topic *topic, int32 partition)
 	return *state;
 }
 
-/* Resolve a partition that the topic has (topics_catalog_check_partition). */
+/* Resolve a partition that the topic has; its table is not looked for. */
 Partition
 topics_catalog_partition(Topic *topic, int32 partition)
 {
 	Partition	result = {.topic = topic,.number = partition};
 
-	result.relid = topics_catalog_partition_relid(topic, partition);
 	result.state = topics_catalog_partition_state(topic, partition);
 	return result;
 }
 
 /*
- * Lock and open the table of a partition, and know its segments as they are
- * now.  Raise if the topic was dropped meanwhile.
+ * Find, lock and open the table of a partition, and know its segments as they
+ * are now.  Raise if the topic was dropped meanwhile.
  */
 void
 topics_catalog_open_partition(Partition *partition, LOCKMODE mode)
 {
 	Assert(partition->rel == NULL);
+	partition->relid = topics_catalog_partition_relid(partition->topic, partition->number);
 	if (OidIsValid(partition->relid))
 		partition->rel = try_relation_open(partition->relid, mode);
 	if (partition->rel == NULL)

@@ -388,17 +388,18 @@ typedef struct Segment
  * be another topic's from then on.  "topic" is as good as any pointer to a
  * Topic; it may be NULL where only log tables are dealt with.
  *
- * LOCKS.  Resolving takes none.  topics_catalog_open_partition locks and opens
- * the table, and resolves the state again: both are the partition's as long as
- * that lock is held.  Whoever opened the table closes it, by
- * topics_catalog_close_partition.
+ * LOCKS.  Resolving takes none, and does not look for the table: a group's call
+ * resolves all partitions of a topic, and needs the table of one.
+ * topics_catalog_open_partition finds, locks and opens the table, and resolves
+ * the state again: both are the partition's as long as that lock is held.
+ * Whoever opened the table closes it, by topics_catalog_close_partition.
  */
 typedef struct Partition
 {
 	Topic	   *topic;
 	int32		number;
-	Oid			relid;			/* of its table; InvalidOid if that has gone */
-	Relation	rel;			/* its table, if it is open, or NULL */
+	Oid			relid;			/* of its table, or InvalidOid: not looked for */
+	Relation	rel;			/* its table, or NULL: not open */
 	PartitionState *state;
 } Partition;
 
