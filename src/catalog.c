@@ -40,20 +40,10 @@ enum
 	Anum_topic_id = 1,
 	Anum_topic_view,
 	Anum_topic_partitions,
-	Anum_topic_retention_time,
-	Anum_topic_retention_bytes,
-	Anum_topic_segment_bytes,
-	Anum_topic_segment_time,
-	Anum_topic_max_message_bytes,
-	Anum_topic_timestamp_type,
-	Anum_topic_cleanup_policy,
-	Anum_topic_delete_retention_time,
-	Anum_topic_min_compaction_lag_time,
-	Anum_topic_min_cleanable_dirty_ratio,
-	Anum_topic_notify,
-	Anum_topic_notify_key,
-	Natts_topic = Anum_topic_notify_key
+	Anum_topic_first_setting	/* and the others (topic_setting.c) */
 };
+
+#define Anum_topic_notify_key (Anum_topic_first_setting + topics_topic_setting_count())
 
 #define ADMIN_ROLE "topics_admin"
 
@@ -164,40 +154,6 @@ load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
 	fmgr_info_cxt(function, &column->output, cxt);
 }
 
-static int64
-interval_ms(Datum datum)
-{
-	Interval   *interval = DatumGetIntervalP(datum);
-	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
-
-	return days * SECS_PER_DAY * 1000 + interval->time / 1000;
-}
-
-static void
-load_settings(TopicSettings *settings, HeapTuple tuple, TupleDesc desc)
-{
-	Datum		values[Natts_topic];
-	bool		nulls[Natts_topic];
-	char	   *policy;
-
-	heap_deform_tuple(tuple, desc, values, nulls);
-	settings->retention_ms = interval_ms(values[Anum_topic_retention_time - 1]);
-	settings->retention_bytes = DatumGetInt64(values[Anum_topic_retention_bytes - 1]);
-	settings->delete_retention_ms = interval_ms(values[Anum_topic_delete_retention_time - 1]);
-	settings->min_compaction_lag_ms = interval_ms(values[Anum_topic_min_compaction_lag_time - 1]);
-	settings->min_cleanable_dirty_ratio =
-		DatumGetFloat8(values[Anum_topic_min_cleanable_dirty_ratio - 1]);
-	settings->segment_bytes = DatumGetInt64(values[Anum_topic_segment_bytes - 1]);
-	settings->segment_ms = interval_ms(values[Anum_topic_segment_time - 1]);
-	settings->max_message_bytes = DatumGetInt32(values[Anum_topic_max_message_bytes - 1]);
-	settings->log_append_time =
-		strcmp(TextDatumGetCString(values[Anum_topic_timestamp_type - 1]), "LogAppendTime") == 0;
-	policy = TextDatumGetCString(values[Anum_topic_cleanup_policy - 1]);
-	settings->compact = strstr(policy, "compact") != NULL;
-	settings->delete = strstr(policy, "delete") != NULL;
-	settings->notify = DatumGetBool(values[Anum_topic_notify - 1]);
-}
-
 /* Read the row of a view; false if the view is no topic. */
 static bool
 load_row(Topic *topic, int32 *partitions)
@@ -227,7 +183,8 @@ load_row(Topic *topic, int32 *partitions)
 												 RelationGetDescr(rel), &isnull));
 		topic->notify_key = *DatumGetUUIDP(heap_getattr(tuple, Anum_topic_notify_key,
 														RelationGetDescr(rel), &isnull));
-		load_settings(&topic->settings, tuple, RelationGetDescr(rel));
+		topics_topic_setting_read_row(&topic->settings, tuple, RelationGetDescr(rel),
+									  Anum_topic_first_setting);
 		snprintf(root, sizeof(root), "t" INT64_FORMAT, topic->topic_id);
 		topic->root_relid = get_relname_relid(root, namespace);
 	}

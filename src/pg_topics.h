@@ -606,6 +606,21 @@ extern void topics_foreign_writer_forget(void);
 
 /* ---- log tables ---- */
 
+/* topic_setting.c */
+typedef struct TopicSettingValues TopicSettingValues;	/* as SQL has them */
+extern int	topics_topic_setting_count(void);
+extern TopicSettingValues *topics_topic_setting_arguments(FunctionCallInfo fcinfo, int first);
+extern TopicSettingValues *topics_topic_setting_from_text(const char *const (*pairs)[2], int count);
+extern void topics_topic_setting_add_defaults(TopicSettingValues *values);
+extern TopicSettings topics_topic_setting_used(const TopicSettingValues *values);
+extern void topics_topic_setting_read_row(TopicSettings *settings, HeapTuple tuple,
+										  TupleDesc desc, AttrNumber first);
+extern char *topics_topic_setting_columns(void);
+extern char *topics_topic_setting_parameters(void);
+extern char *topics_topic_setting_assignments(void);
+extern char *topics_topic_setting_descriptions(void);
+extern void topics_topic_setting_execute(const char *sql, TopicSettingValues *values);
+
 /* segment.c */
 extern void topics_segment_forget_bounds(Oid partition_relid);
 extern void topics_segment_learn_bounds(Oid partition_relid, uint32 bounds_changes);

@@ -57,33 +57,7 @@ PG_FUNCTION_INFO_V1(topics_add_partitions);
 PG_FUNCTION_INFO_V1(topics_describe_topic);
 
 #define MAX_TOPIC_PARTITIONS 100000
-#define MIN_SEGMENT_BYTES 65536
 #define INTERNAL_SEGMENT_BYTES 1048576
-#define MAX_MAX_MESSAGE_BYTES (256 * 1024 * 1024)
-
-/* The settings, in the order of the arguments and of topic_log.topic. */
-typedef struct SettingColumn
-{
-	const char *name;
-	Oid			type;
-	const char *boot_default;
-} SettingColumn;
-
-static const SettingColumn setting_columns[] = {
-	{"retention_time", INTERVALOID, "'7 days'::pg_catalog.interval"},
-	{"retention_bytes", INT8OID, "-1"},
-	{"segment_bytes", INT8OID, "1073741824"},
-	{"segment_time", INTERVALOID, "'7 days'::pg_catalog.interval"},
-	{"max_message_bytes", INT4OID, "1048576"},
-	{"timestamp_type", TEXTOID, "'CreateTime'"},
-	{"cleanup_policy", TEXTOID, "'delete'"},
-	{"delete_retention_time", INTERVALOID, "'1 day'::pg_catalog.interval"},
-	{"min_compaction_lag_time", INTERVALOID, "'0'::pg_catalog.interval"},
-	{"min_cleanable_dirty_ratio", FLOAT8OID, "0.5"},
-	{"notify", BOOLOID, "true"},
-};
-
-#define SETTINGS ((int) lengthof(setting_columns))
 
 /* The view that drop_topic is dropping right now. */
 static Oid dropping_view = InvalidOid;
@@ -206,95 +180,6 @@ text_argument(FunctionCallInfo fcinfo, int argument, const char *name)
 	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
 }
 
-static void
-report_setting(const char *name, const char *rule)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for topic setting \"%s\"", name),
-			 errdetail("%s", rule)));
-}
-
-static void
-check_interval(FunctionCallInfo fcinfo, int argument, const char *name)
-{
-	Interval   *interval;
-
-	if (PG_ARGISNULL(argument))
-		return;
-	interval = PG_GETARG_INTERVAL_P(argument);
-	if (interval->month < 0 || interval->day < 0 || interval->time < 0)
-		report_setting(name, "It must not be negative.");
-}
-
-/* Check the settings, whose first argument is "first". */
-static void
-check_settings(FunctionCallInfo fcinfo, int first)
-{
-	enum
-	{
-		RETENTION_TIME, RETENTION_BYTES, SEGMENT_BYTES, SEGMENT_TIME, MAX_MESSAGE_BYTES,
-		TIMESTAMP_TYPE, CLEANUP_POLICY, DELETE_RETENTION_TIME, MIN_COMPACTION_LAG_TIME,
-		MIN_CLEANABLE_DIRTY_RATIO
-	};
-
-	if (!PG_ARGISNULL(first + SEGMENT_BYTES) &&
-		PG_GETARG_INT64(first + SEGMENT_BYTES) < MIN_SEGMENT_BYTES)
-		report_setting("segment_bytes", "It must be at least 65536.");
-	if (!PG_ARGISNULL(first + MAX_MESSAGE_BYTES) &&
-		(PG_GETARG_INT32(first + MAX_MESSAGE_BYTES) <= 0 ||
-		 PG_GETARG_INT32(first + MAX_MESSAGE_BYTES) > MAX_MAX_MESSAGE_BYTES))
-		report_setting("max_message_bytes",
-					   "It must be from 1 to 268435456: larger rows break logical decoding and pg_dump.");
-	if (!PG_ARGISNULL(first + TIMESTAMP_TYPE))
-	{
-		char	   *type = text_to_cstring(PG_GETARG_TEXT_PP(first + TIMESTAMP_TYPE));
-
-		if (strcmp(type, "CreateTime") != 0 && strcmp(type, "LogAppendTime") != 0)
-			report_setting("timestamp_type", "It must be CreateTime or LogAppendTime.");
-	}
-	if (!PG_ARGISNULL(first + CLEANUP_POLICY))
-	{
-		char	   *policy = text_to_cstring(PG_GETARG_TEXT_PP(first + CLEANUP_POLICY));
-
-		if (strcmp(policy, "delete") != 0 && strcmp(policy, "compact") != 0 &&
-			strcmp(policy, "compact,delete") != 0)
-			report_setting("cleanup_policy", "It must be delete, compact or compact,delete.");
-	}
-	check_interval(fcinfo, first + DELETE_RETENTION_TIME, "delete_retention_time");
-	check_interval(fcinfo, first + MIN_COMPACTION_LAG_TIME, "min_compaction_lag_time");
-	if (!PG_ARGISNULL(first + MIN_CLEANABLE_DIRTY_RATIO))
-	{
-		float8		ratio = PG_GETARG_FLOAT8(first + MIN_CLEANABLE_DIRTY_RATIO);
-
-		if (!(ratio >= 0 && ratio <= 1))
-			report_setting("min_cleanable_dirty_ratio", "It must be from 0 to 1.");
-	}
-}
-
-/* Settings as parameters $1 .. of a statement, followed by two of type bigint. */
-static void
-execute_with_settings(const char *sql, FunctionCallInfo fcinfo, int first,
-					  int64 topic_id, int64 partitions)
-{
-	Oid			types[SETTINGS + 2];
-	Datum		values[SETTINGS + 2];
-	char		nulls[SETTINGS + 2];
-
-	for (int i = 0; i < SETTINGS; i++)
-	{
-		types[i] = setting_columns[i].type;
-		nulls[i] = PG_ARGISNULL(first + i) ? 'n' : ' ';
-		values[i] = PG_ARGISNULL(first + i) ? 0 : PG_GETARG_DATUM(first + i);
-	}
-	types[SETTINGS] = types[SETTINGS + 1] = INT8OID;
-	values[SETTINGS] = Int64GetDatum(topic_id);
-	values[SETTINGS + 1] = Int64GetDatum(partitions);
-	nulls[SETTINGS] = nulls[SETTINGS + 1] = ' ';
-	if (SPI_execute_with_args(sql, SETTINGS + 2, types, values, nulls, false, 0) < 0)
-		elog(ERROR, "could not execute \"%s\"", sql);
-}
-
 static Oid
 get_type_namespace(Oid type)
 {
@@ -411,23 +296,13 @@ create_view(int64 topic_id, const char *name, Oid namespace)
 }
 
 static void
-insert_row(FunctionCallInfo fcinfo, int first, int64 topic_id, int32 partitions, Oid view)
+insert_row(int64 topic_id, int32 partitions, Oid view, TopicSettingValues *settings)
 {
-	StringInfoData columns;
-	StringInfoData values;
-
-	initStringInfo(&columns);
-	initStringInfo(&values);
-	for (int i = 0; i < SETTINGS; i++)
-	{
-		appendStringInfo(&columns, ", %s", setting_columns[i].name);
-		appendStringInfo(&values, ", COALESCE($%d, %s)", i + 1, setting_columns[i].boot_default);
-	}
-	execute_with_settings(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
-								   " VALUES ($%d, $%d, %u%s)",
-								   columns.data, SETTINGS + 1, SETTINGS + 2,
-								   view, values.data),
-						  fcinfo, first, topic_id, partitions);
+	topics_topic_setting_execute(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
+										  " VALUES (" INT64_FORMAT ", %d, %u%s)",
+										  topics_topic_setting_columns(), topic_id, partitions, view,
+										  topics_topic_setting_parameters()),
+								 settings);
 }
 
 /*
@@ -438,17 +313,16 @@ insert_row(FunctionCallInfo fcinfo, int first, int64 topic_id, int32 partitions,
 void
 topics_topic_create_internal(const char *name, int32 partitions)
 {
-	static const char *const settings[][2] = {
-		{"retention_time", "'-1 day'::pg_catalog.interval"},
+	static const char *const differing[][2] = {
+		{"retention_time", "-1 day"},
 		{"segment_bytes", CppAsString2(INTERNAL_SEGMENT_BYTES)},
 		{"max_message_bytes", "268435456"},
-		{"cleanup_policy", "'compact'"},
-		{"delete_retention_time", "'10 minutes'::pg_catalog.interval"},
+		{"cleanup_policy", "compact"},
+		{"delete_retention_time", "10 minutes"},
 		{"notify", "false"}
 	};
 	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, false);
-	StringInfoData columns;
-	StringInfoData values;
+	TopicSettingValues *settings;
 	SqlScope	scope;
 	int64		topic_id;
 	Oid			view;
@@ -457,28 +331,15 @@ topics_topic_create_internal(const char *name, int32 partitions)
 	if (OidIsValid(get_relname_relid(name, namespace)))
 		return;
 
-	initStringInfo(&columns);
-	initStringInfo(&values);
-	for (int i = 0; i < SETTINGS; i++)
-	{
-		const char *value = setting_columns[i].boot_default;
-
-		for (int j = 0; j < (int) lengthof(settings); j++)
-			if (strcmp(settings[j][0], setting_columns[i].name) == 0)
-				value = settings[j][1];
-		appendStringInfo(&columns, ", %s", setting_columns[i].name);
-		appendStringInfo(&values, ", %s", value);
-	}
-
+	settings = topics_topic_setting_from_text(differing, lengthof(differing));
+	topics_topic_setting_add_defaults(settings);
 	scope = enter_owner();
 	topic_id = nextval_internal(get_relname_relid("topic_id_seq",
 												  get_namespace_oid(TOPIC_LOG_SCHEMA, false)), false);
 	create_log_table(topic_id, "pg_catalog.text", "pg_catalog.jsonb");
 	create_partitions(topic_id, 0, partitions, INTERNAL_SEGMENT_BYTES);
 	view = create_view(topic_id, name, namespace);
-	execute("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
-			" VALUES (" INT64_FORMAT ", %d, %u%s)", columns.data, topic_id, partitions, view,
-			values.data);
+	insert_row(topic_id, partitions, view, settings);
 	leave_owner(scope);
 }
 
@@ -503,7 +364,7 @@ topics_create_topic(PG_FUNCTION_ARGS)
 	{
 		FIRST_SETTING = 4
 	};
-	const int	if_not_exists = FIRST_SETTING + SETTINGS;
+	const int	if_not_exists = FIRST_SETTING + topics_topic_setting_count();
 	char	   *name = text_argument(fcinfo, 0, "topic");
 	int32		partitions = partitions_argument(fcinfo);
 	Oid			user = GetUserId();
@@ -512,13 +373,13 @@ topics_create_topic(PG_FUNCTION_ARGS)
 	char	   *key_type;
 	char	   *value_type;
 	int64		topic_id;
-	int64		segment_bytes;
+	TopicSettingValues *settings;
 	SqlScope	scope;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.create_topic()");
 	topics_topic_check_name(name);
-	check_settings(fcinfo, FIRST_SETTING);
+	settings = topics_topic_setting_arguments(fcinfo, FIRST_SETTING);
 	namespace = get_namespace_oid(TOPIC_SCHEMA, false);
 	if (object_aclcheck(NamespaceRelationId, namespace, user, ACL_CREATE) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, TOPIC_SCHEMA);
@@ -536,16 +397,15 @@ topics_create_topic(PG_FUNCTION_ARGS)
 	}
 	key_type = column_type(fcinfo, 2, "key_type");
 	value_type = column_type(fcinfo, 3, "value_type");
-	segment_bytes = PG_ARGISNULL(FIRST_SETTING + 2) ? INT64CONST(1073741824) :
-		PG_GETARG_INT64(FIRST_SETTING + 2);
+	topics_topic_setting_add_defaults(settings);
 
 	scope = enter_owner();
 	topic_id = nextval_internal(get_relname_relid("topic_id_seq",
 												  get_namespace_oid(TOPIC_LOG_SCHEMA, false)), false);
 	create_log_table(topic_id, key_type, value_type);
-	create_partitions(topic_id, 0, partitions, segment_bytes);
+	create_partitions(topic_id, 0, partitions, topics_topic_setting_used(settings).segment_bytes);
 	view = create_view(topic_id, name, namespace);
-	insert_row(fcinfo, FIRST_SETTING, topic_id, partitions, view);
+	insert_row(topic_id, partitions, view, settings);
 	CommandCounterIncrement();
 	ATExecChangeOwner(view, user, true, AccessExclusiveLock);
 	leave_owner(scope);
@@ -584,24 +444,20 @@ Datum
 topics_alter_topic(PG_FUNCTION_ARGS)
 {
 	Topic	   *topic;
+	TopicSettingValues *settings;
 	SqlScope	scope;
-	StringInfoData assignments;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.alter_topic()");
-	check_settings(fcinfo, 1);
+	settings = topics_topic_setting_arguments(fcinfo, 1);
 	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
 
-	initStringInfo(&assignments);
-	for (int i = 0; i < SETTINGS; i++)
-		appendStringInfo(&assignments, "%s%s = COALESCE($%d, %s)", i > 0 ? ", " : "",
-						 setting_columns[i].name, i + 1, setting_columns[i].name);
 	scope = enter_owner();
-	execute_with_settings(psprintf("UPDATE topic_log.topic SET %s"
-								   " WHERE topic_id OPERATOR(pg_catalog.=) $%d"
-								   " AND partitions OPERATOR(pg_catalog.=) $%d",
-								   assignments.data, SETTINGS + 1, SETTINGS + 2),
-						  fcinfo, 1, topic->topic_id, topic->partitions);
+	topics_topic_setting_execute(psprintf("UPDATE topic_log.topic SET %s"
+										  " WHERE topic_id = " INT64_FORMAT " AND partitions = %d",
+										  topics_topic_setting_assignments(),
+										  topic->topic_id, topic->partitions),
+								 settings);
 	require_changed_rows();
 	CacheInvalidateRelcacheByRelid(topic->view_relid);
 	leave_owner(scope);
@@ -737,10 +593,7 @@ description_rows(const Topic *topic)
 					 " (-1, 'value_type', %s, NULL, 'Type of values')",
 					 quote_literal_cstr(format_type_with_typemod(topic->key.type, topic->key.typmod)),
 					 quote_literal_cstr(format_type_with_typemod(topic->value.type, topic->value.typmod)));
-	for (int i = 0; i < SETTINGS; i++)
-		appendStringInfo(&rows, ", (%d, '%s', t.%s::text, t.%s = (%s), NULL)",
-						 i, setting_columns[i].name, setting_columns[i].name,
-						 setting_columns[i].name, setting_columns[i].boot_default);
+	appendStringInfoString(&rows, topics_topic_setting_descriptions());
 	return rows.data;
 }
 
