@@ -118,7 +118,7 @@ topics_offset_log_create_main(Datum main_arg)
 	topics_background_connect(database);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
+	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 }
@@ -134,7 +134,7 @@ create_offsets_topic(void)
 		if (find_offsets_topic())
 			return;
 	}
-	topics_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
+	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
 }
 
 /* ----------------------------------------------------------------

@@ -606,6 +606,18 @@ extern void topics_foreign_writer_forget(void);
 
 /* ---- log tables ---- */
 
+/* statement.c */
+typedef struct StatementScope
+{
+	OwnerScope	owner;
+	int			guc_level;
+} StatementScope;
+
+extern StatementScope topics_statement_begin(void);
+extern void topics_statement_end(StatementScope scope);
+extern void topics_statement_execute(const char *format,...) pg_attribute_printf(1, 2);
+extern void topics_statement_require_change(void);
+
 /* topic_setting.c */
 typedef struct TopicSettingValues TopicSettingValues;	/* as SQL has them */
 extern int	topics_topic_setting_count(void);
@@ -620,6 +632,24 @@ extern char *topics_topic_setting_parameters(void);
 extern char *topics_topic_setting_assignments(void);
 extern char *topics_topic_setting_descriptions(void);
 extern void topics_topic_setting_execute(const char *sql, TopicSettingValues *values);
+
+/* make_topic.c */
+/* What a topic is to be, when it is made. */
+typedef struct NewTopic
+{
+	const char *name;
+	int32		partitions;
+	const char *key_type;		/* as it can stand in any statement */
+	const char *value_type;
+	TopicSettingValues *settings;	/* that are not to be the defaults */
+	Oid			owner;			/* InvalidOid: the extension's */
+} NewTopic;
+
+extern bool topics_make_topic_lock_name(const char *name);
+extern void topics_make_topic_create(const NewTopic *topic);
+extern void topics_make_topic_create_internal(const char *name, int32 partitions);
+extern void topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to,
+												int64 segment_bytes);
 
 /* segment.c */
 extern void topics_segment_forget_bounds(Oid partition_relid);
@@ -920,7 +950,6 @@ extern void topics_fetch_scan_init(void);
 
 /* topic.c */
 extern void topics_topic_check_name(const char *name);
-extern void topics_topic_create_internal(const char *name, int32 partitions);
 extern bool topics_topic_is_being_dropped(Oid view_relid);
 
 /* retention.c */

@@ -3,22 +3,11 @@
  * topic.c
  *		Create, alter, rename, drop and describe topics; add partitions.
  *
- * All of it is transactional, because all of it is rows and tables:
+ * All of it is transactional, because all of it is rows and tables
+ * (make_topic.c).
  *
- *	topic_log.topic			a row: id, view, settings
- *	topic_log.partition		a row per partition
- *	topic_log.t<id>			partitioned by LIST (partition)
- *	topic_log.t<id>_p<n>	partitioned by RANGE ("offset")
- *	topic_log.t<id>_p<n>_s<m>	segments
- *	topic.<name>			the view, with its triggers
- *
- * Log tables belong to the extension's owner; the view to who created the
- * topic.  The view's owner has SELECT on the log table, since a view reads
- * with its owner's rights; hooks.c keeps that so when the owner changes.
- *
- * Statements are built from numbers and quoted names only, and run with a
- * fixed search_path.  Changes of one topic exclude each other by a lock on
- * its view; creations of one name by a lock on the name.
+ * Changes of one topic exclude each other by a lock on its view; creations of
+ * one name by a lock on the name.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,20 +18,16 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "commands/sequence.h"
 #include "commands/tablecmds.h"
-#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "parser/parse_type.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 #include "compat.h"
@@ -57,7 +42,6 @@ PG_FUNCTION_INFO_V1(topics_add_partitions);
 PG_FUNCTION_INFO_V1(topics_describe_topic);
 
 #define MAX_TOPIC_PARTITIONS 100000
-#define INTERNAL_SEGMENT_BYTES 1048576
 
 /* The view that drop_topic is dropping right now. */
 static Oid dropping_view = InvalidOid;
@@ -67,78 +51,6 @@ bool
 topics_topic_is_being_dropped(Oid view_relid)
 {
 	return view_relid == dropping_view;
-}
-
-/* ----------------------------------------------------------------
- *		As the extension's owner, with SPI
- * ----------------------------------------------------------------
- */
-
-typedef struct SqlScope
-{
-	OwnerScope	owner;
-	int			guc_level;
-} SqlScope;
-
-static SqlScope
-enter_owner(void)
-{
-	SqlScope	scope;
-
-	scope.guc_level = NewGUCNestLevel();
-	topics_settings_override("search_path", "pg_catalog, pg_temp");
-	topics_settings_override("default_tablespace", "");
-	scope.owner = topics_extension_become_owner();
-	SPI_connect();
-	return scope;
-}
-
-static void
-leave_owner(SqlScope scope)
-{
-	SPI_finish();
-	topics_extension_become_caller(scope.owner);
-	AtEOXact_GUC(false, scope.guc_level);
-	CommandCounterIncrement();
-}
-
-static void
-execute(const char *format,...) pg_attribute_printf(1, 2);
-
-static void
-execute(const char *format,...)
-{
-	StringInfoData sql;
-	int			needed;
-
-	initStringInfo(&sql);
-	do
-	{
-		va_list		args;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&sql, format, args);
-		va_end(args);
-		if (needed > 0)
-			enlargeStringInfo(&sql, needed);
-	} while (needed > 0);
-
-	if (SPI_execute(sql.data, false, 0) < 0)
-		elog(ERROR, "could not execute \"%s\"", sql.data);
-	pfree(sql.data);
-}
-
-/*
- * The last statement must have changed rows: in REPEATABLE READ it does not
- * see a catalogue row that another session has changed.
- */
-static void
-require_changed_rows(void)
-{
-	if (SPI_processed == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent change of the topic")));
 }
 
 /* ----------------------------------------------------------------
@@ -225,128 +137,10 @@ column_type(FunctionCallInfo fcinfo, int argument, const char *what)
  * ----------------------------------------------------------------
  */
 
-/* Nobody else creates a topic of this name until our transaction ends. */
-static void
-lock_name(const char *name, Oid namespace)
-{
-	uint16		hash = (uint16) hash_bytes((const unsigned char *) name, strlen(name));
-
-	/* 0 would be the schema itself; a collision costs but a wait */
-	LockDatabaseObject(NamespaceRelationId, namespace, hash | 1, ExclusiveLock);
-	AcceptInvalidationMessages();
-}
-
-/* Make the tables of partitions from .. to-1, with a first segment each. */
-static void
-create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes)
-{
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
-
-	/* dropped again if this (sub)transaction fails */
-	topics_topic_changes_note(topic_id, from, true);
-	topics_partition_state_reserve(topic_id, from, to);
-	for (int32 partition = from; partition < to; partition++)
-	{
-		TopicPartition id = {MyDatabaseId, partition, topic_id};
-		char		name[NAMEDATALEN];
-
-		CHECK_FOR_INTERRUPTS();
-		snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", topic_id, partition);
-		execute("CREATE TABLE topic_log.%s (LIKE topic_log.t" INT64_FORMAT ") PARTITION BY RANGE (\"offset\")",
-				name, topic_id);
-		topics_segment_protect_from_analyze(get_relname_relid(name, namespace));
-		/* not PARTITION OF: that would lock out the topic's readers */
-		execute("ALTER TABLE topic_log.t" INT64_FORMAT " ATTACH PARTITION topic_log.%s FOR VALUES IN (%d)",
-				topic_id, name, partition);
-		execute("INSERT INTO topic_log.partition (topic_id, partition) VALUES (" INT64_FORMAT ", %d)",
-				topic_id, partition);
-		topics_segment_cover(get_relname_relid(name, namespace), topics_partition_state_get(&id),
-							 0, 0, segment_bytes, false);
-	}
-}
-
-static void
-create_log_table(int64 topic_id, const char *key_type, const char *value_type)
-{
-	execute("CREATE TABLE topic_log.t" INT64_FORMAT " ("
-			"\"offset\" pg_catalog.int8 NOT NULL,"
-			" \"timestamp\" pg_catalog.timestamptz NOT NULL,"
-			" partition pg_catalog.int4 NOT NULL,"
-			" key %s, value %s, headers pg_catalog.jsonb"
-			") PARTITION BY LIST (partition)", topic_id, key_type, value_type);
-	topics_segment_protect_from_analyze(get_relname_relid(psprintf("t" INT64_FORMAT, topic_id),
-														  get_namespace_oid(TOPIC_LOG_SCHEMA, false)));
-}
-
-static Oid
-create_view(int64 topic_id, const char *name, Oid namespace)
-{
-	const char *view = quote_qualified_identifier(TOPIC_SCHEMA, name);
-
-	execute("CREATE VIEW %s AS SELECT partition, \"offset\", \"timestamp\", key, value, headers"
-			" FROM topic_log.t" INT64_FORMAT, view, topic_id);
-	execute("CREATE TRIGGER produce INSTEAD OF INSERT ON %s"
-			" FOR EACH ROW EXECUTE FUNCTION topics.insert_record()", view);
-	/* the first also when no row matches; the second lets the first be fired */
-	execute("CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON %s"
-			" FOR EACH STATEMENT EXECUTE FUNCTION topics.append_only()", view);
-	execute("CREATE TRIGGER append_only_row INSTEAD OF UPDATE OR DELETE ON %s"
-			" FOR EACH ROW EXECUTE FUNCTION topics.append_only()", view);
-	return get_relname_relid(name, namespace);
-}
-
-static void
-insert_row(int64 topic_id, int32 partitions, Oid view, TopicSettingValues *settings)
-{
-	topics_topic_setting_execute(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
-										  " VALUES (" INT64_FORMAT ", %d, %u%s)",
-										  topics_topic_setting_columns(), topic_id, partitions, view,
-										  topics_topic_setting_parameters()),
-								 settings);
-}
-
-/*
- * Make a topic of pg_topics' own, unless it is there: of the extension's
- * owner, with text keys and jsonb values, and compacted.  Its segments are small,
- * since the last one is read whole after a restart.
- */
-void
-topics_topic_create_internal(const char *name, int32 partitions)
-{
-	static const char *const differing[][2] = {
-		{"retention_time", "-1 day"},
-		{"segment_bytes", CppAsString2(INTERNAL_SEGMENT_BYTES)},
-		{"max_message_bytes", "268435456"},
-		{"cleanup_policy", "compact"},
-		{"delete_retention_time", "10 minutes"},
-		{"notify", "false"}
-	};
-	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, false);
-	TopicSettingValues *settings;
-	SqlScope	scope;
-	int64		topic_id;
-	Oid			view;
-
-	lock_name(name, namespace);
-	if (OidIsValid(get_relname_relid(name, namespace)))
-		return;
-
-	settings = topics_topic_setting_from_text(differing, lengthof(differing));
-	topics_topic_setting_add_defaults(settings);
-	scope = enter_owner();
-	topic_id = nextval_internal(get_relname_relid("topic_id_seq",
-												  get_namespace_oid(TOPIC_LOG_SCHEMA, false)), false);
-	create_log_table(topic_id, "pg_catalog.text", "pg_catalog.jsonb");
-	create_partitions(topic_id, 0, partitions, INTERNAL_SEGMENT_BYTES);
-	view = create_view(topic_id, name, namespace);
-	insert_row(topic_id, partitions, view, settings);
-	leave_owner(scope);
-}
-
 static int32
-partitions_argument(FunctionCallInfo fcinfo)
+partitions_argument(FunctionCallInfo fcinfo, int argument)
 {
-	int32		partitions = PG_ARGISNULL(1) ? 1 : PG_GETARG_INT32(1);
+	int32		partitions = PG_ARGISNULL(argument) ? 1 : PG_GETARG_INT32(argument);
 
 	if (partitions < 1 || partitions > MAX_TOPIC_PARTITIONS)
 		ereport(ERROR,
@@ -356,59 +150,53 @@ partitions_argument(FunctionCallInfo fcinfo)
 	return partitions;
 }
 
+static void
+require_create(void)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, false);
+
+	if (object_aclcheck(NamespaceRelationId, namespace, GetUserId(), ACL_CREATE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, TOPIC_SCHEMA);
+}
+
+/* Arguments of create_topic; if_not_exists comes after the settings. */
+enum
+{
+	CREATE_TOPIC,
+	CREATE_PARTITIONS,
+	CREATE_KEY_TYPE,
+	CREATE_VALUE_TYPE,
+	CREATE_FIRST_SETTING
+};
+
 /* create_topic(topic, partitions, key_type, value_type, settings.., if_not_exists) */
 Datum
 topics_create_topic(PG_FUNCTION_ARGS)
 {
-	enum
-	{
-		FIRST_SETTING = 4
-	};
-	const int	if_not_exists = FIRST_SETTING + topics_topic_setting_count();
-	char	   *name = text_argument(fcinfo, 0, "topic");
-	int32		partitions = partitions_argument(fcinfo);
-	Oid			user = GetUserId();
-	Oid			namespace;
-	Oid			view;
-	char	   *key_type;
-	char	   *value_type;
-	int64		topic_id;
-	TopicSettingValues *settings;
-	SqlScope	scope;
+	const int	if_not_exists = CREATE_FIRST_SETTING + topics_topic_setting_count();
+	NewTopic	topic = {.owner = GetUserId()};
 
+	topic.name = text_argument(fcinfo, CREATE_TOPIC, "topic");
+	topic.partitions = partitions_argument(fcinfo, CREATE_PARTITIONS);
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.create_topic()");
-	topics_topic_check_name(name);
-	settings = topics_topic_setting_arguments(fcinfo, FIRST_SETTING);
-	namespace = get_namespace_oid(TOPIC_SCHEMA, false);
-	if (object_aclcheck(NamespaceRelationId, namespace, user, ACL_CREATE) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, TOPIC_SCHEMA);
+	topics_topic_check_name(topic.name);
+	topic.settings = topics_topic_setting_arguments(fcinfo, CREATE_FIRST_SETTING);
+	require_create();
 
-	lock_name(name, namespace);
-	if (OidIsValid(get_relname_relid(name, namespace)))
+	if (!topics_make_topic_lock_name(topic.name))
 	{
 		bool		quiet = !PG_ARGISNULL(if_not_exists) && PG_GETARG_BOOL(if_not_exists);
 
 		ereport(quiet ? NOTICE : ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 quiet ? errmsg("topic \"%s\" already exists, skipping", name) :
-				 errmsg("topic \"%s\" already exists", name)));
+				 quiet ? errmsg("topic \"%s\" already exists, skipping", topic.name) :
+				 errmsg("topic \"%s\" already exists", topic.name)));
 		PG_RETURN_VOID();
 	}
-	key_type = column_type(fcinfo, 2, "key_type");
-	value_type = column_type(fcinfo, 3, "value_type");
-	topics_topic_setting_add_defaults(settings);
-
-	scope = enter_owner();
-	topic_id = nextval_internal(get_relname_relid("topic_id_seq",
-												  get_namespace_oid(TOPIC_LOG_SCHEMA, false)), false);
-	create_log_table(topic_id, key_type, value_type);
-	create_partitions(topic_id, 0, partitions, topics_topic_setting_used(settings).segment_bytes);
-	view = create_view(topic_id, name, namespace);
-	insert_row(topic_id, partitions, view, settings);
-	CommandCounterIncrement();
-	ATExecChangeOwner(view, user, true, AccessExclusiveLock);
-	leave_owner(scope);
+	topic.key_type = column_type(fcinfo, CREATE_KEY_TYPE, "key_type");
+	topic.value_type = column_type(fcinfo, CREATE_VALUE_TYPE, "value_type");
+	topics_make_topic_create(&topic);
 	PG_RETURN_VOID();
 }
 
@@ -445,22 +233,22 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 {
 	Topic	   *topic;
 	TopicSettingValues *settings;
-	SqlScope	scope;
+	StatementScope scope;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.alter_topic()");
 	settings = topics_topic_setting_arguments(fcinfo, 1);
 	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
 
-	scope = enter_owner();
+	scope = topics_statement_begin();
 	topics_topic_setting_execute(psprintf("UPDATE topic_log.topic SET %s"
 										  " WHERE topic_id = " INT64_FORMAT " AND partitions = %d",
 										  topics_topic_setting_assignments(),
 										  topic->topic_id, topic->partitions),
 								 settings);
-	require_changed_rows();
+	topics_statement_require_change();
 	CacheInvalidateRelcacheByRelid(topic->view_relid);
-	leave_owner(scope);
+	topics_statement_end(scope);
 	/* work that fails may do better with the new settings; if not, no harm */
 	topics_backoff_reset(topic->view_relid);
 	PG_RETURN_VOID();
@@ -473,12 +261,12 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 	Topic	   *topic;
 	Topic		before;
 	int32		partitions;
-	SqlScope	scope;
+	StatementScope scope;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.add_partitions()");
 	topics_argument_require(fcinfo, 1, "partitions");
-	partitions = partitions_argument(fcinfo);
+	partitions = partitions_argument(fcinfo, 1);
 	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
 	if (partitions <= topic->partitions)
 		ereport(ERROR,
@@ -488,14 +276,14 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 				 errdetail("The new number, %d, is a total and must be larger.", partitions)));
 
 	before = *topic;
-	scope = enter_owner();
-	create_partitions(before.topic_id, before.partitions, partitions,
-					  before.settings.segment_bytes);
-	execute("UPDATE topic_log.topic SET partitions = %d WHERE topic_id = " INT64_FORMAT,
-			partitions, before.topic_id);
-	require_changed_rows();
+	scope = topics_statement_begin();
+	topics_make_topic_create_partitions(before.topic_id, before.partitions, partitions,
+										before.settings.segment_bytes);
+	topics_statement_execute("UPDATE topic_log.topic SET partitions = %d WHERE topic_id = " INT64_FORMAT,
+							 partitions, before.topic_id);
+	topics_statement_require_change();
 	CacheInvalidateRelcacheByRelid(before.view_relid);
-	leave_owner(scope);
+	topics_statement_end(scope);
 	PG_RETURN_VOID();
 }
 
@@ -504,18 +292,14 @@ Datum
 topics_rename_topic(PG_FUNCTION_ARGS)
 {
 	char	   *new_name = text_argument(fcinfo, 1, "new_name");
-	Oid			namespace;
 	Topic	   *topic;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.rename_topic()");
 	topics_topic_check_name(new_name);
 	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), AccessExclusiveLock, false);
-	namespace = get_namespace_oid(TOPIC_SCHEMA, false);
-	if (object_aclcheck(NamespaceRelationId, namespace, GetUserId(), ACL_CREATE) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, TOPIC_SCHEMA);
-	lock_name(new_name, namespace);
-	if (OidIsValid(get_relname_relid(new_name, namespace)))
+	require_create();
+	if (!topics_make_topic_lock_name(new_name))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("topic \"%s\" already exists", new_name)));
@@ -534,7 +318,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	ObjectAddress view = {RelationRelationId, InvalidOid, 0};
 	ObjectAddress root = {RelationRelationId, InvalidOid, 0};
 	int64		topic_id;
-	SqlScope	scope;
+	StatementScope scope;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.drop_topic()");
@@ -550,7 +334,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	view.objectId = topic->view_relid;
 	root.objectId = topic->root_relid;
 
-	scope = enter_owner();
+	scope = topics_statement_begin();
 	dropping_view = view.objectId;
 	PG_TRY();
 	{
@@ -562,15 +346,15 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	}
 	PG_END_TRY();
 	performDeletion(&root, DROP_RESTRICT, 0);
-	execute("DELETE FROM topic_log.topic WHERE topic_id = " INT64_FORMAT, topic_id);
-	require_changed_rows();
-	execute("DELETE FROM topic_log.partition WHERE topic_id = " INT64_FORMAT, topic_id);
-	require_changed_rows();
-	execute("DELETE FROM topic_log.segment WHERE topic_id = " INT64_FORMAT, topic_id);
+	topics_statement_execute("DELETE FROM topic_log.topic WHERE topic_id = " INT64_FORMAT, topic_id);
+	topics_statement_require_change();
+	topics_statement_execute("DELETE FROM topic_log.partition WHERE topic_id = " INT64_FORMAT, topic_id);
+	topics_statement_require_change();
+	topics_statement_execute("DELETE FROM topic_log.segment WHERE topic_id = " INT64_FORMAT, topic_id);
 	topics_topic_changes_note(topic_id, 0, false);
 	topics_consumer_offset_delete_topic(topic_id);
 	TEST_POINT("topic-dropped");
-	leave_owner(scope);
+	topics_statement_end(scope);
 	PG_RETURN_VOID();
 }
 
@@ -606,12 +390,12 @@ topics_describe_topic(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Topic	   *topic = topics_catalog_lookup(text_argument(fcinfo, 0, "topic"), false);
-	SqlScope	scope;
+	StatementScope scope;
 
 	if (!topics_catalog_may_read(topic))
 		topics_catalog_require(topic, ACL_SELECT);
 	InitMaterializedSRF(fcinfo, 0);
-	scope = enter_owner();
+	scope = topics_statement_begin();
 	if (SPI_execute(psprintf("SELECT name, value, is_default,"
 							 " substring(description FROM '\\(([a-z.]+)\\)$'),"
 							 " COALESCE(note, regexp_replace(description, ' \\([a-z.]+\\)$', ''))"
@@ -625,6 +409,6 @@ topics_describe_topic(PG_FUNCTION_ARGS)
 		elog(ERROR, "could not describe topic \"%s\"", NameStr(topic->name));
 	for (uint64 i = 0; i < SPI_processed; i++)
 		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
-	leave_owner(scope);
+	topics_statement_end(scope);
 	return (Datum) 0;
 }
