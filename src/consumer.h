@@ -164,6 +164,7 @@ extern void topics_consumer_offset_subabort(SubTransactionId subxid);
 extern void topics_consumer_offset_after_locks(bool is_commit, bool is_top_level);
 
 /* group.c */
+extern bool topics_group_may_use(Oid owner);
 extern char *topics_group_get_argument(FunctionCallInfo fcinfo, int argument);
 extern LocalOffset *topics_group_use(const char *group_id, GroupKind kind);
 extern void topics_group_require_owner(const char *group_id, bool missing_ok);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * group.c
- *		Consumer groups: whose they are; commit, reset and show offsets.
+ *		Consumer groups: whose they are; commit and reset offsets.
  *
  * A group belongs to the role whose transaction first used it.  That role, its
  * members, and those of topics_admin where there is such a role, may consume,
@@ -32,9 +32,6 @@
 PG_FUNCTION_INFO_V1(topics_commit_offset);
 PG_FUNCTION_INFO_V1(topics_reset_offset);
 PG_FUNCTION_INFO_V1(topics_delete_group);
-PG_FUNCTION_INFO_V1(topics_group_status);
-PG_FUNCTION_INFO_V1(topics_offset_status);
-PG_FUNCTION_INFO_V1(topics_lag_status);
 
 #define MAX_METADATA_BYTES 4096 /* Kafka's offset.metadata.max.bytes */
 
@@ -44,8 +41,8 @@ PG_FUNCTION_INFO_V1(topics_lag_status);
  */
 
 /* Return true if the current user may do what a group's owner may. */
-static bool
-may_use(Oid owner)
+bool
+topics_group_may_use(Oid owner)
 {
 	return (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner)) ||
 		topics_catalog_is_admin();
@@ -54,7 +51,7 @@ may_use(Oid owner)
 static void
 require_use(const char *group_id, Oid owner)
 {
-	if (!may_use(owner))
+	if (!topics_group_may_use(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for consumer group \"%s\"", group_id),
@@ -512,206 +509,4 @@ topics_delete_group(PG_FUNCTION_ARGS)
 	for (int i = 0; i < count; i++)
 		delete_entry(&entries[i].key);
 	PG_RETURN_VOID();
-}
-
-/* ----------------------------------------------------------------
- *		Views
- * ----------------------------------------------------------------
- */
-
-/* The groups of this database that the user may use, as entries by name. */
-static int
-compare_entries(const void *a, const void *b)
-{
-	const GroupOffsetKey *ka = &((const GroupOffset *) a)->key;
-	const GroupOffsetKey *kb = &((const GroupOffset *) b)->key;
-	int			order = strcmp(ka->group_id, kb->group_id);
-
-	if (order != 0)
-		return order;
-	if (ka->topic_id != kb->topic_id)
-		return ka->topic_id < kb->topic_id ? -1 : 1;
-	return ka->partition < kb->partition ? -1 : ka->partition > kb->partition;
-}
-
-/*
- * Walk the entries of the groups that the user may use: a group's own entry,
- * then per topic its subscription and its partitions.
- */
-typedef void (*EntryVisitor) (ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic);
-
-static void
-visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
-{
-	GroupOffset *entries;
-	int			count;
-	bool		shown = false;
-	Topic	   *topic = NULL;
-	int64		topic_id = NO_TOPIC;
-
-	topics_require_preload();
-	topics_offset_log_prepare(false);
-	InitMaterializedSRF(fcinfo, 0);
-	entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
-	qsort(entries, count, sizeof(GroupOffset), compare_entries);
-	for (int i = 0; i < count; i++)
-	{
-		GroupOffsetKey *key = &entries[i].key;
-
-		CHECK_FOR_INTERRUPTS();
-		if (key->topic_id == NO_TOPIC)
-		{
-			shown = may_use(entries[i].facts.owner);
-			topic_id = NO_TOPIC;
-		}
-		else if (key->topic_id != topic_id)
-		{
-			topic_id = key->topic_id;
-			topic = topics_catalog_by_id(topic_id);
-			if (topic && !topics_catalog_may_read(topic))
-				topic = NULL;
-		}
-		if (shown && (key->topic_id == NO_TOPIC || topic))
-			visit((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], count - i, topic);
-	}
-}
-
-/* Has anybody claimed a partition for the group? */
-static bool
-is_active(const GroupOffset *group, int remaining)
-{
-	for (int i = 1; i < remaining; i++)
-	{
-		GroupOffset *entry = (GroupOffset *) &group[i];
-
-		if (strcmp(entry->key.group_id, group->key.group_id) != 0)
-			break;
-		if (pg_atomic_read_u32(&entry->claimed_by) != 0)
-			return true;
-	}
-	return false;
-}
-
-static void
-visit_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
-{
-	Datum		values[4];
-	bool		nulls[4] = {false};
-
-	if (entry->key.topic_id != NO_TOPIC)
-		return;
-	values[0] = CStringGetTextDatum(entry->key.group_id);
-	values[1] = ObjectIdGetDatum(entry->facts.owner);
-	values[2] = CStringGetTextDatum(entry->facts.kind == GROUP_CONSUME ? "consume" : "simple");
-	values[3] = CStringGetTextDatum(is_active(entry, remaining) ? "Stable" : "Empty");
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-}
-
-static void
-visit_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
-{
-	Datum		values[6];
-	bool		nulls[6] = {false};
-	char	   *metadata;
-
-	if (entry->key.partition == NO_PARTITION || !is_committed(entry))
-		return;
-	metadata = topics_offset_log_metadata(entry);
-	values[0] = CStringGetTextDatum(entry->key.group_id);
-	values[1] = CStringGetTextDatum(NameStr(topic->name));
-	values[2] = Int32GetDatum(entry->key.partition);
-	values[3] = Int64GetDatum(pg_atomic_read_u64(&entry->committed));
-	nulls[4] = metadata == NULL;
-	values[4] = metadata ? CStringGetTextDatum(metadata) : (Datum) 0;
-	values[5] = TimestampTzGetDatum(pg_atomic_read_u64(&entry->commit_time));
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-}
-
-static void
-put_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int32 partition, int64 committed)
-{
-	Datum		values[9] = {0};
-	bool		nulls[9] = {false, false, false, false, false, false, true, true, true};
-	GroupOffset entry;
-	int64		position = committed;
-	int64		start;
-	int64		end;
-
-	if (partition >= topic->partitions)
-		return;
-	if (committed == NO_OFFSET &&
-		topics_offset_table_peek(group_id, topic->topic_id, partition, &entry))
-		position = pg_atomic_read_u64(&entry.start);
-	log_bounds(topic, partition, 0, &start, &end);
-	if (position == NO_OFFSET || position < start)
-		position = start;
-	values[0] = CStringGetTextDatum(group_id);
-	values[1] = CStringGetTextDatum(NameStr(topic->name));
-	values[2] = Int32GetDatum(partition);
-	nulls[3] = committed == NO_OFFSET;
-	values[3] = Int64GetDatum(committed);
-	values[4] = Int64GetDatum(end);
-	values[5] = Int64GetDatum(Max(end - position, 0));
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-}
-
-/*
- * A row for each partition of a topic that the group has subscribed to, or
- * else for those that it has committed an offset in.
- */
-static void
-visit_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
-{
-	const GroupOffsetKey *key = &entry->key;
-	int			next = 1;
-	GroupOffset subscription;
-
-	if (key->topic_id == NO_TOPIC)
-		return;
-	if (key->partition != NO_PARTITION)
-	{
-		if (is_committed(entry) &&
-			!topics_offset_table_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
-			put_lag(rsinfo, key->group_id, topic, key->partition,
-					pg_atomic_read_u64(&entry->committed));
-		return;
-	}
-	for (int32 partition = 0; partition < topic->partitions; partition++)
-	{
-		int64		committed = NO_OFFSET;
-
-		while (next < remaining && entry[next].key.topic_id == key->topic_id &&
-			   strcmp(entry[next].key.group_id, key->group_id) == 0 &&
-			   entry[next].key.partition < partition)
-			next++;
-		if (next < remaining && entry[next].key.topic_id == key->topic_id &&
-			strcmp(entry[next].key.group_id, key->group_id) == 0 &&
-			entry[next].key.partition == partition)
-			committed = pg_atomic_read_u64(&entry[next].committed);
-		put_lag(rsinfo, key->group_id, topic, partition, committed);
-	}
-}
-
-/* group_status(): the rows of the view topics.consumer_group */
-Datum
-topics_group_status(PG_FUNCTION_ARGS)
-{
-	visit_entries(fcinfo, visit_group);
-	return (Datum) 0;
-}
-
-/* offset_status(): the rows of the view topics.consumer_offset */
-Datum
-topics_offset_status(PG_FUNCTION_ARGS)
-{
-	visit_entries(fcinfo, visit_offset);
-	return (Datum) 0;
-}
-
-/* lag_status(): the rows of the view topics.consumer_lag */
-Datum
-topics_lag_status(PG_FUNCTION_ARGS)
-{
-	visit_entries(fcinfo, visit_lag);
-	return (Datum) 0;
 }
