@@ -8,14 +8,20 @@
  *	seal	freeze and index segments that are full
  *	expire	move the log start up, as policy wants it (retention.c)
  *	drop	drop the segments below it
- *	look	whether it pays to compact it
- *	compact	keep the latest record of each key (compact.c)
+ *	look	whether it pays to compact it (compact.c)
  *
- * Each step is a transaction, so that locks are held shortly and a failure
- * costs one step.  The worker does this on its own, but for compaction, which
- * has a process for itself (compactor.c); CALL topics.maintain() and
- * topics.roll_segment() do it by hand.  Who calls supplies the way to
- * get to the next transaction.
+ * A step is a transaction, or some, so that locks are held shortly and a
+ * failure costs one step.  The worker does this on its own, a partition at a
+ * time; CALL topics.maintain() and topics.roll_segment() do it by hand.  The
+ * caller supplies the way to get to the next transaction.
+ *
+ * To compact a partition is no step: it takes many turns, by a process of its
+ * own (compactor.c), by the worker where there is none, or by hand.
+ *
+ * TO ADD A STEP: a function that does its part in one transaction, and a row of
+ * the table "steps", where it is to be done; a WorkStep for it (pg_topics.h),
+ * with a name in backoff.c, under which the view topics.worker shows where work
+ * has failed.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,38 +50,70 @@
 PG_FUNCTION_INFO_V1(topics_maintain);
 PG_FUNCTION_INFO_V1(topics_roll_segment);
 
-/*
- * The partition's table, or InvalidOid if topic or partition have gone.  What
- * is found stays until the transaction ends: DROP begins at the root, whose
- * lock is taken here, and waited for where a DROP has it.  Not the view's,
- * which a rename wants: it would wait for a VACUUM, and others behind it.
- */
-static Oid
-find_partition(Oid view_relid, int32 partition, Topic **topic, PartitionState **state)
+/* The work on one partition, step by step. */
+typedef struct Upkeep
 {
-	Oid			relid;
+	Oid			view_relid;
+	int32		partition;
+	NextTransaction next_transaction;
 
-	*topic = topics_catalog_get(view_relid, true);
-	if (*topic == NULL)
-		return InvalidOid;
-	LockRelationOid((*topic)->root_relid, AccessShareLock);
-	*topic = topics_catalog_get(view_relid, true);
-	if (*topic == NULL || partition >= (*topic)->partitions)
-		return InvalidOid;
-	relid = topics_catalog_partition_relid(*topic, partition);
-	if (OidIsValid(relid))
-		*state = topics_catalog_partition_state(*topic, partition);
-	return relid;
+	/* as the current transaction has found it (find_partition) */
+	Topic	   *topic;
+	Oid			relid;
+	PartitionState *state;
+
+	/* what is to be done */
+	uint32		requests;
+	bool		retention;		/* something might have to leave */
+
+	/* what a step leaves to those after it */
+	bool		cut;			/* the tail was cut, at cut_at, where a segment
+								 * is missing now */
+	int64		cut_at;
+	int64		sealed_upto;	/* by the step's transactions so far */
+	bool		tail_expired;	/* more would leave if the tail were cut */
+	bool		worth_compaction;
+} Upkeep;
+
+/*
+ * Find the partition, in a new transaction.  Return false if the topic or the
+ * partition has gone.  What is found stays until the transaction ends: DROP
+ * begins at the root, whose lock is taken here, and waited for where a DROP has
+ * it.  The view's lock is not taken, since a rename wants that: it would wait
+ * for a VACUUM, and others behind it.
+ */
+static bool
+find_partition(Upkeep *upkeep)
+{
+	Topic	   *topic = topics_catalog_get(upkeep->view_relid, true);
+
+	if (topic == NULL)
+		return false;
+	LockRelationOid(topic->root_relid, AccessShareLock);
+	topic = topics_catalog_get(upkeep->view_relid, true);
+	if (topic == NULL || upkeep->partition >= topic->partitions)
+		return false;
+	upkeep->relid = topics_catalog_partition_relid(topic, upkeep->partition);
+	if (!OidIsValid(upkeep->relid))
+		return false;
+	upkeep->topic = topic;
+	upkeep->state = topics_catalog_partition_state(topic, upkeep->partition);
+	return true;
 }
 
+/* ----------------------------------------------------------------
+ *		Whether there is something to do
+ * ----------------------------------------------------------------
+ */
+
 /*
- * Is the tail older than segment_time, or than retention_time?  The latter
- * for the sake of records with a timestamp in the future: sealed, they are no
- * younger than the seal.
+ * Return true if the tail is older than segment_time, or than retention_time.
+ * The latter is for the sake of records with a timestamp in the future: sealed,
+ * they are no younger than the seal.
  *
  * A tail that seems to come from the future, since the clock was set back, is
  * as old as now: else it would not be rolled until the clock is there again.
- * (Who writes tail_started beside us writes the time as well.)
+ * (Another process that writes tail_started beside us writes the time as well.)
  */
 static bool
 tail_is_old(Topic *topic, PartitionState *state)
@@ -94,7 +132,10 @@ tail_is_old(Topic *topic, PartitionState *state)
 		(settings->delete && settings->retention_ms >= 0 && age_ms >= settings->retention_ms);
 }
 
-/* Is there anything to do?  Cheap: looks at shared memory only. */
+/*
+ * Return true if there is anything to do for a partition, but to compact it.
+ * Cheap: looks at shared memory only.
+ */
 bool
 topics_maintain_is_due(Topic *topic, int32 partition)
 {
@@ -108,7 +149,7 @@ topics_maintain_is_due(Topic *topic, int32 partition)
 		topics_compact_is_due(&topic->settings, state);
 }
 
-/* Is it to be compacted?  Cheap, too. */
+/* Return true if a partition is to be compacted.  Cheap, too. */
 static bool
 wants_compaction(Topic *topic, int32 partition)
 {
@@ -119,9 +160,9 @@ wants_compaction(Topic *topic, int32 partition)
 }
 
 /*
- * The partitions that compaction pays for now, in the caller's transaction:
- * DuePartitions, in a memory context.  Not those that have failed, and whose
- * time to try again has not come.
+ * List the partitions that compaction pays for now, in the caller's transaction:
+ * DuePartitions, in a memory context.  Those that have failed, and whose time to
+ * try again has not come, are left out.
  */
 List *
 topics_maintain_collect_compaction(MemoryContext cxt)
@@ -149,71 +190,61 @@ topics_maintain_collect_compaction(MemoryContext cxt)
 	return result;
 }
 
-/* Cut the tail; two transactions, see segment.c. */
-static void
-roll(Oid view_relid, int32 partition, NextTransaction next_transaction)
+/* ----------------------------------------------------------------
+ *		Steps: each does its part in one transaction
+ * ----------------------------------------------------------------
+ */
+
+/* What a step did in its transaction. */
+typedef enum StepResult
 {
-	Topic	   *topic;
-	PartitionState *state;
-	Oid			relid = find_partition(view_relid, partition, &topic, &state);
-	int64		segment_bytes;
-	int64		cut_at;
+	RESULT_NOTHING,				/* the next one can have the transaction */
+	RESULT_DONE,
+	RESULT_MORE					/* there may be more, in another transaction */
+} StepResult;
 
-	topics_backoff_step(STEP_ROLL);
-	if (!OidIsValid(relid))
-		return;
-	segment_bytes = topic->settings.segment_bytes;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!topics_segment_cut(relid, state, &cut_at))
-	{
-		PopActiveSnapshot();
-		return;
-	}
-	PopActiveSnapshot();
-	next_transaction();
-	TEST_POINT("cut-done");
+/* Cut the tail: half of a roll, see segment.c. */
+static StepResult
+cut_tail(Upkeep *upkeep)
+{
+	upkeep->cut = topics_segment_cut(upkeep->relid, upkeep->state, &upkeep->cut_at);
+	return upkeep->cut ? RESULT_DONE : RESULT_NOTHING;
+}
 
-	relid = find_partition(view_relid, partition, &topic, &state);
-	if (!OidIsValid(relid))
-		return;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_segment_cover(relid, state, cut_at, cut_at, segment_bytes, false);
-	PopActiveSnapshot();
-	pg_atomic_fetch_or_u32(&state->requests, REQUEST_SEAL);
-	next_transaction();
+/* Put a segment in place from the cut on: the other half. */
+static StepResult
+cover_cut(Upkeep *upkeep)
+{
+	topics_segment_cover(upkeep->relid, upkeep->state, upkeep->cut_at, upkeep->cut_at,
+						 upkeep->topic->settings.segment_bytes, false);
+	pg_atomic_fetch_or_u32(&upkeep->state->requests, REQUEST_SEAL);
+	upkeep->cut = false;
+	return RESULT_DONE;
 }
 
 /* Attach a segment behind the tail. */
-static void
-make_spare(Oid view_relid, int32 partition, NextTransaction next_transaction)
+static StepResult
+attach_spare(Upkeep *upkeep)
 {
-	Topic	   *topic;
-	PartitionState *state;
-	Oid			relid = find_partition(view_relid, partition, &topic, &state);
-	Relation	rel;
+	Relation	rel = table_open(upkeep->relid, AccessShareLock);
+	int64		end = topics_log_end(rel, upkeep->state);
 	Segment		tail;
-	int64		end;
 	int64		wanted;
 	bool		needed;
 
-	topics_backoff_step(STEP_SPARE);
-	if (!OidIsValid(relid))
-		return;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	rel = table_open(relid, AccessShareLock);
-	end = topics_log_end(rel, state);
 	/* the offset that has to have a segment; a tail just filled has none above */
 	wanted = topics_segment_find(rel, end, &tail) ? tail.end_offset : end;
 	needed = !topics_segment_covers(rel, wanted, wanted);
 	table_close(rel, NoLock);
 	if (needed)
-		topics_segment_cover(relid, state, wanted, wanted, topic->settings.segment_bytes, false);
-	PopActiveSnapshot();
-	next_transaction();
+		topics_segment_cover(upkeep->relid, upkeep->state, wanted, wanted,
+							 upkeep->topic->settings.segment_bytes, false);
+	return RESULT_DONE;
 }
 
+/* Return true if a segment has its index, or has gone. */
 static bool
-has_index(Oid relid)
+segment_has_index(Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
 	bool		result = rel == NULL || topics_log_am_has_index(rel);
@@ -223,164 +254,150 @@ has_index(Oid relid)
 	return result;
 }
 
-/* Freeze and index the full segments that are not yet. */
-static void
-seal(Oid view_relid, int32 partition, NextTransaction next_transaction)
+/* Freeze and index the next full segment, unless it is already. */
+static StepResult
+seal_segment(Upkeep *upkeep)
 {
-	int64		done = 0;
+	Relation	rel = table_open(upkeep->relid, AccessShareLock);
+	Segment		segment;
+	bool		found;
 
-	topics_backoff_step(STEP_SEAL);
-	for (;;)
+	found = topics_segment_find_next(rel, upkeep->sealed_upto, &segment) &&
+		segment.end_offset <= topics_log_end(rel, upkeep->state);
+	table_close(rel, NoLock);
+	if (!found)
 	{
-		Topic	   *topic;
-		PartitionState *state;
-		Oid			relid = find_partition(view_relid, partition, &topic, &state);
-		Relation	rel;
-		Segment		segment;
-		bool		found;
-
-		if (!OidIsValid(relid))
-			return;
-		PushActiveSnapshot(GetTransactionSnapshot());
-		rel = table_open(relid, AccessShareLock);
-		found = topics_segment_find_next(rel, done, &segment) &&
-			segment.end_offset <= topics_log_end(rel, state);
-		table_close(rel, NoLock);
-		if (found && !has_index(segment.relid))
-			topics_segment_seal(segment.relid);
-		if (found && has_index(segment.relid) && topics_segment_row_note_sealed(&state->id, &segment))
-			state->compact_at = LOOK_NOW;
-		PopActiveSnapshot();
-		if (!found)
-			return;
-		done = segment.end_offset;
-		next_transaction();
+		upkeep->sealed_upto = 0;
+		return RESULT_NOTHING;
 	}
+	if (!segment_has_index(segment.relid))
+		topics_segment_seal(segment.relid);
+	if (segment_has_index(segment.relid) &&
+		topics_segment_row_note_sealed(&upkeep->state->id, &segment))
+		upkeep->state->compact_at = LOOK_NOW;
+	upkeep->sealed_upto = segment.end_offset;
+	return RESULT_MORE;
 }
 
-/* Move the log start up.  True if the tail must be cut for more to go. */
-static bool
-expire(Oid view_relid, int32 partition, NextTransaction next_transaction)
+/* Move the log start up. */
+static StepResult
+expire_records(Upkeep *upkeep)
 {
-	Topic	   *topic;
-	PartitionState *state;
-	Oid			relid = find_partition(view_relid, partition, &topic, &state);
-	bool		cut;
-
-	topics_backoff_step(STEP_EXPIRE);
-	if (!OidIsValid(relid))
-		return false;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	cut = topics_retention_advance(topic, relid, state);
-	PopActiveSnapshot();
-	next_transaction();
-	return cut;
+	upkeep->tail_expired = topics_retention_advance(upkeep->topic, upkeep->relid, upkeep->state);
+	return RESULT_DONE;
 }
 
-/* Drop the segments below the log start, as far as locks allow. */
-static void
-drop(Oid view_relid, int32 partition, NextTransaction next_transaction)
+/* Drop segments below the log start, as far as locks allow. */
+static StepResult
+drop_expired(Upkeep *upkeep)
 {
-	bool		more = true;
-
-	topics_backoff_step(STEP_DROP);
-	while (more)
-	{
-		Topic	   *topic;
-		PartitionState *state;
-		Oid			relid = find_partition(view_relid, partition, &topic, &state);
-
-		if (!OidIsValid(relid))
-			return;
-		PushActiveSnapshot(GetTransactionSnapshot());
-		more = topics_retention_drop(relid, state);
-		PopActiveSnapshot();
-		next_transaction();
-	}
+	return topics_retention_drop(upkeep->relid, upkeep->state) ? RESULT_MORE : RESULT_DONE;
 }
 
-/* Let go what is not to be kept any longer. */
-static void
-retain(Oid view_relid, int32 partition, NextTransaction next_transaction)
+/* Look whether it pays to compact, if it is time to. */
+static StepResult
+look_at_compaction(Upkeep *upkeep)
 {
-	if (expire(view_relid, partition, next_transaction))
-	{
-		roll(view_relid, partition, next_transaction);
-		seal(view_relid, partition, next_transaction);
-		(void) expire(view_relid, partition, next_transaction);
-	}
-	drop(view_relid, partition, next_transaction);
+	const TopicSettings *settings = &upkeep->topic->settings;
+
+	if (!topics_compact_is_due(settings, upkeep->state))
+		return RESULT_NOTHING;
+	topics_compact_look(upkeep->topic, upkeep->relid, upkeep->state);
+	upkeep->worth_compaction = topics_compact_is_wanted(settings, upkeep->state);
+	return RESULT_DONE;
 }
 
-/* See whether it pays to compact. */
-static void
-look(Oid view_relid, int32 partition, NextTransaction next_transaction)
-{
-	Topic	   *topic;
-	PartitionState *state;
-	Oid			relid = find_partition(view_relid, partition, &topic, &state);
-
-	if (!OidIsValid(relid) || !topics_compact_is_due(&topic->settings, state))
-		return;
-	topics_backoff_step(STEP_COMPACT);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_compact_look(topic, relid, state);
-	PopActiveSnapshot();
-	next_transaction();
-	if (topics_compact_is_wanted(&topic->settings, state))
-		topics_worker_registry_wake_worker();
-}
-
-/* A turn of compaction, in a transaction, and in another one at the end. */
-static CompactResult
-compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
-{
-	Topic	   *topic;
-	PartitionState *state;
-	Oid			relid = find_partition(view_relid, partition, &topic, &state);
-	CompactResult result;
-
-	if (!OidIsValid(relid) || !topic->settings.compact)
-		return COMPACT_DONE;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	result = topics_compact_turn(topic, relid, state);
-	PopActiveSnapshot();
-	next_transaction();
-	return result;
-}
-
-/*
- * The same, by who compacts what is wanted.  True if the next turn can come at
- * once.
+/* ----------------------------------------------------------------
+ *		Which steps, and in what order
+ * ----------------------------------------------------------------
  */
-bool
-topics_maintain_compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
-{
-	CompactResult result = compact(view_relid, partition, next_transaction);
-	Topic	   *topic = topics_catalog_get(view_relid, true);
 
-	if (result != COMPACT_DONE && topic != NULL)
-		topics_catalog_partition_state(topic, partition)->compact_at = COMPACTION_WANTED;
-	return result == COMPACT_MORE;
+static bool
+roll_is_due(const Upkeep *upkeep)
+{
+	return (upkeep->requests & REQUEST_ROLL) != 0;
 }
 
-/* Do what was requested, or is due. */
-static void
-do_requests(Oid view_relid, int32 partition, uint32 requests, bool retention,
-			NextTransaction next_transaction)
+static bool
+cover_is_due(const Upkeep *upkeep)
 {
-	if (requests & REQUEST_ROLL)
+	if (upkeep->cut)
+		TEST_POINT("cut-done");
+	return upkeep->cut;
+}
+
+static bool
+spare_is_due(const Upkeep *upkeep)
+{
+	return (upkeep->requests & REQUEST_SPARE) != 0;
+}
+
+static bool
+seal_is_due(const Upkeep *upkeep)
+{
+	return (upkeep->requests & (REQUEST_SEAL | REQUEST_ROLL)) != 0;
+}
+
+static bool
+retention_is_due(const Upkeep *upkeep)
+{
+	return upkeep->retention || seal_is_due(upkeep) || (upkeep->requests & REQUEST_DROP) != 0;
+}
+
+static bool
+tail_is_expired(const Upkeep *upkeep)
+{
+	return upkeep->tail_expired;
+}
+
+typedef struct Step
+{
+	WorkStep	name;
+	bool		(*is_due) (const Upkeep *upkeep);	/* NULL: "take" sees to it */
+	StepResult	(*take) (Upkeep *upkeep);
+} Step;
+
+/* In the order in which they are taken; whether one is due is asked then. */
+static const Step steps[] = {
+	{STEP_ROLL, roll_is_due, cut_tail},
+	{STEP_ROLL, cover_is_due, cover_cut},
+	{STEP_SPARE, spare_is_due, attach_spare},
+	{STEP_SEAL, seal_is_due, seal_segment},
+	{STEP_EXPIRE, retention_is_due, expire_records},
+	/* the tail too, so that a quiet topic's last records go */
+	{STEP_ROLL, tail_is_expired, cut_tail},
+	{STEP_ROLL, cover_is_due, cover_cut},
+	{STEP_SEAL, tail_is_expired, seal_segment},
+	{STEP_EXPIRE, tail_is_expired, expire_records},
+	{STEP_DROP, retention_is_due, drop_expired},
+	{STEP_COMPACT, NULL, look_at_compaction},
+};
+
+/* Do what is due; the partition may go at any time between two transactions. */
+static void
+take_steps(Upkeep *upkeep)
+{
+	for (size_t i = 0; i < lengthof(steps); i++)
 	{
-		roll(view_relid, partition, next_transaction);
-		requests |= REQUEST_SEAL;
+		const Step *step = &steps[i];
+		StepResult	result = RESULT_MORE;
+
+		if (step->is_due && !step->is_due(upkeep))
+			continue;
+		while (result == RESULT_MORE)
+		{
+			if (!find_partition(upkeep))
+				return;
+			topics_backoff_step(step->name);
+			PushActiveSnapshot(GetTransactionSnapshot());
+			result = step->take(upkeep);
+			PopActiveSnapshot();
+			if (result != RESULT_NOTHING)
+				upkeep->next_transaction();
+		}
 	}
-	if (requests & REQUEST_SPARE)
-		make_spare(view_relid, partition, next_transaction);
-	if (requests & REQUEST_SEAL)
-		seal(view_relid, partition, next_transaction);
-	if (retention || (requests & (REQUEST_SEAL | REQUEST_DROP)))
-		retain(view_relid, partition, next_transaction);
-	look(view_relid, partition, next_transaction);
+	if (upkeep->worth_compaction)
+		topics_worker_registry_wake_worker();
 }
 
 /* What a partition was asked for, taken off its state to be done. */
@@ -391,7 +408,10 @@ typedef struct TakenRequests
 	uint32		requests;
 } TakenRequests;
 
-/* It was not done: the next who comes round has to.  Also called by exit(). */
+/*
+ * It was not done: the next process that comes round has to.  Also called by
+ * exit().
+ */
 static void
 give_requests_back(int code, Datum arg)
 {
@@ -403,56 +423,107 @@ give_requests_back(int code, Datum arg)
 }
 
 /*
+ * Decide what is to be done, of what was asked for and of what is due.  Return
+ * false if that cannot be known yet.
+ */
+static bool
+choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
+{
+	PartitionState *state = upkeep->state;
+	const TopicSettings *settings = &upkeep->topic->settings;
+	Relation	rel;
+	bool		known;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rel = table_open(upkeep->relid, AccessShareLock);
+	/* before a restart, or by a foreign writer, anything may be left undone */
+	if (!state->looked_at || pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
+		taken->requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;
+	(void) topics_log_end(rel, state);
+	/* a restore that has not come to the partition's row: leave it alone */
+	known = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
+	state->looked_at = known;
+	table_close(rel, NoLock);
+	PopActiveSnapshot();
+
+	upkeep->requests = taken->requests;
+	if (roll_now || tail_is_old(upkeep->topic, state) ||
+		(int64) state->tail_blocks * BLCKSZ >= settings->segment_bytes)
+		upkeep->requests |= REQUEST_ROLL;
+	/* if only half of the cut is done, the rest is a segment and a seal */
+	if (upkeep->requests & REQUEST_ROLL)
+		taken->requests |= REQUEST_SPARE | REQUEST_SEAL;
+	upkeep->retention = topics_retention_is_due(settings, state);
+	return known;
+}
+
+/*
  * Do all that is due for a partition but to compact it, and with "roll_now" cut
- * its tail, due or not.  In a transaction, and in another one at the end.  What was
- * requested stays so if an error, or the end of the process, comes before it
- * is done.
+ * its tail, due or not.  The call is made in a transaction, and returns in
+ * another one.  What was requested stays so if an error, or the end of the
+ * process, comes before it is done.
  */
 void
 topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 						  NextTransaction next_transaction)
 {
-	Topic	   *topic;
-	PartitionState *state;
-	Oid			relid = find_partition(view_relid, partition, &topic, &state);
+	Upkeep		upkeep = {
+		.view_relid = view_relid,.partition = partition,.next_transaction = next_transaction
+	};
 	TakenRequests taken;
-	uint32		requests;
-	Relation	rel;
-	bool		retention;
-	bool		restored;
 
-	if (!OidIsValid(relid))
+	if (!find_partition(&upkeep))
 		return;
-	taken.state = state;
-	taken.id = state->id;
-	taken.requests = pg_atomic_exchange_u32(&state->requests, 0);
+	taken.state = upkeep.state;
+	taken.id = upkeep.state->id;
+	taken.requests = pg_atomic_exchange_u32(&upkeep.state->requests, 0);
 	PG_ENSURE_ERROR_CLEANUP(give_requests_back, PointerGetDatum(&taken));
 	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		rel = table_open(relid, AccessShareLock);
-		/* before a restart, or by a foreign writer, anything may be left undone */
-		if (!state->looked_at || pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
-			taken.requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;
-		(void) topics_log_end(rel, state);
-		/* a restore that has not come to the partition's row: leave it alone */
-		restored = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
-		state->looked_at = restored;
-		table_close(rel, NoLock);
-		PopActiveSnapshot();
-		requests = taken.requests;
-		if (roll_now || tail_is_old(topic, state) ||
-			(int64) state->tail_blocks * BLCKSZ >= topic->settings.segment_bytes)
-			requests |= REQUEST_ROLL;
-		/* if only half of the cut is done, the rest is a segment and a seal */
-		if (requests & REQUEST_ROLL)
-			taken.requests |= REQUEST_SPARE | REQUEST_SEAL;
-		retention = topics_retention_is_due(&topic->settings, state);
-		next_transaction();
+		bool		known = choose_work(&upkeep, &taken, roll_now);
 
-		if (restored)
-			do_requests(view_relid, partition, requests, retention, next_transaction);
+		next_transaction();
+		if (known)
+			take_steps(&upkeep);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(give_requests_back, PointerGetDatum(&taken));
+}
+
+/* ----------------------------------------------------------------
+ *		Compaction
+ * ----------------------------------------------------------------
+ */
+
+/* Take a turn of compaction, in a transaction, and end in another one. */
+static CompactResult
+compact_partition(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	Upkeep		upkeep = {
+		.view_relid = view_relid,.partition = partition,.next_transaction = next_transaction
+	};
+	CompactResult result;
+
+	if (!find_partition(&upkeep) || !upkeep.topic->settings.compact)
+		return COMPACT_DONE;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	result = topics_compact_turn(upkeep.topic, upkeep.relid, upkeep.state);
+	PopActiveSnapshot();
+	next_transaction();
+	return result;
+}
+
+/*
+ * The same, by a process that compacts what is wanted.  Return true if the next
+ * turn can come at once.
+ */
+bool
+topics_maintain_compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	CompactResult result = compact_partition(view_relid, partition, next_transaction);
+	Topic	   *topic = topics_catalog_get(view_relid, true);
+
+	if (result != COMPACT_DONE && topic != NULL)
+		topics_catalog_partition_state(topic, partition)->compact_at = COMPACTION_WANTED;
+	return result == COMPACT_MORE;
 }
 
 /* ----------------------------------------------------------------
@@ -474,8 +545,8 @@ require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
 }
 
 /*
- * Compact a partition now, at full speed, and without saying that it is
- * wanted: what is in the way is left to the compactor then.
+ * Compact a partition now, at full speed, and without saying that it is wanted.
+ * Where something is in the way, the rest is left to the compactor.
  */
 static void
 compact_by_hand(Oid view_relid, int32 partition, PartitionState *state)
@@ -483,7 +554,7 @@ compact_by_hand(Oid view_relid, int32 partition, PartitionState *state)
 	CompactResult result;
 
 	topics_compact_abandon();
-	while ((result = compact(view_relid, partition, SPI_commit)) == COMPACT_MORE)
+	while ((result = compact_partition(view_relid, partition, SPI_commit)) == COMPACT_MORE)
 		CHECK_FOR_INTERRUPTS();
 	topics_compact_abandon();
 	if (result == COMPACT_LATER)
