@@ -15,26 +15,30 @@
  *			there for delete_retention_time since they were first clean;
  *	ends	by moving clean_offset up.
  *
- * WHICH SEGMENTS: sealed ones, whose records are visible to every snapshot
- * there is, and older than min_compaction_lag_time.  Rows are copied frozen,
- * so every snapshot sees all of the new file; were a row in it newer than
- * some snapshot, that one would see it appear, and were it the reason for
- * an older one to go, see neither.  A snapshot that stays open delays the
- * compaction of what came after it, and nothing else.  For snapshots on
- * standbys, which nobody here knows of without hot_standby_feedback, all rows
- * must have been frozen before, or found to be visible to all: that has
- * canceled, in replay, whoever there does not see them.  What the sealing could not freeze is frozen now.
+ * WHICH SEGMENTS: sealed ones, older than min_compaction_lag_time, whose
+ * records are visible to every snapshot there is.  Rows are copied frozen, so
+ * that every snapshot sees all of the new file.  If a row in it were newer than
+ * some snapshot, that snapshot would see a record appear.  And where an older
+ * record goes because of a newer one of its key, a snapshot that does not see the
+ * newer one would see neither.  A snapshot that stays open delays the compaction
+ * of what was committed after it, and nothing else.
+ *
+ * The primary does not know of snapshots on standbys without
+ * hot_standby_feedback.  For their sake all rows must have been frozen before,
+ * or their page found to be visible to all: replaying that has canceled the
+ * queries on standbys that do not see the rows.  What the sealing could not
+ * freeze is frozen now.
  *
  * HOW A SEGMENT IS REPLACED: as VACUUM FULL does it.  The rows go into a new
- * table under a lock that keeps neither readers nor anybody else out, then
- * the files are swapped under ACCESS EXCLUSIVE on the segment, which is
- * acquired as retention.c does: nobody waits behind us for long.  The
- * segment stays the same table with the same bounds, so no plan and no
- * partition descriptor changes.  Small neighbours are merged: the first gets
- * the rows of all, and the bounds; the others are dropped in the same
- * transaction, which takes ACCESS EXCLUSIVE on the partition's table as well.
- * Rejected: to attach a new segment in the place of the old, which takes that
- * lock always, and a scan of the new table under it.
+ * table, under a lock that neither readers nor producers wait for.  Then the
+ * files are swapped under ACCESS EXCLUSIVE on the segment, which is acquired as
+ * retention.c does it: nobody waits behind us for long.  The segment stays the
+ * same table with the same bounds, so no plan and no partition descriptor
+ * changes.  Small neighbours are merged: the first gets the rows of all, and the
+ * bounds; the others are dropped in the same transaction, which takes ACCESS
+ * EXCLUSIVE on the partition's table as well.  Rejected: to attach a new segment
+ * in the place of the old one, which always takes that lock, and a scan of the
+ * new table under it.
  *
  * CRASHES: each replacement is a transaction, and leaves a log that is right
  * by itself, since a record goes only where a later one of its key is.
@@ -44,10 +48,10 @@
  * WHOSE CODE RUNS: nobody's.  Keys are compared by their bytes, and rows are
  * copied as they are.
  *
- * next_offset_floor rises before the first file is swapped: the last record
- * of the log may be a tombstone that goes, and the offset it had must not
- * come again.  It also says up to where the log can have gaps, for readers
- * who check (fetch.c), whatever cleanup_policy says by then.
+ * next_offset_floor rises before the first file is swapped: the last record of
+ * the log may be a tombstone that goes, and its offset must not be given again.
+ * It also says up to where the log can have gaps, to readers that check
+ * (fetch.c), whatever cleanup_policy says by then.
  *
  * WHAT IS NOT TOUCHED: a clean segment from which nothing goes is read, since
  * only its keys tell that, but not written; nor is it merged with much smaller
@@ -55,21 +59,25 @@
  * tombstones can go, and segments whose tombstones stay are not even read.
  *
  * HOW FAST: at the pace that the process was given (pace.c).  It sleeps in the
- * middle of a scan.  What it holds meanwhile is a pin on a page of a sealed
- * segment, which nobody writes to; a lock on the segment, SHARE UPDATE
- * EXCLUSIVE, or ACCESS SHARE while it maps, and ACCESS SHARE on the tables
- * above, which it gives up when somebody waits for them; and a snapshot, so that
- * VACUUM of other tables leaves what died since, as during any query, until
- * the turn is over.  It never sleeps with ACCESS EXCLUSIVE on a segment.  What
- * a turn reads is bounded (MAX_GROUP).
+ * middle of a scan.  Meanwhile it holds
  *
- * A run takes many turns: one maps a segment or replaces a group of them,
- * each in a transaction of its own.  What it remembers (Run) is the process's
- * own.  Two processes that compact one partition do no harm: segments are
- * locked, and looked at again under the lock.
+ *	a pin on a page of a sealed segment, which nobody writes to;
+ *	a lock on the segment, SHARE UPDATE EXCLUSIVE, or ACCESS SHARE while it
+ *			maps, and ACCESS SHARE on the tables above: it gives them up when
+ *			another process waits for them;
+ *	a snapshot, so that VACUUM of other tables leaves what died since, as during
+ *			any query, until the turn is over.
  *
- * compact_at, in shared memory, is 0 when a run pays, or somebody should look
- * at once; it stays 0 during a run.  Else it is when to look again.
+ * It never sleeps with ACCESS EXCLUSIVE on a segment.  What a turn reads is
+ * bounded (MAX_GROUP).
+ *
+ * A run takes many turns: one maps a segment or replaces a group of them, each
+ * in a transaction of its own.  What it remembers (CompactRun) is the process's
+ * own.  Two processes that compact one partition do no harm: segments are locked,
+ * and looked at again under the lock.
+ *
+ * compact_at, in shared memory, is 0 when a run pays, or when it is to be looked
+ * at at once; it stays 0 during a run.  Else it is when to look again.
  *
  *-------------------------------------------------------------------------
  */
@@ -112,44 +120,15 @@
 #define MERGE_SHARE 4			/* a segment is not written anew to be merged with
 								 * what has less than this part of its size */
 
-/* A segment that a run may replace, and what becomes of it. */
-typedef struct Candidate
-{
-	Segment		segment;
-	int64		bytes;			/* on disk, now */
-	bool		counted;		/* else nothing goes from it, and it was not read */
-	int64		records;
-	int64		live;
-	bool		tombstones;		/* among those that stay */
-	TimestampTz tombstones_from;	/* since when the segment's count as clean */
-	TimestampTz sealed_at;
-} Candidate;
-
 /* The run of this process, if there is one. */
-typedef struct Run
-{
-	MemoryContext cxt;			/* of the map */
-	TopicPartition id;
-	OffsetMap  *map;
-	bool		mapping;		/* else copying */
-	TimestampTz not_before;		/* locks were in the way */
-	bool		full;			/* the map is full: there may be more to do */
-	bool		expired;		/* there are tombstones to be let go */
-	int64		clean_offset;	/* where the clean part ended */
-	int64		next;			/* to be mapped next; to be copied next */
-	int64		mapped;			/* end of what is mapped */
-	Oid			froze;			/* the segment that was frozen last */
-	Candidate	counted;		/* did not go with the last group */
-} Run;
-
-static Run *run = NULL;
+static CompactRun *run = NULL;
 
 /* ----------------------------------------------------------------
  *		What can be compacted, and whether it is time
  * ----------------------------------------------------------------
  */
 
-/* Is it time to look?  Cheap: looks at shared memory only. */
+/* Return true if it is time to look.  Cheap: looks at shared memory only. */
 bool
 topics_compact_is_due(const TopicSettings *settings, const PartitionState *state)
 {
@@ -157,14 +136,14 @@ topics_compact_is_due(const TopicSettings *settings, const PartitionState *state
 		state->compact_at <= GetCurrentTimestamp();
 }
 
-/* Has somebody looked, and found that it pays, or does a run go on? */
+/* Return true if a look has found that a run pays, or if one goes on. */
 bool
 topics_compact_is_wanted(const TopicSettings *settings, const PartitionState *state)
 {
 	return settings->compact && state->compact_at == COMPACTION_WANTED;
 }
 
-/* Does this process have a run? */
+/* Return true if this process has a run. */
 bool
 topics_compact_is_running(void)
 {
@@ -186,7 +165,10 @@ end_run(void)
 	MemoryContextDelete(cxt);
 }
 
-/* Sealed segments from the log start on that have all of their records. */
+/*
+ * List the sealed segments from the log start on that have all of their records,
+ * and of these, those with an offset in from .. below-1.
+ */
 static List *
 list_candidates(Relation partition_rel, PartitionState *state, int64 from, int64 below)
 {
@@ -198,7 +180,7 @@ list_candidates(Relation partition_rel, PartitionState *state, int64 from, int64
 
 	for (int i = 0; i < count && segments[i].end_offset <= end && segments[i].base_offset < below; i++)
 	{
-		Candidate  *candidate;
+		CompactCandidate *candidate;
 		TimestampTz sealed_at;
 		TimestampTz tombstones_from;
 
@@ -206,7 +188,7 @@ list_candidates(Relation partition_rel, PartitionState *state, int64 from, int64
 			continue;
 		if (!topics_segment_row_read(&state->id, segments[i].base_offset, &sealed_at, &tombstones_from))
 			break;				/* not sealed yet, or a restore has not filled it */
-		candidate = palloc0(sizeof(Candidate));
+		candidate = palloc0(sizeof(CompactCandidate));
 		candidate->segment = segments[i];
 		candidate->sealed_at = sealed_at;
 		candidate->tombstones_from = tombstones_from;
@@ -217,15 +199,15 @@ list_candidates(Relation partition_rel, PartitionState *state, int64 from, int64
 	return result;
 }
 
-/* May a segment's tombstones go? */
+/* Return true if a segment's tombstones may go. */
 static bool
-tombstones_expired(const Candidate *candidate, const TopicSettings *settings)
+tombstones_expired(const CompactCandidate *candidate, const TopicSettings *settings)
 {
 	return candidate->tombstones_from != 0 &&
 		GetCurrentTimestamp() - candidate->tombstones_from >= settings->delete_retention_ms * 1000;
 }
 
-/* When is somebody to look at the partition again? */
+/* Have the partition looked at again after some time. */
 static void
 look_again_in(PartitionState *state, int64 delay_ms)
 {
@@ -233,11 +215,11 @@ look_again_in(PartitionState *state, int64 delay_ms)
 }
 
 /*
- * Does it pay to begin a run?  If not, compact_at says when to look again.
- * *expired says whether there are tombstones to be let go.
+ * Return true if it pays to begin a run.  If not, compact_at says when to look
+ * again.  *expired says whether there are tombstones to be let go.
  */
 static bool
-worth_it(Relation partition_rel, PartitionState *state, const TopicSettings *settings,
+run_is_worth_it(Relation partition_rel, PartitionState *state, const TopicSettings *settings,
 		 int64 clean_offset, bool *expired)
 {
 	int64		delay_ms = LOOK_AGAIN_MS;
@@ -250,7 +232,7 @@ worth_it(Relation partition_rel, PartitionState *state, const TopicSettings *set
 	*expired = false;
 	foreach(lc, list_candidates(partition_rel, state, 0, PG_INT64_MAX))
 	{
-		Candidate  *candidate = lfirst(lc);
+		CompactCandidate *candidate = lfirst(lc);
 
 		if (candidate->segment.end_offset <= clean_offset)
 			clean += candidate->bytes;
@@ -268,24 +250,27 @@ worth_it(Relation partition_rel, PartitionState *state, const TopicSettings *set
 	return false;
 }
 
-/* Look whether a partition should be compacted: cheap, for who does not do it himself. */
+/*
+ * Look whether a partition should be compacted: cheap, for a process that leaves
+ * it to another one.
+ */
 void
 topics_compact_look(Topic *topic, Oid partition_relid, PartitionState *state)
 {
 	Relation	rel = table_open(partition_relid, AccessShareLock);
 	bool		expired;
 
-	if (worth_it(rel, state, &topic->settings, topics_log_start_clean_offset(&state->id), &expired))
+	if (run_is_worth_it(rel, state, &topic->settings, topics_log_start_clean_offset(&state->id), &expired))
 		state->compact_at = COMPACTION_WANTED;
 	table_close(rel, NoLock);
 }
 
 /*
- * A transaction was rolled back: what a turn has left in memory may not hold,
- * and who compacts by hand may have been canceled.  The run begins anew.
+ * A transaction was rolled back: what a turn has left in memory may not hold, and
+ * compaction by hand may have been canceled.  The run begins anew.
  */
 static void
-at_transaction_event(XactEvent event, void *arg)
+end_run_at_abort(XactEvent event, void *arg)
 {
 	if (run != NULL && event == XACT_EVENT_ABORT)
 		end_run();
@@ -302,14 +287,14 @@ begin_run(Relation partition_rel, PartitionState *state, const TopicSettings *se
 	bool		expired;
 
 	if (!registered)
-		RegisterXactCallback(at_transaction_event, NULL);
+		RegisterXactCallback(end_run_at_abort, NULL);
 	registered = true;
-	if (!worth_it(partition_rel, state, settings, clean_offset, &expired))
+	if (!run_is_worth_it(partition_rel, state, settings, clean_offset, &expired))
 		return false;
 
 	cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics compaction", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(cxt);
-	run = palloc0(sizeof(Run));
+	run = palloc0(sizeof(CompactRun));
 	run->cxt = cxt;
 	run->id = state->id;
 	run->map = topics_offset_map_create((Size) maintenance_work_mem * 1024);
@@ -328,7 +313,7 @@ begin_run(Relation partition_rel, PartitionState *state, const TopicSettings *se
 
 /* A scan of all of a segment, in order; what is hidden is shown. */
 static TableScanDesc
-begin_scan(Relation rel, Snapshot snapshot)
+begin_segment_scan(Relation rel, Snapshot snapshot)
 {
 	ItemPointerData first;
 	ItemPointerData last;
@@ -340,7 +325,7 @@ begin_scan(Relation rel, Snapshot snapshot)
 
 /* The next row of such a scan, at our pace. */
 static bool
-scan_next(TableScanDesc scan, TupleTableSlot *slot)
+read_next_row(TableScanDesc scan, TupleTableSlot *slot)
 {
 	BlockNumber block = TTS_EMPTY(slot) ? InvalidBlockNumber :
 		ItemPointerGetBlockNumber(&slot->tts_tid);
@@ -354,16 +339,16 @@ scan_next(TableScanDesc scan, TupleTableSlot *slot)
 }
 
 static int64
-offset_of(TupleTableSlot *slot)
+get_offset(TupleTableSlot *slot)
 {
 	bool		isnull;
 
 	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
 }
 
-/* Is a record of a key; *hash is the key's. */
+/* Return true if a record has a key; *hash is the key's. */
 static bool
-hash_key(TupleTableSlot *slot, KeyHash *hash)
+hash_key(const CompactRun *run, TupleTableSlot *slot, KeyHash *hash)
 {
 	bool		isnull;
 	Datum		key = slot_getattr(slot, Anum_log_key, &isnull);
@@ -377,13 +362,13 @@ hash_key(TupleTableSlot *slot, KeyHash *hash)
 }
 
 /*
- * Has everybody's snapshot seen this row, and is it old enough?  *frozen is
- * reset if replay has not canceled whoever there does not see it: it has where
- * the row was frozen, and where its page was found to be all visible (which
- * keeps VACUUM from coming back to freeze it).
+ * Return true if every snapshot sees this row, and it is old enough.  *frozen is
+ * reset if replay has not canceled the queries on standbys that do not see it.
+ * It has where the row was frozen, and where its page was found to be all visible
+ * (which keeps VACUUM from coming back to freeze it).
  */
 static bool
-is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, bool *frozen)
+row_is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, bool *frozen)
 {
 	bool		should_free;
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
@@ -400,7 +385,7 @@ is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, boo
 	return result;
 }
 
-/* Freeze a segment.  False if that cannot be now, or was in vain. */
+/* Freeze a segment.  Return false if that cannot be now, or was in vain. */
 static bool
 freeze_segment(Oid relid)
 {
@@ -412,14 +397,14 @@ freeze_segment(Oid relid)
 }
 
 /*
- * Map the next segment, or have it frozen for that.  False at the end of what can be mapped: then
- * "mapped" is the end of the run.
+ * Map the next segment, or have it frozen for that.  Return false at the end of
+ * what can be mapped: then "mapped" is the end of the run.
  */
 static bool
 map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
 {
 	List	   *candidates = list_candidates(partition_rel, state, run->next, PG_INT64_MAX);
-	Candidate  *candidate;
+	CompactCandidate *candidate;
 	Relation	rel;
 	Snapshot	snapshot;
 	TableScanDesc scan;
@@ -440,17 +425,17 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
 	topics_pace_note_locked(RelationGetRelid(rel));
 	oldest_xmin = GetOldestNonRemovableTransactionId(rel);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan = begin_scan(rel, snapshot);
+	scan = begin_segment_scan(rel, snapshot);
 	slot = table_slot_create(rel, NULL);
-	while (ripe && scan_next(scan, slot))
+	while (ripe && read_next_row(scan, slot))
 	{
-		int64		offset = offset_of(slot);
+		int64		offset = get_offset(slot);
 		KeyHash		hash;
 
-		ripe = is_ripe(slot, oldest_xmin, before, &frozen);
+		ripe = row_is_ripe(slot, oldest_xmin, before, &frozen);
 		if (!ripe || run->full || offset < run->next)
 			continue;
-		if (hash_key(slot, &hash) && !topics_offset_map_put(run->map, &hash, offset))
+		if (hash_key(run, slot, &hash) && !topics_offset_map_put(run->map, &hash, offset))
 			run->full = true;
 		else
 			run->mapped = offset + 1;
@@ -477,19 +462,19 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
  * ----------------------------------------------------------------
  */
 
-/* Does a record of a candidate stay? */
+/* Return true if a record of a candidate stays; *tombstone says what it is then. */
 static bool
-stays(TupleTableSlot *slot, const Candidate *candidate, int64 log_start, bool drop_tombstones,
-	  bool *tombstone)
+record_stays(const CompactTurn *turn, TupleTableSlot *slot, bool drop_tombstones, bool *tombstone)
 {
-	int64		offset = offset_of(slot);
+	const CompactRun *run = turn->run;
+	int64		offset = get_offset(slot);
 	KeyHash		hash;
 	bool		value_isnull;
 
 	*tombstone = false;
-	if (offset < log_start)
+	if (offset < turn->log_start)
 		return false;
-	if (offset >= run->mapped || !hash_key(slot, &hash))
+	if (offset >= run->mapped || !hash_key(run, slot, &hash))
 		return true;
 	if (topics_offset_map_get(run->map, &hash) > offset)
 		return false;
@@ -499,8 +484,8 @@ stays(TupleTableSlot *slot, const Candidate *candidate, int64 log_start, bool dr
 }
 
 /*
- * Lock a candidate against everybody who changes segments or rows, without
- * waiting, and see whether it still is what was listed.
+ * Lock a candidate against all that change segments or rows, without waiting, and
+ * see whether it still is what was listed.
  */
 static bool
 lock_candidate(Relation partition_rel, const Segment *segment)
@@ -540,7 +525,7 @@ flush_batch(Batch *batch)
 	MemoryContextReset(batch->cxt);
 }
 
-/* What a row takes, in the table and out of line. */
+/* Count the bytes of a row, in the table and out of line. */
 static Size
 row_bytes(TupleTableSlot *slot, const HeapTuple tuple)
 {
@@ -582,19 +567,19 @@ add_to_batch(Batch *batch, TupleTableSlot *slot)
  * that is NULL.
  */
 static void
-read_candidate(Candidate *candidate, const TopicSettings *settings, int64 log_start, Batch *batch)
+read_candidate(const CompactTurn *turn, CompactCandidate *candidate, Batch *batch)
 {
 	Relation	rel = table_open(candidate->segment.relid, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = begin_scan(rel, snapshot);
+	TableScanDesc scan = begin_segment_scan(rel, snapshot);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	bool		drop_tombstones = tombstones_expired(candidate, settings);
+	bool		drop_tombstones = tombstones_expired(candidate, turn->settings);
 
 	topics_pace_note_locked(RelationGetRelid(rel));
-	while (scan_next(scan, slot))
+	while (read_next_row(scan, slot))
 	{
 		bool		tombstone;
-		bool		stay = stays(slot, candidate, log_start, drop_tombstones, &tombstone);
+		bool		stay = record_stays(turn, slot, drop_tombstones, &tombstone);
 
 		if (batch == NULL)
 		{
@@ -616,14 +601,14 @@ read_candidate(Candidate *candidate, const TopicSettings *settings, int64 log_st
 }
 
 /*
- * Find out what of a candidate stays.  It was read for that already if it
- * would not go with the last group: what was counted then may be off by what
- * somebody else has done meanwhile, which does no harm.
+ * Find out what of a candidate stays.  It was read for that already if it did not
+ * go with the last group: what was counted then may be off by what another
+ * process has done meanwhile, which does no harm.
  */
 static void
-count_records(Candidate *candidate, const TopicSettings *settings, int64 log_start)
+count_records(const CompactTurn *turn, CompactCandidate *candidate)
 {
-	const Candidate *before = &run->counted;
+	const CompactCandidate *before = &turn->run->counted;
 
 	if (before->counted && before->bytes == candidate->bytes &&
 		memcmp(&before->segment, &candidate->segment, sizeof(Segment)) == 0)
@@ -633,52 +618,42 @@ count_records(Candidate *candidate, const TopicSettings *settings, int64 log_sta
 		candidate->live = before->live;
 		candidate->tombstones = before->tombstones;
 	}
-	else if (topics_offset_map_is_empty(run->map) && !tombstones_expired(candidate, settings) &&
-			 log_start <= candidate->segment.base_offset)
+	else if (topics_offset_map_is_empty(turn->run->map) &&
+			 !tombstones_expired(candidate, turn->settings) &&
+			 turn->log_start <= candidate->segment.base_offset)
 		candidate->tombstones = candidate->tombstones_from != 0;
 	else
-		read_candidate(candidate, settings, log_start, NULL);
+		read_candidate(turn, candidate, NULL);
 }
 
 static int64
-dead_records(const Candidate *candidate)
+count_dead(const CompactCandidate *candidate)
 {
 	return candidate->records - candidate->live;
 }
 
-/* What stays, on disk. */
+/* Guess the bytes on disk of what stays. */
 static int64
-live_bytes(const Candidate *candidate)
+guess_live_bytes(const CompactCandidate *candidate)
 {
-	if (dead_records(candidate) == 0)
+	if (count_dead(candidate) == 0)
 		return candidate->counted && candidate->records == 0 ? 0 : candidate->bytes;
 	return (int64) ((double) candidate->bytes * candidate->live / candidate->records);
 }
 
-/* Segments to be replaced by one. */
-typedef struct SegmentGroup
-{
-	List	   *candidates;
-	int64		read;			/* bytes on disk, now */
-	int64		live;			/* of these, what stays */
-	int64		dead;			/* records that go */
-	bool		tombstones;
-	TimestampTz tombstones_from;
-} SegmentGroup;
-
 /*
- * Is a candidate, that was counted, to be merged into a group?
+ * Return true if a candidate that was counted is to be merged into a group.
  *
  * Neighbours of different ages of tombstones are not: that would make some of
- * these younger, so that they never went, or older.  Nor is one written anew,
- * from which nothing goes, for the sake of a small one; that waits until more
- * of its kind have come.
+ * these younger, so that they never went, or older.  Nor is a segment from which
+ * nothing goes written anew for the sake of a small one; that waits until more of
+ * its kind have come.
  */
 static bool
-belongs(const SegmentGroup *group, const Candidate *candidate, const TopicSettings *settings)
+candidate_belongs(const SegmentGroup *group, const CompactCandidate *candidate, const TopicSettings *settings)
 {
-	const Candidate *last = llast(group->candidates);
-	int64		live = live_bytes(candidate);
+	const CompactCandidate *last = llast(group->candidates);
+	int64		live = guess_live_bytes(candidate);
 
 	if (candidate->segment.base_offset != last->segment.end_offset ||
 		group->live + live > settings->segment_bytes ||
@@ -687,25 +662,27 @@ belongs(const SegmentGroup *group, const Candidate *candidate, const TopicSettin
 		return false;
 	return live == 0 ||
 		((group->dead > 0 || group->live <= MERGE_SHARE * live) &&
-		 (dead_records(candidate) > 0 || live <= MERGE_SHARE * group->live));
+		 (count_dead(candidate) > 0 || live <= MERGE_SHARE * group->live));
 }
 
 /*
- * The next segments to be replaced by one, locked and counted; none if none is
- * left.  *busy is set if somebody else has the next one.
+ * Choose the next segments to be replaced by one; they are locked and counted.
+ * There are none if none is left.  *busy is set if another process has the next
+ * one.
  */
 static SegmentGroup
-next_group(Relation partition_rel, PartitionState *state, const TopicSettings *settings,
-		   int64 log_start, bool *busy)
+choose_group(const CompactTurn *turn, Relation partition_rel, bool *busy)
 {
-	List	   *candidates = list_candidates(partition_rel, state, run->next, run->mapped);
+	const TopicSettings *settings = turn->settings;
+	List	   *candidates = list_candidates(partition_rel, turn->state,
+											 turn->run->next, turn->run->mapped);
 	SegmentGroup group = {NIL};
 	ListCell   *lc;
 
 	*busy = false;
 	foreach(lc, candidates)
 	{
-		Candidate  *candidate = lfirst(lc);
+		CompactCandidate *candidate = lfirst(lc);
 
 		if (group.candidates != NIL &&
 			group.read + candidate->bytes > MAX_GROUP * settings->segment_bytes)
@@ -715,16 +692,16 @@ next_group(Relation partition_rel, PartitionState *state, const TopicSettings *s
 			*busy = group.candidates == NIL;
 			break;
 		}
-		count_records(candidate, settings, log_start);
-		if (group.candidates != NIL && !belongs(&group, candidate, settings))
+		count_records(turn, candidate);
+		if (group.candidates != NIL && !candidate_belongs(&group, candidate, settings))
 		{
-			run->counted = *candidate;
+			turn->run->counted = *candidate;
 			break;
 		}
 		group.candidates = lappend(group.candidates, candidate);
 		group.read += candidate->bytes;
-		group.live += live_bytes(candidate);
-		group.dead += dead_records(candidate);
+		group.live += guess_live_bytes(candidate);
+		group.dead += count_dead(candidate);
 		if (candidate->tombstones)
 		{
 			group.tombstones = true;
@@ -734,11 +711,11 @@ next_group(Relation partition_rel, PartitionState *state, const TopicSettings *s
 	return group;
 }
 
-/* A new table beside the first of a group, with what stays of all. */
+/* Make a new table beside the first of a group, with what stays of all. */
 static Oid
-copy_group(List *group, const TopicSettings *settings, int64 log_start)
+copy_group(const CompactTurn *turn, List *group)
 {
-	Candidate  *first = linitial(group);
+	CompactCandidate *first = linitial(group);
 	Relation	rel = table_open(first->segment.relid, NoLock);
 	Batch	   *batch = palloc0(sizeof(Batch));
 	Oid			new_relid;
@@ -752,7 +729,7 @@ copy_group(List *group, const TopicSettings *settings, int64 log_start)
 	batch->cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics copy", ALLOCSET_DEFAULT_SIZES);
 	batch->cid = GetCurrentCommandId(true);
 	foreach(lc, group)
-		read_candidate(lfirst(lc), settings, log_start, batch);
+		read_candidate(turn, lfirst(lc), batch);
 	for (int i = 0; i < COPY_BATCH_ROWS && batch->slots[i]; i++)
 		ExecDropSingleTupleTableSlot(batch->slots[i]);
 	MemoryContextDelete(batch->cxt);
@@ -767,11 +744,11 @@ copy_group(List *group, const TopicSettings *settings, int64 log_start)
  */
 
 /*
- * Could we have this lock now, but for readers who are done in no time?  Asked
- * before the work is done for it.
+ * Return true if we could have this lock now, but for readers that are done in no
+ * time.  Asked before the work is done for it.
  */
 static bool
-is_free(Oid relid)
+lock_is_free(Oid relid)
 {
 	if (!topics_retention_try_lock(relid))
 		return false;
@@ -779,16 +756,16 @@ is_free(Oid relid)
 	return true;
 }
 
-/* Has nobody a lock that would keep us from swapping? */
+/* Return true if no other process has a lock that would keep us from swapping. */
 static bool
 group_is_free(Oid partition_relid, List *group)
 {
 	ListCell   *lc;
 
 	foreach(lc, group)
-		if (!is_free(((Candidate *) lfirst(lc))->segment.relid))
+		if (!lock_is_free(((CompactCandidate *) lfirst(lc))->segment.relid))
 			return false;
-	return list_length(group) == 1 || is_free(partition_relid);
+	return list_length(group) == 1 || lock_is_free(partition_relid);
 }
 
 static bool
@@ -799,21 +776,21 @@ lock_group(Oid partition_relid, List *group)
 	if (list_length(group) > 1 && !topics_retention_lock(partition_relid))
 		return false;
 	foreach(lc, group)
-		if (!topics_retention_lock(((Candidate *) lfirst(lc))->segment.relid))
+		if (!topics_retention_lock(((CompactCandidate *) lfirst(lc))->segment.relid))
 			return false;
 	return true;
 }
 
 /* Drop the others of a group: the first has their rows. */
 static void
-drop_others(List *group, const TopicPartition *id)
+drop_merged(List *group, const TopicPartition *id)
 {
 	ObjectAddresses *objects = new_object_addresses();
 	ListCell   *lc;
 
 	for_each_from(lc, group, 1)
 	{
-		Candidate  *candidate = lfirst(lc);
+		CompactCandidate *candidate = lfirst(lc);
 		ObjectAddress object = {RelationRelationId, candidate->segment.relid, 0};
 
 		add_exact_object_address(&object, objects);
@@ -828,7 +805,7 @@ drop_others(List *group, const TopicPartition *id)
  * sealed anew: the swap would do it under its lock.
  */
 static void
-drop_index(Oid relid, BlockNumber nblocks)
+drop_own_indexes(Oid relid, BlockNumber nblocks)
 {
 	Relation	rel;
 	List	   *indexes;
@@ -866,35 +843,35 @@ swap_files(Oid relid, Oid new_relid)
 	BlockNumber nblocks = RelationGetNumberOfBlocks(new_rel);
 
 	table_close(new_rel, NoLock);
-	drop_index(relid, nblocks);
+	drop_own_indexes(relid, nblocks);
 	topics_finish_heap_swap(relid, new_relid, frozen_xid, min_multi, persistence);
 	CommandCounterIncrement();
 }
 
 /* Put the new table, if there is one, and the bounds of all in the place of a group. */
 static void
-swap_group(Oid partition_relid, PartitionState *state, List *group, Oid new_relid)
+swap_group(const CompactTurn *turn, List *group, Oid new_relid)
 {
-	Candidate  *first = linitial(group);
-	Candidate  *last = llast(group);
+	CompactCandidate *first = linitial(group);
+	CompactCandidate *last = llast(group);
 	Segment		merged = first->segment;
 
 	if (OidIsValid(new_relid))
 		swap_files(first->segment.relid, new_relid);
 	if (list_length(group) > 1)
 	{
-		drop_others(group, &state->id);
+		drop_merged(group, &turn->state->id);
 		merged.end_offset = last->segment.end_offset;
-		topics_segment_set_bounds(partition_relid, &merged);
+		topics_segment_set_bounds(turn->partition_relid, &merged);
 	}
 }
 
-/* What the catalogue is to say of the segment that a group has become. */
+/* Note in the catalogue what segment a group has become. */
 static void
-note_group(PartitionState *state, List *group)
+note_replaced(const CompactTurn *turn, List *group)
 {
-	Candidate  *first = linitial(group);
-	Candidate  *last = llast(group);
+	CompactCandidate *first = linitial(group);
+	CompactCandidate *last = llast(group);
 	TimestampTz sealed_at = 0;
 	TimestampTz tombstones_from = 0;
 	bool		tombstones = false;
@@ -902,35 +879,34 @@ note_group(PartitionState *state, List *group)
 
 	foreach(lc, group)
 	{
-		Candidate  *candidate = lfirst(lc);
+		CompactCandidate *candidate = lfirst(lc);
 
 		sealed_at = Max(sealed_at, candidate->sealed_at);
 		tombstones |= candidate->tombstones;
 		if (candidate->tombstones)
 			tombstones_from = Max(tombstones_from, candidate->tombstones_from);
 	}
-	if (tombstones_from == 0 && last->segment.end_offset <= run->mapped)
+	if (tombstones_from == 0 && last->segment.end_offset <= turn->run->mapped)
 		tombstones_from = GetCurrentTimestamp();
-	topics_segment_row_update(&state->id, first->segment.base_offset, sealed_at,
+	topics_segment_row_update(&turn->state->id, first->segment.base_offset, sealed_at,
 							  tombstones ? tombstones_from : 0);
 }
 
 /*
- * Is a group's first segment as it should be already, and are the others
- * empty?  Then it needs but their bounds.
+ * Return true if a group's first segment is as it should be already, and the
+ * others are empty.  Then it only needs their bounds.
  */
 static bool
-first_has_all(const SegmentGroup *group)
+first_has_everything(const SegmentGroup *group)
 {
-	const Candidate *first = linitial(group->candidates);
+	const CompactCandidate *first = linitial(group->candidates);
 
-	return dead_records(first) == 0 && group->live == live_bytes(first);
+	return count_dead(first) == 0 && group->live == guess_live_bytes(first);
 }
 
-/* Replace a group of segments.  False if locks are in the way. */
+/* Replace a group of segments.  Return false if locks are in the way. */
 static bool
-replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *settings,
-			  int64 log_start, const SegmentGroup *group)
+replace_group(const CompactTurn *turn, const SegmentGroup *group)
 {
 	Oid			new_relid = InvalidOid;
 	OwnerScope	scope;
@@ -938,16 +914,16 @@ replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *s
 
 	if (group->dead > 0 || list_length(group->candidates) > 1)
 	{
-		if (!group_is_free(partition_relid, group->candidates))
+		if (!group_is_free(turn->partition_relid, group->candidates))
 			return false;
 		scope = topics_extension_become_owner();
-		if (!first_has_all(group))
-			new_relid = copy_group(group->candidates, settings, log_start);
+		if (!first_has_everything(group))
+			new_relid = copy_group(turn, group->candidates);
 		TEST_POINT("compact-copied");
-		done = lock_group(partition_relid, group->candidates);
+		done = lock_group(turn->partition_relid, group->candidates);
 		if (done)
 		{
-			swap_group(partition_relid, state, group->candidates, new_relid);
+			swap_group(turn, group->candidates, new_relid);
 			TEST_POINT("compact-swapped");
 		}
 		else if (OidIsValid(new_relid))
@@ -959,7 +935,7 @@ replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *s
 		topics_extension_become_caller(scope);
 	}
 	if (done)
-		note_group(state, group->candidates);
+		note_replaced(turn, group->candidates);
 	return done;
 }
 
@@ -968,7 +944,7 @@ replace_group(Oid partition_relid, PartitionState *state, const TopicSettings *s
  * ----------------------------------------------------------------
  */
 
-/* The run's end, in the catalogue too.  If it did anything, look again at once. */
+/* End the run, in the catalogue too.  If it did anything, look again at once. */
 static CompactResult
 finish_run(PartitionState *state)
 {
@@ -981,9 +957,9 @@ finish_run(PartitionState *state)
 	return result;
 }
 
-/* Map a segment.  At the end: is there anything to be done with the map? */
+/* Map a segment.  At the end, see whether there is anything to do with the map. */
 static CompactResult
-map_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+take_map_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
 {
 	if (map_segment(partition_rel, state, settings))
 		return COMPACT_MORE;
@@ -998,31 +974,35 @@ map_turn(Relation partition_rel, PartitionState *state, const TopicSettings *set
 
 /* Replace the next group; closes the partition's table. */
 static CompactResult
-copy_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+take_copy_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
 {
-	Oid			partition_relid = RelationGetRelid(partition_rel);
+	CompactTurn turn = {
+		.run = run,
+		.settings = settings,
+		.state = state,
+		.partition_relid = RelationGetRelid(partition_rel),
+		.log_start = topics_log_start(partition_rel, state)
+	};
 	bool		busy;
-	int64		log_start = topics_log_start(partition_rel, state);
-	SegmentGroup group = next_group(partition_rel, state, settings, log_start, &busy);
+	SegmentGroup group = choose_group(&turn, partition_rel, &busy);
 
 	/* dropping wants the table unused by its own session */
 	table_close(partition_rel, NoLock);
-	if (busy || (group.candidates != NIL &&
-				 !replace_group(partition_relid, state, settings, log_start, &group)))
+	if (busy || (group.candidates != NIL && !replace_group(&turn, &group)))
 	{
 		run->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
 		return COMPACT_LATER;
 	}
 	if (group.candidates == NIL)
 		return finish_run(state);
-	run->next = ((Candidate *) llast(group.candidates))->segment.end_offset;
+	run->next = ((CompactCandidate *) llast(group.candidates))->segment.end_offset;
 	return COMPACT_MORE;
 }
 
 /*
- * End the run if its topic has gone, or is not to be compacted any more, or,
- * if "later" is set, not before some time: since it has failed, or somebody has
- * done it by hand.  It would keep others waiting.  In a transaction.
+ * End the run if its topic has gone, or is not to be compacted any more; or, if
+ * "later" is set, not before some time, since it has failed, or was done by hand.
+ * It would keep others waiting.  In a transaction.
  */
 void
 topics_compact_check(bool later)
@@ -1063,9 +1043,9 @@ topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state)
 	if (run == NULL && !begin_run(rel, state, &settings))
 		result = COMPACT_DONE;
 	else if (run->mapping)
-		result = map_turn(rel, state, &settings);
+		result = take_map_turn(rel, state, &settings);
 	else
-		return copy_turn(rel, state, &settings);
+		return take_copy_turn(rel, state, &settings);
 	table_close(rel, NoLock);
 	return result;
 }

@@ -959,12 +959,63 @@ extern bool topics_retention_drop(Oid partition_relid, PartitionState *state);
 extern bool topics_retention_try_lock(Oid relid);
 extern bool topics_retention_lock(Oid relid);
 
+/* A segment that a run of compaction may replace, and what becomes of it. */
+typedef struct CompactCandidate
+{
+	Segment		segment;
+	int64		bytes;			/* on disk, now */
+	bool		counted;		/* else nothing goes from it, and it was not read */
+	int64		records;
+	int64		live;
+	bool		tombstones;		/* among those that stay */
+	TimestampTz tombstones_from;	/* since when the segment's count as clean */
+	TimestampTz sealed_at;
+} CompactCandidate;
+
+/* Segments to be replaced by one. */
+typedef struct SegmentGroup
+{
+	List	   *candidates;
+	int64		read;			/* bytes on disk, now */
+	int64		live;			/* of these, what stays */
+	int64		dead;			/* records that go */
+	bool		tombstones;
+	TimestampTz tombstones_from;
+} SegmentGroup;
+
+/* A run of compaction, from turn to turn. */
+typedef struct CompactRun
+{
+	MemoryContext cxt;			/* of the map */
+	TopicPartition id;
+	struct OffsetMap *map;
+	bool		mapping;		/* else copying */
+	TimestampTz not_before;		/* locks were in the way */
+	bool		full;			/* the map is full: there may be more to do */
+	bool		expired;		/* there are tombstones to be let go */
+	int64		clean_offset;	/* where the clean part ended */
+	int64		next;			/* to be mapped next; to be copied next */
+	int64		mapped;			/* end of what is mapped */
+	Oid			froze;			/* the segment that was frozen last */
+	CompactCandidate counted;	/* did not go with the last group */
+} CompactRun;
+
+/* A turn of it, in which segments are replaced. */
+typedef struct CompactTurn
+{
+	CompactRun *run;
+	const TopicSettings *settings;
+	PartitionState *state;
+	Oid			partition_relid;
+	int64		log_start;
+} CompactTurn;
+
 /* compact.c */
 typedef enum CompactResult
 {
 	COMPACT_DONE,				/* nothing more is to be done */
 	COMPACT_MORE,				/* the next turn can come at once */
-	COMPACT_LATER				/* somebody is in the way */
+	COMPACT_LATER				/* another process is in the way */
 } CompactResult;
 
 extern bool topics_compact_is_due(const TopicSettings *settings, const PartitionState *state);
