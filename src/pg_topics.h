@@ -1010,6 +1010,21 @@ typedef struct CompactTurn
 	int64		log_start;
 } CompactTurn;
 
+/* compact_segment.c */
+struct KeyHash;
+extern List *topics_compact_segment_list(Relation partition_rel, PartitionState *state,
+										 int64 from, int64 below);
+extern bool topics_compact_segment_tombstones_expired(const CompactCandidate *candidate,
+													  const TopicSettings *settings);
+extern TableScanDesc topics_compact_segment_begin_scan(Relation rel, Snapshot snapshot);
+extern bool topics_compact_segment_next_row(TableScanDesc scan, TupleTableSlot *slot);
+extern int64 topics_compact_segment_offset(TupleTableSlot *slot);
+extern bool topics_compact_segment_hash_key(const CompactRun *run, TupleTableSlot *slot,
+											struct KeyHash *hash);
+extern SegmentGroup topics_compact_segment_choose(const CompactTurn *turn, Relation partition_rel,
+												  bool *busy);
+extern bool topics_compact_segment_replace(const CompactTurn *turn, const SegmentGroup *group);
+
 /* compact.c */
 typedef enum CompactResult
 {
