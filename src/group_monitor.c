@@ -3,8 +3,8 @@
  * group_monitor.c
  *		What the views of consumer groups show.
  *
- * Everybody sees the groups that one may use (group.c), with the topics that
- * one may read.
+ * Users see the groups that they may use (group.c), with the topics that they may
+ * read.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +25,7 @@ PG_FUNCTION_INFO_V1(topics_group_status);
 PG_FUNCTION_INFO_V1(topics_offset_status);
 PG_FUNCTION_INFO_V1(topics_lag_status);
 
-/* The groups of this database that the user may use, as entries by name. */
+/* For qsort: by group, topic, partition; what is of none comes first. */
 static int
 compare_entries(const void *a, const void *b)
 {
@@ -41,11 +41,15 @@ compare_entries(const void *a, const void *b)
 }
 
 /*
- * Walk the entries of the groups that the user may use: a group's own entry,
- * then per topic its subscription and its partitions.
+ * Shows an entry, which is the first of "remaining" in an array, by group; the
+ * topic is NULL for the group's own.
  */
 typedef void (*EntryVisitor) (ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic);
 
+/*
+ * Visit the entries of the groups that the user may use: a group's own, then per
+ * topic its subscription and its partitions.
+ */
 static void
 visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 {
@@ -82,9 +86,9 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 	}
 }
 
-/* Has anybody claimed a partition for the group? */
+/* Return true if a transaction has claimed a partition for the group. */
 static bool
-is_active(const GroupOffset *group, int remaining)
+group_is_active(const GroupOffset *group, int remaining)
 {
 	for (int i = 1; i < remaining; i++)
 	{
@@ -98,46 +102,83 @@ is_active(const GroupOffset *group, int remaining)
 	return false;
 }
 
-static void
-visit_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+/* Columns of group_status. */
+enum
 {
-	Datum		values[4];
-	bool		nulls[4] = {false};
+	GROUP_ID,
+	GROUP_OWNER,
+	GROUP_KIND,
+	GROUP_STATE,
+	GROUP_COLUMNS
+};
+
+static void
+put_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+{
+	Datum		values[GROUP_COLUMNS];
+	bool		nulls[GROUP_COLUMNS] = {false};
 
 	if (entry->key.topic_id != NO_TOPIC)
 		return;
-	values[0] = CStringGetTextDatum(entry->key.group_id);
-	values[1] = ObjectIdGetDatum(entry->facts.owner);
-	values[2] = CStringGetTextDatum(entry->facts.kind == GROUP_CONSUME ? "consume" : "simple");
-	values[3] = CStringGetTextDatum(is_active(entry, remaining) ? "Stable" : "Empty");
+	values[GROUP_ID] = CStringGetTextDatum(entry->key.group_id);
+	values[GROUP_OWNER] = ObjectIdGetDatum(entry->facts.owner);
+	values[GROUP_KIND] = CStringGetTextDatum(entry->facts.kind == GROUP_CONSUME ? "consume" : "simple");
+	values[GROUP_STATE] = CStringGetTextDatum(group_is_active(entry, remaining) ? "Stable" : "Empty");
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-static void
-visit_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+/* Columns of offset_status. */
+enum
 {
-	Datum		values[6];
-	bool		nulls[6] = {false};
+	OFFSET_GROUP,
+	OFFSET_TOPIC,
+	OFFSET_PARTITION,
+	OFFSET_COMMITTED,
+	OFFSET_METADATA,
+	OFFSET_COMMIT_TIME,
+	OFFSET_COLUMNS
+};
+
+static void
+put_committed_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+{
+	Datum		values[OFFSET_COLUMNS];
+	bool		nulls[OFFSET_COLUMNS] = {false};
 	char	   *metadata;
 
 	if (entry->key.partition == NO_PARTITION || !is_committed(entry))
 		return;
 	metadata = topics_offset_log_metadata(entry);
-	values[0] = CStringGetTextDatum(entry->key.group_id);
-	values[1] = CStringGetTextDatum(NameStr(topic->name));
-	values[2] = Int32GetDatum(entry->key.partition);
-	values[3] = Int64GetDatum(pg_atomic_read_u64(&entry->committed));
-	nulls[4] = metadata == NULL;
-	values[4] = metadata ? CStringGetTextDatum(metadata) : (Datum) 0;
-	values[5] = TimestampTzGetDatum(pg_atomic_read_u64(&entry->commit_time));
+	values[OFFSET_GROUP] = CStringGetTextDatum(entry->key.group_id);
+	values[OFFSET_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+	values[OFFSET_PARTITION] = Int32GetDatum(entry->key.partition);
+	values[OFFSET_COMMITTED] = Int64GetDatum(pg_atomic_read_u64(&entry->committed));
+	nulls[OFFSET_METADATA] = metadata == NULL;
+	values[OFFSET_METADATA] = metadata ? CStringGetTextDatum(metadata) : (Datum) 0;
+	values[OFFSET_COMMIT_TIME] = TimestampTzGetDatum(pg_atomic_read_u64(&entry->commit_time));
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-static void
-put_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int32 partition, int64 committed)
+/* Columns of lag_status; the last three are Kafka's, and not known here. */
+enum
 {
-	Datum		values[9] = {0};
-	bool		nulls[9] = {false, false, false, false, false, false, true, true, true};
+	LAG_GROUP,
+	LAG_TOPIC,
+	LAG_PARTITION,
+	LAG_CURRENT_OFFSET,
+	LAG_LOG_END_OFFSET,
+	LAG_LAG,
+	LAG_CONSUMER_ID,
+	LAG_CLIENT_ID,
+	LAG_HOST,
+	LAG_COLUMNS
+};
+
+static void
+put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int32 partition, int64 committed)
+{
+	Datum		values[LAG_COLUMNS] = {0};
+	bool		nulls[LAG_COLUMNS] = {false};
 	GroupOffset entry;
 	Relation	rel;
 	PartitionState *state;
@@ -157,22 +198,23 @@ put_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int32 partiti
 	table_close(rel, AccessShareLock);
 	if (position == NO_OFFSET || position < start)
 		position = start;
-	values[0] = CStringGetTextDatum(group_id);
-	values[1] = CStringGetTextDatum(NameStr(topic->name));
-	values[2] = Int32GetDatum(partition);
-	nulls[3] = committed == NO_OFFSET;
-	values[3] = Int64GetDatum(committed);
-	values[4] = Int64GetDatum(end);
-	values[5] = Int64GetDatum(Max(end - position, 0));
+	values[LAG_GROUP] = CStringGetTextDatum(group_id);
+	values[LAG_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+	values[LAG_PARTITION] = Int32GetDatum(partition);
+	nulls[LAG_CONSUMER_ID] = nulls[LAG_CLIENT_ID] = nulls[LAG_HOST] = true;
+	nulls[LAG_CURRENT_OFFSET] = committed == NO_OFFSET;
+	values[LAG_CURRENT_OFFSET] = Int64GetDatum(committed);
+	values[LAG_LOG_END_OFFSET] = Int64GetDatum(end);
+	values[LAG_LAG] = Int64GetDatum(Max(end - position, 0));
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
 /*
- * A row for each partition of a topic that the group has subscribed to, or
+ * Put a row for each partition of a topic that the group has subscribed to, or
  * else for those that it has committed an offset in.
  */
 static void
-visit_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+put_group_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
 {
 	const GroupOffsetKey *key = &entry->key;
 	int			next = 1;
@@ -184,7 +226,7 @@ visit_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic
 	{
 		if (is_committed(entry) &&
 			!topics_offset_table_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
-			put_lag(rsinfo, key->group_id, topic, key->partition,
+			put_partition_lag(rsinfo, key->group_id, topic, key->partition,
 					pg_atomic_read_u64(&entry->committed));
 		return;
 	}
@@ -200,7 +242,7 @@ visit_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic
 			strcmp(entry[next].key.group_id, key->group_id) == 0 &&
 			entry[next].key.partition == partition)
 			committed = pg_atomic_read_u64(&entry[next].committed);
-		put_lag(rsinfo, key->group_id, topic, partition, committed);
+		put_partition_lag(rsinfo, key->group_id, topic, partition, committed);
 	}
 }
 
@@ -208,7 +250,7 @@ visit_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic
 Datum
 topics_group_status(PG_FUNCTION_ARGS)
 {
-	visit_entries(fcinfo, visit_group);
+	visit_entries(fcinfo, put_group);
 	return (Datum) 0;
 }
 
@@ -216,7 +258,7 @@ topics_group_status(PG_FUNCTION_ARGS)
 Datum
 topics_offset_status(PG_FUNCTION_ARGS)
 {
-	visit_entries(fcinfo, visit_offset);
+	visit_entries(fcinfo, put_committed_offset);
 	return (Datum) 0;
 }
 
@@ -224,6 +266,6 @@ topics_offset_status(PG_FUNCTION_ARGS)
 Datum
 topics_lag_status(PG_FUNCTION_ARGS)
 {
-	visit_entries(fcinfo, visit_lag);
+	visit_entries(fcinfo, put_group_lag);
 	return (Datum) 0;
 }

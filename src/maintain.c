@@ -345,7 +345,7 @@ retention_is_due(const Upkeep *upkeep)
 }
 
 static bool
-tail_is_expired(const Upkeep *upkeep)
+expired_tail_is_due(const Upkeep *upkeep)
 {
 	return upkeep->tail_expired;
 }
@@ -365,10 +365,10 @@ static const Step steps[] = {
 	{STEP_SEAL, seal_is_due, seal_segment},
 	{STEP_EXPIRE, retention_is_due, expire_records},
 	/* the tail too, so that a quiet topic's last records go */
-	{STEP_ROLL, tail_is_expired, cut_tail},
+	{STEP_ROLL, expired_tail_is_due, cut_tail},
 	{STEP_ROLL, cover_is_due, cover_cut},
-	{STEP_SEAL, tail_is_expired, seal_segment},
-	{STEP_EXPIRE, tail_is_expired, expire_records},
+	{STEP_SEAL, expired_tail_is_due, seal_segment},
+	{STEP_EXPIRE, expired_tail_is_due, expire_records},
 	{STEP_DROP, retention_is_due, drop_expired},
 	{STEP_COMPACT, NULL, look_at_compaction},
 };

@@ -4,9 +4,9 @@
  *		What the administration views show: a row costs the same however
  *		long the log is.
  *
- * Everybody sees the topics that he may read, or that are his.  The messages of
+ * Users see the topics that they may read, or that are theirs.  The messages of
  * errors can tell of records, so what fails is shown to the topic's owner and to
- * who looks after the server.
+ * those who look after the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -56,28 +56,28 @@ topics_may_read(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(topic != NULL && topics_catalog_may_read(topic));
 }
 
-/* Bytes on disk: the table with its maps, and its TOAST table. */
+/* Count the bytes on disk: the table with its maps, and its TOAST table. */
 static int64
-relation_bytes(Oid relid)
+count_relation_bytes(Oid relid)
 {
 	return DatumGetInt64(DirectFunctionCall1(pg_table_size, ObjectIdGetDatum(relid)));
 }
 
 static SegmentFacts
-segment_facts(const Segment *segment, int64 log_start, int64 log_end)
+get_segment_facts(const Segment *segment, int64 log_start, int64 log_end)
 {
 	SegmentFacts facts;
 
 	facts.first_offset = Max(segment->base_offset, log_start);
 	facts.end_offset = Max(facts.first_offset, Min(segment->end_offset, log_end));
-	facts.size_bytes = relation_bytes(segment->relid);
+	facts.size_bytes = count_relation_bytes(segment->relid);
 	facts.state = segment->end_offset <= log_start ? "deleted" :
 		segment->end_offset <= log_end ? "sealed" :
 		segment->base_offset <= log_end ? "active" : "spare";
 	return facts;
 }
 
-/* Timestamp of the record with an offset, or of the next one. */
+/* Put the timestamp of the record with an offset, or of the next one. */
 static void
 put_timestamp(Relation partition_rel, int64 offset, int64 upto, Datum *value, bool *isnull)
 {
@@ -126,31 +126,62 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 	}
 }
 
+/* Columns of partition_status. */
+enum
+{
+	PARTITION_TOPIC,
+	PARTITION_NUMBER,
+	PARTITION_LOG_START,
+	PARTITION_LOG_END,
+	PARTITION_SIZE,
+	PARTITION_FIRST_TIMESTAMP,
+	PARTITION_LAST_TIMESTAMP,
+	PARTITION_COLUMNS
+};
+
 static void
-visit_partition(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
+put_partition(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
 				Relation rel, int64 log_start, int64 log_end)
 {
-	Datum		values[7];
-	bool		nulls[7] = {false};
+	Datum		values[PARTITION_COLUMNS];
+	bool		nulls[PARTITION_COLUMNS] = {false};
 	int			count;
 	Segment    *segments = topics_segment_list(rel, &count);
 	int64		size_bytes = 0;
 
 	for (int i = 0; i < count; i++)
-		size_bytes += relation_bytes(segments[i].relid);
-	values[0] = CStringGetTextDatum(NameStr(topic->name));
-	values[1] = Int32GetDatum(partition);
-	values[2] = Int64GetDatum(log_start);
-	values[3] = Int64GetDatum(log_end);
-	values[4] = Int64GetDatum(size_bytes);
-	put_timestamp(rel, log_start, log_end, &values[5], &nulls[5]);
-	put_timestamp(rel, Max(log_start, log_end - 1), log_end, &values[6], &nulls[6]);
+		size_bytes += count_relation_bytes(segments[i].relid);
+	values[PARTITION_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+	values[PARTITION_NUMBER] = Int32GetDatum(partition);
+	values[PARTITION_LOG_START] = Int64GetDatum(log_start);
+	values[PARTITION_LOG_END] = Int64GetDatum(log_end);
+	values[PARTITION_SIZE] = Int64GetDatum(size_bytes);
+	put_timestamp(rel, log_start, log_end,
+				  &values[PARTITION_FIRST_TIMESTAMP], &nulls[PARTITION_FIRST_TIMESTAMP]);
+	put_timestamp(rel, Max(log_start, log_end - 1), log_end,
+				  &values[PARTITION_LAST_TIMESTAMP], &nulls[PARTITION_LAST_TIMESTAMP]);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	pfree(segments);
 }
 
+/* Columns of segment_status. */
+enum
+{
+	SEGMENT_TOPIC,
+	SEGMENT_PARTITION,
+	SEGMENT_FIRST_OFFSET,
+	SEGMENT_END_OFFSET,
+	SEGMENT_SIZE,
+	SEGMENT_FIRST_TIMESTAMP,
+	SEGMENT_LAST_TIMESTAMP,
+	SEGMENT_LOWER_BOUND,
+	SEGMENT_UPPER_BOUND,
+	SEGMENT_STATE,
+	SEGMENT_COLUMNS
+};
+
 static void
-visit_segments(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
+put_segments(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
 			   Relation rel, int64 log_start, int64 log_end)
 {
 	int			count;
@@ -158,21 +189,22 @@ visit_segments(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
 
 	for (int i = 0; i < count; i++)
 	{
-		SegmentFacts facts = segment_facts(&segments[i], log_start, log_end);
-		Datum		values[10];
-		bool		nulls[10] = {false};
+		SegmentFacts facts = get_segment_facts(&segments[i], log_start, log_end);
+		Datum		values[SEGMENT_COLUMNS];
+		bool		nulls[SEGMENT_COLUMNS] = {false};
 
-		values[0] = CStringGetTextDatum(NameStr(topic->name));
-		values[1] = Int32GetDatum(partition);
-		values[2] = Int64GetDatum(facts.first_offset);
-		values[3] = Int64GetDatum(facts.end_offset);
-		values[4] = Int64GetDatum(facts.size_bytes);
-		put_timestamp(rel, facts.first_offset, facts.end_offset, &values[5], &nulls[5]);
+		values[SEGMENT_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+		values[SEGMENT_PARTITION] = Int32GetDatum(partition);
+		values[SEGMENT_FIRST_OFFSET] = Int64GetDatum(facts.first_offset);
+		values[SEGMENT_END_OFFSET] = Int64GetDatum(facts.end_offset);
+		values[SEGMENT_SIZE] = Int64GetDatum(facts.size_bytes);
+		put_timestamp(rel, facts.first_offset, facts.end_offset,
+					  &values[SEGMENT_FIRST_TIMESTAMP], &nulls[SEGMENT_FIRST_TIMESTAMP]);
 		put_timestamp(rel, Max(facts.first_offset, facts.end_offset - 1), facts.end_offset,
-					  &values[6], &nulls[6]);
-		values[7] = Int64GetDatum(segments[i].base_offset);
-		values[8] = Int64GetDatum(segments[i].end_offset);
-		values[9] = CStringGetTextDatum(facts.state);
+					  &values[SEGMENT_LAST_TIMESTAMP], &nulls[SEGMENT_LAST_TIMESTAMP]);
+		values[SEGMENT_LOWER_BOUND] = Int64GetDatum(segments[i].base_offset);
+		values[SEGMENT_UPPER_BOUND] = Int64GetDatum(segments[i].end_offset);
+		values[SEGMENT_STATE] = CStringGetTextDatum(facts.state);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	pfree(segments);
@@ -182,7 +214,7 @@ visit_segments(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
 Datum
 topics_partition_status(PG_FUNCTION_ARGS)
 {
-	visit_partitions(fcinfo, visit_partition);
+	visit_partitions(fcinfo, put_partition);
 	return (Datum) 0;
 }
 
@@ -190,7 +222,7 @@ topics_partition_status(PG_FUNCTION_ARGS)
 Datum
 topics_segment_status(PG_FUNCTION_ARGS)
 {
-	visit_partitions(fcinfo, visit_segments);
+	visit_partitions(fcinfo, put_segments);
 	return (Datum) 0;
 }
 
@@ -199,7 +231,24 @@ topics_segment_status(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* May the current user see why work for a topic fails? */
+/* Columns of worker_status: the worker, and then a piece of work that fails. */
+enum
+{
+	WORKER_PID,
+	WORKER_LAST_ROUND,
+	WORKER_PARTITIONS,
+	FAILURE_TOPIC,
+	FAILURE_PARTITION,
+	FAILURE_STEP,
+	FAILURE_SINCE,
+	FAILURE_COUNT,
+	FAILURE_SQLSTATE,
+	FAILURE_MESSAGE,
+	FAILURE_RETRY_AT,
+	WORKER_COLUMNS
+};
+
+/* Return true if the current user may see why a piece of work fails. */
 static bool
 may_see_failure(const WorkFailure *failure)
 {
@@ -208,7 +257,10 @@ may_see_failure(const WorkFailure *failure)
 		 object_ownercheck(RelationRelationId, failure->piece.view_relid, GetUserId()));
 }
 
-/* Columns 3 on; false if it is not for the user, or the topic has gone. */
+/*
+ * Put a failure into its columns.  Return false if it is not for the user to see,
+ * or the topic has gone.
+ */
 static bool
 put_failure(const WorkFailure *failure, Datum *values, bool *nulls)
 {
@@ -222,19 +274,19 @@ put_failure(const WorkFailure *failure, Datum *values, bool *nulls)
 	}
 	if (!may_see_failure(failure))
 		return false;
-	nulls[3] = topic == NULL;
+	nulls[FAILURE_TOPIC] = topic == NULL;
 	if (topic)
-		values[3] = CStringGetTextDatum(topic);
-	nulls[4] = failure->piece.partition == WHOLE_TOPIC;
-	values[4] = Int32GetDatum(failure->piece.partition);
-	values[5] = CStringGetTextDatum(topics_backoff_step_name(failure->step));
-	values[6] = TimestampTzGetDatum(failure->since);
-	values[7] = Int32GetDatum(failure->failures);
-	nulls[8] = failure->sqlstate == 0;
+		values[FAILURE_TOPIC] = CStringGetTextDatum(topic);
+	nulls[FAILURE_PARTITION] = failure->piece.partition == WHOLE_TOPIC;
+	values[FAILURE_PARTITION] = Int32GetDatum(failure->piece.partition);
+	values[FAILURE_STEP] = CStringGetTextDatum(topics_backoff_step_name(failure->step));
+	values[FAILURE_SINCE] = TimestampTzGetDatum(failure->since);
+	values[FAILURE_COUNT] = Int32GetDatum(failure->failures);
+	nulls[FAILURE_SQLSTATE] = failure->sqlstate == 0;
 	if (failure->sqlstate != 0)
-		values[8] = CStringGetTextDatum(unpack_sql_state(failure->sqlstate));
-	values[9] = CStringGetTextDatum(failure->message);
-	values[10] = TimestampTzGetDatum(failure->retry_at);
+		values[FAILURE_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(failure->sqlstate));
+	values[FAILURE_MESSAGE] = CStringGetTextDatum(failure->message);
+	values[FAILURE_RETRY_AT] = TimestampTzGetDatum(failure->retry_at);
 	return true;
 }
 
@@ -245,8 +297,8 @@ topics_worker_status(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	WorkFailure *failures;
 	WorkerSlot	worker = {0};	/* this database's; all 0 if it never had one */
-	Datum		values[11] = {0};
-	bool		nulls[11];
+	Datum		values[WORKER_COLUMNS] = {0};
+	bool		nulls[WORKER_COLUMNS];
 	int			count;
 	bool		shown = false;
 
@@ -255,20 +307,20 @@ topics_worker_status(PG_FUNCTION_ARGS)
 	(void) topics_worker_registry_read(MyDatabaseId, &worker);
 	failures = topics_backoff_list(&count);
 	memset(nulls, true, sizeof(nulls));
-	nulls[0] = worker.pid == 0;
-	values[0] = Int32GetDatum(worker.pid);
-	nulls[1] = nulls[2] = worker.last_round == 0;
-	values[1] = TimestampTzGetDatum(worker.last_round);
-	values[2] = Int32GetDatum(worker.partitions);
+	nulls[WORKER_PID] = worker.pid == 0;
+	values[WORKER_PID] = Int32GetDatum(worker.pid);
+	nulls[WORKER_LAST_ROUND] = nulls[WORKER_PARTITIONS] = worker.last_round == 0;
+	values[WORKER_LAST_ROUND] = TimestampTzGetDatum(worker.last_round);
+	values[WORKER_PARTITIONS] = Int32GetDatum(worker.partitions);
 	for (int i = 0; i < count; i++)
 	{
-		memset(nulls + 3, false, sizeof(nulls) - 3);
+		memset(nulls + FAILURE_TOPIC, false, sizeof(nulls) - FAILURE_TOPIC);
 		if (!put_failure(&failures[i], values, nulls))
 			continue;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		shown = true;
 	}
-	memset(nulls + 3, true, sizeof(nulls) - 3);
+	memset(nulls + FAILURE_TOPIC, true, sizeof(nulls) - FAILURE_TOPIC);
 	if (!shown)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;

@@ -29,6 +29,7 @@
 #include "offset_map.h"
 
 #define FIRST_SIZE 1024
+#define FULL_QUARTERS 3			/* of the entries may be in use */
 
 typedef struct Entry
 {
@@ -47,7 +48,7 @@ struct OffsetMap
 };
 
 static Entry *
-allocate(OffsetMap *map, int64 size)
+allocate_entries(OffsetMap *map, int64 size)
 {
 	Entry	   *entries = MemoryContextAllocHuge(map->cxt, size * sizeof(Entry));
 
@@ -56,7 +57,7 @@ allocate(OffsetMap *map, int64 size)
 	return entries;
 }
 
-/* An empty map of at most "budget" bytes, in the current memory context. */
+/* Create an empty map of at most "budget" bytes, in the current memory context. */
 OffsetMap *
 topics_offset_map_create(Size budget)
 {
@@ -70,7 +71,7 @@ topics_offset_map_create(Size budget)
 				 errmsg("could not generate a random seed")));
 	map->size = FIRST_SIZE;
 	map->count = 0;
-	map->entries = allocate(map, map->size);
+	map->entries = allocate_entries(map, map->size);
 	return map;
 }
 
@@ -96,7 +97,7 @@ topics_offset_map_is_empty(const OffsetMap *map)
 	return map->count == 0;
 }
 
-/* The hash of a key, of the column "att". */
+/* Hash a key, which is of the column "att". */
 KeyHash
 topics_offset_map_hash(const OffsetMap *map, Form_pg_attribute att, Datum key)
 {
@@ -128,8 +129,9 @@ topics_offset_map_hash(const OffsetMap *map, Form_pg_attribute att, Datum key)
 	return result;
 }
 
+/* Find a key's entry, or the free one where it belongs. */
 static Entry *
-find(const OffsetMap *map, const KeyHash *key)
+find_entry(const OffsetMap *map, const KeyHash *key)
 {
 	int64		i = key->hash[0] & (map->size - 1);
 
@@ -139,41 +141,41 @@ find(const OffsetMap *map, const KeyHash *key)
 	return &map->entries[i];
 }
 
-/* Double the map.  False if that would exceed the budget. */
+/* Double the map.  Return false if that would exceed the budget. */
 static bool
-grow(OffsetMap *map)
+double_map(OffsetMap *map)
 {
 	Entry	   *old = map->entries;
 	int64		old_size = map->size;
 
 	if ((Size) old_size * 3 * sizeof(Entry) > map->budget)
 		return false;
-	map->entries = allocate(map, old_size * 2);
+	map->entries = allocate_entries(map, old_size * 2);
 	map->size = old_size * 2;
 	for (int64 i = 0; i < old_size; i++)
 	{
 		KeyHash		key = {{old[i].hash[0], old[i].hash[1]}};
 
 		if (old[i].offset >= 0)
-			*find(map, &key) = old[i];
+			*find_entry(map, &key) = old[i];
 	}
 	pfree(old);
 	return true;
 }
 
-/* Note a key's latest offset.  False if it is a new key, and the map is full. */
+/* Note a key's latest offset.  Return false if the key is new, and the map full. */
 bool
 topics_offset_map_put(OffsetMap *map, const KeyHash *key, int64 offset)
 {
-	Entry	   *entry = find(map, key);
+	Entry	   *entry = find_entry(map, key);
 
 	if (entry->offset < 0)
 	{
-		if (map->count >= map->size / 4 * 3)
+		if (map->count >= map->size / 4 * FULL_QUARTERS)
 		{
-			if (!grow(map))
+			if (!double_map(map))
 				return false;
-			entry = find(map, key);
+			entry = find_entry(map, key);
 		}
 		entry->hash[0] = key->hash[0];
 		entry->hash[1] = key->hash[1];
@@ -187,5 +189,5 @@ topics_offset_map_put(OffsetMap *map, const KeyHash *key, int64 offset)
 int64
 topics_offset_map_get(const OffsetMap *map, const KeyHash *key)
 {
-	return find(map, key)->offset;
+	return find_entry(map, key)->offset;
 }

@@ -34,8 +34,16 @@
 static int *max_rate = NULL;	/* kB a second, 0 for no limit */
 static TimestampTz paid_until = 0;	/* when what was done so far would be done */
 
-/* What is locked: a topic's root, a partition's table, a segment. */
-static Oid	locked_relids[3];
+/* The tables that are locked. */
+enum
+{
+	LOCKED_ROOT,				/* the topic's */
+	LOCKED_PARTITION,
+	LOCKED_SEGMENT,
+	LOCKED_RELIDS
+};
+
+static Oid	locked_relids[LOCKED_RELIDS];
 
 /* Have this process keep to a rate: a setting, in kB a second, 0 for no limit. */
 void
@@ -44,32 +52,32 @@ topics_pace_limit(int *rate)
 	max_rate = rate;
 }
 
-/* A piece of work on a partition begins, with locks on these. */
+/* A piece of work on a partition begins, with locks on these tables. */
 void
 topics_pace_begin(Oid root_relid, Oid partition_relid)
 {
-	locked_relids[0] = root_relid;
-	locked_relids[1] = partition_relid;
-	locked_relids[2] = InvalidOid;
+	locked_relids[LOCKED_ROOT] = root_relid;
+	locked_relids[LOCKED_PARTITION] = partition_relid;
+	locked_relids[LOCKED_SEGMENT] = InvalidOid;
 }
 
 /* It goes on with a lock on this segment. */
 void
 topics_pace_note_locked(Oid segment_relid)
 {
-	locked_relids[2] = segment_relid;
+	locked_relids[LOCKED_SEGMENT] = segment_relid;
 }
 
 /*
- * Does anybody wait for a lock on what we have locked?  Workers do not count:
- * they do not wait for long, and come back.
+ * Return true if a process waits for a lock on what we have locked.  Workers do
+ * not count: they do not wait for long, and come back.
  *
- * Read without a lock: of a process that has just stopped waiting we may read
- * another lock than his, for these live in shared memory for ever.  Then work
- * is given up in vain.  Whom we miss we see at the next nap.
+ * Read without a lock: of a process that has just stopped waiting we may read a
+ * lock that it does not wait for, since locks live in shared memory for ever.
+ * Then work is given up in vain.  A process that we miss we see at the next nap.
  */
 static bool
-somebody_waits(void)
+another_process_waits(void)
 {
 	for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
 	{
@@ -87,19 +95,19 @@ somebody_waits(void)
 	return false;
 }
 
-/* A nap of some milliseconds, which ends at once if we are told to. */
+/* Sleep for some milliseconds; it ends at once if we are told to end. */
 static void
-nap(long ms)
+take_nap(long ms)
 {
 	int			rate = *max_rate;
 
 	topics_background_wait(ms, WAIT_COMPACTION_PACE);
 	if (*max_rate != rate)
 		paid_until = 0;
-	if (somebody_waits())
+	if (another_process_waits())
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("canceling work on log table \"%s\"", get_rel_name(locked_relids[1])),
+				 errmsg("canceling work on log table \"%s\"", get_rel_name(locked_relids[LOCKED_PARTITION])),
 				 errdetail("Another process waits for a lock that it holds."),
 				 errhint("It begins anew by itself.")));
 }
@@ -116,7 +124,7 @@ topics_pace_account(Size bytes)
 	paid_until = Max(paid_until, now) + (int64) (bytes * (USECS_PER_SEC / 1024.0) / *max_rate);
 	while (paid_until - now >= NAP_MS * 1000)
 	{
-		nap(Min((paid_until - now) / 1000, LONG_NAP_MS));
+		take_nap(Min((paid_until - now) / 1000, LONG_NAP_MS));
 		now = GetCurrentTimestamp();
 	}
 }

@@ -8,7 +8,7 @@
  *
  *	advance	The log start moves up (log_start.c): one row changes, and no
  *		reader shows what is below any more.  Policy moves it by whole
- *		segments, never row by row, whoever may not have read them.
+ *		segments, never row by row, whether they were read or not.
  *	drop	Segments that lie below the log start are dropped, the lowest
  *		first, when their locks are free.
  *
@@ -26,15 +26,15 @@
  * shared memory: a record of the lowest segment that kept it from going
  * (lowest_kept), and the bytes above (droppable_bytes).
  *
- * DROPPING a segment takes ACCESS EXCLUSIVE on the partition's table too,
- * since queries that were planned with the segment must have gone.  Whoever
- * waits for that lock holds up everybody who comes after him, behind
- * whoever holds it now, which may be pg_dump.  So it is tried without
- * waiting, and then waited for no longer than LOCK_WAIT_MS; the segment's
- * own lock is not waited for at all.  What did not work is tried again in
- * the next round.  DETACH CONCURRENTLY would never stand in the way, but
- * waits for every transaction that uses the topic, for hours if need be, and
- * meanwhile holds the lock that attaching the next segment takes.
+ * DROPPING a segment takes ACCESS EXCLUSIVE on the partition's table too, since
+ * queries that were planned with the segment must have gone.  A process that
+ * waits for that lock holds up all that come after it, behind the one that holds
+ * the lock now, which may be pg_dump.  So the lock is tried without waiting, and
+ * then waited for no longer than LOCK_WAIT_MS; the segment's own lock is not
+ * waited for at all.  What did not work is tried again in the next round.  DETACH
+ * CONCURRENTLY would never stand in the way, but it waits for every transaction
+ * that uses the topic, for hours if need be, and meanwhile holds the lock that
+ * attaching the next segment takes.
  *
  *-------------------------------------------------------------------------
  */
@@ -69,9 +69,9 @@ PG_FUNCTION_INFO_V1(topics_delete_records);
 #define LOCK_WAIT_MS "20"
 #define MAX_DROPS 16			/* segments dropped in one transaction */
 
-/* The time before which records are expired, or 0 if they never are. */
+/* Return the time before which records are expired, or 0 if they never are. */
 static TimestampTz
-expiry(const TopicSettings *settings)
+get_expiry_time(const TopicSettings *settings)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -83,11 +83,14 @@ expiry(const TopicSettings *settings)
 	return now - settings->retention_ms * 1000;
 }
 
-/* Might something have to leave?  Cheap: looks at shared memory only. */
+/*
+ * Return true if something might have to leave.  Cheap: looks at shared memory
+ * only.
+ */
 bool
 topics_retention_is_due(const TopicSettings *settings, const PartitionState *state)
 {
-	TimestampTz before = expiry(settings);
+	TimestampTz before = get_expiry_time(settings);
 
 	if (before != 0 && state->lowest_kept < before)
 		return true;
@@ -102,11 +105,11 @@ topics_retention_is_due(const TopicSettings *settings, const PartitionState *sta
  */
 
 /*
- * The time of a record that keeps a segment from expiring, or 0 if there is
+ * Find the time of a record that keeps a segment from expiring, or 0 if there is
  * none from "before" on.  The BRIN index of a sealed segment leads to it.
  */
 static TimestampTz
-find_kept(Oid segment_relid, TimestampTz before, int64 from)
+find_kept_time(Oid segment_relid, TimestampTz before, int64 from)
 {
 	static const Oid types[] = {TIMESTAMPTZOID, INT8OID};
 	Datum		values[] = {TimestampTzGetDatum(before), Int64GetDatum(from)};
@@ -137,11 +140,11 @@ find_kept(Oid segment_relid, TimestampTz before, int64 from)
 }
 
 /*
- * Has a segment all of its records?  One that a restore has not filled yet
- * looks empty, and must not pass for expired: indexes come last.
+ * Return true if a segment has all of its records.  One that a restore has not
+ * filled yet looks empty, and must not pass for expired: indexes come last.
  */
 static bool
-is_complete(const Segment *segment)
+segment_is_complete(const Segment *segment)
 {
 	Relation	rel = table_open(segment->relid, AccessShareLock);
 	bool		result = topics_log_am_has_index(rel);
@@ -150,7 +153,7 @@ is_complete(const Segment *segment)
 	return result;
 }
 
-/* Is a sealed segment expired?  If not, *kept says what keeps it. */
+/* Return true if a sealed segment is expired.  If not, *kept says what keeps it. */
 static bool
 segment_is_expired(const Segment *segment, const TopicPartition *id,
 				   TimestampTz before, TimestampTz *kept)
@@ -159,15 +162,15 @@ segment_is_expired(const Segment *segment, const TopicPartition *id,
 
 	if (sealed_at != 0 && sealed_at < before)
 		return true;
-	*kept = find_kept(segment->relid, before, segment->base_offset);
+	*kept = find_kept_time(segment->relid, before, segment->base_offset);
 	if (*kept != 0 && sealed_at != 0)
 		*kept = Min(*kept, sealed_at);
 	return *kept == 0;
 }
 
 /*
- * Are all records of the tail, of which there are some, expired?  Its last
- * record nearly always tells that they are not.
+ * Return true if all records of the tail, of which there are some, are expired.
+ * Its last record nearly always tells that they are not.
  */
 static bool
 tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *tail,
@@ -184,21 +187,21 @@ tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *ta
 	topics_log_reader_close(reader);
 	if (slot && *kept >= before)
 		return false;
-	*kept = find_kept(tail->relid, before, start);
+	*kept = find_kept_time(tail->relid, before, start);
 	return *kept == 0;
 }
 
 /*
- * Where the log should start by policy.  *cut is set if the tail must be cut
- * before anything more can go.  The active snapshot is younger than "end": it
+ * Choose where the log should start by policy.  *cut is set if the tail must be
+ * cut before anything more can go.  The active snapshot is younger than "end": it
  * sees all records below.
  */
 static int64
-start_by_policy(const TopicSettings *settings, Relation partition_rel,
+choose_log_start(const TopicSettings *settings, Relation partition_rel,
 				PartitionState *state, int64 end, bool *cut)
 {
 	int64		start = topics_log_start(partition_rel, state);
-	TimestampTz before = expiry(settings);
+	TimestampTz before = get_expiry_time(settings);
 	TimestampTz kept = 0;
 	int			count;
 	Segment    *segments = topics_segment_list(partition_rel, &count);
@@ -225,7 +228,7 @@ start_by_policy(const TopicSettings *settings, Relation partition_rel,
 												before, &kept));
 			break;
 		}
-		if (!is_complete(&segments[i]))
+		if (!segment_is_complete(&segments[i]))
 			break;
 		if (!(settings->retention_bytes >= 0 && total - bytes[i] >= settings->retention_bytes) &&
 			!(before != 0 && segment_is_expired(&segments[i], &state->id, before, &kept)))
@@ -251,9 +254,9 @@ start_by_policy(const TopicSettings *settings, Relation partition_rel,
 	return start;
 }
 
-/* Has the catalogue a row for the partition? */
+/* Return true if the catalogue has a row for the partition. */
 static bool
-start_is_known(Relation partition_rel, PartitionState *state)
+log_start_is_known(Relation partition_rel, PartitionState *state)
 {
 	(void) topics_log_start(partition_rel, state);
 	return pg_atomic_read_u64(&state->log_start_offset) != UNKNOWN_OFFSET;
@@ -261,7 +264,7 @@ start_is_known(Relation partition_rel, PartitionState *state)
 
 /*
  * Move the log start to where policy wants it, in the caller's transaction.
- * True if the tail must be cut, and this called again, for more to go.
+ * Return true if the tail must be cut, and this called again, for more to go.
  */
 bool
 topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *state)
@@ -273,7 +276,7 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
 	TEST_POINT("retention-begun");
 	end = topics_log_end(rel, state);
 	/* in a restore the partition's row may be still to come */
-	if (!start_is_known(rel, state))
+	if (!log_start_is_known(rel, state))
 	{
 		table_close(rel, NoLock);
 		return false;
@@ -285,10 +288,10 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
 		/*
 		 * What the snapshot does not show looks expired: records below the
 		 * end that were committed after it was taken, in a segment that
-		 * somebody else has sealed meanwhile.  So it is taken now.
+		 * another process has sealed meanwhile.  So it is taken now.
 		 */
 		PushActiveSnapshot(GetLatestSnapshot());
-		start = start_by_policy(&topic->settings, rel, state, end, &cut);
+		start = choose_log_start(&topic->settings, rel, state, end, &cut);
 		PopActiveSnapshot();
 		if (start > topics_log_start(rel, state))
 		{
@@ -315,9 +318,9 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
  * ----------------------------------------------------------------
  */
 
-/* Wait for an ACCESS EXCLUSIVE lock, but not for long. */
+/* Wait for an ACCESS EXCLUSIVE lock, but not for long.  Return true if we have it. */
 static bool
-wait_for_lock(Oid relid)
+wait_for_exclusive_lock(Oid relid)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -352,7 +355,10 @@ wait_for_lock(Oid relid)
 	return locked;
 }
 
-/* Lock a table ACCESS EXCLUSIVE without waiting for it in the queue. */
+/*
+ * Lock a table ACCESS EXCLUSIVE without waiting in the queue.  Return false if it
+ * could not be had.
+ */
 bool
 topics_retention_try_lock(Oid relid)
 {
@@ -373,13 +379,12 @@ topics_retention_try_lock(Oid relid)
 bool
 topics_retention_lock(Oid relid)
 {
-	return topics_retention_try_lock(relid) || wait_for_lock(relid);
+	return topics_retention_try_lock(relid) || wait_for_exclusive_lock(relid);
 }
 
 /*
- * Segments below the log start, lowest first, at most MAX_DROPS, with the
- * last one that there is left alone.  With "lock", those that could be
- * locked.
+ * List the segments below the log start, lowest first, at most MAX_DROPS; the
+ * last one that there is is left alone.  With "lock", those that could be locked.
  */
 static List *
 list_droppable(Relation partition_rel, PartitionState *state, bool lock)
@@ -405,7 +410,7 @@ list_droppable(Relation partition_rel, PartitionState *state, bool lock)
 }
 
 static void
-drop_segments(List *segments, const TopicPartition *id)
+drop_listed_segments(List *segments, const TopicPartition *id)
 {
 	ObjectAddresses *objects = new_object_addresses();
 	ListCell   *lc;
@@ -426,9 +431,9 @@ drop_segments(List *segments, const TopicPartition *id)
 }
 
 /*
- * Drop some of the segments below the log start, in the caller's
- * transaction.  True if there may be more to drop right now.  Where locks are
- * in the way, it stays requested.
+ * Drop some of the segments below the log start, in the caller's transaction.
+ * Return true if there may be more to drop right now.  Where locks are in the
+ * way, it stays requested.
  */
 bool
 topics_retention_drop(Oid partition_relid, PartitionState *state)
@@ -452,7 +457,7 @@ topics_retention_drop(Oid partition_relid, PartitionState *state)
 		if (segments != NIL)
 		{
 			TEST_POINT("retention-locked");
-			drop_segments(segments, &state->id);
+			drop_listed_segments(segments, &state->id);
 			TEST_POINT("retention-dropped");
 			return true;
 		}

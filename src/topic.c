@@ -44,7 +44,7 @@ PG_FUNCTION_INFO_V1(topics_describe_topic);
 #define MAX_TOPIC_PARTITIONS 100000
 
 /* The view that drop_topic is dropping right now. */
-static Oid dropping_view = InvalidOid;
+static Oid	dropping_view = InvalidOid;
 
 /* Return true if it is this view: hooks.c lets the command pass. */
 bool
@@ -59,8 +59,8 @@ topics_topic_is_being_dropped(Oid view_relid)
  */
 
 /*
- * Kafka's rule for names, with PostgreSQL's length.  Names that begin with
- * two underscores are for topics of the system.
+ * Require a name to be good for a topic: by Kafka's rule, with PostgreSQL's
+ * length.  Names that begin with two underscores are for topics of the system.
  */
 void
 topics_topic_check_name(const char *name)
@@ -86,7 +86,7 @@ topics_topic_check_name(const char *name)
 }
 
 static char *
-text_argument(FunctionCallInfo fcinfo, int argument, const char *name)
+get_text_argument(FunctionCallInfo fcinfo, int argument, const char *name)
 {
 	topics_argument_require(fcinfo, argument, name);
 	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
@@ -102,9 +102,9 @@ get_type_namespace(Oid type)
 	return namespace;
 }
 
-/* A type's name as it can stand in any statement, after checking it. */
+/* Get a type's name as it can stand in any statement, after checking it. */
 static char *
-column_type(FunctionCallInfo fcinfo, int argument, const char *what)
+get_column_type(FunctionCallInfo fcinfo, int argument, const char *what)
 {
 	char	   *name = PG_ARGISNULL(argument) ? pstrdup("text") :
 		text_to_cstring(PG_GETARG_TEXT_PP(argument));
@@ -138,7 +138,7 @@ column_type(FunctionCallInfo fcinfo, int argument, const char *what)
  */
 
 static int32
-partitions_argument(FunctionCallInfo fcinfo, int argument)
+get_partitions_argument(FunctionCallInfo fcinfo, int argument)
 {
 	int32		partitions = PG_ARGISNULL(argument) ? 1 : PG_GETARG_INT32(argument);
 
@@ -150,6 +150,7 @@ partitions_argument(FunctionCallInfo fcinfo, int argument)
 	return partitions;
 }
 
+/* Require the right to create topics. */
 static void
 require_create(void)
 {
@@ -176,8 +177,8 @@ topics_create_topic(PG_FUNCTION_ARGS)
 	const int	if_not_exists = CREATE_FIRST_SETTING + topics_topic_setting_count();
 	NewTopic	topic = {.owner = GetUserId()};
 
-	topic.name = text_argument(fcinfo, CREATE_TOPIC, "topic");
-	topic.partitions = partitions_argument(fcinfo, CREATE_PARTITIONS);
+	topic.name = get_text_argument(fcinfo, CREATE_TOPIC, "topic");
+	topic.partitions = get_partitions_argument(fcinfo, CREATE_PARTITIONS);
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.create_topic()");
 	topics_topic_check_name(topic.name);
@@ -194,8 +195,8 @@ topics_create_topic(PG_FUNCTION_ARGS)
 				 errmsg("topic \"%s\" already exists", topic.name)));
 		PG_RETURN_VOID();
 	}
-	topic.key_type = column_type(fcinfo, CREATE_KEY_TYPE, "key_type");
-	topic.value_type = column_type(fcinfo, CREATE_VALUE_TYPE, "value_type");
+	topic.key_type = get_column_type(fcinfo, CREATE_KEY_TYPE, "key_type");
+	topic.value_type = get_column_type(fcinfo, CREATE_VALUE_TYPE, "value_type");
 	topics_make_topic_create(&topic);
 	PG_RETURN_VOID();
 }
@@ -205,7 +206,10 @@ topics_create_topic(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* A topic of the caller's own, which nobody else changes meanwhile. */
+/*
+ * Lock a topic, which must be the caller's, so that nobody else changes it until
+ * the transaction ends.  NULL if there is none, and missing_ok.
+ */
 static Topic *
 lock_own_topic(const char *name, LOCKMODE mode, bool missing_ok)
 {
@@ -238,7 +242,7 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.alter_topic()");
 	settings = topics_topic_setting_arguments(fcinfo, 1);
-	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
+	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
 
 	scope = topics_statement_begin();
 	topics_topic_setting_execute(psprintf("UPDATE topic_log.topic SET %s"
@@ -266,8 +270,8 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.add_partitions()");
 	topics_argument_require(fcinfo, 1, "partitions");
-	partitions = partitions_argument(fcinfo, 1);
-	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
+	partitions = get_partitions_argument(fcinfo, 1);
+	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
 	if (partitions <= topic->partitions)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -279,8 +283,8 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 	scope = topics_statement_begin();
 	topics_make_topic_create_partitions(before.topic_id, before.partitions, partitions,
 										before.settings.segment_bytes);
-	topics_statement_execute("UPDATE topic_log.topic SET partitions = %d WHERE topic_id = " INT64_FORMAT,
-							 partitions, before.topic_id);
+	topics_statement_execute("UPDATE topic_log.topic SET partitions = %d"
+							 " WHERE topic_id = " INT64_FORMAT, partitions, before.topic_id);
 	topics_statement_require_change();
 	CacheInvalidateRelcacheByRelid(before.view_relid);
 	topics_statement_end(scope);
@@ -291,13 +295,13 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 Datum
 topics_rename_topic(PG_FUNCTION_ARGS)
 {
-	char	   *new_name = text_argument(fcinfo, 1, "new_name");
+	char	   *new_name = get_text_argument(fcinfo, 1, "new_name");
 	Topic	   *topic;
 
 	topics_require_preload();
 	PreventCommandIfReadOnly("topics.rename_topic()");
 	topics_topic_check_name(new_name);
-	topic = lock_own_topic(text_argument(fcinfo, 0, "topic"), AccessExclusiveLock, false);
+	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), AccessExclusiveLock, false);
 	require_create();
 	if (!topics_make_topic_lock_name(new_name))
 		ereport(ERROR,
@@ -312,7 +316,7 @@ topics_rename_topic(PG_FUNCTION_ARGS)
 Datum
 topics_drop_topic(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_argument(fcinfo, 0, "topic");
+	char	   *name = get_text_argument(fcinfo, 0, "topic");
 	bool		if_exists = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 	Topic	   *topic;
 	ObjectAddress view = {RelationRelationId, InvalidOid, 0};
@@ -363,9 +367,12 @@ topics_drop_topic(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* What a topic is and its settings, as rows (number, name, value, is_default, note) for VALUES. */
+/*
+ * Build the rows for VALUES that say what a topic is, and its settings:
+ * (number, name, value, is_default, note).
+ */
 static char *
-description_rows(const Topic *topic)
+build_description(const Topic *topic)
 {
 	StringInfoData rows;
 
@@ -389,7 +396,7 @@ Datum
 topics_describe_topic(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Topic	   *topic = topics_catalog_lookup(text_argument(fcinfo, 0, "topic"), false);
+	Topic	   *topic = topics_catalog_lookup(get_text_argument(fcinfo, 0, "topic"), false);
 	StatementScope scope;
 
 	if (!topics_catalog_may_read(topic))
@@ -404,7 +411,7 @@ topics_describe_topic(PG_FUNCTION_ARGS)
 							 " LEFT JOIN pg_attribute a ON attrelid = 'topics.topic'::regclass AND attname = name"
 							 " LEFT JOIN pg_description ON objoid = attrelid AND objsubid = attnum AND classoid = 'pg_class'::regclass"
 							 " WHERE t.topic_id = " INT64_FORMAT " ORDER BY number",
-							 description_rows(topic), topic->topic_id),
+							 build_description(topic), topic->topic_id),
 					true, 0) < 0)
 		elog(ERROR, "could not describe topic \"%s\"", NameStr(topic->name));
 	for (uint64 i = 0; i < SPI_processed; i++)
