@@ -150,14 +150,6 @@ read_log_bounds(Partition *partition, int64 wanted, int64 *start, int64 *end)
 	topics_catalog_close_partition(partition, AccessShareLock);
 }
 
-static void
-log_bounds(Topic *topic, int32 number, int64 wanted, int64 *start, int64 *end)
-{
-	Partition	partition = topics_catalog_partition(topic, number);
-
-	read_log_bounds(&partition, wanted, start, end);
-}
-
 /*
  * Claim a partition for a group, and keep the topic from being dropped.  The
  * result is the transaction's own entry.
