@@ -203,7 +203,7 @@ typedef enum StepResult
 	RESULT_MORE					/* there may be more, in another transaction */
 } StepResult;
 
-/* Cut the tail: half of a roll, see segment.c. */
+/* Cut the tail: half of a roll, see cut.c. */
 static StepResult
 cut_tail(Upkeep *upkeep)
 {

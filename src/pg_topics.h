@@ -662,18 +662,24 @@ extern bool topics_segment_last(Relation partition_rel, Segment *segment);
 extern Segment *topics_segment_list(Relation partition_rel, int *count);
 extern bool topics_segment_covers(Relation partition_rel, int64 first, int64 last);
 extern bool topics_segment_fits(Relation partition_rel, int64 first, int64 last);
+extern void topics_segment_protect_from_analyze(Oid relid);
+extern void topics_segment_set_bounds(Oid partition_relid, const Segment *segment);
+extern void topics_segment_attach_above(Relation partition_rel, PartitionState *state,
+										int64 first, int64 last, int64 segment_bytes);
+extern int64 topics_segment_bytes(Oid segment_relid);
+
+/* cut.c */
 extern bool topics_segment_cover(Oid partition_relid, PartitionState *state,
 								 int64 first, int64 last, int64 segment_bytes,
 								 bool may_repeat);
 extern bool topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at);
-extern void topics_segment_freeze(Oid segment_relid);
-extern void topics_segment_seal(Oid segment_relid);
-extern void topics_segment_protect_from_analyze(Oid relid);
-extern void topics_segment_set_bounds(Oid partition_relid, const Segment *segment);
-extern int64 topics_segment_bytes(Oid segment_relid);
 extern bool topics_segment_is_pending(void);
 extern void topics_segment_at_commit(void);
 extern void topics_segment_at_abort(void);
+
+/* seal.c */
+extern void topics_segment_freeze(Oid segment_relid);
+extern void topics_segment_seal(Oid segment_relid);
 
 /* segment_row.c */
 extern TimestampTz topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset);
