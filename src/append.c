@@ -272,10 +272,10 @@ close_segments(Destination *dest)
 static void
 make_room(Destination *dest, int64 first, int64 last)
 {
-	Oid			relid = RelationGetRelid(dest->partition_rel);
+	CoverRequest request = {RelationGetRelid(dest->partition_rel), first, last, dest->segment_bytes};
 	bool		is_ours = dest->partition_rel->rd_createSubid != InvalidSubTransactionId;
 
-	if (!is_ours && topics_attach_worker_run(relid, &dest->id, first, last, dest->segment_bytes))
+	if (!is_ours && topics_attach_worker_run(&dest->id, &request))
 	{
 		AcceptInvalidationMessages();
 		if (topics_segment_covers(dest->partition_rel, first, last))
@@ -283,7 +283,7 @@ make_room(Destination *dest, int64 first, int64 last)
 	}
 	table_close(dest->partition_rel, NoLock);
 	PushActiveSnapshot(GetLatestSnapshot());
-	topics_segment_cover(relid, dest->state, first, last, dest->segment_bytes, false);
+	topics_cut_cover(&request, dest->state, false);
 	PopActiveSnapshot();
 	resolve_destination(dest);
 }

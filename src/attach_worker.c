@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * attach_worker.c
- *		Have a segment attached by another process, in a transaction of its
- *		own that commits before the producer's (background.c).
+ *		A process that attaches a segment, in a transaction of its own that
+ *		commits before the producer's (background.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -14,14 +14,11 @@
 
 #include "pg_topics.h"
 
-/* What is asked for. */
+/* What the worker is asked for, in bgw_extra. */
 typedef struct AttachRequest
 {
 	TopicPartition id;
-	Oid			partition_relid;
-	int64		first;
-	int64		last;
-	int64		segment_bytes;
+	CoverRequest cover;
 } AttachRequest;
 
 StaticAssertDecl(sizeof(AttachRequest) <= BGW_EXTRALEN, "request fits");
@@ -40,22 +37,20 @@ topics_attach_worker_main(Datum main_arg)
 	{
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		done = topics_segment_cover(request.partition_relid, topics_partition_state_get(&request.id),
-									request.first, request.last, request.segment_bytes, true);
+		done = topics_cut_cover(&request.cover, topics_partition_state_get(&request.id), true);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 	}
 }
 
 /*
- * Ask for segments for the offsets first .. last, and wait.  False if there
- * was no process to be had; true says only that one has tried.
+ * Have offsets covered by another process, and wait for it.  Return false if
+ * no process could be had; true says only that one has tried.
  */
 bool
-topics_attach_worker_run(Oid partition_relid, const TopicPartition *id,
-						 int64 first, int64 last, int64 segment_bytes)
+topics_attach_worker_run(const TopicPartition *id, const CoverRequest *cover)
 {
-	AttachRequest request = {*id, partition_relid, first, last, segment_bytes};
+	AttachRequest request = {*id, *cover};
 
 	return topics_background_run("topics_attach_worker_main", "pg_topics attach worker",
 								 &request, sizeof(request));

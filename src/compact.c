@@ -285,7 +285,7 @@ freeze_segment(Oid relid)
 	if (run->froze == relid || !ConditionalLockRelationOid(relid, ShareUpdateExclusiveLock))
 		return false;
 	run->froze = relid;
-	topics_segment_freeze(relid);
+	topics_seal_freeze(relid);
 	return true;
 }
 

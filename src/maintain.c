@@ -207,7 +207,7 @@ typedef enum StepResult
 static StepResult
 cut_tail(Upkeep *upkeep)
 {
-	upkeep->cut = topics_segment_cut(upkeep->relid, upkeep->state, &upkeep->cut_at);
+	upkeep->cut = topics_cut_tail(upkeep->relid, upkeep->state, &upkeep->cut_at);
 	return upkeep->cut ? RESULT_DONE : RESULT_NOTHING;
 }
 
@@ -215,8 +215,8 @@ cut_tail(Upkeep *upkeep)
 static StepResult
 cover_cut(Upkeep *upkeep)
 {
-	topics_segment_cover(upkeep->relid, upkeep->state, upkeep->cut_at, upkeep->cut_at,
-						 upkeep->topic->settings.segment_bytes, false);
+	topics_cut_cover_offset(upkeep->relid, upkeep->state, upkeep->cut_at,
+						 upkeep->topic->settings.segment_bytes);
 	pg_atomic_fetch_or_u32(&upkeep->state->requests, REQUEST_SEAL);
 	upkeep->cut = false;
 	return RESULT_DONE;
@@ -237,8 +237,8 @@ attach_spare(Upkeep *upkeep)
 	needed = !topics_segment_covers(rel, wanted, wanted);
 	table_close(rel, NoLock);
 	if (needed)
-		topics_segment_cover(upkeep->relid, upkeep->state, wanted, wanted,
-							 upkeep->topic->settings.segment_bytes, false);
+		topics_cut_cover_offset(upkeep->relid, upkeep->state, wanted,
+							 upkeep->topic->settings.segment_bytes);
 	return RESULT_DONE;
 }
 
@@ -271,7 +271,7 @@ seal_segment(Upkeep *upkeep)
 		return RESULT_NOTHING;
 	}
 	if (!segment_has_index(segment.relid))
-		topics_segment_seal(segment.relid);
+		topics_seal_segment(segment.relid);
 	if (segment_has_index(segment.relid) &&
 		topics_segment_row_note_sealed(&upkeep->state->id, &segment))
 		upkeep->state->compact_at = LOOK_NOW;

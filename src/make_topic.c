@@ -82,8 +82,7 @@ topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 
 								 topic_id, name, partition);
 		topics_statement_execute("INSERT INTO topic_log.partition (topic_id, partition)"
 								 " VALUES (" INT64_FORMAT ", %d)", topic_id, partition);
-		topics_segment_cover(get_relname_relid(name, namespace), topics_partition_state_get(&id),
-							 0, 0, segment_bytes, false);
+		topics_cut_cover_offset(get_relname_relid(name, namespace), topics_partition_state_get(&id), 0, segment_bytes);
 	}
 }
 

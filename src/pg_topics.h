@@ -664,22 +664,30 @@ extern bool topics_segment_covers(Relation partition_rel, int64 first, int64 las
 extern bool topics_segment_fits(Relation partition_rel, int64 first, int64 last);
 extern void topics_segment_protect_from_analyze(Oid relid);
 extern void topics_segment_set_bounds(Oid partition_relid, const Segment *segment);
-extern void topics_segment_attach_above(Relation partition_rel, PartitionState *state,
-										int64 first, int64 last, int64 segment_bytes);
+extern void topics_segment_attach(Oid partition_relid, int64 base_offset, int64 end_offset);
 extern int64 topics_segment_bytes(Oid segment_relid);
 
 /* cut.c */
-extern bool topics_segment_cover(Oid partition_relid, PartitionState *state,
-								 int64 first, int64 last, int64 segment_bytes,
-								 bool may_repeat);
-extern bool topics_segment_cut(Oid partition_relid, PartitionState *state, int64 *cut_at);
-extern bool topics_segment_is_pending(void);
-extern void topics_segment_at_commit(void);
-extern void topics_segment_at_abort(void);
+/* Offsets that are to have a segment. */
+typedef struct CoverRequest
+{
+	Oid			partition_relid;
+	int64		first;
+	int64		last;
+	int64		segment_bytes;	/* what a new segment is made for */
+} CoverRequest;
+
+extern bool topics_cut_cover(const CoverRequest *request, PartitionState *state, bool may_repeat);
+extern void topics_cut_cover_offset(Oid partition_relid, PartitionState *state, int64 offset,
+									int64 segment_bytes);
+extern bool topics_cut_tail(Oid partition_relid, PartitionState *state, int64 *cut_at);
+extern bool topics_cut_is_pending(void);
+extern void topics_cut_at_commit(void);
+extern void topics_cut_at_abort(void);
 
 /* seal.c */
-extern void topics_segment_freeze(Oid segment_relid);
-extern void topics_segment_seal(Oid segment_relid);
+extern void topics_seal_freeze(Oid segment_relid);
+extern void topics_seal_segment(Oid segment_relid);
 
 /* segment_row.c */
 extern TimestampTz topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset);
@@ -773,8 +781,7 @@ extern bool topics_background_run(const char *function, const char *name,
 								  const void *extra, Size size);
 
 /* attach_worker.c */
-extern bool topics_attach_worker_run(Oid partition_relid, const TopicPartition *id,
-									 int64 first, int64 last, int64 segment_bytes);
+extern bool topics_attach_worker_run(const TopicPartition *id, const CoverRequest *cover);
 
 /* partitioner.c */
 extern uint32 topics_partitioner_murmur2(const char *data, int len);

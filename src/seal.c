@@ -3,6 +3,11 @@
  * seal.c
  *		Freeze and index a segment that is full.
  *
+ * A full segment gets no row any more.  Its rows are frozen once, so that
+ * VACUUM need not come back to it, and it gets the one index that a log table
+ * has: BRIN, which is small, and fits since both columns ascend with the place.
+ * Both is done as the owner of the extension, under SHARE UPDATE EXCLUSIVE.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -39,12 +44,12 @@ freeze_table(Oid relid)
 }
 
 /*
- * Freeze a full segment, in the caller's transaction: what every snapshot
- * sees, and nobody has pinned.  Replay cancels queries on standbys whose
- * snapshots do not see what was frozen.
+ * Freeze of a full segment, in the caller's transaction, the rows that every
+ * snapshot sees, on pages that no process has pinned.  Replay cancels queries
+ * on standbys whose snapshots do not see what was frozen.
  */
 void
-topics_segment_freeze(Oid segment_relid)
+topics_seal_freeze(Oid segment_relid)
 {
 	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
 	Oid			toast_relid = rel->rd_rel->reltoastrelid;
@@ -58,44 +63,52 @@ topics_segment_freeze(Oid segment_relid)
 	topics_extension_become_caller(scope);
 }
 
-/*
- * Freeze a full segment and give it its BRIN index, in the caller's
- * transaction.  Nothing is done to one that has an index already, or no
- * rows: a restore may fill it yet.  A
- * snapshot somewhere that is older than some rows leaves those unfrozen, for
- * autovacuum to come back to.
- */
-void
-topics_segment_seal(Oid segment_relid)
+static IndexElem *
+make_index_column(char *name)
 {
-	OwnerScope	scope;
-	IndexStmt  *stmt;
-	IndexElem  *column;
-	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
-	bool		sealed = topics_log_am_has_index(rel) || !topics_log_am_is_log(rel) ||
-		RelationGetNumberOfBlocks(rel) == 0;
-	char	   *name = pstrdup(RelationGetRelationName(rel));
+	IndexElem  *column = makeNode(IndexElem);
 
-	table_close(rel, NoLock);
-	if (sealed)
-		return;
+	column->name = name;
+	return column;
+}
 
-	topics_segment_freeze(segment_relid);
-	TEST_POINT("seal-frozen");
-	scope = topics_extension_become_owner();
+/* CREATE INDEX on the table's offset and timestamp, BRIN. */
+static void
+make_index(Oid relid, char *name)
+{
+	IndexStmt  *stmt = makeNode(IndexStmt);
 
-	stmt = makeNode(IndexStmt);
-	/* a restore that we run beside is going to make the one of the dump */
-	stmt->idxname = psprintf("brin_%u", segment_relid);
+	/* a restore that runs beside us makes the dump's index, under its name */
+	stmt->idxname = psprintf("brin_%u", relid);
 	stmt->relation = makeRangeVar(TOPIC_LOG_SCHEMA, name, -1);
 	stmt->accessMethod = "brin";
-	column = makeNode(IndexElem);
-	column->name = "offset";
-	stmt->indexParams = list_make1(column);
-	column = makeNode(IndexElem);
-	column->name = "timestamp";
-	stmt->indexParams = lappend(stmt->indexParams, column);
-	topics_define_index(segment_relid, stmt);
+	stmt->indexParams = list_make2(make_index_column("offset"), make_index_column("timestamp"));
+	topics_define_index(relid, stmt);
+}
+
+/*
+ * Freeze a full segment and give it its BRIN index, in the caller's
+ * transaction.  A segment that has an index already is left alone, and so is
+ * one without rows, which a restore may still fill.  Rows that are newer than
+ * some snapshot stay unfrozen, for autovacuum to come back to.
+ */
+void
+topics_seal_segment(Oid segment_relid)
+{
+	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
+	bool		leave_alone = topics_log_am_has_index(rel) || !topics_log_am_is_log(rel) ||
+		RelationGetNumberOfBlocks(rel) == 0;
+	char	   *name = pstrdup(RelationGetRelationName(rel));
+	OwnerScope	scope;
+
+	table_close(rel, NoLock);
+	if (leave_alone)
+		return;
+
+	topics_seal_freeze(segment_relid);
+	TEST_POINT("seal-frozen");
+	scope = topics_extension_become_owner();
+	make_index(segment_relid, name);
 	TEST_POINT("seal-indexed");
 	topics_extension_become_caller(scope);
 	CommandCounterIncrement();

@@ -9,10 +9,10 @@
  * The active segment, the tail, is the one that next_offset falls into; those
  * above it are spares; those below are sealed: full, frozen, indexed.
  *
- * A segment's upper bound is a guess when it is made, since a partition
- * bound counts offsets and segment_bytes counts bytes.  A guess that proves
- * too high, a segment that grows old, a tail that must be frozen all end in
- * the same operation, the cut: the tail's upper bound comes down to
+ * A segment's upper bound is a guess when the segment is made, since a
+ * partition bound counts offsets and segment_bytes counts bytes.  A guess that
+ * proves too high, a segment that grows old and a tail that must be frozen all
+ * end in the same operation, the cut: the tail's upper bound comes down to
  * next_offset, and the next segment begins there (cut.c).
  *
  *-------------------------------------------------------------------------
@@ -47,12 +47,7 @@
 #include "compat.h"
 #include "pg_topics.h"
 
-/* Records per segment: what a guess is kept between. */
-#define MIN_SEGMENT_RECORDS INT64CONST(100)
-#define MAX_SEGMENT_RECORDS (INT64CONST(1) << 40)
-#define FIRST_GUESS_RECORD_BYTES 128
-
-/* How often the segments below a table had changed when we looked last. */
+/* How often the segments below a table had changed when we last looked. */
 typedef struct KnownBounds
 {
 	Oid			relid;			/* hash key */
@@ -67,12 +62,13 @@ static HTAB *known_bounds = NULL;
  */
 
 /*
- * The bounds of a partition's segments as PostgreSQL keeps them: ascending
- * datums; where indexes[i] is not -1, oids[indexes[i]] holds the offsets from
+ * Get the segment below the bound "i"; return false if there is none.
+ * PostgreSQL keeps the bounds of a partition's segments as ascending datums;
+ * where indexes[i] is not -1, oids[indexes[i]] holds the offsets from
  * datums[i - 1] to datums[i] - 1.
  */
 static inline bool
-bound_segment(PartitionDesc desc, int i, Segment *segment)
+get_bound_segment(PartitionDesc desc, int i, Segment *segment)
 {
 	PartitionBoundInfo bounds = desc->boundinfo;
 
@@ -84,9 +80,9 @@ bound_segment(PartitionDesc desc, int i, Segment *segment)
 	return true;
 }
 
-/* Index of the first bound above "offset", maybe ndatums. */
+/* Return the index of the first bound above "offset", maybe ndatums. */
 static int
-bound_above(PartitionDesc desc, int64 offset)
+find_bound_above(PartitionDesc desc, int64 offset)
 {
 	int			low = 0;
 	int			high = desc->nparts > 0 ? desc->boundinfo->ndatums : 0;
@@ -107,10 +103,10 @@ bound_above(PartitionDesc desc, int64 offset)
  * Have the segments of a partition looked up anew.  PostgreSQL can keep a
  * descriptor that is out of date, for as long as nothing else changes: when
  * the message of a change arrives while the descriptor is being built, from
- * a list of children that was read before the change.  Who changes segments,
- * under the lock that keeps others from it, would then attach a second one
- * for the same offsets.  ATTACH itself does not notice, it checks overlaps by
- * the same descriptor.
+ * a list of children that was read before the change.  A process that changes
+ * segments, under the lock that keeps others from it, would then attach a
+ * second one for the same offsets.  ATTACH itself does not notice, since it
+ * checks overlaps by the same descriptor.
  */
 void
 topics_segment_forget_bounds(Oid partition_relid)
@@ -119,33 +115,34 @@ topics_segment_forget_bounds(Oid partition_relid)
 }
 
 /*
- * Have we not looked at a table since "changes"?  Then the answer is true, once.
+ * Note how often the segments below a table have changed.  Return true if that
+ * is not what we knew.
  */
 static bool
-is_news(Oid relid, uint32 changes)
+note_bounds_changes(Oid relid, uint32 changes)
 {
 	bool		found;
 	KnownBounds *known = topics_relation_memory_enter(&known_bounds, sizeof(KnownBounds), relid, &found);
-	bool		news = !found || known->changes != changes;
+	bool		differs = !found || known->changes != changes;
 
 	known->changes = changes;
-	return news;
+	return differs;
 }
 
 /*
  * Look the segments of a partition up anew, once for each time that they were
- * changed, as far as "bounds_changes" counts.  The caller has read that before
- * he absorbed invalidation messages; a change that comes later makes it count
- * on, so that the next look is a new one.
+ * changed, as far as "bounds_changes" counts.  The caller has read the count
+ * before it absorbed invalidation messages.  A later change raises the count,
+ * so that the next look is a new one.
  */
 void
 topics_segment_learn_bounds(Oid partition_relid, uint32 bounds_changes)
 {
-	if (is_news(partition_relid, bounds_changes))
+	if (note_bounds_changes(partition_relid, bounds_changes))
 		topics_segment_forget_bounds(partition_relid);
 }
 
-/* The same for a reader, who has the partition's table open. */
+/* The same for a reader that has the partition's table open. */
 void
 topics_segment_learn(Oid partition_relid, const PartitionState *state)
 {
@@ -175,7 +172,7 @@ topics_segment_learn_topic(Oid relid)
 		return;
 	first.partition = 0;
 	state = topics_partition_state_find(&first);
-	if (state && is_news(relid, pg_atomic_read_u32(&state->topic_bounds_changes)))
+	if (state && note_bounds_changes(relid, pg_atomic_read_u32(&state->topic_bounds_changes)))
 	{
 		Relation	root = table_open(relid, NoLock);
 		PartitionDesc desc = RelationGetPartitionDesc(root, true);
@@ -186,16 +183,16 @@ topics_segment_learn_topic(Oid relid)
 	}
 }
 
-/* The segment for an offset. */
+/* Find the segment for an offset.  Return false if there is none. */
 bool
 topics_segment_find(Relation partition_rel, int64 offset, Segment *segment)
 {
 	PartitionDesc desc = RelationGetPartitionDesc(partition_rel, true);
 
-	return desc->nparts > 0 && bound_segment(desc, bound_above(desc, offset), segment);
+	return desc->nparts > 0 && get_bound_segment(desc, find_bound_above(desc, offset), segment);
 }
 
-/* The segment for an offset, or the next one above it. */
+/* Find the segment for an offset, or the next one above it. */
 bool
 topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment)
 {
@@ -203,12 +200,13 @@ topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment)
 
 	if (desc->nparts == 0)
 		return false;
-	for (int i = bound_above(desc, offset); i < desc->boundinfo->ndatums; i++)
-		if (bound_segment(desc, i, segment))
+	for (int i = find_bound_above(desc, offset); i < desc->boundinfo->ndatums; i++)
+		if (get_bound_segment(desc, i, segment))
 			return true;
 	return false;
 }
 
+/* Find the highest segment. */
 bool
 topics_segment_last(Relation partition_rel, Segment *segment)
 {
@@ -217,12 +215,12 @@ topics_segment_last(Relation partition_rel, Segment *segment)
 	if (desc->nparts == 0)
 		return false;
 	for (int i = desc->boundinfo->ndatums - 1; i > 0; i--)
-		if (bound_segment(desc, i, segment))
+		if (get_bound_segment(desc, i, segment))
 			return true;
 	return false;
 }
 
-/* All segments, lowest first, palloc'd. */
+/* List all segments, lowest first, palloc'd. */
 Segment *
 topics_segment_list(Relation partition_rel, int *count)
 {
@@ -231,13 +229,13 @@ topics_segment_list(Relation partition_rel, int *count)
 
 	*count = 0;
 	for (int i = 1; desc->nparts > 0 && i < desc->boundinfo->ndatums; i++)
-		if (bound_segment(desc, i, &result[*count]))
+		if (get_bound_segment(desc, i, &result[*count]))
 			(*count)++;
 	Assert(*count == desc->nparts);
 	return result;
 }
 
-/* Is there one segment for all offsets from first to last? */
+/* Return true if one segment has all offsets from first to last. */
 bool
 topics_segment_fits(Relation partition_rel, int64 first, int64 last)
 {
@@ -246,7 +244,7 @@ topics_segment_fits(Relation partition_rel, int64 first, int64 last)
 	return topics_segment_find(partition_rel, first, &segment) && last < segment.end_offset;
 }
 
-/* Is there a segment for every offset from first to last? */
+/* Return true if every offset from first to last has a segment. */
 bool
 topics_segment_covers(Relation partition_rel, int64 first, int64 last)
 {
@@ -281,7 +279,7 @@ create_table(Relation partition_rel, char *name)
 	stmt->tablespacename = get_tablespace_name(OidIsValid(partition_rel->rd_rel->reltablespace) ?
 											   partition_rel->rd_rel->reltablespace :
 											   MyDatabaseTableSpace);
-	/* the active segment is not vacuumed, the sealed one by seal_segment */
+	/* the active segment is not vacuumed, a sealed one was by seal.c */
 	stmt->options = list_make1(makeDefElem("autovacuum_vacuum_insert_threshold",
 										   (Node *) makeInteger(-1), -1));
 	for (int i = 0; i < desc->natts; i++)
@@ -311,7 +309,7 @@ create_table(Relation partition_rel, char *name)
 }
 
 static Node *
-offset_literal(int64 offset)
+make_offset_literal(int64 offset)
 {
 	A_Const    *literal = makeNode(A_Const);
 
@@ -321,7 +319,7 @@ offset_literal(int64 offset)
 	return (Node *) literal;
 }
 
-/* ALTER TABLE, but event triggers do not hear of it. */
+/* ALTER TABLE, of which event triggers do not hear. */
 static void
 alter_table(Oid relid, List *cmds)
 {
@@ -392,17 +390,17 @@ attach_table(Oid partition_relid, char *name, int64 base_offset, int64 end_offse
 	attach->name = makeRangeVar(TOPIC_LOG_SCHEMA, name, -1);
 	attach->bound = makeNode(PartitionBoundSpec);
 	attach->bound->strategy = PARTITION_STRATEGY_RANGE;
-	attach->bound->lowerdatums = list_make1(offset_literal(base_offset));
-	attach->bound->upperdatums = list_make1(offset_literal(end_offset));
+	attach->bound->lowerdatums = list_make1(make_offset_literal(base_offset));
+	attach->bound->upperdatums = list_make1(make_offset_literal(end_offset));
 	attach->bound->location = -1;
 	cmd->subtype = AT_AttachPartition;
 	cmd->def = (Node *) attach;
 	alter_table(partition_relid, list_make1(cmd));
 }
 
-/* The name of the next segment: one above the highest that there is. */
+/* Choose the name of the next segment: its number is above the highest one. */
 static char *
-next_name(Relation partition_rel)
+choose_name(Relation partition_rel)
 {
 	int			count;
 	Segment    *segments = topics_segment_list(partition_rel, &count);
@@ -423,10 +421,30 @@ next_name(Relation partition_rel)
 		char	   *name = psprintf("%s_s" INT64_FORMAT, RelationGetRelationName(partition_rel),
 									++highest);
 
-		/* one that was detached, say, keeps its name */
+		/* a segment that was detached, say, keeps its name */
 		if (!OidIsValid(get_relname_relid(name, RelationGetNamespace(partition_rel))))
 			return name;
 	}
+}
+
+/*
+ * Make a segment for the offsets from base_offset to end_offset - 1, for
+ * which there is none.  The caller acts as the owner of the extension, holds
+ * SHARE UPDATE EXCLUSIVE on the partition's table, and does not have it open:
+ * ALTER TABLE wants the table unused by its own session.
+ */
+void
+topics_segment_attach(Oid partition_relid, int64 base_offset, int64 end_offset)
+{
+	Relation	partition_rel = table_open(partition_relid, NoLock);
+	char	   *name = choose_name(partition_rel);
+	Oid			relid = create_table(partition_rel, name);
+
+	TEST_POINT("segment-created");
+	table_close(partition_rel, NoLock);
+	topics_segment_protect_from_analyze(relid);
+	attach_table(partition_relid, name, base_offset, end_offset);
+	TEST_POINT("segment-attached");
 }
 
 /* ----------------------------------------------------------------
@@ -435,7 +453,7 @@ next_name(Relation partition_rel)
  */
 
 static PartitionRangeDatum *
-offset_bound(int64 offset)
+make_offset_bound(int64 offset)
 {
 	PartitionRangeDatum *bound = makeNode(PartitionRangeDatum);
 
@@ -469,8 +487,8 @@ topics_segment_set_bounds(Oid partition_relid, const Segment *segment)
 		elog(ERROR, "cache lookup failed for segment %u", segment->relid);
 
 	bound->strategy = PARTITION_STRATEGY_RANGE;
-	bound->lowerdatums = list_make1(offset_bound(segment->base_offset));
-	bound->upperdatums = list_make1(offset_bound(segment->end_offset));
+	bound->lowerdatums = list_make1(make_offset_bound(segment->base_offset));
+	bound->upperdatums = list_make1(make_offset_bound(segment->end_offset));
 	bound->location = -1;
 	values[Anum_pg_class_relpartbound - 1] = CStringGetTextDatum(nodeToString(bound));
 	replaces[Anum_pg_class_relpartbound - 1] = true;
@@ -482,50 +500,7 @@ topics_segment_set_bounds(Oid partition_relid, const Segment *segment)
 	CommandCounterIncrement();
 }
 
-/* How many records will fill "bytes", from those in the tail by now. */
-static int64
-guess_records(PartitionState *state, int64 bytes)
-{
-	int64		records = (int64) pg_atomic_read_u64(&state->next_offset) - state->tail_base;
-	double		guess = (double) bytes / FIRST_GUESS_RECORD_BYTES;
-
-	if (state->tail_blocks > 10 && records > 100 && records < MAX_SEGMENT_RECORDS)
-		guess = (double) bytes / ((double) state->tail_blocks * BLCKSZ / records);
-	return (int64) Max(MIN_SEGMENT_RECORDS, Min(guess, (double) MAX_SEGMENT_RECORDS));
-}
-
-/* Attach one segment above the others, for at least the offsets up to "last". */
-void
-topics_segment_attach_above(Relation partition_rel, PartitionState *state, int64 first,
-							int64 last, int64 segment_bytes)
-{
-	Oid			partition_relid = RelationGetRelid(partition_rel);
-	char	   *name = next_name(partition_rel);
-	Segment		top;
-	int64		base_offset;
-	int64		end_offset;
-	int64		records = guess_records(state, segment_bytes);
-	Oid			relid;
-
-	base_offset = topics_segment_last(partition_rel, &top) ? top.end_offset : first;
-	if (last > PG_INT64_MAX - MAX_SEGMENT_RECORDS - 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("offsets of \"%s\" are exhausted", RelationGetRelationName(partition_rel))));
-	end_offset = Max(base_offset + records, last + 1);
-	if (end_offset == state->cut_end)
-		end_offset++;			/* see the head of cut.c */
-
-	relid = create_table(partition_rel, name);
-	TEST_POINT("segment-created");
-	/* ALTER TABLE wants the table unused by its own session */
-	table_close(partition_rel, NoLock);
-	topics_segment_protect_from_analyze(relid);
-	attach_table(partition_relid, name, base_offset, end_offset);
-	TEST_POINT("segment-attached");
-}
-
-/* Bytes on disk: the table with its maps, and its TOAST table. */
+/* Return the bytes on disk: the table with its maps, and its TOAST table. */
 int64
 topics_segment_bytes(Oid segment_relid)
 {

@@ -96,7 +96,7 @@ publish_transaction(void)
 static void
 settle_transaction(void)
 {
-	topics_segment_at_commit();
+	topics_cut_at_commit();
 	topics_topic_changes_after_locks();
 	topics_durability_wait();
 }
@@ -106,7 +106,7 @@ abort_transaction(void)
 {
 	topics_durability_at_abort();
 	topics_append_lock_at_abort();
-	topics_segment_at_abort();
+	topics_cut_at_abort();
 	topics_log_start_at_end(false);
 	topics_topic_changes_at_abort();
 }
@@ -131,7 +131,7 @@ refuse_prepare(void)
 		what = "has produced to a topic";
 	if (topics_consumer_offset_is_pending())
 		what = "has consumed or committed offsets";
-	if (topics_topic_changes_is_pending() || topics_segment_is_pending())
+	if (topics_topic_changes_is_pending() || topics_cut_is_pending())
 		what = "has created or changed a topic";
 	if (topics_foreign_writer_is_pending())
 		what = "has written to a log table";
