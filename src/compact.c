@@ -244,7 +244,7 @@ begin_run(Relation partition_rel, PartitionState *state, const TopicSettings *se
 	run->mapping = true;
 	run->expired = expired;
 	run->clean_offset = clean_offset;
-	run->next = run->mapped = Max(clean_offset, topics_log_start(partition_rel, state));
+	run->next = run->mapped = Max(clean_offset, topics_log_start(state));
 	MemoryContextSwitchTo(old);
 	return true;
 }
@@ -394,7 +394,7 @@ take_copy_turn(Relation partition_rel, PartitionState *state, const TopicSetting
 		.settings = settings,
 		.state = state,
 		.partition_relid = RelationGetRelid(partition_rel),
-		.log_start = topics_log_start(partition_rel, state)
+		.log_start = topics_log_start(state)
 	};
 	bool		busy;
 	SegmentGroup group = topics_compact_segment_choose(&turn, partition_rel, &busy);

@@ -53,7 +53,7 @@
 List *
 topics_compact_segment_list(Relation partition_rel, PartitionState *state, int64 from, int64 below)
 {
-	int64		start = topics_log_start(partition_rel, state);
+	int64		start = topics_log_start(state);
 	int64		end = topics_log_end(partition_rel, state);
 	int			count;
 	Segment    *segments = topics_segment_list(partition_rel, &count);

@@ -139,7 +139,7 @@ static int64
 check_offset(const Fetch *fetch, int64 from)
 {
 	const Partition *partition = &fetch->partition;
-	int64		start = topics_log_start(partition->rel, partition->state);
+	int64		start = topics_log_start(partition->state);
 	int64		end = topics_log_end(partition->rel, partition->state);
 
 	if (from > end)
@@ -173,7 +173,7 @@ check_next_offset(const Fetch *fetch, int64 found)
 {
 	if (found == fetch->next || fetch->has_gaps)
 		return true;
-	if (fetch->next < topics_log_start(fetch->partition.rel, fetch->partition.state))
+	if (fetch->next < topics_log_start(fetch->partition.state))
 		return false;
 	if (!may_have_gaps(fetch->partition.state, fetch->next))
 		ereport(ERROR,

@@ -193,7 +193,7 @@ put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int
 		position = pg_atomic_read_u64(&entry.start);
 	rel = topics_fetch_open_partition(topic, partition);
 	state = topics_catalog_partition_state(topic, partition);
-	start = topics_log_start(rel, state);
+	start = topics_log_start(state);
 	end = topics_log_end(rel, state);
 	table_close(rel, AccessShareLock);
 	if (position == NO_OFFSET || position < start)

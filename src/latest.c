@@ -168,7 +168,7 @@ topics_latest(PG_FUNCTION_ARGS)
 		Partition	opened = topics_catalog_open_for_reading(topic, partition);
 
 		reading.partition_rel = opened.rel;
-		reading.start = topics_log_start(opened.rel, opened.state);
+		reading.start = topics_log_start(opened.state);
 		reading.end = topics_log_end(opened.rel, opened.state);
 		put_partition(&reading, &result);
 		topics_catalog_close_partition(&opened, NoLock);

@@ -118,7 +118,7 @@ topics_list_offsets(PG_FUNCTION_ARGS)
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
 		Partition	opened = topics_catalog_open_for_reading(topic, partition);
-		int64		start = topics_log_start(opened.rel, opened.state);
+		int64		start = topics_log_start(opened.state);
 		int64		end = topics_log_end(opened.rel, opened.state);
 		TimestampTz timestamp = 0;
 		bool		found;
@@ -203,7 +203,7 @@ topics_list_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps,
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 	{
 		Partition	opened = topics_catalog_open_for_reading(topic, partition);
-		int64		start = topics_log_start(opened.rel, opened.state);
+		int64		start = topics_log_start(opened.state);
 		int64		end = topics_log_end(opened.rel, opened.state);
 		TimestampTz timestamp = 0;
 		int			count;

@@ -503,7 +503,7 @@ topics_log_end_settled(Relation partition_rel, PartitionState *state)
 
 /* The log start offset: nothing below it can be asked for. */
 int64
-topics_log_start(Relation partition_rel, PartitionState *state)
+topics_log_start(PartitionState *state)
 {
 	return topics_log_start_published(state);
 }

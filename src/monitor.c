@@ -120,7 +120,7 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 				continue;		/* just dropped */
 			state = topics_catalog_partition_state(topic, partition);
 			visit(rsinfo, topic, partition, rel,
-				  topics_log_start(rel, state), topics_log_end(rel, state));
+				  topics_log_start(state), topics_log_end(rel, state));
 			table_close(rel, AccessShareLock);
 		}
 	}

@@ -410,7 +410,7 @@ read_partition(Partition *partition, HTAB *records, MemoryContext cxt)
 
 	topics_catalog_open_partition(partition, AccessShareLock);
 	held = RegisterSnapshot(GetLatestSnapshot());
-	start = topics_log_start(partition->rel, partition->state);
+	start = topics_log_start(partition->state);
 	end = topics_log_end(partition->rel, partition->state);
 	read_range(partition, start, end, records, cxt);
 	UnregisterSnapshot(held);

@@ -703,7 +703,7 @@ typedef struct LogReader LogReader;
 extern int64 topics_log_end(Relation partition_rel, PartitionState *state);
 extern int64 topics_log_end_locked(Relation partition_rel, PartitionState *state);
 extern int64 topics_log_end_settled(Relation partition_rel, PartitionState *state);
-extern int64 topics_log_start(Relation partition_rel, PartitionState *state);
+extern int64 topics_log_start(PartitionState *state);
 extern int	topics_log_range_detail(int64 start, int64 end);
 extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
 										   int64 start, int64 end, const char *hint);

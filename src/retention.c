@@ -200,7 +200,7 @@ static int64
 choose_log_start(const TopicSettings *settings, Relation partition_rel,
 				PartitionState *state, int64 end, bool *cut)
 {
-	int64		start = topics_log_start(partition_rel, state);
+	int64		start = topics_log_start(state);
 	TimestampTz before = get_expiry_time(settings);
 	TimestampTz kept = 0;
 	int			count;
@@ -258,7 +258,7 @@ choose_log_start(const TopicSettings *settings, Relation partition_rel,
 static bool
 log_start_is_known(Relation partition_rel, PartitionState *state)
 {
-	(void) topics_log_start(partition_rel, state);
+	(void) topics_log_start(state);
 	return pg_atomic_read_u64(&state->log_start_offset) != UNKNOWN_OFFSET;
 }
 
@@ -293,7 +293,7 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
 		PushActiveSnapshot(GetLatestSnapshot());
 		start = choose_log_start(&topic->settings, rel, state, end, &cut);
 		PopActiveSnapshot();
-		if (start > topics_log_start(rel, state))
+		if (start > topics_log_start(state))
 		{
 			(void) topics_log_start_move(state, start);
 			TEST_POINT("retention-moved");
@@ -306,7 +306,7 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
 		/* what an earlier look has left does not hold when policy returns */
 		state->lowest_kept = 0;
 		state->droppable_bytes = UNKNOWN_BYTES;
-		cut = topics_log_start(rel, state) == end &&
+		cut = topics_log_start(state) == end &&
 			topics_segment_find(rel, end, &tail) && tail.base_offset < end;
 	}
 	table_close(rel, NoLock);
@@ -389,7 +389,7 @@ topics_retention_lock(Oid relid)
 static List *
 list_droppable(Relation partition_rel, PartitionState *state, bool lock)
 {
-	int64		start = topics_log_start(partition_rel, state);
+	int64		start = topics_log_start(state);
 	int			count;
 	Segment    *segments = topics_segment_list(partition_rel, &count);
 	List	   *result = NIL;
@@ -500,7 +500,7 @@ topics_delete_records(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("topic \"%s\" was dropped", NameStr(topic->name))));
 	state = topics_catalog_partition_state(topic, partition);
-	start = topics_log_start(rel, state);
+	start = topics_log_start(state);
 	end = topics_log_end(rel, state);
 	if (before > end)
 		end = topics_log_end_settled(rel, state);
