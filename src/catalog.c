@@ -55,14 +55,15 @@ static HTAB *cache = NULL;
  */
 
 static void
-forget(Topic *topic)
+invalidate_topic(Topic *topic)
 {
 	topic->valid = false;
 	topic->changes++;
 }
 
+/* Called for each relcache invalidation. */
 static void
-relation_changed(Datum arg, Oid relid)
+invalidate_relation(Datum arg, Oid relid)
 {
 	HASH_SEQ_STATUS seq;
 	Topic	   *topic;
@@ -73,16 +74,17 @@ relation_changed(Datum arg, Oid relid)
 	{
 		topic = hash_search(cache, &relid, HASH_FIND, NULL);
 		if (topic)
-			forget(topic);
+			invalidate_topic(topic);
 		return;
 	}
 	hash_seq_init(&seq, cache);
 	while ((topic = hash_seq_search(&seq)) != NULL)
-		forget(topic);
+		invalidate_topic(topic);
 }
 
+/* Find the entry of a view in the cache, or make one. */
 static Topic *
-cache_entry(Oid view_relid)
+enter_topic(Oid view_relid)
 {
 	Topic	   *topic;
 	bool		found;
@@ -94,7 +96,7 @@ cache_entry(Oid view_relid)
 		ctl.keysize = sizeof(Oid);
 		ctl.entrysize = sizeof(Topic);
 		cache = hash_create("pg_topics topics", 64, &ctl, HASH_ELEM | HASH_BLOBS);
-		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+		CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
 	}
 	topic = hash_search(cache, &view_relid, HASH_ENTER, &found);
 	if (!found)
@@ -103,8 +105,8 @@ cache_entry(Oid view_relid)
 }
 
 /*
- * Does the text of a type's values depend on settings?  Not so for the usual
- * types of keys; of all others it is assumed.
+ * Return true if the text of a type's values depends on settings.  It does not
+ * for the usual types of keys; of all others it is assumed.
  */
 static bool
 text_depends_on_settings(Oid type)
@@ -154,9 +156,9 @@ load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
 	fmgr_info_cxt(function, &column->output, cxt);
 }
 
-/* Read the row of a view; false if the view is no topic. */
+/* Read the row of a view.  Return false if the view is no topic. */
 static bool
-load_row(Topic *topic, int32 *partitions)
+load_topic_row(Topic *topic, int32 *partitions)
 {
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
 	Oid			relid = OidIsValid(namespace) ? get_relname_relid("topic", namespace) : InvalidOid;
@@ -193,27 +195,28 @@ load_row(Topic *topic, int32 *partitions)
 	return HeapTupleIsValid(tuple) && OidIsValid(topic->root_relid);
 }
 
+/* Fill the cache's entry of a topic.  Return false if it cannot be used. */
 static bool
-load_topic(Topic *topic)
+load_entry(Topic *topic)
 {
 	char	   *name = get_rel_name(topic->view_relid);
 	Relation	root;
 	int32		partitions;
 
-	if (name == NULL || !load_row(topic, &partitions))
+	if (name == NULL || !load_topic_row(topic, &partitions))
 		return false;
 	topics_extension_check_version();
 
 	/*
-	 * Without a lock: who waited for a DROP TOPIC here would not get anything
-	 * but an error, and log tables' columns never change.
+	 * Without a lock: a session that waited for a DROP TOPIC here would get
+	 * nothing but an error, and log tables' columns never change.
 	 */
 	root = RelationIdGetRelation(topic->root_relid);
 	if (root == NULL)
 		return false;
 	namestrcpy(&topic->name, name);
 
-	/* a caller up the stack may be using what the old one holds */
+	/* a caller up the stack may be using what the old context holds */
 	if (topic->cxt)
 		MemoryContextSetParent(topic->cxt, TopTransactionContext);
 	topic->cxt = AllocSetContextCreate(CacheMemoryContext, "pg_topics topic",
@@ -231,7 +234,7 @@ load_topic(Topic *topic)
 		RelationClose(root);
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("log table of topic \"%s\" has not the columns of a log table", name),
+				 errmsg("log table of topic \"%s\" does not have the columns of a log table", name),
 				 errdetail("It was altered directly. The topic cannot be used.")));
 		topic->partitions = 0;
 		return false;
@@ -249,19 +252,19 @@ load_topic(Topic *topic)
 }
 
 /*
- * The topic whose view has this OID.  With missing_ok, NULL if there is none
- * (any more).
+ * Get the topic whose view has this OID.  With missing_ok, return NULL if there
+ * is none (any more).
  */
 Topic *
 topics_catalog_get(Oid view_relid, bool missing_ok)
 {
-	Topic	   *topic = cache_entry(view_relid);
+	Topic	   *topic = enter_topic(view_relid);
 
 	while (!topic->valid)
 	{
 		uint32		changes = topic->changes;
 
-		if (!load_topic(topic))
+		if (!load_entry(topic))
 			break;
 		/* an invalidation that arrives while loading makes us load again */
 		topic->valid = changes == topic->changes;
@@ -276,7 +279,7 @@ topics_catalog_get(Oid view_relid, bool missing_ok)
 	return NULL;
 }
 
-/* The topic of a name; see topics_catalog_get for how long it is good. */
+/* Look a topic up by its name; see struct Topic for how long it is good. */
 Topic *
 topics_catalog_lookup(const char *name, bool missing_ok)
 {
@@ -302,7 +305,7 @@ topics_catalog_lookup(const char *name, bool missing_ok)
 	return topic;
 }
 
-/* The view of the topic with an id, or InvalidOid. */
+/* Look up the view of the topic with an id, or InvalidOid. */
 Oid
 topics_catalog_view_of(int64 topic_id)
 {
@@ -327,7 +330,7 @@ topics_catalog_view_of(int64 topic_id)
 	return view_relid;
 }
 
-/* The topic with an id, or NULL. */
+/* Get the topic with an id, or NULL. */
 Topic *
 topics_catalog_by_id(int64 topic_id)
 {
@@ -336,7 +339,7 @@ topics_catalog_by_id(int64 topic_id)
 	return OidIsValid(view_relid) ? topics_catalog_get(view_relid, true) : NULL;
 }
 
-/* OIDs of the views of all topics of this database. */
+/* List the OIDs of the views of all topics of this database. */
 List *
 topics_catalog_list(void)
 {
@@ -374,7 +377,7 @@ topics_catalog_check_partition(Topic *topic, int32 partition)
 				 errdetail("The topic has partitions 0 to %d.", topic->partitions - 1)));
 }
 
-/* The table of a partition; InvalidOid if it has gone. */
+/* Look up the table of a partition; InvalidOid if it is gone. */
 Oid
 topics_catalog_partition_relid(Topic *topic, int32 partition)
 {
@@ -480,7 +483,7 @@ topics_catalog_is_owner(Topic *topic)
 	return object_ownercheck(RelationRelationId, topic->view_relid, GetUserId());
 }
 
-/* May the current user read the topic, or does it belong to him? */
+/* Return true if the current user may read the topic, or owns it. */
 bool
 topics_catalog_may_read(Topic *topic)
 {
@@ -488,7 +491,7 @@ topics_catalog_may_read(Topic *topic)
 		topics_catalog_is_owner(topic);
 }
 
-/* Is the current user one of topics_admin, where there is such a role? */
+/* Return true if the current user is a superuser, or one of topics_admin. */
 bool
 topics_catalog_is_admin(void)
 {
@@ -522,14 +525,14 @@ topics_catalog_require_owner(Topic *topic)
 				 errmsg("must be owner of topic \"%s\"", NameStr(topic->name))));
 }
 
-/* Is it the name of a topic of pg_topics' own? */
+/* Return true if the name is one of pg_topics' own topics. */
 bool
 topics_catalog_is_internal(const char *name)
 {
 	return strncmp(name, "__", 2) == 0;
 }
 
-/* These are not changed or written to by anybody else. */
+/* Refuse a topic of pg_topics' own, which no user changes or writes to. */
 void
 topics_catalog_require_not_internal(Topic *topic)
 {

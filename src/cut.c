@@ -176,7 +176,7 @@ note_change(PartitionState *state)
 	return change;
 }
 
-/* Note for the topic too that segments of one of its partitions have changed. */
+/* Note for the topic, too, that segments of a partition have changed. */
 static void
 count_for_topic(TopicPartition id)
 {
@@ -366,7 +366,7 @@ classify_offsets(Cover *cover)
 	int64		end = pg_atomic_read_u64(&state->next_offset);
 	CoverSituation result;
 
-	/* the log may have grown since the caller looked: what it needs then is above */
+	/* if the log has grown since the caller looked, it needs offsets further up */
 	cover->first = cover->request->first;
 	if (end != UNKNOWN_OFFSET)
 		cover->first = Max(cover->first, end);
@@ -446,13 +446,14 @@ attach_above(const Cover *cover)
 	PartitionState *state = cover->change->state;
 	Relation	partition_rel = table_open(partition_relid, NoLock);
 	Segment		top;
-	int64		base_offset = topics_segment_last(partition_rel, &top) ? top.end_offset : cover->first;
+	int64		base_offset;
 	int64		end_offset;
 
 	if (cover->last > PG_INT64_MAX - MAX_SEGMENT_RECORDS - 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("offsets of \"%s\" are exhausted", RelationGetRelationName(partition_rel))));
+	base_offset = topics_segment_last(partition_rel, &top) ? top.end_offset : cover->first;
 	table_close(partition_rel, NoLock);
 
 	end_offset = Max(base_offset + guess_records(state, cover->request->segment_bytes),

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * extension.c
- *		The extension's own row: who owns it, and of which version it is.
+ *		The extension's own row: its owner and its version.
  *
- * Log tables belong to the owner, and are made and changed in his name.  The
- * version must be the library's: a server that was not restarted after an
- * update has the old one.
+ * Log tables belong to the extension's owner, and are made and changed by that
+ * role.  The version must be the library's: a server that was not restarted
+ * after an update has the old one.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,9 +21,9 @@
 
 #include "pg_topics.h"
 
-/* False if the extension is not in this database. */
+/* Read the extension's row.  Return false if this database does not have it. */
 static bool
-read_row(Oid *owner, char **version)
+read_extension_row(Oid *owner, char **version)
 {
 	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -48,14 +48,14 @@ read_row(Oid *owner, char **version)
 	return HeapTupleIsValid(tuple);
 }
 
-/* Is the extension there, in this database? */
+/* Return true if this database has the extension. */
 bool
 topics_extension_exists(void)
 {
 	Oid			owner;
 	char	   *version;
 
-	return read_row(&owner, &version);
+	return read_extension_row(&owner, &version);
 }
 
 /*
@@ -69,7 +69,7 @@ topics_extension_become_owner(void)
 	Oid			owner;
 	char	   *version;
 
-	if (!read_row(&owner, &version))
+	if (!read_extension_row(&owner, &version))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("extension \"pg_topics\" does not exist"),
@@ -80,21 +80,21 @@ topics_extension_become_owner(void)
 	return scope;
 }
 
-/* The owner's work is done. */
+/* Become the caller again, when the owner's work is done. */
 void
 topics_extension_become_caller(OwnerScope scope)
 {
 	SetUserIdAndSecContext(scope.userid, scope.context);
 }
 
-/* The SQL objects must be of the library's version. */
+/* Require SQL objects of the library's version. */
 void
 topics_extension_check_version(void)
 {
 	Oid			owner;
 	char	   *version;
 
-	if (read_row(&owner, &version) && strcmp(version, PG_TOPICS_VERSION) != 0)
+	if (read_extension_row(&owner, &version) && strcmp(version, PG_TOPICS_VERSION) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_VERSION_MISMATCH),
 				 errmsg("library and SQL objects of pg_topics have different versions"),

@@ -12,16 +12,18 @@
  * The search sees what is committed when it looks (SnapshotSelf).  With the
  * caller's snapshot, which may be old, a probe into the part that it does not
  * see would run to the end of the segment.  What is found is right for the
- * caller all the same: a record's place does not depend on who looks, and the
- * records that the caller sees are a prefix of those; what is committed while
- * the search goes on lies behind them.  (It needs no snapshot to be taken
- * either, which a parallel worker may not do, and looks at one row of a block
- * rather than all.)  Probes can meet rows of aborted transactions, which say
- * nothing reliable about the offsets around them (the offsets are used again
- * further on): they are skipped, so that a probe costs as much as there are
- * dead rows behind its block.
+ * caller all the same: a record's place does not depend on the snapshot, and
+ * the records that the caller sees are a prefix of those that the search sees;
+ * what is committed while the search goes on lies behind them.  (The search
+ * needs no snapshot to be taken either, which a parallel worker may not do, and
+ * looks at one row of a block rather than all.)
  *
- * THE LOG END (next_offset) is in shared memory while somebody produces.  It
+ * Probes can meet rows of aborted transactions, which say nothing reliable
+ * about the offsets around them: the offsets are used again further on.  Such
+ * rows are skipped, so a probe costs as much as there are dead rows behind its
+ * block.
+ *
+ * THE LOG END (next_offset) is in shared memory while there are producers.  It
  * is looked up in the log after a restart and after a foreign writer's
  * commit, under the append lock and with a fresh snapshot: every producer
  * publishes before it releases the lock, so whatever was committed is seen.
@@ -83,12 +85,19 @@ typedef struct SeekMemory
 	BlockNumber block;
 } SeekMemory;
 
-/* A search is near enough to its target when so many blocks are left. */
-#define NEAR_BLOCKS 1.5
 static HTAB *seek_memories = NULL;
 
+/* A search is near enough to its target when so many blocks are left. */
+#define NEAR_BLOCKS 1.5
+
+/* Every so many probes, a search halves rather than interpolates. */
+#define HALVE_EVERY 3
+
+/* A probe is lower than interpolated, so that it becomes *low, not *high. */
+#define LOW_BIAS_BLOCKS 0.5
+
 static inline int64
-slot_offset(TupleTableSlot *slot)
+get_slot_offset(TupleTableSlot *slot)
 {
 	bool		isnull;
 
@@ -100,8 +109,9 @@ slot_offset(TupleTableSlot *slot)
  * ----------------------------------------------------------------
  */
 
+/* Recall where a reader of this session stopped, or NULL. */
 static SeekMemory *
-recall(Relation rel)
+recall_place(Relation rel)
 {
 	Oid			relid = RelationGetRelid(rel);
 	SeekMemory *memory;
@@ -114,7 +124,7 @@ recall(Relation rel)
 	return memory;
 }
 
-/* The record with this offset, visible to our caller, stands in this block. */
+/* Remember in which block the record with this offset is; our caller sees it. */
 void
 topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block)
 {
@@ -127,7 +137,7 @@ topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block)
 	memory->block = block;
 }
 
-/* A scan of the blocks from "low" to "high" - 1; *scan is made or reused. */
+/* Scan the blocks from "low" to "high" - 1; *scan is made or reused. */
 static void
 scan_blocks(Relation rel, Snapshot snapshot, TableScanDesc *scan, BlockNumber low, BlockNumber high)
 {
@@ -143,8 +153,8 @@ scan_blocks(Relation rel, Snapshot snapshot, TableScanDesc *scan, BlockNumber lo
 }
 
 /*
- * Where interpolation may take the end of a segment to be: about this offset
- * stands at about that block.  Only a hint: it is read without a lock, and a
+ * Guess where the end of a segment is, for interpolation: about *offset stands
+ * at about *block.  It is only a hint, since it is read without a lock, and a
  * commit that is under way may have added blocks that are not counted.
  */
 static void
@@ -171,11 +181,11 @@ guess_end(Relation rel, const Segment *segment, BlockNumber nblocks,
  * "exactly" the search ends when nothing is between them, or when the target
  * itself was found; else also where another probe would cost more than to
  * read from *low.  "low_offset" is about that of the first record at *low.
- * The result is the number of probes.
+ * Return the number of probes.
  */
 static int
-search(Relation rel, const Segment *segment, int64 target, bool exactly,
-	   int64 low_offset, BlockNumber *low, BlockNumber *high)
+search_blocks(Relation rel, const Segment *segment, int64 target, bool exactly,
+			  int64 low_offset, BlockNumber *low, BlockNumber *high)
 {
 	TableScanDesc scan = NULL;
 	TupleTableSlot *slot = NULL;
@@ -190,7 +200,7 @@ search(Relation rel, const Segment *segment, int64 target, bool exactly,
 		BlockNumber probe = *low + (*high - *low) / 2;
 		int64		offset;
 
-		/* interpolate, a little low, and halve every third time */
+		/* interpolate, a little low, and halve now and then */
 		if (guess_offset > low_offset && guess_block > *low)
 		{
 			double		blocks = (double) (target - low_offset) * (guess_block - *low) /
@@ -198,9 +208,9 @@ search(Relation rel, const Segment *segment, int64 target, bool exactly,
 
 			if (!exactly && blocks < NEAR_BLOCKS)
 				break;
-			if (probes % 3 != 2)
+			if (probes % HALVE_EVERY != HALVE_EVERY - 1)
 			{
-				blocks = Min(Max(blocks - 0.5, 1), (double) (*high - *low - 1));
+				blocks = Min(Max(blocks - LOW_BIAS_BLOCKS, 1), (double) (*high - *low - 1));
 				probe = *low + (BlockNumber) blocks;
 			}
 		}
@@ -215,7 +225,7 @@ search(Relation rel, const Segment *segment, int64 target, bool exactly,
 			guess_block = Min(guess_block, probe);
 			continue;
 		}
-		offset = slot_offset(slot);
+		offset = get_slot_offset(slot);
 		if (offset > target)
 		{
 			guess_block = *high = probe;
@@ -239,14 +249,14 @@ search(Relation rel, const Segment *segment, int64 target, bool exactly,
 }
 
 /*
- * A block from which a scan forward meets the record with offset "target"
- * before any higher one: the highest that could be found cheaply.  *probes is
- * what it took.
+ * Find a block from which a scan forward meets the record with offset "target"
+ * before any higher one: the highest that can be found cheaply.  *probes is
+ * set to the number of probes that it took.
  */
 BlockNumber
 topics_log_seek(Relation rel, const Segment *segment, int64 target, int *probes)
 {
-	SeekMemory *memory = recall(rel);
+	SeekMemory *memory = recall_place(rel);
 	BlockNumber low = 0;
 	BlockNumber high;
 	int64		low_offset = segment->base_offset;
@@ -263,13 +273,13 @@ topics_log_seek(Relation rel, const Segment *segment, int64 target, int *probes)
 		low_offset = memory->offset;
 	}
 	high = RelationGetNumberOfBlocks(rel);
-	*probes = search(rel, segment, target, false, low_offset, &low, &high);
+	*probes = search_blocks(rel, segment, target, false, low_offset, &low, &high);
 	return low;
 }
 
 /*
- * The lowest block such that no record below "target" stands in it or behind
- * it: where a scan backward that wants the records below the target begins,
+ * Find the lowest block such that no record below "target" stands in it or
+ * behind it.  A scan backward that wants the records below the target begins
  * one block before.
  */
 BlockNumber
@@ -280,7 +290,7 @@ topics_log_seek_end(Relation rel, const Segment *segment, int64 target, int *pro
 
 	*probes = 0;
 	if (target < segment->end_offset)
-		*probes = search(rel, segment, target, true, segment->base_offset, &low, &high);
+		*probes = search_blocks(rel, segment, target, true, segment->base_offset, &low, &high);
 	return high;
 }
 
@@ -289,9 +299,9 @@ topics_log_seek_end(Relation rel, const Segment *segment, int64 target, int *pro
  * ----------------------------------------------------------------
  */
 
-/* The last record of a segment visible to a snapshot. */
+/* Find the last record of a segment that a snapshot sees. */
 static bool
-last_record_in(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *timestamp)
+find_last_in_segment(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *timestamp)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 	TableScanDesc scan = topics_beginscan(rel, snapshot);
@@ -302,7 +312,7 @@ last_record_in(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *timesta
 	{
 		bool		isnull;
 
-		*offset = slot_offset(slot);
+		*offset = get_slot_offset(slot);
 		*timestamp = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
 	}
 	ExecDropSingleTupleTableSlot(slot);
@@ -311,22 +321,25 @@ last_record_in(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *timesta
 	return found;
 }
 
-/* The last record of the log that a snapshot sees, or false. */
+/* Find the last record of the log that a snapshot sees. */
 static bool
-last_record(Relation partition_rel, Snapshot snapshot,
-			int64 *offset, TimestampTz *timestamp)
+find_last_record(Relation partition_rel, Snapshot snapshot,
+				 int64 *offset, TimestampTz *timestamp)
 {
 	int			count;
 	Segment    *segments = topics_segment_list(partition_rel, &count);
 	bool		found = false;
 
 	for (int i = count - 1; i >= 0 && !found; i--)
-		found = last_record_in(segments[i].relid, snapshot, offset, timestamp);
+		found = find_last_in_segment(segments[i].relid, snapshot, offset, timestamp);
 	pfree(segments);
 	return found;
 }
 
-/* Look the log end up in the log. */
+/*
+ * Look the log end up in the log.  *has_row is set to whether the catalogue has
+ * a row for the partition.
+ */
 static int64
 find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_timestamp,
 		 bool *has_row)
@@ -342,14 +355,14 @@ find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_tim
 	floor = Max(floor, log_start);
 	if (topics_segment_find_next(partition_rel, 0, &first))
 		floor = Max(floor, first.base_offset);
-	last_record(partition_rel, snapshot, &last_offset, last_timestamp);
+	(void) find_last_record(partition_rel, snapshot, &last_offset, last_timestamp);
 	UnregisterSnapshot(snapshot);
 	return Max(floor, last_offset + 1);
 }
 
-/* The timestamp of a segment's first record, but not one in the future. */
+/* Find the timestamp of a segment's first record, but not one in the future. */
 static TimestampTz
-first_timestamp(Relation rel)
+find_first_timestamp(Relation rel)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan = topics_beginscan(rel, snapshot);
@@ -369,7 +382,7 @@ first_timestamp(Relation rel)
 	return result;
 }
 
-/* What the roll by size and by age needs to know of the tail. */
+/* Look up what the roll by size and by age needs to know of the tail. */
 static void
 look_at_tail(Relation partition_rel, PartitionState *state, int64 end)
 {
@@ -386,7 +399,7 @@ look_at_tail(Relation partition_rel, PartitionState *state, int64 end)
 		state->spare_at = tail.base_offset + (tail.end_offset - tail.base_offset) / 2;
 		state->tail_blocks = RelationGetNumberOfBlocks(rel);
 		if (end > tail.base_offset)
-			state->tail_started = first_timestamp(rel);
+			state->tail_started = find_first_timestamp(rel);
 		table_close(rel, NoLock);
 	}
 }
@@ -417,9 +430,9 @@ lock_for_lookup(Relation partition_rel)
 	pfree(segments);
 }
 
-/* The log end, with the append lock taken for the time of the look. */
+/* Get the log end, with the append lock held meanwhile. */
 static int64
-log_end_under_lock(Relation partition_rel, PartitionState *state)
+get_end_under_lock(Relation partition_rel, PartitionState *state)
 {
 	int64		end;
 
@@ -432,8 +445,8 @@ log_end_under_lock(Relation partition_rel, PartitionState *state)
 }
 
 /*
- * The log end, for a caller that holds the append lock: the offset that the
- * next record gets.
+ * Get the log end, the offset that the next record gets.  The caller holds the
+ * append lock.
  */
 int64
 topics_log_end_locked(Relation partition_rel, PartitionState *state)
@@ -456,7 +469,7 @@ topics_log_end_locked(Relation partition_rel, PartitionState *state)
 		pg_memory_barrier();
 		AcceptInvalidationMessages();
 		end = find_end(partition_rel, &state->id, &last_timestamp, &has_row);
-		/* a restore that has not come to the row: this may not be the end */
+		/* a restore has not come to the row yet: this may not be the end */
 		if (!has_row)
 			return end;
 		look_at_tail(partition_rel, state, end);
@@ -470,8 +483,8 @@ topics_log_end_locked(Relation partition_rel, PartitionState *state)
 }
 
 /*
- * The log end as readers may know it: the one place that decides how far
- * anybody reads.  (With replication it will be the high watermark.)
+ * Get the log end as readers may know it: the one place that decides how far a
+ * reader reads.  (With replication it will be the high watermark.)
  */
 int64
 topics_log_end(Relation partition_rel, PartitionState *state)
@@ -488,20 +501,20 @@ topics_log_end(Relation partition_rel, PartitionState *state)
 
 	end = pg_atomic_read_u64(&state->next_offset);
 	if (end == UNKNOWN_OFFSET)
-		end = log_end_under_lock(partition_rel, state);
+		end = get_end_under_lock(partition_rel, state);
 	return end;
 }
 
-/* The log end after everybody who is publishing has done so. */
+/* Get the log end after the commits that are being published now. */
 int64
 topics_log_end_settled(Relation partition_rel, PartitionState *state)
 {
 	if (RecoveryInProgress())
 		return topics_log_end(partition_rel, state);
-	return log_end_under_lock(partition_rel, state);
+	return get_end_under_lock(partition_rel, state);
 }
 
-/* The log start offset: nothing below it can be asked for. */
+/* Get the log start offset: nothing below it can be asked for. */
 int64
 topics_log_start(PartitionState *state)
 {
@@ -594,7 +607,7 @@ topics_log_reader_open(Relation partition_rel, int64 from, int64 upto, Snapshot 
 }
 
 static void
-close_segment(LogReader *reader)
+leave_segment(LogReader *reader)
 {
 	if (reader->last_offset >= 0)
 		topics_log_seek_remember(reader->segment_rel, reader->last_offset, reader->last_block);
@@ -604,8 +617,9 @@ close_segment(LogReader *reader)
 	reader->segment_rel = NULL;
 }
 
+/* Open the next segment that has rows.  Return false if there is none. */
 static bool
-open_segment(LogReader *reader)
+enter_next_segment(LogReader *reader)
 {
 	BlockNumber nblocks;
 
@@ -634,20 +648,18 @@ open_segment(LogReader *reader)
 	return false;
 }
 
-/*
- * The next record, in a slot that is good until the next call, or NULL.
- */
+/* Read the next record, in a slot that is good until the next call, or NULL. */
 TupleTableSlot *
 topics_log_reader_next(LogReader *reader)
 {
 	for (;;)
 	{
-		if (reader->segment_rel == NULL && !open_segment(reader))
+		if (reader->segment_rel == NULL && !enter_next_segment(reader))
 			return NULL;
 
 		while (table_scan_getnextslot_tidrange(reader->scan, ForwardScanDirection, reader->slot))
 		{
-			int64		offset = slot_offset(reader->slot);
+			int64		offset = get_slot_offset(reader->slot);
 
 			if (offset < reader->next)
 				continue;
@@ -659,7 +671,7 @@ topics_log_reader_next(LogReader *reader)
 			return reader->slot;
 		}
 
-		close_segment(reader);
+		leave_segment(reader);
 		reader->next = Max(reader->next, reader->segment.end_offset);
 	}
 }
@@ -668,6 +680,6 @@ void
 topics_log_reader_close(LogReader *reader)
 {
 	if (reader->segment_rel)
-		close_segment(reader);
+		leave_segment(reader);
 	pfree(reader);
 }

@@ -19,7 +19,7 @@
  *	  index; sealed segments are ordinary heaps to both.
  *
  * A scan also makes its rows durable before it shows them: a commit is
- * visible before its WAL is flushed (transaction.c), and nobody may act on
+ * visible before its WAL is flushed (transaction.c), and no reader may act on
  * a record that a crash can take back.
  *
  * Rows come from log.c, or else from a foreign writer (foreign_writer.c).
@@ -110,12 +110,12 @@ topics_log_am_parse_name(const char *relname, int64 *topic_id, int32 *partition,
 }
 
 /*
- * The partition that a table is a segment of.  False for any other table:
- * anybody may make one with this access method, which is then a heap that
- * keeps its order, and of no concern to topics.
+ * Get the partition that a table is a segment of.  Return false for any other
+ * table: any user may make one with this access method, which is then a heap
+ * that keeps its order, and of no concern to topics.
  */
 static bool
-segment_partition(Relation rel, TopicPartition *id)
+get_partition(Relation rel, TopicPartition *id)
 {
 	int64		sequence;
 
@@ -126,31 +126,31 @@ segment_partition(Relation rel, TopicPartition *id)
 		RelationGetNamespace(rel) == get_namespace_oid(TOPIC_LOG_SCHEMA, true);
 }
 
-/* Is a table a segment of a topic? */
+/* Return true if a table is a segment of a topic. */
 bool
 topics_log_am_is_segment(Relation rel)
 {
 	TopicPartition id;
 
-	return topics_log_am_is_log(rel) && segment_partition(rel, &id);
+	return topics_log_am_is_log(rel) && get_partition(rel, &id);
 }
 
-/* The state of a segment's partition, or NULL if it has none so far. */
+/* Get the state of a segment's partition, or NULL if it has none so far. */
 PartitionState *
 topics_log_am_state(Relation rel)
 {
 	TopicPartition id;
 
-	return segment_partition(rel, &id) ? topics_partition_state_find(&id) : NULL;
+	return get_partition(rel, &id) ? topics_partition_state_find(&id) : NULL;
 }
 
 static int64
-bound_value(List *datums)
+get_bound_value(List *datums)
 {
 	return DatumGetInt64(castNode(Const, linitial_node(PartitionRangeDatum, datums)->value)->constvalue);
 }
 
-/* The bounds that a segment is attached with. */
+/* Read the bounds that a segment is attached with. */
 void
 topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset)
 {
@@ -164,8 +164,8 @@ topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset)
 	if (isnull)
 		elog(ERROR, "segment %u has no bounds", relid);
 	spec = stringToNode(TextDatumGetCString(datum));
-	*base_offset = bound_value(spec->lowerdatums);
-	*end_offset = bound_value(spec->upperdatums);
+	*base_offset = get_bound_value(spec->lowerdatums);
+	*end_offset = get_bound_value(spec->upperdatums);
 	ReleaseSysCache(tuple);
 }
 
@@ -202,7 +202,7 @@ has_free_lines(Relation rel, BlockNumber block)
  * at the end, provided it is kept away from the free space map.  So the
  * target must be the last block.  A page on which VACUUM has freed line
  * pointers would take the row at one of those, before older rows: it is
- * passed over by adding an empty page.  (Nobody frees line pointers on a
+ * passed over by adding an empty page.  (No process frees line pointers on a
  * segment while rows are added to it, see log_vacuum.)
  */
 static void
@@ -262,7 +262,7 @@ log_multi_insert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid
 	TopicPartition id;
 
 	/* a table that is being rewritten is in order, as its source was */
-	if (!(options & TOPIC_LOG_APPEND) && segment_partition(rel, &id))
+	if (!(options & TOPIC_LOG_APPEND) && get_partition(rel, &id))
 		topics_foreign_writer_check(rel, slots, nslots);
 	append_rows(rel, slots, nslots, cid, options);
 }
@@ -360,9 +360,9 @@ log_copy_for_cluster(Relation old_rel, Relation new_rel, Relation old_index, boo
  * Make durable what a scan may see.
  *
  * Everything published is covered by commit_lsn.  A commit is visible a
- * moment before it is published; while somebody is between append and
- * publication the position of his commit record is not known, but it is
- * inserted, so WAL is flushed up to what is inserted by now.  append_xid is
+ * moment before it is published.  While a producer is between append and
+ * publication, the position of its commit record is not known, but the record
+ * is inserted, so WAL is flushed up to what is inserted by now.  append_xid is
  * read before the snapshot could be any newer: the snapshot exists already.
  */
 static void
@@ -398,8 +398,9 @@ flush_for_scan(Relation rel)
 }
 
 /*
- * In a serializable transaction, who has read a segment has read that there
- * is none above it: producers check for conflicts on the partition as well.
+ * In a serializable transaction, a reader of a segment has also read that there
+ * is no segment above it: producers check for conflicts on the partition as
+ * well.
  */
 static void
 lock_partition_predicate(Relation rel, Snapshot snapshot)
@@ -416,11 +417,11 @@ lock_partition_predicate(Relation rel, Snapshot snapshot)
 }
 
 /*
- * The bounds of a segment, cached with its relcache entry, which is built
+ * Get the bounds of a segment, cached with its relcache entry, which is built
  * anew when they change.
  */
 static SegmentBounds *
-cached_bounds(Relation rel)
+get_cached_bounds(Relation rel)
 {
 	if (rel->rd_amcache == NULL)
 	{
@@ -433,8 +434,8 @@ cached_bounds(Relation rel)
 }
 
 /*
- * What a scan must hide: records below the result.  Whoever does not look
- * with a snapshot of a query (a rewrite, an index build) sees all.
+ * Get what a scan must hide: records below the result.  A scan without the
+ * snapshot of a query (a rewrite, an index build) sees all.
  */
 int64
 topics_log_am_hidden_below(Relation rel, Snapshot snapshot)
@@ -442,15 +443,15 @@ topics_log_am_hidden_below(Relation rel, Snapshot snapshot)
 	TopicPartition id;
 
 	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC ||
-		!segment_partition(rel, &id))
+		!get_partition(rel, &id))
 		return 0;
 	return topics_log_start_for_scan(&id, topics_partition_state_find(&id),
-									 cached_bounds(rel)->base_offset, snapshot);
+									 get_cached_bounds(rel)->base_offset, snapshot);
 }
 
 static TableScanDesc
-begin_scan(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
-		   ParallelTableScanDesc pscan, uint32 flags)
+begin_durable_scan(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
+				   ParallelTableScanDesc pscan, uint32 flags)
 {
 	flush_for_scan(rel);
 
@@ -463,9 +464,9 @@ begin_scan(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
 }
 
 /*
- * What is hidden is hidden by a scan key of heap's, "offset" >= log start:
- * sequential and TID range scans heed it by themselves, for the others see
- * shows() below.  Most scans have none.
+ * What is hidden is hidden by a scan key of heap's, "offset" >= log start.
+ * Sequential and TID range scans heed it by themselves; for the others see
+ * shows_row below.  Most scans have none.
  */
 static TableScanDesc
 log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
@@ -476,11 +477,11 @@ log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *k
 	TableScanDesc scan;
 
 	if (start == 0)
-		return begin_scan(rel, snapshot, nkeys, key, pscan, flags);
+		return begin_durable_scan(rel, snapshot, nkeys, key, pscan, flags);
 	ScanKeyInit(&start_key, Anum_log_offset, BTGreaterEqualStrategyNumber, F_INT8GE,
 				Int64GetDatum(start));
-	scan = begin_scan(rel, snapshot, 1, &start_key, pscan, flags);
-	if ((flags & SO_TYPE_SEQSCAN) && start >= cached_bounds(rel)->end_offset)
+	scan = begin_durable_scan(rel, snapshot, 1, &start_key, pscan, flags);
+	if ((flags & SO_TYPE_SEQSCAN) && start >= get_cached_bounds(rel)->end_offset)
 		heap_setscanlimits(scan, 0, 0); /* all of it waits to be dropped */
 	return scan;
 }
@@ -497,14 +498,15 @@ topics_log_am_begin_tidrange(Relation rel, Snapshot snapshot,
 
 	if (!topics_log_am_is_log(rel))
 		return topics_beginscan_tidrange(rel, snapshot, mintid, maxtid);
-	scan = begin_scan(rel, snapshot, 0, NULL, NULL, SO_TYPE_TIDRANGESCAN | SO_ALLOW_PAGEMODE);
+	scan = begin_durable_scan(rel, snapshot, 0, NULL, NULL,
+							  SO_TYPE_TIDRANGESCAN | SO_ALLOW_PAGEMODE);
 	rel->rd_tableam->scan_set_tidrange(scan, mintid, maxtid);
 	return scan;
 }
 
-/* Does a scan show a row that heap has found without heeding scan keys? */
+/* Return true if a scan shows a row that heap found without its scan keys. */
 static bool
-shows(TableScanDesc scan, TupleTableSlot *slot)
+shows_row(TableScanDesc scan, TupleTableSlot *slot)
 {
 	bool		isnull;
 
@@ -517,7 +519,7 @@ static bool
 log_scan_bitmap_next_tuple(TOPICS_BITMAP_NEXT_TUPLE_ARGS)
 {
 	while (GetHeapamTableAmRoutine()->scan_bitmap_next_tuple(TOPICS_BITMAP_NEXT_TUPLE))
-		if (shows(scan, slot))
+		if (shows_row(scan, slot))
 			return true;
 	return false;
 }
@@ -527,7 +529,7 @@ log_scan_sample_next_tuple(TableScanDesc scan, struct SampleScanState *scanstate
 						   TupleTableSlot *slot)
 {
 	while (GetHeapamTableAmRoutine()->scan_sample_next_tuple(scan, scanstate, slot))
-		if (shows(scan, slot))
+		if (shows_row(scan, slot))
 			return true;
 	return false;
 }
@@ -562,7 +564,7 @@ typedef enum SegmentFill
 } SegmentFill;
 
 static SegmentFill
-segment_fill(Relation rel, PartitionState **state)
+get_fill(Relation rel, PartitionState **state)
 {
 	TopicPartition id;
 	int64		base_offset;
@@ -570,8 +572,8 @@ segment_fill(Relation rel, PartitionState **state)
 	int64		next_offset;
 
 	*state = NULL;
-	if (!segment_partition(rel, &id))
-		return FILL_SEALED;		/* detached: nobody appends to it */
+	if (!get_partition(rel, &id))
+		return FILL_SEALED;		/* detached: no process appends to it */
 	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
 	*state = topics_partition_state_find(&id);
 	if (*state == NULL)
@@ -589,10 +591,10 @@ segment_fill(Relation rel, PartitionState **state)
  * freed line pointers would break its order, and it will be frozen once,
  * when it is sealed.  If that cannot wait, the worker is asked to cut it.
  *
- * A segment without a committed record cannot be cut; an empty file is
- * vacuumed without further ado, and one that has but dead rows under a lock
- * that keeps producers out, or else their rows could meet line pointers in
- * the act of being freed.
+ * A segment without a committed record cannot be cut.  An empty file is
+ * vacuumed at once.  A segment that has only dead rows is vacuumed under a lock
+ * that keeps producers out; otherwise their rows could meet line pointers that
+ * are just being freed.
  */
 static void
 log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstrategy)
@@ -602,11 +604,11 @@ log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstr
 
 	if (RelationGetNumberOfBlocks(rel) > 0)
 	{
-		SegmentFill fill = segment_fill(rel, &state);
+		SegmentFill fill = get_fill(rel, &state);
 
 		if (fill == FILL_NONE && must_freeze &&
 			ConditionalLockRelation(rel, ShareRowExclusiveLock))
-			fill = segment_fill(rel, &state) == FILL_NONE ? FILL_SEALED : FILL_ACTIVE;
+			fill = get_fill(rel, &state) == FILL_NONE ? FILL_SEALED : FILL_ACTIVE;
 
 		if (fill != FILL_SEALED)
 		{
@@ -623,18 +625,21 @@ log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstr
  *		Indexes
  *
  * Heap's callbacks insist on a heap, so these are our own; they are simpler,
- * since rows are never updated and nobody writes to a sealed segment.
+ * since rows are never updated and no process writes to a sealed segment.
  * ----------------------------------------------------------------
  */
 
 /*
- * Has a segment its last record?  Where the log end is not known: a restore.
- * Compaction may have taken the last one; then the floor of next_offset says
- * that there was one.  A parallel restore can make an index before it comes
- * to the row that has the floor: it only makes those that were there.
+ * Return true if a segment has had its last record.  This is for a restore,
+ * when the log end is not known yet.
+ *
+ * Compaction may have taken the last record; then the floor of next_offset
+ * says that there was one.  A parallel restore can make an index before it
+ * comes to the row that has the floor.  Then the answer is true: a restore
+ * makes only indexes that were there, on segments that were sealed.
  */
 static bool
-is_full(Relation rel)
+was_filled(Relation rel)
 {
 	TopicPartition id;
 	int64		base_offset;
@@ -644,7 +649,7 @@ is_full(Relation rel)
 
 	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
 	return topics_log_am_last_offset(rel) >= end_offset - 1 ||
-		(segment_partition(rel, &id) &&
+		(get_partition(rel, &id) &&
 		 (!topics_log_start_read(&id, NULL, &log_start, &floor) || floor >= end_offset));
 }
 
@@ -653,8 +658,8 @@ require_indexable(Relation rel)
 {
 	PartitionState *state;
 
-	if (RelationGetNumberOfBlocks(rel) > 0 && segment_fill(rel, &state) != FILL_SEALED &&
-		!is_full(rel))
+	if (RelationGetNumberOfBlocks(rel) > 0 && get_fill(rel, &state) != FILL_SEALED &&
+		!was_filled(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot index log table \"%s\"", RelationGetRelationName(rel)),
@@ -662,9 +667,9 @@ require_indexable(Relation rel)
 				 errhint("Index it when it is sealed, see the view topics.segment.")));
 }
 
-/* Will a row seen by SnapshotAny be visible to anybody, now or later? */
+/* Return true if some snapshot sees, now or later, a row that SnapshotAny sees. */
 static bool
-row_counts(TupleTableSlot *slot, TransactionId oldest_xmin)
+may_be_visible(TupleTableSlot *slot, TransactionId oldest_xmin)
 {
 	BufferHeapTupleTableSlot *hslot = (BufferHeapTupleTableSlot *) slot;
 	HTSV_Result result;
@@ -676,9 +681,9 @@ row_counts(TupleTableSlot *slot, TransactionId oldest_xmin)
 }
 
 /*
- * Has a segment an index that anybody maintains or uses?  relhasindex alone
- * stays true after the last one was dropped; and CREATE INDEX CONCURRENTLY
- * leaves one behind that failed, which nobody uses.
+ * Return true if a segment has an index that is maintained or used.
+ * relhasindex alone stays true after the last index was dropped; and CREATE
+ * INDEX CONCURRENTLY that fails leaves an index behind that is not used.
  */
 bool
 topics_log_am_has_index(Relation rel)
@@ -729,7 +734,7 @@ log_index_build_range_scan(Relation rel, Relation index, struct IndexInfo *info,
 
 		CHECK_FOR_INTERRUPTS();
 		ResetPerTupleExprContext(estate);
-		if (scan->rs_snapshot == SnapshotAny && !row_counts(slot, oldest_xmin))
+		if (scan->rs_snapshot == SnapshotAny && !may_be_visible(slot, oldest_xmin))
 			continue;
 		ntuples++;
 		if (predicate && !ExecQual(predicate, econtext))

@@ -11,9 +11,9 @@
  *
  * There are two kinds of readers.
  *
- * Who asks by offset (fetch) is compared with the published log start: an
- * offset below is out of range at once, whatever his snapshot.  He reads from
- * his offset on, so nothing more has to be hidden.
+ * A reader that asks by offset (fetch) is compared with the published log
+ * start: an offset below is out of range at once, whatever the snapshot.  The
+ * reader reads from its offset on, so nothing more has to be hidden.
  *
  * A plain scan, with a WHERE clause or without, hides what is below the log
  * start as its own snapshot sees it: it reads the catalogue row with the
@@ -26,8 +26,8 @@
  * lowest on, so what is left is dense as well.)
  *
  * A scan reads that row only if it can matter: log_start_sought is raised
- * before the row is changed, and what begins at or above it cannot be hidden
- * from anybody.  Otherwise a scan costs nothing.
+ * before the row is changed, and no scan hides what begins at or above it.
+ * Otherwise a scan costs nothing.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,7 +59,7 @@ typedef struct PendingStart
 	SubTransactionId subxid;
 } PendingStart;
 
-static List *pending = NIL;		/* in TopTransactionContext */
+static List *pending_starts = NIL;		/* in TopTransactionContext */
 
 /* Columns of topic_log.partition */
 enum
@@ -71,9 +71,13 @@ enum
 	Anum_partition_clean_offset
 };
 
-/* Read columns of a partition's row by a snapshot, or the latest if that is NULL. */
+/*
+ * Read columns of a partition's row by a snapshot, or the latest row if that is
+ * NULL.  Return false, with all values 0, if there is no row.
+ */
 static bool
-read_row(const TopicPartition *id, Snapshot snapshot, const int *columns, int64 *values, int ncolumns)
+read_partition_row(const TopicPartition *id, Snapshot snapshot, const int *columns, int64 *values,
+				   int ncolumns)
 {
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
 	Relation	rel = table_open(get_relname_relid("partition", namespace), AccessShareLock);
@@ -101,9 +105,10 @@ read_row(const TopicPartition *id, Snapshot snapshot, const int *columns, int64 
 }
 
 /*
- * What the catalogue knows of a partition beside its segments, by a snapshot,
- * or the latest if that is NULL: where its log starts, and what next_offset
- * never falls below.  False, and both 0, if there is no row.
+ * Read what the catalogue knows of a partition beside its segments, by a
+ * snapshot, or the latest if that is NULL: where its log starts, and what
+ * next_offset never falls below.  Return false, with both 0, if there is no
+ * row.
  */
 bool
 topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
@@ -111,25 +116,25 @@ topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
 {
 	static const int columns[] = {Anum_partition_log_start_offset, Anum_partition_next_offset_floor};
 	int64		values[lengthof(columns)];
-	bool		found = read_row(id, snapshot, columns, values, lengthof(columns));
+	bool		found = read_partition_row(id, snapshot, columns, values, lengthof(columns));
 
 	*log_start_offset = values[0];
 	*next_offset_floor = values[1];
 	return found;
 }
 
-/* Where the clean part of a compacted log ends. */
+/* Read where the clean part of a compacted log ends. */
 int64
 topics_log_start_clean_offset(const TopicPartition *id)
 {
 	static const int columns[] = {Anum_partition_clean_offset};
 	int64		value;
 
-	(void) read_row(id, NULL, columns, &value, lengthof(columns));
+	(void) read_partition_row(id, NULL, columns, &value, lengthof(columns));
 	return value;
 }
 
-/* Raise a log start in shared memory; one that is not known is set. */
+/* Raise a log start in shared memory, or set it if it is not known. */
 static void
 raise_start(pg_atomic_uint64 *shared_start, int64 start)
 {
@@ -140,18 +145,18 @@ raise_start(pg_atomic_uint64 *shared_start, int64 start)
 		;
 }
 
-/* Set a log start in shared memory that is not known. */
+/* Set a log start in shared memory if it is not known. */
 static void
 set_unknown_start(pg_atomic_uint64 *shared_start, int64 start)
 {
 	uint64		unknown = UNKNOWN_OFFSET;
 
-	/* whoever has moved it meanwhile knows better than what we have read */
+	/* a process that has moved it meanwhile knows better than what we have read */
 	(void) pg_atomic_compare_exchange_u64(shared_start, &unknown, start);
 }
 
 /*
- * The published log start.  It is read from the catalogue the first time
+ * Get the published log start.  It is read from the catalogue the first time
  * after a restart; and every time in recovery, and in a restore that has not
  * come to the partition's row.
  */
@@ -175,7 +180,7 @@ topics_log_start_published(PartitionState *state)
 }
 
 /*
- * What a scan with this snapshot must not show of a segment that begins at
+ * Get what a scan with this snapshot must not show of a segment that begins at
  * "base_offset": offsets below the result.
  */
 int64
@@ -197,9 +202,9 @@ topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
 }
 
 /*
- * Raise a column of a partition's row.  The result is its value then: it
- * stays where it is if it is higher.  Nobody else changes the row until our
- * transaction ends.
+ * Raise a column of a partition's row; a value that is higher stays.  Return
+ * the value then.  No other process changes the row until our transaction
+ * ends.
  */
 static int64
 raise_column(const TopicPartition *id, const char *column, int64 value)
@@ -228,14 +233,14 @@ raise_column(const TopicPartition *id, const char *column, int64 value)
 	return value;
 }
 
-/* How far compaction has come (compact.c). */
+/* Note how far compaction has come (compact.c). */
 void
 topics_log_start_raise_clean_offset(const TopicPartition *id, int64 clean_offset)
 {
 	(void) raise_column(id, "clean_offset", clean_offset);
 }
 
-/* Offsets below are used, even if the log has no record that shows it. */
+/* Note that offsets below are used, even if no record of the log shows it. */
 void
 topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor)
 {
@@ -243,8 +248,8 @@ topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor)
 }
 
 /*
- * Move the log start up, when the transaction commits.  The result is the log
- * start as it will be.
+ * Move the log start up, when the transaction commits.  Return the log start as
+ * it will be.
  */
 int64
 topics_log_start_move(PartitionState *state, int64 start)
@@ -269,16 +274,16 @@ topics_log_start_move(PartitionState *state, int64 start)
 	move->id = state->id;
 	move->start = start;
 	move->subxid = GetCurrentSubTransactionId();
-	pending = lappend(pending, move);
+	pending_starts = lappend(pending_starts, move);
 	MemoryContextSwitchTo(old);
 	return start;
 }
 
-/* Does this transaction move a log start? */
+/* Return true if this transaction moves a log start. */
 bool
 topics_log_start_is_pending(void)
 {
-	return pending != NIL;
+	return pending_starts != NIL;
 }
 
 /* The end of a transaction.  Must not raise. */
@@ -287,9 +292,9 @@ topics_log_start_at_end(bool commit)
 {
 	ListCell   *lc;
 
-	if (pending == NIL)
+	if (pending_starts == NIL)
 		return;
-	foreach(lc, pending)
+	foreach(lc, pending_starts)
 	{
 		PendingStart *move = lfirst(lc);
 
@@ -298,7 +303,7 @@ topics_log_start_at_end(bool commit)
 		raise_start(&move->state->log_start_offset, move->start);
 		pg_atomic_fetch_or_u32(&move->state->requests, REQUEST_DROP);
 	}
-	pending = NIL;
+	pending_starts = NIL;
 	if (commit)
 		topics_worker_registry_wake_worker();
 }
@@ -308,7 +313,7 @@ topics_log_start_at_subend(bool commit, SubTransactionId subxid, SubTransactionI
 {
 	ListCell   *lc;
 
-	foreach(lc, pending)
+	foreach(lc, pending_starts)
 	{
 		PendingStart *move = lfirst(lc);
 
@@ -317,6 +322,6 @@ topics_log_start_at_subend(bool commit, SubTransactionId subxid, SubTransactionI
 		if (commit)
 			move->subxid = parent;
 		else
-			pending = foreach_delete_current(pending, lc);
+			pending_starts = foreach_delete_current(pending_starts, lc);
 	}
 }

@@ -3,11 +3,12 @@
  * segment_row.c
  *		What the catalogue knows of a sealed segment: topic_log.segment.
  *
- * When it was sealed, as far as is known: retention needs a time that no
- * producer has a say in.  And since when its tombstones have been those of a
- * clean segment (compact.c).  A segment has its row from its sealing on; the row
- * goes with the segment.  It is not dumped: a restored segment counts as
- * sealed when the restored server first looked at it.
+ * The row holds when the segment was sealed, as far as is known: retention
+ * needs a time that no producer has a say in.  And it holds since when the
+ * segment's tombstones have been those of a clean segment (compact.c).  A
+ * segment has its row from its sealing on; the row goes with the segment.  It
+ * is not dumped: a restored segment counts as sealed when the restored server
+ * first looked at it.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +37,10 @@ enum
 	Anum_segment_tombstones_from
 };
 
-/* A segment's row; times that are not known are 0.  False if it has none. */
+/*
+ * Read a segment's row; times that are not known are 0.  Return false if there
+ * is no row.
+ */
 bool
 topics_segment_row_read(const TopicPartition *id, int64 base_offset,
 						TimestampTz *sealed_at, TimestampTz *tombstones_from)
@@ -74,7 +78,7 @@ topics_segment_row_read(const TopicPartition *id, int64 base_offset,
 	return found;
 }
 
-/* When a segment was sealed; 0 if it is not known. */
+/* Read when a segment was sealed; 0 if it is not known. */
 TimestampTz
 topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset)
 {
@@ -85,8 +89,9 @@ topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset)
 	return sealed_at;
 }
 
+/* Execute SQL as the owner of the extension; $1 to $3 are the row's key. */
 static void
-execute(const char *sql, const TopicPartition *id, int64 base_offset)
+execute_for_row(const char *sql, const TopicPartition *id, int64 base_offset)
 {
 	static const Oid types[] = {INT8OID, INT4OID, INT8OID};
 	Datum		values[] = {Int64GetDatum(id->topic_id), Int32GetDatum(id->partition),
@@ -101,21 +106,21 @@ execute(const char *sql, const TopicPartition *id, int64 base_offset)
 	topics_extension_become_caller(scope);
 }
 
-/* Note that a segment is sealed, now.  False if that was known. */
+/* Note that a segment is sealed, now.  Return false if that was known. */
 bool
 topics_segment_row_note_sealed(const TopicPartition *id, const Segment *segment)
 {
 	if (topics_segment_row_sealed_at(id, segment->base_offset) != 0)
 		return false;
-	/* one at a time, or the row would come twice */
+	/* one process at a time, or the row would be inserted twice */
 	LockRelationOid(segment->relid, ShareUpdateExclusiveLock);
 	if (topics_segment_row_sealed_at(id, segment->base_offset) == 0)
-		execute("INSERT INTO topic_log.segment (topic_id, partition, base_offset, sealed_at)"
-				" VALUES ($1, $2, $3, pg_catalog.clock_timestamp())", id, segment->base_offset);
+		execute_for_row("INSERT INTO topic_log.segment (topic_id, partition, base_offset, sealed_at)"
+						" VALUES ($1, $2, $3, pg_catalog.clock_timestamp())", id, segment->base_offset);
 	return true;
 }
 
-/* A segment was compacted; tombstones_from is 0 if it has none to go. */
+/* Note a compaction; tombstones_from is 0 if no tombstone is to go later. */
 void
 topics_segment_row_update(const TopicPartition *id, int64 base_offset,
 						  TimestampTz sealed_at, TimestampTz tombstones_from)
@@ -139,11 +144,11 @@ topics_segment_row_update(const TopicPartition *id, int64 base_offset,
 	topics_extension_become_caller(scope);
 }
 
-/* The segment goes. */
+/* Delete the row of a segment that is dropped. */
 void
 topics_segment_row_forget(const TopicPartition *id, int64 base_offset)
 {
-	execute("DELETE FROM topic_log.segment WHERE topic_id OPERATOR(pg_catalog.=) $1"
-			" AND partition OPERATOR(pg_catalog.=) $2 AND base_offset OPERATOR(pg_catalog.=) $3",
-			id, base_offset);
+	execute_for_row("DELETE FROM topic_log.segment WHERE topic_id OPERATOR(pg_catalog.=) $1"
+					" AND partition OPERATOR(pg_catalog.=) $2 AND base_offset OPERATOR(pg_catalog.=) $3",
+					id, base_offset);
 }
