@@ -236,14 +236,14 @@ try_open_segment(Destination *dest, const Segment *segment)
 						RelationGetRelationName(open->rel), TOPIC_LOG_AM),
 				 errdetail("It was restored or altered without it, and cannot keep records in order."),
 				 errhint("Restore the topic without --no-table-access-method.")));
-	if (topics_log_am_has_index(open->rel) &&
+	if (topics_log_index_exists(open->rel) &&
 		topics_log_end(dest->partition_rel, dest->state) >= segment->end_offset)
 	{
 		table_close(open->rel, NoLock);
 		pfree(open);
 		return false;
 	}
-	if (topics_log_am_has_index(open->rel))
+	if (topics_log_index_exists(open->rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("log table \"%s\" has an index", RelationGetRelationName(open->rel)),

@@ -31,7 +31,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/multixact.h"
 #include "access/relation.h"
@@ -40,26 +39,21 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
-#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_am_d.h"
 #include "commands/vacuum.h"
-#include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/execnodes.h"
 #include "nodes/parsenodes.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/predicate.h"
-#include "storage/procarray.h"
 #include "storage/smgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/tuplesort.h"
 
 #include "compat.h"
 #include "pg_topics.h"
@@ -587,6 +581,39 @@ get_fill(Relation rel, PartitionState **state)
 }
 
 /*
+ * Return true if a segment has had its last record.  This is for a restore,
+ * when the log end is not known yet.
+ *
+ * Compaction may have taken the last record; then the floor of next_offset
+ * says that there was one.  A parallel restore can make an index before it
+ * comes to the row that has the floor.  Then the answer is true: a restore
+ * makes only indexes that were there, on segments that were sealed.
+ */
+static bool
+was_filled(Relation rel)
+{
+	TopicPartition id;
+	int64		base_offset;
+	int64		end_offset;
+	int64		log_start;
+	int64		floor;
+
+	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
+	return last_offset_in(rel) >= end_offset - 1 ||
+		(get_partition(rel, &id) &&
+		 (!topics_log_start_read(&id, NULL, &log_start, &floor) || floor >= end_offset));
+}
+
+/* Return true if a segment gets no record any more. */
+bool
+topics_log_am_is_sealed(Relation rel)
+{
+	PartitionState *state;
+
+	return get_fill(rel, &state) == FILL_SEALED || was_filled(rel);
+}
+
+/*
  * Sealed segments are vacuumed as any heap.  The active one is left alone:
  * freed line pointers would break its order, and it will be frozen once,
  * when it is sealed.  If that cannot wait, the worker is asked to cut it.
@@ -622,185 +649,6 @@ log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstr
 }
 
 /* ----------------------------------------------------------------
- *		Indexes
- *
- * Heap's callbacks insist on a heap, so these are our own; they are simpler,
- * since rows are never updated and no process writes to a sealed segment.
- * ----------------------------------------------------------------
- */
-
-/*
- * Return true if a segment has had its last record.  This is for a restore,
- * when the log end is not known yet.
- *
- * Compaction may have taken the last record; then the floor of next_offset
- * says that there was one.  A parallel restore can make an index before it
- * comes to the row that has the floor.  Then the answer is true: a restore
- * makes only indexes that were there, on segments that were sealed.
- */
-static bool
-was_filled(Relation rel)
-{
-	TopicPartition id;
-	int64		base_offset;
-	int64		end_offset;
-	int64		log_start;
-	int64		floor;
-
-	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
-	return topics_log_am_last_offset(rel) >= end_offset - 1 ||
-		(get_partition(rel, &id) &&
-		 (!topics_log_start_read(&id, NULL, &log_start, &floor) || floor >= end_offset));
-}
-
-static void
-require_indexable(Relation rel)
-{
-	PartitionState *state;
-
-	if (RelationGetNumberOfBlocks(rel) > 0 && get_fill(rel, &state) != FILL_SEALED &&
-		!was_filled(rel))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot index log table \"%s\"", RelationGetRelationName(rel)),
-				 errdetail("Records are being appended to it, and appending maintains no index."),
-				 errhint("Index it when it is sealed, see the view topics.segment.")));
-}
-
-/* Return true if some snapshot sees, now or later, a row that SnapshotAny sees. */
-static bool
-may_be_visible(TupleTableSlot *slot, TransactionId oldest_xmin)
-{
-	BufferHeapTupleTableSlot *hslot = (BufferHeapTupleTableSlot *) slot;
-	HTSV_Result result;
-
-	LockBuffer(hslot->buffer, BUFFER_LOCK_SHARE);
-	result = HeapTupleSatisfiesVacuum(hslot->base.tuple, oldest_xmin, hslot->buffer);
-	LockBuffer(hslot->buffer, BUFFER_LOCK_UNLOCK);
-	return result != HEAPTUPLE_DEAD;
-}
-
-/*
- * Return true if a segment has an index that is maintained or used.
- * relhasindex alone stays true after the last index was dropped; and CREATE
- * INDEX CONCURRENTLY that fails leaves an index behind that is not used.
- */
-bool
-topics_log_am_has_index(Relation rel)
-{
-	ListCell   *lc;
-	bool		found = false;
-
-	if (!rel->rd_rel->relhasindex)
-		return false;
-	foreach(lc, RelationGetIndexList(rel))
-	{
-		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
-
-		if (!HeapTupleIsValid(tuple))
-			continue;
-		found |= ((Form_pg_index) GETSTRUCT(tuple))->indisready;
-		ReleaseSysCache(tuple);
-	}
-	return found;
-}
-
-static double
-log_index_build_range_scan(Relation rel, Relation index, struct IndexInfo *info,
-						   bool allow_sync, bool anyvisible, bool progress,
-						   BlockNumber start_blockno, BlockNumber numblocks,
-						   IndexBuildCallback callback, void *callback_state,
-						   TableScanDesc scan)
-{
-	EState	   *estate = CreateExecutorState();
-	ExprContext *econtext = GetPerTupleExprContext(estate);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	ExprState  *predicate;
-	TransactionId oldest_xmin = GetOldestNonRemovableTransactionId(rel);
-	double		ntuples = 0;
-
-	require_indexable(rel);
-	econtext->ecxt_scantuple = slot;
-	predicate = ExecPrepareQual(info->ii_Predicate, estate);
-	if (scan == NULL)
-		scan = table_beginscan_strat(rel, SnapshotAny, 0, NULL, true, false);
-	if (start_blockno != 0 || numblocks != InvalidBlockNumber)
-		heap_setscanlimits(scan, start_blockno, numblocks);
-
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		Datum		values[INDEX_MAX_KEYS];
-		bool		isnull[INDEX_MAX_KEYS];
-
-		CHECK_FOR_INTERRUPTS();
-		ResetPerTupleExprContext(estate);
-		if (scan->rs_snapshot == SnapshotAny && !may_be_visible(slot, oldest_xmin))
-			continue;
-		ntuples++;
-		if (predicate && !ExecQual(predicate, econtext))
-			continue;
-		FormIndexDatum(info, slot, estate, values, isnull);
-		callback(index, &slot->tts_tid, values, isnull, true, callback_state);
-	}
-
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
-	info->ii_ExpressionsState = NIL;
-	info->ii_PredicateState = NULL;
-	return ntuples;
-}
-
-/* Insert into the index the rows whose TIDs are not in state->tuplesort. */
-static void
-log_index_validate_scan(Relation rel, Relation index, struct IndexInfo *info,
-						Snapshot snapshot, struct ValidateIndexState *state)
-{
-	EState	   *estate = CreateExecutorState();
-	ExprContext *econtext = GetPerTupleExprContext(estate);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	ExprState  *predicate = ExecPrepareQual(info->ii_Predicate, estate);
-	TableScanDesc scan = table_beginscan_strat(rel, snapshot, 0, NULL, true, false);
-	int64		indexed = -1;	/* the next TID of the index, encoded */
-	bool		more = true;
-
-	econtext->ecxt_scantuple = slot;
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		int64		tid = itemptr_encode(&slot->tts_tid);
-		Datum		values[INDEX_MAX_KEYS];
-		bool		isnull[INDEX_MAX_KEYS];
-
-		CHECK_FOR_INTERRUPTS();
-		ResetPerTupleExprContext(estate);
-		state->htups++;
-		while (more && indexed < tid)
-		{
-			Datum		datum;
-			bool		datum_isnull;
-
-			more = topics_tuplesort_getdatum(state->tuplesort, &datum, &datum_isnull);
-			indexed = more ? DatumGetInt64(datum) : -1;
-		}
-		if (more && indexed == tid)
-			continue;
-		if (predicate && !ExecQual(predicate, econtext))
-			continue;
-		FormIndexDatum(info, slot, estate, values, isnull);
-		index_insert(index, values, isnull, &slot->tts_tid, rel,
-					 info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
-					 false, info);
-		state->tups_inserted++;
-	}
-
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
-	info->ii_ExpressionsState = NIL;
-	info->ii_PredicateState = NULL;
-}
-
-/* ----------------------------------------------------------------
  *		The routine
  * ----------------------------------------------------------------
  */
@@ -833,8 +681,8 @@ topics_log_am_handler(PG_FUNCTION_ARGS)
 		methods.scan_sample_next_tuple = log_scan_sample_next_tuple;
 		methods.parallelscan_initialize = log_parallelscan_initialize;
 		methods.relation_vacuum = log_vacuum;
-		methods.index_build_range_scan = log_index_build_range_scan;
-		methods.index_validate_scan = log_index_validate_scan;
+		methods.index_build_range_scan = topics_log_index_build_range_scan;
+		methods.index_validate_scan = topics_log_index_validate_scan;
 		methods.relation_toast_am = log_toast_am;
 	}
 	PG_RETURN_POINTER(&methods);

@@ -247,7 +247,7 @@ static bool
 segment_has_index(Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
-	bool		result = rel == NULL || topics_log_am_has_index(rel);
+	bool		result = rel == NULL || topics_log_index_exists(rel);
 
 	if (rel)
 		relation_close(rel, AccessShareLock);

@@ -18,6 +18,7 @@
 #include "access/htup_details.h"
 #include "access/relscan.h"
 #include "access/sdir.h"
+#include "access/tableam.h"
 #include "access/xlogdefs.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
@@ -589,7 +590,7 @@ extern bool topics_log_am_is_segment(Relation rel);
 extern PartitionState *topics_log_am_state(Relation rel);
 extern int64 topics_log_am_hidden_below(Relation rel, Snapshot snapshot);
 extern void topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset);
-extern bool topics_log_am_has_index(Relation rel);
+extern bool topics_log_am_is_sealed(Relation rel);
 extern bool topics_log_am_parse_name(const char *relname, int64 *topic_id,
 									 int32 *partition, int64 *sequence);
 extern TableScanDesc topics_log_am_begin_tidrange(Relation rel, Snapshot snapshot,
@@ -603,6 +604,17 @@ extern bool topics_foreign_writer_is_pending(void);
 extern void topics_foreign_writer_pre_commit(void);
 extern void topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed);
 extern void topics_foreign_writer_forget(void);
+
+/* log_index.c */
+extern bool topics_log_index_exists(Relation rel);
+extern double topics_log_index_build_range_scan(Relation rel, Relation index,
+												struct IndexInfo *info, bool allow_sync,
+												bool anyvisible, bool progress,
+												BlockNumber start_blockno, BlockNumber numblocks,
+												IndexBuildCallback callback, void *callback_state,
+												TableScanDesc scan);
+extern void topics_log_index_validate_scan(Relation rel, Relation index, struct IndexInfo *info,
+										   Snapshot snapshot, struct ValidateIndexState *state);
 
 /* ---- log tables ---- */
 

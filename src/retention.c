@@ -147,7 +147,7 @@ static bool
 segment_is_complete(const Segment *segment)
 {
 	Relation	rel = table_open(segment->relid, AccessShareLock);
-	bool		result = topics_log_am_has_index(rel);
+	bool		result = topics_log_index_exists(rel);
 
 	table_close(rel, NoLock);
 	return result;

@@ -96,7 +96,7 @@ void
 topics_seal_segment(Oid segment_relid)
 {
 	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
-	bool		leave_alone = topics_log_am_has_index(rel) || !topics_log_am_is_log(rel) ||
+	bool		leave_alone = topics_log_index_exists(rel) || !topics_log_am_is_log(rel) ||
 		RelationGetNumberOfBlocks(rel) == 0;
 	char	   *name = pstrdup(RelationGetRelationName(rel));
 	OwnerScope	scope;
