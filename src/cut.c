@@ -105,7 +105,7 @@ typedef struct PendingChange
 	int64		completes;		/* the cut_end that our commit makes obsolete */
 } PendingChange;
 
-/* One at a time: the worker's and each producer's transaction need no more. */
+/* The changes of this transaction, in TopMemoryContext. */
 static List *pending_changes = NIL;
 
 /* What keeps offsets from having one segment. */

@@ -22,6 +22,7 @@
 #include "storage/bufmgr.h"
 #include "storage/procarray.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/tuplesort.h"
 
