@@ -599,7 +599,7 @@ was_filled(Relation rel)
 	int64		floor;
 
 	topics_log_am_bounds(RelationGetRelid(rel), &base_offset, &end_offset);
-	return last_offset_in(rel) >= end_offset - 1 ||
+	return topics_log_am_last_offset(rel) >= end_offset - 1 ||
 		(get_partition(rel, &id) &&
 		 (!topics_log_start_read(&id, NULL, &log_start, &floor) || floor >= end_offset));
 }
