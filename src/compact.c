@@ -17,11 +17,11 @@
  *
  * WHICH SEGMENTS: sealed ones, older than min_compaction_lag_time, whose
  * records are visible to every snapshot there is.  Rows are copied frozen, so
- * that every snapshot sees all of the new file.  If a row in it were newer than
- * some snapshot, that snapshot would see a record appear.  And where an older
- * record goes because of a newer one of its key, a snapshot that does not see the
- * newer one would see neither.  A snapshot that stays open delays the compaction
- * of what was committed after it, and nothing else.
+ * that every snapshot sees all of the new file.  If a row in it were newer
+ * than some snapshot, that snapshot would see a record appear.  And where an
+ * older record goes because of a newer one of its key, a snapshot that does
+ * not see the newer one would see neither.  A snapshot that stays open delays
+ * the compaction of what was committed after it, and nothing else.
  *
  * The primary does not know of snapshots on standbys without
  * hot_standby_feedback.  For their sake all rows must have been frozen before,
@@ -31,14 +31,14 @@
  *
  * HOW A SEGMENT IS REPLACED: as VACUUM FULL does it.  The rows go into a new
  * table, under a lock that neither readers nor producers wait for.  Then the
- * files are swapped under ACCESS EXCLUSIVE on the segment, which is acquired as
- * retention.c does it: nobody waits behind us for long.  The segment stays the
- * same table with the same bounds, so no plan and no partition descriptor
- * changes.  Small neighbours are merged: the first gets the rows of all, and the
- * bounds; the others are dropped in the same transaction, which takes ACCESS
- * EXCLUSIVE on the partition's table as well.  Rejected: to attach a new segment
- * in the place of the old one, which always takes that lock, and a scan of the
- * new table under it.
+ * files are swapped under ACCESS EXCLUSIVE on the segment, which is acquired
+ * as retention.c does it: nobody waits behind us for long.  The segment stays
+ * the same table with the same bounds, so no plan and no partition descriptor
+ * changes.  Small neighbours are merged: the first gets the rows of all, and
+ * the bounds; the others are dropped in the same transaction, which takes
+ * ACCESS EXCLUSIVE on the partition's table as well.  Rejected: to attach a
+ * new segment in the place of the old one, which always takes that lock, and a
+ * scan of the new table under it.
  *
  * CRASHES: each replacement is a transaction, and leaves a log that is right
  * by itself, since a record goes only where a later one of its key is.
@@ -49,9 +49,9 @@
  * copied as they are.
  *
  * next_offset_floor rises before the first file is swapped: the last record of
- * the log may be a tombstone that goes, and its offset must not be given again.
- * It also says up to where the log can have gaps, to readers that check
- * (fetch.c), whatever cleanup_policy says by then.
+ * the log may be a tombstone that goes, and its offset must not be given
+ * again.  It also says up to where the log can have gaps, to readers that
+ * check (fetch.c), whatever cleanup_policy says by then.
  *
  * WHAT IS NOT TOUCHED: a clean segment from which nothing goes is read, since
  * only its keys tell that, but not written; nor is it merged with much smaller
@@ -72,12 +72,12 @@
  * bounded (MAX_GROUP, compact_segment.c).
  *
  * A run takes many turns: one maps a segment or replaces a group of them, each
- * in a transaction of its own.  What it remembers (CompactRun) is the process's
- * own.  Two processes that compact one partition do no harm: segments are locked,
- * and looked at again under the lock.
+ * in a transaction of its own.  What it remembers (CompactRun) is the
+ * process's own.  Two processes that compact one partition do no harm:
+ * segments are locked, and looked at again under the lock.
  *
- * compact_at, in shared memory, is 0 when a run pays, or when it is to be looked
- * at at once; it stays 0 during a run.  Else it is when to look again.
+ * compact_at, in shared memory, is 0 when a run pays, or when it is to be
+ * looked at at once; it stays 0 during a run.  Else it is when to look again.
  *
  *-------------------------------------------------------------------------
  */
@@ -193,8 +193,8 @@ run_is_worth_it(Relation partition_rel, PartitionState *state, const TopicSettin
 }
 
 /*
- * Look whether a partition should be compacted: cheap, for a process that leaves
- * it to another one.
+ * Look whether a partition should be compacted: cheap, for a process that
+ * leaves it to another one.
  */
 void
 topics_compact_look(Topic *topic, Oid partition_relid, PartitionState *state)
@@ -209,8 +209,8 @@ topics_compact_look(Topic *topic, Oid partition_relid, PartitionState *state)
 }
 
 /*
- * A transaction was rolled back: what a turn has left in memory may not hold, and
- * compaction by hand may have been canceled.  The run begins anew.
+ * A transaction was rolled back: what a turn has left in memory may not hold,
+ * and compaction by hand may have been canceled.  The run begins anew.
  */
 static void
 end_run_at_abort(XactEvent event, void *arg)
@@ -255,10 +255,10 @@ begin_run(Relation partition_rel, PartitionState *state, const TopicSettings *se
  */
 
 /*
- * Return true if every snapshot sees this row, and it is old enough.  *frozen is
- * reset if replay has not canceled the queries on standbys that do not see it.
- * It has where the row was frozen, and where its page was found to be all visible
- * (which keeps VACUUM from coming back to freeze it).
+ * Return true if every snapshot sees this row, and it is old enough.  *frozen
+ * is reset if replay has not canceled the queries on standbys that do not see
+ * it.  It has where the row was frozen, and where its page was found to be all
+ * visible (which keeps VACUUM from coming back to freeze it).
  */
 static bool
 row_is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, bool *frozen)
@@ -290,8 +290,8 @@ freeze_segment(Oid relid)
 }
 
 /*
- * Map the next segment, or have it frozen for that.  Return false at the end of
- * what can be mapped: then "mapped" is the end of the run.
+ * Map the next segment, or have it frozen for that.  Return false at the end
+ * of what can be mapped: then "mapped" is the end of the run.
  */
 static bool
 map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
@@ -337,7 +337,9 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
 	}
 	if (!ripe || !frozen)
 	{
-		/* it is copied whole or not at all; what is mapped of it does no harm */
+		/*
+		 * it is copied whole or not at all; what is mapped of it does no harm
+		 */
 		run->mapped = before_segment;
 		run->full = false;
 	}
@@ -357,7 +359,9 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
  * ----------------------------------------------------------------
  */
 
-/* End the run, in the catalogue too.  If it did anything, look again at once. */
+/*
+ * End the run, in the catalogue too.  If it did anything, look again at once.
+ */
 static CompactResult
 finish_run(PartitionState *state)
 {
@@ -370,7 +374,10 @@ finish_run(PartitionState *state)
 	return result;
 }
 
-/* Map a segment.  At the end, see whether there is anything to do with the map. */
+/*
+ * Map a segment.  At the end, see whether there is anything to do with the
+ * map.
+ */
 static CompactResult
 take_map_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
 {
@@ -413,9 +420,9 @@ take_copy_turn(Relation partition_rel, PartitionState *state, const TopicSetting
 }
 
 /*
- * End the run if its topic has gone, or is not to be compacted any more; or, if
- * "later" is set, not before some time, since it has failed, or was done by hand.
- * It would keep others waiting.  In a transaction.
+ * End the run if its topic has gone, or is not to be compacted any more; or,
+ * if "later" is set, not before some time, since it has failed, or was done by
+ * hand.  It would keep others waiting.  In a transaction.
  */
 void
 topics_compact_check(bool later)

@@ -47,8 +47,8 @@
  */
 
 /*
- * List the sealed segments from the log start on that have all of their records,
- * and of these, those with an offset in from .. below-1.
+ * List the sealed segments from the log start on that have all of their
+ * records, and of these, those with an offset in from .. below-1.
  */
 List *
 topics_compact_segment_list(Relation partition_rel, PartitionState *state, int64 from, int64 below)
@@ -149,7 +149,10 @@ topics_compact_segment_hash_key(const CompactRun *run, TupleTableSlot *slot, Key
  * ----------------------------------------------------------------
  */
 
-/* Return true if a record of a candidate stays; *tombstone says what it is then. */
+/*
+ * Return true if a record of a candidate stays; *tombstone says what it is
+ * then.
+ */
 static bool
 record_stays(const CompactTurn *turn, TupleTableSlot *slot, bool drop_tombstones, bool *tombstone)
 {
@@ -171,8 +174,8 @@ record_stays(const CompactTurn *turn, TupleTableSlot *slot, bool drop_tombstones
 }
 
 /*
- * Lock a candidate against all that change segments or rows, without waiting, and
- * see whether it still is what was listed.
+ * Lock a candidate against all that change segments or rows, without waiting,
+ * and see whether it still is what was listed.
  */
 static bool
 lock_candidate(Relation partition_rel, const Segment *segment)
@@ -288,8 +291,8 @@ read_candidate(const CompactTurn *turn, CompactCandidate *candidate, Batch *batc
 }
 
 /*
- * Find out what of a candidate stays.  It was read for that already if it did not
- * go with the last group: what was counted then may be off by what another
+ * Find out what of a candidate stays.  It was read for that already if it did
+ * not go with the last group: what was counted then may be off by what another
  * process has done meanwhile, which does no harm.
  */
 static void
@@ -332,9 +335,9 @@ guess_live_bytes(const CompactCandidate *candidate)
  * Return true if a candidate that was counted is to be merged into a group.
  *
  * Neighbours of different ages of tombstones are not: that would make some of
- * these younger, so that they never went, or older.  Nor is a segment from which
- * nothing goes written anew for the sake of a small one; that waits until more of
- * its kind have come.
+ * these younger, so that they never went, or older.  Nor is a segment from
+ * which nothing goes written anew for the sake of a small one; that waits
+ * until more of its kind have come.
  */
 static bool
 candidate_belongs(const SegmentGroup *group, const CompactCandidate *candidate,
@@ -355,8 +358,8 @@ candidate_belongs(const SegmentGroup *group, const CompactCandidate *candidate,
 
 /*
  * Choose the next segments to be replaced by one; they are locked and counted.
- * There are none if none is left.  *busy is set if another process has the next
- * one.
+ * There are none if none is left.  *busy is set if another process has the
+ * next one.
  */
 SegmentGroup
 topics_compact_segment_choose(const CompactTurn *turn, Relation partition_rel, bool *busy)
@@ -432,8 +435,8 @@ copy_group(const CompactTurn *turn, List *group)
  */
 
 /*
- * Return true if we could have this lock now, but for readers that are done in no
- * time.  Asked before the work is done for it.
+ * Return true if we could have this lock now, but for readers that are done in
+ * no time.  Asked before the work is done for it.
  */
 static bool
 lock_is_free(Oid relid)
@@ -444,7 +447,9 @@ lock_is_free(Oid relid)
 	return true;
 }
 
-/* Return true if no other process has a lock that would keep us from swapping. */
+/*
+ * Return true if no other process has a lock that would keep us from swapping.
+ */
 static bool
 group_is_free(Oid partition_relid, List *group)
 {
@@ -536,7 +541,10 @@ swap_files(Oid relid, Oid new_relid)
 	CommandCounterIncrement();
 }
 
-/* Put the new table, if there is one, and the bounds of all in the place of a group. */
+/*
+ * Put the new table, if there is one, and the bounds of all in the place of a
+ * group.
+ */
 static void
 swap_group(const CompactTurn *turn, List *group, Oid new_relid)
 {

@@ -3,8 +3,8 @@
  * group_monitor.c
  *		What the views of consumer groups show.
  *
- * Users see the groups that they may use (group.c), with the topics that they may
- * read.
+ * Users see the groups that they may use (group.c), with the topics that they
+ * may read.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,8 +47,8 @@ compare_entries(const void *a, const void *b)
 typedef void (*EntryVisitor) (ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic);
 
 /*
- * Visit the entries of the groups that the user may use: a group's own, then per
- * topic its subscription and its partitions.
+ * Visit the entries of the groups that the user may use: a group's own, then
+ * per topic its subscription and its partitions.
  */
 static void
 visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)

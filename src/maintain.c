@@ -18,10 +18,10 @@
  * To compact a partition is no step: it takes many turns, by a process of its
  * own (compactor.c), by the worker where there is none, or by hand.
  *
- * TO ADD A STEP: a function that does its part in one transaction, and a row of
- * the table "steps", where it is to be done; a WorkStep for it (pg_topics.h),
- * with a name in backoff.c, under which the view topics.worker shows where work
- * has failed.
+ * TO ADD A STEP: a function that does its part in one transaction, and a row
+ * of the table "steps", where it is to be done; a WorkStep for it
+ * (pg_topics.h), with a name in backoff.c, under which the view topics.worker
+ * shows where work has failed.
  *
  *-------------------------------------------------------------------------
  */
@@ -78,9 +78,9 @@ typedef struct Upkeep
 /*
  * Find the partition, in a new transaction.  Return false if the topic or the
  * partition has gone.  What is found stays until the transaction ends: DROP
- * begins at the root, whose lock is taken here, and waited for where a DROP has
- * it.  The view's lock is not taken, since a rename wants that: it would wait
- * for a VACUUM, and others behind it.
+ * begins at the root, whose lock is taken here, and waited for where a DROP
+ * has it.  The view's lock is not taken, since a rename wants that: it would
+ * wait for a VACUUM, and others behind it.
  */
 static bool
 find_partition(Upkeep *upkeep)
@@ -108,12 +108,13 @@ find_partition(Upkeep *upkeep)
 
 /*
  * Return true if the tail is older than segment_time, or than retention_time.
- * The latter is for the sake of records with a timestamp in the future: sealed,
- * they are no younger than the seal.
+ * The latter is for the sake of records with a timestamp in the future:
+ * sealed, they are no younger than the seal.
  *
  * A tail that seems to come from the future, since the clock was set back, is
  * as old as now: else it would not be rolled until the clock is there again.
- * (Another process that writes tail_started beside us writes the time as well.)
+ * (Another process that writes tail_started beside us writes the time as
+ * well.)
  */
 static bool
 tail_is_old(Topic *topic, PartitionState *state)
@@ -160,9 +161,9 @@ wants_compaction(Topic *topic, int32 partition)
 }
 
 /*
- * List the partitions that compaction pays for now, in the caller's transaction:
- * DuePartitions, in a memory context.  Those that have failed, and whose time to
- * try again has not come, are left out.
+ * List the partitions that compaction pays for now, in the caller's
+ * transaction: DuePartitions, in a memory context.  Those that have failed,
+ * and whose time to try again has not come, are left out.
  */
 List *
 topics_maintain_collect_compaction(MemoryContext cxt)
@@ -232,7 +233,9 @@ attach_spare(Upkeep *upkeep)
 	int64		wanted;
 	bool		needed;
 
-	/* the offset that has to have a segment; a tail just filled has none above */
+	/*
+	 * the offset that has to have a segment; a tail just filled has none above
+	 */
 	wanted = topics_segment_find(rel, end, &tail) ? tail.end_offset : end;
 	needed = !topics_segment_covers(rel, wanted, wanted);
 	table_close(rel, NoLock);
@@ -373,7 +376,9 @@ static const Step steps[] = {
 	{STEP_COMPACT, NULL, look_at_compaction},
 };
 
-/* Do what is due; the partition may go at any time between two transactions. */
+/*
+ * Do what is due; the partition may go at any time between two transactions.
+ */
 static void
 take_steps(Upkeep *upkeep)
 {
@@ -458,8 +463,8 @@ choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 }
 
 /*
- * Do all that is due for a partition but to compact it, and with "roll_now" cut
- * its tail, due or not.  The call is made in a transaction, and returns in
+ * Do all that is due for a partition but to compact it, and with "roll_now"
+ * cut its tail, due or not.  The call is made in a transaction, and returns in
  * another one.  What was requested stays so if an error, or the end of the
  * process, comes before it is done.
  */
@@ -512,8 +517,8 @@ compact_partition(Oid view_relid, int32 partition, NextTransaction next_transact
 }
 
 /*
- * The same, by a process that compacts what is wanted.  Return true if the next
- * turn can come at once.
+ * The same, by a process that compacts what is wanted.  Return true if the
+ * next turn can come at once.
  */
 bool
 topics_maintain_compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
@@ -545,8 +550,8 @@ require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
 }
 
 /*
- * Compact a partition now, at full speed, and without saying that it is wanted.
- * Where something is in the way, the rest is left to the compactor.
+ * Compact a partition now, at full speed, and without saying that it is
+ * wanted.  Where something is in the way, the rest is left to the compactor.
  */
 static void
 compact_by_hand(Oid view_relid, int32 partition, PartitionState *state)

@@ -10,9 +10,10 @@
  *	topic_log.t<id>_p<n>_s<m>	segments
  *	topic.<name>			the view, with its triggers
  *
- * Log tables belong to the extension's owner; the view to the role that creates
- * the topic.  The view's owner has SELECT on the log table, since a view reads
- * with its owner's rights; hooks.c keeps that so when the owner changes.
+ * Log tables belong to the extension's owner; the view to the role that
+ * creates the topic.  The view's owner has SELECT on the log table, since a
+ * view reads with its owner's rights; hooks.c keeps that so when the owner
+ * changes.
  *
  * It stands below topic.c, which checks what a user wants: __consumer_offsets
  * is made here too, for offset_log.c.
@@ -108,7 +109,9 @@ create_view(int64 topic_id, const char *name)
 							 " FROM topic_log.t" INT64_FORMAT, view, topic_id);
 	topics_statement_execute("CREATE TRIGGER produce INSTEAD OF INSERT ON %s"
 							 " FOR EACH ROW EXECUTE FUNCTION topics.insert_record()", view);
-	/* the first also when no row matches; the second lets the first be fired */
+	/*
+	 * the first also when no row matches; the second lets the first be fired
+	 */
 	topics_statement_execute("CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON %s"
 							 " FOR EACH STATEMENT EXECUTE FUNCTION topics.append_only()", view);
 	topics_statement_execute("CREATE TRIGGER append_only_row INSTEAD OF UPDATE OR DELETE ON %s"
@@ -161,9 +164,9 @@ topics_make_topic_create(const NewTopic *topic)
 }
 
 /*
- * Make a topic of pg_topics' own, unless it is there: of the extension's owner,
- * with text keys and jsonb values, and compacted.  Its segments are small, since
- * the last one is read whole after a restart.
+ * Make a topic of pg_topics' own, unless it is there: of the extension's
+ * owner, with text keys and jsonb values, and compacted.  Its segments are
+ * small, since the last one is read whole after a restart.
  */
 void
 topics_make_topic_create_internal(const char *name, int32 partitions)

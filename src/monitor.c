@@ -4,9 +4,9 @@
  *		What the administration views show: a row costs the same however
  *		long the log is.
  *
- * Users see the topics that they may read, or that are theirs.  The messages of
- * errors can tell of records, so what fails is shown to the topic's owner and to
- * those who look after the server.
+ * Users see the topics that they may read, or that are theirs.  The messages
+ * of errors can tell of records, so what fails is shown to the topic's owner
+ * and to those who look after the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -231,7 +231,9 @@ topics_segment_status(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* Columns of worker_status: the worker, and then a piece of work that fails. */
+/*
+ * Columns of worker_status: the worker, and then a piece of work that fails.
+ */
 enum
 {
 	WORKER_PID,
@@ -258,8 +260,8 @@ may_see_failure(const WorkFailure *failure)
 }
 
 /*
- * Put a failure into its columns.  Return false if it is not for the user to see,
- * or the topic has gone.
+ * Put a failure into its columns.  Return false if it is not for the user to
+ * see, or the topic has gone.
  */
 static bool
 put_failure(const WorkFailure *failure, Datum *values, bool *nulls)

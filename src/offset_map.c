@@ -57,7 +57,10 @@ allocate_entries(OffsetMap *map, int64 size)
 	return entries;
 }
 
-/* Create an empty map of at most "budget" bytes, in the current memory context. */
+/*
+ * Create an empty map of at most "budget" bytes, in the current memory
+ * context.
+ */
 OffsetMap *
 topics_offset_map_create(Size budget)
 {
@@ -163,7 +166,10 @@ double_map(OffsetMap *map)
 	return true;
 }
 
-/* Note a key's latest offset.  Return false if the key is new, and the map full. */
+/*
+ * Note a key's latest offset.  Return false if the key is new, and the map
+ * full.
+ */
 bool
 topics_offset_map_put(OffsetMap *map, const KeyHash *key, int64 offset)
 {

@@ -45,7 +45,9 @@ enum
 
 static Oid	locked_relids[LOCKED_RELIDS];
 
-/* Have this process keep to a rate: a setting, in kB a second, 0 for no limit. */
+/*
+ * Have this process keep to a rate: a setting, in kB a second, 0 for no limit.
+ */
 void
 topics_pace_limit(int *rate)
 {
@@ -69,12 +71,13 @@ topics_pace_note_locked(Oid segment_relid)
 }
 
 /*
- * Return true if a process waits for a lock on what we have locked.  Workers do
- * not count: they do not wait for long, and come back.
+ * Return true if a process waits for a lock on what we have locked.  Workers
+ * do not count: they do not wait for long, and come back.
  *
- * Read without a lock: of a process that has just stopped waiting we may read a
- * lock that it does not wait for, since locks live in shared memory for ever.
- * Then work is given up in vain.  A process that we miss we see at the next nap.
+ * Read without a lock: of a process that has just stopped waiting we may read
+ * a lock that it does not wait for, since locks live in shared memory for
+ * ever.  Then work is given up in vain.  A process that we miss we see at the
+ * next nap.
  */
 static bool
 another_process_waits(void)

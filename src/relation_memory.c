@@ -4,8 +4,8 @@
  *		What a session remembers of tables that it has met, for its own speed.
  *
  * A memory is a hash table by the table's oid, which is the first field of an
- * entry.  It may be lost at any time: when it has grown too large, all of it is
- * forgotten, so that a session which meets many tables stays small.
+ * entry.  It may be lost at any time: when it has grown too large, all of it
+ * is forgotten, so that a session which meets many tables stays small.
  *
  *-------------------------------------------------------------------------
  */

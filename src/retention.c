@@ -26,15 +26,15 @@
  * shared memory: a record of the lowest segment that kept it from going
  * (lowest_kept), and the bytes above (droppable_bytes).
  *
- * DROPPING a segment takes ACCESS EXCLUSIVE on the partition's table too, since
- * queries that were planned with the segment must have gone.  A process that
- * waits for that lock holds up all that come after it, behind the one that holds
- * the lock now, which may be pg_dump.  So the lock is tried without waiting, and
- * then waited for no longer than LOCK_WAIT_MS; the segment's own lock is not
- * waited for at all.  What did not work is tried again in the next round.  DETACH
- * CONCURRENTLY would never stand in the way, but it waits for every transaction
- * that uses the topic, for hours if need be, and meanwhile holds the lock that
- * attaching the next segment takes.
+ * DROPPING a segment takes ACCESS EXCLUSIVE on the partition's table too,
+ * since queries that were planned with the segment must have gone.  A process
+ * that waits for that lock holds up all that come after it, behind the one
+ * that holds the lock now, which may be pg_dump.  So the lock is tried without
+ * waiting, and then waited for no longer than LOCK_WAIT_MS; the segment's own
+ * lock is not waited for at all.  What did not work is tried again in the next
+ * round.  DETACH CONCURRENTLY would never stand in the way, but it waits for
+ * every transaction that uses the topic, for hours if need be, and meanwhile
+ * holds the lock that attaching the next segment takes.
  *
  *-------------------------------------------------------------------------
  */
@@ -105,8 +105,8 @@ topics_retention_is_due(const TopicSettings *settings, const PartitionState *sta
  */
 
 /*
- * Find the time of a record that keeps a segment from expiring, or 0 if there is
- * none from "before" on.  The BRIN index of a sealed segment leads to it.
+ * Find the time of a record that keeps a segment from expiring, or 0 if there
+ * is none from "before" on.  The BRIN index of a sealed segment leads to it.
  */
 static TimestampTz
 find_kept_time(Oid segment_relid, TimestampTz before, int64 from)
@@ -153,7 +153,10 @@ segment_is_complete(const Segment *segment)
 	return result;
 }
 
-/* Return true if a sealed segment is expired.  If not, *kept says what keeps it. */
+/*
+ * Return true if a sealed segment is expired.  If not, *kept says what keeps
+ * it.
+ */
 static bool
 segment_is_expired(const Segment *segment, const TopicPartition *id,
 				   TimestampTz before, TimestampTz *kept)
@@ -169,8 +172,8 @@ segment_is_expired(const Segment *segment, const TopicPartition *id,
 }
 
 /*
- * Return true if all records of the tail, of which there are some, are expired.
- * Its last record nearly always tells that they are not.
+ * Return true if all records of the tail, of which there are some, are
+ * expired.  Its last record nearly always tells that they are not.
  */
 static bool
 tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *tail,
@@ -192,9 +195,9 @@ tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *ta
 }
 
 /*
- * Choose where the log should start by policy.  *cut is set if the tail must be
- * cut before anything more can go.  The active snapshot is younger than "end": it
- * sees all records below.
+ * Choose where the log should start by policy.  *cut is set if the tail must
+ * be cut before anything more can go.  The active snapshot is younger than
+ * "end": it sees all records below.
  */
 static int64
 choose_log_start(const TopicSettings *settings, Relation partition_rel,
@@ -318,7 +321,10 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
  * ----------------------------------------------------------------
  */
 
-/* Wait for an ACCESS EXCLUSIVE lock, but not for long.  Return true if we have it. */
+/*
+ * Wait for an ACCESS EXCLUSIVE lock, but not for long.  Return true if we have
+ * it.
+ */
 static bool
 wait_for_exclusive_lock(Oid relid)
 {
@@ -356,8 +362,8 @@ wait_for_exclusive_lock(Oid relid)
 }
 
 /*
- * Lock a table ACCESS EXCLUSIVE without waiting in the queue.  Return false if it
- * could not be had.
+ * Lock a table ACCESS EXCLUSIVE without waiting in the queue.  Return false if
+ * it could not be had.
  */
 bool
 topics_retention_try_lock(Oid relid)
@@ -384,7 +390,8 @@ topics_retention_lock(Oid relid)
 
 /*
  * List the segments below the log start, lowest first, at most MAX_DROPS; the
- * last one that there is is left alone.  With "lock", those that could be locked.
+ * last one that there is is left alone.  With "lock", those that could be
+ * locked.
  */
 static List *
 list_droppable(Relation partition_rel, PartitionState *state, bool lock)

@@ -4,8 +4,8 @@
  *		Statements that make, change and drop topics, by SPI.
  *
  * They run as the extension's owner, to whom the catalogue and the log tables
- * belong, with a fixed search_path, and are built from numbers and quoted names
- * only.
+ * belong, with a fixed search_path, and are built from numbers and quoted
+ * names only.
  *
  *-------------------------------------------------------------------------
  */

@@ -111,7 +111,9 @@ get_column_type(FunctionCallInfo fcinfo, int argument, const char *what)
 	Oid			type;
 	int32		typmod;
 
-	/* the default is what it says, whatever search_path finds under the name */
+	/*
+	 * the default is what it says, whatever search_path finds under the name
+	 */
 	if (strcmp(name, "text") == 0)
 		name = "pg_catalog.text";
 	topics_parse_type(name, &type, &typmod);
@@ -170,7 +172,10 @@ enum
 	CREATE_FIRST_SETTING
 };
 
-/* create_topic(topic, partitions, key_type, value_type, settings.., if_not_exists) */
+/*
+ * create_topic(topic, partitions, key_type, value_type, settings..,
+ * if_not_exists)
+ */
 Datum
 topics_create_topic(PG_FUNCTION_ARGS)
 {
@@ -207,8 +212,8 @@ topics_create_topic(PG_FUNCTION_ARGS)
  */
 
 /*
- * Lock a topic, which must be the caller's, so that nobody else changes it until
- * the transaction ends.  NULL if there is none, and missing_ok.
+ * Lock a topic, which must be the caller's, so that nobody else changes it
+ * until the transaction ends.  NULL if there is none, and missing_ok.
  */
 static Topic *
 lock_own_topic(const char *name, LOCKMODE mode, bool missing_ok)
@@ -389,8 +394,9 @@ build_description(const Topic *topic)
 }
 
 /*
- * describe_topic(topic): a row for each thing to know about it.  What it means,
- * and what Kafka calls it, is in the comments on the columns of topics.topic.
+ * describe_topic(topic): a row for each thing to know about it.  What it
+ * means, and what Kafka calls it, is in the comments on the columns of
+ * topics.topic.
  */
 Datum
 topics_describe_topic(PG_FUNCTION_ARGS)

@@ -5,14 +5,18 @@
  *
  * A setting is an argument of create_topic() and of alter_topic(), a column of
  * topic_log.topic, a column of the view topics.topic, a row of what
- * describe_topic() returns, and a field of TopicSettings.  The arguments and the
- * columns of topic_log.topic stand in the order of the table below.
+ * describe_topic() returns, and a field of TopicSettings.  The arguments and
+ * the columns of topic_log.topic stand in the order of the table below.
  *
- * TO ADD A SETTING: a row at the end of the table, a field of TopicSettings
- * (pg_topics.h), and in the install script the argument of both functions, the
- * column of topic_log.topic, before notify_key, and the column of topics.topic.
- * The comment on the latter is what describe_topic() shows, with Kafka's name of
- * the setting in parentheses at its end.
+ * TO ADD A SETTING: a row at the end of the table; a field of TopicSettings
+ * (pg_topics.h); and in the install script the argument of both functions,
+ * with their comments, the column of topic_log.topic, before notify_key, and
+ * the column of topics.topic.  The comment on the latter is what
+ * describe_topic() shows, with Kafka's name of the setting in parentheses at
+ * its end.
+ *
+ * It stands below topic.c, whose functions take the arguments: catalog.c reads
+ * the columns, and make_topic.c needs the defaults.
  *
  *-------------------------------------------------------------------------
  */
@@ -140,7 +144,7 @@ is_in_range(const SettingRow *row, double number)
 }
 
 static bool
-is_a_word(const SettingRow *row, const char *word)
+is_known_word(const SettingRow *row, const char *word)
 {
 	for (const char *const *good = row->words; *good; good++)
 		if (strcmp(word, *good) == 0)
@@ -168,7 +172,7 @@ value_is_good(const SettingRow *row, Datum value)
 		case SETTING_RATIO:
 			return is_in_range(row, DatumGetFloat8(value));
 		case SETTING_WORD:
-			return is_a_word(row, TextDatumGetCString(value));
+			return is_known_word(row, TextDatumGetCString(value));
 		case SETTING_TIME:
 		case SETTING_SWITCH:
 			break;
@@ -176,7 +180,7 @@ value_is_good(const SettingRow *row, Datum value)
 	return true;
 }
 
-/* No values at all, palloc'd. */
+/* Create a set without any values, palloc'd. */
 static TopicSettingValues *
 create_values(void)
 {
@@ -194,8 +198,8 @@ set_value(TopicSettingValues *values, int i, Datum value)
 }
 
 /*
- * The values among a function's arguments, of which the first is the one at
- * "first": checked, palloc'd, and without those that are NULL.
+ * Read the values among a function's arguments, of which the first is the one
+ * at "first".  They are checked; what is NULL has no value.  Palloc'd.
  */
 TopicSettingValues *
 topics_topic_setting_arguments(FunctionCallInfo fcinfo, int first)
@@ -228,16 +232,27 @@ value_from_text(const SettingRow *row, const char *text)
 	return OidInputFunctionCall(input, pstrdup(text), ioparam, -1);
 }
 
-/* The values that are given as text, pairs of name and value; palloc'd. */
+static int
+find_setting(const char *name)
+{
+	for (int i = 0; i < SETTINGS; i++)
+		if (strcmp(name, setting_rows[i].name) == 0)
+			return i;
+	elog(ERROR, "there is no topic setting \"%s\"", name);
+}
+
+/* Read values that are given as text, in pairs of name and value; palloc'd. */
 TopicSettingValues *
 topics_topic_setting_from_text(const char *const (*pairs)[2], int count)
 {
 	TopicSettingValues *values = create_values();
 
-	for (int i = 0; i < SETTINGS; i++)
-		for (int j = 0; j < count; j++)
-			if (strcmp(pairs[j][0], setting_rows[i].name) == 0)
-				set_value(values, i, value_from_text(&setting_rows[i], pairs[j][1]));
+	for (int i = 0; i < count; i++)
+	{
+		int			number = find_setting(pairs[i][0]);
+
+		set_value(values, number, value_from_text(&setting_rows[number], pairs[i][1]));
+	}
 	return values;
 }
 
@@ -292,7 +307,7 @@ keep_value(TopicSettings *settings, const SettingRow *row, Datum value)
 	}
 }
 
-/* What is to be used if a topic has these values, which are all there. */
+/* Convert values, which must all be there, to what is used. */
 TopicSettings
 topics_topic_setting_used(const TopicSettingValues *values)
 {
@@ -303,7 +318,9 @@ topics_topic_setting_used(const TopicSettingValues *values)
 	return settings;
 }
 
-/* The same, of a row of topic_log.topic. */
+/*
+ * Likewise of a row of topic_log.topic, in which the first setting is "first".
+ */
 void
 topics_topic_setting_read_row(TopicSettings *settings, HeapTuple tuple, TupleDesc desc,
 							  AttrNumber first)
