@@ -405,7 +405,11 @@ topics_catalog_partition_state(Topic *topic, int32 partition)
 	return *state;
 }
 
-/* Resolve a partition that the topic has; its table is not looked for. */
+/*
+ * Resolve a partition that the topic has, without a lock; its table is not
+ * looked for.  A caller that needs the table anyway opens it first
+ * (topics_catalog_open_for_reading).
+ */
 Partition
 topics_catalog_partition(Topic *topic, int32 partition)
 {
@@ -467,7 +471,6 @@ topics_catalog_open_for_reading(Topic *topic, int32 number)
 	Partition	partition = {.topic = topic,.number = number};
 
 	topics_catalog_check_partition(topic, number);
-	partition.relid = topics_catalog_partition_relid(topic, number);
 	topics_catalog_open_partition(&partition, AccessShareLock);
 	return partition;
 }

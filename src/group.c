@@ -151,17 +151,17 @@ read_log_bounds(Partition *partition, int64 wanted, int64 *start, int64 *end)
 }
 
 /*
- * Claim a partition for a group, and keep the topic from being dropped.  The
- * result is the transaction's own entry.
+ * Claim a partition for a group, and keep the topic from being dropped until the
+ * transaction ends.  The result is the transaction's own entry; *partition is
+ * resolved under the lock.
  */
 static LocalOffset *
-claim_partition(const char *group_id, const Partition *partition)
+claim_partition(const char *group_id, Topic *topic, int32 number, Partition *partition)
 {
-	Topic	   *topic = partition->topic;
-	LocalOffset *local = topics_consumer_offset_use(group_id, topic->topic_id, partition->number,
-													NULL, NULL);
+	LocalOffset *local = topics_consumer_offset_use(group_id, topic->topic_id, number, NULL, NULL);
 
-	topics_catalog_hold_partition(partition);
+	*partition = topics_catalog_open_for_reading(topic, number);
+	topics_catalog_close_partition(partition, NoLock);
 	(void) topics_consumer_offset_claim(local, topics_catalog_partition_state(topic, 0), true);
 	return local;
 }
@@ -260,8 +260,7 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 
 	topic = get_topic_argument(fcinfo, COMMIT_ARG_TOPIC);
 	topics_catalog_check_partition(topic, number);
-	partition = topics_catalog_partition(topic, number);
-	local = claim_partition(group_id, &partition);
+	local = claim_partition(group_id, topic, number, &partition);
 	check_offset_to_commit(group_id, &partition, topics_consumer_offset_get_position(local), offset);
 	topics_consumer_offset_change(local, offset, metadata);
 	PG_RETURN_VOID();
@@ -413,10 +412,7 @@ reset_partitions(ReturnSetInfo *rsinfo, const char *group_id, const ResetTarget 
 	int64	   *since = NULL;
 
 	for (int32 number = first; number < upto; number++)
-	{
-		partitions[number] = topics_catalog_partition(topic, number);
-		locals[number] = claim_partition(group_id, &partitions[number]);
-	}
+		locals[number] = claim_partition(group_id, topic, number, &partitions[number]);
 	if (target->kind == TARGET_TIME)
 		since = topics_list_offsets_since(topic, target->time, NULL, NULL);
 	for (int32 number = first; number < upto; number++)

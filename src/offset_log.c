@@ -402,19 +402,16 @@ read_range(const Partition *partition, int64 from, int64 upto, HTAB *records, Me
  * not take an older record of the same key away meanwhile.
  */
 static int64
-read_partition(Partition *partition, HTAB *records, MemoryContext cxt)
+read_partition(Topic *topic, int32 number, HTAB *records, MemoryContext cxt)
 {
-	Snapshot	held;
-	int64		start;
-	int64		end;
+	Partition	partition = topics_catalog_open_for_reading(topic, number);
+	Snapshot	held = RegisterSnapshot(GetLatestSnapshot());
+	int64		start = topics_log_start(partition.state);
+	int64		end = topics_log_end(partition.rel, partition.state);
 
-	topics_catalog_open_partition(partition, AccessShareLock);
-	held = RegisterSnapshot(GetLatestSnapshot());
-	start = topics_log_start(partition->state);
-	end = topics_log_end(partition->rel, partition->state);
-	read_range(partition, start, end, records, cxt);
+	read_range(&partition, start, end, records, cxt);
 	UnregisterSnapshot(held);
-	topics_catalog_close_partition(partition, AccessShareLock);
+	topics_catalog_close_partition(&partition, AccessShareLock);
 	return end;
 }
 
@@ -464,11 +461,7 @@ load_offsets_topic(Topic *topic)
 	LoadedRecord *record;
 
 	for (int32 number = 0; number < topic->partitions; number++)
-	{
-		Partition	partition = topics_catalog_partition(topic, number);
-
-		ends[number] = read_partition(&partition, records, cxt);
-	}
+		ends[number] = read_partition(topic, number, records, cxt);
 	unload_missing(topic, records, ends);
 	hash_seq_init(&seq, records);
 	while ((record = hash_seq_search(&seq)) != NULL)
@@ -504,17 +497,13 @@ static char *
 read_string(Topic *topic, const GroupOffset *entry, const char *name)
 {
 	int32		number = topics_offset_log_choose_partition(topic, entry->key.group_id);
-	Partition	partition = topics_catalog_partition(topic, number);
+	Partition	partition = topics_catalog_open_for_reading(topic, number);
 	int64		offset = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
-	Snapshot	snapshot;
-	LogReader  *reader;
-	TupleTableSlot *slot;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	LogReader  *reader = topics_log_reader_open(partition.rel, offset, offset + 1, snapshot, false);
+	TupleTableSlot *slot = topics_log_reader_next(reader);
 	char	   *result = NULL;
 
-	topics_catalog_open_partition(&partition, AccessShareLock);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	reader = topics_log_reader_open(partition.rel, offset, offset + 1, snapshot, false);
-	slot = topics_log_reader_next(reader);
 	if (slot)
 	{
 		bool		isnull;
