@@ -1,6 +1,8 @@
-# docs/recipes/log-aggregation.md: rsyslog writes into a topic, with the
-# configuration that the page prints.  Only the server, and the input (a
-# socket in place of the system's), are this test's own.
+# docs/recipes/log-aggregation.md, from its top to its bottom: rsyslog writes
+# into a topic, with the configuration that the page prints, beside Debian's
+# own rsyslog.conf, and what the page does with the messages is what it
+# prints.  This test's own are only the server and where rsyslog's files are:
+# it does not run as root.
 
 use strict;
 use warnings FATAL => 'all';
@@ -19,24 +21,49 @@ my ($rsyslogd) = grep { -x } map { "$_/rsyslogd" } split(/:/, $ENV{PATH}), '/usr
 die 'no rsyslogd: install the packages rsyslog and rsyslog-pgsql' unless $rsyslogd;
 
 my $page = slurp_file("$FindBin::RealBin/../../docs/recipes/log-aggregation.md");
-my ($conf) = $page =~ /^```conf\n(.*?)^```/ms or die 'the page has no configuration';
-my ($setup) = $page =~ /^## The topic\n.*?^```sql\nCREATE EXTENSION pg_topics;\n(.*?)^```/ms or die 'the page has no topic';
+my $directory = PostgreSQL::Test::Utils::tempdir_short;
+my $daemon;
 
-my $node = topics_node('main');
-# the page's role connects by itself here
-$node->safe_psql('postgres', $setup);
-append_to_file($node->data_dir . '/pg_hba.conf', "local all all trust\n");
+# ----------------------------------------------------------------------
+# The server lets the page's role in by its password only
+# ----------------------------------------------------------------------
+
+my $node = topics_node('main', extension => 0);
+my $hba = $node->data_dir . '/pg_hba.conf';
+my $rules = slurp_file($hba);
+unlink $hba;
+append_to_file($hba, "local all syslog_writer scram-sha-256\n$rules");
 $node->reload;
 
-my $directory = PostgreSQL::Test::Utils::tempdir_short;
-my $server = sprintf 'postgresql://syslog_writer@/postgres?host=%s&port=%d', $node->host, $node->port;
-$conf =~ s{conninfo="[^"]*"}{conninfo="$server"} or die 'no conninfo';
-append_to_file("$directory/rsyslog.conf", qq{global(workDirectory="$directory")
-module(load="imuxsock" SysSock.Use="off")
-input(type="imuxsock" Socket="$directory/log")
-$conf});
+# ----------------------------------------------------------------------
+# rsyslog
+# ----------------------------------------------------------------------
 
-my $daemon;
+# Debian's configuration, with its files in our directory, without what needs
+# root, and with the machine's name that the page prints
+sub debian_conf
+{
+	my $conf = slurp_file('/etc/rsyslog.conf');
+
+	$conf =~ s{^module\(load="imuxsock"\)}{module(load="imuxsock" SysSock.Name="$directory/log")}m
+	  or die '/etc/rsyslog.conf does not load imuxsock';
+	$conf =~ s{^module\(load="imklog"\).*\n}{}m;
+	$conf =~ s{^\$(?:FileOwner|FileGroup) .*\n}{}mg;
+	$conf =~ s{/var/spool/rsyslog|/var/log|/etc/rsyslog\.d}{$directory}g;
+	return qq{global(localHostname="web1")\n$conf};
+}
+
+# As the page says, /etc/rsyslog.d/pgsql.conf; only the server is another
+sub write_conf
+{
+	my ($conf) = @_;
+	my $server = sprintf '@/postgres?host=%s&port=%d', $node->host, $node->port;
+
+	$conf =~ s{(conninfo="[^"@]*)[^"]*"}{$1$server"} or die 'no conninfo';
+	append_to_file("$directory/pgsql.conf", $conf);
+	append_to_file("$directory/rsyslog", debian_conf());
+	return;
+}
 
 sub start_rsyslog
 {
@@ -45,7 +72,7 @@ sub start_rsyslog
 	{
 		open STDOUT, '>>', "$directory/output";
 		open STDERR, '>&', \*STDOUT;
-		exec $rsyslogd, '-n', '-f', "$directory/rsyslog.conf", '-i', "$directory/pid" or POSIX::_exit(1);
+		exec $rsyslogd, '-n', '-f', "$directory/rsyslog", '-i', "$directory/pid" or POSIX::_exit(1);
 	}
 	return poll_until(sub { -S "$directory/log" });
 }
@@ -60,35 +87,107 @@ sub stop_rsyslog
 }
 END { local $?; if ($daemon) { kill 'TERM', $daemon; waitpid $daemon, 0 } }
 
-# As syslog(3) would: priority 12 is user.warning, 86 authpriv.info
+# ----------------------------------------------------------------------
+# The page
+# ----------------------------------------------------------------------
+
+sub normalize
+{
+	my ($text) = @_;
+
+	$text =~ s/^psql:<stdin>:\d+: //mg;
+	$text =~ s/[ \t]+$//mg;
+	$text =~ s/\A\n+|\n+\z//g;
+	return $text;
+}
+
+sub run_sql
+{
+	my ($sql, $expected) = @_;
+	my ($name) = $sql =~ /^(.*)$/m;
+	my $output = '';
+
+	run_log([ 'psql', '-X', '-d', $node->connstr('postgres') ], '<', \$sql, '>&', \$output);
+	return is(normalize($output), normalize($expected), "as printed: $name") if defined $expected;
+	return unlike($output, qr/ERROR|WARNING/, "no error: $name");
+}
+
+# The page's commands are those of an administrator: of these, only what
+# says something to the log can be run here
+sub run_commands
+{
+	my ($commands) = @_;
+	my $said = 0;
+
+	for my $command (split /\n/, $commands)
+	{
+		if ($command =~ /^sudo systemctl restart rsyslog$/)
+		{
+			ok(start_rsyslog(), 'rsyslog starts') or diag(slurp_file("$directory/output"));
+		}
+		elsif ($command =~ s/^logger /logger -u $directory\/log /)
+		{
+			system($command) == 0 or die "could not run $command";
+			$said++;
+		}
+		else
+		{
+			like($command, qr/^sudo (?:apt-get|chmod) /, "known: $command");
+		}
+	}
+	return unless $said;
+	return ok($node->poll_query_until('postgres', qq{
+			SELECT count(*) = $said FROM topic.syslog r WHERE r.value ->> 'program' IN ('sshd', 'backup')}),
+		'what was said to rsyslog comes into the topic');
+}
+
+my %blocks;
+while ($page =~ /^```(\w+)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?/msg)
+{
+	my ($kind, $block, $expected) = ($1, $2, $3);
+
+	$blocks{$kind}++;
+	run_sql($block, $expected) if $kind eq 'sql';
+	write_conf($block) if $kind eq 'conf';
+	run_commands($block) if $kind eq 'sh';
+}
+is_deeply(\%blocks, { sql => 4, text => 1, sh => 2, conf => 1 }, 'all of the page was run');
+is(slurp_file("$directory/output"), '', 'rsyslog has nothing to say of its configuration');
+
+# ----------------------------------------------------------------------
+# What the page promises
+# ----------------------------------------------------------------------
+
+# As syslog(3) would: priority 12 is user.warning
 sub say_to_log
 {
-	my ($priority, $program, $message) = @_;
+	my ($program, $message) = @_;
 	my $socket = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => "$directory/log") or die "log socket: $!";
 
-	defined $socket->send("<$priority>Mar  1 10:00:01 $program: $message") or die "log socket: $!";
+	defined $socket->send("<12>Mar  1 10:00:01 $program: $message") or die "log socket: $!";
 	return;
 }
 
-ok(start_rsyslog(), 'rsyslog starts with the configuration of the page') or diag(slurp_file("$directory/output"));
-say_to_log(12, 'app[42]', q{it's a "test" with \ and 'quotes'; DROP TABLE x; -- Größe});
-say_to_log(86, 'sshd', 'Accepted publickey for root');
-say_to_log(12, 'app[42]', "line $_") for 1 .. 500;
-ok($node->poll_query_until('postgres', 'SELECT count(*) = 502 FROM topic.syslog'), 'every message comes into the topic');
-is($node->safe_psql('postgres', q{SELECT r.value ->> 'program', r.value ->> 'severity', r.value ->> 'message' FROM topic.syslog r
-		WHERE r.value ->> 'message' NOT LIKE '%line %' ORDER BY r.offset}) =~ s/\| /|/gr,
-	qq{app|warning|it's a "test" with \\ and 'quotes'; DROP TABLE x; -- Größe\nsshd|info|Accepted publickey for root},
-	'... with program, severity and text as they were said');
-is($node->safe_psql('postgres', q{SELECT count(DISTINCT r.partition), count(DISTINCT r.key), count(*) FILTER (WHERE r.timestamp BETWEEN now() - interval '10 minutes' AND now()) FROM topic.syslog r}),
-	'1|1|502', '... of one host in one partition, with the time when it was said');
-is($node->safe_psql('postgres', q{SELECT string_agg(n, ' ' ORDER BY r.offset) FROM topic.syslog r, substring(r.value ->> 'message' FROM 'line (\d+)') n}),
+say_to_log('app[42]', q{it's a "test" with \ and 'quotes'; DROP TABLE x; -- Größe});
+say_to_log('app[42]', "not \xff UTF-8");
+say_to_log('app[42]', "line $_") for 1 .. 500;
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 502 FROM topic.syslog r WHERE r.value ->> 'program' = 'app'}),
+	'every message comes into the topic');
+is($node->safe_psql('postgres', q{SELECT r.value ->> 'severity', r.value ->> 'message' FROM topic.syslog r
+		WHERE r.value ->> 'program' = 'app' AND r.value ->> 'message' NOT LIKE 'line %' ORDER BY r.offset}),
+	qq{warning|it's a "test" with \\ and 'quotes'; DROP TABLE x; -- Größe\nwarning|not   UTF-8},
+	'... as it was said, but for a byte that is not UTF-8');
+is($node->safe_psql('postgres', q{SELECT count(DISTINCT r.partition), min(r.key), max(r.key) FROM topic.syslog r
+		WHERE r.timestamp BETWEEN now() - interval '10 minutes' AND now() AND r.value ->> 'program' = 'app'}),
+	'1|web1|web1', '... of one host in one partition, with the time when it was said');
+is($node->safe_psql('postgres', q{SELECT string_agg(n, ' ' ORDER BY r.offset) FROM topic.syslog r, substring(r.value ->> 'message' FROM '^line (\d+)') n}),
 	join(' ', 1 .. 500), '... in their order');
 
 # The server is away: the queue keeps what comes
 $node->stop('fast');
-say_to_log(12, 'app', "away $_") for 1 .. 50;
+say_to_log('app', "away $_") for 1 .. 50;
 $node->start;
-say_to_log(12, 'app', 'after');
+say_to_log('app', 'after');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 51 FROM topic.syslog r WHERE r.value ->> 'message' ~ 'away|after'}),
 	'what was said while the server was away is there');
 stop_rsyslog();
