@@ -103,10 +103,10 @@ CREATE FUNCTION topics.create_topic(
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_topic';
 COMMENT ON FUNCTION topics.create_topic(text, integer, text, text, interval, bigint, bigint, interval, integer, text, text, interval, interval, double precision, boolean, boolean) IS
 'Creates a topic (Kafka: kafka-topics --create). Needs CREATE on schema topic; the caller owns the topic.
-topic: 1 to 63 of A-Z a-z 0-9 . _ -, not . or .., not beginning with __ (42602). partitions: 1 to 100000.
-key_type, value_type: any type that a column can have, a domain with CHECK is checked when a record is produced.
+topic: 1 to 63 of A-Z a-z 0-9 . _ -, not . or .., not beginning with __ (42602). partitions: 1 to 100000; NULL: 1.
+key_type, value_type: any type that a column can have; NULL: text. A domain with CHECK is checked when a record is produced.
 Settings, NULL for the default: retention_time (7 days, negative: unlimited; retention.ms), retention_bytes (-1: unlimited, per partition; retention.bytes),
-segment_bytes (1 GB, at least 65536; segment.bytes), segment_time (7 days, negative: unlimited; segment.ms), max_message_bytes (1048576, from 1 to 268435456, of key, value and headers; max.message.bytes),
+segment_bytes (1 GB, at least 65536; segment.bytes), segment_time (7 days, negative: unlimited; segment.ms), max_message_bytes (1048576, from 1 to 268435456, of key, value and headers, these as jsonb; max.message.bytes),
 timestamp_type (CreateTime or LogAppendTime; message.timestamp.type), cleanup_policy (delete, compact, or compact,delete; cleanup.policy), delete_retention_time (1 day; delete.retention.ms),
 min_compaction_lag_time (0; min.compaction.lag.ms), min_cleanable_dirty_ratio (0.5, from 0 to 1; min.cleanable.dirty.ratio), notify (true).
 Errors: 42710 topic exists (a notice with if_not_exists), 22023 bad setting, 42501 no right, 54000 pg_topics.max_partitions reached';
@@ -161,7 +161,7 @@ CREATE FUNCTION topics.produce(topic text, value jsonb, key text DEFAULT NULL, h
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
 COMMENT ON FUNCTION topics.produce(text, text, text, jsonb, integer, timestamptz) IS
 'Produces a record when the transaction commits, and returns its partition (Kafka: Producer.send). Needs INSERT on the topic''s view. The offset is assigned at commit: see topics.last_produced and topics.send.
-value, key: converted to the topic''s types; NULL is allowed, a NULL value is a tombstone in a compacted topic. headers: a list of [name, value] pairs or an object of names and values.
+value, key: converted to the topic''s types; NULL is allowed, a NULL value is a tombstone in a compacted topic. headers: a list of [name, value] pairs or an object of names and values; [] and {} are both kept as [].
 partition: from 0; NULL: by the key as Kafka''s default partitioner (murmur2), without a key one at random per transaction. create_time: NULL for now.
 Errors: 42704 no such topic, 42501 no right, 54000 larger than max_message_bytes, 22023 bad partition or headers, those of the types'' input functions and domains; at commit 55000 the topic was dropped';
 COMMENT ON FUNCTION topics.produce(text, bytea, bytea, jsonb, integer, timestamptz) IS
@@ -214,7 +214,7 @@ CREATE FUNCTION topics.fetch_bytea(
 	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key bytea, OUT value bytea, OUT headers jsonb) RETURNS SETOF record
 LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_fetch';
 COMMENT ON FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval) IS
-'Records of a partition from an offset on, in order, as the statement''s snapshot sees them (Kafka: assign, seek and poll). Keeps nothing: the caller tracks his place. Needs SELECT on the topic''s view.
+'Records of a partition from an offset on, in order, as the statement''s snapshot sees them (Kafka: assign, seek and poll). Keeps nothing: the caller remembers its own place. Needs SELECT on the topic''s view.
 max_records, max_bytes (of key, value and headers): at least 1; one record comes even if it is larger.
 max_wait (fetch.max.wait.ms): 0 to 1 minute. If there is no record, waits for one as long, and then sees also what was committed after the statement began. Keeps the statement''s snapshot meanwhile, so wait longer with topics.wait_offset. In REPEATABLE READ and SERIALIZABLE nothing is waited for.
 Errors: TP001 offset out of range (OFFSET_OUT_OF_RANGE, with both ends of the log), 42704 no such topic, 42501 no right, 22023 bad partition or limit, XX001 a record is missing';
@@ -274,7 +274,7 @@ COMMENT ON FUNCTION topics.consume(text, text, integer, integer, interval, text)
 'Records of one partition from the group''s committed offset on; the offset moves behind them when the transaction commits (Kafka: poll and commitSync, in one transaction with the work). Until then the partition is claimed: other transactions of the group get other partitions, or nothing. Of the free partitions with records the one served longest ago; a second call in a transaction goes on. Needs SELECT on the topic''s view; a group belongs to the role that used it first.
 max_records, max_bytes, max_wait: as in topics.fetch. auto_offset_reset: where the group begins in the topic, and goes on if its place was removed: earliest, latest or none; fixed by the group''s first call (auto.offset.reset, whose default is latest).
 All records returned count as consumed: call it alone in its statement, without LIMIT.
-Errors: 42704 no such topic, 42501 no right to the topic or the group, 42602 bad group_id, 22023 bad limit, TP001 the committed offset is not in the log, 40001 the transaction''s snapshot is older than the committed offset, 54000 pg_topics.max_group_offsets reached';
+Errors: 42704 no such topic, 42501 no right to the topic or the group, 42602 bad group_id, 22023 bad limit, TP001 the committed offset is not in the log, 40001 there are records, but the transaction''s snapshot is older than the commit that set the committed offset, 54000 pg_topics.max_group_offsets reached';
 COMMENT ON FUNCTION topics.consume_bytea(text, text, integer, integer, interval, text) IS
 'As topics.consume, with key and value as bytes';
 
@@ -283,9 +283,9 @@ CREATE FUNCTION topics.commit_offset(
 	metadata text DEFAULT NULL, member_id text DEFAULT NULL, generation_id integer DEFAULT NULL) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_commit_offset';
 COMMENT ON FUNCTION topics.commit_offset(text, text, integer, bigint, text, text, integer) IS
-'Sets a group''s committed offset, the next one to be consumed, when the transaction commits (Kafka: commitSync with offsets). Not below the one there is: see topics.reset_offset. Waits for another transaction that has the partition claimed. Needs SELECT on the topic''s view and the right to the group.
+'Sets a group''s committed offset, the next one to be consumed, when the transaction commits (Kafka: commitSync with offsets). Not below the one there is: see topics.reset_offset. Below the log start it is accepted, as in Kafka: records may be removed while they are worked on. Waits for another transaction that has the partition claimed. Needs SELECT on the topic''s view and the right to the group.
 metadata: up to 4096 bytes. member_id, generation_id: NULL.
-Errors: TP001 outside the log, 22023 lower than committed or no such partition, TP003 a member was named, 42704 no such topic, 42501 no right, 40001 the transaction''s snapshot is older than the committed offset, 54000 too large, or pg_topics.max_group_offsets reached';
+Errors: TP001 negative or above the log end (OFFSET_OUT_OF_RANGE), 22023 lower than committed or no such partition, TP003 a member was named, 42704 no such topic, 42501 no right, 40001 the transaction''s snapshot is older than the commit that set the committed offset, 54000 metadata too large, or pg_topics.max_group_offsets reached';
 
 CREATE FUNCTION topics.reset_offset(
 	group_id text, topic text, partition integer DEFAULT NULL,
@@ -294,8 +294,8 @@ CREATE FUNCTION topics.reset_offset(
 	OUT partition integer, OUT old_offset bigint, OUT new_offset bigint) RETURNS SETOF record
 LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_reset_offset';
 COMMENT ON FUNCTION topics.reset_offset(text, text, integer, text, bigint, timestamptz, bigint, boolean) IS
-'Moves a group''s committed offset, back or forth, in one partition or all, when the transaction commits (Kafka: kafka-consumer-groups --reset-offsets). Exactly one of to_position (earliest or latest), to_offset, to_time (the first record not before it) and shift_by (kept within the log). With dry_run nothing is changed. Waits for transactions that have the partitions claimed.
-Errors: 22023 not exactly one target, TP001 to_offset is outside the log, and those of topics.commit_offset';
+'Moves a group''s committed offset, back or forth, in one partition or all, when the transaction commits (Kafka: kafka-consumer-groups --reset-offsets). Exactly one of to_position (earliest or latest), to_offset, to_time (the first record not before it) and shift_by (kept within the log). With dry_run nothing is changed, but it waits, and is refused where writing is (25006). Waits for transactions that have the partitions claimed.
+Errors: 22023 not exactly one target, TP001 to_offset is below the log start or above the log end (Kafka''s tool takes the nearest end instead), and those of topics.commit_offset';
 
 CREATE FUNCTION topics.delete_group(group_id text) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_delete_group';
@@ -359,7 +359,7 @@ CREATE FUNCTION topics.produce_change() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce_change';
 COMMENT ON FUNCTION topics.produce_change() IS
 'Trigger function for any table: produce_change(topic [, key column, ...]), AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW, or AFTER TRUNCATE FOR EACH STATEMENT. Produces a JSON record of the change when the transaction commits (Kafka: the outbox pattern, Debezium). Who changes the table needs INSERT on the topic''s view.
-Value: {"op": "INSERT", "UPDATE", "DELETE" or "TRUNCATE", "schema", "table", "time": of the transaction, "old": the row or null, "new": the row or null}.
+Value: JSON with op (INSERT, UPDATE, DELETE or TRUNCATE), schema, table, time (of the transaction), old (the row or null) and new (the row or null), in this order without blanks. The topic''s value type: any that takes this text, so text, varchar, json, jsonb, xml, a domain of these; or bytea (UTF-8).
 Key: of the named columns, or of the primary key; of one column its value, of several a JSON array of their values in the order named, or in the table''s order. An UPDATE of the key is a DELETE under the old key and an INSERT under the new one. A DELETE is followed by a record without value if the topic''s cleanup_policy has compact. A TRUNCATE goes to every partition, without key.
 Errors: 39P01 called in another way, 42703 no such key column, 55000 no primary key, and those of topics.produce';
 
@@ -376,7 +376,7 @@ Errors: TP001 beyond the log end or below -1 (OFFSET_OUT_OF_RANGE), 22023 no suc
 CREATE PROCEDURE topics.maintain(topic text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_maintain';
 COMMENT ON PROCEDURE topics.maintain(text) IS
-'Does the worker''s work for one topic, or for all that the caller owns, committing as it goes: cut segments that are too large or too old, attach spares, freeze and index sealed segments, move log starts up by retention_time and retention_bytes, drop segments below them. Work that failed, see topics.worker, is tried again by the worker, too. For the topic''s owner.
+'Does the worker''s work for one topic, or for all that the caller owns, committing as it goes: cut segments that are too large or too old, attach spares, freeze and index sealed segments, move log starts up by retention_time and retention_bytes, drop segments below them, compact at full speed; for __consumer_offsets, which belongs to the extension''s owner, also note new names of the owners of groups. Work that failed, see topics.worker, is tried again by the worker, too. For the topic''s owner.
 Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner';
 
 CREATE PROCEDURE topics.roll_segment(topic text, partition integer DEFAULT NULL)
