@@ -1,7 +1,8 @@
 # docs/reference is complete and true to the catalogue: every function with its
 # arguments, their types and defaults, and its result; every view with its
 # columns; every setting of the server and of topics; every SQLSTATE.  And
-# nothing has a heading that is not there.
+# nothing has a heading that is not there.  Decisions are numbered once, and the
+# links of all documents lead somewhere.
 use strict;
 use warnings FATAL => 'all';
 
@@ -235,6 +236,25 @@ is("@missing", '', 'the pages have each of them');
 
 my @stale = grep { /^(?:topics|pg_topics)\.|^TP/ && !$functions{$_} && !$views{$_} && !$settings{$_} && !$states{$_} } sort keys %section;
 is("@stale", '', 'every heading has its object');
+
+# ----------------------------------------------------------------------
+# Decisions
+# ----------------------------------------------------------------------
+
+my $index = slurp_file("$root/docs/decisions/README.md");
+my (%numbered, @lost);
+
+for my $file (map { m{([^/]+)$} } glob "$root/docs/decisions/0*.md")
+{
+	my ($number) = $file =~ /^(\d{4})-/;
+	my ($title) = slurp_file("$root/docs/decisions/$file") =~ /\A# (.*)/;
+	my ($own_number, $name) = $title =~ /^(\d+)\. (.*)/;
+
+	push @lost, $file if $numbered{$number}++ || $own_number != $number
+	  || $index !~ /^\| \[$number\]\(\Q$file\E\) \| \Q$name\E \| [^|]+ \|$/m;
+}
+is("@lost", '', 'each decision has a number of its own, and stands in the index with its title and a status');
+is(scalar(keys %numbered), scalar(() = $index =~ /^\| \[/mg), 'the index has no other');
 
 # ----------------------------------------------------------------------
 # Links
