@@ -1,8 +1,8 @@
 # docs/reference is complete and true to the catalogue: every function with its
 # arguments, their types and defaults, and its result; every view with its
-# columns; every setting of the server and of topics; every SQLSTATE.  And
-# nothing has a heading that is not there.  Decisions are numbered once, and the
-# links of all documents lead somewhere.
+# columns; every setting of the server and of topics; every SQLSTATE and wait
+# event.  And nothing has a heading that is not there.  Decisions are numbered
+# once, and the links of all documents lead somewhere.
 use strict;
 use warnings FATAL => 'all';
 
@@ -229,6 +229,13 @@ for my $condition (sort keys %conditions)
 	push @missing, "$state $condition" unless $known{$state};
 }
 is("@missing", '', 'the pages have each of them');
+
+# ----------------------------------------------------------------------
+# Wait events
+# ----------------------------------------------------------------------
+
+is(join(' ', sort map { $_->[0] } table(slurp_file("$root/docs/operation.md"), 'wait event')),
+	join(' ', sort $source =~ /"(PgTopics\w+)"/g), 'wait events');
 
 # ----------------------------------------------------------------------
 # No heading without its object
