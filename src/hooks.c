@@ -42,8 +42,13 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "compat.h"
-#include "consumer.h"
+#include "base/compat.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "group/group.h"
+#include "topic/topic.h"
+#include "doors.h"
 #include "pg_topics.h"
 
 static object_access_hook_type previous_object_access = NULL;

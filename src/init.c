@@ -11,9 +11,12 @@
 #include "storage/ipc.h"
 #include "utils/varlena.h"
 
-#include "compat.h"
-#include "consumer.h"
-#include "pg_topics.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "read/read.h"
+#include "group/group.h"
+#include "serve/serve.h"
+#include "doors.h"
 
 PG_MODULE_MAGIC;
 

@@ -54,8 +54,11 @@
 #include "access/xlog.h"
 #include "utils/resowner.h"
 
-#include "buffer.h"
-#include "consumer.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "group/group.h"
+#include "doors.h"
 #include "pg_topics.h"
 
 static bool appended = false;	/* step 1 is done, step 3 is not */

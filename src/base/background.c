@@ -1,0 +1,116 @@
+/*-------------------------------------------------------------------------
+ *
+ * background.c
+ *		Have something done by another process, in transactions of its own
+ *		that commit before ours, and wait for it or not.
+ *
+ * The deadlock detector does not see a wait for another process to end.  Should
+ * that one need a lock that its master holds, or a process that waits for the
+ * master, it gives up after LOCK_TIMEOUT_MS, and the master does the work
+ * itself.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/wait_event.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+
+/* well below the usual deadlock_timeout: let others not be chosen as victims */
+#define LOCK_TIMEOUT_MS "500"
+
+static volatile sig_atomic_t told_to_end = false;
+
+/* Return true if this process was told to end. */
+bool
+topics_background_is_told_to_end(void)
+{
+	return told_to_end;
+}
+
+/* SIGTERM's handler */
+void
+topics_background_end(SIGNAL_ARGS)
+{
+	told_to_end = true;
+	die(TOPICS_SIGNAL_PASS);
+}
+
+/* In the new process, first of all.  The result is what the master gave along. */
+const char *
+topics_background_begin(void)
+{
+	pqsignal(SIGTERM, topics_background_end);
+	BackgroundWorkerUnblockSignals();
+	return MyBgworkerEntry->bgw_extra;
+}
+
+/* Connect to a database, with the settings of a process that has no client. */
+void
+topics_background_connect(Oid database)
+{
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT_MS, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* Sleep until the latch is set, or for so long.  Read settings that have changed. */
+void
+topics_background_wait(long timeout_ms, WaitReason reason)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout_ms, topics_wait_event_get(reason));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/*
+ * Start a function of this library in a new process, with "size" bytes of
+ * "extra".  The result is palloc'd; NULL if there is no process to be had.
+ */
+BackgroundWorkerHandle *
+topics_background_start(const char *function, const char *name, const void *extra, Size size)
+{
+	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
+
+	Assert(size <= BGW_EXTRALEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION |
+		BGWORKER_INTERRUPTIBLE;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
+	strlcpy(worker.bgw_function_name, function, BGW_MAXLEN);
+	strlcpy(worker.bgw_name, name, BGW_MAXLEN);
+	strlcpy(worker.bgw_type, name, BGW_MAXLEN);
+	memcpy(worker.bgw_extra, extra, size);
+
+	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;
+}
+
+/*
+ * The same, and wait until the process has ended.  Return false if there was
+ * none to be had.  True says only that it has tried.
+ */
+bool
+topics_background_run(const char *function, const char *name, const void *extra, Size size)
+{
+	BackgroundWorkerHandle *handle = topics_background_start(function, name, extra, size);
+
+	return handle != NULL && WaitForBackgroundWorkerShutdown(handle) == BGWH_STOPPED;
+}

@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * base/base.h
+ *		What knows nothing of topics: settings, arguments, waits, processes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_BASE_H
+#define PG_TOPICS_BASE_H
+
+#include "catalog/pg_attribute.h"
+#include "fmgr.h"
+#include "utils/hsearch.h"
+
+#include "pg_topics.h"
+
+/* ---- settings.c ---- */
+
+extern int	pg_topics_max_partitions;
+extern int	pg_topics_max_group_offsets;
+extern bool pg_topics_early_lock_release;
+extern bool pg_topics_enable_offset_scan;
+extern int	pg_topics_worker_interval;
+extern int	pg_topics_notify_interval;
+extern int	pg_topics_compaction_rate;
+extern void topics_settings_define(void);
+extern void topics_require_preload(void);
+extern void topics_settings_override(const char *name, const char *value);
+
+/* ---- argument.c ---- */
+
+extern void topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name);
+extern void topics_argument_require_all(FunctionCallInfo fcinfo, int count, const char *function);
+
+/* ---- wait_event.c ---- */
+
+typedef enum WaitReason
+{
+	WAIT_APPEND_LOCK,			/* for an append lock, or for a cut to be over */
+	WAIT_RECORD,				/* for records, or a claim */
+	WAIT_LAUNCHER_IDLE,
+	WAIT_WORKER_IDLE,
+	WAIT_COMPACTOR_IDLE,		/* until locks are free that were in the way */
+	WAIT_COMPACTION_PACE		/* compaction has done more than its rate allows */
+} WaitReason;
+
+extern uint32 topics_wait_event_get(WaitReason reason);
+
+/* ---- background.c ---- */
+
+extern bool topics_background_is_told_to_end(void);
+extern void topics_background_end(SIGNAL_ARGS);
+extern const char *topics_background_begin(void);
+extern void topics_background_connect(Oid database);
+extern void topics_background_wait(long timeout_ms, WaitReason reason);
+extern struct BackgroundWorkerHandle *topics_background_start(const char *function, const char *name,
+															 const void *extra, Size size);
+extern bool topics_background_run(const char *function, const char *name,
+								  const void *extra, Size size);
+
+/* ---- relation_memory.c ---- */
+
+extern void *topics_relation_memory_enter(HTAB **memory, Size entry_size, Oid relid, bool *found);
+
+/* ---- offset_map.c ---- */
+
+typedef struct OffsetMap OffsetMap;
+
+typedef struct KeyHash
+{
+	uint64		hash[2];
+} KeyHash;
+
+extern OffsetMap *topics_offset_map_create(Size budget);
+extern void topics_offset_map_free(OffsetMap *map);
+extern void topics_offset_map_clear(OffsetMap *map);
+extern bool topics_offset_map_is_empty(const OffsetMap *map);
+extern KeyHash topics_offset_map_hash(const OffsetMap *map, Form_pg_attribute att, Datum key);
+extern bool topics_offset_map_put(OffsetMap *map, const KeyHash *key, int64 offset);
+extern int64 topics_offset_map_get(const OffsetMap *map, const KeyHash *key);
+
+#endif							/* PG_TOPICS_BASE_H */

@@ -1,0 +1,94 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *		The settings of the server that begin with "pg_topics.", and settings
+ *		of PostgreSQL's that we change for a moment.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "utils/guc.h"
+
+#include "base/base.h"
+
+int			pg_topics_max_partitions;
+int			pg_topics_max_group_offsets;
+bool		pg_topics_early_lock_release;
+bool		pg_topics_enable_offset_scan;
+int			pg_topics_worker_interval;
+int			pg_topics_notify_interval;
+int			pg_topics_compaction_rate;
+
+/* The library was loaded while the server started, and has its shared memory. */
+static bool preloaded = false;
+
+/* Define them: called once, by _PG_init, in a library that is preloaded. */
+void
+topics_settings_define(void)
+{
+	DefineCustomIntVariable("pg_topics.max_partitions",
+							"Partitions of all topics of all databases that shared memory has room for.",
+							"Creating a topic beyond it fails. Each takes about 290 bytes.",
+							&pg_topics_max_partitions, 10000, 16, 1000000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.max_group_offsets",
+							"Committed offsets of all consumer groups of all databases that shared memory has room for.",
+							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 190 bytes.",
+							&pg_topics_max_group_offsets, 100000, 100, 10000000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("pg_topics.early_lock_release",
+							 "Lets the next producer of a partition go on while a commit waits for its flush.",
+							 "Acknowledgements wait for it in any case.",
+							 &pg_topics_early_lock_release, true,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("pg_topics.enable_offset_scan",
+							 "Lets the planner read topics in the order of offsets, from the first wanted one.",
+							 "Also topics.fetch() in FROM, record by record.",
+							 &pg_topics_enable_offset_scan, true,
+							 PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.worker_interval",
+							"Time between two rounds of the worker over all partitions.",
+							"What cannot wait wakes it at once.",
+							&pg_topics_worker_interval, 10000, 100, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.notify_interval",
+							"Least time between two notifications of a topic's new records.",
+							"What comes meanwhile is told of together.",
+							&pg_topics_notify_interval, 100, 10, 60000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.compaction_rate",
+							"How much compaction reads and writes in a second, at most.",
+							"0 is no limit. CALL topics.maintain() has none.",
+							&pg_topics_compaction_rate, 32768, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	MarkGUCPrefixReserved("pg_topics");
+	preloaded = true;
+}
+
+/*
+ * Functions that need shared memory call this first, so that a library that
+ * was loaded too late says so instead of crashing.
+ */
+void
+topics_require_preload(void)
+{
+	if (!preloaded)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pg_topics must be loaded via \"shared_preload_libraries\""),
+				 errhint("Put pg_topics first in shared_preload_libraries and restart the server.")));
+}
+
+/*
+ * Give a setting of PostgreSQL's another value for a while: until the caller
+ * ends the level that NewGUCNestLevel began, by AtEOXact_GUC.
+ */
+void
+topics_settings_override(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}

@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * doors.h
+ *		What the doors offer to _PG_init; no other file includes this.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_DOORS_H
+#define PG_TOPICS_DOORS_H
+
+/* ---- transaction.c ---- */
+
+extern void topics_transaction_init(void);
+
+/* ---- hooks.c ---- */
+
+extern void topics_hooks_init(void);
+
+#endif							/* PG_TOPICS_DOORS_H */

@@ -1,0 +1,546 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer_offset.c
+ *		What a transaction does to committed offsets: its claims, its changes,
+ *		and what becomes of them at its end.
+ *
+ * As in Kafka, a commit is a record of the internal topic __consumer_offsets
+ * (offset_log.c), and what is current is kept in memory (offset_table.c).  A
+ * row of a table instead would be updated at every commit, and a snapshot held
+ * open somewhere would keep all its versions.
+ *
+ * A transaction pins each entry of the table that it uses, and notes what it
+ * will change: an OffsetChange, on a stack per entry, so that ROLLBACK TO can
+ * take changes back.  When it commits (transaction.c), it does the following:
+ *
+ *	1. pre_commit: give a record per change to the transaction's buffer, so
+ *	   that they are appended to __consumer_offsets with all others;
+ *	2. publish: after the commit record, with the append locks still held,
+ *	   store the changes in the entries.
+ *
+ * So an offset is committed if and only if the transaction is, and order and
+ * durability of commits are those of the log.
+ *
+ * CLAIMS.  A transaction that changes the committed offset of a partition holds
+ * the claim, a heavyweight lock on (group, topic, partition), until it ends.
+ * topics.consume() takes the claim without waiting, and passes over what it
+ * does not get; topics.commit_offset() and reset_offset() wait.  PostgreSQL
+ * releases the lock, after step 2: the next transaction to have it reads what
+ * the last one committed.  A rolled-back savepoint releases it too, together
+ * with the change.  Each transaction that uses a group holds its group lock
+ * shared; topics.delete_group() has it exclusively.
+ *
+ * DROPPED TOPICS.  The transaction that drops a topic writes tombstones for all
+ * entries of the topic.  It needs no claim: a transaction that has a change of
+ * such an entry to commit keeps a lock on the topic's tables.  The DROP has
+ * waited for that, and now no other transaction gets one.  A group that is
+ * deleted at the same time only gets more tombstones.
+ *
+ * SNAPSHOTS.  A committed offset is not MVCC.  In REPEATABLE READ it can come
+ * from a transaction whose other writes the snapshot does not show.  So the xid
+ * of the last commit is kept, and such a claim fails with 40001.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "group/group.h"
+
+#define RECENT_XIDS (UINT64CONST(1) << 30)
+
+static List *locals = NIL;		/* of LocalOffset, in TopTransactionContext */
+static int64 offsets_topic_id;	/* where this commit's records go */
+
+/* ----------------------------------------------------------------
+ *		While the transaction runs
+ * ----------------------------------------------------------------
+ */
+
+static LocalOffset *
+find_local_of(const GroupOffset *shared)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalOffset *local = lfirst(lc);
+
+		if (local->shared == shared)
+			return local;
+	}
+	return NULL;
+}
+
+/* This transaction's own view of an entry, or NULL if it has none. */
+LocalOffset *
+topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 partition)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalOffset *local = lfirst(lc);
+		GroupOffsetKey *key = &local->shared->key;
+
+		if (key->partition == partition && key->topic_id == topic_id &&
+			strcmp(key->group_id, group_id) == 0)
+			return local;
+	}
+	return NULL;
+}
+
+/*
+ * Use an entry in this transaction: it stays until the end.  It is made if
+ * there is none, with these facts.  The result lives as long.
+ */
+LocalOffset *
+topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition,
+						   const GroupOffsetFacts *facts, const int64 *starts)
+{
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, topic_id, partition);
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	LocalOffset *local = palloc0(sizeof(LocalOffset));
+	LocalOffset *known;
+	GroupOffset *entry;
+	uint32		pins = 0;
+
+	local->ordinal = -1;
+	locals = lappend(locals, local);
+	MemoryContextSwitchTo(old);
+
+	entry = topics_offset_table_pin(&key, facts, starts, &pins);
+	if (entry == NULL)
+	{
+		locals = list_delete_last(locals);
+		topics_offset_table_report_full();
+	}
+
+	/* an entry without pins had none of ours */
+	known = pins > 0 ? find_local_of(entry) : NULL;
+	if (known)
+	{
+		locals = list_delete_last(locals);
+		topics_offset_table_unpin(entry);
+		pfree(local);
+		return known;
+	}
+	local->shared = entry;
+	return local;
+}
+
+/* Return true if this transaction sees such a group or subscription. */
+bool
+topics_consumer_offset_exists(const LocalOffset *local)
+{
+	return local->change ? !local->change->deleted : is_committed(local->shared);
+}
+
+/* Return the committed offset, with this transaction's change, or NO_OFFSET. */
+int64
+topics_consumer_offset_get_position(const LocalOffset *local)
+{
+	if (local->change)
+		return local->change->deleted ? NO_OFFSET : local->change->offset;
+	return pg_atomic_read_u64(&local->shared->committed);
+}
+
+/* Begin a change: it replaces one that this subtransaction has made before. */
+static OffsetChange *
+push_change(LocalOffset *local)
+{
+	SubTransactionId subxid = GetCurrentSubTransactionId();
+	OffsetChange *change = local->change;
+
+	if (change == NULL || change->subxid != subxid)
+	{
+		change = MemoryContextAlloc(TopTransactionContext, sizeof(OffsetChange));
+		change->below = local->change;
+		change->subxid = subxid;
+		local->change = change;
+	}
+	change->deleted = false;
+	change->metadata = NULL;
+	change->rewrite_of = 0;
+	return change;
+}
+
+/* The group or subscription will exist when the transaction commits. */
+void
+topics_consumer_offset_create(LocalOffset *local)
+{
+	Assert(local->shared->key.partition == NO_PARTITION);
+	push_change(local)->offset = IT_EXISTS;
+}
+
+/* The committed offset, and its metadata, will be these when it commits. */
+void
+topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata)
+{
+	OffsetChange *change = push_change(local);
+
+	Assert(local->claimed != InvalidSubTransactionId);
+	change->offset = offset;
+	if (metadata)
+		change->metadata = MemoryContextStrdup(TopTransactionContext, metadata);
+}
+
+/*
+ * The entry will be no more when the transaction commits.  With a topic_state,
+ * those who wait in that topic are woken then.
+ */
+void
+topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state)
+{
+	push_change(local)->deleted = true;
+	if (topic_state)
+		local->topic_state = topic_state;
+}
+
+/* Return true if this transaction has deleted the entry. */
+bool
+topics_consumer_offset_is_deleted(const LocalOffset *local)
+{
+	return local->change && local->change->deleted;
+}
+
+/* ----------------------------------------------------------------
+ *		Claims
+ * ----------------------------------------------------------------
+ */
+
+/* Raise 40001 if the snapshot does not see what the last commit did. */
+static void
+require_visible(GroupOffset *entry)
+{
+	uint64		xid = pg_atomic_read_u64(&entry->commit_xid);
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	if (!IsolationUsesXactSnapshot() || xid == 0 || next - xid > RECENT_XIDS)
+		return;
+	if (XidInMVCCSnapshot((TransactionId) xid, GetTransactionSnapshot()))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to a concurrent commit of consumer group \"%s\"",
+						entry->key.group_id),
+				 errhint("The transaction might succeed if retried.")));
+}
+
+/*
+ * Acquire a lock until the (sub)transaction ends, and no longer: the owner of
+ * what a cursor locks would be the cursor, which can be older than a savepoint.
+ * Without "wait", return false if the lock is not free.
+ */
+static bool
+acquire_until_end(const LOCKTAG *tag, LOCKMODE mode, bool wait)
+{
+	ResourceOwner old = CurrentResourceOwner;
+	bool		locked;
+
+	/* should it fail, the (sub)transaction's abort sets this right */
+	CurrentResourceOwner = CurTransactionResourceOwner;
+	locked = LockAcquire(tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	CurrentResourceOwner = old;
+	return locked;
+}
+
+/*
+ * Claim a partition for its group until the (sub)transaction ends.  Without
+ * "wait", return false if another transaction has it.  The topic's state is for
+ * waking those who wait for the claim.
+ */
+bool
+topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bool wait)
+{
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&local->shared->key);
+
+	if (local->claimed == InvalidSubTransactionId)
+	{
+		if (!acquire_until_end(&tag, ExclusiveLock, wait))
+			return false;
+		local->topic_state = topic_state;
+		local->claimed = GetCurrentSubTransactionId();
+		local->released = false;
+		pg_atomic_write_u32(&local->shared->claimed_by, MyProcPid);
+	}
+	require_visible(local->shared);
+	return true;
+}
+
+/*
+ * The lock of a claim is released: say so in the entry, unless another
+ * transaction has claimed it already, and wake the processes that wait.
+ */
+static void
+announce_release(LocalOffset *local)
+{
+	uint32		me = MyProcPid;
+
+	(void) pg_atomic_compare_exchange_u32(&local->shared->claimed_by, &me, 0);
+	if (local->wake)
+		topics_wakeup_topic(local->topic_state);
+	else
+		topics_wakeup_claim_released(local->topic_state);
+	local->released = false;
+}
+
+/*
+ * Give back a claim that was taken right now, and not used.  Records may have
+ * come since we looked, and another consumer may have passed over them because
+ * of our claim: so it is woken.
+ */
+void
+topics_consumer_offset_unclaim(LocalOffset *local)
+{
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&local->shared->key);
+	ResourceOwner old = CurrentResourceOwner;
+
+	Assert(local->claimed == GetCurrentSubTransactionId());
+	local->claimed = InvalidSubTransactionId;
+	CurrentResourceOwner = CurTransactionResourceOwner;
+	LockRelease(&tag, ExclusiveLock, false);
+	CurrentResourceOwner = old;
+	announce_release(local);
+}
+
+/*
+ * Write a group's record, which says whose the group is, anew when the
+ * transaction commits.  Return false if there is no such group, or another
+ * transaction is about to delete it: then there is no need.
+ */
+bool
+topics_consumer_offset_rewrite_group(const char *group_id)
+{
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, NO_PARTITION);
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
+	GroupOffset entry;
+	LocalOffset *local;
+	OffsetChange *change;
+
+	/* with the lock held the group cannot be deleted */
+	if (LockAcquire(&tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL ||
+		!topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry) ||
+		!is_committed(&entry))
+		return false;
+	local = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, NULL, NULL);
+	change = push_change(local);
+	change->offset = IT_EXISTS;
+	change->rewrite_of = (TimestampTz) pg_atomic_read_u64(&local->shared->commit_time);
+	return true;
+}
+
+/* A topic is dropped: delete what is committed in it. */
+void
+topics_consumer_offset_delete_topic(int64 topic_id)
+{
+	int			count;
+	GroupOffset *entries = topics_offset_table_list(NULL, topic_id, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		const GroupOffsetKey *key = &entries[i].key;
+
+		CHECK_FOR_INTERRUPTS();
+		topics_consumer_offset_delete(topics_consumer_offset_use(key->group_id, topic_id,
+																 key->partition, NULL, NULL), NULL);
+	}
+	pfree(entries);
+}
+
+/* Use a group, or exclude all other users of it, until the transaction ends. */
+void
+topics_consumer_offset_lock_group(const char *group_id, bool exclusive)
+{
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, NO_PARTITION);
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
+
+	(void) acquire_until_end(&tag, exclusive ? ExclusiveLock : ShareLock, true);
+}
+
+/* ----------------------------------------------------------------
+ *		The end of a transaction
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if the transaction has claims or changes. */
+bool
+topics_consumer_offset_is_pending(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalOffset *local = lfirst(lc);
+
+		if (local->change || local->claimed != InvalidSubTransactionId)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Return true if there is a change to be written.  A change of a group or a
+ * subscription says that it exists: another transaction may have committed that
+ * meanwhile.
+ */
+static bool
+needs_record(LocalOffset *local)
+{
+	if (local->change == NULL)
+		return false;
+	if (local->change->deleted || local->change->rewrite_of != 0)
+		return is_committed(local->shared);
+	return local->shared->key.partition != NO_PARTITION || !is_committed(local->shared);
+}
+
+/* Before the commit record: give records to the transaction's buffer. */
+void
+topics_consumer_offset_pre_commit(void)
+{
+	Topic	   *offsets_topic = NULL;
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalOffset *local = lfirst(lc);
+
+		local->ordinal = -1;
+		if (!needs_record(local))
+			continue;
+		if (offsets_topic == NULL)
+		{
+			offsets_topic = topics_offset_log_require_topic();
+			offsets_topic_id = offsets_topic->topic_id;
+		}
+		local->commit_time = local->change->rewrite_of != 0 ? local->change->rewrite_of :
+			GetCurrentTimestamp();
+		topics_offset_log_add_record(offsets_topic, local);
+	}
+}
+
+/* Store a change in its entry. */
+static void
+publish_change(LocalOffset *local, uint64 xid)
+{
+	GroupOffset *entry = local->shared;
+	OffsetChange *change = local->change;
+	int64		offset = change->deleted ? NO_OFFSET : change->offset;
+	int64		before = pg_atomic_read_u64(&entry->committed);
+
+	if (before == NO_OFFSET)
+		before = pg_atomic_read_u64(&entry->start);
+	if (change->deleted)
+		pg_atomic_write_u64(&entry->start, NO_OFFSET);
+	/* a group that goes back, or begins anew, has records again */
+	local->wake = change->deleted || (before != NO_OFFSET && offset < before);
+	entry->has_metadata = change->metadata != NULL;
+	pg_atomic_write_u64(&entry->commit_time, local->commit_time);
+	if (change->rewrite_of == 0)
+		pg_atomic_write_u64(&entry->commit_xid, xid);
+	pg_atomic_write_u64(&entry->record_offset, local->ordinal +
+						topics_append_first_offset(offsets_topic_id, local->log_partition));
+	pg_atomic_write_u64(&entry->committed, offset);
+}
+
+/*
+ * After the commit record, with the append locks still held: store what was
+ * changed.  Raises nothing.
+ */
+void
+topics_consumer_offset_publish(void)
+{
+	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionIdIfAny());
+	ListCell   *lc;
+
+	if (locals == NIL)
+		return;
+	topics_offset_table_lock_shared();
+	foreach(lc, locals)
+	{
+		LocalOffset *local = lfirst(lc);
+
+		if (local->ordinal >= 0)
+			publish_change(local, xid);
+	}
+	topics_offset_table_unlock();
+}
+
+/* A subtransaction's changes and claims become its parent's. */
+void
+topics_consumer_offset_subcommit(SubTransactionId subxid, SubTransactionId parent)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalOffset *local = lfirst(lc);
+		OffsetChange *change = local->change;
+
+		if (local->claimed == subxid)
+			local->claimed = parent;
+		if (change == NULL || change->subxid != subxid)
+			continue;
+		change->subxid = parent;
+		if (change->below && change->below->subxid == parent)
+			change->below = change->below->below;
+	}
+}
+
+/* Undo what a subtransaction changed and claimed. */
+void
+topics_consumer_offset_subabort(SubTransactionId subxid)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalOffset *local = lfirst(lc);
+
+		if (local->claimed == subxid)
+		{
+			local->claimed = InvalidSubTransactionId;
+			local->released = true;
+		}
+		while (local->change && local->change->subxid == subxid)
+			local->change = local->change->below;
+	}
+}
+
+/*
+ * Locks were released, by commit or abort of the transaction, or by abort of a
+ * subtransaction: announce released claims, and unpin entries at the end.
+ * Raises nothing.
+ */
+void
+topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
+{
+	ListCell   *lc;
+
+	if (locals == NIL || (is_commit && !is_top_level))
+		return;
+	foreach(lc, locals)
+	{
+		LocalOffset *local = lfirst(lc);
+
+		if (local->released || (is_top_level && local->claimed != InvalidSubTransactionId))
+			announce_release(local);
+		else if (is_top_level && local->wake && local->topic_state)
+			topics_wakeup_topic(local->topic_state);
+		if (is_top_level)
+			topics_offset_table_unpin(local->shared);
+	}
+	if (is_top_level)
+		locals = NIL;			/* the memory goes with the transaction */
+}

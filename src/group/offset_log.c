@@ -1,0 +1,607 @@
+/*-------------------------------------------------------------------------
+ *
+ * offset_log.c
+ *		The internal topic __consumer_offsets: records of commits.
+ *
+ * A record's key says what it is about, "topic id/partition/group":
+ *
+ *	0/-1/g		the group g
+ *		{"owner": "app", "owner_id": 16384, "system": 7...., "kind": "consume"}
+ *	17/-1/g		its subscription to topic 17
+ *		{"auto_offset_reset": "latest", "partitions": 2, "starts": [10, 4]}
+ *	17/0/g		its committed offset in partition 0 of topic 17
+ *		{"offset": 42, "metadata": "..."}
+ *
+ * The last record of a key is the one that counts; without a value it says
+ * that there is no such thing any more.  All records of a group are in one
+ * partition, which its name decides.
+ *
+ * A role is kept by id and by name.  The id is right in the cluster that wrote
+ * it, also after ALTER ROLE .. RENAME; the name in any other, after a restore
+ * or an upgrade.
+ *
+ * The log is not read while the server runs: the entries in shared memory
+ * (offset_table.c) are current.  They are loaded from the log when a session
+ * first needs them after a restart; on a standby, which hears of no commit,
+ * each time.
+ *
+ * COMPACTION (compact.c) keeps the log short: it is a topic like any other with
+ * cleanup_policy compact, and small segments.  What there is to load is the
+ * entries, what compaction has not come to yet (no more than the entries
+ * again, or a few segments), and the tail.  It grows beyond that only while a
+ * snapshot is held open, which compaction waits for.  Tombstones are written
+ * for a group that is deleted, and for what is committed in a topic that is
+ * dropped (consumer_offset.c), so nothing stays for ever.
+ *
+ * DELETED ENTRIES.  An entry that is in shared memory, but not in the log that
+ * was read, was deleted, and its tombstone has gone since: a standby, or a
+ * server that was one, may not have looked while the tombstone was there.
+ *
+ * The topic is made when it is first needed, by another process in a
+ * transaction of its own: that of the process that needs it may stay open for
+ * long.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "group/group.h"
+#include "pg_topics.h"
+
+#define OFFSETS_PARTITIONS 8	/* of the topic, when it is made */
+
+#define OWNERS_BATCH 100		/* groups whose owners are looked at in a transaction */
+
+static const char *const reset_names[] = {"earliest", "latest", "none"};
+static const char *const kind_names[] = {"consume", "simple"};
+
+/* ----------------------------------------------------------------
+ *		The topic
+ * ----------------------------------------------------------------
+ */
+
+static Topic *
+find_offsets_topic(void)
+{
+	return topics_catalog_lookup(CONSUMER_OFFSETS_TOPIC, true);
+}
+
+/* Find the topic, for a transaction that has prepared for writing. */
+Topic *
+topics_offset_log_require_topic(void)
+{
+	Topic	   *topic = find_offsets_topic();
+
+	if (topic == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("topic \"%s\" does not exist", CONSUMER_OFFSETS_TOPIC),
+				 errhint("It was dropped in this transaction.")));
+	return topic;
+}
+
+/* Choose the partition that has a group's records. */
+int32
+topics_offset_log_choose_partition(Topic *offsets_topic, const char *group_id)
+{
+	return topics_partitioner_for_key(group_id, strlen(group_id), offsets_topic->partitions);
+}
+
+PGDLLEXPORT void topics_offset_log_create_main(Datum main_arg);
+
+/* Main function of a background process: make the topic, unless it is there. */
+void
+topics_offset_log_create_main(Datum main_arg)
+{
+	Oid			database;
+
+	memcpy(&database, topics_background_begin(), sizeof(database));
+	topics_background_connect(database);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* Have the topic made by another process, or make it here if that fails. */
+static void
+create_offsets_topic(void)
+{
+	if (topics_background_run("topics_offset_log_create_main", "pg_topics create worker",
+							  &MyDatabaseId, sizeof(MyDatabaseId)))
+	{
+		AcceptInvalidationMessages();
+		if (find_offsets_topic())
+			return;
+	}
+	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
+}
+
+/* ----------------------------------------------------------------
+ *		Writing
+ * ----------------------------------------------------------------
+ */
+
+static void
+format_group(StringInfo json, const GroupOffset *entry)
+{
+	char	   *owner = GetUserNameFromId(entry->facts.owner, true);
+
+	appendStringInfoString(json, "{\"owner\": ");
+	escape_json(json, owner ? owner : "");
+	appendStringInfo(json, ", \"owner_id\": %u, \"system\": " UINT64_FORMAT ", \"kind\": \"%s\"}",
+					 entry->facts.owner, GetSystemIdentifier(), kind_names[entry->facts.kind]);
+}
+
+static void
+format_subscription(StringInfo json, const GroupOffset *entry)
+{
+	appendStringInfo(json, "{\"auto_offset_reset\": \"%s\", \"partitions\": %d",
+					 reset_names[entry->facts.reset], entry->facts.partitions);
+	if (entry->facts.reset == RESET_LATEST)
+	{
+		appendStringInfoString(json, ", \"starts\": [");
+		for (int32 partition = 0; partition < entry->facts.partitions; partition++)
+		{
+			GroupOffset place;
+			int64		start = 0;
+
+			if (topics_offset_table_peek(entry->key.group_id, entry->key.topic_id,
+											partition, &place) &&
+				(int64) pg_atomic_read_u64(&place.start) != NO_OFFSET)
+				start = pg_atomic_read_u64(&place.start);
+			appendStringInfo(json, "%s" INT64_FORMAT, partition > 0 ? ", " : "", start);
+		}
+		appendStringInfoChar(json, ']');
+	}
+	appendStringInfoChar(json, '}');
+}
+
+static void
+format_offset(StringInfo json, const OffsetChange *change)
+{
+	appendStringInfo(json, "{\"offset\": " INT64_FORMAT, change->offset);
+	if (change->metadata)
+	{
+		appendStringInfoString(json, ", \"metadata\": ");
+		escape_json(json, change->metadata);
+	}
+	appendStringInfoChar(json, '}');
+}
+
+/* Give the record of a change to the transaction's buffer. */
+void
+topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local)
+{
+	const GroupOffsetKey *key = &local->shared->key;
+	RecordDraft draft = {0};
+	StringInfoData json;
+
+	draft.key = CStringGetTextDatum(psprintf(INT64_FORMAT "/%d/%s", key->topic_id, key->partition,
+											 key->group_id));
+	draft.value_isnull = local->change->deleted;
+	draft.headers_isnull = true;
+	if (!local->change->deleted)
+	{
+		initStringInfo(&json);
+		if (key->topic_id == NO_TOPIC)
+			format_group(&json, local->shared);
+		else if (key->partition == NO_PARTITION)
+			format_subscription(&json, local->shared);
+		else
+			format_offset(&json, local->change);
+		draft.value = DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
+	}
+	draft.partition = topics_offset_log_choose_partition(offsets_topic, key->group_id);
+	draft.create_time = local->commit_time;
+	local->log_partition = draft.partition;
+	local->ordinal = topics_append_buffer(offsets_topic, &draft);
+}
+
+/* ----------------------------------------------------------------
+ *		Reading
+ * ----------------------------------------------------------------
+ */
+
+static JsonbValue *
+get_field(Jsonb *value, const char *name)
+{
+	return getKeyJsonValueFromContainer(&value->root, name, strlen(name), NULL);
+}
+
+/* Return a number, or "missing" if the value is none. */
+static int64
+get_number(JsonbValue *value, int64 missing)
+{
+	if (value == NULL || value->type != jbvNumeric)
+		return missing;
+	return DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(value->val.numeric)));
+}
+
+/* Return a string, palloc'd, or NULL if the value is none. */
+static char *
+get_string(JsonbValue *value)
+{
+	if (value == NULL || value->type != jbvString)
+		return NULL;
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+/* Return the index of a name, or 0 if it is not among them. */
+static int
+find_name(const char *name, const char *const *names, int count)
+{
+	for (int i = 0; name && i < count; i++)
+		if (strcmp(name, names[i]) == 0)
+			return i;
+	return 0;
+}
+
+/* Parse "topic id/partition/group".  Return false if it is something else. */
+static bool
+parse_key(const char *text, GroupOffsetKey *key)
+{
+	char	   *p;
+
+	memset(key, 0, sizeof(*key));
+	key->database = MyDatabaseId;
+	key->topic_id = strtoi64(text, &p, 10);
+	if (*p != '/')
+		return false;
+	key->partition = strtol(p + 1, &p, 10);
+	if (*p != '/' || strlen(p + 1) >= NAMEDATALEN)
+		return false;
+	strlcpy(key->group_id, p + 1, NAMEDATALEN);
+	return true;
+}
+
+/* Find the owner of a group: by id, or by name if another cluster wrote it. */
+static Oid
+read_owner(Jsonb *value)
+{
+	char	   *name = get_string(get_field(value, "owner"));
+	Oid			owner = (Oid) get_number(get_field(value, "owner_id"), InvalidOid);
+	JsonbValue *system = get_field(value, "system");
+	char	   *here = psprintf(UINT64_FORMAT, GetSystemIdentifier());
+
+	if (system && system->type == jbvNumeric &&
+		strcmp(numeric_normalize(system->val.numeric), here) == 0)
+		return owner;
+	return name ? get_role_oid(name, true) : InvalidOid;
+}
+
+/* What the log says of a key: its latest record. */
+typedef struct LoadedRecord
+{
+	GroupOffsetKey key;			/* hash key: must be first */
+	bool		topic_is_gone;	/* neither to be loaded nor to be unloaded */
+	bool		deleted;		/* it is a tombstone */
+	bool		has_metadata;
+	GroupOffsetFacts facts;
+	int64		offset;
+	TimestampTz commit_time;
+	int64		record_offset;
+	int64	   *starts;			/* palloc'd, or NULL */
+	int			nstarts;
+} LoadedRecord;
+
+static void
+read_starts(LoadedRecord *record, JsonbValue *starts, MemoryContext cxt)
+{
+	if (starts == NULL || starts->type != jbvBinary || !JsonContainerIsArray(starts->val.binary.data))
+		return;
+	record->nstarts = JsonContainerSize(starts->val.binary.data);
+	record->starts = MemoryContextAlloc(cxt, sizeof(int64) * Max(record->nstarts, 1));
+	for (int i = 0; i < record->nstarts; i++)
+		record->starts[i] =
+			get_number(getIthJsonbValueFromContainer(starts->val.binary.data, i), 0);
+}
+
+static void
+read_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
+{
+	record->offset = IT_EXISTS;
+	record->has_metadata = get_field(value, "metadata") != NULL;
+	if (record->key.topic_id == NO_TOPIC)
+	{
+		record->facts.owner = read_owner(value);
+		record->facts.kind = find_name(get_string(get_field(value, "kind")),
+										kind_names, lengthof(kind_names));
+	}
+	else if (record->key.partition == NO_PARTITION)
+	{
+		record->facts.reset = find_name(get_string(get_field(value, "auto_offset_reset")),
+										 reset_names, lengthof(reset_names));
+		record->facts.partitions = get_number(get_field(value, "partitions"), 0);
+		if (record->facts.reset == RESET_LATEST)
+			read_starts(record, get_field(value, "starts"), cxt);
+	}
+	else
+		record->offset = get_number(get_field(value, "offset"), 0);
+}
+
+static bool
+topic_exists(int64 topic_id)
+{
+	return topic_id == NO_TOPIC ||
+		OidIsValid(get_relname_relid(psprintf("t" INT64_FORMAT, topic_id),
+									 get_namespace_oid(TOPIC_LOG_SCHEMA, false)));
+}
+
+/* Note a record, from a slot of the log table; "cxt" is that of the records. */
+static void
+read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
+{
+	GroupOffsetKey key;
+	LoadedRecord *record;
+	bool		isnull;
+	bool		found;
+	Datum		datum;
+
+	datum = slot_getattr(slot, Anum_log_key, &isnull);
+	if (isnull || !parse_key(TextDatumGetCString(datum), &key))
+		return;
+	record = hash_search(records, &key, HASH_ENTER, &found);
+	if (found && record->starts)
+		pfree(record->starts);
+	memset((char *) record + sizeof(GroupOffsetKey), 0, sizeof(LoadedRecord) - sizeof(GroupOffsetKey));
+	record->topic_is_gone = !topic_exists(key.topic_id);
+	record->record_offset = DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+	record->commit_time = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
+	datum = slot_getattr(slot, Anum_log_value, &record->deleted);
+	if (!record->deleted && !record->topic_is_gone)
+		read_value(record, DatumGetJsonbP(datum), cxt);
+}
+
+static void
+read_range(const Partition *partition, int64 from, int64 upto, HTAB *records, MemoryContext cxt)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	LogReader  *reader = topics_log_reader_open(partition->rel, from, upto, snapshot, false);
+	MemoryContext row_cxt = AllocSetContextCreate(cxt, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
+	TupleTableSlot *slot;
+
+	while ((slot = topics_log_reader_next(reader)) != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(row_cxt);
+
+		CHECK_FOR_INTERRUPTS();
+		read_record(slot, records, cxt);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(row_cxt);
+	}
+	topics_log_reader_close(reader);
+	MemoryContextDelete(row_cxt);
+	UnregisterSnapshot(snapshot);
+}
+
+/*
+ * Read a partition of the log, and return its end.  The snapshot that reads is
+ * taken after the end was looked up: it sees all records below.  Another one is
+ * taken before, and held: for a record that it does not see, compaction does
+ * not take an older record of the same key away meanwhile.
+ */
+static int64
+read_partition(Topic *topic, int32 number, HTAB *records, MemoryContext cxt)
+{
+	Partition	partition = topics_catalog_open_for_reading(topic, number);
+	Snapshot	held = RegisterSnapshot(GetLatestSnapshot());
+	int64		start = topics_log_start(partition.state);
+	int64		end = topics_log_end(partition.rel, partition.state);
+
+	read_range(&partition, start, end, records, cxt);
+	UnregisterSnapshot(held);
+	topics_catalog_close_partition(&partition, AccessShareLock);
+	return end;
+}
+
+/* Remove from shared memory what is not in the log. */
+static void
+unload_missing(Topic *topic, HTAB *records, const int64 *ends)
+{
+	int			count;
+	GroupOffset *entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		const GroupOffsetKey *key = &entries[i].key;
+		LoadedRecord *record = hash_search(records, key, HASH_FIND, NULL);
+		int32		partition = topics_offset_log_choose_partition(topic, key->group_id);
+
+		/* as if by a tombstone at the end: what was committed later stays */
+		if (record == NULL || record->deleted)
+			topics_offset_table_load_record(key, NULL, NO_OFFSET, 0, ends[partition] - 1, false);
+	}
+	pfree(entries);
+}
+
+static void
+load_record(const LoadedRecord *record)
+{
+	GroupOffsetKey place = record->key;
+
+	topics_offset_table_load_record(&record->key,
+									place.partition == NO_PARTITION ? &record->facts : NULL,
+									record->offset, record->commit_time, record->record_offset,
+									record->has_metadata);
+	for (place.partition = 0; place.partition < record->nstarts; place.partition++)
+		topics_offset_table_load_start(&place, record->starts[place.partition]);
+}
+
+/* Load the whole log into shared memory. */
+static void
+load_offsets_topic(Topic *topic)
+{
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics load",
+											  ALLOCSET_DEFAULT_SIZES);
+	int64	   *ends = palloc(sizeof(int64) * topic->partitions);
+	HASHCTL		ctl = {.keysize = sizeof(GroupOffsetKey),.entrysize = sizeof(LoadedRecord),.hcxt = cxt};
+	HTAB	   *records = hash_create("pg_topics load", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	HASH_SEQ_STATUS seq;
+	LoadedRecord *record;
+
+	for (int32 number = 0; number < topic->partitions; number++)
+		ends[number] = read_partition(topic, number, records, cxt);
+	unload_missing(topic, records, ends);
+	hash_seq_init(&seq, records);
+	while ((record = hash_seq_search(&seq)) != NULL)
+		if (!record->deleted && !record->topic_is_gone)
+			load_record(record);
+	hash_destroy(records);
+	MemoryContextDelete(cxt);
+	pfree(ends);
+}
+
+/*
+ * Make sure that shared memory has what is committed, and for writing that
+ * there is a topic.  This is called before any look at groups.
+ */
+void
+topics_offset_log_prepare(bool for_write)
+{
+	Topic	   *topic;
+
+	if (for_write && find_offsets_topic() == NULL)
+		create_offsets_topic();
+	if (!topics_offset_table_begin_load())
+		return;
+	topic = find_offsets_topic();
+	if (topic)
+		load_offsets_topic(topic);
+	/* a standby does not hear of later commits */
+	topics_offset_table_end_load(topic ? topic->topic_id : NO_TOPIC, !RecoveryInProgress());
+}
+
+/* Read a string in the record of an entry, palloc'd, or NULL. */
+static char *
+read_string(Topic *topic, const GroupOffset *entry, const char *name)
+{
+	int32		number = topics_offset_log_choose_partition(topic, entry->key.group_id);
+	Partition	partition = topics_catalog_open_for_reading(topic, number);
+	int64		offset = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	LogReader  *reader = topics_log_reader_open(partition.rel, offset, offset + 1, snapshot, false);
+	TupleTableSlot *slot = topics_log_reader_next(reader);
+	char	   *result = NULL;
+
+	if (slot)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, Anum_log_value, &isnull);
+
+		if (!isnull)
+			result = get_string(get_field(DatumGetJsonbP(value), name));
+	}
+	topics_log_reader_close(reader);
+	UnregisterSnapshot(snapshot);
+	topics_catalog_close_partition(&partition, AccessShareLock);
+	return result;
+}
+
+/*
+ * Read the metadata of a committed offset, palloc'd, or NULL.  Its record is
+ * where the entry says: compaction leaves the latest record of a key at its
+ * offset.
+ */
+char *
+topics_offset_log_metadata(const GroupOffset *entry)
+{
+	Topic	   *topic = entry->has_metadata ? find_offsets_topic() : NULL;
+
+	return topic ? read_string(topic, entry, "metadata") : NULL;
+}
+
+/* ----------------------------------------------------------------
+ *		Owners that were renamed
+ * ----------------------------------------------------------------
+ */
+
+static bool owners_are_known = false;	/* no role was renamed since we looked */
+
+static void
+forget_owners(Datum arg, int cacheid, uint32 hashvalue)
+{
+	owners_are_known = false;
+}
+
+/* Return true if the owner has another name than the group's record says. */
+static bool
+is_owner_renamed(Topic *topic, const GroupOffset *group)
+{
+	char	   *name = GetUserNameFromId(group->facts.owner, true);
+	char	   *recorded = name ? read_string(topic, group, "owner") : NULL;
+
+	return recorded && strcmp(name, recorded) != 0;
+}
+
+/*
+ * Write the records of groups anew whose owners were renamed: a dump goes by
+ * the name.  What cannot be done now, the next call does.  The caller is in a
+ * transaction, and in another one at the end; "parent" outlives them.
+ */
+void
+topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction)
+{
+	static bool registered = false;
+	bool		done = true;
+	MemoryContext cxt;
+	MemoryContext old;
+	GroupOffset *entries;
+	int			count;
+	int			looked_at = 0;
+
+	if (!registered)
+		CacheRegisterSyscacheCallback(AUTHOID, forget_owners, (Datum) 0);
+	registered = true;
+	if (owners_are_known || find_offsets_topic() == NULL)
+		return;
+	topics_offset_log_prepare(false);
+
+	cxt = AllocSetContextCreate(parent, "pg_topics owners", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(cxt);	/* it outlives transactions */
+	entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
+	MemoryContextSwitchTo(old);
+	owners_are_known = true;	/* unless we hear of another change meanwhile */
+	for (int i = 0; i < count; i++)
+	{
+		Topic	   *topic;
+
+		if (entries[i].key.topic_id != NO_TOPIC)
+			continue;
+		CHECK_FOR_INTERRUPTS();
+		topic = find_offsets_topic();
+		if (topic == NULL)
+			break;
+		if (is_owner_renamed(topic, &entries[i]) &&
+			!topics_consumer_offset_rewrite_group(entries[i].key.group_id))
+			done = false;
+		if (++looked_at % OWNERS_BATCH == 0)
+			next_transaction();
+	}
+	MemoryContextDelete(cxt);
+	next_transaction();
+	owners_are_known &= done;
+}

@@ -1,0 +1,585 @@
+/*-------------------------------------------------------------------------
+ *
+ * offset_table.c
+ *		The current committed offsets, in shared memory.
+ *
+ * A hash table of entries for all databases, as many as
+ * pg_topics.max_group_offsets: groups, their subscriptions, and where they
+ * stand in a partition (GroupOffset, consumer.h).  Transactions change it when
+ * they commit (consumer_offset.c); what it holds is rebuilt from the log
+ * (offset_log.c).
+ *
+ * UNCOMMITTED ENTRIES.  The first transaction that uses a group finds no
+ * entry, and makes one with committed = NO_OFFSET.  The entry's facts (owner,
+ * where to begin) hold for all transactions that come while it is there, and
+ * the first one to commit writes its record.  When the last pin goes and none
+ * has committed, the entry goes too.  So no transaction waits for a group's
+ * first one.
+ *
+ * LOADED.  An entry of its own says that a database's log has been read, and
+ * which topic that was: after a restart there is none.  If it is not committed
+ * any more, the log is to be read again.
+ *
+ * LOCKING
+ *
+ *	table lock	(LWLock) exclusive: add and remove entries, load.  Shared: find
+ *		and pin an entry, walk, publish.  A pinned entry stays where it is.
+ *	claim	(heavyweight, consumer_offset.c) the right to change "committed" and
+ *		what belongs to it; these are atomics, which any process may read.
+ *	pins, served, claimed_by: atomics.  has_metadata, facts: table lock.
+ *	loaded	(heavyweight) the right to read the log into the table.
+ *
+ * The table lock comes after the append locks (a commit publishes with them
+ * held); under it nothing else is acquired.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "group/group.h"
+#include "pg_topics.h"
+
+#define LOCK_MAGIC 0x7470		/* tells our locks of this kind from others' */
+#define LOADED_TOPIC INT64CONST(-1) /* key of the entry that says "loaded" */
+
+static HTAB *table = NULL;
+static LWLock *table_lock = NULL;
+
+void
+topics_offset_table_shmem_request(void)
+{
+	RequestAddinShmemSpace(hash_estimate_size(pg_topics_max_group_offsets, sizeof(GroupOffset)));
+	RequestNamedLWLockTranche("pg_topics_consumer_offsets", 1);
+}
+
+void
+topics_offset_table_shmem_startup(void)
+{
+	HASHCTL		ctl = {0};
+
+	table_lock = &GetNamedLWLockTranche("pg_topics_consumer_offsets")[0].lock;
+	ctl.keysize = sizeof(GroupOffsetKey);
+	ctl.entrysize = sizeof(GroupOffset);
+	table = topics_shmem_init_hash("pg_topics consumer offsets", pg_topics_max_group_offsets,
+								   &ctl, HASH_ELEM | HASH_BLOBS);
+}
+
+/* ----------------------------------------------------------------
+ *		Entries
+ * ----------------------------------------------------------------
+ */
+
+/* Make the key of a group, a subscription or a partition. */
+GroupOffsetKey
+topics_offset_table_make_key(const char *group_id, int64 topic_id, int32 partition)
+{
+	GroupOffsetKey key;
+
+	Assert(strlen(group_id) < NAMEDATALEN);
+	memset(&key, 0, sizeof(key));
+	key.database = MyDatabaseId;
+	key.topic_id = topic_id;
+	key.partition = partition;
+	strlcpy(key.group_id, group_id, NAMEDATALEN);
+	return key;
+}
+
+/* Make the tag of the heavyweight lock on what a key is about. */
+LOCKTAG
+topics_offset_table_make_lock_tag(const GroupOffsetKey *key)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) key, sizeof(*key), 0);
+	LOCKTAG		tag;
+
+	/* two keys with the same hash share one claim: harmless */
+	tag.locktag_field1 = key->database;
+	tag.locktag_field2 = (uint32) (hash >> 32);
+	tag.locktag_field3 = (uint32) hash;
+	tag.locktag_field4 = LOCK_MAGIC;
+	tag.locktag_type = LOCKTAG_USERLOCK;
+	tag.locktag_lockmethodid = DEFAULT_LOCKMETHOD;
+	return tag;
+}
+
+/*
+ * Find an entry, or make it.  Return NULL if there is no room.  The caller
+ * holds the table lock exclusively.
+ */
+static GroupOffset *
+find_or_make_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, bool *made)
+{
+	GroupOffset *entry;
+	bool		found = false;
+
+	Assert(LWLockHeldByMeInMode(table_lock, LW_EXCLUSIVE));
+	*made = false;
+	entry = hash_search(table, key, HASH_FIND, NULL);
+	if (entry)
+		return entry;
+	if (hash_get_num_entries(table) < pg_topics_max_group_offsets)
+		entry = hash_search(table, key, HASH_ENTER_NULL, &found);
+	if (entry == NULL)
+		return NULL;
+
+	*made = true;
+	memset((char *) entry + sizeof(GroupOffsetKey), 0, sizeof(GroupOffset) - sizeof(GroupOffsetKey));
+	if (facts)
+		entry->facts = *facts;
+	pg_atomic_init_u64(&entry->committed, NO_OFFSET);
+	pg_atomic_init_u64(&entry->start, NO_OFFSET);
+	pg_atomic_init_u64(&entry->commit_xid, 0);
+	pg_atomic_init_u64(&entry->commit_time, 0);
+	pg_atomic_init_u64(&entry->record_offset, 0);
+	pg_atomic_init_u64(&entry->served, 0);
+	pg_atomic_init_u32(&entry->claimed_by, 0);
+	pg_atomic_init_u32(&entry->pins, 0);
+	return entry;
+}
+
+/* There is no room for an entry. */
+void
+topics_offset_table_report_full(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("too many committed offsets of consumer groups"),
+			 errdetail("All %d places for them in shared memory are taken; each group takes one, and one more per topic and per partition.",
+					   pg_topics_max_group_offsets),
+			 errhint("Increase pg_topics.max_group_offsets and restart the server, or delete groups with topics.delete_group().")));
+}
+
+/* Forget where a group begins, together with the subscription that says so. */
+static void
+forget_starts(const GroupOffset *subscription)
+{
+	GroupOffsetKey key = subscription->key;
+
+	Assert(LWLockHeldByMeInMode(table_lock, LW_EXCLUSIVE));
+	for (key.partition = 0; key.partition < subscription->facts.partitions; key.partition++)
+	{
+		GroupOffset *entry = hash_search(table, &key, HASH_FIND, NULL);
+
+		if (entry == NULL)
+			continue;
+		pg_atomic_write_u64(&entry->start, NO_OFFSET);
+		if (!is_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
+			hash_search(table, &key, HASH_REMOVE, NULL);
+	}
+}
+
+/*
+ * Return true if an entry of a partition is kept though nothing is committed
+ * there.  The entry knows when the partition was served last.  Without it, a
+ * partition whose records make every transaction fail would always be the next
+ * one.
+ */
+static bool
+is_remembered(GroupOffset *entry)
+{
+	GroupOffsetKey key = entry->key;
+	GroupOffset *subscription;
+
+	if (key.partition == NO_PARTITION)
+		return false;
+	if ((int64) pg_atomic_read_u64(&entry->start) != NO_OFFSET)
+		return true;
+	key.partition = NO_PARTITION;
+	subscription = hash_search(table, &key, HASH_FIND, NULL);
+	return subscription && is_committed(subscription) && pg_atomic_read_u64(&entry->served) != 0;
+}
+
+/* Remove an entry if it is not needed: neither committed nor pinned. */
+static void
+remove_unused_entry(const GroupOffsetKey *key)
+{
+	GroupOffset *entry;
+
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	entry = hash_search(table, key, HASH_FIND, NULL);
+	if (entry && !is_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
+	{
+		bool		is_subscription = key->topic_id != NO_TOPIC && key->partition == NO_PARTITION;
+
+		if (is_subscription && entry->facts.reset == RESET_LATEST)
+			forget_starts(entry);
+		if (!is_remembered(entry))
+			hash_search(table, key, HASH_REMOVE, NULL);
+	}
+	LWLockRelease(table_lock);
+}
+
+/* Pin an entry as topics_offset_table_pin does, if there was none just now. */
+static GroupOffset *
+make_and_pin_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, const int64 *starts,
+			 uint32 *pins)
+{
+	GroupOffset *entry;
+	bool		made;
+
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	entry = find_or_make_entry(key, facts, &made);
+	if (entry && made && starts)
+	{
+		GroupOffsetKey place = *key;
+
+		for (place.partition = 0; place.partition < facts->partitions; place.partition++)
+		{
+			bool		place_made;
+			GroupOffset *start = find_or_make_entry(&place, NULL, &place_made);
+
+			if (start == NULL)
+			{
+				forget_starts(entry);
+				hash_search(table, key, HASH_REMOVE, NULL);
+				entry = NULL;
+				break;
+			}
+			pg_atomic_write_u64(&start->start, starts[place.partition]);
+		}
+	}
+	if (entry)
+		*pins = pg_atomic_fetch_add_u32(&entry->pins, 1);
+	LWLockRelease(table_lock);
+	return entry;
+}
+
+/*
+ * Pin an entry.  It is made if there is none, with these facts; a subscription
+ * together with where the group begins in each partition ("starts"): no
+ * process sees the one without the other.  *pins is how many pins the entry
+ * had.  Return NULL if there is no room.
+ */
+GroupOffset *
+topics_offset_table_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
+						const int64 *starts, uint32 *pins)
+{
+	GroupOffset *entry;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	entry = hash_search(table, key, HASH_FIND, NULL);
+	if (entry)
+		*pins = pg_atomic_fetch_add_u32(&entry->pins, 1);
+	LWLockRelease(table_lock);
+	return entry ? entry : make_and_pin_entry(key, facts, starts, pins);
+}
+
+/* Lock the table, to store what was committed in entries that are pinned. */
+void
+topics_offset_table_lock_shared(void)
+{
+	LWLockAcquire(table_lock, LW_SHARED);
+}
+
+void
+topics_offset_table_unlock(void)
+{
+	LWLockRelease(table_lock);
+}
+
+/* Let go of an entry that was pinned.  Raises nothing. */
+void
+topics_offset_table_unpin(GroupOffset *entry)
+{
+	GroupOffsetKey key = entry->key;
+
+	/*
+	 * Without a pin the entry may be removed, and its memory be another one's,
+	 * while we look at it.  So this look only tells whether to look again, by
+	 * key and with the lock.  It comes after the pin is gone, not before: the
+	 * group may be deleted in between.
+	 */
+	if (pg_atomic_sub_fetch_u32(&entry->pins, 1) == 0 && !is_committed(entry))
+		remove_unused_entry(&key);
+}
+
+/* Copy an entry as it is now.  Return false if there is none. */
+bool
+topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition, GroupOffset *copy)
+{
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, topic_id, partition);
+	GroupOffset *entry;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	entry = hash_search(table, &key, HASH_FIND, NULL);
+	if (entry)
+		*copy = *entry;
+	LWLockRelease(table_lock);
+	return entry != NULL;
+}
+
+/* Return true if a list of this group and this topic has the entry. */
+static bool
+is_listed(GroupOffset *entry, const char *group_id, int64 topic_id)
+{
+	if (entry->key.database != MyDatabaseId || entry->key.topic_id == LOADED_TOPIC)
+		return false;
+	if (topic_id != NO_TOPIC && entry->key.topic_id != topic_id)
+		return false;
+	if (group_id)
+		return strcmp(entry->key.group_id, group_id) == 0;
+	return is_committed(entry) || pg_atomic_read_u32(&entry->claimed_by) != 0;
+}
+
+/*
+ * Copy the entries of a list into "result", which has room for so many.  Return
+ * their number, or -1 if there are more.
+ */
+static int
+copy_entries(const char *group_id, int64 topic_id, GroupOffset *result, int64 room)
+{
+	HASH_SEQ_STATUS seq;
+	GroupOffset *entry;
+	int			count = 0;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	hash_seq_init(&seq, table);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		if (!is_listed(entry, group_id, topic_id))
+			continue;
+		if (count >= room)
+		{
+			hash_seq_term(&seq);
+			count = -1;
+			break;
+		}
+		result[count++] = *entry;
+	}
+	LWLockRelease(table_lock);
+	return count;
+}
+
+/*
+ * List the entries of a group, in any state, or with NULL those of this
+ * database's groups that are committed or claimed; only those of a topic, or
+ * with NO_TOPIC of all.  The result is palloc'd copies.
+ *
+ * None that was committed before the call is missing: a transaction that drops
+ * a topic writes tombstones for all of them.  Memory is not allocated under the
+ * lock, so entries may be added before they are copied.  The copies come in any
+ * order, so if there are too many of them, all is done anew.
+ */
+GroupOffset *
+topics_offset_table_list(const char *group_id, int64 topic_id, int *count)
+{
+	for (;;)
+	{
+		GroupOffset *result;
+		int64		room;
+
+		LWLockAcquire(table_lock, LW_SHARED);
+		room = hash_get_num_entries(table);
+		LWLockRelease(table_lock);
+		TEST_POINT("offsets-counted");
+
+		result = MemoryContextAllocHuge(CurrentMemoryContext, Max(room, 1) * sizeof(GroupOffset));
+		*count = copy_entries(group_id, topic_id, result, room);
+		if (*count >= 0)
+			return result;
+		pfree(result);
+	}
+}
+
+/*
+ * Nothing is committed any more in a topic, or with NO_TOPIC in a database:
+ * remove the entries, but for those that are pinned.
+ */
+static void
+remove_entries(Oid database, int64 topic_id)
+{
+	HASH_SEQ_STATUS seq;
+	GroupOffset *entry;
+
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	hash_seq_init(&seq, table);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		if (entry->key.database != database ||
+			(topic_id != NO_TOPIC && entry->key.topic_id != topic_id))
+			continue;
+		pg_atomic_write_u64(&entry->committed, NO_OFFSET);
+		pg_atomic_write_u64(&entry->start, NO_OFFSET);
+		if (pg_atomic_read_u32(&entry->pins) == 0)
+			hash_search(table, &entry->key, HASH_REMOVE, NULL);
+	}
+	LWLockRelease(table_lock);
+}
+
+/* Forget a topic that is no more: its id is never used again. */
+void
+topics_offset_table_forget_topic(int64 topic_id)
+{
+	remove_entries(MyDatabaseId, topic_id);
+}
+
+void
+topics_offset_table_forget_database(Oid database)
+{
+	remove_entries(database, NO_TOPIC);
+}
+
+/* ----------------------------------------------------------------
+ *		Loading: offset_log.c reads the log
+ * ----------------------------------------------------------------
+ */
+
+static GroupOffsetKey
+make_loaded_key(void)
+{
+	return topics_offset_table_make_key("", LOADED_TOPIC, NO_PARTITION);
+}
+
+/* The topic that was loaded stands where other entries have their start. */
+static int64
+get_loaded_topic(GroupOffset *loaded)
+{
+	Assert(loaded->key.topic_id == LOADED_TOPIC);
+	return pg_atomic_read_u64(&loaded->start);
+}
+
+static void
+set_loaded_topic(GroupOffset *loaded, int64 offsets_topic_id)
+{
+	Assert(loaded->key.topic_id == LOADED_TOPIC);
+	pg_atomic_write_u64(&loaded->start, offsets_topic_id);
+}
+
+static bool
+is_loaded(void)
+{
+	GroupOffsetKey key = make_loaded_key();
+	GroupOffset *entry;
+	bool		loaded;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	entry = hash_search(table, &key, HASH_FIND, NULL);
+	loaded = entry && is_committed(entry);
+	LWLockRelease(table_lock);
+	return loaded;
+}
+
+/*
+ * Return true if the log is still to be read.  Then the caller does that, and
+ * calls end_load; other processes wait here meanwhile.
+ */
+bool
+topics_offset_table_begin_load(void)
+{
+	GroupOffsetKey key = make_loaded_key();
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
+
+	if (is_loaded())
+		return false;
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	if (!is_loaded())
+		return true;
+	LockRelease(&tag, ExclusiveLock, false);
+	return false;
+}
+
+/*
+ * The log of this topic has been read, or NO_TOPIC if there was none.  Unless
+ * it "stays_current", what was read is good for now only: the next caller of
+ * begin_load reads it again.
+ */
+void
+topics_offset_table_end_load(int64 offsets_topic_id, bool stays_current)
+{
+	GroupOffsetKey key = make_loaded_key();
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
+	GroupOffset *entry = NULL;
+	bool		made;
+
+	if (stays_current)
+	{
+		LWLockAcquire(table_lock, LW_EXCLUSIVE);
+		entry = find_or_make_entry(&key, NULL, &made);
+		if (entry)
+		{
+			set_loaded_topic(entry, offsets_topic_id);
+			pg_atomic_write_u64(&entry->committed, IT_EXISTS);
+		}
+		LWLockRelease(table_lock);
+		if (entry == NULL)
+			topics_offset_table_report_full();
+	}
+	LockRelease(&tag, ExclusiveLock, false);
+}
+
+/*
+ * Store what a record of the log says; offset NO_OFFSET is a tombstone.  An
+ * entry that is newer already stays as it is.
+ */
+void
+topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
+								int64 offset, TimestampTz commit_time,
+								int64 record_offset, bool has_metadata)
+{
+	GroupOffset *entry;
+	bool		made;
+
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	entry = find_or_make_entry(key, facts, &made);
+	if (entry && record_offset >= (int64) pg_atomic_read_u64(&entry->record_offset))
+	{
+		if (facts)
+			entry->facts = *facts;
+		entry->has_metadata = has_metadata;
+		pg_atomic_write_u64(&entry->commit_time, commit_time);
+		pg_atomic_write_u64(&entry->record_offset, record_offset);
+		pg_atomic_write_u64(&entry->committed, offset);
+	}
+	LWLockRelease(table_lock);
+	if (entry == NULL)
+		topics_offset_table_report_full();
+	if (offset == NO_OFFSET)
+		remove_unused_entry(key);
+}
+
+/* Store where a group begins in a partition, as its subscription says. */
+void
+topics_offset_table_load_start(const GroupOffsetKey *key, int64 start)
+{
+	GroupOffset *entry;
+	bool		made;
+
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	entry = find_or_make_entry(key, NULL, &made);
+	if (entry)
+		pg_atomic_write_u64(&entry->start, start);
+	LWLockRelease(table_lock);
+	if (entry == NULL)
+		topics_offset_table_report_full();
+}
+
+/*
+ * A foreign writer has committed to a topic's log.  If that is, or may be,
+ * __consumer_offsets, it is to be read again.
+ */
+void
+topics_offset_table_log_changed(int64 topic_id)
+{
+	GroupOffsetKey key = make_loaded_key();
+	GroupOffset *entry;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	entry = hash_search(table, &key, HASH_FIND, NULL);
+	if (entry)
+	{
+		int64		offsets_topic_id = get_loaded_topic(entry);
+
+		if (offsets_topic_id == NO_TOPIC || offsets_topic_id == topic_id)
+			pg_atomic_write_u64(&entry->committed, NO_OFFSET);
+	}
+	LWLockRelease(table_lock);
+}

@@ -1,0 +1,481 @@
+/*-------------------------------------------------------------------------
+ *
+ * compact.c
+ *		Compaction: of each key the latest record stays, at its offset.
+ *
+ * As in Kafka, a partition has a clean part, up to clean_offset (in
+ * topic_log.partition), and a dirty one above it, up to the first segment
+ * that cannot be compacted yet.  A run
+ *
+ *	maps	the keys of dirty records to the latest offset of each, until the
+ *			map is full (offset_map.c): so memory is bounded, and the end of
+ *			what was mapped is the end of the run;
+ *	copies	the segments below that end, without the records that have a later
+ *			one of their key in the map, and without tombstones that have been
+ *			there for delete_retention_time since they were first clean;
+ *	ends	by moving clean_offset up.
+ *
+ * WHICH SEGMENTS: sealed ones, older than min_compaction_lag_time, whose
+ * records are visible to every snapshot there is.  Rows are copied frozen, so
+ * that every snapshot sees all of the new file.  If a row in it were newer
+ * than some snapshot, that snapshot would see a record appear.  And where an
+ * older record goes because of a newer one of its key, a snapshot that does
+ * not see the newer one would see neither.  A snapshot that stays open delays
+ * the compaction of what was committed after it, and nothing else.
+ *
+ * The primary does not know of snapshots on standbys without
+ * hot_standby_feedback.  For their sake all rows must have been frozen before,
+ * or their page found to be visible to all: replaying that has canceled the
+ * queries on standbys that do not see the rows.  What the sealing could not
+ * freeze is frozen now.
+ *
+ * HOW A SEGMENT IS REPLACED: as VACUUM FULL does it.  The rows go into a new
+ * table, under a lock that neither readers nor producers wait for.  Then the
+ * files are swapped under ACCESS EXCLUSIVE on the segment, which is acquired
+ * as retention.c does it: nobody waits behind us for long.  The segment stays
+ * the same table with the same bounds, so no plan and no partition descriptor
+ * changes.  Small neighbours are merged: the first gets the rows of all, and
+ * the bounds; the others are dropped in the same transaction, which takes
+ * ACCESS EXCLUSIVE on the partition's table as well.  Rejected: to attach a
+ * new segment in the place of the old one, which always takes that lock, and a
+ * scan of the new table under it.
+ *
+ * CRASHES: each replacement is a transaction, and leaves a log that is right
+ * by itself, since a record goes only where a later one of its key is.
+ * clean_offset moves after all of them.  Whatever happens before, the next
+ * run begins where this one did.
+ *
+ * WHOSE CODE RUNS: nobody's.  Keys are compared by their bytes, and rows are
+ * copied as they are.
+ *
+ * next_offset_floor rises before the first file is swapped: the last record of
+ * the log may be a tombstone that goes, and its offset must not be given
+ * again.  It also says up to where the log can have gaps, to readers that
+ * check (fetch.c), whatever cleanup_policy says by then.
+ *
+ * WHAT IS NOT TOUCHED: a clean segment from which nothing goes is read, since
+ * only its keys tell that, but not written; nor is it merged with much smaller
+ * neighbours, or each run would write it anew.  With an empty map only
+ * tombstones can go, and segments whose tombstones stay are not even read.
+ *
+ * HOW FAST: at the pace that the process was given (pace.c).  It sleeps in the
+ * middle of a scan.  Meanwhile it holds
+ *
+ *	a pin on a page of a sealed segment, which nobody writes to;
+ *	a lock on the segment, SHARE UPDATE EXCLUSIVE, or ACCESS SHARE while it
+ *			maps, and ACCESS SHARE on the tables above: it gives them up when
+ *			another process waits for them;
+ *	a snapshot, so that VACUUM of other tables leaves what died since, as during
+ *			any query, until the turn is over.
+ *
+ * It never sleeps with ACCESS EXCLUSIVE on a segment.  What a turn reads is
+ * bounded (MAX_GROUP, compact_segment.c).
+ *
+ * A run takes many turns: one maps a segment or replaces a group of them, each
+ * in a transaction of its own.  What it remembers (CompactRun) is the
+ * process's own.  Two processes that compact one partition do no harm:
+ * segments are locked, and looked at again under the lock.
+ *
+ * compact_at, in shared memory, is 0 when a run pays, or when it is to be
+ * looked at at once; it stays 0 during a run.  Else it is when to look again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "keep/keep.h"
+#include "pg_topics.h"
+
+#define LOOK_AGAIN_MS 60000		/* at what is not due, for settings that changed */
+#define RETRY_MS 1000			/* when locks were in the way */
+
+/* The run of this process, if there is one. */
+static CompactRun *run = NULL;
+
+/* ----------------------------------------------------------------
+ *		What can be compacted, and whether it is time
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if it is time to look.  Cheap: looks at shared memory only. */
+bool
+topics_compact_is_due(const TopicSettings *settings, const PartitionState *state)
+{
+	return settings->compact && state->compact_at != COMPACTION_WANTED &&
+		state->compact_at <= GetCurrentTimestamp();
+}
+
+/* Return true if a look has found that a run pays, or if one goes on. */
+bool
+topics_compact_is_wanted(const TopicSettings *settings, const PartitionState *state)
+{
+	return settings->compact && state->compact_at == COMPACTION_WANTED;
+}
+
+/* Return true if this process has a run. */
+bool
+topics_compact_is_running(void)
+{
+	return run != NULL;
+}
+
+static bool
+run_is_for(const PartitionState *state)
+{
+	return run != NULL && memcmp(&run->id, &state->id, sizeof(TopicPartition)) == 0;
+}
+
+static void
+end_run(void)
+{
+	MemoryContext cxt = run->cxt;
+
+	run = NULL;
+	MemoryContextDelete(cxt);
+}
+
+/* Have the partition looked at again after some time. */
+static void
+look_again_in(PartitionState *state, int64 delay_ms)
+{
+	state->compact_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+}
+
+/*
+ * Return true if it pays to begin a run.  If not, compact_at says when to look
+ * again.  *expired says whether there are tombstones to be let go.
+ */
+static bool
+run_is_worth_it(Relation partition_rel, PartitionState *state, const TopicSettings *settings,
+		 int64 clean_offset, bool *expired)
+{
+	int64		delay_ms = LOOK_AGAIN_MS;
+	int64		clean = 0;
+	int64		dirty = 0;
+	ListCell   *lc;
+
+	/* first: a segment that is sealed from here on asks for another look */
+	look_again_in(state, LOOK_AGAIN_MS);
+	*expired = false;
+	foreach(lc, topics_compact_segment_list(partition_rel, state, 0, PG_INT64_MAX))
+	{
+		CompactCandidate *candidate = lfirst(lc);
+
+		if (candidate->segment.end_offset <= clean_offset)
+			clean += candidate->bytes;
+		else
+			dirty += candidate->bytes;
+		if (topics_compact_segment_tombstones_expired(candidate, settings))
+			*expired = true;
+		else if (candidate->tombstones_from != 0)
+			delay_ms = Min(delay_ms, settings->delete_retention_ms);
+	}
+	if (*expired || (dirty > 0 && dirty >= settings->min_cleanable_dirty_ratio * (clean + dirty)))
+		return true;
+	if (delay_ms < LOOK_AGAIN_MS && state->compact_at > GetCurrentTimestamp())
+		look_again_in(state, delay_ms);
+	return false;
+}
+
+/*
+ * Look whether a partition should be compacted: cheap, for a process that
+ * leaves it to another one.
+ */
+void
+topics_compact_look(Topic *topic, Oid partition_relid, PartitionState *state)
+{
+	Relation	rel = table_open(partition_relid, AccessShareLock);
+	bool		expired;
+
+	if (run_is_worth_it(rel, state, &topic->settings,
+						topics_log_start_clean_offset(&state->id), &expired))
+		state->compact_at = COMPACTION_WANTED;
+	table_close(rel, NoLock);
+}
+
+/*
+ * A transaction was rolled back: what a turn has left in memory may not hold,
+ * and compaction by hand may have been canceled.  The run begins anew.
+ */
+static void
+end_run_at_abort(XactEvent event, void *arg)
+{
+	if (run != NULL && event == XACT_EVENT_ABORT)
+		end_run();
+}
+
+/* Begin a run if it is time for one. */
+static bool
+begin_run(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+{
+	int64		clean_offset = topics_log_start_clean_offset(&state->id);
+	MemoryContext cxt;
+	MemoryContext old;
+	static bool registered = false;
+	bool		expired;
+
+	if (!registered)
+		RegisterXactCallback(end_run_at_abort, NULL);
+	registered = true;
+	if (!run_is_worth_it(partition_rel, state, settings, clean_offset, &expired))
+		return false;
+
+	cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics compaction", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(cxt);
+	run = palloc0(sizeof(CompactRun));
+	run->cxt = cxt;
+	run->id = state->id;
+	run->map = topics_offset_map_create((Size) maintenance_work_mem * 1024);
+	run->mapping = true;
+	run->expired = expired;
+	run->clean_offset = clean_offset;
+	run->next = run->mapped = Max(clean_offset, topics_log_start(state));
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* ----------------------------------------------------------------
+ *		Map
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Return true if every snapshot sees this row, and it is old enough.  *frozen
+ * is reset if replay has not canceled the queries on standbys that do not see
+ * it.  It has where the row was frozen, and where its page was found to be all
+ * visible (which keeps VACUUM from coming back to freeze it).
+ */
+static bool
+row_is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, bool *frozen)
+{
+	bool		should_free;
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+	bool		isnull;
+	bool		xmin_frozen = HeapTupleHeaderXminFrozen(tuple->t_data);
+	bool		result = (xmin_frozen || TransactionIdPrecedes(xmin, oldest_xmin)) &&
+		DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull)) <= before;
+
+	*frozen &= xmin_frozen ||
+		PageIsAllVisible(BufferGetPage(((BufferHeapTupleTableSlot *) slot)->buffer));
+	if (should_free)
+		heap_freetuple(tuple);
+	return result;
+}
+
+/* Freeze a segment.  Return false if that cannot be now, or was in vain. */
+static bool
+freeze_segment(Oid relid)
+{
+	if (run->froze == relid || !ConditionalLockRelationOid(relid, ShareUpdateExclusiveLock))
+		return false;
+	run->froze = relid;
+	topics_seal_freeze(relid);
+	return true;
+}
+
+/*
+ * Map the next segment, or have it frozen for that.  Return false at the end
+ * of what can be mapped: then "mapped" is the end of the run.
+ */
+static bool
+map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+{
+	List	   *candidates = topics_compact_segment_list(partition_rel, state, run->next,
+														 PG_INT64_MAX);
+	CompactCandidate *candidate;
+	Relation	rel;
+	Snapshot	snapshot;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	TransactionId oldest_xmin;
+	TimestampTz before = GetCurrentTimestamp() - settings->min_compaction_lag_ms * 1000;
+	int64		before_segment = run->mapped;
+	bool		ripe = true;
+	bool		frozen = true;
+
+	if (candidates == NIL)
+		return false;
+	candidate = linitial(candidates);
+	if (candidate->sealed_at <= before)
+		before = DT_NOEND;		/* whatever its records say */
+
+	rel = table_open(candidate->segment.relid, AccessShareLock);
+	topics_pace_note_locked(RelationGetRelid(rel));
+	oldest_xmin = GetOldestNonRemovableTransactionId(rel);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = topics_compact_segment_begin_scan(rel, snapshot);
+	slot = table_slot_create(rel, NULL);
+	while (ripe && topics_compact_segment_next_row(scan, slot))
+	{
+		int64		offset = topics_compact_segment_offset(slot);
+		KeyHash		hash;
+
+		ripe = row_is_ripe(slot, oldest_xmin, before, &frozen);
+		if (!ripe || run->full || offset < run->next)
+			continue;
+		if (topics_compact_segment_hash_key(run, slot, &hash) &&
+			!topics_offset_map_put(run->map, &hash, offset))
+			run->full = true;
+		else
+			run->mapped = offset + 1;
+	}
+	if (!ripe || !frozen)
+	{
+		/*
+		 * it is copied whole or not at all; what is mapped of it does no harm
+		 */
+		run->mapped = before_segment;
+		run->full = false;
+	}
+	else if (!run->full)
+		run->mapped = run->next = candidate->segment.end_offset;
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	if (ripe && !frozen)
+		return freeze_segment(candidate->segment.relid);
+	return ripe && !run->full;
+}
+
+/* ----------------------------------------------------------------
+ *		Turns
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * End the run, in the catalogue too.  If it did anything, look again at once.
+ */
+static CompactResult
+finish_run(PartitionState *state)
+{
+	bool		moved = run->mapped > run->clean_offset;
+	CompactResult result = moved || run->expired ? COMPACT_MORE : COMPACT_DONE;
+
+	if (moved)
+		topics_log_start_raise_clean_offset(&state->id, run->mapped);
+	end_run();
+	return result;
+}
+
+/*
+ * Map a segment.  At the end, see whether there is anything to do with the
+ * map.
+ */
+static CompactResult
+take_map_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+{
+	if (map_segment(partition_rel, state, settings))
+		return COMPACT_MORE;
+	if (run->mapped == run->clean_offset && !run->expired)
+		return finish_run(state);
+	run->mapping = false;
+	run->next = 0;
+	topics_log_start_raise_floor(&state->id, run->mapped);
+	TEST_POINT("compact-mapped");
+	return COMPACT_MORE;
+}
+
+/* Replace the next group; closes the partition's table. */
+static CompactResult
+take_copy_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+{
+	CompactTurn turn = {
+		.run = run,
+		.settings = settings,
+		.state = state,
+		.partition_relid = RelationGetRelid(partition_rel),
+		.log_start = topics_log_start(state)
+	};
+	bool		busy;
+	SegmentGroup group = topics_compact_segment_choose(&turn, partition_rel, &busy);
+
+	/* dropping wants the table unused by its own session */
+	table_close(partition_rel, NoLock);
+	if (busy || (group.candidates != NIL && !topics_compact_segment_replace(&turn, &group)))
+	{
+		run->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+		return COMPACT_LATER;
+	}
+	if (group.candidates == NIL)
+		return finish_run(state);
+	run->next = ((CompactCandidate *) llast(group.candidates))->segment.end_offset;
+	return COMPACT_MORE;
+}
+
+/*
+ * End the run if its topic has gone, or is not to be compacted any more; or,
+ * if "later" is set, not before some time, since it has failed, or was done by
+ * hand.  It would keep others waiting.  In a transaction.
+ */
+void
+topics_compact_check(bool later)
+{
+	PartitionState *state;
+	Topic	   *topic;
+
+	if (run == NULL)
+		return;
+	state = topics_partition_state_find(&run->id);
+	topic = topics_catalog_by_id(run->id.topic_id);
+	if (state == NULL || topic == NULL || !topic->settings.compact ||
+		(later && !topics_compact_is_wanted(&topic->settings, state) &&
+		 state->compact_at > GetCurrentTimestamp()))
+		end_run();
+}
+
+/*
+ * A turn of compaction, in the caller's transaction.  Where it fails, or
+ * nothing is to be done, compact_at says when to look again.
+ */
+CompactResult
+topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state)
+{
+	const TopicSettings settings = topic->settings;
+	Oid			root_relid = topic->root_relid;
+	Relation	rel;
+	CompactResult result;
+
+	topics_compact_check(false);
+	look_again_in(state, LOOK_AGAIN_MS);
+	/* one run at a time */
+	if (run != NULL && (!run_is_for(state) || run->not_before > GetCurrentTimestamp()))
+		return COMPACT_LATER;
+
+	rel = table_open(partition_relid, AccessShareLock);
+	topics_pace_begin(root_relid, partition_relid);
+	if (run == NULL && !begin_run(rel, state, &settings))
+		result = COMPACT_DONE;
+	else if (run->mapping)
+		result = take_map_turn(rel, state, &settings);
+	else
+		return take_copy_turn(rel, state, &settings);
+	table_close(rel, NoLock);
+	return result;
+}
+
+/* End the run, if there is one. */
+void
+topics_compact_abandon(void)
+{
+	if (run != NULL)
+		end_run();
+}

@@ -1,0 +1,653 @@
+/*-------------------------------------------------------------------------
+ *
+ * maintain.c
+ *		What has to be done for a partition from time to time.
+ *
+ *	roll	cut the tail when it is too large or too old, or VACUUM asked
+ *	spare	attach the next segment when the tail is half full
+ *	seal	freeze and index segments that are full
+ *	expire	move the log start up, as policy wants it (retention.c)
+ *	drop	drop the segments below it
+ *	look	whether it pays to compact it (compact.c)
+ *
+ * A step is a transaction, or some, so that locks are held shortly and a
+ * failure costs one step.  The worker does this on its own, a partition at a
+ * time; CALL topics.maintain() and topics.roll_segment() do it by hand.  The
+ * caller supplies the way to get to the next transaction.
+ *
+ * To compact a partition is no step: it takes many turns, by a process of its
+ * own (compactor.c), by the worker where there is none, or by hand.
+ *
+ * TO ADD A STEP: a function that does its part in one transaction, and a row
+ * of the table "steps", where it is to be done; a WorkStep for it
+ * (pg_topics.h), with a name in backoff.c, under which the view topics.worker
+ * shows where work has failed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "group/group.h"
+#include "keep/keep.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_maintain);
+PG_FUNCTION_INFO_V1(topics_roll_segment);
+
+/* The work on one partition, step by step. */
+typedef struct Upkeep
+{
+	Oid			view_relid;
+	int32		partition;
+	NextTransaction next_transaction;
+
+	/* as the current transaction has found it (find_partition) */
+	Topic	   *topic;
+	Oid			relid;
+	PartitionState *state;
+
+	/* what is to be done */
+	uint32		requests;
+	bool		retention;		/* something might have to leave */
+
+	/* what a step leaves to those after it */
+	bool		cut;			/* the tail was cut, at cut_at, where a segment
+								 * is missing now */
+	int64		cut_at;
+	int64		sealed_upto;	/* by the step's transactions so far */
+	bool		tail_expired;	/* more would leave if the tail were cut */
+	bool		worth_compaction;
+} Upkeep;
+
+/*
+ * Find the partition, in a new transaction.  Return false if the topic or the
+ * partition has gone.  What is found stays until the transaction ends: DROP
+ * begins at the root, whose lock is taken here, and waited for where a DROP
+ * has it.  The view's lock is not taken, since a rename wants that: it would
+ * wait for a VACUUM, and others behind it.
+ */
+static bool
+find_partition(Upkeep *upkeep)
+{
+	Topic	   *topic = topics_catalog_get(upkeep->view_relid, true);
+
+	if (topic == NULL)
+		return false;
+	LockRelationOid(topic->root_relid, AccessShareLock);
+	topic = topics_catalog_get(upkeep->view_relid, true);
+	if (topic == NULL || upkeep->partition >= topic->partitions)
+		return false;
+	upkeep->relid = topics_catalog_partition_relid(topic, upkeep->partition);
+	if (!OidIsValid(upkeep->relid))
+		return false;
+	upkeep->topic = topic;
+	upkeep->state = topics_catalog_partition_state(topic, upkeep->partition);
+	return true;
+}
+
+/* ----------------------------------------------------------------
+ *		Whether there is something to do
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Return true if the tail is older than segment_time, or than retention_time.
+ * The latter is for the sake of records with a timestamp in the future:
+ * sealed, they are no younger than the seal.
+ *
+ * A tail that seems to come from the future, since the clock was set back, is
+ * as old as now: else it would not be rolled until the clock is there again.
+ * (Another process that writes tail_started beside us writes the time as
+ * well.)
+ */
+static bool
+tail_is_old(Topic *topic, PartitionState *state)
+{
+	const TopicSettings *settings = &topic->settings;
+	TimestampTz started = state->tail_started;
+	TimestampTz now = GetCurrentTimestamp();
+	int64		age_ms;
+
+	if (started == 0 || (int64) pg_atomic_read_u64(&state->next_offset) <= state->tail_base)
+		return false;
+	if (started > now)
+		state->tail_started = started = now;
+	age_ms = (now - started) / 1000;
+	return (settings->segment_ms >= 0 && age_ms >= settings->segment_ms) ||
+		(settings->delete && settings->retention_ms >= 0 && age_ms >= settings->retention_ms);
+}
+
+/*
+ * Return true if there is anything to do for a partition, but to compact it.
+ * Cheap: looks at shared memory only.
+ */
+bool
+topics_maintain_is_due(Topic *topic, int32 partition)
+{
+	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
+	PartitionState *state = topics_partition_state_find(&id);
+
+	return state == NULL || !state->looked_at ||
+		pg_atomic_read_u32(&state->requests) != 0 ||
+		pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET ||
+		tail_is_old(topic, state) || topics_retention_is_due(&topic->settings, state) ||
+		topics_compact_is_due(&topic->settings, state);
+}
+
+/* Return true if a partition is to be compacted.  Cheap, too. */
+static bool
+wants_compaction(Topic *topic, int32 partition)
+{
+	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
+	PartitionState *state = topics_partition_state_find(&id);
+
+	return state != NULL && topics_compact_is_wanted(&topic->settings, state);
+}
+
+/*
+ * List the partitions that compaction pays for now, in the caller's
+ * transaction: DuePartitions, in a memory context.  Those that have failed,
+ * and whose time to try again has not come, are left out.
+ */
+List *
+topics_maintain_collect_compaction(MemoryContext cxt)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+		WorkPiece	piece = {MyDatabaseId, lfirst_oid(lc), 0, WORK_COMPACT};
+
+		for (; topic && piece.partition < topic->partitions; piece.partition++)
+			if (wants_compaction(topic, piece.partition) && topics_backoff_left(&piece) <= 0)
+			{
+				MemoryContext old = MemoryContextSwitchTo(cxt);
+				DuePartition *due = palloc(sizeof(DuePartition));
+
+				due->piece = piece;
+				due->topic = topic->name;
+				result = lappend(result, due);
+				MemoryContextSwitchTo(old);
+			}
+	}
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Steps: each does its part in one transaction
+ * ----------------------------------------------------------------
+ */
+
+/* What a step did in its transaction. */
+typedef enum StepResult
+{
+	RESULT_NOTHING,				/* the next one can have the transaction */
+	RESULT_DONE,
+	RESULT_MORE					/* there may be more, in another transaction */
+} StepResult;
+
+/* Cut the tail: half of a roll, see cut.c. */
+static StepResult
+cut_tail(Upkeep *upkeep)
+{
+	upkeep->cut = topics_cut_tail(upkeep->relid, upkeep->state, &upkeep->cut_at);
+	return upkeep->cut ? RESULT_DONE : RESULT_NOTHING;
+}
+
+/* Put a segment in place from the cut on: the other half. */
+static StepResult
+cover_cut(Upkeep *upkeep)
+{
+	topics_cut_cover_offset(upkeep->relid, upkeep->state, upkeep->cut_at,
+						 upkeep->topic->settings.segment_bytes);
+	pg_atomic_fetch_or_u32(&upkeep->state->requests, REQUEST_SEAL);
+	upkeep->cut = false;
+	return RESULT_DONE;
+}
+
+/* Attach a segment behind the tail. */
+static StepResult
+attach_spare(Upkeep *upkeep)
+{
+	Relation	rel = table_open(upkeep->relid, AccessShareLock);
+	int64		end = topics_log_end(rel, upkeep->state);
+	Segment		tail;
+	int64		wanted;
+	bool		needed;
+
+	/*
+	 * the offset that has to have a segment; a tail just filled has none above
+	 */
+	wanted = topics_segment_find(rel, end, &tail) ? tail.end_offset : end;
+	needed = !topics_segment_covers(rel, wanted, wanted);
+	table_close(rel, NoLock);
+	if (needed)
+		topics_cut_cover_offset(upkeep->relid, upkeep->state, wanted,
+							 upkeep->topic->settings.segment_bytes);
+	return RESULT_DONE;
+}
+
+/* Return true if a segment has its index, or has gone. */
+static bool
+segment_has_index(Oid relid)
+{
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	bool		result = rel == NULL || topics_log_index_exists(rel);
+
+	if (rel)
+		relation_close(rel, AccessShareLock);
+	return result;
+}
+
+/* Freeze and index the next full segment, unless it is already. */
+static StepResult
+seal_segment(Upkeep *upkeep)
+{
+	Relation	rel = table_open(upkeep->relid, AccessShareLock);
+	Segment		segment;
+	bool		found;
+
+	found = topics_segment_find_next(rel, upkeep->sealed_upto, &segment) &&
+		segment.end_offset <= topics_log_end(rel, upkeep->state);
+	table_close(rel, NoLock);
+	if (!found)
+	{
+		upkeep->sealed_upto = 0;
+		return RESULT_NOTHING;
+	}
+	if (!segment_has_index(segment.relid))
+		topics_seal_segment(segment.relid);
+	if (segment_has_index(segment.relid) &&
+		topics_segment_row_note_sealed(&upkeep->state->id, &segment))
+		upkeep->state->compact_at = LOOK_NOW;
+	upkeep->sealed_upto = segment.end_offset;
+	return RESULT_MORE;
+}
+
+/* Move the log start up. */
+static StepResult
+expire_records(Upkeep *upkeep)
+{
+	upkeep->tail_expired = topics_retention_advance(upkeep->topic, upkeep->relid, upkeep->state);
+	return RESULT_DONE;
+}
+
+/* Drop segments below the log start, as far as locks allow. */
+static StepResult
+drop_expired(Upkeep *upkeep)
+{
+	return topics_retention_drop(upkeep->relid, upkeep->state) ? RESULT_MORE : RESULT_DONE;
+}
+
+/* Look whether it pays to compact, if it is time to. */
+static StepResult
+look_at_compaction(Upkeep *upkeep)
+{
+	const TopicSettings *settings = &upkeep->topic->settings;
+
+	if (!topics_compact_is_due(settings, upkeep->state))
+		return RESULT_NOTHING;
+	topics_compact_look(upkeep->topic, upkeep->relid, upkeep->state);
+	upkeep->worth_compaction = topics_compact_is_wanted(settings, upkeep->state);
+	return RESULT_DONE;
+}
+
+/* ----------------------------------------------------------------
+ *		Which steps, and in what order
+ * ----------------------------------------------------------------
+ */
+
+static bool
+roll_is_due(const Upkeep *upkeep)
+{
+	return (upkeep->requests & REQUEST_ROLL) != 0;
+}
+
+static bool
+cover_is_due(const Upkeep *upkeep)
+{
+	if (upkeep->cut)
+		TEST_POINT("cut-done");
+	return upkeep->cut;
+}
+
+static bool
+spare_is_due(const Upkeep *upkeep)
+{
+	return (upkeep->requests & REQUEST_SPARE) != 0;
+}
+
+static bool
+seal_is_due(const Upkeep *upkeep)
+{
+	return (upkeep->requests & (REQUEST_SEAL | REQUEST_ROLL)) != 0;
+}
+
+static bool
+retention_is_due(const Upkeep *upkeep)
+{
+	return upkeep->retention || seal_is_due(upkeep) || (upkeep->requests & REQUEST_DROP) != 0;
+}
+
+static bool
+expired_tail_is_due(const Upkeep *upkeep)
+{
+	return upkeep->tail_expired;
+}
+
+typedef struct Step
+{
+	WorkStep	name;
+	bool		(*is_due) (const Upkeep *upkeep);	/* NULL: "take" sees to it */
+	StepResult	(*take) (Upkeep *upkeep);
+} Step;
+
+/* In the order in which they are taken; whether one is due is asked then. */
+static const Step steps[] = {
+	{STEP_ROLL, roll_is_due, cut_tail},
+	{STEP_ROLL, cover_is_due, cover_cut},
+	{STEP_SPARE, spare_is_due, attach_spare},
+	{STEP_SEAL, seal_is_due, seal_segment},
+	{STEP_EXPIRE, retention_is_due, expire_records},
+	/* the tail too, so that a quiet topic's last records go */
+	{STEP_ROLL, expired_tail_is_due, cut_tail},
+	{STEP_ROLL, cover_is_due, cover_cut},
+	{STEP_SEAL, expired_tail_is_due, seal_segment},
+	{STEP_EXPIRE, expired_tail_is_due, expire_records},
+	{STEP_DROP, retention_is_due, drop_expired},
+	{STEP_COMPACT, NULL, look_at_compaction},
+};
+
+/*
+ * Do what is due; the partition may go at any time between two transactions.
+ */
+static void
+take_steps(Upkeep *upkeep)
+{
+	for (size_t i = 0; i < lengthof(steps); i++)
+	{
+		const Step *step = &steps[i];
+		StepResult	result = RESULT_MORE;
+
+		if (step->is_due && !step->is_due(upkeep))
+			continue;
+		while (result == RESULT_MORE)
+		{
+			if (!find_partition(upkeep))
+				return;
+			topics_backoff_step(step->name);
+			PushActiveSnapshot(GetTransactionSnapshot());
+			result = step->take(upkeep);
+			PopActiveSnapshot();
+			if (result != RESULT_NOTHING)
+				upkeep->next_transaction();
+		}
+	}
+	if (upkeep->worth_compaction)
+		topics_worker_registry_wake_worker();
+}
+
+/* What a partition was asked for, taken off its state to be done. */
+typedef struct TakenRequests
+{
+	PartitionState *state;
+	TopicPartition id;
+	uint32		requests;
+} TakenRequests;
+
+/*
+ * It was not done: the next process that comes round has to.  Also called by
+ * exit().
+ */
+static void
+give_requests_back(int code, Datum arg)
+{
+	TakenRequests *taken = (TakenRequests *) DatumGetPointer(arg);
+
+	/* should it become another topic's right now, that is looked at in vain */
+	if (memcmp(&taken->state->id, &taken->id, sizeof(TopicPartition)) == 0)
+		pg_atomic_fetch_or_u32(&taken->state->requests, taken->requests);
+}
+
+/*
+ * Decide what is to be done, of what was asked for and of what is due.  Return
+ * false if that cannot be known yet.
+ */
+static bool
+choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
+{
+	PartitionState *state = upkeep->state;
+	const TopicSettings *settings = &upkeep->topic->settings;
+	Relation	rel;
+	bool		known;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rel = table_open(upkeep->relid, AccessShareLock);
+	/* before a restart, or by a foreign writer, anything may be left undone */
+	if (!state->looked_at || pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
+		taken->requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;
+	(void) topics_log_end(rel, state);
+	/* a restore that has not come to the partition's row: leave it alone */
+	known = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
+	state->looked_at = known;
+	table_close(rel, NoLock);
+	PopActiveSnapshot();
+
+	upkeep->requests = taken->requests;
+	if (roll_now || tail_is_old(upkeep->topic, state) ||
+		(int64) state->tail_blocks * BLCKSZ >= settings->segment_bytes)
+		upkeep->requests |= REQUEST_ROLL;
+	/* if only half of the cut is done, the rest is a segment and a seal */
+	if (upkeep->requests & REQUEST_ROLL)
+		taken->requests |= REQUEST_SPARE | REQUEST_SEAL;
+	upkeep->retention = topics_retention_is_due(settings, state);
+	return known;
+}
+
+/*
+ * Do all that is due for a partition but to compact it, and with "roll_now"
+ * cut its tail, due or not.  The call is made in a transaction, and returns in
+ * another one.  What was requested stays so if an error, or the end of the
+ * process, comes before it is done.
+ */
+void
+topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
+						  NextTransaction next_transaction)
+{
+	Upkeep		upkeep = {
+		.view_relid = view_relid,.partition = partition,.next_transaction = next_transaction
+	};
+	TakenRequests taken;
+
+	if (!find_partition(&upkeep))
+		return;
+	taken.state = upkeep.state;
+	taken.id = upkeep.state->id;
+	taken.requests = pg_atomic_exchange_u32(&upkeep.state->requests, 0);
+	PG_ENSURE_ERROR_CLEANUP(give_requests_back, PointerGetDatum(&taken));
+	{
+		bool		known = choose_work(&upkeep, &taken, roll_now);
+
+		next_transaction();
+		if (known)
+			take_steps(&upkeep);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(give_requests_back, PointerGetDatum(&taken));
+}
+
+/* ----------------------------------------------------------------
+ *		Compaction
+ * ----------------------------------------------------------------
+ */
+
+/* Take a turn of compaction, in a transaction, and end in another one. */
+static CompactResult
+compact_partition(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	Upkeep		upkeep = {
+		.view_relid = view_relid,.partition = partition,.next_transaction = next_transaction
+	};
+	CompactResult result;
+
+	if (!find_partition(&upkeep) || !upkeep.topic->settings.compact)
+		return COMPACT_DONE;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	result = topics_compact_turn(upkeep.topic, upkeep.relid, upkeep.state);
+	PopActiveSnapshot();
+	next_transaction();
+	return result;
+}
+
+/*
+ * The same, by a process that compacts what is wanted.  Return true if the
+ * next turn can come at once.
+ */
+bool
+topics_maintain_compact(Oid view_relid, int32 partition, NextTransaction next_transaction)
+{
+	CompactResult result = compact_partition(view_relid, partition, next_transaction);
+	Topic	   *topic = topics_catalog_get(view_relid, true);
+
+	if (result != COMPACT_DONE && topic != NULL)
+		topics_catalog_partition_state(topic, partition)->compact_at = COMPACTION_WANTED;
+	return result == COMPACT_MORE;
+}
+
+/* ----------------------------------------------------------------
+ *		By hand
+ * ----------------------------------------------------------------
+ */
+
+static void
+require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
+{
+	CallContext *context = (CallContext *) fcinfo->context;
+
+	topics_require_preload();
+	if (context == NULL || !IsA(context, CallContext) || context->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run inside a transaction block", command)));
+	PreventCommandIfReadOnly(command);
+}
+
+/*
+ * Compact a partition now, at full speed, and without saying that it is
+ * wanted.  Where something is in the way, the rest is left to the compactor.
+ */
+static void
+compact_by_hand(Oid view_relid, int32 partition, PartitionState *state)
+{
+	CompactResult result;
+
+	topics_compact_abandon();
+	while ((result = compact_partition(view_relid, partition, SPI_commit)) == COMPACT_MORE)
+		CHECK_FOR_INTERRUPTS();
+	topics_compact_abandon();
+	if (result == COMPACT_LATER)
+	{
+		state->compact_at = LOOK_NOW;
+		topics_worker_registry_wake_worker();
+	}
+}
+
+/* maintain(topic): the worker's work, for one topic or all of one's own */
+Datum
+topics_maintain(PG_FUNCTION_ARGS)
+{
+	List	   *views = NIL;
+	ListCell   *lc;
+
+	require_no_transaction_block(fcinfo, "topics.maintain()");
+	if (!PG_ARGISNULL(0))
+	{
+		Topic	   *topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+
+		topics_catalog_require_owner(topic);
+		views = list_make1_oid(topic->view_relid);
+	}
+	else
+	{
+		topics_backoff_reset(InvalidOid);
+		views = topics_catalog_list();
+	}
+
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	foreach(lc, views)
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		if (topic == NULL || !topics_catalog_is_owner(topic))
+			continue;
+		topics_backoff_reset(topic->view_relid);
+		for (int32 partition = 0; partition < topic->partitions; partition++)
+		{
+			PartitionState *state = topics_catalog_partition_state(topic, partition);
+
+			CHECK_FOR_INTERRUPTS();
+			pg_atomic_fetch_or_u32(&state->requests,
+								   REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP);
+			/* first, or the worker would be told to have it done */
+			compact_by_hand(lfirst_oid(lc), partition, state);
+			topics_maintain_partition(lfirst_oid(lc), partition, false, SPI_commit);
+			compact_by_hand(lfirst_oid(lc), partition, state);
+			topic = topics_catalog_get(lfirst_oid(lc), true);
+			if (topic == NULL)
+				break;
+		}
+		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
+			topics_offset_log_follow_owners(PortalContext, SPI_commit);
+	}
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* roll_segment(topic, partition): begin a new segment now */
+Datum
+topics_roll_segment(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+	Oid			view_relid;
+	int32		from = 0;
+	int32		upto;
+
+	require_no_transaction_block(fcinfo, "topics.roll_segment()");
+	topics_argument_require(fcinfo, 0, "topic");
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_catalog_require_owner(topic);
+	view_relid = topic->view_relid;
+	upto = topic->partitions;
+	if (!PG_ARGISNULL(1))
+	{
+		from = PG_GETARG_INT32(1);
+		topics_catalog_check_partition(topic, from);
+		upto = from + 1;
+	}
+
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	for (int32 partition = from; partition < upto; partition++)
+		topics_maintain_partition(view_relid, partition, true, SPI_commit);
+	SPI_finish();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,526 @@
+/*-------------------------------------------------------------------------
+ *
+ * retention.c
+ *		What a partition keeps: records leave it from the lower end, by
+ *		policy or by delete_records().
+ *
+ * Two steps, far apart in cost and in what they need:
+ *
+ *	advance	The log start moves up (log_start.c): one row changes, and no
+ *		reader shows what is below any more.  Policy moves it by whole
+ *		segments, never row by row, whether they were read or not.
+ *	drop	Segments that lie below the log start are dropped, the lowest
+ *		first, when their locks are free.
+ *
+ * TIME.  A segment goes when all of it is older than retention_time.  Its age
+ * is that of its largest timestamp, as in Kafka, but a producer may have
+ * written one of next century: so it is not younger than the time when the
+ * segment was sealed (topic_log.segment).  A tail is cut when it is as old as
+ * retention_time (maintain.c), or when all of its records are expired, so a
+ * quiet topic's last records go, too.
+ *
+ * BYTES.  As in Kafka: the lowest segment goes if without it there are still
+ * retention_bytes.  The tail always stays.
+ *
+ * Whether to look at all is decided from what the last look has left in
+ * shared memory: a record of the lowest segment that kept it from going
+ * (lowest_kept), and the bytes above (droppable_bytes).
+ *
+ * DROPPING a segment takes ACCESS EXCLUSIVE on the partition's table too,
+ * since queries that were planned with the segment must have gone.  A process
+ * that waits for that lock holds up all that come after it, behind the one
+ * that holds the lock now, which may be pg_dump.  So the lock is tried without
+ * waiting, and then waited for no longer than LOCK_WAIT_MS; the segment's own
+ * lock is not waited for at all.  What did not work is tried again in the next
+ * round.  DETACH CONCURRENTLY would never stand in the way, but it waits for
+ * every transaction that uses the topic, for hours if need be, and meanwhile
+ * holds the lock that attaching the next segment takes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "keep/keep.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_delete_records);
+
+#define LOCK_TRIES 20			/* without waiting, a millisecond apart */
+#define LOCK_WAIT_MS "20"
+#define MAX_DROPS 16			/* segments dropped in one transaction */
+
+/* Return the time before which records are expired, or 0 if they never are. */
+static TimestampTz
+get_expiry_time(const TopicSettings *settings)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!settings->delete || settings->retention_ms < 0)
+		return 0;
+	/* a retention longer than history */
+	if (settings->retention_ms > now / 1000 - MIN_TIMESTAMP / 1000)
+		return 0;
+	return now - settings->retention_ms * 1000;
+}
+
+/*
+ * Return true if something might have to leave.  Cheap: looks at shared memory
+ * only.
+ */
+bool
+topics_retention_is_due(const TopicSettings *settings, const PartitionState *state)
+{
+	TimestampTz before = get_expiry_time(settings);
+
+	if (before != 0 && state->lowest_kept < before)
+		return true;
+	return settings->delete && settings->retention_bytes >= 0 &&
+		(state->droppable_bytes == UNKNOWN_BYTES ||
+		 state->droppable_bytes + (int64) state->tail_blocks * BLCKSZ >= settings->retention_bytes);
+}
+
+/* ----------------------------------------------------------------
+ *		Advance
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Find the time of a record that keeps a segment from expiring, or 0 if there
+ * is none from "before" on.  The BRIN index of a sealed segment leads to it.
+ */
+static TimestampTz
+find_kept_time(Oid segment_relid, TimestampTz before, int64 from)
+{
+	static const Oid types[] = {TIMESTAMPTZOID, INT8OID};
+	Datum		values[] = {TimestampTzGetDatum(before), Int64GetDatum(from)};
+	int			guc_level = NewGUCNestLevel();
+	OwnerScope	scope;
+	char	   *sql;
+	TimestampTz result = 0;
+	bool		isnull;
+
+	sql = psprintf("SELECT \"timestamp\" FROM %s"
+				   " WHERE \"timestamp\" OPERATOR(pg_catalog.>=) $1"
+				   " AND \"offset\" OPERATOR(pg_catalog.>=) $2 LIMIT 1",
+				   quote_qualified_identifier(TOPIC_LOG_SCHEMA, get_rel_name(segment_relid)));
+	scope = topics_extension_become_owner();
+	topics_settings_override("enable_seqscan", "off");
+	topics_settings_override("jit", "off");
+	topics_settings_override("max_parallel_workers_per_gather", "0");
+	SPI_connect();
+	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not search segment for a timestamp");
+	if (SPI_processed > 0)
+		result = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+												   1, &isnull));
+	SPI_finish();
+	topics_extension_become_caller(scope);
+	AtEOXact_GUC(false, guc_level);
+	return result;
+}
+
+/*
+ * Return true if a segment has all of its records.  One that a restore has not
+ * filled yet looks empty, and must not pass for expired: indexes come last.
+ */
+static bool
+segment_is_complete(const Segment *segment)
+{
+	Relation	rel = table_open(segment->relid, AccessShareLock);
+	bool		result = topics_log_index_exists(rel);
+
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * Return true if a sealed segment is expired.  If not, *kept says what keeps
+ * it.
+ */
+static bool
+segment_is_expired(const Segment *segment, const TopicPartition *id,
+				   TimestampTz before, TimestampTz *kept)
+{
+	TimestampTz sealed_at = topics_segment_row_sealed_at(id, segment->base_offset);
+
+	if (sealed_at != 0 && sealed_at < before)
+		return true;
+	*kept = find_kept_time(segment->relid, before, segment->base_offset);
+	if (*kept != 0 && sealed_at != 0)
+		*kept = Min(*kept, sealed_at);
+	return *kept == 0;
+}
+
+/*
+ * Return true if all records of the tail, of which there are some, are
+ * expired.  Its last record nearly always tells that they are not.
+ */
+static bool
+tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *tail,
+				int64 start, int64 end, TimestampTz before, TimestampTz *kept)
+{
+	LogReader  *reader = topics_log_reader_open(partition_rel, end - 1, end,
+												GetActiveSnapshot(), true);
+	TupleTableSlot *slot = topics_log_reader_next(reader);
+	bool		isnull;
+
+	*kept = 0;
+	if (slot)
+		*kept = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
+	topics_log_reader_close(reader);
+	if (slot && *kept >= before)
+		return false;
+	*kept = find_kept_time(tail->relid, before, start);
+	return *kept == 0;
+}
+
+/*
+ * Choose where the log should start by policy.  *cut is set if the tail must
+ * be cut before anything more can go.  The active snapshot is younger than
+ * "end": it sees all records below.
+ */
+static int64
+choose_log_start(const TopicSettings *settings, Relation partition_rel,
+				PartitionState *state, int64 end, bool *cut)
+{
+	int64		start = topics_log_start(state);
+	TimestampTz before = get_expiry_time(settings);
+	TimestampTz kept = 0;
+	int			count;
+	Segment    *segments = topics_segment_list(partition_rel, &count);
+	int64	   *bytes = palloc0(sizeof(int64) * Max(count, 1));
+	int64		total = 0;
+	int			i = 0;
+
+	*cut = false;
+	if (settings->retention_bytes >= 0)
+		for (int j = 0; j < count && segments[j].base_offset <= end; j++)
+			if (segments[j].end_offset > start)
+				total += bytes[j] = topics_segment_bytes(segments[j].relid);
+
+	for (; i < count && segments[i].base_offset < end; i++)
+	{
+		if (segments[i].end_offset <= start)
+			continue;
+		if (segments[i].end_offset > end)
+		{
+			/* the tail; where all was deleted, it needs but be cut */
+			*cut = start == end ||
+				(before != 0 && tail_is_expired(partition_rel, state, &segments[i],
+												Max(start, segments[i].base_offset), end,
+												before, &kept));
+			break;
+		}
+		if (!segment_is_complete(&segments[i]))
+			break;
+		if (!(settings->retention_bytes >= 0 && total - bytes[i] >= settings->retention_bytes) &&
+			!(before != 0 && segment_is_expired(&segments[i], &state->id, before, &kept)))
+			break;
+		total -= bytes[i];
+		start = segments[i].end_offset;
+	}
+
+	/* what the next look need not look at; without records it comes later */
+	state->lowest_kept = i < count && segments[i].base_offset < end ? kept : GetCurrentTimestamp();
+	if (settings->retention_bytes < 0)
+		state->droppable_bytes = UNKNOWN_BYTES;
+	else
+	{
+		state->droppable_bytes = 0;
+		for (int j = i + 1; j < count && segments[j].end_offset <= end; j++)
+			state->droppable_bytes += bytes[j];
+		if (i >= count || segments[i].end_offset > end)
+			state->droppable_bytes = NOTHING_DROPPABLE;
+	}
+	pfree(bytes);
+	pfree(segments);
+	return start;
+}
+
+/* Return true if the catalogue has a row for the partition. */
+static bool
+log_start_is_known(Relation partition_rel, PartitionState *state)
+{
+	(void) topics_log_start(state);
+	return pg_atomic_read_u64(&state->log_start_offset) != UNKNOWN_OFFSET;
+}
+
+/*
+ * Move the log start to where policy wants it, in the caller's transaction.
+ * Return true if the tail must be cut, and this called again, for more to go.
+ */
+bool
+topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *state)
+{
+	Relation	rel = table_open(partition_relid, AccessShareLock);
+	int64		end;
+	bool		cut = false;
+
+	TEST_POINT("retention-begun");
+	end = topics_log_end(rel, state);
+	/* in a restore the partition's row may be still to come */
+	if (!log_start_is_known(rel, state))
+	{
+		table_close(rel, NoLock);
+		return false;
+	}
+	if (topic->settings.delete)
+	{
+		int64		start;
+
+		/*
+		 * What the snapshot does not show looks expired: records below the
+		 * end that were committed after it was taken, in a segment that
+		 * another process has sealed meanwhile.  So it is taken now.
+		 */
+		PushActiveSnapshot(GetLatestSnapshot());
+		start = choose_log_start(&topic->settings, rel, state, end, &cut);
+		PopActiveSnapshot();
+		if (start > topics_log_start(state))
+		{
+			(void) topics_log_start_move(state, start);
+			TEST_POINT("retention-moved");
+		}
+	}
+	else
+	{
+		Segment		tail;
+
+		/* what an earlier look has left does not hold when policy returns */
+		state->lowest_kept = 0;
+		state->droppable_bytes = UNKNOWN_BYTES;
+		cut = topics_log_start(state) == end &&
+			topics_segment_find(rel, end, &tail) && tail.base_offset < end;
+	}
+	table_close(rel, NoLock);
+	return cut;
+}
+
+/* ----------------------------------------------------------------
+ *		Drop
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Wait for an ACCESS EXCLUSIVE lock, but not for long.  Return true if we have
+ * it.
+ */
+static bool
+wait_for_exclusive_lock(Oid relid)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool locked = false;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		int			guc_level = NewGUCNestLevel();
+
+		topics_settings_override("lock_timeout", LOCK_WAIT_MS);
+		LockRelationOid(relid, AccessExclusiveLock);
+		AtEOXact_GUC(false, guc_level);
+		ReleaseCurrentSubTransaction();
+		locked = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+	return locked;
+}
+
+/*
+ * Lock a table ACCESS EXCLUSIVE without waiting in the queue.  Return false if
+ * it could not be had.
+ */
+bool
+topics_retention_try_lock(Oid relid)
+{
+	for (int i = 0; i < LOCK_TRIES; i++)
+	{
+		if (ConditionalLockRelationOid(relid, AccessExclusiveLock))
+			return true;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+	}
+	return false;
+}
+
+/*
+ * Lock a table ACCESS EXCLUSIVE, so that hardly anybody notices: without
+ * waiting, if it can be had in LOCK_TRIES; else in the queue, shortly.
+ */
+bool
+topics_retention_lock(Oid relid)
+{
+	return topics_retention_try_lock(relid) || wait_for_exclusive_lock(relid);
+}
+
+/*
+ * List the segments below the log start, lowest first, at most MAX_DROPS; the
+ * last one that there is is left alone.  With "lock", those that could be
+ * locked.
+ */
+static List *
+list_droppable(Relation partition_rel, PartitionState *state, bool lock)
+{
+	int64		start = topics_log_start(state);
+	int			count;
+	Segment    *segments = topics_segment_list(partition_rel, &count);
+	List	   *result = NIL;
+
+	for (int i = 0; i < count - 1 && segments[i].end_offset <= start; i++)
+	{
+		Segment    *segment;
+
+		if (list_length(result) >= MAX_DROPS ||
+			(lock && !ConditionalLockRelationOid(segments[i].relid, AccessExclusiveLock)))
+			break;				/* those above must not go before it */
+		segment = palloc(sizeof(Segment));
+		*segment = segments[i];
+		result = lappend(result, segment);
+	}
+	pfree(segments);
+	return result;
+}
+
+static void
+drop_listed_segments(List *segments, const TopicPartition *id)
+{
+	ObjectAddresses *objects = new_object_addresses();
+	ListCell   *lc;
+	OwnerScope	scope;
+
+	scope = topics_extension_become_owner();
+	foreach(lc, segments)
+	{
+		Segment    *segment = lfirst(lc);
+		ObjectAddress object = {RelationRelationId, segment->relid, 0};
+
+		add_exact_object_address(&object, objects);
+		topics_segment_row_forget(id, segment->base_offset);
+	}
+	performMultipleDeletions(objects, DROP_RESTRICT, 0);
+	free_object_addresses(objects);
+	topics_extension_become_caller(scope);
+}
+
+/*
+ * Drop some of the segments below the log start, in the caller's transaction.
+ * Return true if there may be more to drop right now.  Where locks are in the
+ * way, it stays requested.
+ */
+bool
+topics_retention_drop(Oid partition_relid, PartitionState *state)
+{
+	Relation	rel;
+	List	   *segments;
+
+	/* from the top, as DROP takes them */
+	LockRelationOid(get_partition_parent(partition_relid, false), AccessShareLock);
+	rel = table_open(partition_relid, AccessShareLock);
+	segments = list_droppable(rel, state, false);
+	table_close(rel, AccessShareLock);
+	if (segments == NIL)
+		return false;
+
+	if (topics_retention_lock(partition_relid))
+	{
+		rel = table_open(partition_relid, NoLock);
+		segments = list_droppable(rel, state, true);
+		table_close(rel, NoLock);
+		if (segments != NIL)
+		{
+			TEST_POINT("retention-locked");
+			drop_listed_segments(segments, &state->id);
+			TEST_POINT("retention-dropped");
+			return true;
+		}
+	}
+	pg_atomic_fetch_or_u32(&state->requests, REQUEST_DROP);
+	return false;
+}
+
+/* ----------------------------------------------------------------
+ *		By hand
+ * ----------------------------------------------------------------
+ */
+
+/* delete_records(topic, partition, before_offset) */
+Datum
+topics_delete_records(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+	int32		partition;
+	int64		before;
+	int64		start;
+	int64		end;
+	Oid			relid;
+	Relation	rel;
+	PartitionState *state;
+
+	topics_require_preload();
+	topics_produce_check_context("topics.delete_records()");
+	topics_argument_require_all(fcinfo, 3, "topics.delete_records()");
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_catalog_require_owner(topic);
+	partition = PG_GETARG_INT32(1);
+	before = PG_GETARG_INT64(2);
+	topics_catalog_check_partition(topic, partition);
+
+	relid = topics_catalog_partition_relid(topic, partition);
+	rel = OidIsValid(relid) ? try_table_open(relid, AccessShareLock) : NULL;
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" was dropped", NameStr(topic->name))));
+	state = topics_catalog_partition_state(topic, partition);
+	start = topics_log_start(state);
+	end = topics_log_end(rel, state);
+	if (before > end)
+		end = topics_log_end_settled(rel, state);
+	if (before == -1)
+		before = end;
+	if (before < 0 || before > end)
+		topics_log_report_out_of_range(NameStr(topic->name), partition, before, start, end,
+									   "Use -1 for the log end.");
+	start = topics_log_start_move(state, before);
+	table_close(rel, NoLock);
+	PG_RETURN_INT64(start);
+}

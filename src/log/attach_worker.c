@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * attach_worker.c
+ *		A process that attaches a segment, in a transaction of its own that
+ *		commits before the producer's (background.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "postmaster/bgworker.h"
+#include "utils/snapmgr.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+/* What the worker is asked for, in bgw_extra. */
+typedef struct AttachRequest
+{
+	TopicPartition id;
+	CoverRequest cover;
+} AttachRequest;
+
+StaticAssertDecl(sizeof(AttachRequest) <= BGW_EXTRALEN, "request fits");
+
+PGDLLEXPORT void topics_attach_worker_main(Datum main_arg);
+
+void
+topics_attach_worker_main(Datum main_arg)
+{
+	AttachRequest request;
+	bool		done = false;
+
+	memcpy(&request, topics_background_begin(), sizeof(request));
+	topics_background_connect(request.id.database);
+	while (!done)
+	{
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		done = topics_cut_cover(&request.cover, topics_partition_state_get(&request.id), true);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+}
+
+/*
+ * Have offsets covered by another process, and wait for it.  Return false if
+ * no process could be had; true says only that one has tried.
+ */
+bool
+topics_attach_worker_run(const TopicPartition *id, const CoverRequest *cover)
+{
+	AttachRequest request = {*id, *cover};
+
+	return topics_background_run("topics_attach_worker_main", "pg_topics attach worker",
+								 &request, sizeof(request));
+}

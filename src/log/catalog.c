@@ -1,0 +1,550 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *		Topics by name: the catalogue, a cache of it, and rights.
+ *
+ * A topic is a view in the schema "topic"; its row in topic_log.topic refers
+ * to the view and holds the id, which names the log tables, and the settings.
+ * The view is the one place for the topic's name, owner and rights, so that
+ * ALTER, GRANT and pg_dump are PostgreSQL's own.
+ *
+ * The cache is keyed by the view's OID and follows relcache invalidation of
+ * the view: whatever changes a topic's row invalidates the view as well
+ * (topic.c).  Entries are never freed, so a pointer to one stays valid.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+/* Columns of topic_log.topic */
+enum
+{
+	Anum_topic_id = 1,
+	Anum_topic_view,
+	Anum_topic_partitions,
+	Anum_topic_first_setting	/* and the others (topic_setting.c) */
+};
+
+#define Anum_topic_notify_key (Anum_topic_first_setting + topics_topic_setting_count())
+
+#define ADMIN_ROLE "topics_admin"
+
+static HTAB *cache = NULL;
+
+/* ----------------------------------------------------------------
+ *		The cache
+ * ----------------------------------------------------------------
+ */
+
+static void
+invalidate_topic(Topic *topic)
+{
+	topic->valid = false;
+	topic->changes++;
+}
+
+/* Called for each relcache invalidation. */
+static void
+invalidate_relation(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS seq;
+	Topic	   *topic;
+
+	if (cache == NULL)
+		return;
+	if (OidIsValid(relid))
+	{
+		topic = hash_search(cache, &relid, HASH_FIND, NULL);
+		if (topic)
+			invalidate_topic(topic);
+		return;
+	}
+	hash_seq_init(&seq, cache);
+	while ((topic = hash_seq_search(&seq)) != NULL)
+		invalidate_topic(topic);
+}
+
+/* Find the entry of a view in the cache, or make one. */
+static Topic *
+enter_topic(Oid view_relid)
+{
+	Topic	   *topic;
+	bool		found;
+
+	if (cache == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(Oid);
+		ctl.entrysize = sizeof(Topic);
+		cache = hash_create("pg_topics topics", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+		CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
+	}
+	topic = hash_search(cache, &view_relid, HASH_ENTER, &found);
+	if (!found)
+		memset((char *) topic + sizeof(Oid), 0, sizeof(Topic) - sizeof(Oid));
+	return topic;
+}
+
+/*
+ * Return true if the text of a type's values depends on settings.  It does not
+ * for the usual types of keys; of all others it is assumed.
+ */
+static bool
+text_depends_on_settings(Oid type)
+{
+	switch (type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case NAMEOID:
+		case CHAROID:
+		case BOOLOID:
+		case BYTEAOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case OIDOID:
+		case NUMERICOID:
+		case UUIDOID:
+		case INETOID:
+		case CIDROID:
+		case JSONOID:
+		case JSONBOID:
+			return false;
+		default:
+			return true;
+	}
+}
+
+static void
+load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
+{
+	Oid			function;
+	bool		is_varlena;
+
+	column->type = att->atttypid;
+	column->typmod = att->atttypmod;
+	column->base_type = getBaseType(att->atttypid);
+	column->typlen = att->attlen;
+	column->typbyval = att->attbyval;
+	column->typalign = att->attalign;
+	column->text_depends_on_settings = text_depends_on_settings(column->base_type);
+	column->domain_extra = NULL;
+	getTypeInputInfo(column->type, &function, &column->ioparam);
+	fmgr_info_cxt(function, &column->input, cxt);
+	getTypeOutputInfo(column->type, &function, &is_varlena);
+	fmgr_info_cxt(function, &column->output, cxt);
+}
+
+/* Read the row of a view.  Return false if the view is no topic. */
+static bool
+load_topic_row(Topic *topic, int32 *partitions)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+	Oid			relid = OidIsValid(namespace) ? get_relname_relid("topic", namespace) : InvalidOid;
+	Relation	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (rel == NULL)
+		return false;			/* a database without the extension */
+	ScanKeyInit(&key, Anum_topic_view, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(topic->view_relid));
+	scan = systable_beginscan(rel, get_relname_relid("topic_view_key", namespace), true,
+							  NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		char		root[NAMEDATALEN];
+
+		topic->topic_id = DatumGetInt64(heap_getattr(tuple, Anum_topic_id,
+													 RelationGetDescr(rel), &isnull));
+		*partitions = DatumGetInt32(heap_getattr(tuple, Anum_topic_partitions,
+												 RelationGetDescr(rel), &isnull));
+		topic->notify_key = *DatumGetUUIDP(heap_getattr(tuple, Anum_topic_notify_key,
+														RelationGetDescr(rel), &isnull));
+		topics_topic_setting_read_row(&topic->settings, tuple, RelationGetDescr(rel),
+									  Anum_topic_first_setting);
+		snprintf(root, sizeof(root), "t" INT64_FORMAT, topic->topic_id);
+		topic->root_relid = get_relname_relid(root, namespace);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return HeapTupleIsValid(tuple) && OidIsValid(topic->root_relid);
+}
+
+/* Fill the cache's entry of a topic.  Return false if it cannot be used. */
+static bool
+load_entry(Topic *topic)
+{
+	char	   *name = get_rel_name(topic->view_relid);
+	Relation	root;
+	int32		partitions;
+
+	if (name == NULL || !load_topic_row(topic, &partitions))
+		return false;
+	topics_extension_check_version();
+
+	/*
+	 * Without a lock: a session that waited for a DROP TOPIC here would get
+	 * nothing but an error, and log tables' columns never change.
+	 */
+	root = RelationIdGetRelation(topic->root_relid);
+	if (root == NULL)
+		return false;
+	namestrcpy(&topic->name, name);
+
+	/* a caller up the stack may be using what the old context holds */
+	if (topic->cxt)
+		MemoryContextSetParent(topic->cxt, TopTransactionContext);
+	topic->cxt = AllocSetContextCreate(CacheMemoryContext, "pg_topics topic",
+									   ALLOCSET_SMALL_SIZES);
+	topic->partitions = 0;		/* should an allocation fail */
+	topic->partition_relids = MemoryContextAllocZero(topic->cxt, sizeof(Oid) * partitions);
+	topic->partition_states = MemoryContextAllocZero(topic->cxt,
+													 sizeof(PartitionState *) * partitions);
+	topic->destinations = MemoryContextAllocZero(topic->cxt,
+												 sizeof(Destination *) * partitions);
+	topic->partitions = partitions;
+
+	if (RelationGetNumberOfAttributes(root) != Natts_log)
+	{
+		RelationClose(root);
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("log table of topic \"%s\" does not have the columns of a log table", name),
+				 errdetail("It was altered directly. The topic cannot be used.")));
+		topic->partitions = 0;
+		return false;
+	}
+	{
+		MemoryContext old = MemoryContextSwitchTo(topic->cxt);
+
+		topic->tupdesc = CreateTupleDescCopy(RelationGetDescr(root));
+		MemoryContextSwitchTo(old);
+	}
+	load_column(&topic->key, TupleDescAttr(topic->tupdesc, Anum_log_key - 1), topic->cxt);
+	load_column(&topic->value, TupleDescAttr(topic->tupdesc, Anum_log_value - 1), topic->cxt);
+	RelationClose(root);
+	return true;
+}
+
+/*
+ * Get the topic whose view has this OID.  With missing_ok, return NULL if there
+ * is none (any more).
+ */
+Topic *
+topics_catalog_get(Oid view_relid, bool missing_ok)
+{
+	Topic	   *topic = enter_topic(view_relid);
+
+	while (!topic->valid)
+	{
+		uint32		changes = topic->changes;
+
+		if (!load_entry(topic))
+			break;
+		/* an invalidation that arrives while loading makes us load again */
+		topic->valid = changes == topic->changes;
+	}
+
+	if (topic->valid)
+		return topic;
+	if (!missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation %u is not a topic", view_relid)));
+	return NULL;
+}
+
+/* Look a topic up by its name; see struct Topic for how long it is good. */
+Topic *
+topics_catalog_lookup(const char *name, bool missing_ok)
+{
+	Oid			namespace;
+	Oid			view_relid = InvalidOid;
+	Topic	   *topic = NULL;
+
+	topics_require_preload();
+
+	/* what others did, say REVOKE or DROP, holds from the next call on */
+	AcceptInvalidationMessages();
+
+	namespace = get_namespace_oid(TOPIC_SCHEMA, true);
+	if (OidIsValid(namespace) && strlen(name) < NAMEDATALEN)
+		view_relid = get_relname_relid(name, namespace);
+	if (OidIsValid(view_relid))
+		topic = topics_catalog_get(view_relid, true);
+	if (topic == NULL && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" does not exist", name),
+				 errhint("The view topics.topic lists the topics that you may read.")));
+	return topic;
+}
+
+/* Look up the view of the topic with an id, or InvalidOid. */
+Oid
+topics_catalog_view_of(int64 topic_id)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
+	Oid			view_relid = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_topic_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(topic_id));
+	scan = systable_beginscan(rel, get_relname_relid("topic_pkey", namespace), true, NULL, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+
+		view_relid = DatumGetObjectId(heap_getattr(tuple, Anum_topic_view,
+												   RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return view_relid;
+}
+
+/* Get the topic with an id, or NULL. */
+Topic *
+topics_catalog_by_id(int64 topic_id)
+{
+	Oid			view_relid = topics_catalog_view_of(topic_id);
+
+	return OidIsValid(view_relid) ? topics_catalog_get(view_relid, true) : NULL;
+}
+
+/* List the OIDs of the views of all topics of this database. */
+List *
+topics_catalog_list(void)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		view = heap_getattr(tuple, Anum_topic_view, RelationGetDescr(rel), &isnull);
+
+		result = lappend_oid(result, DatumGetObjectId(view));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Partitions
+ * ----------------------------------------------------------------
+ */
+
+void
+topics_catalog_check_partition(Topic *topic, int32 partition)
+{
+	if (partition < 0 || partition >= topic->partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partition %d of topic \"%s\" does not exist",
+						partition, NameStr(topic->name)),
+				 errdetail("The topic has partitions 0 to %d.", topic->partitions - 1)));
+}
+
+/* Look up the table of a partition; InvalidOid if it is gone. */
+Oid
+topics_catalog_partition_relid(Topic *topic, int32 partition)
+{
+	Oid		   *relid = &topic->partition_relids[partition];
+
+	Assert(partition >= 0 && partition < topic->partitions);
+	if (!OidIsValid(*relid))
+	{
+		char		name[NAMEDATALEN];
+
+		snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", topic->topic_id, partition);
+		*relid = get_relname_relid(name, get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+	}
+	return *relid;
+}
+
+PartitionState *
+topics_catalog_partition_state(Topic *topic, int32 partition)
+{
+	PartitionState **state = &topic->partition_states[partition];
+	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
+
+	if (*state == NULL || memcmp(&(*state)->id, &id, sizeof(id)) != 0)
+		*state = topics_partition_state_get(&id);
+	return *state;
+}
+
+/*
+ * Resolve a partition that the topic has, without a lock; its table is not
+ * looked for.  A caller that needs the table anyway opens it first
+ * (topics_catalog_open_for_reading).
+ */
+Partition
+topics_catalog_partition(Topic *topic, int32 partition)
+{
+	Partition	result = {.topic = topic,.number = partition};
+
+	result.state = topics_catalog_partition_state(topic, partition);
+	return result;
+}
+
+/*
+ * Find, lock and open the table of a partition, and know its segments as they
+ * are now.  Raise if the topic was dropped meanwhile.
+ */
+void
+topics_catalog_open_partition(Partition *partition, LOCKMODE mode)
+{
+	Assert(partition->rel == NULL);
+	partition->relid = topics_catalog_partition_relid(partition->topic, partition->number);
+	if (OidIsValid(partition->relid))
+		partition->rel = try_relation_open(partition->relid, mode);
+	if (partition->rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" was dropped", NameStr(partition->topic->name))));
+	partition->state = topics_catalog_partition_state(partition->topic, partition->number);
+	topics_segment_learn(partition->relid, partition->state);
+}
+
+/* Close the table; with NoLock it stays locked until the transaction ends. */
+void
+topics_catalog_close_partition(Partition *partition, LOCKMODE mode)
+{
+	table_close(partition->rel, mode);
+	partition->rel = NULL;
+}
+
+/*
+ * Lock the table of a partition until the transaction ends, lest the topic be
+ * gone at the commit.
+ */
+void
+topics_catalog_hold_partition(const Partition *partition)
+{
+	Partition	opened = *partition;
+
+	Assert(partition->rel == NULL);
+	topics_catalog_open_partition(&opened, AccessShareLock);
+	topics_catalog_close_partition(&opened, NoLock);
+}
+
+/*
+ * Resolve a partition of a topic, and open its table for reading.  The state is
+ * not looked up before the table is locked: until then the topic could be
+ * dropped, and a state be made for a partition that there is no more.
+ */
+Partition
+topics_catalog_open_for_reading(Topic *topic, int32 number)
+{
+	Partition	partition = {.topic = topic,.number = number};
+
+	topics_catalog_check_partition(topic, number);
+	topics_catalog_open_partition(&partition, AccessShareLock);
+	return partition;
+}
+
+/* ----------------------------------------------------------------
+ *		Rights
+ * ----------------------------------------------------------------
+ */
+
+bool
+topics_catalog_is_owner(Topic *topic)
+{
+	return object_ownercheck(RelationRelationId, topic->view_relid, GetUserId());
+}
+
+/* Return true if the current user may read the topic, or owns it. */
+bool
+topics_catalog_may_read(Topic *topic)
+{
+	return pg_class_aclcheck(topic->view_relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK ||
+		topics_catalog_is_owner(topic);
+}
+
+/* Return true if the current user is a superuser, or one of topics_admin. */
+bool
+topics_catalog_is_admin(void)
+{
+	Oid			admin = get_role_oid(ADMIN_ROLE, true);
+
+	return superuser() || (OidIsValid(admin) && has_privs_of_role(GetUserId(), admin));
+}
+
+static void
+report_denied(Topic *topic)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for topic \"%s\"", NameStr(topic->name))));
+}
+
+/* Require ACL_SELECT to consume, ACL_INSERT to produce. */
+void
+topics_catalog_require(Topic *topic, AclMode mode)
+{
+	if (pg_class_aclcheck(topic->view_relid, GetUserId(), mode) != ACLCHECK_OK)
+		report_denied(topic);
+}
+
+void
+topics_catalog_require_owner(Topic *topic)
+{
+	if (!topics_catalog_is_owner(topic))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of topic \"%s\"", NameStr(topic->name))));
+}
+
+/* Return true if the name is one of pg_topics' own topics. */
+bool
+topics_catalog_is_internal(const char *name)
+{
+	return strncmp(name, "__", 2) == 0;
+}
+
+/* Refuse a topic of pg_topics' own, which no user changes or writes to. */
+void
+topics_catalog_require_not_internal(Topic *topic)
+{
+	if (topics_catalog_is_internal(NameStr(topic->name)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("topic \"%s\" is internal", NameStr(topic->name)),
+				 errdetail("Only pg_topics itself writes to it.")));
+}

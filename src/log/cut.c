@@ -1,0 +1,642 @@
+/*-------------------------------------------------------------------------
+ *
+ * cut.c
+ *		Which segment holds which offsets: cut the tail, cover offsets.
+ *
+ * To cover offsets is to see to it that each of them has a segment.  A new
+ * segment is attached above the others, the end of a segment is raised, or a
+ * segment is brought down to where a cut has left a gap.
+ *
+ * A cut brings the end of the tail down to next_offset.  The next segment
+ * begins there.
+ *
+ * WHY A CUT IS SAFE, AND WHY IT TAKES TWO TRANSACTIONS
+ *
+ * The first transaction brings the bound down in pg_class, as
+ * StorePartitionBound wrote it, under SHARE UPDATE EXCLUSIVE on the
+ * partition's table (one cutter or attacher at a time) and on the segment
+ * (no VACUUM or ANALYZE, which update pg_class in place).  Neither producers
+ * nor readers are locked out.  Producers are kept below the cut by
+ * append_limit, which is set under the append lock together with the choice
+ * of the offset; when the limit is lifted, bounds_changes tells producers
+ * that what they know of the segments is out of date.  No row lies above the
+ * cut, so a reader that still uses the old bound misses nothing.
+ *
+ * The second transaction puts a segment in place from the cut on.  Were it
+ * the same transaction, another backend could build a partition descriptor
+ * from two ages: RelationBuildPartitionDesc lists the children by a fresh
+ * snapshot, but takes their bounds from the syscache, and the tail's entry
+ * there is old until the invalidation message arrives, which is sent only
+ * after the commit is visible.  The backend would see the new segment inside
+ * the old bounds of the tail, and with the same upper bound twice it would
+ * write outside of an array.
+ *
+ * So, before a segment is given offsets that another one had, every backend
+ * that may use the old entry must be done with it.  A backend that builds a
+ * descriptor holds ACCESS SHARE on pg_inherits from before it takes the
+ * snapshot, and a backend that acquires that lock absorbs invalidation
+ * messages first.  A holder from before the first transaction's messages is
+ * therefore waited for (wait_for_old_readers); a later holder has read them.
+ * (The messages are sent before the cutter's lock on the partition's table is
+ * released: a process that has that lock now comes after them.)  Holders
+ * release the lock at once, except in a transaction that has queried
+ * pg_inherits itself, such as pg_dump's.  If a holder keeps it for
+ * OLD_READERS_MS, the cut is not begun, or is taken back.
+ *
+ * A hot standby replays both commits with nothing between them.  There the
+ * remaining rule keeps memory safe: the upper bound that the cut segment had
+ * is not given to another one.  A descriptor that mixes both ages merely
+ * lacks a segment for the offsets that were cut off, for one query in some
+ * microseconds per cut.
+ *
+ * WHY A NEW SEGMENT IS ATTACHED BEFORE IT IS NEEDED
+ *
+ * A query that was planned before the segment was attached does not know the
+ * segment, and would see of a transaction that spans two segments only what
+ * is in the old one.  So the segment's commit comes well before its first
+ * record: the worker keeps a spare ahead of the tail, and a producer that
+ * finds none has it attached by another process.  Only if that fails the
+ * producer attaches it in its own transaction.
+ *
+ * Early is not enough: a transaction that runs a cached plan while it holds
+ * all locks hears of no new segment for as long as it runs.  So the records
+ * that one transaction produces to a partition lie in one segment.  Where
+ * they do not fit, the end of the tail is raised, which every plan that has
+ * the tail follows, after the spare above was moved out of the way in a
+ * transaction before.  (Only where no process is to be had for that, the
+ * records go on in the next segment.)
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "shared/shared.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+/* How many records a new segment is made for, at least and at most. */
+#define MIN_SEGMENT_RECORDS INT64CONST(100)
+#define MAX_SEGMENT_RECORDS (INT64CONST(1) << 40)
+
+/* The guess goes by the records in the tail if there are more than these. */
+#define MIN_SAMPLE_BLOCKS 10
+#define MIN_SAMPLE_RECORDS 100
+#define FIRST_GUESS_RECORD_BYTES 128	/* and by this otherwise */
+
+#define OLD_READERS_MS 1000
+#define LIMIT_NAP_MS 10
+
+/* What this transaction changes of a partition's segments. */
+typedef struct PendingChange
+{
+	PartitionState *state;
+	TopicPartition id;
+	bool		has_limit;		/* we set append_limit */
+	bool		is_cut;			/* ... in a cut's first half */
+	int64		completes;		/* the cut_end that our commit makes obsolete */
+} PendingChange;
+
+/* The changes of this transaction, in TopMemoryContext. */
+static List *pending_changes = NIL;
+
+/* What keeps offsets from having one segment. */
+typedef enum CoverSituation
+{
+	/* Nothing: one segment has them, or several if one cannot be had. */
+	COVERED,
+
+	/*
+	 * The first half of a cut stands, and the second cannot follow, since old
+	 * readers do not go: the cut is undone.
+	 */
+	CUT_IS_STUCK,
+
+	/*
+	 * Offsets have no segment, and there is a segment above them.  A cut has
+	 * left the gap, or a process that has moved a spare up and then could not
+	 * raise the end below it.  The segment above is brought down.
+	 */
+	GAP_BELOW_SEGMENT,
+
+	/* Offsets have no segment, and there is none above: one is attached. */
+	NO_SEGMENT_ABOVE,
+
+	/* The segment of the first offset ends too early: its end is raised. */
+	END_TOO_LOW,
+
+	/*
+	 * The same, but the segment above is in the way.  It is the last one, an
+	 * empty spare, and is moved up.  The end is raised by another transaction.
+	 */
+	SPARE_IN_THE_WAY
+} CoverSituation;
+
+/* Offsets being covered, and what was found there. */
+typedef struct Cover
+{
+	PendingChange *change;
+	const CoverRequest *request;
+	bool		drained;		/* no old readers: offsets can change hands */
+	bool		may_repeat;		/* another transaction can follow */
+
+	/* of the current step */
+	int64		first;
+	int64		last;
+	int64		gap;			/* first offset without a segment */
+	Segment		segment;		/* the one that has "first", for its end */
+	Segment		next;			/* the one above the segment, or the gap */
+} Cover;
+
+/* ----------------------------------------------------------------
+ *		Pending changes
+ * ----------------------------------------------------------------
+ */
+
+static PendingChange *
+note_change(PartitionState *state)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	PendingChange *change = palloc(sizeof(PendingChange));
+
+	change->state = state;
+	change->id = state->id;
+	change->has_limit = change->is_cut = false;
+	change->completes = 0;
+	pending_changes = lappend(pending_changes, change);
+	MemoryContextSwitchTo(old);
+	return change;
+}
+
+/* Note for the topic, too, that segments of a partition have changed. */
+static void
+count_for_topic(TopicPartition id)
+{
+	PartitionState *state;
+
+	id.partition = 0;
+	state = topics_partition_state_find(&id);
+	if (state)
+		pg_atomic_fetch_add_u32(&state->topic_bounds_changes, 1);
+}
+
+/*
+ * Announce our changes: after our commit, when invalidation messages were
+ * sent, or after our abort.  Must not raise.
+ *
+ * After a commit our lock on the partition's table is released, and another
+ * process may be changing segments.  What we write is ours all the same: no
+ * process begins a cut while a limit or cut_end stands, and each of the two is
+ * reset only by the process that set it, or that found it set while it had the
+ * lock.
+ *
+ * A limit stands only until the first half of a cut is announced, whatever
+ * becomes of the second: then bounds_changes makes producers look at the
+ * bounds again.
+ */
+static void
+announce_changes(bool commit)
+{
+	ListCell   *lc;
+
+	foreach(lc, pending_changes)
+	{
+		PendingChange *change = lfirst(lc);
+		PartitionState *state = change->state;
+
+		if (memcmp(&state->id, &change->id, sizeof(TopicPartition)) != 0)
+			continue;
+		if (change->has_limit && !commit)
+			state->cut_end = 0;
+		if (change->completes != 0 && commit)
+			state->cut_end = 0;
+		/* the new tail has no record: nobody appends while the limit stands */
+		if (change->is_cut && commit)
+			state->tail_started = 0;
+		state->bounds_changes++;
+		count_for_topic(change->id);
+		pg_write_barrier();
+		if (change->has_limit)
+			state->append_limit = NO_LIMIT;
+		ConditionVariableBroadcast(&state->append_cv);
+	}
+	list_free_deep(pending_changes);
+	pending_changes = NIL;
+}
+
+/* Return true if this transaction changes segments. */
+bool
+topics_cut_is_pending(void)
+{
+	return pending_changes != NIL;
+}
+
+void
+topics_cut_at_commit(void)
+{
+	if (pending_changes != NIL)
+		TEST_POINT("bounds-committed");
+	announce_changes(true);
+}
+
+void
+topics_cut_at_abort(void)
+{
+	announce_changes(false);
+}
+
+/* ----------------------------------------------------------------
+ *		Keeping others away
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Wait until no process holds a lock on pg_inherits that holds one now.
+ * Return false if one still does after OLD_READERS_MS.
+ */
+static bool
+wait_for_old_readers(void)
+{
+	VirtualTransactionId *old;
+	LOCKTAG		tag;
+	int			nold;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, InheritsRelationId);
+	old = GetLockConflicts(&tag, AccessExclusiveLock, &nold);
+	for (int waited_ms = 0; nold > 0; waited_ms++)
+	{
+		int			nheld;
+		VirtualTransactionId *holders;
+
+		if (waited_ms >= OLD_READERS_MS)
+			return false;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+		holders = GetLockConflicts(&tag, AccessExclusiveLock, &nheld);
+		for (int i = 0; i < nold; i++)
+		{
+			bool		holds = false;
+
+			for (int j = 0; j < nheld && !holds; j++)
+				holds = VirtualTransactionIdEquals(old[i], holders[j]);
+			if (!holds)
+				old[i--] = old[--nold];
+		}
+		pfree(holders);
+	}
+	pfree(old);
+	return true;
+}
+
+/*
+ * Keep producers below an offset until our commit or abort is announced.
+ * Return false if the log has gone beyond it already.
+ */
+static bool
+set_append_limit(PendingChange *change, Oid partition_relid, int64 limit)
+{
+	PartitionState *state = change->state;
+	Relation	partition_rel = table_open(partition_relid, NoLock);
+	bool		below;
+
+	/* the process that had our lock before us may be about to lift its limit */
+	while (state->append_limit != NO_LIMIT)
+		topics_append_lock_sleep(state, LIMIT_NAP_MS);
+
+	topics_append_lock_acquire(&state, 1);
+	below = topics_log_end_locked(partition_rel, state) <= limit;
+	if (below)
+	{
+		change->has_limit = true;
+		state->append_limit = limit;
+	}
+	topics_append_lock_release();
+	table_close(partition_rel, NoLock);
+	return below;
+}
+
+/* ----------------------------------------------------------------
+ *		Covering offsets
+ *
+ * classify_offsets says what is missing, take_cover_step does something about
+ * it, until nothing is missing.
+ * ----------------------------------------------------------------
+ */
+
+/* Look for the first gap in the offsets, and for a segment above it. */
+static CoverSituation
+classify_gap(Relation partition_rel, Cover *cover)
+{
+	Segment		segment;
+
+	cover->gap = cover->first;
+	while (cover->gap <= cover->last &&
+		   topics_segment_find(partition_rel, cover->gap, &segment))
+		cover->gap = segment.end_offset;
+	if (cover->gap > cover->last)
+		return COVERED;
+	return topics_segment_find_next(partition_rel, cover->gap, &cover->next) ?
+		GAP_BELOW_SEGMENT : NO_SEGMENT_ABOVE;
+}
+
+/* Return true if cover->next is the last segment, and may be moved. */
+static bool
+may_move_next(Relation partition_rel, const Cover *cover)
+{
+	Segment		top;
+
+	return cover->may_repeat && topics_segment_last(partition_rel, &top) &&
+		top.relid == cover->next.relid;
+}
+
+/* Find out what keeps the offsets from having one segment. */
+static CoverSituation
+classify_offsets(Cover *cover)
+{
+	PartitionState *state = cover->change->state;
+	Relation	partition_rel = table_open(cover->request->partition_relid, NoLock);
+	int64		end = pg_atomic_read_u64(&state->next_offset);
+	CoverSituation result;
+
+	/* if the log has grown since the caller looked, it needs offsets further up */
+	cover->first = cover->request->first;
+	if (end != UNKNOWN_OFFSET)
+		cover->first = Max(cover->first, end);
+	cover->last = cover->request->last + (cover->first - cover->request->first);
+
+	if (topics_segment_fits(partition_rel, cover->first, cover->last))
+		result = COVERED;
+	else if (!topics_segment_find(partition_rel, cover->first, &cover->segment))
+		result = !cover->drained && state->cut_end != 0 ?
+			CUT_IS_STUCK : classify_gap(partition_rel, cover);
+	else if (!cover->drained)
+		/* no offset may change hands: the records have to go on above */
+		result = classify_gap(partition_rel, cover);
+	else if (!topics_segment_find_next(partition_rel, cover->segment.end_offset, &cover->next) ||
+			 cover->next.base_offset > cover->last)
+		result = END_TOO_LOW;
+	else
+		result = may_move_next(partition_rel, cover) ?
+			SPARE_IN_THE_WAY : classify_gap(partition_rel, cover);
+	table_close(partition_rel, NoLock);
+	return result;
+}
+
+/*
+ * Take the first half of a cut back: the segment that ends where the offsets
+ * begin gets its old end.  No segment was attached since, so no descriptor of
+ * whatever age has an overlap.  A query that was planned in between, for
+ * offsets from the cut on, does not see records that come now: to it they
+ * have not come yet.
+ */
+static void
+undo_cut(const Cover *cover)
+{
+	Oid			partition_relid = cover->request->partition_relid;
+	Relation	partition_rel = table_open(partition_relid, NoLock);
+	Segment		segment;
+	bool		found = topics_segment_find(partition_rel, cover->first - 1, &segment) &&
+		segment.end_offset == cover->first;
+
+	table_close(partition_rel, NoLock);
+	if (!found)
+		elog(ERROR, "no segment ends at offset " INT64_FORMAT, cover->first);
+	segment.end_offset = cover->change->state->cut_end;
+	topics_segment_set_bounds(partition_relid, &segment);
+	TEST_POINT("cut-undone");
+}
+
+/* Bring the segment above the gap down to where the gap begins. */
+static void
+close_gap(const Cover *cover)
+{
+	Segment		lowered = cover->next;
+
+	lowered.base_offset = cover->gap;
+	topics_segment_set_bounds(cover->request->partition_relid, &lowered);
+	TEST_POINT("gap-closed");
+}
+
+/* How many records will fill "bytes", from those in the tail by now. */
+static int64
+guess_records(PartitionState *state, int64 bytes)
+{
+	int64		records = (int64) pg_atomic_read_u64(&state->next_offset) - state->tail_base;
+	double		guess = (double) bytes / FIRST_GUESS_RECORD_BYTES;
+
+	if (state->tail_blocks > MIN_SAMPLE_BLOCKS && records > MIN_SAMPLE_RECORDS &&
+		records < MAX_SEGMENT_RECORDS)
+		guess = (double) bytes / ((double) state->tail_blocks * BLCKSZ / records);
+	return (int64) Max(MIN_SEGMENT_RECORDS, Min(guess, (double) MAX_SEGMENT_RECORDS));
+}
+
+/* Attach a segment above the others, at least up to the last of the offsets. */
+static void
+attach_above(const Cover *cover)
+{
+	Oid			partition_relid = cover->request->partition_relid;
+	PartitionState *state = cover->change->state;
+	Relation	partition_rel = table_open(partition_relid, NoLock);
+	Segment		top;
+	int64		base_offset;
+	int64		end_offset;
+
+	if (cover->last > PG_INT64_MAX - MAX_SEGMENT_RECORDS - 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("offsets of \"%s\" are exhausted", RelationGetRelationName(partition_rel))));
+	base_offset = topics_segment_last(partition_rel, &top) ? top.end_offset : cover->first;
+	table_close(partition_rel, NoLock);
+
+	end_offset = Max(base_offset + guess_records(state, cover->request->segment_bytes),
+					 cover->last + 1);
+	if (end_offset == state->cut_end)
+		end_offset++;			/* see the head of this file: a hot standby */
+	topics_segment_attach(partition_relid, base_offset, end_offset);
+}
+
+/* Raise the end of the segment that has the first offset. */
+static void
+raise_end(const Cover *cover)
+{
+	Segment		raised = cover->segment;
+
+	raised.end_offset = cover->last + 1;
+	topics_segment_set_bounds(cover->request->partition_relid, &raised);
+	TEST_POINT("end-raised");
+}
+
+/*
+ * Move the spare up, so that another transaction can raise the end of the
+ * segment below.  Return false, with nothing done, if the spare is not empty
+ * any more.
+ */
+static bool
+move_spare_up(const Cover *cover)
+{
+	Oid			partition_relid = cover->request->partition_relid;
+	Segment		moved = cover->next;
+
+	if (!set_append_limit(cover->change, partition_relid, cover->next.base_offset))
+		return false;
+	moved.base_offset = cover->last + 1;
+	moved.end_offset = Max(cover->next.end_offset,
+						   moved.base_offset + (cover->next.end_offset - cover->next.base_offset));
+	topics_segment_set_bounds(partition_relid, &moved);
+	TEST_POINT("spare-moved");
+	return true;
+}
+
+/*
+ * Do what a situation asks for.  Return true if the next step must be taken by
+ * another transaction.
+ */
+static bool
+take_cover_step(const Cover *cover, CoverSituation situation)
+{
+	switch (situation)
+	{
+		case COVERED:
+			break;
+		case CUT_IS_STUCK:
+			undo_cut(cover);
+			break;
+		case GAP_BELOW_SEGMENT:
+			close_gap(cover);
+			break;
+		case NO_SEGMENT_ABOVE:
+			attach_above(cover);
+			break;
+		case END_TOO_LOW:
+			raise_end(cover);
+			break;
+		case SPARE_IN_THE_WAY:
+			return move_spare_up(cover);
+	}
+	return false;
+}
+
+/*
+ * See to it that the offsets from request->first to request->last have one
+ * segment, or several if one cannot be had, in the caller's transaction.
+ * Return false, only with may_repeat, if it takes another transaction after
+ * this one.  The caller holds no append lock, and does not have the partition's
+ * table open.
+ */
+bool
+topics_cut_cover(const CoverRequest *request, PartitionState *state, bool may_repeat)
+{
+	Cover		cover = {.request = request, .may_repeat = may_repeat};
+	OwnerScope	scope;
+	CoverSituation situation;
+	bool		again;
+
+	/* from the top, as DROP takes them: attaching looks at the root */
+	LockRelationOid(get_partition_parent(request->partition_relid, false), AccessShareLock);
+	LockRelationOid(request->partition_relid, ShareUpdateExclusiveLock);
+	topics_segment_forget_bounds(request->partition_relid);
+	cover.change = note_change(state);
+	cover.change->completes = state->cut_end;
+	scope = topics_extension_become_owner();
+	cover.drained = wait_for_old_readers();
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		situation = classify_offsets(&cover);
+		again = take_cover_step(&cover, situation);
+	} while (situation != COVERED && !again);
+	topics_extension_become_caller(scope);
+	return !again;
+}
+
+/* The same for a single offset, in the caller's transaction alone. */
+void
+topics_cut_cover_offset(Oid partition_relid, PartitionState *state, int64 offset,
+						int64 segment_bytes)
+{
+	CoverRequest request = {partition_relid, offset, offset, segment_bytes};
+
+	(void) topics_cut_cover(&request, state, false);
+}
+
+/* ----------------------------------------------------------------
+ *		Cutting
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Choose where to cut: under the append lock, so that from here on no
+ * producer goes beyond.  Return false if the tail has no record, or is not
+ * "tail".
+ */
+static bool
+choose_cut(Relation partition_rel, PartitionState *state, Segment *tail, int64 *cut_at)
+{
+	PendingChange *change = note_change(state);
+	Oid			expected = tail->relid;
+	bool		found;
+
+	topics_append_lock_acquire(&state, 1);
+	*cut_at = topics_log_end_locked(partition_rel, state);
+	found = topics_segment_find(partition_rel, *cut_at, tail) && tail->relid == expected &&
+		tail->base_offset < *cut_at;
+	if (found)
+	{
+		change->has_limit = change->is_cut = true;
+		state->append_limit = *cut_at;
+		state->cut_end = tail->end_offset;
+	}
+	topics_append_lock_release();
+	return found;
+}
+
+/*
+ * The first half of a cut: bring the tail's end down to next_offset.  Return
+ * false, and do nothing, if there is nothing to cut, or the second half could
+ * not follow.  The caller commits, and covers the offset *cut_at in its next
+ * transaction (topics_cut_cover_offset).  Producers wait a little for that,
+ * and then do it themselves.
+ *
+ * All locks are taken before the limit is set, so that no process that holds
+ * one of them, say ANALYZE, keeps producers waiting.
+ */
+bool
+topics_cut_tail(Oid partition_relid, PartitionState *state, int64 *cut_at)
+{
+	Relation	partition_rel = table_open(partition_relid, ShareUpdateExclusiveLock);
+	Segment		tail;
+	bool		found = false;
+
+	topics_segment_forget_bounds(partition_relid);
+	/* the second half of an earlier cut comes first */
+	if (state->append_limit == NO_LIMIT && state->cut_end == 0 &&
+		wait_for_old_readers() &&
+		topics_segment_find(partition_rel, topics_log_end(partition_rel, state), &tail))
+	{
+		LockRelationOid(tail.relid, ShareUpdateExclusiveLock);
+		found = choose_cut(partition_rel, state, &tail, cut_at);
+	}
+	table_close(partition_rel, NoLock);
+
+	if (found)
+	{
+		OwnerScope	scope;
+
+		TEST_POINT("cut-limited");
+		scope = topics_extension_become_owner();
+		tail.end_offset = *cut_at;
+		topics_segment_set_bounds(partition_relid, &tail);
+		TEST_POINT("cut-bound");
+		topics_extension_become_caller(scope);
+	}
+	return found;
+}

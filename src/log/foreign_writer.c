@@ -1,0 +1,177 @@
+/*-------------------------------------------------------------------------
+ *
+ * foreign_writer.c
+ *		Writers that insert into a segment without log.c.
+ *
+ * These are COPY and INSERT of a restore, and a logical replication worker.
+ * They bring their offsets with them, so nothing is stamped, but a foreign
+ * writer must not run beside a producer or another foreign writer.  At its
+ * first row it takes SHARE ROW EXCLUSIVE on the partition's table, which
+ * producers hold ROW EXCLUSIVE, until its transaction ends.  Its offsets must
+ * go up.
+ *
+ * When it commits, the partition's next_offset becomes unknown, and is looked
+ * up in the log anew (log.c, foreign_writes).
+ *
+ * After the commit record nothing here raises: what it needs is found in
+ * topics_foreign_writer_pre_commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "base/compat.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+/* Where the foreign writer of this transaction wrote last, and what. */
+static struct
+{
+	Oid			relid;
+	LocalTransactionId lxid;
+	SubTransactionId subxid;
+	int64		last_offset;
+} latest = {InvalidOid};
+
+/* Tables of the partitions that it wrote to, in TopTransactionContext. */
+static List *partitions = NIL;
+
+/* The states of these, from before the commit record to after it. */
+static PartitionState **states = NULL;
+static PartitionState **topic_states = NULL;	/* of their partitions 0 */
+static int	nstates = 0;
+
+/* ----------------------------------------------------------------
+ *		While the transaction runs
+ * ----------------------------------------------------------------
+ */
+
+/* The first row of a foreign writer in this (sub)transaction and segment. */
+static void
+begin_segment(Relation rel)
+{
+	Oid			parent = get_partition_parent(RelationGetRelid(rel), true);
+
+	LockRelationOid(parent, ShareRowExclusiveLock);
+	if (!list_member_oid(partitions, parent))
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+		partitions = lappend_oid(partitions, parent);
+		MemoryContextSwitchTo(old);
+	}
+	latest.last_offset = topics_log_am_last_offset(rel);
+	latest.relid = RelationGetRelid(rel);
+	latest.lxid = topics_lxid();
+	latest.subxid = GetCurrentSubTransactionId();
+}
+
+/* Check rows that are to be inserted into a segment: their offsets must go up. */
+void
+topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots)
+{
+	if (latest.relid != RelationGetRelid(rel) || latest.lxid != topics_lxid() ||
+		latest.subxid != GetCurrentSubTransactionId())
+		begin_segment(rel);
+
+	for (int i = 0; i < nslots; i++)
+	{
+		bool		isnull;
+		int64		offset = DatumGetInt64(slot_getattr(slots[i], Anum_log_offset, &isnull));
+
+		if (isnull || offset <= latest.last_offset)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("offset " INT64_FORMAT " cannot be written to log table \"%s\"",
+							offset, RelationGetRelationName(rel)),
+					 errdetail("The log already has offset " INT64_FORMAT ", and is append-only.",
+							   latest.last_offset),
+					 errhint("Write records through topics.produce() or the topic's view.")));
+		latest.last_offset = offset;
+	}
+}
+
+/* Return true if this transaction wrote to the partition as a foreign writer. */
+bool
+topics_foreign_writer_wrote_to(Oid partition_relid)
+{
+	return list_member_oid(partitions, partition_relid);
+}
+
+/* Return true if this transaction is one of a foreign writer. */
+bool
+topics_foreign_writer_is_pending(void)
+{
+	return partitions != NIL;
+}
+
+/* ----------------------------------------------------------------
+ *		At its end
+ * ----------------------------------------------------------------
+ */
+
+/* Find the states of the partitions. */
+void
+topics_foreign_writer_pre_commit(void)
+{
+	ListCell   *lc;
+
+	nstates = 0;
+	if (partitions == NIL)
+		return;
+	states = MemoryContextAlloc(TopTransactionContext,
+								sizeof(PartitionState *) * list_length(partitions));
+	topic_states = MemoryContextAlloc(TopTransactionContext,
+									  sizeof(PartitionState *) * list_length(partitions));
+	foreach(lc, partitions)
+	{
+		TopicPartition id = {.database = MyDatabaseId};
+		char	   *name = get_rel_name(lfirst_oid(lc));
+		int64		sequence;
+
+		if (name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence))
+		{
+			states[nstates] = topics_partition_state_get(&id);
+			id.partition = 0;
+			topic_states[nstates++] = topics_partition_state_get(&id);
+		}
+	}
+}
+
+/*
+ * After the commit record, whose end is "lsn": have the log end looked up
+ * anew; log.c says why this order is right.  "changed" is called for the
+ * topic of each partition, once the old end is gone and before a process that
+ * waits is woken.  Raises nothing.
+ */
+void
+topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed)
+{
+	for (int i = 0; i < nstates; i++)
+	{
+		pg_atomic_write_u64(&states[i]->commit_lsn, lsn);
+		pg_atomic_fetch_add_u32(&states[i]->foreign_writes, 1);
+		pg_atomic_write_u64(&states[i]->next_offset, UNKNOWN_OFFSET);
+		changed(states[i]->id.topic_id);
+		topics_wakeup_published(states[i], topic_states[i], UNKNOWN_OFFSET);
+		topics_moved_push(states[i]);
+	}
+}
+
+/* The end of a transaction. */
+void
+topics_foreign_writer_forget(void)
+{
+	latest.relid = InvalidOid;
+	partitions = NIL;
+	states = topic_states = NULL;
+	nstates = 0;
+}

@@ -1,0 +1,688 @@
+/*-------------------------------------------------------------------------
+ *
+ * log.c
+ *		The log of one partition: append, seek, read, and its two ends.
+ *
+ * Physical order is offset order (log_am.c), so an offset is found without
+ * an index: by a search over the blocks of its segment, in which each probe
+ * reads the first visible record at or after a block.  Offsets are dense and
+ * records of a segment are of similar size, so the search interpolates, and
+ * falls back to halving when a guess was bad.
+ *
+ * The search sees what is committed when it looks (SnapshotSelf).  With the
+ * caller's snapshot, which may be old, a probe into the part that it does not
+ * see would run to the end of the segment.  What is found is right for the
+ * caller all the same: a record's place does not depend on the snapshot, and
+ * the records that the caller sees are a prefix of those that the search sees;
+ * what is committed while the search goes on lies behind them.  (The search
+ * needs no snapshot to be taken either, which a parallel worker may not do, and
+ * looks at one row of a block rather than all.)
+ *
+ * Probes can meet rows of aborted transactions, which say nothing reliable
+ * about the offsets around them: the offsets are used again further on.  Such
+ * rows are skipped, so a probe costs as much as there are dead rows behind its
+ * block.
+ *
+ * THE LOG END (next_offset) is in shared memory while there are producers.  It
+ * is looked up in the log after a restart and after a foreign writer's
+ * commit, under the append lock and with a fresh snapshot: every producer
+ * publishes before it releases the lock, so whatever was committed is seen.
+ * During recovery it is looked up every time, since the replayed commits
+ * publish nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relscan.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/itemptr.h"
+#include "storage/lmgr.h"
+#include "storage/predicate.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+/* A reader of offsets from "next" to "upto" - 1, across segments. */
+struct LogReader
+{
+	Relation	partition_rel;
+	Snapshot	snapshot;
+	int64		next;			/* the next offset to be returned is not below */
+	int64		upto;
+	Relation	segment_rel;	/* NULL between segments */
+	Segment		segment;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	LOCKMODE	lock_to_release;	/* on a segment when it is left, or NoLock */
+	int64		last_offset;	/* last record returned of this segment, or -1 */
+	BlockNumber last_block;
+};
+
+/*
+ * Where readers of this session stopped: the block that holds "offset" or
+ * begins just behind it.  One place per segment, with the file that it is
+ * about, since VACUUM FULL moves rows.
+ */
+typedef struct SeekMemory
+{
+	Oid			relid;			/* hash key */
+	RelFileLocator locator;
+	int64		offset;
+	BlockNumber block;
+} SeekMemory;
+
+static HTAB *seek_memories = NULL;
+
+/* A search is near enough to its target when so many blocks are left. */
+#define NEAR_BLOCKS 1.5
+
+/* Every so many probes, a search halves rather than interpolates. */
+#define HALVE_EVERY 3
+
+/* A probe is lower than interpolated, so that it becomes *low, not *high. */
+#define LOW_BIAS_BLOCKS 0.5
+
+static inline int64
+get_slot_offset(TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+}
+
+/* ----------------------------------------------------------------
+ *		Seek
+ * ----------------------------------------------------------------
+ */
+
+/* Recall where a reader of this session stopped, or NULL. */
+static SeekMemory *
+recall_place(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+	SeekMemory *memory;
+
+	if (seek_memories == NULL)
+		return NULL;
+	memory = hash_search(seek_memories, &relid, HASH_FIND, NULL);
+	if (memory && !RelFileLocatorEquals(memory->locator, rel->rd_locator))
+		return NULL;
+	return memory;
+}
+
+/* Remember in which block the record with this offset is; our caller sees it. */
+void
+topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block)
+{
+	bool		found;
+	SeekMemory *memory = topics_relation_memory_enter(&seek_memories, sizeof(SeekMemory),
+													  RelationGetRelid(rel), &found);
+
+	memory->locator = rel->rd_locator;
+	memory->offset = offset;
+	memory->block = block;
+}
+
+/* Scan the blocks from "low" to "high" - 1; *scan is made or reused. */
+static void
+scan_blocks(Relation rel, Snapshot snapshot, TableScanDesc *scan, BlockNumber low, BlockNumber high)
+{
+	ItemPointerData mintid;
+	ItemPointerData maxtid;
+
+	ItemPointerSet(&mintid, low, FirstOffsetNumber);
+	ItemPointerSet(&maxtid, high - 1, MaxOffsetNumber);
+	if (*scan == NULL)
+		*scan = topics_log_am_begin_tidrange(rel, snapshot, &mintid, &maxtid);
+	else
+		table_rescan_tidrange(*scan, &mintid, &maxtid);
+}
+
+/*
+ * Guess where the end of a segment is, for interpolation: about *offset stands
+ * at about *block.  It is only a hint, since it is read without a lock, and a
+ * commit that is under way may have added blocks that are not counted.
+ */
+static void
+guess_end(Relation rel, const Segment *segment, BlockNumber nblocks,
+		  BlockNumber *block, int64 *offset)
+{
+	PartitionState *state = topics_log_am_state(rel);
+	int64		next_offset = state ? pg_atomic_read_u64(&state->next_offset) : UNKNOWN_OFFSET;
+
+	*block = nblocks;
+	*offset = -1;
+	if (next_offset == UNKNOWN_OFFSET)
+		return;
+	*offset = Min(next_offset, segment->end_offset);
+	if (next_offset < segment->end_offset && state->tail_base == segment->base_offset)
+		*block = Min(nblocks, state->tail_blocks);
+}
+
+/*
+ * Narrow *low and *high, which are right already.
+ *
+ * Invariant: every visible record in blocks below *low is below the target,
+ * and the first visible record from *high on is at or above it.  With
+ * "exactly" the search ends when nothing is between them, or when the target
+ * itself was found; else also where another probe would cost more than to
+ * read from *low.  "low_offset" is about that of the first record at *low.
+ * Return the number of probes.
+ */
+static int
+search_blocks(Relation rel, const Segment *segment, int64 target, bool exactly,
+			  int64 low_offset, BlockNumber *low, BlockNumber *high)
+{
+	TableScanDesc scan = NULL;
+	TupleTableSlot *slot = NULL;
+	BlockNumber guess_block = *high;
+	int64		guess_offset = -1;
+	int			probes = 0;
+
+	if (*high - *low > 1)
+		guess_end(rel, segment, *high, &guess_block, &guess_offset);
+	while (*high - *low > 1)
+	{
+		BlockNumber probe = *low + (*high - *low) / 2;
+		int64		offset;
+
+		/* interpolate, a little low, and halve now and then */
+		if (guess_offset > low_offset && guess_block > *low)
+		{
+			double		blocks = (double) (target - low_offset) * (guess_block - *low) /
+				(double) (guess_offset - low_offset);
+
+			if (!exactly && blocks < NEAR_BLOCKS)
+				break;
+			if (probes % HALVE_EVERY != HALVE_EVERY - 1)
+			{
+				blocks = Min(Max(blocks - LOW_BIAS_BLOCKS, 1), (double) (*high - *low - 1));
+				probe = *low + (BlockNumber) blocks;
+			}
+		}
+
+		if (slot == NULL)
+			slot = table_slot_create(rel, NULL);
+		scan_blocks(rel, SnapshotSelf, &scan, probe, *high);
+		probes++;
+		if (!table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
+		{
+			*high = probe;		/* nothing visible from the probe to *high */
+			guess_block = Min(guess_block, probe);
+			continue;
+		}
+		offset = get_slot_offset(slot);
+		if (offset > target)
+		{
+			guess_block = *high = probe;
+			guess_offset = offset;
+			continue;
+		}
+		*low = ItemPointerGetBlockNumber(&slot->tts_tid);
+		low_offset = offset;
+		if (offset == target)
+		{
+			*high = *low;		/* it is the first in its block that counts */
+			break;
+		}
+	}
+	if (scan)
+	{
+		table_endscan(scan);
+		ExecDropSingleTupleTableSlot(slot);
+	}
+	return probes;
+}
+
+/*
+ * Find a block from which a scan forward meets the record with offset "target"
+ * before any higher one: the highest that can be found cheaply.  *probes is
+ * set to the number of probes that it took.
+ */
+BlockNumber
+topics_log_seek(Relation rel, const Segment *segment, int64 target, int *probes)
+{
+	SeekMemory *memory = recall_place(rel);
+	BlockNumber low = 0;
+	BlockNumber high;
+	int64		low_offset = segment->base_offset;
+
+	*probes = 0;
+	if (target <= segment->base_offset)
+		return 0;
+	if (memory && memory->offset <= target)
+	{
+		/* right where we stopped, or it is a good lower bound */
+		if (target - memory->offset <= 1)
+			return memory->block;
+		low = memory->block;
+		low_offset = memory->offset;
+	}
+	high = RelationGetNumberOfBlocks(rel);
+	*probes = search_blocks(rel, segment, target, false, low_offset, &low, &high);
+	return low;
+}
+
+/*
+ * Find the lowest block such that no record below "target" stands in it or
+ * behind it.  A scan backward that wants the records below the target begins
+ * one block before.
+ */
+BlockNumber
+topics_log_seek_end(Relation rel, const Segment *segment, int64 target, int *probes)
+{
+	BlockNumber low = 0;
+	BlockNumber high = RelationGetNumberOfBlocks(rel);
+
+	*probes = 0;
+	if (target < segment->end_offset)
+		*probes = search_blocks(rel, segment, target, true, segment->base_offset, &low, &high);
+	return high;
+}
+
+/* ----------------------------------------------------------------
+ *		The ends
+ * ----------------------------------------------------------------
+ */
+
+/* Find the last record of a segment that a snapshot sees. */
+static bool
+find_last_in_segment(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *timestamp)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	TableScanDesc scan = topics_beginscan(rel, snapshot);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	bool		found = table_scan_getnextslot(scan, BackwardScanDirection, slot);
+
+	if (found)
+	{
+		bool		isnull;
+
+		*offset = get_slot_offset(slot);
+		*timestamp = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* Find the last record of the log that a snapshot sees. */
+static bool
+find_last_record(Relation partition_rel, Snapshot snapshot,
+				 int64 *offset, TimestampTz *timestamp)
+{
+	int			count;
+	Segment    *segments = topics_segment_list(partition_rel, &count);
+	bool		found = false;
+
+	for (int i = count - 1; i >= 0 && !found; i--)
+		found = find_last_in_segment(segments[i].relid, snapshot, offset, timestamp);
+	pfree(segments);
+	return found;
+}
+
+/*
+ * Look the log end up in the log.  *has_row is set to whether the catalogue has
+ * a row for the partition.
+ */
+static int64
+find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_timestamp,
+		 bool *has_row)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Segment		first;
+	int64		log_start;
+	int64		last_offset = -1;
+	int64		floor;
+
+	*last_timestamp = 0;
+	*has_row = topics_log_start_read(id, NULL, &log_start, &floor);
+	floor = Max(floor, log_start);
+	if (topics_segment_find_next(partition_rel, 0, &first))
+		floor = Max(floor, first.base_offset);
+	(void) find_last_record(partition_rel, snapshot, &last_offset, last_timestamp);
+	UnregisterSnapshot(snapshot);
+	return Max(floor, last_offset + 1);
+}
+
+/* Find the timestamp of a segment's first record, but not one in the future. */
+static TimestampTz
+find_first_timestamp(Relation rel)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = topics_beginscan(rel, snapshot);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TimestampTz result = GetCurrentTimestamp();
+
+	if (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+
+		result = Min(result,
+					 DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull)));
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return result;
+}
+
+/* Look up what the roll by size and by age needs to know of the tail. */
+static void
+look_at_tail(Relation partition_rel, PartitionState *state, int64 end)
+{
+	Segment		tail;
+
+	state->tail_started = 0;
+	state->tail_blocks = 0;
+	state->tail_file = InvalidOid;
+	if (topics_segment_find(partition_rel, end, &tail))
+	{
+		Relation	rel = table_open(tail.relid, AccessShareLock);
+
+		state->tail_base = tail.base_offset;
+		state->spare_at = tail.base_offset + (tail.end_offset - tail.base_offset) / 2;
+		state->tail_blocks = RelationGetNumberOfBlocks(rel);
+		if (end > tail.base_offset)
+			state->tail_started = find_first_timestamp(rel);
+		table_close(rel, NoLock);
+	}
+}
+
+/*
+ * Take the heavyweight locks that looking up the log end needs, so that they
+ * are not waited for under the append lock: of the catalogue, and of the
+ * segments from the last one down to one with rows.
+ */
+static void
+lock_for_lookup(Relation partition_rel)
+{
+	int			count;
+	Segment    *segments;
+
+	LockRelationOid(get_relname_relid("partition", get_namespace_oid(TOPIC_LOG_SCHEMA, false)),
+					AccessShareLock);
+	segments = topics_segment_list(partition_rel, &count);
+	for (int i = count - 1; i >= 0; i--)
+	{
+		Relation	rel = table_open(segments[i].relid, AccessShareLock);
+		BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+
+		table_close(rel, NoLock);
+		if (nblocks > 0)
+			break;
+	}
+	pfree(segments);
+}
+
+/* Get the log end, with the append lock held meanwhile. */
+static int64
+get_end_under_lock(Relation partition_rel, PartitionState *state)
+{
+	int64		end;
+
+	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
+		lock_for_lookup(partition_rel);
+	topics_append_lock_acquire(&state, 1);
+	end = topics_log_end_locked(partition_rel, state);
+	topics_append_lock_release();
+	return end;
+}
+
+/*
+ * Get the log end, the offset that the next record gets.  The caller holds the
+ * append lock.
+ */
+int64
+topics_log_end_locked(Relation partition_rel, PartitionState *state)
+{
+	uint64		end = pg_atomic_read_u64(&state->next_offset);
+
+	Assert(topics_append_lock_held(state));
+	while (end == UNKNOWN_OFFSET)
+	{
+		uint32		writes = pg_atomic_read_u32(&state->foreign_writes);
+		TimestampTz last_timestamp;
+		bool		has_row;
+
+		/*
+		 * A foreign writer that commits while we look is not blocked by the
+		 * append lock.  It counts foreign_writes after it became visible, so
+		 * if our snapshot missed it, either the count has moved by now, or it
+		 * will reset next_offset after we have set it.
+		 */
+		pg_memory_barrier();
+		AcceptInvalidationMessages();
+		end = find_end(partition_rel, &state->id, &last_timestamp, &has_row);
+		/* a restore has not come to the row yet: this may not be the end */
+		if (!has_row)
+			return end;
+		look_at_tail(partition_rel, state, end);
+		state->last_append_time = Max(state->last_append_time, last_timestamp);
+		pg_atomic_write_u64(&state->next_offset, end);
+		pg_memory_barrier();
+		if (writes != pg_atomic_read_u32(&state->foreign_writes))
+			end = UNKNOWN_OFFSET;
+	}
+	return end;
+}
+
+/*
+ * Get the log end as readers may know it: the one place that decides how far a
+ * reader reads.  (With replication it will be the high watermark.)
+ */
+int64
+topics_log_end(Relation partition_rel, PartitionState *state)
+{
+	uint64		end;
+
+	if (RecoveryInProgress())
+	{
+		TimestampTz last_timestamp;
+		bool		has_row;
+
+		return find_end(partition_rel, &state->id, &last_timestamp, &has_row);
+	}
+
+	end = pg_atomic_read_u64(&state->next_offset);
+	if (end == UNKNOWN_OFFSET)
+		end = get_end_under_lock(partition_rel, state);
+	return end;
+}
+
+/* Get the log end after the commits that are being published now. */
+int64
+topics_log_end_settled(Relation partition_rel, PartitionState *state)
+{
+	if (RecoveryInProgress())
+		return topics_log_end(partition_rel, state);
+	return get_end_under_lock(partition_rel, state);
+}
+
+/* Get the log start offset: nothing below it can be asked for. */
+int64
+topics_log_start(PartitionState *state)
+{
+	return topics_log_start_published(state);
+}
+
+/* errdetail() of all that is out of range, with Kafka's name of the error. */
+int
+topics_log_range_detail(int64 start, int64 end)
+{
+	return errdetail("OFFSET_OUT_OF_RANGE: the log starts at offset " INT64_FORMAT " and ends at offset " INT64_FORMAT ".",
+					 start, end);
+}
+
+/* Raise TP001 for an offset that is not in the log; "hint" may be NULL. */
+void
+topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
+							   int64 start, int64 end, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
+			 errmsg("offset " INT64_FORMAT " is out of range for partition %d of topic \"%s\"",
+					offset, partition, topic),
+			 topics_log_range_detail(start, end),
+			 hint ? errhint("%s", hint) : 0));
+}
+
+/* ----------------------------------------------------------------
+ *		Append
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Give tuples that were formed with offset and timestamp 0 their offsets,
+ * and append them.  With append_time not 0, it is their timestamp too.  The
+ * caller holds the append lock and ROW EXCLUSIVE on the segment, which has
+ * room for them.  "slots" are as many slots for heap tuples.  "last_block" is
+ * that of the segment's last record if the caller knows, or invalid.
+ */
+void
+topics_log_append(Relation segment_rel, TupleTableSlot **slots, HeapTupleData *tuples,
+				  int ntuples, int64 first_offset, TimestampTz append_time, CommandId cid,
+				  BlockNumber last_block)
+{
+	TableInsertOptions options = TOPIC_LOG_APPEND;
+
+	for (int i = 0; i < ntuples; i++)
+	{
+		char	   *data = (char *) tuples[i].t_data + tuples[i].t_data->t_hoff;
+
+		/* NOT NULL int8 and timestamptz in front: fixed places */
+		*(int64 *) data = first_offset + i;
+		if (append_time != 0)
+			*(TimestampTz *) (data + sizeof(int64)) = append_time;
+		ExecStoreHeapTuple(&tuples[i], slots[i], false);
+	}
+	if (last_block != InvalidBlockNumber)
+	{
+		RelationSetTargetBlock(segment_rel, last_block);
+		options |= TOPIC_LOG_AIMED;
+	}
+	table_multi_insert(segment_rel, slots, ntuples, cid, options, NULL);
+}
+
+/* ----------------------------------------------------------------
+ *		Read
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Read the records from offset "from" to "upto" - 1 that a snapshot sees, in
+ * order.  The partition's table stays open in the caller's hands, with a
+ * lock; segments are locked ACCESS SHARE, with keep_locks until the end of
+ * the transaction, so that out-of-line values of records stay readable.
+ */
+LogReader *
+topics_log_reader_open(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot,
+					   bool keep_locks)
+{
+	LogReader  *reader = palloc0(sizeof(LogReader));
+
+	/* also where there is no segment to read: that, too, was read */
+	PredicateLockRelation(partition_rel, snapshot);
+	reader->partition_rel = partition_rel;
+	reader->snapshot = snapshot;
+	reader->lock_to_release = keep_locks ? NoLock : AccessShareLock;
+	reader->next = from;
+	reader->upto = upto;
+	return reader;
+}
+
+static void
+leave_segment(LogReader *reader)
+{
+	if (reader->last_offset >= 0)
+		topics_log_seek_remember(reader->segment_rel, reader->last_offset, reader->last_block);
+	table_endscan(reader->scan);
+	ExecDropSingleTupleTableSlot(reader->slot);
+	table_close(reader->segment_rel, reader->lock_to_release);
+	reader->segment_rel = NULL;
+}
+
+/* Open the next segment that has rows.  Return false if there is none. */
+static bool
+enter_next_segment(LogReader *reader)
+{
+	BlockNumber nblocks;
+
+	while (reader->next < reader->upto &&
+		   topics_segment_find_next(reader->partition_rel, reader->next, &reader->segment))
+	{
+		reader->segment_rel = table_open(reader->segment.relid, AccessShareLock);
+		nblocks = RelationGetNumberOfBlocks(reader->segment_rel);
+		if (nblocks > 0)
+		{
+			int			probes;
+			BlockNumber block = topics_log_seek(reader->segment_rel, &reader->segment,
+												reader->next, &probes);
+
+			reader->slot = table_slot_create(reader->segment_rel, NULL);
+			reader->scan = NULL;
+			reader->last_offset = -1;
+			scan_blocks(reader->segment_rel, reader->snapshot, &reader->scan, block,
+						Max(nblocks, block + 1));
+			return true;
+		}
+		table_close(reader->segment_rel, reader->lock_to_release);
+		reader->segment_rel = NULL;
+		reader->next = Max(reader->next, reader->segment.end_offset);
+	}
+	return false;
+}
+
+/* Read the next record, in a slot that is good until the next call, or NULL. */
+TupleTableSlot *
+topics_log_reader_next(LogReader *reader)
+{
+	for (;;)
+	{
+		if (reader->segment_rel == NULL && !enter_next_segment(reader))
+			return NULL;
+
+		while (table_scan_getnextslot_tidrange(reader->scan, ForwardScanDirection, reader->slot))
+		{
+			int64		offset = get_slot_offset(reader->slot);
+
+			if (offset < reader->next)
+				continue;
+			if (offset >= reader->upto)
+				return NULL;
+			reader->next = offset + 1;
+			reader->last_offset = offset;
+			reader->last_block = ItemPointerGetBlockNumber(&reader->slot->tts_tid);
+			return reader->slot;
+		}
+
+		leave_segment(reader);
+		reader->next = Max(reader->next, reader->segment.end_offset);
+	}
+}
+
+void
+topics_log_reader_close(LogReader *reader)
+{
+	if (reader->segment_rel)
+		leave_segment(reader);
+	pfree(reader);
+}

@@ -1,0 +1,350 @@
+/*-------------------------------------------------------------------------
+ *
+ * log/log.h
+ *		The log: the only folder that touches schema topic_log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_LOG_H
+#define PG_TOPICS_LOG_H
+
+#include "access/tableam.h"
+#include "access/xlogdefs.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "nodes/parsenodes.h"
+#include "storage/lockdefs.h"
+#include "utils/relcache.h"
+#include "utils/snapshot.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "shared/shared.h"
+#include "pg_topics.h"
+
+/* Settings of a topic, in the units in which they are used. */
+typedef struct TopicSettings
+{
+	int64		retention_ms;
+	int64		retention_bytes;
+	int64		delete_retention_ms;
+	int64		min_compaction_lag_ms;
+	double		min_cleanable_dirty_ratio;
+	int64		segment_bytes;
+	int64		segment_ms;
+	int32		max_message_bytes;
+	bool		log_append_time;
+	bool		compact;		/* cleanup_policy has "compact" */
+	bool		delete;			/* cleanup_policy has "delete" */
+	bool		notify;			/* NOTIFY tells of new records */
+} TopicSettings;
+
+/* A key or value column of a topic: its type and how to get in and out. */
+typedef struct TopicColumn
+{
+	Oid			type;			/* as declared, maybe a domain */
+	Oid			base_type;		/* below all domains */
+	int32		typmod;
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	Oid			ioparam;
+	FmgrInfo	input;
+	FmgrInfo	output;
+	bool		text_depends_on_settings;	/* DateStyle and the like */
+	void	   *domain_extra;	/* domain_check's cache */
+} TopicColumn;
+
+/* Where records of this transaction go (append.c). */
+typedef struct Destination Destination;
+
+/*
+ * A topic as a backend knows it.  In catalog.c's cache, keyed by the view's
+ * OID; a pointer stays good until the end of the session, its contents are
+ * right from one topics_catalog_get to the next.
+ */
+typedef struct Topic
+{
+	Oid			view_relid;		/* hash key: must be first */
+	bool		valid;
+	uint32		changes;		/* counts invalidations */
+	int64		topic_id;
+	NameData	name;
+	int32		partitions;
+	Oid			root_relid;
+	TopicColumn key;
+	TopicColumn value;
+	TupleDesc	tupdesc;		/* of the log table */
+	TopicSettings settings;
+	pg_uuid_t	notify_key;		/* the secret in the name of its channel */
+	MemoryContext cxt;			/* of what hangs off this struct */
+	Oid		   *partition_relids;	/* InvalidOid until asked for */
+	PartitionState **partition_states;	/* NULL until asked for */
+	Destination **destinations; /* NULL but for this transaction's */
+} Topic;
+
+/* One segment of a partition, from PostgreSQL's own partition bounds. */
+typedef struct Segment
+{
+	Oid			relid;
+	int64		base_offset;	/* first offset it may hold */
+	int64		end_offset;		/* first offset above it */
+} Segment;
+
+/*
+ * A partition, resolved: found once, and then passed on as const Partition *.
+ * It is a value, on the stack or in an array of whoever resolved it
+ * (topics_catalog_partition); nothing is to be freed.
+ *
+ * LIFETIME.  The pointer to the state can always be followed.  Without a lock
+ * on the partition's table the topic can be dropped at any time, and the state
+ * be another topic's from then on.  "topic" is as good as any pointer to a
+ * Topic; it may be NULL where only log tables are dealt with.
+ *
+ * LOCKS.  Resolving takes none, and does not look for the table: a group's call
+ * resolves all partitions of a topic, and needs the table of one.
+ * topics_catalog_open_partition finds, locks and opens the table, and resolves
+ * the state again: both are the partition's as long as that lock is held.
+ * Whoever opened the table closes it, by topics_catalog_close_partition.
+ */
+typedef struct Partition
+{
+	Topic	   *topic;
+	int32		number;
+	Oid			relid;			/* of its table, or InvalidOid: not looked for */
+	Relation	rel;			/* its table, or NULL: not open */
+	PartitionState *state;
+} Partition;
+
+/* What a file of a higher layer does with a topic, called from below. */
+typedef void (*TopicCallback) (int64 topic_id);
+
+/* ---- extension.c ---- */
+
+/* Who the caller was, while the extension's owner acts. */
+typedef struct OwnerScope
+{
+	Oid			userid;
+	int			context;
+} OwnerScope;
+
+extern bool topics_extension_exists(void);
+extern OwnerScope topics_extension_become_owner(void);
+extern void topics_extension_become_caller(OwnerScope scope);
+extern void topics_extension_check_version(void);
+
+/* ---- statement.c ---- */
+
+typedef struct StatementScope
+{
+	OwnerScope	owner;
+	int			guc_level;
+} StatementScope;
+
+extern StatementScope topics_statement_begin(void);
+extern void topics_statement_end(StatementScope scope);
+extern void topics_statement_execute(const char *format,...) pg_attribute_printf(1, 2);
+extern void topics_statement_require_change(void);
+
+/* ---- topic_setting.c ---- */
+
+typedef struct TopicSettingValues TopicSettingValues;	/* as SQL has them */
+extern int	topics_topic_setting_count(void);
+extern TopicSettingValues *topics_topic_setting_arguments(FunctionCallInfo fcinfo, int first);
+extern TopicSettingValues *topics_topic_setting_from_text(const char *const (*pairs)[2], int count);
+extern void topics_topic_setting_add_defaults(TopicSettingValues *values);
+extern TopicSettings topics_topic_setting_used(const TopicSettingValues *values);
+extern void topics_topic_setting_read_row(TopicSettings *settings, HeapTuple tuple,
+										  TupleDesc desc, AttrNumber first);
+extern char *topics_topic_setting_columns(void);
+extern char *topics_topic_setting_parameters(void);
+extern char *topics_topic_setting_assignments(void);
+extern char *topics_topic_setting_descriptions(void);
+extern void topics_topic_setting_execute(const char *sql, TopicSettingValues *values);
+
+/* ---- catalog.c ---- */
+
+extern void topics_catalog_init(void);
+extern Topic *topics_catalog_lookup(const char *name, bool missing_ok);
+extern Topic *topics_catalog_get(Oid view_relid, bool missing_ok);
+extern Oid	topics_catalog_view_of(int64 topic_id);
+extern Topic *topics_catalog_by_id(int64 topic_id);
+extern List *topics_catalog_list(void);
+extern Oid	topics_catalog_partition_relid(Topic *topic, int32 partition);
+extern PartitionState *topics_catalog_partition_state(Topic *topic, int32 partition);
+extern void topics_catalog_check_partition(Topic *topic, int32 partition);
+extern Partition topics_catalog_partition(Topic *topic, int32 partition);
+extern void topics_catalog_open_partition(Partition *partition, LOCKMODE mode);
+extern void topics_catalog_close_partition(Partition *partition, LOCKMODE mode);
+extern void topics_catalog_hold_partition(const Partition *partition);
+extern Partition topics_catalog_open_for_reading(Topic *topic, int32 number);
+extern bool topics_catalog_may_read(Topic *topic);
+extern void topics_catalog_require(Topic *topic, AclMode mode);
+extern void topics_catalog_require_owner(Topic *topic);
+extern bool topics_catalog_is_internal(const char *name);
+extern void topics_catalog_require_not_internal(Topic *topic);
+extern bool topics_catalog_is_owner(Topic *topic);
+extern bool topics_catalog_is_admin(void);
+
+/* ---- make_topic.c ---- */
+
+/* What a topic is to be, when it is made. */
+typedef struct NewTopic
+{
+	const char *name;
+	int32		partitions;
+	const char *key_type;		/* as it can stand in any statement */
+	const char *value_type;
+	TopicSettingValues *settings;	/* that are not to be the defaults */
+	Oid			owner;			/* InvalidOid: the extension's */
+} NewTopic;
+
+extern bool topics_make_topic_lock_name(const char *name);
+extern void topics_make_topic_create(const NewTopic *topic);
+extern void topics_make_topic_create_internal(const char *name, int32 partitions);
+extern void topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to,
+												int64 segment_bytes);
+
+/* ---- topic_changes.c ---- */
+
+extern void topics_topic_changes_note(int64 topic_id, int32 from_partition, bool created);
+extern bool topics_topic_changes_is_pending(void);
+extern void topics_topic_changes_pre_commit(void);
+extern void topics_topic_changes_at_commit(TopicCallback forget);
+extern void topics_topic_changes_at_abort(void);
+extern void topics_topic_changes_at_subend(bool commit, SubTransactionId subxid,
+										   SubTransactionId parent);
+extern void topics_topic_changes_after_locks(void);
+
+/* ---- log_start.c ---- */
+
+extern bool topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
+								  int64 *log_start_offset, int64 *next_offset_floor);
+extern int64 topics_log_start_published(PartitionState *state);
+extern int64 topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
+									   int64 base_offset, Snapshot snapshot);
+extern int64 topics_log_start_move(PartitionState *state, int64 start);
+extern int64 topics_log_start_clean_offset(const TopicPartition *id);
+extern void topics_log_start_raise_clean_offset(const TopicPartition *id, int64 clean_offset);
+extern void topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor);
+extern bool topics_log_start_is_pending(void);
+extern void topics_log_start_at_end(bool commit);
+extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
+									   SubTransactionId parent);
+
+/* ---- segment.c ---- */
+
+extern void topics_segment_forget_bounds(Oid partition_relid);
+extern void topics_segment_learn_bounds(Oid partition_relid, uint32 bounds_changes);
+extern void topics_segment_learn(Oid partition_relid, const PartitionState *state);
+extern void topics_segment_learn_topic(Oid relid);
+extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *segment);
+extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment);
+extern bool topics_segment_last(Relation partition_rel, Segment *segment);
+extern Segment *topics_segment_list(Relation partition_rel, int *count);
+extern bool topics_segment_covers(Relation partition_rel, int64 first, int64 last);
+extern bool topics_segment_fits(Relation partition_rel, int64 first, int64 last);
+extern void topics_segment_protect_from_analyze(Oid relid);
+extern void topics_segment_set_bounds(Oid partition_relid, const Segment *segment);
+extern void topics_segment_attach(Oid partition_relid, int64 base_offset, int64 end_offset);
+extern int64 topics_segment_bytes(Oid segment_relid);
+
+/* ---- segment_row.c ---- */
+
+extern TimestampTz topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset);
+extern bool topics_segment_row_read(const TopicPartition *id, int64 base_offset,
+									TimestampTz *sealed_at, TimestampTz *tombstones_from);
+extern bool topics_segment_row_note_sealed(const TopicPartition *id, const Segment *segment);
+extern void topics_segment_row_update(const TopicPartition *id, int64 base_offset,
+									  TimestampTz sealed_at, TimestampTz tombstones_from);
+extern void topics_segment_row_forget(const TopicPartition *id, int64 base_offset);
+
+/* ---- cut.c ---- */
+
+/* Offsets that are to have a segment. */
+typedef struct CoverRequest
+{
+	Oid			partition_relid;
+	int64		first;
+	int64		last;
+	int64		segment_bytes;	/* what a new segment is made for */
+} CoverRequest;
+
+extern bool topics_cut_cover(const CoverRequest *request, PartitionState *state, bool may_repeat);
+extern void topics_cut_cover_offset(Oid partition_relid, PartitionState *state, int64 offset,
+									int64 segment_bytes);
+extern bool topics_cut_tail(Oid partition_relid, PartitionState *state, int64 *cut_at);
+extern bool topics_cut_is_pending(void);
+extern void topics_cut_at_commit(void);
+extern void topics_cut_at_abort(void);
+
+/* ---- seal.c ---- */
+
+extern void topics_seal_freeze(Oid segment_relid);
+extern void topics_seal_segment(Oid segment_relid);
+
+/* ---- log.c ---- */
+
+typedef struct LogReader LogReader;
+extern int64 topics_log_end(Relation partition_rel, PartitionState *state);
+extern int64 topics_log_end_locked(Relation partition_rel, PartitionState *state);
+extern int64 topics_log_end_settled(Relation partition_rel, PartitionState *state);
+extern int64 topics_log_start(PartitionState *state);
+extern int	topics_log_range_detail(int64 start, int64 end);
+extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
+										   int64 start, int64 end, const char *hint);
+extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
+							  HeapTupleData *tuples, int ntuples, int64 first_offset,
+							  TimestampTz append_time, CommandId cid, BlockNumber last_block);
+extern BlockNumber topics_log_seek(Relation rel, const Segment *segment, int64 target,
+								   int *probes);
+extern BlockNumber topics_log_seek_end(Relation rel, const Segment *segment, int64 target,
+									   int *probes);
+extern void topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block);
+extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
+										 int64 upto, Snapshot snapshot, bool keep_locks);
+extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
+extern void topics_log_reader_close(LogReader *reader);
+
+/* ---- log_am.c ---- */
+
+#define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */
+#define TOPIC_LOG_AIMED	0x20000000	/* and it has set the target block */
+extern bool topics_log_am_is_log(Relation rel);
+extern bool topics_log_am_is_segment(Relation rel);
+extern PartitionState *topics_log_am_state(Relation rel);
+extern int64 topics_log_am_hidden_below(Relation rel, Snapshot snapshot);
+extern void topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset);
+extern bool topics_log_am_is_sealed(Relation rel);
+extern bool topics_log_am_parse_name(const char *relname, int64 *topic_id,
+									 int32 *partition, int64 *sequence);
+extern TableScanDesc topics_log_am_begin_tidrange(Relation rel, Snapshot snapshot,
+												  ItemPointer mintid, ItemPointer maxtid);
+extern int64 topics_log_am_last_offset(Relation rel);
+
+/* ---- log_index.c ---- */
+
+extern bool topics_log_index_exists(Relation rel);
+extern double topics_log_index_build_range_scan(Relation rel, Relation index,
+												struct IndexInfo *info, bool allow_sync,
+												bool anyvisible, bool progress,
+												BlockNumber start_blockno, BlockNumber numblocks,
+												IndexBuildCallback callback, void *callback_state,
+												TableScanDesc scan);
+extern void topics_log_index_validate_scan(Relation rel, Relation index, struct IndexInfo *info,
+										   Snapshot snapshot, struct ValidateIndexState *state);
+
+/* ---- foreign_writer.c ---- */
+
+extern void topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots);
+extern bool topics_foreign_writer_wrote_to(Oid partition_relid);
+extern bool topics_foreign_writer_is_pending(void);
+extern void topics_foreign_writer_pre_commit(void);
+extern void topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed);
+extern void topics_foreign_writer_forget(void);
+
+/* ---- attach_worker.c ---- */
+
+extern bool topics_attach_worker_run(const TopicPartition *id, const CoverRequest *cover);
+
+#endif							/* PG_TOPICS_LOG_H */

@@ -1,0 +1,328 @@
+/*-------------------------------------------------------------------------
+ *
+ * log_start.c
+ *		Where the log of a partition starts.
+ *
+ * Retention and delete_records() move the log start offset: what lies below
+ * is gone for every reader from then on, and its files go when their locks
+ * are free (retention.c).  It is kept in topic_log.partition, and published
+ * in shared memory when the change is committed and durable.  It never goes
+ * back.
+ *
+ * There are two kinds of readers.
+ *
+ * A reader that asks by offset (fetch) is compared with the published log
+ * start: an offset below is out of range at once, whatever the snapshot.  The
+ * reader reads from its offset on, so nothing more has to be hidden.
+ *
+ * A plain scan, with a WHERE clause or without, hides what is below the log
+ * start as its own snapshot sees it: it reads the catalogue row with the
+ * scan's snapshot.  So all scans of a statement, of however many segments and
+ * in however many processes, agree on where the log starts, and what they
+ * see together is dense.  With the published log start, which moves while
+ * the statement runs, a scan could return the first segment, miss the next
+ * and return the one after.  (A segment that has been dropped is missing for
+ * older snapshots too, as after any DROP.  Segments are dropped from the
+ * lowest on, so what is left is dense as well.)
+ *
+ * A scan reads that row only if it can matter: log_start_sought is raised
+ * before the row is changed, and no scan hides what begins at or above it.
+ * Otherwise a scan costs nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "shared/shared.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+/* A log start that is published when the transaction commits. */
+typedef struct PendingStart
+{
+	PartitionState *state;
+	TopicPartition id;
+	int64		start;
+	SubTransactionId subxid;
+} PendingStart;
+
+static List *pending_starts = NIL;		/* in TopTransactionContext */
+
+/* Columns of topic_log.partition */
+enum
+{
+	Anum_partition_topic_id = 1,
+	Anum_partition_partition,
+	Anum_partition_log_start_offset,
+	Anum_partition_next_offset_floor,
+	Anum_partition_clean_offset
+};
+
+/*
+ * Read columns of a partition's row by a snapshot, or the latest row if that is
+ * NULL.  Return false, with all values 0, if there is no row.
+ */
+static bool
+read_partition_row(const TopicPartition *id, Snapshot snapshot, const int *columns, int64 *values,
+				   int ncolumns)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+	Relation	rel = table_open(get_relname_relid("partition", namespace), AccessShareLock);
+	ScanKeyData key[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key[0], Anum_partition_topic_id, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(id->topic_id));
+	ScanKeyInit(&key[1], Anum_partition_partition, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(id->partition));
+	scan = systable_beginscan(rel, get_relname_relid("partition_pkey", namespace), true,
+							  snapshot, 2, key);
+	tuple = systable_getnext(scan);
+	for (int i = 0; i < ncolumns; i++)
+	{
+		bool		isnull;
+
+		values[i] = HeapTupleIsValid(tuple) ?
+			DatumGetInt64(heap_getattr(tuple, columns[i], RelationGetDescr(rel), &isnull)) : 0;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return HeapTupleIsValid(tuple);
+}
+
+/*
+ * Read what the catalogue knows of a partition beside its segments, by a
+ * snapshot, or the latest if that is NULL: where its log starts, and what
+ * next_offset never falls below.  Return false, with both 0, if there is no
+ * row.
+ */
+bool
+topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
+					  int64 *log_start_offset, int64 *next_offset_floor)
+{
+	static const int columns[] = {Anum_partition_log_start_offset, Anum_partition_next_offset_floor};
+	int64		values[lengthof(columns)];
+	bool		found = read_partition_row(id, snapshot, columns, values, lengthof(columns));
+
+	*log_start_offset = values[0];
+	*next_offset_floor = values[1];
+	return found;
+}
+
+/* Read where the clean part of a compacted log ends. */
+int64
+topics_log_start_clean_offset(const TopicPartition *id)
+{
+	static const int columns[] = {Anum_partition_clean_offset};
+	int64		value;
+
+	(void) read_partition_row(id, NULL, columns, &value, lengthof(columns));
+	return value;
+}
+
+/* Raise a log start in shared memory, or set it if it is not known. */
+static void
+raise_start(pg_atomic_uint64 *shared_start, int64 start)
+{
+	uint64		old = pg_atomic_read_u64(shared_start);
+
+	while ((old == UNKNOWN_OFFSET || (int64) old < start) &&
+		   !pg_atomic_compare_exchange_u64(shared_start, &old, start))
+		;
+}
+
+/* Set a log start in shared memory if it is not known. */
+static void
+set_unknown_start(pg_atomic_uint64 *shared_start, int64 start)
+{
+	uint64		unknown = UNKNOWN_OFFSET;
+
+	/* a process that has moved it meanwhile knows better than what we have read */
+	(void) pg_atomic_compare_exchange_u64(shared_start, &unknown, start);
+}
+
+/*
+ * Get the published log start.  It is read from the catalogue the first time
+ * after a restart; and every time in recovery, and in a restore that has not
+ * come to the partition's row.
+ */
+int64
+topics_log_start_published(PartitionState *state)
+{
+	uint64		start = RecoveryInProgress() ? UNKNOWN_OFFSET :
+		pg_atomic_read_u64(&state->log_start_offset);
+	int64		log_start;
+	int64		floor;
+	bool		found;
+
+	if (start != UNKNOWN_OFFSET)
+		return start;
+	found = topics_log_start_read(&state->id, NULL, &log_start, &floor);
+	if (!found || RecoveryInProgress())
+		return log_start;
+	set_unknown_start(&state->log_start_sought, log_start);
+	set_unknown_start(&state->log_start_offset, log_start);
+	return pg_atomic_read_u64(&state->log_start_offset);
+}
+
+/*
+ * Get what a scan with this snapshot must not show of a segment that begins at
+ * "base_offset": offsets below the result.
+ */
+int64
+topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
+						  int64 base_offset, Snapshot snapshot)
+{
+	int64		log_start;
+	int64		floor;
+
+	if (state && !RecoveryInProgress())
+	{
+		uint64		sought = pg_atomic_read_u64(&state->log_start_sought);
+
+		if (sought != UNKNOWN_OFFSET && (int64) sought <= base_offset)
+			return 0;
+	}
+	(void) topics_log_start_read(id, snapshot, &log_start, &floor);
+	return log_start > base_offset ? log_start : 0;
+}
+
+/*
+ * Raise a column of a partition's row; a value that is higher stays.  Return
+ * the value then.  No other process changes the row until our transaction
+ * ends.
+ */
+static int64
+raise_column(const TopicPartition *id, const char *column, int64 value)
+{
+	static const Oid types[] = {INT8OID, INT8OID, INT4OID};
+	Datum		values[] = {Int64GetDatum(value), Int64GetDatum(id->topic_id),
+		Int32GetDatum(id->partition)};
+	char	   *sql = psprintf("UPDATE topic_log.partition SET %s = GREATEST(%s, $1)"
+							   " WHERE topic_id OPERATOR(pg_catalog.=) $2"
+							   " AND partition OPERATOR(pg_catalog.=) $3 RETURNING %s",
+							   column, column, column);
+	OwnerScope	scope;
+	bool		isnull;
+
+	scope = topics_extension_become_owner();
+	SPI_connect();
+	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, false, 0) !=
+		SPI_OK_UPDATE_RETURNING || SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not change the catalogue of partition %d", id->partition),
+				 errdetail("It has no row for the partition.")));
+	value = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	topics_extension_become_caller(scope);
+	return value;
+}
+
+/* Note how far compaction has come (compact.c). */
+void
+topics_log_start_raise_clean_offset(const TopicPartition *id, int64 clean_offset)
+{
+	(void) raise_column(id, "clean_offset", clean_offset);
+}
+
+/* Note that offsets below are used, even if no record of the log shows it. */
+void
+topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor)
+{
+	(void) raise_column(id, "next_offset_floor", next_offset_floor);
+}
+
+/*
+ * Move the log start up, when the transaction commits.  Return the log start as
+ * it will be.
+ */
+int64
+topics_log_start_move(PartitionState *state, int64 start)
+{
+	int64		current = topics_log_start_published(state);
+	MemoryContext old;
+	PendingStart *move;
+
+	if (start <= current)
+		return current;
+
+	/* before the row changes: see the head of this file */
+	raise_start(&state->log_start_sought, start);
+
+	start = raise_column(&state->id, "log_start_offset", start);
+
+	/* a crash must not take back what others were told */
+	ForceSyncCommit();
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	move = palloc(sizeof(PendingStart));
+	move->state = state;
+	move->id = state->id;
+	move->start = start;
+	move->subxid = GetCurrentSubTransactionId();
+	pending_starts = lappend(pending_starts, move);
+	MemoryContextSwitchTo(old);
+	return start;
+}
+
+/* Return true if this transaction moves a log start. */
+bool
+topics_log_start_is_pending(void)
+{
+	return pending_starts != NIL;
+}
+
+/* The end of a transaction.  Must not raise. */
+void
+topics_log_start_at_end(bool commit)
+{
+	ListCell   *lc;
+
+	if (pending_starts == NIL)
+		return;
+	foreach(lc, pending_starts)
+	{
+		PendingStart *move = lfirst(lc);
+
+		if (!commit || memcmp(&move->state->id, &move->id, sizeof(TopicPartition)) != 0)
+			continue;
+		raise_start(&move->state->log_start_offset, move->start);
+		pg_atomic_fetch_or_u32(&move->state->requests, REQUEST_DROP);
+	}
+	pending_starts = NIL;
+	if (commit)
+		topics_worker_registry_wake_worker();
+}
+
+void
+topics_log_start_at_subend(bool commit, SubTransactionId subxid, SubTransactionId parent)
+{
+	ListCell   *lc;
+
+	foreach(lc, pending_starts)
+	{
+		PendingStart *move = lfirst(lc);
+
+		if (move->subxid != subxid)
+			continue;
+		if (commit)
+			move->subxid = parent;
+		else
+			pending_starts = foreach_delete_current(pending_starts, lc);
+	}
+}

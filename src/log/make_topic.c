@@ -1,0 +1,193 @@
+/*-------------------------------------------------------------------------
+ *
+ * make_topic.c
+ *		Make a topic: its tables, its view, and its row in the catalogue.
+ *
+ *	topic_log.topic			a row: id, view, settings
+ *	topic_log.partition		a row per partition
+ *	topic_log.t<id>			partitioned by LIST (partition)
+ *	topic_log.t<id>_p<n>	partitioned by RANGE ("offset")
+ *	topic_log.t<id>_p<n>_s<m>	segments
+ *	topic.<name>			the view, with its triggers
+ *
+ * Log tables belong to the extension's owner; the view to the role that
+ * creates the topic.  The view's owner has SELECT on the log table, since a
+ * view reads with its owner's rights; hooks.c keeps that so when the owner
+ * changes.
+ *
+ * It stands below topic.c, which checks what a user wants: __consumer_offsets
+ * is made here too, for offset_log.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
+#include "commands/sequence.h"
+#include "commands/tablecmds.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+
+#include "shared/shared.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+#define INTERNAL_SEGMENT_BYTES 1048576
+
+/*
+ * Lock a topic's name: nobody else creates a topic of this name until our
+ * transaction ends.  Return true if no table or view has it.
+ */
+bool
+topics_make_topic_lock_name(const char *name)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, false);
+	uint16		hash = (uint16) hash_bytes((const unsigned char *) name, strlen(name));
+
+	/* 0 would be the schema itself; a collision costs but a wait */
+	LockDatabaseObject(NamespaceRelationId, namespace, hash | 1, ExclusiveLock);
+	AcceptInvalidationMessages();
+	return !OidIsValid(get_relname_relid(name, namespace));
+}
+
+/*
+ * Make the tables of the partitions from .. to-1, with a first segment each.
+ * Between topics_statement_begin and topics_statement_end.
+ */
+void
+topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+
+	/* dropped again if this (sub)transaction fails */
+	topics_topic_changes_note(topic_id, from, true);
+	topics_partition_state_reserve(topic_id, from, to);
+	for (int32 partition = from; partition < to; partition++)
+	{
+		TopicPartition id = {MyDatabaseId, partition, topic_id};
+		char		name[NAMEDATALEN];
+
+		CHECK_FOR_INTERRUPTS();
+		snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", topic_id, partition);
+		topics_statement_execute("CREATE TABLE topic_log.%s (LIKE topic_log.t" INT64_FORMAT ")"
+								 " PARTITION BY RANGE (\"offset\")", name, topic_id);
+		topics_segment_protect_from_analyze(get_relname_relid(name, namespace));
+		/* not PARTITION OF: that would lock out the topic's readers */
+		topics_statement_execute("ALTER TABLE topic_log.t" INT64_FORMAT
+								 " ATTACH PARTITION topic_log.%s FOR VALUES IN (%d)",
+								 topic_id, name, partition);
+		topics_statement_execute("INSERT INTO topic_log.partition (topic_id, partition)"
+								 " VALUES (" INT64_FORMAT ", %d)", topic_id, partition);
+		topics_cut_cover_offset(get_relname_relid(name, namespace), topics_partition_state_get(&id), 0, segment_bytes);
+	}
+}
+
+static void
+create_log_table(int64 topic_id, const char *key_type, const char *value_type)
+{
+	topics_statement_execute("CREATE TABLE topic_log.t" INT64_FORMAT " ("
+							 "\"offset\" pg_catalog.int8 NOT NULL,"
+							 " \"timestamp\" pg_catalog.timestamptz NOT NULL,"
+							 " partition pg_catalog.int4 NOT NULL,"
+							 " key %s, value %s, headers pg_catalog.jsonb"
+							 ") PARTITION BY LIST (partition)", topic_id, key_type, value_type);
+	topics_segment_protect_from_analyze(get_relname_relid(psprintf("t" INT64_FORMAT, topic_id),
+														  get_namespace_oid(TOPIC_LOG_SCHEMA, false)));
+}
+
+static Oid
+create_view(int64 topic_id, const char *name)
+{
+	const char *view = quote_qualified_identifier(TOPIC_SCHEMA, name);
+
+	topics_statement_execute("CREATE VIEW %s AS SELECT partition, \"offset\", \"timestamp\", key, value, headers"
+							 " FROM topic_log.t" INT64_FORMAT, view, topic_id);
+	topics_statement_execute("CREATE TRIGGER produce INSTEAD OF INSERT ON %s"
+							 " FOR EACH ROW EXECUTE FUNCTION topics.insert_record()", view);
+	/*
+	 * the first also when no row matches; the second lets the first be fired
+	 */
+	topics_statement_execute("CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON %s"
+							 " FOR EACH STATEMENT EXECUTE FUNCTION topics.append_only()", view);
+	topics_statement_execute("CREATE TRIGGER append_only_row INSTEAD OF UPDATE OR DELETE ON %s"
+							 " FOR EACH ROW EXECUTE FUNCTION topics.append_only()", view);
+	return get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
+}
+
+static void
+insert_row(int64 topic_id, Oid view, const NewTopic *topic)
+{
+	topics_topic_setting_execute(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
+										  " VALUES (" INT64_FORMAT ", %d, %u%s)",
+										  topics_topic_setting_columns(), topic_id,
+										  topic->partitions, view,
+										  topics_topic_setting_parameters()),
+								 topic->settings);
+}
+
+static int64
+next_topic_id(void)
+{
+	Oid			sequence = get_relname_relid("topic_id_seq",
+											 get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+
+	return nextval_internal(sequence, false);
+}
+
+/* Make a topic, whose name is locked and free. */
+void
+topics_make_topic_create(const NewTopic *topic)
+{
+	StatementScope scope;
+	int64		topic_id;
+	Oid			view;
+
+	topics_topic_setting_add_defaults(topic->settings);
+	scope = topics_statement_begin();
+	topic_id = next_topic_id();
+	create_log_table(topic_id, topic->key_type, topic->value_type);
+	topics_make_topic_create_partitions(topic_id, 0, topic->partitions,
+										topics_topic_setting_used(topic->settings).segment_bytes);
+	view = create_view(topic_id, topic->name);
+	insert_row(topic_id, view, topic);
+	if (OidIsValid(topic->owner))
+	{
+		CommandCounterIncrement();
+		ATExecChangeOwner(view, topic->owner, true, AccessExclusiveLock);
+	}
+	topics_statement_end(scope);
+}
+
+/*
+ * Make a topic of pg_topics' own, unless it is there: of the extension's
+ * owner, with text keys and jsonb values, and compacted.  Its segments are
+ * small, since the last one is read whole after a restart.
+ */
+void
+topics_make_topic_create_internal(const char *name, int32 partitions)
+{
+	static const char *const settings[][2] = {
+		{"retention_time", "-1 day"},
+		{"segment_bytes", CppAsString2(INTERNAL_SEGMENT_BYTES)},
+		{"max_message_bytes", "268435456"},
+		{"cleanup_policy", "compact"},
+		{"delete_retention_time", "10 minutes"},
+		{"notify", "false"}
+	};
+	NewTopic	topic = {
+		.name = name,
+		.partitions = partitions,
+		.key_type = "pg_catalog.text",
+		.value_type = "pg_catalog.jsonb",
+		.settings = topics_topic_setting_from_text(settings, lengthof(settings))
+	};
+
+	if (topics_make_topic_lock_name(name))
+		topics_make_topic_create(&topic);
+}

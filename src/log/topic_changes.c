@@ -1,0 +1,170 @@
+/*-------------------------------------------------------------------------
+ *
+ * topic_changes.c
+ *		What this transaction does to topics as a whole.
+ *
+ * The tables and rows of a topic are transactional by themselves.  Its states
+ * in shared memory are not: a topic that was created and rolled back, or
+ * dropped for good, must give them back, and sessions that wait for a topic's
+ * records must look again when it has got more partitions.  So each command
+ * that creates or drops topics or partitions leaves a note, and the end of the
+ * (sub)transaction settles it.
+ *
+ * After the commit record nothing here raises: what it needs is found in
+ * topics_topic_changes_pre_commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "shared/shared.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+/* A topic that this transaction creates, drops or adds partitions to. */
+typedef struct TopicNote
+{
+	int64		topic_id;
+	int32		from_partition;
+	bool		created;		/* else dropped */
+	SubTransactionId subxid;
+} TopicNote;
+
+static List *notes = NIL;		/* in TopTransactionContext */
+
+/* From before the commit to the release of locks: topics with more partitions. */
+static PartitionState **grown_topics = NULL;
+static int	ngrown = 0;
+
+/*
+ * Shared memory follows the fate of what this (sub)transaction does to a
+ * topic: partitions from from_partition on were created, or dropped.
+ */
+void
+topics_topic_changes_note(int64 topic_id, int32 from_partition, bool created)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	TopicNote  *note = palloc(sizeof(TopicNote));
+
+	note->topic_id = topic_id;
+	note->from_partition = from_partition;
+	note->created = created;
+	note->subxid = GetCurrentSubTransactionId();
+	notes = lappend(notes, note);
+	MemoryContextSwitchTo(old);
+}
+
+/* Return true if this transaction has created or changed a topic. */
+bool
+topics_topic_changes_is_pending(void)
+{
+	return notes != NIL;
+}
+
+/* Find the states of topics that get more partitions. */
+void
+topics_topic_changes_pre_commit(void)
+{
+	ListCell   *lc;
+
+	ngrown = 0;
+	if (notes == NIL)
+		return;
+	grown_topics = MemoryContextAlloc(TopTransactionContext,
+									  sizeof(PartitionState *) * list_length(notes));
+	foreach(lc, notes)
+	{
+		TopicNote  *note = lfirst(lc);
+		TopicPartition id = {MyDatabaseId, 0, note->topic_id};
+
+		if (note->created && note->from_partition > 0)
+			grown_topics[ngrown++] = topics_partition_state_get(&id);
+	}
+}
+
+/* Give back the states of the partitions that a note is about. */
+static void
+release_states(const TopicNote *note)
+{
+	topics_partition_state_release(note->topic_id, note->from_partition);
+	topics_moved_sort(MyDatabaseId);
+}
+
+/*
+ * At commit: what was dropped needs no state any more.  "forget" is called for
+ * each such topic.  Raises nothing.
+ */
+void
+topics_topic_changes_at_commit(TopicCallback forget)
+{
+	ListCell   *lc;
+
+	if (notes != NIL)
+		TEST_POINT("topics-committed");
+	foreach(lc, notes)
+	{
+		TopicNote  *note = lfirst(lc);
+
+		if (note->created)
+			continue;
+		release_states(note);
+		forget(note->topic_id);
+	}
+	notes = NIL;
+}
+
+/* At abort: what was created needs no state any more. */
+void
+topics_topic_changes_at_abort(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, notes)
+	{
+		TopicNote  *note = lfirst(lc);
+
+		if (note->created)
+			release_states(note);
+	}
+	notes = NIL;
+	ngrown = 0;
+}
+
+/* At the end of a subtransaction. */
+void
+topics_topic_changes_at_subend(bool commit, SubTransactionId subxid, SubTransactionId parent)
+{
+	ListCell   *lc;
+
+	foreach(lc, notes)
+	{
+		TopicNote  *note = lfirst(lc);
+
+		if (note->subxid != subxid)
+			continue;
+		if (commit)
+			note->subxid = parent;
+		else
+		{
+			if (note->created)
+				release_states(note);
+			notes = foreach_delete_current(notes, lc);
+		}
+	}
+}
+
+/*
+ * Wake the sessions that wait for a topic that got more partitions: not
+ * before other sessions have heard of these.  Raises nothing.
+ */
+void
+topics_topic_changes_after_locks(void)
+{
+	for (int i = 0; i < ngrown; i++)
+		topics_wakeup_topic(grown_topics[i]);
+	ngrown = 0;
+}

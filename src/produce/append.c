@@ -1,0 +1,790 @@
+/*-------------------------------------------------------------------------
+ *
+ * append.c
+ *		From a transaction's buffer into the log: the commit's own work.
+ *
+ * Before the commit record: find the segments, lock them, take the append
+ * locks, look again, stamp and append (topics_append_records).  After it:
+ * publish the new ends and let go of the locks (topics_append_publish).
+ * transaction.c says when and why.
+ *
+ * Until the locks are held anything may change, and under them nothing does:
+ * so all is found without them, in open_segments, and checked under them, in
+ * destination_still_fits.  If the check fails, that partition is looked at
+ * again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "storage/predicate.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/wait_event.h"
+
+#include "base/compat.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "pg_topics.h"
+
+#define APPEND_BATCH 1000		/* tuples handed to the access method at once */
+#define OPEN_AHEAD 1000			/* offsets by which other producers may
+								 * overtake us without making us start over */
+#define MAX_ATTEMPTS 3			/* at having one segment for all records */
+#define CUT_NAP_MS 10
+#define CUT_PATIENCE 10			/* naps while a cut is completed */
+
+/* A segment that a commit may append to. */
+typedef struct OpenSegment
+{
+	Segment		segment;
+	Relation	rel;
+} OpenSegment;
+
+/* A partition that this transaction produces to. */
+struct Destination
+{
+	int64		topic_id;
+	int32		partition;
+	Oid			view_relid;
+	NameData	topic;
+	Topic	   *cached_in;		/* its array "destinations" points to us */
+	RecordList *records;
+
+	/* the rest is for the commit */
+	PartitionState *state;
+	PartitionState *topic_state;	/* of partition 0, for wakeup.c */
+	TopicPartition id;
+	Relation	partition_rel;
+	TupleDesc	tupdesc;		/* the topic's: it has no reference count, which
+								 * a thousand slots would keep busy */
+	int64		segment_bytes;
+	bool		log_append_time;
+	bool		notify;
+	uint32		bounds_changes; /* before we looked at the segments */
+	bool		in_one_segment; /* there is one for all records */
+	List	   *segments;		/* of OpenSegment, ascending */
+	int64		first_offset;
+	TimestampTz append_time;
+	int64		tail_base;		/* where the last record went */
+	int64		tail_end;
+	BlockNumber tail_blocks;
+	Oid			tail_file;
+};
+
+static List *destinations = NIL;	/* in TopTransactionContext */
+static Destination **appending = NULL;	/* sorted, from append to publish */
+static int	nappending = 0;
+static bool committing = false; /* records that come now would be lost */
+
+/* The result of topics.last_produced(), and the one that will replace it. */
+static ProducedRange *produced = NULL;
+static int	nproduced = 0;
+static ProducedRange *next_produced = NULL;
+static int	nnext_produced = 0;
+
+/* ----------------------------------------------------------------
+ *		While the transaction runs
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Find or make the destination of a partition's records.  The topic's entry
+ * in the catalogue's cache points to it; if that was loaded anew, the
+ * destination is found in the list.
+ */
+static Destination *
+find_destination(Topic *topic, int32 partition)
+{
+	Destination *dest = topic->destinations[partition];
+	MemoryContext old;
+	ListCell   *lc;
+
+	if (dest)
+		return dest;
+
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	foreach(lc, destinations)
+	{
+		Destination *other = lfirst(lc);
+
+		if (other->topic_id == topic->topic_id && other->partition == partition)
+			dest = other;
+	}
+	if (dest == NULL)
+	{
+		dest = palloc0(sizeof(Destination));
+		dest->topic_id = topic->topic_id;
+		dest->partition = partition;
+		dest->view_relid = topic->view_relid;
+		dest->topic = topic->name;
+		dest->records = topics_buffer_list();
+		destinations = lappend(destinations, dest);
+	}
+	dest->cached_in = topic;
+	topic->destinations[partition] = dest;
+	MemoryContextSwitchTo(old);
+	return dest;
+}
+
+/*
+ * Add a checked record to the transaction.  The result is its number, from 0,
+ * among those that go to its partition.
+ */
+int64
+topics_append_buffer(Topic *topic, RecordDraft *draft)
+{
+	Datum		values[Natts_log];
+	bool		nulls[Natts_log] = {false};
+	RecordList *records;
+
+	if (committing)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot produce while the transaction commits"),
+				 errdetail("A library that was loaded before pg_topics tried to."),
+				 errhint("Put pg_topics first in shared_preload_libraries.")));
+	values[Anum_log_offset - 1] = Int64GetDatum(0);
+	values[Anum_log_timestamp - 1] = TimestampTzGetDatum(draft->create_time);
+	values[Anum_log_partition - 1] = Int32GetDatum(draft->partition);
+	values[Anum_log_key - 1] = draft->key;
+	nulls[Anum_log_key - 1] = draft->key_isnull;
+	values[Anum_log_value - 1] = draft->value;
+	nulls[Anum_log_value - 1] = draft->value_isnull;
+	values[Anum_log_headers - 1] = draft->headers;
+	nulls[Anum_log_headers - 1] = draft->headers_isnull;
+	records = find_destination(topic, draft->partition)->records;
+	topics_buffer_add(records, topic->tupdesc, values, nulls);
+	return topics_buffer_count(records) - 1;
+}
+
+/* ----------------------------------------------------------------
+ *		Before the commit record
+ * ----------------------------------------------------------------
+ */
+
+static void
+report_dropped_topic(const Destination *dest)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("topic \"%s\" was dropped before the transaction committed",
+					NameStr(dest->topic)),
+			 errdetail("Records were produced to it in this transaction.")));
+}
+
+/* Find the partition's state, table and settings, and lock the table. */
+static void
+resolve_destination(Destination *dest)
+{
+	Topic	   *topic = topics_catalog_get(dest->view_relid, true);
+	Oid			relid;
+
+	if (topic == NULL || topic->topic_id != dest->topic_id)
+		report_dropped_topic(dest);
+	relid = topics_catalog_partition_relid(topic, dest->partition);
+	dest->partition_rel = OidIsValid(relid) ? try_relation_open(relid, RowExclusiveLock) : NULL;
+	if (dest->partition_rel == NULL)
+		report_dropped_topic(dest);
+
+	if (topics_foreign_writer_wrote_to(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot produce to partition %d of topic \"%s\"",
+						dest->partition, NameStr(topic->name)),
+				 errdetail("This transaction has written to its log table directly.")));
+
+	dest->topic = topic->name;
+	dest->tupdesc = topic->tupdesc;
+	dest->segment_bytes = topic->settings.segment_bytes;
+	dest->log_append_time = topic->settings.log_append_time;
+	dest->notify = topic->settings.notify;
+	dest->state = topics_catalog_partition_state(topic, dest->partition);
+	dest->topic_state = topics_catalog_partition_state(topic, 0);
+	dest->id = dest->state->id;
+	if (dest->state->role != ROLE_LEADER)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("partition %d of topic \"%s\" is not led by this node",
+						dest->partition, NameStr(dest->topic)),
+				 errdetail("NOT_LEADER_OR_FOLLOWER")));
+}
+
+/*
+ * Open a segment to append to, after a check that it is what it should be.
+ * Return false if it has become full, and sealed, since we looked for it.
+ */
+static bool
+try_open_segment(Destination *dest, const Segment *segment)
+{
+	OpenSegment *open = palloc(sizeof(OpenSegment));
+
+	open->segment = *segment;
+	open->rel = table_open(segment->relid, RowExclusiveLock);
+	if (!topics_log_am_is_log(open->rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("log table \"%s\" does not use the access method \"%s\"",
+						RelationGetRelationName(open->rel), TOPIC_LOG_AM),
+				 errdetail("It was restored or altered without it, and cannot keep records in order."),
+				 errhint("Restore the topic without --no-table-access-method.")));
+	if (topics_log_index_exists(open->rel) &&
+		topics_log_end(dest->partition_rel, dest->state) >= segment->end_offset)
+	{
+		table_close(open->rel, NoLock);
+		pfree(open);
+		return false;
+	}
+	if (topics_log_index_exists(open->rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("log table \"%s\" has an index", RelationGetRelationName(open->rel)),
+				 errdetail("Appending maintains no index, so a query that uses it would miss records."),
+				 errhint("Drop the index; index segments that are sealed.")));
+	dest->segments = lappend(dest->segments, open);
+	return true;
+}
+
+static void
+close_segments(Destination *dest)
+{
+	ListCell   *lc;
+
+	foreach(lc, dest->segments)
+		table_close(((OpenSegment *) lfirst(lc))->rel, NoLock);
+	list_free_deep(dest->segments);
+	dest->segments = NIL;
+}
+
+/*
+ * Have a segment for offsets first .. last attached by another process, so
+ * that its commit comes before their first record, or else do it here; see
+ * cut.c.  No other process can see a table of this very transaction.
+ */
+static void
+make_room(Destination *dest, int64 first, int64 last)
+{
+	CoverRequest request = {RelationGetRelid(dest->partition_rel), first, last, dest->segment_bytes};
+	bool		is_ours = dest->partition_rel->rd_createSubid != InvalidSubTransactionId;
+
+	if (!is_ours && topics_attach_worker_run(&dest->id, &request))
+	{
+		AcceptInvalidationMessages();
+		if (topics_segment_covers(dest->partition_rel, first, last))
+			return;
+	}
+	table_close(dest->partition_rel, NoLock);
+	PushActiveSnapshot(GetLatestSnapshot());
+	topics_cut_cover(&request, dest->state, false);
+	PopActiveSnapshot();
+	resolve_destination(dest);
+}
+
+/*
+ * The tail is being cut: wait until that is announced, and then for the
+ * segment that follows, but not for long: we can attach it ourselves.
+ */
+static void
+wait_for_cut(Destination *dest)
+{
+	PartitionState *state = dest->state;
+	int			patience = CUT_PATIENCE;
+
+	while (memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0 &&
+		   (state->append_limit != NO_LIMIT || (state->cut_end != 0 && patience-- > 0)))
+		topics_append_lock_sleep(state, CUT_NAP_MS);
+}
+
+/*
+ * A partition whose row a restore has not brought yet takes no records: only
+ * that row says which offsets were used.
+ */
+static void
+require_known_end(Destination *dest)
+{
+	int64		log_start;
+	int64		floor;
+
+	if (pg_atomic_read_u64(&dest->state->next_offset) == UNKNOWN_OFFSET &&
+		!topics_log_start_read(&dest->id, NULL, &log_start, &floor))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition %d of topic \"%s\" is not restored completely",
+						dest->partition, NameStr(dest->topic)),
+				 errdetail("The catalogue has no row for it.")));
+}
+
+/*
+ * Open the segment that the records will go to, as far as can be known: one
+ * for all, so that a plan which lacks the next one sees all or none of them;
+ * or, if that is not to be had, several.
+ */
+static void
+open_segments(Destination *dest)
+{
+	int64		count = topics_buffer_count(dest->records);
+	int64		end;
+	int64		next;
+	Segment		segment;
+
+	close_segments(dest);
+	for (int attempt = 0;; attempt++)
+	{
+		wait_for_cut(dest);
+		/* in this order: a change after the first line is seen by the recheck */
+		dest->bounds_changes = dest->state->bounds_changes;
+		pg_read_barrier();
+		AcceptInvalidationMessages();
+		topics_segment_learn_bounds(RelationGetRelid(dest->partition_rel), dest->bounds_changes);
+		end = topics_log_end(dest->partition_rel, dest->state);
+		require_known_end(dest);
+		dest->in_one_segment = topics_segment_fits(dest->partition_rel, end, end + count - 1);
+		if (dest->in_one_segment ||
+			(attempt >= MAX_ATTEMPTS &&
+			 topics_segment_covers(dest->partition_rel, end, end + count - 1)))
+			break;
+		make_room(dest, end, end + count - 1 + (count > 1 ? OPEN_AHEAD : 0));
+	}
+
+	next = end;
+	while (next < end + count + OPEN_AHEAD &&
+		   topics_segment_find(dest->partition_rel, next, &segment))
+	{
+		if (!try_open_segment(dest, &segment))
+		{
+			open_segments(dest);
+			return;
+		}
+		next = segment.end_offset;
+	}
+}
+
+/* The open segment that an offset goes to. */
+static OpenSegment *
+find_open_segment(Destination *dest, int64 offset)
+{
+	ListCell   *lc;
+
+	foreach(lc, dest->segments)
+	{
+		OpenSegment *open = lfirst(lc);
+
+		if (offset >= open->segment.base_offset && offset < open->segment.end_offset)
+			return open;
+	}
+	elog(ERROR, "no segment is open for offset " INT64_FORMAT, offset);
+	return NULL;
+}
+
+/* Under the lock: return true if what open_segments found still holds. */
+static bool
+destination_still_fits(Destination *dest)
+{
+	PartitionState *state = dest->state;
+	int64		next = pg_atomic_read_u64(&state->next_offset);
+	int64		last = next + topics_buffer_count(dest->records) - 1;
+	OpenSegment *lowest;
+	OpenSegment *highest;
+
+	Assert(topics_append_lock_held(state));
+	if (memcmp(&state->id, &dest->id, sizeof(TopicPartition)) != 0 ||
+		state->bounds_changes != dest->bounds_changes ||
+		next == UNKNOWN_OFFSET || last >= state->append_limit)
+		return false;
+	lowest = linitial(dest->segments);
+	highest = llast(dest->segments);
+	if (next < lowest->segment.base_offset || last >= highest->segment.end_offset)
+		return false;
+	return !dest->in_one_segment ||
+		last < find_open_segment(dest, next)->segment.end_offset;
+}
+
+/* Take all append locks, with everything found right under them. */
+static void
+lock_destinations(void)
+{
+	PartitionState **states = palloc(sizeof(PartitionState *) * nappending);
+
+	for (int i = 0; i < nappending; i++)
+		states[i] = appending[i]->state;
+	for (;;)
+	{
+		Destination *changed = NULL;
+
+		topics_append_lock_acquire(states, nappending);
+		for (int i = 0; i < nappending && changed == NULL; i++)
+			if (!destination_still_fits(appending[i]))
+				changed = appending[i];
+		if (changed == NULL)
+			break;
+
+		topics_append_lock_release();
+		CHECK_FOR_INTERRUPTS();
+		relation_close(changed->partition_rel, NoLock);
+		resolve_destination(changed);
+		open_segments(changed);
+		for (int i = 0; i < nappending; i++)
+			states[i] = appending[i]->state;
+	}
+	pfree(states);
+}
+
+/*
+ * The locks hold interrupts off.  A cancel or termination that comes while we
+ * append a million records is obeyed all the same: the rows are dead,
+ * next_offset has not moved.
+ */
+static void
+give_way_to_interrupts(void)
+{
+	if (!QueryCancelPending && !ProcDiePending)
+		return;
+	topics_append_lock_release();
+	CHECK_FOR_INTERRUPTS();
+	ereport(ERROR,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("canceling statement due to user request")));
+}
+
+/*
+ * The block to append at, if it is known without asking for the size of the
+ * segment: that of the last record that was published.  The rows that failed
+ * transactions have put behind it are dead and stay where they are: when the
+ * block is full, heap goes on behind all of them.
+ */
+static BlockNumber
+find_last_block(const PartitionState *state, Relation segment_rel)
+{
+	if (state->tail_blocks > 0 && state->tail_file == segment_rel->rd_locator.relNumber)
+		return state->tail_blocks - 1;
+	return InvalidBlockNumber;
+}
+
+/* Append a destination's records from next_offset on. */
+static void
+append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tuples, int max)
+{
+	PartitionState *state = dest->state;
+	CommandId	cid = GetCurrentCommandId(true);
+	int64		offset = pg_atomic_read_u64(&state->next_offset);
+	OpenSegment *open = NULL;
+	RecordCursor cursor;
+	int			count;
+
+	dest->first_offset = offset;
+	dest->append_time = 0;
+	if (dest->log_append_time)
+		dest->append_time = Max(GetCurrentTimestamp(), state->last_append_time);
+	pg_atomic_write_u32(&state->append_xid, GetTopTransactionId());
+
+	topics_buffer_rewind(&cursor, dest->records);
+	while ((count = topics_buffer_read(&cursor, tuples, max)) > 0)
+	{
+		int			done = 0;
+
+		while (done < count)
+		{
+			int			fitting;
+
+			give_way_to_interrupts();
+			open = find_open_segment(dest, offset);
+			fitting = Min(count - done, open->segment.end_offset - offset);
+			for (int i = 0; i < fitting; i++)
+				if (slots[i] == NULL)
+					slots[i] = MakeSingleTupleTableSlot(dest->tupdesc, &TTSOpsHeapTuple);
+			topics_log_append(open->rel, slots, tuples + done, fitting, offset,
+							  dest->append_time, cid,
+							  offset == dest->first_offset ? find_last_block(state, open->rel) :
+							  InvalidBlockNumber);
+			offset += fitting;
+			done += fitting;
+		}
+	}
+	Assert(offset == dest->first_offset + topics_buffer_count(dest->records));
+	/* readers of the partition are warned of more than the segments they saw */
+	CheckForSerializableConflictIn(dest->partition_rel, NULL, InvalidBlockNumber);
+	dest->tail_base = open->segment.base_offset;
+	dest->tail_end = open->segment.end_offset;
+	dest->tail_blocks = RelationGetTargetBlock(open->rel) + 1;
+	dest->tail_file = open->rel->rd_locator.relNumber;
+}
+
+static int
+compare_destinations(const void *a, const void *b)
+{
+	const Destination *da = *(Destination *const *) a;
+	const Destination *db = *(Destination *const *) b;
+	int			ia = topics_partition_state_index(da->state);
+	int			ib = topics_partition_state_index(db->state);
+
+	return ia < ib ? -1 : ia > ib;
+}
+
+/* Resolve the partitions that have records; their order is the same everywhere. */
+static void
+collect_destinations(void)
+{
+	ListCell   *lc;
+
+	appending = MemoryContextAlloc(TopTransactionContext,
+								   sizeof(Destination *) * list_length(destinations));
+	nappending = 0;
+	foreach(lc, destinations)
+	{
+		Destination *dest = lfirst(lc);
+
+		if (topics_buffer_count(dest->records) == 0)
+			continue;
+		resolve_destination(dest);
+		appending[nappending++] = dest;
+	}
+	if (nappending > 1)
+		qsort(appending, nappending, sizeof(Destination *), compare_destinations);
+}
+
+/* Room for what topics.last_produced() will say. */
+static void
+prepare_last_produced(void)
+{
+	if (next_produced)
+		pfree(next_produced);
+	next_produced = MemoryContextAlloc(TopMemoryContext, sizeof(ProducedRange) * nappending);
+}
+
+/* Note what the user produced, and not the offsets that were committed. */
+static void
+note_last_produced(void)
+{
+	nnext_produced = 0;
+	for (int i = 0; i < nappending; i++)
+	{
+		ProducedRange *range = &next_produced[nnext_produced];
+
+		if (topics_catalog_is_internal(NameStr(appending[i]->topic)))
+			continue;
+		range->topic = appending[i]->topic;
+		range->partition = appending[i]->partition;
+		range->first_offset = appending[i]->first_offset;
+		range->record_count = topics_buffer_count(appending[i]->records);
+		nnext_produced++;
+	}
+}
+
+/*
+ * Storing out-of-line values does not look at a snapshot, but assertions want
+ * one, whether any value is to be stored or not.
+ */
+static bool
+append_needs_snapshot(void)
+{
+#ifdef USE_ASSERT_CHECKING
+	return true;
+#else
+	return topics_buffer_has_wide();
+#endif
+}
+
+/*
+ * Append the records of this transaction, and keep the append locks.  Return
+ * false if there are none.
+ */
+bool
+topics_append_records(void)
+{
+	MemoryContext old;
+	TupleTableSlot **slots;
+	HeapTupleData *tuples;
+	int64		most = 0;
+	bool		snapshot = false;
+
+	committing = true;
+	if (destinations == NIL)
+		return false;
+	AcceptInvalidationMessages();
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	collect_destinations();
+	if (nappending == 0)
+	{
+		topics_buffer_close();
+		MemoryContextSwitchTo(old);
+		return false;
+	}
+
+	if (append_needs_snapshot())
+	{
+		PushActiveSnapshot(GetLatestSnapshot());
+		snapshot = true;
+	}
+	for (int i = 0; i < nappending; i++)
+	{
+		open_segments(appending[i]);
+		most = Max(most, topics_buffer_count(appending[i]->records));
+	}
+	prepare_last_produced();
+	most = Min(most, APPEND_BATCH);
+	slots = palloc0(sizeof(TupleTableSlot *) * most);
+	tuples = palloc(sizeof(HeapTupleData) * most);
+	(void) GetTopTransactionId();
+
+	lock_destinations();
+	TEST_POINT("append-locked");
+	for (int i = 0; i < nappending; i++)
+		append_destination(appending[i], slots, tuples, most);
+	TEST_POINT("append-done");
+
+	note_last_produced();
+	for (int i = 0; i < nappending; i++)
+	{
+		close_segments(appending[i]);
+		table_close(appending[i]->partition_rel, NoLock);
+	}
+	for (int i = 0; i < most && slots[i]; i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
+	topics_buffer_close();
+	if (snapshot)
+		PopActiveSnapshot();
+
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* ----------------------------------------------------------------
+ *		After the commit record
+ * ----------------------------------------------------------------
+ */
+
+static void
+publish_destination(Destination *dest, XLogRecPtr lsn)
+{
+	PartitionState *state = dest->state;
+	int64		next_offset = dest->first_offset + topics_buffer_count(dest->records);
+	uint32		requests = 0;
+
+	Assert(topics_append_lock_held(state));
+	Assert(dest->first_offset == (int64) pg_atomic_read_u64(&state->next_offset));
+
+	if (dest->append_time != 0)
+		state->last_append_time = dest->append_time;
+	if (state->tail_base != dest->tail_base || state->tail_started == 0)
+	{
+		state->tail_base = dest->tail_base;
+		state->tail_started = GetCurrentTimestamp();
+		state->spare_at = dest->tail_base + (dest->tail_end - dest->tail_base) / 2;
+		/* what lies in the tail may be expired from the start */
+		requests |= REQUEST_DROP;
+		if (dest->tail_base > 0)
+			requests |= REQUEST_SEAL;
+	}
+	state->tail_blocks = dest->tail_blocks;
+	state->tail_file = dest->tail_file;
+	if (next_offset >= state->spare_at)
+	{
+		state->spare_at = NO_LIMIT;
+		requests |= REQUEST_SPARE;
+	}
+	if ((int64) dest->tail_blocks * BLCKSZ >= dest->segment_bytes)
+		requests |= REQUEST_ROLL;
+	if ((pg_atomic_read_u32(&state->requests) & requests) != requests)
+	{
+		pg_atomic_fetch_or_u32(&state->requests, requests);
+		topics_worker_registry_wake_worker();
+	}
+
+	/* a reader that sees the new end sees an LSN that covers it */
+	pg_atomic_write_u64(&state->commit_lsn, lsn);
+	pg_write_barrier();
+	pg_atomic_write_u64(&state->next_offset, next_offset);
+	pg_write_barrier();
+	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
+}
+
+/*
+ * Publish what was appended, release the locks, and wake the processes that
+ * wait for it.  Raises nothing; "lsn" is the end of the commit record.
+ */
+void
+topics_append_publish(XLogRecPtr lsn)
+{
+	for (int i = 0; i < nappending; i++)
+		publish_destination(appending[i], lsn);
+	topics_append_lock_release();
+	for (int i = 0; i < nappending; i++)
+	{
+		topics_wakeup_published(appending[i]->state, appending[i]->topic_state,
+								appending[i]->first_offset +
+								topics_buffer_count(appending[i]->records));
+		if (appending[i]->notify)
+			topics_moved_push(appending[i]->state);
+	}
+
+	if (nnext_produced > 0)
+	{
+		if (produced)
+			pfree(produced);
+		produced = next_produced;
+		nproduced = nnext_produced;
+		next_produced = NULL;
+	}
+}
+
+/* From append to publish: the first offset of our records in a partition. */
+int64
+topics_append_first_offset(int64 topic_id, int32 partition)
+{
+	for (int i = 0; i < nappending; i++)
+		if (appending[i]->topic_id == topic_id && appending[i]->partition == partition)
+			return appending[i]->first_offset;
+	Assert(false);
+	return 0;
+}
+
+/* Return true if there are records that wait for the commit. */
+bool
+topics_append_is_pending(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, destinations)
+		if (topics_buffer_count(((Destination *) lfirst(lc))->records) > 0)
+			return true;
+	return false;
+}
+
+/* The end of a transaction. */
+void
+topics_append_forget(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, destinations)
+	{
+		Destination *dest = lfirst(lc);
+
+		/* the topic's arrays may be shorter or longer by now, but are its own */
+		if (dest->cached_in->topic_id == dest->topic_id &&
+			dest->partition < dest->cached_in->partitions)
+			dest->cached_in->destinations[dest->partition] = NULL;
+	}
+	topics_buffer_reset();
+	committing = false;
+	destinations = NIL;
+	appending = NULL;
+	nappending = 0;
+}
+
+const ProducedRange *
+topics_append_last_produced(int *count)
+{
+	*count = nproduced;
+	return produced;
+}

@@ -1,0 +1,413 @@
+/*-------------------------------------------------------------------------
+ *
+ * change.c
+ *		Changes of any table as records of a topic: the trigger function
+ *		topics.produce_change.
+ *
+ * Called after a row was changed, it makes a JSON object of the change and
+ * produces it like topics.produce(): it becomes a record when the transaction
+ * commits, or not at all.
+ *
+ * Keyed by the row's key, the changes of a row go to one partition, in order.
+ * So an UPDATE that changes the key is two records, the end of one row under
+ * its old key and the beginning of another under the new one: under one of the
+ * two keys alone it would leave the other's last record a lie.  And a TRUNCATE,
+ * which is about all keys, goes to all partitions.
+ *
+ * The row becomes JSON by PostgreSQL's row_to_json, without SPI.  What is
+ * known of table and trigger is looked up once per statement, and kept in the
+ * function call's own memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "mb/pg_wchar.h"
+#include "nodes/makefuncs.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "log/log.h"
+#include "produce/produce.h"
+
+PG_FUNCTION_INFO_V1(topics_produce_change);
+
+/* A trigger and its table, in fn_mcxt. */
+typedef struct ChangeSource
+{
+	Oid			trigger;
+	char	   *schema;			/* of the table that the trigger was made on */
+	char	   *table;
+	int			nkeys;
+	AttrNumber	keys[INDEX_MAX_KEYS];
+	FmgrInfo	key_output;		/* of one key column */
+	FmgrInfo	build_array;	/* of several: json_build_array */
+} ChangeSource;
+
+/* ----------------------------------------------------------------
+ *		The trigger and its table
+ * ----------------------------------------------------------------
+ */
+
+static void
+report_trigger_misuse(const char *rule)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+			 errmsg("topics.produce_change() must be called %s", rule),
+			 errhint("CREATE TRIGGER ... AFTER INSERT OR UPDATE OR DELETE ON ... FOR EACH ROW EXECUTE FUNCTION topics.produce_change('topic').")));
+}
+
+static TriggerData *
+get_trigger_data(FunctionCallInfo fcinfo)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		report_trigger_misuse("as a trigger");
+	if (!TRIGGER_FIRED_AFTER(data->tg_event))
+		report_trigger_misuse("AFTER the change");
+	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event) == TRIGGER_FIRED_FOR_ROW(data->tg_event))
+		report_trigger_misuse("FOR EACH ROW, or FOR EACH STATEMENT by TRUNCATE");
+	if (data->tg_trigger->tgnargs < 1)
+		report_trigger_misuse("with the name of a topic");
+	return data;
+}
+
+/*
+ * Find the table that a trigger was made on.  For the trigger of a partition
+ * it is the partitioned table, which is what readers of the topic know.
+ */
+static Oid
+find_table_of_trigger(Oid trigger, Oid relid)
+{
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+
+	while (OidIsValid(trigger))
+	{
+		ScanKeyData key;
+		SysScanDesc scan;
+		HeapTuple	tuple;
+
+		ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(trigger));
+		scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
+		tuple = systable_getnext(scan);
+		trigger = InvalidOid;
+		if (HeapTupleIsValid(tuple))
+		{
+			relid = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
+			trigger = ((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid;
+		}
+		systable_endscan(scan);
+	}
+	table_close(rel, AccessShareLock);
+	return relid;
+}
+
+static void
+add_key_column(ChangeSource *source, Relation rel, AttrNumber attnum)
+{
+	if (source->nkeys == INDEX_MAX_KEYS)
+		ereport(ERROR,
+				(errcode(ERRCODE_TOO_MANY_COLUMNS),
+				 errmsg("too many key columns for changes of table \"%s\"",
+						RelationGetRelationName(rel)),
+				 errdetail("At most %d are possible.", INDEX_MAX_KEYS)));
+	source->keys[source->nkeys++] = attnum;
+}
+
+/* Find the key's columns: what the trigger names, or the primary key's. */
+static void
+find_key_columns(ChangeSource *source, Relation rel, Trigger *trigger)
+{
+	Bitmapset  *primary_key;
+	int			i = -1;
+
+	source->nkeys = 0;
+	for (int arg = 1; arg < trigger->tgnargs; arg++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), trigger->tgargs[arg]);
+
+		if (attnum <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"%s\" does not exist",
+							trigger->tgargs[arg], RelationGetRelationName(rel)),
+					 errdetail("Trigger \"%s\" names it as a key column.", trigger->tgname)));
+		add_key_column(source, rel, attnum);
+	}
+	if (source->nkeys > 0)
+		return;
+
+	primary_key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
+	while ((i = bms_next_member(primary_key, i)) >= 0)
+		add_key_column(source, rel, i + FirstLowInvalidHeapAttributeNumber);
+	if (source->nkeys == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel)),
+				 errdetail("Records of its changes need a key, to stay in order."),
+				 errhint("Name the columns of another key as further arguments of topics.produce_change().")));
+}
+
+/* Look up how key columns become text. */
+static void
+prepare_key_output(ChangeSource *source, TupleDesc desc, MemoryContext cxt)
+{
+	List	   *args = NIL;
+
+	if (source->nkeys == 1)
+	{
+		Oid			function;
+		bool		is_varlena;
+
+		getTypeOutputInfo(TupleDescAttr(desc, source->keys[0] - 1)->atttypid, &function, &is_varlena);
+		fmgr_info_cxt(function, &source->key_output, cxt);
+		return;
+	}
+
+	/* json_build_array asks its call expression for the arguments' types */
+	for (int i = 0; i < source->nkeys; i++)
+	{
+		Param	   *param = makeNode(Param);
+
+		param->paramkind = PARAM_EXTERN;
+		param->paramid = i + 1;
+		param->paramtype = TupleDescAttr(desc, source->keys[i] - 1)->atttypid;
+		param->paramtypmod = -1;
+		param->location = -1;
+		args = lappend(args, param);
+	}
+	fmgr_info_cxt(F_JSON_BUILD_ARRAY_ANY, &source->build_array, cxt);
+	fmgr_info_set_expr((Node *) makeFuncExpr(F_JSON_BUILD_ARRAY_ANY, JSONOID, args,
+											 InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL),
+					   &source->build_array);
+}
+
+/* What is known of the trigger, from its earlier calls in the statement. */
+static ChangeSource *
+get_change_source(FunctionCallInfo fcinfo, TriggerData *data)
+{
+	ChangeSource *source = fcinfo->flinfo->fn_extra;
+	Relation	rel = data->tg_relation;
+	MemoryContext old;
+	Oid			relid;
+
+	if (source && source->trigger == data->tg_trigger->tgoid)
+		return source;
+
+	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+	source = palloc0(sizeof(ChangeSource));
+	relid = RelationGetRelid(rel);
+	if (data->tg_trigger->tgisclone)
+		relid = find_table_of_trigger(data->tg_trigger->tgoid, relid);
+	source->schema = get_namespace_name(get_rel_namespace(relid));
+	source->table = get_rel_name(relid);
+	if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
+	{
+		find_key_columns(source, rel, data->tg_trigger);
+		prepare_key_output(source, RelationGetDescr(rel), fcinfo->flinfo->fn_mcxt);
+	}
+	source->trigger = data->tg_trigger->tgoid;
+	fcinfo->flinfo->fn_extra = source;
+	MemoryContextSwitchTo(old);
+	return source;
+}
+
+/* ----------------------------------------------------------------
+ *		Key and value
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if the key of both rows is the same, to the last bit. */
+static bool
+has_same_key(const ChangeSource *source, TupleDesc desc, HeapTuple a, HeapTuple b)
+{
+	for (int i = 0; i < source->nkeys; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, source->keys[i] - 1);
+		bool		a_isnull;
+		bool		b_isnull;
+		Datum		a_value = heap_getattr(a, source->keys[i], desc, &a_isnull);
+		Datum		b_value = heap_getattr(b, source->keys[i], desc, &b_isnull);
+
+		if (a_isnull != b_isnull ||
+			(!a_isnull && !datum_image_eq(a_value, b_value, att->attbyval, att->attlen)))
+			return false;
+	}
+	return true;
+}
+
+/* Convert text to a column of a topic; if it holds bytes, these are UTF-8. */
+static Datum
+convert_text(Topic *topic, TopicColumn *column, char *text)
+{
+	if (column->base_type == BYTEAOID)
+	{
+		text = pg_server_to_any(text, strlen(text), PG_UTF8);
+		return topics_produce_convert_column(topic, column, BYTEAOID,
+											 PointerGetDatum(cstring_to_text(text)));
+	}
+	return topics_produce_convert_column(topic, column, TEXTOID, PointerGetDatum(cstring_to_text(text)));
+}
+
+/* Set the key of one column: its value, if the topic's type is the same. */
+static void
+set_single_key(Topic *topic, ChangeSource *source, TupleDesc desc, HeapTuple row, RecordDraft *draft)
+{
+	Oid			type = getBaseType(TupleDescAttr(desc, source->keys[0] - 1)->atttypid);
+	Datum		value = heap_getattr(row, source->keys[0], desc, &draft->key_isnull);
+
+	if (draft->key_isnull)
+		topics_produce_check_null(topic, &topic->key);
+	else if (type == topic->key.base_type && topic->key.typmod < 0)
+		draft->key = topics_produce_convert_column(topic, &topic->key, type, value);
+	else
+		draft->key = convert_text(topic, &topic->key, OutputFunctionCall(&source->key_output, value));
+}
+
+/* Set the key of several columns: a JSON array of their values. */
+static void
+set_array_key(Topic *topic, ChangeSource *source, TupleDesc desc, HeapTuple row, RecordDraft *draft)
+{
+	LOCAL_FCINFO(call, INDEX_MAX_KEYS);
+	Datum		array;
+
+	InitFunctionCallInfoData(*call, &source->build_array, source->nkeys, InvalidOid, NULL, NULL);
+	for (int i = 0; i < source->nkeys; i++)
+		call->args[i].value = heap_getattr(row, source->keys[i], desc, &call->args[i].isnull);
+	array = FunctionCallInvoke(call);
+	draft->key_isnull = false;
+	draft->key = convert_text(topic, &topic->key, TextDatumGetCString(array));
+}
+
+static void
+append_row_json(StringInfo json, TupleDesc desc, HeapTuple row)
+{
+	if (row == NULL)
+		appendStringInfoString(json, "null");
+	else
+	{
+		Datum		text = DirectFunctionCall1(row_to_json, heap_copy_tuple_as_datum(row, desc));
+
+		appendBinaryStringInfo(json, VARDATA_ANY(DatumGetPointer(text)),
+							   VARSIZE_ANY_EXHDR(DatumGetPointer(text)));
+	}
+}
+
+static char *
+build_change_json(const ChangeSource *source, const char *op, TupleDesc desc, HeapTuple old, HeapTuple new)
+{
+	StringInfoData json;
+	char		time[MAXDATELEN + 1];
+
+	JsonEncodeDateTime(time, TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()),
+					   TIMESTAMPTZOID, NULL);
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"op\":\"%s\",\"schema\":", op);
+	escape_json(&json, source->schema);
+	appendStringInfoString(&json, ",\"table\":");
+	escape_json(&json, source->table);
+	appendStringInfo(&json, ",\"time\":\"%s\",\"old\":", time);
+	append_row_json(&json, desc, old);
+	appendStringInfoString(&json, ",\"new\":");
+	append_row_json(&json, desc, new);
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
+/* ----------------------------------------------------------------
+ *		Produce
+ * ----------------------------------------------------------------
+ */
+
+/* Produce the change of a row, under the key of one of its versions. */
+static void
+produce_row_change(Topic *topic, ChangeSource *source, TupleDesc desc, const char *op,
+				   HeapTuple old, HeapTuple new)
+{
+	RecordDraft draft = {0};
+	HeapTuple	keyed_by = new ? new : old;
+
+	if (source->nkeys == 1)
+		set_single_key(topic, source, desc, keyed_by, &draft);
+	else
+		set_array_key(topic, source, desc, keyed_by, &draft);
+	draft.value = convert_text(topic, &topic->value, build_change_json(source, op, desc, old, new));
+	draft.headers_isnull = true;
+	draft.create_time = GetCurrentTimestamp();
+	topics_produce_record(topic, &draft, false);
+
+	/* the latest record of a key that is no more: Kafka's tombstone */
+	if (new == NULL && topic->settings.compact)
+	{
+		topics_produce_check_null(topic, &topic->value);
+		draft.value_isnull = true;
+		topics_produce_record(topic, &draft, false);
+	}
+}
+
+/* Produce a TRUNCATE, in its place among the changes of each partition. */
+static void
+produce_truncate(Topic *topic, ChangeSource *source)
+{
+	RecordDraft draft = {0};
+
+	topics_produce_check_null(topic, &topic->key);
+	draft.key_isnull = draft.headers_isnull = true;
+	draft.value = convert_text(topic, &topic->value,
+							   build_change_json(source, "TRUNCATE", NULL, NULL, NULL));
+	draft.create_time = GetCurrentTimestamp();
+	for (draft.partition = 0; draft.partition < topic->partitions; draft.partition++)
+		topics_produce_record(topic, &draft, true);
+}
+
+/* produce_change('topic' [, key column, ...]): AFTER trigger of any table */
+Datum
+topics_produce_change(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = get_trigger_data(fcinfo);
+	TupleDesc	desc = RelationGetDescr(data->tg_relation);
+	ChangeSource *source;
+	Topic	   *topic;
+
+	topics_require_preload();
+	topics_produce_check_context("topics.produce_change()");
+	topic = topics_catalog_lookup(data->tg_trigger->tgargs[0], false);
+	topics_catalog_require(topic, ACL_INSERT);
+	topics_catalog_require_not_internal(topic);
+	source = get_change_source(fcinfo, data);
+
+	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+		produce_truncate(topic, source);
+	else if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
+		produce_row_change(topic, source, desc, "INSERT", NULL, data->tg_trigtuple);
+	else if (TRIGGER_FIRED_BY_DELETE(data->tg_event))
+		produce_row_change(topic, source, desc, "DELETE", data->tg_trigtuple, NULL);
+	else if (has_same_key(source, desc, data->tg_trigtuple, data->tg_newtuple))
+		produce_row_change(topic, source, desc, "UPDATE", data->tg_trigtuple, data->tg_newtuple);
+	else
+	{
+		produce_row_change(topic, source, desc, "DELETE", data->tg_trigtuple, NULL);
+		produce_row_change(topic, source, desc, "INSERT", NULL, data->tg_newtuple);
+	}
+	return PointerGetDatum(NULL);
+}

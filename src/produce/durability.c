@@ -1,0 +1,154 @@
+/*-------------------------------------------------------------------------
+ *
+ * durability.c
+ *		Early lock release: the append locks go before the commit is durable.
+ *
+ * PostgreSQL flushes a commit record, and waits for synchronous standbys,
+ * before the transaction is over for other sessions.  With the append lock held
+ * for so long, a partition would have one commit per flush.  So the commit
+ * lowers synchronous_commit for its own record, publishes, lets go of all
+ * locks, and then waits here for what the setting asks for: commits of a
+ * partition share a flush.  The client is told only afterwards.
+ *
+ * What other sessions see meanwhile can still be lost by a crash, so a scan
+ * flushes a commit before it shows the commit's records (log_am.c).
+ *
+ * From the commit record on nothing here may raise.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "replication/syncrep.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "produce/produce.h"
+#include "pg_topics.h"
+
+/* From the append to the publication: synchronous_commit was lowered. */
+static bool lowered = false;
+static int	saved_synchronous_commit;
+
+/* From the publication to the wait: the end of the commit record. */
+static XLogRecPtr flush_upto = InvalidXLogRecPtr;
+
+/* What is done when no standby has confirmed: see refuse_acknowledgement. */
+static bool keeps_connection = false;
+static bool unconfirmed = false;
+
+static void
+restore_synchronous_commit(void)
+{
+	if (lowered)
+		synchronous_commit = saved_synchronous_commit;
+	lowered = false;
+}
+
+/* After the append: have PostgreSQL commit without a wait for durability. */
+void
+topics_durability_defer(void)
+{
+	if (pg_topics_early_lock_release && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+	{
+		saved_synchronous_commit = synchronous_commit;
+		synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+		lowered = true;
+	}
+}
+
+/* After the commit record, whose end is "lsn": note what to wait for. */
+void
+topics_durability_publish(XLogRecPtr lsn)
+{
+	if (lowered)
+		flush_upto = lsn;
+	restore_synchronous_commit();
+}
+
+void
+topics_durability_at_abort(void)
+{
+	restore_synchronous_commit();
+	flush_upto = InvalidXLogRecPtr;
+}
+
+/* Return true if a standby to wait for has not confirmed "lsn". */
+static bool
+standby_is_behind(XLogRecPtr lsn)
+{
+	int			mode;
+	bool		behind;
+
+	/* as SyncRepWaitForLSN: without standbys that a commit has to wait for */
+	if (!SyncRepRequested() || !topics_sync_standbys_defined())
+		return false;
+	mode = synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_WRITE ? SYNC_REP_WAIT_WRITE :
+		synchronous_commit == SYNCHRONOUS_COMMIT_REMOTE_APPLY ? SYNC_REP_WAIT_APPLY :
+		SYNC_REP_WAIT_FLUSH;
+	LWLockAcquire(SyncRepLock, LW_SHARED);
+	behind = topics_sync_standbys_defined() && WalSndCtl->lsn[mode] < lsn;
+	LWLockRelease(SyncRepLock);
+	return behind;
+}
+
+/*
+ * PostgreSQL reports a commit as done when its wait for a synchronous standby
+ * is cancelled, with a warning.  To a producer that would be an
+ * acknowledgement that is not true.  The transaction is committed here, so no
+ * error can be raised any more: CALL send does it in its next transaction,
+ * and any other client loses its connection, the one honest answer left.
+ */
+static void
+refuse_acknowledgement(void)
+{
+	unconfirmed = true;
+	if (keeps_connection)
+		return;
+	whereToSendOutput = DestNone;
+	ProcDiePending = true;
+	InterruptPending = true;
+}
+
+/* When the transaction's locks are gone: wait until it is durable. */
+void
+topics_durability_wait(void)
+{
+	XLogRecPtr	lsn = flush_upto;
+
+	if (lsn == InvalidXLogRecPtr)
+		return;
+	flush_upto = InvalidXLogRecPtr;
+	TEST_POINT("commit-published");
+	XLogFlush(lsn);
+	TEST_POINT("commit-durable");
+	SyncRepWaitForLSN(lsn, true);
+	if (standby_is_behind(lsn))
+		refuse_acknowledgement();
+}
+
+/*
+ * Say whether the caller is going to ask topics_durability_is_unconfirmed
+ * after the commit, and to report it: then the connection need not be closed.
+ */
+void
+topics_durability_keep_connection(bool keep)
+{
+	keeps_connection = keep;
+	if (keep)
+		unconfirmed = false;
+}
+
+/* Return true if a wait for a standby was cancelled in a commit since then. */
+bool
+topics_durability_is_unconfirmed(void)
+{
+	return unconfirmed;
+}

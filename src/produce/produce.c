@@ -1,0 +1,528 @@
+/*-------------------------------------------------------------------------
+ *
+ * produce.c
+ *		Check a record, choose its partition, hand it to the transaction.
+ *
+ * All that can be wrong with a record is found in the call: rights, type,
+ * domain, size, partition, headers.  What remains for the commit can fail
+ * only for reasons that have nothing to do with the record.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/parallel.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/typecmds.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "base/base.h"
+#include "log/log.h"
+#include "produce/produce.h"
+
+PG_FUNCTION_INFO_V1(topics_produce);
+PG_FUNCTION_INFO_V1(topics_produce_batch);
+PG_FUNCTION_INFO_V1(topics_send);
+PG_FUNCTION_INFO_V1(topics_last_produced);
+
+/* Arguments of produce, and the first ones of send. */
+enum
+{
+	PRODUCE_TOPIC,
+	PRODUCE_VALUE,
+	PRODUCE_KEY,
+	PRODUCE_HEADERS,
+	PRODUCE_PARTITION,
+	PRODUCE_CREATE_TIME
+};
+
+/* Arguments of produce_batch. */
+enum
+{
+	BATCH_TOPIC = PRODUCE_TOPIC,
+	BATCH_VALUES,
+	BATCH_KEYS,
+	BATCH_HEADERS,
+	BATCH_PARTITION,
+	BATCH_CREATE_TIMES
+};
+
+/* Columns of send's result. */
+enum
+{
+	SENT_PARTITION,
+	SENT_OFFSET,
+	SENT_COLUMNS
+};
+
+/* Columns of last_produced's result. */
+enum
+{
+	RANGE_TOPIC,
+	RANGE_PARTITION,
+	RANGE_FIRST_OFFSET,
+	RANGE_RECORD_COUNT,
+	RANGE_COLUMNS
+};
+
+/* ----------------------------------------------------------------
+ *		Keys and values
+ * ----------------------------------------------------------------
+ */
+
+static Datum
+check_domain(TopicColumn *column, Datum value, bool isnull, MemoryContext cxt)
+{
+	if (column->type != column->base_type)
+		domain_check(value, isnull, column->type, &column->domain_extra, cxt);
+	return value;
+}
+
+/* Check NULL for a column whose type may be a domain that refuses it. */
+void
+topics_produce_check_null(Topic *topic, TopicColumn *column)
+{
+	(void) check_domain(column, (Datum) 0, true, topic->cxt);
+}
+
+/* Convert text in the server's encoding to a column's type. */
+static Datum
+convert_cstring(TopicColumn *column, char *string)
+{
+	return InputFunctionCall(&column->input, string, column->ioparam, column->typmod);
+}
+
+/*
+ * Convert a key or value as it came, of type text, bytea or jsonb, to the
+ * topic's type.  Bytes for a topic that holds no bytea are UTF-8 text.
+ */
+static Datum
+convert_column(TopicColumn *column, Oid given, Datum value, MemoryContext cxt)
+{
+	if (given == column->base_type && column->typmod < 0)
+		return check_domain(column, value, false, cxt);
+
+	if (given == TEXTOID)
+		return convert_cstring(column, TextDatumGetCString(value));
+	if (given == JSONBOID)
+	{
+		Jsonb	   *jsonb = DatumGetJsonbP(value);
+
+		return convert_cstring(column, JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb)));
+	}
+	else
+	{
+		bytea	   *bytes = DatumGetByteaPP(value);
+		int			len = VARSIZE_ANY_EXHDR(bytes);
+		char	   *string = pg_any_to_server(VARDATA_ANY(bytes), len, PG_UTF8);
+
+		Assert(given == BYTEAOID);
+		/* it is verified and has no NUL, but may be the argument's own bytes */
+		if (string == VARDATA_ANY(bytes))
+			string = pnstrdup(string, len);
+		return convert_cstring(column, string);
+	}
+}
+
+/* The same, for other files; "given" may also be the column's own type. */
+Datum
+topics_produce_convert_column(Topic *topic, TopicColumn *column, Oid given, Datum value)
+{
+	return convert_column(column, given, value, topic->cxt);
+}
+
+/* Print a key as text that is the same whatever the session's settings are. */
+static char *
+print_key(TopicColumn *column, Datum key)
+{
+	static const char *const settings[][2] = {
+		{"datestyle", "ISO"}, {"intervalstyle", "postgres"}, {"timezone", "UTC"},
+		{"extra_float_digits", "1"}, {"lc_monetary", "C"}, {"bytea_output", "hex"}
+	};
+	int			guc_level;
+	char	   *text;
+
+	if (!column->text_depends_on_settings)
+		return OutputFunctionCall(&column->output, key);
+
+	guc_level = NewGUCNestLevel();
+	for (int i = 0; i < (int) lengthof(settings); i++)
+		topics_settings_override(settings[i][0], settings[i][1]);
+	text = OutputFunctionCall(&column->output, key);
+	AtEOXact_GUC(true, guc_level);
+	return text;
+}
+
+/* Choose the partition by the bytes that Kafka's serializers make of a key. */
+static int32
+choose_partition_for_key(Topic *topic, Datum key)
+{
+	TopicColumn *column = &topic->key;
+	const char *bytes;
+	int			len;
+
+	if (column->base_type == BYTEAOID || column->base_type == TEXTOID ||
+		column->base_type == VARCHAROID)
+	{
+		struct varlena *data = PG_DETOAST_DATUM_PACKED(key);
+
+		bytes = VARDATA_ANY(data);
+		len = VARSIZE_ANY_EXHDR(data);
+	}
+	else
+	{
+		bytes = print_key(column, key);
+		len = strlen(bytes);
+	}
+	if (column->base_type != BYTEAOID && GetDatabaseEncoding() != PG_UTF8)
+	{
+		char	   *utf8 = pg_server_to_any(bytes, len, PG_UTF8);
+
+		if (utf8 != bytes)
+		{
+			bytes = utf8;
+			len = strlen(utf8);
+		}
+	}
+	return topics_partitioner_for_key(bytes, len, topic->partitions);
+}
+
+static int64
+count_datum_bytes(Datum value, bool isnull, int typlen)
+{
+	if (isnull)
+		return 0;
+	if (typlen == -1)
+		return toast_raw_datum_size(value) - VARHDRSZ;
+	if (typlen == -2)
+		return strlen(DatumGetCString(value));
+	return typlen;
+}
+
+/* ----------------------------------------------------------------
+ *		A record
+ * ----------------------------------------------------------------
+ */
+
+/* Raise an error if this transaction may not produce at all. */
+void
+topics_produce_check_context(const char *command)
+{
+	PreventCommandIfReadOnly(command);
+	PreventCommandIfParallelMode(command);
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot execute %s within security-restricted operation", command)));
+}
+
+/*
+ * Hand a record of the topic's types to the transaction, after the last
+ * checks.  Its partition is chosen here unless it was given, and is the
+ * result.
+ */
+int32
+topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
+{
+	int64		bytes;
+
+	if (draft->key_isnull && topic->settings.compact)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("a record of topic \"%s\" needs a key", NameStr(topic->name)),
+				 errdetail("The topic's cleanup_policy includes \"compact\", which keeps the latest record of each key.")));
+	if (TIMESTAMP_NOT_FINITE(draft->create_time))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("the timestamp of a record must be finite")));
+
+	bytes = count_datum_bytes(draft->key, draft->key_isnull, topic->key.typlen) +
+		count_datum_bytes(draft->value, draft->value_isnull, topic->value.typlen) +
+		count_datum_bytes(draft->headers, draft->headers_isnull, -1);
+	if (bytes > topic->settings.max_message_bytes)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("record is too large for topic \"%s\"", NameStr(topic->name)),
+				 errdetail("Key, value and headers have " INT64_FORMAT " bytes, max_message_bytes is %d.",
+						   bytes, topic->settings.max_message_bytes),
+				 errhint("The topic's owner can raise max_message_bytes by topics.alter_topic().")));
+
+	if (has_partition)
+		topics_catalog_check_partition(topic, draft->partition);
+	else if (draft->key_isnull)
+		draft->partition = topics_sticky_partition_choose(topic);
+	else
+		draft->partition = choose_partition_for_key(topic, draft->key);
+
+	topics_append_buffer(topic, draft);
+	return draft->partition;
+}
+
+static void
+draft_column(Topic *topic, TopicColumn *column, Oid given, bool isnull, Datum value,
+			 Datum *result, bool *result_isnull)
+{
+	*result_isnull = isnull;
+	if (isnull)
+		topics_produce_check_null(topic, column);
+	else
+		*result = convert_column(column, given, value, topic->cxt);
+}
+
+/* Find the topic that a function is called for, and check the caller's right. */
+static Topic *
+find_topic_to_produce(FunctionCallInfo fcinfo, const char *command)
+{
+	Topic	   *topic;
+
+	topics_require_preload();
+	topics_produce_check_context(command);
+	topics_argument_require(fcinfo, PRODUCE_TOPIC, "topic");
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(PRODUCE_TOPIC)), false);
+	topics_catalog_require(topic, ACL_INSERT);
+	topics_catalog_require_not_internal(topic);
+	return topic;
+}
+
+static void
+draft_argument(FunctionCallInfo fcinfo, int argument, Topic *topic, TopicColumn *column,
+			   Datum *result, bool *result_isnull)
+{
+	bool		isnull = PG_ARGISNULL(argument);
+
+	draft_column(topic, column, get_fn_expr_argtype(fcinfo->flinfo, argument),
+				 isnull, isnull ? 0 : PG_GETARG_DATUM(argument), result, result_isnull);
+}
+
+/* Produce a record from the arguments of produce or send. */
+static int32
+produce_from_arguments(FunctionCallInfo fcinfo, Topic *topic)
+{
+	RecordDraft draft = {0};
+
+	draft_argument(fcinfo, PRODUCE_KEY, topic, &topic->key, &draft.key, &draft.key_isnull);
+	draft_argument(fcinfo, PRODUCE_VALUE, topic, &topic->value, &draft.value, &draft.value_isnull);
+	draft.headers_isnull = PG_ARGISNULL(PRODUCE_HEADERS);
+	if (!draft.headers_isnull)
+		draft.headers = topics_header_normalize(PG_GETARG_DATUM(PRODUCE_HEADERS));
+	if (!PG_ARGISNULL(PRODUCE_PARTITION))
+		draft.partition = PG_GETARG_INT32(PRODUCE_PARTITION);
+	draft.create_time = PG_ARGISNULL(PRODUCE_CREATE_TIME) ? GetCurrentTimestamp() :
+		PG_GETARG_TIMESTAMPTZ(PRODUCE_CREATE_TIME);
+	return topics_produce_record(topic, &draft, !PG_ARGISNULL(PRODUCE_PARTITION));
+}
+
+/* produce(topic, value, key, headers, partition, create_time) */
+Datum
+topics_produce(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic = find_topic_to_produce(fcinfo, "topics.produce()");
+
+	PG_RETURN_INT32(produce_from_arguments(fcinfo, topic));
+}
+
+/* ----------------------------------------------------------------
+ *		Batches
+ * ----------------------------------------------------------------
+ */
+
+/* One array argument of produce_batch; without elements if it is NULL. */
+typedef struct BatchColumn
+{
+	Oid			element_type;
+	Datum	   *values;
+	bool	   *nulls;
+	int			count;
+} BatchColumn;
+
+static BatchColumn
+read_batch_column(FunctionCallInfo fcinfo, int argument, const char *name, int expected)
+{
+	BatchColumn column = {InvalidOid, NULL, NULL, -1};
+	ArrayType  *array;
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+
+	if (PG_ARGISNULL(argument))
+		return column;
+	array = PG_GETARG_ARRAYTYPE_P(argument);
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("%s must be an array of one dimension", name)));
+	column.element_type = ARR_ELEMTYPE(array);
+	get_typlenbyvalalign(column.element_type, &typlen, &typbyval, &typalign);
+	deconstruct_array(array, column.element_type, typlen, typbyval, typalign,
+					  &column.values, &column.nulls, &column.count);
+	if (expected >= 0 && column.count != expected)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must have as many elements as record_values", name),
+				 errdetail("They have %d and %d.", column.count, expected)));
+	return column;
+}
+
+static inline bool
+batch_element_is_null(const BatchColumn *column, int i)
+{
+	return column->count < 0 || column->nulls[i];
+}
+
+/* produce_batch(topic, record_values, keys, headers, partition, create_times) */
+Datum
+topics_produce_batch(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic = find_topic_to_produce(fcinfo, "topics.produce_batch()");
+	BatchColumn values = read_batch_column(fcinfo, BATCH_VALUES, "record_values", -1);
+	BatchColumn keys = read_batch_column(fcinfo, BATCH_KEYS, "keys", values.count);
+	BatchColumn headers = read_batch_column(fcinfo, BATCH_HEADERS, "headers", values.count);
+	BatchColumn times = read_batch_column(fcinfo, BATCH_CREATE_TIMES, "create_times", values.count);
+	bool		has_partition = !PG_ARGISNULL(BATCH_PARTITION);
+	TimestampTz now = GetCurrentTimestamp();
+	MemoryContext cxt;
+	MemoryContext old;
+
+	if (values.count < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("record_values must not be null")));
+
+	cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(cxt);
+	for (int i = 0; i < values.count; i++)
+	{
+		RecordDraft draft = {0};
+
+		CHECK_FOR_INTERRUPTS();
+		draft_column(topic, &topic->key, keys.element_type, batch_element_is_null(&keys, i),
+					 batch_element_is_null(&keys, i) ? 0 : keys.values[i],
+					 &draft.key, &draft.key_isnull);
+		draft_column(topic, &topic->value, values.element_type, values.nulls[i], values.values[i],
+					 &draft.value, &draft.value_isnull);
+		draft.headers_isnull = batch_element_is_null(&headers, i);
+		if (!draft.headers_isnull)
+			draft.headers = topics_header_normalize(headers.values[i]);
+		if (has_partition)
+			draft.partition = PG_GETARG_INT32(BATCH_PARTITION);
+		draft.create_time = batch_element_is_null(&times, i) ? now :
+			DatumGetTimestampTz(times.values[i]);
+		topics_produce_record(topic, &draft, has_partition);
+		MemoryContextReset(cxt);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(cxt);
+	PG_RETURN_INT64(values.count);
+}
+
+/* ----------------------------------------------------------------
+ *		send: produce, commit, and say where it is
+ * ----------------------------------------------------------------
+ */
+
+/* Commit, and raise an error if no standby has confirmed that it should. */
+static void
+commit_for_send(void)
+{
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	topics_durability_keep_connection(true);
+	PG_TRY();
+	{
+		SPI_commit();
+	}
+	PG_FINALLY();
+	{
+		topics_durability_keep_connection(false);
+	}
+	PG_END_TRY();
+	if (topics_durability_is_unconfirmed())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),
+				 errmsg("the record is committed, but no synchronous standby has confirmed it"),
+				 errdetail("The wait was cancelled. The record may be lost if this server fails.")));
+	SPI_finish();
+}
+
+/*
+ * CALL send(topic, value, key, headers, INOUT partition, create_time,
+ *			 INOUT "offset")
+ */
+Datum
+topics_send(PG_FUNCTION_ARGS)
+{
+	CallContext *context = (CallContext *) fcinfo->context;
+	Topic	   *topic;
+	TupleDesc	tupdesc;
+	NameData	name;
+	int32		partition;
+	const ProducedRange *ranges;
+	int			count;
+	Datum		values[SENT_COLUMNS] = {0};
+	bool		nulls[SENT_COLUMNS] = {false};
+
+	if (context == NULL || !IsA(context, CallContext) || context->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("topics.send() cannot run inside a transaction block"),
+				 errdetail("It commits, to know the record's offset."),
+				 errhint("Use topics.produce(), and topics.last_produced() after the commit.")));
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	tupdesc = BlessTupleDesc(tupdesc);
+
+	topic = find_topic_to_produce(fcinfo, "topics.send()");
+	name = topic->name;
+	partition = produce_from_arguments(fcinfo, topic);
+	commit_for_send();
+
+	values[SENT_PARTITION] = Int32GetDatum(partition);
+	nulls[SENT_OFFSET] = true;
+	ranges = topics_append_last_produced(&count);
+	for (int i = 0; i < count; i++)
+		if (strcmp(NameStr(ranges[i].topic), NameStr(name)) == 0 &&
+			ranges[i].partition == partition)
+		{
+			values[SENT_OFFSET] = Int64GetDatum(ranges[i].first_offset + ranges[i].record_count - 1);
+			nulls[SENT_OFFSET] = false;
+		}
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls)));
+}
+
+/* last_produced(): topic, partition, first_offset, record_count */
+Datum
+topics_last_produced(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	const ProducedRange *ranges;
+	int			count;
+
+	topics_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	ranges = topics_append_last_produced(&count);
+	for (int i = 0; i < count; i++)
+	{
+		Datum		values[RANGE_COLUMNS];
+		bool		nulls[RANGE_COLUMNS] = {false};
+
+		values[RANGE_TOPIC] = CStringGetTextDatum(NameStr(ranges[i].topic));
+		values[RANGE_PARTITION] = Int32GetDatum(ranges[i].partition);
+		values[RANGE_FIRST_OFFSET] = Int64GetDatum(ranges[i].first_offset);
+		values[RANGE_RECORD_COUNT] = Int64GetDatum(ranges[i].record_count);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,118 @@
+/*-------------------------------------------------------------------------
+ *
+ * produce/produce.h
+ *		A record's way from a call to its place in the log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_PRODUCE_H
+#define PG_TOPICS_PRODUCE_H
+
+#include "access/htup_details.h"
+#include "access/tupdesc.h"
+#include "nodes/plannodes.h"
+#include "tcop/cmdtag.h"
+#include "utils/queryenvironment.h"
+
+#include "log/log.h"
+
+/* A record on its way in, not yet formed: what produce() and INSERT know. */
+typedef struct RecordDraft
+{
+	int32		partition;
+	TimestampTz create_time;
+	Datum		key;
+	bool		key_isnull;
+	Datum		value;
+	bool		value_isnull;
+	Datum		headers;
+	bool		headers_isnull;
+} RecordDraft;
+
+/* Where one transaction's records of one partition went. */
+typedef struct ProducedRange
+{
+	NameData	topic;
+	int32		partition;
+	int64		first_offset;
+	int64		record_count;
+} ProducedRange;
+
+/* ---- produce.c ---- */
+
+extern void topics_produce_check_context(const char *command);
+extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
+extern Datum topics_produce_convert_column(Topic *topic, TopicColumn *column, Oid given, Datum value);
+extern void topics_produce_check_null(Topic *topic, TopicColumn *column);
+
+/* ---- header.c ---- */
+
+extern Datum topics_header_normalize(Datum headers);
+
+/* ---- partitioner.c ---- */
+
+extern uint32 topics_partitioner_murmur2(const char *data, int len);
+extern int32 topics_partitioner_for_key(const char *key, int len, int32 partitions);
+
+/* ---- insert.c ---- */
+
+extern bool topics_insert_calls_us_only(Relation view);
+extern Topic *topics_insert_begin(Relation view);
+extern void topics_insert_row(Topic *topic, Datum *values, bool *nulls);
+
+/* ---- copy.c ---- */
+
+extern bool topics_copy_from(PlannedStmt *pstmt, const char *query, QueryEnvironment *env,
+							 QueryCompletion *qc);
+
+/* ---- buffer.c ---- */
+
+typedef struct RecordList RecordList;
+
+/* A place in a list that is being read. */
+typedef struct RecordCursor
+{
+	RecordList *list;
+	int			chunk;
+	Size		position;		/* in the chunk */
+	char	   *data;			/* the chunk */
+	char	   *space;			/* for chunks that come from the file */
+	Size		space_size;
+} RecordCursor;
+
+extern RecordList *topics_buffer_list(void);
+extern int64 topics_buffer_count(const RecordList *list);
+extern bool topics_buffer_has_wide(void);
+extern void topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls);
+extern void topics_buffer_subabort(SubTransactionId subxid);
+extern void topics_buffer_subcommit(SubTransactionId subxid, SubTransactionId parent);
+extern void topics_buffer_rewind(RecordCursor *cursor, RecordList *list);
+extern int	topics_buffer_read(RecordCursor *cursor, HeapTupleData *tuples, int max);
+extern void topics_buffer_close(void);
+extern void topics_buffer_reset(void);
+
+/* ---- append.c ---- */
+
+extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
+extern bool topics_append_records(void);
+extern void topics_append_publish(XLogRecPtr lsn);
+extern int64 topics_append_first_offset(int64 topic_id, int32 partition);
+extern bool topics_append_is_pending(void);
+extern void topics_append_forget(void);
+extern const ProducedRange *topics_append_last_produced(int *count);
+
+/* ---- sticky_partition.c ---- */
+
+extern int32 topics_sticky_partition_choose(Topic *topic);
+extern void topics_sticky_partition_forget(void);
+
+/* ---- durability.c ---- */
+
+extern void topics_durability_defer(void);
+extern void topics_durability_publish(XLogRecPtr lsn);
+extern void topics_durability_at_abort(void);
+extern void topics_durability_wait(void);
+extern void topics_durability_keep_connection(bool keep);
+extern bool topics_durability_is_unconfirmed(void);
+
+#endif							/* PG_TOPICS_PRODUCE_H */

@@ -1,0 +1,68 @@
+/*-------------------------------------------------------------------------
+ *
+ * sticky_partition.c
+ *		Where a transaction's records without a key go.
+ *
+ * One partition at random for all of them, as Kafka's sticky partitioner does
+ * per batch: a transaction with many such records appends to one partition,
+ * and takes one append lock.
+ *
+ * The choice outlives a ROLLBACK TO: it says nothing of any record.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/pg_prng.h"
+#include "utils/memutils.h"
+
+#include "log/log.h"
+#include "produce/produce.h"
+#include "pg_topics.h"
+
+/* The choices of this transaction: TopicPartition, in TopTransactionContext. */
+static List *choices = NIL;
+
+/* The latest one, at which records of the same topic need not search. */
+static int64 latest_topic = 0;
+static int32 latest_partition = 0;
+
+/* The partition for this transaction's records without a key. */
+int32
+topics_sticky_partition_choose(Topic *topic)
+{
+	if (latest_topic != topic->topic_id)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+		ListCell   *lc;
+
+		latest_topic = topic->topic_id;
+		latest_partition = -1;
+		foreach(lc, choices)
+		{
+			TopicPartition *choice = lfirst(lc);
+
+			if (choice->topic_id == topic->topic_id)
+				latest_partition = choice->partition;
+		}
+		if (latest_partition < 0)
+		{
+			TopicPartition *choice = palloc0(sizeof(TopicPartition));
+
+			choice->topic_id = topic->topic_id;
+			choice->partition = latest_partition =
+				pg_prng_uint64_range(&pg_global_prng_state, 0, topic->partitions - 1);
+			choices = lappend(choices, choice);
+		}
+		MemoryContextSwitchTo(old);
+	}
+	return latest_partition;
+}
+
+/* The end of a transaction. */
+void
+topics_sticky_partition_forget(void)
+{
+	choices = NIL;
+	latest_topic = 0;
+}

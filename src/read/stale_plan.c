@@ -1,0 +1,107 @@
+/*-------------------------------------------------------------------------
+ *
+ * stale_plan.c
+ *		A query knows the segments that were attached before it began.
+ *
+ * A session hears that a segment was attached when it reads invalidation
+ * messages, which it does after it has acquired a lock; but not for a lock
+ * that it holds already, and has read messages for (LOCALLOCK.lockCleared).
+ * So a READ COMMITTED transaction that asks a topic a second time would go by
+ * the segments of the first time: by a cached plan, and by a new one too.  Of
+ * one partition it would see only that more comes later; but of a transaction
+ * that produced to two partitions it would see half, if only one of the two
+ * has a segment that the session does not know.
+ *
+ * Therefore, after the start of each query on a topic, the lock on the topic's
+ * root table is made to be one for which messages are yet to be read.  Every
+ * query on the topic acquires that lock before it is planned, or before a
+ * cached plan is taken to be good.  That is always safe to say; it costs a look
+ * at the table of local locks, and the next query a look at the message queue.
+ *
+ * The snapshot of a statement is taken after that, and a segment gets its
+ * first record some time after it was attached (segment.c).  What is left is
+ * a segment that is attached, and filled by a commit, between the two.
+ *
+ * This is so for every plan on a topic, whether it has an Offset Scan or not.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/parallel.h"
+#include "catalog/namespace.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "optimizer/plancat.h"
+#include "optimizer/pathnode.h"
+#include "storage/lock.h"
+#include "utils/lsyscache.h"
+
+#include "base/compat.h"
+#include "log/log.h"
+#include "read/read.h"
+#include "pg_topics.h"
+
+static topics_relation_hook_type previous_relation_hook = NULL;
+static ExecutorStart_hook_type previous_executor_start = NULL;
+
+/* Have the next statement on a table read invalidation messages again. */
+static void
+read_messages_again(Oid relid, LOCKMODE lockmode)
+{
+	LOCKTAG		tag;
+	LOCALLOCK  *locallock;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	(void) topics_lock_acquire(&tag, lockmode, &locallock);
+	locallock->lockCleared = false;
+	LockRelease(&tag, lockmode, false);
+}
+
+/*
+ * The planner's hook for each table that it meets.  A topic's root table has
+ * its turn before its partitions: their bounds, as this session remembers
+ * them, are brought up to date.
+ */
+static void
+learn_segment_bounds(TOPICS_RELATION_HOOK_ARGS)
+{
+	Oid			parent = TOPICS_RELATION_HOOK_PARENT;
+
+	if (previous_relation_hook)
+		previous_relation_hook(TOPICS_RELATION_HOOK_PASS);
+	if (OidIsValid(parent))
+		topics_segment_learn_topic(parent);
+}
+
+/* ExecutorStart_hook: see the head of this file. */
+static void
+start_query(QueryDesc *query, int eflags)
+{
+	ListCell   *lc;
+
+	if (previous_executor_start)
+		previous_executor_start(query, eflags);
+	else
+		standard_ExecutorStart(query, eflags);
+
+	if (IsParallelWorker())
+		return;
+	foreach(lc, query->plannedstmt->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_PARTITIONED_TABLE &&
+			get_rel_namespace(rte->relid) == get_namespace_oid(TOPIC_LOG_SCHEMA, true))
+			read_messages_again(rte->relid, rte->rellockmode);
+	}
+}
+
+void
+topics_stale_plan_init(void)
+{
+	previous_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = start_query;
+	previous_relation_hook = topics_relation_hook;
+	topics_relation_hook = learn_segment_bounds;
+}

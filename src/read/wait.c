@@ -1,0 +1,181 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait.c
+ *		Wait for the log end of a partition: CALL topics.wait_offset, and
+ *		max_wait of fetch.
+ *
+ * The procedure holds neither snapshot nor lock while it waits; it has looked
+ * up before what it needs of the topic.  Once it is woken, it looks the topic
+ * and the rights up again: nobody learns of a record that may not be read any
+ * more.  fetch waits within a statement, which keeps its snapshot, so it waits
+ * for a short time only.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xlog.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "read/read.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_wait_offset);
+
+/* Arguments of wait_offset. */
+enum
+{
+	WAIT_TOPIC,
+	WAIT_PARTITION,
+	WAIT_AFTER_OFFSET,
+	WAIT_MAX_WAIT,
+	WAIT_ARGUMENTS
+};
+
+/* A process waits until a partition's log end is here, or above. */
+typedef struct OffsetWait
+{
+	Oid			view_relid;
+	NameData	topic;
+	Oid			partition_relid;
+	TopicPartition id;
+	PartitionState *state;
+	PartitionState *topic_state;
+	int64		wanted;			/* the log end that it waits for */
+} OffsetWait;
+
+static void
+report_topic_dropped(const char *topic)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("topic \"%s\" was dropped", topic)));
+}
+
+/*
+ * Look up what the wait needs, under a lock on the partition's table: then the
+ * states are the topic's, and a session that drops the topic will wake this
+ * process.
+ */
+static void
+prepare_wait(OffsetWait *wait, Topic *topic, int32 partition, int64 wanted)
+{
+	Partition	opened = topics_catalog_open_for_reading(topic, partition);
+
+	wait->view_relid = topic->view_relid;
+	wait->topic = topic->name;
+	wait->partition_relid = opened.relid;
+	wait->wanted = wanted;
+	wait->state = opened.state;
+	wait->topic_state = topics_catalog_partition_state(topic, 0);
+	wait->id = wait->state->id;
+	topics_catalog_close_partition(&opened, AccessShareLock);
+}
+
+/* Look the log end up where shared memory does not have it. */
+static int64
+look_up_log_end(OffsetWait *wait)
+{
+	Relation	rel = try_relation_open(wait->partition_relid, AccessShareLock);
+	int64		end;
+
+	if (rel == NULL)
+		report_topic_dropped(NameStr(wait->topic));
+	PushActiveSnapshot(GetTransactionSnapshot());
+	end = topics_log_end(rel, wait->state);
+	PopActiveSnapshot();
+	relation_close(rel, AccessShareLock);
+	return end;
+}
+
+/* WakeupCheck: return true if the log end is where the process waits for it. */
+static bool
+is_log_end_reached(void *arg)
+{
+	OffsetWait *wait = arg;
+	int64		end = (int64) pg_atomic_read_u64(&wait->state->next_offset);
+
+	if (end < wait->wanted || end == UNKNOWN_OFFSET)
+	{
+		topics_wakeup_want(wait->state, wait->wanted);
+		end = (int64) pg_atomic_read_u64(&wait->state->next_offset);
+	}
+	pg_read_barrier();
+	if (memcmp(&wait->state->id, &wait->id, sizeof(TopicPartition)) != 0)
+		report_topic_dropped(NameStr(wait->topic));
+	if (end == UNKNOWN_OFFSET || RecoveryInProgress())
+		end = look_up_log_end(wait);
+	return end >= wait->wanted;
+}
+
+/*
+ * Look the topic up again after the wait.  Raise if it is gone, or may not be
+ * read any more.
+ */
+static Topic *
+look_up_topic_again(const OffsetWait *wait)
+{
+	Topic	   *topic;
+
+	AcceptInvalidationMessages();
+	topic = topics_catalog_get(wait->view_relid, true);
+	if (topic == NULL || topic->topic_id != wait->id.topic_id)
+		report_topic_dropped(NameStr(wait->topic));
+	topics_catalog_require(topic, ACL_SELECT);
+	return topic;
+}
+
+/*
+ * For a statement that has come to the end of a partition's log: wait until
+ * the record of this offset is published.  Return the topic, looked up again,
+ * or NULL after timeout_ms.  The caller holds no lock on the partition's table,
+ * or DROP would wait for it.
+ */
+Topic *
+topics_wait_for_record(Topic *topic, int32 partition, int64 offset, long timeout_ms)
+{
+	OffsetWait	wait;
+
+	prepare_wait(&wait, topic, partition, offset + 1);
+	if (!topics_wakeup_wait(wait.topic_state, is_log_end_reached, &wait, timeout_ms))
+		return NULL;
+	return look_up_topic_again(&wait);
+}
+
+/* CALL wait_offset(topic, partition, after_offset, max_wait) */
+Datum
+topics_wait_offset(PG_FUNCTION_ARGS)
+{
+	OffsetWait	wait;
+	Topic	   *topic;
+	int64		after;
+	long		timeout_ms;
+
+	topics_require_preload();
+	topics_argument_require_all(fcinfo, WAIT_ARGUMENTS, "topics.wait_offset()");
+	after = PG_GETARG_INT64(WAIT_AFTER_OFFSET);
+	if (after < 0 || after == PG_INT64_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid after_offset: " INT64_FORMAT, after),
+				 errdetail("It must be from 0 to " INT64_FORMAT ".", PG_INT64_MAX - 1)));
+	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(WAIT_MAX_WAIT), WAKEUP_MAX_WAIT_MS);
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(WAIT_TOPIC)), false);
+	topics_catalog_require(topic, ACL_SELECT);
+	prepare_wait(&wait, topic, PG_GETARG_INT32(WAIT_PARTITION), after + 1);
+
+	topics_wakeup_release_snapshots(fcinfo, "topics.wait_offset()");
+	(void) topics_wakeup_wait(wait.topic_state, is_log_end_reached, &wait, timeout_ms);
+	topics_wakeup_restore_snapshot();
+	(void) look_up_topic_again(&wait);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,273 @@
+/*-------------------------------------------------------------------------
+ *
+ * group_monitor.c
+ *		What the views of consumer groups show.
+ *
+ * Users see the groups that they may use (group.c), with the topics that they
+ * may read.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "read/read.h"
+#include "group/group.h"
+
+PG_FUNCTION_INFO_V1(topics_group_status);
+PG_FUNCTION_INFO_V1(topics_offset_status);
+PG_FUNCTION_INFO_V1(topics_lag_status);
+
+/* For qsort: by group, topic, partition; what is of none comes first. */
+static int
+compare_entries(const void *a, const void *b)
+{
+	const GroupOffsetKey *ka = &((const GroupOffset *) a)->key;
+	const GroupOffsetKey *kb = &((const GroupOffset *) b)->key;
+	int			order = strcmp(ka->group_id, kb->group_id);
+
+	if (order != 0)
+		return order;
+	if (ka->topic_id != kb->topic_id)
+		return ka->topic_id < kb->topic_id ? -1 : 1;
+	return ka->partition < kb->partition ? -1 : ka->partition > kb->partition;
+}
+
+/*
+ * Shows an entry, which is the first of "remaining" in an array, by group; the
+ * topic is NULL for the group's own.
+ */
+typedef void (*EntryVisitor) (ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic);
+
+/*
+ * Visit the entries of the groups that the user may use: a group's own, then
+ * per topic its subscription and its partitions.
+ */
+static void
+visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
+{
+	GroupOffset *entries;
+	int			count;
+	bool		shown = false;
+	Topic	   *topic = NULL;
+	int64		topic_id = NO_TOPIC;
+
+	topics_require_preload();
+	topics_offset_log_prepare(false);
+	InitMaterializedSRF(fcinfo, 0);
+	entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
+	qsort(entries, count, sizeof(GroupOffset), compare_entries);
+	for (int i = 0; i < count; i++)
+	{
+		GroupOffsetKey *key = &entries[i].key;
+
+		CHECK_FOR_INTERRUPTS();
+		if (key->topic_id == NO_TOPIC)
+		{
+			shown = topics_group_may_use(entries[i].facts.owner);
+			topic_id = NO_TOPIC;
+		}
+		else if (key->topic_id != topic_id)
+		{
+			topic_id = key->topic_id;
+			topic = topics_catalog_by_id(topic_id);
+			if (topic && !topics_catalog_may_read(topic))
+				topic = NULL;
+		}
+		if (shown && (key->topic_id == NO_TOPIC || topic))
+			visit((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], count - i, topic);
+	}
+}
+
+/* Return true if a transaction has claimed a partition for the group. */
+static bool
+group_is_active(const GroupOffset *group, int remaining)
+{
+	for (int i = 1; i < remaining; i++)
+	{
+		GroupOffset *entry = (GroupOffset *) &group[i];
+
+		if (strcmp(entry->key.group_id, group->key.group_id) != 0)
+			break;
+		if (pg_atomic_read_u32(&entry->claimed_by) != 0)
+			return true;
+	}
+	return false;
+}
+
+/* Columns of group_status. */
+enum
+{
+	GROUP_ID,
+	GROUP_OWNER,
+	GROUP_KIND,
+	GROUP_STATE,
+	GROUP_COLUMNS
+};
+
+static void
+put_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+{
+	Datum		values[GROUP_COLUMNS];
+	bool		nulls[GROUP_COLUMNS] = {false};
+
+	if (entry->key.topic_id != NO_TOPIC)
+		return;
+	values[GROUP_ID] = CStringGetTextDatum(entry->key.group_id);
+	values[GROUP_OWNER] = ObjectIdGetDatum(entry->facts.owner);
+	values[GROUP_KIND] = CStringGetTextDatum(entry->facts.kind == GROUP_CONSUME ? "consume" : "simple");
+	values[GROUP_STATE] = CStringGetTextDatum(group_is_active(entry, remaining) ? "Stable" : "Empty");
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* Columns of offset_status. */
+enum
+{
+	OFFSET_GROUP,
+	OFFSET_TOPIC,
+	OFFSET_PARTITION,
+	OFFSET_COMMITTED,
+	OFFSET_METADATA,
+	OFFSET_COMMIT_TIME,
+	OFFSET_COLUMNS
+};
+
+static void
+put_committed_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+{
+	Datum		values[OFFSET_COLUMNS];
+	bool		nulls[OFFSET_COLUMNS] = {false};
+	char	   *metadata;
+
+	if (entry->key.partition == NO_PARTITION || !is_committed(entry))
+		return;
+	metadata = topics_offset_log_metadata(entry);
+	values[OFFSET_GROUP] = CStringGetTextDatum(entry->key.group_id);
+	values[OFFSET_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+	values[OFFSET_PARTITION] = Int32GetDatum(entry->key.partition);
+	values[OFFSET_COMMITTED] = Int64GetDatum(pg_atomic_read_u64(&entry->committed));
+	nulls[OFFSET_METADATA] = metadata == NULL;
+	values[OFFSET_METADATA] = metadata ? CStringGetTextDatum(metadata) : (Datum) 0;
+	values[OFFSET_COMMIT_TIME] = TimestampTzGetDatum(pg_atomic_read_u64(&entry->commit_time));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* Columns of lag_status; the last three are Kafka's, and not known here. */
+enum
+{
+	LAG_GROUP,
+	LAG_TOPIC,
+	LAG_PARTITION,
+	LAG_CURRENT_OFFSET,
+	LAG_LOG_END_OFFSET,
+	LAG_LAG,
+	LAG_CONSUMER_ID,
+	LAG_CLIENT_ID,
+	LAG_HOST,
+	LAG_COLUMNS
+};
+
+static void
+put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int32 partition, int64 committed)
+{
+	Datum		values[LAG_COLUMNS] = {0};
+	bool		nulls[LAG_COLUMNS] = {false};
+	GroupOffset entry;
+	Relation	rel;
+	PartitionState *state;
+	int64		position = committed;
+	int64		start;
+	int64		end;
+
+	if (partition >= topic->partitions)
+		return;
+	if (committed == NO_OFFSET &&
+		topics_offset_table_peek(group_id, topic->topic_id, partition, &entry))
+		position = pg_atomic_read_u64(&entry.start);
+	rel = topics_fetch_open_partition(topic, partition);
+	state = topics_catalog_partition_state(topic, partition);
+	start = topics_log_start(state);
+	end = topics_log_end(rel, state);
+	table_close(rel, AccessShareLock);
+	if (position == NO_OFFSET || position < start)
+		position = start;
+	values[LAG_GROUP] = CStringGetTextDatum(group_id);
+	values[LAG_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+	values[LAG_PARTITION] = Int32GetDatum(partition);
+	nulls[LAG_CONSUMER_ID] = nulls[LAG_CLIENT_ID] = nulls[LAG_HOST] = true;
+	nulls[LAG_CURRENT_OFFSET] = committed == NO_OFFSET;
+	values[LAG_CURRENT_OFFSET] = Int64GetDatum(committed);
+	values[LAG_LOG_END_OFFSET] = Int64GetDatum(end);
+	values[LAG_LAG] = Int64GetDatum(Max(end - position, 0));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * Put a row for each partition of a topic that the group has subscribed to, or
+ * else for those that it has committed an offset in.
+ */
+static void
+put_group_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+{
+	const GroupOffsetKey *key = &entry->key;
+	int			next = 1;
+	GroupOffset subscription;
+
+	if (key->topic_id == NO_TOPIC)
+		return;
+	if (key->partition != NO_PARTITION)
+	{
+		if (is_committed(entry) &&
+			!topics_offset_table_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
+			put_partition_lag(rsinfo, key->group_id, topic, key->partition,
+					pg_atomic_read_u64(&entry->committed));
+		return;
+	}
+	for (int32 partition = 0; partition < topic->partitions; partition++)
+	{
+		int64		committed = NO_OFFSET;
+
+		while (next < remaining && entry[next].key.topic_id == key->topic_id &&
+			   strcmp(entry[next].key.group_id, key->group_id) == 0 &&
+			   entry[next].key.partition < partition)
+			next++;
+		if (next < remaining && entry[next].key.topic_id == key->topic_id &&
+			strcmp(entry[next].key.group_id, key->group_id) == 0 &&
+			entry[next].key.partition == partition)
+			committed = pg_atomic_read_u64(&entry[next].committed);
+		put_partition_lag(rsinfo, key->group_id, topic, partition, committed);
+	}
+}
+
+/* group_status(): the rows of the view topics.consumer_group */
+Datum
+topics_group_status(PG_FUNCTION_ARGS)
+{
+	visit_entries(fcinfo, put_group);
+	return (Datum) 0;
+}
+
+/* offset_status(): the rows of the view topics.consumer_offset */
+Datum
+topics_offset_status(PG_FUNCTION_ARGS)
+{
+	visit_entries(fcinfo, put_committed_offset);
+	return (Datum) 0;
+}
+
+/* lag_status(): the rows of the view topics.consumer_lag */
+Datum
+topics_lag_status(PG_FUNCTION_ARGS)
+{
+	visit_entries(fcinfo, put_group_lag);
+	return (Datum) 0;
+}

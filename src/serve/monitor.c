@@ -1,0 +1,332 @@
+/*-------------------------------------------------------------------------
+ *
+ * monitor.c
+ *		What the administration views show: a row costs the same however
+ *		long the log is.
+ *
+ * Users see the topics that they may read, or that are theirs.  The messages
+ * of errors can tell of records, so what fails is shown to the topic's owner
+ * and to those who look after the server.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_partition_status);
+PG_FUNCTION_INFO_V1(topics_segment_status);
+PG_FUNCTION_INFO_V1(topics_may_read);
+PG_FUNCTION_INFO_V1(topics_worker_status);
+
+/* A segment with what is to be shown of it. */
+typedef struct SegmentFacts
+{
+	int64		first_offset;	/* of the records that it has and shows */
+	int64		end_offset;
+	int64		size_bytes;
+	const char *state;
+} SegmentFacts;
+
+/* may_read(view oid): the filter of the view topics.topic */
+Datum
+topics_may_read(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+
+	topics_require_preload();
+	topic = topics_catalog_get(PG_GETARG_OID(0), true);
+	PG_RETURN_BOOL(topic != NULL && topics_catalog_may_read(topic));
+}
+
+/* Count the bytes on disk: the table with its maps, and its TOAST table. */
+static int64
+count_relation_bytes(Oid relid)
+{
+	return DatumGetInt64(DirectFunctionCall1(pg_table_size, ObjectIdGetDatum(relid)));
+}
+
+static SegmentFacts
+get_segment_facts(const Segment *segment, int64 log_start, int64 log_end)
+{
+	SegmentFacts facts;
+
+	facts.first_offset = Max(segment->base_offset, log_start);
+	facts.end_offset = Max(facts.first_offset, Min(segment->end_offset, log_end));
+	facts.size_bytes = count_relation_bytes(segment->relid);
+	facts.state = segment->end_offset <= log_start ? "deleted" :
+		segment->end_offset <= log_end ? "sealed" :
+		segment->base_offset <= log_end ? "active" : "spare";
+	return facts;
+}
+
+/* Put the timestamp of the record with an offset, or of the next one. */
+static void
+put_timestamp(Relation partition_rel, int64 offset, int64 upto, Datum *value, bool *isnull)
+{
+	LogReader  *reader = topics_log_reader_open(partition_rel, offset, upto, GetActiveSnapshot(),
+													   false);
+	TupleTableSlot *slot = offset < upto ? topics_log_reader_next(reader) : NULL;
+
+	*isnull = slot == NULL;
+	if (slot)
+		*value = slot_getattr(slot, Anum_log_timestamp, isnull);
+	topics_log_reader_close(reader);
+}
+
+typedef void (*PartitionVisitor) (ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
+								  Relation rel, int64 log_start, int64 log_end);
+
+/* Visit the partitions of all topics that the user may see. */
+static void
+visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	ListCell   *lc;
+
+	topics_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		if (topic == NULL || !topics_catalog_may_read(topic))
+			continue;
+		for (int32 partition = 0; partition < topic->partitions; partition++)
+		{
+			Oid			relid = topics_catalog_partition_relid(topic, partition);
+			Relation	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
+			PartitionState *state;
+
+			CHECK_FOR_INTERRUPTS();
+			if (rel == NULL)
+				continue;		/* just dropped */
+			state = topics_catalog_partition_state(topic, partition);
+			visit(rsinfo, topic, partition, rel,
+				  topics_log_start(state), topics_log_end(rel, state));
+			table_close(rel, AccessShareLock);
+		}
+	}
+}
+
+/* Columns of partition_status. */
+enum
+{
+	PARTITION_TOPIC,
+	PARTITION_NUMBER,
+	PARTITION_LOG_START,
+	PARTITION_LOG_END,
+	PARTITION_SIZE,
+	PARTITION_FIRST_TIMESTAMP,
+	PARTITION_LAST_TIMESTAMP,
+	PARTITION_COLUMNS
+};
+
+static void
+put_partition(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
+				Relation rel, int64 log_start, int64 log_end)
+{
+	Datum		values[PARTITION_COLUMNS];
+	bool		nulls[PARTITION_COLUMNS] = {false};
+	int			count;
+	Segment    *segments = topics_segment_list(rel, &count);
+	int64		size_bytes = 0;
+
+	for (int i = 0; i < count; i++)
+		size_bytes += count_relation_bytes(segments[i].relid);
+	values[PARTITION_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+	values[PARTITION_NUMBER] = Int32GetDatum(partition);
+	values[PARTITION_LOG_START] = Int64GetDatum(log_start);
+	values[PARTITION_LOG_END] = Int64GetDatum(log_end);
+	values[PARTITION_SIZE] = Int64GetDatum(size_bytes);
+	put_timestamp(rel, log_start, log_end,
+				  &values[PARTITION_FIRST_TIMESTAMP], &nulls[PARTITION_FIRST_TIMESTAMP]);
+	put_timestamp(rel, Max(log_start, log_end - 1), log_end,
+				  &values[PARTITION_LAST_TIMESTAMP], &nulls[PARTITION_LAST_TIMESTAMP]);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	pfree(segments);
+}
+
+/* Columns of segment_status. */
+enum
+{
+	SEGMENT_TOPIC,
+	SEGMENT_PARTITION,
+	SEGMENT_FIRST_OFFSET,
+	SEGMENT_END_OFFSET,
+	SEGMENT_SIZE,
+	SEGMENT_FIRST_TIMESTAMP,
+	SEGMENT_LAST_TIMESTAMP,
+	SEGMENT_LOWER_BOUND,
+	SEGMENT_UPPER_BOUND,
+	SEGMENT_STATE,
+	SEGMENT_COLUMNS
+};
+
+static void
+put_segments(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
+			   Relation rel, int64 log_start, int64 log_end)
+{
+	int			count;
+	Segment    *segments = topics_segment_list(rel, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		SegmentFacts facts = get_segment_facts(&segments[i], log_start, log_end);
+		Datum		values[SEGMENT_COLUMNS];
+		bool		nulls[SEGMENT_COLUMNS] = {false};
+
+		values[SEGMENT_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+		values[SEGMENT_PARTITION] = Int32GetDatum(partition);
+		values[SEGMENT_FIRST_OFFSET] = Int64GetDatum(facts.first_offset);
+		values[SEGMENT_END_OFFSET] = Int64GetDatum(facts.end_offset);
+		values[SEGMENT_SIZE] = Int64GetDatum(facts.size_bytes);
+		put_timestamp(rel, facts.first_offset, facts.end_offset,
+					  &values[SEGMENT_FIRST_TIMESTAMP], &nulls[SEGMENT_FIRST_TIMESTAMP]);
+		put_timestamp(rel, Max(facts.first_offset, facts.end_offset - 1), facts.end_offset,
+					  &values[SEGMENT_LAST_TIMESTAMP], &nulls[SEGMENT_LAST_TIMESTAMP]);
+		values[SEGMENT_LOWER_BOUND] = Int64GetDatum(segments[i].base_offset);
+		values[SEGMENT_UPPER_BOUND] = Int64GetDatum(segments[i].end_offset);
+		values[SEGMENT_STATE] = CStringGetTextDatum(facts.state);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	pfree(segments);
+}
+
+/* partition_status(): the rows of the view topics.partition */
+Datum
+topics_partition_status(PG_FUNCTION_ARGS)
+{
+	visit_partitions(fcinfo, put_partition);
+	return (Datum) 0;
+}
+
+/* segment_status(): the rows of the view topics.segment */
+Datum
+topics_segment_status(PG_FUNCTION_ARGS)
+{
+	visit_partitions(fcinfo, put_segments);
+	return (Datum) 0;
+}
+
+/* ----------------------------------------------------------------
+ *		The worker
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Columns of worker_status: the worker, and then a piece of work that fails.
+ */
+enum
+{
+	WORKER_PID,
+	WORKER_LAST_ROUND,
+	WORKER_PARTITIONS,
+	FAILURE_TOPIC,
+	FAILURE_PARTITION,
+	FAILURE_STEP,
+	FAILURE_SINCE,
+	FAILURE_COUNT,
+	FAILURE_SQLSTATE,
+	FAILURE_MESSAGE,
+	FAILURE_RETRY_AT,
+	WORKER_COLUMNS
+};
+
+/* Return true if the current user may see why a piece of work fails. */
+static bool
+may_see_failure(const WorkFailure *failure)
+{
+	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+		(OidIsValid(failure->piece.view_relid) &&
+		 object_ownercheck(RelationRelationId, failure->piece.view_relid, GetUserId()));
+}
+
+/*
+ * Put a failure into its columns.  Return false if it is not for the user to
+ * see, or the topic has gone.
+ */
+static bool
+put_failure(const WorkFailure *failure, Datum *values, bool *nulls)
+{
+	char	   *topic = NULL;
+
+	if (OidIsValid(failure->piece.view_relid))
+	{
+		topic = get_rel_name(failure->piece.view_relid);
+		if (topic == NULL)
+			return false;
+	}
+	if (!may_see_failure(failure))
+		return false;
+	nulls[FAILURE_TOPIC] = topic == NULL;
+	if (topic)
+		values[FAILURE_TOPIC] = CStringGetTextDatum(topic);
+	nulls[FAILURE_PARTITION] = failure->piece.partition == WHOLE_TOPIC;
+	values[FAILURE_PARTITION] = Int32GetDatum(failure->piece.partition);
+	values[FAILURE_STEP] = CStringGetTextDatum(topics_backoff_step_name(failure->step));
+	values[FAILURE_SINCE] = TimestampTzGetDatum(failure->since);
+	values[FAILURE_COUNT] = Int32GetDatum(failure->failures);
+	nulls[FAILURE_SQLSTATE] = failure->sqlstate == 0;
+	if (failure->sqlstate != 0)
+		values[FAILURE_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(failure->sqlstate));
+	values[FAILURE_MESSAGE] = CStringGetTextDatum(failure->message);
+	values[FAILURE_RETRY_AT] = TimestampTzGetDatum(failure->retry_at);
+	return true;
+}
+
+/* worker_status(): the rows of the view topics.worker */
+Datum
+topics_worker_status(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	WorkFailure *failures;
+	WorkerSlot	worker = {0};	/* this database's; all 0 if it never had one */
+	Datum		values[WORKER_COLUMNS] = {0};
+	bool		nulls[WORKER_COLUMNS];
+	int			count;
+	bool		shown = false;
+
+	topics_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	(void) topics_worker_registry_read(MyDatabaseId, &worker);
+	failures = topics_backoff_list(&count);
+	memset(nulls, true, sizeof(nulls));
+	nulls[WORKER_PID] = worker.pid == 0;
+	values[WORKER_PID] = Int32GetDatum(worker.pid);
+	nulls[WORKER_LAST_ROUND] = nulls[WORKER_PARTITIONS] = worker.last_round == 0;
+	values[WORKER_LAST_ROUND] = TimestampTzGetDatum(worker.last_round);
+	values[WORKER_PARTITIONS] = Int32GetDatum(worker.partitions);
+	for (int i = 0; i < count; i++)
+	{
+		memset(nulls + FAILURE_TOPIC, false, sizeof(nulls) - FAILURE_TOPIC);
+		if (!put_failure(&failures[i], values, nulls))
+			continue;
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		shown = true;
+	}
+	memset(nulls + FAILURE_TOPIC, true, sizeof(nulls) - FAILURE_TOPIC);
+	if (!shown)
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	return (Datum) 0;
+}

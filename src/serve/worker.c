@@ -1,0 +1,490 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		The launcher, and a worker per database that has the extension.
+ *
+ * The launcher is a static background worker.  It cannot look into databases
+ * to see where the extension is, so at start, and whenever a database or
+ * the extension comes (hooks.c), it starts a worker in each database that
+ * takes connections; a worker that finds no extension says so and ends.
+ *
+ * The worker goes round the partitions that have something to be done
+ * (maintain.c): when woken at once for those that asked, and every
+ * pg_topics.worker_interval for all.  Between rounds, and between their steps,
+ * it sends the notifications that are due (notify.c).  It has another process
+ * do the compaction (compactor.c).  It schedules, and knows nothing else.
+ *
+ * Each partition is a piece of work of its own: one that fails, or that ends
+ * the worker, is not tried again before its time (backoff.c), and the others
+ * go on.
+ *
+ * Nobody waits for a worker.  Where max_worker_processes leaves none, the
+ * launcher says so once in the log; producers then attach segments themselves,
+ * and CALL topics.maintain() does the rest.
+ *
+ * A worker is connected to its database, which DROP DATABASE, RENAME and
+ * CREATE DATABASE .. TEMPLATE do not allow.  Before such a command the worker
+ * is told to end, and none is started before the command's transaction has
+ * ended (worker_registry.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "portability/instr_time.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "storage/procsignal.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/ps_status.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "group/group.h"
+#include "keep/keep.h"
+#include "serve/serve.h"
+#include "pg_topics.h"
+
+PGDLLEXPORT void topics_launcher_main(Datum main_arg);
+PGDLLEXPORT void topics_worker_main(Datum main_arg);
+
+/* What a round finds. */
+typedef struct Round
+{
+	MemoryContext cxt;			/* of the list */
+	List	   *due;
+	int			partitions;		/* that were looked at */
+	Oid			view_relid;		/* the topic that is being looked at */
+} Round;
+
+static WorkerSlot *my_slot = NULL;
+
+/* ----------------------------------------------------------------
+ *		The launcher
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * List all databases, and in *connectable those in which a worker could be
+ * needed.
+ */
+static List *
+list_databases(List **connectable)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	List	   *result = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+
+		result = lappend_oid(result, database->oid);
+		if (database->datallowconn && !database->datistemplate)
+			*connectable = lappend_oid(*connectable, database->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
+	return result;
+}
+
+/*
+ * Give up slots, and shared memory, of databases that are no more.  "known" are
+ * those that had a slot before the databases were listed: one that was created
+ * after that is not in the list either, and may have sessions that produce.
+ */
+static void
+forget_databases(const Oid *known, List *databases)
+{
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
+		if (!OidIsValid(known[i]) || list_member_oid(databases, known[i]) ||
+			!topics_worker_registry_is_vacant(known[i]))
+			continue;
+		topics_partition_state_release_database(known[i]);
+		/* while the slot is still the database's: its stack is found by it */
+		topics_moved_sort(known[i]);
+		topics_offset_table_forget_database(known[i]);
+		topics_worker_registry_forget(known[i]);
+	}
+}
+
+static void
+start_worker(Oid database)
+{
+	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION |
+		BGWORKER_INTERRUPTIBLE;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
+	strlcpy(worker.bgw_function_name, "topics_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_topics worker for database %u", database);
+	strlcpy(worker.bgw_type, "pg_topics worker", BGW_MAXLEN);
+
+	if (RegisterDynamicBackgroundWorker(&worker, &handle))
+		pfree(handle);
+	else if (topics_worker_registry_claim_hint())
+		ereport(LOG,
+				(errmsg("pg_topics: no background worker process is left for database %u", database),
+				 errdetail("Topics work without: segments are attached by producers."),
+				 errhint("Increase max_worker_processes, or CALL topics.maintain() regularly.")));
+}
+
+/*
+ * Milliseconds until the launcher looks again if nobody wakes it: until a
+ * database that lacks a worker may have its next one.  Every process that
+ * makes a difference wakes the launcher, with two exceptions, for which it
+ * looks now and then: settings of databases that are changed, and the end of a
+ * worker that an earlier launcher has started.
+ */
+static long
+time_to_look(void)
+{
+	return topics_worker_registry_time_to_start(Max(WORKER_RESTART_MS, pg_topics_worker_interval));
+}
+
+void
+topics_launcher_main(Datum main_arg)
+{
+	Oid			known[MAX_WORKERS];
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	topics_worker_registry_enter_launcher();
+	for (;;)
+	{
+		MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics launcher",
+												  ALLOCSET_DEFAULT_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		bool		look_again = topics_worker_registry_take_look_again();
+		List	   *databases;
+		List	   *connectable = NIL;
+		ListCell   *lc;
+
+		topics_worker_registry_list(known);
+		databases = list_databases(&connectable);
+		TEST_POINT("databases-listed");
+		forget_databases(known, databases);
+		topics_backoff_keep_databases(databases);
+		foreach(lc, connectable)
+			if (topics_worker_registry_claim_start(lfirst_oid(lc), look_again))
+				start_worker(lfirst_oid(lc));
+
+		MemoryContextSwitchTo(old);
+		MemoryContextDelete(cxt);
+		topics_background_wait(time_to_look(), WAIT_LAUNCHER_IDLE);
+	}
+}
+
+/* In the postmaster: register the launcher. */
+void
+topics_worker_register(void)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 5;
+	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
+	strlcpy(worker.bgw_function_name, "topics_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "pg_topics launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "pg_topics launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* ----------------------------------------------------------------
+ *		The worker
+ * ----------------------------------------------------------------
+ */
+
+/* before_shmem_exit: say that there is no worker any more. */
+static void
+leave_worker_slot(int code, Datum arg)
+{
+	if (topics_background_is_told_to_end())
+		topics_backoff_excuse(false);
+	topics_notify_give_back();
+	topics_worker_registry_leave(my_slot);
+}
+
+/* Return true if the database has the extension; else say so in our slot. */
+static bool
+extension_exists(void)
+{
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = topics_extension_exists();
+	CommitTransactionCommand();
+	if (!exists)
+		topics_worker_registry_note_no_extension(my_slot);
+	return exists;
+}
+
+/* Between two steps of a piece of work. */
+static void
+commit_and_notify(void)
+{
+	CommitTransactionCommand();
+	CHECK_FOR_INTERRUPTS();
+	(void) topics_notify_send(my_slot);
+	StartTransactionCommand();
+}
+
+/* Work: do what is due for a partition. */
+static void
+maintain_due_partition(void *arg)
+{
+	const DuePartition *due = arg;
+
+	topics_maintain_partition(due->piece.view_relid, due->piece.partition, false,
+							  commit_and_notify);
+}
+
+/* Work: write anew what records of groups say of their owners. */
+static void
+follow_group_owners(void *arg)
+{
+	topics_offset_log_follow_owners((MemoryContext) arg, commit_and_notify);
+}
+
+/*
+ * Work: collect the partitions of a topic that have something to be done now,
+ * or for which something has failed that is to be tried again now.
+ */
+static void
+collect_due_of_topic(void *arg)
+{
+	Round	   *round = arg;
+	Topic	   *topic = topics_catalog_get(round->view_relid, true);
+	WorkPiece	piece = {MyDatabaseId, round->view_relid, 0, WORK_MAINTAIN};
+
+	if (topic == NULL)
+	{
+		/* a DROP that has just committed holds its lock until all know of it */
+		LockRelationOid(round->view_relid, AccessShareLock);
+		if (get_rel_name(round->view_relid) != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("topic \"%s\" cannot be used", get_rel_name(round->view_relid))));
+	}
+	for (; topic && piece.partition < topic->partitions; piece.partition++)
+	{
+		long		left = topics_backoff_left(&piece);
+
+		round->partitions++;
+		if (left == 0 || (left < 0 && topics_maintain_is_due(topic, piece.partition)))
+		{
+			DuePartition *due = MemoryContextAlloc(round->cxt, sizeof(DuePartition));
+			MemoryContext old = MemoryContextSwitchTo(round->cxt);
+
+			due->piece = piece;
+			due->topic = topic->name;
+			round->due = lappend(round->due, due);
+			MemoryContextSwitchTo(old);
+		}
+	}
+}
+
+/* Work: collect what is due now, of all topics. */
+static void
+collect_due(void *arg)
+{
+	Round	   *round = arg;
+	ListCell   *lc;
+
+	/* else each topic would say so */
+	topics_extension_check_version();
+	foreach(lc, topics_catalog_list())
+	{
+		Oid			view_relid = lfirst_oid(lc);
+		const WorkPiece piece = {MyDatabaseId, view_relid, WHOLE_TOPIC, WORK_MAINTAIN};
+
+		round->view_relid = view_relid;
+		(void) topics_backoff_run(&piece, get_rel_name(view_relid), collect_due_of_topic, round);
+	}
+}
+
+/*
+ * Work, where no compactor is to be had: a turn of compaction.  If there are
+ * more, the next round has the next one.
+ */
+static void
+compact_due_partition(void *arg)
+{
+	const DuePartition *due = arg;
+
+	if (topics_maintain_compact(due->piece.view_relid, due->piece.partition, commit_and_notify))
+		topics_worker_registry_wake_worker();
+}
+
+/* Have compacted what is wanted: by a compactor, or else by ourselves. */
+static void
+arrange_compaction(MemoryContext cxt)
+{
+	List	   *wanted;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	wanted = topics_maintain_collect_compaction(cxt);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
+
+	if (wanted == NIL || topics_compactor_start(my_slot))
+	{
+		topics_compact_abandon();
+		return;
+	}
+	foreach(lc, wanted)
+	{
+		DuePartition *due = lfirst(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		due->piece.kind = WORK_MAINTAIN;	/* the worker's, should it not survive it */
+		(void) topics_backoff_run(&due->piece, NameStr(due->topic), compact_due_partition, due);
+	}
+}
+
+/* One round over all that is due. */
+static void
+run_round(void)
+{
+	const WorkPiece whole = WHOLE_ROUND;
+	const WorkPiece owners = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_OWNERS};
+	const TimestampTz began = GetCurrentTimestamp();
+	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics worker",
+											  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	Round		round = {cxt, NIL, 0, InvalidOid};
+	bool		looked = topics_backoff_run(&whole, NULL, collect_due, &round);
+	ListCell   *lc;
+
+	foreach(lc, round.due)
+	{
+		DuePartition *due = lfirst(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!topics_backoff_run(&due->piece, NameStr(due->topic), maintain_due_partition, due) &&
+			topics_backoff_left(&whole) >= 0)
+			break;				/* too much fails */
+		pgstat_report_stat(false);
+	}
+	(void) topics_backoff_run(&owners, CONSUMER_OFFSETS_TOPIC, follow_group_owners, cxt);
+	pgstat_report_stat(false);
+	if (looked && topics_backoff_left(&whole) < 0)
+	{
+		topics_backoff_forget_untried(began);
+		topics_worker_registry_note_round(my_slot, round.partitions);
+	}
+	arrange_compaction(cxt);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(cxt);
+}
+
+/*
+ * Milliseconds until the next round over all partitions, or over what has
+ * failed.
+ */
+static long
+time_to_round(instr_time last_round)
+{
+	instr_time	now;
+	long		left;
+	long		again = topics_backoff_next_round();
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, last_round);
+	left = pg_topics_worker_interval - (long) INSTR_TIME_GET_MILLISEC(now);
+	if (again >= 0)
+		left = Min(left, again);
+	return Max(left, 0);
+}
+
+/* Return true if it is time for a round, or somebody has asked for one. */
+static bool
+round_is_due(instr_time last_round)
+{
+	return topics_worker_registry_take_round_wanted(my_slot) || time_to_round(last_round) == 0;
+}
+
+/* Send the notifications that are due, and wait until there is something to do. */
+static void
+wait_for_work(instr_time last_round)
+{
+	long		timeout = time_to_round(last_round);
+	long		notify = topics_notify_send(my_slot);
+
+	if (notify >= 0)
+		timeout = Min(timeout, notify);
+	topics_background_wait(timeout, WAIT_WORKER_IDLE);
+}
+
+void
+topics_worker_main(Datum main_arg)
+{
+	Oid			database = DatumGetObjectId(main_arg);
+	instr_time	last_round;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, topics_background_end);
+	BackgroundWorkerUnblockSignals();
+	my_slot = topics_worker_registry_enter(database);
+	if (my_slot == NULL)
+		proc_exit(0);
+	before_shmem_exit(leave_worker_slot, 0);
+	/* a lost segment is attached again: nobody waits for our flushes */
+	topics_background_connect(database);
+	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	topics_pace_limit(&pg_topics_compaction_rate);
+
+	topics_backoff_take_over(false);
+	while (extension_exists())
+	{
+		pgstat_report_activity(STATE_RUNNING, "maintaining topics");
+		run_round();
+		pgstat_report_activity(STATE_IDLE, NULL);
+		INSTR_TIME_SET_CURRENT(last_round);
+		do
+			wait_for_work(last_round);
+		while (!round_is_due(last_round));
+	}
+	proc_exit(0);
+}

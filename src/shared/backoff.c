@@ -1,0 +1,675 @@
+/*-------------------------------------------------------------------------
+ *
+ * backoff.c
+ *		Pieces of the worker's work, and those that fail.
+ *
+ * A piece of work is the maintenance of a partition, or its compaction, or
+ * what is done for a topic or for the whole database.  One that fails is noted
+ * in shared memory, and not tried again before its time has come: 1 s after
+ * the first failure, then twice as long each time, up to 5 minutes.  So a
+ * broken topic costs the others nothing, and the log a line for each try.  A
+ * failure that says no more than that another process was in the way is tried
+ * again within 10 s.  The note goes when the piece has succeeded, when the
+ * topic is altered, or when maintain() is called for it.
+ *
+ * A piece can also end the worker, or crash the server, again and again.
+ * So it is noted before it begins.  A worker that finds such a note of its
+ * predecessor counts that as a failure, unless that one was told to end.
+ * Notes are written to a file as well, since a crash takes shared memory with
+ * it.  The file need not be flushed: what an operating system's crash takes
+ * along is found out again.  After a crash that had another cause the piece
+ * loses a second.
+ *
+ * There are MAX_BROKEN notes of topics.  Should more pieces fail at the same
+ * time, the whole round of the database fails instead, for which there is
+ * always a place: nothing is logged more often, at the cost of the others.
+ * The notes are kept together at the beginning, so that looking for one costs
+ * next to nothing as long as nothing fails.
+ *
+ * LOCKING
+ *
+ *	notes_lock	(LWLock) all of BackoffShared, and the file.  Shared: read.
+ *		Exclusive: change.  Nothing is acquired while it is held.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "shared/shared.h"
+
+#define FIRST_DELAY_MS 1000
+#define BUSY_DELAY_MS 10000		/* at most, if another process was in the way */
+#define MAX_DELAY_MS 300000
+#define MAX_BROKEN 1000			/* pieces of topics and partitions */
+#define PLACES (MAX_BROKEN + WORK_KINDS * MAX_WORKERS)
+#define BACKOFF_FILE PG_STAT_TMP_DIR "/pg_topics.work"
+#define FILE_MAGIC (0x70674b00 + sizeof(WorkFailure))
+
+typedef struct BackoffShared
+{
+	int			count;
+	WorkFailure failures[PLACES];	/* the first "count" */
+} BackoffShared;
+
+static BackoffShared *shared = NULL;
+static LWLock *notes_lock = NULL;
+
+/* The piece that this process is at, if any. */
+static WorkPiece current;
+static bool at_work = false;
+
+/* What an error was about, for the log. */
+typedef struct WorkName
+{
+	const char *topic;
+	int32		partition;
+} WorkName;
+
+static const char *const step_names[] = {
+	[STEP_LOOK] = "look",
+	[STEP_ROLL] = "roll",
+	[STEP_SPARE] = "spare",
+	[STEP_SEAL] = "seal",
+	[STEP_EXPIRE] = "expire",
+	[STEP_DROP] = "drop",
+	[STEP_COMPACT] = "compact",
+	[STEP_OWNERS] = "owners",
+	[STEP_NOTIFY] = "notify",
+};
+
+/* ----------------------------------------------------------------
+ *		Shared memory, and the file
+ * ----------------------------------------------------------------
+ */
+
+/* shmem_request_hook */
+void
+topics_backoff_shmem_request(void)
+{
+	RequestAddinShmemSpace(MAXALIGN(sizeof(BackoffShared)));
+	RequestNamedLWLockTranche("pg_topics_backoff", 1);
+}
+
+/*
+ * Return true if what was read from the file can be a note.  It may be anything.
+ */
+static bool
+is_note(WorkFailure *failure)
+{
+	failure->message[MAX_FAILURE_MESSAGE - 1] = '\0';
+	return OidIsValid(failure->piece.database) && failure->failures >= 0 &&
+		(uint32) failure->step < lengthof(step_names);
+}
+
+/* Read the notes, and write the file anew. */
+static void
+read_notes(void)
+{
+	uint32		magic = 0;
+	size_t		count = 0;
+	FILE	   *file = AllocateFile(BACKOFF_FILE, PG_BINARY_R);
+
+	if (file)
+	{
+		if (fread(&magic, sizeof(magic), 1, file) == 1 && magic == FILE_MAGIC)
+			count = fread(shared->failures, sizeof(WorkFailure), PLACES, file);
+		FreeFile(file);
+	}
+	for (size_t i = 0; i < count; i++)
+		if (is_note(&shared->failures[i]))
+			shared->failures[shared->count++] = shared->failures[i];
+
+	magic = FILE_MAGIC;
+	count = shared->count;
+	file = AllocateFile(BACKOFF_FILE, PG_BINARY_W);
+	if (file == NULL || fwrite(&magic, sizeof(magic), 1, file) != 1 ||
+		fwrite(shared->failures, sizeof(WorkFailure), count, file) != count)
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", BACKOFF_FILE)));
+	if (file)
+		FreeFile(file);
+}
+
+/* shmem_startup_hook; the caller holds AddinShmemInitLock. */
+void
+topics_backoff_shmem_startup(void)
+{
+	bool		found;
+
+	notes_lock = &GetNamedLWLockTranche("pg_topics_backoff")[0].lock;
+	shared = ShmemInitStruct("pg_topics backoff", sizeof(BackoffShared), &found);
+	if (!found)
+	{
+		memset(shared, 0, sizeof(BackoffShared));
+		read_notes();
+	}
+}
+
+/*
+ * Write a note that has changed to the file.  Without the file it holds as long
+ * as shared memory does.
+ */
+static void
+write_note(WorkFailure *failure)
+{
+	static File file = -1;
+	int			place = failure - shared->failures;
+
+	Assert(LWLockHeldByMeInMode(notes_lock, LW_EXCLUSIVE));
+	if (file < 0)
+		file = PathNameOpenFile(BACKOFF_FILE, O_RDWR | PG_BINARY);
+	if (file >= 0)
+		(void) FileWrite(file, (char *) failure, sizeof(WorkFailure),
+						 sizeof(uint32) + place * sizeof(WorkFailure), PG_WAIT_EXTENSION);
+}
+
+/* ----------------------------------------------------------------
+ *		Notes; the caller holds the lock
+ * ----------------------------------------------------------------
+ */
+
+static WorkFailure *
+find_note(const WorkPiece *piece)
+{
+	Assert(LWLockHeldByMe(notes_lock));
+	for (int i = 0; i < shared->count; i++)
+		if (memcmp(&shared->failures[i].piece, piece, sizeof(WorkPiece)) == 0)
+			return &shared->failures[i];
+	return NULL;
+}
+
+static WorkStep
+first_step(WorkKind kind)
+{
+	static const WorkStep steps[] = {
+		[WORK_MAINTAIN] = STEP_LOOK,
+		[WORK_OWNERS] = STEP_OWNERS,
+		[WORK_NOTIFY] = STEP_NOTIFY,
+		[WORK_COMPACT] = STEP_COMPACT
+	};
+
+	return steps[kind];
+}
+
+/* The note of a piece, made if need be; NULL if there is no place. */
+static WorkFailure *
+make_note(const WorkPiece *piece)
+{
+	WorkFailure *failure = find_note(piece);
+
+	/* the last places are kept for pieces of databases */
+	if (failure == NULL && shared->count < (OidIsValid(piece->view_relid) ? MAX_BROKEN : PLACES))
+	{
+		failure = &shared->failures[shared->count++];
+		memset(failure, 0, sizeof(WorkFailure));
+		failure->piece = *piece;
+		failure->step = first_step(piece->kind);
+	}
+	return failure;
+}
+
+/* Remove a note; the last one takes its place. */
+static void
+drop_note(WorkFailure *failure)
+{
+	WorkFailure *last = &shared->failures[--shared->count];
+	WorkFailure moved = *last;
+
+	memset(last, 0, sizeof(WorkFailure));
+	write_note(last);
+	if (failure != last)
+	{
+		*failure = moved;
+		write_note(failure);
+	}
+}
+
+/* Count a failure, at step failure->step, and set the time of the next try. */
+static void
+count_failure(WorkFailure *failure, int sqlstate, const char *message)
+{
+	bool		busy = sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
+		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_QUERY_CANCELED;
+	TimestampTz now = GetCurrentTimestamp();
+	int64		delay = FIRST_DELAY_MS;
+
+	for (int i = 0; i < failure->failures && delay < MAX_DELAY_MS; i++)
+		delay *= 2;
+	delay = Min(delay, busy ? BUSY_DELAY_MS : MAX_DELAY_MS);
+
+	failure->under_way = false;
+	if (failure->failures++ == 0)
+		failure->since = now;
+	failure->retry_at = TimestampTzPlusMilliseconds(now, delay);
+	failure->sqlstate = sqlstate;
+	memset(failure->message, 0, MAX_FAILURE_MESSAGE);
+	memcpy(failure->message, message,
+		   pg_mbcliplen(message, strlen(message), MAX_FAILURE_MESSAGE - 1));
+	write_note(failure);
+}
+
+/* ----------------------------------------------------------------
+ *		When to try again
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Milliseconds until a piece that has failed is to be tried again; no longer
+ * than a delay can be, also when the clock was set back.
+ */
+static long
+time_to_retry(const WorkFailure *failure)
+{
+	int64		left = (failure->retry_at - GetCurrentTimestamp() + 999) / 1000;
+
+	return left > MAX_DELAY_MS ? 0 : Max(left, 0);
+}
+
+/* The same of any piece; -1 if it has not failed. */
+long
+topics_backoff_left(const WorkPiece *piece)
+{
+	WorkFailure *failure;
+	long		result = -1;
+
+	LWLockAcquire(notes_lock, LW_SHARED);
+	failure = find_note(piece);
+	if (failure && failure->failures > 0)
+		result = time_to_retry(failure);
+	LWLockRelease(notes_lock);
+	return result;
+}
+
+/*
+ * Return true if the worker's rounds need not come for the piece: notify.c and
+ * the compactor look at the time of theirs themselves.
+ */
+static bool
+has_own_time(const WorkPiece *piece)
+{
+	return piece->kind == WORK_NOTIFY || piece->kind == WORK_COMPACT;
+}
+
+/*
+ * Milliseconds until the next round that tries something again, or -1; no
+ * earlier than there can be a round.
+ */
+long
+topics_backoff_next_round(void)
+{
+	long		result = topics_backoff_left(&(WorkPiece) WHOLE_ROUND);
+
+	if (result >= 0)
+		return result;
+	LWLockAcquire(notes_lock, LW_SHARED);
+	for (int i = 0; i < shared->count; i++)
+	{
+		const WorkFailure *failure = &shared->failures[i];
+		long		left;
+
+		if (failure->piece.database != MyDatabaseId || failure->failures == 0 ||
+			has_own_time(&failure->piece))
+			continue;
+		left = time_to_retry(failure);
+		result = result < 0 ? left : Min(result, left);
+	}
+	LWLockRelease(notes_lock);
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Trying
+ * ----------------------------------------------------------------
+ */
+
+/* A piece is under way from now on. */
+static void
+note_begin(const WorkPiece *piece)
+{
+	WorkFailure *failure;
+
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	failure = make_note(piece);
+	if (failure)
+	{
+		failure->under_way = true;
+		failure->step = first_step(piece->kind);
+		write_note(failure);
+	}
+	LWLockRelease(notes_lock);
+}
+
+/*
+ * A piece, or a part of one, has succeeded: its note goes.  But if a part has
+ * failed for which there was no place, the note is of that failure instead; it
+ * is not "under way" any more, and stays.
+ */
+static void
+note_success(const WorkPiece *piece, bool part)
+{
+	WorkFailure *failure;
+
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	failure = find_note(piece);
+	if (failure && (part || failure->under_way))
+		drop_note(failure);
+	LWLockRelease(notes_lock);
+}
+
+/* A piece, or a part of one, has failed. */
+static void
+note_failure(const WorkPiece *piece, const ErrorData *error)
+{
+	WorkFailure *failure;
+
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	failure = make_note(piece);
+	if (failure == NULL)
+		failure = make_note(&(WorkPiece) WHOLE_ROUND);
+	if (failure)
+		count_failure(failure, error->sqlerrcode, error->message ? error->message : "");
+	LWLockRelease(notes_lock);
+}
+
+/* The process has come to a step of its piece of work, if it is at one. */
+void
+topics_backoff_step(WorkStep step)
+{
+	WorkFailure *failure;
+
+	if (!at_work)
+		return;
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	failure = find_note(&current);
+	if (failure)
+	{
+		failure->step = step;
+		write_note(failure);
+	}
+	LWLockRelease(notes_lock);
+}
+
+/* Error context: says of what topic an error is. */
+static void
+describe_piece(void *arg)
+{
+	const WorkName *name = arg;
+
+	if (name->topic == NULL)
+		errcontext("work for all topics of the database");
+	else if (name->partition < 0)
+		errcontext("work for topic \"%s\"", name->topic);
+	else
+		errcontext("work for partition %d of topic \"%s\"", name->partition, name->topic);
+}
+
+/*
+ * Do a piece of work, unless it has failed and its time has not come.  An error
+ * ends it, and is logged and noted.  Return true if it was done.
+ *
+ * It is done in a transaction of its own.  Called within a transaction, this
+ * does a part of a piece, that which concerns one topic, in a subtransaction;
+ * the part is noted only when it fails.  "topic" is the topic's name, or NULL
+ * if the piece concerns all.  "work" may go to the next transaction if this is
+ * not a part.
+ */
+bool
+topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *arg)
+{
+	const MemoryContext cxt = CurrentMemoryContext;
+	const ResourceOwner owner = CurrentResourceOwner;
+	const WorkPiece outer = current;
+	const bool	outer_at_work = at_work;
+	const bool	part = IsTransactionState();
+	const long	left = topics_backoff_left(piece);
+	WorkName	name = {topic, piece->partition};
+	ErrorContextCallback callback = {error_context_stack, describe_piece, &name};
+	volatile bool done = false;
+
+	if (left > 0)
+		return false;
+	if (!part)
+	{
+		note_begin(piece);
+		current = *piece;
+		at_work = true;
+	}
+	error_context_stack = &callback;
+	PG_TRY();
+	{
+		if (part)
+			BeginInternalSubTransaction(NULL);
+		else
+			StartTransactionCommand();
+		work(arg);
+		if (part)
+			ReleaseCurrentSubTransaction();
+		else
+			CommitTransactionCommand();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		EmitErrorReport();
+		if (part)
+			RollbackAndReleaseCurrentSubTransaction();
+		else
+			AbortCurrentTransaction();
+		FlushErrorState();
+		MemoryContextSwitchTo(cxt);
+		note_failure(piece, error);
+		FreeErrorData(error);
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	error_context_stack = callback.previous;
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+	if (done && (!part || left >= 0))
+		note_success(piece, part);
+	current = outer;
+	at_work = outer_at_work;
+	return done;
+}
+
+/* ----------------------------------------------------------------
+ *		The beginning and the end of a worker
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Find a note of this database's, of the worker or of the compactor, that says
+ * "under way"; the caller holds the lock.
+ */
+static WorkFailure *
+find_under_way(bool compactor)
+{
+	for (int i = 0; i < shared->count; i++)
+	{
+		WorkFailure *failure = &shared->failures[i];
+
+		if (failure->piece.database == MyDatabaseId && failure->under_way &&
+			(failure->piece.kind == WORK_COMPACT) == compactor)
+			return failure;
+	}
+	return NULL;
+}
+
+/* Count as failed one piece of work in which the predecessor has ended, if any. */
+static bool
+count_unfinished(bool compactor, WorkFailure *result)
+{
+	WorkFailure *failure;
+
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	failure = find_under_way(compactor);
+	if (failure)
+	{
+		count_failure(failure, 0, "the worker or the server ended during this work");
+		*result = *failure;
+	}
+	LWLockRelease(notes_lock);
+	return failure != NULL;
+}
+
+/*
+ * In a new worker, or compactor: what its predecessor did not come to an end
+ * of is a failure.
+ */
+void
+topics_backoff_take_over(bool compactor)
+{
+	WorkFailure failure;
+
+	StartTransactionCommand();
+	while (count_unfinished(compactor, &failure))
+	{
+		char	   *topic = get_rel_name(failure.piece.view_relid);
+
+		ereport(LOG,
+				(errmsg("pg_topics worker or the server ended during work that is tried again in %ld s",
+						(time_to_retry(&failure) + 999) / 1000),
+				 topic == NULL ? errdetail("It was at step \"%s\" for all topics of the database.",
+										   step_names[failure.step]) :
+				 errdetail("It was at step \"%s\" for partition %d of topic \"%s\".",
+						   step_names[failure.step], failure.piece.partition, topic)));
+	}
+	CommitTransactionCommand();
+}
+
+/*
+ * The worker, or the compactor, ends because it was told to: its piece of work
+ * has not failed.
+ */
+void
+topics_backoff_excuse(bool compactor)
+{
+	WorkFailure *failure;
+
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	while ((failure = find_under_way(compactor)) != NULL)
+	{
+		failure->under_way = false;
+		if (failure->failures == 0)
+			drop_note(failure);
+		else
+			write_note(failure);
+	}
+	LWLockRelease(notes_lock);
+}
+
+/* ----------------------------------------------------------------
+ *		Forgetting, and looking
+ * ----------------------------------------------------------------
+ */
+
+/* No failure of the piece counts any more; the caller holds the lock. */
+static void
+forget_failures(WorkFailure *failure)
+{
+	if (failure->under_way)
+		failure->failures = 0;
+	else
+		drop_note(failure);
+}
+
+/* Try a topic's work again at once; with InvalidOid, that of the database. */
+void
+topics_backoff_reset(Oid view_relid)
+{
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	for (int i = shared->count - 1; i >= 0; i--)
+		if (shared->failures[i].piece.database == MyDatabaseId &&
+			shared->failures[i].piece.view_relid == view_relid &&
+			shared->failures[i].failures > 0)
+			forget_failures(&shared->failures[i]);
+	LWLockRelease(notes_lock);
+}
+
+/*
+ * A round that began at this time is over: what it did not try again is not
+ * wanted any more, as after a DROP.  What is not tried by rounds stays a little
+ * longer.
+ */
+void
+topics_backoff_forget_untried(TimestampTz began)
+{
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	for (int i = shared->count - 1; i >= 0; i--)
+	{
+		WorkFailure *failure = &shared->failures[i];
+		TimestampTz before = has_own_time(&failure->piece) ?
+			TimestampTzPlusMilliseconds(began, -MAX_DELAY_MS) : began;
+
+		if (failure->piece.database == MyDatabaseId && failure->failures > 0 &&
+			failure->retry_at < before)
+			forget_failures(failure);
+	}
+	LWLockRelease(notes_lock);
+}
+
+/* The extension has gone from this database. */
+void
+topics_backoff_forget_database(void)
+{
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	for (int i = shared->count - 1; i >= 0; i--)
+		if (shared->failures[i].piece.database == MyDatabaseId)
+			drop_note(&shared->failures[i]);
+	LWLockRelease(notes_lock);
+}
+
+/*
+ * Forget all databases but these.  One that was created since they were listed
+ * can lose a note, which does no harm.
+ */
+void
+topics_backoff_keep_databases(List *databases)
+{
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	for (int i = shared->count - 1; i >= 0; i--)
+		if (!list_member_oid(databases, shared->failures[i].piece.database))
+			drop_note(&shared->failures[i]);
+	LWLockRelease(notes_lock);
+}
+
+/* List what fails in this database; palloc'd. */
+WorkFailure *
+topics_backoff_list(int *count)
+{
+	WorkFailure *result;
+
+	*count = 0;
+	LWLockAcquire(notes_lock, LW_SHARED);
+	result = palloc(sizeof(WorkFailure) * (shared->count + 1));
+	for (int i = 0; i < shared->count; i++)
+		if (shared->failures[i].piece.database == MyDatabaseId && shared->failures[i].failures > 0)
+			result[(*count)++] = shared->failures[i];
+	LWLockRelease(notes_lock);
+	return result;
+}
+
+const char *
+topics_backoff_step_name(WorkStep step)
+{
+	return step_names[step];
+}

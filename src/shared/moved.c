@@ -1,0 +1,155 @@
+/*-------------------------------------------------------------------------
+ *
+ * moved.c
+ *		Partitions whose log end has moved, for the worker to tell of.
+ *
+ * A partition whose log end has moved is pushed onto its database's stack,
+ * for the worker to tell of, once: its flag "moved" says that it is in one.
+ * A push takes the flag first, then links the partition to the top.  A pop
+ * takes the whole stack, follows the links, and clears each flag before its
+ * caller looks at what the flag was about.  So a producer that finds the flag
+ * set has published before that look, and only the process that holds the flag
+ * writes the link.  Nobody pops less than everything, so a partition cannot be
+ * popped and pushed again under a process that compares the top.
+ *
+ * A state can be given to another topic while it is in a stack.  Then it is
+ * told of, for nothing, or, if its database is another one now, moved over
+ * by the worker that pops it (notify.c).  A database that has gone has its
+ * stack sorted out when its states are given back (topics_moved_sort).
+ *
+ * LOCKING
+ *
+ *	MovedShared.tops, PartitionState.moved		atomics.
+ *	PartitionState.moved_below		is written by the process that has set
+ *		"moved", before it changes the top, and read by the one that has taken
+ *		the stack.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+
+#include "shared/shared.h"
+
+/* Of each slot of worker_registry.c the top of its database's stack. */
+typedef struct MovedShared
+{
+	pg_atomic_uint32 tops[MAX_WORKERS]; /* index of the state + 1, or 0 */
+} MovedShared;
+
+static MovedShared *shared = NULL;
+
+/* shmem_request_hook */
+void
+topics_moved_shmem_request(void)
+{
+	RequestAddinShmemSpace(MAXALIGN(sizeof(MovedShared)));
+}
+
+/* shmem_startup_hook; the caller holds AddinShmemInitLock. */
+void
+topics_moved_shmem_startup(void)
+{
+	bool		found;
+
+	shared = ShmemInitStruct("pg_topics moved partitions", sizeof(MovedShared), &found);
+	if (!found)
+		for (int i = 0; i < MAX_WORKERS; i++)
+			pg_atomic_init_u32(&shared->tops[i], 0);
+}
+
+static pg_atomic_uint32 *
+find_top(const WorkerSlot *slot)
+{
+	return &shared->tops[topics_worker_registry_index(slot)];
+}
+
+/* Take a whole stack: the index + 1 of its uppermost state, or 0. */
+static uint32
+take_stack(const WorkerSlot *slot)
+{
+	return pg_atomic_exchange_u32(find_top(slot), 0);
+}
+
+/* The uppermost state of a stack that was taken.  From now on it can be pushed again. */
+static PartitionState *
+unlink_top(uint32 *top)
+{
+	PartitionState *state = topics_partition_state_at(*top - 1);
+
+	*top = state->moved_below;
+	pg_atomic_exchange_u32(&state->moved, 0);
+	return state;
+}
+
+/*
+ * The partition's log end has moved: its database's worker is to say so.  The
+ * new end was stored before.  Raises nothing.
+ */
+void
+topics_moved_push(PartitionState *state)
+{
+	WorkerSlot *slot;
+	uint32		top;
+
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&state->moved) != 0 ||
+		pg_atomic_exchange_u32(&state->moved, 1) != 0)
+		return;
+	slot = OidIsValid(state->id.database) ? topics_worker_registry_get(state->id.database) : NULL;
+	if (slot == NULL)
+	{
+		pg_atomic_write_u32(&state->moved, 0);
+		return;
+	}
+
+	top = pg_atomic_read_u32(find_top(slot));
+	do
+	{
+		state->moved_below = top;
+		pg_write_barrier();
+	} while (!pg_atomic_compare_exchange_u32(find_top(slot), &top,
+											 topics_partition_state_index(state) + 1));
+	/* whoever was first has set the latch */
+	if (top == 0)
+		topics_worker_registry_wake_notifier(slot);
+}
+
+/* Return true if no partition of the slot's database has moved. */
+bool
+topics_moved_is_empty(const WorkerSlot *slot)
+{
+	return pg_atomic_read_u32(find_top(slot)) == 0;
+}
+
+/*
+ * Take all of a stack into "result", which has room for all states there are.
+ * From now on they can be pushed again, so their log ends are to be looked at
+ * after this.
+ */
+int
+topics_moved_pop(const WorkerSlot *slot, PartitionState **result)
+{
+	uint32		top = take_stack(slot);
+	int			count = 0;
+
+	while (top != 0)
+		result[count++] = unlink_top(&top);
+	return count;
+}
+
+/*
+ * States of the database were given back, and may have another owner now: sort
+ * out its stack.
+ */
+void
+topics_moved_sort(Oid database)
+{
+	WorkerSlot *slot = topics_worker_registry_find(database);
+	uint32		top = slot ? take_stack(slot) : 0;
+
+	while (top != 0)
+		topics_moved_push(unlink_top(&top));
+}

@@ -1,0 +1,333 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared/shared.h
+ *		What all processes share in memory, and the locks that guard it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_SHARED_H
+#define PG_TOPICS_SHARED_H
+
+#include "access/xlogdefs.h"
+#include "fmgr.h"
+#include "nodes/pg_list.h"
+#include "port/atomics.h"
+#include "storage/block.h"
+#include "storage/condition_variable.h"
+#include "storage/lwlock.h"
+#include "utils/timestamp.h"
+
+#include "pg_topics.h"
+
+typedef enum PartitionRole
+{
+	ROLE_LEADER,				/* accepts records: all of them, on one node */
+	ROLE_FOLLOWER				/* is written by replication only */
+} PartitionRole;
+
+/* What somebody asks of the worker for a partition (PartitionState.requests) */
+#define REQUEST_SPARE	0x01	/* attach the segment after the tail */
+#define REQUEST_ROLL	0x02	/* cut the tail at next_offset */
+#define REQUEST_SEAL	0x04	/* freeze and index sealed segments */
+#define REQUEST_DROP	0x08	/* drop what is below the log start */
+
+#define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
+#define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
+#define NOBODY_WAITS	PG_INT64_MAX	/* of wake_at */
+#define UNKNOWN_BYTES	(-1)	/* of droppable_bytes: look */
+#define NOTHING_DROPPABLE (PG_INT64_MIN / 2)	/* there is but the tail */
+#define COMPACTION_WANTED 0		/* of compact_at: it pays, or a run goes on */
+#define LOOK_NOW 1				/* of compact_at: a time long past */
+
+/*
+ * What all processes share of one partition.  It lives in an array whose
+ * elements are never moved or freed, so that a pointer to it and its lock
+ * stay valid for ever; an element is given to another partition only after
+ * its topic was dropped, which a process that holds append_lock sees in "id".
+ *
+ * Fields stand in groups, by what guards them.  What is said to be guarded may
+ * be read without as well where an old value does no harm.
+ *
+ * The order is one for the processor, too.  What each commit reads and writes
+ * stands together, in the 128 bytes from append_lock to wake_at, and next_offset,
+ * commit_lsn and append_xid, of which a reader wants all three, are neighbours.
+ */
+typedef struct PartitionState
+{
+	/* ---- the registry lock (partition_state.c), exclusive: to write ---- */
+
+	TopicPartition id;
+
+	/* ---- append_lock ---- */
+
+	LWLock		append_lock;
+	ConditionVariable append_cv;	/* append_lock was released, or the limit
+									 * lifted */
+
+	/*
+	 * Written under the lock, and read by anybody at any time.  A foreign
+	 * writer's commit writes the first two without it (transaction.c).
+	 */
+	pg_atomic_uint64 next_offset;	/* the log end, published */
+	pg_atomic_uint64 commit_lsn;	/* of the commit that published it */
+	pg_atomic_uint32 append_xid;	/* who appended and has not published */
+
+	BlockNumber tail_blocks;	/* up to the one with the last record, for the
+								 * roll by size, and to append at */
+	TimestampTz last_append_time;	/* LogAppendTime never goes back */
+	int64		tail_base;		/* first offset of the tail */
+
+	/*
+	 * When the tail got its first record; 0: it has none.  Two write it
+	 * without the lock: the commit of a cut sets it to 0, while append_limit
+	 * keeps producers away, and the worker that finds it in the future sets it
+	 * to now, as any other writer would.
+	 */
+	TimestampTz tail_started;
+	int64		spare_at;		/* next_offset at which to ask for a spare */
+	Oid			tail_file;		/* that tail_blocks is of, or invalid: not
+								 * known */
+
+	/*
+	 * ---- the lock on the partition's table, SHARE UPDATE EXCLUSIVE ----
+	 *
+	 * Written by the transaction that changes the partition's segments, of
+	 * which there is one at a time.  It sets the limit and cut_end under
+	 * append_lock as well, under which producers read them, and resets them
+	 * after its end, without any lock: nobody begins a cut as long as either
+	 * stands (segment.c).
+	 */
+
+	uint32		bounds_changes; /* segments were re-bounded this often */
+	int64		append_limit;	/* a cut in progress: no offset from here on */
+	int64		cut_end;		/* former end of a segment whose cut is not
+								 * complete, or 0 */
+
+	/* ---- no lock: atomics ---- */
+
+	pg_atomic_uint32 requests;	/* REQUEST_xxx */
+	pg_atomic_uint32 foreign_writes;	/* commits of writers other than
+										 * produce */
+	pg_atomic_uint64 wake_at;	/* lowest log end that anybody waits for, or
+								 * NOBODY_WAITS (wakeup.c) */
+
+	/* These two only rise, once they are known (log_start.c). */
+	pg_atomic_uint64 log_start_offset;	/* published */
+	pg_atomic_uint64 log_start_sought;	/* nothing that begins here or above
+										 * is hidden from anybody */
+
+	/* ---- the flag "moved": the process that has set it (moved.c) ---- */
+
+	pg_atomic_uint32 moved;		/* is in a stack of moved partitions */
+	int			moved_below;	/* the next one in it, as index + 1, or 0 */
+
+	/* ---- no lock: of the topic, in the state of its partition 0 ---- */
+
+	ConditionVariable data_cv;	/* who waits for anything of the topic
+								 * (wakeup.c) */
+	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
+	pg_atomic_uint32 topic_bounds_changes;	/* segments of any partition were
+											 * re-bounded (segment.c) */
+
+	/* ---- no lock: written when the state is made ---- */
+
+	PartitionRole role;
+	int32		leader_epoch;
+
+	/*
+	 * ---- no lock: what the last process that looked has found ----
+	 *
+	 * At worst another one looks, too (maintain.c, retention.c, compact.c).
+	 */
+
+	bool		looked_at;		/* for what was left undone before we were */
+	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
+								 * that is of this time; 0: look */
+	int64		droppable_bytes;	/* of sealed segments above the lowest */
+	TimestampTz compact_at;		/* when to look whether compaction pays, or
+								 * COMPACTION_WANTED */
+} PartitionState;
+
+#define MAX_WORKERS 256
+#define WORKER_RESTART_MS 5000	/* least time between two starts of a worker */
+
+/*
+ * A database's worker and compactor, in shared memory.  worker_registry.c has
+ * the spinlock that guards it, and alone touches what is in it.
+ */
+typedef struct WorkerSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	pid_t		pid;			/* 0: not running */
+	pid_t		compactor;		/* likewise */
+	struct Latch *latch;		/* of the running worker */
+	bool		has_extension;	/* as of its last look */
+	int			commands;		/* in progress that the worker gives way to */
+	TimestampTz not_before;		/* no new start until then */
+	bool		round_wanted;	/* was woken for more than notifications */
+	TimestampTz last_round;		/* end of the worker's last round; 0: none yet */
+	int			partitions;		/* that it looked at in that round */
+} WorkerSlot;
+
+/* A piece of the worker's work (backoff.c), and the steps that it may be at. */
+typedef enum WorkKind
+{
+	WORK_MAINTAIN,				/* what maintain.c does */
+	WORK_OWNERS,				/* of groups, that were renamed */
+	WORK_NOTIFY,
+	WORK_COMPACT,				/* what the compactor does (compactor.c) */
+	WORK_KINDS
+} WorkKind;
+
+typedef enum WorkStep
+{
+	STEP_LOOK,					/* at what there is, or is to be done */
+	STEP_ROLL,
+	STEP_SPARE,
+	STEP_SEAL,
+	STEP_EXPIRE,
+	STEP_DROP,
+	STEP_COMPACT,
+	STEP_OWNERS,
+	STEP_NOTIFY
+} WorkStep;
+
+#define WHOLE_TOPIC (-1)		/* in place of a partition */
+
+typedef struct WorkPiece
+{
+	Oid			database;
+	Oid			view_relid;		/* InvalidOid: all topics of the database */
+	int32		partition;		/* or WHOLE_TOPIC */
+	WorkKind	kind;
+} WorkPiece;
+
+/* A partition that has something to be done. */
+typedef struct DuePartition
+{
+	WorkPiece	piece;
+	NameData	topic;
+} DuePartition;
+
+/* Commits a step of a piece of work, and begins the transaction of the next. */
+typedef void (*NextTransaction) (void);
+
+/* The look at what is to be done in this database. */
+#define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN}
+
+/* One that is under way, or has failed. */
+#define MAX_FAILURE_MESSAGE 256
+
+typedef struct WorkFailure
+{
+	WorkPiece	piece;
+	WorkStep	step;			/* which it is at, or has failed at */
+	bool		under_way;
+	int32		failures;		/* in a row */
+	int			sqlstate;		/* of the last one; 0: the worker has ended */
+	TimestampTz since;			/* the first one in the row */
+	TimestampTz retry_at;
+	char		message[MAX_FAILURE_MESSAGE];
+} WorkFailure;
+
+/* ---- partition_state.c ---- */
+
+extern void topics_partition_state_shmem_request(void);
+extern void topics_partition_state_shmem_startup(void);
+extern PartitionState *topics_partition_state_find(const TopicPartition *id);
+extern PartitionState *topics_partition_state_get(const TopicPartition *id);
+extern void topics_partition_state_reserve(int64 topic_id, int32 from, int32 to);
+extern void topics_partition_state_release(int64 topic_id, int32 from);
+extern void topics_partition_state_release_database(Oid database);
+extern int	topics_partition_state_index(const PartitionState *state);
+extern PartitionState *topics_partition_state_at(int index);
+
+/* ---- worker_registry.c ---- */
+
+extern void topics_worker_registry_shmem_request(void);
+extern void topics_worker_registry_shmem_startup(void);
+extern WorkerSlot *topics_worker_registry_find(Oid database);
+extern WorkerSlot *topics_worker_registry_get(Oid database);
+extern bool topics_worker_registry_read(Oid database, WorkerSlot *copy);
+extern int	topics_worker_registry_index(const WorkerSlot *slot);
+extern WorkerSlot *topics_worker_registry_at(int index);
+extern void topics_worker_registry_wake_worker(void);
+extern void topics_worker_registry_wake_notifier(const WorkerSlot *slot);
+extern void topics_worker_registry_wake_launcher(void);
+extern bool topics_worker_registry_give_way(Oid database);
+extern void topics_worker_registry_come_back(Oid database);
+extern void topics_worker_registry_enter_launcher(void);
+extern bool topics_worker_registry_take_look_again(void);
+extern void topics_worker_registry_list(Oid *databases);
+extern bool topics_worker_registry_is_vacant(Oid database);
+extern void topics_worker_registry_forget(Oid database);
+extern bool topics_worker_registry_claim_start(Oid database, bool look_again);
+extern long topics_worker_registry_time_to_start(long limit);
+extern bool topics_worker_registry_claim_hint(void);
+extern WorkerSlot *topics_worker_registry_enter(Oid database);
+extern void topics_worker_registry_leave(WorkerSlot *slot);
+extern void topics_worker_registry_note_no_extension(WorkerSlot *slot);
+extern void topics_worker_registry_note_round(WorkerSlot *slot, int partitions);
+extern bool topics_worker_registry_take_round_wanted(WorkerSlot *slot);
+extern bool topics_worker_registry_has_compactor(const WorkerSlot *slot);
+extern bool topics_worker_registry_enter_compactor(WorkerSlot *slot, Oid database);
+extern void topics_worker_registry_leave_compactor(WorkerSlot *slot);
+
+/* ---- moved.c ---- */
+
+extern void topics_moved_shmem_request(void);
+extern void topics_moved_shmem_startup(void);
+extern void topics_moved_push(PartitionState *state);
+extern bool topics_moved_is_empty(const WorkerSlot *slot);
+extern int	topics_moved_pop(const WorkerSlot *slot, PartitionState **result);
+extern void topics_moved_sort(Oid database);
+
+/* ---- append_lock.c ---- */
+
+extern void topics_append_lock_shmem_request(void);
+extern void topics_append_lock_shmem_startup(void);
+extern void topics_append_lock_acquire(PartitionState **states, int nstates);
+extern void topics_append_lock_release(void);
+extern bool topics_append_lock_held(const PartitionState *state);
+extern void topics_append_lock_sleep(PartitionState *state, long timeout_ms);
+extern void topics_append_lock_at_abort(void);
+
+/* ---- wakeup.c ---- */
+
+#define WAKEUP_MAX_WAIT_MS 2147483000L	/* 24 days, what PostgreSQL can wait */
+/*
+ * Is the wait over?  If not, it has said what it waits for, before looking,
+ * by topics_wakeup_want or topics_wakeup_want_claim.
+ */
+typedef bool (*WakeupCheck) (void *arg);
+extern void topics_wakeup_published(PartitionState *state, PartitionState *topic_state,
+									int64 next_offset);
+extern void topics_wakeup_topic(PartitionState *topic_state);
+extern void topics_wakeup_claim_released(PartitionState *topic_state);
+extern void topics_wakeup_want(PartitionState *state, int64 next_offset);
+extern void topics_wakeup_want_claim(PartitionState *topic_state);
+extern bool topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg,
+							   long timeout_ms);
+extern long topics_wakeup_max_wait(const Interval *max_wait, long limit_ms);
+extern void topics_wakeup_release_snapshots(FunctionCallInfo fcinfo, const char *command);
+extern void topics_wakeup_restore_snapshot(void);
+
+/* ---- backoff.c ---- */
+
+typedef void (*Work) (void *arg);
+extern void topics_backoff_shmem_request(void);
+extern void topics_backoff_shmem_startup(void);
+extern long topics_backoff_left(const WorkPiece *piece);
+extern long topics_backoff_next_round(void);
+extern bool topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *arg);
+extern void topics_backoff_step(WorkStep step);
+extern const char *topics_backoff_step_name(WorkStep step);
+extern void topics_backoff_take_over(bool compactor);
+extern void topics_backoff_excuse(bool compactor);
+extern void topics_backoff_reset(Oid view_relid);
+extern void topics_backoff_forget_untried(TimestampTz began);
+extern void topics_backoff_forget_database(void);
+extern void topics_backoff_keep_databases(List *databases);
+extern WorkFailure *topics_backoff_list(int *count);
+
+#endif							/* PG_TOPICS_SHARED_H */

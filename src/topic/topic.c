@@ -1,0 +1,431 @@
+/*-------------------------------------------------------------------------
+ *
+ * topic.c
+ *		Create, alter, rename, drop and describe topics; add partitions.
+ *
+ * All of it is transactional, because all of it is rows and tables
+ * (make_topic.c).
+ *
+ * Changes of one topic exclude each other by a lock on its view; creations of
+ * one name by a lock on the name.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "parser/parse_type.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/tuplestore.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "group/group.h"
+#include "topic/topic.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_create_topic);
+PG_FUNCTION_INFO_V1(topics_alter_topic);
+PG_FUNCTION_INFO_V1(topics_rename_topic);
+PG_FUNCTION_INFO_V1(topics_drop_topic);
+PG_FUNCTION_INFO_V1(topics_add_partitions);
+PG_FUNCTION_INFO_V1(topics_describe_topic);
+
+#define MAX_TOPIC_PARTITIONS 100000
+
+/* The view that drop_topic is dropping right now. */
+static Oid	dropping_view = InvalidOid;
+
+/* Return true if it is this view: hooks.c lets the command pass. */
+bool
+topics_topic_is_being_dropped(Oid view_relid)
+{
+	return view_relid == dropping_view;
+}
+
+/* ----------------------------------------------------------------
+ *		Arguments
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Require a name to be good for a topic: by Kafka's rule, with PostgreSQL's
+ * length.  Names that begin with two underscores are for topics of the system.
+ */
+void
+topics_topic_check_name(const char *name)
+{
+	size_t		length = strlen(name);
+	const char *problem = NULL;
+
+	if (length == 0)
+		problem = "It is empty.";
+	else if (length >= NAMEDATALEN)
+		problem = "It is longer than 63 bytes.";
+	else if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		problem = "It is \".\" or \"..\".";
+	else if (topics_catalog_is_internal(name))
+		problem = "Names that begin with \"__\" are reserved.";
+	else if (strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != length)
+		problem = "It has a character other than ASCII letters, digits, \".\", \"_\" and \"-\".";
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid topic name \"%s\"", name),
+				 errdetail("%s", problem)));
+}
+
+static char *
+get_text_argument(FunctionCallInfo fcinfo, int argument, const char *name)
+{
+	topics_argument_require(fcinfo, argument, name);
+	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
+}
+
+static Oid
+get_type_namespace(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid			namespace = ((Form_pg_type) GETSTRUCT(tuple))->typnamespace;
+
+	ReleaseSysCache(tuple);
+	return namespace;
+}
+
+/* Get a type's name as it can stand in any statement, after checking it. */
+static char *
+get_column_type(FunctionCallInfo fcinfo, int argument, const char *what)
+{
+	char	   *name = PG_ARGISNULL(argument) ? pstrdup("text") :
+		text_to_cstring(PG_GETARG_TEXT_PP(argument));
+	Oid			type;
+	int32		typmod;
+
+	/*
+	 * the default is what it says, whatever search_path finds under the name
+	 */
+	if (strcmp(name, "text") == 0)
+		name = "pg_catalog.text";
+	topics_parse_type(name, &type, &typmod);
+	if (isAnyTempNamespace(get_type_namespace(type)) ||
+		isAnyTempNamespace(get_type_namespace(getBaseType(type))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s cannot be a temporary type", what),
+				 errdetail("It would go with the session, and the topic is to stay.")));
+	if (get_typtype(type) == TYPTYPE_PSEUDO || !get_typisdefined(type))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s cannot be \"%s\"", what, name),
+				 errdetail("It must be a type that a column can have.")));
+	if (object_aclcheck(TypeRelationId, type, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error_type(ACLCHECK_NO_PRIV, type);
+	return format_type_extended(type, typmod,
+								FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+}
+
+/* ----------------------------------------------------------------
+ *		Create
+ * ----------------------------------------------------------------
+ */
+
+static int32
+get_partitions_argument(FunctionCallInfo fcinfo, int argument)
+{
+	int32		partitions = PG_ARGISNULL(argument) ? 1 : PG_GETARG_INT32(argument);
+
+	if (partitions < 1 || partitions > MAX_TOPIC_PARTITIONS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid number of partitions: %d", partitions),
+				 errdetail("A topic has from 1 to %d partitions.", MAX_TOPIC_PARTITIONS)));
+	return partitions;
+}
+
+/* Require the right to create topics. */
+static void
+require_create(void)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, false);
+
+	if (object_aclcheck(NamespaceRelationId, namespace, GetUserId(), ACL_CREATE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, TOPIC_SCHEMA);
+}
+
+/* Arguments of create_topic; if_not_exists comes after the settings. */
+enum
+{
+	CREATE_TOPIC,
+	CREATE_PARTITIONS,
+	CREATE_KEY_TYPE,
+	CREATE_VALUE_TYPE,
+	CREATE_FIRST_SETTING
+};
+
+/*
+ * create_topic(topic, partitions, key_type, value_type, settings..,
+ * if_not_exists)
+ */
+Datum
+topics_create_topic(PG_FUNCTION_ARGS)
+{
+	const int	if_not_exists = CREATE_FIRST_SETTING + topics_topic_setting_count();
+	NewTopic	topic = {.owner = GetUserId()};
+
+	topic.name = get_text_argument(fcinfo, CREATE_TOPIC, "topic");
+	topic.partitions = get_partitions_argument(fcinfo, CREATE_PARTITIONS);
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.create_topic()");
+	topics_topic_check_name(topic.name);
+	topic.settings = topics_topic_setting_arguments(fcinfo, CREATE_FIRST_SETTING);
+	require_create();
+
+	if (!topics_make_topic_lock_name(topic.name))
+	{
+		bool		quiet = !PG_ARGISNULL(if_not_exists) && PG_GETARG_BOOL(if_not_exists);
+
+		ereport(quiet ? NOTICE : ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 quiet ? errmsg("topic \"%s\" already exists, skipping", topic.name) :
+				 errmsg("topic \"%s\" already exists", topic.name)));
+		PG_RETURN_VOID();
+	}
+	topic.key_type = get_column_type(fcinfo, CREATE_KEY_TYPE, "key_type");
+	topic.value_type = get_column_type(fcinfo, CREATE_VALUE_TYPE, "value_type");
+	topics_make_topic_create(&topic);
+	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		Change
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Lock a topic, which must be the caller's, so that nobody else changes it
+ * until the transaction ends.  NULL if there is none, and missing_ok.
+ */
+static Topic *
+lock_own_topic(const char *name, LOCKMODE mode, bool missing_ok)
+{
+	for (;;)
+	{
+		Topic	   *topic = topics_catalog_lookup(name, missing_ok);
+		Oid			view;
+
+		if (topic == NULL)
+			return NULL;
+		topics_catalog_require_owner(topic);
+		topics_catalog_require_not_internal(topic);
+		view = topic->view_relid;
+		LockRelationOid(view, mode);
+		topic = topics_catalog_lookup(name, true);
+		if (topic && topic->view_relid == view)
+			return topic;
+		UnlockRelationOid(view, mode);
+	}
+}
+
+/* alter_topic(topic, settings..) */
+Datum
+topics_alter_topic(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+	TopicSettingValues *settings;
+	StatementScope scope;
+
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.alter_topic()");
+	settings = topics_topic_setting_arguments(fcinfo, 1);
+	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
+
+	scope = topics_statement_begin();
+	topics_topic_setting_execute(psprintf("UPDATE topic_log.topic SET %s"
+										  " WHERE topic_id = " INT64_FORMAT " AND partitions = %d",
+										  topics_topic_setting_assignments(),
+										  topic->topic_id, topic->partitions),
+								 settings);
+	topics_statement_require_change();
+	CacheInvalidateRelcacheByRelid(topic->view_relid);
+	topics_statement_end(scope);
+	/* work that fails may do better with the new settings; if not, no harm */
+	topics_backoff_reset(topic->view_relid);
+	PG_RETURN_VOID();
+}
+
+/* add_partitions(topic, partitions): the new total */
+Datum
+topics_add_partitions(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+	Topic		before;
+	int32		partitions;
+	StatementScope scope;
+
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.add_partitions()");
+	topics_argument_require(fcinfo, 1, "partitions");
+	partitions = get_partitions_argument(fcinfo, 1);
+	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
+	if (partitions <= topic->partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("topic \"%s\" has %d partitions already", NameStr(topic->name),
+						topic->partitions),
+				 errdetail("The new number, %d, is a total and must be larger.", partitions)));
+
+	before = *topic;
+	scope = topics_statement_begin();
+	topics_make_topic_create_partitions(before.topic_id, before.partitions, partitions,
+										before.settings.segment_bytes);
+	topics_statement_execute("UPDATE topic_log.topic SET partitions = %d"
+							 " WHERE topic_id = " INT64_FORMAT, partitions, before.topic_id);
+	topics_statement_require_change();
+	CacheInvalidateRelcacheByRelid(before.view_relid);
+	topics_statement_end(scope);
+	PG_RETURN_VOID();
+}
+
+/* rename_topic(topic, new_name) */
+Datum
+topics_rename_topic(PG_FUNCTION_ARGS)
+{
+	char	   *new_name = get_text_argument(fcinfo, 1, "new_name");
+	Topic	   *topic;
+
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.rename_topic()");
+	topics_topic_check_name(new_name);
+	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), AccessExclusiveLock, false);
+	require_create();
+	if (!topics_make_topic_lock_name(new_name))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("topic \"%s\" already exists", new_name)));
+	RenameRelationInternal(topic->view_relid, new_name, false, false);
+	CommandCounterIncrement();
+	PG_RETURN_VOID();
+}
+
+/* drop_topic(topic, if_exists) */
+Datum
+topics_drop_topic(PG_FUNCTION_ARGS)
+{
+	char	   *name = get_text_argument(fcinfo, 0, "topic");
+	bool		if_exists = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	Topic	   *topic;
+	ObjectAddress view = {RelationRelationId, InvalidOid, 0};
+	ObjectAddress root = {RelationRelationId, InvalidOid, 0};
+	int64		topic_id;
+	StatementScope scope;
+
+	topics_require_preload();
+	PreventCommandIfReadOnly("topics.drop_topic()");
+	/* before the topic has gone: what is loaded then lacks its offsets */
+	topics_offset_log_prepare(false);
+	topic = lock_own_topic(name, AccessExclusiveLock, if_exists);
+	if (topic == NULL)
+	{
+		ereport(NOTICE, (errmsg("topic \"%s\" does not exist, skipping", name)));
+		PG_RETURN_VOID();
+	}
+	topic_id = topic->topic_id;
+	view.objectId = topic->view_relid;
+	root.objectId = topic->root_relid;
+
+	scope = topics_statement_begin();
+	dropping_view = view.objectId;
+	PG_TRY();
+	{
+		performDeletion(&view, DROP_RESTRICT, 0);
+	}
+	PG_FINALLY();
+	{
+		dropping_view = InvalidOid;
+	}
+	PG_END_TRY();
+	performDeletion(&root, DROP_RESTRICT, 0);
+	topics_statement_execute("DELETE FROM topic_log.topic WHERE topic_id = " INT64_FORMAT, topic_id);
+	topics_statement_require_change();
+	topics_statement_execute("DELETE FROM topic_log.partition WHERE topic_id = " INT64_FORMAT, topic_id);
+	topics_statement_require_change();
+	topics_statement_execute("DELETE FROM topic_log.segment WHERE topic_id = " INT64_FORMAT, topic_id);
+	topics_topic_changes_note(topic_id, 0, false);
+	topics_consumer_offset_delete_topic(topic_id);
+	TEST_POINT("topic-dropped");
+	topics_statement_end(scope);
+	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		Describe
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Build the rows for VALUES that say what a topic is, and its settings:
+ * (number, name, value, is_default, note).
+ */
+static char *
+build_description(const Topic *topic)
+{
+	StringInfoData rows;
+
+	initStringInfo(&rows);
+	appendStringInfo(&rows, "(-5, 'topic_id', t.topic_id::text, NULL::bool, NULL),"
+					 " (-4, 'owner', pg_get_userbyid(c.relowner), NULL, NULL),"
+					 " (-3, 'partitions', t.partitions::text, NULL, NULL),"
+					 " (-2, 'key_type', %s, NULL, 'Type of keys'),"
+					 " (-1, 'value_type', %s, NULL, 'Type of values')",
+					 quote_literal_cstr(format_type_with_typemod(topic->key.type, topic->key.typmod)),
+					 quote_literal_cstr(format_type_with_typemod(topic->value.type, topic->value.typmod)));
+	appendStringInfoString(&rows, topics_topic_setting_descriptions());
+	return rows.data;
+}
+
+/*
+ * describe_topic(topic): a row for each thing to know about it.  What it
+ * means, and what Kafka calls it, is in the comments on the columns of
+ * topics.topic.
+ */
+Datum
+topics_describe_topic(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Topic	   *topic = topics_catalog_lookup(get_text_argument(fcinfo, 0, "topic"), false);
+	StatementScope scope;
+
+	if (!topics_catalog_may_read(topic))
+		topics_catalog_require(topic, ACL_SELECT);
+	InitMaterializedSRF(fcinfo, 0);
+	scope = topics_statement_begin();
+	if (SPI_execute(psprintf("SELECT name, value, is_default,"
+							 " substring(description FROM '\\(([a-z.]+)\\)$'),"
+							 " COALESCE(note, regexp_replace(description, ' \\([a-z.]+\\)$', ''))"
+							 " FROM topic_log.topic t JOIN pg_class c ON c.oid = t.view,"
+							 " LATERAL (VALUES %s) r (number, name, value, is_default, note)"
+							 " LEFT JOIN pg_attribute a ON attrelid = 'topics.topic'::regclass AND attname = name"
+							 " LEFT JOIN pg_description ON objoid = attrelid AND objsubid = attnum AND classoid = 'pg_class'::regclass"
+							 " WHERE t.topic_id = " INT64_FORMAT " ORDER BY number",
+							 build_description(topic), topic->topic_id),
+					true, 0) < 0)
+		elog(ERROR, "could not describe topic \"%s\"", NameStr(topic->name));
+	for (uint64 i = 0; i < SPI_processed; i++)
+		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
+	topics_statement_end(scope);
+	return (Datum) 0;
+}
