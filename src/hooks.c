@@ -268,8 +268,10 @@ find_wanted_database(Node *statement)
 	else if (IsA(statement, AlterDatabaseStmt))
 	{
 		foreach(lc, ((AlterDatabaseStmt *) statement)->options)
+		{
 			if (strcmp(((DefElem *) lfirst(lc))->defname, "tablespace") == 0)
 				name = ((AlterDatabaseStmt *) statement)->dbname;
+		}
 	}
 	else if (IsA(statement, CreatedbStmt))
 	{
@@ -327,8 +329,10 @@ is_extension_command(Node *statement, bool *drop)
 	*drop = false;
 	if (IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_EXTENSION)
 		foreach(lc, ((DropStmt *) statement)->objects)
+		{
 			if (strcmp(strVal(lfirst(lc)), "pg_topics") == 0)
 				*drop = true;
+		}
 	return *drop ||
 		(IsA(statement, CreateExtensionStmt) &&
 		 strcmp(((CreateExtensionStmt *) statement)->extname, "pg_topics") == 0);

@@ -459,8 +459,10 @@ group_is_free(Oid partition_relid, List *group)
 	ListCell   *lc;
 
 	foreach(lc, group)
+	{
 		if (!lock_is_free(((CompactCandidate *) lfirst(lc))->segment.relid))
 			return false;
+	}
 	return list_length(group) == 1 || lock_is_free(partition_relid);
 }
 
@@ -472,8 +474,10 @@ lock_group(Oid partition_relid, List *group)
 	if (list_length(group) > 1 && !topics_retention_lock(partition_relid))
 		return false;
 	foreach(lc, group)
+	{
 		if (!topics_retention_lock(((CompactCandidate *) lfirst(lc))->segment.relid))
 			return false;
+	}
 	return true;
 }
 

@@ -33,13 +33,15 @@
 #include "pg_topics.h"
 
 /* Where the foreign writer of this transaction wrote last, and what. */
-static struct
+typedef struct LatestWrite
 {
 	Oid			relid;
 	LocalTransactionId lxid;
 	SubTransactionId subxid;
 	int64		last_offset;
-} latest = {InvalidOid};
+} LatestWrite;
+
+static LatestWrite latest = {InvalidOid};
 
 /* Tables of the partitions that it wrote to, in TopTransactionContext. */
 static List *partitions = NIL;

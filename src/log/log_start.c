@@ -211,8 +211,9 @@ static int64
 raise_column(const TopicPartition *id, const char *column, int64 value)
 {
 	static const Oid types[] = {INT8OID, INT8OID, INT4OID};
-	Datum		values[] = {Int64GetDatum(value), Int64GetDatum(id->topic_id),
-		Int32GetDatum(id->partition)};
+	Datum		values[] = {
+		Int64GetDatum(value), Int64GetDatum(id->topic_id), Int32GetDatum(id->partition)
+	};
 	char	   *sql = psprintf("UPDATE topic_log.partition SET %s = GREATEST(%s, $1)"
 							   " WHERE topic_id OPERATOR(pg_catalog.=) $2"
 							   " AND partition OPERATOR(pg_catalog.=) $3 RETURNING %s",

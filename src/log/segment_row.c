@@ -95,8 +95,9 @@ static void
 execute_for_row(const char *sql, const TopicPartition *id, int64 base_offset)
 {
 	static const Oid types[] = {INT8OID, INT4OID, INT8OID};
-	Datum		values[] = {Int64GetDatum(id->topic_id), Int32GetDatum(id->partition),
-		Int64GetDatum(base_offset)};
+	Datum		values[] = {
+		Int64GetDatum(id->topic_id), Int32GetDatum(id->partition), Int64GetDatum(base_offset)
+	};
 	OwnerScope	scope;
 
 	scope = topics_extension_become_owner();
@@ -127,8 +128,10 @@ topics_segment_row_update(const TopicPartition *id, int64 base_offset,
 						  TimestampTz sealed_at, TimestampTz tombstones_from)
 {
 	static const Oid types[] = {INT8OID, INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
-	Datum		values[] = {Int64GetDatum(id->topic_id), Int32GetDatum(id->partition),
-		Int64GetDatum(base_offset), TimestampTzGetDatum(sealed_at), TimestampTzGetDatum(tombstones_from)};
+	Datum		values[] = {
+		Int64GetDatum(id->topic_id), Int32GetDatum(id->partition), Int64GetDatum(base_offset),
+		TimestampTzGetDatum(sealed_at), TimestampTzGetDatum(tombstones_from)
+	};
 	char		nulls[] = {' ', ' ', ' ', ' ', tombstones_from == 0 ? 'n' : ' '};
 	OwnerScope	scope;
 

@@ -755,8 +755,10 @@ topics_append_is_pending(void)
 	ListCell   *lc;
 
 	foreach(lc, destinations)
+	{
 		if (topics_buffer_count(((Destination *) lfirst(lc))->records) > 0)
 			return true;
+	}
 	return false;
 }
 

@@ -306,10 +306,10 @@ append_row_json(StringInfo json, TupleDesc desc, HeapTuple row)
 		appendStringInfoString(json, "null");
 	else
 	{
-		Datum		text = DirectFunctionCall1(row_to_json, heap_copy_tuple_as_datum(row, desc));
+		Datum		as_text = DirectFunctionCall1(row_to_json, heap_copy_tuple_as_datum(row, desc));
 
-		appendBinaryStringInfo(json, VARDATA_ANY(DatumGetPointer(text)),
-							   VARSIZE_ANY_EXHDR(DatumGetPointer(text)));
+		appendBinaryStringInfo(json, VARDATA_ANY(DatumGetPointer(as_text)),
+							   VARSIZE_ANY_EXHDR(DatumGetPointer(as_text)));
 	}
 }
 

@@ -62,8 +62,10 @@ is_usual_copy(const CopyStmt *stmt)
 		stmt->is_program || stmt->whereClause != NULL)
 		return false;
 	foreach(lc, stmt->options)
+	{
 		if (!is_reading_option(((DefElem *) lfirst(lc))->defname))
 			return false;
+	}
 	return !XactReadOnly && !IsInParallelMode() && ExecutorCheckPerms_hook == NULL;
 }
 

@@ -134,8 +134,10 @@ select_offset_conditions(PlannerInfo *root, RelOptInfo *rel, List *clauses)
 	ListCell   *lc;
 
 	foreach(lc, clauses)
+	{
 		if (match_offset_condition(root, rel, lfirst(lc)) != NULL)
 			result = lappend(result, lfirst(lc));
+	}
 	return result;
 }
 /* ----------------------------------------------------------------
@@ -312,8 +314,10 @@ add_parameterized_paths(PlannerInfo *root, RelOptInfo *rel, const Segment *segme
 			continue;
 		outer = bms_union(bms_difference(rinfo->clause_relids, rel->relids), rel->lateral_relids);
 		foreach(other, outers)
+		{
 			if (bms_equal(lfirst(other), outer))
 				break;
+		}
 		if (other == NULL)
 			outers = lappend(outers, outer);
 		all_outers = bms_union(all_outers, outer);

@@ -205,8 +205,10 @@ topics_launcher_main(Datum main_arg)
 		forget_databases(known, databases);
 		topics_backoff_keep_databases(databases);
 		foreach(lc, connectable)
+		{
 			if (topics_worker_registry_claim_start(lfirst_oid(lc), look_again))
 				start_worker(lfirst_oid(lc));
+		}
 
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(cxt);

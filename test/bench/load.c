@@ -61,17 +61,20 @@ typedef struct Options
 	double		warm_up;		/* seconds that are not counted */
 	int			clients;
 	int			in_flight;		/* per connection */
-	bool		until_empty;	/* each connection, until a statement gives no row */
-	double		rate;			/* transactions a second; 0: as fast as possible */
+	bool		until_empty;	/* each connection, until a statement gives no
+								 * row */
+	double		rate;			/* transactions a second; 0: as fast as
+								 * possible */
 	long		random_below;
 	const char *listen;			/* what wakeup's consumer does first */
 	const char *wait;			/* how he waits; NULL: he has to be notified */
 	const char *consume;
 	bool		binary;
-} Options;
+}			Options;
 
-static Options options = {
-	.records = 1000000, .per_call = 10000, .seconds = 0, .clients = 1, .in_flight = 1, .random_below = 1
+static Options options =
+{
+	.records = 1000000,.per_call = 10000,.seconds = 0,.clients = 1,.in_flight = 1,.random_below = 1
 };
 
 /* ----------------------------------------------------------------------
@@ -159,7 +162,7 @@ connect_server(void)
 }
 
 static PGresult *
-require(PGconn *conn, PGresult *result, ExecStatusType expected)
+require(PGconn * conn, PGresult * result, ExecStatusType expected)
 {
 	if (PQresultStatus(result) != expected)
 		fail(options.sql, PQerrorMessage(conn));
@@ -167,7 +170,7 @@ require(PGconn *conn, PGresult *result, ExecStatusType expected)
 }
 
 static void
-execute(PGconn *conn, const char *sql)
+execute(PGconn * conn, const char *sql)
 {
 	PGresult   *result = PQexec(conn, sql);
 
@@ -191,11 +194,11 @@ typedef struct Statement
 {
 	int			nparams;
 	const char *kinds[MAX_PARAMETERS];
-} Statement;
+}			Statement;
 
 /* Replaces ":name" by "$n" and prepares the result as "s" on each connection that is given */
 static void
-prepare(PGconn *conn, Statement *statement)
+prepare(PGconn * conn, Statement * statement)
 {
 	static const char *const kinds[] = {":value", ":random", ":client", ":position", ":sequence", ":array"};
 	char	   *sql = allocate(strlen(options.sql) + 1);
@@ -269,7 +272,7 @@ make_copy_rows(int rows, int *length)
 }
 
 static void
-copy_rows_in(PGconn *conn, long records, const char *chunk, int length)
+copy_rows_in(PGconn * conn, long records, const char *chunk, int length)
 {
 	static const char header[] = "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0";
 	static const char trailer[] = "\377\377";
@@ -441,7 +444,7 @@ typedef struct Client
 	int			oldest;			/* index in the two rings */
 	double		due[MAX_IN_FLIGHT]; /* when each should have been sent */
 	long		sequence[MAX_IN_FLIGHT];	/* its number */
-} Client;
+}			Client;
 
 /* What becomes of a transaction, by its number: 0 until it happens */
 typedef struct Journey
@@ -449,17 +452,17 @@ typedef struct Journey
 	double		due;
 	double		committed;		/* its producer was told so */
 	double		received;		/* the consumer has the record */
-} Journey;
+}			Journey;
 
 typedef struct Latencies
 {
 	double	   *seconds;
 	long		count;
 	long		size;
-} Latencies;
+}			Latencies;
 
 static void
-latencies_add(Latencies *latencies, double seconds)
+latencies_add(Latencies * latencies, double seconds)
 {
 	if (latencies->count == latencies->size)
 	{
@@ -482,7 +485,7 @@ compare_doubles(const void *a, const void *b)
 
 /* In milliseconds; of sorted latencies the smallest that is not below the share */
 static double
-latencies_percentile(const Latencies *latencies, double share)
+latencies_percentile(const Latencies * latencies, double share)
 {
 	long		index = (long) (share * latencies->count);
 
@@ -495,10 +498,10 @@ latencies_percentile(const Latencies *latencies, double share)
 static long sent = 0;
 static long rows = 0;
 static long received = 0;
-static Journey *journeys = NULL;	/* of each transaction; only in wakeup */
+static Journey * journeys = NULL;	/* of each transaction; only in wakeup */
 
 static void
-client_send(Client *client, const Statement *statement, double due)
+client_send(Client * client, const Statement * statement, double due)
 {
 	char		value[VALUE_LENGTH + 1];
 	char		sequence[VALUE_LENGTH + 1];
@@ -533,7 +536,7 @@ client_send(Client *client, const Statement *statement, double due)
 
 /* Takes what has arrived, and notes how long it took */
 static void
-client_receive(Client *client, Latencies *latencies, double count_from)
+client_receive(Client * client, Latencies * latencies, double count_from)
 {
 	if (!PQconsumeInput(client->conn))
 		fail(options.sql, PQerrorMessage(client->conn));
@@ -572,7 +575,7 @@ client_receive(Client *client, Latencies *latencies, double count_from)
 }
 
 static Client *
-open_clients(Statement *statement)
+open_clients(Statement * statement)
 {
 	Client	   *clients = allocate(options.clients * sizeof(Client));
 
@@ -597,7 +600,7 @@ open_clients(Statement *statement)
  * could send meanwhile.
  */
 static void
-send_due(Client *clients, const Statement *statement, double *next_due)
+send_due(Client * clients, const Statement * statement, double *next_due)
 {
 	static int	turn = 0;
 	double		t = now();
@@ -639,7 +642,7 @@ wait_for_input(struct pollfd *polls, int count, double next_due)
 }
 
 static void
-print_latencies(double seconds, Latencies *latencies)
+print_latencies(double seconds, Latencies * latencies)
 {
 	qsort(latencies->seconds, latencies->count, sizeof(double), compare_doubles);
 	printf("{\"seconds\": %.6f, \"records\": %ld, \"rows\": %ld, \"rate\": %.1f, "
@@ -650,7 +653,7 @@ print_latencies(double seconds, Latencies *latencies)
 }
 
 static bool
-all_ended(const Client *clients)
+all_ended(const Client * clients)
 {
 	for (int i = 0; i < options.clients; i++)
 		if (!clients[i].ended)
@@ -671,7 +674,10 @@ run_rate(void)
 	double		next_due = started;
 
 	for (int i = 0; i < options.clients; i++)
-		polls[i] = (struct pollfd) {.fd = PQsocket(clients[i].conn), .events = POLLIN};
+		polls[i] = (struct pollfd)
+	{
+		.fd = PQsocket(clients[i].conn),.events = POLLIN
+	};
 	while (now() < end && !all_ended(clients))
 	{
 		send_due(clients, &statement, &next_due);
@@ -701,10 +707,10 @@ typedef struct Follower
 	}			state;
 	bool		notified;		/* since he began to consume */
 	bool		got_rows;
-} Follower;
+}			Follower;
 
 static void
-follower_send(Follower *follower, const char *sql)
+follower_send(Follower * follower, const char *sql)
 {
 	if (!PQsendQuery(follower->conn, sql))
 		fail(sql, PQerrorMessage(follower->conn));
@@ -716,7 +722,7 @@ follower_send(Follower *follower, const char *sql)
 
 /* The first column of what is consumed is the value, which begins with the number that its producer gave it */
 static void
-follower_note(Follower *follower, const PGresult *result, double t)
+follower_note(Follower * follower, const PGresult * result, double t)
 {
 	for (int i = 0; i < PQntuples(result); i++)
 	{
@@ -732,7 +738,7 @@ follower_note(Follower *follower, const PGresult *result, double t)
 
 /* What to do after a statement: consume while there are records, then wait */
 static void
-follower_next(Follower *follower)
+follower_next(Follower * follower)
 {
 	if (follower->state == WAITING || follower->got_rows || follower->notified)
 		follower_send(follower, options.consume);
@@ -743,7 +749,7 @@ follower_next(Follower *follower)
 }
 
 static void
-follower_receive(Follower *follower)
+follower_receive(Follower * follower)
 {
 	PGnotify   *notify;
 
@@ -799,8 +805,14 @@ run_wakeup(void)
 	if (options.listen)
 		execute(follower.conn, options.listen);
 	for (int i = 0; i < options.clients; i++)
-		polls[i] = (struct pollfd) {.fd = PQsocket(clients[i].conn), .events = POLLIN};
-	polls[options.clients] = (struct pollfd) {.fd = PQsocket(follower.conn), .events = POLLIN};
+		polls[i] = (struct pollfd)
+	{
+		.fd = PQsocket(clients[i].conn),.events = POLLIN
+	};
+	polls[options.clients] = (struct pollfd)
+	{
+		.fd = PQsocket(follower.conn),.events = POLLIN
+	};
 	follower_send(&follower, options.consume);
 
 	started = next_due = now();
@@ -820,7 +832,7 @@ run_wakeup(void)
 	}
 	for (long i = 0; i < sent; i++)
 	{
-		const Journey *journey = &journeys[i];
+		const		Journey *journey = &journeys[i];
 
 		if (journey->received == 0)
 			fail(options.consume, "records did not come");
@@ -846,7 +858,10 @@ run_listen(void)
 	{
 		connections[i] = open_session();
 		execute(connections[i], options.sql);
-		polls[i] = (struct pollfd) {.fd = PQsocket(connections[i]), .events = POLLIN};
+		polls[i] = (struct pollfd)
+		{
+			.fd = PQsocket(connections[i]),.events = POLLIN
+		};
 	}
 	while (now() < end)
 	{
@@ -912,22 +927,53 @@ main(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)
 		switch (c)
 		{
-			case 'b': options.before = optarg; break;
-			case 'n': options.records = atol(optarg); break;
-			case 'a': options.per_call = atol(optarg); break;
-			case 't': options.per_transaction = atol(optarg); break;
-			case 's': options.seconds = atof(optarg); break;
-			case 'w': options.warm_up = atof(optarg); break;
-			case 'c': options.clients = atoi(optarg); break;
-			case 'f': options.in_flight = atoi(optarg); break;
-			case 'r': options.rate = atof(optarg); break;
-			case 'm': options.random_below = atol(optarg); break;
-			case 'e': options.until_empty = true; break;
-			case 'L': options.listen = optarg; break;
-			case 'W': options.wait = optarg; break;
-			case 'C': options.consume = optarg; break;
-			case 'B': options.binary = true; break;
-			default: return 2;
+			case 'b':
+				options.before = optarg;
+				break;
+			case 'n':
+				options.records = atol(optarg);
+				break;
+			case 'a':
+				options.per_call = atol(optarg);
+				break;
+			case 't':
+				options.per_transaction = atol(optarg);
+				break;
+			case 's':
+				options.seconds = atof(optarg);
+				break;
+			case 'w':
+				options.warm_up = atof(optarg);
+				break;
+			case 'c':
+				options.clients = atoi(optarg);
+				break;
+			case 'f':
+				options.in_flight = atoi(optarg);
+				break;
+			case 'r':
+				options.rate = atof(optarg);
+				break;
+			case 'm':
+				options.random_below = atol(optarg);
+				break;
+			case 'e':
+				options.until_empty = true;
+				break;
+			case 'L':
+				options.listen = optarg;
+				break;
+			case 'W':
+				options.wait = optarg;
+				break;
+			case 'C':
+				options.consume = optarg;
+				break;
+			case 'B':
+				options.binary = true;
+				break;
+			default:
+				return 2;
 		}
 	if (argc - optind != 2 || options.in_flight > MAX_IN_FLIGHT)
 	{
