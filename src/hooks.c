@@ -329,10 +329,10 @@ is_extension_command(Node *statement, bool *drop)
 	*drop = false;
 	if (IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_EXTENSION)
 		foreach(lc, ((DropStmt *) statement)->objects)
-		{
-			if (strcmp(strVal(lfirst(lc)), "pg_topics") == 0)
-				*drop = true;
-		}
+	{
+		if (strcmp(strVal(lfirst(lc)), "pg_topics") == 0)
+			*drop = true;
+	}
 	return *drop ||
 		(IsA(statement, CreateExtensionStmt) &&
 		 strcmp(((CreateExtensionStmt *) statement)->extname, "pg_topics") == 0);
@@ -341,7 +341,7 @@ is_extension_command(Node *statement, bool *drop)
 /* ProcessUtility_hook */
 static void
 watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
-		ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+			  ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *statement = pstmt->utilityStmt;
 	Oid			database = find_wanted_database(statement);

@@ -58,7 +58,7 @@ static void
 warn_unless_first(void)
 {
 	char	   *libraries = pstrdup(shared_preload_libraries_string ?
-								   shared_preload_libraries_string : "");
+									shared_preload_libraries_string : "");
 	List	   *names;
 
 	if (SplitDirectoriesString(libraries, ',', &names) && names != NIL &&

@@ -22,8 +22,8 @@
 #define PG_TOPICS_VERSION "1.0"
 
 /* Schemas, made by the install script. */
-#define TOPICS_SCHEMA "topics"		/* functions and administration views */
-#define TOPIC_SCHEMA "topic"		/* one view per topic */
+#define TOPICS_SCHEMA "topics"	/* functions and administration views */
+#define TOPIC_SCHEMA "topic"	/* one view per topic */
 #define TOPIC_LOG_SCHEMA "topic_log"	/* catalogue and log tables */
 #define TOPIC_LOG_AM "topic_log"	/* the access method of segments */
 

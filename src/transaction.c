@@ -172,7 +172,11 @@ follow_transaction(XactEvent event, void *arg)
 			refuse_prepare();
 			break;
 		case XACT_EVENT_PREPARE:
-			/* it has no records: but lists of them, maybe, which were rolled back */
+
+			/*
+			 * it has no records: but lists of them, maybe, which were rolled
+			 * back
+			 */
 			forget_transaction();
 			break;
 		default:

@@ -41,7 +41,8 @@ typedef enum WaitReason
 	WAIT_LAUNCHER_IDLE,
 	WAIT_WORKER_IDLE,
 	WAIT_COMPACTOR_IDLE,		/* until locks are free that were in the way */
-	WAIT_COMPACTION_PACE		/* compaction has done more than its rate allows */
+	WAIT_COMPACTION_PACE		/* compaction has done more than its rate
+								 * allows */
 } WaitReason;
 
 extern uint32 topics_wait_event_get(WaitReason reason);
@@ -54,7 +55,7 @@ extern const char *topics_background_begin(void);
 extern void topics_background_connect(Oid database);
 extern void topics_background_wait(long timeout_ms, WaitReason reason);
 extern struct BackgroundWorkerHandle *topics_background_start(const char *function, const char *name,
-															 const void *extra, Size size);
+															  const void *extra, Size size);
 extern bool topics_background_run(const char *function, const char *name,
 								  const void *extra, Size size);
 

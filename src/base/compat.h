@@ -36,7 +36,8 @@
 #include "utils/rel.h"
 #include "utils/wait_event.h"
 #if PG_VERSION_NUM >= 160000
-#include "varatt.h"				/* not by postgres.h any more: d952373a987b (16) */
+#include "varatt.h"				/* not by postgres.h any more: d952373a987b
+								 * (16) */
 #endif
 
 #if PG_VERSION_NUM < 150000

@@ -95,7 +95,11 @@ topics_group_require_owner(const char *group_id, bool missing_ok)
 
 	if (found)
 		require_use(group_id, entry.facts.owner);
-	/* an entry can outlive its group's deletion, or come before its first commit */
+
+	/*
+	 * an entry can outlive its group's deletion, or come before its first
+	 * commit
+	 */
 	if (!missing_ok &&
 		(!found || (int64) pg_atomic_read_u64(&entry.committed) == NO_OFFSET) &&
 		topics_consumer_offset_find_local(group_id, NO_TOPIC, NO_PARTITION) == NULL)
@@ -384,7 +388,11 @@ resolve_target(const ResetTarget *target, Partition *partition, int64 since, int
 											   wanted, start, end, NULL);
 			return wanted;
 		case TARGET_SHIFT:
-			/* to where the log begins or ends, if it would be beyond; no overflow */
+
+			/*
+			 * to where the log begins or ends, if it would be beyond; no
+			 * overflow
+			 */
 			if (shift < 0)
 				return shift < start - before ? start : Min(before + shift, end);
 			return shift > end - before ? end : Max(before + shift, start);

@@ -77,8 +77,8 @@ typedef struct GroupOffset
 	pg_atomic_uint64 commit_xid;	/* full xid of the last commit, or 0 */
 	pg_atomic_uint64 commit_time;
 	pg_atomic_uint64 record_offset; /* of its record in __consumer_offsets */
-	pg_atomic_uint64 served;	/* number of its last claim; of a
-								 * subscription the last number given */
+	pg_atomic_uint64 served;	/* number of its last claim; of a subscription
+								 * the last number given */
 	pg_atomic_uint32 claimed_by;	/* pid of the process with the claim, or 0 */
 	pg_atomic_uint32 pins;		/* number of transactions that use it */
 	bool		has_metadata;
@@ -87,7 +87,8 @@ typedef struct GroupOffset
 /* A change that the transaction will make when it commits. */
 typedef struct OffsetChange
 {
-	struct OffsetChange *below; /* what it replaces, by an outer subtransaction */
+	struct OffsetChange *below; /* what it replaces, by an outer
+								 * subtransaction */
 	SubTransactionId subxid;
 	bool		deleted;
 	int64		offset;			/* or IT_EXISTS */

@@ -72,7 +72,8 @@
 
 #define OFFSETS_PARTITIONS 8	/* of the topic, when it is made */
 
-#define OWNERS_BATCH 100		/* groups whose owners are looked at in a transaction */
+#define OWNERS_BATCH 100		/* groups whose owners are looked at in a
+								 * transaction */
 
 static const char *const reset_names[] = {"earliest", "latest", "none"};
 static const char *const kind_names[] = {"consume", "simple"};
@@ -170,7 +171,7 @@ format_subscription(StringInfo json, const GroupOffset *entry)
 			int64		start = 0;
 
 			if (topics_offset_table_peek(entry->key.group_id, entry->key.topic_id,
-											partition, &place) &&
+										 partition, &place) &&
 				(int64) pg_atomic_read_u64(&place.start) != NO_OFFSET)
 				start = pg_atomic_read_u64(&place.start);
 			appendStringInfo(json, "%s" INT64_FORMAT, partition > 0 ? ", " : "", start);
@@ -329,12 +330,12 @@ read_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
 	{
 		record->facts.owner = read_owner(value);
 		record->facts.kind = find_name(get_string(get_field(value, "kind")),
-										kind_names, lengthof(kind_names));
+									   kind_names, lengthof(kind_names));
 	}
 	else if (record->key.partition == NO_PARTITION)
 	{
 		record->facts.reset = find_name(get_string(get_field(value, "auto_offset_reset")),
-										 reset_names, lengthof(reset_names));
+										reset_names, lengthof(reset_names));
 		record->facts.partitions = get_number(get_field(value, "partitions"), 0);
 		if (record->facts.reset == RESET_LATEST)
 			read_starts(record, get_field(value, "starts"), cxt);

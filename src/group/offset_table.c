@@ -221,7 +221,7 @@ remove_unused_entry(const GroupOffsetKey *key)
 /* Pin an entry as topics_offset_table_pin does, if there was none just now. */
 static GroupOffset *
 make_and_pin_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, const int64 *starts,
-			 uint32 *pins)
+				   uint32 *pins)
 {
 	GroupOffset *entry;
 	bool		made;
@@ -293,10 +293,10 @@ topics_offset_table_unpin(GroupOffset *entry)
 	GroupOffsetKey key = entry->key;
 
 	/*
-	 * Without a pin the entry may be removed, and its memory be another one's,
-	 * while we look at it.  So this look only tells whether to look again, by
-	 * key and with the lock.  It comes after the pin is gone, not before: the
-	 * group may be deleted in between.
+	 * Without a pin the entry may be removed, and its memory be another
+	 * one's, while we look at it.  So this look only tells whether to look
+	 * again, by key and with the lock.  It comes after the pin is gone, not
+	 * before: the group may be deleted in between.
 	 */
 	if (pg_atomic_sub_fetch_u32(&entry->pins, 1) == 0 && !is_committed(entry))
 		remove_unused_entry(&key);

@@ -103,7 +103,8 @@
 #include "keep/keep.h"
 #include "pg_topics.h"
 
-#define LOOK_AGAIN_MS 60000		/* at what is not due, for settings that changed */
+#define LOOK_AGAIN_MS 60000		/* at what is not due, for settings that
+								 * changed */
 #define RETRY_MS 1000			/* when locks were in the way */
 
 /* The run of this process, if there is one. */
@@ -164,7 +165,7 @@ look_again_in(PartitionState *state, int64 delay_ms)
  */
 static bool
 run_is_worth_it(Relation partition_rel, PartitionState *state, const TopicSettings *settings,
-		 int64 clean_offset, bool *expired)
+				int64 clean_offset, bool *expired)
 {
 	int64		delay_ms = LOOK_AGAIN_MS;
 	int64		clean = 0;

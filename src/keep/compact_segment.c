@@ -39,10 +39,13 @@
 
 #define COPY_BATCH_ROWS 1000
 #define COPY_BATCH_BYTES (1024 * 1024)
-#define REINDEX_BLOCKS 1024		/* a smaller table's index is built in the swap */
-#define MAX_GROUP 4				/* times segment_bytes are read at most, to merge */
-#define MERGE_SHARE 4			/* a segment is not written anew to be merged with
-								 * what has less than this part of its size */
+#define REINDEX_BLOCKS 1024		/* a smaller table's index is built in the
+								 * swap */
+#define MAX_GROUP 4				/* times segment_bytes are read at most, to
+								 * merge */
+#define MERGE_SHARE 4			/* a segment is not written anew to be merged
+								 * with what has less than this part of its
+								 * size */
 
 /* ----------------------------------------------------------------
  *		Candidates
@@ -71,7 +74,8 @@ topics_compact_segment_list(Relation partition_rel, PartitionState *state, int64
 		if (segments[i].end_offset <= start || segments[i].end_offset <= from)
 			continue;
 		if (!topics_segment_row_read(&state->id, segments[i].base_offset, &sealed_at, &tombstones_from))
-			break;				/* not sealed yet, or a restore has not filled it */
+			break;				/* not sealed yet, or a restore has not filled
+								 * it */
 		candidate = palloc0(sizeof(CompactCandidate));
 		candidate->segment = segments[i];
 		candidate->sealed_at = sealed_at;
@@ -369,7 +373,7 @@ topics_compact_segment_choose(const CompactTurn *turn, Relation partition_rel, b
 {
 	const TopicSettings *settings = turn->settings;
 	List	   *candidates = topics_compact_segment_list(partition_rel, turn->state,
-											 turn->run->next, turn->run->mapped);
+														 turn->run->next, turn->run->mapped);
 	SegmentGroup group = {NIL};
 	ListCell   *lc;
 

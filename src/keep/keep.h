@@ -49,7 +49,8 @@ typedef struct CompactCandidate
 {
 	Segment		segment;
 	int64		bytes;			/* on disk, now */
-	bool		counted;		/* else nothing goes from it, and it was not read */
+	bool		counted;		/* else nothing goes from it, and it was not
+								 * read */
 	int64		records;
 	int64		live;
 	bool		tombstones;		/* among those that stay */

@@ -70,8 +70,8 @@ typedef struct Upkeep
 	bool		retention;		/* something might have to leave */
 
 	/* what a step leaves to those after it */
-	bool		cut;			/* the tail was cut, at cut_at, where a segment
-								 * is missing now */
+	bool		cut;			/* the tail was cut, at cut_at, where a
+								 * segment is missing now */
 	int64		cut_at;
 	int64		sealed_upto;	/* by the step's transactions so far */
 	bool		tail_expired;	/* more would leave if the tail were cut */
@@ -220,7 +220,7 @@ static StepResult
 cover_cut(Upkeep *upkeep)
 {
 	topics_cut_cover_offset(upkeep->relid, upkeep->state, upkeep->cut_at,
-						 upkeep->topic->settings.segment_bytes);
+							upkeep->topic->settings.segment_bytes);
 	pg_atomic_fetch_or_u32(&upkeep->state->requests, REQUEST_SEAL);
 	upkeep->cut = false;
 	return RESULT_DONE;
@@ -237,14 +237,15 @@ attach_spare(Upkeep *upkeep)
 	bool		needed;
 
 	/*
-	 * the offset that has to have a segment; a tail just filled has none above
+	 * the offset that has to have a segment; a tail just filled has none
+	 * above
 	 */
 	wanted = topics_segment_find(rel, end, &tail) ? tail.end_offset : end;
 	needed = !topics_segment_covers(rel, wanted, wanted);
 	table_close(rel, NoLock);
 	if (needed)
 		topics_cut_cover_offset(upkeep->relid, upkeep->state, wanted,
-							 upkeep->topic->settings.segment_bytes);
+								upkeep->topic->settings.segment_bytes);
 	return RESULT_DONE;
 }
 

@@ -205,7 +205,7 @@ tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *ta
  */
 static int64
 choose_log_start(const TopicSettings *settings, Relation partition_rel,
-				PartitionState *state, int64 end, bool *cut)
+				 PartitionState *state, int64 end, bool *cut)
 {
 	int64		start = topics_log_start(state);
 	TimestampTz before = get_expiry_time(settings);

@@ -136,7 +136,8 @@ typedef enum CoverSituation
 
 	/*
 	 * The same, but the segment above is in the way.  It is the last one, an
-	 * empty spare, and is moved up.  The end is raised by another transaction.
+	 * empty spare, and is moved up.  The end is raised by another
+	 * transaction.
 	 */
 	SPARE_IN_THE_WAY
 } CoverSituation;
@@ -367,7 +368,10 @@ classify_offsets(Cover *cover)
 	int64		end = pg_atomic_read_u64(&state->next_offset);
 	CoverSituation result;
 
-	/* if the log has grown since the caller looked, it needs offsets further up */
+	/*
+	 * if the log has grown since the caller looked, it needs offsets further
+	 * up
+	 */
 	cover->first = cover->request->first;
 	if (end != UNKNOWN_OFFSET)
 		cover->first = Max(cover->first, end);
@@ -535,7 +539,7 @@ take_cover_step(const Cover *cover, CoverSituation situation)
 bool
 topics_cut_cover(const CoverRequest *request, PartitionState *state, bool may_repeat)
 {
-	Cover		cover = {.request = request, .may_repeat = may_repeat};
+	Cover		cover = {.request = request,.may_repeat = may_repeat};
 	OwnerScope	scope;
 	CoverSituation situation;
 	bool		again;

@@ -151,7 +151,7 @@ extern void topics_statement_require_change(void);
 typedef struct TopicSettingValues TopicSettingValues;	/* as SQL has them */
 extern int	topics_topic_setting_count(void);
 extern TopicSettingValues *topics_topic_setting_arguments(FunctionCallInfo fcinfo, int first);
-extern TopicSettingValues *topics_topic_setting_from_text(const char *const (*pairs)[2], int count);
+extern TopicSettingValues *topics_topic_setting_from_text(const char *const(*pairs)[2], int count);
 extern void topics_topic_setting_add_defaults(TopicSettingValues *values);
 extern TopicSettings topics_topic_setting_used(const TopicSettingValues *values);
 extern void topics_topic_setting_read_row(TopicSettings *settings, HeapTuple tuple,

@@ -60,7 +60,7 @@ typedef struct PendingStart
 	SubTransactionId subxid;
 } PendingStart;
 
-static List *pending_starts = NIL;		/* in TopTransactionContext */
+static List *pending_starts = NIL;	/* in TopTransactionContext */
 
 /* Columns of topic_log.partition */
 enum
@@ -152,7 +152,10 @@ set_unknown_start(pg_atomic_uint64 *shared_start, int64 start)
 {
 	uint64		unknown = UNKNOWN_OFFSET;
 
-	/* a process that has moved it meanwhile knows better than what we have read */
+	/*
+	 * a process that has moved it meanwhile knows better than what we have
+	 * read
+	 */
 	(void) pg_atomic_compare_exchange_u64(shared_start, &unknown, start);
 }
 

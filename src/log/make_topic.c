@@ -110,6 +110,7 @@ create_view(int64 topic_id, const char *name)
 							 " FROM topic_log.t" INT64_FORMAT, view, topic_id);
 	topics_statement_execute("CREATE TRIGGER produce INSTEAD OF INSERT ON %s"
 							 " FOR EACH ROW EXECUTE FUNCTION topics.insert_record()", view);
+
 	/*
 	 * the first also when no row matches; the second lets the first be fired
 	 */

@@ -121,7 +121,8 @@ static const SettingRow setting_rows[] = {
 struct TopicSettingValues
 {
 	Datum		values[SETTINGS];
-	char		nulls[SETTINGS];	/* as SPI has them: 'n' where there is none */
+	char		nulls[SETTINGS];	/* as SPI has them: 'n' where there is
+									 * none */
 };
 
 int
@@ -242,7 +243,7 @@ find_setting(const char *name)
 
 /* Read values that are given as text, in pairs of name and value; palloc'd. */
 TopicSettingValues *
-topics_topic_setting_from_text(const char *const (*pairs)[2], int count)
+topics_topic_setting_from_text(const char *const(*pairs)[2], int count)
 {
 	TopicSettingValues *values = create_values();
 

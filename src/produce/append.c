@@ -66,8 +66,8 @@ struct Destination
 	PartitionState *topic_state;	/* of partition 0, for wakeup.c */
 	TopicPartition id;
 	Relation	partition_rel;
-	TupleDesc	tupdesc;		/* the topic's: it has no reference count, which
-								 * a thousand slots would keep busy */
+	TupleDesc	tupdesc;		/* the topic's: it has no reference count,
+								 * which a thousand slots would keep busy */
 	int64		segment_bytes;
 	bool		log_append_time;
 	bool		notify;

@@ -263,6 +263,7 @@ convert_text(Topic *topic, TopicColumn *column, char *text)
 	if (column->base_type == BYTEAOID)
 	{
 		text = pg_server_to_any(text, strlen(text), PG_UTF8);
+
 		return topics_produce_convert_column(topic, column, BYTEAOID,
 											 PointerGetDatum(cstring_to_text(text)));
 	}

@@ -195,9 +195,9 @@ topics_insert(PG_FUNCTION_ARGS)
 	 * offset.  So the slot is changed, and the tuple, which is not looked at
 	 * any more, is handed back as it is: then the executor need not put
 	 * another one into the slot.  But then the executor does not free the
-	 * tuple, which lives as long as the statement: an INSERT of a million rows
-	 * would keep them all.  So a callback frees it when the row's memory is
-	 * cleared.
+	 * tuple, which lives as long as the statement: an INSERT of a million
+	 * rows would keep them all.  So a callback frees it when the row's memory
+	 * is cleared.
 	 */
 	topics_insert_row(state->topic, slot->tts_values, slot->tts_isnull);
 	callback = palloc(sizeof(MemoryContextCallback));

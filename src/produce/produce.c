@@ -163,6 +163,7 @@ print_key(TopicColumn *column, Datum key)
 	for (int i = 0; i < (int) lengthof(settings); i++)
 		topics_settings_override(settings[i][0], settings[i][1]);
 	text = OutputFunctionCall(&column->output, key);
+
 	AtEOXact_GUC(true, guc_level);
 	return text;
 }

@@ -64,8 +64,10 @@ convert_value(OutputColumn *output, Datum value)
 	if (output->as_is)
 		return value;
 	text = OutputFunctionCall(&output->output, value);
+
 	if (output->as_bytes)
 		text = pg_server_to_any(text, strlen(text), PG_UTF8);
+
 	return PointerGetDatum(cstring_to_text(text));
 }
 

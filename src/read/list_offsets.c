@@ -58,7 +58,7 @@ enum
 /* Add a row to the result. */
 static void
 put_listed_offset(ReturnSetInfo *rsinfo, int32 partition, int64 offset,
-		   TimestampTz timestamp, bool has_timestamp)
+				  TimestampTz timestamp, bool has_timestamp)
 {
 	Datum		values[LISTED_COLUMNS];
 	bool		nulls[LISTED_COLUMNS] = {false};
@@ -144,7 +144,7 @@ topics_list_offsets(PG_FUNCTION_ARGS)
  */
 static bool
 find_first_since(Oid segment_relid, int64 from, int64 upto, TimestampTz at,
-			int64 *offset, TimestampTz *timestamp)
+				 int64 *offset, TimestampTz *timestamp)
 {
 	static const Oid types[] = {TIMESTAMPTZOID, INT8OID, INT8OID};
 	Datum		values[] = {TimestampTzGetDatum(at), Int64GetDatum(from), Int64GetDatum(upto)};
@@ -237,7 +237,7 @@ topics_list_offsets_by_time(PG_FUNCTION_ARGS)
 	TimestampTz *timestamps = palloc(sizeof(TimestampTz) * topic->partitions);
 	bool	   *found = palloc(sizeof(bool) * topic->partitions);
 	int64	   *offsets = topics_list_offsets_since(topic, PG_GETARG_TIMESTAMPTZ(LIST_AT),
-													 timestamps, found);
+													timestamps, found);
 
 	for (int32 partition = 0; partition < topic->partitions; partition++)
 		put_listed_offset(rsinfo, partition, offsets[partition], timestamps[partition], found[partition]);

@@ -140,6 +140,7 @@ select_offset_conditions(PlannerInfo *root, RelOptInfo *rel, List *clauses)
 	}
 	return result;
 }
+
 /* ----------------------------------------------------------------
  *		Paths
  * ----------------------------------------------------------------
@@ -153,7 +154,7 @@ select_offset_conditions(PlannerInfo *root, RelOptInfo *rel, List *clauses)
  */
 static double
 estimate_part_to_read(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, List *conditions,
-			 bool *has_lower, bool *has_upper)
+					  bool *has_lower, bool *has_upper)
 {
 	int64		lower = segment->base_offset;
 	int64		upper = segment->end_offset - 1;

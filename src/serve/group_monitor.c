@@ -229,7 +229,7 @@ put_group_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *t
 		if (is_committed(entry) &&
 			!topics_offset_table_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
 			put_partition_lag(rsinfo, key->group_id, topic, key->partition,
-					pg_atomic_read_u64(&entry->committed));
+							  pg_atomic_read_u64(&entry->committed));
 		return;
 	}
 	for (int32 partition = 0; partition < topic->partitions; partition++)

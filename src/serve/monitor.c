@@ -85,7 +85,7 @@ static void
 put_timestamp(Relation partition_rel, int64 offset, int64 upto, Datum *value, bool *isnull)
 {
 	LogReader  *reader = topics_log_reader_open(partition_rel, offset, upto, GetActiveSnapshot(),
-													   false);
+												false);
 	TupleTableSlot *slot = offset < upto ? topics_log_reader_next(reader) : NULL;
 
 	*isnull = slot == NULL;
@@ -144,7 +144,7 @@ enum
 
 static void
 put_partition(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
-				Relation rel, int64 log_start, int64 log_end)
+			  Relation rel, int64 log_start, int64 log_end)
 {
 	Datum		values[PARTITION_COLUMNS];
 	bool		nulls[PARTITION_COLUMNS] = {false};
@@ -185,7 +185,7 @@ enum
 
 static void
 put_segments(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
-			   Relation rel, int64 log_start, int64 log_end)
+			 Relation rel, int64 log_start, int64 log_end)
 {
 	int			count;
 	Segment    *segments = topics_segment_list(rel, &count);

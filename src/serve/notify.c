@@ -64,7 +64,8 @@ typedef struct MovedTopic
 static PartitionState **taken = NULL;	/* from the stack, and not yet told of */
 static int	ntaken = 0;
 
-static bool resting = false;	/* nothing is sent until the interval has passed */
+static bool resting = false;	/* nothing is sent until the interval has
+								 * passed */
 static instr_time last_sent;
 static int	interval_ms;		/* which was in force then */
 

@@ -380,7 +380,8 @@ arrange_compaction(MemoryContext cxt)
 		DuePartition *due = lfirst(lc);
 
 		CHECK_FOR_INTERRUPTS();
-		due->piece.kind = WORK_MAINTAIN;	/* the worker's, should it not survive it */
+		due->piece.kind = WORK_MAINTAIN;	/* the worker's, should it not
+											 * survive it */
 		(void) topics_backoff_run(&due->piece, NameStr(due->topic), compact_due_partition, due);
 	}
 }

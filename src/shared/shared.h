@@ -80,8 +80,8 @@ typedef struct PartitionState
 	/*
 	 * When the tail got its first record; 0: it has none.  Two write it
 	 * without the lock: the commit of a cut sets it to 0, while append_limit
-	 * keeps producers away, and the worker that finds it in the future sets it
-	 * to now, as any other writer would.
+	 * keeps producers away, and the worker that finds it in the future sets
+	 * it to now, as any other writer would.
 	 */
 	TimestampTz tail_started;
 	int64		spare_at;		/* next_offset at which to ask for a spare */

@@ -277,6 +277,7 @@ long
 topics_wakeup_max_wait(const Interval *max_wait, long limit_ms)
 {
 	int64		days = (int64) max_wait->month * DAYS_PER_MONTH + max_wait->day;
+
 	/* cannot overflow: 2^31 months and days, 2^63 microseconds */
 	int64		ms = days * SECS_PER_DAY * 1000 + max_wait->time / 1000;
 	int64		us = max_wait->time % 1000;

@@ -376,7 +376,10 @@ topics_worker_registry_time_to_start(long limit)
 	{
 		const WorkerSlot *slot = &registry->slots[i];
 
-		/* if it takes no connections there will be none, but that is not known here */
+		/*
+		 * if it takes no connections there will be none, but that is not
+		 * known here
+		 */
 		if (OidIsValid(slot->database) && slot->pid == 0 && slot->has_extension &&
 			slot->commands == 0 && slot->not_before != 0)
 			limit = Min(limit, slot->not_before > now ?
