@@ -220,7 +220,7 @@ announce_changes(bool commit)
 			state->cut_end = 0;
 		if (change->completes != 0 && commit)
 			state->cut_end = 0;
-		/* the new tail has no record: nobody appends while the limit stands */
+		/* the new tail has no record: no producer appends under the limit */
 		if (change->is_cut && commit)
 			state->tail_started = 0;
 		state->bounds_changes++;
