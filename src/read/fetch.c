@@ -127,13 +127,6 @@ topics_fetch_limits(FunctionCallInfo fcinfo, int max_records)
 	return limits;
 }
 
-/* The table of a partition, locked for reading. */
-Relation
-topics_fetch_open_partition(Topic *topic, int32 number)
-{
-	return topics_catalog_open_for_reading(topic, number).rel;
-}
-
 /*
  * Check an offset against the ends of the log, and return the offset up to
  * which the caller may read.  A client can know of a record that is visible but

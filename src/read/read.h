@@ -94,7 +94,6 @@ typedef struct FetchResult
 
 extern FetchLimits topics_fetch_limits(FunctionCallInfo fcinfo, int max_records);
 extern FetchRequest topics_fetch_request(FunctionCallInfo fcinfo);
-extern Relation topics_fetch_open_partition(Topic *topic, int32 number);
 extern RecordOutput topics_fetch_output(Topic *topic, TupleDesc desc);
 extern void topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot);
 extern bool topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls);

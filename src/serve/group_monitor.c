@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -182,8 +181,7 @@ put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int
 	Datum		values[LAG_COLUMNS] = {0};
 	bool		nulls[LAG_COLUMNS] = {false};
 	GroupOffset entry;
-	Relation	rel;
-	PartitionState *state;
+	Partition	opened;
 	int64		position = committed;
 	int64		start;
 	int64		end;
@@ -193,11 +191,10 @@ put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int
 	if (committed == NO_OFFSET &&
 		topics_offset_table_peek(group_id, topic->topic_id, partition, &entry))
 		position = pg_atomic_read_u64(&entry.start);
-	rel = topics_fetch_open_partition(topic, partition);
-	state = topics_catalog_partition_state(topic, partition);
-	start = topics_log_start(state);
-	end = topics_log_end(rel, state);
-	table_close(rel, AccessShareLock);
+	opened = topics_catalog_open_for_reading(topic, partition);
+	start = topics_log_start(opened.state);
+	end = topics_log_end(opened.rel, opened.state);
+	topics_catalog_close_partition(&opened, AccessShareLock);
 	if (position == NO_OFFSET || position < start)
 		position = start;
 	values[LAG_GROUP] = CStringGetTextDatum(group_id);
