@@ -113,8 +113,9 @@ sub paste
 	}
 	elsif ($self->{brackets})
 	{
-		$screen = $self->type("$text\r", qr/\\\.\r\n.*$any_prompt/s);
-		($output) = $screen =~ /\\\.\r\n(.*)/s;
+		# psql asks for each line of data, after the terminal has shown all of them
+		$screen = $self->type("$text\r", qr/\\\.\r\n.*\e\[\?2004h$any_prompt/s);
+		($output) = $screen =~ /\\\.\r\n(?:\Q$prompt{3}\E)*(.*)/s;
 	}
 	elsif ($text =~ /\bFROM STDIN\b[^;]*;\z/i)
 	{
