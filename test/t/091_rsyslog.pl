@@ -14,7 +14,9 @@ use IO::Socket::UNIX;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Document;
 use Session;
+use Terminal;
 use Topics;
 
 my ($rsyslogd) = grep { -x } map { "$_/rsyslogd" } split(/:/, $ENV{PATH}), '/usr/sbin';
@@ -91,27 +93,6 @@ END { local $?; if ($daemon) { kill 'TERM', $daemon; waitpid $daemon, 0 } }
 # The page
 # ----------------------------------------------------------------------
 
-sub normalize
-{
-	my ($text) = @_;
-
-	$text =~ s/^psql:<stdin>:\d+: //mg;
-	$text =~ s/[ \t]+$//mg;
-	$text =~ s/\A\n+|\n+\z//g;
-	return $text;
-}
-
-sub run_sql
-{
-	my ($sql, $expected) = @_;
-	my ($name) = $sql =~ /^(.*)$/m;
-	my $output = '';
-
-	run_log([ 'psql', '-X', '-d', $node->connstr('postgres') ], '<', \$sql, '>&', \$output);
-	return is(normalize($output), normalize($expected), "as printed: $name") if defined $expected;
-	return unlike($output, qr/ERROR|WARNING/, "no error: $name");
-}
-
 # The page's commands are those of an administrator: of these, only what
 # says something to the log can be run here
 sub run_commands
@@ -142,15 +123,17 @@ sub run_commands
 }
 
 my %blocks;
-while ($page =~ /^```(\w+)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?/msg)
+my $psql = Terminal->new($node, 'postgres', (Terminal::editors())[0]);
+for my $block (blocks_of($page))
 {
-	my ($kind, $block, $expected) = ($1, $2, $3);
+	my $language = $block->{language};
 
-	$blocks{$kind}++;
-	run_sql($block, $expected) if $kind eq 'sql';
-	write_conf($block) if $kind eq 'conf';
-	run_commands($block) if $kind eq 'sh';
+	$blocks{$language}++;
+	paste_example($psql, 'the page', $block) if $language eq 'sql';
+	write_conf($block->{text}) if $language eq 'conf';
+	run_commands($block->{text}) if $language eq 'sh';
 }
+undef $psql;
 is_deeply(\%blocks, { sql => 4, text => 1, sh => 2, conf => 1 }, 'all of the page was run');
 is(slurp_file("$directory/output"), '', 'rsyslog has nothing to say of its configuration');
 

@@ -11,9 +11,8 @@ use warnings FATAL => 'all';
 
 use Exporter 'import';
 use Test::More;
-use Terminal;
 
-our @EXPORT = qw(blocks_of paste_examples);
+our @EXPORT = qw(blocks_of paste_example paste_examples);
 
 my $message = qr/^(?:ERROR|FATAL|WARNING|NOTICE|INFO|DETAIL|HINT|CONTEXT|LINE \d+): .*\n/m;
 
@@ -45,37 +44,51 @@ sub normalize
 	return "$text\n$messages";
 }
 
-# Pastes a page's examples into psql in a database; the result is their number.
+# Pastes an example into psql, which must ask for such a thing; false if it does
+# not, or does not come back to a prompt.
+sub paste_example
+{
+	my ($psql, $title, $example) = @_;
+	my ($first_line) = $example->{text} =~ /^(.*)$/m;
+	my $name = "$title: $first_line";
+	my $wanted = $example->{language} eq 'data' ? 'data' : 'command';
+
+	if ($psql->asks_for ne $wanted)
+	{
+		fail($name);
+		diag('psql asks for: ' . $psql->asks_for);
+		return 0;
+	}
+	my $output = eval { $psql->paste($example->{text}) };
+
+	if (!defined $output)
+	{
+		fail($name);
+		diag($@);
+		return 0;
+	}
+	if (defined $example->{expected})
+	{
+		is(normalize($output), normalize($example->{expected}), $name);
+	}
+	else
+	{
+		unlike($output, qr/^(?:ERROR|FATAL): /m, $name);
+	}
+	return 1;
+}
+
+# Pastes a page's examples into psql, up to one that leaves psql nowhere.
 sub paste_examples
 {
-	my ($node, $database, $editor, $title, $text) = @_;
-	my @examples = grep { $_->{language} =~ /^(?:sql|data)$/ } blocks_of($text);
-	my $psql = Terminal->new($node, $database, $editor);
-	my $asked = 'command';
+	my ($psql, $title, $text) = @_;
 
-	for my $example (@examples)
+	for my $example (grep { $_->{language} =~ /^(?:sql|data)$/ } blocks_of($text))
 	{
-		my $data = $example->{language} eq 'data';
-		my $name = sprintf '%s, %s: %s', $title, $editor->{name}, $example->{text} =~ /^(.*)$/m;
-		my $output;
-
-		if ($asked ne ($data ? 'data' : 'command')
-			|| !eval { ($asked, $output) = $psql->paste($example->{text}, $asked); 1 })
-		{
-			fail($name);
-			diag($@ || "psql asks for: $asked");
-			last;
-		}
-		if (defined $example->{expected})
-		{
-			is(normalize($output), normalize($example->{expected}), $name);
-		}
-		else
-		{
-			unlike($output, qr/^(?:ERROR|FATAL): /m, $name);
-		}
+		paste_example($psql, $title, $example) or return;
 	}
-	return scalar @examples;
+	is($psql->asks_for, 'command', "$title: psql asks for a command at the end");
+	return;
 }
 
 1;

@@ -59,9 +59,12 @@ sub new
 	}
 	$self->{pty}->close_slave;
 	$self->{pty}->blocking(0);
-	$self->type('', $any_prompt);
+	($self->{asks_for}) = $self->type('', $any_prompt) =~ $any_prompt;
 	return $self;
 }
+
+# What psql's prompt asks for: 'command', 'rest' of a command, 'data'
+sub asks_for { my ($self) = @_; return $self->{asks_for} }
 
 sub DESTROY
 {
@@ -96,17 +99,17 @@ sub type
 	return $screen;
 }
 
-# Pastes text and presses Enter.  The result is what psql asks for then ('command',
-# 'rest' of a command, 'data'), and what it has said.
+# Pastes text and presses Enter; psql comes to another prompt.  The result is what
+# it has said.
 sub paste
 {
-	my ($self, $text, $asked) = @_;
+	my ($self, $text) = @_;
 	my ($output, $screen);
 
 	# a terminal sends the key Enter for an end of line in what is pasted
 	chomp $text;
 	$text =~ tr/\n/\r/;
-	if ($self->{brackets} && $asked ne 'data')
+	if ($self->{brackets} && $self->{asks_for} ne 'data')
 	{
 		$screen = $self->type("\e[200~$text\e[201~\r", qr/\e\[\?2004l.*$any_prompt/s);
 		($output) = $screen =~ /.*\e\[\?2004l\r?(.*)/s;
@@ -115,24 +118,28 @@ sub paste
 	{
 		# psql asks for each line of data, after the terminal has shown all of them
 		$screen = $self->type("$text\r", qr/\\\.\r\n.*\e\[\?2004h$any_prompt/s);
-		($output) = $screen =~ /\\\.\r\n(?:\Q$prompt{3}\E)*(.*)/s;
+		($output) = $screen =~ /\\\.\r\n(?:data>> )*(.*)/s;
 	}
 	elsif ($text =~ /\bFROM STDIN\b[^;]*;\z/i)
 	{
-		return ($self->type("$text\r", qr/data>> \z/) =~ $any_prompt, '');
+		# what is typed now is data
+		$screen = $self->type("$text\r", qr/data>> \z/);
+		$output = '';
 	}
 	else
 	{
 		my ($file, $end) = ($self->output_file, "end of $self->{outputs}");
 
 		$self->{outputs}++;
-		$screen = $self->type(sprintf("%s\r\\o %s\r\\echo %s\r", $text, $self->output_file, $end), qr/(?<!echo )\Q$end\E\r\n.*$any_prompt/s);
+		$screen = $self->type(sprintf("%s\r\\o %s\r\\echo %s\r", $text, $self->output_file, $end),
+			qr/(?<!echo )\Q$end\E\r\n.*$any_prompt/s);
 		$output = slurp_file($file) . slurp_file($self->message_file);
 		truncate $self->message_file, 0;
 	}
+	($self->{asks_for}) = $screen =~ $any_prompt;
 	$output =~ s/\r//g;
 	$output =~ s/(?:\e\[\?2004h)?$any_prompt//;
-	return ($screen =~ $any_prompt, $output);
+	return $output;
 }
 
 1;
