@@ -11,7 +11,8 @@
  *
  *	- rows are appended at the last block, never into free space or to a
  *	  freed line pointer (append_rows);
- *	- a row's offset is above every offset before it, no matter which process writes it;
+ *	- a row's offset is above every offset before it, whichever process
+ *	  writes it;
  *	- rows are never updated, deleted, locked or truncated away;
  *	- scans run from the first block to the last, and hide what lies below the
  *	  log start (log_start.c);
