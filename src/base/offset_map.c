@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "base/base.h"
+#include "base/compat.h"
 
 #define FIRST_SIZE 1024
 #define FULL_QUARTERS 3			/* of the entries may be in use */
