@@ -19,6 +19,7 @@
 #include "nodes/pathnodes.h"
 #include "utils/ruleutils.h"
 
+#include "base/compat.h"
 #include "read/read.h"
 
 /* Make a path that reads a relation; the caller sets its rows and costs. */
