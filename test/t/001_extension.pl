@@ -26,16 +26,19 @@ for my $command ('CREATE EXTENSION pg_topics', q{LOAD 'pg_topics'})
 {
 	my ($result, $stdout, $stderr) = $node->psql('postgres', $command);
 	isnt($result, 0, "$command fails without preload");
-	like($stderr, qr/ERROR:  pg_topics must be loaded via "shared_preload_libraries"/, '... says why');
+	like($stderr, qr/ERROR:  pg_topics must be loaded via "shared_preload_libraries"/,
+		'... says why');
 	like($stderr, qr/HINT:  Put pg_topics first in shared_preload_libraries/, '... and what to do');
 }
 is($node->safe_psql('postgres', $leftovers), '0', 'nothing is left of the failed CREATE EXTENSION');
 
 # Preloaded: the launcher is there from the start, a worker with the extension.
 # PostgreSQL::Test::Cluster has turned restart_after_crash off.
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_topics'\nrestart_after_crash = on\n");
+$node->append_conf('postgresql.conf',
+	"shared_preload_libraries = 'pg_topics'\nrestart_after_crash = on\n");
 $node->restart;
-ok($node->poll_query_until('postgres',
+ok( $node->poll_query_until(
+		'postgres',
 		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher'}),
 	'the launcher runs');
 wait_for_no_worker($node, 'postgres', 'no worker without the extension');
@@ -44,7 +47,8 @@ wait_for_worker($node, 'postgres', 'CREATE EXTENSION starts the worker');
 
 # A rolled back CREATE or DROP EXTENSION changes nothing.
 $node->safe_psql('postgres', 'BEGIN; DROP EXTENSION pg_topics; ROLLBACK');
-$node->safe_psql('postgres', q{SELECT topics.create_topic('kept'); SELECT topics.produce('kept', 'one')});
+$node->safe_psql('postgres',
+	q{SELECT topics.create_topic('kept'); SELECT topics.produce('kept', 'one')});
 wait_for_worker($node, 'postgres', 'the worker outlives DROP EXTENSION that was rolled back');
 
 # DROP EXTENSION ends the worker and takes everything along; it can come again.
@@ -62,10 +66,13 @@ for my $database ('dropped', 'renamed', 'template')
 	wait_for_worker($node, $database, "a worker in database $database");
 }
 is($node->psql('postgres', 'DROP DATABASE dropped'), 0, 'DROP DATABASE');
-is($node->psql('postgres', 'ALTER DATABASE renamed RENAME TO other_name'), 0, 'ALTER DATABASE RENAME');
-is($node->psql('postgres', 'CREATE DATABASE copied TEMPLATE template'), 0, 'CREATE DATABASE TEMPLATE');
+is($node->psql('postgres', 'ALTER DATABASE renamed RENAME TO other_name'),
+	0, 'ALTER DATABASE RENAME');
+is($node->psql('postgres', 'CREATE DATABASE copied TEMPLATE template'),
+	0, 'CREATE DATABASE TEMPLATE');
 wait_for_worker($node, 'copied', 'the copied database has its own worker');
-is($node->safe_psql('copied', q{SELECT topics.produce('t', 'one')}), '0', 'and its topic takes records');
+is($node->safe_psql('copied', q{SELECT topics.produce('t', 'one')}),
+	'0', 'and its topic takes records');
 
 SKIP:
 {
@@ -78,13 +85,16 @@ SKIP:
 wait_for_worker($node, 'postgres', 'the worker of another database goes on');
 
 # kill -9 of the worker makes the postmaster restart the whole server.
-$node->safe_psql('postgres', q{SELECT topics.create_topic('crash'); SELECT topics.produce('crash', 'before')});
+$node->safe_psql('postgres',
+	q{SELECT topics.create_topic('crash'); SELECT topics.produce('crash', 'before')});
 my $pid = worker_pid($node, 'postgres');
 kill 'KILL', $pid or die "could not kill worker $pid: $!";
 wait_for_worker($node, 'postgres', 'the worker is back after a crash', $pid);
 $node->safe_psql('postgres', q{SELECT topics.produce('crash', 'after')});
-is($node->safe_psql('postgres', q{SELECT string_agg(value, ' ' ORDER BY "offset") FROM topic.crash}),
-	'before after', 'records from before and after the crash');
+is( $node->safe_psql(
+		'postgres', q{SELECT string_agg(value, ' ' ORDER BY "offset") FROM topic.crash}),
+	'before after',
+	'records from before and after the crash');
 
 # The worker does not hold up a shutdown.
 my $start = time;

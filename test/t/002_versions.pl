@@ -14,7 +14,8 @@ use Topics;
 use TopicState;
 
 my $node = topics_node('main');
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 	SELECT topics.create_topic('log', 2);
 	SELECT topics.produce('log', 'record ' || i, partition => 0) FROM generate_series(1, 10) i;});
 my $before = same_state($node, 'postgres');
@@ -45,17 +46,22 @@ my @calls = (
 
 # Also to a session that has used the topic before, from its next look at the
 # catalogue on; a new one stands for it here.
-$node->safe_psql('postgres', q{UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'pg_topics'});
+$node->safe_psql('postgres',
+	q{UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'pg_topics'});
 for my $call (@calls)
 {
 	my ($state, $message) = sqlstate_of($node, 'postgres', "$call;");
 	my $name = (split /\n/, $call)[0];
 
 	is($state, 'TP005', "other version: $name");
-	like($message, qr/The library is version [0-9.]+, the extension in this database is version 0\.9\./, '... names both versions');
+	like(
+		$message,
+		qr/The library is version [0-9.]+, the extension in this database is version 0\.9\./,
+		'... names both versions');
 	like($message, qr/HINT:.*ALTER EXTENSION pg_topics UPDATE/, '... and the cure');
 }
-$node->safe_psql('postgres', q{UPDATE pg_extension SET extversion = '1.0' WHERE extname = 'pg_topics'});
+$node->safe_psql('postgres',
+	q{UPDATE pg_extension SET extversion = '1.0' WHERE extname = 'pg_topics'});
 same_state($node, 'postgres', $before, 'nothing has changed, and all works again');
 
 # ----------------------------------------------------------------------
@@ -71,7 +77,10 @@ for my $call (@calls)
 
 	is($state, '55000', "not preloaded: $name");
 	like($message, qr/pg_topics must be loaded via "shared_preload_libraries"/, '... says why');
-	like($message, qr/HINT:.*Put pg_topics first in shared_preload_libraries and restart/, '... and the cure');
+	like(
+		$message,
+		qr/HINT:.*Put pg_topics first in shared_preload_libraries and restart/,
+		'... and the cure');
 }
 for my $call (
 	q{SELECT * FROM topic.log},
@@ -85,7 +94,8 @@ for my $call (
 	is($state, '55000', "not preloaded: $call");
 	like($message, qr/pg_topics must be loaded via "shared_preload_libraries"/, '... says why');
 }
-is($node->safe_psql('postgres', 'CREATE TABLE plain AS SELECT 1 AS one; SELECT one FROM plain'), '1', 'everything else works');
+is($node->safe_psql('postgres', 'CREATE TABLE plain AS SELECT 1 AS one; SELECT one FROM plain'),
+	'1', 'everything else works');
 $node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "'pg_topics'");
 $node->restart;
 same_state($node, 'postgres', $before, 'preloaded again: all is there');
@@ -101,18 +111,27 @@ sub warnings_of
 
 	$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "'$libraries'");
 	$node->restart;
-	is($node->safe_psql('postgres', q{SELECT count(*) FROM topics.fetch('log', 0, 0)}), '10', "$libraries: works");
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM topics.fetch('log', 0, 0)}),
+		'10', "$libraries: works");
 	return substr slurp_file($node->logfile), $from;
 }
 
 my $log = warnings_of('plpgsql, pg_topics');
 my @warnings = $log =~ /WARNING:  (.*)/g;
-is("@warnings", 'pg_topics is not the first of "shared_preload_libraries"', 'behind another library: one warning');
+is( "@warnings",
+	'pg_topics is not the first of "shared_preload_libraries"',
+	'behind another library: one warning');
 like($log, qr/HINT:  Put pg_topics first in shared_preload_libraries/, '... with the cure');
-for my $libraries ('pg_topics', 'pg_topics, plpgsql', ' pg_topics ,plpgsql', '"pg_topics",plpgsql', '$libdir/pg_topics, plpgsql')
+for my $libraries (
+	'pg_topics',
+	'pg_topics, plpgsql',
+	' pg_topics ,plpgsql',
+	'"pg_topics",plpgsql',
+	'$libdir/pg_topics, plpgsql')
 {
 	unlike(warnings_of($libraries), qr/WARNING/, "first, no warning: $libraries");
 }
-is($node->safe_psql('postgres', q{CALL topics.send('log', 'after all', partition => 0)}), '0|10', 'produce goes on');
+is($node->safe_psql('postgres', q{CALL topics.send('log', 'after all', partition => 0)}),
+	'0|10', 'produce goes on');
 
 done_testing();

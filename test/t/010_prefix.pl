@@ -25,8 +25,10 @@ my $writers = 24;
 my $transactions = $ENV{PG_TOPICS_LONG} ? 2000 : 150;
 
 # Small segments: the readers also meet rolls.
-my $node = topics_node('main', conf => "max_connections = 60\npg_topics.worker_interval = '100ms'\n");
-$node->safe_psql('postgres', q{
+my $node =
+  topics_node('main', conf => "max_connections = 60\npg_topics.worker_interval = '100ms'\n");
+$node->safe_psql(
+	'postgres', q{
 	SELECT topics.create_topic('load', 4, segment_bytes => 262144);
 	CREATE TABLE committed (writer int, tx int, records int);
 
@@ -80,7 +82,8 @@ $node->safe_psql('postgres', q{
 # ----------------------------------------------------------------------
 
 my $script = $node->basedir . '/writer.sql';
-append_to_file($script, q{
+append_to_file(
+	$script, q{
 \set tx :tx + 1
 \set kind :client_id % 4
 \set p random(0, 3)
@@ -144,8 +147,16 @@ if ($pgbench == 0)
 my @readers;
 for my $level ('READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
 {
-	push @readers, { name => $level, session => Session->new($node), ends => '', digest => '',
-		begin => "BEGIN ISOLATION LEVEL $level", snapshots => 0, wrong => '' };
+	push @readers,
+	  {
+		name => $level,
+		session => Session->new($node),
+		ends => '',
+		digest => '',
+		begin => "BEGIN ISOLATION LEVEL $level",
+		snapshots => 0,
+		wrong => ''
+	  };
 }
 
 # Readers of fetch() carry on where they stopped, and note what they got.
@@ -173,11 +184,13 @@ until ($finished)
 	}
 
 	$_->{session}->send("$_->{begin};\nSELECT * FROM wrong();\nSELECT 'ends', ends();\n"
-		  . "SELECT 'digest', digest('$_->{ends}');\nCOMMIT") for @readers;
+		  . "SELECT 'digest', digest('$_->{ends}');\nCOMMIT")
+	  for @readers;
 	for my $partition (0 .. 3)
 	{
 		my $rows = $fetched[$partition];
-		my $result = $fetcher->query(sprintf q{SELECT r.offset, value FROM topics.fetch('load', %d, %d, 100000) r},
+		my $result = $fetcher->query(
+			sprintf q{SELECT r.offset, value FROM topics.fetch('load', %d, %d, 100000) r},
 			$partition, scalar @$rows);
 		if ($result->{sqlstate})
 		{
@@ -187,7 +200,8 @@ until ($finished)
 		for (@{ $result->{rows} })
 		{
 			my ($offset, $value) = split /\|/;
-			die "fetch of partition $partition: offset $offset where " . @$rows . ' was next' if $offset != @$rows;
+			die "fetch of partition $partition: offset $offset where " . @$rows . ' was next'
+			  if $offset != @$rows;
 			push @$rows, $value;
 		}
 	}
@@ -209,7 +223,8 @@ until ($finished)
 	}
 }
 
-is($status, 0, "$writers writers have made $transactions transactions each") or diag(slurp_file($log));
+is($status, 0, "$writers writers have made $transactions transactions each")
+  or diag(slurp_file($log));
 for my $reader (@readers)
 {
 	is($reader->{wrong}, '', "$reader->{name}: nothing wrong in $reader->{snapshots} snapshots");
@@ -219,13 +234,21 @@ for my $reader (@readers)
 my $session = $readers[0]{session};
 for my $partition (0 .. 3)
 {
-	is(join("\n", @{ $fetched[$partition] }),
-		$session->value(qq{SELECT value FROM topic.load WHERE partition = $partition ORDER BY "offset"}),
-		"fetch from offset to offset has read all of partition $partition: " . @{ $fetched[$partition] } . ' records');
+	is( join("\n", @{ $fetched[$partition] }),
+		$session->value(
+			qq{SELECT value FROM topic.load WHERE partition = $partition ORDER BY "offset"}),
+		"fetch from offset to offset has read all of partition $partition: "
+		  . @{ $fetched[$partition] }
+		  . ' records');
 }
-cmp_ok($session->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'load' AND log_end_offset > log_start_offset}),
-	'>', 8, 'the partitions were rolled meanwhile');
-is($session->value('SELECT count(*) >= 24 * 100 FROM committed'), 't', 'most transactions have committed');
+cmp_ok(
+	$session->value(
+		q{SELECT count(*) FROM topics.segment WHERE topic = 'load' AND log_end_offset > log_start_offset}
+	),
+	'>', 8,
+	'the partitions were rolled meanwhile');
+is($session->value('SELECT count(*) >= 24 * 100 FROM committed'),
+	't', 'most transactions have committed');
 
 $node->stop;
 done_testing();

@@ -24,7 +24,8 @@ my $producers = 8;
 my $partitions = 3;
 
 # PostgreSQL::Test::Cluster turns off both.
-my $node = topics_node('main', conf => q{
+my $node = topics_node(
+	'main', conf => q{
 max_connections = 60
 fsync = on
 restart_after_crash = on
@@ -33,7 +34,8 @@ log_statement = none
 max_wal_size = 4GB
 });
 my $directory = $node->basedir;
-$node->safe_psql('postgres', qq{SELECT topics.create_topic('crash', $partitions, segment_bytes => 1048576)});
+$node->safe_psql('postgres',
+	qq{SELECT topics.create_topic('crash', $partitions, segment_bytes => 1048576)});
 
 # ----------------------------------------------------------------------
 # Load
@@ -59,7 +61,8 @@ sub produce
 		if ($kind < 6)
 		{
 			my $value = "$tag:1:1" . ('x' x int rand 200);
-			my $result = $session->query("CALL topics.send('crash', '$value', partition => $partition)");
+			my $result =
+			  $session->query("CALL topics.send('crash', '$value', partition => $partition)");
 
 			syswrite $notes, "$result->{rows}[0]|$value\n"
 			  if @{ $result->{rows} } && $result->{rows}[0] =~ /^\d+\|\d+$/;
@@ -69,7 +72,8 @@ sub produce
 		{
 			my $count = 1 + int rand 20;
 			my $total = $count * $partitions;
-			my $result = $session->query(qq{
+			my $result = $session->query(
+				qq{
 				BEGIN;
 				SELECT topics.produce('crash', '$tag:rolled back', partition => $partition);
 				ROLLBACK;
@@ -87,13 +91,16 @@ sub produce
 			{
 				my ($p, $first, $records) = split /\|/;
 
-				syswrite $notes, join '', map { "$p|" . ($first + $_) . "|$tag:$total:" . ($_ * $partitions + $p) . "\n" } 0 .. $records - 1;
+				syswrite $notes, join '',
+				  map { "$p|" . ($first + $_) . "|$tag:$total:" . ($_ * $partitions + $p) . "\n" }
+				  0 .. $records - 1;
 			}
 			last if $result->{lost};
 		}
 		else
 		{
-			my $result = $session->query(qq{
+			my $result = $session->query(
+				qq{
 				BEGIN;
 				INSERT INTO topic.crash (value, partition)
 				SELECT '$tag:rolled back', $partition FROM generate_series(1, 500);
@@ -110,8 +117,10 @@ sub consume
 {
 	my ($name) = @_;
 	my $session = Session->new($node) or return;
-	my @next = split / /, $session->value(q{
-		SELECT string_agg(log_end_offset::text, ' ' ORDER BY partition) FROM topics.partition WHERE topic = 'crash'});
+	my @next = split / /, $session->value(
+		q{
+		SELECT string_agg(log_end_offset::text, ' ' ORDER BY partition) FROM topics.partition WHERE topic = 'crash'}
+	);
 	my $turn = 0;
 
 	open my $notes, '>>', "$directory/notes.$name" or die "could not open notes: $!";
@@ -169,7 +178,11 @@ sub wait_for_load
 
 sub wait_for_clients
 {
-	return poll_until(sub { @children = grep { waitpid($_, WNOHANG) == 0 } @children; !@children });
+	return poll_until(
+		sub {
+			@children = grep { waitpid($_, WNOHANG) == 0 } @children;
+			!@children;
+		});
 }
 
 # ----------------------------------------------------------------------
@@ -183,9 +196,13 @@ sub interrupt_recovery
 	my $position = -s $node->logfile;
 
 	system_or_bail('pg_ctl', '-W', '-D', $node->data_dir, '-l', $node->logfile, 'start');
-	poll_until(sub { slurp_file($node->logfile, $position) =~ /redo starts at/ }) or die 'no recovery';
+	poll_until(sub { slurp_file($node->logfile, $position) =~ /redo starts at/ })
+	  or die 'no recovery';
 	$function->(postmaster_pid($node));
-	unlike(slurp_file($node->logfile, $position), qr/redo done|ready to accept connections/, '... in the middle of recovery');
+	unlike(
+		slurp_file($node->logfile, $position),
+		qr/redo done|ready to accept connections/,
+		'... in the middle of recovery');
 }
 
 # ----------------------------------------------------------------------
@@ -204,7 +221,7 @@ sub collect_notes
 	{
 		for (split /\n/, slurp_file($file))
 		{
-			if (/^committed\|(.*)\|(\d+)$/) { $committed{$1} = $2 }
+			if    (/^committed\|(.*)\|(\d+)$/) { $committed{$1} = $2 }
 			elsif (/^(\d+)\|(\d+)\|(.*)$/)
 			{
 				push @noted, [ $1, $2, $3 ];
@@ -220,35 +237,44 @@ sub check_log
 	my (@log, %count, %expected, %values, @wrong);
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	for (split /\n/, $node->safe_psql('postgres', q{
-		SELECT partition, "offset", value FROM topic.crash WHERE value NOT LIKE 'filler%' ORDER BY partition, "offset"}))
+	for (
+		split /\n/,
+		$node->safe_psql(
+			'postgres', q{
+		SELECT partition, "offset", value FROM topic.crash WHERE value NOT LIKE 'filler%' ORDER BY partition, "offset"}
+		))
 	{
 		my ($partition, $offset, $value) = split /\|/;
 
 		$log[$partition][$offset] = $value;
 		push @wrong, "$value comes twice" if $values{$value}++;
 		if ($value =~ /^(.*):(\d+):\d+x*$/) { $count{$1}++; $expected{$1} = $2 }
-		else { push @wrong, "not committed: $value" }
+		else                                { push @wrong, "not committed: $value" }
 	}
-	push @wrong, map { "$_ is torn: $count{$_} of $expected{$_}" } grep { $count{$_} != $expected{$_} } keys %count;
-	my @missing = map { "$_ was acknowledged" } grep { ($count{$_} // 0) != $committed{$_} } keys %committed;
+	push @wrong, map { "$_ is torn: $count{$_} of $expected{$_}" }
+	  grep { $count{$_} != $expected{$_} } keys %count;
+	my @missing =
+	  map { "$_ was acknowledged" } grep { ($count{$_} // 0) != $committed{$_} } keys %committed;
 	for (@noted)
 	{
 		my ($partition, $offset, $value) = @$_;
 		my $there = $log[$partition][$offset] // 'nothing';
 
-		push @missing, "partition $partition, offset $offset: $there, not $value" if $there ne $value;
+		push @missing, "partition $partition, offset $offset: $there, not $value"
+		  if $there ne $value;
 	}
 	$lost += @missing;
 	$#missing = 9 if @missing > 10;
 	is(join("\n", @missing), '', "$what: what was acknowledged or read is there");
 	is(join("\n", @wrong), '', '... nothing is torn, doubled or not committed');
-	is( $node->safe_psql('postgres', q{
+	is( $node->safe_psql(
+			'postgres', q{
 			SELECT partition, count(*), count(DISTINCT "offset"), max("offset") + 1, max(log_end_offset)
 			FROM topic.crash JOIN topics.partition p USING (partition) WHERE p.topic = 'crash' GROUP BY 1
 			HAVING count(*) <> max("offset") + 1 OR count(DISTINCT "offset") <> count(*)
 				OR max(log_end_offset) <> max("offset") + 1}),
-		'', '... and offsets are dense');
+		'',
+		'... and offsets are dense');
 }
 
 # ----------------------------------------------------------------------
@@ -279,7 +305,8 @@ $node->safe_psql('postgres', 'CHECKPOINT');
 $round++;
 start_load($round);
 ok(wait_for_load($round, 500), 'immediate shutdown: load runs');
-Session->new($node)->value(q{
+Session->new($node)->value(
+	q{
 	INSERT INTO topic.crash (value, partition)
 	SELECT 'filler' || repeat('x', 100), g % 3 FROM generate_series(1, 900000) g});
 $node->stop('immediate');
@@ -310,13 +337,15 @@ for my $victim ('producer', 'worker')
 	my $worker;
 	my $pid;
 	# at an instant nobody may be active, or the worker between two lives
-	poll_until(sub {
-		$worker = worker_pid($node, 'postgres');
-		$pid = $victim eq 'worker' ? $worker : $node->safe_psql('postgres', q{
+	poll_until(
+		sub {
+			$worker = worker_pid($node, 'postgres');
+			$pid = $victim eq 'worker' ? $worker : $node->safe_psql(
+				'postgres', q{
 			SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active'
 				AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1});
-		return $worker && $pid;
-	}) or die "no $victim";
+			return $worker && $pid;
+		}) or die "no $victim";
 	kill 'KILL', $pid or die "could not kill $pid: $!";
 	ok(wait_for_clients(), '... all clients lose their connections');
 	ok(poll_until(sub { Session->new($node) }), '... and the server is back');
@@ -327,13 +356,21 @@ for my $victim ('producer', 'worker')
 
 for my $partition (0 .. $partitions - 1)
 {
-	my $end = $node->safe_psql('postgres', "SELECT log_end_offset FROM topics.partition WHERE topic = 'crash' AND partition = $partition");
+	my $end = $node->safe_psql('postgres',
+		"SELECT log_end_offset FROM topics.partition WHERE topic = 'crash' AND partition = $partition"
+	);
 
-	is($node->safe_psql('postgres', "CALL topics.send('crash', 'last', partition => $partition)"), "$partition|$end",
+	is( $node->safe_psql('postgres', "CALL topics.send('crash', 'last', partition => $partition)"),
+		"$partition|$end",
 		"partition $partition takes records at the next offset");
 }
-diag("$round rounds with $kills kills of the whole server: $acknowledged acknowledged with their offsets, "
-	  . "$read read, $lost lost") if $ENV{PG_TOPICS_LONG};
-cmp_ok($acknowledged, '>', 100 * $round, "$acknowledged records were acknowledged with their offsets, $read read, $lost lost");
+diag(
+	"$round rounds with $kills kills of the whole server: $acknowledged acknowledged with their offsets, "
+	  . "$read read, $lost lost")
+  if $ENV{PG_TOPICS_LONG};
+cmp_ok(
+	$acknowledged, '>',
+	100 * $round,
+	"$acknowledged records were acknowledged with their offsets, $read read, $lost lost");
 $node->stop;
 done_testing();

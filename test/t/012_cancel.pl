@@ -27,7 +27,8 @@ sub waits
 {
 	my ($session) = @_;
 
-	return $observer->value(qq{
+	return $observer->value(
+		qq{
 		SELECT state = 'active' AND wait_event_type IN ('Extension', 'LWLock')
 		FROM pg_stat_activity WHERE pid = $session->{pid}}) eq 't';
 }
@@ -45,7 +46,8 @@ sub giant_begin
 {
 	my ($value) = @_;
 
-	return qq{BEGIN; INSERT INTO topic.t (value, partition) SELECT '$value', 0 FROM generate_series(1, 600000)};
+	return
+	  qq{BEGIN; INSERT INTO topic.t (value, partition) SELECT '$value', 0 FROM generate_series(1, 600000)};
 }
 
 # ----------------------------------------------------------------------
@@ -54,21 +56,28 @@ sub giant_begin
 # ----------------------------------------------------------------------
 
 hold_append_lock(
-	giant => $giant, waiter => $waiter, observer => $observer, node => $node,
+	giant => $giant,
+	waiter => $waiter,
+	observer => $observer,
+	node => $node,
 	reading => 'SELECT count(*) FROM topic.t',
 	begin => giant_begin('giant'),
 	sql => q{CALL topics.send('t', 'patient', partition => 0)});
 
 $cancelled->send(q{SELECT topics.produce('t', 'cancelled', partition => 0)});
 $terminated->send(q{SELECT topics.produce('t', 'terminated', partition => 0)});
-ok(poll_until(sub { waits($cancelled) && waits($terminated) }), 'two more producers wait for the append lock');
+ok(poll_until(sub { waits($cancelled) && waits($terminated) }),
+	'two more producers wait for the append lock');
 
 # PostgreSQL disarms statement_timeout before it commits on its own, so this is
 # about the commit in a statement.
 $timed_out->value(q{SET statement_timeout = '100ms'});
 $timed_out->send(q{CALL topics.send('t', 'timed out', partition => 0)});
-is(answer($timed_out, 'statement_timeout')->{sqlstate}, '57014', 'statement_timeout ends the wait of send');
-$timed_out->send(q{SELECT count(topics.produce('t', 'timed out', partition => 0)) FROM generate_series(1, 1000000000)});
+is(answer($timed_out, 'statement_timeout')->{sqlstate},
+	'57014', 'statement_timeout ends the wait of send');
+$timed_out->send(
+	q{SELECT count(topics.produce('t', 'timed out', partition => 0)) FROM generate_series(1, 1000000000)}
+);
 is(answer($timed_out, 'statement_timeout')->{sqlstate}, '57014', '... and produce');
 
 $observer->value("SELECT pg_cancel_backend($cancelled->{pid})");
@@ -80,30 +89,35 @@ is($result->{sqlstate}, '57P01', 'terminate ends the wait');
 ok($result->{lost}, '... and the session');
 
 $neighbour->send(q{CALL topics.send('t', 'neighbour', partition => 1)});
-is_deeply(answer($neighbour, 'another partition')->{rows}, ['1|0'], 'another partition does not notice');
+is_deeply(answer($neighbour, 'another partition')->{rows},
+	['1|0'], 'another partition does not notice');
 
 # Not a wait for both: what is free is not kept while waiting for the rest.
-$cancelled->send(q{BEGIN; SELECT topics.produce('t', 'both', partition => 1);
+$cancelled->send(
+	q{BEGIN; SELECT topics.produce('t', 'both', partition => 1);
 	SELECT topics.produce('t', 'both', partition => 0); COMMIT});
 ok(poll_until(sub { waits($cancelled) }), 'a producer to both partitions waits');
 $neighbour->send(q{CALL topics.send('t', 'neighbour', partition => 1)});
-is_deeply(answer($neighbour, 'another partition')->{rows}, ['1|1'],
-	'... without keeping others from the free one');
+is_deeply(answer($neighbour, 'another partition')->{rows},
+	['1|1'], '... without keeping others from the free one');
 $observer->value("SELECT pg_cancel_backend($cancelled->{pid})");
 is(answer($cancelled, 'cancel')->{sqlstate}, '57014', '... and is cancelled');
 
-is($observer->value(qq{SELECT count(*) FROM pg_locks WHERE pid IN ($cancelled->{pid}, $terminated->{pid}, $timed_out->{pid})}),
-	'0', 'nothing is left of them in pg_locks');
+is( $observer->value(
+		qq{SELECT count(*) FROM pg_locks WHERE pid IN ($cancelled->{pid}, $terminated->{pid}, $timed_out->{pid})}
+	),
+	'0',
+	'nothing is left of them in pg_locks');
 ok(waits($waiter), 'the patient one still waits');
 
 signal_backend('CONT', $giant->{pid});
 is_deeply($giant->receive->{rows}, ['COMMIT'], 'the giant commits');
 is_deeply($waiter->receive->{rows}, ['0|600000'], 'and the patient one is next');
 $timed_out->value('RESET statement_timeout');
-is_deeply($cancelled->query(q{CALL topics.send('t', 'again', partition => 0)})->{rows}, ['0|600001'],
-	'the cancelled session produces again');
-is_deeply($timed_out->query(q{CALL topics.send('t', 'again', partition => 0)})->{rows}, ['0|600002'],
-	'and so does the timed out one');
+is_deeply($cancelled->query(q{CALL topics.send('t', 'again', partition => 0)})->{rows},
+	['0|600001'], 'the cancelled session produces again');
+is_deeply($timed_out->query(q{CALL topics.send('t', 'again', partition => 0)})->{rows},
+	['0|600002'], 'and so does the timed out one');
 
 # ----------------------------------------------------------------------
 # The giant itself, in the middle of its commit
@@ -113,29 +127,40 @@ my $next = 600003;
 for my $fate ('cancel', 'terminate')
 {
 	hold_append_lock(
-		giant => $giant, waiter => $waiter, observer => $observer, node => $node,
-	reading => 'SELECT count(*) FROM topic.t',
+		giant => $giant,
+		waiter => $waiter,
+		observer => $observer,
+		node => $node,
+		reading => 'SELECT count(*) FROM topic.t',
 		begin => giant_begin("giant: $fate"),
 		sql => q{CALL topics.send('t', 'behind it', partition => 0)});
 	$observer->value("SELECT pg_${fate}_backend($giant->{pid})");
 	signal_backend('CONT', $giant->{pid});
 	$result = $giant->receive;
-	is($result->{sqlstate}, $fate eq 'cancel' ? '57014' : '57P01', "$fate of the giant in its commit");
+	is( $result->{sqlstate},
+		$fate eq 'cancel' ? '57014' : '57P01',
+		"$fate of the giant in its commit");
 	is_deeply($waiter->receive->{rows}, ["0|$next"], '... whose offsets the next producer gets');
 	$next++;
-	is($observer->value("SELECT count(*) FROM topic.t WHERE value = 'giant: $fate'"), '0',
-		'... and no record of it is seen');
+	is($observer->value("SELECT count(*) FROM topic.t WHERE value = 'giant: $fate'"),
+		'0', '... and no record of it is seen');
+
 	if ($fate eq 'cancel')
 	{
-		is_deeply($giant->query(q{CALL topics.send('t', 'the same session', partition => 0)})->{rows}, ["0|$next"],
-			'... and its session produces again');
+		is_deeply(
+			$giant->query(q{CALL topics.send('t', 'the same session', partition => 0)})->{rows},
+			["0|$next"], '... and its session produces again');
 		$next++;
 	}
 }
-is($observer->value(q{SELECT count(*), min("offset"), max("offset") FROM topic.t WHERE partition = 0}),
-	"$next|0|" . ($next - 1), 'the partition is dense');
-is($observer->value(q{SELECT count(*), min(r.offset), max(r.offset) FROM topics.fetch('t', 0, 599990) r}),
-	($next - 599990) . '|599990|' . ($next - 1), 'and so it is by fetch, across the dead rows');
+is( $observer->value(
+		q{SELECT count(*), min("offset"), max("offset") FROM topic.t WHERE partition = 0}),
+	"$next|0|" . ($next - 1),
+	'the partition is dense');
+is( $observer->value(
+		q{SELECT count(*), min(r.offset), max(r.offset) FROM topics.fetch('t', 0, 599990) r}),
+	($next - 599990) . '|599990|' . ($next - 1),
+	'and so it is by fetch, across the dead rows');
 
 # ----------------------------------------------------------------------
 # At random moments
@@ -162,12 +187,12 @@ sub produce_until_told
 		# their own.
 		my $kind = int rand 3;
 		my $sql =
-		    $kind == 0 ? "CALL topics.send('random', '$tag:1', partition => $partition)"
-		  : 'BEGIN\; ' . (
-			$kind == 1
-			? "SELECT topics.produce('random', '$tag:3')\\; " x 3
-			: "INSERT INTO topic.random (value, partition) SELECT '$tag:400', g % 4 FROM generate_series(1, 200) g\\; " x 2)
-		  . 'COMMIT';
+		  $kind == 0 ? "CALL topics.send('random', '$tag:1', partition => $partition)"
+		  : 'BEGIN\; '
+		  . (
+			$kind == 1 ? "SELECT topics.produce('random', '$tag:3')\\; " x 3
+			: "INSERT INTO topic.random (value, partition) SELECT '$tag:400', g % 4 FROM generate_series(1, 200) g\\; "
+			  x 2) . 'COMMIT';
 
 		unless ($session)
 		{
@@ -202,7 +227,8 @@ my ($hits, $misses) = (0, 0);
 while ($hits < $interrupts)
 {
 	my $call = $hits % 10 == 9 ? 'pg_terminate_backend' : 'pg_cancel_backend';
-	my $hit = $observer->value(qq{
+	my $hit = $observer->value(
+		qq{
 		SELECT count(*) FILTER (WHERE $call(pid)) FROM (
 			SELECT pid FROM pg_stat_activity WHERE application_name = 'producer' AND state <> 'idle'
 			ORDER BY random() LIMIT 1) p});
@@ -212,15 +238,21 @@ while ($hits < $interrupts)
 	usleep(rand 5000);
 }
 append_to_file($node->basedir . '/stop', '');
-ok( poll_until(sub { @children = grep { waitpid($_, WNOHANG) == 0 } @children; !@children }),
+ok( poll_until(
+		sub {
+			@children = grep { waitpid($_, WNOHANG) == 0 } @children;
+			!@children;
+		}),
 	"$producers producers have survived $hits cancels and terminates");
 kill 'KILL', @children if @children;
 
 my @lines = map { split /\n/, slurp_file($node->basedir . "/acknowledged.$_") } 1 .. $producers;
 is(join("\n", grep { /^unexpected/ } @lines), '', 'no other error than 57014 and 57P01');
 my %acknowledged = map { $_ => 1 } @lines;
-my $found = $observer->query(q{
-	SELECT split_part(value, ':', 1), split_part(value, ':', 2), count(*) FROM topic.random GROUP BY 1, 2});
+my $found = $observer->query(
+	q{
+	SELECT split_part(value, ':', 1), split_part(value, ':', 2), count(*) FROM topic.random GROUP BY 1, 2}
+);
 my ($torn, $unacknowledged) = (0, 0);
 for (@{ $found->{rows} })
 {
@@ -229,32 +261,48 @@ for (@{ $found->{rows} })
 	$torn++ if $expected ne $count;
 	$unacknowledged++ unless delete $acknowledged{$tag};
 }
-diag("$hits cancels and terminates, $misses of idle sessions: " . scalar(@lines) . ' acknowledged transactions, '
-	  . keys(%acknowledged) . " lost, $unacknowledged unacknowledged, $torn torn") if $ENV{PG_TOPICS_LONG};
+diag(   "$hits cancels and terminates, $misses of idle sessions: "
+	  . scalar(@lines)
+	  . ' acknowledged transactions, '
+	  . keys(%acknowledged)
+	  . " lost, $unacknowledged unacknowledged, $torn torn")
+  if $ENV{PG_TOPICS_LONG};
 is($torn, 0, 'all or none of each transaction');
-is(join(' ', keys %acknowledged), '', 'all acknowledged transactions are there: '
-	. scalar(@lines) . ", and $unacknowledged unacknowledged");
+is( join(' ', keys %acknowledged),
+	'',
+	'all acknowledged transactions are there: '
+	  . scalar(@lines)
+	  . ", and $unacknowledged unacknowledged");
 cmp_ok($unacknowledged, '<=', $hits, '... no more of the latter than there were interrupts');
 cmp_ok(scalar @lines, '>', $producers, '... the producers did get through');
-is( $observer->value(q{
+is( $observer->value(
+		q{
 		SELECT count(*) FROM (
 			SELECT FROM topic.random GROUP BY partition
 			HAVING count(*) <> max("offset") + 1 OR count(DISTINCT "offset") <> count(*)) p}),
-	'0', 'all partitions are dense');
+	'0',
+	'all partitions are dense');
 
-ok( $node->poll_query_until('postgres', q{
+ok( $node->poll_query_until(
+		'postgres', q{
 		SELECT count(*) = 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 		WHERE l.pid <> pg_backend_pid() AND a.backend_type = 'client backend'}),
 	'no locks are left');
 for my $partition (0 .. 3)
 {
-	my $end = $observer->value("SELECT log_end_offset FROM topics.partition WHERE topic = 'random' AND partition = $partition");
+	my $end = $observer->value(
+		"SELECT log_end_offset FROM topics.partition WHERE topic = 'random' AND partition = $partition"
+	);
 
-	is_deeply($neighbour->query("CALL topics.send('random', 'last', partition => $partition)")->{rows},
+	is_deeply(
+		$neighbour->query("CALL topics.send('random', 'last', partition => $partition)")->{rows},
 		["$partition|$end"], "partition $partition takes records");
 }
-is($observer->value(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state LIKE 'idle in%'}),
-	'0', 'and no transaction is left open');
+is( $observer->value(
+		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state LIKE 'idle in%'}
+	),
+	'0',
+	'and no transaction is left open');
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed');
 done_testing();

@@ -19,7 +19,8 @@ my $node = topics_node('main', points => 1, conf => "fsync = on\nwal_writer_dela
 my ($producer, $second, $neighbour, $reader, $early, $late, $beyond, $observer) =
   map { Session->new($node) } 1 .. 8;
 
-$observer->value(q{
+$observer->value(
+	q{
 	SELECT topics.create_topic('t', 3);
 	SELECT topics.produce('t', 'before', partition => p) FROM generate_series(0, 2) p});
 
@@ -41,14 +42,16 @@ sub produce_and_stop
 	my ($point, $value) = @_;
 
 	stop_at($node, $point);
-	$producer->send(qq{
+	$producer->send(
+		qq{
 		INSERT INTO topic.t (value, partition) SELECT '$value', g % 2 FROM generate_series(1, 6) g});
 	return ok(wait_until_at($node, $point), "stopped at $point");
 }
 
 my $all = q{SELECT partition, count(*), max("offset") FROM topic.t GROUP BY 1 ORDER BY 1};
 my $fetch = q{SELECT count(*), max(r.offset) FROM topics.fetch('t', 0, 0) r};
-my $log_ends = q{SELECT string_agg(log_end_offset::text, ' ' ORDER BY partition) FROM topics.partition};
+my $log_ends =
+  q{SELECT string_agg(log_end_offset::text, ' ' ORDER BY partition) FROM topics.partition};
 
 # A snapshot from before, of which the readers must hold to.
 $early->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class');
@@ -60,7 +63,8 @@ $early->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_cl
 produce_and_stop('append-done', 'first');
 goes_on($reader, $all, "0|1|0\n1|1|0\n2|1|0", '... SELECT sees nothing of it');
 goes_on($reader, $fetch, '1|0', '... nor fetch');
-goes_on($neighbour, q{CALL topics.send('t', 'beside', partition => 2)}, '2|1', '... another partition goes on');
+goes_on($neighbour, q{CALL topics.send('t', 'beside', partition => 2)},
+	'2|1', '... another partition goes on');
 
 # ----------------------------------------------------------------------
 # Visible, not yet published
@@ -72,16 +76,21 @@ ok(wait_until_at($node, 'commit-visible'), 'stopped between visibility and publi
 is($producer->receive(0), undef, '... not acknowledged');
 
 goes_on($reader, $all, "0|4|3\n1|4|3\n2|2|1", '... SELECT sees the whole transaction');
-goes_on($reader, q{SELECT count(*) FROM topic.t WHERE partition = 1 AND "offset" >= 1}, '3', '... also by offset');
+goes_on($reader, q{SELECT count(*) FROM topic.t WHERE partition = 1 AND "offset" >= 1},
+	'3', '... also by offset');
 goes_on($reader, $fetch, '1|0', '... fetch reads below the published end');
-goes_on($reader, q{SELECT r.offset FROM topics.fetch('t', 0, 1) r}, '', '... at the published end there is nothing yet');
+goes_on(
+	$reader, q{SELECT r.offset FROM topics.fetch('t', 0, 1) r},
+	'', '... at the published end there is nothing yet');
 goes_on($reader, $log_ends, '1 1 2', '... which is the end that the views show');
-goes_on($reader, q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o WHERE partition = 0}, '1',
-	'... and list_offsets');
-goes_on($early, $all, '0|1|0
+goes_on($reader, q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o WHERE partition = 0},
+	'1', '... and list_offsets');
+goes_on(
+	$early, $all, '0|1|0
 1|1|0
 2|1|0', '... an old snapshot sees nothing of it');
-goes_on($neighbour, q{CALL topics.send('t', 'beside', partition => 2)}, '2|2', '... another partition goes on');
+goes_on($neighbour, q{CALL topics.send('t', 'beside', partition => 2)},
+	'2|2', '... another partition goes on');
 
 # Both know from a SELECT of offset 3, and go on behind it.  The answer is
 # not known before the publication, so they wait for it.
@@ -90,16 +99,25 @@ $beyond->send(q{SELECT r.offset, value FROM topics.fetch('t', 1, 5) r});
 $second->send(q{CALL topics.send('t', 'second', partition => 0)});
 for my $waiting ($late, $beyond, $second)
 {
-	ok( poll_until(sub { $observer->value(qq{
+	ok( poll_until(
+			sub {
+				$observer->value(
+					qq{
 			SELECT state = 'active' AND wait_event_type IN ('Extension', 'LWLock')
-			FROM pg_stat_activity WHERE pid = $waiting->{pid}}) eq 't' }),
+			FROM pg_stat_activity WHERE pid = $waiting->{pid}}) eq 't';
+			}),
 		'... one that needs to know the end waits');
 }
 $observer->value("SELECT pg_cancel_backend($late->{pid})");
 is($late->receive->{sqlstate}, '57014', '... and can be cancelled');
 $late->send(q{SELECT r.offset, value FROM topics.fetch('t', 0, 4) r});
-ok( poll_until(sub { $observer->value(qq{
-		SELECT wait_event_type IN ('Extension', 'LWLock') FROM pg_stat_activity WHERE pid = $late->{pid}}) eq 't' }),
+ok( poll_until(
+		sub {
+			$observer->value(
+				qq{
+		SELECT wait_event_type IN ('Extension', 'LWLock') FROM pg_stat_activity WHERE pid = $late->{pid}}
+			) eq 't';
+		}),
 	'... asked again');
 
 go_on_from($node, 'commit-visible');
@@ -118,16 +136,23 @@ $early->value('COMMIT');
 
 produce_and_stop('commit-visible', 'rolled');
 $second->send(q{CALL topics.roll_segment('t', 0)});
-ok( poll_until(sub { $observer->value(qq{
+ok( poll_until(
+		sub {
+			$observer->value(
+				qq{
 		SELECT state = 'active' AND wait_event_type IN ('Extension', 'LWLock')
-		FROM pg_stat_activity WHERE pid = $second->{pid}}) eq 't' }),
+		FROM pg_stat_activity WHERE pid = $second->{pid}}) eq 't';
+		}),
 	'a roll waits for the publication');
 goes_on($reader, $all, "0|8|7\n1|7|6\n2|3|2", '... SELECT sees the whole transaction');
 go_on_from($node, 'commit-visible');
 is_deeply($producer->receive->{rows}, ['INSERT 0 6'], '... the producer goes on');
 is($second->receive->{sqlstate}, '', '... and so does the roll');
-goes_on($reader, q{SELECT base_offset, log_end_offset FROM topics.segment WHERE partition = 0 ORDER BY 1 LIMIT 2},
-	"0|8\n8|8", '... which has cut behind the records');
+goes_on(
+	$reader,
+	q{SELECT base_offset, log_end_offset FROM topics.segment WHERE partition = 0 ORDER BY 1 LIMIT 2},
+	"0|8\n8|8",
+	'... which has cut behind the records');
 
 # ----------------------------------------------------------------------
 # The server dies there
@@ -151,9 +176,13 @@ for my $point ('commit-visible', 'commit-published')
 
 		if ($is_read) { is($after, $count + 6, '... what was read is there') }
 		else { ok($after == $count || $after == $count + 6, '... all or nothing is there') }
-		goes_on($observer, q{SELECT sum(log_end_offset) FROM topics.partition}, $after, '... dense');
-		goes_on($producer, q{CALL topics.send('t', 'after', partition => 1)}, '1|'
-			. $observer->value('SELECT count(*) FROM topic.t WHERE partition = 1'), '... and goes on');
+		goes_on($observer, q{SELECT sum(log_end_offset) FROM topics.partition}, $after,
+			'... dense');
+		goes_on(
+			$producer,
+			q{CALL topics.send('t', 'after', partition => 1)},
+			'1|' . $observer->value('SELECT count(*) FROM topic.t WHERE partition = 1'),
+			'... and goes on');
 	}
 }
 $node->stop;

@@ -18,9 +18,12 @@ plan skip_all => 'needs /proc/<pid>/status' unless -r '/proc/self/status';
 my $records = 1_000_000;
 
 # What is buffered must not hide in the buffer cache.
-my $node = topics_node('main', conf => "shared_buffers = 16MB\nwork_mem = 4MB\nmax_wal_size = 2GB\n");
-$node->safe_psql('postgres', q{
-	SELECT topics.create_topic('one'); SELECT topics.create_topic('four', 4); SELECT topics.create_topic('wide', 1000)});
+my $node =
+  topics_node('main', conf => "shared_buffers = 16MB\nwork_mem = 4MB\nmax_wal_size = 2GB\n");
+$node->safe_psql(
+	'postgres', q{
+	SELECT topics.create_topic('one'); SELECT topics.create_topic('four', 4); SELECT topics.create_topic('wide', 1000)}
+);
 
 # Memory of a backend that it has had at most, less what it shares, in kB
 sub private_peak
@@ -40,7 +43,8 @@ sub growth
 	my ($sql) = @_;
 	my $session = Session->new($node);
 
-	$session->value(q{BEGIN; SELECT topics.produce('one', 'x'); SELECT count(*) FROM topic.one; ROLLBACK});
+	$session->value(
+		q{BEGIN; SELECT topics.produce('one', 'x'); SELECT count(*) FROM topic.one; ROLLBACK});
 	my $before = private_peak($session);
 	my $result = $session->query($sql);
 	die $result->{text} if $result->{sqlstate};
@@ -51,11 +55,13 @@ sub is_in_order
 {
 	my ($topic, $partition, $step, $expected, $test_name) = @_;
 
-	is( $node->safe_psql('postgres', qq{
+	is( $node->safe_psql(
+			'postgres', qq{
 			SELECT count(*), count(*) FILTER (WHERE value::bigint <> (r.offset - first) * $step + $partition)
 			FROM topic.$topic r, (SELECT max("offset") - $expected + 1 AS first FROM topic.$topic WHERE partition = $partition) f
 			WHERE partition = $partition AND r.offset >= first}),
-		"$expected|0", $test_name);
+		"$expected|0",
+		$test_name);
 }
 
 my $file = $node->basedir . '/records';
@@ -65,7 +71,8 @@ close $data;
 
 my $last = $records - 1;
 my %ways = (
-	'INSERT .. SELECT' => "INSERT INTO topic.one (value) SELECT g::text FROM generate_series(0, $last) g",
+	'INSERT .. SELECT' =>
+	  "INSERT INTO topic.one (value) SELECT g::text FROM generate_series(0, $last) g",
 	'COPY' => "COPY topic.one (value) FROM '$file'",
 	'produce' => "SELECT count(topics.produce('one', g::text)) FROM generate_series(0, $last) g",
 	'produce_batch, 1000 at a time' => qq{
@@ -90,20 +97,28 @@ for my $way (sort keys %ways)
 	is_in_order('one', 0, 1, $count, '... in order');
 }
 
-my $growth = growth("INSERT INTO topic.four (value, partition) SELECT g::text, g % 4 FROM generate_series(0, $last) g");
+my $growth = growth(
+	"INSERT INTO topic.four (value, partition) SELECT g::text, g % 4 FROM generate_series(0, $last) g"
+);
 cmp_ok($growth, '<', 40 * 1024, "$records records to four partitions: $growth kB");
 is_in_order('four', $_, 4, $records / 4, "... in order in partition $_") for 0 .. 3;
 
-is($node->safe_psql('postgres', 'SHOW max_locks_per_transaction'), '64', 'with the default of max_locks_per_transaction');
-$growth = growth(q{INSERT INTO topic.wide (value, partition) SELECT g::text, g % 1000 FROM generate_series(0, 99999) g});
+is($node->safe_psql('postgres', 'SHOW max_locks_per_transaction'),
+	'64', 'with the default of max_locks_per_transaction');
+$growth = growth(
+	q{INSERT INTO topic.wide (value, partition) SELECT g::text, g % 1000 FROM generate_series(0, 99999) g}
+);
 cmp_ok($growth, '<', 120 * 1024, "100000 records to 1000 partitions: $growth kB");
-is( $node->safe_psql('postgres', q{
+is( $node->safe_psql(
+		'postgres', q{
 		SELECT count(*) FROM (
 			SELECT partition, count(*), max("offset"), bool_and(value::int = "offset" * 1000 + partition) AS ordered
 			FROM topic.wide GROUP BY 1) p
 		WHERE count = 100 AND max = 99 AND ordered}),
-	'1000', '... in order in each');
+	'1000',
+	'... in order in each');
 
-ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_ls_tmpdir()'), 'no temporary file is left');
+ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_ls_tmpdir()'),
+	'no temporary file is left');
 $node->stop;
 done_testing();

@@ -15,7 +15,8 @@ use Session;
 use Topics;
 
 my $node = topics_node('primary', init => { allows_streaming => 1 });
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 	SELECT topics.create_topic('t');
 	CREATE ROLE reader LOGIN;
 	GRANT USAGE ON SCHEMA topics, topic TO reader;
@@ -36,7 +37,9 @@ is($other->value('SELECT public.version(); SELECT count(*) FROM dropped'), "old\
 $node->append_conf('postgresql.conf', "synchronous_standby_names = '*'");
 $node->reload;
 # the checkpointer tells the others
-ok($node->poll_query_until('postgres', q{SELECT setting = '*' FROM pg_settings WHERE name = 'synchronous_standby_names'}),
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT setting = '*' FROM pg_settings WHERE name = 'synchronous_standby_names'}),
 	'a standby is asked for that is not there');
 
 # A session that waits for the standby in its commit.
@@ -46,8 +49,12 @@ sub waiting
 	my $session = Session->new($node);
 
 	$session->send($sql);
-	poll_until(sub { $observer->value("SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $session->{pid}") eq 't' })
-	  or die "does not wait for the standby: $sql";
+	poll_until(
+		sub {
+			$observer->value(
+				"SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $session->{pid}")
+			  eq 't';
+		}) or die "does not wait for the standby: $sql";
 	return $session;
 }
 
@@ -55,7 +62,8 @@ sub waiting
 # The transaction is over for everybody but its client
 # ----------------------------------------------------------------------
 
-my $producer = waiting(q{
+my $producer = waiting(
+	q{
 	BEGIN;
 	REVOKE SELECT ON topic.t FROM reader;
 	CREATE OR REPLACE FUNCTION version() RETURNS text LANGUAGE sql RETURN 'new';
@@ -63,20 +71,26 @@ my $producer = waiting(q{
 	SELECT topics.produce('t', 'one');
 	COMMIT});
 $reader->send('SELECT value FROM topic.t');
-is(($reader->receive(60) // { sqlstate => 'no answer' })->{sqlstate}, '42501', 'its REVOKE acts at once');
+is(($reader->receive(60) // { sqlstate => 'no answer' })->{sqlstate},
+	'42501', 'its REVOKE acts at once');
 $reader->send(q{SELECT topics.fetch('t', 0, 0)});
 is(($reader->receive(60) // { sqlstate => 'no answer' })->{sqlstate}, '42501', '... for fetch too');
 $other->send('SELECT public.version()');
-is_deeply(($other->receive(60) // {})->{rows}, ['new'], 'its CREATE OR REPLACE FUNCTION acts at once');
+is_deeply(($other->receive(60) // {})->{rows},
+	['new'], 'its CREATE OR REPLACE FUNCTION acts at once');
 $other->send('SELECT * FROM dropped');
-is(($other->receive(60) // { sqlstate => 'no answer' })->{sqlstate}, '42P01', 'its DROP TABLE acts at once');
-is($observer->value(q{SELECT r.offset, value FROM topics.fetch('t', 0, 1) r}), '1|one', 'its record is seen');
-is($observer->value("SELECT count(*) FROM pg_locks WHERE pid = $producer->{pid}"), '0', 'it has no locks any more');
+is(($other->receive(60) // { sqlstate => 'no answer' })->{sqlstate},
+	'42P01', 'its DROP TABLE acts at once');
+is($observer->value(q{SELECT r.offset, value FROM topics.fetch('t', 0, 1) r}),
+	'1|one', 'its record is seen');
+is($observer->value("SELECT count(*) FROM pg_locks WHERE pid = $producer->{pid}"),
+	'0', 'it has no locks any more');
 is($producer->receive(0), undef, '... and it still waits');
 
 # Others that wait queue up behind nobody's append lock.
 my $second = waiting(q{CALL topics.send('t', 'two')});
-is($observer->value(q{SELECT log_end_offset FROM topics.partition}), '3', 'a second producer got to its wait as well');
+is($observer->value(q{SELECT log_end_offset FROM topics.partition}),
+	'3', 'a second producer got to its wait as well');
 
 # ----------------------------------------------------------------------
 # Waits that end early
@@ -103,7 +117,8 @@ is($second->value(q{SELECT 1}), '1', '... and works');
 $result = ends(waiting(q{SELECT topics.produce('t', 'three')}), 'pg_cancel_backend');
 ok($result->{lost}, 'cancel: so is that of a producer without a transaction block');
 
-for my $sql (q{CALL topics.send('t', 'terminated')}, q{BEGIN; SELECT topics.produce('t', 'terminated'); COMMIT})
+for my $sql (q{CALL topics.send('t', 'terminated')},
+	q{BEGIN; SELECT topics.produce('t', 'terminated'); COMMIT})
 {
 	$result = ends(waiting($sql), 'pg_terminate_backend');
 	ok($result->{lost}, "terminate: $sql");
@@ -111,13 +126,15 @@ for my $sql (q{CALL topics.send('t', 'terminated')}, q{BEGIN; SELECT topics.prod
 }
 
 # Who does not ask for the standby does not wait, and nobody else is affected.
-is_deeply($other->query(q{SET synchronous_commit = local; CALL topics.send('t', 'local')})->{rows},
-	[ 'SET', '0|6' ], 'synchronous_commit = local does not wait');
+is_deeply(
+	$other->query(q{SET synchronous_commit = local; CALL topics.send('t', 'local')})->{rows},
+	[ 'SET', '0|6' ],
+	'synchronous_commit = local does not wait');
 
 # With the strict order, the wait comes before the transaction is visible.
 my $strict = waiting(q{SET pg_topics.early_lock_release = off; CALL topics.send('t', 'strict')});
-is($observer->value(q{SELECT count(*) FROM topic.t WHERE value = 'strict'}), '0',
-	'without early release a record is not seen before it is confirmed');
+is($observer->value(q{SELECT count(*) FROM topic.t WHERE value = 'strict'}),
+	'0', 'without early release a record is not seen before it is confirmed');
 
 # ----------------------------------------------------------------------
 # The standby comes
@@ -126,12 +143,19 @@ is($observer->value(q{SELECT count(*) FROM topic.t WHERE value = 'strict'}), '0'
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->start;
-is_deeply($strict->receive->{rows}, [ 'SET', '0|7' ], 'with the standby the wait ends, acknowledged');
-is_deeply($observer->query(q{CALL topics.send('t', 'confirmed')})->{rows}, ['0|8'], 'and send goes on');
-is_deeply($observer->query(q{BEGIN; SELECT topics.produce('t', 'last'); COMMIT})->{rows}, [ 'BEGIN', '0', 'COMMIT' ],
+is_deeply(
+	$strict->receive->{rows},
+	[ 'SET', '0|7' ],
+	'with the standby the wait ends, acknowledged');
+is_deeply($observer->query(q{CALL topics.send('t', 'confirmed')})->{rows},
+	['0|8'], 'and send goes on');
+is_deeply(
+	$observer->query(q{BEGIN; SELECT topics.produce('t', 'last'); COMMIT})->{rows},
+	[ 'BEGIN', '0', 'COMMIT' ],
 	'... and produce');
 $node->wait_for_catchup($standby);
-is( $standby->safe_psql('postgres', q{SELECT string_agg(value, ' ' ORDER BY "offset") FROM topic.t}),
+is( $standby->safe_psql(
+		'postgres', q{SELECT string_agg(value, ' ' ORDER BY "offset") FROM topic.t}),
 	$node->safe_psql('postgres', q{SELECT string_agg(value, ' ' ORDER BY "offset") FROM topic.t}),
 	'the standby has all of it');
 
@@ -139,7 +163,10 @@ is( $standby->safe_psql('postgres', q{SELECT string_agg(value, ' ' ORDER BY "off
 my $acknowledged = $observer->query(q{CALL topics.send('t', 'acknowledged')})->{rows}[0];
 $node->stop('immediate');
 $standby->promote;
-is($standby->safe_psql('postgres', q{SELECT partition || '|' || "offset" FROM topic.t WHERE value = 'acknowledged'}),
-	$acknowledged, 'an acknowledged record survives the loss of the primary');
+is( $standby->safe_psql(
+		'postgres',
+		q{SELECT partition || '|' || "offset" FROM topic.t WHERE value = 'acknowledged'}),
+	$acknowledged,
+	'an acknowledged record survives the loss of the primary');
 $standby->stop;
 done_testing();

@@ -22,44 +22,57 @@ my %operations = (
 	commit => {
 		sql => q{INSERT INTO topic.%s (value) SELECT 'new' FROM generate_series(1, 10)},
 		records => 10,
-		points => [qw(append-locked append-done commit-visible commit-published commit-durable)] },
+		points => [qw(append-locked append-done commit-visible commit-published commit-durable)]
+	},
 	# there is no spare
 	roll => {
 		sql => q{CALL topics.roll_segment('%s')},
-		points => [qw(cut-limited cut-bound bounds-committed cut-done segment-created segment-attached seal-frozen seal-indexed)] },
+		points => [
+			qw(cut-limited cut-bound bounds-committed cut-done segment-created segment-attached seal-frozen seal-indexed)
+		]
+	},
 	# there is one
 	'second roll' => {
-		before => q{CALL topics.roll_segment('%s'); INSERT INTO topic.%s (value) SELECT 'old' FROM generate_series(1, 300)},
+		before =>
+		  q{CALL topics.roll_segment('%s'); INSERT INTO topic.%s (value) SELECT 'old' FROM generate_series(1, 300)},
 		records_before => 300,
 		segments => 3,
 		sql => q{CALL topics.roll_segment('%s')},
-		points => [qw(cut-limited cut-bound bounds-committed cut-done gap-closed seal-frozen seal-indexed)] },
+		points =>
+		  [qw(cut-limited cut-bound bounds-committed cut-done gap-closed seal-frozen seal-indexed)]
+	},
 	# the worker comes for it
 	spare => {
 		sql => q{INSERT INTO topic.%s (value) SELECT 'new' FROM generate_series(1, 300)},
 		records => 300,
-		points => [qw(segment-created segment-attached bounds-committed)] },
+		points => [qw(segment-created segment-attached bounds-committed)]
+	},
 	# more than the segment has room for
 	giant => {
 		sql => q{INSERT INTO topic.%s (value) SELECT 'new' FROM generate_series(1, 2000)},
 		records => 2000,
-		points => [qw(end-raised bounds-committed)] },
+		points => [qw(end-raised bounds-committed)]
+	},
 	'giant before a spare' => {
 		before => q{INSERT INTO topic.%s (value) SELECT 'old' FROM generate_series(1, 300)},
 		records_before => 300,
 		segments => 2,
 		sql => q{INSERT INTO topic.%s (value) SELECT 'new' FROM generate_series(1, 2000)},
 		records => 2000,
-		points => [qw(spare-moved end-raised bounds-committed)] },
+		points => [qw(spare-moved end-raised bounds-committed)]
+	},
 	drop => {
 		sql => q{SELECT topics.drop_topic('%s')},
 		drops => 1,
-		points => [qw(topic-dropped topics-committed)] });
+		points => [qw(topic-dropped topics-committed)]
+	});
 
 # past the commit record, where nothing can fail any more
-my %committed = map { $_ => 1 } qw(commit-visible commit-published commit-durable bounds-committed topics-committed);
+my %committed = map { $_ => 1 }
+  qw(commit-visible commit-published commit-durable bounds-committed topics-committed);
 
-my $node = topics_node('main', points => 1, conf => "fsync = on\npg_topics.worker_interval = '1h'\n");
+my $node =
+  topics_node('main', points => 1, conf => "fsync = on\npg_topics.worker_interval = '1h'\n");
 my ($actor, $reader, $neighbour);
 my ($number, $topic_id) = (0);
 
@@ -85,7 +98,8 @@ sub prepare
 	my $topic = 'topic' . ++$number;
 	my $records = 100;
 
-	$neighbour->value(qq{
+	$neighbour->value(
+		qq{
 		SELECT topics.create_topic('$topic', segment_bytes => 65536);
 		INSERT INTO topic.$topic (value) SELECT 'old' FROM generate_series(1, 100)});
 	# a worker that is on its round may have come by and made a spare
@@ -96,8 +110,12 @@ sub prepare
 	{
 		$neighbour->value($_) for split /;/, $operation->{before} =~ s/%s/$topic/gr;
 		$records += $operation->{records_before};
-		ok( poll_until(sub { $neighbour->value(qq{SELECT count(*) FROM topics.segment WHERE topic = '$topic'})
-					>= $operation->{segments} }),
+		ok( poll_until(
+				sub {
+					$neighbour->value(
+						qq{SELECT count(*) FROM topics.segment WHERE topic = '$topic'}) >=
+					  $operation->{segments};
+				}),
 			'... prepared, with a spare') or return;
 	}
 	return ($topic, $records);
@@ -111,12 +129,19 @@ sub check
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	ok((grep { $_ eq $count } @counts), "$what: all or nothing, $count records");
-	is( first_row($neighbour, qq{
+	is( first_row(
+			$neighbour, qq{
 			SELECT min("offset"), max("offset"), count(DISTINCT "offset"), count(*) FILTER (WHERE value = 'old' AND "offset" >= $counts[0])
 			FROM topic.$topic}),
-		'0|' . ($count - 1) . "|$count|0", '... dense, those from before in front');
-	is(first_row($neighbour, "SELECT log_end_offset FROM topics.partition WHERE topic = '$topic'"), $count, '... with that end');
-	ok( poll_until(sub { first_row($neighbour, qq{
+		'0|' . ($count - 1) . "|$count|0",
+		'... dense, those from before in front');
+	is( first_row($neighbour, "SELECT log_end_offset FROM topics.partition WHERE topic = '$topic'"),
+		$count,
+		'... with that end');
+	ok( poll_until(
+			sub {
+				first_row(
+					$neighbour, qq{
 			SELECT count(*) FILTER (WHERE base_offset <= $count AND end_offset > $count) = 1
 				AND bool_and(base_offset = below OR below IS NULL)
 				AND bool_and(indexed = (end_offset <= $count))
@@ -126,19 +151,30 @@ sub check
 				FROM topics.topic t JOIN topics.segment s USING (topic)
 				JOIN pg_class c ON c.relname LIKE 't' || topic_id || '\\_p0\\_s%'
 					AND pg_get_expr(c.relpartbound, c.oid) LIKE '%FROM (''' || base_offset || ''') TO%'
-				WHERE topic = '$topic') s}) eq 't' }),
+				WHERE topic = '$topic') s}) eq 't';
+			}),
 		'... segments follow each other, full ones are sealed, one takes records');
-	is(first_row($neighbour, "CALL topics.send('$topic', 'last')"), "0|$count", '... which it does');
-	is(first_row($neighbour, qq{SELECT count(*), max(r.offset) FROM topics.fetch('$topic', 0, 0, max_records => 10000) r}),
-		($count + 1) . "|$count", '... and fetch has them');
+	is(first_row($neighbour, "CALL topics.send('$topic', 'last')"), "0|$count",
+		'... which it does');
+	is( first_row(
+			$neighbour,
+			qq{SELECT count(*), max(r.offset) FROM topics.fetch('$topic', 0, 0, max_records => 10000) r}
+		),
+		($count + 1) . "|$count",
+		'... and fetch has them');
 	is(first_row($neighbour, qq{CALL topics.roll_segment('$topic')}), 'CALL', '... another roll');
-	return is(first_row($neighbour, qq{CALL topics.send('$topic', 'in a new segment')}), '0|' . ($count + 1), '... works');
+	return is(
+		first_row($neighbour, qq{CALL topics.send('$topic', 'in a new segment')}),
+		'0|' . ($count + 1),
+		'... works');
 }
 
 # Has the worker go round, for another topic's sake.
 sub wake_worker
 {
-	$neighbour->value($_) for q{CALL topics.send('neighbour', 'x')}, q{SELECT topics.delete_records('neighbour', 0, -1)};
+	$neighbour->value($_)
+	  for q{CALL topics.send('neighbour', 'x')},
+	  q{SELECT topics.delete_records('neighbour', 0, -1)};
 	return;
 }
 
@@ -149,20 +185,37 @@ sub check_interrupted
 	my $result = $actor->receive(60) // { sqlstate => 'no answer' };
 	my $failed = $result->{sqlstate} ne '';
 
-	if ($fate eq 'fails') { like($result->{sqlstate}, qr/^(XX000)?$/, '... the operation does, or another process for it') }
-	elsif ($operation->{records} && $committed{$point}) { is($result->{sqlstate}, '', '... too late') }
+	if ($fate eq 'fails')
+	{
+		like($result->{sqlstate}, qr/^(XX000)?$/,
+			'... the operation does, or another process for it');
+	}
+	elsif ($operation->{records} && $committed{$point})
+	{
+		is($result->{sqlstate}, '', '... too late');
+	}
 	else { like($result->{sqlstate}, qr/^(57014)?$/, '... the operation is, or it was too late') }
-	ok( poll_until(sub { first_row($neighbour, qq{
+	ok( poll_until(
+			sub {
+				first_row(
+					$neighbour, qq{
 			SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-			WHERE l.pid <> pg_backend_pid() AND (a.backend_type LIKE 'pg_topics%' OR a.backend_type = 'client backend')}) eq '0' }),
+			WHERE l.pid <> pg_backend_pid() AND (a.backend_type LIKE 'pg_topics%' OR a.backend_type = 'client backend')}
+				) eq '0';
+			}),
 		'... no lock is left');
-	is( first_row($neighbour, q{
-			SELECT count(*) FROM pg_class WHERE relnamespace = 'topic_log'::regnamespace AND relname ~ '_s\d+$' AND NOT relispartition}),
-		'0', '... nor a segment half made');
+	is( first_row(
+			$neighbour, q{
+			SELECT count(*) FROM pg_class WHERE relnamespace = 'topic_log'::regnamespace AND relname ~ '_s\d+$' AND NOT relispartition}
+		),
+		'0',
+		'... nor a segment half made');
 
 	# what a failed worker has left undone waits for its next round
 	wake_worker();
-	$operation->{drops} ? check_drop($topic, $what, !$failed, $before) : check($topic, $what, $failed ? $before : $all);
+	$operation->{drops}
+	  ? check_drop($topic, $what, !$failed, $before)
+	  : check($topic, $what, $failed ? $before : $all);
 	return is(first_row($actor, 'SELECT 1'), '1', '... its session goes on');
 }
 
@@ -170,17 +223,20 @@ sub check_interrupted
 sub check_drop
 {
 	my ($topic, $what, $must_be_gone, $count) = @_;
-	my $gone = first_row($neighbour, "SELECT count(*) FROM topics.topic WHERE topic = '$topic'") eq '0';
+	my $gone =
+	  first_row($neighbour, "SELECT count(*) FROM topics.topic WHERE topic = '$topic'") eq '0';
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	ok($gone || !$must_be_gone, "$what: dropped, or as before the crash");
 	return check($topic, $what, $count) unless $gone;
-	is( first_row($neighbour, qq{
+	is( first_row(
+			$neighbour, qq{
 			SELECT (SELECT count(*) FROM pg_class WHERE relnamespace IN ('topic_log'::regnamespace, 'topic'::regnamespace)
 					AND (relname = '$topic' OR relname ~ '^t${topic_id}(_|\$)'))
 				+ (SELECT count(*) FROM topic_log.topic WHERE topic_id = $topic_id)
 				+ (SELECT count(*) FROM topic_log.partition WHERE topic_id = $topic_id)}),
-		'0', '... nothing is left of it');
+		'0',
+		'... nothing is left of it');
 	return;
 }
 
@@ -209,9 +265,15 @@ for my $name (sort keys %operations)
 			{
 				my $seen = first_row($reader, "SELECT count(*) FROM topic.$topic");
 				ok($seen eq $before || $seen eq $all, '... SELECT sees all or nothing');
-				is(first_row($reader, "SELECT count(*) FROM topics.fetch('$topic', 0, 0, max_records => $before)"), $before, '... fetch reads');
+				is( first_row(
+						$reader,
+						"SELECT count(*) FROM topics.fetch('$topic', 0, 0, max_records => $before)"
+					),
+					$before,
+					'... fetch reads');
 			}
-			like(first_row($reader, q{CALL topics.send('neighbour', 'x')}), qr/^0\|\d+$/, '... another topic takes records');
+			like(first_row($reader, q{CALL topics.send('neighbour', 'x')}),
+				qr/^0\|\d+$/, '... another topic takes records');
 
 			if ($fate eq 'goes on')
 			{
@@ -219,7 +281,9 @@ for my $name (sort keys %operations)
 				my $result = $actor->receive(60);
 
 				is($result ? $result->{sqlstate} : 'no answer', '', '... the operation succeeds');
-				$operation->{drops} ? check_drop($topic, $what, 1, $before) : check($topic, $what, $all);
+				$operation->{drops}
+				  ? check_drop($topic, $what, 1, $before)
+				  : check($topic, $what, $all);
 			}
 			elsif ($fate eq 'fails')
 			{
@@ -240,12 +304,16 @@ for my $name (sort keys %operations)
 
 				$node->start;
 				connect_all();
-				$operation->{drops} ? check_drop($topic, $what, 0, $before)
+				$operation->{drops}
+				  ? check_drop($topic, $what, 0, $before)
 				  : check($topic, $what, $acknowledged ? $all : ($before, $all));
 			}
 		}
 	}
 }
 $node->stop;
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed on its own');
+unlike(
+	slurp_file($node->logfile),
+	qr/PANIC|TRAP|was terminated by signal/,
+	'nothing has crashed on its own');
 done_testing();

@@ -21,7 +21,8 @@ $observer->value(q{SELECT topics.create_topic('t'); SELECT topics.produce('t', '
 
 sub launcher_pid
 {
-	return $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher'});
+	return $node->safe_psql('postgres',
+		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher'});
 }
 
 # A session does not lose its connection: none of this is a crash.
@@ -30,7 +31,8 @@ sub still_there
 	my ($number, $what) = @_;
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return is_deeply($observer->query(q{CALL topics.send('t', 'on')})->{rows}, ["0|$number"], "... $what");
+	return is_deeply($observer->query(q{CALL topics.send('t', 'on')})->{rows},
+		["0|$number"], "... $what");
 }
 
 # ----------------------------------------------------------------------
@@ -38,7 +40,8 @@ sub still_there
 # ----------------------------------------------------------------------
 
 my $pid = worker_pid($node, 'postgres');
-is($observer->value("SELECT pg_terminate_backend($pid)"), 't', 'pg_terminate_backend of the worker');
+is($observer->value("SELECT pg_terminate_backend($pid)"), 't',
+	'pg_terminate_backend of the worker');
 wait_for_worker($node, 'postgres', '... it comes back', $pid);
 still_there(1, 'and nobody has noticed');
 
@@ -52,11 +55,17 @@ is($observer->value("SELECT pg_cancel_backend($pid)"), 't', 'a cancel');
 still_there(3, 'harms nothing');
 
 my $launcher = launcher_pid();
-is($observer->value("SELECT pg_terminate_backend($launcher)"), 't', 'pg_terminate_backend of the launcher');
-ok( $node->poll_query_until('postgres', qq{
-		SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher' AND pid <> $launcher}),
+is($observer->value("SELECT pg_terminate_backend($launcher)"),
+	't', 'pg_terminate_backend of the launcher');
+ok( $node->poll_query_until(
+		'postgres', qq{
+		SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher' AND pid <> $launcher}
+	),
 	'... it comes back');
-is($observer->value("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'"), 't',
+is( $observer->value(
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'"
+	),
+	't',
 	'... and the worker, ended after it,');
 wait_for_worker($node, 'postgres', '... too', worker_pid($node, 'postgres') || 0);
 still_there(4, 'and nobody has noticed');
@@ -70,9 +79,11 @@ sub sealed
 {
 	my ($topic) = @_;
 
-	return $observer->value(qq{
+	return $observer->value(
+		qq{
 		SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
-		WHERE c.relname LIKE (SELECT 't' || topic_id || '\\_p%' FROM topics.topic WHERE topic = '$topic')});
+		WHERE c.relname LIKE (SELECT 't' || topic_id || '\\_p%' FROM topics.topic WHERE topic = '$topic')}
+	);
 }
 
 sub rolls_on
@@ -82,7 +93,8 @@ sub rolls_on
 	return poll_until(sub { sealed($topic) >= $count });
 }
 
-$observer->value(q{
+$observer->value(
+	q{
 	SELECT topics.create_topic('age', segment_time => '50 milliseconds');
 	SELECT topics.create_topic('size', 2, segment_bytes => 65536);
 	SELECT topics.create_topic('neither')});
@@ -91,18 +103,29 @@ for my $round (1 .. 3)
 	$observer->value(q{SELECT topics.produce('age', 'x')});
 	ok(rolls_on('age', $round), "segment_time: roll $round") or last;
 }
-is($observer->value(q{SELECT string_agg(base_offset || '-' || log_end_offset, ' ' ORDER BY base_offset) FROM topics.segment WHERE topic = 'age' AND state = 'sealed'}),
-	'0-1 1-2 2-3', '... a record each');
+is( $observer->value(
+		q{SELECT string_agg(base_offset || '-' || log_end_offset, ' ' ORDER BY base_offset) FROM topics.segment WHERE topic = 'age' AND state = 'sealed'}
+	),
+	'0-1 1-2 2-3',
+	'... a record each');
 
 # Records are larger than was guessed, so the roll is by size, not by bounds.
 for my $round (1 .. 3)
 {
-	$observer->value(q{INSERT INTO topic.size (value, partition) SELECT repeat(md5(g::text), 60), 1 FROM generate_series(1, 50) g});
+	$observer->value(
+		q{INSERT INTO topic.size (value, partition) SELECT repeat(md5(g::text), 60), 1 FROM generate_series(1, 50) g}
+	);
 	ok(rolls_on('size', $round), "segment_bytes: roll $round") or last;
 }
-is($observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'size' AND state = 'sealed' AND log_end_offset - log_start_offset <> 50}),
-	'0', '... of 50 records each');
-is($observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'size' AND partition = 0 AND state = 'sealed'}), '0',
+is( $observer->value(
+		q{SELECT count(*) FROM topics.segment WHERE topic = 'size' AND state = 'sealed' AND log_end_offset - log_start_offset <> 50}
+	),
+	'0',
+	'... of 50 records each');
+is( $observer->value(
+		q{SELECT count(*) FROM topics.segment WHERE topic = 'size' AND partition = 0 AND state = 'sealed'}
+	),
+	'0',
 	'... an empty partition does not roll');
 
 # A quiet tail is old for ever, and must not be rolled again and again.  That the worker has been round is seen by what it does for others.
@@ -110,11 +133,16 @@ $observer->value(q{SELECT topics.produce('neither', 'x')});
 my $segments = $observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'age'});
 for my $round (4 .. 6)
 {
-	$observer->value(q{INSERT INTO topic.size (value, partition) SELECT repeat(md5(g::text), 60), 1 FROM generate_series(1, 50) g});
+	$observer->value(
+		q{INSERT INTO topic.size (value, partition) SELECT repeat(md5(g::text), 60), 1 FROM generate_series(1, 50) g}
+	);
 	rolls_on('size', $round) or last;
 }
-is($observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'age'}), $segments, 'a quiet topic does not go on rolling');
-is($observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'neither' AND state = 'sealed'}), '0',
+is($observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'age'}),
+	$segments, 'a quiet topic does not go on rolling');
+is( $observer->value(
+		q{SELECT count(*) FROM topics.segment WHERE topic = 'neither' AND state = 'sealed'}),
+	'0',
 	'nor does one with the default settings');
 
 # ----------------------------------------------------------------------
@@ -155,11 +183,13 @@ is($node->psql('postgres', 'ALTER DATABASE one RENAME TO three'), 0, 'ALTER DATA
 comes_back('three', $pid, 'after the renaming');
 
 $pid = pid_in('three');
-is($node->psql('postgres', 'BEGIN; ALTER DATABASE three RENAME TO one; ROLLBACK'), 0, 'ALTER DATABASE RENAME, rolled back');
+is($node->psql('postgres', 'BEGIN; ALTER DATABASE three RENAME TO one; ROLLBACK'),
+	0, 'ALTER DATABASE RENAME, rolled back');
 comes_back('three', $pid, 'after the rollback');
 
 $pid = pid_in('three');
-isnt($node->psql('postgres', 'ALTER DATABASE three RENAME TO two'), 0, 'ALTER DATABASE RENAME that fails');
+isnt($node->psql('postgres', 'ALTER DATABASE three RENAME TO two'),
+	0, 'ALTER DATABASE RENAME that fails');
 comes_back('three', $pid, 'after the failure');
 
 # two commands at once: it stays away until both have ended
@@ -167,7 +197,12 @@ my ($a, $b) = map { Session->new($node) } 1 .. 2;
 $pid = pid_in('three');
 $a->value('BEGIN; ALTER DATABASE three RENAME TO four');
 $b->send('ALTER DATABASE three RENAME TO five');
-ok( poll_until(sub { $observer->value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $b->{pid}") eq 't' }),
+ok( poll_until(
+		sub {
+			$observer->value(
+				"SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $b->{pid}") eq
+			  't';
+		}),
 	'while one renames, another waits to do so');
 wait_for_no_worker($node, 'three', '... and the worker stays away');
 $a->value('ROLLBACK');
@@ -201,16 +236,26 @@ my $position = -s $node->logfile;
 $node->append_conf('postgresql.conf', "max_worker_processes = 2\n");
 $node->start;
 $observer = Session->new($node);
-is($observer->value('SELECT count(*) FROM topic.t'), '5', 'without processes: what was acknowledged is there');
+is($observer->value('SELECT count(*) FROM topic.t'),
+	'5', 'without processes: what was acknowledged is there');
 is_deeply($observer->query(q{CALL topics.send('t', 'alone')})->{rows}, ['0|5'], '... produce');
-is_deeply($observer->query(q{INSERT INTO topic.size (value, partition) SELECT repeat('x', 1000), 0 FROM generate_series(1, 5000)})->{rows},
-	['INSERT 0 5000'], '... more than a segment');
+is_deeply(
+	$observer->query(
+		q{INSERT INTO topic.size (value, partition) SELECT repeat('x', 1000), 0 FROM generate_series(1, 5000)}
+	)->{rows},
+	['INSERT 0 5000'],
+	'... more than a segment');
 is($observer->query(q{CALL topics.maintain()})->{sqlstate}, '', '... maintain');
 is($observer->query(q{CALL topics.roll_segment('size', 0)})->{sqlstate}, '', '... a roll');
-is_deeply($observer->query(q{CALL topics.send('size', 'after it', partition => 0)})->{rows}, ['0|5000'], '... produce after it');
+is_deeply($observer->query(q{CALL topics.send('size', 'after it', partition => 0)})->{rows},
+	['0|5000'], '... produce after it');
 is($observer->value(q{SELECT count(*) FROM topics.fetch('size', 0, 4990)}), '11', '... fetch');
-is($node->safe_psql('two', q{CALL topics.send('t', 'alone')}), '0|1', '... the other database as well');
-is($observer->value(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'}), '0', '... without a worker');
+is($node->safe_psql('two', q{CALL topics.send('t', 'alone')}),
+	'0|1', '... the other database as well');
+is( $observer->value(
+		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'}),
+	'0',
+	'... without a worker');
 my $hint = qr/LOG:  pg_topics: no background worker process is left for database \d+/;
 ok(poll_until(sub { slurp_file($node->logfile, $position) =~ $hint }), '... the log says so');
 # the launcher has been round again when it has met a new database
@@ -218,6 +263,9 @@ $node->safe_psql('postgres', 'CREATE DATABASE six');
 $node->stop;
 my $log = slurp_file($node->logfile, $position);
 is(scalar(() = $log =~ /$hint/g), 1, '... once');
-like($log, qr/HINT:  Increase max_worker_processes, or CALL topics\.maintain\(\) regularly\./, '... with the cure');
+like(
+	$log,
+	qr/HINT:  Increase max_worker_processes, or CALL topics\.maintain\(\) regularly\./,
+	'... with the cure');
 unlike($log, qr/ERROR|WARNING/, '... and nothing has failed');
 done_testing();

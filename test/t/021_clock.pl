@@ -33,7 +33,9 @@ sub set_clock
 # libfaketime does not reach background workers: the postmaster starts them in a
 # signal handler, in the middle of its own call of select().  So there are none,
 # and topics.maintain() does in a session what the worker does.
-my $node = topics_node('main', extension => 0,
+my $node = topics_node(
+	'main',
+	extension => 0,
 	conf => "max_worker_processes = 0\nautovacuum = off\nfsync = on\n");
 $node->stop;
 set_clock('+0');
@@ -50,7 +52,8 @@ sub start
 
 start();
 my $session = Session->new($node);
-$session->value(q{
+$session->value(
+	q{
 	CREATE EXTENSION pg_topics;
 	SELECT topics.create_topic('appended', 2, timestamp_type => 'LogAppendTime', segment_time => '10 minutes', retention_time => '-1 s');
 	SELECT topics.create_topic('created', 2, segment_time => '10 minutes', retention_time => '-1 s')});
@@ -66,16 +69,24 @@ sub check
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	for my $topic ('appended', 'created')
 	{
-		is( $session->value(qq{
+		is( $session->value(
+				qq{
 				SELECT partition, count(*), min("offset"), max("offset"), bool_and(value::bigint = "offset")
 				FROM topic.$topic GROUP BY 1 ORDER BY 1}),
-			join("\n", map { "$_|$records|0|" . ($records - 1) . '|t' } 0, 1), "$what: $topic has all records in order");
-		is($session->value(qq{SELECT count(*) FROM topics.fetch('$topic', 1, 0, max_records => 10000)}), $records, '... by fetch too');
+			join("\n", map { "$_|$records|0|" . ($records - 1) . '|t' } 0, 1),
+			"$what: $topic has all records in order");
+		is( $session->value(
+				qq{SELECT count(*) FROM topics.fetch('$topic', 1, 0, max_records => 10000)}),
+			$records,
+			'... by fetch too');
 	}
-	return is( $session->value(q{
+	return is(
+		$session->value(
+			q{
 			SELECT count(*) FROM (SELECT "timestamp" < lag("timestamp") OVER (PARTITION BY partition ORDER BY "offset") AS back FROM topic.appended) t
 			WHERE back}),
-		'0', '... LogAppendTime has not gone back');
+		'0',
+		'... LogAppendTime has not gone back');
 }
 
 sub produce
@@ -84,7 +95,9 @@ sub produce
 	{
 		for my $topic ('appended', 'created')
 		{
-			$session->value(qq{INSERT INTO topic.$topic (value, partition) VALUES ('$records', 0), ('$records', 1)});
+			$session->value(
+				qq{INSERT INTO topic.$topic (value, partition) VALUES ('$records', 0), ('$records', 1)}
+			);
 		}
 		$records++;
 	}
@@ -100,7 +113,8 @@ sub maintain
 
 sub sealed_segments
 {
-	return $session->value(q{
+	return $session->value(
+		q{
 		SELECT string_agg(n::text, ' ' ORDER BY topic, partition)
 		FROM (SELECT topic, partition, count(*) FILTER (WHERE state = 'sealed') AS n
 			FROM topics.segment GROUP BY 1, 2) s});
@@ -108,7 +122,9 @@ sub sealed_segments
 
 sub hours_off
 {
-	return $session->value(q{SELECT round(extract(epoch FROM clock_timestamp() - '} . gmtime($began) . q{ UTC') / 3600)});
+	return $session->value(q{SELECT round(extract(epoch FROM clock_timestamp() - '}
+		  . gmtime($began)
+		  . q{ UTC') / 3600)});
 }
 
 produce();
@@ -124,8 +140,12 @@ set_clock('-3600');
 is(hours_off(), '-1', 'the clock goes back an hour');
 produce();
 check('an hour back');
-is($session->value(qq{SELECT count(*) FROM topic.appended WHERE "timestamp" > '$highest'}), '0', '... LogAppendTime stands still');
-is($session->value(qq{SELECT count(*) FROM topic.created WHERE "timestamp" < '$highest'::timestamptz - interval '30 minutes'}), '20',
+is($session->value(qq{SELECT count(*) FROM topic.appended WHERE "timestamp" > '$highest'}),
+	'0', '... LogAppendTime stands still');
+is( $session->value(
+		qq{SELECT count(*) FROM topic.created WHERE "timestamp" < '$highest'::timestamptz - interval '30 minutes'}
+	),
+	'20',
 	'... CreateTime is what the clock says');
 maintain();
 is(sealed_segments(), '0 0 0 0', '... and nothing is rolled');
@@ -152,7 +172,10 @@ produce();
 check('ten years on');
 maintain();
 is(sealed_segments(), '1 1 1 1', '... and nothing is rolled again');
-is($session->value(q{SELECT count(*) FROM topics.list_offsets('appended', now() - interval '1 year') o WHERE o.offset = 30}), '2',
+is( $session->value(
+		q{SELECT count(*) FROM topics.list_offsets('appended', now() - interval '1 year') o WHERE o.offset = 30}
+	),
+	'2',
 	'... the records of today are found by time');
 
 # ----------------------------------------------------------------------

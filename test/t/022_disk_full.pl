@@ -18,7 +18,9 @@ use Topics;
 my $small = $ENV{PG_TOPICS_SMALL_DISKS};
 plan skip_all => 'needs two small file systems, which root mounts' unless $small;
 
-my $node = topics_node('main', extension => 0,
+my $node = topics_node(
+	'main',
+	extension => 0,
 	init => { extra => [ '-X', "$small-tap-wal/pg_wal", '--wal-segsize=1' ] },
 	conf => q{
 fsync = on
@@ -44,7 +46,8 @@ sub connect_all
 }
 
 ok(connect_all(), 'a database on a small disk');
-$session->value(q{
+$session->value(
+	q{
 	CREATE EXTENSION pg_topics;
 	SELECT topics.create_topic('t', segment_bytes => 1048576);
 	SELECT topics.create_topic('quiet');
@@ -78,8 +81,10 @@ sub produce_until_full
 {
 	for (1 .. 5000)
 	{
-		my $result = $session->query(qq{
-			INSERT INTO topic.t (value) SELECT ($records + g) || repeat('.', 500) FROM generate_series(0, 99) g});
+		my $result = $session->query(
+			qq{
+			INSERT INTO topic.t (value) SELECT ($records + g) || repeat('.', 500) FROM generate_series(0, 99) g}
+		);
 
 		return $result if $result->{sqlstate} || $result->{lost};
 		$records += 100;
@@ -97,27 +102,37 @@ sub check
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	$records += 100 if $unanswered && $found == $records + 100;
 	is($found, $records, "$what: what was acknowledged is there, $records records");
-	is($observer->value(q{SELECT count(*) FROM topic.t WHERE rtrim(value, '.')::bigint <> "offset"}), '0', '... in order');
-	is($observer->value(qq{SELECT count(*) FROM topics.fetch('t', 0, $records)}), '0', '... to the end of the log');
-	is($observer->value(q{SELECT count(*) FROM topics.fetch('quiet', 0, 0)}), '1', '... other topics are readable');
+	is( $observer->value(
+			q{SELECT count(*) FROM topic.t WHERE rtrim(value, '.')::bigint <> "offset"}),
+		'0',
+		'... in order');
+	is($observer->value(qq{SELECT count(*) FROM topics.fetch('t', 0, $records)}),
+		'0', '... to the end of the log');
+	is($observer->value(q{SELECT count(*) FROM topics.fetch('quiet', 0, 0)}),
+		'1', '... other topics are readable');
 	return;
 }
 
 sub goes_on
 {
 	my ($what) = @_;
-	my $result = $session->query(qq{
+	my $result = $session->query(
+		qq{
 		INSERT INTO topic.t (value) SELECT ($records + g) || '.' FROM generate_series(0, 4999) g});
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	is($result->{sqlstate}, '', "$what: produce goes on");
 	$records += 5000;
 	check('... and then');
-	ok( poll_until(sub { $observer->value(q{
+	ok( poll_until(
+			sub {
+				$observer->value(
+					q{
 			SELECT count(*) = count(*) FILTER (WHERE EXISTS (
 				SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
 				WHERE c.relname LIKE 't1\_p0\_s%' AND pg_get_expr(c.relpartbound, c.oid) LIKE '%FROM (''' || base_offset || ''') TO%'))
-			FROM topics.segment WHERE topic = 't' AND state = 'sealed'}) eq 't' }),
+			FROM topics.segment WHERE topic = 't' AND state = 'sealed'}) eq 't';
+			}),
 		'... the worker has sealed what is full');
 	return;
 }
@@ -126,7 +141,8 @@ produce_a_little();
 
 sub produce_a_little
 {
-	$session->value(qq{INSERT INTO topic.t (value) SELECT ($records + g) || '.' FROM generate_series(0, 99) g});
+	$session->value(
+		qq{INSERT INTO topic.t (value) SELECT ($records + g) || '.' FROM generate_series(0, 99) g});
 	return $records += 100;
 }
 
@@ -139,7 +155,10 @@ my $result = produce_until_full();
 is($result->{sqlstate}, '53100', 'no space for data: 53100');
 ok(!$result->{lost}, '... in a session that lives on');
 check('while it is full');
-is($session->query(q{INSERT INTO topic.t (value) SELECT repeat(md5(g::text), 30) FROM generate_series(1, 2000) g})->{sqlstate}, '53100',
+is( $session->query(
+		q{INSERT INTO topic.t (value) SELECT repeat(md5(g::text), 30) FROM generate_series(1, 2000) g}
+	)->{sqlstate},
+	'53100',
 	'... and again');
 check('while it is full');
 make_space('data');
@@ -150,16 +169,29 @@ goes_on('with space again');
 # ----------------------------------------------------------------------
 
 fill('data', 1024);
-is($session->query(q{INSERT INTO topic.t (value) SELECT repeat(md5(g::text), 30) FROM generate_series(1, 100000) g})->{sqlstate}, '53100',
+is( $session->query(
+		q{INSERT INTO topic.t (value) SELECT repeat(md5(g::text), 30) FROM generate_series(1, 100000) g}
+	)->{sqlstate},
+	'53100',
 	'no space for a temporary file: 53100');
 like($session->query('SELECT 1')->{rows}[0], qr/^1$/, '... in a session that lives on');
 $session->value('BEGIN; SAVEPOINT s');
-is($session->query(q{INSERT INTO topic.t (value) SELECT repeat(md5(g::text), 30) FROM generate_series(1, 100000) g})->{sqlstate}, '53100',
+is( $session->query(
+		q{INSERT INTO topic.t (value) SELECT repeat(md5(g::text), 30) FROM generate_series(1, 100000) g}
+	)->{sqlstate},
+	'53100',
 	'... also behind a savepoint');
-is_deeply($session->query('ROLLBACK TO s; COMMIT')->{rows}, [ 'ROLLBACK', 'COMMIT' ], '... which can be gone back to');
+is_deeply(
+	$session->query('ROLLBACK TO s; COMMIT')->{rows},
+	[ 'ROLLBACK', 'COMMIT' ],
+	'... which can be gone back to');
 check('... and then');
 make_space('data');
-is($observer->value(q{SELECT count(*) FROM pg_ls_tmpdir((SELECT oid FROM pg_tablespace WHERE spcname = 'small'))}), '0', '... no file is left');
+is( $observer->value(
+		q{SELECT count(*) FROM pg_ls_tmpdir((SELECT oid FROM pg_tablespace WHERE spcname = 'small'))}
+	),
+	'0',
+	'... no file is left');
 goes_on('with space again');
 
 # ----------------------------------------------------------------------
@@ -170,15 +202,17 @@ my $position = -s $node->logfile;
 fill('wal', 512);
 $result = produce_until_full();
 ok($result->{lost} || $result->{sqlstate} eq '53100', 'no space for WAL: no acknowledgement');
-ok(poll_until(sub { slurp_file($node->logfile, $position) =~ /No space left on device/ }), '... the log says why');
+ok(poll_until(sub { slurp_file($node->logfile, $position) =~ /No space left on device/ }),
+	'... the log says why');
 make_space('wal');
 # whether it has come back by itself, or given up
 if ($result->{lost})
 {
-	ok( poll_until(sub {
-			my $log = slurp_file($node->logfile, $position);
-			return $log =~ /database system is (shut down|ready to accept connections)/;
-		}),
+	ok( poll_until(
+			sub {
+				my $log = slurp_file($node->logfile, $position);
+				return $log =~ /database system is (shut down|ready to accept connections)/;
+			}),
 		'... the server has ended or restarted');
 	$node->stop('immediate', fail_ok => 1);
 	$node->{_pid} = undef unless -e $node->data_dir . '/postmaster.pid';

@@ -16,10 +16,13 @@ use Topics;
 
 my $round_trips = 20000;
 
-my $node = topics_node('main', init => { allows_streaming => 'logical' },
+my $node = topics_node(
+	'main',
+	init => { allows_streaming => 'logical' },
 	conf => "max_connections = 150\nlog_statement = none\npg_topics.worker_interval = '1h'\n");
 my ($observer, $waiter, $other, $producer) = map { Session->new($node) } 1 .. 4;
-$observer->value(q{
+$observer->value(
+	q{
 	SELECT topics.create_topic('t', 2);
 	SELECT topics.create_topic('dropped');
 	SELECT topics.create_topic('rolled_back');
@@ -35,7 +38,8 @@ sub sleeps
 {
 	my ($session) = @_;
 
-	return $observer->value(qq{
+	return $observer->value(
+		qq{
 		SELECT state = 'active' AND wait_event_type = 'Extension'
 		FROM pg_stat_activity WHERE pid = $session->{pid}}) eq 't';
 }
@@ -68,7 +72,8 @@ sub switches
 	my ($session) = @_;
 
 	return slurp_file("/proc/$session->{pid}/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m
-	  ? $1 : die 'no context switches';
+	  ? $1
+	  : die 'no context switches';
 }
 
 my $far = q{CALL topics.wait_offset('t', 1, 1000000, '1 h')};
@@ -78,8 +83,11 @@ my $far = q{CALL topics.wait_offset('t', 1, 1000000, '1 h')};
 # ----------------------------------------------------------------------
 
 send_to_sleep($waiter, q{CALL topics.wait_offset('t', 0, 1, '1 h')});
-is($observer->value("SELECT backend_xmin IS NULL AND backend_xid IS NULL FROM pg_stat_activity WHERE pid = $waiter->{pid}"),
-	't', 'a waiting procedure holds no snapshot');
+is( $observer->value(
+		"SELECT backend_xmin IS NULL AND backend_xid IS NULL FROM pg_stat_activity WHERE pid = $waiter->{pid}"
+	),
+	't',
+	'a waiting procedure holds no snapshot');
 is($observer->value("SELECT string_agg(locktype, ' ') FROM pg_locks WHERE pid = $waiter->{pid}"),
 	'virtualxid', '... and no lock');
 
@@ -87,12 +95,15 @@ $producer->value(q{BEGIN; SELECT topics.produce('t', 'never', partition => 0)});
 ok(sleeps($waiter), 'produce wakes nobody');
 my $before = switches($waiter);
 $producer->value('ROLLBACK');
-$producer->value(q{BEGIN; SAVEPOINT s; SELECT topics.produce('t', 'never', partition => 0); ROLLBACK TO s; COMMIT});
+$producer->value(
+	q{BEGIN; SAVEPOINT s; SELECT topics.produce('t', 'never', partition => 0); ROLLBACK TO s; COMMIT}
+);
 $producer->value(q{CALL topics.send('t', 'elsewhere', partition => 1)});
 is(switches($waiter), $before, '... nor does ROLLBACK, nor a record in another partition');
 $producer->value(q{BEGIN; SELECT topics.produce('t', 'second', partition => 0); COMMIT});
 is(answer($waiter), 'CALL ', '... and COMMIT does');
-is($waiter->value(q{SELECT r.offset, r.value FROM topics.fetch('t', 0, 1) r}), '1|second', '... and the record is there');
+is($waiter->value(q{SELECT r.offset, r.value FROM topics.fetch('t', 0, 1) r}),
+	'1|second', '... and the record is there');
 
 # Two wait for different things: each gets his own.
 send_to_sleep($waiter, q{CALL topics.wait_offset('t', 0, 3, '1 h')});
@@ -106,25 +117,34 @@ is(answer($waiter), 'CALL ', '... until his record comes');
 # One commit, many waiters.
 my @crowd = map { Session->new($node) } 1 .. 100;
 $_->send(q{CALL topics.wait_offset('t', 0, 4, '1 h')}) for @crowd;
+
 sub crowd_sleeps
 {
-	return $observer->value(q{
+	return $observer->value(
+		q{
 		SELECT count(*) FROM pg_stat_activity
-		WHERE wait_event_type = 'Extension' AND state = 'active' AND query LIKE 'CALL topics.wait_offset%'}) == @crowd;
+		WHERE wait_event_type = 'Extension' AND state = 'active' AND query LIKE 'CALL topics.wait_offset%'}
+	) == @crowd;
 }
 ok(poll_until(\&crowd_sleeps), '100 sessions wait');
 $producer->value(q{CALL topics.send('t', 'fifth', partition => 0)});
 is(scalar(grep { answer($_) eq 'CALL ' } @crowd), 100, 'one commit wakes them all');
 
 # A foreign writer, who publishes no log end.
-my $segment = $observer->value(q{
+my $segment = $observer->value(
+	q{
 	SELECT 'topic_log.t' || topic_id || '_p0' FROM topics.topic WHERE topic = 't'});
 send_to_sleep($waiter, q{CALL topics.wait_offset('t', 0, 5, '1 h')});
-$producer->value(qq{INSERT INTO $segment ("offset", "timestamp", partition, value) VALUES (5, now(), 0, 'foreign')});
+$producer->value(
+	qq{INSERT INTO $segment ("offset", "timestamp", partition, value) VALUES (5, now(), 0, 'foreign')}
+);
 is(answer($waiter), 'CALL ', 'a foreign writer wakes');
-is($observer->value("SELECT string_agg(locktype, ' ') FROM pg_locks WHERE pid = $waiter->{pid}"), '', '... and no lock is left');
+is($observer->value("SELECT string_agg(locktype, ' ') FROM pg_locks WHERE pid = $waiter->{pid}"),
+	'', '... and no lock is left');
 send_to_sleep($waiter, q{CALL topics.wait_offset('t', 0, 7, '1 h')});
-$producer->value(qq{INSERT INTO $segment ("offset", "timestamp", partition, value) VALUES (6, now(), 0, 'foreign')});
+$producer->value(
+	qq{INSERT INTO $segment ("offset", "timestamp", partition, value) VALUES (6, now(), 0, 'foreign')}
+);
 ok(poll_until(sub { sleeps($waiter) }), '... and who waits for more goes on waiting');
 is($observer->value("SELECT string_agg(locktype, ' ') FROM pg_locks WHERE pid = $waiter->{pid}"),
 	'virtualxid', '... without the locks that his look took');
@@ -133,7 +153,9 @@ is(answer($waiter), 'CALL ', '... until his record comes');
 
 # DROP, and what comes after it under the same name.
 send_to_sleep($waiter, q{CALL topics.wait_offset('dropped', 0, 0, '1 h')});
-$producer->value(q{SELECT topics.drop_topic('dropped'); SELECT topics.create_topic('dropped'); CALL topics.send('dropped', 'another topic')});
+$producer->value(
+	q{SELECT topics.drop_topic('dropped'); SELECT topics.create_topic('dropped'); CALL topics.send('dropped', 'another topic')}
+);
 is(answer($waiter), '42704', 'DROP ends a wait');
 send_to_sleep($waiter, q{CALL topics.wait_offset('rolled_back', 0, 0, '1 h')});
 $producer->value(q{BEGIN; SELECT topics.drop_topic('rolled_back'); ROLLBACK});
@@ -164,9 +186,13 @@ $observer->value('GRANT SELECT ON topic.t TO reader');
 
 my $fetch = q{SELECT r.offset, r.value FROM topics.fetch('t', 0, %d, max_wait => '1 minute') r};
 send_to_sleep($waiter, sprintf $fetch, 9);
-is($observer->value("SELECT count(*) FROM pg_locks WHERE pid = $waiter->{pid} AND relation::regclass::text LIKE 'topic_log.%'"),
-	'0', 'a waiting fetch holds no lock of the log');
-$producer->value(q{BEGIN; SELECT topics.produce_batch('t', ARRAY['a', 'b'], partition => 0); COMMIT});
+is( $observer->value(
+		"SELECT count(*) FROM pg_locks WHERE pid = $waiter->{pid} AND relation::regclass::text LIKE 'topic_log.%'"
+	),
+	'0',
+	'a waiting fetch holds no lock of the log');
+$producer->value(
+	q{BEGIN; SELECT topics.produce_batch('t', ARRAY['a', 'b'], partition => 0); COMMIT});
 is(answer($waiter), '9|a 10|b ', '... and returns what came after its snapshot');
 # in a transaction, whose earlier statements do not matter
 $waiter->value('BEGIN; SELECT count(*) FROM topic.t');
@@ -204,8 +230,11 @@ for my $sql ($far, q{SELECT * FROM topics.fetch('t', 1, 1, max_wait => '1 minute
 	$observer->value("SELECT pg_terminate_backend($victim->{pid})");
 	like(answer($victim), qr/ 57P01$/, "$name: terminate");
 }
-is($observer->value(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-	WHERE a.backend_type = 'client backend' AND pid <> pg_backend_pid()}), '0', 'no lock is left');
+is( $observer->value(
+		q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+	WHERE a.backend_type = 'client backend' AND pid <> pg_backend_pid()}),
+	'0',
+	'no lock is left');
 
 # ----------------------------------------------------------------------
 # What wakes nobody: commits beside waiters for a far offset
@@ -216,22 +245,29 @@ $producer->value("CALL topics.send('t', 'x', partition => $_)") for 0, 1;
 $_->send($far) for @crowd;
 ok(poll_until(\&crowd_sleeps), '100 sessions wait for a far offset');
 # in the kernel too: what pg_stat_activity says comes a little earlier
-poll_until(sub { !grep { slurp_file("/proc/$_->{pid}/status") !~ /^State:\s+S/m } @crowd });
+poll_until(
+	sub {
+		!grep { slurp_file("/proc/$_->{pid}/status") !~ /^State:\s+S/m } @crowd;
+	});
 my @before = map { switches($_) } @crowd;
-$producer->value(q{
-	DO $$ BEGIN FOR i IN 1 .. 10000 LOOP PERFORM topics.produce('t', 'x', partition => i % 2); COMMIT; END LOOP; END $$});
+$producer->value(
+	q{
+	DO $$ BEGIN FOR i IN 1 .. 10000 LOOP PERFORM topics.produce('t', 'x', partition => i % 2); COMMIT; END LOOP; END $$}
+);
 my $switches = 0;
 $switches += switches($crowd[$_]) - $before[$_] for 0 .. $#crowd;
 # PostgreSQL itself wakes a sleeper who has fallen behind in the invalidation
 # queue: now and then, where waking by commit would be a million times
 cmp_ok($switches, '<', 10 * @crowd, '10,000 commits wake none of them');
-is($observer->value(q{SELECT count(*) FROM topic.t WHERE value = 'x'}), '10002', '... the commits were made');
+is($observer->value(q{SELECT count(*) FROM topic.t WHERE value = 'x'}),
+	'10002', '... the commits were made');
 
 # ----------------------------------------------------------------------
 # No wake-up is lost: one answers the other, through two topics
 # ----------------------------------------------------------------------
 
-$observer->value(q{
+$observer->value(
+	q{
 	SELECT topics.create_topic('ping', segment_bytes => 1048576);
 	SELECT topics.create_topic('pong', segment_bytes => 1048576);
 	CREATE PROCEDURE play(first text, second text, rounds int) LANGUAGE plpgsql AS $$
@@ -256,10 +292,14 @@ $observer->value(q{
 $_->value('SET synchronous_commit = off') for $waiter, $other;
 $waiter->send("CALL play('ping', 'pong', $round_trips)");
 $other->send("CALL play('pong', 'ping', $round_trips)");
-is(join(' ', map { my $r = $_->receive; "@{ $r->{rows} } $r->{text}" } $waiter, $other), "CALL CALL\n CALL CALL\n",
+is( join(' ', map { my $r = $_->receive; "@{ $r->{rows} } $r->{text}" } $waiter, $other),
+	"CALL CALL\n CALL CALL\n",
 	"$round_trips round trips without a lost wake-up");
-is($observer->value(q{SELECT string_agg(topic || ' ' || log_end_offset, ' ' ORDER BY topic) FROM topics.partition WHERE topic LIKE 'p%'}),
-	"ping $round_trips pong $round_trips", '... all records are there');
+is( $observer->value(
+		q{SELECT string_agg(topic || ' ' || log_end_offset, ' ' ORDER BY topic) FROM topics.partition WHERE topic LIKE 'p%'}
+	),
+	"ping $round_trips pong $round_trips",
+	'... all records are there');
 
 # ----------------------------------------------------------------------
 # Fast shutdown, with 100 waiters and an open producer
@@ -286,12 +326,17 @@ $standby->start;
 $producer = Session->new($node);
 
 send_to_sleep($waiter, qq{CALL topics.wait_offset('ping', 0, $round_trips, '1 h')});
-is($observer->value("SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE pid = $waiter->{pid}"),
-	't', 'a waiter on a standby holds no snapshot');
+is( $observer->value(
+		"SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE pid = $waiter->{pid}"),
+	't',
+	'a waiter on a standby holds no snapshot');
 $producer->value(q{CALL topics.send('pong', 'elsewhere')});
 $producer->value(q{CALL topics.send('ping', 'to the standby')});
 is(answer($waiter), 'CALL ', '... and is woken by replay');
-send_to_sleep($waiter, sprintf q{SELECT r.value FROM topics.fetch('ping', 0, %d, max_wait => '1 minute') r}, $round_trips + 1);
+send_to_sleep(
+	$waiter,
+	sprintf q{SELECT r.value FROM topics.fetch('ping', 0, %d, max_wait => '1 minute') r},
+	$round_trips + 1);
 $producer->value(q{CALL topics.send('ping', 'fetched there')});
 is(answer($waiter), 'fetched there ', '... and so is fetch');
 send_to_sleep($waiter, sprintf q{CALL topics.wait_offset('ping', 0, %d, '1 h')}, $round_trips + 2);

@@ -30,12 +30,15 @@ use Session;
 use Topics;
 
 my $node = topics_node('main',
-	conf => "pg_topics.worker_interval = '100ms'\nlog_statement = none\nmax_connections = 60\nmax_parallel_workers_per_gather = 0\n");
+	conf =>
+	  "pg_topics.worker_interval = '100ms'\nlog_statement = none\nmax_connections = 60\nmax_parallel_workers_per_gather = 0\n"
+);
 my $directory = PostgreSQL::Test::Utils::tempdir;
 my $partitions = 3;
 my @names = ('orders', 'moved');
 
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 	CREATE ROLE boss LOGIN;
 	CREATE ROLE other LOGIN;
 	CREATE ROLE app LOGIN;
@@ -53,7 +56,8 @@ $node->safe_psql('postgres', q{
 my $super = Session->new($node);
 my $boss = Session->new($node, user => 'boss');
 my $other = Session->new($node, user => 'other');
-$boss->value(qq{
+$boss->value(
+	qq{
 	SELECT topics.create_topic('orders', $partitions, retention_time => '-1 s', min_compaction_lag_time => '1 day');
 	SELECT topics.create_topic('state', retention_time => '-1 s', segment_bytes => 65536, min_cleanable_dirty_ratio => 0, delete_retention_time => '0');
 	SELECT topics.create_topic('temp', 2, retention_time => '-1 s');
@@ -123,30 +127,52 @@ sub ask
 sub produce
 {
 	my ($session, $name, $number, $count, $how, $keyless) = @_;
-	my @records = map { [ $keyless ? undef : 'k' . ($number * 7 + $_) % 23, "$name.$number.$_ " . 'x' x (($number * 131 + $_ * 17) % 600) ] } 0 .. $count - 1;
+	my @records = map {
+		[
+			$keyless ? undef : 'k' . ($number * 7 + $_) % 23,
+			"$name.$number.$_ " . 'x' x (($number * 131 + $_ * 17) % 600)
+		]
+	} 0 .. $count - 1;
 	my $begin = time;
 	my $result = $how->($session, @records);
 	my $sqlstate = $result->{sqlstate};
-	my @ranges = $sqlstate ? () : @{ ask($session, q{SELECT partition || ':' || first_offset || ':' || record_count FROM topics.last_produced()})->{rows} };
+	my @ranges = $sqlstate ? () : @{
+		ask($session,
+			q{SELECT partition || ':' || first_offset || ':' || record_count FROM topics.last_produced()}
+		)->{rows}
+	};
 
 	note_down($begin, 'produce', $sqlstate, $number, $count, join ' ', @ranges);
 	return;
 }
 
-sub list { return join ', ', map { sprintf $_[0], @$_ } @_[ 1 .. $#_ ] }
+sub list
+{
+	return join ', ', map { sprintf $_[0], @$_ } @_[ 1 .. $#_ ];
+}
 
 my %ways = (
-	single => sub { my ($session, $record) = @_; return ask($session, sprintf q{SELECT topics.produce('%s', key => '%s', value => '%s')}, $called, @$record) },
+	single => sub {
+		my ($session, $record) = @_;
+		return ask($session, sprintf q{SELECT topics.produce('%s', key => '%s', value => '%s')},
+			$called, @$record);
+	},
 	batch => sub {
 		my ($session, @records) = @_;
 
-		return ask($session, sprintf 'SELECT topics.produce_batch(\'%s\', keys => ARRAY[%s], record_values => ARRAY[%s])', $called,
-			join(', ', map { "'$_->[0]'" } @records), join(', ', map { "'$_->[1]'" } @records));
+		return ask(
+			$session,
+			sprintf
+			  'SELECT topics.produce_batch(\'%s\', keys => ARRAY[%s], record_values => ARRAY[%s])',
+			$called,
+			join(', ', map { "'$_->[0]'" } @records),
+			join(', ', map { "'$_->[1]'" } @records));
 	},
 	insert => sub {
 		my ($session, @records) = @_;
 
-		return ask($session, "INSERT INTO topic.$called (key, value) VALUES " . list("('%s', '%s')", @records));
+		return ask($session,
+			"INSERT INTO topic.$called (key, value) VALUES " . list("('%s', '%s')", @records));
 	},
 	copy => sub {
 		my ($session, @records) = @_;
@@ -158,16 +184,23 @@ my %ways = (
 	},
 	transaction => sub {    # that others may come in the middle of
 		my ($session, @records) = @_;
-		my $call = sub { sprintf q{SELECT topics.produce('%s', key => '%s', value => '%s');}, $called, @{ shift @records } };
+		my $call = sub {
+			sprintf q{SELECT topics.produce('%s', key => '%s', value => '%s');}, $called,
+			  @{ shift @records };
+		};
 		my $result = ask($session, 'BEGIN; ' . $call->());
 
 		usleep(20_000);
-		return $result->{sqlstate} ? (ask($session, 'ROLLBACK'), $result)[1] : ask($session, join ' ', (map { $call->() } 1 .. @records), 'COMMIT;');
+		return $result->{sqlstate}
+		  ? (ask($session, 'ROLLBACK'), $result)[1]
+		  : ask($session, join ' ', (map { $call->() } 1 .. @records), 'COMMIT;');
 	},
 	keyless => sub {
 		my ($session, @records) = @_;
 
-		return ask($session, sprintf 'SELECT topics.produce_batch(\'%s\', ARRAY[%s])', $called, join(', ', map { "'$_->[1]'" } @records));
+		return ask(
+			$session, sprintf 'SELECT topics.produce_batch(\'%s\', ARRAY[%s])',
+			$called, join(', ', map { "'$_->[1]'" } @records));
 	});
 my @producers = sort keys %ways;
 
@@ -177,7 +210,8 @@ sub consume
 {
 	my ($session, $group, $topic, $limit, $end) = @_;
 	my $begin = time;
-	my $result = ask($session, qq{
+	my $result = ask(
+		$session, qq{
 		BEGIN;
 		CREATE TEMPORARY TABLE IF NOT EXISTS taken (partition int, "offset" bigint, key text, value text);
 		TRUNCATE taken;
@@ -197,14 +231,20 @@ sub fetch
 	my ($session, $topic, $partition) = @_;
 	my $from = $positions{$partition} //= 0;
 	my $begin = time;
-	my $result = ask($session, qq{SELECT r.offset || '=' || split_part(r.value, ' ', 1) FROM topics.fetch('$topic', $partition, $from, 200) r});
+	my $result = ask($session,
+		qq{SELECT r.offset || '=' || split_part(r.value, ' ', 1) FROM topics.fetch('$topic', $partition, $from, 200) r}
+	);
 	my @rows = @{ $result->{rows} };
 
 	note_down($begin, 'fetch', $result->{sqlstate}, $partition, $from, join ' ', @rows);
 	$positions{$partition} = (split /=/, $rows[-1])[0] + 1 if @rows && !$result->{sqlstate};
 	if ($result->{sqlstate} eq 'TP001')
 	{
-		my ($start) = @{ ask($session, qq{SELECT o.offset FROM topics.list_offsets('$topic', 'earliest') o WHERE partition = $partition})->{rows} };
+		my ($start) = @{
+			ask($session,
+				qq{SELECT o.offset FROM topics.list_offsets('$topic', 'earliest') o WHERE partition = $partition}
+			)->{rows}
+		};
 
 		$positions{$partition} = $start if defined $start && $start =~ /^\d+$/;
 	}
@@ -216,7 +256,9 @@ sub look_twice
 {
 	my ($session, $number) = @_;
 	my $begin = time;
-	my $select = sub { qq{SELECT partition, count(*), min("offset"), max("offset"), sum(hashtext(value)) FROM topic.$called GROUP BY 1 ORDER BY 1} };
+	my $select = sub {
+		qq{SELECT partition, count(*), min("offset"), max("offset"), sum(hashtext(value)) FROM topic.$called GROUP BY 1 ORDER BY 1};
+	};
 	my $prepared = "looks_$called";
 
 	# until it was made it may fail, and then is made the next time
@@ -232,7 +274,10 @@ sub look_twice
 	my $sqlstate = $first->{sqlstate} || $second->{sqlstate};
 
 	delete $positions{$prepared} if $second->{sqlstate} eq '26000';
-	note_down($begin, 'look', $sqlstate, $sparse || (!$sqlstate && !$same) ? "WRONG: $first->{text} $second->{text}" =~ s/\s+/ /gr : 'right');
+	note_down($begin, 'look', $sqlstate,
+		$sparse || (!$sqlstate && !$same)
+		? "WRONG: $first->{text} $second->{text}" =~ s/\s+/ /gr
+		: 'right');
 	usleep(1_000_000 * (time - $begin));    # it reads all
 	return;
 }
@@ -241,34 +286,59 @@ for my $name (@producers)
 {
 	my $count = { single => 1, transaction => 3 }->{$name};
 
-	client($name, 'producers', sub { produce($_[0], $name, $_[1], $count // 1 + int rand 7, $ways{$name}, $name eq 'keyless') });
+	client(
+		$name,
+		'producers',
+		sub {
+			produce($_[0], $name, $_[1], $count // 1 + int rand 7, $ways{$name},
+				$name eq 'keyless');
+		});
 }
-client("busy.$_", 'groups', sub { consume($_[0], 'busy', $called, 200, $_[1] % 4 ? 'COMMIT' : 'ROLLBACK') }) for 1 .. 3;
+client("busy.$_", 'groups',
+	sub { consume($_[0], 'busy', $called, 200, $_[1] % 4 ? 'COMMIT' : 'ROLLBACK') })
+  for 1 .. 3;
 client('calm', 'groups', sub { consume($_[0], 'calm', $called, 1000, 'COMMIT') });
 client('fetcher', 'groups', sub { fetch($_[0], $called, $_) for 0 .. 7 });
 client('looker', 'groups', \&look_twice);
-client('state', 'producers', sub {
-	my ($session, $number) = @_;
-	my $begin = time;
-	my ($key, $value) = ('k' . $number * 7 % 12, $number % 9 ? "'state.$number.0 " . 'y' x 200 . "'" : 'NULL');
-	my $result = ask($session, "CALL topics.send('state', $value, '$key')");
+client(
+	'state',
+	'producers',
+	sub {
+		my ($session, $number) = @_;
+		my $begin = time;
+		my ($key, $value) =
+		  ('k' . $number * 7 % 12, $number % 9 ? "'state.$number.0 " . 'y' x 200 . "'" : 'NULL');
+		my $result = ask($session, "CALL topics.send('state', $value, '$key')");
 
-	note_down($begin, 'send', $result->{sqlstate}, $number, $key, $value eq 'NULL' ? 'NULL' : "state.$number.0", @{ $result->{rows} });
-});
+		note_down(
+			$begin, 'send', $result->{sqlstate}, $number, $key,
+			$value eq 'NULL' ? 'NULL' : "state.$number.0",
+			@{ $result->{rows} });
+	});
 client('stated', 'groups', sub { consume($_[0], 'stated', 'state', 100, 'COMMIT') });
-client('temp', 'producers', sub {
-	my ($session, $number) = @_;
-	my $begin = time;
-	my $result = ask($session, "BEGIN; SELECT topics.produce('temp', 'temp.$number.0', partition => @{[$number % 2]}); SELECT pg_backend_pid();");
+client(
+	'temp',
+	'producers',
+	sub {
+		my ($session, $number) = @_;
+		my $begin = time;
+		my $result = ask($session,
+			"BEGIN; SELECT topics.produce('temp', 'temp.$number.0', partition => @{[$number % 2]}); SELECT pg_backend_pid();"
+		);
 
-	usleep(10_000);
-	$result = $result->{sqlstate} ? (ask($session, 'ROLLBACK'), $result)[1] : ask($session, 'COMMIT');
-	note_down($begin, 'produce', $result->{sqlstate}, $number);
-});
+		usleep(10_000);
+		$result =
+		  $result->{sqlstate} ? (ask($session, 'ROLLBACK'), $result)[1] : ask($session, 'COMMIT');
+		note_down($begin, 'produce', $result->{sqlstate}, $number);
+	});
 client('temped', 'groups', sub { consume($_[0], 'temped', 'temp', 100, 'COMMIT') });
 client('tempfetch', 'groups', sub { fetch($_[0], 'temp', $_) for 0, 1 });
 my @orders_clients = (@producers, qw(busy calm fetcher looker));
-my @files = map { $_ eq 'busy' ? (map { "busy.$_" } 1 .. 3) : $_ } @orders_clients, qw(state stated temp temped tempfetch);
+my @files = map {
+	$_ eq 'busy'
+	  ? (map { "busy.$_" } 1 .. 3)
+	  : $_
+} @orders_clients, qw(state stated temp temped tempfetch);
 
 # ----------------------------------------------------------------------
 # Progress
@@ -307,23 +377,31 @@ sub met
 	my $since = time;
 	my %from = map { $_ => -s "$directory/$_" // 0 } @files;
 	my %missing = map { $_ => 1 } @clients;
-	my $result = poll_until(sub {
-		reap() and die 'all clients have ended';
-		for my $name (keys %missing)
-		{
-			delete $missing{$name}
-			  if grep { $_->[0] >= $since && $condition->($_) } map { operations($_, $from{$_}) } grep { $_ eq $name || /^$name\.\d$/ } @files;
-		}
-		usleep(10_000);
-		return !%missing;
-	});
+	my $result = poll_until(
+		sub {
+			reap() and die 'all clients have ended';
+			for my $name (keys %missing)
+			{
+				delete $missing{$name}
+				  if grep { $_->[0] >= $since && $condition->($_) }
+				  map { operations($_, $from{$_}) } grep { $_ eq $name || /^$name\.\d$/ } @files;
+			}
+			usleep(10_000);
+			return !%missing;
+		});
 
-	ok($result, "$what: met by all clients" . ($result ? '' : ', but ' . join ' ', sort keys %missing));
+	ok($result,
+		"$what: met by all clients" . ($result ? '' : ', but ' . join ' ', sort keys %missing));
 	return;
 }
 
 sub works { return $_[0][3] eq '00000' && ($_[0][2] ne 'consume' || $_[0][4] > 0) }
-sub ends_with { my ($sqlstate) = @_; return sub { $_[0][3] eq $sqlstate } }
+
+sub ends_with
+{
+	my ($sqlstate) = @_;
+	return sub { $_[0][3] eq $sqlstate }
+}
 
 # The clients of "orders" but for some
 sub without
@@ -376,14 +454,16 @@ sub make_anew
 		change($boss, q{SELECT topics.drop_topic('temp')});
 		change($boss, q{SELECT topics.create_topic('temp', 2, retention_time => '-1 s')});
 	}
-	$shown .= change($boss, q{
+	$shown .= change(
+		$boss, q{
 		SELECT 'end ' || log_end_offset FROM topics.partition WHERE topic = 'temp' AND log_end_offset > 0;
 		SELECT 'place ' || committed_offset FROM topics.consumer_offset WHERE topic = 'temp';
 		SELECT 'record ' || r.value FROM topic.temp r;});
 	change($boss, 'GRANT SELECT, INSERT ON topic.temp TO app');
 	change($boss, 'COMMIT') if $way == 0;
 	change($boss, q{SELECT topics.drop_topic('temp_away')}) if $way == 1;
-	push @lives, [ $begin, time, $super->value(q{SELECT topic_id FROM topics.topic WHERE topic = 'temp'}) ];
+	push @lives,
+	  [ $begin, time, $super->value(q{SELECT topic_id FROM topics.topic WHERE topic = 'temp'}) ];
 	return;
 }
 
@@ -405,13 +485,20 @@ my @settings = (
 	[ min_compaction_lag_time => q{'10 days'}, q{'1 day'} ],
 	[ min_cleanable_dirty_ratio => 0, 1, 0.5 ],
 	[ notify => 'false', 'true' ]);
-my %refused = ('max_message_bytes => 256' => [ '54000', @producers ], map { ("cleanup_policy => '$_'" => [ '22004', 'keyless' ]) } 'compact', 'compact,delete');
+my %refused = (
+	'max_message_bytes => 256' => [ '54000', @producers ],
+	map { ("cleanup_policy => '$_'" => [ '22004', 'keyless' ]) } 'compact', 'compact,delete');
 my $all_settings = q{SELECT to_jsonb(t) - 'owner' FROM topics.topic t WHERE topic = 'orders'};
 my $before = $super->value($all_settings);
-is(join(' ', sort map { $_->[0] } @settings), $super->value(q{SELECT string_agg(k, ' ' ORDER BY k)
-	FROM topics.topic t, jsonb_object_keys(to_jsonb(t)) k WHERE topic = 'orders' AND k NOT IN ('topic', 'topic_id', 'owner', 'partitions')}), 'there are no other settings');
+is( join(' ', sort map { $_->[0] } @settings),
+	$super->value(
+		q{SELECT string_agg(k, ' ' ORDER BY k)
+	FROM topics.topic t, jsonb_object_keys(to_jsonb(t)) k WHERE topic = 'orders' AND k NOT IN ('topic', 'topic_id', 'owner', 'partitions')}
+	),
+	'there are no other settings');
 my @wrong;
-my ($segments, $rounds) = (q{SELECT count(*) FROM topics.segment WHERE topic = 'orders' AND state = 'sealed'}, 0);
+my ($segments, $rounds) =
+  (q{SELECT count(*) FROM topics.segment WHERE topic = 'orders' AND state = 'sealed'}, 0);
 for my $setting (@settings)
 {
 	my ($name, @values) = @$setting;
@@ -427,12 +514,15 @@ for my $setting (@settings)
 		met('... it refuses records', ends_with($sqlstate), @refused) if @refused;
 		if ("$name $value" =~ /^(segment_bytes 65536|segment_time '100 ms')$/)
 		{
-			ok(poll_until(sub { usleep(20_000); $super->value($segments) > $sealed + 2 }), '... segments are rolled by it');
+			ok(poll_until(sub { usleep(20_000); $super->value($segments) > $sealed + 2 }),
+				'... segments are rolled by it');
 		}
 		if ($name eq 'timestamp_type')
 		{
-			my $age = $super->value(qq{
-				SELECT now() - "timestamp" < '1 h' FROM topic.orders r WHERE value LIKE 'single.%' ORDER BY "timestamp" DESC LIMIT 1});
+			my $age = $super->value(
+				qq{
+				SELECT now() - "timestamp" < '1 h' FROM topic.orders r WHERE value LIKE 'single.%' ORDER BY "timestamp" DESC LIMIT 1}
+			);
 
 			push @wrong, 'no recent record' if $age ne 't';
 		}
@@ -446,7 +536,12 @@ is($super->value($all_settings), $before, 'all settings are back');
 # Retention, segments
 # ----------------------------------------------------------------------
 
-sub starts { return $super->value(q{SELECT string_agg(log_start_offset::text, ' ' ORDER BY partition) FROM topics.partition WHERE topic = 'orders'}) }
+sub starts
+{
+	return $super->value(
+		q{SELECT string_agg(log_start_offset::text, ' ' ORDER BY partition) FROM topics.partition WHERE topic = 'orders'}
+	);
+}
 
 # Waits until the log starts of all partitions have risen.
 sub risen
@@ -454,12 +549,15 @@ sub risen
 	my ($before, $what) = @_;
 	my @before = split / /, $before;
 
-	return ok(poll_until(sub {
-		my @now = split / /, starts();
+	return ok(
+		poll_until(
+			sub {
+				my @now = split / /, starts();
 
-		usleep(50_000);
-		return !grep { $now[$_] <= $before[$_] } 0 .. $#before;
-	}), $what);
+				usleep(50_000);
+				return !grep { $now[$_] <= $before[$_] } 0 .. $#before;
+			}),
+		$what);
 }
 
 my $starts = starts();
@@ -502,10 +600,14 @@ for my $count (4, 6, 8)
 	change($boss, "SELECT topics.add_partitions('orders', $count)");
 	push @counts, [ $count, $begin, time ];
 	met("$count partitions", \&works, @orders_clients);
-	ok(poll_until(sub {
-		usleep(20_000);
-		$super->value(qq{SELECT count(*) FROM topics.consumer_offset WHERE topic = 'orders' AND partition = $count - 1 AND group_id IN ('busy', 'calm') AND committed_offset > 0}) == 2;
-	}), '... both groups consume from the last');
+	ok( poll_until(
+			sub {
+				usleep(20_000);
+				$super->value(
+					qq{SELECT count(*) FROM topics.consumer_offset WHERE topic = 'orders' AND partition = $count - 1 AND group_id IN ('busy', 'calm') AND committed_offset > 0}
+				) == 2;
+			}),
+		'... both groups consume from the last');
 	make_anew();
 }
 
@@ -513,11 +615,16 @@ for my $count (4, 6, 8)
 # Name, owner, rights
 # ----------------------------------------------------------------------
 
-for my $rename (q{SELECT topics.rename_topic('orders', 'moved')}, 'ALTER VIEW topic.orders RENAME TO moved', q{BEGIN; SELECT topics.rename_topic('orders', 'moved'); SELECT topics.alter_topic('moved', notify => false); COMMIT;})
+for my $rename (
+	q{SELECT topics.rename_topic('orders', 'moved')},
+	'ALTER VIEW topic.orders RENAME TO moved',
+	q{BEGIN; SELECT topics.rename_topic('orders', 'moved'); SELECT topics.alter_topic('moved', notify => false); COMMIT;}
+  )
 {
 	change($boss, $rename);
 	met('a new name', \&works, @orders_clients);
-	change($boss, $rename =~ s/orders/old/gr =~ s/moved/orders/gr =~ s/old/moved/gr =~ s/false/true/r);
+	change($boss,
+		$rename =~ s/orders/old/gr =~ s/moved/orders/gr =~ s/old/moved/gr =~ s/false/true/r);
 	met('the old name', \&works, @orders_clients);
 }
 make_anew();
@@ -531,12 +638,14 @@ met('no right to consume', ends_with('42501'), @readers);
 met('no right to consume', \&works, @producers);
 change($boss, 'GRANT SELECT ON topic.orders TO app');
 met('rights again', \&works, @orders_clients);
+
 for my $pair ([ 'other', $other, $boss ], [ 'boss', $boss, $other ])
 {
 	my ($name, $new, $old) = @$pair;
 
 	change($super, "ALTER VIEW topic.orders OWNER TO $name");
-	is($old->query(q{SELECT topics.alter_topic('orders', notify => true)})->{sqlstate}, '42501', "$name is the owner, not who was");
+	is($old->query(q{SELECT topics.alter_topic('orders', notify => true)})->{sqlstate},
+		'42501', "$name is the owner, not who was");
 	change($new, q{SELECT topics.alter_topic('orders', notify => true)});
 	met("the owner $name", \&works, @orders_clients);
 }
@@ -549,13 +658,20 @@ my @policies = ('compact', 'delete', 'compact,delete', 'compact');
 for my $round (1 .. 8)
 {
 	my $partition = $round % 2;
-	my ($from, $to) = split /\|/, $super->value(qq{SELECT log_start_offset, log_end_offset FROM topics.partition WHERE topic = 'orders' AND partition = $partition});
+	my ($from, $to) = split /\|/,
+	  $super->value(
+		qq{SELECT log_start_offset, log_end_offset FROM topics.partition WHERE topic = 'orders' AND partition = $partition}
+	  );
 	my $before = $from + int(($to - $from) / 4);
 
-	is(change($boss, "SELECT topics.delete_records('orders', $partition, $before)"), $before, "records before $before are deleted");
-	is($boss->query("SELECT * FROM topics.fetch('orders', $partition, $before - 1)")->{sqlstate}, 'TP001', '... who asks for them is told') if $before > 0;
+	is(change($boss, "SELECT topics.delete_records('orders', $partition, $before)"),
+		$before, "records before $before are deleted");
+	is($boss->query("SELECT * FROM topics.fetch('orders', $partition, $before - 1)")->{sqlstate},
+		'TP001', '... who asks for them is told')
+	  if $before > 0;
 	change($boss, q{CALL topics.roll_segment('orders')});
-	change($boss, qq{SELECT topics.alter_topic('state', cleanup_policy => '$policies[$round % 4]')});
+	change($boss,
+		qq{SELECT topics.alter_topic('state', cleanup_policy => '$policies[$round % 4]')});
 	change($boss, q{CALL topics.roll_segment('state')});
 	change($boss, q{CALL topics.maintain('state')});
 	met("round $round", \&works, @orders_clients, qw(state stated temp temped));
@@ -567,11 +683,20 @@ for my $round (1 .. 8)
 # ----------------------------------------------------------------------
 
 append_to_file("$directory/stop.producers", '');
-my $lag = q{SELECT coalesce(sum(lag), -1) FROM topics.consumer_lag WHERE group_id IN ('busy', 'calm', 'stated', 'temped')};
-ok(poll_until(sub { reap(); usleep(20_000); !(grep { $_ =~ /^(?:state|temp|@{[join '|', @producers]})$/ } values %children) && $super->value($lag) eq '0' }), 'no group has a lag');
+my $lag =
+  q{SELECT coalesce(sum(lag), -1) FROM topics.consumer_lag WHERE group_id IN ('busy', 'calm', 'stated', 'temped')};
+ok( poll_until(
+		sub {
+			reap();
+			usleep(20_000);
+			!(grep { $_ =~ /^(?:state|temp|@{[join '|', @producers]})$/ } values %children)
+			  && $super->value($lag) eq '0';
+		}),
+	'no group has a lag');
 append_to_file("$directory/stop.groups", '');
 ok(poll_until(\&reap), 'all clients have ended');
-is($super->value(q{SELECT count(*) FROM pg_locks WHERE locktype IN ('userlock', 'advisory')}), '0', 'no claim is left');
+is($super->value(q{SELECT count(*) FROM pg_locks WHERE locktype IN ('userlock', 'advisory')}),
+	'0', 'no claim is left');
 is($shown, '', 'a topic that was made again is empty, and no group stands anywhere in it');
 
 # what each kind of operation may meet, beside a name that was not there
@@ -590,19 +715,26 @@ for my $name (sort keys %notes)
 	{
 		$seen{ $op->[3] }++;
 		# a topic goes for good only where one is dropped, and only 8 partitions are asked for
-		next if $op->[3] =~ $documented{ $op->[2] }
-		  && ($op->[3] ne '55000' || $name eq 'temp') && ($op->[3] ne '22023' || $name eq 'fetcher')
+		next
+		  if $op->[3] =~ $documented{ $op->[2] }
+		  && ($op->[3] ne '55000' || $name eq 'temp')
+		  && ($op->[3] ne '22023' || $name eq 'fetcher')
 		  && ($op->[3] ne '22004' || $name eq 'keyless');
 		push @undocumented, join ' ', $name, @$op;
 	}
 }
-is("@undocumented[0 .. ($#undocumented > 9 ? 9 : $#undocumented)]", '', 'no client has met an error that is not documented');
-cmp_ok($seen{$_} // 0, '>', 0, "... and some have met $_") for qw(00000 42704 42P01 42501 54000 22004 TP001);
-is(join("\n", grep { /WRONG/ } map { join ' ', @$_ } @{ $notes{looker} }), '', 'no snapshot had a gap, or changed');
+is( "@undocumented[0 .. ($#undocumented > 9 ? 9 : $#undocumented)]",
+	'',
+	'no client has met an error that is not documented');
+cmp_ok($seen{$_} // 0, '>', 0, "... and some have met $_")
+  for qw(00000 42704 42P01 42501 54000 22004 TP001);
+is(join("\n", grep { /WRONG/ } map { join ' ', @$_ } @{ $notes{looker} }),
+	'', 'no snapshot had a gap, or changed');
 
 # where everything is: in the log, and where it was consumed from
 my %at;
 my (@twice, @different);
+
 sub place
 {
 	my ($partition, $offset, $value, $by) = @_;
@@ -612,13 +744,21 @@ sub place
 	return;
 }
 my (%ends, %in_log, %keys);
-for (split /\n/, $super->value(q{SELECT partition, log_start_offset, log_end_offset FROM topics.partition WHERE topic = 'orders'}))
+for (
+	split /\n/,
+	$super->value(
+		q{SELECT partition, log_start_offset, log_end_offset FROM topics.partition WHERE topic = 'orders'}
+	))
 {
 	my ($partition, $start, $end) = split /\|/;
 
 	$ends{$partition} = [ $start, $end ];
 }
-for (split /\n/, $super->value(q{SELECT partition, r.offset, coalesce(key, ''), split_part(value, ' ', 1) FROM topic.orders r}))
+for (
+	split /\n/,
+	$super->value(
+		q{SELECT partition, r.offset, coalesce(key, ''), split_part(value, ' ', 1) FROM topic.orders r}
+	))
 {
 	my ($partition, $offset, $key, $value) = split /\|/;
 
@@ -628,7 +768,11 @@ for (split /\n/, $super->value(q{SELECT partition, r.offset, coalesce(key, ''), 
 }
 is(scalar(keys %ends), 8, 'there are 8 partitions');
 my %consumed;
-for (split /\n/, $super->value(q{SELECT group_id, partition, c.offset, coalesce(key, ''), value FROM consumed c WHERE group_id IN ('busy', 'calm')}))
+for (
+	split /\n/,
+	$super->value(
+		q{SELECT group_id, partition, c.offset, coalesce(key, ''), value FROM consumed c WHERE group_id IN ('busy', 'calm')}
+	))
 {
 	my ($group, $partition, $offset, $key, $value) = split /\|/;
 
@@ -656,7 +800,10 @@ is("@twice", '', 'every record is there once, and was consumed once by each grou
 # acknowledged records fill the partitions, in each producer's order
 my %ranges;
 my (@disorder, @misplaced);
-my %hash = map { split /\|/ } split /\n/, $super->value(q{SELECT 'k' || i, topics.murmur2(convert_to('k' || i, 'UTF8')) & 2147483647 FROM generate_series(0, 22) i});
+my %hash = map { split /\|/ } split /\n/,
+  $super->value(
+	q{SELECT 'k' || i, topics.murmur2(convert_to('k' || i, 'UTF8')) & 2147483647 FROM generate_series(0, 22) i}
+  );
 my $acknowledged = 0;
 for my $name (@producers)
 {
@@ -666,7 +813,10 @@ for my $name (@producers)
 	{
 		my ($begin, $end, undef, undef, $number, $count, $ranges) = @$op;
 		my $told = 0;
-		my @possible = map { my $n = $counts[$_][0]; $counts[$_][1] <= $end && ($_ == $#counts || $counts[ $_ + 1 ][2] >= $begin) ? $n : () } 0 .. $#counts;
+		my @possible = map {
+			my $n = $counts[$_][0];
+			$counts[$_][1] <= $end && ($_ == $#counts || $counts[ $_ + 1 ][2] >= $begin) ? $n : ()
+		} 0 .. $#counts;
 
 		for (split / /, $ranges)
 		{
@@ -675,7 +825,8 @@ for my $name (@producers)
 
 			$told += $n;
 			push @{ $ranges{$partition} }, [ $first, $n, $name ];
-			push @disorder, "$name.$number in $partition at $first" if $first <= ($last{$partition} // -1);
+			push @disorder, "$name.$number in $partition at $first"
+			  if $first <= ($last{$partition} // -1);
 			$last{$partition} = $first + $n - 1;
 			for my $offset ($first .. $first + $n - 1)
 			{
@@ -683,7 +834,8 @@ for my $name (@producers)
 
 				if (!defined $value)
 				{
-					push @gaps, "$partition/$offset of $name.$number" if $offset >= $ends{$partition}[0];
+					push @gaps, "$partition/$offset of $name.$number"
+					  if $offset >= $ends{$partition}[0];
 					next;
 				}
 				my ($by, $of, $i) = split /\./, $value;
@@ -695,7 +847,8 @@ for my $name (@producers)
 				my $key = 'k' . ($number * 7 + $i) % 23;
 
 				push @misplaced, "$value with $keys{$value} in $partition"
-				  if ($keys{$value} // $key) ne $key || !grep { $hash{$key} % $_ == $partition } @possible;
+				  if ($keys{$value} // $key) ne $key
+				  || !grep { $hash{$key} % $_ == $partition } @possible;
 			}
 		}
 		push @gaps, "$name.$number: $told of $count" if $told != $count;
@@ -708,21 +861,30 @@ for my $partition (sort keys %ends)
 
 	for my $range (sort { $a->[0] <=> $b->[0] } @{ $ranges{$partition} // [] })
 	{
-		push @gaps, "$partition/$next, and $range->[0] of $range->[2] is next" if $range->[0] != $next;
+		push @gaps, "$partition/$next, and $range->[0] of $range->[2] is next"
+		  if $range->[0] != $next;
 		$next = $range->[0] + $range->[1];
 	}
-	push @gaps, "$partition ends at $ends{$partition}[1], not $next" if $ends{$partition}[1] != $next;
-	push @gaps, map { "$partition/$_ is not in the log" } grep { !$in_log{$partition}{$_} } $ends{$partition}[0] .. $next - 1;
-	push @gaps, map { "$partition/$_ is below the log start" } grep { $_ < $ends{$partition}[0] } keys %{ $in_log{$partition} };
+	push @gaps, "$partition ends at $ends{$partition}[1], not $next"
+	  if $ends{$partition}[1] != $next;
+	push @gaps, map { "$partition/$_ is not in the log" }
+	  grep { !$in_log{$partition}{$_} } $ends{$partition}[0] .. $next - 1;
+	push @gaps, map { "$partition/$_ is below the log start" }
+	  grep { $_ < $ends{$partition}[0] } keys %{ $in_log{$partition} };
 	for my $group ('busy', 'calm')
 	{
-		push @gaps, map { "$partition/$_ for $group" } grep { !$consumed{$group}{$partition}{$_} } $ends{$partition}[0] .. $next - 1;
+		push @gaps, map { "$partition/$_ for $group" }
+		  grep { !$consumed{$group}{$partition}{$_} } $ends{$partition}[0] .. $next - 1;
 	}
 }
-is("@gaps[0 .. ($#gaps > 9 ? 9 : $#gaps)]", '', "$acknowledged acknowledged records fill the log, and were consumed");
+is("@gaps[0 .. ($#gaps > 9 ? 9 : $#gaps)]",
+	'', "$acknowledged acknowledged records fill the log, and were consumed");
 is("@disorder[0 .. ($#disorder > 9 ? 9 : $#disorder)]", '', "... in each producer's order");
-is("@misplaced[0 .. ($#misplaced > 9 ? 9 : $#misplaced)]", '', '... each with its key, where the key belongs');
-is(join(' ', map { $ends{$_}[0] } 3 .. 7), '0 0 0 0 0', 'the log of an added partition begins at 0, so both groups have all of it');
+is( "@misplaced[0 .. ($#misplaced > 9 ? 9 : $#misplaced)]",
+	'',
+	'... each with its key, where the key belongs');
+is(join(' ', map { $ends{$_}[0] } 3 .. 7),
+	'0 0 0 0 0', 'the log of an added partition begins at 0, so both groups have all of it');
 
 # the topic that was compacted, and not, and again
 my (%state, %fold, @stale);
@@ -734,24 +896,46 @@ for my $op (grep { $_->[3] eq '00000' } @{ $notes{state} })
 	$state{$offset} = "$key|$value";
 	$fold{$key} = $value eq 'NULL' ? undef : "$offset|$key|$value";
 }
-my $latest = q{SELECT r.offset, key, split_part(value, ' ', 1) FROM topics.latest('state') r ORDER BY 1};
-my $expected = join "\n", sort { ($a =~ /^(\d+)/)[0] <=> ($b =~ /^(\d+)/)[0] } grep { defined } values %fold;
-is($super->value($latest), $expected, 'the latest record of each key is the one that was produced last');
-for (split /\n/, $super->value(q{SELECT r.offset, key, coalesce(split_part(value, ' ', 1), 'NULL') FROM topic.state r
-	UNION ALL SELECT c.offset, key, coalesce(value, 'NULL') FROM consumed c WHERE group_id = 'stated'}))
+my $latest =
+  q{SELECT r.offset, key, split_part(value, ' ', 1) FROM topics.latest('state') r ORDER BY 1};
+my $expected = join "\n",
+  sort { ($a =~ /^(\d+)/)[0] <=> ($b =~ /^(\d+)/)[0] } grep { defined } values %fold;
+is($super->value($latest),
+	$expected, 'the latest record of each key is the one that was produced last');
+for (
+	split /\n/,
+	$super->value(
+		q{SELECT r.offset, key, coalesce(split_part(value, ' ', 1), 'NULL') FROM topic.state r
+	UNION ALL SELECT c.offset, key, coalesce(value, 'NULL') FROM consumed c WHERE group_id = 'stated'})
+  )
 {
 	my ($offset, $row) = split /\|/, $_, 2;
 
 	push @stale, "$offset is $row" if ($state{$offset} // '') ne $row;
 }
-is("@stale", '', 'what is left of its log, and what was consumed, was produced, where it was produced');
-cmp_ok($super->value('SELECT count(*) FROM topic.state'), '<', scalar keys %state, 'something was compacted');
-is($super->value(q{SELECT count(*) - count(DISTINCT c.offset) FROM consumed c WHERE group_id = 'stated'}), '0', 'its group has consumed no record twice');
+is("@stale", '',
+	'what is left of its log, and what was consumed, was produced, where it was produced');
+cmp_ok(
+	$super->value('SELECT count(*) FROM topic.state'),
+	'<',
+	scalar keys %state,
+	'something was compacted');
+is( $super->value(
+		q{SELECT count(*) - count(DISTINCT c.offset) FROM consumed c WHERE group_id = 'stated'}),
+	'0',
+	'its group has consumed no record twice');
 
 # the topic that was dropped and made again
-is($super->value(q{SELECT count(*) FILTER (WHERE topic_id IS NULL), count(*) - count(DISTINCT value) FROM consumed WHERE group_id = 'temped'}), '0|0', 'no record of a dropped topic was consumed from its successor');
-is($super->value(q{SELECT topic_id, partition, count(*), min(c.offset), max(c.offset) FROM consumed c WHERE group_id = 'temped'
-		GROUP BY 1, 2 HAVING min(c.offset) <> 0 OR max(c.offset) <> count(*) - 1}), '', '... and from each from its start, without a gap');
+is( $super->value(
+		q{SELECT count(*) FILTER (WHERE topic_id IS NULL), count(*) - count(DISTINCT value) FROM consumed WHERE group_id = 'temped'}
+	),
+	'0|0',
+	'no record of a dropped topic was consumed from its successor');
+is( $super->value(
+		q{SELECT topic_id, partition, count(*), min(c.offset), max(c.offset) FROM consumed c WHERE group_id = 'temped'
+		GROUP BY 1, 2 HAVING min(c.offset) <> 0 OR max(c.offset) <> count(*) - 1}),
+	'',
+	'... and from each from its start, without a gap');
 my %lived = map { $_->[4] => $_ } grep { $_->[3] eq '00000' } @{ $notes{temp} };
 my @risen;
 for my $op (grep { $_->[2] eq 'fetch' && $_->[3] eq '00000' } @{ $notes{tempfetch} })
@@ -765,21 +949,27 @@ for my $op (grep { $_->[2] eq 'fetch' && $_->[3] eq '00000' } @{ $notes{tempfetc
 		push @risen, $_ if !$lived{$number} || $lived{$number}[1] < $life->[0];
 	}
 }
-is("@risen", '', 'nobody has fetched a record of a dropped topic from its successor, or one that was not acknowledged');
+is("@risen", '',
+	'nobody has fetched a record of a dropped topic from its successor, or one that was not acknowledged'
+);
 my %in_last = map { /\.(\d+)\./ => 1 } split /\n/, $super->value('SELECT value FROM topic.temp');
 my ($begun, $made) = @{ $lives[-1] };
-is(join(' ', grep { !$in_last{$_} && $lived{$_}[0] >= $made } keys %lived), '', 'the last one has all that was acknowledged since it was made');
-is(join(' ', grep { !$lived{$_} || $lived{$_}[1] < $begun } keys %in_last), '', '... and nothing from before');
+is(join(' ', grep { !$in_last{$_} && $lived{$_}[0] >= $made } keys %lived),
+	'', 'the last one has all that was acknowledged since it was made');
+is(join(' ', grep { !$lived{$_} || $lived{$_}[1] < $begun } keys %in_last),
+	'', '... and nothing from before');
 cmp_ok(scalar(@lives), '>=', 12, @lives . ' topics had its name');
 
 # with nobody there who would produce anew what is lost
 change($boss, q{SELECT topics.alter_topic('state', cleanup_policy => 'compact')});
 change($boss, q{CALL topics.roll_segment('state')});
-ok(poll_until(sub {
-	change($boss, q{CALL topics.maintain('state')});
-	usleep(20_000);
-	$super->value('SELECT count(*) FROM topic.state') <= split /\n/, $expected;
-}), 'all of the log is compacted');
+ok( poll_until(
+		sub {
+			change($boss, q{CALL topics.maintain('state')});
+			usleep(20_000);
+			$super->value('SELECT count(*) FROM topic.state') <= split /\n/, $expected;
+		}),
+	'all of the log is compacted');
 is($super->value($latest), $expected, '... and has the latest record of each key, where it was');
 
 # ----------------------------------------------------------------------
@@ -790,7 +980,10 @@ is($super->value($latest), $expected, '... and has the latest record of each key
 # though the last look under the old limit had found nothing more to do.
 # Nobody looks for another reason: the worker has done all that was asked for
 # when it has dropped something of another topic, asked for later, twice.
-sub start_of { return $super->value("SELECT log_start_offset FROM topics.partition WHERE topic = '$_[0]'") }
+sub start_of
+{
+	return $super->value("SELECT log_start_offset FROM topics.partition WHERE topic = '$_[0]'");
+}
 
 sub fill
 {
@@ -807,13 +1000,20 @@ sub worker_is_done
 	{
 		fill('bell');
 		change($boss, q{SELECT topics.delete_records('bell', 0, -1)});
-		poll_until(sub { usleep(20_000); $super->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'bell' AND state = 'deleted'}) eq '0' })
-		  or die 'the worker drops nothing';
+		poll_until(
+			sub {
+				usleep(20_000);
+				$super->value(
+					q{SELECT count(*) FROM topics.segment WHERE topic = 'bell' AND state = 'deleted'}
+				) eq '0';
+			}) or die 'the worker drops nothing';
 	}
 	return;
 }
 
-change($boss, q{SELECT topics.create_topic('quiet', retention_time => '-1 s', retention_bytes => 0), topics.create_topic('bell', retention_time => '-1 s')});
+change($boss,
+	q{SELECT topics.create_topic('quiet', retention_time => '-1 s', retention_bytes => 0), topics.create_topic('bell', retention_time => '-1 s')}
+);
 my $produced = 0;
 for my $change ('retention_bytes => -1', q{cleanup_policy => 'compact'})
 {
@@ -825,12 +1025,15 @@ for my $change ('retention_bytes => -1', q{cleanup_policy => 'compact'})
 	fill('quiet');
 	worker_is_done();
 	is(start_of('quiet'), $produced - 100, "$change: no limit");
-	change($boss, q{SELECT topics.alter_topic('quiet', cleanup_policy => 'delete', retention_bytes => 0)});
-	ok(poll_until(sub { usleep(20_000); start_of('quiet') == $produced }), '... and the limit again: what has piled up goes');
+	change($boss,
+		q{SELECT topics.alter_topic('quiet', cleanup_policy => 'delete', retention_bytes => 0)});
+	ok(poll_until(sub { usleep(20_000); start_of('quiet') == $produced }),
+		'... and the limit again: what has piled up goes');
 }
 
 is("@failures", '', 'every change was made');
 my $log = slurp_file($node->logfile);
-is(join("\n", grep { /PANIC|TRAP|terminated by signal|XX00|WARNING/ } split /\n/, $log), '', 'nothing is wrong in the server log');
+is(join("\n", grep { /PANIC|TRAP|terminated by signal|XX00|WARNING/ } split /\n/, $log),
+	'', 'nothing is wrong in the server log');
 $node->stop;
 done_testing();

@@ -21,7 +21,8 @@ use Session;
 use Topics;
 
 my $data = $ENV{PG_TOPICS_DATA} || "$FindBin::RealBin/../../../shared/data";
-plan skip_all => "no access.log in $data (PG_TOPICS_DATA names its directory)" unless -r "$data/access.log";
+plan skip_all => "no access.log in $data (PG_TOPICS_DATA names its directory)"
+  unless -r "$data/access.log";
 my ($bouncer) = grep { -x } map { "$_/pgbouncer" } split(/:/, $ENV{PATH}), '/usr/sbin';
 die 'no pgbouncer: install the package' unless $bouncer;
 
@@ -30,14 +31,16 @@ my $directory = PostgreSQL::Test::Utils::tempdir;
 open my $log, '<:raw', "$data/access.log" or die "access.log: $!";
 my @lines = <$log>;
 chomp @lines;
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 	SELECT topics.create_topic('access', 6, segment_bytes => 262144);
 	CREATE TABLE original (visitor text, line text);
 	CREATE TABLE hits (visitor text PRIMARY KEY, hits bigint NOT NULL);
 	CREATE TABLE followed (partition int, "offset" bigint, line text);
 	CREATE TABLE waiting (followed bigint);
 	CREATE TABLE told (at timestamptz DEFAULT now());
-	CREATE TABLE pooled (partition int, "offset" bigint, line text, session int DEFAULT pg_backend_pid());});
+	CREATE TABLE pooled (partition int, "offset" bigint, line text, session int DEFAULT pg_backend_pid());}
+);
 
 # ----------------------------------------------------------------------
 # PgBouncer: 3 connections of its own for all clients
@@ -45,17 +48,34 @@ $node->safe_psql('postgres', q{
 
 my $port = PostgreSQL::Test::Cluster::get_free_port();
 my $user = $node->safe_psql('postgres', 'SELECT current_user');
-append_to_file("$directory/pgbouncer.ini", join "\n",
-	'[databases]', "postgres = host=@{[$node->host]} port=@{[$node->port]} dbname=postgres user=$user pool_size=3",
-	'[pgbouncer]', 'pool_mode = transaction', 'listen_addr =', "listen_port = $port", "unix_socket_dir = $directory",
-	'auth_type = any', "logfile = $directory/pgbouncer.log", "pidfile = $directory/pgbouncer.pid", '');
+append_to_file(
+	"$directory/pgbouncer.ini",
+	join "\n",
+	'[databases]',
+	"postgres = host=@{[$node->host]} port=@{[$node->port]} dbname=postgres user=$user pool_size=3",
+	'[pgbouncer]',
+	'pool_mode = transaction',
+	'listen_addr =',
+	"listen_port = $port",
+	"unix_socket_dir = $directory",
+	'auth_type = any',
+	"logfile = $directory/pgbouncer.log",
+	"pidfile = $directory/pgbouncer.pid",
+	'');
 system_or_bail($bouncer, '-d', "$directory/pgbouncer.ini");
-END { local $?; kill 'TERM', slurp_file("$directory/pgbouncer.pid") if defined $directory && -s "$directory/pgbouncer.pid" }
+
+END
+{
+	local $?;
+	kill 'TERM', slurp_file("$directory/pgbouncer.pid")
+	  if defined $directory && -s "$directory/pgbouncer.pid";
+}
 
 # A client of PgBouncer: as a Session, with another connection string
 {
+
 	package Pooled;
-	sub host { return $directory }
+	sub host    { return $directory }
 	sub connstr { return "host=$directory port=$port dbname=postgres" }
 }
 my $pooled = bless {}, 'Pooled';
@@ -94,7 +114,8 @@ sub work
 		$session //= Session->new($where) or next;
 		my $result = $session->query($sql);
 		if ($result->{lost}) { undef $session; next }
-		die $result->{text} if $result->{sqlstate} && $result->{sqlstate} !~ /^(57P01|08P01|08006)$/;
+		die $result->{text}
+		  if $result->{sqlstate} && $result->{sqlstate} !~ /^(57P01|08P01|08006)$/;
 		last if grep { /^done$/ } @{ $result->{rows} };
 		select undef, undef, undef, 0.02;    # else they take the processors from who produces
 	}
@@ -121,13 +142,15 @@ sub listen_and_follow
 	while (1)
 	{
 		$told = 0;
-		my ($count) = $ask->(q{
+		my ($count) = $ask->(
+			q{
 			WITH done AS (INSERT INTO followed SELECT partition, r.offset, value
 				FROM topics.consume('following', 'access', 200) r RETURNING 1)
 			SELECT count(*) FROM done});
 		next if $count > 0;
 		$ask->('INSERT INTO waiting SELECT count(*) FROM followed');
-		poll_until(sub { my $end = $ask->($done); $told || ($end && $times) }) or die 'was told of nothing';
+		poll_until(sub { my $end = $ask->($done); $told || ($end && $times) })
+		  or die 'was told of nothing';
 		last unless $told;
 		$times++;
 		$session->value('INSERT INTO told DEFAULT VALUES');
@@ -167,12 +190,18 @@ sub kill_one
 {
 	return poll_until(
 		sub {
-			$killer->value(q{SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity
-				WHERE query LIKE '%counting%' AND state <> 'idle' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1) s});
+			$killer->value(
+				q{SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity
+				WHERE query LIKE '%counting%' AND state <> 'idle' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1) s}
+			);
 		}) && ++$killed;
 }
 
-sub escape { return $_[0] =~ s/([\\\t\r\n])/"\\" . { "\\" => "\\", "\t" => 't', "\r" => 'r', "\n" => 'n' }->{$1}/ger }
+sub escape
+{
+	return $_[0] =~
+	  s/([\\\t\r\n])/"\\" . { "\\" => "\\", "\t" => 't', "\r" => 'r', "\n" => 'n' }->{$1}/ger;
+}
 my @copy = map { escape((split / /)[0]) . "\t" . escape($_) . "\n" } @lines;
 append_to_file("$directory/original", join '', @copy);
 $node->safe_psql('postgres', "\\copy original FROM '$directory/original'");
@@ -184,7 +213,8 @@ while (my @part = splice @copy, 0, @lines / 40)
 	if (!@copy)
 	{
 		my $before = $total - @part;
-		poll_until(sub { $killer->value("SELECT count(*) FROM waiting WHERE followed = $before") }) or die 'nobody waits';
+		poll_until(sub { $killer->value("SELECT count(*) FROM waiting WHERE followed = $before") })
+		  or die 'nobody waits';
 	}
 	$node->safe_psql('postgres', "\\copy topic.access (key, value) FROM '$directory/part.$parts'");
 	kill_one() if @copy;
@@ -210,20 +240,29 @@ cmp_ok($killed, '>=', 39, "... while $killed sessions of one were killed");
 # ----------------------------------------------------------------------
 
 is($node->safe_psql('postgres', 'SELECT count(*) FROM original'), $total, "$total lines");
-is($node->safe_psql('postgres', q{
+is( $node->safe_psql(
+		'postgres', q{
 		SELECT count(*) FROM ((SELECT visitor, count(*) FROM original GROUP BY 1 EXCEPT SELECT * FROM hits)
 		UNION ALL (SELECT * FROM hits EXCEPT SELECT visitor, count(*) FROM original GROUP BY 1)) d}),
-	'0', 'hits per visitor are those of a plain GROUP BY');
+	'0',
+	'hits per visitor are those of a plain GROUP BY');
 for my $table ('followed', 'pooled')
 {
-	is($node->safe_psql('postgres', qq{SELECT count(*), count(DISTINCT (partition, "offset")), count(r.offset) FILTER (WHERE r.value = line)
-			FROM $table LEFT JOIN topic.access r USING (partition, "offset")}), "$total|$total|$total",
+	is( $node->safe_psql(
+			'postgres',
+			qq{SELECT count(*), count(DISTINCT (partition, "offset")), count(r.offset) FILTER (WHERE r.value = line)
+			FROM $table LEFT JOIN topic.access r USING (partition, "offset")}),
+		"$total|$total|$total",
 		"$table: every line once");
 }
-cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM told'), '>', 0, 'notifications have woken one session');
-is($node->safe_psql('postgres', q{SELECT count(*), sum(lag) FROM topics.consumer_lag}), '18|0', 'no group has a lag');
+cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM told'),
+	'>', 0, 'notifications have woken one session');
+is($node->safe_psql('postgres', q{SELECT count(*), sum(lag) FROM topics.consumer_lag}),
+	'18|0', 'no group has a lag');
 my $pool_sessions = $node->safe_psql('postgres', 'SELECT count(DISTINCT session) FROM pooled');
-cmp_ok($pool_sessions, '<=', 3, "6 clients of PgBouncer shared $pool_sessions sessions of the server");
-is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_locks WHERE locktype = 'userlock'}), '0', 'no claim is left');
+cmp_ok($pool_sessions, '<=', 3,
+	"6 clients of PgBouncer shared $pool_sessions sessions of the server");
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_locks WHERE locktype = 'userlock'}),
+	'0', 'no claim is left');
 $node->stop;
 done_testing();

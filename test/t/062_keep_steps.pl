@@ -14,7 +14,10 @@ use Test::More;
 use Session;
 use Topics;
 
-my $node = topics_node('main', points => 1, conf => "fsync = on\nautovacuum = off\npg_topics.worker_interval = '100ms'\n");
+my $node = topics_node(
+	'main',
+	points => 1,
+	conf => "fsync = on\nautovacuum = off\npg_topics.worker_interval = '100ms'\n");
 my $number = 0;
 
 # Three segments of 100 records.  What is to be done is done by the worker.
@@ -22,10 +25,12 @@ sub prepare
 {
 	my $topic = 'topic' . ++$number;
 
-	$node->safe_psql('postgres', qq{SELECT topics.create_topic('$topic', retention_time => '-1 s')});
+	$node->safe_psql('postgres',
+		qq{SELECT topics.create_topic('$topic', retention_time => '-1 s')});
 	for my $segment (1 .. 3)
 	{
-		$node->safe_psql('postgres', qq{
+		$node->safe_psql(
+			'postgres', qq{
 			SELECT count(topics.produce('$topic', (i + 100 * $segment) || repeat('x', 50), (i % 10)::text)) FROM generate_series(0, 99) i;
 			CALL topics.roll_segment('$topic')});
 	}
@@ -37,12 +42,16 @@ my %operations = (
 		settings => 'retention_bytes => 0',
 		points => [qw(retention-moved retention-locked retention-dropped)],
 		meanwhile => '0|300,300|300',
-		result => '300|300|0|', segments => '0' },
+		result => '300|300|0|',
+		segments => '0'
+	},
 	compaction => {
 		settings => q{cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0},
 		points => [qw(compact-mapped compact-copied compact-swapped)],
 		meanwhile => '0|300',
-		result => '0|300|10|290', segments => '1' });
+		result => '0|300|10|290',
+		segments => '1'
+	});
 
 for my $name (sort keys %operations)
 {
@@ -56,10 +65,12 @@ for my $name (sort keys %operations)
 			my $what = "$name: at $point it $fate";
 
 			stop_at($node, $point);
-			$node->safe_psql('postgres', qq{SELECT topics.alter_topic('$topic', $operation->{settings})});
+			$node->safe_psql('postgres',
+				qq{SELECT topics.alter_topic('$topic', $operation->{settings})});
 			my $stopped = wait_until_at($node, $point);
 			ok(defined $stopped, "$what: somebody comes there") or next;
-			my $ends = q{SELECT log_start_offset, log_end_offset FROM topics.partition WHERE topic = '%s'};
+			my $ends =
+			  q{SELECT log_start_offset, log_end_offset FROM topics.partition WHERE topic = '%s'};
 
 			if ($fate eq 'goes on')
 			{
@@ -71,16 +82,34 @@ for my $name (sort keys %operations)
 				go_on_from($node, $point);
 				$node->start;
 				my $found = $node->safe_psql('postgres', $ends =~ s/%s/$topic/r);
-				ok((grep { $_ eq $found } split /,/, $operation->{meanwhile}), "... the log has the ends $found");
-				is($node->safe_psql('postgres', qq{SELECT count(*) FROM (SELECT key, max("offset") FROM topic.$topic GROUP BY 1 HAVING max("offset") < 290) r}), '0', '... and no latest record is missing');
+				ok((grep { $_ eq $found } split /,/, $operation->{meanwhile}),
+					"... the log has the ends $found");
+				is( $node->safe_psql(
+						'postgres',
+						qq{SELECT count(*) FROM (SELECT key, max("offset") FROM topic.$topic GROUP BY 1 HAVING max("offset") < 290) r}
+					),
+					'0',
+					'... and no latest record is missing');
 				wait_for_worker($node, 'postgres', '... the worker is back');
 			}
-			ok($node->poll_query_until('postgres', qq{
+			ok( $node->poll_query_until(
+					'postgres', qq{
 				SELECT concat_ws('|', log_start_offset, log_end_offset, (SELECT count(*) FROM topic.$topic), coalesce((SELECT min("offset") FROM topic.$topic)::text, '')) = '$operation->{result}'
-				FROM topics.partition WHERE topic = '$topic'}), '... it is finished');
-			ok($node->poll_query_until('postgres', qq{SELECT count(*) = $operation->{segments} FROM topics.segment WHERE topic = '$topic' AND state IN ('sealed', 'deleted')}), '... with nothing left behind');
-			is($node->safe_psql('postgres', qq{CALL topics.send('$topic', 'next', 'k')}), '0|300', '... and the log goes on');
-			is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_class WHERE relname LIKE 'pg_temp_%' AND relnamespace = 'topic_log'::regnamespace}), '0', '... no half-made table');
+				FROM topics.partition WHERE topic = '$topic'}),
+				'... it is finished');
+			ok( $node->poll_query_until(
+					'postgres',
+					qq{SELECT count(*) = $operation->{segments} FROM topics.segment WHERE topic = '$topic' AND state IN ('sealed', 'deleted')}
+				),
+				'... with nothing left behind');
+			is($node->safe_psql('postgres', qq{CALL topics.send('$topic', 'next', 'k')}),
+				'0|300', '... and the log goes on');
+			is( $node->safe_psql(
+					'postgres',
+					q{SELECT count(*) FROM pg_class WHERE relname LIKE 'pg_temp_%' AND relnamespace = 'topic_log'::regnamespace}
+				),
+				'0',
+				'... no half-made table');
 			$node->safe_psql('postgres', qq{SELECT topics.drop_topic('$topic')});
 		}
 	}

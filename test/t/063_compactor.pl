@@ -15,9 +15,13 @@ use Time::HiRes qw(time);
 use Session;
 use Topics;
 
-my $node = topics_node('main', conf => "autovacuum = off\npg_topics.worker_interval = '100ms'\npg_topics.compaction_rate = '1kB'\n");
-my $compactor = q{FROM pg_stat_activity WHERE backend_type = 'pg_topics compactor' AND datname = 'postgres'};
-my $half_made = q{SELECT count(*) FROM pg_class WHERE relname LIKE 'pg_temp_%' AND relnamespace = 'topic_log'::regnamespace};
+my $node = topics_node('main',
+	conf =>
+	  "autovacuum = off\npg_topics.worker_interval = '100ms'\npg_topics.compaction_rate = '1kB'\n");
+my $compactor =
+  q{FROM pg_stat_activity WHERE backend_type = 'pg_topics compactor' AND datname = 'postgres'};
+my $half_made =
+  q{SELECT count(*) FROM pg_class WHERE relname LIKE 'pg_temp_%' AND relnamespace = 'topic_log'::regnamespace};
 
 sub set_rate
 {
@@ -33,7 +37,8 @@ sub prepare
 {
 	my ($topic, $policy) = @_;
 
-	$node->safe_psql('postgres', qq{
+	$node->safe_psql(
+		'postgres', qq{
 		SELECT topics.create_topic('$topic', cleanup_policy => '$policy', retention_time => '-1 s', min_cleanable_dirty_ratio => 0);
 		SELECT count(topics.produce('$topic', i || repeat('x', 1000), (i % 10)::text)) FROM generate_series(1, 1000) i;
 		CALL topics.roll_segment('$topic')});
@@ -44,7 +49,10 @@ sub is_compacted
 {
 	my ($topic, $test_name) = @_;
 
-	return ok($node->poll_query_until('postgres', qq{SELECT count(*) = 10 AND min("offset") = 990 FROM topic.$topic}), $test_name);
+	return ok(
+		$node->poll_query_until(
+			'postgres', qq{SELECT count(*) = 10 AND min("offset") = 990 FROM topic.$topic}),
+		$test_name);
 }
 
 # ----------------------------------------------------------------------
@@ -53,46 +61,67 @@ sub is_compacted
 
 wait_for_worker($node, 'postgres', 'there is a worker');
 prepare('t', 'compact');
-my $sleeps = qq{SELECT count(*) = 1 $compactor AND wait_event_type = 'Extension' AND state = 'active' AND backend_xmin IS NOT NULL};
+my $sleeps =
+  qq{SELECT count(*) = 1 $compactor AND wait_event_type = 'Extension' AND state = 'active' AND backend_xmin IS NOT NULL};
 ok($node->poll_query_until('postgres', $sleeps), 'a compactor sleeps in the middle of its work');
 
 # the worker goes on: seals, moves the log start, drops
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 	SELECT topics.create_topic('other', retention_time => '-1 s', retention_bytes => 0);
 	SELECT count(topics.produce('other', repeat('x', 100))) FROM generate_series(1, 100);
 	CALL topics.roll_segment('other')});
-ok($node->poll_query_until('postgres', q{SELECT log_start_offset = 100 AND (SELECT count(*) = 0 FROM topics.segment WHERE topic = 'other' AND state IN ('sealed', 'deleted')) FROM topics.partition WHERE topic = 'other'}), 'the worker goes on meanwhile');
-is($node->safe_psql('postgres', q{SET lock_timeout = '10 s'; CALL topics.send('t', 'x', 'k')}), '0|1000', 'producers go on');
-is($node->safe_psql('postgres', q{SET lock_timeout = '10 s'; SELECT count(*) FROM topic.t}), '1001', 'readers go on');
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT log_start_offset = 100 AND (SELECT count(*) = 0 FROM topics.segment WHERE topic = 'other' AND state IN ('sealed', 'deleted')) FROM topics.partition WHERE topic = 'other'}
+	),
+	'the worker goes on meanwhile');
+is($node->safe_psql('postgres', q{SET lock_timeout = '10 s'; CALL topics.send('t', 'x', 'k')}),
+	'0|1000', 'producers go on');
+is($node->safe_psql('postgres', q{SET lock_timeout = '10 s'; SELECT count(*) FROM topic.t}),
+	'1001', 'readers go on');
 is($node->safe_psql('postgres', qq{SELECT count(*) $compactor}), '1', 'there is one compactor');
 
 # it is told to end
 my $pid = $node->safe_psql('postgres', "SELECT pid $compactor");
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-ok($node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"), 'it ends when it is terminated');
+ok( $node->poll_query_until(
+		'postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
+	'it ends when it is terminated');
 ok($node->poll_query_until('postgres', $sleeps), '... and another one comes');
 $node->safe_psql('postgres', q{CREATE DATABASE busy; CREATE DATABASE copy});
-$node->safe_psql('busy', q{
+$node->safe_psql(
+	'busy', q{
 	CREATE EXTENSION pg_topics;
 	SELECT topics.create_topic('t', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0);
 	SELECT count(topics.produce('t', i || repeat('x', 1000), 'k')) FROM generate_series(1, 1000) i;
 	CALL topics.roll_segment('t')});
-ok($node->poll_query_until('postgres', $sleeps =~ s/postgres/busy/r), 'another database has its own');
-$node->safe_psql('postgres', q{DROP DATABASE copy; CREATE DATABASE copy TEMPLATE busy; DROP DATABASE busy});
-is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_database WHERE datname = 'busy'}), '0', 'it gives way to commands that need the database');
+ok($node->poll_query_until('postgres', $sleeps =~ s/postgres/busy/r),
+	'another database has its own');
+$node->safe_psql('postgres',
+	q{DROP DATABASE copy; CREATE DATABASE copy TEMPLATE busy; DROP DATABASE busy});
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_database WHERE datname = 'busy'}),
+	'0', 'it gives way to commands that need the database');
 
 # somebody wants the lock
 ok($node->poll_query_until('postgres', $sleeps), 'the compactor sleeps');
 $pid = $node->safe_psql('postgres', "SELECT pid $compactor");
 $node->safe_psql('postgres', q{SET lock_timeout = '10 s'; SELECT topics.drop_topic('t')});
-is($node->safe_psql('postgres', q{SELECT count(*) FROM topics.topic WHERE topic = 't'}), '0', 'it gives way to who drops the topic');
-like(slurp_file($node->logfile), qr/\[$pid\].*ERROR:  canceling work on log table "t\d+_p0"/, '... and says so');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM topics.topic WHERE topic = 't'}),
+	'0', 'it gives way to who drops the topic');
+like(
+	slurp_file($node->logfile),
+	qr/\[$pid\].*ERROR:  canceling work on log table "t\d+_p0"/,
+	'... and says so');
 is($node->safe_psql('postgres', $half_made), '0', '... no half-made table stays');
-ok($node->poll_query_until('postgres', "SELECT count(*) = 0 $compactor"), 'it ends when nothing is left to be compacted');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 $compactor"),
+	'it ends when nothing is left to be compacted');
 
 # by hand there is no limit
 prepare('hand', 'delete');
-$node->safe_psql('postgres', q{SELECT topics.alter_topic('hand', cleanup_policy => 'compact'); CALL topics.maintain('hand')});
+$node->safe_psql('postgres',
+	q{SELECT topics.alter_topic('hand', cleanup_policy => 'compact'); CALL topics.maintain('hand')}
+);
 set_rate('0');
 is_compacted('hand', 'what is begun slowly is finished at once when there is no limit any more');
 
@@ -119,7 +148,8 @@ prepare('next', 'compact');
 $node->safe_psql('postgres', q{SELECT topics.alter_topic('given_up', cleanup_policy => 'delete')});
 set_rate('0');
 is_compacted('next', 'the next one has its turn');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM topic.given_up}), '1000', '... and the first one is left alone');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM topic.given_up}),
+	'1000', '... and the first one is left alone');
 
 # ----------------------------------------------------------------------
 # A run that somebody has finished by hand
@@ -129,12 +159,19 @@ my $reader = Session->new($node);
 ok($node->poll_query_until('postgres', "SELECT count(*) = 0 $compactor"), 'there is no compactor');
 $reader->value('BEGIN');
 # the lock is there before there is anything to compact
-$node->safe_psql('postgres', q{SELECT topics.create_topic('put_off', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)});
-$node->safe_psql('postgres', q{SELECT count(topics.produce('put_off', i || repeat('x', 1000), (i % 10)::text)) FROM generate_series(1, 1000) i});
+$node->safe_psql('postgres',
+	q{SELECT topics.create_topic('put_off', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)}
+);
+$node->safe_psql('postgres',
+	q{SELECT count(topics.produce('put_off', i || repeat('x', 1000), (i % 10)::text)) FROM generate_series(1, 1000) i}
+);
 $reader->value('SELECT count(*) FROM topic.put_off');
 $node->safe_psql('postgres', q{CALL topics.roll_segment('put_off')});
 # it has tried, and tries again every second
-ok($node->poll_query_until('postgres', qq{SELECT count(*) = 1 $compactor AND state = 'idle' AND clock_timestamp() - backend_start > '1.5 s'}),
+ok( $node->poll_query_until(
+		'postgres',
+		qq{SELECT count(*) = 1 $compactor AND state = 'idle' AND clock_timestamp() - backend_start > '1.5 s'}
+	),
 	'a compactor waits for a reader');
 $reader->value('ROLLBACK');
 $node->safe_psql('postgres', q{CALL topics.maintain('put_off')});

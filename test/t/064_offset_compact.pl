@@ -19,13 +19,18 @@ use Session;
 use Topics;
 use TopicState;
 
-my $node = topics_node('main', points => 1, init => { allows_streaming => 1 }, conf => q{
+my $node = topics_node(
+	'main',
+	points => 1,
+	init => { allows_streaming => 1 },
+	conf => q{
 fsync = on
 autovacuum = off
 log_statement = none
 max_worker_processes = 0
 });
-$node->safe_psql('postgres', q{
+$node->safe_psql(
+	'postgres', q{
 	SELECT topics.create_topic('t', 3);
 	SELECT count(topics.produce('t', 'v', partition => p)) FROM generate_series(0, 2) p, generate_series(1, 5);
 	CREATE PROCEDURE commit_often(name text, commits int) LANGUAGE plpgsql AS $$
@@ -48,9 +53,10 @@ sub set
 {
 	my ($assignments) = @_;
 
-	return $node->safe_psql('postgres', qq{
+	return $node->safe_psql(
+		'postgres', qq{
 		UPDATE topic_log.topic SET $assignments WHERE view = 'topic.__consumer_offsets'::regclass;
-		GRANT SELECT ON topic.__consumer_offsets TO CURRENT_USER;});	# so that everybody hears of it
+		GRANT SELECT ON topic.__consumer_offsets TO CURRENT_USER;});    # so that everybody hears of it
 }
 
 my $superseded = q{SELECT count(*) - count(DISTINCT key) FROM topic.__consumer_offsets};
@@ -67,7 +73,8 @@ for my $point (qw(compact-mapped compact-copied compact-swapped))
 		my $what = "at $point it $fate";
 		my $by_hand = Session->new($node);
 
-		$node->safe_psql('postgres', q{
+		$node->safe_psql(
+			'postgres', q{
 			SELECT count(*) FROM topics.consume('latest', 't', auto_offset_reset => 'latest');
 			SELECT topics.commit_offset('deleted', 't', 2, 3);
 			CALL commit_often('busy', 200);
@@ -79,7 +86,9 @@ for my $point (qw(compact-mapped compact-copied compact-swapped))
 		ok(defined wait_until_at($node, $point), "$what: somebody comes there") or next;
 		if ($point ne 'compact-swapped')
 		{
-			$node->safe_psql('postgres', q{SELECT topics.reset_offset(g, 't', 1, to_offset => 4) FROM unnest(ARRAY['busy', 'kept', 'late']) g});
+			$node->safe_psql('postgres',
+				q{SELECT topics.reset_offset(g, 't', 1, to_offset => 4) FROM unnest(ARRAY['busy', 'kept', 'late']) g}
+			);
 			isnt(state($node), $before, '... commits go on meanwhile');
 			$before = state($node);
 		}
@@ -101,7 +110,11 @@ for my $point (qw(compact-mapped compact-copied compact-swapped))
 		is(state($node), $before, '... also after a restart');
 	}
 }
-is($node->safe_psql('postgres', q{SELECT committed_offset, metadata FROM topics.consumer_offset WHERE group_id = 'kept' AND partition = 2}), '2|meta "data"',
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT committed_offset, metadata FROM topics.consumer_offset WHERE group_id = 'kept' AND partition = 2}
+	),
+	'2|meta "data"',
 	'metadata is read from the record that stayed');
 
 # ----------------------------------------------------------------------
@@ -116,9 +129,11 @@ $node->append_conf('postgresql.conf', 'max_worker_processes = 8');
 my $holder = Session->new($node);
 $holder->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM topics.consumer_group');
 $node->safe_psql('postgres', "CALL commit_often('busy', $commits)");
-cmp_ok($node->safe_psql('postgres', $records), '>=', $commits, "$commits commits under a snapshot: the log has them all");
+cmp_ok($node->safe_psql('postgres', $records),
+	'>=', $commits, "$commits commits under a snapshot: the log has them all");
 my $before = state($node);
 my $start;
+
 sub reload
 {
 	my ($name) = @_;
@@ -129,19 +144,23 @@ sub reload
 	return time - $start;
 }
 my $held = reload('... a restart rebuilds what was committed');
-ok($node->poll_query_until('postgres', "SELECT count(*) < 12000 FROM topic.__consumer_offsets"), 'the snapshot is gone, and the worker leaves a segment at most of what is not compacted');
+ok( $node->poll_query_until('postgres', "SELECT count(*) < 12000 FROM topic.__consumer_offsets"),
+	'the snapshot is gone, and the worker leaves a segment at most of what is not compacted');
 my $short = reload('... and what was committed');
 $node->append_conf('postgresql.conf', 'max_worker_processes = 0');
 $node->restart;
-$node->safe_psql('postgres', q{BEGIN; SELECT topics.drop_topic('t'); SELECT count(*) FROM topics.consumer_group; ROLLBACK;});
-is(state($node), $before, 'the first to load what was committed has dropped the topic, and rolls back');
+$node->safe_psql('postgres',
+	q{BEGIN; SELECT topics.drop_topic('t'); SELECT count(*) FROM topics.consumer_group; ROLLBACK;});
+is(state($node), $before,
+	'the first to load what was committed has dropped the topic, and rolls back');
 note(sprintf 'loaded in %.0f ms, then in %.0f ms', 1000 * $held, 1000 * $short);
 
 # ----------------------------------------------------------------------
 # A standby
 # ----------------------------------------------------------------------
 
-$node->safe_psql('postgres', q{SELECT topics.commit_offset(g, 't', 0, 1) FROM unnest(ARRAY['goes', 'stays']) g;
+$node->safe_psql(
+	'postgres', q{SELECT topics.commit_offset(g, 't', 0, 1) FROM unnest(ARRAY['goes', 'stays']) g;
 	SELECT count(*) FROM topics.consume('goes too', 't', auto_offset_reset => 'latest')});
 $node->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby', install_path => $ENV{PG_TOPICS_POINTS});
@@ -151,19 +170,33 @@ $node->wait_for_catchup($standby, 'replay', $node->lsn('flush'));
 is(state($standby), state($node), 'the standby shows what the primary does');
 
 set(q{min_cleanable_dirty_ratio = 0, delete_retention_time = '0'});
-$node->safe_psql('postgres', q{SELECT topics.delete_group(g) FROM unnest(ARRAY['goes', 'goes too']) g});
+$node->safe_psql('postgres',
+	q{SELECT topics.delete_group(g) FROM unnest(ARRAY['goes', 'goes too']) g});
 ok(compact_by_hand($node, '__consumer_offsets'), 'groups are deleted');
-ok(poll_until(sub {
-		$node->safe_psql('postgres', q{CALL topics.maintain('__consumer_offsets')});
-		return $node->safe_psql('postgres', q{SELECT count(*) FROM topic.__consumer_offsets WHERE key LIKE '%/goes%'}) eq '0' }), '... and their tombstones go');
+ok( poll_until(
+		sub {
+			$node->safe_psql('postgres', q{CALL topics.maintain('__consumer_offsets')});
+			return $node->safe_psql('postgres',
+				q{SELECT count(*) FROM topic.__consumer_offsets WHERE key LIKE '%/goes%'}) eq '0';
+		}),
+	'... and their tombstones go');
 $node->wait_for_catchup($standby, 'replay', $node->lsn('flush'));
 $before = state($node);
 $node->stop;
 is(state($standby), $before, '... the standby has heard of it');
 $standby->promote;
 is(state($standby), $before, '... a promotion finds the same');
-is((sqlstate_of($standby, 'postgres', q{SELECT topics.delete_group('goes')}))[0], '42704', '... and a group is no more');
-is($standby->safe_psql('postgres', q{SELECT topics.commit_offset('stays', 't', 0, 4); SELECT count(*) FROM topics.consume('goes too', 't')}), "\n5", '... others go on, and begin anew');
+is((sqlstate_of($standby, 'postgres', q{SELECT topics.delete_group('goes')}))[0],
+	'42704', '... and a group is no more');
+is( $standby->safe_psql(
+		'postgres',
+		q{SELECT topics.commit_offset('stays', 't', 0, 4); SELECT count(*) FROM topics.consume('goes too', 't')}
+	),
+	"\n5",
+	'... others go on, and begin anew');
 $standby->stop;
-unlike(slurp_file($_->logfile), qr/PANIC|TRAP|was terminated by signal (?!9)/, 'nothing has crashed on ' . $_->name) for $node, $standby;
+unlike(
+	slurp_file($_->logfile),
+	qr/PANIC|TRAP|was terminated by signal (?!9)/,
+	'nothing has crashed on ' . $_->name) for $node, $standby;
 done_testing();

@@ -44,7 +44,8 @@ for my $page (@pages)
 		next if $link =~ /^https?:/;
 		$file = $file eq '' ? $page : "$directory/$file";
 		push @broken, $link
-		  unless -e $file && (!defined $anchor || grep { $_ eq $anchor } anchors(slurp_file($file)));
+		  unless -e $file
+		  && (!defined $anchor || grep { $_ eq $anchor } anchors(slurp_file($file)));
 	}
 	is("@broken", '', 'no broken link: ' . $page =~ s{^\Q$root\E/}{}r);
 }
@@ -67,7 +68,10 @@ for my $editor (Terminal::editors())
 		# that page needs rsyslog: 091_rsyslog.pl
 		next if $title eq 'recipes/log-aggregation';
 		$node->safe_psql('template1', qq{CREATE DATABASE "$title"});
-		paste_examples(Terminal->new($node, $title, $editor), "$title, $editor->{name}", slurp_file($page));
+		paste_examples(
+			Terminal->new($node, $title, $editor),
+			"$title, $editor->{name}",
+			slurp_file($page));
 	}
 	$node->stop;
 }

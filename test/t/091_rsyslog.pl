@@ -87,7 +87,12 @@ sub stop_rsyslog
 	unlink "$directory/log";
 	return;
 }
-END { local $?; if ($daemon) { kill 'TERM', $daemon; waitpid $daemon, 0 } }
+
+END
+{
+	local $?;
+	if ($daemon) { kill 'TERM', $daemon; waitpid $daemon, 0 }
+}
 
 # ----------------------------------------------------------------------
 # The page
@@ -117,7 +122,9 @@ sub run_commands
 		}
 	}
 	return unless $said;
-	return ok($node->poll_query_until('postgres', qq{
+	return ok(
+		$node->poll_query_until(
+			'postgres', qq{
 			SELECT count(*) = $said FROM topic.syslog r WHERE r.value ->> 'program' IN ('sshd', 'backup')}),
 		'what was said to rsyslog comes into the topic');
 }
@@ -145,7 +152,8 @@ is(slurp_file("$directory/output"), '', 'rsyslog has nothing to say of its confi
 sub say_to_log
 {
 	my ($program, $message) = @_;
-	my $socket = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => "$directory/log") or die "log socket: $!";
+	my $socket = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => "$directory/log")
+	  or die "log socket: $!";
 
 	defined $socket->send("<12>Mar  1 10:00:01 $program: $message") or die "log socket: $!";
 	return;
@@ -154,24 +162,37 @@ sub say_to_log
 say_to_log('app[42]', q{it's a "test" with \ and 'quotes'; DROP TABLE x; -- Größe});
 say_to_log('app[42]', "not \xff UTF-8");
 say_to_log('app[42]', "line $_") for 1 .. 500;
-ok($node->poll_query_until('postgres', q{SELECT count(*) = 502 FROM topic.syslog r WHERE r.value ->> 'program' = 'app'}),
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT count(*) = 502 FROM topic.syslog r WHERE r.value ->> 'program' = 'app'}),
 	'every message comes into the topic');
-is($node->safe_psql('postgres', q{SELECT r.value ->> 'severity', r.value ->> 'message' FROM topic.syslog r
-		WHERE r.value ->> 'program' = 'app' AND r.value ->> 'message' NOT LIKE 'line %' ORDER BY r.offset}),
+is( $node->safe_psql(
+		'postgres', q{SELECT r.value ->> 'severity', r.value ->> 'message' FROM topic.syslog r
+		WHERE r.value ->> 'program' = 'app' AND r.value ->> 'message' NOT LIKE 'line %' ORDER BY r.offset}
+	),
 	qq{warning|it's a "test" with \\ and 'quotes'; DROP TABLE x; -- Größe\nwarning|not   UTF-8},
 	'... as it was said, but for a byte that is not UTF-8');
-is($node->safe_psql('postgres', q{SELECT count(DISTINCT r.partition), min(r.key), max(r.key) FROM topic.syslog r
-		WHERE r.timestamp BETWEEN now() - interval '10 minutes' AND now() AND r.value ->> 'program' = 'app'}),
-	'1|web1|web1', '... of one host in one partition, with the time when it was said');
-is($node->safe_psql('postgres', q{SELECT string_agg(n, ' ' ORDER BY r.offset) FROM topic.syslog r, substring(r.value ->> 'message' FROM '^line (\d+)') n}),
-	join(' ', 1 .. 500), '... in their order');
+is( $node->safe_psql(
+		'postgres', q{SELECT count(DISTINCT r.partition), min(r.key), max(r.key) FROM topic.syslog r
+		WHERE r.timestamp BETWEEN now() - interval '10 minutes' AND now() AND r.value ->> 'program' = 'app'}
+	),
+	'1|web1|web1',
+	'... of one host in one partition, with the time when it was said');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT string_agg(n, ' ' ORDER BY r.offset) FROM topic.syslog r, substring(r.value ->> 'message' FROM '^line (\d+)') n}
+	),
+	join(' ', 1 .. 500),
+	'... in their order');
 
 # The server is away: the queue keeps what comes
 $node->stop('fast');
 say_to_log('app', "away $_") for 1 .. 50;
 $node->start;
 say_to_log('app', 'after');
-ok($node->poll_query_until('postgres', q{SELECT count(*) = 51 FROM topic.syslog r WHERE r.value ->> 'message' ~ 'away|after'}),
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT count(*) = 51 FROM topic.syslog r WHERE r.value ->> 'message' ~ 'away|after'}),
 	'what was said while the server was away is there');
 stop_rsyslog();
 $node->stop;

@@ -81,19 +81,27 @@ sub short_type
 # ----------------------------------------------------------------------
 
 my %functions;
-for my $row (rows(q{
+for my $row (
+	rows(
+		q{
 	SELECT oid, 'topics.' || proname, prokind, proretset, format_type(prorettype, NULL)
 	FROM pg_proc WHERE pronamespace = 'topics'::regnamespace}))
 {
 	my ($oid, $name, $kind, $set, $result) = @$row;
-	my @arguments = rows(qq{
+	my @arguments = rows(
+		qq{
 		SELECT n, coalesce(m, 'i'), format_type(t, NULL), pg_get_function_arg_default($oid, i::int)
 		FROM pg_proc, unnest(coalesce(proallargtypes, proargtypes), proargnames, proargmodes) WITH ORDINALITY a (t, n, m, i)
 		WHERE oid = $oid ORDER BY i});
 
 	push @{ $functions{$name} },
-	  { kind => $kind, set => $set eq 't', result => short_type($result),
-		in => [ grep { $_->[1] ne 'o' } @arguments ], out => [ grep { $_->[1] =~ /[ob]/ } @arguments ] };
+	  {
+		kind => $kind,
+		set => $set eq 't',
+		result => short_type($result),
+		in => [ grep { $_->[1] ne 'o' } @arguments ],
+		out => [ grep { $_->[1] =~ /[ob]/ } @arguments ]
+	  };
 }
 
 # A default as the catalogue has it, as the pages write it
@@ -139,19 +147,23 @@ for my $name (sort keys %functions)
 	for my $function (@{ $functions{$name} })
 	{
 		my $signature = join ', ', map { $_->[0] . ' ' . short_type($_->[2]) } @{ $function->{in} };
-		my $arguments = join ', ', map { $_->[0] . ' ' . short_type($_->[2]) . ' ' . short_default($_->[3] // '') } @{ $function->{in} };
+		my $arguments = join ', ',
+		  map { $_->[0] . ' ' . short_type($_->[2]) . ' ' . short_default($_->[3] // '') }
+		  @{ $function->{in} };
 		my $columns = join ', ', map { $_->[0] . ' ' . short_type($_->[2]) } @{ $function->{out} };
 		my ($result) = $text =~ /^Result: (.*)/m;
 
 		is(described_arguments($text, $function), $arguments, "$name($signature): arguments");
 		like($text, qr/^No arguments\.$/m, "$name: no arguments") if $arguments eq '';
-		if ($function->{set} && $columns =~ s/key (?:text|bytea), value (?:text|bytea)/key, value/r eq $record)
+		if (   $function->{set}
+			&& $columns =~ s/key (?:text|bytea), value (?:text|bytea)/key, value/r eq $record)
 		{
 			like($result // '', qr/^`setof` \[record\]/, "$name: records");
 		}
 		elsif ($function->{set})
 		{
-			is(join(', ', map { "$_->[0] $_->[1]" } table($text, 'result column')), $columns, "$name: columns of the result");
+			is(join(', ', map { "$_->[0] $_->[1]" } table($text, 'result column')),
+				$columns, "$name: columns of the result");
 		}
 		elsif ($columns ne '')
 		{
@@ -159,7 +171,10 @@ for my $name (sort keys %functions)
 		}
 		else
 		{
-			like($result // '', $function->{kind} eq 'p' ? qr/^none\.$/ : qr/^`\Q$function->{result}\E`[.:]/, "$name: result");
+			like(
+				$result // '',
+				$function->{kind} eq 'p' ? qr/^none\.$/ : qr/^`\Q$function->{result}\E`[.:]/,
+				"$name: result");
 		}
 		like($text, qr/^Kafka: /m, "$name: Kafka's counterpart");
 	}
@@ -170,19 +185,24 @@ for my $name (sort keys %functions)
 # ----------------------------------------------------------------------
 
 my %views;
-push @{ $views{ $_->[0] } }, $_->[1] . ' ' . short_type($_->[2]) for rows(q{
+push @{ $views{ $_->[0] } }, $_->[1] . ' ' . short_type($_->[2]) for rows(
+	q{
 	SELECT attrelid::regclass, attname, format_type(atttypid, atttypmod)
 	FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-	WHERE relnamespace = 'topics'::regnamespace AND relkind = 'v' AND attnum > 0 ORDER BY attrelid, attnum});
-is(join(', ', map { "$_->[0] $_->[1]" } table($section{$_} // '', 'column')), join(', ', @{ $views{$_} }), "$_: columns")
-  for sort keys %views;
+	WHERE relnamespace = 'topics'::regnamespace AND relkind = 'v' AND attnum > 0 ORDER BY attrelid, attnum}
+);
+is( join(', ', map { "$_->[0] $_->[1]" } table($section{$_} // '', 'column')),
+	join(', ', @{ $views{$_} }),
+	"$_: columns") for sort keys %views;
 
 # ----------------------------------------------------------------------
 # Settings
 # ----------------------------------------------------------------------
 
 my %settings;
-for my $row (rows(q{
+for my $row (
+	rows(
+		q{
 	SELECT name, boot_val, min_val, max_val, unit,
 		CASE context WHEN 'postmaster' THEN 'restart' WHEN 'sighup' THEN 'reload' WHEN 'user' THEN 'session' END
 	FROM pg_settings WHERE name LIKE 'pg\_topics.%'}))
@@ -191,12 +211,16 @@ for my $row (rows(q{
 	my ($described) = table($section{$name} // '', 'default');
 
 	$settings{$name} = 1;
-	is(join('|', @{ $described // [] }), join('|', $default, $min eq '' ? '' : "$min to $max", $unit, $set_by), $name);
+	is(join('|', @{ $described // [] }),
+		join('|', $default, $min eq '' ? '' : "$min to $max", $unit, $set_by), $name);
 }
 
 $node->safe_psql('postgres', q{SELECT topics.create_topic('t')});
-is(join("\n", map { join '|', @$_[0 .. 2] } table($section{'Settings of a topic'}, 'setting')),
-	$node->safe_psql('postgres', q{SELECT name, value, kafka_name FROM topics.describe_topic('t') WHERE is_default IS NOT NULL}),
+is( join("\n", map { join '|', @$_[ 0 .. 2 ] } table($section{'Settings of a topic'}, 'setting')),
+	$node->safe_psql(
+		'postgres',
+		q{SELECT name, value, kafka_name FROM topics.describe_topic('t') WHERE is_default IS NOT NULL}
+	),
 	'settings of a topic, with defaults and Kafka\'s names');
 
 # ----------------------------------------------------------------------
@@ -210,15 +234,19 @@ cmp_ok(scalar(keys %states), '>=', 4, 'pg_topics has SQLSTATEs of its own');
 ok(defined $section{$_}, "$_ has a heading") for sort keys %states;
 
 # plpgsql knows the conditions by the same names, but for prefixes and one
-my %conditions = map { lc(s/^(?:T_R|E_R_I_E)_//r =~ s/^DATETIME_VALUE_OUT_OF_RANGE$/datetime_field_overflow/r) => 1 } $source =~ /errcode\(ERRCODE_(\w+)\)/g;
-my %known = map { $_ => 1 } map { split /, /, $_->[0] } table($section{'PostgreSQL\'s own'}, 'SQLSTATE');
+my %conditions = map {
+	lc(s/^(?:T_R|E_R_I_E)_//r =~ s/^DATETIME_VALUE_OUT_OF_RANGE$/datetime_field_overflow/r) => 1
+} $source =~ /errcode\(ERRCODE_(\w+)\)/g;
+my %known =
+  map { $_ => 1 } map { split /, /, $_->[0] } table($section{'PostgreSQL\'s own'}, 'SQLSTATE');
 my @missing;
 
 delete @conditions{ map { lc } $source =~ /ERRCODE_(\w+) MAKE_SQLSTATE/g };
 cmp_ok(scalar(keys %conditions), '>=', 20, '... and raises PostgreSQL\'s');
 for my $condition (sort keys %conditions)
 {
-	my $state = $node->safe_psql('postgres', qq{
+	my $state = $node->safe_psql(
+		'postgres', qq{
 		DO \$\$ BEGIN
 			RAISE $condition;
 		EXCEPTION WHEN $condition THEN
@@ -234,14 +262,21 @@ is("@missing", '', 'the pages have each of them');
 # Wait events
 # ----------------------------------------------------------------------
 
-is(join(' ', sort map { $_->[0] } table(slurp_file("$root/docs/operation.md"), 'wait event')),
-	join(' ', sort $source =~ /"(PgTopics\w+)"/g), 'wait events');
+is( join(' ', sort map { $_->[0] } table(slurp_file("$root/docs/operation.md"), 'wait event')),
+	join(' ', sort $source =~ /"(PgTopics\w+)"/g),
+	'wait events');
 
 # ----------------------------------------------------------------------
 # No heading without its object
 # ----------------------------------------------------------------------
 
-my @stale = grep { /^(?:topics|pg_topics)\.|^TP/ && !$functions{$_} && !$views{$_} && !$settings{$_} && !$states{$_} } sort keys %section;
+my @stale = grep {
+		 /^(?:topics|pg_topics)\.|^TP/
+	  && !$functions{$_}
+	  && !$views{$_}
+	  && !$settings{$_}
+	  && !$states{$_}
+} sort keys %section;
 is("@stale", '', 'every heading has its object');
 
 # ----------------------------------------------------------------------
@@ -257,10 +292,13 @@ for my $file (map { m{([^/]+)$} } glob "$root/docs/decisions/0*.md")
 	my ($title) = slurp_file("$root/docs/decisions/$file") =~ /\A# (.*)/;
 	my ($own_number, $name) = $title =~ /^(\d+)\. (.*)/;
 
-	push @lost, $file if $numbered{$number}++ || $own_number != $number
+	push @lost, $file
+	  if $numbered{$number}++
+	  || $own_number != $number
 	  || $index !~ /^\| \[$number\]\(\Q$file\E\) \| \Q$name\E \| [^|]+ \|$/m;
 }
-is("@lost", '', 'each decision has a number of its own, and stands in the index with its title and a status');
+is("@lost", '',
+	'each decision has a number of its own, and stands in the index with its title and a status');
 is(scalar(keys %numbered), scalar(() = $index =~ /^\| \[/mg), 'the index has no other');
 
 # ----------------------------------------------------------------------

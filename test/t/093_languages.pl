@@ -19,11 +19,14 @@ use Topics;
 my $directory = PostgreSQL::Test::Utils::tempdir;
 my $jdbc = '/usr/share/java/postgresql.jar';
 my $gopath = '/usr/share/gocode';
-my ($python) = grep { -x && !system "$_ -c 'import psycopg2' 2>/dev/null" } map { "$_/python3" } split(/:/, $ENV{PATH}), '/usr/bin';
+my ($python) = grep { -x && !system "$_ -c 'import psycopg2' 2>/dev/null" }
+  map { "$_/python3" } split(/:/, $ENV{PATH}), '/usr/bin';
 
-$ENV{NODE_PATH} = join ':', grep { defined } $ENV{NODE_PATH}, '/usr/share/nodejs', '/usr/local/lib/node_modules', '/usr/lib/node_modules';
+$ENV{NODE_PATH} = join ':', grep { defined } $ENV{NODE_PATH}, '/usr/share/nodejs',
+  '/usr/local/lib/node_modules', '/usr/lib/node_modules';
 # Debian's packages for Go are found by GOPATH
-@ENV{qw(GO111MODULE GOPATH CGO_ENABLED GOCACHE)} = ('off', $gopath, '0', $ENV{GOCACHE} // "$directory/cache");
+@ENV{qw(GO111MODULE GOPATH CGO_ENABLED GOCACHE)} =
+  ('off', $gopath, '0', $ENV{GOCACHE} // "$directory/cache");
 
 my %language = (
 	python => {
@@ -47,7 +50,8 @@ class Example {
 		prints => 'anna {"item": "tea"}',
 	},
 	go => {
-		missing => !(-d "$gopath/src/github.com/lib/pq" && runs('go version')) && "go and $gopath/src/github.com/lib/pq",
+		missing => !(-d "$gopath/src/github.com/lib/pq" && runs('go version'))
+		  && "go and $gopath/src/github.com/lib/pq",
 		command => [ 'go', 'run', 'example.go' ],
 		file => 'example.go',
 		frame => q(package main
@@ -88,14 +92,16 @@ await db.end()
 
 sub runs { my ($command) = @_; return system("$command >/dev/null 2>&1") == 0 }
 
-my @blocks = grep { exists $language{ $_->{language} } } blocks_of(slurp_file("$FindBin::RealBin/../../README.md"));
+my @blocks = grep { exists $language{ $_->{language} } }
+  blocks_of(slurp_file("$FindBin::RealBin/../../README.md"));
 is(join(' ', map { $_->{language} } @blocks), 'python java go js', 'README.md has four languages');
 
 my $node = topics_node('main', conf => "listen_addresses = '127.0.0.1'\n");
 my $server = '127.0.0.1:' . $node->port;
 
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
-$node->safe_psql('shop', q{CREATE EXTENSION pg_topics;
+$node->safe_psql(
+	'shop', q{CREATE EXTENSION pg_topics;
 	SELECT topics.create_topic('orders', partitions => 2, value_type => 'jsonb')});
 @ENV{qw(PGHOST PGPORT PGUSER)} = ($node->host, $node->port, scalar getpwuid $<);
 chdir $directory or die "could not go to $directory: $!";
@@ -113,7 +119,9 @@ for my $block (@blocks)
 		append_to_file($language->{file}, $code);
 		run_log($language->{command}, '>', \$output, '2>', \$errors);
 		is("$output$errors", "$language->{prints}\n", $block->{language});
-		$node->safe_psql('shop', q{SELECT topics.delete_records('orders', partition, -1) FROM topics.partition WHERE topic = 'orders'});
+		$node->safe_psql('shop',
+			q{SELECT topics.delete_records('orders', partition, -1) FROM topics.partition WHERE topic = 'orders'}
+		);
 	}
 }
 chdir '/';

@@ -30,11 +30,18 @@ sub new
 
 	$connection .= " user=$options{user}" if defined $options{user};
 	local $ENV{PGOPTIONS} = $options{options} if defined $options{options};
-	my $pid = open3(my $in, my $out, undef, 'psql', '-XAt', '-v', 'VERBOSITY=verbose',
-		'-v', 'SHOW_CONTEXT=never', '-d', $connection);
+	my $pid = open3(
+		my $in, my $out, undef, 'psql',
+		'-XAt', '-v', 'VERBOSITY=verbose', '-v',
+		'SHOW_CONTEXT=never', '-d', $connection);
 	my $self = bless {
-		in => $in, out => $out, psql => $pid, select => IO::Select->new($out),
-		buffer => '', number => 0, owner => $$
+		in => $in,
+		out => $out,
+		psql => $pid,
+		select => IO::Select->new($out),
+		buffer => '',
+		number => 0,
+		owner => $$
 	}, $class;
 
 	my $result = $self->query('SELECT pg_backend_pid()');
@@ -97,7 +104,9 @@ sub receive
 		{
 			($result{sqlstate}, $result{message}) = ($1, $2) unless $result{sqlstate};
 		}
-		elsif (!/^(?:WARNING|NOTICE|DETAIL|HINT|LOCATION|CONTEXT|STATEMENT|SCHEMA NAME|TABLE NAME|CONSTRAINT NAME):/)
+		elsif (
+			!/^(?:WARNING|NOTICE|DETAIL|HINT|LOCATION|CONTEXT|STATEMENT|SCHEMA NAME|TABLE NAME|CONSTRAINT NAME):/
+		  )
 		{
 			push @{ $result{rows} }, $_;
 		}
@@ -192,7 +201,8 @@ sub kill_server
 	kill 'STOP', $postmaster or die "could not stop the postmaster: $!";
 	poll_until(sub { state_of($postmaster) eq 'T' }) or die 'the postmaster does not stop';
 	kill 'KILL', processes_in($node->data_dir);
-	poll_until(sub { !processes_in($node->data_dir) && !is_running($postmaster) }) or die 'the server does not die';
+	poll_until(sub { !processes_in($node->data_dir) && !is_running($postmaster) })
+	  or die 'the server does not die';
 	# until its parent has waited for it, a new postmaster would think it alive
 	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock';
 	$node->{_pid} = undef;
@@ -234,16 +244,20 @@ sub hold_append_lock
 
 	$giant->value($arguments{begin});
 	$giant->send('COMMIT');
-	poll_until(sub { $observer->value(qq{
+	poll_until(
+		sub {
+			$observer->value(
+				qq{
 			SELECT backend_xid IS NOT NULL FROM pg_stat_activity
-			WHERE pid = $giant->{pid} AND query LIKE 'COMMIT%'}) eq 't' })
-	  or die 'the giant does not commit';
+			WHERE pid = $giant->{pid} AND query LIKE 'COMMIT%'}) eq 't';
+		}) or die 'the giant does not commit';
 	$waiter->send($arguments{sql});
 	poll_until(sub { is_waiting($observer, $waiter) }) or die 'the waiter does not wait';
 	stop_between($giant->{pid}, $probe, $arguments{reading});
 	die 'the giant was too fast'
 	  unless is_waiting($observer, $waiter)
-	  && $observer->value("SELECT backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid = $giant->{pid}") eq 't';
+	  && $observer->value(
+		"SELECT backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid = $giant->{pid}") eq 't';
 	return;
 }
 
@@ -268,7 +282,8 @@ sub is_waiting
 {
 	my ($observer, $waiter) = @_;
 
-	return $observer->value(qq{
+	return $observer->value(
+		qq{
 		SELECT state = 'active' AND wait_event_type IN ('Extension', 'LWLock')
 		FROM pg_stat_activity WHERE pid = $waiter->{pid}}) eq 't';
 }

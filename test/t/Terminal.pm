@@ -28,7 +28,9 @@ sub editors
 	my ($psql) = grep { -x } map { "$_/psql" } split /:/, $ENV{PATH};
 	my $plain = { name => 'no line editor', option => '--no-readline' };
 
-	return `ldd '$psql'` =~ /libreadline/ ? ({ name => 'readline', brackets => 1 }, $plain) : $plain;
+	return `ldd '$psql'` =~ /libreadline/
+	  ? ({ name => 'readline', brackets => 1 }, $plain)
+	  : $plain;
 }
 
 # psql in a database, at its first prompt.
@@ -36,10 +38,17 @@ sub new
 {
 	my ($class, $node, $database, $editor) = @_;
 	my $self = bless {
-		pty => IO::Pty->new, screen => '', directory => PostgreSQL::Test::Utils::tempdir,
-		outputs => 1, owner => $$, brackets => $editor->{brackets}
+		pty => IO::Pty->new,
+		screen => '',
+		directory => PostgreSQL::Test::Utils::tempdir,
+		outputs => 1,
+		owner => $$,
+		brackets => $editor->{brackets}
 	}, $class;
-	my @command = ('psql', '-X', '-d', $node->connstr($database), map { ('-v', "PROMPT$_=$prompt{$_}") } keys %prompt);
+	my @command = (
+		'psql', '-X', '-d',
+		$node->connstr($database),
+		map { ('-v', "PROMPT$_=$prompt{$_}") } keys %prompt);
 
 	push @command, $editor->{option} if $editor->{option};
 	push @command, '-o', $self->output_file unless $self->{brackets};
@@ -53,7 +62,8 @@ sub new
 		$terminal->set_winsize(1000, 1000);
 		open STDIN, '<&', $terminal;
 		open STDOUT, '>&', $terminal;
-		open STDERR, $self->{brackets} ? '>&' : '>>', $self->{brackets} ? $terminal : $self->message_file;
+		open STDERR, $self->{brackets} ? '>&'      : '>>',
+		  $self->{brackets}            ? $terminal : $self->message_file;
 		@ENV{qw(TERM INPUTRC PSQL_HISTORY)} = ('xterm', '/dev/null', '/dev/null');
 		exec @command or POSIX::_exit(1);
 	}
@@ -77,7 +87,7 @@ sub DESTROY
 	return;
 }
 
-sub output_file { my ($self) = @_; return "$self->{directory}/output.$self->{outputs}" }
+sub output_file  { my ($self) = @_; return "$self->{directory}/output.$self->{outputs}" }
 sub message_file { my ($self) = @_; return "$self->{directory}/messages" }
 
 # Types, and waits until what the terminal shows from then on matches; the result
@@ -94,7 +104,8 @@ sub type
 		  or die "psql waits, at:\n$screen\n";
 
 		substr($keys, 0, syswrite($self->{pty}, $keys) // 0) = '' if $writable && @$writable;
-		sysread($self->{pty}, $screen, 65536, length $screen) // $!{EAGAIN} or die "psql has ended, at:\n$screen\n";
+		sysread($self->{pty}, $screen, 65536, length $screen) // $!{EAGAIN}
+		  or die "psql has ended, at:\n$screen\n";
 	}
 	return $screen;
 }

@@ -10,7 +10,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(topic_state records_of same_state check_files leaves_of produce_and_abort sqlstate_of kill_and_start compact_by_hand);
+our @EXPORT =
+  qw(topic_state records_of same_state check_files leaves_of produce_and_abort sqlstate_of kill_and_start compact_by_hand);
 
 # All topics of a database: who owns them, settings, channel, both ends of each
 # partition, rights.  One line each.
@@ -18,7 +19,8 @@ sub topic_state
 {
 	my ($node, $database) = @_;
 
-	return $node->safe_psql($database, q{
+	return $node->safe_psql(
+		$database, q{
 		SELECT to_jsonb(t), topics.channel(topic) FROM topics.topic t ORDER BY topic;
 		SELECT topic, partition, log_start_offset, log_end_offset, first_timestamp, last_timestamp
 			FROM topics.partition ORDER BY topic, partition;
@@ -33,7 +35,8 @@ sub records_of
 {
 	my ($node, $database, $topic) = @_;
 
-	return $node->safe_psql($database, qq{
+	return $node->safe_psql(
+		$database, qq{
 		SELECT partition, "offset", "timestamp" AT TIME ZONE 'UTC', md5(key::text), octet_length(value::text), md5(value::text), headers
 		FROM topic."$topic" ORDER BY partition, "offset"});
 }
@@ -66,8 +69,11 @@ sub same_state
 		{
 			next if ($expected[$i] // '(nothing)') eq ($got[$i] // '(nothing)');
 			fail($test_name);
-			diag(sprintf "%s, line %d\nexpected: %s\n     got: %s", $topic, $i + 1,
-				$expected[$i] // '(nothing)', $got[$i] // '(nothing)');
+			diag(
+				sprintf "%s, line %d\nexpected: %s\n     got: %s",
+				$topic, $i + 1,
+				$expected[$i] // '(nothing)',
+				$got[$i]      // '(nothing)');
 			return $got;
 		}
 	}
@@ -79,10 +85,13 @@ sub same_state
 sub leaves_of
 {
 	my ($node, $database, $topic, $partition) = @_;
-	my $where = defined $topic ? qq{AND c.relname LIKE (SELECT 't' || topic_id || '\\_p$partition\\_s%'
-		FROM topics.topic WHERE topic = '$topic')} : '';
+	my $where = defined $topic
+	  ? qq{AND c.relname LIKE (SELECT 't' || topic_id || '\\_p$partition\\_s%'
+		FROM topics.topic WHERE topic = '$topic')}
+	  : '';
 
-	return split /\n/, $node->safe_psql($database, qq{
+	return split /\n/, $node->safe_psql(
+		$database, qq{
 		SELECT c.relname FROM pg_class c
 		WHERE c.relkind = 'r' AND c.relispartition AND relnamespace = 'topic_log'::regnamespace $where
 		ORDER BY length(relname), relname});
@@ -97,18 +106,25 @@ sub check_files
 	my @leaves = leaves_of($node, $database);
 
 	die 'no segments' unless @leaves;
-	my $wrong = $node->safe_psql($database, 'SET enable_indexscan = off; SET enable_bitmapscan = off; SELECT * FROM (' . join(
-		"\nUNION ALL\n",
-		map { qq{SELECT '$_' AS leaf, count(*) AS wrong, min(o) AS at FROM (
+	my $wrong = $node->safe_psql(
+		$database,
+		'SET enable_indexscan = off; SET enable_bitmapscan = off; SELECT * FROM (' . join(
+			"\nUNION ALL\n",
+			map {
+				qq{SELECT '$_' AS leaf, count(*) AS wrong, min(o) AS at FROM (
 			SELECT "offset" AS o, lag("offset") OVER (ORDER BY ctid) AS by_place, lag("offset") OVER () AS by_scan
-			FROM topic_log.$_) s WHERE by_place <> o - 1 OR by_scan <> o - 1} } @leaves)
-		. ') s WHERE wrong > 0');
-	is($wrong, '', "$test_name: physical order is offset order in each of " . @leaves . ' segments');
+			FROM topic_log.$_) s WHERE by_place <> o - 1 OR by_scan <> o - 1}
+			} @leaves)
+		  . ') s WHERE wrong > 0');
+	is($wrong, '',
+		"$test_name: physical order is offset order in each of " . @leaves . ' segments');
 
 	$wrong = '';
-	for my $topic (split /\n/, $node->safe_psql($database, 'SELECT topic FROM topics.topic ORDER BY 1'))
+	for my $topic (split /\n/,
+		$node->safe_psql($database, 'SELECT topic FROM topics.topic ORDER BY 1'))
 	{
-		$wrong .= $node->safe_psql($database, qq{
+		$wrong .= $node->safe_psql(
+			$database, qq{
 			SELECT '$topic', p.partition, p.log_start_offset, p.log_end_offset, count(r.offset), min(r.offset), max(r.offset)
 			FROM topics.partition p LEFT JOIN topic."$topic" r ON r.partition = p.partition
 			WHERE p.topic = '$topic' GROUP BY 2, 3, 4
@@ -124,7 +140,8 @@ sub check_files
 sub produce_and_abort
 {
 	my ($node, $database, $statements, $test_name) = @_;
-	my ($result, $stdout, $stderr) = $node->psql($database, qq{
+	my ($result, $stdout, $stderr) = $node->psql(
+		$database, qq{
 		BEGIN;
 		CREATE TEMPORARY TABLE referenced (id integer PRIMARY KEY) ON COMMIT DELETE ROWS;
 		CREATE TEMPORARY TABLE referring (id integer REFERENCES referenced);

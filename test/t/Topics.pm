@@ -14,7 +14,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(topics_node wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from fail_at);
+our @EXPORT =
+  qw(topics_node wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from fail_at);
 
 # A started server that has pg_topics loaded, and the extension in database
 # postgres.  Options: conf => more of postgresql.conf, init => arguments of
@@ -39,7 +40,8 @@ sub worker_query
 {
 	my ($database) = @_;
 
-	return "FROM pg_stat_activity WHERE backend_type = 'pg_topics worker' AND datname = '$database'";
+	return
+	  "FROM pg_stat_activity WHERE backend_type = 'pg_topics worker' AND datname = '$database'";
 }
 
 # The pid of a database's worker; empty if there is none.
@@ -75,7 +77,7 @@ sub stop_at
 {
 	my ($node, $name) = @_;
 
-	go_on_from($node, $name);	# of a server that was killed
+	go_on_from($node, $name);    # of a server that was killed
 	append_to_file($node->data_dir . "/test_points/$name", '');
 	return;
 }
