@@ -370,7 +370,7 @@ read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
 		pfree(record->starts);
 	memset((char *) record + sizeof(GroupOffsetKey), 0, sizeof(LoadedRecord) - sizeof(GroupOffsetKey));
 	record->topic_is_gone = !topic_exists(key.topic_id);
-	record->record_offset = DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+	record->record_offset = topics_log_get_offset(slot);
 	record->commit_time = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
 	datum = slot_getattr(slot, Anum_log_value, &record->deleted);
 	if (!record->deleted && !record->topic_is_gone)

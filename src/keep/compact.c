@@ -326,7 +326,7 @@ map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *
 	slot = table_slot_create(rel, NULL);
 	while (ripe && topics_compact_segment_next_row(scan, slot))
 	{
-		int64		offset = topics_compact_segment_offset(slot);
+		int64		offset = topics_log_get_offset(slot);
 		KeyHash		hash;
 
 		ripe = row_is_ripe(slot, oldest_xmin, before, &frozen);

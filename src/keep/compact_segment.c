@@ -128,14 +128,6 @@ topics_compact_segment_next_row(TableScanDesc scan, TupleTableSlot *slot)
 	return true;
 }
 
-int64
-topics_compact_segment_offset(TupleTableSlot *slot)
-{
-	bool		isnull;
-
-	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
-}
-
 /* Return true if a record has a key; *hash is the key's. */
 bool
 topics_compact_segment_hash_key(const CompactRun *run, TupleTableSlot *slot, KeyHash *hash)
@@ -164,7 +156,7 @@ static bool
 record_stays(const CompactTurn *turn, TupleTableSlot *slot, bool drop_tombstones, bool *tombstone)
 {
 	const CompactRun *run = turn->run;
-	int64		offset = topics_compact_segment_offset(slot);
+	int64		offset = topics_log_get_offset(slot);
 	KeyHash		hash;
 	bool		value_isnull;
 

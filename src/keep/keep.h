@@ -102,7 +102,6 @@ extern bool topics_compact_segment_tombstones_expired(const CompactCandidate *ca
 													  const TopicSettings *settings);
 extern TableScanDesc topics_compact_segment_begin_scan(Relation rel, Snapshot snapshot);
 extern bool topics_compact_segment_next_row(TableScanDesc scan, TupleTableSlot *slot);
-extern int64 topics_compact_segment_offset(TupleTableSlot *slot);
 extern bool topics_compact_segment_hash_key(const CompactRun *run, TupleTableSlot *slot,
 											KeyHash *hash);
 extern SegmentGroup topics_compact_segment_choose(const CompactTurn *turn, Relation partition_rel,

@@ -99,14 +99,6 @@ static HTAB *seek_memories = NULL;
 /* A probe is lower than interpolated, so that it becomes *low, not *high. */
 #define LOW_BIAS_BLOCKS 0.5
 
-static inline int64
-get_slot_offset(TupleTableSlot *slot)
-{
-	bool		isnull;
-
-	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
-}
-
 /* ----------------------------------------------------------------
  *		Seek
  * ----------------------------------------------------------------
@@ -228,7 +220,7 @@ search_blocks(Relation rel, const Segment *segment, int64 target, bool exactly,
 			guess_block = Min(guess_block, probe);
 			continue;
 		}
-		offset = get_slot_offset(slot);
+		offset = topics_log_get_offset(slot);
 		if (offset > target)
 		{
 			guess_block = *high = probe;
@@ -315,7 +307,7 @@ find_last_in_segment(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *t
 	{
 		bool		isnull;
 
-		*offset = get_slot_offset(slot);
+		*offset = topics_log_get_offset(slot);
 		*timestamp = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
 	}
 	ExecDropSingleTupleTableSlot(slot);
@@ -662,7 +654,7 @@ topics_log_reader_next(LogReader *reader)
 
 		while (table_scan_getnextslot_tidrange(reader->scan, ForwardScanDirection, reader->slot))
 		{
-			int64		offset = get_slot_offset(reader->slot);
+			int64		offset = topics_log_get_offset(reader->slot);
 
 			if (offset < reader->next)
 				continue;

@@ -306,6 +306,15 @@ extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
 extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
 extern void topics_log_reader_close(LogReader *reader);
 
+/* Get the offset of a row of a log table, where it is never NULL. */
+static inline int64
+topics_log_get_offset(TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+}
+
 /* ---- log_am.c ---- */
 
 #define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */

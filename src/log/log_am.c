@@ -242,11 +242,7 @@ topics_log_am_last_offset(Relation rel)
 	int64		result = -1;
 
 	if (table_scan_getnextslot(scan, BackwardScanDirection, slot))
-	{
-		bool		isnull;
-
-		result = DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
-	}
+		result = topics_log_get_offset(slot);
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
 	return result;
@@ -505,11 +501,8 @@ topics_log_am_begin_tidrange(Relation rel, Snapshot snapshot,
 static bool
 shows_row(TableScanDesc scan, TupleTableSlot *slot)
 {
-	bool		isnull;
-
 	return scan->rs_nkeys == 0 ||
-		DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull)) >=
-		DatumGetInt64(scan->rs_key[0].sk_argument);
+		topics_log_get_offset(slot) >= DatumGetInt64(scan->rs_key[0].sk_argument);
 }
 
 static bool

@@ -85,12 +85,10 @@ map_slice(Reading *reading, Slice slice)
 	while (fits && (slot = topics_log_reader_next(reader)) != NULL)
 	{
 		KeyHash		hash;
-		bool		isnull;
 
 		CHECK_FOR_INTERRUPTS();
 		if (has_key_of_slice(reading, slot, slice, &hash))
-			fits = topics_offset_map_put(reading->map, &hash,
-										 DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull)));
+			fits = topics_offset_map_put(reading->map, &hash, topics_log_get_offset(slot));
 	}
 	topics_log_reader_close(reader);
 	return fits;
@@ -108,8 +106,7 @@ put_slice(Reading *reading, Slice slice, FetchResult *result)
 	{
 		MemoryContext old = MemoryContextSwitchTo(reading->cxt);
 		KeyHash		hash;
-		bool		isnull;
-		int64		offset = DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+		int64		offset = topics_log_get_offset(slot);
 
 		CHECK_FOR_INTERRUPTS();
 		if (has_key_of_slice(reading, slot, slice, &hash) &&

@@ -397,14 +397,6 @@ take_next_chunk(OffsetScanState *state)
 	return true;
 }
 
-static inline int64
-get_slot_offset(TupleTableSlot *slot)
-{
-	bool		isnull;
-
-	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
-}
-
 /*
  * Read the next record within the bounds in the current range of blocks; return
  * false if there is none.  Beyond the far bound the scan ends.  Records before
@@ -416,7 +408,7 @@ read_in_range(OffsetScanState *state, ScanDirection direction, TupleTableSlot *s
 {
 	while (table_scan_getnextslot_tidrange(state->scan, direction, slot))
 	{
-		int64		offset = get_slot_offset(slot);
+		int64		offset = topics_log_get_offset(slot);
 
 		if (offset < state->lower)
 		{
@@ -476,7 +468,7 @@ static bool
 recheck_offset_scan(ScanState *ss, TupleTableSlot *slot)
 {
 	OffsetScanState *state = (OffsetScanState *) ss;
-	int64		offset = get_slot_offset(slot);
+	int64		offset = topics_log_get_offset(slot);
 
 	if (!state->started)
 		evaluate_bounds(state);
