@@ -423,22 +423,35 @@ topics_catalog_partition(Topic *topic, int32 partition)
 }
 
 /*
- * Find, lock and open the table of a partition, and know its segments as they
- * are now.  Raise if the topic was dropped meanwhile.
+ * Find, lock and open the table of a partition.  Return false, and lock
+ * nothing, if the topic was dropped meanwhile.  The caller that goes by the
+ * segments learns of them itself, at the moment that suits it.
  */
-void
-topics_catalog_open_partition(Partition *partition, LOCKMODE mode)
+bool
+topics_catalog_try_open_partition(Partition *partition, LOCKMODE mode)
 {
 	Assert(partition->rel == NULL);
 	partition->relid = topics_catalog_partition_relid(partition->topic, partition->number);
 	if (OidIsValid(partition->relid))
 		partition->rel = try_relation_open(partition->relid, mode);
 	if (partition->rel == NULL)
+		return false;
+	partition->state = topics_catalog_partition_state(partition->topic, partition->number);
+	return true;
+}
+
+/*
+ * The same, and know its segments as they are now.  Raise if the topic was
+ * dropped meanwhile.
+ */
+void
+topics_catalog_open_partition(Partition *partition, LOCKMODE mode)
+{
+	if (!topics_catalog_try_open_partition(partition, mode))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("topic \"%s\" was dropped", NameStr(partition->topic->name))));
-	partition->state = topics_catalog_partition_state(partition->topic, partition->number);
-	topics_segment_learn(partition->relid, partition->state);
+	topics_segment_learn(partition);
 }
 
 /* Close the table; with NoLock it stays locked until the transaction ends. */

@@ -174,6 +174,7 @@ extern Oid	topics_catalog_partition_relid(Topic *topic, int32 partition);
 extern PartitionState *topics_catalog_partition_state(Topic *topic, int32 partition);
 extern void topics_catalog_check_partition(Topic *topic, int32 partition);
 extern Partition topics_catalog_partition(Topic *topic, int32 partition);
+extern bool topics_catalog_try_open_partition(Partition *partition, LOCKMODE mode);
 extern void topics_catalog_open_partition(Partition *partition, LOCKMODE mode);
 extern void topics_catalog_close_partition(Partition *partition, LOCKMODE mode);
 extern void topics_catalog_hold_partition(const Partition *partition);
@@ -236,7 +237,7 @@ extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
 
 extern void topics_segment_forget_bounds(Oid partition_relid);
 extern void topics_segment_learn_bounds(Oid partition_relid, uint32 bounds_changes);
-extern void topics_segment_learn(Oid partition_relid, const PartitionState *state);
+extern void topics_segment_learn(const Partition *partition);
 extern void topics_segment_learn_topic(Oid relid);
 extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment);

@@ -148,13 +148,13 @@ topics_segment_learn_bounds(Oid partition_relid, uint32 bounds_changes)
 
 /* The same for a reader that has the partition's table open. */
 void
-topics_segment_learn(Oid partition_relid, const PartitionState *state)
+topics_segment_learn(const Partition *partition)
 {
-	uint32		bounds_changes = *(volatile const uint32 *) &state->bounds_changes;
+	uint32		bounds_changes = *(volatile const uint32 *) &partition->state->bounds_changes;
 
 	pg_read_barrier();
 	AcceptInvalidationMessages();
-	topics_segment_learn_bounds(partition_relid, bounds_changes);
+	topics_segment_learn_bounds(partition->relid, bounds_changes);
 }
 
 /*

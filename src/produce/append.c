@@ -17,7 +17,6 @@
  */
 #include "postgres.h"
 
-#include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -54,18 +53,14 @@ typedef struct OpenSegment
 /* A partition that this transaction produces to. */
 struct Destination
 {
-	int64		topic_id;
-	int32		partition;
-	Oid			view_relid;
+	TopicPartition id;
 	NameData	topic;
-	Topic	   *cached_in;		/* its array "destinations" points to us */
+	Partition	partition;		/* its topic's array "destinations" points to
+								 * us; resolved and open during the commit */
 	RecordList *records;
 
 	/* the rest is for the commit */
-	PartitionState *state;
 	PartitionState *topic_state;	/* of partition 0, for wakeup.c */
-	TopicPartition id;
-	Relation	partition_rel;
 	TupleDesc	tupdesc;		/* the topic's: it has no reference count,
 								 * which a thousand slots would keep busy */
 	int64		segment_bytes;
@@ -118,20 +113,21 @@ find_destination(Topic *topic, int32 partition)
 	{
 		Destination *other = lfirst(lc);
 
-		if (other->topic_id == topic->topic_id && other->partition == partition)
+		if (other->id.topic_id == topic->topic_id && other->id.partition == partition)
 			dest = other;
 	}
 	if (dest == NULL)
 	{
+		TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
+
 		dest = palloc0(sizeof(Destination));
-		dest->topic_id = topic->topic_id;
-		dest->partition = partition;
-		dest->view_relid = topic->view_relid;
+		dest->id = id;
 		dest->topic = topic->name;
+		dest->partition.number = partition;
 		dest->records = topics_buffer_list();
 		destinations = lappend(destinations, dest);
 	}
-	dest->cached_in = topic;
+	dest->partition.topic = topic;
 	topic->destinations[partition] = dest;
 	MemoryContextSwitchTo(old);
 	return dest;
@@ -187,21 +183,18 @@ report_dropped_topic(const Destination *dest)
 static void
 resolve_destination(Destination *dest)
 {
-	Topic	   *topic = topics_catalog_get(dest->view_relid, true);
-	Oid			relid;
+	Partition  *partition = &dest->partition;
+	Topic	   *topic = topics_catalog_get(partition->topic->view_relid, true);
 
-	if (topic == NULL || topic->topic_id != dest->topic_id)
-		report_dropped_topic(dest);
-	relid = topics_catalog_partition_relid(topic, dest->partition);
-	dest->partition_rel = OidIsValid(relid) ? try_relation_open(relid, RowExclusiveLock) : NULL;
-	if (dest->partition_rel == NULL)
+	if (topic == NULL || topic->topic_id != dest->id.topic_id ||
+		!topics_catalog_try_open_partition(partition, RowExclusiveLock))
 		report_dropped_topic(dest);
 
-	if (topics_foreign_writer_wrote_to(relid))
+	if (topics_foreign_writer_wrote_to(partition->relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot produce to partition %d of topic \"%s\"",
-						dest->partition, NameStr(topic->name)),
+						partition->number, NameStr(topic->name)),
 				 errdetail("This transaction has written to its log table directly.")));
 
 	dest->topic = topic->name;
@@ -209,14 +202,12 @@ resolve_destination(Destination *dest)
 	dest->segment_bytes = topic->settings.segment_bytes;
 	dest->log_append_time = topic->settings.log_append_time;
 	dest->notify = topic->settings.notify;
-	dest->state = topics_catalog_partition_state(topic, dest->partition);
 	dest->topic_state = topics_catalog_partition_state(topic, 0);
-	dest->id = dest->state->id;
-	if (dest->state->role != ROLE_LEADER)
+	if (partition->state->role != ROLE_LEADER)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_LEADER),
 				 errmsg("partition %d of topic \"%s\" is not led by this node",
-						dest->partition, NameStr(dest->topic)),
+						partition->number, NameStr(dest->topic)),
 				 errdetail("NOT_LEADER_OR_FOLLOWER")));
 }
 
@@ -239,7 +230,7 @@ try_open_segment(Destination *dest, const Segment *segment)
 				 errdetail("It was restored or altered without it, and cannot keep records in order."),
 				 errhint("Restore the topic without --no-table-access-method.")));
 	if (topics_log_index_exists(open->rel) &&
-		topics_log_end(dest->partition_rel, dest->state) >= segment->end_offset)
+		topics_log_end(dest->partition.rel, dest->partition.state) >= segment->end_offset)
 	{
 		table_close(open->rel, NoLock);
 		pfree(open);
@@ -274,18 +265,19 @@ close_segments(Destination *dest)
 static void
 make_room(Destination *dest, int64 first, int64 last)
 {
-	CoverRequest request = {RelationGetRelid(dest->partition_rel), first, last, dest->segment_bytes};
-	bool		is_ours = dest->partition_rel->rd_createSubid != InvalidSubTransactionId;
+	Partition  *partition = &dest->partition;
+	CoverRequest request = {partition->relid, first, last, dest->segment_bytes};
+	bool		is_ours = partition->rel->rd_createSubid != InvalidSubTransactionId;
 
 	if (!is_ours && topics_attach_worker_run(&dest->id, &request))
 	{
 		AcceptInvalidationMessages();
-		if (topics_segment_covers(dest->partition_rel, first, last))
+		if (topics_segment_covers(partition->rel, first, last))
 			return;
 	}
-	table_close(dest->partition_rel, NoLock);
+	topics_catalog_close_partition(partition, NoLock);
 	PushActiveSnapshot(GetLatestSnapshot());
-	topics_cut_cover(&request, dest->state, false);
+	topics_cut_cover(&request, partition->state, false);
 	PopActiveSnapshot();
 	resolve_destination(dest);
 }
@@ -297,7 +289,7 @@ make_room(Destination *dest, int64 first, int64 last)
 static void
 wait_for_cut(Destination *dest)
 {
-	PartitionState *state = dest->state;
+	PartitionState *state = dest->partition.state;
 	int			patience = CUT_PATIENCE;
 
 	while (memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0 &&
@@ -315,12 +307,12 @@ require_known_end(Destination *dest)
 	int64		log_start;
 	int64		floor;
 
-	if (pg_atomic_read_u64(&dest->state->next_offset) == UNKNOWN_OFFSET &&
+	if (pg_atomic_read_u64(&dest->partition.state->next_offset) == UNKNOWN_OFFSET &&
 		!topics_log_start_read(&dest->id, NULL, &log_start, &floor))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("partition %d of topic \"%s\" is not restored completely",
-						dest->partition, NameStr(dest->topic)),
+						dest->partition.number, NameStr(dest->topic)),
 				 errdetail("The catalogue has no row for it.")));
 }
 
@@ -332,6 +324,7 @@ require_known_end(Destination *dest)
 static void
 open_segments(Destination *dest)
 {
+	Partition  *partition = &dest->partition;
 	int64		count = topics_buffer_count(dest->records);
 	int64		end;
 	int64		next;
@@ -342,23 +335,23 @@ open_segments(Destination *dest)
 	{
 		wait_for_cut(dest);
 		/* in this order: a change after the first line is seen by the recheck */
-		dest->bounds_changes = dest->state->bounds_changes;
+		dest->bounds_changes = partition->state->bounds_changes;
 		pg_read_barrier();
 		AcceptInvalidationMessages();
-		topics_segment_learn_bounds(RelationGetRelid(dest->partition_rel), dest->bounds_changes);
-		end = topics_log_end(dest->partition_rel, dest->state);
+		topics_segment_learn_bounds(partition->relid, dest->bounds_changes);
+		end = topics_log_end(partition->rel, partition->state);
 		require_known_end(dest);
-		dest->in_one_segment = topics_segment_fits(dest->partition_rel, end, end + count - 1);
+		dest->in_one_segment = topics_segment_fits(partition->rel, end, end + count - 1);
 		if (dest->in_one_segment ||
 			(attempt >= MAX_ATTEMPTS &&
-			 topics_segment_covers(dest->partition_rel, end, end + count - 1)))
+			 topics_segment_covers(partition->rel, end, end + count - 1)))
 			break;
 		make_room(dest, end, end + count - 1 + (count > 1 ? OPEN_AHEAD : 0));
 	}
 
 	next = end;
 	while (next < end + count + OPEN_AHEAD &&
-		   topics_segment_find(dest->partition_rel, next, &segment))
+		   topics_segment_find(partition->rel, next, &segment))
 	{
 		if (!try_open_segment(dest, &segment))
 		{
@@ -390,7 +383,7 @@ find_open_segment(Destination *dest, int64 offset)
 static bool
 destination_still_fits(Destination *dest)
 {
-	PartitionState *state = dest->state;
+	PartitionState *state = dest->partition.state;
 	int64		next = pg_atomic_read_u64(&state->next_offset);
 	int64		last = next + topics_buffer_count(dest->records) - 1;
 	OpenSegment *lowest;
@@ -416,7 +409,7 @@ lock_destinations(void)
 	PartitionState **states = palloc(sizeof(PartitionState *) * nappending);
 
 	for (int i = 0; i < nappending; i++)
-		states[i] = appending[i]->state;
+		states[i] = appending[i]->partition.state;
 	for (;;)
 	{
 		Destination *changed = NULL;
@@ -430,11 +423,11 @@ lock_destinations(void)
 
 		topics_append_lock_release();
 		CHECK_FOR_INTERRUPTS();
-		relation_close(changed->partition_rel, NoLock);
+		topics_catalog_close_partition(&changed->partition, NoLock);
 		resolve_destination(changed);
 		open_segments(changed);
 		for (int i = 0; i < nappending; i++)
-			states[i] = appending[i]->state;
+			states[i] = appending[i]->partition.state;
 	}
 	pfree(states);
 }
@@ -474,7 +467,7 @@ find_last_block(const PartitionState *state, Relation segment_rel)
 static void
 append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tuples, int max)
 {
-	PartitionState *state = dest->state;
+	PartitionState *state = dest->partition.state;
 	CommandId	cid = GetCurrentCommandId(true);
 	int64		offset = pg_atomic_read_u64(&state->next_offset);
 	OpenSegment *open = NULL;
@@ -512,7 +505,7 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	}
 	Assert(offset == dest->first_offset + topics_buffer_count(dest->records));
 	/* readers of the partition are warned of more than the segments they saw */
-	CheckForSerializableConflictIn(dest->partition_rel, NULL, InvalidBlockNumber);
+	CheckForSerializableConflictIn(dest->partition.rel, NULL, InvalidBlockNumber);
 	dest->tail_base = open->segment.base_offset;
 	dest->tail_end = open->segment.end_offset;
 	dest->tail_blocks = RelationGetTargetBlock(open->rel) + 1;
@@ -524,8 +517,8 @@ compare_destinations(const void *a, const void *b)
 {
 	const Destination *da = *(Destination *const *) a;
 	const Destination *db = *(Destination *const *) b;
-	int			ia = topics_partition_state_index(da->state);
-	int			ib = topics_partition_state_index(db->state);
+	int			ia = topics_partition_state_index(da->partition.state);
+	int			ib = topics_partition_state_index(db->partition.state);
 
 	return ia < ib ? -1 : ia > ib;
 }
@@ -573,7 +566,7 @@ note_last_produced(void)
 		if (topics_catalog_is_internal(NameStr(appending[i]->topic)))
 			continue;
 		range->topic = appending[i]->topic;
-		range->partition = appending[i]->partition;
+		range->partition = appending[i]->id.partition;
 		range->first_offset = appending[i]->first_offset;
 		range->record_count = topics_buffer_count(appending[i]->records);
 		nnext_produced++;
@@ -646,7 +639,7 @@ topics_append_records(void)
 	for (int i = 0; i < nappending; i++)
 	{
 		close_segments(appending[i]);
-		table_close(appending[i]->partition_rel, NoLock);
+		topics_catalog_close_partition(&appending[i]->partition, NoLock);
 	}
 	for (int i = 0; i < most && slots[i]; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
@@ -666,7 +659,7 @@ topics_append_records(void)
 static void
 publish_destination(Destination *dest, XLogRecPtr lsn)
 {
-	PartitionState *state = dest->state;
+	PartitionState *state = dest->partition.state;
 	int64		next_offset = dest->first_offset + topics_buffer_count(dest->records);
 	uint32		requests = 0;
 
@@ -720,11 +713,11 @@ topics_append_publish(XLogRecPtr lsn)
 	topics_append_lock_release();
 	for (int i = 0; i < nappending; i++)
 	{
-		topics_wakeup_published(appending[i]->state, appending[i]->topic_state,
+		topics_wakeup_published(appending[i]->partition.state, appending[i]->topic_state,
 								appending[i]->first_offset +
 								topics_buffer_count(appending[i]->records));
 		if (appending[i]->notify)
-			topics_moved_push(appending[i]->state);
+			topics_moved_push(appending[i]->partition.state);
 	}
 
 	if (nnext_produced > 0)
@@ -742,7 +735,7 @@ int64
 topics_append_first_offset(int64 topic_id, int32 partition)
 {
 	for (int i = 0; i < nappending; i++)
-		if (appending[i]->topic_id == topic_id && appending[i]->partition == partition)
+		if (appending[i]->id.topic_id == topic_id && appending[i]->id.partition == partition)
 			return appending[i]->first_offset;
 	Assert(false);
 	return 0;
@@ -771,11 +764,11 @@ topics_append_forget(void)
 	foreach(lc, destinations)
 	{
 		Destination *dest = lfirst(lc);
+		Topic	   *topic = dest->partition.topic;
 
 		/* the topic's arrays may be shorter or longer by now, but are its own */
-		if (dest->cached_in->topic_id == dest->topic_id &&
-			dest->partition < dest->cached_in->partitions)
-			dest->cached_in->destinations[dest->partition] = NULL;
+		if (topic->topic_id == dest->id.topic_id && dest->id.partition < topic->partitions)
+			topic->destinations[dest->id.partition] = NULL;
 	}
 	topics_buffer_reset();
 	committing = false;

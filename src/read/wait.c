@@ -46,9 +46,8 @@ typedef struct OffsetWait
 {
 	Oid			view_relid;
 	NameData	topic;
-	Oid			partition_relid;
 	TopicPartition id;
-	PartitionState *state;
+	Partition	partition;		/* not locked, so "id" is compared */
 	PartitionState *topic_state;
 	int64		wanted;			/* the log end that it waits for */
 } OffsetWait;
@@ -69,31 +68,29 @@ report_topic_dropped(const char *topic)
 static void
 prepare_wait(OffsetWait *wait, Topic *topic, int32 partition, int64 wanted)
 {
-	Partition	opened = topics_catalog_open_for_reading(topic, partition);
-
 	wait->view_relid = topic->view_relid;
 	wait->topic = topic->name;
-	wait->partition_relid = opened.relid;
 	wait->wanted = wanted;
-	wait->state = opened.state;
+	wait->partition = topics_catalog_open_for_reading(topic, partition);
 	wait->topic_state = topics_catalog_partition_state(topic, 0);
-	wait->id = wait->state->id;
-	topics_catalog_close_partition(&opened, AccessShareLock);
+	wait->id = wait->partition.state->id;
+	topics_catalog_close_partition(&wait->partition, AccessShareLock);
 }
 
 /* Look the log end up where shared memory does not have it. */
 static int64
 look_up_log_end(OffsetWait *wait)
 {
-	Relation	rel = try_relation_open(wait->partition_relid, AccessShareLock);
+	Partition  *partition = &wait->partition;
 	int64		end;
 
-	if (rel == NULL)
+	partition->rel = try_relation_open(partition->relid, AccessShareLock);
+	if (partition->rel == NULL)
 		report_topic_dropped(NameStr(wait->topic));
 	PushActiveSnapshot(GetTransactionSnapshot());
-	end = topics_log_end(rel, wait->state);
+	end = topics_log_end(partition->rel, partition->state);
 	PopActiveSnapshot();
-	relation_close(rel, AccessShareLock);
+	topics_catalog_close_partition(partition, AccessShareLock);
 	return end;
 }
 
@@ -102,15 +99,15 @@ static bool
 is_log_end_reached(void *arg)
 {
 	OffsetWait *wait = arg;
-	int64		end = (int64) pg_atomic_read_u64(&wait->state->next_offset);
+	int64		end = (int64) pg_atomic_read_u64(&wait->partition.state->next_offset);
 
 	if (end < wait->wanted || end == UNKNOWN_OFFSET)
 	{
-		topics_wakeup_want(wait->state, wait->wanted);
-		end = (int64) pg_atomic_read_u64(&wait->state->next_offset);
+		topics_wakeup_want(wait->partition.state, wait->wanted);
+		end = (int64) pg_atomic_read_u64(&wait->partition.state->next_offset);
 	}
 	pg_read_barrier();
-	if (memcmp(&wait->state->id, &wait->id, sizeof(TopicPartition)) != 0)
+	if (memcmp(&wait->partition.state->id, &wait->id, sizeof(TopicPartition)) != 0)
 		report_topic_dropped(NameStr(wait->topic));
 	if (end == UNKNOWN_OFFSET || RecoveryInProgress())
 		end = look_up_log_end(wait);

@@ -12,8 +12,6 @@
  */
 #include "postgres.h"
 
-#include "access/relation.h"
-#include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
@@ -94,8 +92,8 @@ put_timestamp(Relation partition_rel, int64 offset, int64 upto, Datum *value, bo
 	topics_log_reader_close(reader);
 }
 
-typedef void (*PartitionVisitor) (ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
-								  Relation rel, int64 log_start, int64 log_end);
+typedef void (*PartitionVisitor) (ReturnSetInfo *rsinfo, const Partition *partition,
+								  int64 log_start, int64 log_end);
 
 /* Visit the partitions of all topics that the user may see. */
 static void
@@ -112,19 +110,16 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 
 		if (topic == NULL || !topics_catalog_may_read(topic))
 			continue;
-		for (int32 partition = 0; partition < topic->partitions; partition++)
+		for (int32 number = 0; number < topic->partitions; number++)
 		{
-			Oid			relid = topics_catalog_partition_relid(topic, partition);
-			Relation	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
-			PartitionState *state;
+			Partition	partition = {.topic = topic,.number = number};
 
 			CHECK_FOR_INTERRUPTS();
-			if (rel == NULL)
+			if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
 				continue;		/* just dropped */
-			state = topics_catalog_partition_state(topic, partition);
-			visit(rsinfo, topic, partition, rel,
-				  topics_log_start(state), topics_log_end(rel, state));
-			table_close(rel, AccessShareLock);
+			visit(rsinfo, &partition, topics_log_start(partition.state),
+				  topics_log_end(partition.rel, partition.state));
+			topics_catalog_close_partition(&partition, AccessShareLock);
 		}
 	}
 }
@@ -143,25 +138,24 @@ enum
 };
 
 static void
-put_partition(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
-			  Relation rel, int64 log_start, int64 log_end)
+put_partition(ReturnSetInfo *rsinfo, const Partition *partition, int64 log_start, int64 log_end)
 {
 	Datum		values[PARTITION_COLUMNS];
 	bool		nulls[PARTITION_COLUMNS] = {false};
 	int			count;
-	Segment    *segments = topics_segment_list(rel, &count);
+	Segment    *segments = topics_segment_list(partition->rel, &count);
 	int64		size_bytes = 0;
 
 	for (int i = 0; i < count; i++)
 		size_bytes += count_relation_bytes(segments[i].relid);
-	values[PARTITION_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
-	values[PARTITION_NUMBER] = Int32GetDatum(partition);
+	values[PARTITION_TOPIC] = CStringGetTextDatum(NameStr(partition->topic->name));
+	values[PARTITION_NUMBER] = Int32GetDatum(partition->number);
 	values[PARTITION_LOG_START] = Int64GetDatum(log_start);
 	values[PARTITION_LOG_END] = Int64GetDatum(log_end);
 	values[PARTITION_SIZE] = Int64GetDatum(size_bytes);
-	put_timestamp(rel, log_start, log_end,
+	put_timestamp(partition->rel, log_start, log_end,
 				  &values[PARTITION_FIRST_TIMESTAMP], &nulls[PARTITION_FIRST_TIMESTAMP]);
-	put_timestamp(rel, Max(log_start, log_end - 1), log_end,
+	put_timestamp(partition->rel, Max(log_start, log_end - 1), log_end,
 				  &values[PARTITION_LAST_TIMESTAMP], &nulls[PARTITION_LAST_TIMESTAMP]);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	pfree(segments);
@@ -184,11 +178,10 @@ enum
 };
 
 static void
-put_segments(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
-			 Relation rel, int64 log_start, int64 log_end)
+put_segments(ReturnSetInfo *rsinfo, const Partition *partition, int64 log_start, int64 log_end)
 {
 	int			count;
-	Segment    *segments = topics_segment_list(rel, &count);
+	Segment    *segments = topics_segment_list(partition->rel, &count);
 
 	for (int i = 0; i < count; i++)
 	{
@@ -196,14 +189,14 @@ put_segments(ReturnSetInfo *rsinfo, Topic *topic, int32 partition,
 		Datum		values[SEGMENT_COLUMNS];
 		bool		nulls[SEGMENT_COLUMNS] = {false};
 
-		values[SEGMENT_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
-		values[SEGMENT_PARTITION] = Int32GetDatum(partition);
+		values[SEGMENT_TOPIC] = CStringGetTextDatum(NameStr(partition->topic->name));
+		values[SEGMENT_PARTITION] = Int32GetDatum(partition->number);
 		values[SEGMENT_FIRST_OFFSET] = Int64GetDatum(facts.first_offset);
 		values[SEGMENT_END_OFFSET] = Int64GetDatum(facts.end_offset);
 		values[SEGMENT_SIZE] = Int64GetDatum(facts.size_bytes);
-		put_timestamp(rel, facts.first_offset, facts.end_offset,
+		put_timestamp(partition->rel, facts.first_offset, facts.end_offset,
 					  &values[SEGMENT_FIRST_TIMESTAMP], &nulls[SEGMENT_FIRST_TIMESTAMP]);
-		put_timestamp(rel, Max(facts.first_offset, facts.end_offset - 1), facts.end_offset,
+		put_timestamp(partition->rel, Max(facts.first_offset, facts.end_offset - 1), facts.end_offset,
 					  &values[SEGMENT_LAST_TIMESTAMP], &nulls[SEGMENT_LAST_TIMESTAMP]);
 		values[SEGMENT_LOWER_BOUND] = Int64GetDatum(segments[i].base_offset);
 		values[SEGMENT_UPPER_BOUND] = Int64GetDatum(segments[i].end_offset);

@@ -22,7 +22,6 @@
  */
 #include "postgres.h"
 
-#include "access/relation.h"
 #include "access/xact.h"
 #include "commands/async.h"
 #include "lib/stringinfo.h"
@@ -146,19 +145,15 @@ static int64
 find_log_end(Topic *topic, const Moved *moved)
 {
 	int64		end = pg_atomic_read_u64(&moved->state->next_offset);
-	Oid			relid;
-	Relation	rel;
+	Partition	partition = {.topic = topic,.number = moved->id.partition};
 
 	if (end != UNKNOWN_OFFSET)
 		return end;
-	if (moved->id.partition >= topic->partitions)
+	if (partition.number >= topic->partitions ||
+		!topics_catalog_try_open_partition(&partition, AccessShareLock))
 		return -1;
-	relid = topics_catalog_partition_relid(topic, moved->id.partition);
-	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
-	if (rel == NULL)
-		return -1;
-	end = topics_log_end(rel, topics_catalog_partition_state(topic, moved->id.partition));
-	relation_close(rel, AccessShareLock);
+	end = topics_log_end(partition.rel, partition.state);
+	topics_catalog_close_partition(&partition, AccessShareLock);
 	return end;
 }
 
