@@ -164,9 +164,10 @@ look_again_in(PartitionState *state, int64 delay_ms)
  * again.  *expired says whether there are tombstones to be let go.
  */
 static bool
-run_is_worth_it(Relation partition_rel, PartitionState *state, const TopicSettings *settings,
-				int64 clean_offset, bool *expired)
+run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64 clean_offset,
+				bool *expired)
 {
+	PartitionState *state = partition->state;
 	int64		delay_ms = LOOK_AGAIN_MS;
 	int64		clean = 0;
 	int64		dirty = 0;
@@ -175,7 +176,7 @@ run_is_worth_it(Relation partition_rel, PartitionState *state, const TopicSettin
 	/* first: a segment that is sealed from here on asks for another look */
 	look_again_in(state, LOOK_AGAIN_MS);
 	*expired = false;
-	foreach(lc, topics_compact_segment_list(partition_rel, state, 0, PG_INT64_MAX))
+	foreach(lc, topics_compact_segment_list(partition, 0, PG_INT64_MAX))
 	{
 		CompactCandidate *candidate = lfirst(lc);
 
@@ -200,15 +201,16 @@ run_is_worth_it(Relation partition_rel, PartitionState *state, const TopicSettin
  * leaves it to another one.
  */
 void
-topics_compact_look(Topic *topic, Oid partition_relid, PartitionState *state)
+topics_compact_look(Partition *partition)
 {
-	Relation	rel = table_open(partition_relid, AccessShareLock);
+	PartitionState *state = partition->state;
 	bool		expired;
 
-	if (run_is_worth_it(rel, state, &topic->settings,
+	topics_catalog_reopen_partition(partition, AccessShareLock);
+	if (run_is_worth_it(partition, &partition->topic->settings,
 						topics_log_start_clean_offset(&state->id), &expired))
 		state->compact_at = COMPACTION_WANTED;
-	table_close(rel, NoLock);
+	topics_catalog_close_partition(partition, NoLock);
 }
 
 /*
@@ -224,8 +226,9 @@ end_run_at_abort(XactEvent event, void *arg)
 
 /* Begin a run if it is time for one. */
 static bool
-begin_run(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+begin_run(const Partition *partition, const TopicSettings *settings)
 {
+	PartitionState *state = partition->state;
 	int64		clean_offset = topics_log_start_clean_offset(&state->id);
 	MemoryContext cxt;
 	MemoryContext old;
@@ -235,7 +238,7 @@ begin_run(Relation partition_rel, PartitionState *state, const TopicSettings *se
 	if (!registered)
 		RegisterXactCallback(end_run_at_abort, NULL);
 	registered = true;
-	if (!run_is_worth_it(partition_rel, state, settings, clean_offset, &expired))
+	if (!run_is_worth_it(partition, settings, clean_offset, &expired))
 		return false;
 
 	cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics compaction", ALLOCSET_DEFAULT_SIZES);
@@ -297,10 +300,9 @@ freeze_segment(Oid relid)
  * of what can be mapped: then "mapped" is the end of the run.
  */
 static bool
-map_segment(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+map_segment(const Partition *partition, const TopicSettings *settings)
 {
-	List	   *candidates = topics_compact_segment_list(partition_rel, state, run->next,
-														 PG_INT64_MAX);
+	List	   *candidates = topics_compact_segment_list(partition, run->next, PG_INT64_MAX);
 	CompactCandidate *candidate;
 	Relation	rel;
 	Snapshot	snapshot;
@@ -382,42 +384,41 @@ finish_run(PartitionState *state)
  * map.
  */
 static CompactResult
-take_map_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+take_map_turn(const Partition *partition, const TopicSettings *settings)
 {
-	if (map_segment(partition_rel, state, settings))
+	if (map_segment(partition, settings))
 		return COMPACT_MORE;
 	if (run->mapped == run->clean_offset && !run->expired)
-		return finish_run(state);
+		return finish_run(partition->state);
 	run->mapping = false;
 	run->next = 0;
-	topics_log_start_raise_floor(&state->id, run->mapped);
+	topics_log_start_raise_floor(&partition->state->id, run->mapped);
 	TEST_POINT("compact-mapped");
 	return COMPACT_MORE;
 }
 
 /* Replace the next group; closes the partition's table. */
 static CompactResult
-take_copy_turn(Relation partition_rel, PartitionState *state, const TopicSettings *settings)
+take_copy_turn(Partition *partition, const TopicSettings *settings)
 {
 	CompactTurn turn = {
 		.run = run,
 		.settings = settings,
-		.state = state,
-		.partition_relid = RelationGetRelid(partition_rel),
-		.log_start = topics_log_start(state)
+		.partition = partition,
+		.log_start = topics_log_start(partition->state)
 	};
 	bool		busy;
-	SegmentGroup group = topics_compact_segment_choose(&turn, partition_rel, &busy);
+	SegmentGroup group = topics_compact_segment_choose(&turn, &busy);
 
 	/* dropping wants the table unused by its own session */
-	table_close(partition_rel, NoLock);
+	topics_catalog_close_partition(partition, NoLock);
 	if (busy || (group.candidates != NIL && !topics_compact_segment_replace(&turn, &group)))
 	{
 		run->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
 		return COMPACT_LATER;
 	}
 	if (group.candidates == NIL)
-		return finish_run(state);
+		return finish_run(partition->state);
 	run->next = ((CompactCandidate *) llast(group.candidates))->segment.end_offset;
 	return COMPACT_MORE;
 }
@@ -448,28 +449,27 @@ topics_compact_check(bool later)
  * nothing is to be done, compact_at says when to look again.
  */
 CompactResult
-topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state)
+topics_compact_turn(Partition *partition)
 {
-	const TopicSettings settings = topic->settings;
-	Oid			root_relid = topic->root_relid;
-	Relation	rel;
+	const TopicSettings settings = partition->topic->settings;
+	Oid			root_relid = partition->topic->root_relid;
 	CompactResult result;
 
 	topics_compact_check(false);
-	look_again_in(state, LOOK_AGAIN_MS);
+	look_again_in(partition->state, LOOK_AGAIN_MS);
 	/* one run at a time */
-	if (run != NULL && (!run_is_for(state) || run->not_before > GetCurrentTimestamp()))
+	if (run != NULL && (!run_is_for(partition->state) || run->not_before > GetCurrentTimestamp()))
 		return COMPACT_LATER;
 
-	rel = table_open(partition_relid, AccessShareLock);
-	topics_pace_begin(root_relid, partition_relid);
-	if (run == NULL && !begin_run(rel, state, &settings))
+	topics_catalog_reopen_partition(partition, AccessShareLock);
+	topics_pace_begin(root_relid, partition->relid);
+	if (run == NULL && !begin_run(partition, &settings))
 		result = COMPACT_DONE;
 	else if (run->mapping)
-		result = take_map_turn(rel, state, &settings);
+		result = take_map_turn(partition, &settings);
 	else
-		return take_copy_turn(rel, state, &settings);
-	table_close(rel, NoLock);
+		return take_copy_turn(partition, &settings);
+	topics_catalog_close_partition(partition, NoLock);
 	return result;
 }
 

@@ -57,12 +57,13 @@
  * records, and of these, those with an offset in from .. below-1.
  */
 List *
-topics_compact_segment_list(Relation partition_rel, PartitionState *state, int64 from, int64 below)
+topics_compact_segment_list(const Partition *partition, int64 from, int64 below)
 {
-	int64		start = topics_log_start(state);
-	int64		end = topics_log_end(partition_rel, state);
+	const TopicPartition *id = &partition->state->id;
+	int64		start = topics_log_start(partition->state);
+	int64		end = topics_log_end(partition->rel, partition->state);
 	int			count;
-	Segment    *segments = topics_segment_list(partition_rel, &count);
+	Segment    *segments = topics_segment_list(partition->rel, &count);
 	List	   *result = NIL;
 
 	for (int i = 0; i < count && segments[i].end_offset <= end && segments[i].base_offset < below; i++)
@@ -73,7 +74,7 @@ topics_compact_segment_list(Relation partition_rel, PartitionState *state, int64
 
 		if (segments[i].end_offset <= start || segments[i].end_offset <= from)
 			continue;
-		if (!topics_segment_row_read(&state->id, segments[i].base_offset, &sealed_at, &tombstones_from))
+		if (!topics_segment_row_read(id, segments[i].base_offset, &sealed_at, &tombstones_from))
 			break;				/* not sealed yet, or a restore has not filled
 								 * it */
 		candidate = palloc0(sizeof(CompactCandidate));
@@ -361,11 +362,11 @@ candidate_belongs(const SegmentGroup *group, const CompactCandidate *candidate,
  * next one.
  */
 SegmentGroup
-topics_compact_segment_choose(const CompactTurn *turn, Relation partition_rel, bool *busy)
+topics_compact_segment_choose(const CompactTurn *turn, bool *busy)
 {
 	const TopicSettings *settings = turn->settings;
-	List	   *candidates = topics_compact_segment_list(partition_rel, turn->state,
-														 turn->run->next, turn->run->mapped);
+	List	   *candidates = topics_compact_segment_list(turn->partition, turn->run->next,
+														 turn->run->mapped);
 	SegmentGroup group = {NIL};
 	ListCell   *lc;
 
@@ -377,7 +378,7 @@ topics_compact_segment_choose(const CompactTurn *turn, Relation partition_rel, b
 		if (group.candidates != NIL &&
 			group.read + candidate->bytes > MAX_GROUP * settings->segment_bytes)
 			break;
-		if (!lock_candidate(partition_rel, &candidate->segment))
+		if (!lock_candidate(turn->partition->rel, &candidate->segment))
 		{
 			*busy = group.candidates == NIL;
 			break;
@@ -559,9 +560,9 @@ swap_group(const CompactTurn *turn, List *group, Oid new_relid)
 		swap_files(first->segment.relid, new_relid);
 	if (list_length(group) > 1)
 	{
-		drop_merged(group, &turn->state->id);
+		drop_merged(group, &turn->partition->state->id);
 		merged.end_offset = last->segment.end_offset;
-		topics_segment_set_bounds(turn->partition_relid, &merged);
+		topics_segment_set_bounds(turn->partition->relid, &merged);
 	}
 }
 
@@ -587,7 +588,7 @@ note_replaced(const CompactTurn *turn, List *group)
 	}
 	if (tombstones_from == 0 && last->segment.end_offset <= turn->run->mapped)
 		tombstones_from = GetCurrentTimestamp();
-	topics_segment_row_update(&turn->state->id, first->segment.base_offset, sealed_at,
+	topics_segment_row_update(&turn->partition->state->id, first->segment.base_offset, sealed_at,
 							  tombstones ? tombstones_from : 0);
 }
 
@@ -613,13 +614,13 @@ topics_compact_segment_replace(const CompactTurn *turn, const SegmentGroup *grou
 
 	if (group->dead > 0 || list_length(group->candidates) > 1)
 	{
-		if (!group_is_free(turn->partition_relid, group->candidates))
+		if (!group_is_free(turn->partition->relid, group->candidates))
 			return false;
 		scope = topics_extension_become_owner();
 		if (!first_has_everything(group))
 			new_relid = copy_group(turn, group->candidates);
 		TEST_POINT("compact-copied");
-		done = lock_group(turn->partition_relid, group->candidates);
+		done = lock_group(turn->partition->relid, group->candidates);
 		if (done)
 		{
 			swap_group(turn, group->candidates, new_relid);

@@ -20,8 +20,8 @@
 /* ---- retention.c ---- */
 
 extern bool topics_retention_is_due(const TopicSettings *settings, const PartitionState *state);
-extern bool topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *state);
-extern bool topics_retention_drop(Oid partition_relid, PartitionState *state);
+extern bool topics_retention_advance(Partition *partition);
+extern bool topics_retention_drop(Partition *partition);
 extern bool topics_retention_try_lock(Oid relid);
 extern bool topics_retention_lock(Oid relid);
 
@@ -37,8 +37,8 @@ typedef enum CompactResult
 extern bool topics_compact_is_due(const TopicSettings *settings, const PartitionState *state);
 extern bool topics_compact_is_wanted(const TopicSettings *settings, const PartitionState *state);
 extern bool topics_compact_is_running(void);
-extern void topics_compact_look(Topic *topic, Oid partition_relid, PartitionState *state);
-extern CompactResult topics_compact_turn(Topic *topic, Oid partition_relid, PartitionState *state);
+extern void topics_compact_look(Partition *partition);
+extern CompactResult topics_compact_turn(Partition *partition);
 extern void topics_compact_check(bool later);
 extern void topics_compact_abandon(void);
 
@@ -91,21 +91,18 @@ typedef struct CompactTurn
 {
 	CompactRun *run;
 	const TopicSettings *settings;
-	PartitionState *state;
-	Oid			partition_relid;
+	const Partition *partition; /* open only while segments are chosen */
 	int64		log_start;
 } CompactTurn;
 
-extern List *topics_compact_segment_list(Relation partition_rel, PartitionState *state,
-										 int64 from, int64 below);
+extern List *topics_compact_segment_list(const Partition *partition, int64 from, int64 below);
 extern bool topics_compact_segment_tombstones_expired(const CompactCandidate *candidate,
 													  const TopicSettings *settings);
 extern TableScanDesc topics_compact_segment_begin_scan(Relation rel, Snapshot snapshot);
 extern bool topics_compact_segment_next_row(TableScanDesc scan, TupleTableSlot *slot);
 extern bool topics_compact_segment_hash_key(const CompactRun *run, TupleTableSlot *slot,
 											KeyHash *hash);
-extern SegmentGroup topics_compact_segment_choose(const CompactTurn *turn, Relation partition_rel,
-												  bool *busy);
+extern SegmentGroup topics_compact_segment_choose(const CompactTurn *turn, bool *busy);
 extern bool topics_compact_segment_replace(const CompactTurn *turn, const SegmentGroup *group);
 
 /* ---- pace.c ---- */

@@ -28,7 +28,6 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "executor/spi.h"
@@ -57,13 +56,9 @@ PG_FUNCTION_INFO_V1(topics_roll_segment);
 typedef struct Upkeep
 {
 	Oid			view_relid;
-	int32		partition;
+	Partition	partition;		/* as the current transaction has found it
+								 * (find_partition); a step opens it */
 	NextTransaction next_transaction;
-
-	/* as the current transaction has found it (find_partition) */
-	Topic	   *topic;
-	Oid			relid;
-	PartitionState *state;
 
 	/* what is to be done */
 	uint32		requests;
@@ -88,19 +83,20 @@ typedef struct Upkeep
 static bool
 find_partition(Upkeep *upkeep)
 {
+	Partition  *partition = &upkeep->partition;
 	Topic	   *topic = topics_catalog_get(upkeep->view_relid, true);
 
 	if (topic == NULL)
 		return false;
 	LockRelationOid(topic->root_relid, AccessShareLock);
 	topic = topics_catalog_get(upkeep->view_relid, true);
-	if (topic == NULL || upkeep->partition >= topic->partitions)
+	if (topic == NULL || partition->number >= topic->partitions)
 		return false;
-	upkeep->relid = topics_catalog_partition_relid(topic, upkeep->partition);
-	if (!OidIsValid(upkeep->relid))
+	partition->relid = topics_catalog_partition_relid(topic, partition->number);
+	if (!OidIsValid(partition->relid))
 		return false;
-	upkeep->topic = topic;
-	upkeep->state = topics_catalog_partition_state(topic, upkeep->partition);
+	partition->topic = topic;
+	partition->state = topics_catalog_partition_state(topic, partition->number);
 	return true;
 }
 
@@ -211,7 +207,7 @@ typedef enum StepResult
 static StepResult
 cut_tail(Upkeep *upkeep)
 {
-	upkeep->cut = topics_cut_tail(upkeep->relid, upkeep->state, &upkeep->cut_at);
+	upkeep->cut = topics_cut_tail(upkeep->partition.relid, upkeep->partition.state, &upkeep->cut_at);
 	return upkeep->cut ? RESULT_DONE : RESULT_NOTHING;
 }
 
@@ -219,9 +215,11 @@ cut_tail(Upkeep *upkeep)
 static StepResult
 cover_cut(Upkeep *upkeep)
 {
-	topics_cut_cover_offset(upkeep->relid, upkeep->state, upkeep->cut_at,
-							upkeep->topic->settings.segment_bytes);
-	pg_atomic_fetch_or_u32(&upkeep->state->requests, REQUEST_SEAL);
+	Partition  *partition = &upkeep->partition;
+
+	topics_cut_cover_offset(partition->relid, partition->state, upkeep->cut_at,
+							partition->topic->settings.segment_bytes);
+	pg_atomic_fetch_or_u32(&partition->state->requests, REQUEST_SEAL);
 	upkeep->cut = false;
 	return RESULT_DONE;
 }
@@ -230,22 +228,25 @@ cover_cut(Upkeep *upkeep)
 static StepResult
 attach_spare(Upkeep *upkeep)
 {
-	Relation	rel = table_open(upkeep->relid, AccessShareLock);
-	int64		end = topics_log_end(rel, upkeep->state);
+	Partition  *partition = &upkeep->partition;
 	Segment		tail;
+	int64		end;
 	int64		wanted;
 	bool		needed;
+
+	topics_catalog_reopen_partition(partition, AccessShareLock);
+	end = topics_log_end(partition->rel, partition->state);
 
 	/*
 	 * the offset that has to have a segment; a tail just filled has none
 	 * above
 	 */
-	wanted = topics_segment_find(rel, end, &tail) ? tail.end_offset : end;
-	needed = !topics_segment_covers(rel, wanted, wanted);
-	table_close(rel, NoLock);
+	wanted = topics_segment_find(partition->rel, end, &tail) ? tail.end_offset : end;
+	needed = !topics_segment_covers(partition->rel, wanted, wanted);
+	topics_catalog_close_partition(partition, NoLock);
 	if (needed)
-		topics_cut_cover_offset(upkeep->relid, upkeep->state, wanted,
-								upkeep->topic->settings.segment_bytes);
+		topics_cut_cover_offset(partition->relid, partition->state, wanted,
+								partition->topic->settings.segment_bytes);
 	return RESULT_DONE;
 }
 
@@ -265,13 +266,14 @@ segment_has_index(Oid relid)
 static StepResult
 seal_segment(Upkeep *upkeep)
 {
-	Relation	rel = table_open(upkeep->relid, AccessShareLock);
+	Partition  *partition = &upkeep->partition;
 	Segment		segment;
 	bool		found;
 
-	found = topics_segment_find_next(rel, upkeep->sealed_upto, &segment) &&
-		segment.end_offset <= topics_log_end(rel, upkeep->state);
-	table_close(rel, NoLock);
+	topics_catalog_reopen_partition(partition, AccessShareLock);
+	found = topics_segment_find_next(partition->rel, upkeep->sealed_upto, &segment) &&
+		segment.end_offset <= topics_log_end(partition->rel, partition->state);
+	topics_catalog_close_partition(partition, NoLock);
 	if (!found)
 	{
 		upkeep->sealed_upto = 0;
@@ -280,8 +282,8 @@ seal_segment(Upkeep *upkeep)
 	if (!segment_has_index(segment.relid))
 		topics_seal_segment(segment.relid);
 	if (segment_has_index(segment.relid) &&
-		topics_segment_row_note_sealed(&upkeep->state->id, &segment))
-		upkeep->state->compact_at = LOOK_NOW;
+		topics_segment_row_note_sealed(&partition->state->id, &segment))
+		partition->state->compact_at = LOOK_NOW;
 	upkeep->sealed_upto = segment.end_offset;
 	return RESULT_MORE;
 }
@@ -290,7 +292,7 @@ seal_segment(Upkeep *upkeep)
 static StepResult
 expire_records(Upkeep *upkeep)
 {
-	upkeep->tail_expired = topics_retention_advance(upkeep->topic, upkeep->relid, upkeep->state);
+	upkeep->tail_expired = topics_retention_advance(&upkeep->partition);
 	return RESULT_DONE;
 }
 
@@ -298,19 +300,20 @@ expire_records(Upkeep *upkeep)
 static StepResult
 drop_expired(Upkeep *upkeep)
 {
-	return topics_retention_drop(upkeep->relid, upkeep->state) ? RESULT_MORE : RESULT_DONE;
+	return topics_retention_drop(&upkeep->partition) ? RESULT_MORE : RESULT_DONE;
 }
 
 /* Look whether it pays to compact, if it is time to. */
 static StepResult
 look_at_compaction(Upkeep *upkeep)
 {
-	const TopicSettings *settings = &upkeep->topic->settings;
+	Partition  *partition = &upkeep->partition;
+	const TopicSettings *settings = &partition->topic->settings;
 
-	if (!topics_compact_is_due(settings, upkeep->state))
+	if (!topics_compact_is_due(settings, partition->state))
 		return RESULT_NOTHING;
-	topics_compact_look(upkeep->topic, upkeep->relid, upkeep->state);
-	upkeep->worth_compaction = topics_compact_is_wanted(settings, upkeep->state);
+	topics_compact_look(partition);
+	upkeep->worth_compaction = topics_compact_is_wanted(settings, partition->state);
 	return RESULT_DONE;
 }
 
@@ -438,25 +441,25 @@ give_requests_back(int code, Datum arg)
 static bool
 choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 {
-	PartitionState *state = upkeep->state;
-	const TopicSettings *settings = &upkeep->topic->settings;
-	Relation	rel;
+	Partition  *partition = &upkeep->partition;
+	PartitionState *state = partition->state;
+	const TopicSettings *settings = &partition->topic->settings;
 	bool		known;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	rel = table_open(upkeep->relid, AccessShareLock);
+	topics_catalog_reopen_partition(partition, AccessShareLock);
 	/* before a restart, or by a foreign writer, anything may be left undone */
 	if (!state->looked_at || pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
 		taken->requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;
-	(void) topics_log_end(rel, state);
+	(void) topics_log_end(partition->rel, state);
 	/* a restore that has not come to the partition's row: leave it alone */
 	known = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
 	state->looked_at = known;
-	table_close(rel, NoLock);
+	topics_catalog_close_partition(partition, NoLock);
 	PopActiveSnapshot();
 
 	upkeep->requests = taken->requests;
-	if (roll_now || tail_is_old(upkeep->topic, state) ||
+	if (roll_now || tail_is_old(partition->topic, state) ||
 		(int64) state->tail_blocks * BLCKSZ >= settings->segment_bytes)
 		upkeep->requests |= REQUEST_ROLL;
 	/* if only half of the cut is done, the rest is a segment and a seal */
@@ -477,15 +480,17 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 						  NextTransaction next_transaction)
 {
 	Upkeep		upkeep = {
-		.view_relid = view_relid,.partition = partition,.next_transaction = next_transaction
+		.view_relid = view_relid,
+		.partition = {.number = partition},
+		.next_transaction = next_transaction
 	};
 	TakenRequests taken;
 
 	if (!find_partition(&upkeep))
 		return;
-	taken.state = upkeep.state;
-	taken.id = upkeep.state->id;
-	taken.requests = pg_atomic_exchange_u32(&upkeep.state->requests, 0);
+	taken.state = upkeep.partition.state;
+	taken.id = taken.state->id;
+	taken.requests = pg_atomic_exchange_u32(&taken.state->requests, 0);
 	PG_ENSURE_ERROR_CLEANUP(give_requests_back, PointerGetDatum(&taken));
 	{
 		bool		known = choose_work(&upkeep, &taken, roll_now);
@@ -507,14 +512,16 @@ static CompactResult
 compact_partition(Oid view_relid, int32 partition, NextTransaction next_transaction)
 {
 	Upkeep		upkeep = {
-		.view_relid = view_relid,.partition = partition,.next_transaction = next_transaction
+		.view_relid = view_relid,
+		.partition = {.number = partition},
+		.next_transaction = next_transaction
 	};
 	CompactResult result;
 
-	if (!find_partition(&upkeep) || !upkeep.topic->settings.compact)
+	if (!find_partition(&upkeep) || !upkeep.partition.topic->settings.compact)
 		return COMPACT_DONE;
 	PushActiveSnapshot(GetTransactionSnapshot());
-	result = topics_compact_turn(upkeep.topic, upkeep.relid, upkeep.state);
+	result = topics_compact_turn(&upkeep.partition);
 	PopActiveSnapshot();
 	next_transaction();
 	return result;

@@ -180,8 +180,8 @@ segment_is_expired(const Segment *segment, const TopicPartition *id,
  * expired.  Its last record nearly always tells that they are not.
  */
 static bool
-tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *tail,
-				int64 start, int64 end, TimestampTz before, TimestampTz *kept)
+tail_is_expired(Relation partition_rel, const Segment *tail, int64 start, int64 end,
+				TimestampTz before, TimestampTz *kept)
 {
 	LogReader  *reader = topics_log_reader_open(partition_rel, end - 1, end,
 												GetActiveSnapshot(), true);
@@ -204,14 +204,15 @@ tail_is_expired(Relation partition_rel, PartitionState *state, const Segment *ta
  * "end": it sees all records below.
  */
 static int64
-choose_log_start(const TopicSettings *settings, Relation partition_rel,
-				 PartitionState *state, int64 end, bool *cut)
+choose_log_start(const Partition *partition, int64 end, bool *cut)
 {
+	const TopicSettings *settings = &partition->topic->settings;
+	PartitionState *state = partition->state;
 	int64		start = topics_log_start(state);
 	TimestampTz before = get_expiry_time(settings);
 	TimestampTz kept = 0;
 	int			count;
-	Segment    *segments = topics_segment_list(partition_rel, &count);
+	Segment    *segments = topics_segment_list(partition->rel, &count);
 	int64	   *bytes = palloc0(sizeof(int64) * Max(count, 1));
 	int64		total = 0;
 	int			i = 0;
@@ -230,7 +231,7 @@ choose_log_start(const TopicSettings *settings, Relation partition_rel,
 		{
 			/* the tail; where all was deleted, it needs but be cut */
 			*cut = start == end ||
-				(before != 0 && tail_is_expired(partition_rel, state, &segments[i],
+				(before != 0 && tail_is_expired(partition->rel, &segments[i],
 												Max(start, segments[i].base_offset), end,
 												before, &kept));
 			break;
@@ -263,7 +264,7 @@ choose_log_start(const TopicSettings *settings, Relation partition_rel,
 
 /* Return true if the catalogue has a row for the partition. */
 static bool
-log_start_is_known(Relation partition_rel, PartitionState *state)
+log_start_is_known(PartitionState *state)
 {
 	(void) topics_log_start(state);
 	return pg_atomic_read_u64(&state->log_start_offset) != UNKNOWN_OFFSET;
@@ -274,21 +275,22 @@ log_start_is_known(Relation partition_rel, PartitionState *state)
  * Return true if the tail must be cut, and this called again, for more to go.
  */
 bool
-topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *state)
+topics_retention_advance(Partition *partition)
 {
-	Relation	rel = table_open(partition_relid, AccessShareLock);
+	PartitionState *state = partition->state;
 	int64		end;
 	bool		cut = false;
 
+	topics_catalog_reopen_partition(partition, AccessShareLock);
 	TEST_POINT("retention-begun");
-	end = topics_log_end(rel, state);
+	end = topics_log_end(partition->rel, state);
 	/* in a restore the partition's row may be still to come */
-	if (!log_start_is_known(rel, state))
+	if (!log_start_is_known(state))
 	{
-		table_close(rel, NoLock);
+		topics_catalog_close_partition(partition, NoLock);
 		return false;
 	}
-	if (topic->settings.delete)
+	if (partition->topic->settings.delete)
 	{
 		int64		start;
 
@@ -298,7 +300,7 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
 		 * another process has sealed meanwhile.  So it is taken now.
 		 */
 		PushActiveSnapshot(GetLatestSnapshot());
-		start = choose_log_start(&topic->settings, rel, state, end, &cut);
+		start = choose_log_start(partition, end, &cut);
 		PopActiveSnapshot();
 		if (start > topics_log_start(state))
 		{
@@ -314,9 +316,9 @@ topics_retention_advance(Topic *topic, Oid partition_relid, PartitionState *stat
 		state->lowest_kept = 0;
 		state->droppable_bytes = UNKNOWN_BYTES;
 		cut = topics_log_start(state) == end &&
-			topics_segment_find(rel, end, &tail) && tail.base_offset < end;
+			topics_segment_find(partition->rel, end, &tail) && tail.base_offset < end;
 	}
-	table_close(rel, NoLock);
+	topics_catalog_close_partition(partition, NoLock);
 	return cut;
 }
 
@@ -398,11 +400,11 @@ topics_retention_lock(Oid relid)
  * locked.
  */
 static List *
-list_droppable(Relation partition_rel, PartitionState *state, bool lock)
+list_droppable(const Partition *partition, bool lock)
 {
-	int64		start = topics_log_start(state);
+	int64		start = topics_log_start(partition->state);
 	int			count;
-	Segment    *segments = topics_segment_list(partition_rel, &count);
+	Segment    *segments = topics_segment_list(partition->rel, &count);
 	List	   *result = NIL;
 
 	for (int i = 0; i < count - 1 && segments[i].end_offset <= start; i++)
@@ -447,33 +449,32 @@ drop_listed_segments(List *segments, const TopicPartition *id)
  * way, it stays requested.
  */
 bool
-topics_retention_drop(Oid partition_relid, PartitionState *state)
+topics_retention_drop(Partition *partition)
 {
-	Relation	rel;
 	List	   *segments;
 
 	/* from the top, as DROP takes them */
-	LockRelationOid(get_partition_parent(partition_relid, false), AccessShareLock);
-	rel = table_open(partition_relid, AccessShareLock);
-	segments = list_droppable(rel, state, false);
-	table_close(rel, AccessShareLock);
+	LockRelationOid(get_partition_parent(partition->relid, false), AccessShareLock);
+	topics_catalog_reopen_partition(partition, AccessShareLock);
+	segments = list_droppable(partition, false);
+	topics_catalog_close_partition(partition, AccessShareLock);
 	if (segments == NIL)
 		return false;
 
-	if (topics_retention_lock(partition_relid))
+	if (topics_retention_lock(partition->relid))
 	{
-		rel = table_open(partition_relid, NoLock);
-		segments = list_droppable(rel, state, true);
-		table_close(rel, NoLock);
+		topics_catalog_reopen_partition(partition, NoLock);
+		segments = list_droppable(partition, true);
+		topics_catalog_close_partition(partition, NoLock);
 		if (segments != NIL)
 		{
 			TEST_POINT("retention-locked");
-			drop_listed_segments(segments, &state->id);
+			drop_listed_segments(segments, &partition->state->id);
 			TEST_POINT("retention-dropped");
 			return true;
 		}
 	}
-	pg_atomic_fetch_or_u32(&state->requests, REQUEST_DROP);
+	pg_atomic_fetch_or_u32(&partition->state->requests, REQUEST_DROP);
 	return false;
 }
 
@@ -487,40 +488,29 @@ Datum
 topics_delete_records(PG_FUNCTION_ARGS)
 {
 	Topic	   *topic;
-	int32		partition;
+	Partition	partition;
 	int64		before;
 	int64		start;
 	int64		end;
-	Oid			relid;
-	Relation	rel;
-	PartitionState *state;
 
 	topics_require_preload();
 	topics_produce_check_context("topics.delete_records()");
 	topics_argument_require_all(fcinfo, 3, "topics.delete_records()");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require_owner(topic);
-	partition = PG_GETARG_INT32(1);
 	before = PG_GETARG_INT64(2);
-	topics_catalog_check_partition(topic, partition);
 
-	relid = topics_catalog_partition_relid(topic, partition);
-	rel = OidIsValid(relid) ? try_table_open(relid, AccessShareLock) : NULL;
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("topic \"%s\" was dropped", NameStr(topic->name))));
-	state = topics_catalog_partition_state(topic, partition);
-	start = topics_log_start(state);
-	end = topics_log_end(rel, state);
+	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(1));
+	start = topics_log_start(partition.state);
+	end = topics_log_end(partition.rel, partition.state);
 	if (before > end)
-		end = topics_log_end_settled(rel, state);
+		end = topics_log_end_settled(partition.rel, partition.state);
 	if (before == -1)
 		before = end;
 	if (before < 0 || before > end)
-		topics_log_report_out_of_range(NameStr(topic->name), partition, before, start, end,
+		topics_log_report_out_of_range(NameStr(topic->name), partition.number, before, start, end,
 									   "Use -1 for the log end.");
-	start = topics_log_start_move(state, before);
-	table_close(rel, NoLock);
+	start = topics_log_start_move(partition.state, before);
+	topics_catalog_close_partition(&partition, NoLock);
 	PG_RETURN_INT64(start);
 }

@@ -454,6 +454,17 @@ topics_catalog_open_partition(Partition *partition, LOCKMODE mode)
 	topics_segment_learn(partition);
 }
 
+/*
+ * Open the table of a partition that was resolved before, and cannot have gone
+ * since: the caller has a lock on the table, or on the topic's root.
+ */
+void
+topics_catalog_reopen_partition(Partition *partition, LOCKMODE mode)
+{
+	Assert(partition->rel == NULL);
+	partition->rel = table_open(partition->relid, mode);
+}
+
 /* Close the table; with NoLock it stays locked until the transaction ends. */
 void
 topics_catalog_close_partition(Partition *partition, LOCKMODE mode)

@@ -92,19 +92,22 @@ typedef struct Segment
 } Segment;
 
 /*
- * A partition, resolved: found once, and then passed on as const Partition *.
- * It is a value, on the stack or in an array of whoever resolved it
- * (topics_catalog_partition); nothing is to be freed.
+ * A partition, resolved: found once, and then passed on as const Partition *,
+ * or as Partition * to a function that opens its table, and closes it again.
+ * It is a value, on the stack or in a struct of whoever resolved it; nothing is
+ * to be freed.
  *
  * LIFETIME.  The pointer to the state can always be followed.  Without a lock
  * on the partition's table the topic can be dropped at any time, and the state
  * be another topic's from then on.  "topic" is as good as any pointer to a
  * Topic; it may be NULL where only log tables are dealt with.
  *
- * LOCKS.  Resolving takes none, and does not look for the table: a group's call
- * resolves all partitions of a topic, and needs the table of one.
- * topics_catalog_open_partition finds, locks and opens the table, and resolves
- * the state again: both are the partition's as long as that lock is held.
+ * LOCKS.  Resolving (topics_catalog_partition) takes none, and does not look for
+ * the table: a group's call resolves all partitions of a topic, and needs the
+ * table of one.  topics_catalog_open_partition finds, locks and opens the table,
+ * and resolves the state again: both are the partition's as long as that lock
+ * is held.  Where a lock on the table or on the topic's root stands already,
+ * topics_catalog_reopen_partition opens the table that was found under it.
  * Whoever opened the table closes it, by topics_catalog_close_partition.
  */
 typedef struct Partition
@@ -176,6 +179,7 @@ extern void topics_catalog_check_partition(Topic *topic, int32 partition);
 extern Partition topics_catalog_partition(Topic *topic, int32 partition);
 extern bool topics_catalog_try_open_partition(Partition *partition, LOCKMODE mode);
 extern void topics_catalog_open_partition(Partition *partition, LOCKMODE mode);
+extern void topics_catalog_reopen_partition(Partition *partition, LOCKMODE mode);
 extern void topics_catalog_close_partition(Partition *partition, LOCKMODE mode);
 extern void topics_catalog_hold_partition(const Partition *partition);
 extern Partition topics_catalog_open_for_reading(Topic *topic, int32 number);
