@@ -115,7 +115,7 @@ look_at_log(Place *place)
 		topics_catalog_open_partition(partition, AccessShareLock);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		place->log_start = topics_log_start(partition->state);
-		place->log_end = topics_log_end(partition->rel, partition->state);
+		place->log_end = topics_log_end(partition);
 		PopActiveSnapshot();
 		topics_catalog_close_partition(partition, AccessShareLock);
 	}

@@ -207,7 +207,7 @@ typedef enum StepResult
 static StepResult
 cut_tail(Upkeep *upkeep)
 {
-	upkeep->cut = topics_cut_tail(upkeep->partition.relid, upkeep->partition.state, &upkeep->cut_at);
+	upkeep->cut = topics_cut_tail(&upkeep->partition, &upkeep->cut_at);
 	return upkeep->cut ? RESULT_DONE : RESULT_NOTHING;
 }
 
@@ -217,8 +217,7 @@ cover_cut(Upkeep *upkeep)
 {
 	Partition  *partition = &upkeep->partition;
 
-	topics_cut_cover_offset(partition->relid, partition->state, upkeep->cut_at,
-							partition->topic->settings.segment_bytes);
+	topics_cut_cover_offset(partition, upkeep->cut_at, partition->topic->settings.segment_bytes);
 	pg_atomic_fetch_or_u32(&partition->state->requests, REQUEST_SEAL);
 	upkeep->cut = false;
 	return RESULT_DONE;
@@ -235,7 +234,7 @@ attach_spare(Upkeep *upkeep)
 	bool		needed;
 
 	topics_catalog_reopen_partition(partition, AccessShareLock);
-	end = topics_log_end(partition->rel, partition->state);
+	end = topics_log_end(partition);
 
 	/*
 	 * the offset that has to have a segment; a tail just filled has none
@@ -245,8 +244,7 @@ attach_spare(Upkeep *upkeep)
 	needed = !topics_segment_covers(partition->rel, wanted, wanted);
 	topics_catalog_close_partition(partition, NoLock);
 	if (needed)
-		topics_cut_cover_offset(partition->relid, partition->state, wanted,
-								partition->topic->settings.segment_bytes);
+		topics_cut_cover_offset(partition, wanted, partition->topic->settings.segment_bytes);
 	return RESULT_DONE;
 }
 
@@ -272,7 +270,7 @@ seal_segment(Upkeep *upkeep)
 
 	topics_catalog_reopen_partition(partition, AccessShareLock);
 	found = topics_segment_find_next(partition->rel, upkeep->sealed_upto, &segment) &&
-		segment.end_offset <= topics_log_end(partition->rel, partition->state);
+		segment.end_offset <= topics_log_end(partition);
 	topics_catalog_close_partition(partition, NoLock);
 	if (!found)
 	{
@@ -451,7 +449,7 @@ choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 	/* before a restart, or by a foreign writer, anything may be left undone */
 	if (!state->looked_at || pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
 		taken->requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;
-	(void) topics_log_end(partition->rel, state);
+	(void) topics_log_end(partition);
 	/* a restore that has not come to the partition's row: leave it alone */
 	known = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
 	state->looked_at = known;

@@ -283,7 +283,7 @@ topics_retention_advance(Partition *partition)
 
 	topics_catalog_reopen_partition(partition, AccessShareLock);
 	TEST_POINT("retention-begun");
-	end = topics_log_end(partition->rel, state);
+	end = topics_log_end(partition);
 	/* in a restore the partition's row may be still to come */
 	if (!log_start_is_known(state))
 	{
@@ -502,9 +502,9 @@ topics_delete_records(PG_FUNCTION_ARGS)
 
 	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(1));
 	start = topics_log_start(partition.state);
-	end = topics_log_end(partition.rel, partition.state);
+	end = topics_log_end(&partition);
 	if (before > end)
-		end = topics_log_end_settled(partition.rel, partition.state);
+		end = topics_log_end_settled(&partition);
 	if (before == -1)
 		before = end;
 	if (before < 0 || before > end)

@@ -21,6 +21,7 @@
 typedef struct AttachRequest
 {
 	TopicPartition id;
+	Oid			partition_relid;
 	CoverRequest cover;
 } AttachRequest;
 
@@ -38,22 +39,26 @@ topics_attach_worker_main(Datum main_arg)
 	topics_background_connect(request.id.database);
 	while (!done)
 	{
+		Partition	partition = {.number = request.id.partition,.relid = request.partition_relid};
+
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		done = topics_cut_cover(&request.cover, topics_partition_state_get(&request.id), true);
+		partition.state = topics_partition_state_get(&request.id);
+		done = topics_cut_cover(&partition, &request.cover, true);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 	}
 }
 
 /*
- * Have offsets covered by another process, and wait for it.  Return false if
- * no process could be had; true says only that one has tried.
+ * Have offsets covered by another process, and wait for it.  Return false if no
+ * process could be had; true says only that one has tried.  The caller holds a
+ * lock on the partition's table.
  */
 bool
-topics_attach_worker_run(const TopicPartition *id, const CoverRequest *cover)
+topics_attach_worker_run(const Partition *partition, const CoverRequest *cover)
 {
-	AttachRequest request = {*id, *cover};
+	AttachRequest request = {partition->state->id, partition->relid, *cover};
 
 	return topics_background_run("topics_attach_worker_main", "pg_topics attach worker",
 								 &request, sizeof(request));

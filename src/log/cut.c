@@ -70,7 +70,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
@@ -145,6 +144,7 @@ typedef enum CoverSituation
 /* Offsets being covered, and what was found there. */
 typedef struct Cover
 {
+	Partition  *partition;		/* open while it is looked at */
 	PendingChange *change;
 	const CoverRequest *request;
 	bool		drained;		/* no old readers: offsets can change hands */
@@ -303,25 +303,26 @@ wait_for_old_readers(void)
  * Return false if the log has gone beyond it already.
  */
 static bool
-set_append_limit(PendingChange *change, Oid partition_relid, int64 limit)
+set_append_limit(const Cover *cover, int64 limit)
 {
-	PartitionState *state = change->state;
-	Relation	partition_rel = table_open(partition_relid, NoLock);
+	Partition  *partition = cover->partition;
+	PartitionState *state = partition->state;
 	bool		below;
 
+	topics_catalog_reopen_partition(partition, NoLock);
 	/* the process that had our lock before us may be about to lift its limit */
 	while (state->append_limit != NO_LIMIT)
 		topics_append_lock_sleep(state, LIMIT_NAP_MS);
 
 	topics_append_lock_acquire(&state, 1);
-	below = topics_log_end_locked(partition_rel, state) <= limit;
+	below = topics_log_end_locked(partition) <= limit;
 	if (below)
 	{
-		change->has_limit = true;
+		cover->change->has_limit = true;
 		state->append_limit = limit;
 	}
 	topics_append_lock_release();
-	table_close(partition_rel, NoLock);
+	topics_catalog_close_partition(partition, NoLock);
 	return below;
 }
 
@@ -335,8 +336,9 @@ set_append_limit(PendingChange *change, Oid partition_relid, int64 limit)
 
 /* Look for the first gap in the offsets, and for a segment above it. */
 static CoverSituation
-classify_gap(Relation partition_rel, Cover *cover)
+classify_gap(Cover *cover)
 {
+	Relation	partition_rel = cover->partition->rel;
 	Segment		segment;
 
 	cover->gap = cover->first;
@@ -351,11 +353,11 @@ classify_gap(Relation partition_rel, Cover *cover)
 
 /* Return true if cover->next is the last segment, and may be moved. */
 static bool
-may_move_next(Relation partition_rel, const Cover *cover)
+may_move_next(const Cover *cover)
 {
 	Segment		top;
 
-	return cover->may_repeat && topics_segment_last(partition_rel, &top) &&
+	return cover->may_repeat && topics_segment_last(cover->partition->rel, &top) &&
 		top.relid == cover->next.relid;
 }
 
@@ -363,10 +365,12 @@ may_move_next(Relation partition_rel, const Cover *cover)
 static CoverSituation
 classify_offsets(Cover *cover)
 {
-	PartitionState *state = cover->change->state;
-	Relation	partition_rel = table_open(cover->request->partition_relid, NoLock);
-	int64		end = pg_atomic_read_u64(&state->next_offset);
+	Partition  *partition = cover->partition;
+	int64		end;
 	CoverSituation result;
+
+	topics_catalog_reopen_partition(partition, NoLock);
+	end = pg_atomic_read_u64(&partition->state->next_offset);
 
 	/*
 	 * if the log has grown since the caller looked, it needs offsets further
@@ -377,21 +381,20 @@ classify_offsets(Cover *cover)
 		cover->first = Max(cover->first, end);
 	cover->last = cover->request->last + (cover->first - cover->request->first);
 
-	if (topics_segment_fits(partition_rel, cover->first, cover->last))
+	if (topics_segment_fits(partition->rel, cover->first, cover->last))
 		result = COVERED;
-	else if (!topics_segment_find(partition_rel, cover->first, &cover->segment))
-		result = !cover->drained && state->cut_end != 0 ?
-			CUT_IS_STUCK : classify_gap(partition_rel, cover);
+	else if (!topics_segment_find(partition->rel, cover->first, &cover->segment))
+		result = !cover->drained && partition->state->cut_end != 0 ?
+			CUT_IS_STUCK : classify_gap(cover);
 	else if (!cover->drained)
 		/* no offset may change hands: the records have to go on above */
-		result = classify_gap(partition_rel, cover);
-	else if (!topics_segment_find_next(partition_rel, cover->segment.end_offset, &cover->next) ||
+		result = classify_gap(cover);
+	else if (!topics_segment_find_next(partition->rel, cover->segment.end_offset, &cover->next) ||
 			 cover->next.base_offset > cover->last)
 		result = END_TOO_LOW;
 	else
-		result = may_move_next(partition_rel, cover) ?
-			SPARE_IN_THE_WAY : classify_gap(partition_rel, cover);
-	table_close(partition_rel, NoLock);
+		result = may_move_next(cover) ? SPARE_IN_THE_WAY : classify_gap(cover);
+	topics_catalog_close_partition(partition, NoLock);
 	return result;
 }
 
@@ -405,17 +408,18 @@ classify_offsets(Cover *cover)
 static void
 undo_cut(const Cover *cover)
 {
-	Oid			partition_relid = cover->request->partition_relid;
-	Relation	partition_rel = table_open(partition_relid, NoLock);
+	Partition  *partition = cover->partition;
 	Segment		segment;
-	bool		found = topics_segment_find(partition_rel, cover->first - 1, &segment) &&
-		segment.end_offset == cover->first;
+	bool		found;
 
-	table_close(partition_rel, NoLock);
+	topics_catalog_reopen_partition(partition, NoLock);
+	found = topics_segment_find(partition->rel, cover->first - 1, &segment) &&
+		segment.end_offset == cover->first;
+	topics_catalog_close_partition(partition, NoLock);
 	if (!found)
 		elog(ERROR, "no segment ends at offset " INT64_FORMAT, cover->first);
-	segment.end_offset = cover->change->state->cut_end;
-	topics_segment_set_bounds(partition_relid, &segment);
+	segment.end_offset = partition->state->cut_end;
+	topics_segment_set_bounds(partition->relid, &segment);
 	TEST_POINT("cut-undone");
 }
 
@@ -426,7 +430,7 @@ close_gap(const Cover *cover)
 	Segment		lowered = cover->next;
 
 	lowered.base_offset = cover->gap;
-	topics_segment_set_bounds(cover->request->partition_relid, &lowered);
+	topics_segment_set_bounds(cover->partition->relid, &lowered);
 	TEST_POINT("gap-closed");
 }
 
@@ -447,25 +451,24 @@ guess_records(PartitionState *state, int64 bytes)
 static void
 attach_above(const Cover *cover)
 {
-	Oid			partition_relid = cover->request->partition_relid;
-	PartitionState *state = cover->change->state;
-	Relation	partition_rel = table_open(partition_relid, NoLock);
+	Partition  *partition = cover->partition;
 	Segment		top;
 	int64		base_offset;
 	int64		end_offset;
 
+	topics_catalog_reopen_partition(partition, NoLock);
 	if (cover->last > PG_INT64_MAX - MAX_SEGMENT_RECORDS - 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("offsets of \"%s\" are exhausted", RelationGetRelationName(partition_rel))));
-	base_offset = topics_segment_last(partition_rel, &top) ? top.end_offset : cover->first;
-	table_close(partition_rel, NoLock);
+				 errmsg("offsets of \"%s\" are exhausted", RelationGetRelationName(partition->rel))));
+	base_offset = topics_segment_last(partition->rel, &top) ? top.end_offset : cover->first;
+	topics_catalog_close_partition(partition, NoLock);
 
-	end_offset = Max(base_offset + guess_records(state, cover->request->segment_bytes),
+	end_offset = Max(base_offset + guess_records(partition->state, cover->request->segment_bytes),
 					 cover->last + 1);
-	if (end_offset == state->cut_end)
+	if (end_offset == partition->state->cut_end)
 		end_offset++;			/* see the head of this file: a hot standby */
-	topics_segment_attach(partition_relid, base_offset, end_offset);
+	topics_segment_attach(partition->relid, base_offset, end_offset);
 }
 
 /* Raise the end of the segment that has the first offset. */
@@ -475,7 +478,7 @@ raise_end(const Cover *cover)
 	Segment		raised = cover->segment;
 
 	raised.end_offset = cover->last + 1;
-	topics_segment_set_bounds(cover->request->partition_relid, &raised);
+	topics_segment_set_bounds(cover->partition->relid, &raised);
 	TEST_POINT("end-raised");
 }
 
@@ -487,15 +490,14 @@ raise_end(const Cover *cover)
 static bool
 move_spare_up(const Cover *cover)
 {
-	Oid			partition_relid = cover->request->partition_relid;
 	Segment		moved = cover->next;
 
-	if (!set_append_limit(cover->change, partition_relid, cover->next.base_offset))
+	if (!set_append_limit(cover, cover->next.base_offset))
 		return false;
 	moved.base_offset = cover->last + 1;
 	moved.end_offset = Max(cover->next.end_offset,
 						   moved.base_offset + (cover->next.end_offset - cover->next.base_offset));
-	topics_segment_set_bounds(partition_relid, &moved);
+	topics_segment_set_bounds(cover->partition->relid, &moved);
 	TEST_POINT("spare-moved");
 	return true;
 }
@@ -537,19 +539,19 @@ take_cover_step(const Cover *cover, CoverSituation situation)
  * table open.
  */
 bool
-topics_cut_cover(const CoverRequest *request, PartitionState *state, bool may_repeat)
+topics_cut_cover(Partition *partition, const CoverRequest *request, bool may_repeat)
 {
-	Cover		cover = {.request = request,.may_repeat = may_repeat};
+	Cover		cover = {.partition = partition,.request = request,.may_repeat = may_repeat};
 	OwnerScope	scope;
 	CoverSituation situation;
 	bool		again;
 
 	/* from the top, as DROP takes them: attaching looks at the root */
-	LockRelationOid(get_partition_parent(request->partition_relid, false), AccessShareLock);
-	LockRelationOid(request->partition_relid, ShareUpdateExclusiveLock);
-	topics_segment_forget_bounds(request->partition_relid);
-	cover.change = note_change(state);
-	cover.change->completes = state->cut_end;
+	LockRelationOid(get_partition_parent(partition->relid, false), AccessShareLock);
+	LockRelationOid(partition->relid, ShareUpdateExclusiveLock);
+	topics_segment_forget_bounds(partition->relid);
+	cover.change = note_change(partition->state);
+	cover.change->completes = partition->state->cut_end;
 	scope = topics_extension_become_owner();
 	cover.drained = wait_for_old_readers();
 	do
@@ -564,12 +566,11 @@ topics_cut_cover(const CoverRequest *request, PartitionState *state, bool may_re
 
 /* The same for a single offset, in the caller's transaction alone. */
 void
-topics_cut_cover_offset(Oid partition_relid, PartitionState *state, int64 offset,
-						int64 segment_bytes)
+topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes)
 {
-	CoverRequest request = {partition_relid, offset, offset, segment_bytes};
+	CoverRequest request = {offset, offset, segment_bytes};
 
-	(void) topics_cut_cover(&request, state, false);
+	(void) topics_cut_cover(partition, &request, false);
 }
 
 /* ----------------------------------------------------------------
@@ -583,15 +584,16 @@ topics_cut_cover_offset(Oid partition_relid, PartitionState *state, int64 offset
  * "tail".
  */
 static bool
-choose_cut(Relation partition_rel, PartitionState *state, Segment *tail, int64 *cut_at)
+choose_cut(const Partition *partition, Segment *tail, int64 *cut_at)
 {
+	PartitionState *state = partition->state;
 	PendingChange *change = note_change(state);
 	Oid			expected = tail->relid;
 	bool		found;
 
 	topics_append_lock_acquire(&state, 1);
-	*cut_at = topics_log_end_locked(partition_rel, state);
-	found = topics_segment_find(partition_rel, *cut_at, tail) && tail->relid == expected &&
+	*cut_at = topics_log_end_locked(partition);
+	found = topics_segment_find(partition->rel, *cut_at, tail) && tail->relid == expected &&
 		tail->base_offset < *cut_at;
 	if (found)
 	{
@@ -614,22 +616,23 @@ choose_cut(Relation partition_rel, PartitionState *state, Segment *tail, int64 *
  * one of them, say ANALYZE, keeps producers waiting.
  */
 bool
-topics_cut_tail(Oid partition_relid, PartitionState *state, int64 *cut_at)
+topics_cut_tail(Partition *partition, int64 *cut_at)
 {
-	Relation	partition_rel = table_open(partition_relid, ShareUpdateExclusiveLock);
+	PartitionState *state = partition->state;
 	Segment		tail;
 	bool		found = false;
 
-	topics_segment_forget_bounds(partition_relid);
+	topics_catalog_reopen_partition(partition, ShareUpdateExclusiveLock);
+	topics_segment_forget_bounds(partition->relid);
 	/* the second half of an earlier cut comes first */
 	if (state->append_limit == NO_LIMIT && state->cut_end == 0 &&
 		wait_for_old_readers() &&
-		topics_segment_find(partition_rel, topics_log_end(partition_rel, state), &tail))
+		topics_segment_find(partition->rel, topics_log_end(partition), &tail))
 	{
 		LockRelationOid(tail.relid, ShareUpdateExclusiveLock);
-		found = choose_cut(partition_rel, state, &tail, cut_at);
+		found = choose_cut(partition, &tail, cut_at);
 	}
-	table_close(partition_rel, NoLock);
+	topics_catalog_close_partition(partition, NoLock);
 
 	if (found)
 	{
@@ -638,7 +641,7 @@ topics_cut_tail(Oid partition_relid, PartitionState *state, int64 *cut_at)
 		TEST_POINT("cut-limited");
 		scope = topics_extension_become_owner();
 		tail.end_offset = *cut_at;
-		topics_segment_set_bounds(partition_relid, &tail);
+		topics_segment_set_bounds(partition->relid, &tail);
 		TEST_POINT("cut-bound");
 		topics_extension_become_caller(scope);
 	}

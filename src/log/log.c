@@ -336,8 +336,7 @@ find_last_record(Relation partition_rel, Snapshot snapshot,
  * a row for the partition.
  */
 static int64
-find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_timestamp,
-		 bool *has_row)
+find_end(const Partition *partition, TimestampTz *last_timestamp, bool *has_row)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	Segment		first;
@@ -346,11 +345,11 @@ find_end(Relation partition_rel, const TopicPartition *id, TimestampTz *last_tim
 	int64		floor;
 
 	*last_timestamp = 0;
-	*has_row = topics_log_start_read(id, NULL, &log_start, &floor);
+	*has_row = topics_log_start_read(&partition->state->id, NULL, &log_start, &floor);
 	floor = Max(floor, log_start);
-	if (topics_segment_find_next(partition_rel, 0, &first))
+	if (topics_segment_find_next(partition->rel, 0, &first))
 		floor = Max(floor, first.base_offset);
-	(void) find_last_record(partition_rel, snapshot, &last_offset, last_timestamp);
+	(void) find_last_record(partition->rel, snapshot, &last_offset, last_timestamp);
 	UnregisterSnapshot(snapshot);
 	return Max(floor, last_offset + 1);
 }
@@ -379,14 +378,15 @@ find_first_timestamp(Relation rel)
 
 /* Look up what the roll by size and by age needs to know of the tail. */
 static void
-look_at_tail(Relation partition_rel, PartitionState *state, int64 end)
+look_at_tail(const Partition *partition, int64 end)
 {
+	PartitionState *state = partition->state;
 	Segment		tail;
 
 	state->tail_started = 0;
 	state->tail_blocks = 0;
 	state->tail_file = InvalidOid;
-	if (topics_segment_find(partition_rel, end, &tail))
+	if (topics_segment_find(partition->rel, end, &tail))
 	{
 		Relation	rel = table_open(tail.relid, AccessShareLock);
 
@@ -427,25 +427,27 @@ lock_for_lookup(Relation partition_rel)
 
 /* Get the log end, with the append lock held meanwhile. */
 static int64
-get_end_under_lock(Relation partition_rel, PartitionState *state)
+get_end_under_lock(const Partition *partition)
 {
+	PartitionState *state = partition->state;
 	int64		end;
 
 	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
-		lock_for_lookup(partition_rel);
+		lock_for_lookup(partition->rel);
 	topics_append_lock_acquire(&state, 1);
-	end = topics_log_end_locked(partition_rel, state);
+	end = topics_log_end_locked(partition);
 	topics_append_lock_release();
 	return end;
 }
 
 /*
  * Get the log end, the offset that the next record gets.  The caller holds the
- * append lock.
+ * append lock, and has the partition's table open.
  */
 int64
-topics_log_end_locked(Relation partition_rel, PartitionState *state)
+topics_log_end_locked(const Partition *partition)
 {
+	PartitionState *state = partition->state;
 	uint64		end = pg_atomic_read_u64(&state->next_offset);
 
 	Assert(topics_append_lock_held(state));
@@ -463,11 +465,11 @@ topics_log_end_locked(Relation partition_rel, PartitionState *state)
 		 */
 		pg_memory_barrier();
 		AcceptInvalidationMessages();
-		end = find_end(partition_rel, &state->id, &last_timestamp, &has_row);
+		end = find_end(partition, &last_timestamp, &has_row);
 		/* a restore has not come to the row yet: this may not be the end */
 		if (!has_row)
 			return end;
-		look_at_tail(partition_rel, state, end);
+		look_at_tail(partition, end);
 		state->last_append_time = Max(state->last_append_time, last_timestamp);
 		pg_atomic_write_u64(&state->next_offset, end);
 		pg_memory_barrier();
@@ -479,10 +481,11 @@ topics_log_end_locked(Relation partition_rel, PartitionState *state)
 
 /*
  * Get the log end as readers may know it: the one place that decides how far a
- * reader reads.  (With replication it will be the high watermark.)
+ * reader reads.  (With replication it will be the high watermark.)  The caller
+ * has the partition's table open.
  */
 int64
-topics_log_end(Relation partition_rel, PartitionState *state)
+topics_log_end(const Partition *partition)
 {
 	uint64		end;
 
@@ -491,22 +494,22 @@ topics_log_end(Relation partition_rel, PartitionState *state)
 		TimestampTz last_timestamp;
 		bool		has_row;
 
-		return find_end(partition_rel, &state->id, &last_timestamp, &has_row);
+		return find_end(partition, &last_timestamp, &has_row);
 	}
 
-	end = pg_atomic_read_u64(&state->next_offset);
+	end = pg_atomic_read_u64(&partition->state->next_offset);
 	if (end == UNKNOWN_OFFSET)
-		end = get_end_under_lock(partition_rel, state);
+		end = get_end_under_lock(partition);
 	return end;
 }
 
 /* Get the log end after the commits that are being published now. */
 int64
-topics_log_end_settled(Relation partition_rel, PartitionState *state)
+topics_log_end_settled(const Partition *partition)
 {
 	if (RecoveryInProgress())
-		return topics_log_end(partition_rel, state);
-	return get_end_under_lock(partition_rel, state);
+		return topics_log_end(partition);
+	return get_end_under_lock(partition);
 }
 
 /* Get the log start offset: nothing below it can be asked for. */

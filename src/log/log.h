@@ -269,16 +269,14 @@ extern void topics_segment_row_forget(const TopicPartition *id, int64 base_offse
 /* Offsets that are to have a segment. */
 typedef struct CoverRequest
 {
-	Oid			partition_relid;
 	int64		first;
 	int64		last;
 	int64		segment_bytes;	/* what a new segment is made for */
 } CoverRequest;
 
-extern bool topics_cut_cover(const CoverRequest *request, PartitionState *state, bool may_repeat);
-extern void topics_cut_cover_offset(Oid partition_relid, PartitionState *state, int64 offset,
-									int64 segment_bytes);
-extern bool topics_cut_tail(Oid partition_relid, PartitionState *state, int64 *cut_at);
+extern bool topics_cut_cover(Partition *partition, const CoverRequest *request, bool may_repeat);
+extern void topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes);
+extern bool topics_cut_tail(Partition *partition, int64 *cut_at);
 extern bool topics_cut_is_pending(void);
 extern void topics_cut_at_commit(void);
 extern void topics_cut_at_abort(void);
@@ -291,9 +289,9 @@ extern void topics_seal_segment(Oid segment_relid);
 /* ---- log.c ---- */
 
 typedef struct LogReader LogReader;
-extern int64 topics_log_end(Relation partition_rel, PartitionState *state);
-extern int64 topics_log_end_locked(Relation partition_rel, PartitionState *state);
-extern int64 topics_log_end_settled(Relation partition_rel, PartitionState *state);
+extern int64 topics_log_end(const Partition *partition);
+extern int64 topics_log_end_locked(const Partition *partition);
+extern int64 topics_log_end_settled(const Partition *partition);
 extern int64 topics_log_start(PartitionState *state);
 extern int	topics_log_range_detail(int64 start, int64 end);
 extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
@@ -359,6 +357,6 @@ extern void topics_foreign_writer_forget(void);
 
 /* ---- attach_worker.c ---- */
 
-extern bool topics_attach_worker_run(const TopicPartition *id, const CoverRequest *cover);
+extern bool topics_attach_worker_run(const Partition *partition, const CoverRequest *cover);
 
 #endif							/* PG_TOPICS_LOG_H */

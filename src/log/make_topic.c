@@ -71,20 +71,23 @@ topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 
 	for (int32 partition = from; partition < to; partition++)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic_id};
+		Partition	created = {.number = partition};
 		char		name[NAMEDATALEN];
 
 		CHECK_FOR_INTERRUPTS();
 		snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", topic_id, partition);
 		topics_statement_execute("CREATE TABLE topic_log.%s (LIKE topic_log.t" INT64_FORMAT ")"
 								 " PARTITION BY RANGE (\"offset\")", name, topic_id);
-		topics_segment_protect_from_analyze(get_relname_relid(name, namespace));
+		created.relid = get_relname_relid(name, namespace);
+		topics_segment_protect_from_analyze(created.relid);
 		/* not PARTITION OF: that would lock out the topic's readers */
 		topics_statement_execute("ALTER TABLE topic_log.t" INT64_FORMAT
 								 " ATTACH PARTITION topic_log.%s FOR VALUES IN (%d)",
 								 topic_id, name, partition);
 		topics_statement_execute("INSERT INTO topic_log.partition (topic_id, partition)"
 								 " VALUES (" INT64_FORMAT ", %d)", topic_id, partition);
-		topics_cut_cover_offset(get_relname_relid(name, namespace), topics_partition_state_get(&id), 0, segment_bytes);
+		created.state = topics_partition_state_get(&id);
+		topics_cut_cover_offset(&created, 0, segment_bytes);
 	}
 }
 

@@ -230,7 +230,7 @@ try_open_segment(Destination *dest, const Segment *segment)
 				 errdetail("It was restored or altered without it, and cannot keep records in order."),
 				 errhint("Restore the topic without --no-table-access-method.")));
 	if (topics_log_index_exists(open->rel) &&
-		topics_log_end(dest->partition.rel, dest->partition.state) >= segment->end_offset)
+		topics_log_end(&dest->partition) >= segment->end_offset)
 	{
 		table_close(open->rel, NoLock);
 		pfree(open);
@@ -266,10 +266,10 @@ static void
 make_room(Destination *dest, int64 first, int64 last)
 {
 	Partition  *partition = &dest->partition;
-	CoverRequest request = {partition->relid, first, last, dest->segment_bytes};
+	CoverRequest request = {first, last, dest->segment_bytes};
 	bool		is_ours = partition->rel->rd_createSubid != InvalidSubTransactionId;
 
-	if (!is_ours && topics_attach_worker_run(&dest->id, &request))
+	if (!is_ours && topics_attach_worker_run(partition, &request))
 	{
 		AcceptInvalidationMessages();
 		if (topics_segment_covers(partition->rel, first, last))
@@ -277,7 +277,7 @@ make_room(Destination *dest, int64 first, int64 last)
 	}
 	topics_catalog_close_partition(partition, NoLock);
 	PushActiveSnapshot(GetLatestSnapshot());
-	topics_cut_cover(&request, partition->state, false);
+	topics_cut_cover(partition, &request, false);
 	PopActiveSnapshot();
 	resolve_destination(dest);
 }
@@ -339,7 +339,7 @@ open_segments(Destination *dest)
 		pg_read_barrier();
 		AcceptInvalidationMessages();
 		topics_segment_learn_bounds(partition->relid, dest->bounds_changes);
-		end = topics_log_end(partition->rel, partition->state);
+		end = topics_log_end(partition);
 		require_known_end(dest);
 		dest->in_one_segment = topics_segment_fits(partition->rel, end, end + count - 1);
 		if (dest->in_one_segment ||

@@ -138,10 +138,10 @@ check_offset(const Fetch *fetch, int64 from)
 {
 	const Partition *partition = &fetch->partition;
 	int64		start = topics_log_start(partition->state);
-	int64		end = topics_log_end(partition->rel, partition->state);
+	int64		end = topics_log_end(partition);
 
 	if (from > end)
-		end = topics_log_end_settled(partition->rel, partition->state);
+		end = topics_log_end_settled(partition);
 	if (from < start || from > end)
 		topics_log_report_out_of_range(NameStr(fetch->topic), partition->number, from, start, end,
 									   "topics.list_offsets() gives the offsets to start from.");

@@ -167,7 +167,7 @@ topics_latest(PG_FUNCTION_ARGS)
 
 		reading.partition_rel = opened.rel;
 		reading.start = topics_log_start(opened.state);
-		reading.end = topics_log_end(opened.rel, opened.state);
+		reading.end = topics_log_end(&opened);
 		put_partition(&reading, &result);
 		topics_catalog_close_partition(&opened, NoLock);
 	}

@@ -88,7 +88,7 @@ look_up_log_end(OffsetWait *wait)
 	if (partition->rel == NULL)
 		report_topic_dropped(NameStr(wait->topic));
 	PushActiveSnapshot(GetTransactionSnapshot());
-	end = topics_log_end(partition->rel, partition->state);
+	end = topics_log_end(partition);
 	PopActiveSnapshot();
 	topics_catalog_close_partition(partition, AccessShareLock);
 	return end;

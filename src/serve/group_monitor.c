@@ -193,7 +193,7 @@ put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int
 		position = pg_atomic_read_u64(&entry.start);
 	opened = topics_catalog_open_for_reading(topic, partition);
 	start = topics_log_start(opened.state);
-	end = topics_log_end(opened.rel, opened.state);
+	end = topics_log_end(&opened);
 	topics_catalog_close_partition(&opened, AccessShareLock);
 	if (position == NO_OFFSET || position < start)
 		position = start;

@@ -117,8 +117,7 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 			CHECK_FOR_INTERRUPTS();
 			if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
 				continue;		/* just dropped */
-			visit(rsinfo, &partition, topics_log_start(partition.state),
-				  topics_log_end(partition.rel, partition.state));
+			visit(rsinfo, &partition, topics_log_start(partition.state), topics_log_end(&partition));
 			topics_catalog_close_partition(&partition, AccessShareLock);
 		}
 	}

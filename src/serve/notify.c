@@ -152,7 +152,7 @@ find_log_end(Topic *topic, const Moved *moved)
 	if (partition.number >= topic->partitions ||
 		!topics_catalog_try_open_partition(&partition, AccessShareLock))
 		return -1;
-	end = topics_log_end(partition.rel, partition.state);
+	end = topics_log_end(&partition);
 	topics_catalog_close_partition(&partition, AccessShareLock);
 	return end;
 }
