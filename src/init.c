@@ -75,7 +75,7 @@ _PG_init(void)
 {
 	/* CREATE EXTENSION fails here, before anything is made */
 	if (!process_shared_preload_libraries_in_progress)
-		topics_require_preload();
+		topics_settings_require_preload();
 
 	warn_unless_first();
 	topics_settings_define();

@@ -24,7 +24,7 @@ extern int	pg_topics_worker_interval;
 extern int	pg_topics_notify_interval;
 extern int	pg_topics_compaction_rate;
 extern void topics_settings_define(void);
-extern void topics_require_preload(void);
+extern void topics_settings_require_preload(void);
 extern void topics_settings_override(const char *name, const char *value);
 
 /* ---- argument.c ---- */

@@ -73,7 +73,7 @@ topics_settings_define(void)
  * was loaded too late says so instead of crashing.
  */
 void
-topics_require_preload(void)
+topics_settings_require_preload(void)
 {
 	if (!preloaded)
 		ereport(ERROR,

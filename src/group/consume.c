@@ -522,7 +522,7 @@ topics_consume(PG_FUNCTION_ARGS)
 	Consumer	consumer;
 	TimestampTz deadline;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, PG_NARGS(), "topics.consume()");
 	topics_produce_check_context("topics.consume()");
 	consumer = get_consumer_arguments(fcinfo);
@@ -549,7 +549,7 @@ topics_wait(PG_FUNCTION_ARGS)
 	GroupOffset entry;
 	long		timeout_ms;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, PG_NARGS(), "topics.wait()");
 	consumer = get_consumer_arguments(fcinfo);
 	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(WAIT_ARG_MAX_WAIT), WAKEUP_MAX_WAIT_MS);

@@ -251,7 +251,7 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 	Partition	partition;
 	LocalOffset *local;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_produce_check_context("topics.commit_offset()");
 	topics_argument_require(fcinfo, COMMIT_ARG_PARTITION, "partition and committed_offset");
 	topics_argument_require(fcinfo, COMMIT_ARG_COMMITTED_OFFSET, "partition and committed_offset");
@@ -449,7 +449,7 @@ topics_reset_offset(PG_FUNCTION_ARGS)
 	int32		first = 0;
 	int32		upto;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_produce_check_context("topics.reset_offset()");
 	(void) get_topic_argument(fcinfo, RESET_ARG_TOPIC);
 	topics_offset_log_prepare(true);
@@ -496,7 +496,7 @@ topics_delete_group(PG_FUNCTION_ARGS)
 	GroupOffset *entries;
 	int			count;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_produce_check_context("topics.delete_group()");
 	topics_offset_log_prepare(true);
 	topics_group_require_owner(group_id, false);

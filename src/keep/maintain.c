@@ -550,7 +550,7 @@ require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
 {
 	CallContext *context = (CallContext *) fcinfo->context;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	if (context == NULL || !IsA(context, CallContext) || context->atomic)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

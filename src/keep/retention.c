@@ -493,7 +493,7 @@ topics_delete_records(PG_FUNCTION_ARGS)
 	int64		start;
 	int64		end;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_produce_check_context("topics.delete_records()");
 	topics_argument_require_all(fcinfo, 3, "topics.delete_records()");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);

@@ -290,7 +290,7 @@ topics_catalog_lookup(const char *name, bool missing_ok)
 	Oid			view_relid = InvalidOid;
 	Topic	   *topic = NULL;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 
 	/* what others did, say REVOKE or DROP, holds from the next call on */
 	AcceptInvalidationMessages();

@@ -390,7 +390,7 @@ topics_produce_change(PG_FUNCTION_ARGS)
 	ChangeSource *source;
 	Topic	   *topic;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_produce_check_context("topics.produce_change()");
 	topic = topics_catalog_lookup(data->tg_trigger->tgargs[0], false);
 	topics_catalog_require(topic, ACL_INSERT);

@@ -80,7 +80,7 @@ topics_insert_begin(Relation view)
 {
 	Topic	   *topic;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topic = topics_catalog_get(RelationGetRelid(view), false);
 	topics_produce_check_context("INSERT into a topic");
 	topics_catalog_require_not_internal(topic);

@@ -290,7 +290,7 @@ find_topic_to_produce(FunctionCallInfo fcinfo, const char *command)
 {
 	Topic	   *topic;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_produce_check_context(command);
 	topics_argument_require(fcinfo, PRODUCE_TOPIC, "topic");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(PRODUCE_TOPIC)), false);
@@ -511,7 +511,7 @@ topics_last_produced(PG_FUNCTION_ARGS)
 	const ProducedRange *ranges;
 	int			count;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 	ranges = topics_append_last_produced(&count);
 	for (int i = 0; i < count; i++)

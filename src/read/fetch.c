@@ -314,7 +314,7 @@ topics_fetch_request(FunctionCallInfo fcinfo)
 {
 	FetchRequest request;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, FETCH_ARGUMENTS, "topics.fetch()");
 	request.limits = topics_fetch_limits(fcinfo, FETCH_MAX_RECORDS);
 	request.topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(FETCH_TOPIC)), false);

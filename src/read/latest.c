@@ -151,7 +151,7 @@ topics_latest(PG_FUNCTION_ARGS)
 	Topic	   *topic;
 	Reading		reading;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_argument_require(fcinfo, LATEST_TOPIC, "topic");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(LATEST_TOPIC)), false);
 	topics_catalog_require(topic, ACL_SELECT);

@@ -60,7 +60,7 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 	Topic	   *topic = NULL;
 	int64		topic_id = NO_TOPIC;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_offset_log_prepare(false);
 	InitMaterializedSRF(fcinfo, 0);
 	entries = topics_offset_table_list(NULL, NO_TOPIC, &count);

@@ -52,7 +52,7 @@ topics_may_read(PG_FUNCTION_ARGS)
 {
 	Topic	   *topic;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topic = topics_catalog_get(PG_GETARG_OID(0), true);
 	PG_RETURN_BOOL(topic != NULL && topics_catalog_may_read(topic));
 }
@@ -102,7 +102,7 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	ListCell   *lc;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, topics_catalog_list())
 	{
@@ -299,7 +299,7 @@ topics_worker_status(PG_FUNCTION_ARGS)
 	int			count;
 	bool		shown = false;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 	(void) topics_worker_registry_read(MyDatabaseId, &worker);
 	failures = topics_backoff_list(&count);

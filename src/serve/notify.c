@@ -91,7 +91,7 @@ topics_channel(PG_FUNCTION_ARGS)
 {
 	Topic	   *topic;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	topics_argument_require(fcinfo, 0, "topic");
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	topics_catalog_require(topic, ACL_SELECT);

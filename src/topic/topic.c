@@ -188,7 +188,7 @@ topics_create_topic(PG_FUNCTION_ARGS)
 
 	topic.name = get_text_argument(fcinfo, CREATE_TOPIC, "topic");
 	topic.partitions = get_partitions_argument(fcinfo, CREATE_PARTITIONS);
-	topics_require_preload();
+	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.create_topic()");
 	topics_topic_check_name(topic.name);
 	topic.settings = topics_topic_setting_arguments(fcinfo, CREATE_FIRST_SETTING);
@@ -248,7 +248,7 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 	TopicSettingValues *settings;
 	StatementScope scope;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.alter_topic()");
 	settings = topics_topic_setting_arguments(fcinfo, 1);
 	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
@@ -276,7 +276,7 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 	int32		partitions;
 	StatementScope scope;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.add_partitions()");
 	topics_argument_require(fcinfo, 1, "partitions");
 	partitions = get_partitions_argument(fcinfo, 1);
@@ -307,7 +307,7 @@ topics_rename_topic(PG_FUNCTION_ARGS)
 	char	   *new_name = get_text_argument(fcinfo, 1, "new_name");
 	Topic	   *topic;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.rename_topic()");
 	topics_topic_check_name(new_name);
 	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), AccessExclusiveLock, false);
@@ -333,7 +333,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	int64		topic_id;
 	StatementScope scope;
 
-	topics_require_preload();
+	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.drop_topic()");
 	/* before the topic has gone: what is loaded then lacks its offsets */
 	topics_offset_log_prepare(false);
