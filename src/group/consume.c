@@ -150,7 +150,7 @@ look_at_group(const Consumer *consumer, Place *place)
 
 /* Return true if there is a record for the group, or an error to tell it. */
 static bool
-has_something(const Place *place)
+has_record_or_error(const Place *place)
 {
 	if (place->position == NO_OFFSET)
 		return place->log_end > place->log_start;
@@ -166,7 +166,7 @@ is_place_free(const Consumer *consumer, int32 number)
 
 	look_at_group(consumer, &place);
 	look_at_log(&place);
-	if (!has_something(&place))
+	if (!has_record_or_error(&place))
 	{
 		/* say what is wanted, and look once more */
 		topics_wakeup_want(place.partition.state,
@@ -174,12 +174,12 @@ is_place_free(const Consumer *consumer, int32 number)
 							Max(place.position, place.log_start)) + 1);
 		look_at_log(&place);
 	}
-	if (has_something(&place) && place.is_claimed)
+	if (has_record_or_error(&place) && place.is_claimed)
 	{
 		topics_wakeup_want_claim(consumer->topic_state);
 		look_at_group(consumer, &place);
 	}
-	return has_something(&place) && !place.is_claimed;
+	return has_record_or_error(&place) && !place.is_claimed;
 }
 
 /* WakeupCheck: return true if any partition has something and is free. */
@@ -378,11 +378,11 @@ claim_place(const Consumer *consumer, Place *place)
 
 	look_at_group(consumer, place);
 	look_at_log(place);
-	if (place->position == NO_OFFSET ? has_something(place) : place->position > place->log_end)
+	if (place->position == NO_OFFSET ? has_record_or_error(place) : place->position > place->log_end)
 		report_out_of_range(consumer, place);
-	if (has_something(place) && place->position < place->log_start)
+	if (has_record_or_error(place) && place->position < place->log_start)
 		skip_removed(consumer, place);
-	if (!has_something(place))
+	if (!has_record_or_error(place))
 	{
 		if (!is_ours && local->change == NULL)
 			topics_consumer_offset_unclaim(local);
@@ -411,7 +411,7 @@ find_free_places(const Consumer *consumer, int *count)
 		if (place->is_claimed)
 			continue;
 		look_at_log(place);
-		if (has_something(place))
+		if (has_record_or_error(place))
 			(*count)++;
 	}
 	return places;

@@ -145,7 +145,7 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 bool
 topics_consumer_offset_exists(const LocalOffset *local)
 {
-	return local->change ? !local->change->deleted : is_committed(local->shared);
+	return local->change ? !local->change->deleted : is_entry_committed(local->shared);
 }
 
 /* Return the committed offset, with this transaction's change, or NO_OFFSET. */
@@ -223,7 +223,7 @@ topics_consumer_offset_is_deleted(const LocalOffset *local)
 
 /* Raise 40001 if the snapshot does not see what the last commit did. */
 static void
-require_visible(GroupOffset *entry)
+require_visible_commit(GroupOffset *entry)
 {
 	uint64		xid = pg_atomic_read_u64(&entry->commit_xid);
 	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
@@ -275,7 +275,7 @@ topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bo
 		local->released = false;
 		pg_atomic_write_u32(&local->shared->claimed_by, MyProcPid);
 	}
-	require_visible(local->shared);
+	require_visible_commit(local->shared);
 	return true;
 }
 
@@ -332,7 +332,7 @@ topics_consumer_offset_rewrite_group(const char *group_id)
 	/* with the lock held the group cannot be deleted */
 	if (LockAcquire(&tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL ||
 		!topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry) ||
-		!is_committed(&entry))
+		!is_entry_committed(&entry))
 		return false;
 	local = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, NULL, NULL);
 	change = push_change(local);
@@ -401,8 +401,8 @@ needs_record(LocalOffset *local)
 	if (local->change == NULL)
 		return false;
 	if (local->change->deleted || local->change->rewrite_of != 0)
-		return is_committed(local->shared);
-	return local->shared->key.partition != NO_PARTITION || !is_committed(local->shared);
+		return is_entry_committed(local->shared);
+	return local->shared->key.partition != NO_PARTITION || !is_entry_committed(local->shared);
 }
 
 /* Before the commit record: give records to the transaction's buffer. */

@@ -52,7 +52,7 @@ topics_group_may_use(Oid owner)
 }
 
 static void
-require_use(const char *group_id, Oid owner)
+require_group_use(const char *group_id, Oid owner)
 {
 	if (!topics_group_may_use(owner))
 		ereport(ERROR,
@@ -94,7 +94,7 @@ topics_group_require_owner(const char *group_id, bool missing_ok)
 	bool		found = topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry);
 
 	if (found)
-		require_use(group_id, entry.facts.owner);
+		require_group_use(group_id, entry.facts.owner);
 
 	/*
 	 * an entry can outlive its group's deletion, or come before its first
@@ -113,7 +113,7 @@ topics_group_use(const char *group_id, GroupKind kind)
 	GroupOffsetFacts facts = {.owner = GetUserId(),.kind = kind};
 	LocalOffset *group = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, &facts, NULL);
 
-	require_use(group_id, group->shared->facts.owner);
+	require_group_use(group_id, group->shared->facts.owner);
 	if (topics_consumer_offset_is_deleted(group))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -401,7 +401,7 @@ resolve_target(const ResetTarget *target, Partition *partition, int64 since, int
 }
 
 static void
-put_reset(ReturnSetInfo *rsinfo, int32 partition, int64 before, int64 after)
+put_reset_offset(ReturnSetInfo *rsinfo, int32 partition, int64 before, int64 after)
 {
 	Datum		values[RESULT_COLUMNS];
 	bool		nulls[RESULT_COLUMNS] = {false};
@@ -434,7 +434,7 @@ reset_partitions(ReturnSetInfo *rsinfo, const char *group_id, const ResetTarget 
 
 		if (!dry_run)
 			topics_consumer_offset_change(locals[number], after, NULL);
-		put_reset(rsinfo, number, before, after);
+		put_reset_offset(rsinfo, number, before, after);
 	}
 }
 

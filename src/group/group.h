@@ -113,7 +113,7 @@ typedef struct LocalOffset
 } LocalOffset;
 
 static inline bool
-is_committed(const GroupOffset *entry)
+is_entry_committed(const GroupOffset *entry)
 {
 	return (int64) pg_atomic_read_u64((pg_atomic_uint64 *) &entry->committed) != NO_OFFSET;
 }

@@ -228,14 +228,14 @@ topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local)
  */
 
 static JsonbValue *
-get_field(Jsonb *value, const char *name)
+get_json_field(Jsonb *value, const char *name)
 {
 	return getKeyJsonValueFromContainer(&value->root, name, strlen(name), NULL);
 }
 
 /* Return a number, or "missing" if the value is none. */
 static int64
-get_number(JsonbValue *value, int64 missing)
+get_json_number(JsonbValue *value, int64 missing)
 {
 	if (value == NULL || value->type != jbvNumeric)
 		return missing;
@@ -244,7 +244,7 @@ get_number(JsonbValue *value, int64 missing)
 
 /* Return a string, palloc'd, or NULL if the value is none. */
 static char *
-get_string(JsonbValue *value)
+get_json_string(JsonbValue *value)
 {
 	if (value == NULL || value->type != jbvString)
 		return NULL;
@@ -263,7 +263,7 @@ find_name(const char *name, const char *const *names, int count)
 
 /* Parse "topic id/partition/group".  Return false if it is something else. */
 static bool
-parse_key(const char *text, GroupOffsetKey *key)
+parse_record_key(const char *text, GroupOffsetKey *key)
 {
 	char	   *p;
 
@@ -283,9 +283,9 @@ parse_key(const char *text, GroupOffsetKey *key)
 static Oid
 read_owner(Jsonb *value)
 {
-	char	   *name = get_string(get_field(value, "owner"));
-	Oid			owner = (Oid) get_number(get_field(value, "owner_id"), InvalidOid);
-	JsonbValue *system = get_field(value, "system");
+	char	   *name = get_json_string(get_json_field(value, "owner"));
+	Oid			owner = (Oid) get_json_number(get_json_field(value, "owner_id"), InvalidOid);
+	JsonbValue *system = get_json_field(value, "system");
 	char	   *here = psprintf(UINT64_FORMAT, GetSystemIdentifier());
 
 	if (system && system->type == jbvNumeric &&
@@ -310,7 +310,7 @@ typedef struct LoadedRecord
 } LoadedRecord;
 
 static void
-read_starts(LoadedRecord *record, JsonbValue *starts, MemoryContext cxt)
+read_group_starts(LoadedRecord *record, JsonbValue *starts, MemoryContext cxt)
 {
 	if (starts == NULL || starts->type != jbvBinary || !JsonContainerIsArray(starts->val.binary.data))
 		return;
@@ -318,30 +318,30 @@ read_starts(LoadedRecord *record, JsonbValue *starts, MemoryContext cxt)
 	record->starts = MemoryContextAlloc(cxt, sizeof(int64) * Max(record->nstarts, 1));
 	for (int i = 0; i < record->nstarts; i++)
 		record->starts[i] =
-			get_number(getIthJsonbValueFromContainer(starts->val.binary.data, i), 0);
+			get_json_number(getIthJsonbValueFromContainer(starts->val.binary.data, i), 0);
 }
 
 static void
-read_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
+read_record_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
 {
 	record->offset = IT_EXISTS;
-	record->has_metadata = get_field(value, "metadata") != NULL;
+	record->has_metadata = get_json_field(value, "metadata") != NULL;
 	if (record->key.topic_id == NO_TOPIC)
 	{
 		record->facts.owner = read_owner(value);
-		record->facts.kind = find_name(get_string(get_field(value, "kind")),
+		record->facts.kind = find_name(get_json_string(get_json_field(value, "kind")),
 									   kind_names, lengthof(kind_names));
 	}
 	else if (record->key.partition == NO_PARTITION)
 	{
-		record->facts.reset = find_name(get_string(get_field(value, "auto_offset_reset")),
+		record->facts.reset = find_name(get_json_string(get_json_field(value, "auto_offset_reset")),
 										reset_names, lengthof(reset_names));
-		record->facts.partitions = get_number(get_field(value, "partitions"), 0);
+		record->facts.partitions = get_json_number(get_json_field(value, "partitions"), 0);
 		if (record->facts.reset == RESET_LATEST)
-			read_starts(record, get_field(value, "starts"), cxt);
+			read_group_starts(record, get_json_field(value, "starts"), cxt);
 	}
 	else
-		record->offset = get_number(get_field(value, "offset"), 0);
+		record->offset = get_json_number(get_json_field(value, "offset"), 0);
 }
 
 static bool
@@ -363,7 +363,7 @@ read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
 	Datum		datum;
 
 	datum = slot_getattr(slot, Anum_log_key, &isnull);
-	if (isnull || !parse_key(TextDatumGetCString(datum), &key))
+	if (isnull || !parse_record_key(TextDatumGetCString(datum), &key))
 		return;
 	record = hash_search(records, &key, HASH_ENTER, &found);
 	if (found && record->starts)
@@ -374,11 +374,11 @@ read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
 	record->commit_time = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
 	datum = slot_getattr(slot, Anum_log_value, &record->deleted);
 	if (!record->deleted && !record->topic_is_gone)
-		read_value(record, DatumGetJsonbP(datum), cxt);
+		read_record_value(record, DatumGetJsonbP(datum), cxt);
 }
 
 static void
-read_range(const Partition *partition, int64 from, int64 upto, HTAB *records, MemoryContext cxt)
+read_log_range(const Partition *partition, int64 from, int64 upto, HTAB *records, MemoryContext cxt)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	LogReader  *reader = topics_log_reader_open(partition->rel, from, upto, snapshot, false);
@@ -413,7 +413,7 @@ read_partition(Topic *topic, int32 number, HTAB *records, MemoryContext cxt)
 	int64		start = topics_log_start(partition.state);
 	int64		end = topics_log_end(&partition);
 
-	read_range(&partition, start, end, records, cxt);
+	read_log_range(&partition, start, end, records, cxt);
 	UnregisterSnapshot(held);
 	topics_catalog_close_partition(&partition, AccessShareLock);
 	return end;
@@ -498,7 +498,7 @@ topics_offset_log_prepare(bool for_write)
 
 /* Read a string in the record of an entry, palloc'd, or NULL. */
 static char *
-read_string(Topic *topic, const GroupOffset *entry, const char *name)
+read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
 {
 	int32		number = topics_offset_log_choose_partition(topic, entry->key.group_id);
 	Partition	partition = topics_catalog_open_for_reading(topic, number);
@@ -514,7 +514,7 @@ read_string(Topic *topic, const GroupOffset *entry, const char *name)
 		Datum		value = slot_getattr(slot, Anum_log_value, &isnull);
 
 		if (!isnull)
-			result = get_string(get_field(DatumGetJsonbP(value), name));
+			result = get_json_string(get_json_field(DatumGetJsonbP(value), name));
 	}
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);
@@ -532,7 +532,7 @@ topics_offset_log_metadata(const GroupOffset *entry)
 {
 	Topic	   *topic = entry->has_metadata ? find_offsets_topic() : NULL;
 
-	return topic ? read_string(topic, entry, "metadata") : NULL;
+	return topic ? read_record_string(topic, entry, "metadata") : NULL;
 }
 
 /* ----------------------------------------------------------------
@@ -553,7 +553,7 @@ static bool
 is_owner_renamed(Topic *topic, const GroupOffset *group)
 {
 	char	   *name = GetUserNameFromId(group->facts.owner, true);
-	char	   *recorded = name ? read_string(topic, group, "owner") : NULL;
+	char	   *recorded = name ? read_record_string(topic, group, "owner") : NULL;
 
 	return recorded && strcmp(name, recorded) != 0;
 }
@@ -566,7 +566,7 @@ is_owner_renamed(Topic *topic, const GroupOffset *group)
 void
 topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction)
 {
-	static bool registered = false;
+	static bool follows_roles = false;
 	bool		done = true;
 	MemoryContext cxt;
 	MemoryContext old;
@@ -574,9 +574,9 @@ topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_trans
 	int			count;
 	int			looked_at = 0;
 
-	if (!registered)
+	if (!follows_roles)
 		CacheRegisterSyscacheCallback(AUTHOID, forget_owners, (Datum) 0);
-	registered = true;
+	follows_roles = true;
 	if (owners_are_known || find_offsets_topic() == NULL)
 		return;
 	topics_offset_log_prepare(false);

@@ -172,7 +172,7 @@ forget_starts(const GroupOffset *subscription)
 		if (entry == NULL)
 			continue;
 		pg_atomic_write_u64(&entry->start, NO_OFFSET);
-		if (!is_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
+		if (!is_entry_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
 			hash_search(table, &key, HASH_REMOVE, NULL);
 	}
 }
@@ -184,7 +184,7 @@ forget_starts(const GroupOffset *subscription)
  * one.
  */
 static bool
-is_remembered(GroupOffset *entry)
+is_entry_remembered(GroupOffset *entry)
 {
 	GroupOffsetKey key = entry->key;
 	GroupOffset *subscription;
@@ -195,7 +195,7 @@ is_remembered(GroupOffset *entry)
 		return true;
 	key.partition = NO_PARTITION;
 	subscription = hash_search(table, &key, HASH_FIND, NULL);
-	return subscription && is_committed(subscription) && pg_atomic_read_u64(&entry->served) != 0;
+	return subscription && is_entry_committed(subscription) && pg_atomic_read_u64(&entry->served) != 0;
 }
 
 /* Remove an entry if it is not needed: neither committed nor pinned. */
@@ -206,13 +206,13 @@ remove_unused_entry(const GroupOffsetKey *key)
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
 	entry = hash_search(table, key, HASH_FIND, NULL);
-	if (entry && !is_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
+	if (entry && !is_entry_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
 	{
 		bool		is_subscription = key->topic_id != NO_TOPIC && key->partition == NO_PARTITION;
 
 		if (is_subscription && entry->facts.reset == RESET_LATEST)
 			forget_starts(entry);
-		if (!is_remembered(entry))
+		if (!is_entry_remembered(entry))
 			hash_search(table, key, HASH_REMOVE, NULL);
 	}
 	LWLockRelease(table_lock);
@@ -298,7 +298,7 @@ topics_offset_table_unpin(GroupOffset *entry)
 	 * again, by key and with the lock.  It comes after the pin is gone, not
 	 * before: the group may be deleted in between.
 	 */
-	if (pg_atomic_sub_fetch_u32(&entry->pins, 1) == 0 && !is_committed(entry))
+	if (pg_atomic_sub_fetch_u32(&entry->pins, 1) == 0 && !is_entry_committed(entry))
 		remove_unused_entry(&key);
 }
 
@@ -319,7 +319,7 @@ topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition, 
 
 /* Return true if a list of this group and this topic has the entry. */
 static bool
-is_listed(GroupOffset *entry, const char *group_id, int64 topic_id)
+is_entry_listed(GroupOffset *entry, const char *group_id, int64 topic_id)
 {
 	if (entry->key.database != MyDatabaseId || entry->key.topic_id == LOADED_TOPIC)
 		return false;
@@ -327,7 +327,7 @@ is_listed(GroupOffset *entry, const char *group_id, int64 topic_id)
 		return false;
 	if (group_id)
 		return strcmp(entry->key.group_id, group_id) == 0;
-	return is_committed(entry) || pg_atomic_read_u32(&entry->claimed_by) != 0;
+	return is_entry_committed(entry) || pg_atomic_read_u32(&entry->claimed_by) != 0;
 }
 
 /*
@@ -345,7 +345,7 @@ copy_entries(const char *group_id, int64 topic_id, GroupOffset *result, int64 ro
 	hash_seq_init(&seq, table);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 	{
-		if (!is_listed(entry, group_id, topic_id))
+		if (!is_entry_listed(entry, group_id, topic_id))
 			continue;
 		if (count >= room)
 		{
@@ -455,7 +455,7 @@ set_loaded_topic(GroupOffset *loaded, int64 offsets_topic_id)
 }
 
 static bool
-is_loaded(void)
+is_log_loaded(void)
 {
 	GroupOffsetKey key = make_loaded_key();
 	GroupOffset *entry;
@@ -463,7 +463,7 @@ is_loaded(void)
 
 	LWLockAcquire(table_lock, LW_SHARED);
 	entry = hash_search(table, &key, HASH_FIND, NULL);
-	loaded = entry && is_committed(entry);
+	loaded = entry && is_entry_committed(entry);
 	LWLockRelease(table_lock);
 	return loaded;
 }
@@ -478,10 +478,10 @@ topics_offset_table_begin_load(void)
 	GroupOffsetKey key = make_loaded_key();
 	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
 
-	if (is_loaded())
+	if (is_log_loaded())
 		return false;
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	if (!is_loaded())
+	if (!is_log_loaded())
 		return true;
 	LockRelease(&tag, ExclusiveLock, false);
 	return false;

@@ -147,9 +147,9 @@ topics_produce_convert_column(Topic *topic, TopicColumn *column, Oid given, Datu
 
 /* Print a key as text that is the same whatever the session's settings are. */
 static char *
-print_key(TopicColumn *column, Datum key)
+print_record_key(TopicColumn *column, Datum key)
 {
-	static const char *const settings[][2] = {
+	static const char *const output_settings[][2] = {
 		{"datestyle", "ISO"}, {"intervalstyle", "postgres"}, {"timezone", "UTC"},
 		{"extra_float_digits", "1"}, {"lc_monetary", "C"}, {"bytea_output", "hex"}
 	};
@@ -160,8 +160,8 @@ print_key(TopicColumn *column, Datum key)
 		return OutputFunctionCall(&column->output, key);
 
 	guc_level = NewGUCNestLevel();
-	for (int i = 0; i < (int) lengthof(settings); i++)
-		topics_settings_override(settings[i][0], settings[i][1]);
+	for (int i = 0; i < (int) lengthof(output_settings); i++)
+		topics_settings_override(output_settings[i][0], output_settings[i][1]);
 	text = OutputFunctionCall(&column->output, key);
 
 	AtEOXact_GUC(true, guc_level);
@@ -186,7 +186,7 @@ choose_partition_for_key(Topic *topic, Datum key)
 	}
 	else
 	{
-		bytes = print_key(column, key);
+		bytes = print_record_key(column, key);
 		len = strlen(bytes);
 	}
 	if (column->base_type != BYTEAOID && GetDatabaseEncoding() != PG_UTF8)

@@ -75,19 +75,19 @@ static void end_fetch_scan(CustomScanState *css);
 static void rescan_fetch_scan(CustomScanState *css);
 static void explain_fetch_scan(CustomScanState *css, List *ancestors, ExplainState *es);
 
-static set_rel_pathlist_hook_type previous_pathlist = NULL;
+static set_rel_pathlist_hook_type previous_fetch_pathlist = NULL;
 
-static const CustomPathMethods path_methods = {
+static const CustomPathMethods fetch_path_methods = {
 	.CustomName = "Fetch Scan",
 	.PlanCustomPath = plan_fetch_scan
 };
 
-static const CustomScanMethods scan_methods = {
+static const CustomScanMethods fetch_scan_methods = {
 	.CustomName = "Fetch Scan",
 	.CreateCustomScanState = create_fetch_scan_state
 };
 
-static const CustomExecMethods exec_methods = {
+static const CustomExecMethods fetch_exec_methods = {
 	.CustomName = "Fetch Scan",
 	.BeginCustomScan = begin_fetch_scan,
 	.ExecCustomScan = exec_fetch_scan,
@@ -154,15 +154,15 @@ add_fetch_path(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte
 	Path	   *path;
 	Path	   *function;
 
-	if (previous_pathlist)
-		previous_pathlist(root, rel, rti, rte);
+	if (previous_fetch_pathlist)
+		previous_fetch_pathlist(root, rel, rti, rte);
 	if (!pg_topics_enable_offset_scan || rel->pathlist == NIL ||
 		bms_membership(root->all_baserels) != BMS_SINGLETON ||
 		!bms_is_empty(rel->lateral_relids) || find_fetch_call(rte) == NULL || wants_whole_row(rel))
 		return;
 
 	function = linitial(rel->pathlist);
-	path = &topics_custom_scan_make_path(rel, &path_methods)->path;
+	path = &topics_custom_scan_make_path(rel, &fetch_path_methods)->path;
 	path->rows = function->rows;
 	path->startup_cost = function->startup_cost;
 	path->total_cost = function->startup_cost + COST_WITHOUT_STORE * (function->total_cost - function->startup_cost);
@@ -175,7 +175,7 @@ plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 {
 	CustomScan *cscan = topics_custom_scan_make_plan(path, tlist,
 													 extract_actual_clauses(clauses, false),
-													 &scan_methods);
+													 &fetch_scan_methods);
 	FuncExpr   *call = find_fetch_call(root->simple_rte_array[rel->relid]);
 	TupleDesc	desc = get_expr_result_tupdesc((Node *) call, false);
 
@@ -196,7 +196,7 @@ plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 static Node *
 create_fetch_scan_state(CustomScan *cscan)
 {
-	return (Node *) topics_custom_scan_make_state(sizeof(FetchScanState), &exec_methods);
+	return (Node *) topics_custom_scan_make_state(sizeof(FetchScanState), &fetch_exec_methods);
 }
 
 /* ----------------------------------------------------------------
@@ -338,7 +338,7 @@ explain_fetch_scan(CustomScanState *css, List *ancestors, ExplainState *es)
 void
 topics_fetch_scan_init(void)
 {
-	RegisterCustomScanMethods(&scan_methods);
-	previous_pathlist = set_rel_pathlist_hook;
+	RegisterCustomScanMethods(&fetch_scan_methods);
+	previous_fetch_pathlist = set_rel_pathlist_hook;
 	set_rel_pathlist_hook = add_fetch_path;
 }

@@ -124,7 +124,7 @@ put_slice(Reading *reading, Slice slice, FetchResult *result)
  * slice.
  */
 static void
-put_partition(Reading *reading, FetchResult *result)
+put_latest_of_partition(Reading *reading, FetchResult *result)
 {
 	Slice		slice = {0, 0};
 
@@ -168,7 +168,7 @@ topics_latest(PG_FUNCTION_ARGS)
 		reading.partition_rel = opened.rel;
 		reading.start = topics_log_start(opened.state);
 		reading.end = topics_log_end(&opened);
-		put_partition(&reading, &result);
+		put_latest_of_partition(&reading, &result);
 		topics_catalog_close_partition(&opened, NoLock);
 	}
 	MemoryContextDelete(reading.cxt);

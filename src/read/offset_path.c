@@ -71,9 +71,9 @@
 static Plan *plan_offset_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 							  List *tlist, List *clauses, List *custom_plans);
 
-static set_rel_pathlist_hook_type previous_pathlist = NULL;
+static set_rel_pathlist_hook_type previous_offset_pathlist = NULL;
 
-static const CustomPathMethods path_methods = {
+static const CustomPathMethods offset_path_methods = {
 	.CustomName = "Offset Scan",
 	.PlanCustomPath = plan_offset_scan
 };
@@ -255,7 +255,7 @@ static CustomPath *
 make_offset_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Relids required_outer,
 				 bool backward, List *pathkeys, int workers)
 {
-	CustomPath *cpath = topics_custom_scan_make_path(rel, &path_methods);
+	CustomPath *cpath = topics_custom_scan_make_path(rel, &offset_path_methods);
 	Path	   *path = &cpath->path;
 	List	   *clauses = rel->baserestrictinfo;
 	List	   *conditions;
@@ -410,8 +410,8 @@ add_offset_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *r
 	List	   *ascending;
 	List	   *descending;
 
-	if (previous_pathlist)
-		previous_pathlist(root, rel, rti, rte);
+	if (previous_offset_pathlist)
+		previous_offset_pathlist(root, rel, rti, rte);
 	if (!pg_topics_enable_offset_scan || !is_plain_segment(rel, rte))
 		return;
 
@@ -463,6 +463,6 @@ plan_offset_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 void
 topics_offset_path_init(void)
 {
-	previous_pathlist = set_rel_pathlist_hook;
+	previous_offset_pathlist = set_rel_pathlist_hook;
 	set_rel_pathlist_hook = add_offset_paths;
 }

@@ -120,7 +120,7 @@ static const CustomScanMethods backward_methods = {
 	.CreateCustomScanState = create_offset_scan_state
 };
 
-static const CustomExecMethods exec_methods = {
+static const CustomExecMethods offset_exec_methods = {
 	.CustomName = "Offset Scan",
 	.BeginCustomScan = begin_offset_scan,
 	.ExecCustomScan = exec_offset_scan,
@@ -230,7 +230,7 @@ topics_offset_scan_methods(const List *custom_private)
 static Node *
 create_offset_scan_state(CustomScan *cscan)
 {
-	CustomScanState *css = topics_custom_scan_make_state(sizeof(OffsetScanState), &exec_methods);
+	CustomScanState *css = topics_custom_scan_make_state(sizeof(OffsetScanState), &offset_exec_methods);
 
 	topics_custom_scan_slot_ops(css, &TTSOpsBufferHeapTuple);
 	return (Node *) css;

@@ -43,7 +43,7 @@
 #include "pg_topics.h"
 
 static topics_relation_hook_type previous_relation_hook = NULL;
-static ExecutorStart_hook_type previous_executor_start = NULL;
+static ExecutorStart_hook_type previous_query_start = NULL;
 
 /* Have the next statement on a table read invalidation messages again. */
 static void
@@ -80,8 +80,8 @@ start_query(QueryDesc *query, int eflags)
 {
 	ListCell   *lc;
 
-	if (previous_executor_start)
-		previous_executor_start(query, eflags);
+	if (previous_query_start)
+		previous_query_start(query, eflags);
 	else
 		standard_ExecutorStart(query, eflags);
 
@@ -100,7 +100,7 @@ start_query(QueryDesc *query, int eflags)
 void
 topics_stale_plan_init(void)
 {
-	previous_executor_start = ExecutorStart_hook;
+	previous_query_start = ExecutorStart_hook;
 	ExecutorStart_hook = start_query;
 	previous_relation_hook = topics_relation_hook;
 	topics_relation_hook = learn_segment_bounds;

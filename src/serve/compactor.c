@@ -49,7 +49,7 @@ typedef struct CompactorArgs
 	Oid			database;
 } CompactorArgs;
 
-static WorkerSlot *my_slot = NULL;
+static WorkerSlot *compactor_slot = NULL;
 
 /* ----------------------------------------------------------------
  *		In the worker
@@ -92,7 +92,7 @@ leave_compactor_slot(int code, Datum arg)
 {
 	if (topics_background_is_told_to_end())
 		topics_backoff_excuse(true);
-	topics_worker_registry_leave_compactor(my_slot);
+	topics_worker_registry_leave_compactor(compactor_slot);
 }
 
 /* Between two steps of a turn. */
@@ -174,8 +174,8 @@ topics_compactor_main(Datum main_arg)
 
 	memcpy(&args, topics_background_begin(), sizeof(args));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	my_slot = topics_worker_registry_at(args.slot);
-	if (!topics_worker_registry_enter_compactor(my_slot, args.database))
+	compactor_slot = topics_worker_registry_at(args.slot);
+	if (!topics_worker_registry_enter_compactor(compactor_slot, args.database))
 		proc_exit(0);
 	before_shmem_exit(leave_compactor_slot, 0);
 	topics_background_connect(args.database);

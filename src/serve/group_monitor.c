@@ -147,7 +147,7 @@ put_committed_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, T
 	bool		nulls[OFFSET_COLUMNS] = {false};
 	char	   *metadata;
 
-	if (entry->key.partition == NO_PARTITION || !is_committed(entry))
+	if (entry->key.partition == NO_PARTITION || !is_entry_committed(entry))
 		return;
 	metadata = topics_offset_log_metadata(entry);
 	values[OFFSET_GROUP] = CStringGetTextDatum(entry->key.group_id);
@@ -223,7 +223,7 @@ put_group_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *t
 		return;
 	if (key->partition != NO_PARTITION)
 	{
-		if (is_committed(entry) &&
+		if (is_entry_committed(entry) &&
 			!topics_offset_table_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
 			put_partition_lag(rsinfo, key->group_id, topic, key->partition,
 							  pg_atomic_read_u64(&entry->committed));

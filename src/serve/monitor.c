@@ -137,7 +137,7 @@ enum
 };
 
 static void
-put_partition(ReturnSetInfo *rsinfo, const Partition *partition, int64 log_start, int64 log_end)
+put_partition_status(ReturnSetInfo *rsinfo, const Partition *partition, int64 log_start, int64 log_end)
 {
 	Datum		values[PARTITION_COLUMNS];
 	bool		nulls[PARTITION_COLUMNS] = {false};
@@ -177,7 +177,7 @@ enum
 };
 
 static void
-put_segments(ReturnSetInfo *rsinfo, const Partition *partition, int64 log_start, int64 log_end)
+put_segment_status(ReturnSetInfo *rsinfo, const Partition *partition, int64 log_start, int64 log_end)
 {
 	int			count;
 	Segment    *segments = topics_segment_list(partition->rel, &count);
@@ -209,7 +209,7 @@ put_segments(ReturnSetInfo *rsinfo, const Partition *partition, int64 log_start,
 Datum
 topics_partition_status(PG_FUNCTION_ARGS)
 {
-	visit_partitions(fcinfo, put_partition);
+	visit_partitions(fcinfo, put_partition_status);
 	return (Datum) 0;
 }
 
@@ -217,7 +217,7 @@ topics_partition_status(PG_FUNCTION_ARGS)
 Datum
 topics_segment_status(PG_FUNCTION_ARGS)
 {
-	visit_partitions(fcinfo, put_segments);
+	visit_partitions(fcinfo, put_segment_status);
 	return (Datum) 0;
 }
 

@@ -77,7 +77,7 @@ typedef struct Round
 	Oid			view_relid;		/* the topic that is being looked at */
 } Round;
 
-static WorkerSlot *my_slot = NULL;
+static WorkerSlot *worker_slot = NULL;
 
 /* ----------------------------------------------------------------
  *		The launcher
@@ -173,7 +173,7 @@ start_worker(Oid database)
  * worker that an earlier launcher has started.
  */
 static long
-time_to_look(void)
+choose_launcher_nap(void)
 {
 	return topics_worker_registry_time_to_start(Max(WORKER_RESTART_MS, pg_topics_worker_interval));
 }
@@ -212,7 +212,7 @@ topics_launcher_main(Datum main_arg)
 
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(cxt);
-		topics_background_wait(time_to_look(), WAIT_LAUNCHER_IDLE);
+		topics_background_wait(choose_launcher_nap(), WAIT_LAUNCHER_IDLE);
 	}
 }
 
@@ -244,12 +244,12 @@ leave_worker_slot(int code, Datum arg)
 	if (topics_background_is_told_to_end())
 		topics_backoff_excuse(false);
 	topics_notify_give_back();
-	topics_worker_registry_leave(my_slot);
+	topics_worker_registry_leave(worker_slot);
 }
 
 /* Return true if the database has the extension; else say so in our slot. */
 static bool
-extension_exists(void)
+check_extension_exists(void)
 {
 	bool		exists;
 
@@ -257,7 +257,7 @@ extension_exists(void)
 	exists = topics_extension_exists();
 	CommitTransactionCommand();
 	if (!exists)
-		topics_worker_registry_note_no_extension(my_slot);
+		topics_worker_registry_note_no_extension(worker_slot);
 	return exists;
 }
 
@@ -267,7 +267,7 @@ commit_and_notify(void)
 {
 	CommitTransactionCommand();
 	CHECK_FOR_INTERRUPTS();
-	(void) topics_notify_send(my_slot);
+	(void) topics_notify_send(worker_slot);
 	StartTransactionCommand();
 }
 
@@ -370,7 +370,7 @@ arrange_compaction(MemoryContext cxt)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(cxt);
 
-	if (wanted == NIL || topics_compactor_start(my_slot))
+	if (wanted == NIL || topics_compactor_start(worker_slot))
 	{
 		topics_compact_abandon();
 		return;
@@ -415,7 +415,7 @@ run_round(void)
 	if (looked && topics_backoff_left(&whole) < 0)
 	{
 		topics_backoff_forget_untried(began);
-		topics_worker_registry_note_round(my_slot, round.partitions);
+		topics_worker_registry_note_round(worker_slot, round.partitions);
 	}
 	arrange_compaction(cxt);
 	MemoryContextSwitchTo(old);
@@ -427,7 +427,7 @@ run_round(void)
  * failed.
  */
 static long
-time_to_round(instr_time last_round)
+count_ms_to_round(instr_time last_round)
 {
 	instr_time	now;
 	long		left;
@@ -445,15 +445,15 @@ time_to_round(instr_time last_round)
 static bool
 round_is_due(instr_time last_round)
 {
-	return topics_worker_registry_take_round_wanted(my_slot) || time_to_round(last_round) == 0;
+	return topics_worker_registry_take_round_wanted(worker_slot) || count_ms_to_round(last_round) == 0;
 }
 
 /* Send the notifications that are due, and wait until there is something to do. */
 static void
 wait_for_work(instr_time last_round)
 {
-	long		timeout = time_to_round(last_round);
-	long		notify = topics_notify_send(my_slot);
+	long		timeout = count_ms_to_round(last_round);
+	long		notify = topics_notify_send(worker_slot);
 
 	if (notify >= 0)
 		timeout = Min(timeout, notify);
@@ -469,8 +469,8 @@ topics_worker_main(Datum main_arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, topics_background_end);
 	BackgroundWorkerUnblockSignals();
-	my_slot = topics_worker_registry_enter(database);
-	if (my_slot == NULL)
+	worker_slot = topics_worker_registry_enter(database);
+	if (worker_slot == NULL)
 		proc_exit(0);
 	before_shmem_exit(leave_worker_slot, 0);
 	/* a lost segment is attached again: nobody waits for our flushes */
@@ -479,7 +479,7 @@ topics_worker_main(Datum main_arg)
 	topics_pace_limit(&pg_topics_compaction_rate);
 
 	topics_backoff_take_over(false);
-	while (extension_exists())
+	while (check_extension_exists())
 	{
 		pgstat_report_activity(STATE_RUNNING, "maintaining topics");
 		run_round();

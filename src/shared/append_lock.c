@@ -102,13 +102,13 @@ topics_append_lock_shmem_startup(void)
 }
 
 static LWLock *
-database_lock(void)
+find_database_lock(void)
 {
 	return &database_locks[MyDatabaseId % DATABASE_LOCKS].lock;
 }
 
 static DatabaseGate *
-database_gate(void)
+find_database_gate(void)
 {
 	return &gates[MyDatabaseId % DATABASE_LOCKS];
 }
@@ -164,18 +164,18 @@ release_append_locks(void)
 static void
 release_database_share(void)
 {
-	LWLockRelease(database_lock());
+	LWLockRelease(find_database_lock());
 	has_database_lock = false;
-	if (pg_atomic_read_u32(&database_gate()->giants) > 0)
-		ConditionVariableBroadcast(&database_gate()->cv);
+	if (pg_atomic_read_u32(&find_database_gate()->giants) > 0)
+		ConditionVariableBroadcast(&find_database_gate()->cv);
 }
 
 /* Share the database lock, unless a giant has it or waits for it. */
 static bool
 try_database_share(void)
 {
-	if (pg_atomic_read_u32(&database_gate()->giants) == 0 &&
-		LWLockConditionalAcquire(database_lock(), LW_SHARED))
+	if (pg_atomic_read_u32(&find_database_gate()->giants) == 0 &&
+		LWLockConditionalAcquire(find_database_lock(), LW_SHARED))
 		has_database_lock = true;
 	return has_database_lock;
 }
@@ -183,11 +183,11 @@ try_database_share(void)
 static void
 sleep_until_no_giant(void)
 {
-	ConditionVariable *cv = &database_gate()->cv;
+	ConditionVariable *cv = &find_database_gate()->cv;
 
 	sleeping_on = cv;
 	ConditionVariablePrepareToSleep(cv);
-	while (pg_atomic_read_u32(&database_gate()->giants) > 0)
+	while (pg_atomic_read_u32(&find_database_gate()->giants) > 0)
 		ConditionVariableSleep(cv, topics_wait_event_get(WAIT_APPEND_LOCK));
 	ConditionVariableCancelSleep();
 	sleeping_on = NULL;
@@ -197,9 +197,9 @@ sleep_until_no_giant(void)
 static void
 acquire_database(void)
 {
-	pg_atomic_fetch_add_u32(&database_gate()->giants, 1);
+	pg_atomic_fetch_add_u32(&find_database_gate()->giants, 1);
 	is_giant = true;
-	sleep_and_acquire(database_lock(), LW_EXCLUSIVE, &database_gate()->cv);
+	sleep_and_acquire(find_database_lock(), LW_EXCLUSIVE, &find_database_gate()->cv);
 	has_database_lock = true;
 	exclusive = true;
 }
@@ -270,10 +270,10 @@ topics_append_lock_release(void)
 	release_append_locks();
 	if (exclusive)
 	{
-		LWLockRelease(database_lock());
+		LWLockRelease(find_database_lock());
 		has_database_lock = exclusive = is_giant = false;
-		pg_atomic_fetch_sub_u32(&database_gate()->giants, 1);
-		ConditionVariableBroadcast(&database_gate()->cv);
+		pg_atomic_fetch_sub_u32(&find_database_gate()->giants, 1);
+		ConditionVariableBroadcast(&find_database_gate()->cv);
 	}
 	else if (has_database_lock)
 		release_database_share();
@@ -283,7 +283,7 @@ topics_append_lock_release(void)
 bool
 topics_append_lock_held(const PartitionState *state)
 {
-	return (exclusive && LWLockHeldByMeInMode(database_lock(), LW_EXCLUSIVE)) ||
+	return (exclusive && LWLockHeldByMeInMode(find_database_lock(), LW_EXCLUSIVE)) ||
 		LWLockHeldByMe((LWLock *) &state->append_lock);
 }
 
@@ -309,9 +309,9 @@ void
 topics_append_lock_at_abort(void)
 {
 	if (is_giant)
-		pg_atomic_fetch_sub_u32(&database_gate()->giants, 1);
+		pg_atomic_fetch_sub_u32(&find_database_gate()->giants, 1);
 	if (is_giant || has_database_lock)
-		ConditionVariableBroadcast(&database_gate()->cv);
+		ConditionVariableBroadcast(&find_database_gate()->cv);
 	while (nheld > 0)
 		ConditionVariableBroadcast(&held[--nheld]->append_cv);
 	if (sleeping_on)

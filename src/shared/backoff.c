@@ -64,7 +64,7 @@ typedef struct BackoffShared
 	WorkFailure failures[PLACES];	/* the first "count" */
 } BackoffShared;
 
-static BackoffShared *shared = NULL;
+static BackoffShared *backoff = NULL;
 static LWLock *notes_lock = NULL;
 
 /* The piece that this process is at, if any. */
@@ -125,18 +125,18 @@ read_notes(void)
 	if (file)
 	{
 		if (fread(&magic, sizeof(magic), 1, file) == 1 && magic == FILE_MAGIC)
-			count = fread(shared->failures, sizeof(WorkFailure), PLACES, file);
+			count = fread(backoff->failures, sizeof(WorkFailure), PLACES, file);
 		FreeFile(file);
 	}
 	for (size_t i = 0; i < count; i++)
-		if (is_note(&shared->failures[i]))
-			shared->failures[shared->count++] = shared->failures[i];
+		if (is_note(&backoff->failures[i]))
+			backoff->failures[backoff->count++] = backoff->failures[i];
 
 	magic = FILE_MAGIC;
-	count = shared->count;
+	count = backoff->count;
 	file = AllocateFile(BACKOFF_FILE, PG_BINARY_W);
 	if (file == NULL || fwrite(&magic, sizeof(magic), 1, file) != 1 ||
-		fwrite(shared->failures, sizeof(WorkFailure), count, file) != count)
+		fwrite(backoff->failures, sizeof(WorkFailure), count, file) != count)
 		ereport(LOG,
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", BACKOFF_FILE)));
@@ -151,10 +151,10 @@ topics_backoff_shmem_startup(void)
 	bool		found;
 
 	notes_lock = &GetNamedLWLockTranche("pg_topics_backoff")[0].lock;
-	shared = ShmemInitStruct("pg_topics backoff", sizeof(BackoffShared), &found);
+	backoff = ShmemInitStruct("pg_topics backoff", sizeof(BackoffShared), &found);
 	if (!found)
 	{
-		memset(shared, 0, sizeof(BackoffShared));
+		memset(backoff, 0, sizeof(BackoffShared));
 		read_notes();
 	}
 }
@@ -166,14 +166,14 @@ topics_backoff_shmem_startup(void)
 static void
 write_note(WorkFailure *failure)
 {
-	static File file = -1;
-	int			place = failure - shared->failures;
+	static File notes_file = -1;
+	int			place = failure - backoff->failures;
 
 	Assert(LWLockHeldByMeInMode(notes_lock, LW_EXCLUSIVE));
-	if (file < 0)
-		file = PathNameOpenFile(BACKOFF_FILE, O_RDWR | PG_BINARY);
-	if (file >= 0)
-		(void) FileWrite(file, (char *) failure, sizeof(WorkFailure),
+	if (notes_file < 0)
+		notes_file = PathNameOpenFile(BACKOFF_FILE, O_RDWR | PG_BINARY);
+	if (notes_file >= 0)
+		(void) FileWrite(notes_file, (char *) failure, sizeof(WorkFailure),
 						 sizeof(uint32) + place * sizeof(WorkFailure), PG_WAIT_EXTENSION);
 }
 
@@ -186,14 +186,14 @@ static WorkFailure *
 find_note(const WorkPiece *piece)
 {
 	Assert(LWLockHeldByMe(notes_lock));
-	for (int i = 0; i < shared->count; i++)
-		if (memcmp(&shared->failures[i].piece, piece, sizeof(WorkPiece)) == 0)
-			return &shared->failures[i];
+	for (int i = 0; i < backoff->count; i++)
+		if (memcmp(&backoff->failures[i].piece, piece, sizeof(WorkPiece)) == 0)
+			return &backoff->failures[i];
 	return NULL;
 }
 
 static WorkStep
-first_step(WorkKind kind)
+get_first_step(WorkKind kind)
 {
 	static const WorkStep steps[] = {
 		[WORK_MAINTAIN] = STEP_LOOK,
@@ -212,12 +212,12 @@ make_note(const WorkPiece *piece)
 	WorkFailure *failure = find_note(piece);
 
 	/* the last places are kept for pieces of databases */
-	if (failure == NULL && shared->count < (OidIsValid(piece->view_relid) ? MAX_BROKEN : PLACES))
+	if (failure == NULL && backoff->count < (OidIsValid(piece->view_relid) ? MAX_BROKEN : PLACES))
 	{
-		failure = &shared->failures[shared->count++];
+		failure = &backoff->failures[backoff->count++];
 		memset(failure, 0, sizeof(WorkFailure));
 		failure->piece = *piece;
-		failure->step = first_step(piece->kind);
+		failure->step = get_first_step(piece->kind);
 	}
 	return failure;
 }
@@ -226,7 +226,7 @@ make_note(const WorkPiece *piece)
 static void
 drop_note(WorkFailure *failure)
 {
-	WorkFailure *last = &shared->failures[--shared->count];
+	WorkFailure *last = &backoff->failures[--backoff->count];
 	WorkFailure moved = *last;
 
 	memset(last, 0, sizeof(WorkFailure));
@@ -272,7 +272,7 @@ count_failure(WorkFailure *failure, int sqlstate, const char *message)
  * than a delay can be, also when the clock was set back.
  */
 static long
-time_to_retry(const WorkFailure *failure)
+count_ms_to_retry(const WorkFailure *failure)
 {
 	int64		left = (failure->retry_at - GetCurrentTimestamp() + 999) / 1000;
 
@@ -289,7 +289,7 @@ topics_backoff_left(const WorkPiece *piece)
 	LWLockAcquire(notes_lock, LW_SHARED);
 	failure = find_note(piece);
 	if (failure && failure->failures > 0)
-		result = time_to_retry(failure);
+		result = count_ms_to_retry(failure);
 	LWLockRelease(notes_lock);
 	return result;
 }
@@ -316,15 +316,15 @@ topics_backoff_next_round(void)
 	if (result >= 0)
 		return result;
 	LWLockAcquire(notes_lock, LW_SHARED);
-	for (int i = 0; i < shared->count; i++)
+	for (int i = 0; i < backoff->count; i++)
 	{
-		const WorkFailure *failure = &shared->failures[i];
+		const WorkFailure *failure = &backoff->failures[i];
 		long		left;
 
 		if (failure->piece.database != MyDatabaseId || failure->failures == 0 ||
 			has_own_time(&failure->piece))
 			continue;
-		left = time_to_retry(failure);
+		left = count_ms_to_retry(failure);
 		result = result < 0 ? left : Min(result, left);
 	}
 	LWLockRelease(notes_lock);
@@ -347,7 +347,7 @@ note_begin(const WorkPiece *piece)
 	if (failure)
 	{
 		failure->under_way = true;
-		failure->step = first_step(piece->kind);
+		failure->step = get_first_step(piece->kind);
 		write_note(failure);
 	}
 	LWLockRelease(notes_lock);
@@ -503,9 +503,9 @@ topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *a
 static WorkFailure *
 find_under_way(bool compactor)
 {
-	for (int i = 0; i < shared->count; i++)
+	for (int i = 0; i < backoff->count; i++)
 	{
-		WorkFailure *failure = &shared->failures[i];
+		WorkFailure *failure = &backoff->failures[i];
 
 		if (failure->piece.database == MyDatabaseId && failure->under_way &&
 			(failure->piece.kind == WORK_COMPACT) == compactor)
@@ -547,7 +547,7 @@ topics_backoff_take_over(bool compactor)
 
 		ereport(LOG,
 				(errmsg("pg_topics worker or the server ended during work that is tried again in %ld s",
-						(time_to_retry(&failure) + 999) / 1000),
+						(count_ms_to_retry(&failure) + 999) / 1000),
 				 topic == NULL ? errdetail("It was at step \"%s\" for all topics of the database.",
 										   step_names[failure.step]) :
 				 errdetail("It was at step \"%s\" for partition %d of topic \"%s\".",
@@ -597,11 +597,11 @@ void
 topics_backoff_reset(Oid view_relid)
 {
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
-	for (int i = shared->count - 1; i >= 0; i--)
-		if (shared->failures[i].piece.database == MyDatabaseId &&
-			shared->failures[i].piece.view_relid == view_relid &&
-			shared->failures[i].failures > 0)
-			forget_failures(&shared->failures[i]);
+	for (int i = backoff->count - 1; i >= 0; i--)
+		if (backoff->failures[i].piece.database == MyDatabaseId &&
+			backoff->failures[i].piece.view_relid == view_relid &&
+			backoff->failures[i].failures > 0)
+			forget_failures(&backoff->failures[i]);
 	LWLockRelease(notes_lock);
 }
 
@@ -614,9 +614,9 @@ void
 topics_backoff_forget_untried(TimestampTz began)
 {
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
-	for (int i = shared->count - 1; i >= 0; i--)
+	for (int i = backoff->count - 1; i >= 0; i--)
 	{
-		WorkFailure *failure = &shared->failures[i];
+		WorkFailure *failure = &backoff->failures[i];
 		TimestampTz before = has_own_time(&failure->piece) ?
 			TimestampTzPlusMilliseconds(began, -MAX_DELAY_MS) : began;
 
@@ -632,9 +632,9 @@ void
 topics_backoff_forget_database(void)
 {
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
-	for (int i = shared->count - 1; i >= 0; i--)
-		if (shared->failures[i].piece.database == MyDatabaseId)
-			drop_note(&shared->failures[i]);
+	for (int i = backoff->count - 1; i >= 0; i--)
+		if (backoff->failures[i].piece.database == MyDatabaseId)
+			drop_note(&backoff->failures[i]);
 	LWLockRelease(notes_lock);
 }
 
@@ -646,9 +646,9 @@ void
 topics_backoff_keep_databases(List *databases)
 {
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
-	for (int i = shared->count - 1; i >= 0; i--)
-		if (!list_member_oid(databases, shared->failures[i].piece.database))
-			drop_note(&shared->failures[i]);
+	for (int i = backoff->count - 1; i >= 0; i--)
+		if (!list_member_oid(databases, backoff->failures[i].piece.database))
+			drop_note(&backoff->failures[i]);
 	LWLockRelease(notes_lock);
 }
 
@@ -660,10 +660,10 @@ topics_backoff_list(int *count)
 
 	*count = 0;
 	LWLockAcquire(notes_lock, LW_SHARED);
-	result = palloc(sizeof(WorkFailure) * (shared->count + 1));
-	for (int i = 0; i < shared->count; i++)
-		if (shared->failures[i].piece.database == MyDatabaseId && shared->failures[i].failures > 0)
-			result[(*count)++] = shared->failures[i];
+	result = palloc(sizeof(WorkFailure) * (backoff->count + 1));
+	for (int i = 0; i < backoff->count; i++)
+		if (backoff->failures[i].piece.database == MyDatabaseId && backoff->failures[i].failures > 0)
+			result[(*count)++] = backoff->failures[i];
 	LWLockRelease(notes_lock);
 	return result;
 }

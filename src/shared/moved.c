@@ -19,7 +19,7 @@
  *
  * LOCKING
  *
- *	MovedShared.tops, PartitionState.moved		atomics.
+ *	MovedStacks.tops, PartitionState.moved		atomics.
  *	PartitionState.moved_below		is written by the process that has set
  *		"moved", before it changes the top, and read by the one that has taken
  *		the stack.
@@ -34,18 +34,18 @@
 #include "shared/shared.h"
 
 /* Of each slot of worker_registry.c the top of its database's stack. */
-typedef struct MovedShared
+typedef struct MovedStacks
 {
 	pg_atomic_uint32 tops[MAX_WORKERS]; /* index of the state + 1, or 0 */
-} MovedShared;
+}			MovedStacks;
 
-static MovedShared *shared = NULL;
+static MovedStacks * stacks = NULL;
 
 /* shmem_request_hook */
 void
 topics_moved_shmem_request(void)
 {
-	RequestAddinShmemSpace(MAXALIGN(sizeof(MovedShared)));
+	RequestAddinShmemSpace(MAXALIGN(sizeof(MovedStacks)));
 }
 
 /* shmem_startup_hook; the caller holds AddinShmemInitLock. */
@@ -54,16 +54,16 @@ topics_moved_shmem_startup(void)
 {
 	bool		found;
 
-	shared = ShmemInitStruct("pg_topics moved partitions", sizeof(MovedShared), &found);
+	stacks = ShmemInitStruct("pg_topics moved partitions", sizeof(MovedStacks), &found);
 	if (!found)
 		for (int i = 0; i < MAX_WORKERS; i++)
-			pg_atomic_init_u32(&shared->tops[i], 0);
+			pg_atomic_init_u32(&stacks->tops[i], 0);
 }
 
 static pg_atomic_uint32 *
 find_top(const WorkerSlot *slot)
 {
-	return &shared->tops[topics_worker_registry_index(slot)];
+	return &stacks->tops[topics_worker_registry_index(slot)];
 }
 
 /* Take a whole stack: the index + 1 of its uppermost state, or 0. */

@@ -57,7 +57,7 @@ typedef struct RegistryEntry
 } RegistryEntry;
 
 static PartitionArray *shared = NULL;
-static HTAB *registry = NULL;
+static HTAB *state_registry = NULL;
 static LWLock *registry_lock = NULL;
 
 /* The element's link in the free list; free elements have no database. */
@@ -178,7 +178,7 @@ topics_partition_state_shmem_startup(void)
 {
 	HASHCTL		ctl = {0};
 	bool		found;
-	const TopicPartition nobodys = {InvalidOid, 0, 0};
+	const TopicPartition nobody = {InvalidOid, 0, 0};
 
 	registry_lock = &GetNamedLWLockTranche("pg_topics")[0].lock;
 	shared = ShmemInitStruct("pg_topics partitions", compute_shared_size(), &found);
@@ -190,15 +190,15 @@ topics_partition_state_shmem_startup(void)
 		{
 			PartitionState *state = &shared->states[i];
 
-			init_state(state, &nobodys, true);
+			init_state(state, &nobody, true);
 			FREE_NEXT(state) = i + 1 < shared->nstates ? i + 1 : -1;
 		}
 	}
 
 	ctl.keysize = sizeof(TopicPartition);
 	ctl.entrysize = sizeof(RegistryEntry);
-	registry = topics_shmem_init_hash("pg_topics registry", pg_topics_max_partitions,
-									  &ctl, HASH_ELEM | HASH_BLOBS);
+	state_registry = topics_shmem_init_hash("pg_topics registry", pg_topics_max_partitions,
+											&ctl, HASH_ELEM | HASH_BLOBS);
 }
 
 /* The state of a partition, or NULL if nobody has needed it so far. */
@@ -209,7 +209,7 @@ topics_partition_state_find(const TopicPartition *id)
 	PartitionState *state;
 
 	LWLockAcquire(registry_lock, LW_SHARED);
-	entry = hash_search(registry, id, HASH_FIND, NULL);
+	entry = hash_search(state_registry, id, HASH_FIND, NULL);
 	state = entry ? &shared->states[entry->index] : NULL;
 	LWLockRelease(registry_lock);
 	return state;
@@ -228,13 +228,13 @@ take_state(const TopicPartition *id)
 
 	Assert(LWLockHeldByMeInMode(registry_lock, LW_EXCLUSIVE));
 
-	entry = hash_search(registry, id, HASH_FIND, NULL);
+	entry = hash_search(state_registry, id, HASH_FIND, NULL);
 	if (entry)
 		return &shared->states[entry->index];
 	if (shared->free_head < 0)
 		return NULL;
 
-	entry = hash_search(registry, id, HASH_ENTER_NULL, &found);
+	entry = hash_search(state_registry, id, HASH_ENTER_NULL, &found);
 	if (entry == NULL)
 		return NULL;
 	entry->index = shared->free_head;
@@ -287,7 +287,7 @@ give_back_state(RegistryEntry *entry)
 	int			index = entry->index;
 
 	Assert(LWLockHeldByMeInMode(registry_lock, LW_EXCLUSIVE));
-	hash_search(registry, &entry->id, HASH_REMOVE, NULL);
+	hash_search(state_registry, &entry->id, HASH_REMOVE, NULL);
 	memset(&state->id, 0, sizeof(TopicPartition));
 	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
 	FREE_NEXT(state) = shared->free_head;
@@ -307,7 +307,7 @@ topics_partition_state_release(int64 topic_id, int32 from)
 	RegistryEntry *entry;
 
 	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
-	hash_seq_init(&seq, registry);
+	hash_seq_init(&seq, state_registry);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 		if (entry->id.database == MyDatabaseId && entry->id.topic_id == topic_id &&
 			entry->id.partition >= from)
@@ -326,7 +326,7 @@ topics_partition_state_release_database(Oid database)
 	RegistryEntry *entry;
 
 	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
-	hash_seq_init(&seq, registry);
+	hash_seq_init(&seq, state_registry);
 	while ((entry = hash_seq_search(&seq)) != NULL)
 		if (entry->id.database == database)
 			give_back_state(entry);

@@ -188,7 +188,7 @@ run_check(WakeupCheck check, void *arg, MemoryContext cxt)
 
 /* Milliseconds that are left of a time that began at "start"; below 0, none. */
 static long
-timeout_left(instr_time start, long timeout_ms)
+count_ms_left(instr_time start, long timeout_ms)
 {
 	instr_time	now;
 
@@ -212,7 +212,7 @@ sleep_until_replayed(ConditionVariable *cv, XLogRecPtr seen, instr_time start, l
 {
 	long		left;
 
-	while ((left = timeout_left(start, timeout_ms)) > 0 &&
+	while ((left = count_ms_left(start, timeout_ms)) > 0 &&
 		   RecoveryInProgress() && GetXLogReplayRecPtr(NULL) == seen)
 		(void) ConditionVariableTimedSleep(cv, Min(left, STANDBY_NAP_MS),
 										   topics_wait_event_get(WAIT_RECORD));
@@ -243,7 +243,7 @@ topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, lo
 
 		CHECK_FOR_INTERRUPTS();
 		done = run_check(check, arg, cxt);
-		left = timeout_left(start, timeout_ms);
+		left = count_ms_left(start, timeout_ms);
 		if (done || left <= 0)
 			break;
 

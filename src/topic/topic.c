@@ -158,7 +158,7 @@ get_partitions_argument(FunctionCallInfo fcinfo, int argument)
 
 /* Require the right to create topics. */
 static void
-require_create(void)
+require_create_right(void)
 {
 	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, false);
 
@@ -192,7 +192,7 @@ topics_create_topic(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("topics.create_topic()");
 	topics_topic_check_name(topic.name);
 	topic.settings = topics_topic_setting_arguments(fcinfo, CREATE_FIRST_SETTING);
-	require_create();
+	require_create_right();
 
 	if (!topics_make_topic_lock_name(topic.name))
 	{
@@ -311,7 +311,7 @@ topics_rename_topic(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("topics.rename_topic()");
 	topics_topic_check_name(new_name);
 	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), AccessExclusiveLock, false);
-	require_create();
+	require_create_right();
 	if (!topics_make_topic_lock_name(new_name))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
