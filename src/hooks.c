@@ -58,7 +58,7 @@ static ExecutorStart_hook_type previous_executor_start = NULL;
 /* A command is under way that drops the extension, and topics with it. */
 static bool dropping_extension = false;
 
-/* When this transaction commits, launcher and worker look what there is to do. */
+/* The launcher and the worker are to be woken when this transaction commits. */
 static bool launcher_wanted = false;
 
 /* This transaction has dropped the extension, unless that is rolled back. */
@@ -84,6 +84,7 @@ find_topic_of_view(Oid relid)
 	return topics_catalog_get(relid, true);
 }
 
+/* Grant or revoke SELECT on a topic's root table. */
 static void
 grant_select(Topic *topic, Oid role, bool grant)
 {
@@ -176,7 +177,7 @@ check_altered_view(Oid relid)
 		follow_view_owner(topic, old_owner, new_owner);
 }
 
-/* A view is dropped: raise an error if it is a topic, unless by our own commands. */
+/* A view is dropped: raise if it is a topic, and no command of ours drops it. */
 static void
 refuse_dropped_view(Oid relid)
 {
@@ -287,9 +288,9 @@ find_wanted_database(Node *statement)
 }
 
 /*
- * Have a database's worker out of the way until this transaction ends.  The
- * note is made first: a worker that was not told to go loses nothing by being
- * told to come back.
+ * Keep a database's worker away until this transaction ends.  The note is made
+ * first: a worker that was not told to go loses nothing by being told to come
+ * back.
  */
 static void
 claim_database(Oid database)
@@ -302,7 +303,7 @@ claim_database(Oid database)
 		given_way = list_delete_last(given_way);
 }
 
-/* Have the workers of those databases come back. */
+/* Let the workers of those databases come back. */
 static void
 give_databases_back(void)
 {
@@ -314,13 +315,17 @@ give_databases_back(void)
 	given_way = NIL;
 }
 
-/* Return true if the user may run the command at all.  Else the worker stays. */
+/*
+ * Return true if the user may run the command at all.  Otherwise the worker
+ * stays.
+ */
 static bool
 may_claim_database(Oid database)
 {
 	return OidIsValid(database) && object_ownercheck(DatabaseRelationId, database, GetUserId());
 }
 
+/* Return true for CREATE EXTENSION and, with *drop, DROP EXTENSION pg_topics. */
 static bool
 is_extension_command(Node *statement, bool *drop)
 {

@@ -53,7 +53,10 @@ start_shmem(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
-/* Transaction callbacks run newest first, and ours should run last. */
+/*
+ * Warn unless pg_topics was loaded first: transaction callbacks run newest
+ * first, and ours should run last.
+ */
 static void
 warn_unless_first(void)
 {

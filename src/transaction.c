@@ -37,8 +37,8 @@
  * Our callbacks run last if pg_topics was loaded first (callbacks run newest
  * first), so that the locks are not held over another library's work.
  *
- * With the lock held, PostgreSQL still does its own work between 1 and 2:
- * ON COMMIT actions, NOTIFY (which waits for a heavyweight lock, that only
+ * With the lock held, PostgreSQL still does its own work between 1 and 2: ON
+ * COMMIT actions, NOTIFY (which waits for a heavyweight lock, that only
  * transactions hold which are past step 1 themselves: no deadlock), the
  * serialization check (which may raise: an abort as above).
  *
@@ -173,10 +173,7 @@ follow_transaction(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_PREPARE:
 
-			/*
-			 * it has no records: but lists of them, maybe, which were rolled
-			 * back
-			 */
+			/* it has no records, but may have lists whose records were undone */
 			forget_transaction();
 			break;
 		default:

@@ -4,10 +4,10 @@
  *		Have something done by another process, in transactions of its own
  *		that commit before ours, and wait for it or not.
  *
- * The deadlock detector does not see a wait for another process to end.  Should
- * that one need a lock that its master holds, or a process that waits for the
- * master, it gives up after LOCK_TIMEOUT_MS, and the master does the work
- * itself.
+ * The deadlock detector does not see a wait for another process to end.  If
+ * that process needs a lock that its master holds, or that another process
+ * holds which waits for the master, it gives up after LOCK_TIMEOUT_MS, and the
+ * master does the work itself.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,7 +24,7 @@
 #include "base/compat.h"
 #include "base/base.h"
 
-/* well below the usual deadlock_timeout: let others not be chosen as victims */
+/* well below the usual deadlock_timeout, so that others are not the victims */
 #define LOCK_TIMEOUT_MS "500"
 
 static volatile sig_atomic_t told_to_end = false;
@@ -44,7 +44,10 @@ topics_background_end(SIGNAL_ARGS)
 	die(TOPICS_SIGNAL_PASS);
 }
 
-/* In the new process, first of all.  The result is what the master gave along. */
+/*
+ * Begin, in the new process, before anything else.  Return what the master has
+ * given along.
+ */
 const char *
 topics_background_begin(void)
 {
@@ -63,7 +66,10 @@ topics_background_connect(Oid database)
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
-/* Sleep until the latch is set, or for so long.  Read settings that have changed. */
+/*
+ * Sleep until the latch is set, or for so long.  Then read settings that have
+ * changed.
+ */
 void
 topics_background_wait(long timeout_ms, WaitReason reason)
 {
@@ -104,8 +110,8 @@ topics_background_start(const char *function, const char *name, const void *extr
 }
 
 /*
- * The same, and wait until the process has ended.  Return false if there was
- * none to be had.  True says only that it has tried.
+ * Start a process in the same way, and wait until it has ended.  Return false
+ * if there was none to be had.  True says only that the process has tried.
  */
 bool
 topics_background_run(const char *function, const char *name, const void *extra, Size size)

@@ -41,8 +41,7 @@ typedef enum WaitReason
 	WAIT_LAUNCHER_IDLE,
 	WAIT_WORKER_IDLE,
 	WAIT_COMPACTOR_IDLE,		/* until locks are free that were in the way */
-	WAIT_COMPACTION_PACE		/* compaction has done more than its rate
-								 * allows */
+	WAIT_COMPACTION_PACE		/* compaction is ahead of its rate */
 } WaitReason;
 
 extern uint32 topics_wait_event_get(WaitReason reason);

@@ -3,10 +3,9 @@
  * compat.h
  *		Differences between the supported PostgreSQL majors (15 to 19).
  *
- * The rest of the sources is written for the newest server; each wrapper
- * here carries that name, or a name of ours where an argument list changed,
- * and says which upstream commit made it necessary.  No other file tests
- * PG_VERSION_NUM.
+ * The rest of the sources is written for the newest server.  Each wrapper here
+ * has that name, or a name of ours where an argument list changed, and says
+ * which upstream commit made it necessary.  No other file tests PG_VERSION_NUM.
  *
  *-------------------------------------------------------------------------
  */
@@ -327,7 +326,7 @@ topics_result_relations(const PlannedStmt *stmt)
 #endif
 }
 
-/* the hook on a relation's planner information became one on its RelOptInfo (19) */
+/* the hook on a relation's planner information became one on RelOptInfo (19) */
 #if PG_VERSION_NUM >= 190000
 #define topics_relation_hook build_simple_rel_hook
 #define topics_relation_hook_type build_simple_rel_hook_type

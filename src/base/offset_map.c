@@ -10,8 +10,8 @@
  * found on purpose either, since each map hashes with seeds of its own that
  * nobody knows.
  *
- * Keys are equal if their bytes are, as in Kafka.  The type's own operator
- * is not asked: it may be somebody's function, and the worker runs none.
+ * Keys are equal if their bytes are, as in Kafka.  The type's own operator is
+ * not asked: it may be somebody's function, and the worker runs none.
  * Out-of-line and compressed keys are compared by what they hold.
  *
  * Open addressing with linear probing; it doubles until the next size would
@@ -28,7 +28,7 @@
 #include "base/base.h"
 #include "base/compat.h"
 
-#define FIRST_SIZE 1024
+#define FIRST_SIZE 1024			/* entries */
 #define FULL_QUARTERS 3			/* of the entries may be in use */
 
 typedef struct Entry
@@ -151,7 +151,11 @@ double_map(OffsetMap *map)
 	Entry	   *old = map->entries;
 	int64		old_size = map->size;
 
-	if ((Size) old_size * 3 * sizeof(Entry) > map->budget)
+	/*
+	 * the old entries stay until the new ones, twice as many, have been
+	 * filled
+	 */
+	if ((Size) (old_size + 2 * old_size) * sizeof(Entry) > map->budget)
 		return false;
 	map->entries = allocate_entries(map, old_size * 2);
 	map->size = old_size * 2;

@@ -15,9 +15,13 @@
 
 #include "base/base.h"
 
+#define FIRST_RELATIONS 64		/* room for as many at first */
 #define MAX_RELATIONS 1024
 
-/* The entry of a table; if it was not *found, all but its key is undefined. */
+/*
+ * Return the entry of a table, made if need be: then *found is false, and all
+ * of it but its key is undefined.
+ */
 void *
 topics_relation_memory_enter(HTAB **memory, Size entry_size, Oid relid, bool *found)
 {
@@ -32,7 +36,7 @@ topics_relation_memory_enter(HTAB **memory, Size entry_size, Oid relid, bool *fo
 
 		ctl.keysize = sizeof(Oid);
 		ctl.entrysize = entry_size;
-		*memory = hash_create("pg_topics relation memory", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+		*memory = hash_create("pg_topics relation memory", FIRST_RELATIONS, &ctl, HASH_ELEM | HASH_BLOBS);
 	}
 	return hash_search(*memory, &relid, HASH_ENTER, found);
 }

@@ -22,7 +22,7 @@ int			pg_topics_worker_interval;
 int			pg_topics_notify_interval;
 int			pg_topics_compaction_rate;
 
-/* The library was loaded while the server started, and has its shared memory. */
+/* The library was loaded at server start, and has its shared memory. */
 static bool preloaded = false;
 
 /* Define them: called once, by _PG_init, in a library that is preloaded. */
@@ -69,8 +69,8 @@ topics_settings_define(void)
 }
 
 /*
- * Functions that need shared memory call this first, so that a library that
- * was loaded too late says so instead of crashing.
+ * Raise an error unless the library was preloaded.  Functions that need shared
+ * memory call this first: a library that was loaded too late has none.
  */
 void
 topics_settings_require_preload(void)

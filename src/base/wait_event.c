@@ -22,10 +22,10 @@ static const char *const event_names[] = {
 };
 
 /*
- * The event for PostgreSQL's functions that wait.  The first call for an event
- * in a process may take an LWLock, and raise, so the caller holds no lock that
- * does not allow that.  (Not while the library is loaded: there is no shared
- * memory to register the name in then.)
+ * Return the event for PostgreSQL's functions that wait.  The first call for an
+ * event in a process may take an LWLock, and raise, so the caller holds no lock
+ * that does not allow that.  (The names cannot be registered while the library
+ * is loaded: there is no shared memory for them then.)
  */
 uint32
 topics_wait_event_get(WaitReason reason)

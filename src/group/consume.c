@@ -5,10 +5,10 @@
  *		offset on, and move that when the transaction commits.
  *
  * No member is registered and no heartbeat sent: a claim is a lock that ends
- * with the transaction (consumer_offset.c).  So any number of sessions share
- * a topic's partitions, each call getting the free one with records that was
- * served longest ago, and what the transaction does with the records is done
- * exactly once.
+ * with the transaction (consumer_offset.c).  So any number of sessions share a
+ * topic's partitions.  Each call gets, of the free partitions with records, the
+ * one that was served longest ago.  What the transaction does with the records
+ * is done exactly once.
  *
  * A group's first call fixes where it begins in a topic (its subscription):
  * at the start of the log, or with 'latest' at the ends that the partitions
@@ -76,9 +76,9 @@ typedef struct Consumer
 
 /*
  * The partition that this session claimed last.  Partitions that the group was
- * never served from are tried from the next one on: if the first one's records
- * make transactions fail, a new group, of which nothing is remembered then,
- * gets to the others all the same.
+ * never served from are tried from the next one on.  So a new group, of which
+ * nothing is remembered yet, gets to the other partitions even if the records
+ * of the first one make transactions fail.
  */
 static int64 last_topic_id = NO_TOPIC;
 static int32 last_partition;
@@ -192,9 +192,7 @@ is_any_place_free(void *arg)
 	AcceptInvalidationMessages();
 	topic = topics_catalog_get(consumer->topic->view_relid, true);
 	if (topic == NULL || topic->topic_id != consumer->topic_id)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("topic \"%s\" was dropped", consumer->topic_name)));
+		topics_wait_report_dropped(consumer->topic_name);
 	Assert(topic == consumer->topic);
 	for (int32 number = 0; number < topic->partitions; number++)
 		if (is_place_free(consumer, number))
@@ -351,7 +349,7 @@ skip_removed(const Consumer *consumer, Place *place)
 		place->position = place->log_start;
 }
 
-/* Remember that the partition was served now, for whose turn is the next. */
+/* Remember that the partition was served now: its next turn comes last. */
 static void
 note_served(const Consumer *consumer, const Place *place)
 {
@@ -460,8 +458,10 @@ static bool
 read_place(Consumer *consumer, const Place *place)
 {
 	int64		from = place->position;
-	int64		end = pg_atomic_read_u64(&place->partition.state->next_offset); /* before the snapshot */
 	bool		is_fresh = !IsolationUsesXactSnapshot();
+	int64		end = pg_atomic_read_u64(&place->partition.state->next_offset);
+
+	/* taken after the end was read: it sees all records below */
 	Snapshot	snapshot = RegisterSnapshot(is_fresh ? GetLatestSnapshot() : GetTransactionSnapshot());
 	FetchRequest request = {consumer->topic, place->partition.number, from, consumer->limits};
 	int64		next = from;
@@ -515,7 +515,10 @@ get_consumer_arguments(FunctionCallInfo fcinfo)
 	return consumer;
 }
 
-/* consume(group_id, topic, max_records, max_bytes, max_wait, auto_offset_reset) */
+/*
+ * consume(group_id, topic, max_records, max_bytes, max_wait,
+ *		   auto_offset_reset)
+ */
 Datum
 topics_consume(PG_FUNCTION_ARGS)
 {

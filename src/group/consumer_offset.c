@@ -59,6 +59,10 @@
 #include "produce/produce.h"
 #include "group/group.h"
 
+/*
+ * A commit that is further back is taken as visible: a snapshot's xids, of 32
+ * bits, could not be compared with its xid.
+ */
 #define RECENT_XIDS (UINT64CONST(1) << 30)
 
 static List *locals = NIL;		/* of LocalOffset, in TopTransactionContext */
@@ -185,7 +189,7 @@ topics_consumer_offset_create(LocalOffset *local)
 	push_change(local)->offset = IT_EXISTS;
 }
 
-/* The committed offset, and its metadata, will be these when it commits. */
+/* The committed offset and its metadata will be these after the commit. */
 void
 topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata)
 {
@@ -199,7 +203,7 @@ topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *meta
 
 /*
  * The entry will be no more when the transaction commits.  With a topic_state,
- * those who wait in that topic are woken then.
+ * the processes that wait in that topic are woken then.
  */
 void
 topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state)
@@ -259,7 +263,7 @@ acquire_until_end(const LOCKTAG *tag, LOCKMODE mode, bool wait)
 /*
  * Claim a partition for its group until the (sub)transaction ends.  Without
  * "wait", return false if another transaction has it.  The topic's state is for
- * waking those who wait for the claim.
+ * waking the processes that wait for the claim.
  */
 bool
 topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bool wait)

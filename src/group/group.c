@@ -144,7 +144,8 @@ get_topic_argument(FunctionCallInfo fcinfo, int argument)
 /*
  * Read the two ends of a partition's log.  A caller that knows of a record that
  * is visible but not published may ask for an offset above the end, "wanted":
- * then the end is read again after all who are publishing have done so.
+ * then the end is read again after every producer that is publishing has done
+ * so.
  */
 static void
 read_log_bounds(Partition *partition, int64 wanted, int64 *start, int64 *end)
@@ -158,9 +159,9 @@ read_log_bounds(Partition *partition, int64 wanted, int64 *start, int64 *end)
 }
 
 /*
- * Claim a partition for a group, and keep the topic from being dropped until the
- * transaction ends.  The result is the transaction's own entry; *partition is
- * resolved under the lock.
+ * Claim a partition for a group, and keep the topic from being dropped until
+ * the transaction ends.  The result is the transaction's own entry; *partition
+ * is resolved under the lock.
  */
 static LocalOffset *
 claim_partition(const char *group_id, Topic *topic, int32 number, Partition *partition)
@@ -239,7 +240,10 @@ enum
 	COMMIT_ARG_GENERATION_ID
 };
 
-/* commit_offset(group_id, topic, partition, committed_offset, metadata, member_id, generation_id) */
+/*
+ * commit_offset(group_id, topic, partition, committed_offset, metadata,
+ *				 member_id, generation_id)
+ */
 Datum
 topics_commit_offset(PG_FUNCTION_ARGS)
 {
@@ -388,11 +392,7 @@ resolve_target(const ResetTarget *target, Partition *partition, int64 since, int
 											   wanted, start, end, NULL);
 			return wanted;
 		case TARGET_SHIFT:
-
-			/*
-			 * to where the log begins or ends, if it would be beyond; no
-			 * overflow
-			 */
+			/* no further than the log's ends; the sums cannot overflow */
 			if (shift < 0)
 				return shift < start - before ? start : Min(before + shift, end);
 			return shift > end - before ? end : Max(before + shift, start);
@@ -438,7 +438,10 @@ reset_partitions(ReturnSetInfo *rsinfo, const char *group_id, const ResetTarget 
 	}
 }
 
-/* reset_offset(group_id, topic, partition, to_position, to_offset, to_time, shift_by, dry_run) */
+/*
+ * reset_offset(group_id, topic, partition, to_position, to_offset, to_time,
+ *				shift_by, dry_run)
+ */
 Datum
 topics_reset_offset(PG_FUNCTION_ARGS)
 {

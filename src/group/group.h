@@ -105,7 +105,7 @@ typedef struct LocalOffset
 	SubTransactionId claimed;	/* the one that took the claim, or
 								 * InvalidSubTransactionId */
 	bool		released;		/* the claim was rolled back just now */
-	bool		wake;			/* those who wait should look at it again */
+	bool		wake;			/* processes that wait are to look again */
 	PartitionState *topic_state;	/* for waking them, or NULL */
 	int32		log_partition;	/* where its record goes */
 	int64		ordinal;		/* of the record in this transaction, or -1 */

@@ -71,6 +71,7 @@
 #include "pg_topics.h"
 
 #define OFFSETS_PARTITIONS 8	/* of the topic, when it is made */
+#define FIRST_RECORDS 1024		/* room for as many keys at first, to load */
 
 #define OWNERS_BATCH 100		/* groups whose owners are looked at in a
 								 * transaction */
@@ -127,7 +128,7 @@ topics_offset_log_create_main(Datum main_arg)
 	CommitTransactionCommand();
 }
 
-/* Have the topic made by another process, or make it here if that fails. */
+/* Let another process make the topic, or make it here if that fails. */
 static void
 create_offsets_topic(void)
 {
@@ -460,7 +461,7 @@ load_offsets_topic(Topic *topic)
 											  ALLOCSET_DEFAULT_SIZES);
 	int64	   *ends = palloc(sizeof(int64) * topic->partitions);
 	HASHCTL		ctl = {.keysize = sizeof(GroupOffsetKey),.entrysize = sizeof(LoadedRecord),.hcxt = cxt};
-	HTAB	   *records = hash_create("pg_topics load", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	HTAB	   *records = hash_create("pg_topics load", FIRST_RECORDS, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	HASH_SEQ_STATUS seq;
 	LoadedRecord *record;
 
@@ -540,7 +541,7 @@ topics_offset_log_metadata(const GroupOffset *entry)
  * ----------------------------------------------------------------
  */
 
-static bool owners_are_known = false;	/* no role was renamed since we looked */
+static bool owners_are_known = false;	/* no role was renamed since */
 
 static void
 forget_owners(Datum arg, int cacheid, uint32 hashvalue)
@@ -560,7 +561,7 @@ is_owner_renamed(Topic *topic, const GroupOffset *group)
 
 /*
  * Write the records of groups anew whose owners were renamed: a dump goes by
- * the name.  What cannot be done now, the next call does.  The caller is in a
+ * the name.  The next call does what cannot be done now.  The caller is in a
  * transaction, and in another one at the end; "parent" outlives them.
  */
 void

@@ -5,7 +5,7 @@
  *
  * A hash table of entries for all databases, as many as
  * pg_topics.max_group_offsets: groups, their subscriptions, and where they
- * stand in a partition (GroupOffset, consumer.h).  Transactions change it when
+ * stand in a partition (GroupOffset, group.h).  Transactions change it when
  * they commit (consumer_offset.c); what it holds is rebuilt from the log
  * (offset_log.c).
  *
@@ -146,7 +146,7 @@ find_or_make_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, boo
 	return entry;
 }
 
-/* There is no room for an entry. */
+/* Raise an error: there is no room for an entry. */
 void
 topics_offset_table_report_full(void)
 {

@@ -208,7 +208,7 @@ resolve_destination(Destination *dest)
 				(errcode(ERRCODE_NOT_LEADER),
 				 errmsg("partition %d of topic \"%s\" is not led by this node",
 						partition->number, NameStr(dest->topic)),
-				 errdetail("NOT_LEADER_OR_FOLLOWER")));
+				 errdetail("NOT_LEADER_OR_FOLLOWER: another node leads it.")));
 }
 
 /*
@@ -246,6 +246,7 @@ try_open_segment(Destination *dest, const Segment *segment)
 	return true;
 }
 
+/* Close the segments, and keep their locks. */
 static void
 close_segments(Destination *dest)
 {
@@ -334,7 +335,7 @@ open_segments(Destination *dest)
 	for (int attempt = 0;; attempt++)
 	{
 		wait_for_cut(dest);
-		/* in this order: a change after the first line is seen by the recheck */
+		/* in this order: the recheck sees a change after the first line */
 		dest->bounds_changes = partition->state->bounds_changes;
 		pg_read_barrier();
 		AcceptInvalidationMessages();
@@ -523,7 +524,10 @@ compare_destinations(const void *a, const void *b)
 	return ia < ib ? -1 : ia > ib;
 }
 
-/* Resolve the partitions that have records; their order is the same everywhere. */
+/*
+ * Resolve the partitions that have records.  Their order is the same in all
+ * processes.
+ */
 static void
 collect_destinations(void)
 {
@@ -545,7 +549,7 @@ collect_destinations(void)
 		qsort(appending, nappending, sizeof(Destination *), compare_destinations);
 }
 
-/* Room for what topics.last_produced() will say. */
+/* Make room for what topics.last_produced() will say. */
 static void
 prepare_last_produced(void)
 {
@@ -656,6 +660,7 @@ topics_append_records(void)
  * ----------------------------------------------------------------
  */
 
+/* Publish the new end of a partition, and ask the worker for what is due now. */
 static void
 publish_destination(Destination *dest, XLogRecPtr lsn)
 {
@@ -755,7 +760,7 @@ topics_append_is_pending(void)
 	return false;
 }
 
-/* The end of a transaction. */
+/* Forget all at the end of a transaction. */
 void
 topics_append_forget(void)
 {
@@ -766,7 +771,7 @@ topics_append_forget(void)
 		Destination *dest = lfirst(lc);
 		Topic	   *topic = dest->partition.topic;
 
-		/* the topic's arrays may be shorter or longer by now, but are its own */
+		/* the topic's array may have another length by now, but is its own */
 		if (topic->topic_id == dest->id.topic_id && dest->id.partition < topic->partitions)
 			topic->destinations[dest->id.partition] = NULL;
 	}

@@ -12,10 +12,10 @@
  * ROLLBACK TO must drop what came after the savepoint.  Whenever a
  * subtransaction first adds to a partition, an undo entry keeps that
  * partition's position; an abort pops the subtransaction's entries and goes
- * back to the positions.  When a subtransaction commits, its entries become
- * its parent's, except where the parent has one for the partition already,
- * which reaches further back: so a loop of a million savepoints needs no
- * more memory than one.
+ * back to the positions.  When a subtransaction commits, its entries become its
+ * parent's, except where the parent has one for the partition already, which
+ * reaches further back: so a loop of a million savepoints needs no more memory
+ * than one.
  *
  *-------------------------------------------------------------------------
  */
@@ -98,7 +98,7 @@ static off_t file_size = 0;
  */
 static List *free_chunks = NIL;
 
-/* A new, empty list; it lives until the end of the transaction. */
+/* Make an empty list, which lives until the end of the transaction. */
 RecordList *
 topics_buffer_list(void)
 {
@@ -349,8 +349,8 @@ prepare_values(TupleDesc desc, Datum *values, bool *nulls)
 }
 
 /*
- * Form a record and add it to the list.  "values" are in the order of the
- * log table, offset and timestamp included, and may be changed.
+ * Form a record and add it to the list.  "values" are in the order of the log
+ * table, offset and timestamp included, and may be changed.
  */
 void
 topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls)
@@ -514,8 +514,8 @@ topics_buffer_close(void)
 }
 
 /*
- * The end of a transaction: after an abort, the memory context and the resource
- * owner free what is left.
+ * Forget all at the end of a transaction.  After an abort the memory context
+ * and the resource owner free what is left.
  */
 void
 topics_buffer_reset(void)

@@ -4,15 +4,15 @@
  *		Changes of any table as records of a topic: the trigger function
  *		topics.produce_change.
  *
- * Called after a row was changed, it makes a JSON object of the change and
- * produces it like topics.produce(): it becomes a record when the transaction
- * commits, or not at all.
+ * The function is called after a row was changed.  It makes a JSON object of
+ * the change and produces it as topics.produce() does: the object becomes a
+ * record when the transaction commits, or not at all.
  *
- * Keyed by the row's key, the changes of a row go to one partition, in order.
- * So an UPDATE that changes the key is two records, the end of one row under
- * its old key and the beginning of another under the new one: under one of the
- * two keys alone it would leave the other's last record a lie.  And a TRUNCATE,
- * which is about all keys, goes to all partitions.
+ * The record has the row's key, so the changes of a row go to one partition, in
+ * order.  An UPDATE that changes the key makes two records, the end of one row
+ * under the old key and the beginning of another under the new one: a record
+ * under one of the two keys alone would leave the other key's last record
+ * wrong.  A TRUNCATE, which is about all keys, goes to all partitions.
  *
  * The row becomes JSON by PostgreSQL's row_to_json, without SPI.  What is
  * known of table and trigger is looked up once per statement, and kept in the
@@ -202,7 +202,7 @@ prepare_key_output(ChangeSource *source, TupleDesc desc, MemoryContext cxt)
 					   &source->build_array);
 }
 
-/* What is known of the trigger, from its earlier calls in the statement. */
+/* Look up the trigger and its table, once in a statement. */
 static ChangeSource *
 get_change_source(FunctionCallInfo fcinfo, TriggerData *data)
 {

@@ -53,6 +53,7 @@ is_reading_option(const char *name)
 	return false;
 }
 
+/* Return true for a COPY whose rows can be read here; see above. */
 static bool
 is_usual_copy(const CopyStmt *stmt)
 {
@@ -89,6 +90,7 @@ open_topic_view(const CopyStmt *stmt)
 	return NULL;
 }
 
+/* Give each row of the COPY to the transaction; return their number. */
 static uint64
 copy_rows(Topic *topic, CopyFromState state)
 {

@@ -40,7 +40,7 @@ static int	saved_synchronous_commit;
 /* From the publication to the wait: the end of the commit record. */
 static XLogRecPtr flush_upto = InvalidXLogRecPtr;
 
-/* What is done when no standby has confirmed: see refuse_acknowledgement. */
+/* For a commit that no standby has confirmed: see refuse_acknowledgement. */
 static bool keeps_connection = false;
 static bool unconfirmed = false;
 
@@ -73,6 +73,7 @@ topics_durability_publish(XLogRecPtr lsn)
 	restore_synchronous_commit();
 }
 
+/* There is no commit to wait for. */
 void
 topics_durability_at_abort(void)
 {

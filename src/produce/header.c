@@ -23,6 +23,8 @@
 
 #include "produce/produce.h"
 
+#define BASE64_KEY "base64"
+
 static void
 report_bad_header(const char *detail)
 {
@@ -33,7 +35,7 @@ report_bad_header(const char *detail)
 			 errhint("Headers are a list of pairs such as [[\"name\", \"value\"], [\"name\", {\"base64\": \"AAE=\"}], [\"name\", null]], or an object of names and values.")));
 }
 
-/* A header's value: text, null, or {"base64": "..."}. */
+/* Check a header's value: text, null, or {"base64": "..."}. */
 static void
 check_header_value(JsonbValue *value)
 {
@@ -43,16 +45,18 @@ check_header_value(JsonbValue *value)
 		return;
 	if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data) ||
 		JsonContainerSize(value->val.binary.data) != 1 ||
-		(base64 = getKeyJsonValueFromContainer(value->val.binary.data, "base64", 6, NULL)) == NULL ||
+		(base64 = getKeyJsonValueFromContainer(value->val.binary.data, BASE64_KEY,
+											   strlen(BASE64_KEY), NULL)) == NULL ||
 		base64->type != jbvString)
 		report_bad_header("A value is neither a string, nor null, nor an object with the one key \"base64\".");
 	else
 		(void) DirectFunctionCall2(binary_decode,
 								   PointerGetDatum(cstring_to_text_with_len(base64->val.string.val,
 																			base64->val.string.len)),
-								   CStringGetTextDatum("base64"));
+								   CStringGetTextDatum(BASE64_KEY));
 }
 
+/* Check a list of headers: each is a pair of name and value. */
 static void
 check_header_list(JsonbContainer *list)
 {
@@ -72,7 +76,7 @@ check_header_list(JsonbContainer *list)
 	}
 }
 
-/* {"a": "1"} means [["a", "1"]] */
+/* Convert an object to a list: {"a": "1"} means [["a", "1"]]. */
 static Datum
 convert_header_object(Jsonb *headers)
 {

@@ -30,7 +30,7 @@
 PG_FUNCTION_INFO_V1(topics_insert);
 PG_FUNCTION_INFO_V1(topics_append_only);
 
-/* The owner may have replaced the view; its columns must stand. */
+/* Check a view's columns: the owner may have replaced the view. */
 static void
 check_view_columns(Topic *topic, Relation view)
 {
@@ -74,7 +74,7 @@ topics_insert_calls_us_only(Relation view)
 	return ours == 1;
 }
 
-/* The topic of a view that rows are about to be inserted into. */
+/* Return the topic of a view that rows are about to be inserted into. */
 Topic *
 topics_insert_begin(Relation view)
 {

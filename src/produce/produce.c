@@ -138,7 +138,7 @@ convert_column(TopicColumn *column, Oid given, Datum value, MemoryContext cxt)
 	}
 }
 
-/* The same, for other files; "given" may also be the column's own type. */
+/* Convert in the same way; "given" may also be the column's own type. */
 Datum
 topics_produce_convert_column(Topic *topic, TopicColumn *column, Oid given, Datum value)
 {

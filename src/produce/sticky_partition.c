@@ -3,9 +3,9 @@
  * sticky_partition.c
  *		Where a transaction's records without a key go.
  *
- * One partition at random for all of them, as Kafka's sticky partitioner does
- * per batch: a transaction with many such records appends to one partition,
- * and takes one append lock.
+ * All of them go to one partition, chosen at random, as Kafka's sticky
+ * partitioner does for a batch: a transaction with many such records appends to
+ * one partition, and takes one append lock.
  *
  * The choice outlives a ROLLBACK TO: it says nothing of any record.
  *
@@ -23,11 +23,11 @@
 /* The choices of this transaction: TopicPartition, in TopTransactionContext. */
 static List *choices = NIL;
 
-/* The latest one, at which records of the same topic need not search. */
+/* The latest choice: records of the same topic need not search for it. */
 static int64 latest_topic = 0;
 static int32 latest_partition = 0;
 
-/* The partition for this transaction's records without a key. */
+/* Choose the partition for this transaction's records without a key. */
 int32
 topics_sticky_partition_choose(Topic *topic)
 {
@@ -59,7 +59,7 @@ topics_sticky_partition_choose(Topic *topic)
 	return latest_partition;
 }
 
-/* The end of a transaction. */
+/* Forget all choices at the end of a transaction. */
 void
 topics_sticky_partition_forget(void)
 {

@@ -7,10 +7,10 @@
  * messages, which it does after it has acquired a lock; but not for a lock
  * that it holds already, and has read messages for (LOCALLOCK.lockCleared).
  * So a READ COMMITTED transaction that asks a topic a second time would go by
- * the segments of the first time: by a cached plan, and by a new one too.  Of
- * one partition it would see only that more comes later; but of a transaction
- * that produced to two partitions it would see half, if only one of the two
- * has a segment that the session does not know.
+ * the segments of the first time: by a cached plan, and by a new one too.  With
+ * one partition, the transaction would only see records later.  But it would
+ * see half of another transaction that produced to two partitions, if only one
+ * of the two has a segment that the session does not know.
  *
  * Therefore, after the start of each query on a topic, the lock on the topic's
  * root table is made to be one for which messages are yet to be read.  Every
@@ -18,9 +18,9 @@
  * cached plan is taken to be good.  That is always safe to say; it costs a look
  * at the table of local locks, and the next query a look at the message queue.
  *
- * The snapshot of a statement is taken after that, and a segment gets its
- * first record some time after it was attached (segment.c).  What is left is
- * a segment that is attached, and filled by a commit, between the two.
+ * The snapshot of a statement is taken after that, and a segment gets its first
+ * record some time after it was attached (cut.c).  What is left is a segment
+ * that is attached, and filled by a commit, between the two.
  *
  * This is so for every plan on a topic, whether it has an Offset Scan or not.
  *

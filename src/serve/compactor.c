@@ -10,12 +10,12 @@
  * worker attaches spares, lets records go and notifies.  Where there is no
  * process to be had the worker compacts itself, and is late with the rest.
  *
- * There is one per database.  Its pid stands in the worker's slot, so that
- * commands that need the database for themselves end it as they end the
- * worker (topics_worker_registry_give_way).
+ * A database has one.  Its pid stands in the worker's slot, so that commands
+ * that need the database for themselves end it as they end the worker
+ * (topics_worker_registry_give_way).
  *
  * An error costs a partition its turn; the others go on.  backoff.c decides
- * when it is tried again, and what is logged.
+ * when that partition is tried again, and what is logged.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,7 +38,7 @@
 #include "keep/keep.h"
 #include "serve/serve.h"
 
-#define LOOK_MS 200				/* whether locks are free that were in the way */
+#define LOOK_MS 200				/* between looks at locks that were held */
 
 PGDLLEXPORT void topics_compactor_main(Datum main_arg);
 

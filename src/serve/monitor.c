@@ -4,9 +4,9 @@
  *		What the administration views show: a row costs the same however
  *		long the log is.
  *
- * Users see the topics that they may read, or that are theirs.  The messages
- * of errors can tell of records, so what fails is shown to the topic's owner
- * and to those who look after the server.
+ * Users see the topics that they may read, or that are theirs.  The messages of
+ * errors can tell of records, so what fails is shown to the topic's owner and
+ * to the roles that look after the server.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,12 +3,12 @@
  * notify.c
  *		NOTIFY of new records, sent by the worker; topics.channel().
  *
- * A transaction that calls NOTIFY holds a lock of the whole cluster from
- * before its commit record to after it, which would make producers of all
- * partitions stand in one line.  So a producer only pushes the partition onto
- * its database's stack (moved.c), once, and the worker sends for all of
- * them: at once after a rest, then every pg_topics.notify_interval.  What
- * it does grows with the partitions that have moved, not with those there are.
+ * A transaction that calls NOTIFY holds a lock of the whole cluster from before
+ * its commit record to after it, which would make producers of all partitions
+ * stand in one line.  So a producer only pushes the partition onto its
+ * database's stack (moved.c), once, and the worker sends for all of them: at
+ * once after a rest, then every pg_topics.notify_interval.  What it does grows
+ * with the partitions that have moved, not with those there are.
  *
  * A notification is a hint and may come twice; the record is read from the
  * log.  It is not lost as long as the server runs: the worker gives back what
@@ -44,6 +44,7 @@ PG_FUNCTION_INFO_V1(topics_channel);
 
 #define MAX_PAYLOAD (BLCKSZ - NAMEDATALEN - 128 - 1)	/* as in async.c */
 #define MAX_ENTRY 40			/* ,"2147483647":9223372036854775807 */
+#define PAYLOAD_END "}}"
 
 /* A partition to tell of. */
 typedef struct Moved
@@ -60,7 +61,7 @@ typedef struct MovedTopic
 	int			count;
 } MovedTopic;
 
-static PartitionState **taken = NULL;	/* from the stack, and not yet told of */
+static PartitionState **taken = NULL;	/* from the stack, not yet told of */
 static int	ntaken = 0;
 
 static bool resting = false;	/* nothing is sent until the interval has
@@ -114,7 +115,7 @@ compare_moved(const void *a, const void *b)
 	return ia->partition < ib->partition ? -1 : ia->partition > ib->partition;
 }
 
-/* Those of the taken that are ours, by topic and partition. */
+/* Select this database's partitions, sorted by topic and partition. */
 static Moved *
 sort_taken(int *count)
 {
@@ -169,11 +170,14 @@ begin_payload(StringInfo payload, const Topic *topic)
 static void
 send_payload(StringInfo payload, const char *channel)
 {
-	appendStringInfoString(payload, "}}");
+	appendStringInfoString(payload, PAYLOAD_END);
 	Async_Notify(channel, payload->data);
 }
 
-/* Work: tell of one topic's partitions, in as few notifications as can hold them. */
+/*
+ * Work: tell of one topic's partitions, in as few notifications as can hold
+ * them.
+ */
 static void
 notify_topic(void *arg)
 {
@@ -196,7 +200,7 @@ notify_topic(void *arg)
 
 		if (end < 0)
 			continue;
-		if (payload.len + MAX_ENTRY + 2 > MAX_PAYLOAD)
+		if (payload.len + MAX_ENTRY + strlen(PAYLOAD_END) > MAX_PAYLOAD)
 		{
 			send_payload(&payload, channel);
 			begin_payload(&payload, topic);
@@ -209,7 +213,10 @@ notify_topic(void *arg)
 		send_payload(&payload, channel);
 }
 
-/* Work: tell of all that was taken.  What belongs to a topic that fails is for later. */
+/*
+ * Work: tell of all that was taken.  The partitions of a topic that fails are
+ * for later.
+ */
 static void
 notify_taken(void *arg)
 {

@@ -3,10 +3,10 @@
  * worker.c
  *		The launcher, and a worker per database that has the extension.
  *
- * The launcher is a static background worker.  It cannot look into databases
- * to see where the extension is, so at start, and whenever a database or
- * the extension comes (hooks.c), it starts a worker in each database that
- * takes connections; a worker that finds no extension says so and ends.
+ * The launcher is a static background worker.  It cannot look into databases to
+ * see where the extension is, so at start, and whenever a database or the
+ * extension comes (hooks.c), it starts a worker in each database that takes
+ * connections; a worker that finds no extension says so and ends.
  *
  * The worker goes round the partitions that have something to be done
  * (maintain.c): when woken at once for those that asked, and every
@@ -18,7 +18,7 @@
  * the worker, is not tried again before its time (backoff.c), and the others
  * go on.
  *
- * Nobody waits for a worker.  Where max_worker_processes leaves none, the
+ * No session waits for a worker.  Where max_worker_processes leaves none, the
  * launcher says so once in the log; producers then attach segments themselves,
  * and CALL topics.maintain() does the rest.
  *
@@ -64,6 +64,8 @@
 #include "keep/keep.h"
 #include "serve/serve.h"
 #include "pg_topics.h"
+
+#define LAUNCHER_RESTART_S 5	/* the postmaster starts it again after that */
 
 PGDLLEXPORT void topics_launcher_main(Datum main_arg);
 PGDLLEXPORT void topics_worker_main(Datum main_arg);
@@ -166,11 +168,11 @@ start_worker(Oid database)
 }
 
 /*
- * Milliseconds until the launcher looks again if nobody wakes it: until a
- * database that lacks a worker may have its next one.  Every process that
- * makes a difference wakes the launcher, with two exceptions, for which it
- * looks now and then: settings of databases that are changed, and the end of a
- * worker that an earlier launcher has started.
+ * Choose the milliseconds until the launcher looks again if no process wakes
+ * it: until a database that lacks a worker may have its next one.  Every
+ * process that makes a difference wakes the launcher, with two exceptions, for
+ * which it looks now and then: settings of databases that are changed, and the
+ * end of a worker that an earlier launcher has started.
  */
 static long
 choose_launcher_nap(void)
@@ -224,7 +226,7 @@ topics_worker_register(void)
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 5;
+	worker.bgw_restart_time = LAUNCHER_RESTART_S;
 	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
 	strlcpy(worker.bgw_function_name, "topics_launcher_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_name, "pg_topics launcher", BGW_MAXLEN);
@@ -247,7 +249,7 @@ leave_worker_slot(int code, Datum arg)
 	topics_worker_registry_leave(worker_slot);
 }
 
-/* Return true if the database has the extension; else say so in our slot. */
+/* Return true if the database has the extension; if not, say so in the slot. */
 static bool
 check_extension_exists(void)
 {
@@ -358,7 +360,7 @@ compact_due_partition(void *arg)
 		topics_worker_registry_wake_worker();
 }
 
-/* Have compacted what is wanted: by a compactor, or else by ourselves. */
+/* Let a compactor compact what is wanted, or else do it in this process. */
 static void
 arrange_compaction(MemoryContext cxt)
 {
@@ -423,8 +425,8 @@ run_round(void)
 }
 
 /*
- * Milliseconds until the next round over all partitions, or over what has
- * failed.
+ * Count the milliseconds until the next round over all partitions, or over what
+ * has failed.
  */
 static long
 count_ms_to_round(instr_time last_round)
@@ -448,7 +450,9 @@ round_is_due(instr_time last_round)
 	return topics_worker_registry_take_round_wanted(worker_slot) || count_ms_to_round(last_round) == 0;
 }
 
-/* Send the notifications that are due, and wait until there is something to do. */
+/*
+ * Send the notifications that are due, and wait until there is something to do.
+ */
 static void
 wait_for_work(instr_time last_round)
 {

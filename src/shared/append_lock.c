@@ -7,17 +7,17 @@
  * A committing producer holds the append lock of each of its partitions from
  * the moment it knows its offsets until they are published (transaction.c).
  * The lock is an LWLock, since a heavyweight lock convoys under many clients
- * (10,000 against 22,000 commits a second with 32), but a plain
- * LWLockAcquire cannot be interrupted, and behind a transaction of millions
- * of records a wait may be long.  So: LWLockConditionalAcquire, and where
- * that fails for some microseconds, sleep on the partition's condition
- * variable, which is signalled at every release.
+ * (10,000 against 22,000 commits a second with 32), but a plain LWLockAcquire
+ * cannot be interrupted, and behind a transaction of millions of records a wait
+ * may be long.  So: LWLockConditionalAcquire, and where that fails for some
+ * microseconds, sleep on the partition's condition variable, which is signalled
+ * at every release.
  *
- * Nobody sleeps while holding a lock of ours: before sleeping for the k-th
- * lock those held are released, and the set is tried again from the start.
- * So there is no deadlock by any order, and a partition never waits for a
- * transaction that itself waits for another partition.  What a set of locks
- * taken like that lacks is a promise of progress.  Two rules give it:
+ * Nobody sleeps while holding a lock of ours: before sleeping for the k-th lock
+ * those held are released, and the set is tried again from the start.  So there
+ * is no deadlock by any order, and a partition never waits for a transaction
+ * that itself waits for another partition.  What a set of locks taken like that
+ * lacks is a promise of progress.  Two rules give it:
  *
  *	- After MAX_ROUNDS failed rounds, or with more than MAX_APPEND_LOCKS
  *	  partitions (a backend can hold 200 LWLocks), the transaction takes the
@@ -28,12 +28,12 @@
  *	  "giants"; newcomers sleep while there are any, so that the shared holders
  *	  drain.
  *
- * WAKE-UPS.  A sleeper is on the condition variable's list before it tests
- * the lock (ConditionVariablePrepareToSleep), and every release signals after
+ * WAKE-UPS.  A sleeper is on the condition variable's list before it tests the
+ * lock (ConditionVariablePrepareToSleep), and every release signals after
  * releasing: no release is missed.  A sleeper that was signalled but dies
- * before it tries must pass the signal on, and an aborting holder has
- * had its LWLocks released for it without a signal: both are made good by
- * the broadcasts of topics_append_lock_at_abort.
+ * before it tries must pass the signal on, and an aborting holder has had its
+ * LWLocks released for it without a signal: both are made good by the
+ * broadcasts of topics_append_lock_at_abort.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,8 +54,8 @@
 #define SPIN_DELAYS 10
 
 /*
- * Database locks are shared by databases whose OIDs collide: harmless, and
- * it saves a registry of databases.
+ * Database locks are shared by databases whose OIDs collide: harmless, and it
+ * saves a registry of databases.
  */
 #define DATABASE_LOCKS 64
 
@@ -114,9 +114,9 @@ find_database_gate(void)
 }
 
 /*
- * Acquire the lock, if it is free now or shortly.  A commit of few records holds
- * it for a few microseconds, which is less than it takes to go to sleep and be
- * woken.
+ * Acquire the lock, if it is free now or shortly.  A commit of few records
+ * holds it for a few microseconds, which is less than it takes to go to sleep
+ * and be woken.
  */
 static bool
 spin_and_acquire(LWLock *lock)
@@ -180,6 +180,7 @@ try_database_share(void)
 	return has_database_lock;
 }
 
+/* Sleep until no transaction has or wants the database lock exclusively. */
 static void
 sleep_until_no_giant(void)
 {
@@ -245,8 +246,8 @@ try_all_locks(PartitionState **states, int nstates, int *missed)
 }
 
 /*
- * Acquire the append locks of "states".  Waits; can be cancelled while it
- * does, and then holds nothing.  Interrupts are held off once it returns.
+ * Acquire the append locks of "states".  The wait for them can be cancelled;
+ * then none is held.  Interrupts are held off once this returns.
  */
 void
 topics_append_lock_acquire(PartitionState **states, int nstates)
@@ -301,9 +302,9 @@ topics_append_lock_sleep(PartitionState *state, long timeout_ms)
 }
 
 /*
- * After an abort.  The LWLocks were released by AbortTransaction before we
- * are called, and may have new holders: nothing of theirs is touched here,
- * the sleepers are told to look.
+ * Wake the sleepers after an abort.  AbortTransaction has released the LWLocks
+ * before this is called, and they may have new holders: so nothing that the
+ * locks guard is touched here.
  */
 void
 topics_append_lock_at_abort(void)

@@ -12,15 +12,15 @@
  * again within 10 s.  The note goes when the piece has succeeded, when the
  * topic is altered, or when maintain() is called for it.
  *
- * A piece can also end the worker, or crash the server, again and again.
- * So it is noted before it begins.  A worker that finds such a note of its
- * predecessor counts that as a failure, unless that one was told to end.
- * Notes are written to a file as well, since a crash takes shared memory with
- * it.  The file need not be flushed: what an operating system's crash takes
- * along is found out again.  After a crash that had another cause the piece
- * loses a second.
+ * A piece can also end the worker, or crash the server, again and again.  So it
+ * is noted before it begins.  A worker that finds such a note of its
+ * predecessor counts that as a failure, unless that one was told to end.  Notes
+ * are written to a file as well, since a crash takes shared memory with it.
+ * The file need not be flushed: what an operating system's crash takes along is
+ * found out again.  After a crash that had another cause the piece loses a
+ * second.
  *
- * There are MAX_BROKEN notes of topics.  Should more pieces fail at the same
+ * There are MAX_BROKEN notes of topics.  If more pieces fail at the same
  * time, the whole round of the database fails instead, for which there is
  * always a place: nothing is logged more often, at the cost of the others.
  * The notes are kept together at the beginning, so that looking for one costs
@@ -104,7 +104,8 @@ topics_backoff_shmem_request(void)
 }
 
 /*
- * Return true if what was read from the file can be a note.  It may be anything.
+ * Return true if what was read from the file can be a note: a file may hold
+ * anything.
  */
 static bool
 is_note(WorkFailure *failure)
@@ -279,7 +280,7 @@ count_ms_to_retry(const WorkFailure *failure)
 	return left > MAX_DELAY_MS ? 0 : Max(left, 0);
 }
 
-/* The same of any piece; -1 if it has not failed. */
+/* Return the same for any piece, or -1 if it has not failed. */
 long
 topics_backoff_left(const WorkPiece *piece)
 {
@@ -403,7 +404,7 @@ topics_backoff_step(WorkStep step)
 	LWLockRelease(notes_lock);
 }
 
-/* Error context: says of what topic an error is. */
+/* Error context: say which topic an error is about. */
 static void
 describe_piece(void *arg)
 {
@@ -514,7 +515,10 @@ find_under_way(bool compactor)
 	return NULL;
 }
 
-/* Count as failed one piece of work in which the predecessor has ended, if any. */
+/*
+ * Count as failed one piece of work in which the predecessor ended, if there is
+ * one.
+ */
 static bool
 count_unfinished(bool compactor, WorkFailure *result)
 {

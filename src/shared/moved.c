@@ -3,19 +3,19 @@
  * moved.c
  *		Partitions whose log end has moved, for the worker to tell of.
  *
- * A partition whose log end has moved is pushed onto its database's stack,
- * for the worker to tell of, once: its flag "moved" says that it is in one.
- * A push takes the flag first, then links the partition to the top.  A pop
- * takes the whole stack, follows the links, and clears each flag before its
- * caller looks at what the flag was about.  So a producer that finds the flag
- * set has published before that look, and only the process that holds the flag
- * writes the link.  Nobody pops less than everything, so a partition cannot be
- * popped and pushed again under a process that compares the top.
+ * A partition whose log end has moved is pushed onto its database's stack, for
+ * the worker to tell of, once: its flag "moved" says that it is in one.  A push
+ * takes the flag first, then links the partition to the top.  A pop takes the
+ * whole stack, follows the links, and clears each flag before its caller looks
+ * at what the flag was about.  So a producer that finds the flag set has
+ * published before that look, and only the process that holds the flag writes
+ * the link.  Nobody pops less than everything, so a partition cannot be popped
+ * and pushed again under a process that compares the top.
  *
  * A state can be given to another topic while it is in a stack.  Then it is
- * told of, for nothing, or, if its database is another one now, moved over
- * by the worker that pops it (notify.c).  A database that has gone has its
- * stack sorted out when its states are given back (topics_moved_sort).
+ * told of, for nothing, or, if its database is another one now, moved over by
+ * the worker that pops it (notify.c).  A database that has gone has its stack
+ * sorted out when its states are given back (topics_moved_sort).
  *
  * LOCKING
  *
@@ -33,7 +33,7 @@
 
 #include "shared/shared.h"
 
-/* Of each slot of worker_registry.c the top of its database's stack. */
+/* For each slot of worker_registry.c, the top of its database's stack. */
 typedef struct MovedStacks
 {
 	pg_atomic_uint32 tops[MAX_WORKERS]; /* index of the state + 1, or 0 */
@@ -66,14 +66,17 @@ find_top(const WorkerSlot *slot)
 	return &stacks->tops[topics_worker_registry_index(slot)];
 }
 
-/* Take a whole stack: the index + 1 of its uppermost state, or 0. */
+/* Take a whole stack.  Return the index + 1 of its uppermost state, or 0. */
 static uint32
 take_stack(const WorkerSlot *slot)
 {
 	return pg_atomic_exchange_u32(find_top(slot), 0);
 }
 
-/* The uppermost state of a stack that was taken.  From now on it can be pushed again. */
+/*
+ * Take the uppermost state off a stack that was taken.  From now on it can be
+ * pushed again.
+ */
 static PartitionState *
 unlink_top(uint32 *top)
 {
@@ -85,8 +88,8 @@ unlink_top(uint32 *top)
 }
 
 /*
- * The partition's log end has moved: its database's worker is to say so.  The
- * new end was stored before.  Raises nothing.
+ * Push a partition whose log end has moved, for its database's worker to tell
+ * of.  The new end was stored before.  Raises nothing.
  */
 void
 topics_moved_push(PartitionState *state)
@@ -112,7 +115,7 @@ topics_moved_push(PartitionState *state)
 		pg_write_barrier();
 	} while (!pg_atomic_compare_exchange_u32(find_top(slot), &top,
 											 topics_partition_state_index(state) + 1));
-	/* whoever was first has set the latch */
+	/* if it was not empty, the first process to push has set the latch */
 	if (top == 0)
 		topics_worker_registry_wake_notifier(slot);
 }
@@ -141,8 +144,8 @@ topics_moved_pop(const WorkerSlot *slot, PartitionState **result)
 }
 
 /*
- * States of the database were given back, and may have another owner now: sort
- * out its stack.
+ * Sort out a database's stack: states of the database were given back, and may
+ * have another owner now.
  */
 void
 topics_moved_sort(Oid database)

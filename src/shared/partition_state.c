@@ -9,25 +9,25 @@
  * the partition after a restart, and given back when the topic is dropped.
  * Everything in it can be rebuilt from the log and the catalogue.
  *
- * A fixed array rather than dynamic memory: the lock of a partition must
- * stay a lock even for a backend that still holds a pointer to an element
- * which meanwhile belongs to another topic.  Such a backend takes the lock,
- * compares "id" and starts over.
+ * A fixed array rather than dynamic memory: the lock of a partition must stay a
+ * lock even for a backend that still holds a pointer to an element which
+ * meanwhile belongs to another topic.  Such a backend takes the lock, compares
+ * "id" and starts over.
  *
  * LOCKING
  *
- *	registry lock	(LWLock) the hash table, the free list, and PartitionState.id.
- *		Shared: look a state up.  Exclusive: take one, and give one back.
- *		Nothing else is acquired while it is held, but the spinlock of a
- *		condition variable, for a broadcast.
+ *	registry lock	(LWLock) the hash table, the free list, and
+ *		PartitionState.id.  Shared: look a state up.  Exclusive: take one, and
+ *		give one back.  Nothing else is acquired while it is held, but the
+ *		spinlock of a condition variable, for a broadcast.
  *	append_lock		(LWLock, one for each partition) the right to append to the
  *		partition, and to write what its readers go by.  Taken exclusively
  *		only, and by append_lock.c only, which never waits while it holds one.
  *		The database's lock, held exclusively, stands for all of them.
  *	the lock on the partition's table	(heavyweight) changes of its segments.
  *
- * Which of them guards which field the struct says (pg_topics.h).  src/README
- * has the order in which they, and all other locks, are taken.
+ * The struct says which of them guards which field (shared.h).  src/README has
+ * the order in which they, and all other locks, are taken.
  *
  *-------------------------------------------------------------------------
  */
@@ -98,7 +98,10 @@ set_u64(pg_atomic_uint64 *field, uint64 value, bool is_new)
 		pg_atomic_write_u64(field, value);
 }
 
-/* A count that processes compare with what it was never comes back to that. */
+/*
+ * Count up, or begin with 0.  A process that compares the count with what it
+ * was must never find an old value again.
+ */
 static void
 count_up_u32(pg_atomic_uint32 *field, bool is_new)
 {
@@ -277,8 +280,8 @@ topics_partition_state_get(const TopicPartition *id)
 }
 
 /*
- * Give an element back; the caller holds the registry lock.  What backends that
- * still have a pointer to it read says "unknown" of the log end.
+ * Give an element back; the caller holds the registry lock.  A backend that
+ * still has a pointer to it reads that the log end is unknown.
  */
 static void
 give_back_state(RegistryEntry *entry)

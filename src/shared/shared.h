@@ -35,7 +35,7 @@ typedef enum PartitionRole
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
 #define NOBODY_WAITS	PG_INT64_MAX	/* of wake_at */
 #define UNKNOWN_BYTES	(-1)	/* of droppable_bytes: look */
-#define NOTHING_DROPPABLE (PG_INT64_MIN / 2)	/* there is but the tail */
+#define NOTHING_DROPPABLE (PG_INT64_MIN / 2)	/* there is only the tail */
 #define COMPACTION_WANTED 0		/* of compact_at: it pays, or a run goes on */
 #define LOOK_NOW 1				/* of compact_at: a time long past */
 
@@ -49,8 +49,9 @@ typedef enum PartitionRole
  * be read without as well where an old value does no harm.
  *
  * The order is one for the processor, too.  What each commit reads and writes
- * stands together, in the 128 bytes from append_lock to wake_at, and next_offset,
- * commit_lsn and append_xid, of which a reader wants all three, are neighbours.
+ * stands together, in the 128 bytes from append_lock to wake_at.  Of
+ * next_offset, commit_lsn and append_xid a reader wants all three, so they are
+ * neighbours.
  */
 typedef struct PartitionState
 {
@@ -66,11 +67,12 @@ typedef struct PartitionState
 
 	/*
 	 * Written under the lock, and read by anybody at any time.  A foreign
-	 * writer's commit writes the first two without it (transaction.c).
+	 * writer's commit writes the first two without it (foreign_writer.c).
 	 */
 	pg_atomic_uint64 next_offset;	/* the log end, published */
 	pg_atomic_uint64 commit_lsn;	/* of the commit that published it */
-	pg_atomic_uint32 append_xid;	/* who appended and has not published */
+	pg_atomic_uint32 append_xid;	/* of the transaction that has appended
+									 * and not yet published, or invalid */
 
 	BlockNumber tail_blocks;	/* up to the one with the last record, for the
 								 * roll by size, and to append at */
@@ -95,7 +97,7 @@ typedef struct PartitionState
 	 * which there is one at a time.  It sets the limit and cut_end under
 	 * append_lock as well, under which producers read them, and resets them
 	 * after its end, without any lock: nobody begins a cut as long as either
-	 * stands (segment.c).
+	 * stands (cut.c).
 	 */
 
 	uint32		bounds_changes; /* segments were re-bounded this often */
@@ -123,8 +125,8 @@ typedef struct PartitionState
 
 	/* ---- no lock: of the topic, in the state of its partition 0 ---- */
 
-	ConditionVariable data_cv;	/* who waits for anything of the topic
-								 * (wakeup.c) */
+	ConditionVariable data_cv;	/* processes that wait for anything of the
+								 * topic (wakeup.c) */
 	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
 	pg_atomic_uint32 topic_bounds_changes;	/* segments of any partition were
 											 * re-bounded (segment.c) */
@@ -140,7 +142,7 @@ typedef struct PartitionState
 	 * At worst another one looks, too (maintain.c, retention.c, compact.c).
 	 */
 
-	bool		looked_at;		/* for what was left undone before we were */
+	bool		looked_at;		/* for what an earlier server left undone */
 	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
 								 * that is of this time; 0: look */
 	int64		droppable_bytes;	/* of sealed segments above the lowest */
@@ -212,12 +214,12 @@ typedef struct DuePartition
 /* Commits a step of a piece of work, and begins the transaction of the next. */
 typedef void (*NextTransaction) (void);
 
-/* The look at what is to be done in this database. */
+/* The piece that looks for what is to be done in this database. */
 #define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN}
 
-/* One that is under way, or has failed. */
-#define MAX_FAILURE_MESSAGE 256
+#define MAX_FAILURE_MESSAGE 256 /* bytes, with the final 0 */
 
+/* A piece of work that is under way, or has failed. */
 typedef struct WorkFailure
 {
 	WorkPiece	piece;
@@ -296,8 +298,9 @@ extern void topics_append_lock_at_abort(void);
 
 #define WAKEUP_MAX_WAIT_MS 2147483000L	/* 24 days, what PostgreSQL can wait */
 /*
- * Is the wait over?  If not, it has said what it waits for, before looking,
- * by topics_wakeup_want or topics_wakeup_want_claim.
+ * Returns true if the wait is over.  Otherwise the check has said, before it
+ * looked, what the process waits for: by topics_wakeup_want or
+ * topics_wakeup_want_claim.
  */
 typedef bool (*WakeupCheck) (void *arg);
 extern void topics_wakeup_published(PartitionState *state, PartitionState *topic_state,

@@ -139,10 +139,10 @@ topics_wakeup_claim_released(PartitionState *topic_state)
  */
 
 /*
- * In a check: wake me when the partition's log end is "next_offset" or more.
- * The check says so before it looks whether it is (S1 and S2).  A check that
- * also looks before, and finds that it need not wait, spares the next producer
- * a broadcast.
+ * In a check: wake this process when the partition's log end is "next_offset"
+ * or more.  The check says so before it looks whether it is (S1 and S2).  A
+ * check that also looks before, and finds that it need not wait, spares the
+ * next producer a broadcast.
  */
 void
 topics_wakeup_want(PartitionState *state, int64 next_offset)
@@ -155,7 +155,10 @@ topics_wakeup_want(PartitionState *state, int64 next_offset)
 	pg_memory_barrier();
 }
 
-/* In a check: wake me when a claim is released.  It is said before looking, too. */
+/*
+ * In a check: wake this process when a claim is released.  The check says so
+ * before it looks, too.
+ */
 void
 topics_wakeup_want_claim(PartitionState *topic_state)
 {
@@ -201,7 +204,7 @@ count_ms_left(instr_time start, long timeout_ms)
 static void
 sleep_until_woken(ConditionVariable *cv, long timeout_ms)
 {
-	/* whoever took our latch's last setting has looked at something else */
+	/* a wait within the check may have reset what a broadcast had set */
 	SetLatch(MyLatch);
 	(void) ConditionVariableTimedSleep(cv, timeout_ms, topics_wait_event_get(WAIT_RECORD));
 }

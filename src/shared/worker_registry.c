@@ -2,7 +2,7 @@
  *
  * worker_registry.c
  *		What the launcher and the workers of databases know of each other,
- *		and how other processes wake them, or have them out of the way.
+ *		and how other processes wake them, or send them away.
  *
  * A fixed array of slots in shared memory, one for each database that has a
  * worker, or has partitions that a worker should know of.  A slot stays the
@@ -81,7 +81,7 @@ find_slot(Oid database)
 	return NULL;
 }
 
-/* The same; a free one is taken if need be.  NULL if there is none. */
+/* Find a database's slot, or take a free one; NULL if there is none. */
 static WorkerSlot *
 find_or_take_slot(Oid database)
 {
@@ -268,7 +268,7 @@ topics_worker_registry_come_back(Oid database)
  * ----------------------------------------------------------------
  */
 
-/* This process is the launcher: the one to be woken. */
+/* This process is the launcher, which is to be woken. */
 void
 topics_worker_registry_enter_launcher(void)
 {
@@ -291,7 +291,10 @@ topics_worker_registry_take_look_again(void)
 	return look_again;
 }
 
-/* Of each slot the database, or InvalidOid; "databases" has MAX_WORKERS places. */
+/*
+ * List the database of each slot, or InvalidOid; "databases" has MAX_WORKERS
+ * places.
+ */
 void
 topics_worker_registry_list(Oid *databases)
 {
@@ -377,8 +380,8 @@ topics_worker_registry_time_to_start(long limit)
 		const WorkerSlot *slot = &registry->slots[i];
 
 		/*
-		 * if it takes no connections there will be none, but that is not
-		 * known here
+		 * a database that takes no connections will have no worker, but that
+		 * is not known here
 		 */
 		if (OidIsValid(slot->database) && slot->pid == 0 && slot->has_extension &&
 			slot->commands == 0 && slot->not_before != 0)
@@ -408,8 +411,8 @@ topics_worker_registry_claim_hint(void)
  */
 
 /*
- * This process is the database's worker.  The result is its slot, or NULL if
- * there is a worker already, or shall be none.
+ * This process is the database's worker.  Return its slot, or NULL if there is
+ * a worker already, or must not be one now.
  */
 WorkerSlot *
 topics_worker_registry_enter(Oid database)
@@ -428,13 +431,13 @@ topics_worker_registry_enter(Oid database)
 	else
 		slot = NULL;
 	SpinLockRelease(&registry->mutex);
-	/* it need not look again whether we have come */
+	/* the launcher need not look again whether this worker has come */
 	if (launcher)
 		SetLatch(launcher);
 	return slot;
 }
 
-/* It ends. */
+/* The worker ends. */
 void
 topics_worker_registry_leave(WorkerSlot *slot)
 {
@@ -444,7 +447,7 @@ topics_worker_registry_leave(WorkerSlot *slot)
 	SpinLockRelease(&registry->mutex);
 }
 
-/* It has found that its database does not have the extension. */
+/* The worker has found that its database does not have the extension. */
 void
 topics_worker_registry_note_no_extension(WorkerSlot *slot)
 {
@@ -453,7 +456,7 @@ topics_worker_registry_note_no_extension(WorkerSlot *slot)
 	SpinLockRelease(&registry->mutex);
 }
 
-/* It has ended a round, in which it has looked at so many partitions. */
+/* The worker has ended a round, in which it looked at so many partitions. */
 void
 topics_worker_registry_note_round(WorkerSlot *slot, int partitions)
 {
@@ -465,7 +468,7 @@ topics_worker_registry_note_round(WorkerSlot *slot, int partitions)
 	SpinLockRelease(&registry->mutex);
 }
 
-/* Return true, once, if a round was asked of it since the last call. */
+/* Return true, once, if a round was asked for since the last call. */
 bool
 topics_worker_registry_take_round_wanted(WorkerSlot *slot)
 {
@@ -497,7 +500,7 @@ topics_worker_registry_has_compactor(const WorkerSlot *slot)
 
 /*
  * This process is the compactor of the database, whose slot this was.  Return
- * false if there is one already, or shall be none.
+ * false if there is a compactor already, or must not be one now.
  */
 bool
 topics_worker_registry_enter_compactor(WorkerSlot *slot, Oid database)
@@ -514,7 +517,7 @@ topics_worker_registry_enter_compactor(WorkerSlot *slot, Oid database)
 	return entered;
 }
 
-/* It ends. */
+/* The compactor ends. */
 void
 topics_worker_registry_leave_compactor(WorkerSlot *slot)
 {

@@ -50,7 +50,7 @@ PG_FUNCTION_INFO_V1(topics_describe_topic);
 /* The view that drop_topic is dropping right now. */
 static Oid	dropping_view = InvalidOid;
 
-/* Return true if it is this view: hooks.c lets the command pass. */
+/* Return true if drop_topic is dropping this view: hooks.c lets it pass. */
 bool
 topics_topic_is_being_dropped(Oid view_relid)
 {
@@ -115,9 +115,7 @@ get_column_type(FunctionCallInfo fcinfo, int argument, const char *what)
 	Oid			type;
 	int32		typmod;
 
-	/*
-	 * the default is what it says, whatever search_path finds under the name
-	 */
+	/* the default is this type, whatever search_path finds under the name */
 	if (strcmp(name, "text") == 0)
 		name = "pg_catalog.text";
 	topics_parse_type(name, &type, &typmod);
@@ -166,6 +164,16 @@ require_create_right(void)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, TOPIC_SCHEMA);
 }
 
+/* Raise an error since a topic has this name, or say so and skip. */
+static void
+report_existing_topic(const char *name, bool skip)
+{
+	ereport(skip ? NOTICE : ERROR,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 skip ? errmsg("topic \"%s\" already exists, skipping", name) :
+			 errmsg("topic \"%s\" already exists", name)));
+}
+
 /* Arguments of create_topic; if_not_exists comes after the settings. */
 enum
 {
@@ -196,12 +204,8 @@ topics_create_topic(PG_FUNCTION_ARGS)
 
 	if (!topics_make_topic_lock_name(topic.name))
 	{
-		bool		quiet = !PG_ARGISNULL(if_not_exists) && PG_GETARG_BOOL(if_not_exists);
-
-		ereport(quiet ? NOTICE : ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 quiet ? errmsg("topic \"%s\" already exists, skipping", topic.name) :
-				 errmsg("topic \"%s\" already exists", topic.name)));
+		report_existing_topic(topic.name,
+							  !PG_ARGISNULL(if_not_exists) && PG_GETARG_BOOL(if_not_exists));
 		PG_RETURN_VOID();
 	}
 	topic.key_type = get_column_type(fcinfo, CREATE_KEY_TYPE, "key_type");
@@ -240,6 +244,13 @@ lock_own_topic(const char *name, LOCKMODE mode, bool missing_ok)
 	}
 }
 
+/* Arguments of alter_topic. */
+enum
+{
+	ALTER_TOPIC,
+	ALTER_FIRST_SETTING
+};
+
 /* alter_topic(topic, settings..) */
 Datum
 topics_alter_topic(PG_FUNCTION_ARGS)
@@ -250,8 +261,9 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.alter_topic()");
-	settings = topics_topic_setting_arguments(fcinfo, 1);
-	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
+	settings = topics_topic_setting_arguments(fcinfo, ALTER_FIRST_SETTING);
+	topic = lock_own_topic(get_text_argument(fcinfo, ALTER_TOPIC, "topic"),
+						   ShareUpdateExclusiveLock, false);
 
 	scope = topics_statement_begin();
 	topics_topic_setting_execute(psprintf("UPDATE topic_log.topic SET %s"
@@ -267,6 +279,13 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Arguments of add_partitions. */
+enum
+{
+	ADD_TOPIC,
+	ADD_PARTITIONS
+};
+
 /* add_partitions(topic, partitions): the new total */
 Datum
 topics_add_partitions(PG_FUNCTION_ARGS)
@@ -278,9 +297,10 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.add_partitions()");
-	topics_argument_require(fcinfo, 1, "partitions");
-	partitions = get_partitions_argument(fcinfo, 1);
-	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), ShareUpdateExclusiveLock, false);
+	topics_argument_require(fcinfo, ADD_PARTITIONS, "partitions");
+	partitions = get_partitions_argument(fcinfo, ADD_PARTITIONS);
+	topic = lock_own_topic(get_text_argument(fcinfo, ADD_TOPIC, "topic"),
+						   ShareUpdateExclusiveLock, false);
 	if (partitions <= topic->partitions)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -300,33 +320,46 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Arguments of rename_topic. */
+enum
+{
+	RENAME_TOPIC,
+	RENAME_NEW_NAME
+};
+
 /* rename_topic(topic, new_name) */
 Datum
 topics_rename_topic(PG_FUNCTION_ARGS)
 {
-	char	   *new_name = get_text_argument(fcinfo, 1, "new_name");
+	char	   *new_name = get_text_argument(fcinfo, RENAME_NEW_NAME, "new_name");
 	Topic	   *topic;
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.rename_topic()");
 	topics_topic_check_name(new_name);
-	topic = lock_own_topic(get_text_argument(fcinfo, 0, "topic"), AccessExclusiveLock, false);
+	topic = lock_own_topic(get_text_argument(fcinfo, RENAME_TOPIC, "topic"),
+						   AccessExclusiveLock, false);
 	require_create_right();
 	if (!topics_make_topic_lock_name(new_name))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("topic \"%s\" already exists", new_name)));
+		report_existing_topic(new_name, false);
 	RenameRelationInternal(topic->view_relid, new_name, false, false);
 	CommandCounterIncrement();
 	PG_RETURN_VOID();
 }
 
+/* Arguments of drop_topic. */
+enum
+{
+	DROP_TOPIC,
+	DROP_IF_EXISTS
+};
+
 /* drop_topic(topic, if_exists) */
 Datum
 topics_drop_topic(PG_FUNCTION_ARGS)
 {
-	char	   *name = get_text_argument(fcinfo, 0, "topic");
-	bool		if_exists = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	char	   *name = get_text_argument(fcinfo, DROP_TOPIC, "topic");
+	bool		if_exists = !PG_ARGISNULL(DROP_IF_EXISTS) && PG_GETARG_BOOL(DROP_IF_EXISTS);
 	Topic	   *topic;
 	ObjectAddress view = {RelationRelationId, InvalidOid, 0};
 	ObjectAddress root = {RelationRelationId, InvalidOid, 0};
