@@ -46,6 +46,9 @@
  * invariant.  It stands above all other files, so that what a lower one has to
  * tell a higher one goes by a function that is handed down here.
  *
+ * See docs/decisions/0001-offsets-at-commit.md
+ * and docs/decisions/0002-early-lock-release.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

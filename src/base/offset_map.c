@@ -17,6 +17,8 @@
  * Open addressing with linear probing; it doubles until the next size would
  * not fit the budget beside the old one, and is full at 3/4.
  *
+ * See docs/decisions/0009-compaction.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

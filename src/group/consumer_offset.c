@@ -40,6 +40,8 @@
  * from a transaction whose other writes the snapshot does not show.  So the xid
  * of the last commit is kept, and such a claim fails with 40001.
  *
+ * See docs/decisions/0010-committed-offsets.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -41,6 +41,8 @@
  * transaction of its own: that of the process that needs it may stay open for
  * long.
  *
+ * See docs/decisions/0010-committed-offsets.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

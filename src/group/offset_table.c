@@ -32,6 +32,8 @@
  * The table lock comes after the append locks (a commit publishes with them
  * held); under it nothing else is acquired.
  *
+ * See docs/decisions/0010-committed-offsets.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

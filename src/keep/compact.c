@@ -79,6 +79,8 @@
  * compact_at, in shared memory, is 0 when a run pays, or when it is to be
  * looked at at once; it stays 0 during a run.  Else it is when to look again.
  *
+ * See docs/decisions/0009-compaction.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -7,6 +7,8 @@
  * compact.c has the design: why a segment keeps its table and gets new files,
  * which locks that takes, and what is not written anew.
  *
+ * See docs/decisions/0009-compaction.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

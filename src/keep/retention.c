@@ -36,6 +36,8 @@
  * every transaction that uses the topic, for hours if need be, and meanwhile
  * holds the lock that attaching the next segment takes.
  *
+ * See docs/decisions/0007-retention.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

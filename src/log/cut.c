@@ -66,6 +66,8 @@
  * transaction before.  (Only where no process is to be had for that, the
  * records go on in the next segment.)
  *
+ * See docs/decisions/0006-cut-in-two-transactions.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -30,6 +30,8 @@
  * During recovery it is looked up every time, since the replayed commits
  * publish nothing.
  *
+ * See docs/decisions/0003-no-index.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -28,6 +28,9 @@
  * Most callbacks are heap's own: the struct is a copy of heap's with some
  * members replaced.
  *
+ * See docs/decisions/0002-early-lock-release.md
+ * and docs/decisions/0004-the-access-method.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

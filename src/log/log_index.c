@@ -7,6 +7,8 @@
  * callbacks insist on a heap, so these are our own; they are simpler, since
  * rows are never updated and no process writes to a sealed segment.
  *
+ * See docs/decisions/0003-no-index.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

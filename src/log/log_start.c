@@ -29,6 +29,8 @@
  * before the row is changed, and no scan hides what begins at or above it.
  * Otherwise a scan costs nothing.
  *
+ * See docs/decisions/0007-retention.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -13,6 +13,8 @@
  * destination_still_fits.  If the check fails, that partition is looked at
  * again.
  *
+ * See docs/decisions/0001-offsets-at-commit.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -17,6 +17,8 @@
  * reaches further back: so a loop of a million savepoints needs no more memory
  * than one.
  *
+ * See docs/decisions/0001-offsets-at-commit.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -15,6 +15,8 @@
  *
  * From the commit record on nothing here may raise.
  *
+ * See docs/decisions/0002-early-lock-release.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

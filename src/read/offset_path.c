@@ -21,6 +21,8 @@
  * before) becomes a bound of the scan.  All other conditions are an ordinary
  * filter.
  *
+ * See docs/decisions/0008-offset-scan.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

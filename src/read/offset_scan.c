@@ -24,6 +24,8 @@
  * then the processes take turns to take CHUNK_BLOCKS blocks each, and the
  * order is lost.
  *
+ * See docs/decisions/0008-offset-scan.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -17,6 +17,8 @@
  * An error costs a partition its turn; the others go on.  backoff.c decides
  * when that partition is tried again, and what is logged.
  *
+ * See docs/decisions/0009-compaction.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -35,6 +35,8 @@
  * LWLocks released for it without a signal: both are made good by the
  * broadcasts of topics_append_lock_at_abort.
  *
+ * See docs/decisions/0005-cancellable-append-lock.md.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
