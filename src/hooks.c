@@ -177,7 +177,7 @@ check_altered_view(Oid relid)
 		follow_view_owner(topic, old_owner, new_owner);
 }
 
-/* A view is dropped: raise if it is a topic, and no command of ours drops it. */
+/* A view is dropped: raise if it is a topic and no command of ours does it. */
 static void
 refuse_dropped_view(Oid relid)
 {
@@ -325,7 +325,7 @@ may_claim_database(Oid database)
 	return OidIsValid(database) && object_ownercheck(DatabaseRelationId, database, GetUserId());
 }
 
-/* Return true for CREATE EXTENSION and, with *drop, DROP EXTENSION pg_topics. */
+/* Return true for CREATE EXTENSION pg_topics and, with *drop, for its DROP. */
 static bool
 is_extension_command(Node *statement, bool *drop)
 {

@@ -176,7 +176,7 @@ follow_transaction(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_PREPARE:
 
-			/* it has no records, but may have lists whose records were undone */
+			/* there are no records, but maybe lists whose records were undone */
 			forget_transaction();
 			break;
 		default:

@@ -662,7 +662,7 @@ topics_append_records(void)
  * ----------------------------------------------------------------
  */
 
-/* Publish the new end of a partition, and ask the worker for what is due now. */
+/* Publish a partition's new end, and ask the worker for what is due now. */
 static void
 publish_destination(Destination *dest, XLogRecPtr lsn)
 {

@@ -284,7 +284,7 @@ draft_column(Topic *topic, TopicColumn *column, Oid given, bool isnull, Datum va
 		*result = convert_column(column, given, value, topic->cxt);
 }
 
-/* Find the topic that a function is called for, and check the caller's right. */
+/* Find the topic that a call is about, and check the caller's right. */
 static Topic *
 find_topic_to_produce(FunctionCallInfo fcinfo, const char *command)
 {
@@ -384,7 +384,10 @@ batch_element_is_null(const BatchColumn *column, int i)
 	return column->count < 0 || column->nulls[i];
 }
 
-/* produce_batch(topic, record_values, keys, headers, partition, create_times) */
+/*
+ * produce_batch(topic, record_values, keys, headers, partition,
+ *				 create_times)
+ */
 Datum
 topics_produce_batch(PG_FUNCTION_ARGS)
 {
