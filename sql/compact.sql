@@ -8,14 +8,21 @@
 CREATE TABLE produced (topic text, "offset" bigint, key text, value text);
 CREATE PROCEDURE note(name text) LANGUAGE plpgsql AS $$
 BEGIN
-	EXECUTE format('INSERT INTO produced SELECT %L, r.offset, key::text, value::text FROM topic.%I r WHERE NOT EXISTS (SELECT FROM produced p WHERE p.topic = %1$L AND p.offset = r.offset)', name, name);
+	EXECUTE format('INSERT INTO produced
+		SELECT %L, r.offset, key::text, value::text FROM topic.%I r
+		WHERE NOT EXISTS (SELECT FROM produced p WHERE p.topic = %1$L AND p.offset = r.offset)',
+		name, name);
 END $$;
 
 -- Records "from" to "upto" of keys i % keys, and the segment sealed.  Each
 -- seventh is a tombstone if there are to be any.
-CREATE PROCEDURE fill(name text, n int, keys int, tombstones bool DEFAULT false, seal bool DEFAULT true) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE fill(name text, n int, keys int, tombstones bool DEFAULT false,
+	seal bool DEFAULT true) LANGUAGE plpgsql AS $$
 BEGIN
-	PERFORM topics.produce(name, CASE WHEN tombstones AND i % 7 = 0 THEN NULL ELSE i || ' ' || repeat('x', i % 50) END, 'k' || (i * 31 % keys)) FROM generate_series(1, n) i;
+	PERFORM topics.produce(name,
+			CASE WHEN tombstones AND i % 7 = 0 THEN NULL ELSE i || ' ' || repeat('x', i % 50) END,
+			'k' || (i * 31 % keys))
+		FROM generate_series(1, n) i;
 	COMMIT;
 	CALL note(name);
 	IF seal THEN CALL topics.roll_segment(name); END IF;
@@ -27,17 +34,44 @@ CREATE FUNCTION state(name text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE result text;
 BEGIN
 	EXECUTE format($q$
-		SELECT concat_ws(', ', 'clean to ' || (SELECT clean_offset FROM topic_log.partition p JOIN topics.topic t USING (topic_id) WHERE t.topic = %1$L), count(*) || ' records',
+		SELECT concat_ws(', ',
+			'clean to ' || (SELECT clean_offset
+				FROM topic_log.partition p JOIN topics.topic t USING (topic_id)
+				WHERE t.topic = %1$L),
+			count(*) || ' records',
 			count(*) FILTER (WHERE value IS NULL) || ' tombstones',
-			(SELECT nullif(count(*), 0) || ' NOT PRODUCED' FROM topic.%2$I r WHERE NOT EXISTS (SELECT FROM produced p WHERE p.topic = %1$L AND p.offset = r.offset AND p.key = r.key::text AND p.value IS NOT DISTINCT FROM r.value::text)),
-			(SELECT count(*) FROM topic.%2$I r JOIN (SELECT key, max("offset") AS latest FROM topic.%2$I GROUP BY 1) l ON l.key = r.key WHERE r.offset < latest) || ' to be compacted',
-			(SELECT nullif(count(*), 0) || ' STATES DIFFER' FROM (SELECT * FROM (SELECT DISTINCT ON (key) "offset", key, value FROM produced WHERE topic = %1$L ORDER BY key, "offset" DESC) p WHERE value IS NOT NULL) p
-				FULL JOIN topics.latest(%1$L) l USING ("offset", key, value) WHERE p.* IS NULL OR l.* IS NULL),
-			(SELECT nullif(count(*), 0) || ' BY FETCH' FROM (SELECT "offset", key::text, value::text FROM topic.%2$I EXCEPT ALL SELECT "offset", key, value FROM topics.fetch(%1$L, 0, 0, 1000000, 1000000000)) d))
+			(SELECT nullif(count(*), 0) || ' NOT PRODUCED' FROM topic.%2$I r
+				WHERE NOT EXISTS (SELECT FROM produced p
+					WHERE p.topic = %1$L
+						AND p.offset = r.offset
+						AND p.key = r.key::text
+						AND p.value IS NOT DISTINCT FROM r.value::text)),
+			(SELECT count(*)
+				FROM topic.%2$I r
+					JOIN (SELECT key, max("offset") AS latest FROM topic.%2$I GROUP BY 1) l
+						ON l.key = r.key
+				WHERE r.offset < latest) || ' to be compacted',
+			(SELECT nullif(count(*), 0) || ' STATES DIFFER'
+				FROM (SELECT *
+					FROM (SELECT DISTINCT ON (key) "offset", key, value FROM produced
+						WHERE topic = %1$L
+						ORDER BY key, "offset" DESC) p
+					WHERE value IS NOT NULL) p
+				FULL JOIN topics.latest(%1$L) l USING ("offset", key, value)
+				WHERE p.* IS NULL OR l.* IS NULL),
+			(SELECT nullif(count(*), 0) || ' BY FETCH'
+				FROM (SELECT "offset", key::text, value::text FROM topic.%2$I
+					EXCEPT ALL
+					SELECT "offset", key, value
+					FROM topics.fetch(%1$L, 0, 0, 1000000, 1000000000)) d))
 		FROM topic.%2$I$q$, name, name) INTO result;
 	RETURN result;
 END $$;
-CREATE VIEW sealed AS SELECT topic, base_offset, end_offset FROM topics.segment WHERE state = 'sealed' ORDER BY 1, 2;
+CREATE VIEW sealed AS
+	SELECT topic, base_offset, end_offset
+	FROM topics.segment
+	WHERE state = 'sealed'
+	ORDER BY 1, 2;
 
 -- Maintains until the log is clean up to an offset: the worker may be at it as
 -- well, and its snapshots and locks delay us.
@@ -45,7 +79,9 @@ CREATE PROCEDURE clean(name text, upto bigint) LANGUAGE plpgsql AS $$
 BEGIN
 	FOR i IN 1 .. 1000 LOOP
 		CALL topics.maintain(name);
-		EXIT WHEN upto <= (SELECT clean_offset FROM topic_log.partition p JOIN topics.topic t USING (topic_id) WHERE t.topic = name);
+		EXIT WHEN upto <= (SELECT clean_offset
+			FROM topic_log.partition p JOIN topics.topic t USING (topic_id)
+			WHERE t.topic = name);
 	END LOOP;
 END $$;
 
@@ -73,7 +109,8 @@ CALL topics.maintain('compact_plain');
 SELECT state('compact_plain');
 -- order and frozen, so that every snapshot sees it; indexed anew
 SELECT pg_temp.log_table('compact_plain', '_p0_s1') AS s1 \gset
-SELECT bool_and(o > coalesce(previous, -1)) AS in_order FROM (SELECT "offset" AS o, lag("offset") OVER (ORDER BY ctid) AS previous FROM :s1) s;
+SELECT bool_and(o > coalesce(previous, -1)) AS in_order
+	FROM (SELECT "offset" AS o, lag("offset") OVER (ORDER BY ctid) AS previous FROM :s1) s;
 SELECT count(*) FROM pg_index WHERE indrelid = :'s1'::regclass;
 -- the policy is changed back: gaps stay, and are no corruption
 SELECT topics.alter_topic('compact_plain', cleanup_policy => 'delete');
@@ -83,14 +120,17 @@ SELECT topics.alter_topic('compact_plain', cleanup_policy => 'compact');
 -- ---------------------------------------------------------------------
 -- Tombstones
 -- ---------------------------------------------------------------------
-SELECT topics.create_topic('compact_tombstone', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0);
+SELECT topics.create_topic('compact_tombstone', cleanup_policy => 'compact',
+	min_cleanable_dirty_ratio => 0);
 CALL fill('compact_tombstone', 700, 70, true);
 CALL clean('compact_tombstone', 700);
 SELECT state('compact_tombstone');
 -- not before delete_retention_time, counted from when they were first clean
 CALL topics.maintain('compact_tombstone');
 SELECT state('compact_tombstone');
-UPDATE topic_log.segment s SET tombstones_from = tombstones_from - interval '23 h 59 min' FROM topics.topic t WHERE t.topic = 'compact_tombstone' AND t.topic_id = s.topic_id;
+UPDATE topic_log.segment s SET tombstones_from = tombstones_from - interval '23 h 59 min'
+	FROM topics.topic t
+	WHERE t.topic = 'compact_tombstone' AND t.topic_id = s.topic_id;
 CALL topics.maintain('compact_tombstone');
 SELECT state('compact_tombstone');
 -- more of them: they are of another age, and are not merged with the old ones
@@ -107,7 +147,9 @@ BEGIN
 		EXIT WHEN found = n;
 	END LOOP;
 END $$;
-UPDATE topic_log.segment s SET tombstones_from = tombstones_from - interval '1 day' FROM topics.topic t WHERE t.topic = 'compact_tombstone' AND t.topic_id = s.topic_id;
+UPDATE topic_log.segment s SET tombstones_from = tombstones_from - interval '1 day'
+	FROM topics.topic t
+	WHERE t.topic = 'compact_tombstone' AND t.topic_id = s.topic_id;
 CALL until_tombstones('compact_tombstone', 0);
 SELECT state('compact_tombstone');
 SELECT * FROM sealed WHERE topic = 'compact_tombstone';
@@ -116,7 +158,9 @@ SELECT count(topics.produce('compact_tombstone', NULL, 'k' || i)) FROM generate_
 CALL note('compact_tombstone');
 CALL topics.roll_segment('compact_tombstone');
 CALL clean('compact_tombstone', 1500);
-UPDATE topic_log.segment s SET tombstones_from = tombstones_from - interval '1 day' FROM topics.topic t WHERE t.topic = 'compact_tombstone' AND t.topic_id = s.topic_id;
+UPDATE topic_log.segment s SET tombstones_from = tombstones_from - interval '1 day'
+	FROM topics.topic t
+	WHERE t.topic = 'compact_tombstone' AND t.topic_id = s.topic_id;
 CALL until_tombstones('compact_tombstone', 0);
 SELECT state('compact_tombstone');
 CALL topics.send('compact_tombstone', 'next', 'k');
@@ -135,14 +179,19 @@ SELECT topics.alter_topic('compact_ratio', min_cleanable_dirty_ratio => 0.01);
 CALL clean('compact_ratio', 1100);
 SELECT state('compact_ratio');
 -- younger than the lag: the segment, or its records
-SELECT topics.create_topic('compact_lag', cleanup_policy => 'compact', min_compaction_lag_time => '1 h');
+SELECT topics.create_topic('compact_lag', cleanup_policy => 'compact',
+	min_compaction_lag_time => '1 h');
 CALL fill('compact_lag', 100, 10);
 CALL topics.maintain('compact_lag');
 SELECT state('compact_lag');
-UPDATE topic_log.segment s SET sealed_at = sealed_at - interval '59 min' FROM topics.topic t WHERE t.topic = 'compact_lag' AND t.topic_id = s.topic_id;
+UPDATE topic_log.segment s SET sealed_at = sealed_at - interval '59 min'
+	FROM topics.topic t
+	WHERE t.topic = 'compact_lag' AND t.topic_id = s.topic_id;
 CALL topics.maintain('compact_lag');
 SELECT state('compact_lag');
-UPDATE topic_log.segment s SET sealed_at = sealed_at - interval '2 min' FROM topics.topic t WHERE t.topic = 'compact_lag' AND t.topic_id = s.topic_id;
+UPDATE topic_log.segment s SET sealed_at = sealed_at - interval '2 min'
+	FROM topics.topic t
+	WHERE t.topic = 'compact_lag' AND t.topic_id = s.topic_id;
 CALL clean('compact_lag', 100);
 SELECT state('compact_lag');
 -- policy "delete" compacts nothing
@@ -162,7 +211,8 @@ SELECT pg_temp.count('compact_both');
 -- ---------------------------------------------------------------------
 -- A map that does not hold all keys: several runs
 -- ---------------------------------------------------------------------
-SELECT topics.create_topic('compact_many', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0);
+SELECT topics.create_topic('compact_many', cleanup_policy => 'compact',
+	min_cleanable_dirty_ratio => 0);
 SET maintenance_work_mem = '1MB';
 CALL fill('compact_many', 60000, 60000);
 CALL fill('compact_many', 30000, 60000);
@@ -170,42 +220,61 @@ CALL clean('compact_many', 90000);
 SELECT state('compact_many');
 RESET maintenance_work_mem;
 SET work_mem = '64kB';
-SELECT count(*), count(DISTINCT l.key), md5(string_agg(l.offset || l.key, ',' ORDER BY l.offset)) = (SELECT md5(string_agg(r.offset || r.key, ',' ORDER BY r.offset)) FROM topic.compact_many r) AS same FROM topics.latest('compact_many') l;
+SELECT count(*), count(DISTINCT l.key),
+		md5(string_agg(l.offset || l.key, ',' ORDER BY l.offset))
+			= (SELECT md5(string_agg(r.offset || r.key, ',' ORDER BY r.offset))
+				FROM topic.compact_many r) AS same
+	FROM topics.latest('compact_many') l;
 RESET work_mem;
 
 -- ---------------------------------------------------------------------
 -- Keys are equal if their bytes are; values of all sizes; other types
 -- ---------------------------------------------------------------------
 SELECT topics.create_topic('compact_wide', cleanup_policy => 'compact', segment_bytes => 100000000);
-INSERT INTO topic.compact_wide (key, value) SELECT repeat(md5((i % 3)::text), 2000), (SELECT string_agg(md5((i * 1000 + j)::text), '') FROM generate_series(1, 1000) j) FROM generate_series(1, 12) i;
-INSERT INTO topic.compact_wide (key, value) SELECT k, repeat('long ', 100000) FROM unnest(ARRAY['a', 'A', 'a ', '', 'a']) k;
+INSERT INTO topic.compact_wide (key, value)
+	SELECT repeat(md5((i % 3)::text), 2000),
+		(SELECT string_agg(md5((i * 1000 + j)::text), '') FROM generate_series(1, 1000) j)
+	FROM generate_series(1, 12) i;
+INSERT INTO topic.compact_wide (key, value)
+	SELECT k, repeat('long ', 100000)
+	FROM unnest(ARRAY['a', 'A', 'a ', '', 'a']) k;
 -- out of line, each in its own place
-INSERT INTO topic.compact_wide (key, value) SELECT string_agg(md5(j::text), ''), i::text FROM generate_series(1, 2) i, generate_series(1, 200) j GROUP BY i ORDER BY i;
+INSERT INTO topic.compact_wide (key, value)
+	SELECT string_agg(md5(j::text), ''), i::text
+	FROM generate_series(1, 2) i, generate_series(1, 200) j
+	GROUP BY i ORDER BY i;
 CALL note('compact_wide');
 CALL topics.roll_segment('compact_wide');
 CALL clean('compact_wide', 19);
 SELECT state('compact_wide');
 SELECT topics.create_topic('compact_numeric', key_type => 'numeric', cleanup_policy => 'compact');
-INSERT INTO topic.compact_numeric (key, value) SELECT k, k::text FROM unnest(ARRAY[1.0, 1.00, 1.0, 1, 2, 1]) k;
+INSERT INTO topic.compact_numeric (key, value)
+	SELECT k, k::text FROM unnest(ARRAY[1.0, 1.00, 1.0, 1, 2, 1]) k;
 CALL topics.roll_segment('compact_numeric');
 CALL clean('compact_numeric', 6);
 SELECT key, r.offset FROM topic.compact_numeric r ORDER BY 2;
-SELECT topics.create_topic('compact_int', key_type => 'bigint', value_type => 'bytea', cleanup_policy => 'compact');
-INSERT INTO topic.compact_int (key, value) SELECT k, '\x00' FROM unnest(ARRAY[1, -1, 9223372036854775807, 1, -1]) k;
+SELECT topics.create_topic('compact_int', key_type => 'bigint', value_type => 'bytea',
+	cleanup_policy => 'compact');
+INSERT INTO topic.compact_int (key, value)
+	SELECT k, '\x00' FROM unnest(ARRAY[1, -1, 9223372036854775807, 1, -1]) k;
 CALL topics.roll_segment('compact_int');
 CALL clean('compact_int', 5);
 SELECT key, r.offset FROM topic.compact_int r ORDER BY 2;
 SELECT key, l.offset FROM topics.latest('compact_int') l ORDER BY 2;
 -- what is below the log start goes as well
-SELECT topics.create_topic('compact_below', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0);
+SELECT topics.create_topic('compact_below', cleanup_policy => 'compact',
+	min_cleanable_dirty_ratio => 0);
 CALL fill('compact_below', 1000, 1000, seal => false);
 SELECT topics.delete_records('compact_below', 0, 990);
 CALL topics.roll_segment('compact_below');
 CALL clean('compact_below', 1000);
 SELECT count(*), min(r.offset) FROM topic.compact_below r;
-SELECT size_bytes < 65536 AS small FROM topics.segment WHERE topic = 'compact_below' AND state = 'sealed';
+SELECT size_bytes < 65536 AS small
+	FROM topics.segment
+	WHERE topic = 'compact_below' AND state = 'sealed';
 -- a clean segment is not written anew for the sake of a small one
-SELECT topics.create_topic('compact_alone', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0);
+SELECT topics.create_topic('compact_alone', cleanup_policy => 'compact',
+	min_cleanable_dirty_ratio => 0);
 CALL fill('compact_alone', 5000, 5000);
 CALL clean('compact_alone', 5000);
 INSERT INTO topic.compact_alone (key, value) SELECT 'other' || i, 'x' FROM generate_series(1, 10) i;
@@ -214,7 +283,8 @@ CALL clean('compact_alone', 5010);
 SELECT * FROM sealed WHERE topic = 'compact_alone';
 -- records without a key, from before the policy, stay
 SELECT topics.create_topic('compact_null');
-INSERT INTO topic.compact_null (key, value) SELECT k, 'v' FROM unnest(ARRAY[NULL, 'a', NULL, 'a']) k;
+INSERT INTO topic.compact_null (key, value)
+	SELECT k, 'v' FROM unnest(ARRAY[NULL, 'a', NULL, 'a']) k;
 CALL topics.roll_segment('compact_null');
 SELECT topics.alter_topic('compact_null', cleanup_policy => 'compact');
 CALL clean('compact_null', 4);
@@ -224,7 +294,8 @@ SELECT key, l.offset FROM topics.latest('compact_null') l ORDER BY 2;
 -- ---------------------------------------------------------------------
 -- latest
 -- ---------------------------------------------------------------------
-SELECT pg_temp.try($$SELECT * FROM topics.latest('compact_none')$$), pg_temp.try($$SELECT * FROM topics.latest(NULL)$$);
+SELECT pg_temp.try($$SELECT * FROM topics.latest('compact_none')$$),
+	pg_temp.try($$SELECT * FROM topics.latest(NULL)$$);
 CREATE ROLE regress_compact;
 GRANT USAGE ON SCHEMA topics, topic TO regress_compact;
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA topics TO regress_compact;

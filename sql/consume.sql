@@ -3,14 +3,23 @@
 \set setup :abs_srcdir '/test/regress/setup.sql'
 \i :setup
 -- One call: partition: offset=value ...
-CREATE FUNCTION pg_temp.got(group_id text, topic text, max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576,
-	reset text DEFAULT 'earliest') RETURNS text LANGUAGE sql VOLATILE AS
-$$ SELECT coalesce(min(r.partition) || ': ' || string_agg(r.offset || '=' || left(r.value, 10), ' ' ORDER BY r.offset), 'nothing')
+CREATE FUNCTION pg_temp.got(group_id text, topic text, max_records integer DEFAULT 500,
+	max_bytes integer DEFAULT 1048576, reset text DEFAULT 'earliest')
+	RETURNS text LANGUAGE sql VOLATILE AS
+$$ SELECT coalesce(min(r.partition) || ': '
+		|| string_agg(r.offset || '=' || left(r.value, 10), ' ' ORDER BY r.offset), 'nothing')
 	FROM topics.consume(group_id, topic, max_records, max_bytes, auto_offset_reset => reset) r $$;
 CREATE FUNCTION pg_temp.offsets(of_group text) RETURNS SETOF text LANGUAGE sql AS
-$$ SELECT topic || ' ' || partition || ': ' || committed_offset FROM topics.consumer_offset WHERE group_id = of_group ORDER BY topic, partition $$;
-CREATE FUNCTION pg_temp.fill(topic text, records integer, partitions integer) RETURNS void LANGUAGE plpgsql AS
-$$ BEGIN PERFORM topics.produce(topic, 'v' || i, partition => i % partitions) FROM generate_series(0, records - 1) i; END $$;
+$$ SELECT topic || ' ' || partition || ': ' || committed_offset
+	FROM topics.consumer_offset
+	WHERE group_id = of_group
+	ORDER BY topic, partition $$;
+CREATE FUNCTION pg_temp.fill(topic text, records integer, partitions integer)
+	RETURNS void LANGUAGE plpgsql AS
+$$ BEGIN
+	PERFORM topics.produce(topic, 'v' || i, partition => i % partitions)
+		FROM generate_series(0, records - 1) i;
+END $$;
 
 SELECT topics.create_topic('c', 3);
 SELECT topics.create_topic('one');
@@ -96,7 +105,8 @@ END $$;
 SELECT * FROM pg_temp.offsets('nested');
 
 -- Two calls in one statement: the second one goes on
-SELECT a.offset, b.offset FROM topics.consume('twice', 'one', 1) a, topics.consume('twice', 'one', 1) b;
+SELECT a.offset, b.offset
+	FROM topics.consume('twice', 'one', 1) a, topics.consume('twice', 'one', 1) b;
 SELECT * FROM pg_temp.offsets('twice');
 
 -- Two topics and two groups in one transaction
@@ -110,12 +120,14 @@ SELECT * FROM pg_temp.offsets('both') UNION ALL SELECT * FROM pg_temp.offsets('o
 SELECT topics.create_topic('copy');
 CREATE TABLE sink (value text);
 BEGIN;
-WITH r AS (SELECT value FROM topics.consume('copier', 'one', 3)), w AS (INSERT INTO sink SELECT value FROM r)
+WITH r AS (SELECT value FROM topics.consume('copier', 'one', 3)),
+	w AS (INSERT INTO sink SELECT value FROM r)
 INSERT INTO topic.copy (value) SELECT value FROM r;
 ROLLBACK;
 SELECT (SELECT count(*) FROM sink), pg_temp.count('copy');
 BEGIN;
-WITH r AS (SELECT value FROM topics.consume('copier', 'one', 3)), w AS (INSERT INTO sink SELECT value FROM r)
+WITH r AS (SELECT value FROM topics.consume('copier', 'one', 3)),
+	w AS (INSERT INTO sink SELECT value FROM r)
 INSERT INTO topic.copy (value) SELECT value FROM r;
 COMMIT;
 SELECT (SELECT count(*) FROM sink), pg_temp.count('copy');
@@ -124,7 +136,10 @@ SELECT * FROM pg_temp.offsets('copier');
 -- In a trigger, also a deferred one
 CREATE TABLE orders (id int);
 CREATE FUNCTION pg_temp.on_order() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN INSERT INTO sink SELECT 'trigger ' || pg_temp.got('trigger', 'one', 1); RETURN NULL; END $$;
+$$ BEGIN
+	INSERT INTO sink SELECT 'trigger ' || pg_temp.got('trigger', 'one', 1);
+	RETURN NULL;
+END $$;
 CREATE CONSTRAINT TRIGGER deferred AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW EXECUTE FUNCTION pg_temp.on_order();
 BEGIN;
@@ -205,24 +220,33 @@ SELECT pg_temp.try($$SELECT topics.commit_offset('new', 'gone', 0, 5)$$);
 
 -- Arguments
 SELECT pg_temp.try(format('SELECT * FROM topics.consume(%s)', a)) FROM unnest(ARRAY[
-	$$NULL, 'one'$$, $$'g', NULL$$, $$'g', 'one', NULL$$, $$'g', 'one', 1, NULL$$, $$'g', 'one', 1, 1, NULL$$, $$'g', 'one', 1, 1, '0', NULL$$,
-	$$'', 'one'$$, $$repeat('g', 64), 'one'$$, $$'g', 'nowhere'$$, $$'g', ''$$, $$'g', repeat('t', 300)$$, $$'g', '__consumer_offsets"'$$,
-	$$'g', 'one', 0$$, $$'g', 'one', -1$$, $$'g', 'one', -2147483648$$, $$'g', 'one', 1, 0$$, $$'g', 'one', 1, -1$$,
+	$$NULL, 'one'$$, $$'g', NULL$$, $$'g', 'one', NULL$$, $$'g', 'one', 1, NULL$$,
+	$$'g', 'one', 1, 1, NULL$$, $$'g', 'one', 1, 1, '0', NULL$$,
+	$$'', 'one'$$, $$repeat('g', 64), 'one'$$, $$'g', 'nowhere'$$, $$'g', ''$$,
+	$$'g', repeat('t', 300)$$, $$'g', '__consumer_offsets"'$$,
+	$$'g', 'one', 0$$, $$'g', 'one', -1$$, $$'g', 'one', -2147483648$$, $$'g', 'one', 1, 0$$,
+	$$'g', 'one', 1, -1$$,
 	$$'g', 'one', 1, 1, '-1 s'$$, $$'g', 'one', 1, 1, '61 s'$$, $$'g', 'one', 1, 1, '1000 years'$$,
 	$$'g', 'one', 1, 1, '0', 'LATEST'$$, $$'g', 'one', 1, 1, '0', ''$$]) a;
 SELECT count(*) FROM topics.consumer_group WHERE group_id = 'g';
 -- at the edges, and any name that fits
 SELECT r.offset FROM topics.consume(repeat('g', 63), 'one', 2147483647, 2147483647, '1 minute') r;
-SELECT pg_temp.got(g, 'one', 1) FROM unnest(ARRAY['a/b/c', '''; DROP TABLE sink; --', E'new\nline', '%s%n$$', '../..', 'Größe', '-1', '0/-1/x']) g;
-SELECT count(*) FROM topics.consumer_offset WHERE topic = 'one' AND committed_offset = 1 AND group_id ~ '[/;%]|\n|ß|^-1$';
+SELECT pg_temp.got(g, 'one', 1)
+	FROM unnest(ARRAY['a/b/c', '''; DROP TABLE sink; --', E'new\nline', '%s%n$$', '../..', 'Größe',
+		'-1', '0/-1/x']) g;
+SELECT count(*) FROM topics.consumer_offset
+	WHERE topic = 'one' AND committed_offset = 1 AND group_id ~ '[/;%]|\n|ß|^-1$';
 
 -- Not in a read-only transaction, nor where an index or a view is refreshed
 BEGIN READ ONLY;
 SELECT pg_temp.try($$SELECT pg_temp.got('all', 'one')$$);
 COMMIT;
 -- a function that consumes is not run in parallel, whatever it says
-SELECT proparallel FROM pg_proc WHERE pronamespace = 'topics'::regnamespace AND proname ~ 'consume|offset$|group' GROUP BY 1;
-CREATE MATERIALIZED VIEW refreshed AS SELECT r.offset FROM topics.consume('matview', 'one') r WITH NO DATA;
+SELECT proparallel FROM pg_proc
+	WHERE pronamespace = 'topics'::regnamespace AND proname ~ 'consume|offset$|group'
+	GROUP BY 1;
+CREATE MATERIALIZED VIEW refreshed AS
+	SELECT r.offset FROM topics.consume('matview', 'one') r WITH NO DATA;
 SELECT pg_temp.try('REFRESH MATERIALIZED VIEW refreshed');
 
 -- PREPARE TRANSACTION: not with a claim or a place that moves
@@ -270,6 +294,7 @@ SELECT topics.produce('one', 'anew');
 SELECT pg_temp.got('all', 'one');
 
 SELECT count(topics.delete_group(group_id)) > 0 FROM topics.consumer_group;
-SELECT topics.drop_topic(topic) FROM unnest(ARRAY['c', 'one', 'copy', 'large', 'bytes', 'gone']) topic;
+SELECT topics.drop_topic(topic)
+	FROM unnest(ARRAY['c', 'one', 'copy', 'large', 'bytes', 'gone']) topic;
 DROP MATERIALIZED VIEW refreshed;
 DROP TABLE sink, orders;

@@ -4,7 +4,8 @@
 \set setup :abs_srcdir '/test/regress/setup.sql'
 \i :setup
 
-SELECT topics.create_topic('copy_text', 2), topics.create_topic('copy_small', 1, max_message_bytes => 10);
+SELECT topics.create_topic('copy_text', 2),
+	topics.create_topic('copy_small', 1, max_message_bytes => 10);
 CREATE ROLE copy_by_table;
 CREATE ROLE copy_by_column;
 CREATE ROLE copy_not;
@@ -25,7 +26,9 @@ COPY topic.copy_text (value, partition) FROM STDIN;
 plain	0
 \N	0
 \.
-COPY topic.copy_text (partition, key, value) FROM STDIN (FORMAT csv, DELIMITER ';', NULL 'nix', QUOTE '''', ESCAPE '\', HEADER match, FORCE_NOT_NULL (key));
+COPY topic.copy_text (partition, key, value)
+	FROM STDIN (FORMAT csv, DELIMITER ';', NULL 'nix', QUOTE '''', ESCAPE '\', HEADER match,
+		FORCE_NOT_NULL (key));
 partition;key;value
 0;nix;nix
 0;'a;b';'it\'s'

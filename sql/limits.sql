@@ -4,20 +4,31 @@
 \set setup :abs_srcdir '/test/regress/setup.sql'
 \i :setup
 
-SELECT least(setting::int, 99999) AS max_partitions FROM pg_settings WHERE name = 'pg_topics.max_partitions' \gset
+SELECT least(setting::int, 99999) AS max_partitions
+	FROM pg_settings
+	WHERE name = 'pg_topics.max_partitions' \gset
 -- (not segments: the worker may attach a spare at any time)
-CREATE FUNCTION pg_temp.tables() RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM pg_class WHERE relnamespace IN ('topic'::regnamespace, 'topic_log'::regnamespace) AND relname !~ '^t\d+_p\d+_s' $$;
+CREATE FUNCTION pg_temp.tables() RETURNS bigint LANGUAGE sql AS $$
+	SELECT count(*) FROM pg_class
+	WHERE relnamespace IN ('topic'::regnamespace, 'topic_log'::regnamespace)
+		AND relname !~ '^t\d+_p\d+_s' $$;
 SELECT topics.create_topic('limits_other', 2);
 SELECT pg_temp.tables() AS tables \gset
 
 -- more partitions than there is room for: says so, and names the setting
 CREATE FUNCTION pg_temp.refusal(command text) RETURNS text LANGUAGE sql AS
-$$ SELECT split_part(t, E'\n', 1) || CASE WHEN t ~ 'hint: .*pg_topics.max_partitions' THEN ', the hint names the setting' ELSE '' END FROM pg_temp.try(command) t $$;
-SELECT pg_temp.refusal(format($$SELECT topics.create_topic('limits_topic', %s + 1)$$, :max_partitions));
+$$ SELECT split_part(t, E'\n', 1)
+		|| CASE WHEN t ~ 'hint: .*pg_topics.max_partitions' THEN ', the hint names the setting'
+			ELSE '' END
+	FROM pg_temp.try(command) t $$;
+SELECT pg_temp.refusal(format($$SELECT topics.create_topic('limits_topic', %s + 1)$$,
+	:max_partitions));
 SELECT pg_temp.refusal(format($$SELECT topics.create_topic('limits_topic', %s)$$, :max_partitions));
-SELECT pg_temp.refusal(format($$SELECT topics.add_partitions('limits_other', %s + 1)$$, :max_partitions));
+SELECT pg_temp.refusal(format($$SELECT topics.add_partitions('limits_other', %s + 1)$$,
+	:max_partitions));
 -- nothing is half made, and the others go on
-SELECT pg_temp.tables() = :tables, (SELECT partitions FROM topics.topic WHERE topic = 'limits_other');
+SELECT pg_temp.tables() = :tables,
+	(SELECT partitions FROM topics.topic WHERE topic = 'limits_other');
 SELECT topics.produce('limits_other', 'x', partition => 1);
 SELECT topics.create_topic('limits_topic', 3);
 SELECT topics.produce('limits_topic', 'x', partition => 2);
@@ -35,8 +46,11 @@ END $$;
 CREATE FUNCTION pg_temp.fail_after_reserving(partitions int) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE result text;
 BEGIN
-	EXECUTE (SELECT format('CREATE TABLE topic_log.t%s_p0 ()', last_value + is_called::int) FROM topic_log.topic_id_seq);
-	result := regexp_replace(pg_temp.try(format('SELECT topics.create_topic(%L, %s)', 'limits_topic', partitions)), E'\n.*', '');
+	EXECUTE (SELECT format('CREATE TABLE topic_log.t%s_p0 ()', last_value + is_called::int)
+		FROM topic_log.topic_id_seq);
+	result := regexp_replace(pg_temp.try(format('SELECT topics.create_topic(%L, %s)',
+			'limits_topic', partitions)),
+		E'\n.*', '');
 	EXECUTE (SELECT format('DROP TABLE topic_log.t%s_p0', last_value) FROM topic_log.topic_id_seq);
 	RETURN result;
 END $$;

@@ -14,7 +14,8 @@ DECLARE
 BEGIN
 	WHILE low < high LOOP
 		middle := (low + high + 1) / 2;
-		EXECUTE (SELECT format('CREATE TABLE topic_log.t%s_p0 ()', last_value + is_called::int) FROM topic_log.topic_id_seq);
+		EXECUTE (SELECT format('CREATE TABLE topic_log.t%s_p0 ()', last_value + is_called::int)
+			FROM topic_log.topic_id_seq);
 		BEGIN
 			PERFORM topics.create_topic('topic_probe', middle);
 			RAISE 'the probe was created';
@@ -22,7 +23,9 @@ BEGIN
 			WHEN program_limit_exceeded THEN high := middle - 1;
 			WHEN duplicate_table THEN low := middle;
 		END;
-		EXECUTE (SELECT format('DROP TABLE IF EXISTS topic_log.t%s_p0, topic_log.t%s_p0', last_value, last_value + 1) FROM topic_log.topic_id_seq);
+		EXECUTE (SELECT format('DROP TABLE IF EXISTS topic_log.t%s_p0, topic_log.t%s_p0',
+				last_value, last_value + 1)
+			FROM topic_log.topic_id_seq);
 	END LOOP;
 	RETURN low;
 END $$;
@@ -31,15 +34,28 @@ END $$;
 -- which the worker may attach at any time, those that belong nowhere
 CREATE FUNCTION pg_temp.traces() RETURNS text LANGUAGE sql AS $$
 	SELECT md5(concat(
-		(SELECT string_agg(c::text, ',' ORDER BY c.oid) FROM (SELECT oid, relname, relnamespace, relowner, relacl FROM pg_class WHERE relnamespace IN ('topics'::regnamespace, 'topic'::regnamespace, 'topic_log'::regnamespace) AND relname !~ '^t\d+_p\d+_s') c),
-		(SELECT string_agg(relname, ',') FROM pg_class WHERE relname ~ '^t\d+_p\d+_s\d+$' AND oid NOT IN (SELECT inhrelid FROM pg_inherits)),
-		(SELECT count(*) FROM pg_class WHERE relkind = 't' AND oid NOT IN (SELECT reltoastrelid FROM pg_class)),
-		(SELECT count(*) FROM pg_type WHERE typrelid <> 0 AND typrelid NOT IN (SELECT oid FROM pg_class)),
-		(SELECT count(*) FROM pg_inherits WHERE inhrelid NOT IN (SELECT oid FROM pg_class) OR inhparent NOT IN (SELECT oid FROM pg_class)),
-		(SELECT count(*) FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid NOT IN (SELECT oid FROM pg_class)),
+		(SELECT string_agg(c::text, ',' ORDER BY c.oid)
+			FROM (SELECT oid, relname, relnamespace, relowner, relacl FROM pg_class
+				WHERE relnamespace IN ('topics'::regnamespace, 'topic'::regnamespace,
+						'topic_log'::regnamespace)
+					AND relname !~ '^t\d+_p\d+_s') c),
+		(SELECT string_agg(relname, ',') FROM pg_class
+			WHERE relname ~ '^t\d+_p\d+_s\d+$' AND oid NOT IN (SELECT inhrelid FROM pg_inherits)),
+		(SELECT count(*) FROM pg_class
+			WHERE relkind = 't' AND oid NOT IN (SELECT reltoastrelid FROM pg_class)),
+		(SELECT count(*) FROM pg_type
+			WHERE typrelid <> 0 AND typrelid NOT IN (SELECT oid FROM pg_class)),
+		(SELECT count(*) FROM pg_inherits
+			WHERE inhrelid NOT IN (SELECT oid FROM pg_class)
+				OR inhparent NOT IN (SELECT oid FROM pg_class)),
+		(SELECT count(*) FROM pg_depend
+			WHERE classid = 'pg_class'::regclass AND objid NOT IN (SELECT oid FROM pg_class)),
 		(SELECT string_agg(t::text, ',' ORDER BY topic_id) FROM topic_log.topic t),
 		(SELECT string_agg(p::text, ',' ORDER BY topic_id, partition) FROM topic_log.partition p),
-		(SELECT count(*) FROM pg_shdepend WHERE classid = 'pg_class'::regclass AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND objid NOT IN (SELECT oid FROM pg_class)),
+		(SELECT count(*) FROM pg_shdepend
+			WHERE classid = 'pg_class'::regclass
+				AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+				AND objid NOT IN (SELECT oid FROM pg_class)),
 		(SELECT count(*) FROM pg_trigger), pg_temp.free_places())) $$;
 
 -- ---------------------------------------------------------------------
@@ -48,37 +64,59 @@ CREATE FUNCTION pg_temp.traces() RETURNS text LANGUAGE sql AS $$
 SELECT pg_temp.try($$SELECT topics.create_topic('topic_a')$$);
 \pset expanded on
 \pset tuples_only off
-SELECT topic, owner = current_user::regrole AS owned, partitions, retention_time, retention_bytes, segment_bytes, segment_time,
-	max_message_bytes, timestamp_type, cleanup_policy, delete_retention_time, min_compaction_lag_time, min_cleanable_dirty_ratio, notify
-FROM topics.topic WHERE topic = 'topic_a';
+SELECT topic, owner = current_user::regrole AS owned, partitions, retention_time, retention_bytes,
+		segment_bytes, segment_time, max_message_bytes, timestamp_type, cleanup_policy,
+		delete_retention_time, min_compaction_lag_time, min_cleanable_dirty_ratio, notify
+	FROM topics.topic
+	WHERE topic = 'topic_a';
 -- every setting, by name
-SELECT topics.create_topic('topic_b', partitions => 3, key_type => 'varchar(10)', value_type => 'numeric(5,2)[]',
-	retention_time => '-1 ms', retention_bytes => 1000, segment_bytes => 65536, segment_time => '1 h', max_message_bytes => 1,
-	timestamp_type => 'LogAppendTime', cleanup_policy => 'compact', delete_retention_time => '2 days',
-	min_compaction_lag_time => '5 min', min_cleanable_dirty_ratio => 0, notify => false);
+SELECT topics.create_topic('topic_b', partitions => 3, key_type => 'varchar(10)',
+	value_type => 'numeric(5,2)[]', retention_time => '-1 ms', retention_bytes => 1000,
+	segment_bytes => 65536, segment_time => '1 h', max_message_bytes => 1,
+	timestamp_type => 'LogAppendTime', cleanup_policy => 'compact',
+	delete_retention_time => '2 days', min_compaction_lag_time => '5 min',
+	min_cleanable_dirty_ratio => 0, notify => false);
 SELECT topic, partitions, retention_time, retention_bytes, segment_bytes, segment_time,
-	max_message_bytes, timestamp_type, cleanup_policy, delete_retention_time, min_compaction_lag_time, min_cleanable_dirty_ratio, notify
-FROM topics.topic WHERE topic = 'topic_b';
+		max_message_bytes, timestamp_type, cleanup_policy, delete_retention_time,
+		min_compaction_lag_time, min_cleanable_dirty_ratio, notify
+	FROM topics.topic
+	WHERE topic = 'topic_b';
 \pset expanded off
 \pset tuples_only on
-SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'topic.topic_b'::regclass AND attnum > 0 ORDER BY attnum;
+SELECT attname, format_type(atttypid, atttypmod)
+	FROM pg_attribute
+	WHERE attrelid = 'topic.topic_b'::regclass AND attnum > 0
+	ORDER BY attnum;
 -- what is NULL is the default
-SELECT topics.create_topic('topic_null', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
-SELECT count(DISTINCT (partitions, retention_time, retention_bytes, segment_bytes, segment_time, max_message_bytes, timestamp_type, cleanup_policy,
-	delete_retention_time, min_compaction_lag_time, min_cleanable_dirty_ratio, notify)) FROM topics.topic WHERE topic IN ('topic_a', 'topic_null');
+SELECT topics.create_topic('topic_null', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+	NULL, NULL, NULL, NULL, NULL);
+SELECT count(DISTINCT (partitions, retention_time, retention_bytes, segment_bytes, segment_time,
+		max_message_bytes, timestamp_type, cleanup_policy, delete_retention_time,
+		min_compaction_lag_time, min_cleanable_dirty_ratio, notify))
+	FROM topics.topic
+	WHERE topic IN ('topic_a', 'topic_null');
 SELECT topics.drop_topic('topic_null');
 
 -- the ends of ranges
-SELECT s, pg_temp.try(format('SELECT topics.create_topic(%L, %s)', 'topic_bad', s)) FROM unnest(ARRAY[
-	'0', '-1', '100001', '2147483647', '-2147483648', 'segment_bytes => 65535', 'segment_bytes => -1', 'segment_bytes => -9223372036854775808',
-	'max_message_bytes => 0', 'max_message_bytes => -1', 'max_message_bytes => 268435457', 'max_message_bytes => 2147483647',
-	$$timestamp_type => 'createtime'$$, $$timestamp_type => ''$$, $$cleanup_policy => 'none'$$, $$cleanup_policy => 'compact;delete'$$,
-	$$delete_retention_time => '-1 s'$$, $$min_compaction_lag_time => '-1 day'$$,
-	'min_cleanable_dirty_ratio => -0.1', 'min_cleanable_dirty_ratio => 1.1', $$min_cleanable_dirty_ratio => 'NaN'$$, $$min_cleanable_dirty_ratio => 'infinity'$$]) s;
-SELECT s, pg_temp.try(format('SELECT topics.create_topic(%L, %s), topics.drop_topic(%1$L)', 'topic_good', s)) FROM unnest(ARRAY[
-	'16', 'segment_bytes => 9223372036854775807', 'max_message_bytes => 268435456', 'retention_bytes => -9223372036854775808', 'retention_bytes => 9223372036854775807',
-	$$retention_time => '178000000 years'$$, $$segment_time => '-178000000 years'$$, $$segment_time => '178000000 years'$$,
-	$$cleanup_policy => 'compact,delete'$$, 'min_cleanable_dirty_ratio => 1']) s;
+SELECT s, pg_temp.try(format('SELECT topics.create_topic(%L, %s)', 'topic_bad', s))
+	FROM unnest(ARRAY[
+		'0', '-1', '100001', '2147483647', '-2147483648', 'segment_bytes => 65535',
+		'segment_bytes => -1', 'segment_bytes => -9223372036854775808',
+		'max_message_bytes => 0', 'max_message_bytes => -1', 'max_message_bytes => 268435457',
+		'max_message_bytes => 2147483647',
+		$$timestamp_type => 'createtime'$$, $$timestamp_type => ''$$, $$cleanup_policy => 'none'$$,
+		$$cleanup_policy => 'compact;delete'$$,
+		$$delete_retention_time => '-1 s'$$, $$min_compaction_lag_time => '-1 day'$$,
+		'min_cleanable_dirty_ratio => -0.1', 'min_cleanable_dirty_ratio => 1.1',
+		$$min_cleanable_dirty_ratio => 'NaN'$$, $$min_cleanable_dirty_ratio => 'infinity'$$]) s;
+SELECT s, pg_temp.try(format('SELECT topics.create_topic(%L, %s), topics.drop_topic(%1$L)',
+		'topic_good', s))
+	FROM unnest(ARRAY[
+		'16', 'segment_bytes => 9223372036854775807', 'max_message_bytes => 268435456',
+		'retention_bytes => -9223372036854775808', 'retention_bytes => 9223372036854775807',
+		$$retention_time => '178000000 years'$$, $$segment_time => '-178000000 years'$$,
+		$$segment_time => '178000000 years'$$,
+		$$cleanup_policy => 'compact,delete'$$, 'min_cleanable_dirty_ratio => 1']) s;
 
 -- types
 CREATE TYPE topic_enum AS ENUM ('a', 'b');
@@ -87,17 +125,26 @@ CREATE DOMAIN topic_domain AS topic_pair CHECK ((VALUE).a > 0);
 CREATE SCHEMA "Topic schema";
 CREATE DOMAIN "Topic schema"."Do""main" AS int;
 CREATE TYPE topic_shell;
-SELECT t, pg_temp.try(format('SELECT topics.create_topic(%L, value_type => %L), topics.drop_topic(%1$L)', 'topic_type', t)) FROM unnest(ARRAY[
-	'int', 'double precision', 'timestamp(3) with time zone', 'character varying', 'char(3)', '"char"', 'bit varying(5)', 'interval day to second(3)',
-	'numeric(1000,0)', 'text[]', 'int4range', 'topic_enum', 'topic_pair', 'topic_pair[]', 'topic_domain', '"Topic schema"."Do""main"', 'pg_catalog.jsonb', 'pg_class',
-	'', ' ', 'nosuch', 'public.nosuch', 'nosuch.text', 'text; DROP TABLE x', 'text) --', 'text NOT NULL', 'text COLLATE "C"', 'setof int', 'serial',
-	'anyelement', 'record', 'void', 'trigger', 'internal', 'cstring', 'unknown', 'topic_shell', 'varchar(0)', 'numeric(1001,0)', 'int(3)']) t;
+SELECT t, pg_temp.try(format('SELECT topics.create_topic(%L, value_type => %L),
+		topics.drop_topic(%1$L)', 'topic_type', t))
+	FROM unnest(ARRAY[
+		'int', 'double precision', 'timestamp(3) with time zone', 'character varying', 'char(3)',
+		'"char"', 'bit varying(5)', 'interval day to second(3)',
+		'numeric(1000,0)', 'text[]', 'int4range', 'topic_enum', 'topic_pair', 'topic_pair[]',
+		'topic_domain', '"Topic schema"."Do""main"', 'pg_catalog.jsonb', 'pg_class',
+		'', ' ', 'nosuch', 'public.nosuch', 'nosuch.text', 'text; DROP TABLE x', 'text) --',
+		'text NOT NULL', 'text COLLATE "C"', 'setof int', 'serial',
+		'anyelement', 'record', 'void', 'trigger', 'internal', 'cstring', 'unknown', 'topic_shell',
+		'varchar(0)', 'numeric(1001,0)', 'int(3)']) t;
 -- a type of pg_temp goes with the session, and would take a column of the log with it
 CREATE DOMAIN pg_temp.topic_temp AS text;
-SELECT pg_temp.try($$SELECT topics.create_topic('topic_temp', value_type => 'pg_temp.topic_temp')$$) <> 'ok' AS refused,
-	pg_temp.try($$SELECT topics.create_topic('topic_temp2', key_type => 'topic_temp[]')$$) <> 'ok' AS refused;
+SELECT pg_temp.try($$SELECT topics.create_topic('topic_temp', value_type => 'pg_temp.topic_temp')$$)
+		<> 'ok' AS refused,
+	pg_temp.try($$SELECT topics.create_topic('topic_temp2', key_type => 'topic_temp[]')$$)
+		<> 'ok' AS refused;
 SET client_min_messages = warning;
-SELECT topics.drop_topic('topic_temp', if_exists => true), topics.drop_topic('topic_temp2', if_exists => true);
+SELECT topics.drop_topic('topic_temp', if_exists => true),
+	topics.drop_topic('topic_temp2', if_exists => true);
 RESET client_min_messages;
 DROP DOMAIN pg_temp.topic_temp;
 DROP DOMAIN topic_domain, "Topic schema"."Do""main";
@@ -113,12 +160,17 @@ SELECT pg_temp.try($$SELECT topics.create_topic(NULL)$$);
 -- ---------------------------------------------------------------------
 -- Alter
 -- ---------------------------------------------------------------------
-SELECT topics.alter_topic('topic_a', retention_time => '1 day', retention_bytes => 5, segment_bytes => 70000, segment_time => '-1 s', max_message_bytes => 10,
-	timestamp_type => 'LogAppendTime', cleanup_policy => 'compact,delete', delete_retention_time => '0', min_compaction_lag_time => '1 s',
+SELECT topics.alter_topic('topic_a', retention_time => '1 day', retention_bytes => 5,
+	segment_bytes => 70000, segment_time => '-1 s', max_message_bytes => 10,
+	timestamp_type => 'LogAppendTime', cleanup_policy => 'compact,delete',
+	delete_retention_time => '0', min_compaction_lag_time => '1 s',
 	min_cleanable_dirty_ratio => 1, notify => false);
-CREATE VIEW topic_settings AS SELECT retention_time, retention_bytes, segment_bytes, segment_time,
-	max_message_bytes, timestamp_type, cleanup_policy, delete_retention_time, min_compaction_lag_time, min_cleanable_dirty_ratio, notify
-FROM topics.topic WHERE topic = 'topic_a';
+CREATE VIEW topic_settings AS
+	SELECT retention_time, retention_bytes, segment_bytes, segment_time, max_message_bytes,
+		timestamp_type, cleanup_policy, delete_retention_time, min_compaction_lag_time,
+		min_cleanable_dirty_ratio, notify
+	FROM topics.topic
+	WHERE topic = 'topic_a';
 SELECT * FROM topic_settings;
 -- NULL and what is not named stay; what is produced next follows
 SELECT topics.alter_topic('topic_a', notify => NULL);
@@ -127,8 +179,10 @@ SELECT topics.alter_topic('topic_a', cleanup_policy => 'delete');
 SELECT pg_temp.try($$SELECT topics.produce('topic_a', '12345678901')$$);
 SELECT topics.alter_topic('topic_a', max_message_bytes => 11);
 SELECT pg_temp.try($$SELECT topics.produce('topic_a', '12345678901')$$);
-SELECT s, pg_temp.try(format('SELECT topics.alter_topic(%L, %s)', 'topic_a', s)) FROM unnest(ARRAY['segment_bytes => 1', 'max_message_bytes => 0',
-	$$timestamp_type => 'x'$$, $$cleanup_policy => ''$$, $$delete_retention_time => '-1'$$, 'min_cleanable_dirty_ratio => 2']) s;
+SELECT s, pg_temp.try(format('SELECT topics.alter_topic(%L, %s)', 'topic_a', s))
+	FROM unnest(ARRAY['segment_bytes => 1', 'max_message_bytes => 0',
+		$$timestamp_type => 'x'$$, $$cleanup_policy => ''$$, $$delete_retention_time => '-1'$$,
+		'min_cleanable_dirty_ratio => 2']) s;
 SELECT pg_temp.try($$SELECT topics.alter_topic('topic_nosuch')$$);
 SELECT pg_temp.try($$SELECT topics.alter_topic(NULL)$$);
 BEGIN;
@@ -176,10 +230,15 @@ SELECT topics.rename_topic('topic_c', 'topic_a');
 -- ---------------------------------------------------------------------
 SELECT pg_temp.try($$SELECT topics.produce('topic_a', 'x', partition => 1)$$);
 SELECT topics.add_partitions('topic_a', 3);
-SELECT topics.produce('topic_a', 'in 1', partition => 1), topics.produce('topic_a', 'in 2', partition => 2);
+SELECT topics.produce('topic_a', 'in 1', partition => 1),
+	topics.produce('topic_a', 'in 2', partition => 2);
 SELECT partition, r.offset, value FROM topic.topic_a r ORDER BY 1, 2;
-SELECT partition, log_start_offset, log_end_offset FROM topics.partition WHERE topic = 'topic_a' ORDER BY 1;
-SELECT n, pg_temp.try(format('SELECT topics.add_partitions(%L, %s)', 'topic_a', n)) FROM unnest(ARRAY['3', '2', '0', '-1', '100001', 'NULL']) n;
+SELECT partition, log_start_offset, log_end_offset
+	FROM topics.partition
+	WHERE topic = 'topic_a'
+	ORDER BY 1;
+SELECT n, pg_temp.try(format('SELECT topics.add_partitions(%L, %s)', 'topic_a', n))
+	FROM unnest(ARRAY['3', '2', '0', '-1', '100001', 'NULL']) n;
 SELECT pg_temp.try($$SELECT topics.add_partitions('topic_nosuch', 2)$$);
 -- in the transaction that adds it, and in one that does not commit
 BEGIN;
@@ -198,7 +257,8 @@ SELECT partitions FROM topics.topic WHERE topic = 'topic_a';
 -- ROLLBACK leaves no trace, in the catalogues or in shared memory
 -- ---------------------------------------------------------------------
 SELECT pg_temp.traces() AS before, pg_temp.free_places() AS free \gset
-BEGIN; SELECT topics.create_topic('topic_r', 4); SELECT topics.produce('topic_r', 'x', partition => 3); ROLLBACK;
+BEGIN; SELECT topics.create_topic('topic_r', 4);
+SELECT topics.produce('topic_r', 'x', partition => 3); ROLLBACK;
 SELECT pg_temp.traces() = :'before' AS create;
 BEGIN; SELECT topics.drop_topic('topic_a'); ROLLBACK;
 SELECT pg_temp.traces() = :'before' AS drop;
@@ -220,7 +280,11 @@ BEGIN; SELECT topics.create_topic('topic_r', 2); SELECT topics.drop_topic('topic
 SELECT pg_temp.traces() = :'before' AS create_and_drop;
 BEGIN; SELECT topics.create_topic('topic_r', 2); SELECT topics.drop_topic('topic_r'); ROLLBACK;
 SELECT pg_temp.traces() = :'before' AS neither;
-DO $$ BEGIN PERFORM topics.create_topic('topic_r', 3); RAISE division_by_zero; EXCEPTION WHEN division_by_zero THEN END $$;
+DO $$ BEGIN
+	PERFORM topics.create_topic('topic_r', 3);
+	RAISE division_by_zero;
+EXCEPTION WHEN division_by_zero THEN
+END $$;
 SELECT pg_temp.traces() = :'before' AS exception;
 -- the log goes on where it was after a DROP that was rolled back
 SELECT topics.produce('topic_a', 'after all', partition => 0);
@@ -287,8 +351,10 @@ CREATE ROLE regress_topic_one;
 CREATE ROLE regress_topic_two;
 GRANT USAGE, CREATE ON SCHEMA topic TO regress_topic_one, regress_topic_two;
 CREATE FUNCTION pg_temp.log_rights(topic text) RETURNS text LANGUAGE sql AS
-$$ SELECT string_agg(a.grantee::regrole || ' ' || a.privilege_type, ', ' ORDER BY a.grantee::regrole::text)
-	FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = pg_temp.log_table(topic)::regclass AND a.grantee <> c.relowner $$;
+$$ SELECT string_agg(a.grantee::regrole || ' ' || a.privilege_type,
+		', ' ORDER BY a.grantee::regrole::text)
+	FROM pg_class c, aclexplode(c.relacl) a
+	WHERE c.oid = pg_temp.log_table(topic)::regclass AND a.grantee <> c.relowner $$;
 SELECT topics.create_topic('topic_v');
 SELECT topics.produce('topic_v', 'x');
 ALTER VIEW topic.topic_v OWNER TO regress_topic_one;
@@ -334,7 +400,9 @@ CREATE TABLE topic.topic_other (value text);
 SELECT pg_temp.try($$SELECT topics.produce('topic_other', 'x')$$);
 SELECT pg_temp.try($$SELECT topics.drop_topic('topic_other')$$);
 DROP TABLE topic.topic_other;
-CREATE OR REPLACE VIEW topic.topic_v AS SELECT partition, "offset", "timestamp", key, upper(value) AS value, headers, 1 AS more FROM topics.fetch('topic_a', 0, 0);
+CREATE OR REPLACE VIEW topic.topic_v AS
+	SELECT partition, "offset", "timestamp", key, upper(value) AS value, headers, 1 AS more
+	FROM topics.fetch('topic_a', 0, 0);
 SELECT pg_temp.try($$INSERT INTO topic.topic_v (value) VALUES ('x')$$);
 SELECT topics.produce('topic_v', 'produce does not need it');
 

@@ -4,7 +4,8 @@
 \i :setup
 
 \set SHOW_CONTEXT never
-SELECT topics.create_topic('transaction_a', 2, retention_time => '-1 s'), topics.create_topic('transaction_b');
+SELECT topics.create_topic('transaction_a', 2, retention_time => '-1 s'),
+	topics.create_topic('transaction_b');
 CREATE VIEW transaction_last AS SELECT * FROM topics.last_produced() ORDER BY 1, 2;
 
 -- ---------------------------------------------------------------------
@@ -68,10 +69,14 @@ SELECT topics.rename_topic('transaction_c', 'transaction_b');
 -- many partitions in one transaction
 SELECT topics.create_topic('transaction_many', 120);
 BEGIN;
-SELECT count(topics.produce('transaction_many', i::text, partition => i % 120)) FROM generate_series(1, 1200) i;
+SELECT count(topics.produce('transaction_many', i::text, partition => i % 120))
+	FROM generate_series(1, 1200) i;
 COMMIT;
 SELECT count(*), sum(record_count), min(record_count), max(first_offset) FROM transaction_last;
-SELECT count(*) FROM (SELECT partition FROM topic.transaction_many GROUP BY 1 HAVING count(*) = 10 AND max("offset") = 9) p;
+SELECT count(*)
+	FROM (SELECT partition FROM topic.transaction_many
+		GROUP BY 1
+		HAVING count(*) = 10 AND max("offset") = 9) p;
 
 -- ---------------------------------------------------------------------
 -- send
@@ -83,7 +88,10 @@ CALL topics.send('transaction_a', 'sent', 'key', '{"h": "1"}', 1, '2020-01-01');
 CALL topics.send(topic => 'transaction_a', value => 'sent', partition => 0);
 CALL topics.send_bytea('transaction_a', '\x73656e74', '\x6b6579', partition => 1);
 CALL topics.send('transaction_b', NULL);
-SELECT partition, r.offset, key, value, headers FROM topic.transaction_a r WHERE value = 'sent' ORDER BY 1, 2;
+SELECT partition, r.offset, key, value, headers
+	FROM topic.transaction_a r
+	WHERE value = 'sent'
+	ORDER BY 1, 2;
 SELECT * FROM transaction_last;
 -- errors, and the next call works
 CALL topics.send('transaction_nosuch', 'x');
@@ -94,7 +102,9 @@ BEGIN;
 CALL topics.send('transaction_b', 'x');
 ROLLBACK;
 SELECT pg_temp.try($$CALL topics.send('transaction_b', 'x')$$);
-CREATE FUNCTION pg_temp.sends() RETURNS void LANGUAGE plpgsql AS $$ DECLARE p int; o bigint; BEGIN CALL topics.send('transaction_b', 'x', NULL, NULL, p, NULL, o); END $$;
+CREATE FUNCTION pg_temp.sends() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE p int; o bigint;
+BEGIN CALL topics.send('transaction_b', 'x', NULL, NULL, p, NULL, o); END $$;
 SELECT pg_temp.sends();
 \set VERBOSITY sqlstate
 CALL topics.send('transaction_nosuch', 'x');
@@ -120,10 +130,13 @@ BEGIN
 	END LOOP;
 	PERFORM topics.produce('transaction_b', 'before');
 	p := NULL;
-	CALL topics.send(topic => 'transaction_b', value => 'with what was before', partition => p, "offset" => o);
+	CALL topics.send(topic => 'transaction_b', value => 'with what was before', partition => p,
+		"offset" => o);
 	RAISE NOTICE 'partition %, offset %', p, o;
 END $$;
-SELECT r.offset, value FROM topics.fetch('transaction_b', 0, (SELECT o.offset - 2 FROM topics.list_offsets('transaction_b', 'latest') o)) r;
+SELECT r.offset, value
+	FROM topics.fetch('transaction_b', 0,
+		(SELECT o.offset - 2 FROM topics.list_offsets('transaction_b', 'latest') o)) r;
 -- not where a block catches exceptions, which is a subtransaction
 DO $$
 DECLARE p int; o bigint;
@@ -138,17 +151,26 @@ CALL topics.send('transaction_b', 'goes on');
 -- ---------------------------------------------------------------------
 -- Times
 -- ---------------------------------------------------------------------
-SELECT topics.create_topic('transaction_time', 2, retention_time => '-1 s', timestamp_type => 'LogAppendTime');
+SELECT topics.create_topic('transaction_time', 2, retention_time => '-1 s',
+	timestamp_type => 'LogAppendTime');
 DO $$
 BEGIN
 	FOR i IN 1 .. 50 LOOP
-		PERFORM topics.produce('transaction_time', i::text, partition => i % 2), topics.produce('transaction_time', i::text, partition => 0, create_time => '2100-01-01');
+		PERFORM topics.produce('transaction_time', i::text, partition => i % 2),
+			topics.produce('transaction_time', i::text, partition => 0,
+				create_time => '2100-01-01');
 		COMMIT;
 	END LOOP;
 END $$;
 -- never back within a partition, one time per commit and partition, not in the future
-SELECT count(*), bool_and("timestamp" >= previous), bool_and("timestamp" <= now()) FROM (SELECT "timestamp", lag("timestamp", 1, '-infinity') OVER (PARTITION BY partition ORDER BY "offset") AS previous FROM topic.transaction_time) r;
-SELECT max(n) FROM (SELECT count(DISTINCT "timestamp") AS n FROM topic.transaction_time GROUP BY partition, value) t;
+SELECT count(*), bool_and("timestamp" >= previous), bool_and("timestamp" <= now())
+	FROM (SELECT "timestamp",
+			lag("timestamp", 1, '-infinity') OVER (PARTITION BY partition ORDER BY "offset")
+				AS previous
+		FROM topic.transaction_time) r;
+SELECT max(n)
+	FROM (SELECT count(DISTINCT "timestamp") AS n FROM topic.transaction_time
+		GROUP BY partition, value) t;
 -- the type as it is at the commit
 SELECT topics.alter_topic('transaction_time', timestamp_type => 'CreateTime');
 SELECT topics.produce('transaction_time', 'create', partition => 0, create_time => '2020-01-01');
@@ -168,7 +190,10 @@ SHOW synchronous_commit;
 RESET pg_topics.early_lock_release;
 SELECT value FROM topic.transaction_b ORDER BY "offset" DESC LIMIT 1;
 -- nothing is left behind by all that
-SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype NOT IN ('virtualxid') AND relation IS DISTINCT FROM 'pg_locks'::regclass;
+SELECT count(*) FROM pg_locks
+	WHERE pid = pg_backend_pid()
+		AND locktype NOT IN ('virtualxid')
+		AND relation IS DISTINCT FROM 'pg_locks'::regclass;
 
 DROP VIEW transaction_last;
 SELECT topics.drop_topic('transaction_' || t) FROM unnest(ARRAY['a', 'b', 'many', 'time']) t;

@@ -53,8 +53,12 @@ BEGIN;
 CALL topics.wait_offset('wait', 0, 0);
 ROLLBACK;
 -- a subtransaction
-DO $$ BEGIN CALL topics.wait_offset('wait', 0, 0); EXCEPTION WHEN active_sql_transaction THEN RAISE NOTICE '%', SQLERRM; END $$;
-CREATE FUNCTION waits() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL topics.wait_offset('wait', 0, 0); END $$;
+DO $$ BEGIN
+	CALL topics.wait_offset('wait', 0, 0);
+EXCEPTION WHEN active_sql_transaction THEN RAISE NOTICE '%', SQLERRM;
+END $$;
+CREATE FUNCTION waits() RETURNS void LANGUAGE plpgsql AS
+$$ BEGIN CALL topics.wait_offset('wait', 0, 0); END $$;
 SELECT waits();
 DROP FUNCTION waits();
 -- a transaction that has written
@@ -63,7 +67,9 @@ DO $$ BEGIN INSERT INTO wait_work VALUES (1); CALL topics.wait_offset('wait', 0,
 DO $$ BEGIN INSERT INTO wait_work VALUES (2); COMMIT; CALL topics.wait_offset('wait', 0, 0); END $$;
 SELECT * FROM wait_work;
 -- an open query
-DO $$ DECLARE r record; BEGIN FOR r IN SELECT * FROM pg_class LOOP CALL topics.wait_offset('wait', 0, 0); END LOOP; END $$;
+DO $$ DECLARE r record; BEGIN
+	FOR r IN SELECT * FROM pg_class LOOP CALL topics.wait_offset('wait', 0, 0); END LOOP;
+END $$;
 -- one snapshot for all statements
 SET default_transaction_isolation = 'repeatable read';
 CALL topics.wait_offset('wait', 0, 0);
@@ -121,7 +127,8 @@ BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT count(*) FROM topics.fetch('wait', 0, 2, max_wait => '1 minute');
 SELECT clock_timestamp() - now() < '50 s';
 COMMIT;
-SELECT a, pg_temp.try(format('SELECT * FROM topics.fetch(%L, 0, 0, max_wait => %L)', 'wait', a)) FROM unnest(ARRAY['-1 us', '60001 ms', '1 day', '-178000000 years', '178000000 years']) a;
+SELECT a, pg_temp.try(format('SELECT * FROM topics.fetch(%L, 0, 0, max_wait => %L)', 'wait', a))
+	FROM unnest(ARRAY['-1 us', '60001 ms', '1 day', '-178000000 years', '178000000 years']) a;
 SELECT pg_temp.try($$SELECT * FROM topics.fetch_bytea('wait', 0, 3, max_wait => '1 minute')$$);
 
 SELECT topics.drop_topic('wait');
