@@ -98,10 +98,12 @@ CREATE FUNCTION topics.create_topic(
 	segment_bytes bigint DEFAULT NULL, segment_time interval DEFAULT NULL,
 	max_message_bytes integer DEFAULT NULL, timestamp_type text DEFAULT NULL,
 	cleanup_policy text DEFAULT NULL, delete_retention_time interval DEFAULT NULL,
-	min_compaction_lag_time interval DEFAULT NULL, min_cleanable_dirty_ratio double precision DEFAULT NULL,
+	min_compaction_lag_time interval DEFAULT NULL,
+	min_cleanable_dirty_ratio double precision DEFAULT NULL,
 	notify boolean DEFAULT NULL, if_not_exists boolean DEFAULT false) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_topic';
-COMMENT ON FUNCTION topics.create_topic(text, integer, text, text, interval, bigint, bigint, interval, integer, text, text, interval, interval, double precision, boolean, boolean) IS
+COMMENT ON FUNCTION topics.create_topic(text, integer, text, text, interval, bigint, bigint,
+	interval, integer, text, text, interval, interval, double precision, boolean, boolean) IS
 'Creates a topic (Kafka: kafka-topics --create). Needs CREATE on schema topic; the caller owns the topic.
 topic: 1 to 63 of A-Z a-z 0-9 . _ -, not . or .., not beginning with __ (42602). partitions: 1 to 100000; NULL: 1.
 key_type, value_type: any type that a column can have; NULL: text. A domain with CHECK is checked when a record is produced.
@@ -117,10 +119,12 @@ CREATE FUNCTION topics.alter_topic(
 	segment_bytes bigint DEFAULT NULL, segment_time interval DEFAULT NULL,
 	max_message_bytes integer DEFAULT NULL, timestamp_type text DEFAULT NULL,
 	cleanup_policy text DEFAULT NULL, delete_retention_time interval DEFAULT NULL,
-	min_compaction_lag_time interval DEFAULT NULL, min_cleanable_dirty_ratio double precision DEFAULT NULL,
+	min_compaction_lag_time interval DEFAULT NULL,
+	min_cleanable_dirty_ratio double precision DEFAULT NULL,
 	notify boolean DEFAULT NULL) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_alter_topic';
-COMMENT ON FUNCTION topics.alter_topic(text, interval, bigint, bigint, interval, integer, text, text, interval, interval, double precision, boolean) IS
+COMMENT ON FUNCTION topics.alter_topic(text, interval, bigint, bigint, interval, integer, text,
+	text, interval, interval, double precision, boolean) IS
 'Changes settings of a topic, NULL leaves one as it is (Kafka: kafka-configs --alter). For the topic''s owner. Settings as in topics.create_topic.
 Errors: 42704 no such topic, 42501 not the owner, 22023 bad setting';
 
@@ -143,7 +147,8 @@ COMMENT ON FUNCTION topics.add_partitions(text, integer) IS
 Errors: 22023 not more than before, 42704 no such topic, 42501 not the owner, 54000 pg_topics.max_partitions reached';
 
 CREATE FUNCTION topics.describe_topic(topic text,
-	OUT name text, OUT value text, OUT is_default boolean, OUT kafka_name text, OUT description text) RETURNS SETOF record
+	OUT name text, OUT value text, OUT is_default boolean, OUT kafka_name text,
+	OUT description text) RETURNS SETOF record
 LANGUAGE C STABLE ROWS 20 AS 'MODULE_PATHNAME', 'topics_describe_topic';
 COMMENT ON FUNCTION topics.describe_topic(text) IS
 'What a topic is, and its settings: a row for each, with its value as text, whether that is the default (NULL for what is not a setting), the name of Kafka''s setting, if there is one, and what it means (Kafka: kafka-topics --describe, kafka-configs --describe --all). For its partitions see topics.partition. Needs SELECT on the topic''s view, or its ownership.
@@ -153,11 +158,17 @@ Errors: 42704 no such topic, 42501 no right';
 -- Produce
 -- ======================================================================
 
-CREATE FUNCTION topics.produce(topic text, value text, key text DEFAULT NULL, headers jsonb DEFAULT NULL, partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
+CREATE FUNCTION topics.produce(
+	topic text, value text, key text DEFAULT NULL, headers jsonb DEFAULT NULL,
+	partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
-CREATE FUNCTION topics.produce(topic text, value bytea, key bytea DEFAULT NULL, headers jsonb DEFAULT NULL, partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
+CREATE FUNCTION topics.produce(
+	topic text, value bytea, key bytea DEFAULT NULL, headers jsonb DEFAULT NULL,
+	partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
-CREATE FUNCTION topics.produce(topic text, value jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL, partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
+CREATE FUNCTION topics.produce(
+	topic text, value jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL,
+	partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
 COMMENT ON FUNCTION topics.produce(text, text, text, jsonb, integer, timestamptz) IS
 'Produces a record when the transaction commits, and returns its partition (Kafka: Producer.send). Needs INSERT on the topic''s view. The offset is assigned at commit: see topics.last_produced and topics.send.
@@ -169,19 +180,30 @@ COMMENT ON FUNCTION topics.produce(text, bytea, bytea, jsonb, integer, timestamp
 COMMENT ON FUNCTION topics.produce(text, jsonb, text, jsonb, integer, timestamptz) IS
 'As topics.produce of text, with a jsonb value';
 
-CREATE FUNCTION topics.produce_batch(topic text, record_values text[], keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL, partition integer DEFAULT NULL, create_times timestamptz[] DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION topics.produce_batch(
+	topic text, record_values text[], keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL,
+	partition integer DEFAULT NULL, create_times timestamptz[] DEFAULT NULL) RETURNS bigint
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce_batch';
-CREATE FUNCTION topics.produce_batch_bytea(topic text, record_values bytea[], keys bytea[] DEFAULT NULL, headers jsonb[] DEFAULT NULL, partition integer DEFAULT NULL, create_times timestamptz[] DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION topics.produce_batch_bytea(
+	topic text, record_values bytea[], keys bytea[] DEFAULT NULL, headers jsonb[] DEFAULT NULL,
+	partition integer DEFAULT NULL, create_times timestamptz[] DEFAULT NULL) RETURNS bigint
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce_batch';
 COMMENT ON FUNCTION topics.produce_batch(text, text[], text[], jsonb[], integer, timestamptz[]) IS
 'Produces a record per element of record_values when the transaction commits, and returns their number. The other arrays, where not NULL, have as many elements. Otherwise as topics.produce.
 Errors: 22023 different lengths, 2202E more than one dimension, and those of topics.produce';
-COMMENT ON FUNCTION topics.produce_batch_bytea(text, bytea[], bytea[], jsonb[], integer, timestamptz[]) IS
+COMMENT ON FUNCTION topics.produce_batch_bytea(text, bytea[], bytea[], jsonb[], integer,
+	timestamptz[]) IS
 'As topics.produce_batch, with bytes';
 
-CREATE PROCEDURE topics.send(topic text, value text, key text DEFAULT NULL, headers jsonb DEFAULT NULL, INOUT partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL, INOUT "offset" bigint DEFAULT NULL)
+CREATE PROCEDURE topics.send(
+	topic text, value text, key text DEFAULT NULL, headers jsonb DEFAULT NULL,
+	INOUT partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL,
+	INOUT "offset" bigint DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_send';
-CREATE PROCEDURE topics.send_bytea(topic text, value bytea, key bytea DEFAULT NULL, headers jsonb DEFAULT NULL, INOUT partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL, INOUT "offset" bigint DEFAULT NULL)
+CREATE PROCEDURE topics.send_bytea(
+	topic text, value bytea, key bytea DEFAULT NULL, headers jsonb DEFAULT NULL,
+	INOUT partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL,
+	INOUT "offset" bigint DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_send';
 COMMENT ON PROCEDURE topics.send(text, text, text, jsonb, integer, timestamptz, bigint) IS
 'Produces a record, commits, and gives one row: its partition and its offset (Kafka: Producer.send().get()). The argument "offset" is never passed in. Otherwise as topics.produce.
@@ -189,7 +211,9 @@ Errors: 25001 inside a transaction block, 40003 the wait for a synchronous stand
 COMMENT ON PROCEDURE topics.send_bytea(text, bytea, bytea, jsonb, integer, timestamptz, bigint) IS
 'As topics.send, with bytes';
 
-CREATE FUNCTION topics.last_produced(OUT topic text, OUT partition integer, OUT first_offset bigint, OUT record_count bigint) RETURNS SETOF record
+CREATE FUNCTION topics.last_produced(
+	OUT topic text, OUT partition integer, OUT first_offset bigint,
+	OUT record_count bigint) RETURNS SETOF record
 LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'topics_last_produced';
 COMMENT ON FUNCTION topics.last_produced() IS
 'Where the records of this session''s last commit that produced any went: one row per topic and partition, offsets first_offset to first_offset + record_count - 1 (Kafka: RecordMetadata)';
@@ -205,13 +229,17 @@ COMMENT ON FUNCTION topics.murmur2(bytea) IS
 
 CREATE FUNCTION topics.fetch(
 	topic text, partition integer, from_offset bigint,
-	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576, max_wait interval DEFAULT '0',
-	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text, OUT value text, OUT headers jsonb) RETURNS SETOF record
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576,
+	max_wait interval DEFAULT '0',
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text,
+	OUT value text, OUT headers jsonb) RETURNS SETOF record
 LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_fetch';
 CREATE FUNCTION topics.fetch_bytea(
 	topic text, partition integer, from_offset bigint,
-	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576, max_wait interval DEFAULT '0',
-	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key bytea, OUT value bytea, OUT headers jsonb) RETURNS SETOF record
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576,
+	max_wait interval DEFAULT '0',
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key bytea,
+	OUT value bytea, OUT headers jsonb) RETURNS SETOF record
 LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_fetch';
 COMMENT ON FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval) IS
 'Records of a partition from an offset on, in order, as the statement''s snapshot sees them (Kafka: assign, seek and poll). Keeps nothing: the caller remembers its own place. Needs SELECT on the topic''s view.
@@ -222,25 +250,31 @@ COMMENT ON FUNCTION topics.fetch_bytea(text, integer, bigint, integer, integer, 
 'As topics.fetch, with key and value as bytes';
 
 CREATE FUNCTION topics.latest(topic text,
-	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text, OUT value text, OUT headers jsonb) RETURNS SETOF record
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text,
+	OUT value text, OUT headers jsonb) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_latest';
 COMMENT ON FUNCTION topics.latest(text) IS
 'The latest record of each key, as the statement''s snapshot sees the topic: a table of state (Kafka Streams: KTable). Keys whose latest record has no value, and records without a key, are left out. Keys are equal if their bytes are. Needs SELECT on the topic''s view. Reads the whole topic twice, in the memory of a hash table; cleanup_policy compact makes that short.
 Errors: 42704 no such topic, 42501 no right';
 
-CREATE FUNCTION topics.list_offsets(topic text, at text, OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz) RETURNS SETOF record
+CREATE FUNCTION topics.list_offsets(
+	topic text, at text,
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz) RETURNS SETOF record
 LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_list_offsets';
 COMMENT ON FUNCTION topics.list_offsets(text, text) IS
 'For each partition the ''earliest'' offset with its record''s timestamp, or the ''latest'': the log end, with the last record''s timestamp (Kafka: beginningOffsets, endOffsets). Needs SELECT on the topic''s view.
 Errors: 22023 neither, 42704 no such topic, 42501 no right';
 
-CREATE FUNCTION topics.list_offsets(topic text, at timestamptz, OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz) RETURNS SETOF record
+CREATE FUNCTION topics.list_offsets(
+	topic text, at timestamptz,
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz) RETURNS SETOF record
 LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_list_offsets_by_time';
 COMMENT ON FUNCTION topics.list_offsets(text, timestamptz) IS
 'For each partition the first offset whose record''s timestamp is not before the time given, also where timestamps are out of order; the log end without timestamp where there is none (Kafka: offsetsForTimes). Needs SELECT on the topic''s view. Reads at most one segment that is not sealed.
 Errors: 42704 no such topic, 42501 no right';
 
-CREATE PROCEDURE topics.wait_offset(topic text, partition integer, after_offset bigint, max_wait interval DEFAULT '30 s')
+CREATE PROCEDURE topics.wait_offset(
+	topic text, partition integer, after_offset bigint, max_wait interval DEFAULT '30 s')
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_wait_offset';
 COMMENT ON PROCEDURE topics.wait_offset(text, integer, bigint, interval) IS
 'Waits until the log end of a partition is above after_offset, that is until the record with that offset is there, or until max_wait has passed, which is no error (Kafka: fetch.max.wait.ms). Pass the offset that topics.fetch is to read next. Needs SELECT on the topic''s view, also at the end. Holds no snapshot and no lock while it waits. On a hot standby it looks 10 times a second at what was replayed.
@@ -260,15 +294,19 @@ Errors: 42704 no such topic, 42501 no right';
 
 CREATE FUNCTION topics.consume(
 	group_id text, topic text,
-	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576, max_wait interval DEFAULT '0',
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576,
+	max_wait interval DEFAULT '0',
 	auto_offset_reset text DEFAULT 'earliest',
-	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text, OUT value text, OUT headers jsonb) RETURNS SETOF record
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text,
+	OUT value text, OUT headers jsonb) RETURNS SETOF record
 LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_consume';
 CREATE FUNCTION topics.consume_bytea(
 	group_id text, topic text,
-	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576, max_wait interval DEFAULT '0',
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576,
+	max_wait interval DEFAULT '0',
 	auto_offset_reset text DEFAULT 'earliest',
-	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key bytea, OUT value bytea, OUT headers jsonb) RETURNS SETOF record
+	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key bytea,
+	OUT value bytea, OUT headers jsonb) RETURNS SETOF record
 LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_consume';
 COMMENT ON FUNCTION topics.consume(text, text, integer, integer, interval, text) IS
 'Records of one partition from the group''s committed offset on; the offset moves behind them when the transaction commits (Kafka: poll and commitSync, in one transaction with the work). Until then the partition is claimed: other transactions of the group get other partitions, or nothing. Of the free partitions with records the one served longest ago; a second call in a transaction goes on. Needs SELECT on the topic''s view; a group belongs to the role that used it first.
@@ -280,7 +318,8 @@ COMMENT ON FUNCTION topics.consume_bytea(text, text, integer, integer, interval,
 
 CREATE FUNCTION topics.commit_offset(
 	group_id text, topic text, partition integer, committed_offset bigint,
-	metadata text DEFAULT NULL, member_id text DEFAULT NULL, generation_id integer DEFAULT NULL) RETURNS void
+	metadata text DEFAULT NULL, member_id text DEFAULT NULL,
+	generation_id integer DEFAULT NULL) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_commit_offset';
 COMMENT ON FUNCTION topics.commit_offset(text, text, integer, bigint, text, text, integer) IS
 'Sets a group''s committed offset, the next one to be consumed, when the transaction commits (Kafka: commitSync with offsets). Not below the one there is: see topics.reset_offset. Below the log start it is accepted, as in Kafka: records may be removed while they are worked on. Waits for another transaction that has the partition claimed. Needs SELECT on the topic''s view and the right to the group.
@@ -289,11 +328,12 @@ Errors: TP001 negative or above the log end (OFFSET_OUT_OF_RANGE), 22023 lower t
 
 CREATE FUNCTION topics.reset_offset(
 	group_id text, topic text, partition integer DEFAULT NULL,
-	to_position text DEFAULT NULL, to_offset bigint DEFAULT NULL, to_time timestamptz DEFAULT NULL, shift_by bigint DEFAULT NULL,
-	dry_run boolean DEFAULT false,
+	to_position text DEFAULT NULL, to_offset bigint DEFAULT NULL,
+	to_time timestamptz DEFAULT NULL, shift_by bigint DEFAULT NULL, dry_run boolean DEFAULT false,
 	OUT partition integer, OUT old_offset bigint, OUT new_offset bigint) RETURNS SETOF record
 LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_reset_offset';
-COMMENT ON FUNCTION topics.reset_offset(text, text, integer, text, bigint, timestamptz, bigint, boolean) IS
+COMMENT ON FUNCTION topics.reset_offset(text, text, integer, text, bigint, timestamptz, bigint,
+	boolean) IS
 'Moves a group''s committed offset, back or forth, in one partition or all, when the transaction commits (Kafka: kafka-consumer-groups --reset-offsets). Exactly one of to_position (earliest or latest), to_offset, to_time (the first record not before it) and shift_by (kept within the log). With dry_run nothing is changed, but it waits, and is refused where writing is (25006). Waits for transactions that have the partitions claimed.
 Errors: 22023 not exactly one target, TP001 to_offset is below the log start or above the log end (Kafka''s tool takes the nearest end instead), and those of topics.commit_offset';
 
@@ -309,20 +349,28 @@ COMMENT ON PROCEDURE topics.wait(text, text, interval) IS
 'Waits until topics.consume() would get something for the group: records in a partition that nobody has claimed, or max_wait is over. Holds no snapshot and no lock. Woken by a commit, or by a claim that is released. Needs SELECT on the topic''s view and the right to the group, if there is such a group.
 Errors: 25001 inside a transaction block, 22023 bad max_wait, 42704 no such topic or it was dropped, 42501 no right';
 
-CREATE FUNCTION topic_log.group_status(OUT group_id text, OUT owner oid, OUT kind text, OUT state text) RETURNS SETOF record
+CREATE FUNCTION topic_log.group_status(
+	OUT group_id text, OUT owner oid, OUT kind text, OUT state text) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_group_status';
 COMMENT ON FUNCTION topic_log.group_status() IS 'The rows of the view topics.consumer_group';
 
-CREATE FUNCTION topic_log.offset_status(OUT group_id text, OUT topic text, OUT partition integer, OUT committed_offset bigint, OUT metadata text, OUT commit_time timestamptz) RETURNS SETOF record
+CREATE FUNCTION topic_log.offset_status(
+	OUT group_id text, OUT topic text, OUT partition integer, OUT committed_offset bigint,
+	OUT metadata text, OUT commit_time timestamptz) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_offset_status';
 COMMENT ON FUNCTION topic_log.offset_status() IS 'The rows of the view topics.consumer_offset';
 
-CREATE FUNCTION topic_log.lag_status(OUT group_id text, OUT topic text, OUT partition integer, OUT current_offset bigint, OUT log_end_offset bigint, OUT lag bigint, OUT consumer_id text, OUT client_id text, OUT host text) RETURNS SETOF record
+CREATE FUNCTION topic_log.lag_status(
+	OUT group_id text, OUT topic text, OUT partition integer, OUT current_offset bigint,
+	OUT log_end_offset bigint, OUT lag bigint, OUT consumer_id text, OUT client_id text,
+	OUT host text) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_lag_status';
 COMMENT ON FUNCTION topic_log.lag_status() IS 'The rows of the view topics.consumer_lag';
 
 CREATE VIEW topics.consumer_group AS
-SELECT group_id, CASE WHEN owner OPERATOR(pg_catalog.<>) 0::pg_catalog.oid THEN owner::pg_catalog.regrole END AS owner, kind, state
+SELECT group_id,
+	CASE WHEN owner OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+		THEN owner::pg_catalog.regrole END AS owner, kind, state
 FROM topic_log.group_status();
 COMMENT ON VIEW topics.consumer_group IS 'Consumer groups that one may use (Kafka: kafka-consumer-groups --list --state)';
 COMMENT ON COLUMN topics.consumer_group.group_id IS 'Name (group.id)';
@@ -367,7 +415,8 @@ Errors: 39P01 called in another way, 42703 no such key column, 55000 no primary 
 -- Administration
 -- ======================================================================
 
-CREATE FUNCTION topics.delete_records(topic text, partition integer, before_offset bigint) RETURNS bigint
+CREATE FUNCTION topics.delete_records(
+	topic text, partition integer, before_offset bigint) RETURNS bigint
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_delete_records';
 COMMENT ON FUNCTION topics.delete_records(text, integer, bigint) IS
 'Moves the log start of a partition up to an offset, -1: the log end, when the transaction commits, and returns it (Kafka: kafka-delete-records). Where it is higher, it stays. Nobody reads a record below it; disk space comes back by whole segments. For the topic''s owner.
@@ -389,22 +438,32 @@ CREATE FUNCTION topic_log.may_read(view oid) RETURNS boolean
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'topics_may_read';
 COMMENT ON FUNCTION topic_log.may_read(oid) IS 'Whether the current user may read the topic, or owns it';
 
-CREATE FUNCTION topic_log.partition_status(OUT topic text, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint, OUT size_bytes bigint, OUT first_timestamp timestamptz, OUT last_timestamp timestamptz) RETURNS SETOF record
+CREATE FUNCTION topic_log.partition_status(
+	OUT topic text, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint,
+	OUT size_bytes bigint, OUT first_timestamp timestamptz,
+	OUT last_timestamp timestamptz) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_partition_status';
 COMMENT ON FUNCTION topic_log.partition_status() IS 'The rows of the view topics.partition';
 
-CREATE FUNCTION topic_log.segment_status(OUT topic text, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint, OUT size_bytes bigint, OUT first_timestamp timestamptz, OUT last_timestamp timestamptz, OUT base_offset bigint, OUT end_offset bigint, OUT state text) RETURNS SETOF record
+CREATE FUNCTION topic_log.segment_status(
+	OUT topic text, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint,
+	OUT size_bytes bigint, OUT first_timestamp timestamptz, OUT last_timestamp timestamptz,
+	OUT base_offset bigint, OUT end_offset bigint, OUT state text) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_segment_status';
 COMMENT ON FUNCTION topic_log.segment_status() IS 'The rows of the view topics.segment';
 
-CREATE FUNCTION topic_log.worker_status(OUT pid integer, OUT last_round timestamptz, OUT partitions integer, OUT topic text, OUT partition integer, OUT step text, OUT failing_since timestamptz, OUT failures integer, OUT sqlstate text, OUT message text, OUT next_try timestamptz) RETURNS SETOF record
+CREATE FUNCTION topic_log.worker_status(
+	OUT pid integer, OUT last_round timestamptz, OUT partitions integer, OUT topic text,
+	OUT partition integer, OUT step text, OUT failing_since timestamptz, OUT failures integer,
+	OUT sqlstate text, OUT message text, OUT next_try timestamptz) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_worker_status';
 COMMENT ON FUNCTION topic_log.worker_status() IS 'The rows of the view topics.worker';
 
 CREATE VIEW topics.topic WITH (security_barrier) AS
 SELECT c.relname::text AS topic, t.topic_id, c.relowner::regrole AS owner, t.partitions,
-	t.retention_time, t.retention_bytes, t.segment_bytes, t.segment_time, t.max_message_bytes, t.timestamp_type,
-	t.cleanup_policy, t.delete_retention_time, t.min_compaction_lag_time, t.min_cleanable_dirty_ratio, t.notify
+	t.retention_time, t.retention_bytes, t.segment_bytes, t.segment_time, t.max_message_bytes,
+	t.timestamp_type, t.cleanup_policy, t.delete_retention_time, t.min_compaction_lag_time,
+	t.min_cleanable_dirty_ratio, t.notify
 FROM topic_log.topic t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.view
 WHERE topic_log.may_read(t.view);
 COMMENT ON VIEW topics.topic IS 'Topics that one may read or owns (Kafka: kafka-topics --describe, kafka-configs --describe)';
