@@ -37,9 +37,9 @@
 typedef struct MovedStacks
 {
 	pg_atomic_uint32 tops[MAX_WORKERS]; /* index of the state + 1, or 0 */
-}			MovedStacks;
+} MovedStacks;
 
-static MovedStacks * stacks = NULL;
+static MovedStacks *stacks = NULL;
 
 /* shmem_request_hook */
 void
