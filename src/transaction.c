@@ -46,8 +46,8 @@
  * invariant.  It stands above all other files, so that what a lower one has to
  * tell a higher one goes by a function that is handed down here.
  *
- * See docs/decisions/0001-offsets-at-commit.md
- * and docs/decisions/0002-early-lock-release.md.
+ * See docs/decisions/0001-offsets-at-commit.md and
+ * docs/decisions/0002-early-lock-release.md.
  *
  *-------------------------------------------------------------------------
  */
@@ -176,7 +176,7 @@ follow_transaction(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_PREPARE:
 
-			/* there are no records, but maybe lists whose records were undone */
+			/* no records, but maybe lists whose records were undone */
 			forget_transaction();
 			break;
 		default:

@@ -192,7 +192,7 @@ is_any_place_free(void *arg)
 	AcceptInvalidationMessages();
 	topic = topics_catalog_get(consumer->topic->view_relid, true);
 	if (topic == NULL || topic->topic_id != consumer->topic_id)
-		topics_wait_report_dropped(consumer->topic_name);
+		topics_catalog_report_dropped(consumer->topic_name);
 	Assert(topic == consumer->topic);
 	for (int32 number = 0; number < topic->partitions; number++)
 		if (is_place_free(consumer, number))

@@ -154,7 +154,7 @@ end_run(void)
 	MemoryContextDelete(cxt);
 }
 
-/* Have the partition looked at again after some time. */
+/* Let the partition be looked at again after some time. */
 static void
 look_again_in(PartitionState *state, int64 delay_ms)
 {
@@ -298,8 +298,8 @@ freeze_segment(Oid relid)
 }
 
 /*
- * Map the next segment, or have it frozen for that.  Return false at the end
- * of what can be mapped: then "mapped" is the end of the run.
+ * Map the next segment, or freeze it for that.  Return false at the end of what
+ * can be mapped: then "mapped" is the end of the run.
  */
 static bool
 map_segment(const Partition *partition, const TopicSettings *settings)

@@ -104,7 +104,7 @@ topics_compact_segment_tombstones_expired(const CompactCandidate *candidate,
  * ----------------------------------------------------------------
  */
 
-/* A scan of all of a segment, in order; what is hidden is shown. */
+/* Begin a scan of all of a segment, in order, that hides nothing. */
 TableScanDesc
 topics_compact_segment_begin_scan(Relation rel, Snapshot snapshot)
 {
@@ -116,7 +116,7 @@ topics_compact_segment_begin_scan(Relation rel, Snapshot snapshot)
 	return topics_log_am_begin_tidrange(rel, snapshot, &first, &last);
 }
 
-/* The next row of such a scan, at our pace. */
+/* Get the next row of such a scan, at the pace of this process. */
 bool
 topics_compact_segment_next_row(TableScanDesc scan, TupleTableSlot *slot)
 {
@@ -219,7 +219,7 @@ flush_batch(Batch *batch)
 
 /* Count the bytes of a row, in the table and out of line. */
 static Size
-row_bytes(TupleTableSlot *slot, const HeapTuple tuple)
+count_row_bytes(TupleTableSlot *slot, const HeapTuple tuple)
 {
 	Size		result = tuple->t_len;
 
@@ -249,7 +249,7 @@ add_to_batch(Batch *batch, TupleTableSlot *slot)
 															  &TTSOpsHeapTuple);
 	ExecStoreHeapTuple(tuple, batch->slots[batch->count++], false);
 	batch->bytes += tuple->t_len;
-	topics_pace_account(row_bytes(slot, tuple));
+	topics_pace_account(count_row_bytes(slot, tuple));
 	if (batch->count == COPY_BATCH_ROWS || batch->bytes >= COPY_BATCH_BYTES)
 		flush_batch(batch);
 }
@@ -319,7 +319,7 @@ count_records(const CompactTurn *turn, CompactCandidate *candidate)
 }
 
 static int64
-count_dead(const CompactCandidate *candidate)
+count_dead_records(const CompactCandidate *candidate)
 {
 	return candidate->records - candidate->live;
 }
@@ -328,7 +328,7 @@ count_dead(const CompactCandidate *candidate)
 static int64
 guess_live_bytes(const CompactCandidate *candidate)
 {
-	if (count_dead(candidate) == 0)
+	if (count_dead_records(candidate) == 0)
 		return candidate->counted && candidate->records == 0 ? 0 : candidate->bytes;
 	return (int64) ((double) candidate->bytes * candidate->live / candidate->records);
 }
@@ -355,7 +355,7 @@ candidate_belongs(const SegmentGroup *group, const CompactCandidate *candidate,
 		return false;
 	return live == 0 ||
 		((group->dead > 0 || group->live <= MERGE_SHARE * live) &&
-		 (count_dead(candidate) > 0 || live <= MERGE_SHARE * group->live));
+		 (count_dead_records(candidate) > 0 || live <= MERGE_SHARE * group->live));
 }
 
 /*
@@ -394,7 +394,7 @@ topics_compact_segment_choose(const CompactTurn *turn, bool *busy)
 		group.candidates = lappend(group.candidates, candidate);
 		group.read += candidate->bytes;
 		group.live += guess_live_bytes(candidate);
-		group.dead += count_dead(candidate);
+		group.dead += count_dead_records(candidate);
 		if (candidate->tombstones)
 		{
 			group.tombstones = true;
@@ -438,7 +438,7 @@ copy_group(const CompactTurn *turn, List *group)
 
 /*
  * Return true if we could have this lock now, but for readers that are done in
- * no time.  Asked before the work is done for it.
+ * no time.  This is asked before the work is done that needs the lock.
  */
 static bool
 lock_is_free(Oid relid)
@@ -603,7 +603,7 @@ first_has_everything(const SegmentGroup *group)
 {
 	const CompactCandidate *first = linitial(group->candidates);
 
-	return count_dead(first) == 0 && group->live == guess_live_bytes(first);
+	return count_dead_records(first) == 0 && group->live == guess_live_bytes(first);
 }
 
 /* Replace a group of segments.  Return false if locks are in the way. */

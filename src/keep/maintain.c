@@ -18,10 +18,10 @@
  * To compact a partition is no step: it takes many turns, by a process of its
  * own (compactor.c), by the worker where there is none, or by hand.
  *
- * TO ADD A STEP: a function that does its part in one transaction, and a row
- * of the table "steps", where it is to be done; a WorkStep for it
- * (pg_topics.h), with a name in backoff.c, under which the view topics.worker
- * shows where work has failed.
+ * TO ADD A STEP: a function that does its part in one transaction, and a row of
+ * the table "steps", where it is to be done; a WorkStep for it (shared.h), with
+ * a name in backoff.c, under which the view topics.worker shows where work has
+ * failed.
  *
  *-------------------------------------------------------------------------
  */
@@ -211,7 +211,7 @@ cut_tail(Upkeep *upkeep)
 	return upkeep->cut ? RESULT_DONE : RESULT_NOTHING;
 }
 
-/* Put a segment in place from the cut on: the other half. */
+/* Put a segment in place from the cut on: the other half of a roll. */
 static StepResult
 cover_cut(Upkeep *upkeep)
 {
@@ -419,8 +419,8 @@ typedef struct TakenRequests
 } TakenRequests;
 
 /*
- * It was not done: the next process that comes round has to.  Also called by
- * exit().
+ * Give requests back that were not done: the next process that comes round does
+ * them.  Also called by exit().
  */
 static void
 give_requests_back(int code, Datum arg)
@@ -629,6 +629,13 @@ topics_maintain(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Arguments of roll_segment. */
+enum
+{
+	ROLL_TOPIC,
+	ROLL_PARTITION
+};
+
 /* roll_segment(topic, partition): begin a new segment now */
 Datum
 topics_roll_segment(PG_FUNCTION_ARGS)
@@ -639,14 +646,14 @@ topics_roll_segment(PG_FUNCTION_ARGS)
 	int32		upto;
 
 	require_no_transaction_block(fcinfo, "topics.roll_segment()");
-	topics_argument_require(fcinfo, 0, "topic");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_argument_require(fcinfo, ROLL_TOPIC, "topic");
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(ROLL_TOPIC)), false);
 	topics_catalog_require_owner(topic);
 	view_relid = topic->view_relid;
 	upto = topic->partitions;
-	if (!PG_ARGISNULL(1))
+	if (!PG_ARGISNULL(ROLL_PARTITION))
 	{
-		from = PG_GETARG_INT32(1);
+		from = PG_GETARG_INT32(ROLL_PARTITION);
 		topics_catalog_check_partition(topic, from);
 		upto = from + 1;
 	}

@@ -3,13 +3,14 @@
  * pace.c
  *		How fast a process may work: it sleeps when it was too fast.
  *
- * As Kafka's log.cleaner.io.max.bytes.per.second: what is read and what is
- * written is counted, and together stays below so much a second.  Unlike
- * vacuum_cost_delay it does not depend on how long a nap the system gives.
+ * The rate is like Kafka's log.cleaner.io.max.bytes.per.second: what is read
+ * and what is written is counted, and together stays below so much a second.
+ * Unlike vacuum_cost_delay it does not depend on how long a nap the system
+ * gives.
  *
- * Sleeping, a process looks whether anybody waits for one of the locks that
- * it holds.  Then it gives up what it does, by an error, as autovacuum does;
- * a lock that is wanted shall not be held for a nap's sake.
+ * At each nap the process looks whether another one waits for a lock that it
+ * holds.  If so, it gives up what it does, by an error, as autovacuum does: a
+ * lock that is wanted must not be held for a nap's sake.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,7 +48,7 @@ enum
 static Oid	locked_relids[LOCKED_RELIDS];
 
 /*
- * Have this process keep to a rate: a setting, in kB a second, 0 for no limit.
+ * Keep this process to a rate: a setting, in kB a second, 0 for no limit.
  */
 void
 topics_pace_limit(int *rate)
@@ -64,7 +65,7 @@ topics_pace_begin(Oid root_relid, Oid partition_relid)
 	locked_relids[LOCKED_SEGMENT] = InvalidOid;
 }
 
-/* It goes on with a lock on this segment. */
+/* The work goes on with a lock on this segment. */
 void
 topics_pace_note_locked(Oid segment_relid)
 {
@@ -99,7 +100,7 @@ another_process_waits(void)
 	return false;
 }
 
-/* Sleep for some milliseconds; it ends at once if we are told to end. */
+/* Sleep for some milliseconds, or until this process is told to end. */
 static void
 take_nap(long ms)
 {

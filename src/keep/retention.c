@@ -179,7 +179,7 @@ segment_is_expired(const Segment *segment, const TopicPartition *id,
 
 /*
  * Return true if all records of the tail, of which there are some, are
- * expired.  Its last record nearly always tells that they are not.
+ * expired.  The last record nearly always tells that they are not.
  */
 static bool
 tail_is_expired(Relation partition_rel, const Segment *tail, int64 start, int64 end,
@@ -387,8 +387,8 @@ topics_retention_try_lock(Oid relid)
 }
 
 /*
- * Lock a table ACCESS EXCLUSIVE, so that hardly anybody notices: without
- * waiting, if it can be had in LOCK_TRIES; else in the queue, shortly.
+ * Lock a table ACCESS EXCLUSIVE, with little delay for others: without waiting,
+ * if it can be had in LOCK_TRIES; else in the queue, for a short time.
  */
 bool
 topics_retention_lock(Oid relid)
@@ -485,6 +485,15 @@ topics_retention_drop(Partition *partition)
  * ----------------------------------------------------------------
  */
 
+/* Arguments of delete_records. */
+enum
+{
+	DELETE_TOPIC,
+	DELETE_PARTITION,
+	DELETE_BEFORE_OFFSET,
+	DELETE_ARGUMENTS
+};
+
 /* delete_records(topic, partition, before_offset) */
 Datum
 topics_delete_records(PG_FUNCTION_ARGS)
@@ -497,12 +506,12 @@ topics_delete_records(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	topics_produce_check_context("topics.delete_records()");
-	topics_argument_require_all(fcinfo, 3, "topics.delete_records()");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	topics_argument_require_all(fcinfo, DELETE_ARGUMENTS, "topics.delete_records()");
+	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(DELETE_TOPIC)), false);
 	topics_catalog_require_owner(topic);
-	before = PG_GETARG_INT64(2);
+	before = PG_GETARG_INT64(DELETE_BEFORE_OFFSET);
 
-	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(1));
+	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(DELETE_PARTITION));
 	start = topics_log_start(partition.state);
 	end = topics_log_end(&partition);
 	if (before > end)

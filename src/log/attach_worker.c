@@ -51,8 +51,8 @@ topics_attach_worker_main(Datum main_arg)
 }
 
 /*
- * Have offsets covered by another process, and wait for it.  Return false if no
- * process could be had; true says only that one has tried.  The caller holds a
+ * Let another process cover offsets, and wait for it.  Return false if there is
+ * no process to be had; true says only that one has tried.  The caller holds a
  * lock on the partition's table.
  */
 bool

@@ -49,6 +49,7 @@ enum
 #define Anum_topic_notify_key (Anum_topic_first_setting + topics_topic_setting_count())
 
 #define ADMIN_ROLE "topics_admin"
+#define FIRST_TOPICS 64			/* room for as many in the cache at first */
 
 static HTAB *cache = NULL;
 
@@ -98,7 +99,7 @@ enter_topic(Oid view_relid)
 
 		ctl.keysize = sizeof(Oid);
 		ctl.entrysize = sizeof(Topic);
-		cache = hash_create("pg_topics topics", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+		cache = hash_create("pg_topics topics", FIRST_TOPICS, &ctl, HASH_ELEM | HASH_BLOBS);
 		CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
 	}
 	topic = hash_search(cache, &view_relid, HASH_ENTER, &found);
@@ -369,6 +370,16 @@ topics_catalog_list(void)
  * ----------------------------------------------------------------
  */
 
+/* Raise an error: a topic that was there when the call began is no more. */
+void
+topics_catalog_report_dropped(const char *topic)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("topic \"%s\" was dropped", topic)));
+}
+
+/* Raise an error unless a topic has this partition. */
 void
 topics_catalog_check_partition(Topic *topic, int32 partition)
 {
@@ -397,6 +408,7 @@ topics_catalog_partition_relid(Topic *topic, int32 partition)
 	return *relid;
 }
 
+/* Get the state of a partition, made if need be. */
 PartitionState *
 topics_catalog_partition_state(Topic *topic, int32 partition)
 {
@@ -448,9 +460,7 @@ void
 topics_catalog_open_partition(Partition *partition, LOCKMODE mode)
 {
 	if (!topics_catalog_try_open_partition(partition, mode))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("topic \"%s\" was dropped", NameStr(partition->topic->name))));
+		topics_catalog_report_dropped(NameStr(partition->topic->name));
 	topics_segment_learn(partition);
 }
 
@@ -531,7 +541,7 @@ topics_catalog_is_admin(void)
 }
 
 static void
-report_denied(Topic *topic)
+report_denied_topic(Topic *topic)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -543,7 +553,7 @@ void
 topics_catalog_require(Topic *topic, AclMode mode)
 {
 	if (pg_class_aclcheck(topic->view_relid, GetUserId(), mode) != ACLCHECK_OK)
-		report_denied(topic);
+		report_denied_topic(topic);
 }
 
 void

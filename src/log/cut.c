@@ -13,14 +13,14 @@
  * WHY A CUT IS SAFE, AND WHY IT TAKES TWO TRANSACTIONS
  *
  * The first transaction brings the bound down in pg_class, as
- * StorePartitionBound wrote it, under SHARE UPDATE EXCLUSIVE on the
- * partition's table (one cutter or attacher at a time) and on the segment
- * (no VACUUM or ANALYZE, which update pg_class in place).  Neither producers
- * nor readers are locked out.  Producers are kept below the cut by
- * append_limit, which is set under the append lock together with the choice
- * of the offset; when the limit is lifted, bounds_changes tells producers
- * that what they know of the segments is out of date.  No row lies above the
- * cut, so a reader that still uses the old bound misses nothing.
+ * StorePartitionBound wrote it, under SHARE UPDATE EXCLUSIVE on the partition's
+ * table (one cutter or attacher at a time) and on the segment (no VACUUM or
+ * ANALYZE, which update pg_class in place).  Neither producers nor readers are
+ * locked out.  Producers are kept below the cut by append_limit, which is set
+ * under the append lock together with the choice of the offset; when the limit
+ * is lifted, bounds_changes tells producers that what they know of the segments
+ * is out of date.  No row lies above the cut, so a reader that still uses the
+ * old bound misses nothing.
  *
  * The second transaction puts a segment in place from the cut on.  Were it
  * the same transaction, another backend could build a partition descriptor
@@ -194,7 +194,7 @@ count_for_topic(TopicPartition id)
 
 /*
  * Announce our changes: after our commit, when invalidation messages were
- * sent, or after our abort.  Must not raise.
+ * sent, or after our abort.  Raises nothing.
  *
  * After a commit our lock on the partition's table is released, and another
  * process may be changing segments.  What we write is ours all the same: no
@@ -436,7 +436,7 @@ close_gap(const Cover *cover)
 	TEST_POINT("gap-closed");
 }
 
-/* How many records will fill "bytes", from those in the tail by now. */
+/* Guess how many records will fill "bytes", from those in the tail by now. */
 static int64
 guess_records(PartitionState *state, int64 bytes)
 {

@@ -7,7 +7,7 @@
  * They bring their offsets with them, so nothing is stamped, but a foreign
  * writer must not run beside a producer or another foreign writer.  At its
  * first row it takes SHARE ROW EXCLUSIVE on the partition's table, which
- * producers hold ROW EXCLUSIVE, until its transaction ends.  Its offsets must
+ * producers hold ROW EXCLUSIVE, until its transaction ends.  The offsets must
  * go up.
  *
  * When it commits, the partition's next_offset becomes unknown, and is looked
@@ -56,7 +56,7 @@ static int	nstates = 0;
  * ----------------------------------------------------------------
  */
 
-/* The first row of a foreign writer in this (sub)transaction and segment. */
+/* Begin with a segment: its first foreign row in this (sub)transaction. */
 static void
 begin_segment(Relation rel)
 {
@@ -76,7 +76,7 @@ begin_segment(Relation rel)
 	latest.subxid = GetCurrentSubTransactionId();
 }
 
-/* Check rows that are to be inserted into a segment: their offsets must go up. */
+/* Check rows to be inserted into a segment: their offsets must go up. */
 void
 topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots)
 {
@@ -101,14 +101,14 @@ topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots)
 	}
 }
 
-/* Return true if this transaction wrote to the partition as a foreign writer. */
+/* Return true if this transaction is a foreign writer of the partition. */
 bool
 topics_foreign_writer_wrote_to(Oid partition_relid)
 {
 	return list_member_oid(partitions, partition_relid);
 }
 
-/* Return true if this transaction is one of a foreign writer. */
+/* Return true if this transaction is a foreign writer. */
 bool
 topics_foreign_writer_is_pending(void)
 {
@@ -149,10 +149,10 @@ topics_foreign_writer_pre_commit(void)
 }
 
 /*
- * After the commit record, whose end is "lsn": have the log end looked up
- * anew; log.c says why this order is right.  "changed" is called for the
- * topic of each partition, once the old end is gone and before a process that
- * waits is woken.  Raises nothing.
+ * After the commit record, whose end is "lsn": make the log end unknown, so
+ * that it is looked up anew; log.c says why this order is right.  "changed" is
+ * called for the topic of each partition, once the old end is gone and before a
+ * process that waits is woken.  Raises nothing.
  */
 void
 topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed)
@@ -168,7 +168,7 @@ topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed)
 	}
 }
 
-/* The end of a transaction. */
+/* Forget all at the end of a transaction. */
 void
 topics_foreign_writer_forget(void)
 {

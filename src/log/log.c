@@ -3,11 +3,11 @@
  * log.c
  *		The log of one partition: append, seek, read, and its two ends.
  *
- * Physical order is offset order (log_am.c), so an offset is found without
- * an index: by a search over the blocks of its segment, in which each probe
- * reads the first visible record at or after a block.  Offsets are dense and
- * records of a segment are of similar size, so the search interpolates, and
- * falls back to halving when a guess was bad.
+ * Physical order is offset order (log_am.c), so an offset is found without an
+ * index: by a search over the blocks of its segment, in which each probe reads
+ * the first visible record at or after a block.  Offsets are dense and records
+ * of a segment are of similar size, so the search interpolates, and falls back
+ * to halving when a guess was bad.
  *
  * The search sees what is committed when it looks (SnapshotSelf).  With the
  * caller's snapshot, which may be old, a probe into the part that it does not
@@ -121,7 +121,7 @@ recall_place(Relation rel)
 	return memory;
 }
 
-/* Remember in which block the record with this offset is; our caller sees it. */
+/* Remember the block of the record with this offset, which our caller sees. */
 void
 topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block)
 {
@@ -548,11 +548,11 @@ topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
  */
 
 /*
- * Give tuples that were formed with offset and timestamp 0 their offsets,
- * and append them.  With append_time not 0, it is their timestamp too.  The
- * caller holds the append lock and ROW EXCLUSIVE on the segment, which has
- * room for them.  "slots" are as many slots for heap tuples.  "last_block" is
- * that of the segment's last record if the caller knows, or invalid.
+ * Give tuples that were formed with offset and timestamp 0 their offsets, and
+ * append them.  With append_time not 0, it is their timestamp too.  The caller
+ * holds the append lock and ROW EXCLUSIVE on the segment, which has room for
+ * them.  "slots" are as many slots for heap tuples.  "last_block" is that of
+ * the segment's last record if the caller knows, or invalid.
  */
 void
 topics_log_append(Relation segment_rel, TupleTableSlot **slots, HeapTupleData *tuples,

@@ -94,21 +94,22 @@ typedef struct Segment
 /*
  * A partition, resolved: found once, and then passed on as const Partition *,
  * or as Partition * to a function that opens its table, and closes it again.
- * It is a value, on the stack or in a struct of whoever resolved it; nothing is
- * to be freed.
+ * It is a value, on the stack or in a struct of the caller that resolved it;
+ * nothing is to be freed.
  *
  * LIFETIME.  The pointer to the state can always be followed.  Without a lock
  * on the partition's table the topic can be dropped at any time, and the state
  * be another topic's from then on.  "topic" is as good as any pointer to a
  * Topic; it may be NULL where only log tables are dealt with.
  *
- * LOCKS.  Resolving (topics_catalog_partition) takes none, and does not look for
- * the table: a group's call resolves all partitions of a topic, and needs the
- * table of one.  topics_catalog_open_partition finds, locks and opens the table,
- * and resolves the state again: both are the partition's as long as that lock
- * is held.  Where a lock on the table or on the topic's root stands already,
- * topics_catalog_reopen_partition opens the table that was found under it.
- * Whoever opened the table closes it, by topics_catalog_close_partition.
+ * LOCKS.  Resolving (topics_catalog_partition) takes none, and does not look
+ * for the table: a group's call resolves all partitions of a topic, and needs
+ * the table of one.  topics_catalog_open_partition finds, locks and opens the
+ * table, and resolves the state again: both are the partition's as long as that
+ * lock is held.  Where a lock on the table or on the topic's root stands
+ * already, topics_catalog_reopen_partition opens the table that was found under
+ * it.  The caller that opened the table closes it, by
+ * topics_catalog_close_partition.
  */
 typedef struct Partition
 {
@@ -124,7 +125,7 @@ typedef void (*TopicCallback) (int64 topic_id);
 
 /* ---- extension.c ---- */
 
-/* Who the caller was, while the extension's owner acts. */
+/* The caller's role, while the extension's owner acts. */
 typedef struct OwnerScope
 {
 	Oid			userid;
@@ -175,6 +176,7 @@ extern Topic *topics_catalog_by_id(int64 topic_id);
 extern List *topics_catalog_list(void);
 extern Oid	topics_catalog_partition_relid(Topic *topic, int32 partition);
 extern PartitionState *topics_catalog_partition_state(Topic *topic, int32 partition);
+extern void topics_catalog_report_dropped(const char *topic);
 extern void topics_catalog_check_partition(Topic *topic, int32 partition);
 extern Partition topics_catalog_partition(Topic *topic, int32 partition);
 extern bool topics_catalog_try_open_partition(Partition *partition, LOCKMODE mode);

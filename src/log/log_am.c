@@ -28,8 +28,8 @@
  * Most callbacks are heap's own: the struct is a copy of heap's with some
  * members replaced.
  *
- * See docs/decisions/0002-early-lock-release.md
- * and docs/decisions/0004-the-access-method.md.
+ * See docs/decisions/0002-early-lock-release.md and
+ * docs/decisions/0004-the-access-method.md.
  *
  *-------------------------------------------------------------------------
  */
@@ -234,8 +234,8 @@ append_rows(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid,
 }
 
 /*
- * The highest offset in a segment, or -1: of what is committed, and what this
- * very command has written.
+ * Find the highest offset in a segment, or -1: of what is committed, and what
+ * this very command has written.
  */
 int64
 topics_log_am_last_offset(Relation rel)
@@ -483,7 +483,7 @@ log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *k
 }
 
 /*
- * A TID range scan that hides nothing: for log.c, which finds its way
+ * Begin a TID range scan that hides nothing: for log.c, which finds its way
  * through the blocks, and knows where the log starts.
  */
 TableScanDesc
@@ -557,7 +557,7 @@ typedef enum SegmentFill
 } SegmentFill;
 
 static SegmentFill
-get_fill(Relation rel, PartitionState **state)
+get_segment_fill(Relation rel, PartitionState **state)
 {
 	TopicPartition id;
 	int64		base_offset;
@@ -589,7 +589,7 @@ get_fill(Relation rel, PartitionState **state)
  * makes only indexes that were there, on segments that were sealed.
  */
 static bool
-was_filled(Relation rel)
+was_segment_filled(Relation rel)
 {
 	TopicPartition id;
 	int64		base_offset;
@@ -609,13 +609,13 @@ topics_log_am_is_sealed(Relation rel)
 {
 	PartitionState *state;
 
-	return get_fill(rel, &state) == FILL_SEALED || was_filled(rel);
+	return get_segment_fill(rel, &state) == FILL_SEALED || was_segment_filled(rel);
 }
 
 /*
  * Sealed segments are vacuumed as any heap.  The active one is left alone:
- * freed line pointers would break its order, and it will be frozen once,
- * when it is sealed.  If that cannot wait, the worker is asked to cut it.
+ * freed line pointers would break its order, and it will be frozen once, when
+ * it is sealed.  If that cannot wait, the worker is asked to cut it.
  *
  * A segment without a committed record cannot be cut.  An empty file is
  * vacuumed at once.  A segment that has only dead rows is vacuumed under a lock
@@ -630,11 +630,11 @@ log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstr
 
 	if (RelationGetNumberOfBlocks(rel) > 0)
 	{
-		SegmentFill fill = get_fill(rel, &state);
+		SegmentFill fill = get_segment_fill(rel, &state);
 
 		if (fill == FILL_NONE && must_freeze &&
 			ConditionalLockRelation(rel, ShareRowExclusiveLock))
-			fill = get_fill(rel, &state) == FILL_NONE ? FILL_SEALED : FILL_ACTIVE;
+			fill = get_segment_fill(rel, &state) == FILL_NONE ? FILL_SEALED : FILL_ACTIVE;
 
 		if (fill != FILL_SEALED)
 		{

@@ -42,7 +42,7 @@ require_indexable(Relation rel)
 				 errhint("Index it when it is sealed, see the view topics.segment.")));
 }
 
-/* Return true if some snapshot sees, now or later, a row that SnapshotAny sees. */
+/* Return true if a snapshot, now or later, sees a row of SnapshotAny. */
 static bool
 may_be_visible(TupleTableSlot *slot, TransactionId oldest_xmin)
 {

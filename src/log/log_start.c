@@ -16,14 +16,14 @@
  * reader reads from its offset on, so nothing more has to be hidden.
  *
  * A plain scan, with a WHERE clause or without, hides what is below the log
- * start as its own snapshot sees it: it reads the catalogue row with the
- * scan's snapshot.  So all scans of a statement, of however many segments and
- * in however many processes, agree on where the log starts, and what they
- * see together is dense.  With the published log start, which moves while
- * the statement runs, a scan could return the first segment, miss the next
- * and return the one after.  (A segment that has been dropped is missing for
- * older snapshots too, as after any DROP.  Segments are dropped from the
- * lowest on, so what is left is dense as well.)
+ * start as its own snapshot sees it: it reads the catalogue row with the scan's
+ * snapshot.  So all scans of a statement, of however many segments and in
+ * however many processes, agree on where the log starts, and what they see
+ * together is dense.  With the published log start, which moves while the
+ * statement runs, a scan could return the first segment, miss the next and
+ * return the one after.  (A segment that has been dropped is missing for older
+ * snapshots too, as after any DROP.  Segments are dropped from the lowest on,
+ * so what is left is dense as well.)
  *
  * A scan reads that row only if it can matter: log_start_sought is raised
  * before the row is changed, and no scan hides what begins at or above it.
@@ -293,7 +293,7 @@ topics_log_start_is_pending(void)
 	return pending_starts != NIL;
 }
 
-/* The end of a transaction.  Must not raise. */
+/* Publish the log starts of a transaction that ends.  Raises nothing. */
 void
 topics_log_start_at_end(bool commit)
 {

@@ -125,7 +125,7 @@ create_view(int64 topic_id, const char *name)
 }
 
 static void
-insert_row(int64 topic_id, Oid view, const NewTopic *topic)
+insert_topic_row(int64 topic_id, Oid view, const NewTopic *topic)
 {
 	topics_topic_setting_execute(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
 										  " VALUES (" INT64_FORMAT ", %d, %u%s)",
@@ -136,7 +136,7 @@ insert_row(int64 topic_id, Oid view, const NewTopic *topic)
 }
 
 static int64
-next_topic_id(void)
+take_topic_id(void)
 {
 	Oid			sequence = get_relname_relid("topic_id_seq",
 											 get_namespace_oid(TOPIC_LOG_SCHEMA, false));
@@ -154,12 +154,12 @@ topics_make_topic_create(const NewTopic *topic)
 
 	topics_topic_setting_add_defaults(topic->settings);
 	scope = topics_statement_begin();
-	topic_id = next_topic_id();
+	topic_id = take_topic_id();
 	create_log_table(topic_id, topic->key_type, topic->value_type);
 	topics_make_topic_create_partitions(topic_id, 0, topic->partitions,
 										topics_topic_setting_used(topic->settings).segment_bytes);
 	view = create_view(topic_id, topic->name);
-	insert_row(topic_id, view, topic);
+	insert_topic_row(topic_id, view, topic);
 	if (OidIsValid(topic->owner))
 	{
 		CommandCounterIncrement();

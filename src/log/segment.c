@@ -104,10 +104,10 @@ find_bound_above(PartitionDesc desc, int64 offset)
 }
 
 /*
- * Have the segments of a partition looked up anew.  PostgreSQL can keep a
- * descriptor that is out of date, for as long as nothing else changes: when
- * the message of a change arrives while the descriptor is being built, from
- * a list of children that was read before the change.  A process that changes
+ * Look up the segments of a partition anew the next time.  PostgreSQL can keep
+ * a descriptor that is out of date, for as long as nothing else changes: when
+ * the message of a change arrives while the descriptor is being built, from a
+ * list of children that was read before the change.  A process that changes
  * segments, under the lock that keeps others from it, would then attach a
  * second one for the same offsets.  ATTACH itself does not notice, since it
  * checks overlaps by the same descriptor.
@@ -353,9 +353,9 @@ alter_table(Oid relid, List *cmds)
 }
 
 /*
- * Have ANALYZE leave key and value alone if their types are not PostgreSQL's
- * own.  It runs as the table's owner, a superuser, and would call functions
- * of such a type, say a range's subtype_diff, that its creator can write.
+ * Keep ANALYZE away from key and value if their types are not PostgreSQL's own.
+ * ANALYZE runs as the table's owner, a superuser, and would call functions of
+ * such a type, say a range's subtype_diff, that the type's creator can write.
  */
 void
 topics_segment_protect_from_analyze(Oid relid)
@@ -404,7 +404,7 @@ attach_table(Oid partition_relid, char *name, int64 base_offset, int64 end_offse
 
 /* Choose the name of the next segment: its number is above the highest one. */
 static char *
-choose_name(Relation partition_rel)
+choose_segment_name(Relation partition_rel)
 {
 	int			count;
 	Segment    *segments = topics_segment_list(partition_rel, &count);
@@ -441,7 +441,7 @@ void
 topics_segment_attach(Oid partition_relid, int64 base_offset, int64 end_offset)
 {
 	Relation	partition_rel = table_open(partition_relid, NoLock);
-	char	   *name = choose_name(partition_rel);
+	char	   *name = choose_segment_name(partition_rel);
 	Oid			relid = create_table(partition_rel, name);
 
 	TEST_POINT("segment-created");

@@ -3,9 +3,9 @@
  * statement.c
  *		Statements that make, change and drop topics, by SPI.
  *
- * They run as the extension's owner, to whom the catalogue and the log tables
- * belong, with a fixed search_path, and are built from numbers and quoted
- * names only.
+ * They run as the extension's owner, which owns the catalogue and the log
+ * tables, with a fixed search_path, and are built from numbers and quoted names
+ * only.
  *
  *-------------------------------------------------------------------------
  */

@@ -36,7 +36,7 @@ typedef struct TopicNote
 
 static List *notes = NIL;		/* in TopTransactionContext */
 
-/* From before the commit to the release of locks: topics with more partitions. */
+/* Topics with more partitions, from before the commit to the end of locks. */
 static PartitionState **grown_topics = NULL;
 static int	ngrown = 0;
 

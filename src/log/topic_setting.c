@@ -9,11 +9,10 @@
  * the columns of topic_log.topic stand in the order of the table below.
  *
  * TO ADD A SETTING: a row at the end of the table; a field of TopicSettings
- * (pg_topics.h); and in the install script the argument of both functions,
- * with their comments, the column of topic_log.topic, before notify_key, and
- * the column of topics.topic.  The comment on the latter is what
- * describe_topic() shows, with Kafka's name of the setting in parentheses at
- * its end.
+ * (log.h); and in the install script the argument of both functions, with their
+ * comments, the column of topic_log.topic, before notify_key, and the column of
+ * topics.topic.  The comment on the latter is what describe_topic() shows, with
+ * Kafka's name of the setting in parentheses at its end.
  *
  * It stands below topic.c, whose functions take the arguments: catalog.c reads
  * the columns, and make_topic.c needs the defaults.
@@ -154,7 +153,7 @@ is_known_word(const SettingRow *row, const char *word)
 
 /* Return true if a setting can have a value. */
 static bool
-value_is_good(const SettingRow *row, Datum value)
+is_good_value(const SettingRow *row, Datum value)
 {
 	Interval   *interval;
 
@@ -212,7 +211,7 @@ topics_topic_setting_arguments(FunctionCallInfo fcinfo, int first)
 
 		if (PG_ARGISNULL(first + i))
 			continue;
-		if (!value_is_good(row, PG_GETARG_DATUM(first + i)))
+		if (!is_good_value(row, PG_GETARG_DATUM(first + i)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid value for topic setting \"%s\"", row->name),
@@ -223,7 +222,7 @@ topics_topic_setting_arguments(FunctionCallInfo fcinfo, int first)
 }
 
 static Datum
-value_from_text(const SettingRow *row, const char *text)
+parse_value(const SettingRow *row, const char *text)
 {
 	Oid			input;
 	Oid			ioparam;
@@ -251,7 +250,7 @@ topics_topic_setting_from_text(const char *const(*pairs)[2], int count)
 	{
 		int			number = find_setting(pairs[i][0]);
 
-		set_value(values, number, value_from_text(&setting_rows[number], pairs[i][1]));
+		set_value(values, number, parse_value(&setting_rows[number], pairs[i][1]));
 	}
 	return values;
 }
@@ -262,7 +261,7 @@ topics_topic_setting_add_defaults(TopicSettingValues *values)
 {
 	for (int i = 0; i < SETTINGS; i++)
 		if (values->nulls[i] == 'n')
-			set_value(values, i, value_from_text(&setting_rows[i], setting_rows[i].boot_value));
+			set_value(values, i, parse_value(&setting_rows[i], setting_rows[i].boot_value));
 }
 
 /* ----------------------------------------------------------------
@@ -271,7 +270,7 @@ topics_topic_setting_add_defaults(TopicSettingValues *values)
  */
 
 static int64
-interval_ms(const Interval *interval)
+convert_interval(const Interval *interval)
 {
 	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
 
@@ -287,7 +286,7 @@ keep_value(TopicSettings *settings, const SettingRow *row, Datum value)
 	{
 		case SETTING_TIME:
 		case SETTING_DELAY:
-			*(int64 *) field = interval_ms(DatumGetIntervalP(value));
+			*(int64 *) field = convert_interval(DatumGetIntervalP(value));
 			break;
 		case SETTING_BIGINT:
 			*(int64 *) field = DatumGetInt64(value);

@@ -261,9 +261,9 @@ close_segments(Destination *dest)
 }
 
 /*
- * Have a segment for offsets first .. last attached by another process, so
- * that its commit comes before their first record, or else do it here; see
- * cut.c.  No other process can see a table of this very transaction.
+ * Let another process attach a segment for offsets first .. last, so that its
+ * commit comes before their first record, or else do it here; see cut.c.  No
+ * other process can see a table of this very transaction.
  */
 static void
 make_room(Destination *dest, int64 first, int64 last)

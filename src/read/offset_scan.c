@@ -294,7 +294,7 @@ evaluate_bounds(OffsetScanState *state)
 	state->started = true;
 }
 
-/* Have the scan read the blocks from "first" to "last". */
+/* Let the scan read the blocks from "first" to "last". */
 static void
 set_scan_range(OffsetScanState *state, BlockNumber first, BlockNumber last)
 {

@@ -112,7 +112,6 @@ extern int64 *topics_list_offsets_since(Topic *topic, TimestampTz at,
 /* ---- wait.c ---- */
 
 #define SHORT_WAIT_MS 60000L	/* in a statement, which keeps its snapshot */
-extern void topics_wait_report_dropped(const char *topic);
 extern Topic *topics_wait_for_record(Topic *topic, int32 partition, int64 offset, long timeout_ms);
 
 /* ---- custom_scan.c ---- */

@@ -45,7 +45,7 @@
 static topics_relation_hook_type previous_relation_hook = NULL;
 static ExecutorStart_hook_type previous_query_start = NULL;
 
-/* Have the next statement on a table read invalidation messages again. */
+/* Let the next statement on a table read invalidation messages again. */
 static void
 read_messages_again(Oid relid, LOCKMODE lockmode)
 {

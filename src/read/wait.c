@@ -52,15 +52,6 @@ typedef struct OffsetWait
 	int64		wanted;			/* the log end that it waits for */
 } OffsetWait;
 
-/* Raise an error: a topic that a process waits for is no more. */
-void
-topics_wait_report_dropped(const char *topic)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("topic \"%s\" was dropped", topic)));
-}
-
 /*
  * Look up what the wait needs, under a lock on the partition's table: then the
  * states are the topic's, and a session that drops the topic will wake this
@@ -87,7 +78,7 @@ look_up_log_end(OffsetWait *wait)
 
 	partition->rel = try_relation_open(partition->relid, AccessShareLock);
 	if (partition->rel == NULL)
-		topics_wait_report_dropped(NameStr(wait->topic));
+		topics_catalog_report_dropped(NameStr(wait->topic));
 	PushActiveSnapshot(GetTransactionSnapshot());
 	end = topics_log_end(partition);
 	PopActiveSnapshot();
@@ -109,7 +100,7 @@ is_log_end_reached(void *arg)
 	}
 	pg_read_barrier();
 	if (memcmp(&wait->partition.state->id, &wait->id, sizeof(TopicPartition)) != 0)
-		topics_wait_report_dropped(NameStr(wait->topic));
+		topics_catalog_report_dropped(NameStr(wait->topic));
 	if (end == UNKNOWN_OFFSET || RecoveryInProgress())
 		end = look_up_log_end(wait);
 	return end >= wait->wanted;
@@ -127,7 +118,7 @@ look_up_topic_again(const OffsetWait *wait)
 	AcceptInvalidationMessages();
 	topic = topics_catalog_get(wait->view_relid, true);
 	if (topic == NULL || topic->topic_id != wait->id.topic_id)
-		topics_wait_report_dropped(NameStr(wait->topic));
+		topics_catalog_report_dropped(NameStr(wait->topic));
 	topics_catalog_require(topic, ACL_SELECT);
 	return topic;
 }
