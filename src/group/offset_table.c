@@ -472,7 +472,7 @@ is_log_loaded(void)
 
 /*
  * Return true if the log is still to be read.  Then the caller does that, and
- * calls end_load; other processes wait here meanwhile.
+ * calls topics_offset_table_end_load; other processes wait here meanwhile.
  */
 bool
 topics_offset_table_begin_load(void)
@@ -492,7 +492,7 @@ topics_offset_table_begin_load(void)
 /*
  * The log of this topic has been read, or NO_TOPIC if there was none.  Unless
  * it "stays_current", what was read is good for now only: the next caller of
- * begin_load reads it again.
+ * topics_offset_table_begin_load reads it again.
  */
 void
 topics_offset_table_end_load(int64 offsets_topic_id, bool stays_current)
