@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * doors.h
- *		What the doors offer to _PG_init; no other file includes this.
+ *		What the other two doors offer to init.c, which registers them.
  *
  *-------------------------------------------------------------------------
  */

@@ -12,8 +12,9 @@
  *	DROP VIEW, DROP OWNED	refused: a topic's log does not go by accident
  *
  * INSERT and COPY into it need its triggers, and are refused where they do not
- * fire.  Commands on databases need the worker out of the way; CREATE EXTENSION
- * has it started, and DROP EXTENSION has it end.
+ * fire; COPY FROM STDIN goes to copy.c, which does without them.  Commands on
+ * databases need the worker out of the way; CREATE EXTENSION has it started, and
+ * DROP EXTENSION has it end.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,6 +3,10 @@
  * init.c
  *		Loading: what PostgreSQL calls first, and what it is to call later.
  *
+ * One of the three doors, by which PostgreSQL comes in; the others are hooks.c
+ * and transaction.c.  No file calls a door, but that _PG_init registers the
+ * other two.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -8,10 +8,10 @@
  * produce() puts a record into the transaction's buffer (buffer.c), and
  * nothing else: no lock, no row, no offset.  The commit does the rest:
  *
- *	1. XACT_EVENT_PRE_COMMIT (append.c): find segments with room and lock them
- *	   ROW EXCLUSIVE; assign the xid; take the append locks; look again whether
- *	   all is as it was found, else start over; stamp offsets from next_offset
- *	   on, append, and KEEP the locks.
+ *	1. XACT_EVENT_PRE_COMMIT (append.c): find segments with room, and lock the
+ *	   partition's table and them ROW EXCLUSIVE; assign the xid; take the append
+ *	   locks; look again whether all is as it was found, else start over; stamp
+ *	   offsets from next_offset on, append, and KEEP the locks.
  *	2. PostgreSQL writes the commit record, and ends the transaction in the
  *	   proc array: the records are visible.
  *	3. XACT_EVENT_COMMIT (publish_transaction): next_offset and the commit's LSN

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * base/base.h
- *		What knows nothing of topics: settings, arguments, waits, processes.
+ *		What every folder can use, and no catalogue or shared state is behind.
  *
  *-------------------------------------------------------------------------
  */

@@ -4,6 +4,10 @@
  *		The settings of the server that begin with "pg_topics.", and settings
  *		of PostgreSQL's that we change for a moment.
  *
+ * TO ADD A SETTING of the server: a variable here, its declaration in base.h, a
+ * call in topics_settings_define, and a heading in docs/reference/settings.md,
+ * which a test compares.  (Settings of a topic: log/topic_setting.c.)
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

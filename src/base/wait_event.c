@@ -5,6 +5,9 @@
  *
  * The type of all is Extension.  Before PostgreSQL 17 so is the name.
  *
+ * TO ADD ONE: a WaitReason (base.h), its name in event_names, and a line in
+ * docs/operation.md, which a test compares.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -45,7 +45,7 @@
  * clean_offset moves after all of them.  Whatever happens before, the next
  * run begins where this one did.
  *
- * WHOSE CODE RUNS: nobody's.  Keys are compared by their bytes, and rows are
+ * NO USER'S CODE RUNS.  Keys are compared by their bytes, and rows are
  * copied as they are.
  *
  * next_offset_floor rises before the first file is swapped: the last record of

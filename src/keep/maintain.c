@@ -10,18 +10,24 @@
  *	drop	drop the segments below it
  *	look	whether it pays to compact it (compact.c)
  *
- * A step is a transaction, or some, so that locks are held shortly and a
- * failure costs one step.  The worker does this on its own, a partition at a
- * time; CALL topics.maintain() and topics.roll_segment() do it by hand.  The
- * caller supplies the way to get to the next transaction.
+ * Each step has transactions of its own, so that locks are held shortly and a
+ * failure costs one step; a step that takes two, as the cut does, is two rows of
+ * the table "steps".  The worker does this on its own, a partition at a time;
+ * CALL topics.maintain() and topics.roll_segment() do it by hand.  The caller
+ * supplies the way to get to the next transaction.
+ *
+ * A partition is looked at when topics_maintain_is_due says so: another process
+ * has asked for a step (PartitionState.requests), a time has come, or no
+ * process has looked at the partition since the server started.
  *
  * To compact a partition is no step: it takes many turns, by a process of its
  * own (compactor.c), by the worker where there is none, or by hand.
  *
  * TO ADD A STEP: a function that does its part in one transaction, and a row of
- * the table "steps", where it is to be done; a WorkStep for it (shared.h), with
- * a name in backoff.c, under which the view topics.worker shows where work has
- * failed.
+ * the table "steps", at its place in the order; a WorkStep for it (shared.h),
+ * with a name in backoff.c, under which the view topics.worker shows where work
+ * has failed.  If another process finds it due, a REQUEST_xxx for that
+ * (shared.h); if a look does, a line in topics_maintain_is_due.
  *
  *-------------------------------------------------------------------------
  */

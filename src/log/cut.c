@@ -4,8 +4,13 @@
  *		Which segment holds which offsets: cut the tail, cover offsets.
  *
  * To cover offsets is to see to it that each of them has a segment.  A new
- * segment is attached above the others, the end of a segment is raised, or a
- * segment is brought down to where a cut has left a gap.
+ * segment is attached above the others, the end of a segment is raised, or the
+ * begin of a segment is brought down to where a cut has left a gap.
+ *
+ * topics_cut_tail is the first transaction of a cut, topics_cut_cover the
+ * second; both are steps of maintain.c, the roll.  If the second does not come,
+ * since its process has died, the next one that needs the offsets calls
+ * topics_cut_cover: a producer, after a short wait (append.c).
  *
  * A cut brings the end of the tail down to next_offset.  The next segment
  * begins there.
@@ -35,8 +40,9 @@
  * that may use the old entry must be done with it.  A backend that builds a
  * descriptor holds ACCESS SHARE on pg_inherits from before it takes the
  * snapshot, and a backend that acquires that lock absorbs invalidation
- * messages first.  A holder from before the first transaction's messages is
- * therefore waited for (wait_for_old_readers); a later holder has read them.
+ * messages first.  The second transaction therefore waits for each holder that
+ * took the lock before the messages of the first (wait_for_old_readers); a later
+ * holder has read them.
  * (The messages are sent before the cutter's lock on the partition's table is
  * released: a process that has that lock now comes after them.)  Holders
  * release the lock at once, except in a transaction that has queried

@@ -6,9 +6,9 @@
  * These are COPY and INSERT of a restore, and a logical replication worker.
  * They bring their offsets with them, so nothing is stamped, but a foreign
  * writer must not run beside a producer or another foreign writer.  At its
- * first row it takes SHARE ROW EXCLUSIVE on the partition's table, which
- * producers hold ROW EXCLUSIVE, until its transaction ends.  The offsets must
- * go up.
+ * first row it takes SHARE ROW EXCLUSIVE on the partition's table, until its
+ * transaction ends.  A committing producer holds ROW EXCLUSIVE there, and so
+ * conflicts.  The offsets must go up.
  *
  * When it commits, the partition's next_offset becomes unknown, and is looked
  * up in the log anew (log.c, foreign_writes).

@@ -28,7 +28,8 @@
  * commit, under the append lock and with a fresh snapshot: every producer
  * publishes before it releases the lock, so whatever was committed is seen.
  * During recovery it is looked up every time, since the replayed commits
- * publish nothing.
+ * publish nothing.  Every function that reads by offset asks for it here
+ * (topics_log_end), and reports here what is out of range.
  *
  * See docs/decisions/0003-no-index.md.
  *

@@ -291,6 +291,17 @@ extern void topics_seal_segment(Oid segment_relid);
 /* ---- log.c ---- */
 
 typedef struct LogReader LogReader;
+/*
+ * How far a reader may go, the one place that decides it: the log end offset,
+ * the next offset to be assigned.  Fetch, consume, waits and lag stop there; a
+ * plain SELECT by its snapshot, which sees no more.
+ *
+ *		topics_log_end			as it is published; looked up where it is unknown
+ *		topics_log_end_locked	the same, for a caller that holds the append lock
+ *		topics_log_end_settled	after all who are publishing have done so: for a
+ *								caller that knows of a record which is visible
+ *								and maybe not published
+ */
 extern int64 topics_log_end(const Partition *partition);
 extern int64 topics_log_end_locked(const Partition *partition);
 extern int64 topics_log_end_settled(const Partition *partition);

@@ -1,18 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * topic_setting.c
- *		The settings of a topic: a row of one table says all of each.
+ *		The settings of a topic: one table in C has all that is said of each.
  *
  * A setting is an argument of create_topic() and of alter_topic(), a column of
  * topic_log.topic, a column of the view topics.topic, a row of what
  * describe_topic() returns, and a field of TopicSettings.  The arguments and
  * the columns of topic_log.topic stand in the order of the table below.
  *
- * TO ADD A SETTING: a row at the end of the table; a field of TopicSettings
- * (log.h); and in the install script the argument of both functions, with their
- * comments, the column of topic_log.topic, before notify_key, and the column of
+ * TO ADD A SETTING: a row at the end of the table, of one of the kinds in
+ * SettingKind, which also checks the value; a field of TopicSettings (log.h);
+ * in the install script the argument of both functions, with their comments,
+ * the column of topic_log.topic, before notify_key, and the column of
  * topics.topic.  The comment on the latter is what describe_topic() shows, with
- * Kafka's name of the setting in parentheses at its end.
+ * Kafka's name of the setting in parentheses at its end.  And a line in
+ * docs/reference/topics.md, which a test asks for.
  *
  * It stands below topic.c, whose functions take the arguments: catalog.c reads
  * the columns, and make_topic.c needs the defaults.

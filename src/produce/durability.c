@@ -13,6 +13,14 @@
  * What other sessions see meanwhile can still be lost by a crash, so a scan
  * flushes a commit before it shows the commit's records (log_am.c).
  *
+ * WHEN THE WAIT FOR A STANDBY IS CANCELLED, PostgreSQL reports the commit as
+ * done, with a warning.  To a producer that would be an acknowledgement that is
+ * not true, and no error can be raised after a commit.  So the connection is
+ * closed, and the client does not know, as after any lost connection.  CALL
+ * send() can still tell: it asks to keep the connection
+ * (topics_durability_keep_connection), and raises in its next transaction if
+ * the commit was unconfirmed.
+ *
  * From the commit record on nothing here may raise.
  *
  * See docs/decisions/0002-early-lock-release.md.

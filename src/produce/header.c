@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * header.c
- *		The headers of a record: a list of names and values.
+ *		The headers of a record, Kafka's: checked, and brought into one form.
  *
  * Kafka's headers are an ordered list in which a name may come twice, and a
  * value is bytes or null.  Here they are kept as jsonb, an array of pairs:
@@ -9,7 +9,8 @@
  *		[["name", "text"], ["name", {"base64": "AAE="}], ["name", null]]
  *
  * A producer may also give an object of names and values, which becomes such
- * an array.
+ * an array.  topics_header_normalize refuses everything else, when the record
+ * is produced, so that a reader never meets it.
  *
  *-------------------------------------------------------------------------
  */

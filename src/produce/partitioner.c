@@ -4,7 +4,8 @@
  *		Which partition a key belongs to: Kafka's default partitioner.
  *
  * toPositive(murmur2(key bytes)) % partitions, with Kafka's seed, so that a
- * producer in Java and one in SQL put equal keys into the same partition.
+ * producer in Java and one in SQL put equal keys into the same partition.  A
+ * record without a key goes where sticky_partition.c says.
  *
  *-------------------------------------------------------------------------
  */

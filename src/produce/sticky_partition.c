@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * sticky_partition.c
- *		Where a transaction's records without a key go.
+ *		Where a transaction's records without a key go.  (With a key:
+ *		partitioner.c.  topics_produce_record asks one of the two.)
  *
  * All of them go to one partition, chosen at random, as Kafka's sticky
  * partitioner does for a batch: a transaction with many such records appends to

@@ -28,6 +28,20 @@
  *	  "giants"; newcomers sleep while there are any, so that the shared holders
  *	  drain.
  *
+ * WHAT A HOLDER MAY DO.  It writes the fields of PartitionState that the lock
+ * guards, and appends: the segment's extension lock, buffers and WAL come after
+ * it, and so does the lock of offset_table.c, for the publication.  It does not
+ * look into the catalogue, wait for a heavyweight lock or for another append
+ * lock, or allocate what may fail.  All that was done before, and is only
+ * checked under the lock (append.c); a log end that nobody knows is looked up
+ * under it (log.c).  Once the commit record is written a holder raises nothing
+ * (transaction.c, which also says what PostgreSQL itself does meanwhile).
+ *
+ * LOCKING.  The append lock is taken exclusively only.  The database lock is
+ * shared by all holders of append locks, and exclusive for a giant, which then
+ * needs no append lock.  Both come after all heavyweight locks, and, as no
+ * process waits for one while it holds another, in any order.
+ *
  * WAKE-UPS.  A sleeper is on the condition variable's list before it tests the
  * lock (ConditionVariablePrepareToSleep), and every release signals after
  * releasing: no release is missed.  A sleeper that was signalled but dies

@@ -12,10 +12,10 @@
  * the link.  Nobody pops less than everything, so a partition cannot be popped
  * and pushed again under a process that compares the top.
  *
- * A state can be given to another topic while it is in a stack.  Then it is
- * told of, for nothing, or, if its database is another one now, moved over by
- * the worker that pops it (notify.c).  A database that has gone has its stack
- * sorted out when its states are given back (topics_moved_sort).
+ * A state can be given to another topic while it is in a stack.  Then the
+ * worker looks at it for nothing; or, if its database is another one now, the
+ * worker that pops it pushes it onto that database's stack (notify.c).  When a
+ * database is dropped, topics_moved_sort empties its stack in the same way.
  *
  * LOCKING
  *

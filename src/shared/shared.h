@@ -45,8 +45,12 @@ typedef enum PartitionRole
  * stay valid for ever; an element is given to another partition only after
  * its topic was dropped, which a process that holds append_lock sees in "id".
  *
- * Fields stand in groups, by what guards them.  What is said to be guarded may
- * be read without as well where an old value does no harm.
+ * Fields stand in groups, by what guards them.  A process may read a guarded
+ * field without its guard where an old value does no harm.
+ *
+ * Locks are taken in this order: heavyweight locks; then append locks and the
+ * database lock, none of which is waited for while another is held; then the
+ * locks of heap's insert, or that of offset_table.c (src/README has all).
  *
  * The order is one for the processor, too.  What each commit reads and writes
  * stands together, in the 128 bytes from append_lock to wake_at.  Of
