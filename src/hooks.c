@@ -13,8 +13,8 @@
  *
  * INSERT and COPY into it need its triggers, and are refused where they do not
  * fire; COPY FROM STDIN goes to copy.c, which does without them.  Commands on
- * databases need the worker out of the way; CREATE EXTENSION has it started, and
- * DROP EXTENSION has it end.
+ * databases need the worker out of the way; CREATE EXTENSION has it started,
+ * and DROP EXTENSION has it end.
  *
  *-------------------------------------------------------------------------
  */

@@ -25,13 +25,13 @@
  * first needs them after a restart; on a standby, which hears of no commit,
  * each time.
  *
- * COMPACTION (compact.c) keeps the log short: it is a topic like any other with
- * cleanup_policy compact, and small segments.  What there is to load is the
- * entries, what compaction has not come to yet (no more than the entries
- * again, or a few segments), and the tail.  It grows beyond that only while a
- * snapshot is held open, which compaction waits for.  Tombstones are written
- * for a group that is deleted, and for what is committed in a topic that is
- * dropped (consumer_offset.c), so nothing stays for ever.
+ * COMPACTION (compact.c) keeps the log short: it is a topic like any other
+ * with cleanup_policy compact, and small segments.  What there is to load is
+ * the entries, what compaction has not come to yet (no more than the entries
+ * again, or a few segments), and the active segment.  It grows beyond that
+ * only while a snapshot is held open, which compaction waits for.  Tombstones
+ * are written for a group that is deleted, and for what is committed in a
+ * topic that is dropped (consumer_offset.c), so nothing stays for ever.
  *
  * DELETED ENTRIES.  An entry that is in shared memory, but not in the log that
  * was read, was deleted, and its tombstone has gone since: a standby, or a

@@ -3,18 +3,18 @@
  * maintain.c
  *		What has to be done for a partition from time to time.
  *
- *	roll	cut the tail when it is too large or too old, or VACUUM asked
- *	spare	attach the next segment when the tail is half full
+ *	roll	cut the active segment when it is too large or too old, or VACUUM asked
+ *	spare	attach the next segment when the active segment is half full
  *	seal	freeze and index segments that are full
  *	expire	move the log start up, as policy wants it (retention.c)
  *	drop	drop the segments below it
  *	look	whether it pays to compact it (compact.c)
  *
  * Each step has transactions of its own, so that locks are held shortly and a
- * failure costs one step; a step that takes two, as the cut does, is two rows of
- * the table "steps".  The worker does this on its own, a partition at a time;
- * CALL topics.maintain() and topics.roll_segment() do it by hand.  The caller
- * supplies the way to get to the next transaction.
+ * failure costs one step; a step that takes two, as the cut does, is two rows
+ * of the table "steps".  The worker does this on its own, a partition at a
+ * time; CALL topics.maintain() and topics.roll_segment() do it by hand.  The
+ * caller supplies the way to get to the next transaction.
  *
  * A partition is looked at when topics_maintain_is_due says so: another process
  * has asked for a step (PartitionState.requests), a time has come, or no
@@ -71,11 +71,12 @@ typedef struct Upkeep
 	bool		retention;		/* something might have to leave */
 
 	/* what a step leaves to those after it */
-	bool		cut;			/* the tail was cut, at cut_at, where a
-								 * segment is missing now */
+	bool		cut;			/* the active segment was cut, at cut_at,
+								 * where a segment is missing now */
 	int64		cut_at;
 	int64		sealed_upto;	/* by the step's transactions so far */
-	bool		tail_expired;	/* more would leave if the tail were cut */
+	bool		active_expired; /* more would leave if the active segment were
+								 * cut */
 	bool		worth_compaction;
 } Upkeep;
 
@@ -112,27 +113,27 @@ find_partition(Upkeep *upkeep)
  */
 
 /*
- * Return true if the tail is older than segment_time, or than retention_time.
- * The latter is for the sake of records with a timestamp in the future:
- * sealed, they are no younger than the seal.
+ * Return true if the active segment is older than segment_time, or than
+ * retention_time.  The latter is for the sake of records with a timestamp in
+ * the future: sealed, they are no younger than the seal.
  *
- * A tail that seems to come from the future, since the clock was set back, is
- * as old as now: else it would not be rolled until the clock is there again.
- * (Another process that writes tail_started beside us writes the time as
- * well.)
+ * An active segment that seems to come from the future, since the clock was
+ * set back, is as old as now: else it would not be rolled until the clock is
+ * there again.  (Another process that writes active_started beside us writes
+ * the time as well.)
  */
 static bool
-tail_is_old(Topic *topic, PartitionState *state)
+active_segment_is_old(Topic *topic, PartitionState *state)
 {
 	const TopicSettings *settings = &topic->settings;
-	TimestampTz started = state->tail_started;
+	TimestampTz started = state->active_started;
 	TimestampTz now = GetCurrentTimestamp();
 	int64		age_ms;
 
-	if (started == 0 || (int64) pg_atomic_read_u64(&state->next_offset) <= state->tail_base)
+	if (started == 0 || (int64) pg_atomic_read_u64(&state->next_offset) <= state->active_base)
 		return false;
 	if (started > now)
-		state->tail_started = started = now;
+		state->active_started = started = now;
 	age_ms = (now - started) / 1000;
 	return (settings->segment_ms >= 0 && age_ms >= settings->segment_ms) ||
 		(settings->delete && settings->retention_ms >= 0 && age_ms >= settings->retention_ms);
@@ -151,7 +152,7 @@ topics_maintain_is_due(Topic *topic, int32 partition)
 	return state == NULL || !state->looked_at ||
 		pg_atomic_read_u32(&state->requests) != 0 ||
 		pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET ||
-		tail_is_old(topic, state) || topics_retention_is_due(&topic->settings, state) ||
+		active_segment_is_old(topic, state) || topics_retention_is_due(&topic->settings, state) ||
 		topics_compact_is_due(&topic->settings, state);
 }
 
@@ -209,11 +210,11 @@ typedef enum StepResult
 	RESULT_MORE					/* there may be more, in another transaction */
 } StepResult;
 
-/* Cut the tail: half of a roll, see cut.c. */
+/* Cut the active segment: half of a roll, see cut.c. */
 static StepResult
-cut_tail(Upkeep *upkeep)
+cut_active_segment(Upkeep *upkeep)
 {
-	upkeep->cut = topics_cut_tail(&upkeep->partition, &upkeep->cut_at);
+	upkeep->cut = topics_cut_active_segment(&upkeep->partition, &upkeep->cut_at);
 	return upkeep->cut ? RESULT_DONE : RESULT_NOTHING;
 }
 
@@ -229,12 +230,12 @@ cover_cut(Upkeep *upkeep)
 	return RESULT_DONE;
 }
 
-/* Attach a segment behind the tail. */
+/* Attach a segment behind the active segment. */
 static StepResult
 attach_spare(Upkeep *upkeep)
 {
 	Partition  *partition = &upkeep->partition;
-	Segment		tail;
+	Segment		active;
 	int64		end;
 	int64		wanted;
 	bool		needed;
@@ -243,10 +244,10 @@ attach_spare(Upkeep *upkeep)
 	end = topics_log_end(partition);
 
 	/*
-	 * the offset that has to have a segment; a tail just filled has none
-	 * above
+	 * the offset that has to have a segment; an active segment just filled
+	 * has none above
 	 */
-	wanted = topics_segment_find(partition->rel, end, &tail) ? tail.end_offset : end;
+	wanted = topics_segment_find(partition->rel, end, &active) ? active.end_offset : end;
 	needed = !topics_segment_covers(partition->rel, wanted, wanted);
 	topics_catalog_close_partition(partition, NoLock);
 	if (needed)
@@ -296,7 +297,7 @@ seal_segment(Upkeep *upkeep)
 static StepResult
 expire_records(Upkeep *upkeep)
 {
-	upkeep->tail_expired = topics_retention_advance(&upkeep->partition);
+	upkeep->active_expired = topics_retention_advance(&upkeep->partition);
 	return RESULT_DONE;
 }
 
@@ -359,9 +360,9 @@ retention_is_due(const Upkeep *upkeep)
 }
 
 static bool
-expired_tail_is_due(const Upkeep *upkeep)
+expired_roll_is_due(const Upkeep *upkeep)
 {
-	return upkeep->tail_expired;
+	return upkeep->active_expired;
 }
 
 typedef struct Step
@@ -373,16 +374,16 @@ typedef struct Step
 
 /* In the order in which they are taken; whether one is due is asked then. */
 static const Step steps[] = {
-	{STEP_ROLL, roll_is_due, cut_tail},
+	{STEP_ROLL, roll_is_due, cut_active_segment},
 	{STEP_ROLL, cover_is_due, cover_cut},
 	{STEP_SPARE, spare_is_due, attach_spare},
 	{STEP_SEAL, seal_is_due, seal_segment},
 	{STEP_EXPIRE, retention_is_due, expire_records},
-	/* the tail too, so that a quiet topic's last records go */
-	{STEP_ROLL, expired_tail_is_due, cut_tail},
+	/* the active segment too, so that a quiet topic's last records go */
+	{STEP_ROLL, expired_roll_is_due, cut_active_segment},
 	{STEP_ROLL, cover_is_due, cover_cut},
-	{STEP_SEAL, expired_tail_is_due, seal_segment},
-	{STEP_EXPIRE, expired_tail_is_due, expire_records},
+	{STEP_SEAL, expired_roll_is_due, seal_segment},
+	{STEP_EXPIRE, expired_roll_is_due, expire_records},
 	{STEP_DROP, retention_is_due, drop_expired},
 	{STEP_COMPACT, NULL, look_at_compaction},
 };
@@ -463,8 +464,8 @@ choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 	PopActiveSnapshot();
 
 	upkeep->requests = taken->requests;
-	if (roll_now || tail_is_old(partition->topic, state) ||
-		(int64) state->tail_blocks * BLCKSZ >= settings->segment_bytes)
+	if (roll_now || active_segment_is_old(partition->topic, state) ||
+		(int64) state->active_blocks * BLCKSZ >= settings->segment_bytes)
 		upkeep->requests |= REQUEST_ROLL;
 	/* if only half of the cut is done, the rest is a segment and a seal */
 	if (upkeep->requests & REQUEST_ROLL)
@@ -475,9 +476,9 @@ choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 
 /*
  * Do all that is due for a partition but to compact it, and with "roll_now"
- * cut its tail, due or not.  The call is made in a transaction, and returns in
- * another one.  What was requested stays so if an error, or the end of the
- * process, comes before it is done.
+ * cut its active segment, due or not.  The call is made in a transaction, and
+ * returns in another one.  What was requested stays so if an error, or the end
+ * of the process, comes before it is done.
  */
 void
 topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,

@@ -15,12 +15,12 @@
  * TIME.  A segment goes when all of it is older than retention_time.  Its age
  * is that of its largest timestamp, as in Kafka, but a producer may have
  * written one of next century: so it is not younger than the time when the
- * segment was sealed (topic_log.segment).  A tail is cut when it is as old as
- * retention_time (maintain.c), or when all of its records are expired, so a
- * quiet topic's last records go, too.
+ * segment was sealed (topic_log.segment).  An active segment is cut when it is
+ * as old as retention_time (maintain.c), or when all of its records are
+ * expired, so a quiet topic's last records go, too.
  *
  * BYTES.  As in Kafka: the lowest segment goes if without it there are still
- * retention_bytes.  The tail always stays.
+ * retention_bytes.  The active segment always stays.
  *
  * Whether to look at all is decided from what the last look has left in
  * shared memory: a record of the lowest segment that kept it from going
@@ -102,7 +102,7 @@ topics_retention_is_due(const TopicSettings *settings, const PartitionState *sta
 		return true;
 	return settings->delete && settings->retention_bytes >= 0 &&
 		(state->droppable_bytes == UNKNOWN_BYTES ||
-		 state->droppable_bytes + (int64) state->tail_blocks * BLCKSZ >= settings->retention_bytes);
+		 state->droppable_bytes + (int64) state->active_blocks * BLCKSZ >= settings->retention_bytes);
 }
 
 /* ----------------------------------------------------------------
@@ -178,12 +178,12 @@ segment_is_expired(const Segment *segment, const TopicPartition *id,
 }
 
 /*
- * Return true if all records of the tail, of which there are some, are
- * expired.  The last record nearly always tells that they are not.
+ * Return true if all records of the active segment, of which there are some,
+ * are expired.  The last record nearly always tells that they are not.
  */
 static bool
-tail_is_expired(Relation partition_rel, const Segment *tail, int64 start, int64 end,
-				TimestampTz before, TimestampTz *kept)
+active_segment_is_expired(Relation partition_rel, const Segment *active, int64 start, int64 end,
+						  TimestampTz before, TimestampTz *kept)
 {
 	LogReader  *reader = topics_log_reader_open(partition_rel, end - 1, end,
 												GetActiveSnapshot(), true);
@@ -196,14 +196,14 @@ tail_is_expired(Relation partition_rel, const Segment *tail, int64 start, int64 
 	topics_log_reader_close(reader);
 	if (slot && *kept >= before)
 		return false;
-	*kept = find_kept_time(tail->relid, before, start);
+	*kept = find_kept_time(active->relid, before, start);
 	return *kept == 0;
 }
 
 /*
- * Choose where the log should start by policy.  *cut is set if the tail must
- * be cut before anything more can go.  The active snapshot is younger than
- * "end": it sees all records below.
+ * Choose where the log should start by policy.  *cut is set if the active
+ * segment must be cut before anything more can go.  The active snapshot is
+ * younger than "end": it sees all records below.
  */
 static int64
 choose_log_start(const Partition *partition, int64 end, bool *cut)
@@ -231,11 +231,11 @@ choose_log_start(const Partition *partition, int64 end, bool *cut)
 			continue;
 		if (segments[i].end_offset > end)
 		{
-			/* the tail; where all was deleted, it needs but be cut */
+			/* the active segment; where all was deleted, it needs but be cut */
 			*cut = start == end ||
-				(before != 0 && tail_is_expired(partition->rel, &segments[i],
-												Max(start, segments[i].base_offset), end,
-												before, &kept));
+				(before != 0 && active_segment_is_expired(partition->rel, &segments[i],
+														  Max(start, segments[i].base_offset), end,
+														  before, &kept));
 			break;
 		}
 		if (!segment_is_complete(&segments[i]))
@@ -274,7 +274,8 @@ log_start_is_known(PartitionState *state)
 
 /*
  * Move the log start to where policy wants it, in the caller's transaction.
- * Return true if the tail must be cut, and this called again, for more to go.
+ * Return true if the active segment must be cut, and this called again, for
+ * more to go.
  */
 bool
 topics_retention_advance(Partition *partition)
@@ -312,13 +313,13 @@ topics_retention_advance(Partition *partition)
 	}
 	else
 	{
-		Segment		tail;
+		Segment		active;
 
 		/* what an earlier look has left does not hold when policy returns */
 		state->lowest_kept = 0;
 		state->droppable_bytes = UNKNOWN_BYTES;
 		cut = topics_log_start(state) == end &&
-			topics_segment_find(partition->rel, end, &tail) && tail.base_offset < end;
+			topics_segment_find(partition->rel, end, &active) && active.base_offset < end;
 	}
 	topics_catalog_close_partition(partition, NoLock);
 	return cut;

@@ -1,19 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * cut.c
- *		Which segment holds which offsets: cut the tail, cover offsets.
+ *		Which segment holds which offsets: cut the active segment, cover offsets.
  *
  * To cover offsets is to see to it that each of them has a segment.  A new
  * segment is attached above the others, the end of a segment is raised, or the
- * begin of a segment is brought down to where a cut has left a gap.
+ * lower bound of a segment is brought down to where a cut has left a gap.
  *
- * topics_cut_tail is the first transaction of a cut, topics_cut_cover the
- * second; both are steps of maintain.c, the roll.  If the second does not come,
- * since its process has died, the next one that needs the offsets calls
- * topics_cut_cover: a producer, after a short wait (append.c).
+ * topics_cut_active_segment is the first transaction of a cut,
+ * topics_cut_cover the second; both are steps of maintain.c, the roll.  If the
+ * second does not come, since its process has died, the next one that needs
+ * the offsets calls topics_cut_cover: a producer, after a short wait
+ * (append.c).
  *
- * A cut brings the end of the tail down to next_offset.  The next segment
- * begins there.
+ * A cut brings the end of the active segment down to next_offset.  The next
+ * segment begins there.
  *
  * WHY A CUT IS SAFE, AND WHY IT TAKES TWO TRANSACTIONS
  *
@@ -27,26 +28,25 @@
  * is out of date.  No row lies above the cut, so a reader that still uses the
  * old bound misses nothing.
  *
- * The second transaction puts a segment in place from the cut on.  Were it
- * the same transaction, another backend could build a partition descriptor
- * from two ages: RelationBuildPartitionDesc lists the children by a fresh
- * snapshot, but takes their bounds from the syscache, and the tail's entry
+ * The second transaction puts a segment in place from the cut on.  Were it the
+ * same transaction, another backend could build a partition descriptor from
+ * two ages: RelationBuildPartitionDesc lists the children by a fresh snapshot,
+ * but takes their bounds from the syscache, and the active segment's entry
  * there is old until the invalidation message arrives, which is sent only
  * after the commit is visible.  The backend would see the new segment inside
- * the old bounds of the tail, and with the same upper bound twice it would
- * write outside of an array.
+ * the old bounds of the active segment, and with the same upper bound twice it
+ * would write outside of an array.
  *
  * So, before a segment is given offsets that another one had, every backend
  * that may use the old entry must be done with it.  A backend that builds a
  * descriptor holds ACCESS SHARE on pg_inherits from before it takes the
  * snapshot, and a backend that acquires that lock absorbs invalidation
  * messages first.  The second transaction therefore waits for each holder that
- * took the lock before the messages of the first (wait_for_old_readers); a later
- * holder has read them.
- * (The messages are sent before the cutter's lock on the partition's table is
- * released: a process that has that lock now comes after them.)  Holders
- * release the lock at once, except in a transaction that has queried
- * pg_inherits itself, such as pg_dump's.  If a holder keeps it for
+ * took the lock before the messages of the first (wait_for_old_readers); a
+ * later holder has read them.  (The messages are sent before the cutter's lock
+ * on the partition's table is released: a process that has that lock now comes
+ * after them.)  Holders release the lock at once, except in a transaction that
+ * has queried pg_inherits itself, such as pg_dump's.  If a holder keeps it for
  * OLD_READERS_MS, the cut is not begun, or is taken back.
  *
  * A hot standby replays both commits with nothing between them.  There the
@@ -58,19 +58,19 @@
  * WHY A NEW SEGMENT IS ATTACHED BEFORE IT IS NEEDED
  *
  * A query that was planned before the segment was attached does not know the
- * segment, and would see of a transaction that spans two segments only what
- * is in the old one.  So the segment's commit comes well before its first
- * record: the worker keeps a spare ahead of the tail, and a producer that
+ * segment, and would see of a transaction that spans two segments only what is
+ * in the old one.  So the segment's commit comes well before its first record:
+ * the worker keeps a spare ahead of the active segment, and a producer that
  * finds none has it attached by another process.  Only if that fails the
  * producer attaches it in its own transaction.
  *
  * Early is not enough: a transaction that runs a cached plan while it holds
  * all locks hears of no new segment for as long as it runs.  So the records
- * that one transaction produces to a partition lie in one segment.  Where
- * they do not fit, the end of the tail is raised, which every plan that has
- * the tail follows, after the spare above was moved out of the way in a
- * transaction before.  (Only where no process is to be had for that, the
- * records go on in the next segment.)
+ * that one transaction produces to a partition lie in one segment.  Where they
+ * do not fit, the end of the active segment is raised, which every plan that
+ * has the active segment follows, after the spare above was moved out of the
+ * way in a transaction before.  (Only where no process is to be had for that,
+ * the records go on in the next segment.)
  *
  * See docs/decisions/0006-cut-in-two-transactions.md.
  *
@@ -95,7 +95,7 @@
 #define MIN_SEGMENT_RECORDS INT64CONST(100)
 #define MAX_SEGMENT_RECORDS (INT64CONST(1) << 40)
 
-/* The guess goes by the records in the tail if there are more than these. */
+/* The guess goes by the records in the active segment if there are more than these. */
 #define MIN_SAMPLE_BLOCKS 10
 #define MIN_SAMPLE_RECORDS 100
 #define FIRST_GUESS_RECORD_BYTES 128	/* and by this otherwise */
@@ -228,9 +228,13 @@ announce_changes(bool commit)
 			state->cut_end = 0;
 		if (change->completes != 0 && commit)
 			state->cut_end = 0;
-		/* the new tail has no record: no producer appends under the limit */
+
+		/*
+		 * the new active segment has no record: no producer appends under the
+		 * limit
+		 */
 		if (change->is_cut && commit)
-			state->tail_started = 0;
+			state->active_started = 0;
 		state->bounds_changes++;
 		count_for_topic(change->id);
 		pg_write_barrier();
@@ -442,16 +446,16 @@ close_gap(const Cover *cover)
 	TEST_POINT("gap-closed");
 }
 
-/* Guess how many records will fill "bytes", from those in the tail by now. */
+/* Guess how many records will fill "bytes", from those in the active segment by now. */
 static int64
 guess_records(PartitionState *state, int64 bytes)
 {
-	int64		records = (int64) pg_atomic_read_u64(&state->next_offset) - state->tail_base;
+	int64		records = (int64) pg_atomic_read_u64(&state->next_offset) - state->active_base;
 	double		guess = (double) bytes / FIRST_GUESS_RECORD_BYTES;
 
-	if (state->tail_blocks > MIN_SAMPLE_BLOCKS && records > MIN_SAMPLE_RECORDS &&
+	if (state->active_blocks > MIN_SAMPLE_BLOCKS && records > MIN_SAMPLE_RECORDS &&
 		records < MAX_SEGMENT_RECORDS)
-		guess = (double) bytes / ((double) state->tail_blocks * BLCKSZ / records);
+		guess = (double) bytes / ((double) state->active_blocks * BLCKSZ / records);
 	return (int64) Max(MIN_SEGMENT_RECORDS, Min(guess, (double) MAX_SEGMENT_RECORDS));
 }
 
@@ -587,47 +591,47 @@ topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes)
  */
 
 /*
- * Choose where to cut: under the append lock, so that from here on no
- * producer goes beyond.  Return false if the tail has no record, or is not
- * "tail".
+ * Choose where to cut: under the append lock, so that from here on no producer
+ * goes beyond.  Return false if the active segment has no record, or is not
+ * "active".
  */
 static bool
-choose_cut(const Partition *partition, Segment *tail, int64 *cut_at)
+choose_cut(const Partition *partition, Segment *active, int64 *cut_at)
 {
 	PartitionState *state = partition->state;
 	PendingChange *change = note_change(state);
-	Oid			expected = tail->relid;
+	Oid			expected = active->relid;
 	bool		found;
 
 	topics_append_lock_acquire(&state, 1);
 	*cut_at = topics_log_end_locked(partition);
-	found = topics_segment_find(partition->rel, *cut_at, tail) && tail->relid == expected &&
-		tail->base_offset < *cut_at;
+	found = topics_segment_find(partition->rel, *cut_at, active) && active->relid == expected &&
+		active->base_offset < *cut_at;
 	if (found)
 	{
 		change->has_limit = change->is_cut = true;
 		state->append_limit = *cut_at;
-		state->cut_end = tail->end_offset;
+		state->cut_end = active->end_offset;
 	}
 	topics_append_lock_release();
 	return found;
 }
 
 /*
- * The first half of a cut: bring the tail's end down to next_offset.  Return
- * false, and do nothing, if there is nothing to cut, or the second half could
- * not follow.  The caller commits, and covers the offset *cut_at in its next
- * transaction (topics_cut_cover_offset).  Producers wait a little for that,
- * and then do it themselves.
+ * The first half of a cut: bring the active segment's end down to next_offset.
+ * Return false, and do nothing, if there is nothing to cut, or the second half
+ * could not follow.  The caller commits, and covers the offset *cut_at in its
+ * next transaction (topics_cut_cover_offset).  Producers wait a little for
+ * that, and then do it themselves.
  *
  * All locks are taken before the limit is set, so that no process that holds
  * one of them, say ANALYZE, keeps producers waiting.
  */
 bool
-topics_cut_tail(Partition *partition, int64 *cut_at)
+topics_cut_active_segment(Partition *partition, int64 *cut_at)
 {
 	PartitionState *state = partition->state;
-	Segment		tail;
+	Segment		active;
 	bool		found = false;
 
 	topics_catalog_reopen_partition(partition, ShareUpdateExclusiveLock);
@@ -635,10 +639,10 @@ topics_cut_tail(Partition *partition, int64 *cut_at)
 	/* the second half of an earlier cut comes first */
 	if (state->append_limit == NO_LIMIT && state->cut_end == 0 &&
 		wait_for_old_readers() &&
-		topics_segment_find(partition->rel, topics_log_end(partition), &tail))
+		topics_segment_find(partition->rel, topics_log_end(partition), &active))
 	{
-		LockRelationOid(tail.relid, ShareUpdateExclusiveLock);
-		found = choose_cut(partition, &tail, cut_at);
+		LockRelationOid(active.relid, ShareUpdateExclusiveLock);
+		found = choose_cut(partition, &active, cut_at);
 	}
 	topics_catalog_close_partition(partition, NoLock);
 
@@ -648,8 +652,8 @@ topics_cut_tail(Partition *partition, int64 *cut_at)
 
 		TEST_POINT("cut-limited");
 		scope = topics_extension_become_owner();
-		tail.end_offset = *cut_at;
-		topics_segment_set_bounds(partition->relid, &tail);
+		active.end_offset = *cut_at;
+		topics_segment_set_bounds(partition->relid, &active);
 		TEST_POINT("cut-bound");
 		topics_extension_become_caller(scope);
 	}

@@ -167,8 +167,8 @@ guess_end(Relation rel, const Segment *segment, BlockNumber nblocks,
 	if (next_offset == UNKNOWN_OFFSET)
 		return;
 	*offset = Min(next_offset, segment->end_offset);
-	if (next_offset < segment->end_offset && state->tail_base == segment->base_offset)
-		*block = Min(nblocks, state->tail_blocks);
+	if (next_offset < segment->end_offset && state->active_base == segment->base_offset)
+		*block = Min(nblocks, state->active_blocks);
 }
 
 /*
@@ -379,25 +379,25 @@ find_first_timestamp(Relation rel)
 	return result;
 }
 
-/* Look up what the roll by size and by age needs to know of the tail. */
+/* Look up what the roll by size and by age needs to know of the active segment. */
 static void
-look_at_tail(const Partition *partition, int64 end)
+look_at_active_segment(const Partition *partition, int64 end)
 {
 	PartitionState *state = partition->state;
-	Segment		tail;
+	Segment		active;
 
-	state->tail_started = 0;
-	state->tail_blocks = 0;
-	state->tail_file = InvalidOid;
-	if (topics_segment_find(partition->rel, end, &tail))
+	state->active_started = 0;
+	state->active_blocks = 0;
+	state->active_file = InvalidOid;
+	if (topics_segment_find(partition->rel, end, &active))
 	{
-		Relation	rel = table_open(tail.relid, AccessShareLock);
+		Relation	rel = table_open(active.relid, AccessShareLock);
 
-		state->tail_base = tail.base_offset;
-		state->spare_at = tail.base_offset + (tail.end_offset - tail.base_offset) / 2;
-		state->tail_blocks = RelationGetNumberOfBlocks(rel);
-		if (end > tail.base_offset)
-			state->tail_started = find_first_timestamp(rel);
+		state->active_base = active.base_offset;
+		state->spare_at = active.base_offset + (active.end_offset - active.base_offset) / 2;
+		state->active_blocks = RelationGetNumberOfBlocks(rel);
+		if (end > active.base_offset)
+			state->active_started = find_first_timestamp(rel);
 		table_close(rel, NoLock);
 	}
 }
@@ -472,7 +472,7 @@ topics_log_end_locked(const Partition *partition)
 		/* a restore has not come to the row yet: this may not be the end */
 		if (!has_row)
 			return end;
-		look_at_tail(partition, end);
+		look_at_active_segment(partition, end);
 		state->last_append_time = Max(state->last_append_time, last_timestamp);
 		pg_atomic_write_u64(&state->next_offset, end);
 		pg_memory_barrier();

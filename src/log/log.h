@@ -278,7 +278,7 @@ typedef struct CoverRequest
 
 extern bool topics_cut_cover(Partition *partition, const CoverRequest *request, bool may_repeat);
 extern void topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes);
-extern bool topics_cut_tail(Partition *partition, int64 *cut_at);
+extern bool topics_cut_active_segment(Partition *partition, int64 *cut_at);
 extern bool topics_cut_is_pending(void);
 extern void topics_cut_at_commit(void);
 extern void topics_cut_at_abort(void);
@@ -291,6 +291,7 @@ extern void topics_seal_segment(Oid segment_relid);
 /* ---- log.c ---- */
 
 typedef struct LogReader LogReader;
+
 /*
  * How far a reader may go, the one place that decides it: the log end offset,
  * the next offset to be assigned.  Fetch, consume, waits and lag stop there; a

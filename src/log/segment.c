@@ -6,14 +6,14 @@
  * A partition is a table partitioned by ranges of "offset"; each leaf is a
  * segment, a table of its own under the access method topic_log.  The bounds
  * are PostgreSQL's own, so they prune queries and need no catalogue of ours.
- * The active segment, the tail, is the one that next_offset falls into; those
+ * The active segment is the one that next_offset falls into; those
  * above it are spares; those below are sealed: full, frozen, indexed.
  *
  * A segment's upper bound is a guess when the segment is made, since a
  * partition bound counts offsets and segment_bytes counts bytes.  A guess that
- * proves too high, a segment that grows old and a tail that must be frozen all
- * end in the same operation, the cut: the tail's upper bound comes down to
- * next_offset, and the next segment begins there (cut.c).
+ * proves too high, a segment that grows old and an active segment that must be
+ * frozen all end in the same operation, the cut: the active segment's upper
+ * bound comes down to next_offset, and the next segment begins there (cut.c).
  *
  *-------------------------------------------------------------------------
  */

@@ -73,10 +73,10 @@ struct Destination
 	List	   *segments;		/* of OpenSegment, ascending */
 	int64		first_offset;
 	TimestampTz append_time;
-	int64		tail_base;		/* where the last record went */
-	int64		tail_end;
-	BlockNumber tail_blocks;
-	Oid			tail_file;
+	int64		active_base;	/* where the last record went */
+	int64		active_end;
+	BlockNumber active_blocks;
+	Oid			active_file;
 };
 
 static List *destinations = NIL;	/* in TopTransactionContext */
@@ -286,8 +286,8 @@ make_room(Destination *dest, int64 first, int64 last)
 }
 
 /*
- * The tail is being cut: wait until that is announced, and then for the
- * segment that follows, but not for long: we can attach it ourselves.
+ * The active segment is being cut: wait until that is announced, and then for
+ * the segment that follows, but not for long: we can attach it ourselves.
  */
 static void
 wait_for_cut(Destination *dest)
@@ -461,8 +461,8 @@ give_way_to_interrupts(void)
 static BlockNumber
 find_last_block(const PartitionState *state, Relation segment_rel)
 {
-	if (state->tail_blocks > 0 && state->tail_file == segment_rel->rd_locator.relNumber)
-		return state->tail_blocks - 1;
+	if (state->active_blocks > 0 && state->active_file == segment_rel->rd_locator.relNumber)
+		return state->active_blocks - 1;
 	return InvalidBlockNumber;
 }
 
@@ -509,10 +509,10 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	Assert(offset == dest->first_offset + topics_buffer_count(dest->records));
 	/* readers of the partition are warned of more than the segments they saw */
 	CheckForSerializableConflictIn(dest->partition.rel, NULL, InvalidBlockNumber);
-	dest->tail_base = open->segment.base_offset;
-	dest->tail_end = open->segment.end_offset;
-	dest->tail_blocks = RelationGetTargetBlock(open->rel) + 1;
-	dest->tail_file = open->rel->rd_locator.relNumber;
+	dest->active_base = open->segment.base_offset;
+	dest->active_end = open->segment.end_offset;
+	dest->active_blocks = RelationGetTargetBlock(open->rel) + 1;
+	dest->active_file = open->rel->rd_locator.relNumber;
 }
 
 static int
@@ -675,24 +675,24 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 
 	if (dest->append_time != 0)
 		state->last_append_time = dest->append_time;
-	if (state->tail_base != dest->tail_base || state->tail_started == 0)
+	if (state->active_base != dest->active_base || state->active_started == 0)
 	{
-		state->tail_base = dest->tail_base;
-		state->tail_started = GetCurrentTimestamp();
-		state->spare_at = dest->tail_base + (dest->tail_end - dest->tail_base) / 2;
-		/* what lies in the tail may be expired from the start */
+		state->active_base = dest->active_base;
+		state->active_started = GetCurrentTimestamp();
+		state->spare_at = dest->active_base + (dest->active_end - dest->active_base) / 2;
+		/* what lies in the active segment may be expired from the start */
 		requests |= REQUEST_DROP;
-		if (dest->tail_base > 0)
+		if (dest->active_base > 0)
 			requests |= REQUEST_SEAL;
 	}
-	state->tail_blocks = dest->tail_blocks;
-	state->tail_file = dest->tail_file;
+	state->active_blocks = dest->active_blocks;
+	state->active_file = dest->active_file;
 	if (next_offset >= state->spare_at)
 	{
 		state->spare_at = NO_LIMIT;
 		requests |= REQUEST_SPARE;
 	}
-	if ((int64) dest->tail_blocks * BLCKSZ >= dest->segment_bytes)
+	if ((int64) dest->active_blocks * BLCKSZ >= dest->segment_bytes)
 		requests |= REQUEST_ROLL;
 	if ((pg_atomic_read_u32(&state->requests) & requests) != requests)
 	{

@@ -138,12 +138,12 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	set_u64(&state->next_offset, UNKNOWN_OFFSET, is_new);
 	set_u64(&state->commit_lsn, InvalidXLogRecPtr, is_new);
 	set_u32(&state->append_xid, InvalidTransactionId, is_new);
-	state->tail_blocks = 0;
+	state->active_blocks = 0;
 	state->last_append_time = 0;
-	state->tail_base = 0;
-	state->tail_started = 0;
+	state->active_base = 0;
+	state->active_started = 0;
 	state->spare_at = NO_LIMIT;
-	state->tail_file = InvalidOid;
+	state->active_file = InvalidOid;
 
 	state->bounds_changes = is_new ? 0 : state->bounds_changes + 1;
 	state->append_limit = NO_LIMIT;

@@ -26,8 +26,8 @@ typedef enum PartitionRole
 } PartitionRole;
 
 /* What somebody asks of the worker for a partition (PartitionState.requests) */
-#define REQUEST_SPARE	0x01	/* attach the segment after the tail */
-#define REQUEST_ROLL	0x02	/* cut the tail at next_offset */
+#define REQUEST_SPARE	0x01	/* attach the segment after the active segment */
+#define REQUEST_ROLL	0x02	/* cut the active segment at next_offset */
 #define REQUEST_SEAL	0x04	/* freeze and index sealed segments */
 #define REQUEST_DROP	0x08	/* drop what is below the log start */
 
@@ -35,7 +35,8 @@ typedef enum PartitionRole
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
 #define NOBODY_WAITS	PG_INT64_MAX	/* of wake_at */
 #define UNKNOWN_BYTES	(-1)	/* of droppable_bytes: look */
-#define NOTHING_DROPPABLE (PG_INT64_MIN / 2)	/* there is only the tail */
+#define NOTHING_DROPPABLE (PG_INT64_MIN / 2)	/* there is only the active
+												 * segment */
 #define COMPACTION_WANTED 0		/* of compact_at: it pays, or a run goes on */
 #define LOOK_NOW 1				/* of compact_at: a time long past */
 
@@ -78,20 +79,20 @@ typedef struct PartitionState
 	pg_atomic_uint32 append_xid;	/* of the transaction that has appended
 									 * and not yet published, or invalid */
 
-	BlockNumber tail_blocks;	/* up to the one with the last record, for the
+	BlockNumber active_blocks;	/* up to the one with the last record, for the
 								 * roll by size, and to append at */
 	TimestampTz last_append_time;	/* LogAppendTime never goes back */
-	int64		tail_base;		/* first offset of the tail */
+	int64		active_base;	/* first offset of the active segment */
 
 	/*
-	 * When the tail got its first record; 0: it has none.  Two write it
-	 * without the lock: the commit of a cut sets it to 0, while append_limit
-	 * keeps producers away, and the worker that finds it in the future sets
-	 * it to now, as any other writer would.
+	 * When the active segment got its first record; 0: it has none.  Two
+	 * write it without the lock: the commit of a cut sets it to 0, while
+	 * append_limit keeps producers away, and the worker that finds it in the
+	 * future sets it to now, as any other writer would.
 	 */
-	TimestampTz tail_started;
+	TimestampTz active_started;
 	int64		spare_at;		/* next_offset at which to ask for a spare */
-	Oid			tail_file;		/* that tail_blocks is of, or invalid: not
+	Oid			active_file;	/* that active_blocks is of, or invalid: not
 								 * known */
 
 	/*

@@ -35,11 +35,12 @@ for my $processes (8, 3)
 		SELECT topics.create_topic('t', 2);
 		SELECT topics.produce('t', 'first', partition => p) FROM generate_series(0, 1) p});
 
-	# The first transaction waits for the tail, with the partition locked, for
+	# The first transaction waits for the active segment, with the partition locked, for
 	# which we stand in line: so we have it when the first transaction ends.
 	$tail->value('BEGIN; LOCK TABLE topic_log.t1_p0_s1 IN SHARE UPDATE EXCLUSIVE MODE');
 	$roller->send(q{CALL topics.roll_segment('t', 0)});
-	ok(poll_until(sub { waits_for_lock($observer, $roller) }), 'a roll waits for the tail');
+	ok(poll_until(sub { waits_for_lock($observer, $roller) }),
+		'a roll waits for the active segment');
 	$between->send('BEGIN; LOCK TABLE topic_log.t1_p0 IN SHARE UPDATE EXCLUSIVE MODE');
 	ok(poll_until(sub { waits_for_lock($observer, $between) }), '... somebody waits for the roll');
 	$tail->value('COMMIT');

@@ -128,7 +128,7 @@ is( $observer->value(
 	'0',
 	'... an empty partition does not roll');
 
-# A quiet tail is old for ever, and must not be rolled again and again.  That the worker has been round is seen by what it does for others.
+# A quiet active segment is old for ever, and must not be rolled again and again.  That the worker has been round is seen by what it does for others.
 $observer->value(q{SELECT topics.produce('neither', 'x')});
 my $segments = $observer->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'age'});
 for my $round (4 .. 6)

@@ -1,6 +1,6 @@
 # The clock goes back an hour, and ten years forward, and back: offsets and
 # order do not notice, LogAppendTime never goes back within a partition,
-# segment_time rolls a tail at most once for a jump, nothing is lost.
+# segment_time rolls an active segment at most once for a jump, nothing is lost.
 
 use strict;
 use warnings FATAL => 'all';
@@ -189,10 +189,10 @@ check('back from there');
 maintain();
 is(sealed_segments(), '1 1 1 1', '... and nothing is rolled');
 
-# A tail that began ten years from now is rolled when its time has come since.
+# An active segment that began ten years from now is rolled when its time has come since.
 set_clock('+3600');
 maintain();
-is(sealed_segments(), '2 2 2 2', 'an hour later the tail is rolled');
+is(sealed_segments(), '2 2 2 2', 'an hour later the active segment is rolled');
 produce();
 check('an hour later');
 maintain();

@@ -202,7 +202,7 @@ my $page = produce_around_dead_rows('page');
 $node->safe_psql('postgres', "VACUUM $page");
 $node->safe_psql('postgres', q{SELECT topics.produce('page', 'after') FROM generate_series(1, 3)});
 is($node->safe_psql('postgres', "SELECT max(ctid) FROM $page"),
-	'(0,12)', 'VACUUM freed no line pointer of the tail');
+	'(0,12)', 'VACUUM freed no line pointer of the active segment');
 check_files($node, 'postgres', 'VACUUM of a page with dead rows in the middle');
 check_fetch('page', 'VACUUM of a page with dead rows in the middle');
 
@@ -310,7 +310,7 @@ sub frozen_age
 		"SELECT age(relfrozenxid) < 2000 FROM pg_class WHERE oid = '$segment'::regclass");
 }
 
-# VACUUM FREEZE of the tail asks the worker to cut it, and produce goes on.
+# VACUUM FREEZE of the active segment asks the worker to cut it, and produce goes on.
 $node->safe_psql('postgres', q{ALTER SYSTEM SET pg_topics.worker_interval = '100ms'});
 $node->reload;
 wait_for_worker($node, 'postgres', 'the worker runs');
@@ -320,12 +320,12 @@ my $end =
   $node->safe_psql('postgres', q{SELECT log_end_offset FROM topics.partition WHERE topic = 'log'});
 my $frozen = active_segment('log');
 burn(2000);
-is(frozen_age($frozen), 'f', 'the tail is not frozen');
+is(frozen_age($frozen), 'f', 'the active segment is not frozen');
 $node->safe_psql('postgres', "VACUUM FREEZE $frozen");
 ok( $node->poll_query_until(
 		'postgres',
 		qq{SELECT base_offset = $end FROM topics.segment WHERE topic = 'log' AND state = 'active'}),
-	"VACUUM FREEZE: the worker cuts the tail at $end");
+	"VACUUM FREEZE: the worker cuts the active segment at $end");
 ok( $node->poll_query_until(
 		'postgres',
 		qq{SELECT count(*) = 1 FROM pg_index WHERE indrelid = '$frozen'::regclass AND indisvalid}),
@@ -356,7 +356,7 @@ produce('dead');
 check_files($node, 'postgres', 'produce after VACUUM of dead rows');
 check_fetch('dead', 'produce after VACUUM of dead rows');
 
-# VACUUM frees line pointers of a heap; were the tail a heap, the next record
+# VACUUM frees line pointers of a heap; were the active segment a heap, the next record
 # would stand before older ones.  With a hole in the last page that is shown
 # on the first segment, when it has no committed row at all.
 produce_and_abort(
@@ -455,7 +455,7 @@ my $old_end =
 burn(120000);
 ok( $node->poll_query_until(
 		'postgres', "SELECT age(relfrozenxid) < 100000 FROM pg_class WHERE oid = '$old'::regclass"),
-	'autovacuum against wraparound has the tail rolled, and it is frozen');
+	'autovacuum against wraparound has the active segment rolled, and it is frozen');
 is( $node->safe_psql(
 		'postgres',
 		q{SELECT base_offset FROM topics.segment WHERE topic = 'log' AND state = 'active'}),
