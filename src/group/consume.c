@@ -374,6 +374,8 @@ claim_place(const Consumer *consumer, Place *place)
 		return false;
 	place->local = local;
 
+	/* the topic may have been dropped since, and the state be another one's */
+	place->partition = topics_catalog_partition(consumer->topic, place->partition.number);
 	look_at_group(consumer, place);
 	look_at_log(place);
 	if (place->position == NO_OFFSET ? has_record_or_error(place) : place->position > place->log_end)

@@ -317,6 +317,7 @@ look_at_compaction(Upkeep *upkeep)
 
 	if (!topics_compact_is_due(settings, partition->state))
 		return RESULT_NOTHING;
+	topics_backoff_step(STEP_COMPACT);
 	topics_compact_look(partition);
 	upkeep->worth_compaction = topics_compact_is_wanted(settings, partition->state);
 	return RESULT_DONE;
@@ -368,7 +369,8 @@ expired_roll_is_due(const Upkeep *upkeep)
 typedef struct Step
 {
 	WorkStep	name;
-	bool		(*is_due) (const Upkeep *upkeep);	/* NULL: "take" sees to it */
+	bool		(*is_due) (const Upkeep *upkeep);	/* NULL: "take" sees to
+													 * it, and notes the step */
 	StepResult	(*take) (Upkeep *upkeep);
 } Step;
 
@@ -405,7 +407,8 @@ take_steps(Upkeep *upkeep)
 		{
 			if (!find_partition(upkeep))
 				return;
-			topics_backoff_step(step->name);
+			if (step->is_due)
+				topics_backoff_step(step->name);
 			PushActiveSnapshot(GetTransactionSnapshot());
 			result = step->take(upkeep);
 			PopActiveSnapshot();

@@ -168,7 +168,6 @@ extern void topics_topic_setting_execute(const char *sql, TopicSettingValues *va
 
 /* ---- catalog.c ---- */
 
-extern void topics_catalog_init(void);
 extern Topic *topics_catalog_lookup(const char *name, bool missing_ok);
 extern Topic *topics_catalog_get(Oid view_relid, bool missing_ok);
 extern Oid	topics_catalog_view_of(int64 topic_id);

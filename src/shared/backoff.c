@@ -396,7 +396,7 @@ topics_backoff_step(WorkStep step)
 		return;
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	failure = find_note(&current);
-	if (failure)
+	if (failure && failure->step != step)
 	{
 		failure->step = step;
 		write_note(failure);
