@@ -27,6 +27,12 @@ extern void topics_settings_define(void);
 extern void topics_settings_require_preload(void);
 extern void topics_settings_override(const char *name, const char *value);
 
+/* ---- fixed_text.c ---- */
+
+extern bool topics_fixed_text_is_needed(Oid type);
+extern int	topics_fixed_text_begin(bool needed);
+extern void topics_fixed_text_end(int guc_level);
+
 /* ---- argument.c ---- */
 
 extern void topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name);

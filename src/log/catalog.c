@@ -108,38 +108,6 @@ enter_topic(Oid view_relid)
 	return topic;
 }
 
-/*
- * Return true if the text of a type's values depends on settings.  It does not
- * for the usual types of keys; of all others it is assumed.
- */
-static bool
-text_depends_on_settings(Oid type)
-{
-	switch (type)
-	{
-		case TEXTOID:
-		case VARCHAROID:
-		case BPCHAROID:
-		case NAMEOID:
-		case CHAROID:
-		case BOOLOID:
-		case BYTEAOID:
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-		case OIDOID:
-		case NUMERICOID:
-		case UUIDOID:
-		case INETOID:
-		case CIDROID:
-		case JSONOID:
-		case JSONBOID:
-			return false;
-		default:
-			return true;
-	}
-}
-
 static void
 load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
 {
@@ -148,13 +116,14 @@ load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
 
 	column->type = att->atttypid;
 	column->typmod = att->atttypmod;
-	column->base_type = getBaseType(att->atttypid);
+	column->base_typmod = att->atttypmod;
+	column->base_type = getBaseTypeAndTypmod(att->atttypid, &column->base_typmod);
 	column->typlen = att->attlen;
 	column->typbyval = att->attbyval;
 	column->typalign = att->attalign;
-	column->text_depends_on_settings = text_depends_on_settings(column->base_type);
+	column->needs_fixed_text = topics_fixed_text_is_needed(column->base_type);
 	column->domain_extra = NULL;
-	getTypeInputInfo(column->type, &function, &column->ioparam);
+	getTypeInputInfo(column->base_type, &function, &column->ioparam);
 	fmgr_info_cxt(function, &column->input, cxt);
 	getTypeOutputInfo(column->type, &function, &is_varlena);
 	fmgr_info_cxt(function, &column->output, cxt);

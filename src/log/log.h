@@ -45,13 +45,14 @@ typedef struct TopicColumn
 	Oid			type;			/* as declared, maybe a domain */
 	Oid			base_type;		/* below all domains */
 	int32		typmod;
+	int32		base_typmod;	/* that base_type has by the domain */
 	int16		typlen;
 	bool		typbyval;
 	char		typalign;
 	Oid			ioparam;
-	FmgrInfo	input;
+	FmgrInfo	input;			/* of base_type: checks no domain */
 	FmgrInfo	output;
-	bool		text_depends_on_settings;	/* DateStyle and the like */
+	bool		needs_fixed_text;	/* fixed_text.c */
 	void	   *domain_extra;	/* domain_check's cache */
 } TopicColumn;
 

@@ -14,6 +14,11 @@
  * under one of the two keys alone would leave the other key's last record
  * wrong.  A TRUNCATE, which is about all keys, goes to all partitions.
  *
+ * What is told is told of the table that the trigger was made on, whatever
+ * partition it fires for: its name, its primary key, and columns in its order.
+ * The key is the row's identity, so it is made under fixed settings
+ * (fixed_text.c).
+ *
  * The row becomes JSON by PostgreSQL's row_to_json, without SPI.  What is
  * known of table and trigger is looked up once per statement, and kept in the
  * function call's own memory.
@@ -26,11 +31,15 @@
 #include "access/htup_details.h"
 #include "access/sysattr.h"
 #include "access/table.h"
+#include "access/tupconvert.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "catalog/indexing.h"
+#include "catalog/partition.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
@@ -55,8 +64,10 @@ typedef struct ChangeSource
 	Oid			trigger;
 	char	   *schema;			/* of the table that the trigger was made on */
 	char	   *table;
+	TupleConversionMap *map;	/* for a partition with another column order */
 	int			nkeys;
-	AttrNumber	keys[INDEX_MAX_KEYS];
+	AttrNumber	keys[INDEX_MAX_KEYS];	/* in rows as get_row_desc has them */
+	bool		key_needs_fixed_text;
 	FmgrInfo	key_output;		/* of one key column */
 	FmgrInfo	build_array;	/* of several: json_build_array */
 } ChangeSource;
@@ -122,50 +133,126 @@ find_table_of_trigger(Oid trigger, Oid relid)
 	return relid;
 }
 
+/*
+ * Arrange the columns of a table as they stand in the one that the trigger was
+ * made on.  Return NULL if they do.  That table is not locked, since a session
+ * that changes it may wait for our lock on the partition; this one keeps
+ * columns from being renamed.
+ */
+static TupleConversionMap *
+arrange_columns(Relation rel, Oid table)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	TupleDesc	arranged;
+	AttrNumber *order = palloc(desc->natts * sizeof(AttrNumber));
+	int			count = 0;
+	bool		in_order = true;
+	char	   *name;
+
+	if (table == RelationGetRelid(rel))
+		return NULL;
+	for (AttrNumber i = 1; (name = get_attname(table, i, true)) != NULL; i++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+
+		if (attnum == InvalidAttrNumber)
+			continue;			/* dropped */
+		in_order &= count == 0 || attnum > order[count - 1];
+		order[count++] = attnum;
+	}
+	if (in_order)
+		return NULL;
+	arranged = CreateTemplateTupleDesc(count);
+	for (int i = 0; i < count; i++)
+		TupleDescCopyEntry(arranged, i + 1, desc, order[i]);
+	return convert_tuples_by_name(desc, BlessTupleDesc(arranged));
+}
+
+/* Return the columns of rows as arrange_row returns them. */
+static TupleDesc
+get_row_desc(const ChangeSource *source, Relation rel)
+{
+	return source->map ? source->map->outdesc : RelationGetDescr(rel);
+}
+
+static HeapTuple
+arrange_row(const ChangeSource *source, HeapTuple row)
+{
+	return source->map ? execute_attr_map_tuple(row, source->map) : row;
+}
+
 static void
-add_key_column(ChangeSource *source, Relation rel, AttrNumber attnum)
+add_key_column(ChangeSource *source, AttrNumber attnum)
 {
 	if (source->nkeys == INDEX_MAX_KEYS)
 		ereport(ERROR,
 				(errcode(ERRCODE_TOO_MANY_COLUMNS),
-				 errmsg("too many key columns for changes of table \"%s\"",
-						RelationGetRelationName(rel)),
+				 errmsg("too many key columns for changes of table \"%s\"", source->table),
 				 errdetail("At most %d are possible.", INDEX_MAX_KEYS)));
 	source->keys[source->nkeys++] = attnum;
 }
 
-/* Find the key's columns: what the trigger names, or the primary key's. */
+/* Take the columns that the trigger names as those of the key. */
 static void
-find_key_columns(ChangeSource *source, Relation rel, Trigger *trigger)
+find_named_columns(ChangeSource *source, TupleDesc desc, Trigger *trigger)
 {
-	Bitmapset  *primary_key;
-	int			i = -1;
-
-	source->nkeys = 0;
 	for (int arg = 1; arg < trigger->tgnargs; arg++)
 	{
-		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), trigger->tgargs[arg]);
+		AttrNumber	attnum = desc->natts;
 
-		if (attnum <= 0)
+		while (attnum > 0 && (TupleDescAttr(desc, attnum - 1)->attisdropped ||
+							  namestrcmp(&TupleDescAttr(desc, attnum - 1)->attname,
+										 trigger->tgargs[arg]) != 0))
+			attnum--;
+		if (attnum == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("column \"%s\" of relation \"%s\" does not exist",
-							trigger->tgargs[arg], RelationGetRelationName(rel)),
+							trigger->tgargs[arg], source->table),
 					 errdetail("Trigger \"%s\" names it as a key column.", trigger->tgname)));
-		add_key_column(source, rel, attnum);
+		add_key_column(source, attnum);
 	}
-	if (source->nkeys > 0)
-		return;
+}
 
-	primary_key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
-	while ((i = bms_next_member(primary_key, i)) >= 0)
-		add_key_column(source, rel, i + FirstLowInvalidHeapAttributeNumber);
-	if (source->nkeys == 0)
+/*
+ * Return true if the primary key of "rel" is that of "table", a partitioned
+ * table above it.  A partition's own would not tell its rows from those of
+ * others.
+ */
+static bool
+shares_primary_key(Relation rel, Oid table)
+{
+	Oid			index = rel->rd_pkindex;
+
+	while (IndexGetRelation(index, false) != table)
+	{
+		if (!get_rel_relispartition(index))
+			return false;
+		index = get_partition_parent(index, true);
+	}
+	return true;
+}
+
+/* Take the primary key's columns, in the table's order. */
+static void
+find_primary_key(ChangeSource *source, Relation rel, Oid table)
+{
+	TupleDesc	desc = get_row_desc(source, rel);
+	Bitmapset  *columns = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
+
+	if (bms_is_empty(columns) || !shares_primary_key(rel, table))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel)),
+				 errmsg("table \"%s\" has no primary key", source->table),
 				 errdetail("Records of its changes need a key, to stay in order."),
 				 errhint("Name the columns of another key as further arguments of topics.produce_change().")));
+	for (AttrNumber i = 1; i <= desc->natts; i++)
+	{
+		AttrNumber	attnum = source->map ? source->map->attrMap->attnums[i - 1] : i;
+
+		if (bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, columns))
+			add_key_column(source, i);
+	}
 }
 
 /* Look up how key columns become text. */
@@ -174,6 +261,9 @@ prepare_key_output(ChangeSource *source, TupleDesc desc, MemoryContext cxt)
 {
 	List	   *args = NIL;
 
+	for (int i = 0; i < source->nkeys; i++)
+		source->key_needs_fixed_text |=
+			topics_fixed_text_is_needed(TupleDescAttr(desc, source->keys[i] - 1)->atttypid);
 	if (source->nkeys == 1)
 	{
 		Oid			function;
@@ -223,8 +313,12 @@ get_change_source(FunctionCallInfo fcinfo, TriggerData *data)
 	source->table = get_rel_name(relid);
 	if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
 	{
-		find_key_columns(source, rel, data->tg_trigger);
-		prepare_key_output(source, RelationGetDescr(rel), fcinfo->flinfo->fn_mcxt);
+		source->map = arrange_columns(rel, relid);
+		if (data->tg_trigger->tgnargs > 1)
+			find_named_columns(source, get_row_desc(source, rel), data->tg_trigger);
+		else
+			find_primary_key(source, rel, relid);
+		prepare_key_output(source, get_row_desc(source, rel), fcinfo->flinfo->fn_mcxt);
 	}
 	source->trigger = data->tg_trigger->tgoid;
 	fcinfo->flinfo->fn_extra = source;
@@ -256,48 +350,68 @@ has_same_key(const ChangeSource *source, TupleDesc desc, HeapTuple a, HeapTuple 
 	return true;
 }
 
-/* Convert text to a column of a topic; if it holds bytes, these are UTF-8. */
+/* Convert text to the base type of a column; if it holds bytes, these are UTF-8. */
 static Datum
-convert_text(Topic *topic, TopicColumn *column, char *text)
+convert_text(TopicColumn *column, char *text)
 {
 	if (column->base_type == BYTEAOID)
 	{
 		text = pg_server_to_any(text, strlen(text), PG_UTF8);
 
-		return topics_produce_convert_column(topic, column, BYTEAOID,
-											 PointerGetDatum(cstring_to_text(text)));
+		return topics_produce_convert_to_base(column, BYTEAOID, PointerGetDatum(cstring_to_text(text)));
 	}
-	return topics_produce_convert_column(topic, column, TEXTOID, PointerGetDatum(cstring_to_text(text)));
+	return topics_produce_convert_to_base(column, TEXTOID, PointerGetDatum(cstring_to_text(text)));
 }
 
-/* Set the key of one column: its value, if the topic's type is the same. */
-static void
-set_single_key(Topic *topic, ChangeSource *source, TupleDesc desc, HeapTuple row, RecordDraft *draft)
-{
-	Oid			type = getBaseType(TupleDescAttr(desc, source->keys[0] - 1)->atttypid);
-	Datum		value = heap_getattr(row, source->keys[0], desc, &draft->key_isnull);
-
-	if (draft->key_isnull)
-		topics_produce_check_null(topic, &topic->key);
-	else if (type == topic->key.base_type && topic->key.typmod < 0)
-		draft->key = topics_produce_convert_column(topic, &topic->key, type, value);
-	else
-		draft->key = convert_text(topic, &topic->key, OutputFunctionCall(&source->key_output, value));
-}
-
-/* Set the key of several columns: a JSON array of their values. */
-static void
-set_array_key(Topic *topic, ChangeSource *source, TupleDesc desc, HeapTuple row, RecordDraft *draft)
+/* Print the key of several columns: a JSON array of their values. */
+static char *
+print_array_key(ChangeSource *source, TupleDesc desc, HeapTuple row)
 {
 	LOCAL_FCINFO(call, INDEX_MAX_KEYS);
-	Datum		array;
 
 	InitFunctionCallInfoData(*call, &source->build_array, source->nkeys, InvalidOid, NULL, NULL);
 	for (int i = 0; i < source->nkeys; i++)
 		call->args[i].value = heap_getattr(row, source->keys[i], desc, &call->args[i].isnull);
-	array = FunctionCallInvoke(call);
-	draft->key_isnull = false;
-	draft->key = convert_text(topic, &topic->key, TextDatumGetCString(array));
+	return TextDatumGetCString(FunctionCallInvoke(call));
+}
+
+/* Return true if the key is the value of one column, as it is. */
+static bool
+key_needs_no_text(const TopicColumn *column, const ChangeSource *source, TupleDesc desc)
+{
+	return source->nkeys == 1 && column->base_typmod < 0 &&
+		getBaseType(TupleDescAttr(desc, source->keys[0] - 1)->atttypid) == column->base_type;
+}
+
+/*
+ * Set the key of a row.  The settings are fixed while text is made and read.
+ * The check of a domain runs under the session's own, as anywhere: its
+ * functions may need search_path.
+ */
+static void
+set_key(Topic *topic, ChangeSource *source, TupleDesc desc, HeapTuple row, RecordDraft *draft)
+{
+	TopicColumn *column = &topic->key;
+
+	if (source->nkeys == 1)
+		draft->key = heap_getattr(row, source->keys[0], desc, &draft->key_isnull);
+	if (draft->key_isnull)
+	{
+		topics_produce_check_null(topic, column);
+		return;
+	}
+	if (!key_needs_no_text(column, source, desc))
+	{
+		int			guc_level = topics_fixed_text_begin(source->key_needs_fixed_text ||
+														column->needs_fixed_text);
+		char	   *text = source->nkeys == 1 ?
+			OutputFunctionCall(&source->key_output, draft->key) :
+			print_array_key(source, desc, row);
+
+		draft->key = convert_text(column, text);
+		topics_fixed_text_end(guc_level);
+	}
+	topics_produce_check_value(topic, column, draft->key);
 }
 
 static void
@@ -340,19 +454,22 @@ build_change_json(const ChangeSource *source, const char *op, TupleDesc desc, He
  * ----------------------------------------------------------------
  */
 
+static void
+set_value(Topic *topic, char *json, RecordDraft *draft)
+{
+	draft->value = convert_text(&topic->value, json);
+	topics_produce_check_value(topic, &topic->value, draft->value);
+}
+
 /* Produce the change of a row, under the key of one of its versions. */
 static void
 produce_row_change(Topic *topic, ChangeSource *source, TupleDesc desc, const char *op,
 				   HeapTuple old, HeapTuple new)
 {
 	RecordDraft draft = {0};
-	HeapTuple	keyed_by = new ? new : old;
 
-	if (source->nkeys == 1)
-		set_single_key(topic, source, desc, keyed_by, &draft);
-	else
-		set_array_key(topic, source, desc, keyed_by, &draft);
-	draft.value = convert_text(topic, &topic->value, build_change_json(source, op, desc, old, new));
+	set_key(topic, source, desc, new ? new : old, &draft);
+	set_value(topic, build_change_json(source, op, desc, old, new), &draft);
 	draft.headers_isnull = true;
 	draft.create_time = GetCurrentTimestamp();
 	topics_produce_record(topic, &draft, false);
@@ -374,11 +491,38 @@ produce_truncate(Topic *topic, ChangeSource *source)
 
 	topics_produce_check_null(topic, &topic->key);
 	draft.key_isnull = draft.headers_isnull = true;
-	draft.value = convert_text(topic, &topic->value,
-							   build_change_json(source, "TRUNCATE", NULL, NULL, NULL));
+	set_value(topic, build_change_json(source, "TRUNCATE", NULL, NULL, NULL), &draft);
 	draft.create_time = GetCurrentTimestamp();
 	for (draft.partition = 0; draft.partition < topic->partitions; draft.partition++)
 		topics_produce_record(topic, &draft, true);
+}
+
+/* Produce what has fired the trigger for a row. */
+static void
+produce_event(Topic *topic, ChangeSource *source, TriggerData *data)
+{
+	TupleDesc	desc = get_row_desc(source, data->tg_relation);
+	HeapTuple	row = arrange_row(source, data->tg_trigtuple);
+	HeapTuple	new;
+
+	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
+	{
+		produce_row_change(topic, source, desc, "INSERT", NULL, row);
+		return;
+	}
+	if (TRIGGER_FIRED_BY_DELETE(data->tg_event))
+	{
+		produce_row_change(topic, source, desc, "DELETE", row, NULL);
+		return;
+	}
+	new = arrange_row(source, data->tg_newtuple);
+	if (has_same_key(source, desc, row, new))
+		produce_row_change(topic, source, desc, "UPDATE", row, new);
+	else
+	{
+		produce_row_change(topic, source, desc, "DELETE", row, NULL);
+		produce_row_change(topic, source, desc, "INSERT", NULL, new);
+	}
 }
 
 /* produce_change('topic' [, key column, ...]): AFTER trigger of any table */
@@ -386,7 +530,6 @@ Datum
 topics_produce_change(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = get_trigger_data(fcinfo);
-	TupleDesc	desc = RelationGetDescr(data->tg_relation);
 	ChangeSource *source;
 	Topic	   *topic;
 
@@ -399,16 +542,7 @@ topics_produce_change(PG_FUNCTION_ARGS)
 
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
 		produce_truncate(topic, source);
-	else if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
-		produce_row_change(topic, source, desc, "INSERT", NULL, data->tg_trigtuple);
-	else if (TRIGGER_FIRED_BY_DELETE(data->tg_event))
-		produce_row_change(topic, source, desc, "DELETE", data->tg_trigtuple, NULL);
-	else if (has_same_key(source, desc, data->tg_trigtuple, data->tg_newtuple))
-		produce_row_change(topic, source, desc, "UPDATE", data->tg_trigtuple, data->tg_newtuple);
 	else
-	{
-		produce_row_change(topic, source, desc, "DELETE", data->tg_trigtuple, NULL);
-		produce_row_change(topic, source, desc, "INSERT", NULL, data->tg_newtuple);
-	}
+		produce_event(topic, source, data);
 	return PointerGetDatum(NULL);
 }

@@ -84,37 +84,44 @@ enum
  * ----------------------------------------------------------------
  */
 
-static Datum
+static void
 check_domain(TopicColumn *column, Datum value, bool isnull, MemoryContext cxt)
 {
 	if (column->type != column->base_type)
 		domain_check(value, isnull, column->type, &column->domain_extra, cxt);
-	return value;
+}
+
+/* Check a value of the base type for a column whose type may be a domain. */
+void
+topics_produce_check_value(Topic *topic, TopicColumn *column, Datum value)
+{
+	check_domain(column, value, false, topic->cxt);
 }
 
 /* Check NULL for a column whose type may be a domain that refuses it. */
 void
 topics_produce_check_null(Topic *topic, TopicColumn *column)
 {
-	(void) check_domain(column, (Datum) 0, true, topic->cxt);
+	check_domain(column, (Datum) 0, true, topic->cxt);
 }
 
-/* Convert text in the server's encoding to a column's type. */
+/* Convert text in the server's encoding to a column's base type. */
 static Datum
 convert_cstring(TopicColumn *column, char *string)
 {
-	return InputFunctionCall(&column->input, string, column->ioparam, column->typmod);
+	return InputFunctionCall(&column->input, string, column->ioparam, column->base_typmod);
 }
 
 /*
- * Convert a key or value as it came, of type text, bytea or jsonb, to the
- * topic's type.  Bytes for a topic that holds no bytea are UTF-8 text.
+ * Convert a key or value as it came, of type text, bytea, jsonb or of the
+ * column's own base type, to that base type.  Bytes for a topic that holds no
+ * bytea are UTF-8 text.
  */
-static Datum
-convert_column(TopicColumn *column, Oid given, Datum value, MemoryContext cxt)
+Datum
+topics_produce_convert_to_base(TopicColumn *column, Oid given, Datum value)
 {
-	if (given == column->base_type && column->typmod < 0)
-		return check_domain(column, value, false, cxt);
+	if (given == column->base_type && column->base_typmod < 0)
+		return value;
 
 	if (given == TEXTOID)
 		return convert_cstring(column, TextDatumGetCString(value));
@@ -138,33 +145,14 @@ convert_column(TopicColumn *column, Oid given, Datum value, MemoryContext cxt)
 	}
 }
 
-/* Convert in the same way; "given" may also be the column's own type. */
-Datum
-topics_produce_convert_column(Topic *topic, TopicColumn *column, Oid given, Datum value)
-{
-	return convert_column(column, given, value, topic->cxt);
-}
-
 /* Print a key as text that is the same whatever the session's settings are. */
 static char *
 print_record_key(TopicColumn *column, Datum key)
 {
-	static const char *const output_settings[][2] = {
-		{"datestyle", "ISO"}, {"intervalstyle", "postgres"}, {"timezone", "UTC"},
-		{"extra_float_digits", "1"}, {"lc_monetary", "C"}, {"bytea_output", "hex"}
-	};
-	int			guc_level;
-	char	   *text;
+	int			guc_level = topics_fixed_text_begin(column->needs_fixed_text);
+	char	   *text = OutputFunctionCall(&column->output, key);
 
-	if (!column->text_depends_on_settings)
-		return OutputFunctionCall(&column->output, key);
-
-	guc_level = NewGUCNestLevel();
-	for (int i = 0; i < (int) lengthof(output_settings); i++)
-		topics_settings_override(output_settings[i][0], output_settings[i][1]);
-	text = OutputFunctionCall(&column->output, key);
-
-	AtEOXact_GUC(true, guc_level);
+	topics_fixed_text_end(guc_level);
 	return text;
 }
 
@@ -281,7 +269,10 @@ draft_column(Topic *topic, TopicColumn *column, Oid given, bool isnull, Datum va
 	if (isnull)
 		topics_produce_check_null(topic, column);
 	else
-		*result = convert_column(column, given, value, topic->cxt);
+	{
+		*result = topics_produce_convert_to_base(column, given, value);
+		topics_produce_check_value(topic, column, *result);
+	}
 }
 
 /* Find the topic that a call is about, and check the caller's right. */

@@ -42,7 +42,8 @@ typedef struct ProducedRange
 
 extern void topics_produce_check_context(const char *command);
 extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
-extern Datum topics_produce_convert_column(Topic *topic, TopicColumn *column, Oid given, Datum value);
+extern Datum topics_produce_convert_to_base(TopicColumn *column, Oid given, Datum value);
+extern void topics_produce_check_value(Topic *topic, TopicColumn *column, Datum value);
 extern void topics_produce_check_null(Topic *topic, TopicColumn *column);
 
 /* ---- header.c ---- */
