@@ -27,6 +27,48 @@
 /* well below the usual deadlock_timeout, so that others are not the victims */
 #define LOCK_TIMEOUT_MS "500"
 
+/*
+ * What our processes run with, whatever is set for the server, the database or
+ * a role: nothing of that is meant for them, and some of it would stop their
+ * work.  They need all that autovacuum's processes need, and more, since they
+ * run SQL.  What decides only how fast they are, or what is logged, is left as
+ * it is.
+ */
+static const struct
+{
+	const char *name;
+	const char *value;
+}			own_settings[] = {
+
+	/* they give up for a lock, and for nothing else */
+	{"lock_timeout", LOCK_TIMEOUT_MS},
+	{"statement_timeout", "0"},
+	{"idle_in_transaction_session_timeout", "0"},
+	TOPICS_SETTING_TRANSACTION_TIMEOUT
+	{"temp_file_limit", "-1"},
+
+	/* they write, and a deferrable transaction would wait for others' ends */
+	{"default_transaction_read_only", "off"},
+	{"default_transaction_isolation", "read committed"},
+	{"default_transaction_deferrable", "off"},
+	/* what is lost in a crash is done again: nobody waits for their flushes */
+	{"synchronous_commit", "off"},
+
+	/* SQL means the same everywhere, and may do everything */
+	{"role", "none"},
+	{"search_path", "pg_catalog"},
+	{"session_replication_role", "origin"},
+	{"row_security", "on"},
+
+	/* they do not rewrite damaged pages as if these were sound */
+	{"zero_damaged_pages", "off"},
+	{"ignore_checksum_failure", "off"},
+
+	/* one failure does not end the process */
+	{"exit_on_error", "off"},
+	{"stats_fetch_consistency", "none"}
+};
+
 static volatile sig_atomic_t told_to_end = false;
 
 /* Return true if this process was told to end. */
@@ -56,14 +98,17 @@ topics_background_begin(void)
 	return MyBgworkerEntry->bgw_extra;
 }
 
-/* Connect to a database, with the settings of a process that has no client. */
+/*
+ * Connect to a database, or with InvalidOid to none, with the settings of our
+ * own processes.
+ */
 void
 topics_background_connect(Oid database)
 {
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	SetConfigOption("lock_timeout", LOCK_TIMEOUT_MS, PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("search_path", "pg_catalog", PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	/* after those of the database, and stronger; a reload leaves them */
+	for (size_t i = 0; i < lengthof(own_settings); i++)
+		SetConfigOption(own_settings[i].name, own_settings[i].value, PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /*

@@ -73,6 +73,13 @@ typedef RelFileNode RelFileLocator;
 #define RelFileLocatorEquals(a, b) RelFileNodeEquals(a, b)
 #endif
 
+/* transaction_timeout, a row of a table of settings: 51efe38cb92f (17) */
+#if PG_VERSION_NUM >= 170000
+#define TOPICS_SETTING_TRANSACTION_TIMEOUT {"transaction_timeout", "0"},
+#else
+#define TOPICS_SETTING_TRANSACTION_TIMEOUT
+#endif
+
 /* options of the insert callbacks became unsigned (19) */
 #if PG_VERSION_NUM >= 190000
 typedef uint32 TableInsertOptions;

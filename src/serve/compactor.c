@@ -181,7 +181,6 @@ topics_compactor_main(Datum main_arg)
 		proc_exit(0);
 	before_shmem_exit(leave_compactor_slot, 0);
 	topics_background_connect(args.database);
-	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	topics_backoff_take_over(true);
 	topics_pace_limit(&pg_topics_compaction_rate);
 

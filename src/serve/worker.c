@@ -188,7 +188,7 @@ topics_launcher_main(Datum main_arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	topics_background_connect(InvalidOid);
 
 	topics_worker_registry_enter_launcher();
 	for (;;)
@@ -477,9 +477,7 @@ topics_worker_main(Datum main_arg)
 	if (worker_slot == NULL)
 		proc_exit(0);
 	before_shmem_exit(leave_worker_slot, 0);
-	/* a lost segment is attached again: nobody waits for our flushes */
 	topics_background_connect(database);
-	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	topics_pace_limit(&pg_topics_compaction_rate);
 
 	topics_backoff_take_over(false);

@@ -25,6 +25,15 @@ sub launcher_pid
 		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher'});
 }
 
+# The same, of a session that is connected already.
+sub launcher_pid_of
+{
+	my ($session) = @_;
+
+	return $session->value(
+		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher'});
+}
+
 # A session does not lose its connection: none of this is a crash.
 sub still_there
 {
@@ -144,6 +153,110 @@ is( $observer->value(
 		q{SELECT count(*) FROM topics.segment WHERE topic = 'neither' AND state = 'sealed'}),
 	'0',
 	'nor does one with the default settings');
+
+# ----------------------------------------------------------------------
+# Settings of a database, of a role and of the server are for others
+# ----------------------------------------------------------------------
+
+my %strict = (
+	default_transaction_read_only => 'on',
+	default_transaction_isolation => 'serializable',
+	default_transaction_deferrable => 'on',
+	statement_timeout => '1ms',
+	lock_timeout => '1ms',
+	idle_in_transaction_session_timeout => '1ms',
+	temp_file_limit => '0',
+	role => 'nobody',
+	session_replication_role => 'replica',
+	row_security => 'off',
+	search_path => 'nowhere',
+	zero_damaged_pages => 'on',
+	ignore_checksum_failure => 'on',
+	exit_on_error => 'on');
+$strict{transaction_timeout} = '1ms' if $node->pg_version >= 17;
+$node->safe_psql('postgres', 'CREATE ROLE nobody; CREATE DATABASE strict');
+$node->safe_psql('strict', 'CREATE EXTENSION pg_topics');
+# sessions from before: what is set is not for them
+my $inside = Session->new($node, database => 'strict');
+my $reader = Session->new($node, database => 'strict');
+wait_for_worker($node, 'strict', 'a worker in a database of many settings');
+
+for my $whose ('DATABASE strict', 'ROLE ALL IN DATABASE strict',
+	'ROLE CURRENT_USER IN DATABASE strict')
+{
+	my $old = worker_pid($node, 'strict');
+
+	$node->safe_psql('postgres', "ALTER $whose SET $_ = '$strict{$_}'") for sort keys %strict;
+	$observer->value("SELECT pg_terminate_backend($old)");
+	wait_for_worker($node, 'strict', "ALTER $whose SET: the worker comes back", $old);
+	$inside->value(
+		q{
+		SELECT topics.create_topic('sealed', segment_time => '50 milliseconds');
+		SELECT topics.create_topic('short', segment_time => '50 milliseconds', retention_time => '50 milliseconds');
+		SELECT topics.create_topic('state', segment_time => '50 milliseconds', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)}
+	);
+	$reader->value(q{SELECT format('LISTEN %I', topics.channel('sealed')) \gexec});
+	$inside->value(
+		q{SELECT topics.produce(topic, repeat('x', 1000), 'k') FROM (VALUES ('sealed'), ('short'), ('state')) t (topic), generate_series(1, 100)}
+	);
+	ok(poll_until(sub { $reader->query('SELECT 1')->{text} =~ /Asynchronous notification/ }),
+		'... it sends notifications');
+	ok( poll_until(
+			sub {
+				$inside->value(
+					q{SELECT count(*) FROM topics.segment WHERE topic = 'sealed' AND state = 'sealed' AND log_end_offset = 100}
+				);
+			}),
+		'... seals');
+	ok( poll_until(
+			sub {
+				$inside->value(
+					q{SELECT count(*) = 0 FROM topics.segment WHERE topic = 'short' AND base_offset = 0}
+				) eq 't';
+			}),
+		'... drops segments');
+	ok(poll_until(sub { $inside->value('SELECT count(*) FROM topic.state') eq '1' }),
+		'... compacts');
+	$reader->value('UNLISTEN *');
+	is($inside->value('SELECT count(*) FROM topics.worker WHERE failures > 0'),
+		'0', '... and nothing of it fails');
+	$inside->value(
+		q{SELECT topics.drop_topic(topic) FROM unnest(ARRAY['sealed', 'short', 'state']) topic});
+	$node->safe_psql('postgres', "ALTER $whose RESET ALL");
+}
+undef $_ for $inside, $reader;
+
+# A deferrable launcher would wait until a transaction is over that has begun before.
+my $writer = Session->new($node);
+$writer->value(
+	q{BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE NOT DEFERRABLE; SELECT count(*) FROM topic.t});
+$observer->value(
+	q{
+	SET default_transaction_read_only = off;
+	SET default_transaction_isolation = 'read committed';
+	SET default_transaction_deferrable = off});
+my @everywhere = grep { /^default_/ } sort keys %strict;
+$observer->value("ALTER SYSTEM SET $_ = '$strict{$_}'") for @everywhere;
+$launcher = launcher_pid_of($observer);
+$node->reload;
+$observer->value('CREATE DATABASE late TEMPLATE strict');
+ok( poll_until(
+		sub {
+			$observer->value(
+				q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker' AND datname = 'late'}
+			) eq '1';
+		}),
+	'in postgresql.conf: the launcher starts a worker all the same');
+is(launcher_pid_of($observer), $launcher, '... and has not been ended');
+$observer->value("ALTER SYSTEM RESET $_") for @everywhere;
+$node->reload;
+$writer->value('ROLLBACK');
+undef $writer;
+# the observer and all that come now see the server as it was
+$observer->value(
+	q{RESET default_transaction_read_only; RESET default_transaction_isolation; RESET default_transaction_deferrable}
+);
+$observer->value("DROP DATABASE $_") for qw(late strict);
 
 # ----------------------------------------------------------------------
 # Commands that need a database for themselves
