@@ -189,6 +189,83 @@ SELECT topics.produce('transaction_b', 'strict');
 SHOW synchronous_commit;
 RESET pg_topics.early_lock_release;
 SELECT value FROM topic.transaction_b ORDER BY "offset" DESC LIMIT 1;
+
+-- ---------------------------------------------------------------------
+-- PREPARE TRANSACTION: not with what only a commit in this session completes,
+-- nor with a group in use; what was rolled back is not in the way
+-- ---------------------------------------------------------------------
+SELECT topics.create_topic('transaction_p', segment_bytes => 65536);
+SELECT topics.produce('transaction_p', 'x');
+SELECT topics.commit_offset('transaction_k', 'transaction_p', 0, 0);
+CREATE TEMP TABLE transaction_statement (id serial, statement text);
+INSERT INTO transaction_statement (statement) VALUES
+	($$SELECT topics.produce('transaction_p', 'never')$$),
+	($$SELECT value FROM topics.consume('transaction_g', 'transaction_p', 1)$$),
+	($$SELECT value FROM topics.consume('transaction_l', 'transaction_p',
+		auto_offset_reset => 'latest')$$),
+	($$SELECT topics.commit_offset('transaction_g', 'transaction_p', 0, 1)$$),
+	($$SELECT * FROM topics.reset_offset('transaction_g', 'transaction_p',
+		to_position => 'earliest')$$),
+	($$SELECT * FROM topics.reset_offset('transaction_g', 'transaction_p',
+		to_position => 'latest', dry_run => true)$$),
+	($$SELECT topics.delete_group('transaction_k')$$),
+	($$SELECT topics.create_topic('transaction_new', 2)$$),
+	($$SELECT topics.add_partitions('transaction_p', 2)$$),
+	($$SELECT topics.drop_topic('transaction_p')$$),
+	($$SELECT topics.delete_records('transaction_p', 0, 1)$$);
+SELECT 'BEGIN', statement, $$PREPARE TRANSACTION 'regress_transaction'$$
+	FROM transaction_statement ORDER BY id \gexec
+SELECT 'BEGIN', 'SAVEPOINT a', statement, 'ROLLBACK TO a',
+		$$PREPARE TRANSACTION 'regress_transaction'$$, $$ROLLBACK PREPARED 'regress_transaction'$$
+	FROM transaction_statement ORDER BY id \gexec
+-- within a released savepoint, and in an aborted one above it
+BEGIN;
+SAVEPOINT a;
+SAVEPOINT b;
+SELECT value FROM topics.consume('transaction_l', 'transaction_p', auto_offset_reset => 'latest');
+RELEASE b;
+SAVEPOINT c;
+SELECT value FROM topics.consume('transaction_g', 'transaction_p', 1);
+ROLLBACK TO c;
+RELEASE a;
+PREPARE TRANSACTION 'regress_transaction';
+BEGIN;
+SAVEPOINT a;
+SAVEPOINT b;
+SELECT value FROM topics.consume('transaction_l', 'transaction_p', auto_offset_reset => 'latest');
+RELEASE b;
+ROLLBACK TO a;
+PREPARE TRANSACTION 'regress_transaction';
+ROLLBACK PREPARED 'regress_transaction';
+-- reading is not in the way: it leaves locks on tables, as any reading does
+BEGIN;
+SELECT value FROM topics.fetch('transaction_p', 0, 0);
+SELECT * FROM topics.consumer_lag WHERE topic = 'transaction_p';
+PREPARE TRANSACTION 'regress_transaction';
+CALL topics.send('transaction_p', 'beside it');
+ROLLBACK PREPARED 'regress_transaction';
+-- the extension
+SET client_min_messages = warning;
+BEGIN;
+DROP EXTENSION pg_topics CASCADE;
+PREPARE TRANSACTION 'regress_transaction';
+BEGIN;
+SAVEPOINT a;
+DROP EXTENSION pg_topics CASCADE;
+ROLLBACK TO a;
+PREPARE TRANSACTION 'regress_transaction';
+ROLLBACK PREPARED 'regress_transaction';
+RESET client_min_messages;
+-- a use of a group that was rolled back to a savepoint keeps nothing of it, not
+-- even how the group began
+BEGIN;
+SAVEPOINT a;
+SELECT value FROM topics.consume('transaction_n', 'transaction_p', auto_offset_reset => 'latest');
+ROLLBACK TO a;
+SELECT value FROM topics.consume('transaction_n', 'transaction_p', auto_offset_reset => 'earliest');
+ROLLBACK;
+SELECT topics.delete_group('transaction_k');
+SELECT topics.drop_topic('transaction_p');
 -- nothing is left behind by all that
 SELECT count(*) FROM pg_locks
 	WHERE pid = pg_backend_pid()

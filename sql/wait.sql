@@ -70,6 +70,47 @@ SELECT * FROM wait_work;
 DO $$ DECLARE r record; BEGIN
 	FOR r IN SELECT * FROM pg_class LOOP CALL topics.wait_offset('wait', 0, 0); END LOOP;
 END $$;
+-- a transaction that keeps something from others until its commit: what it is,
+-- and after a rolled-back block, which keeps nothing, the wait goes on
+CREATE PROCEDURE wait_after(statement text, caught bool DEFAULT false) LANGUAGE plpgsql AS $$
+BEGIN
+	IF caught THEN
+		BEGIN
+			EXECUTE statement;
+			RAISE division_by_zero;
+		EXCEPTION WHEN division_by_zero THEN
+		END;
+	ELSE
+		EXECUTE statement;
+	END IF;
+	CALL topics.wait_offset('wait', 0, 0);
+END $$;
+CREATE PROCEDURE wait_group_after(statement text) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+	CALL topics.wait('wait_g', 'wait');
+END $$;
+CREATE TEMP TABLE wait_statement (id serial, statement text);
+INSERT INTO wait_statement (statement) VALUES
+	($$SELECT topics.produce('wait', 'never')$$),
+	($$INSERT INTO topic.wait (value) VALUES ('never')$$),
+	($$SELECT topics.consume('wait_g', 'wait', 1)$$),
+	($$SELECT topics.consume('wait_late', 'wait', auto_offset_reset => 'latest')$$),
+	($$SELECT topics.commit_offset('wait_g', 'wait', 0, 1)$$),
+	($$SELECT topics.reset_offset('wait_g', 'wait', to_position => 'earliest')$$),
+	($$SELECT topics.reset_offset('wait_g', 'wait', to_position => 'earliest', dry_run => true)$$),
+	($$SELECT topics.create_topic('wait_new')$$),
+	($$SELECT topics.add_partitions('wait', 3)$$),
+	($$SELECT topics.delete_records('wait', 0, 1)$$);
+SELECT topics.commit_offset('wait_known', 'wait', 0, 0);
+INSERT INTO wait_statement (statement) VALUES ($$SELECT topics.delete_group('wait_known')$$);
+\set SHOW_CONTEXT never
+SELECT format('CALL wait_after(%L)', statement) FROM wait_statement ORDER BY id \gexec
+SELECT format('CALL wait_group_after(%L)', statement) FROM wait_statement ORDER BY id \gexec
+SELECT format('CALL wait_after(%L, true)', statement) FROM wait_statement
+	WHERE statement ~ 'produce|consume|offset|group' ORDER BY id \gexec
+\set SHOW_CONTEXT errors
+DROP PROCEDURE wait_after, wait_group_after;
 -- one snapshot for all statements
 SET default_transaction_isolation = 'repeatable read';
 CALL topics.wait_offset('wait', 0, 0);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * doors.h
- *		What the other two doors offer to init.c, which registers them.
+ *		What the doors offer to each other; init.c registers the other two.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,5 +15,6 @@ extern void topics_transaction_init(void);
 /* ---- hooks.c ---- */
 
 extern void topics_hooks_init(void);
+extern bool topics_hooks_is_pending(void);
 
 #endif							/* PG_TOPICS_DOORS_H */

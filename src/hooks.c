@@ -381,13 +381,20 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 		launcher_wanted = true;
 }
 
+/* Return true if this transaction has dropped the extension. */
+bool
+topics_hooks_is_pending(void)
+{
+	/* the command may have been rolled back to a savepoint */
+	return extension_dropped && !topics_extension_exists();
+}
+
 /* XactCallback: do what is to be done when the commands' transaction ends. */
 static void
 finish_watched_commands(XactEvent event, void *arg)
 {
-	/* the command may have been rolled back to a savepoint */
-	if (event == XACT_EVENT_PRE_COMMIT && extension_dropped)
-		extension_dropped = !topics_extension_exists();
+	if (event == XACT_EVENT_PRE_COMMIT)
+		extension_dropped = topics_hooks_is_pending();
 
 	if (event == XACT_EVENT_COMMIT)
 	{
@@ -405,9 +412,10 @@ finish_watched_commands(XactEvent event, void *arg)
 		}
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	{
 		give_databases_back();
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 		launcher_wanted = extension_dropped = false;
+	}
 }
 
 void

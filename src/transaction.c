@@ -57,6 +57,7 @@
 #include "access/xlog.h"
 #include "utils/resowner.h"
 
+#include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
 #include "produce/produce.h"
@@ -127,22 +128,26 @@ forget_transaction(void)
 	appended = false;
 }
 
-/* Steps 3 and 4 need the session that did step 1. */
+/*
+ * What steps 3 and 4 complete, in the session that did step 1, or what others
+ * wait for: such a transaction can neither be prepared nor wait.  What comes
+ * first is told.
+ */
+static const PendingWork pending_work[] = {
+	{topics_hooks_is_pending, "has dropped the extension"},
+	{topics_log_start_is_pending, "has deleted records"},
+	{topics_foreign_writer_is_pending, "has written to a log table"},
+	{topics_topic_changes_is_pending, "has created or changed a topic"},
+	{topics_cut_is_pending, "has created or changed a topic"},
+	{topics_consumer_offset_is_pending, "has used a consumer group"},
+	{topics_append_is_pending, "has produced to a topic"},
+};
+
 static void
 refuse_prepare(void)
 {
-	const char *what = NULL;
+	const char *what = topics_pending_describe();
 
-	if (topics_append_is_pending())
-		what = "has produced to a topic";
-	if (topics_consumer_offset_is_pending())
-		what = "has consumed or committed offsets";
-	if (topics_topic_changes_is_pending() || topics_cut_is_pending())
-		what = "has created or changed a topic";
-	if (topics_foreign_writer_is_pending())
-		what = "has written to a log table";
-	if (topics_log_start_is_pending())
-		what = "has deleted records";
 	if (what)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -193,6 +198,7 @@ follow_subtransaction(SubXactEvent event, SubTransactionId subxid,
 		topics_buffer_subcommit(subxid, parent);
 		topics_consumer_offset_subcommit(subxid, parent);
 		topics_log_start_at_subend(true, subxid, parent);
+		topics_cut_at_subend(true, subxid, parent);
 		topics_topic_changes_at_subend(true, subxid, parent);
 	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
@@ -200,6 +206,7 @@ follow_subtransaction(SubXactEvent event, SubTransactionId subxid,
 		topics_append_lock_at_abort();
 		topics_buffer_subabort(subxid);
 		topics_consumer_offset_subabort(subxid);
+		topics_cut_at_subend(false, subxid, parent);
 		topics_log_start_at_subend(false, subxid, parent);
 		topics_topic_changes_at_subend(false, subxid, parent);
 	}
@@ -218,6 +225,7 @@ follow_resource_release(ResourceReleasePhase phase, bool is_commit, bool is_top_
 void
 topics_transaction_init(void)
 {
+	topics_pending_set_list(pending_work, lengthof(pending_work));
 	RegisterXactCallback(follow_transaction, NULL);
 	RegisterSubXactCallback(follow_subtransaction, NULL);
 	RegisterResourceReleaseCallback(follow_resource_release, NULL);

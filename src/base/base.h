@@ -52,6 +52,18 @@ typedef enum WaitReason
 
 extern uint32 topics_wait_event_get(WaitReason reason);
 
+/* ---- pending.c ---- */
+
+/* Work that only the commit of this transaction, in this session, completes. */
+typedef struct PendingWork
+{
+	bool		(*is_pending) (void);
+	const char *what;			/* follows "a transaction that" */
+} PendingWork;
+
+extern void topics_pending_set_list(const PendingWork *work, int count);
+extern const char *topics_pending_describe(void);
+
 /* ---- background.c ---- */
 
 extern bool topics_background_is_told_to_end(void);

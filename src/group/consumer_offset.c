@@ -68,6 +68,10 @@
 #define RECENT_XIDS (UINT64CONST(1) << 30)
 
 static List *locals = NIL;		/* of LocalOffset, in TopTransactionContext */
+
+/* The outermost subtransaction that holds a group's lock, if one does. */
+static SubTransactionId group_locked = InvalidSubTransactionId;
+
 static int64 offsets_topic_id;	/* where this commit's records go */
 
 /* ----------------------------------------------------------------
@@ -109,7 +113,7 @@ topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 pa
 }
 
 /*
- * Use an entry in this transaction: it stays until the end.  It is made if
+ * Use an entry in this (sub)transaction: it stays until the end.  It is made if
  * there is none, with these facts.  The result lives as long.
  */
 LocalOffset *
@@ -124,6 +128,7 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 	uint32		pins = 0;
 
 	local->ordinal = -1;
+	local->subxid = GetCurrentSubTransactionId();
 	locals = lappend(locals, local);
 	MemoryContextSwitchTo(old);
 
@@ -262,6 +267,17 @@ acquire_until_end(const LOCKTAG *tag, LOCKMODE mode, bool wait)
 	return locked;
 }
 
+/* Acquire a group's lock in the same way, and note that it is held. */
+static bool
+acquire_group_lock(const LOCKTAG *tag, LOCKMODE mode, bool wait)
+{
+	if (!acquire_until_end(tag, mode, wait))
+		return false;
+	if (group_locked == InvalidSubTransactionId)
+		group_locked = GetCurrentSubTransactionId();
+	return true;
+}
+
 /*
  * Claim a partition for its group until the (sub)transaction ends.  Without
  * "wait", return false if another transaction has it.  The topic's state is for
@@ -336,7 +352,7 @@ topics_consumer_offset_rewrite_group(const char *group_id)
 	OffsetChange *change;
 
 	/* with the lock held the group cannot be deleted */
-	if (LockAcquire(&tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL ||
+	if (!acquire_group_lock(&tag, ShareLock, false) ||
 		!topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry) ||
 		!is_entry_committed(&entry))
 		return false;
@@ -372,7 +388,7 @@ topics_consumer_offset_lock_group(const char *group_id, bool exclusive)
 	GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, NO_PARTITION);
 	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
 
-	(void) acquire_until_end(&tag, exclusive ? ExclusiveLock : ShareLock, true);
+	(void) acquire_group_lock(&tag, exclusive ? ExclusiveLock : ShareLock, true);
 }
 
 /* ----------------------------------------------------------------
@@ -380,20 +396,14 @@ topics_consumer_offset_lock_group(const char *group_id, bool exclusive)
  * ----------------------------------------------------------------
  */
 
-/* Return true if the transaction has claims or changes. */
+/*
+ * Return true if the transaction uses a group: with a lock or a pin, even if it
+ * got nothing.
+ */
 bool
 topics_consumer_offset_is_pending(void)
 {
-	ListCell   *lc;
-
-	foreach(lc, locals)
-	{
-		LocalOffset *local = lfirst(lc);
-
-		if (local->change || local->claimed != InvalidSubTransactionId)
-			return true;
-	}
-	return false;
+	return locals != NIL || group_locked != InvalidSubTransactionId;
 }
 
 /*
@@ -483,17 +493,21 @@ topics_consumer_offset_publish(void)
 	topics_offset_table_unlock();
 }
 
-/* A subtransaction's changes and claims become its parent's. */
+/* What a subtransaction uses, its changes and claims become its parent's. */
 void
 topics_consumer_offset_subcommit(SubTransactionId subxid, SubTransactionId parent)
 {
 	ListCell   *lc;
 
+	if (group_locked == subxid)
+		group_locked = parent;
 	foreach(lc, locals)
 	{
 		LocalOffset *local = lfirst(lc);
 		OffsetChange *change = local->change;
 
+		if (local->subxid == subxid)
+			local->subxid = parent;
 		if (local->claimed == subxid)
 			local->claimed = parent;
 		if (change == NULL || change->subxid != subxid)
@@ -504,16 +518,20 @@ topics_consumer_offset_subcommit(SubTransactionId subxid, SubTransactionId paren
 	}
 }
 
-/* Undo what a subtransaction changed and claimed. */
+/* Undo what a subtransaction used, changed and claimed. */
 void
 topics_consumer_offset_subabort(SubTransactionId subxid)
 {
 	ListCell   *lc;
 
+	if (group_locked == subxid)
+		group_locked = InvalidSubTransactionId;
 	foreach(lc, locals)
 	{
 		LocalOffset *local = lfirst(lc);
 
+		if (local->subxid == subxid)
+			local->subxid = InvalidSubTransactionId;
 		if (local->claimed == subxid)
 		{
 			local->claimed = InvalidSubTransactionId;
@@ -526,15 +544,15 @@ topics_consumer_offset_subabort(SubTransactionId subxid)
 
 /*
  * Locks were released, by commit or abort of the transaction, or by abort of a
- * subtransaction: announce released claims, and unpin entries at the end.
- * Raises nothing.
+ * subtransaction: announce released claims, and unpin entries that are not used
+ * any more.  Raises nothing.
  */
 void
 topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
 {
 	ListCell   *lc;
 
-	if (locals == NIL || (is_commit && !is_top_level))
+	if (is_commit && !is_top_level)
 		return;
 	foreach(lc, locals)
 	{
@@ -546,7 +564,16 @@ topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
 			topics_wakeup_topic(local->topic_state);
 		if (is_top_level)
 			topics_offset_table_unpin(local->shared);
+		else if (local->subxid == InvalidSubTransactionId)
+		{
+			topics_offset_table_unpin(local->shared);
+			locals = foreach_delete_current(locals, lc);
+			pfree(local);
+		}
 	}
 	if (is_top_level)
+	{
 		locals = NIL;			/* the memory goes with the transaction */
+		group_locked = InvalidSubTransactionId;
+	}
 }

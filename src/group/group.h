@@ -97,10 +97,13 @@ typedef struct OffsetChange
 								 * it was committed; else 0 */
 } OffsetChange;
 
-/* An entry that the transaction uses; pinned until its end. */
+/* An entry that the (sub)transaction uses; pinned until its end. */
 typedef struct LocalOffset
 {
 	GroupOffset *shared;
+	SubTransactionId subxid;	/* the one that uses it, or, if that was
+								 * rolled back just now,
+								 * InvalidSubTransactionId */
 	OffsetChange *change;		/* or NULL */
 	SubTransactionId claimed;	/* the one that took the claim, or
 								 * InvalidSubTransactionId */

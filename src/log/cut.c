@@ -78,6 +78,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
@@ -108,6 +109,7 @@ typedef struct PendingChange
 {
 	PartitionState *state;
 	TopicPartition id;
+	SubTransactionId subxid;
 	bool		has_limit;		/* we set append_limit */
 	bool		is_cut;			/* ... in a cut's first half */
 	int64		completes;		/* the cut_end that our commit makes obsolete */
@@ -179,6 +181,7 @@ note_change(PartitionState *state)
 
 	change->state = state;
 	change->id = state->id;
+	change->subxid = GetCurrentSubTransactionId();
 	change->has_limit = change->is_cut = false;
 	change->completes = 0;
 	pending_changes = lappend(pending_changes, change);
@@ -199,8 +202,8 @@ count_for_topic(TopicPartition id)
 }
 
 /*
- * Announce our changes: after our commit, when invalidation messages were
- * sent, or after our abort.  Raises nothing.
+ * Announce a change: after our commit, when invalidation messages were sent, or
+ * after our (sub)transaction's abort.  Raises nothing.
  *
  * After a commit our lock on the partition's table is released, and another
  * process may be changing segments.  What we write is ours all the same: no
@@ -213,35 +216,38 @@ count_for_topic(TopicPartition id)
  * bounds again.
  */
 static void
+announce_change(const PendingChange *change, bool commit)
+{
+	PartitionState *state = change->state;
+
+	if (memcmp(&state->id, &change->id, sizeof(TopicPartition)) != 0)
+		return;
+	if (change->has_limit && !commit)
+		state->cut_end = 0;
+	if (change->completes != 0 && commit)
+		state->cut_end = 0;
+
+	/*
+	 * the new active segment has no record: no producer appends under the
+	 * limit
+	 */
+	if (change->is_cut && commit)
+		state->active_started = 0;
+	state->bounds_changes++;
+	count_for_topic(change->id);
+	pg_write_barrier();
+	if (change->has_limit)
+		state->append_limit = NO_LIMIT;
+	ConditionVariableBroadcast(&state->append_cv);
+}
+
+static void
 announce_changes(bool commit)
 {
 	ListCell   *lc;
 
 	foreach(lc, pending_changes)
-	{
-		PendingChange *change = lfirst(lc);
-		PartitionState *state = change->state;
-
-		if (memcmp(&state->id, &change->id, sizeof(TopicPartition)) != 0)
-			continue;
-		if (change->has_limit && !commit)
-			state->cut_end = 0;
-		if (change->completes != 0 && commit)
-			state->cut_end = 0;
-
-		/*
-		 * the new active segment has no record: no producer appends under the
-		 * limit
-		 */
-		if (change->is_cut && commit)
-			state->active_started = 0;
-		state->bounds_changes++;
-		count_for_topic(change->id);
-		pg_write_barrier();
-		if (change->has_limit)
-			state->append_limit = NO_LIMIT;
-		ConditionVariableBroadcast(&state->append_cv);
-	}
+		announce_change(lfirst(lc), commit);
 	list_free_deep(pending_changes);
 	pending_changes = NIL;
 }
@@ -265,6 +271,29 @@ void
 topics_cut_at_abort(void)
 {
 	announce_changes(false);
+}
+
+/* At the end of a subtransaction. */
+void
+topics_cut_at_subend(bool commit, SubTransactionId subxid, SubTransactionId parent)
+{
+	ListCell   *lc;
+
+	foreach(lc, pending_changes)
+	{
+		PendingChange *change = lfirst(lc);
+
+		if (change->subxid != subxid)
+			continue;
+		if (commit)
+			change->subxid = parent;
+		else
+		{
+			announce_change(change, false);
+			pending_changes = foreach_delete_current(pending_changes, lc);
+			pfree(change);
+		}
+	}
 }
 
 /* ----------------------------------------------------------------

@@ -282,6 +282,7 @@ extern bool topics_cut_active_segment(Partition *partition, int64 *cut_at);
 extern bool topics_cut_is_pending(void);
 extern void topics_cut_at_commit(void);
 extern void topics_cut_at_abort(void);
+extern void topics_cut_at_subend(bool commit, SubTransactionId subxid, SubTransactionId parent);
 
 /* ---- seal.c ---- */
 

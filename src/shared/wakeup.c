@@ -303,6 +303,7 @@ void
 topics_wakeup_release_snapshots(FunctionCallInfo fcinfo, const char *command)
 {
 	CallContext *context = (CallContext *) fcinfo->context;
+	const char *pending = topics_pending_describe();
 
 	if (context == NULL || !IsA(context, CallContext) || context->atomic)
 		ereport(ERROR,
@@ -310,6 +311,12 @@ topics_wakeup_release_snapshots(FunctionCallInfo fcinfo, const char *command)
 				 errmsg("%s cannot run inside a transaction block", command),
 				 errdetail("It would keep the transaction's snapshot and locks while it waits."),
 				 errhint("Call it on its own, or in a procedure after COMMIT.")));
+	if (pending)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run in a transaction that %s", command, pending),
+				 errdetail("It would keep the transaction's records, claims and locks from others while it waits."),
+				 errhint("COMMIT before.")));
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

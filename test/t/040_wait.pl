@@ -314,6 +314,28 @@ undef $_ for @crowd, $observer, $waiter, $other, $producer, $reader;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed');
 
 # ----------------------------------------------------------------------
+# In a pipeline: its statements are one transaction, without a block
+# ----------------------------------------------------------------------
+
+$node->start;
+my $script = $node->basedir . '/pipeline.sql';
+for my $statement (
+	q{SELECT topics.produce('t', 'never', partition => 1)},
+	q{SELECT count(*) FROM topics.consume('piped', 't')},
+	q{SELECT count(*) FROM topics.consume('piped', 'pong', auto_offset_reset => 'latest')})
+{
+	unlink $script;
+	append_to_file($script,
+		"\\startpipeline\n$statement;\nCALL topics.wait_offset('t', 0, 0, '0');\n\\endpipeline\n");
+	$node->command_checks_all(
+		[ 'pgbench', '-n', '-M', 'extended', '-t', 1, '-f', $script, 'postgres' ],
+		2, [],
+		[qr/topics\.wait_offset\(\) cannot run in/],
+		"no wait behind: $statement");
+}
+$node->stop;
+
+# ----------------------------------------------------------------------
 # On a hot standby
 # ----------------------------------------------------------------------
 
