@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "utils/builtins.h"
 
 #include "base/base.h"
 
@@ -22,6 +23,14 @@ topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be null", name)));
+}
+
+/* Return a text argument, palloc'd; raise 22004, naming "name", if it is NULL. */
+char *
+topics_argument_get_text(FunctionCallInfo fcinfo, int argument, const char *name)
+{
+	topics_argument_require(fcinfo, argument, name);
+	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
 }
 
 /* Raise 22004, naming "function", unless the first "count" have values. */

@@ -36,6 +36,7 @@ extern void topics_fixed_text_end(int guc_level);
 /* ---- argument.c ---- */
 
 extern void topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name);
+extern char *topics_argument_get_text(FunctionCallInfo fcinfo, int argument, const char *name);
 extern void topics_argument_require_all(FunctionCallInfo fcinfo, int count, const char *function);
 
 /* ---- wait_event.c ---- */

@@ -76,8 +76,7 @@ topics_group_get_argument(FunctionCallInfo fcinfo, int argument)
 {
 	char	   *group_id;
 
-	topics_argument_require(fcinfo, argument, "group_id");
-	group_id = text_to_cstring(PG_GETARG_TEXT_PP(argument));
+	group_id = topics_argument_get_text(fcinfo, argument, "group_id");
 	if (group_id[0] == '\0' || strlen(group_id) >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
@@ -135,8 +134,7 @@ get_topic_argument(FunctionCallInfo fcinfo, int argument)
 {
 	Topic	   *topic;
 
-	topics_argument_require(fcinfo, argument, "topic");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(argument)), false);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, argument, "topic"), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	return topic;
 }

@@ -3,7 +3,7 @@
  * maintain.c
  *		What has to be done for a partition from time to time.
  *
- *	roll	cut the active segment when it is too large or too old, or VACUUM asked
+ *	roll	cut the active segment: it is too large or too old, or VACUUM asked
  *	spare	attach the next segment when the active segment is half full
  *	seal	freeze and index segments that are full
  *	expire	move the log start up, as policy wants it (retention.c)
@@ -656,8 +656,7 @@ topics_roll_segment(PG_FUNCTION_ARGS)
 	int32		upto;
 
 	require_no_transaction_block(fcinfo, "topics.roll_segment()");
-	topics_argument_require(fcinfo, ROLL_TOPIC, "topic");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(ROLL_TOPIC)), false);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, ROLL_TOPIC, "topic"), false);
 	topics_catalog_require_owner(topic);
 	view_relid = topic->view_relid;
 	upto = topic->partitions;

@@ -96,7 +96,7 @@
 #define MIN_SEGMENT_RECORDS INT64CONST(100)
 #define MAX_SEGMENT_RECORDS (INT64CONST(1) << 40)
 
-/* The guess goes by the records in the active segment if there are more than these. */
+/* The guess goes by the active segment if that has more than these. */
 #define MIN_SAMPLE_BLOCKS 10
 #define MIN_SAMPLE_RECORDS 100
 #define FIRST_GUESS_RECORD_BYTES 128	/* and by this otherwise */
@@ -475,7 +475,7 @@ close_gap(const Cover *cover)
 	TEST_POINT("gap-closed");
 }
 
-/* Guess how many records will fill "bytes", from those in the active segment by now. */
+/* Guess how many records fill "bytes", from those in the active segment. */
 static int64
 guess_records(PartitionState *state, int64 bytes)
 {

@@ -283,8 +283,7 @@ find_topic_to_produce(FunctionCallInfo fcinfo, const char *command)
 
 	topics_settings_require_preload();
 	topics_produce_check_context(command);
-	topics_argument_require(fcinfo, PRODUCE_TOPIC, "topic");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(PRODUCE_TOPIC)), false);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, PRODUCE_TOPIC, "topic"), false);
 	topics_catalog_require(topic, ACL_INSERT);
 	topics_catalog_require_not_internal(topic);
 	return topic;

@@ -152,8 +152,7 @@ topics_latest(PG_FUNCTION_ARGS)
 	Reading		reading;
 
 	topics_settings_require_preload();
-	topics_argument_require(fcinfo, LATEST_TOPIC, "topic");
-	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(LATEST_TOPIC)), false);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, LATEST_TOPIC, "topic"), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	topics_fetch_begin_result(&result, fcinfo, topic);
 

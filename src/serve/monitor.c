@@ -20,7 +20,6 @@
 #include "storage/bufmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -57,13 +56,6 @@ topics_may_read(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(topic != NULL && topics_catalog_may_read(topic));
 }
 
-/* Count the bytes on disk: the table with its maps, and its TOAST table. */
-static int64
-count_relation_bytes(Oid relid)
-{
-	return DatumGetInt64(DirectFunctionCall1(pg_table_size, ObjectIdGetDatum(relid)));
-}
-
 static SegmentFacts
 get_segment_facts(const Segment *segment, int64 log_start, int64 log_end)
 {
@@ -71,7 +63,7 @@ get_segment_facts(const Segment *segment, int64 log_start, int64 log_end)
 
 	facts.first_offset = Max(segment->base_offset, log_start);
 	facts.end_offset = Max(facts.first_offset, Min(segment->end_offset, log_end));
-	facts.size_bytes = count_relation_bytes(segment->relid);
+	facts.size_bytes = topics_segment_bytes(segment->relid);
 	facts.state = segment->end_offset <= log_start ? "deleted" :
 		segment->end_offset <= log_end ? "sealed" :
 		segment->base_offset <= log_end ? "active" : "spare";
@@ -146,7 +138,7 @@ put_partition_status(ReturnSetInfo *rsinfo, const Partition *partition, int64 lo
 	int64		size_bytes = 0;
 
 	for (int i = 0; i < count; i++)
-		size_bytes += count_relation_bytes(segments[i].relid);
+		size_bytes += topics_segment_bytes(segments[i].relid);
 	values[PARTITION_TOPIC] = CStringGetTextDatum(NameStr(partition->topic->name));
 	values[PARTITION_NUMBER] = Int32GetDatum(partition->number);
 	values[PARTITION_LOG_START] = Int64GetDatum(log_start);
