@@ -38,6 +38,7 @@ request_shmem(void)
 	topics_worker_registry_shmem_request();
 	topics_moved_shmem_request();
 	topics_append_lock_shmem_request();
+	topics_high_watermark_shmem_request();
 	topics_offset_table_shmem_request();
 	topics_backoff_shmem_request();
 }
@@ -52,6 +53,7 @@ start_shmem(void)
 	topics_worker_registry_shmem_startup();
 	topics_moved_shmem_startup();
 	topics_append_lock_shmem_startup();
+	topics_high_watermark_shmem_startup();
 	topics_offset_table_shmem_startup();
 	topics_backoff_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
@@ -92,6 +94,7 @@ _PG_init(void)
 	shmem_startup_hook = start_shmem;
 	topics_transaction_init();
 	topics_hooks_init();
+	topics_read_cut_init();
 	topics_stale_plan_init();
 	topics_offset_scan_init();
 	topics_offset_path_init();

@@ -30,9 +30,8 @@
  *
  * Steps 3 and 4 must not raise: an error after the commit record is a PANIC.
  * So all that they need is looked up and allocated in step 1.  On abort,
- * LWLocks are released before callbacks run: nothing is written back then, and
- * append_xid keeps saying "in flight", which is harmless (log_am.c), until the
- * next transaction publishes.
+ * LWLocks are released before callbacks run: nothing that they guard is written
+ * back then, but for append_xid, if it is still ours.
  *
  * Our callbacks run last if pg_topics was loaded first (callbacks run newest
  * first), so that the locks are not held over another library's work.
@@ -71,13 +70,16 @@ static bool appended = false;	/* step 1 is done, step 3 is not */
 static void
 append_transaction(void)
 {
+	/* what has no xid so far has written to nothing else */
+	bool		wrote_tables = TransactionIdIsValid(GetTopTransactionIdIfAny());
+
 	topics_foreign_writer_pre_commit();
 	topics_topic_changes_pre_commit();
 	topics_consumer_offset_pre_commit();
 	if (topics_append_records())
 	{
 		appended = true;
-		topics_durability_defer();
+		topics_durability_defer(wrote_tables);
 	}
 }
 
@@ -91,8 +93,7 @@ publish_transaction(void)
 	{
 		TEST_POINT("commit-visible");
 		topics_consumer_offset_publish();
-		topics_append_publish(lsn);
-		topics_durability_publish(lsn);
+		topics_durability_publish(lsn, topics_append_publish(lsn));
 	}
 	topics_foreign_writer_publish(lsn, topics_offset_table_log_changed);
 	topics_log_start_at_end(true);
@@ -112,6 +113,7 @@ static void
 abort_transaction(void)
 {
 	topics_durability_at_abort();
+	topics_append_at_abort();
 	topics_append_lock_at_abort();
 	topics_cut_at_abort();
 	topics_log_start_at_end(false);
@@ -125,6 +127,8 @@ forget_transaction(void)
 	topics_append_forget();
 	topics_foreign_writer_forget();
 	topics_sticky_partition_forget();
+	topics_read_cut_forget();
+	topics_log_forget_transaction();
 	appended = false;
 }
 

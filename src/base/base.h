@@ -18,7 +18,16 @@
 
 extern int	pg_topics_max_partitions;
 extern int	pg_topics_max_group_offsets;
-extern bool pg_topics_early_lock_release;
+
+/* When a commit's append locks are released. */
+typedef enum EarlyLockRelease
+{
+	EARLY_LOCK_RELEASE_OFF,		/* when it is durable, and confirmed */
+	EARLY_LOCK_RELEASE_AUTO,	/* before, unless tables wait for standbys */
+	EARLY_LOCK_RELEASE_ON		/* before, always */
+} EarlyLockRelease;
+
+extern int	pg_topics_early_lock_release;	/* EarlyLockRelease */
 extern bool pg_topics_enable_offset_scan;
 extern int	pg_topics_worker_interval;
 extern int	pg_topics_notify_interval;
@@ -45,6 +54,7 @@ typedef enum WaitReason
 {
 	WAIT_APPEND_LOCK,			/* for an append lock, or for a cut to be over */
 	WAIT_RECORD,				/* for records, or a claim */
+	WAIT_HIGH_WATERMARK,		/* for synchronous standbys, to read */
 	WAIT_LAUNCHER_IDLE,
 	WAIT_WORKER_IDLE,
 	WAIT_COMPACTOR_IDLE,		/* until locks are free that were in the way */

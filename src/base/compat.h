@@ -270,12 +270,28 @@ topics_finish_heap_swap(Oid old_relid, Oid new_relid, TransactionId frozen_xid,
 #endif
 }
 
-/* sync_standbys_defined became bits, in minor releases too: 2258e76f90bf */
+/*
+ * sync_standbys_defined became bits, in minor releases too: 2258e76f90bf.  Until
+ * the checkpointer has set them, the setting says.
+ */
+#define topics_sync_standbys_set() \
+	(SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0')
 #ifdef SYNC_STANDBY_DEFINED
 #define topics_sync_standbys_defined() \
-	((WalSndCtl->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0)
+	((WalSndCtl->sync_standbys_status & SYNC_STANDBY_INIT) != 0 ? \
+	 (WalSndCtl->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0 : topics_sync_standbys_set())
 #else
 #define topics_sync_standbys_defined() (WalSndCtl->sync_standbys_defined)
+#endif
+
+/* ExecutorRun: without execute_once, 3eea7a0c97e9 (18) */
+#if PG_VERSION_NUM >= 180000
+#define TOPICS_EXECUTOR_RUN_ARGS QueryDesc *query, ScanDirection direction, uint64 count
+#define TOPICS_EXECUTOR_RUN query, direction, count
+#else
+#define TOPICS_EXECUTOR_RUN_ARGS QueryDesc *query, ScanDirection direction, uint64 count, \
+	bool execute_once
+#define TOPICS_EXECUTOR_RUN query, direction, count, execute_once
 #endif
 
 /* parseTypeString: soft errors, c60488b4744a (16) */

@@ -20,11 +20,24 @@
 
 int			pg_topics_max_partitions;
 int			pg_topics_max_group_offsets;
-bool		pg_topics_early_lock_release;
+int			pg_topics_early_lock_release;
 bool		pg_topics_enable_offset_scan;
 int			pg_topics_worker_interval;
 int			pg_topics_notify_interval;
 int			pg_topics_compaction_rate;
+
+static const struct config_enum_entry early_lock_release_options[] = {
+	{"auto", EARLY_LOCK_RELEASE_AUTO, false},
+	{"on", EARLY_LOCK_RELEASE_ON, false},
+	{"off", EARLY_LOCK_RELEASE_OFF, false},
+	{"true", EARLY_LOCK_RELEASE_ON, true},
+	{"false", EARLY_LOCK_RELEASE_OFF, true},
+	{"yes", EARLY_LOCK_RELEASE_ON, true},
+	{"no", EARLY_LOCK_RELEASE_OFF, true},
+	{"1", EARLY_LOCK_RELEASE_ON, true},
+	{"0", EARLY_LOCK_RELEASE_OFF, true},
+	{NULL, 0, false}
+};
 
 /* The library was loaded at server start, and has its shared memory. */
 static bool preloaded = false;
@@ -35,7 +48,7 @@ topics_settings_define(void)
 {
 	DefineCustomIntVariable("pg_topics.max_partitions",
 							"Partitions of all topics of all databases that shared memory has room for.",
-							"Creating a topic beyond it fails. Each takes about 290 bytes.",
+							"Creating a topic beyond it fails. Each takes about 460 bytes.",
 							&pg_topics_max_partitions, 10000, 16, 1000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.max_group_offsets",
@@ -43,11 +56,11 @@ topics_settings_define(void)
 							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 190 bytes.",
 							&pg_topics_max_group_offsets, 100000, 100, 10000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
-	DefineCustomBoolVariable("pg_topics.early_lock_release",
-							 "Lets the next producer of a partition go on while a commit waits for its flush.",
-							 "Acknowledgements wait for it in any case.",
-							 &pg_topics_early_lock_release, true,
-							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("pg_topics.early_lock_release",
+							 "Lets the next producer of a partition go on while a commit waits for its flush, and for synchronous standbys.",
+							 "\"auto\" does not for a transaction that has written to tables and waits for synchronous standbys. Acknowledgements wait in any case.",
+							 &pg_topics_early_lock_release, EARLY_LOCK_RELEASE_AUTO,
+							 early_lock_release_options, PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("pg_topics.enable_offset_scan",
 							 "Lets the planner read topics in the order of offsets, from the first wanted one.",
 							 "Also topics.fetch() in FROM, record by record.",

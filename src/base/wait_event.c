@@ -18,6 +18,7 @@
 static const char *const event_names[] = {
 	[WAIT_APPEND_LOCK] = "PgTopicsAppendLock",
 	[WAIT_RECORD] = "PgTopicsRecordWait",
+	[WAIT_HIGH_WATERMARK] = "PgTopicsHighWatermark",
 	[WAIT_LAUNCHER_IDLE] = "PgTopicsLauncherIdle",
 	[WAIT_WORKER_IDLE] = "PgTopicsWorkerIdle",
 	[WAIT_COMPACTOR_IDLE] = "PgTopicsCompactorIdle",

@@ -89,7 +89,8 @@ typedef struct Place
 	Partition	partition;
 	int64		position;		/* next offset to be consumed, or NO_OFFSET */
 	int64		log_start;
-	int64		log_end;
+	int64		log_end;		/* that may be read */
+	int64		next_offset;	/* that is published */
 	bool		is_claimed;		/* by another session */
 	uint64		served;
 	int32		turn;			/* among those that were never served */
@@ -108,17 +109,18 @@ look_at_log(Place *place)
 	Partition  *partition = &place->partition;
 
 	place->log_start = pg_atomic_read_u64(&partition->state->log_start_offset);
-	place->log_end = pg_atomic_read_u64(&partition->state->next_offset);
-	if (place->log_start == UNKNOWN_OFFSET || place->log_end == UNKNOWN_OFFSET ||
+	place->next_offset = pg_atomic_read_u64(&partition->state->next_offset);
+	if (place->log_start == UNKNOWN_OFFSET || place->next_offset == UNKNOWN_OFFSET ||
 		RecoveryInProgress())
 	{
 		topics_catalog_open_partition(partition, AccessShareLock);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		place->log_start = topics_log_start(partition->state);
-		place->log_end = topics_log_end(partition);
+		place->next_offset = topics_log_next_offset(partition);
 		PopActiveSnapshot();
 		topics_catalog_close_partition(partition, AccessShareLock);
 	}
+	place->log_end = Min(place->next_offset, topics_read_cut_limit(partition->state, NULL));
 }
 
 /* Find where this transaction has the group, and whether that is claimed. */
@@ -154,7 +156,7 @@ has_record_or_error(const Place *place)
 {
 	if (place->position == NO_OFFSET)
 		return place->log_end > place->log_start;
-	return place->position > place->log_end ||
+	return place->position > place->next_offset ||
 		place->log_end > Max(place->position, place->log_start);
 }
 
@@ -169,10 +171,13 @@ is_place_free(const Consumer *consumer, int32 number)
 	if (!has_record_or_error(&place))
 	{
 		/* say what is wanted, and look once more */
-		topics_wakeup_want(place.partition.state,
-						   (place.position == NO_OFFSET ? place.log_start :
-							Max(place.position, place.log_start)) + 1);
+		int64		wanted = (place.position == NO_OFFSET ? place.log_start :
+							  Max(place.position, place.log_start)) + 1;
+
+		topics_wakeup_want(place.partition.state, wanted);
 		look_at_log(&place);
+		if (place.log_end < wanted && place.next_offset >= wanted)
+			topics_wakeup_want_confirmation();
 	}
 	if (has_record_or_error(&place) && place.is_claimed)
 	{
@@ -303,7 +308,7 @@ report_out_of_range(const Consumer *consumer, const Place *place)
 			 errmsg("committed offset " INT64_FORMAT " of consumer group \"%s\" is out of range for partition %d of topic \"%s\"",
 					place->position, consumer->group_id, place->partition.number,
 					consumer->topic_name),
-			 topics_log_range_detail(place->log_start, place->log_end),
+			 topics_log_range_detail(place->log_start, place->next_offset),
 			 errhint("Set another one with topics.reset_offset().")));
 }
 
@@ -378,7 +383,7 @@ claim_place(const Consumer *consumer, Place *place)
 	place->partition = topics_catalog_partition(consumer->topic, place->partition.number);
 	look_at_group(consumer, place);
 	look_at_log(place);
-	if (place->position == NO_OFFSET ? has_record_or_error(place) : place->position > place->log_end)
+	if (place->position == NO_OFFSET ? has_record_or_error(place) : place->position > place->next_offset)
 		report_out_of_range(consumer, place);
 	if (has_record_or_error(place) && place->position < place->log_start)
 		skip_removed(consumer, place);
@@ -461,7 +466,8 @@ read_place(Consumer *consumer, const Place *place)
 {
 	int64		from = place->position;
 	bool		is_fresh = !IsolationUsesXactSnapshot();
-	int64		end = pg_atomic_read_u64(&place->partition.state->next_offset);
+	int64		end = Min((int64) pg_atomic_read_u64(&place->partition.state->next_offset),
+						  topics_read_cut_limit(place->partition.state, NULL));
 
 	/* taken after the end was read: it sees all records below */
 	Snapshot	snapshot = RegisterSnapshot(is_fresh ? GetLatestSnapshot() : GetTransactionSnapshot());

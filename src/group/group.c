@@ -150,9 +150,9 @@ read_log_bounds(Partition *partition, int64 wanted, int64 *start, int64 *end)
 {
 	topics_catalog_open_partition(partition, AccessShareLock);
 	*start = topics_log_start(partition->state);
-	*end = topics_log_end(partition);
+	*end = topics_log_end(partition, NULL);
 	if (wanted > *end)
-		*end = topics_log_end_settled(partition);
+		*end = topics_log_next_offset_settled(partition);
 	topics_catalog_close_partition(partition, AccessShareLock);
 }
 

@@ -414,7 +414,7 @@ read_partition(Topic *topic, int32 number, HTAB *records, MemoryContext cxt)
 	Partition	partition = topics_catalog_open_for_reading(topic, number);
 	Snapshot	held = RegisterSnapshot(GetLatestSnapshot());
 	int64		start = topics_log_start(partition.state);
-	int64		end = topics_log_end(&partition);
+	int64		end = topics_log_next_offset(&partition);
 
 	read_log_range(&partition, start, end, records, cxt);
 	UnregisterSnapshot(held);

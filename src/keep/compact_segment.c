@@ -63,7 +63,7 @@ topics_compact_segment_list(const Partition *partition, int64 from, int64 below)
 {
 	const TopicPartition *id = &partition->state->id;
 	int64		start = topics_log_start(partition->state);
-	int64		end = topics_log_end(partition);
+	int64		end = topics_log_end(partition, NULL);
 	int			count;
 	Segment    *segments = topics_segment_list(partition->rel, &count);
 	List	   *result = NIL;

@@ -241,7 +241,7 @@ attach_spare(Upkeep *upkeep)
 	bool		needed;
 
 	topics_catalog_reopen_partition(partition, AccessShareLock);
-	end = topics_log_end(partition);
+	end = topics_log_next_offset(partition);
 
 	/*
 	 * the offset that has to have a segment; an active segment just filled
@@ -277,7 +277,7 @@ seal_segment(Upkeep *upkeep)
 
 	topics_catalog_reopen_partition(partition, AccessShareLock);
 	found = topics_segment_find_next(partition->rel, upkeep->sealed_upto, &segment) &&
-		segment.end_offset <= topics_log_end(partition);
+		segment.end_offset <= topics_log_end(partition, NULL);
 	topics_catalog_close_partition(partition, NoLock);
 	if (!found)
 	{
@@ -459,7 +459,7 @@ choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 	/* before a restart, or by a foreign writer, anything may be left undone */
 	if (!state->looked_at || pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
 		taken->requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;
-	(void) topics_log_end(partition);
+	(void) topics_log_next_offset(partition);
 	/* a restore that has not come to the partition's row: leave it alone */
 	known = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
 	state->looked_at = known;

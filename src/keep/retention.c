@@ -286,7 +286,7 @@ topics_retention_advance(Partition *partition)
 
 	topics_catalog_reopen_partition(partition, AccessShareLock);
 	TEST_POINT("retention-begun");
-	end = topics_log_end(partition);
+	end = topics_log_end(partition, NULL);
 	/* in a restore the partition's row may be still to come */
 	if (!log_start_is_known(state))
 	{
@@ -514,9 +514,13 @@ topics_delete_records(PG_FUNCTION_ARGS)
 
 	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(DELETE_PARTITION));
 	start = topics_log_start(partition.state);
-	end = topics_log_end(&partition);
+	end = topics_log_end(&partition, NULL);
 	if (before > end)
-		end = topics_log_end_settled(&partition);
+	{
+		/* the caller may know of a record that is about to be published */
+		(void) topics_log_next_offset_settled(&partition);
+		end = topics_log_end(&partition, NULL);
+	}
 	if (before == -1)
 		before = end;
 	if (before < 0 || before > end)

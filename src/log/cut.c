@@ -356,7 +356,7 @@ set_append_limit(const Cover *cover, int64 limit)
 		topics_append_lock_sleep(state, LIMIT_NAP_MS);
 
 	topics_append_lock_acquire(&state, 1);
-	below = topics_log_end_locked(partition) <= limit;
+	below = topics_log_next_offset_locked(partition) <= limit;
 	if (below)
 	{
 		cover->change->has_limit = true;
@@ -633,7 +633,7 @@ choose_cut(const Partition *partition, Segment *active, int64 *cut_at)
 	bool		found;
 
 	topics_append_lock_acquire(&state, 1);
-	*cut_at = topics_log_end_locked(partition);
+	*cut_at = topics_log_next_offset_locked(partition);
 	found = topics_segment_find(partition->rel, *cut_at, active) && active->relid == expected &&
 		active->base_offset < *cut_at;
 	if (found)
@@ -668,7 +668,7 @@ topics_cut_active_segment(Partition *partition, int64 *cut_at)
 	/* the second half of an earlier cut comes first */
 	if (state->append_limit == NO_LIMIT && state->cut_end == 0 &&
 		wait_for_old_readers() &&
-		topics_segment_find(partition->rel, topics_log_end(partition), &active))
+		topics_segment_find(partition->rel, topics_log_next_offset(partition), &active))
 	{
 		LockRelationOid(active.relid, ShareUpdateExclusiveLock);
 		found = choose_cut(partition, &active, cut_at);

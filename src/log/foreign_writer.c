@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/partition.h"
 #include "miscadmin.h"
@@ -120,6 +121,19 @@ topics_foreign_writer_is_pending(void)
  * ----------------------------------------------------------------
  */
 
+/* What was confirmed before our rows is to be known. */
+static void
+make_end_known(Oid partition_relid, PartitionState *state)
+{
+	Partition	partition = {.relid = partition_relid,.state = state};
+
+	if (pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET)
+		return;
+	partition.rel = table_open(partition_relid, AccessShareLock);
+	(void) topics_log_next_offset(&partition);
+	table_close(partition.rel, NoLock);
+}
+
 /* Find the states of the partitions. */
 void
 topics_foreign_writer_pre_commit(void)
@@ -142,6 +156,8 @@ topics_foreign_writer_pre_commit(void)
 		if (name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence))
 		{
 			states[nstates] = topics_partition_state_get(&id);
+			if (topics_high_watermark_applies())
+				make_end_known(lfirst_oid(lc), states[nstates]);
 			id.partition = 0;
 			topic_states[nstates++] = topics_partition_state_get(&id);
 		}
@@ -157,11 +173,20 @@ topics_foreign_writer_pre_commit(void)
 void
 topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed)
 {
+	bool		marks = nstates > 0 && topics_high_watermark_begin_publication();
+
 	for (int i = 0; i < nstates; i++)
 	{
+		if (marks)
+			topics_high_watermark_publish(states[i]);
 		pg_atomic_write_u64(&states[i]->commit_lsn, lsn);
 		pg_atomic_fetch_add_u32(&states[i]->foreign_writes, 1);
 		pg_atomic_write_u64(&states[i]->next_offset, UNKNOWN_OFFSET);
+	}
+	if (marks)
+		(void) topics_high_watermark_end_publication(lsn);
+	for (int i = 0; i < nstates; i++)
+	{
 		changed(states[i]->id.topic_id);
 		topics_wakeup_published(states[i], topic_states[i], UNKNOWN_OFFSET);
 		topics_moved_push(states[i]);

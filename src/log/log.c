@@ -28,8 +28,13 @@
  * commit, under the append lock and with a fresh snapshot: every producer
  * publishes before it releases the lock, so whatever was committed is seen.
  * During recovery it is looked up every time, since the replayed commits
- * publish nothing.  Every function that reads by offset asks for it here
- * (topics_log_end), and reports here what is out of range.
+ * publish nothing.
+ *
+ * HOW FAR ONE READS is another question, which topics_log_end answers for every
+ * function that reads by offset: up to what its snapshot sees.  Shared memory
+ * tells, as long as the snapshot sees the last commit; otherwise the log is
+ * searched for the last record that it sees.  Synchronous standbys are a second
+ * limit (read_cut.c).
  *
  * See docs/decisions/0003-no-index.md.
  *
@@ -41,7 +46,10 @@
 #include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "catalog/namespace.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -297,24 +305,63 @@ topics_log_seek_end(Relation rel, const Segment *segment, int64 target, int *pro
  * ----------------------------------------------------------------
  */
 
+/*
+ * Find the last block of a segment that has a record which a snapshot sees, or
+ * a lower one with nothing visible in between.  What the snapshot sees is a
+ * prefix of what is committed.  So the search goes down from the end, in ever
+ * longer steps, to a block whose next committed record is seen.
+ */
+static BlockNumber
+find_last_seen_block(Relation rel, Snapshot snapshot, TupleTableSlot *slot, BlockNumber nblocks)
+{
+	TableScanDesc scan = NULL;
+	BlockNumber low = 0;		/* its next committed record is seen, or 0 */
+	BlockNumber high = nblocks; /* that of this block is not */
+	BlockNumber step = 1;
+
+	while (high - low > 1)
+	{
+		BlockNumber probe = low > 0 || step >= high ? low + (high - low) / 2 : high - step;
+
+		step *= 2;
+		scan_blocks(rel, SnapshotSelf, &scan, probe, high);
+		if (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot) &&
+			table_tuple_satisfies_snapshot(rel, slot, snapshot))
+			low = ItemPointerGetBlockNumber(&slot->tts_tid);
+		else
+			high = probe;
+	}
+	if (scan)
+		table_endscan(scan);
+	return low;
+}
+
 /* Find the last record of a segment that a snapshot sees. */
 static bool
 find_last_in_segment(Oid relid, Snapshot snapshot, int64 *offset, TimestampTz *timestamp)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
-	TableScanDesc scan = topics_beginscan(rel, snapshot);
+	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	bool		found = table_scan_getnextslot(scan, BackwardScanDirection, slot);
+	TableScanDesc scan = NULL;
+	bool		found = false;
 
-	if (found)
+	if (nblocks > 0)
 	{
-		bool		isnull;
+		BlockNumber block = find_last_seen_block(rel, snapshot, slot, nblocks);
 
-		*offset = topics_log_get_offset(slot);
-		*timestamp = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
+		scan_blocks(rel, snapshot, &scan, block, nblocks);
+		while (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
+		{
+			bool		isnull;
+
+			found = true;
+			*offset = topics_log_get_offset(slot);
+			*timestamp = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
+		}
+		table_endscan(scan);
 	}
 	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
 }
@@ -334,27 +381,43 @@ find_last_record(Relation partition_rel, Snapshot snapshot,
 	return found;
 }
 
-/*
- * Look the log end up in the log.  *has_row is set to whether the catalogue has
- * a row for the partition.
- */
-static int64
-find_end(const Partition *partition, TimestampTz *last_timestamp, bool *has_row)
+/* What is found in the log about its end. */
+typedef struct FoundEnd
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64		end;
+	int64		floor;			/* what the catalogue says of it */
+	TimestampTz last_timestamp; /* of the last record, or 0 */
+	bool		has_row;		/* the catalogue has a row for the partition */
+} FoundEnd;
+
+/* Look the log end up in the log, as a snapshot sees it. */
+static FoundEnd
+find_end(const Partition *partition, Snapshot snapshot)
+{
+	FoundEnd	found = {0};
 	Segment		first;
 	int64		log_start;
 	int64		last_offset = -1;
-	int64		floor;
 
-	*last_timestamp = 0;
-	*has_row = topics_log_start_read(&partition->state->id, NULL, &log_start, &floor);
-	floor = Max(floor, log_start);
+	found.has_row = topics_log_start_read(&partition->state->id, snapshot, &log_start,
+										  &found.floor);
+	found.floor = Max(found.floor, log_start);
 	if (topics_segment_find_next(partition->rel, 0, &first))
-		floor = Max(floor, first.base_offset);
-	(void) find_last_record(partition->rel, snapshot, &last_offset, last_timestamp);
+		found.floor = Max(found.floor, first.base_offset);
+	(void) find_last_record(partition->rel, snapshot, &last_offset, &found.last_timestamp);
+	found.end = Max(found.floor, last_offset + 1);
+	return found;
+}
+
+/* Look the log end up in the log, as it is now. */
+static FoundEnd
+find_end_now(const Partition *partition)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	FoundEnd	found = find_end(partition, snapshot);
+
 	UnregisterSnapshot(snapshot);
-	return Max(floor, last_offset + 1);
+	return found;
 }
 
 /* Find the timestamp of a segment's first record, but not one in the future. */
@@ -428,37 +491,36 @@ lock_for_lookup(Relation partition_rel)
 	pfree(segments);
 }
 
-/* Get the log end, with the append lock held meanwhile. */
+/* Get the next offset, with the append lock held meanwhile. */
 static int64
-get_end_under_lock(const Partition *partition)
+get_next_offset_under_lock(const Partition *partition)
 {
 	PartitionState *state = partition->state;
-	int64		end;
+	int64		next;
 
 	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
 		lock_for_lookup(partition->rel);
 	topics_append_lock_acquire(&state, 1);
-	end = topics_log_end_locked(partition);
+	next = topics_log_next_offset_locked(partition);
 	topics_append_lock_release();
-	return end;
+	return next;
 }
 
 /*
- * Get the log end, the offset that the next record gets.  The caller holds the
- * append lock, and has the partition's table open.
+ * Get the offset that the next record gets.  The caller holds the append lock,
+ * and has the partition's table open.
  */
 int64
-topics_log_end_locked(const Partition *partition)
+topics_log_next_offset_locked(const Partition *partition)
 {
 	PartitionState *state = partition->state;
-	uint64		end = pg_atomic_read_u64(&state->next_offset);
+	uint64		next = pg_atomic_read_u64(&state->next_offset);
 
 	Assert(topics_append_lock_held(state));
-	while (end == UNKNOWN_OFFSET)
+	while (next == UNKNOWN_OFFSET)
 	{
 		uint32		writes = pg_atomic_read_u32(&state->foreign_writes);
-		TimestampTz last_timestamp;
-		bool		has_row;
+		FoundEnd	found;
 
 		/*
 		 * A foreign writer that commits while we look is not blocked by the
@@ -468,52 +530,197 @@ topics_log_end_locked(const Partition *partition)
 		 */
 		pg_memory_barrier();
 		AcceptInvalidationMessages();
-		end = find_end(partition, &last_timestamp, &has_row);
+		found = find_end_now(partition);
+		next = found.end;
 		/* a restore has not come to the row yet: this may not be the end */
-		if (!has_row)
-			return end;
-		look_at_active_segment(partition, end);
-		state->last_append_time = Max(state->last_append_time, last_timestamp);
-		pg_atomic_write_u64(&state->next_offset, end);
+		if (!found.has_row)
+			return next;
+		look_at_active_segment(partition, next);
+		state->last_append_time = Max(state->last_append_time, found.last_timestamp);
+		topics_high_watermark_looked_up(state, found.floor);
+		/* a snapshot that was taken before sees this as running: see sees_all */
+		pg_atomic_write_u32(&state->publish_xid, ReadNextTransactionId());
+		pg_atomic_write_u64(&state->commit_lsn, GetXLogInsertRecPtr());
+		pg_write_barrier();
+		pg_atomic_write_u64(&state->next_offset, next);
 		pg_memory_barrier();
 		if (writes != pg_atomic_read_u32(&state->foreign_writes))
-			end = UNKNOWN_OFFSET;
+			next = UNKNOWN_OFFSET;
 	}
-	return end;
+	return next;
 }
 
 /*
- * Get the log end as readers may know it: the one place that decides how far a
- * reader reads.  (With replication it will be the high watermark.)  The caller
- * has the partition's table open.
+ * Get the offset that the next record gets, as it is published; it is looked up
+ * where it is not known.  The caller has the partition's table open.
  */
 int64
-topics_log_end(const Partition *partition)
+topics_log_next_offset(const Partition *partition)
 {
-	uint64		end;
+	uint64		next;
 
 	if (RecoveryInProgress())
-	{
-		TimestampTz last_timestamp;
-		bool		has_row;
-
-		return find_end(partition, &last_timestamp, &has_row);
-	}
-
-	end = pg_atomic_read_u64(&partition->state->next_offset);
-	if (end == UNKNOWN_OFFSET)
-		end = get_end_under_lock(partition);
-	return end;
+		return find_end_now(partition).end;
+	next = pg_atomic_read_u64(&partition->state->next_offset);
+	if (next == UNKNOWN_OFFSET)
+		next = get_next_offset_under_lock(partition);
+	return next;
 }
 
-/* Get the log end after the commits that are being published now. */
+/* Get the next offset after the commits that are being published now. */
 int64
-topics_log_end_settled(const Partition *partition)
+topics_log_next_offset_settled(const Partition *partition)
 {
 	if (RecoveryInProgress())
-		return topics_log_end(partition);
-	return get_end_under_lock(partition);
+		return topics_log_next_offset(partition);
+	return get_next_offset_under_lock(partition);
 }
+
+/*
+ * Get the log end as a snapshot sees it, if shared memory can tell: where the
+ * last commit is one that the snapshot sees, published or not.  Otherwise
+ * return false.
+ *
+ * The snapshot was taken before, so a transaction that has not appended yet when
+ * append_xid is read is none that it sees.  (A producer that fails resets
+ * append_xid: it never names a transaction that has ended otherwise.)
+ */
+static bool
+get_seen_end(PartitionState *state, Snapshot snapshot, int64 *end)
+{
+	TransactionId xid = pg_atomic_read_u32(&state->append_xid);
+
+	pg_read_barrier();
+	if (TransactionIdIsValid(xid) && !XidInMVCCSnapshot(xid, snapshot))
+	{
+		*end = pg_atomic_read_u64(&state->append_end);
+		pg_read_barrier();
+		return pg_atomic_read_u32(&state->append_xid) == xid && TransactionIdDidCommit(xid);
+	}
+	*end = pg_atomic_read_u64(&state->next_offset);
+	pg_read_barrier();
+	xid = pg_atomic_read_u32(&state->publish_xid);
+	return *end != UNKNOWN_OFFSET && TransactionIdIsValid(xid) && !XidInMVCCSnapshot(xid, snapshot);
+}
+
+/*
+ * Get how far a reader with this snapshot reads: see log.h.  The caller has the
+ * partition's table open, and is not a producer that commits.
+ */
+int64
+topics_log_end(const Partition *partition, Snapshot snapshot)
+{
+	PartitionState *state = partition->state;
+	int64		end;
+
+	if (snapshot && !IsMVCCSnapshot(snapshot))
+		snapshot = NULL;
+	if (snapshot)
+		topics_log_meet_writers(partition->rel, snapshot);
+	if (RecoveryInProgress())
+		return snapshot ? find_end(partition, snapshot).end : find_end_now(partition).end;
+
+	end = topics_log_next_offset(partition);
+	if (snapshot && !get_seen_end(state, snapshot, &end))
+		end = find_end(partition, snapshot).end;
+	topics_log_flush(state);
+	end = Min(end, topics_read_cut_limit(state, snapshot));
+	/* records of an old snapshot may have gone */
+	return Max(end, topics_log_start_published(state));
+}
+
+/* Flush WAL up to a position, which may be right behind a page's header. */
+static void
+flush_upto(XLogRecPtr lsn)
+{
+	uint32		in_page = lsn % XLOG_BLCKSZ;
+
+	/* there is nothing yet to be flushed then */
+	if (in_page == (XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ ?
+					SizeOfXLogLongPHD : SizeOfXLogShortPHD))
+		lsn -= in_page;
+	XLogFlush(lsn);
+}
+
+/*
+ * Make durable what readers may see of a partition.
+ *
+ * Everything published is covered by commit_lsn.  A commit is visible a moment
+ * before it is published.  While a producer is between append and publication,
+ * the position of its commit record is not known, but the record is inserted,
+ * so WAL is flushed up to what is inserted by now.  append_xid is read before
+ * the reader's snapshot could be any newer: the snapshot exists already.
+ */
+void
+topics_log_flush(PartitionState *state)
+{
+	XLogRecPtr	lsn;
+
+	if (pg_atomic_read_u32(&state->append_xid) == InvalidTransactionId)
+	{
+		pg_read_barrier();
+		lsn = pg_atomic_read_u64(&state->commit_lsn);
+	}
+	else
+		lsn = GetXLogInsertRecPtr();
+	if (lsn != InvalidXLogRecPtr)
+		flush_upto(lsn);
+}
+
+/* ----------------------------------------------------------------
+ *		SERIALIZABLE
+ * ----------------------------------------------------------------
+ */
+
+/* Partitions that this transaction has met the writers of. */
+static List *met_partitions = NIL;	/* in TopTransactionContext */
+
+/*
+ * In a serializable transaction: have conflicts noted with all transactions
+ * that write to a partition and that the snapshot does not see.
+ *
+ * A producer checks for readers' predicate locks on the partition when its rows
+ * are written.  So a producer that checks later finds ours.  The rows of one
+ * that has checked before stand in the log by now, behind all that the snapshot
+ * sees, and a scan that comes to them notes the conflict: but a reader that goes
+ * by offsets stops before.  So that part of the log is scanned here, once.
+ */
+void
+topics_log_meet_writers(Relation partition_rel, Snapshot snapshot)
+{
+	Oid			relid = RelationGetRelid(partition_rel);
+	int64		last_offset = -1;
+	TimestampTz timestamp;
+	LogReader  *reader;
+	MemoryContext old;
+
+	if (!IsolationIsSerializable() || RecoveryInProgress() ||
+		list_member_oid(met_partitions, relid))
+		return;
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	met_partitions = lappend_oid(met_partitions, relid);
+	MemoryContextSwitchTo(old);
+
+	PredicateLockRelation(partition_rel, snapshot);
+	AcceptInvalidationMessages();
+	(void) find_last_record(partition_rel, snapshot, &last_offset, &timestamp);
+	reader = topics_log_reader_open(partition_rel, last_offset + 1, PG_INT64_MAX, snapshot, true);
+	while (topics_log_reader_next(reader) != NULL)
+		;						/* sees none */
+	topics_log_reader_close(reader);
+}
+
+/* Forget at the end of a transaction. */
+void
+topics_log_forget_transaction(void)
+{
+	met_partitions = NIL;
+}
+
+/* ----------------------------------------------------------------
+ *		The start, and errors
+ * ----------------------------------------------------------------
+ */
 
 /* Get the log start offset: nothing below it can be asked for. */
 int64

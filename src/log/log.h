@@ -294,19 +294,29 @@ extern void topics_seal_segment(Oid segment_relid);
 typedef struct LogReader LogReader;
 
 /*
- * How far a reader may go, the one place that decides it: the log end offset,
- * the next offset to be assigned.  Fetch, consume, waits and lag stop there; a
- * plain SELECT by its snapshot, which sees no more.
+ * The two ends that a log has, above.
  *
- *		topics_log_end			as it is published; looked up where it is unknown
- *		topics_log_end_locked	the same, for a caller that holds the append lock
- *		topics_log_end_settled	after all who are publishing have done so: for a
- *								caller that knows of a record which is visible
- *								and maybe not published
+ *		topics_log_end			how far a reader with this snapshot reads, the one
+ *								place that decides it: what the snapshot sees,
+ *								published or not, and no synchronous standby has
+ *								still to confirm.  All reads of a statement
+ *								agree.  NULL: as of now.
+ *
+ *		topics_log_next_offset	the offset of the next record: for those who
+ *								write, and for errors
+ *		topics_log_next_offset_locked	the same, for a caller that holds the
+ *								append lock
+ *		topics_log_next_offset_settled	after all who are publishing have done
+ *								so: for a caller that knows of a record which is
+ *								visible and maybe not published
  */
-extern int64 topics_log_end(const Partition *partition);
-extern int64 topics_log_end_locked(const Partition *partition);
-extern int64 topics_log_end_settled(const Partition *partition);
+extern int64 topics_log_end(const Partition *partition, Snapshot snapshot);
+extern int64 topics_log_next_offset(const Partition *partition);
+extern int64 topics_log_next_offset_locked(const Partition *partition);
+extern int64 topics_log_next_offset_settled(const Partition *partition);
+extern void topics_log_flush(PartitionState *state);
+extern void topics_log_meet_writers(Relation partition_rel, Snapshot snapshot);
+extern void topics_log_forget_transaction(void);
 extern int64 topics_log_start(PartitionState *state);
 extern int	topics_log_range_detail(int64 start, int64 end);
 extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
@@ -333,6 +343,12 @@ topics_log_get_offset(TupleTableSlot *slot)
 	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
 }
 
+/* ---- read_cut.c ---- */
+
+extern int64 topics_read_cut_limit(PartitionState *state, Snapshot snapshot);
+extern void topics_read_cut_forget(void);
+extern void topics_read_cut_init(void);
+
 /* ---- log_am.c ---- */
 
 #define TOPIC_LOG_APPEND 0x40000000 /* insert option: the caller is log.c */
@@ -341,6 +357,8 @@ extern bool topics_log_am_is_log(Relation rel);
 extern bool topics_log_am_is_segment(Relation rel);
 extern PartitionState *topics_log_am_state(Relation rel);
 extern int64 topics_log_am_hidden_below(Relation rel, Snapshot snapshot);
+extern int64 topics_log_am_hidden_from(Relation rel, Snapshot snapshot);
+extern void topics_log_am_lock_partition(Relation rel, Snapshot snapshot);
 extern void topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset);
 extern bool topics_log_am_is_sealed(Relation rel);
 extern bool topics_log_am_parse_name(const char *relname, int64 *topic_id,

@@ -19,9 +19,10 @@
  *	- the segment that is appended to is left alone by VACUUM and has no
  *	  index; sealed segments are ordinary heaps to both.
  *
- * A scan also makes its rows durable before it shows them: a commit is
- * visible before its WAL is flushed (transaction.c), and no reader may act on
- * a record that a crash can take back.
+ * A scan also makes its rows durable before it shows them, and hides those that
+ * a synchronous standby has not confirmed (read_cut.c): a commit is visible
+ * before its WAL is flushed (transaction.c), and no reader may act on a record
+ * that a crash, or a promotion, can take back.
  *
  * Rows come from log.c, or else from a foreign writer (foreign_writer.c).
  *
@@ -352,45 +353,17 @@ log_copy_for_cluster(Relation old_rel, Relation new_rel, Relation old_index, boo
  * ----------------------------------------------------------------
  */
 
-/*
- * Make durable what a scan may see.
- *
- * Everything published is covered by commit_lsn.  A commit is visible a
- * moment before it is published.  While a producer is between append and
- * publication, the position of its commit record is not known, but the record
- * is inserted, so WAL is flushed up to what is inserted by now.  append_xid is
- * read before the snapshot could be any newer: the snapshot exists already.
- */
+/* Make durable what a scan may see. */
 static void
 flush_for_scan(Relation rel)
 {
 	PartitionState *state;
-	XLogRecPtr	lsn;
 
 	if (RecoveryInProgress())
 		return;
 	state = topics_log_am_state(rel);
-	if (state == NULL)
-		return;					/* nothing was written since the restart */
-
-	if (pg_atomic_read_u32(&state->append_xid) == InvalidTransactionId)
-	{
-		pg_read_barrier();
-		lsn = pg_atomic_read_u64(&state->commit_lsn);
-	}
-	else
-	{
-		uint32		in_page;
-
-		/* right behind a page header there is nothing yet to be flushed */
-		lsn = GetXLogInsertRecPtr();
-		in_page = lsn % XLOG_BLCKSZ;
-		if (in_page == (XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ ?
-						SizeOfXLogLongPHD : SizeOfXLogShortPHD))
-			lsn -= in_page;
-	}
-	if (lsn != InvalidXLogRecPtr)
-		XLogFlush(lsn);
+	if (state)					/* else nothing was written since the restart */
+		topics_log_flush(state);
 }
 
 /*
@@ -398,8 +371,8 @@ flush_for_scan(Relation rel)
  * is no segment above it: producers check for conflicts on the partition as
  * well.
  */
-static void
-lock_partition_predicate(Relation rel, Snapshot snapshot)
+void
+topics_log_am_lock_partition(Relation rel, Snapshot snapshot)
 {
 	if (IsolationIsSerializable() && rel->rd_rel->relispartition &&
 		IsMVCCSnapshot(snapshot))
@@ -408,6 +381,8 @@ lock_partition_predicate(Relation rel, Snapshot snapshot)
 												  AccessShareLock);
 
 		PredicateLockRelation(partition_rel, snapshot);
+		if (topics_log_am_is_segment(rel))
+			topics_log_meet_writers(partition_rel, snapshot);
 		relation_close(partition_rel, NoLock);
 	}
 }
@@ -430,8 +405,46 @@ get_cached_bounds(Relation rel)
 }
 
 /*
- * Get what a scan must hide: records below the result.  A scan without the
- * snapshot of a query (a rewrite, an index build) sees all.
+ * Get a partition's state, with its log end known.  Without synchronous standbys
+ * nobody needs this, and a partition that is only scanned has no state.
+ */
+static PartitionState *
+get_known_state(Relation rel, const TopicPartition *id)
+{
+	PartitionState *state = topics_partition_state_get(id);
+
+	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
+	{
+		Partition	partition = {.number = id->partition,.state = state};
+
+		partition.relid = get_partition_parent(RelationGetRelid(rel), true);
+		partition.rel = relation_open(partition.relid, AccessShareLock);
+		(void) topics_log_next_offset(&partition);
+		relation_close(partition.rel, NoLock);
+	}
+	return state;
+}
+
+/*
+ * Get what a scan must hide since a synchronous standby has not confirmed it:
+ * records from the result on; NO_LIMIT if that is nothing.
+ */
+int64
+topics_log_am_hidden_from(Relation rel, Snapshot snapshot)
+{
+	TopicPartition id;
+	int64		limit;
+
+	if (likely(!topics_high_watermark_applies()) || RecoveryInProgress() ||
+		snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC || !get_partition(rel, &id))
+		return NO_LIMIT;
+	limit = topics_read_cut_limit(get_known_state(rel, &id), snapshot);
+	return limit >= get_cached_bounds(rel)->end_offset ? NO_LIMIT : limit;
+}
+
+/*
+ * Get what a scan must hide below the log's start: records below the result.  A
+ * scan without the snapshot of a query (a rewrite, an index build) sees all.
  */
 int64
 topics_log_am_hidden_below(Relation rel, Snapshot snapshot)
@@ -451,34 +464,43 @@ begin_durable_scan(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyDat
 {
 	flush_for_scan(rel);
 
+	topics_log_am_lock_partition(rel, snapshot);
 	/* heap does this for sequential and sample scans itself */
 	if (flags & SO_TYPE_TIDRANGESCAN)
 		PredicateLockRelation(rel, snapshot);
-	lock_partition_predicate(rel, snapshot);
 
 	return heap_beginscan(rel, snapshot, nkeys, key, pscan, flags & ~SO_ALLOW_SYNC);
 }
 
 /*
- * What is hidden is hidden by a scan key of heap's, "offset" >= log start.
- * Sequential and TID range scans heed it by themselves; for the others see
- * shows_row below.  Most scans have none.
+ * What is hidden is hidden by scan keys of heap's, "offset" >= log start and
+ * "offset" < limit.  Sequential and TID range scans heed them by themselves; for
+ * the others see shows_row below.  Most scans have none.
  */
 static TableScanDesc
 log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,
 			   ParallelTableScanDesc pscan, uint32 flags)
 {
-	int64		start = nkeys == 0 ? topics_log_am_hidden_below(rel, snapshot) : 0;
-	ScanKeyData start_key;
+	int64		start;
+	int64		limit;
+	ScanKeyData keys[2];
 	TableScanDesc scan;
 
-	if (start == 0)
+	if (nkeys > 0)
 		return begin_durable_scan(rel, snapshot, nkeys, key, pscan, flags);
-	ScanKeyInit(&start_key, Anum_log_offset, BTGreaterEqualStrategyNumber, F_INT8GE,
-				Int64GetDatum(start));
-	scan = begin_durable_scan(rel, snapshot, 1, &start_key, pscan, flags);
-	if ((flags & SO_TYPE_SEQSCAN) && start >= get_cached_bounds(rel)->end_offset)
-		heap_setscanlimits(scan, 0, 0); /* all of it waits to be dropped */
+	start = topics_log_am_hidden_below(rel, snapshot);
+	limit = topics_log_am_hidden_from(rel, snapshot);
+	if (start > 0)
+		ScanKeyInit(&keys[nkeys++], Anum_log_offset, BTGreaterEqualStrategyNumber, F_INT8GE,
+					Int64GetDatum(start));
+	if (limit != NO_LIMIT)
+		ScanKeyInit(&keys[nkeys++], Anum_log_offset, BTLessStrategyNumber, F_INT8LT,
+					Int64GetDatum(limit));
+	scan = begin_durable_scan(rel, snapshot, nkeys, nkeys > 0 ? keys : NULL, pscan, flags);
+	/* all of it waits to be dropped, or to be confirmed */
+	if (nkeys > 0 && (flags & SO_TYPE_SEQSCAN) &&
+		(start >= get_cached_bounds(rel)->end_offset || limit <= get_cached_bounds(rel)->base_offset))
+		heap_setscanlimits(scan, 0, 0);
 	return scan;
 }
 
@@ -504,8 +526,19 @@ topics_log_am_begin_tidrange(Relation rel, Snapshot snapshot,
 static bool
 shows_row(TableScanDesc scan, TupleTableSlot *slot)
 {
-	return scan->rs_nkeys == 0 ||
-		topics_log_get_offset(slot) >= DatumGetInt64(scan->rs_key[0].sk_argument);
+	int64		offset;
+
+	if (scan->rs_nkeys == 0)
+		return true;
+	offset = topics_log_get_offset(slot);
+	for (int i = 0; i < scan->rs_nkeys; i++)
+	{
+		int64		bound = DatumGetInt64(scan->rs_key[i].sk_argument);
+
+		if (scan->rs_key[i].sk_strategy == BTLessStrategyNumber ? offset >= bound : offset < bound)
+			return false;
+	}
+	return true;
 }
 
 static bool
@@ -603,13 +636,20 @@ was_segment_filled(Relation rel)
 		 (!topics_log_start_read(&id, NULL, &log_start, &floor) || floor >= end_offset));
 }
 
-/* Return true if a segment gets no record any more. */
+/*
+ * Return true if a segment gets no record any more, and all that it has can be
+ * read: a scan of an index hides nothing.
+ */
 bool
 topics_log_am_is_sealed(Relation rel)
 {
 	PartitionState *state;
+	SegmentFill fill = get_segment_fill(rel, &state);
 
-	return get_segment_fill(rel, &state) == FILL_SEALED || was_segment_filled(rel);
+	if (fill == FILL_SEALED && state &&
+		topics_read_cut_limit(state, NULL) < get_cached_bounds(rel)->end_offset)
+		return false;
+	return fill == FILL_SEALED || was_segment_filled(rel);
 }
 
 /*

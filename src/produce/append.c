@@ -82,6 +82,11 @@ struct Destination
 static List *destinations = NIL;	/* in TopTransactionContext */
 static Destination **appending = NULL;	/* sorted, from append to publish */
 static int	nappending = 0;
+
+/* From publish to the standbys' confirmation: what was published. */
+static Destination **unconfirmed = NULL;
+static int	nunconfirmed = 0;
+
 static bool committing = false; /* records that come now would be lost */
 
 /* The result of topics.last_produced(), and the one that will replace it. */
@@ -232,7 +237,7 @@ try_open_segment(Destination *dest, const Segment *segment)
 				 errdetail("It was restored or altered without it, and cannot keep records in order."),
 				 errhint("Restore the topic without --no-table-access-method.")));
 	if (topics_log_index_exists(open->rel) &&
-		topics_log_end(&dest->partition) >= segment->end_offset)
+		topics_log_next_offset(&dest->partition) >= segment->end_offset)
 	{
 		table_close(open->rel, NoLock);
 		pfree(open);
@@ -342,7 +347,7 @@ open_segments(Destination *dest)
 		pg_read_barrier();
 		AcceptInvalidationMessages();
 		topics_segment_learn_bounds(partition->relid, dest->bounds_changes);
-		end = topics_log_end(partition);
+		end = topics_log_next_offset(partition);
 		require_known_end(dest);
 		dest->in_one_segment = topics_segment_fits(partition->rel, end, end + count - 1);
 		if (dest->in_one_segment ||
@@ -481,7 +486,10 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	dest->append_time = 0;
 	if (dest->log_append_time)
 		dest->append_time = Max(GetCurrentTimestamp(), state->last_append_time);
+	pg_atomic_write_u64(&state->append_end, offset + topics_buffer_count(dest->records));
+	pg_write_barrier();
 	pg_atomic_write_u32(&state->append_xid, GetTopTransactionId());
+	topics_high_watermark_announce(state);
 
 	topics_buffer_rewind(&cursor, dest->records);
 	while ((count = topics_buffer_read(&cursor, tuples, max)) > 0)
@@ -702,30 +710,53 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 
 	/* a reader that sees the new end sees an LSN that covers it */
 	pg_atomic_write_u64(&state->commit_lsn, lsn);
+	pg_atomic_write_u32(&state->publish_xid, pg_atomic_read_u32(&state->append_xid));
 	pg_write_barrier();
 	pg_atomic_write_u64(&state->next_offset, next_offset);
 	pg_write_barrier();
 	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
 }
 
+/* Wake the processes that wait for records of these partitions. */
+static void
+wake_readers(Destination *const *published, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		const Destination *dest = published[i];
+
+		topics_wakeup_published(dest->partition.state, dest->topic_state,
+								dest->first_offset + topics_buffer_count(dest->records));
+		if (dest->notify)
+			topics_moved_push(dest->partition.state);
+	}
+}
+
 /*
  * Publish what was appended, release the locks, and wake the processes that
- * wait for it.  Raises nothing; "lsn" is the end of the commit record.
+ * wait for it.  Raises nothing; "lsn" is the end of the commit record.  Return
+ * its mark, if readers wait for synchronous standbys (high_watermark.c), or 0.
  */
-void
+uint64
 topics_append_publish(XLogRecPtr lsn)
 {
-	for (int i = 0; i < nappending; i++)
-		publish_destination(appending[i], lsn);
-	topics_append_lock_release();
-	for (int i = 0; i < nappending; i++)
+	uint64		mark = 0;
+
+	if (topics_high_watermark_begin_publication())
 	{
-		topics_wakeup_published(appending[i]->partition.state, appending[i]->topic_state,
-								appending[i]->first_offset +
-								topics_buffer_count(appending[i]->records));
-		if (appending[i]->notify)
-			topics_moved_push(appending[i]->partition.state);
+		for (int i = 0; i < nappending; i++)
+			topics_high_watermark_publish(appending[i]->partition.state);
+		for (int i = 0; i < nappending; i++)
+			publish_destination(appending[i], lsn);
+		mark = topics_high_watermark_end_publication(lsn);
+		unconfirmed = appending;
+		nunconfirmed = nappending;
 	}
+	else
+		for (int i = 0; i < nappending; i++)
+			publish_destination(appending[i], lsn);
+	topics_append_lock_release();
+	wake_readers(appending, nappending);
 
 	if (nnext_produced > 0)
 	{
@@ -734,6 +765,35 @@ topics_append_publish(XLogRecPtr lsn)
 		produced = next_produced;
 		nproduced = nnext_produced;
 		next_produced = NULL;
+	}
+	return mark;
+}
+
+/*
+ * Synchronous standbys have confirmed what was published: wake the processes
+ * that wait for it again.  Raises nothing.
+ */
+void
+topics_append_confirmed(void)
+{
+	wake_readers(unconfirmed, nunconfirmed);
+	nunconfirmed = 0;
+}
+
+/*
+ * What was appended is dead.  The lock was released, and another process may
+ * append by now: then append_xid is not ours any more.
+ */
+void
+topics_append_at_abort(void)
+{
+	for (int i = 0; i < nappending; i++)
+	{
+		uint32		xid = GetTopTransactionIdIfAny();
+
+		if (TransactionIdIsValid(xid))
+			(void) pg_atomic_compare_exchange_u32(&appending[i]->partition.state->append_xid, &xid,
+												  InvalidTransactionId);
 	}
 }
 

@@ -11,7 +11,10 @@
  * partition share a flush.  The client is told only afterwards.
  *
  * What other sessions see meanwhile can still be lost by a crash, so a scan
- * flushes a commit before it shows the commit's records (log_am.c).
+ * flushes a commit before it shows the commit's records (log_am.c), and hides
+ * what synchronous standbys have still to confirm (high_watermark.c).  That goes
+ * for topics.  A transaction that has written to tables as well keeps to
+ * PostgreSQL's order where it waits for standbys (early_lock_release = auto).
  *
  * WHEN THE WAIT FOR A STANDBY IS CANCELLED, PostgreSQL reports the commit as
  * done, with a warning.  To a producer that would be an acknowledgement that is
@@ -47,8 +50,13 @@
 static bool lowered = false;
 static int	saved_synchronous_commit;
 
-/* From the publication to the wait: the end of the commit record. */
-static XLogRecPtr flush_upto = InvalidXLogRecPtr;
+/*
+ * From the publication to the wait: the end of the commit record, its mark
+ * (high_watermark.c), and whether PostgreSQL has left us the wait for the flush.
+ */
+static XLogRecPtr commit_end = InvalidXLogRecPtr;
+static uint64 commit_mark;
+static bool flush_wanted;
 
 /* For a commit that no standby has confirmed: see refuse_acknowledgement. */
 static bool keeps_connection = false;
@@ -62,11 +70,27 @@ restore_synchronous_commit(void)
 	lowered = false;
 }
 
-/* After the append: have PostgreSQL commit without a wait for durability. */
-void
-topics_durability_defer(void)
+/* Return true if commits of this transaction wait for synchronous standbys. */
+static bool
+waits_for_standbys(void)
 {
-	if (pg_topics_early_lock_release && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+	return SyncRepRequested() && topics_high_watermark_applies();
+}
+
+/*
+ * After the append: have PostgreSQL commit without a wait for durability, unless
+ * the strict order is wanted.  "wrote_tables" says whether the transaction has
+ * written to anything but topics: while a standby is away, that would be visible
+ * for hours before it is confirmed.
+ */
+void
+topics_durability_defer(bool wrote_tables)
+{
+	bool		strict = pg_topics_early_lock_release == EARLY_LOCK_RELEASE_OFF ||
+		(pg_topics_early_lock_release == EARLY_LOCK_RELEASE_AUTO && wrote_tables &&
+		 waits_for_standbys());
+
+	if (!strict && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
 	{
 		saved_synchronous_commit = synchronous_commit;
 		synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
@@ -76,10 +100,11 @@ topics_durability_defer(void)
 
 /* After the commit record, whose end is "lsn": note what to wait for. */
 void
-topics_durability_publish(XLogRecPtr lsn)
+topics_durability_publish(XLogRecPtr lsn, uint64 mark)
 {
-	if (lowered)
-		flush_upto = lsn;
+	commit_end = lsn;
+	commit_mark = mark;
+	flush_wanted = lowered;
 	restore_synchronous_commit();
 }
 
@@ -88,7 +113,7 @@ void
 topics_durability_at_abort(void)
 {
 	restore_synchronous_commit();
-	flush_upto = InvalidXLogRecPtr;
+	commit_end = InvalidXLogRecPtr;
 }
 
 /* Return true if a standby to wait for has not confirmed "lsn". */
@@ -128,21 +153,32 @@ refuse_acknowledgement(void)
 	InterruptPending = true;
 }
 
-/* When the transaction's locks are gone: wait until it is durable. */
+/*
+ * When the transaction's locks are gone: wait until it is durable, and, where
+ * that is asked for, confirmed by the standbys, and can be read.
+ */
 void
 topics_durability_wait(void)
 {
-	XLogRecPtr	lsn = flush_upto;
+	XLogRecPtr	lsn = commit_end;
 
 	if (lsn == InvalidXLogRecPtr)
 		return;
-	flush_upto = InvalidXLogRecPtr;
-	TEST_POINT("commit-published");
-	XLogFlush(lsn);
-	TEST_POINT("commit-durable");
-	SyncRepWaitForLSN(lsn, true);
+	commit_end = InvalidXLogRecPtr;
+	if (flush_wanted)
+	{
+		TEST_POINT("commit-published");
+		XLogFlush(lsn);
+		TEST_POINT("commit-durable");
+		SyncRepWaitForLSN(lsn, true);
+	}
 	if (standby_is_behind(lsn))
 		refuse_acknowledgement();
+	else if (commit_mark != 0 && synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+	{
+		topics_high_watermark_wait(commit_mark);
+		topics_append_confirmed();
+	}
 }
 
 /*

@@ -96,7 +96,9 @@ extern void topics_buffer_reset(void);
 
 extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
 extern bool topics_append_records(void);
-extern void topics_append_publish(XLogRecPtr lsn);
+extern uint64 topics_append_publish(XLogRecPtr lsn);
+extern void topics_append_confirmed(void);
+extern void topics_append_at_abort(void);
 extern int64 topics_append_first_offset(int64 topic_id, int32 partition);
 extern bool topics_append_is_pending(void);
 extern void topics_append_forget(void);
@@ -109,8 +111,8 @@ extern void topics_sticky_partition_forget(void);
 
 /* ---- durability.c ---- */
 
-extern void topics_durability_defer(void);
-extern void topics_durability_publish(XLogRecPtr lsn);
+extern void topics_durability_defer(bool wrote_tables);
+extern void topics_durability_publish(XLogRecPtr lsn, uint64 mark);
 extern void topics_durability_at_abort(void);
 extern void topics_durability_wait(void);
 extern void topics_durability_keep_connection(bool keep);

@@ -4,9 +4,9 @@
  *		Read a partition from an offset on.
  *
  * The server keeps nothing of a fetch: the client remembers its own place, as
- * Kafka's simple consumer does.  A fetch sees what the statement's snapshot
- * sees, below the published log end.  If that is nothing, and the fetch may
- * wait (max_wait), it sees what comes meanwhile.
+ * Kafka's simple consumer does.  A fetch sees what a plain SELECT in the same
+ * statement sees.  If that is nothing, and the fetch may wait (max_wait), it
+ * sees what comes meanwhile.
  *
  *-------------------------------------------------------------------------
  */
@@ -129,23 +129,25 @@ topics_fetch_limits(FunctionCallInfo fcinfo, int max_records)
 
 /*
  * Check an offset against the ends of the log, and return the offset up to
- * which the caller may read.  A client can know of a record that is visible but
- * not published.  So before an offset is called out of range, every producer
- * that is publishing must have finished.
+ * which a reader with this snapshot may read.  An offset above that may be of a
+ * later record, or of one that cannot be read yet.  A client can know of a record
+ * that is visible but not published.  So before an offset is called out of
+ * range, every producer that is publishing must have finished.
  */
 static int64
-check_offset(const Fetch *fetch, int64 from)
+check_offset(const Fetch *fetch, int64 from, Snapshot snapshot)
 {
 	const Partition *partition = &fetch->partition;
 	int64		start = topics_log_start(partition->state);
-	int64		end = topics_log_end(partition);
+	int64		upto = topics_log_end(partition, snapshot);
+	int64		end = upto;
 
 	if (from > end)
-		end = topics_log_end_settled(partition);
+		end = topics_log_next_offset_settled(partition);
 	if (from < start || from > end)
 		topics_log_report_out_of_range(NameStr(fetch->topic), partition->number, from, start, end,
 									   "topics.list_offsets() gives the offsets to start from.");
-	return end;
+	return upto;
 }
 
 /*
@@ -231,7 +233,8 @@ topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot)
 	fetch->has_gaps = topic->settings.compact;
 	fetch->partition = topics_catalog_open_for_reading(topic, request->partition);
 	fetch->reader = topics_log_reader_open(fetch->partition.rel, request->from,
-										   check_offset(fetch, request->from), snapshot, true);
+										   check_offset(fetch, request->from, snapshot), snapshot,
+										   true);
 	fetch->cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics fetch",
 									   ALLOCSET_DEFAULT_SIZES);
 	fetch->from = fetch->next = request->from;
@@ -266,7 +269,7 @@ topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls
 	if (check_next_offset(fetch, DatumGetInt64(values[RECORD_OFFSET])))
 		fetch->ended = fetch->count > 0 && fetch->bytes > fetch->limits.max_bytes;
 	else if (fetch->count == 0)
-		(void) check_offset(fetch, fetch->from);
+		(void) check_offset(fetch, fetch->from, NULL);
 	MemoryContextSwitchTo(old);
 	if (fetch->ended)
 		return false;

@@ -166,7 +166,7 @@ topics_latest(PG_FUNCTION_ARGS)
 
 		reading.partition_rel = opened.rel;
 		reading.start = topics_log_start(opened.state);
-		reading.end = topics_log_end(&opened);
+		reading.end = topics_log_end(&opened, reading.snapshot);
 		put_latest_of_partition(&reading, &result);
 		topics_catalog_close_partition(&opened, NoLock);
 	}

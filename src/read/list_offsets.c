@@ -121,7 +121,7 @@ topics_list_offsets(PG_FUNCTION_ARGS)
 	{
 		Partition	opened = topics_catalog_open_for_reading(topic, partition);
 		int64		start = topics_log_start(opened.state);
-		int64		end = topics_log_end(&opened);
+		int64		end = topics_log_end(&opened, GetActiveSnapshot());
 		TimestampTz timestamp = 0;
 		bool		found;
 
@@ -206,7 +206,7 @@ topics_list_offsets_since(Topic *topic, TimestampTz at, TimestampTz *timestamps,
 	{
 		Partition	opened = topics_catalog_open_for_reading(topic, partition);
 		int64		start = topics_log_start(opened.state);
-		int64		end = topics_log_end(&opened);
+		int64		end = topics_log_end(&opened, GetActiveSnapshot());
 		TimestampTz timestamp = 0;
 		int			count;
 		Segment    *segments = topics_segment_list(opened.rel, &count);

@@ -336,6 +336,7 @@ static void
 start_offset_scan(OffsetScanState *state)
 {
 	Relation	rel = state->css.ss.ss_currentRelation;
+	Snapshot	snapshot = state->css.ss.ps.state->es_snapshot;
 	BlockNumber first = 0;
 	BlockNumber last;
 	int64		hidden;
@@ -345,10 +346,16 @@ start_offset_scan(OffsetScanState *state)
 	if (state->nothing)
 		return;
 
+	/* before the size is asked for: all producers are met, or meet us */
+	topics_log_am_lock_partition(rel, snapshot);
+
 	/* the scan hides records below the log's start: do not read them */
-	hidden = topics_log_am_hidden_below(rel, state->css.ss.ps.state->es_snapshot);
+	hidden = topics_log_am_hidden_below(rel, snapshot);
 	if (hidden > 0)
 		state->lower = Max(state->lower, hidden);
+	hidden = topics_log_am_hidden_from(rel, snapshot);
+	if (hidden != NO_LIMIT)
+		state->upper = Min(state->upper, hidden - 1);
 
 	state->nblocks = RelationGetNumberOfBlocks(rel);
 	last = state->nblocks > 0 ? state->nblocks - 1 : 0;

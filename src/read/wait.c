@@ -80,7 +80,7 @@ look_up_log_end(OffsetWait *wait)
 	if (partition->rel == NULL)
 		topics_catalog_report_dropped(NameStr(wait->topic));
 	PushActiveSnapshot(GetTransactionSnapshot());
-	end = topics_log_end(partition);
+	end = topics_log_end(partition, NULL);
 	PopActiveSnapshot();
 	topics_catalog_close_partition(partition, AccessShareLock);
 	return end;
@@ -103,7 +103,12 @@ is_log_end_reached(void *arg)
 		topics_catalog_report_dropped(NameStr(wait->topic));
 	if (end == UNKNOWN_OFFSET || RecoveryInProgress())
 		end = look_up_log_end(wait);
-	return end >= wait->wanted;
+	if (end < wait->wanted)
+		return false;
+	if (topics_read_cut_limit(wait->partition.state, NULL) >= wait->wanted)
+		return true;
+	topics_wakeup_want_confirmation();
+	return false;
 }
 
 /*

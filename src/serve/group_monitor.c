@@ -13,6 +13,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -193,7 +194,7 @@ put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int
 		position = pg_atomic_read_u64(&entry.start);
 	opened = topics_catalog_open_for_reading(topic, partition);
 	start = topics_log_start(opened.state);
-	end = topics_log_end(&opened);
+	end = topics_log_end(&opened, GetActiveSnapshot());
 	topics_catalog_close_partition(&opened, AccessShareLock);
 	if (position == NO_OFFSET || position < start)
 		position = start;

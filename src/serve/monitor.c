@@ -109,7 +109,7 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 			CHECK_FOR_INTERRUPTS();
 			if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
 				continue;		/* just dropped */
-			visit(rsinfo, &partition, topics_log_start(partition.state), topics_log_end(&partition));
+			visit(rsinfo, &partition, topics_log_start(partition.state), topics_log_end(&partition, GetActiveSnapshot()));
 			topics_catalog_close_partition(&partition, AccessShareLock);
 		}
 	}

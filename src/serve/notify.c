@@ -138,22 +138,35 @@ sort_taken(int *count)
 }
 
 /*
- * Find the log end, in the log if a foreign writer has moved it.  The result is
- * -1 if the partition has gone.
+ * Find the log end to tell of.  The result is -1 if the partition has gone, or
+ * has no new record that may be read.  If it has one that will be, it is for
+ * later, too.
  */
 static int64
 find_log_end(Topic *topic, const Moved *moved)
 {
-	int64		end = pg_atomic_read_u64(&moved->state->next_offset);
-	Partition	partition = {.topic = topic,.number = moved->id.partition};
+	PartitionState *state = moved->state;
+	int64		next = pg_atomic_read_u64(&state->next_offset);
+	int64		end;
 
-	if (end != UNKNOWN_OFFSET)
-		return end;
-	if (partition.number >= topic->partitions ||
-		!topics_catalog_try_open_partition(&partition, AccessShareLock))
-		return -1;
-	end = topics_log_end(&partition);
-	topics_catalog_close_partition(&partition, AccessShareLock);
+	if (next == UNKNOWN_OFFSET)
+	{
+		Partition	partition = {.topic = topic,.number = moved->id.partition};
+
+		if (partition.number >= topic->partitions ||
+			!topics_catalog_try_open_partition(&partition, AccessShareLock))
+			return -1;
+		next = topics_log_next_offset(&partition);
+		topics_catalog_close_partition(&partition, AccessShareLock);
+	}
+	end = Min(next, topics_read_cut_limit(state, NULL));
+	if (end < next)
+	{
+		topics_moved_push(state);
+		if (end <= state->told_end)
+			return -1;
+	}
+	state->told_end = end;
 	return end;
 }
 

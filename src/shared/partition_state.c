@@ -116,8 +116,9 @@ count_up_u32(pg_atomic_uint32 *field, bool is_new)
  * struct has its line here, in the struct's order.
  *
  * Unless the memory is new, processes may still hold a pointer to it, as the
- * state of a topic that was dropped.  They may sleep on it, and a stack may
- * have it: so locks, condition variables and the stack's link stay as they are.
+ * state of a topic that was dropped.  They may sleep on it, and a stack or the
+ * list of high_watermark.c may have it: so locks, condition variables, the
+ * stack's link and "listed" stay as they are.
  */
 static void
 init_state(PartitionState *state, const TopicPartition *id, bool is_new)
@@ -138,6 +139,8 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	set_u64(&state->next_offset, UNKNOWN_OFFSET, is_new);
 	set_u64(&state->commit_lsn, InvalidXLogRecPtr, is_new);
 	set_u32(&state->append_xid, InvalidTransactionId, is_new);
+	set_u32(&state->publish_xid, InvalidTransactionId, is_new);
+	set_u64(&state->append_end, 0, is_new);
 	state->active_blocks = 0;
 	state->last_append_time = 0;
 	state->active_base = 0;
@@ -148,6 +151,13 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	state->bounds_changes = is_new ? 0 : state->bounds_changes + 1;
 	state->append_limit = NO_LIMIT;
 	state->cut_end = 0;
+
+	if (is_new)
+		pg_atomic_init_u32(&state->listed, 0);
+	state->mark = 0;
+	state->found_at_mark = 0;
+	state->confirmed_end = 0;
+	memset(state->end_at_mark, 0, sizeof(state->end_at_mark));
 
 	set_u32(&state->requests, 0, is_new);
 	count_up_u32(&state->foreign_writes, is_new);
@@ -160,6 +170,8 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 		pg_atomic_init_u32(&state->moved, 0);
 		state->moved_below = 0;
 	}
+
+	state->told_end = 0;
 
 	if (is_new)
 		ConditionVariableInit(&state->data_cv);

@@ -31,6 +31,8 @@ typedef enum PartitionRole
 #define REQUEST_SEAL	0x04	/* freeze and index sealed segments */
 #define REQUEST_DROP	0x08	/* drop what is below the log start */
 
+#define HIGH_WATERMARK_MARKS 16 /* moments in time (high_watermark.c) */
+
 #define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
 #define NOBODY_WAITS	PG_INT64_MAX	/* of wake_at */
@@ -54,9 +56,8 @@ typedef enum PartitionRole
  * locks of heap's insert, or that of offset_table.c (src/README has all).
  *
  * The order is one for the processor, too.  What each commit reads and writes
- * stands together, in the 128 bytes from append_lock to wake_at.  Of
- * next_offset, commit_lsn and append_xid a reader wants all three, so they are
- * neighbours.
+ * stands together, from append_lock to active_file.  Of next_offset, commit_lsn
+ * and append_xid a reader wants all three, so they are neighbours.
  */
 typedef struct PartitionState
 {
@@ -78,6 +79,10 @@ typedef struct PartitionState
 	pg_atomic_uint64 commit_lsn;	/* of the commit that published it */
 	pg_atomic_uint32 append_xid;	/* of the transaction that has appended
 									 * and not yet published, or invalid */
+	pg_atomic_uint32 publish_xid;	/* of the one that published next_offset,
+									 * or invalid: it was looked up */
+	pg_atomic_uint64 append_end;	/* the log end once append_xid is
+									 * published */
 
 	BlockNumber active_blocks;	/* up to the one with the last record, for the
 								 * roll by size, and to append at */
@@ -110,6 +115,20 @@ typedef struct PartitionState
 	int64		cut_end;		/* former end of a segment whose cut is not
 								 * complete, or 0 */
 
+	/*
+	 * ---- the lock of high_watermark.c ----
+	 *
+	 * "listed" is read without it, too.  Where no synchronous standbys are
+	 * waited for, all this is left alone.
+	 */
+
+	pg_atomic_uint32 listed;	/* is in the list there */
+	uint64		mark;			/* that the last publication belongs to */
+	uint64		found_at_mark;	/* the open one when the log end was looked up */
+	int64		confirmed_end;	/* an end that was confirmed once */
+	int64		end_at_mark[HIGH_WATERMARK_MARKS];	/* log end at marks that are
+													 * needed, by number modulo */
+
 	/* ---- no lock: atomics ---- */
 
 	pg_atomic_uint32 requests;	/* REQUEST_xxx */
@@ -126,6 +145,7 @@ typedef struct PartitionState
 	/* ---- the flag "moved": the process that has set it (moved.c) ---- */
 
 	pg_atomic_uint32 moved;		/* is in a stack of moved partitions */
+	int64		told_end;		/* the log end that the worker last told of */
 	int			moved_below;	/* the next one in it, as index + 1, or 0 */
 
 	/* ---- no lock: of the topic, in the state of its partition 0 ---- */
@@ -299,6 +319,30 @@ extern bool topics_append_lock_held(const PartitionState *state);
 extern void topics_append_lock_sleep(PartitionState *state, long timeout_ms);
 extern void topics_append_lock_at_abort(void);
 
+/* ---- high_watermark.c ---- */
+
+/* How far readers of a partition go. */
+typedef struct PartitionLimit
+{
+	PartitionState *state;
+	int64		limit;			/* they stop before this offset */
+} PartitionLimit;
+
+extern void topics_high_watermark_shmem_request(void);
+extern void topics_high_watermark_shmem_startup(void);
+extern bool topics_high_watermark_applies(void);
+extern void topics_high_watermark_announce(PartitionState *state);
+extern bool topics_high_watermark_begin_publication(void);
+extern void topics_high_watermark_publish(PartitionState *state);
+extern uint64 topics_high_watermark_end_publication(XLogRecPtr lsn);
+extern void topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end);
+extern void topics_high_watermark_wait(uint64 mark);
+extern int64 topics_high_watermark_get(PartitionState *state);
+extern int	topics_high_watermark_count_listed(void);
+extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *count,
+									  uint64 *mark);
+extern uint64 topics_high_watermark_wait_for_all(void);
+
 /* ---- wakeup.c ---- */
 
 #define WAKEUP_MAX_WAIT_MS 2147483000L	/* 24 days, what PostgreSQL can wait */
@@ -314,6 +358,7 @@ extern void topics_wakeup_topic(PartitionState *topic_state);
 extern void topics_wakeup_claim_released(PartitionState *topic_state);
 extern void topics_wakeup_want(PartitionState *state, int64 next_offset);
 extern void topics_wakeup_want_claim(PartitionState *topic_state);
+extern void topics_wakeup_want_confirmation(void);
 extern bool topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg,
 							   long timeout_ms);
 extern long topics_wakeup_max_wait(const Interval *max_wait, long limit_ms);

@@ -66,6 +66,11 @@
  * where another one stays.  Checks run under a resource owner of their own,
  * so that locks they take go at their end.
  *
+ * Where commits wait for synchronous standbys, records can be read when those
+ * have confirmed them, which a producer that has waited for it makes known by a
+ * second broadcast.  Others do not wait: so a check that finds records which are
+ * only published asks to be called again soon (topics_wakeup_want_confirmation).
+ *
  * On a hot standby commits are replayed by a process that publishes nothing.
  * There a wait looks at the replayed position every STANDBY_NAP_MS, and calls
  * the check if that has moved.
@@ -92,6 +97,10 @@
 #include "shared/shared.h"
 
 #define STANDBY_NAP_MS 100
+#define CONFIRMATION_NAP_MS 100
+
+/* What the check waits for is published, and not yet confirmed. */
+static bool nap_wanted = false;
 
 /* ----------------------------------------------------------------
  *		To wake.  Nothing here may raise, or allocate.
@@ -164,6 +173,16 @@ topics_wakeup_want_claim(PartitionState *topic_state)
 {
 	pg_atomic_write_u32(&topic_state->claim_wanted, 1);
 	pg_memory_barrier();
+}
+
+/*
+ * In a check: what it waits for is published, but has still to be confirmed by
+ * synchronous standbys.  Call it again before long.
+ */
+void
+topics_wakeup_want_confirmation(void)
+{
+	nap_wanted = true;
 }
 
 /* Call a check.  The locks that it takes, and its memory, go at its end. */
@@ -245,6 +264,7 @@ topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, lo
 		long		left;
 
 		CHECK_FOR_INTERRUPTS();
+		nap_wanted = false;
 		done = run_check(check, arg, cxt);
 		left = count_ms_left(start, timeout_ms);
 		if (done || left <= 0)
@@ -260,7 +280,7 @@ topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, lo
 		if (recovery)
 			sleep_until_replayed(cv, replayed, start, timeout_ms);
 		else
-			sleep_until_woken(cv, left);
+			sleep_until_woken(cv, nap_wanted ? Min(left, CONFIRMATION_NAP_MS) : left);
 	}
 	ConditionVariableCancelSleep();
 	MemoryContextDelete(cxt);

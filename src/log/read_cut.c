@@ -1,0 +1,355 @@
+/*-------------------------------------------------------------------------
+ *
+ * read_cut.c
+ *		How far a snapshot reads where commits wait for synchronous standbys.
+ *
+ * Readers stop at the high watermark (shared/high_watermark.c).  It moves while
+ * a statement runs.  So what it was is kept with the statement's snapshot, for
+ * all partitions at once: the cut.  All scans and functions of a statement
+ * agree, and in REPEATABLE READ all statements of a transaction.
+ *
+ * The cut is made when the first topic is read, after the snapshot was taken.
+ * A record that the snapshot sees has been announced by its producer before, so
+ * its partition is in the cut, or all that the snapshot sees of it is confirmed.
+ * A partition whose log end is looked up later joins the cut then.
+ *
+ * In READ COMMITTED a statement's cut hangs off its executor's state, and is
+ * found by the address of its snapshot.  The executor keeps that registered, so
+ * no other snapshot can have the address until the executor ends.  A snapshot
+ * that no executor has started with (fetch() that has waited, consume()) is
+ * used once, and stops at the watermark as it is at that moment.
+ *
+ * A SERIALIZABLE transaction hides nothing that its snapshot sees: no conflict
+ * would tell of a transaction that did not see what was hidden.  It waits until
+ * that is confirmed, once.  The wait can be cancelled.
+ *
+ * Other processes cannot be told of the cut: a query whose cut hides something
+ * runs without parallel workers.  A worker of a query whose cut hides nothing
+ * makes its own, later, which hides nothing of that snapshot either.
+ *
+ * During recovery readers see what was replayed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/parallel.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "storage/latch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+
+#define POLL_MS 10				/* for a producer to publish */
+#define SPARE_LIMITS 16			/* that are entered while a cut is made */
+
+typedef struct ReadCut
+{
+	uint64		mark;			/* the open one when it was made; 0: not made */
+	int			count;
+	int			room;
+	PartitionLimit *limits;		/* by address of the state */
+	MemoryContext cxt;
+} ReadCut;
+
+/* A statement in READ COMMITTED. */
+typedef struct Statement
+{
+	struct Statement *outer;
+	Snapshot	snapshot;
+	ReadCut		cut;
+	MemoryContextCallback callback;
+} Statement;
+
+static Statement *statements = NULL;	/* the one that began last comes first */
+
+/* That of a transaction in REPEATABLE READ. */
+static ReadCut transaction_cut;
+
+/* In SERIALIZABLE: all up to this mark was waited for; 0: nothing. */
+static uint64 waited_for = 0;
+
+static ExecutorStart_hook_type previous_executor_start = NULL;
+static ExecutorRun_hook_type previous_executor_run = NULL;
+
+/* ----------------------------------------------------------------
+ *		Cuts
+ * ----------------------------------------------------------------
+ */
+
+static int
+compare_limits(const void *a, const void *b)
+{
+	const PartitionState *sa = ((const PartitionLimit *) a)->state;
+	const PartitionState *sb = ((const PartitionLimit *) b)->state;
+
+	return sa < sb ? -1 : sa > sb;
+}
+
+static void
+sort_limits(ReadCut *cut)
+{
+	if (cut->count > 1)
+		qsort(cut->limits, cut->count, sizeof(PartitionLimit), compare_limits);
+}
+
+/* Make a cut, as of now. */
+static void
+make_cut(ReadCut *cut, MemoryContext cxt)
+{
+	cut->cxt = cxt;
+	cut->limits = NULL;
+	do
+	{
+		if (cut->limits)
+			pfree(cut->limits);
+		cut->room = topics_high_watermark_count_listed() + SPARE_LIMITS;
+		cut->limits = MemoryContextAlloc(cxt, sizeof(PartitionLimit) * cut->room);
+	} while (!topics_high_watermark_cut(cut->limits, cut->room, &cut->count, &cut->mark));
+	sort_limits(cut);
+}
+
+/* Add a partition to a cut. */
+static int64
+add_limit(ReadCut *cut, PartitionState *state)
+{
+	int64		limit = topics_high_watermark_get(state);
+
+	if (cut->count == cut->room)
+	{
+		cut->room *= 2;
+		cut->limits = repalloc(cut->limits, sizeof(PartitionLimit) * cut->room);
+	}
+	cut->limits[cut->count].state = state;
+	cut->limits[cut->count++].limit = limit;
+	sort_limits(cut);
+	return limit;
+}
+
+/* Find the offset at which a cut ends in a partition, or NO_LIMIT. */
+static int64
+find_limit(ReadCut *cut, PartitionState *state)
+{
+	PartitionLimit key = {.state = state};
+	PartitionLimit *found = NULL;
+
+	if (cut->count > 0)
+		found = bsearch(&key, cut->limits, cut->count, sizeof(PartitionLimit), compare_limits);
+	if (found)
+		return found->limit;
+	/* not in the list when the cut was made, since its end was not known */
+	if (state->found_at_mark >= cut->mark)
+		return add_limit(cut, state);
+	return NO_LIMIT;
+}
+
+/*
+ * Find the cut that is kept with a snapshot, made if need be, or NULL if none
+ * is kept with it.
+ */
+static ReadCut *
+find_cut(Snapshot snapshot)
+{
+	ReadCut    *cut = NULL;
+	MemoryContext cxt = TopTransactionContext;
+
+	if (IsolationUsesXactSnapshot())
+		cut = &transaction_cut;
+	for (Statement *statement = statements; statement && cut == NULL; statement = statement->outer)
+		if (statement->snapshot == snapshot)
+		{
+			cut = &statement->cut;
+			cxt = GetMemoryChunkContext(statement);
+		}
+	if (cut && cut->mark == 0)
+		make_cut(cut, cxt);
+	return cut;
+}
+
+/* ----------------------------------------------------------------
+ *		SERIALIZABLE
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if a commit that the snapshot sees is not yet published. */
+static bool
+awaits_publication(const ReadCut *cut, Snapshot snapshot)
+{
+	for (int i = 0; i < cut->count; i++)
+	{
+		TransactionId xid = pg_atomic_read_u32(&cut->limits[i].state->append_xid);
+
+		if (TransactionIdIsValid(xid) && !XidInMVCCSnapshot(xid, snapshot))
+			return true;
+	}
+	return false;
+}
+
+/* Wait until all that a snapshot sees is confirmed. */
+static void
+wait_for_snapshot(Snapshot snapshot)
+{
+	for (;;)
+	{
+		ReadCut		cut;
+		bool		awaits;
+
+		make_cut(&cut, CurrentMemoryContext);
+		awaits = awaits_publication(&cut, snapshot);
+		pfree(cut.limits);
+		if (!awaits)
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS,
+						 topics_wait_event_get(WAIT_HIGH_WATERMARK));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	waited_for = topics_high_watermark_wait_for_all();
+}
+
+/* ----------------------------------------------------------------
+ *		What readers ask
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Get the offset at which a reader with this snapshot has to stop, or NO_LIMIT.
+ * NULL stands for what is confirmed now.  The partition's log end is known.
+ */
+int64
+topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
+{
+	ReadCut    *cut;
+
+	if (likely(!topics_high_watermark_applies()) || RecoveryInProgress())
+		return NO_LIMIT;
+	if (snapshot == NULL)
+		return topics_high_watermark_get(state);
+	if (!IsMVCCSnapshot(snapshot))
+		return NO_LIMIT;
+	if (IsolationIsSerializable())
+	{
+		if (waited_for == 0 || state->found_at_mark > waited_for)
+			wait_for_snapshot(snapshot);
+		return NO_LIMIT;
+	}
+	cut = find_cut(snapshot);
+	return cut ? find_limit(cut, state) : topics_high_watermark_get(state);
+}
+
+/* Forget all at the end of a transaction. */
+void
+topics_read_cut_forget(void)
+{
+	memset(&transaction_cut, 0, sizeof(transaction_cut));
+	waited_for = 0;
+}
+
+/* ----------------------------------------------------------------
+ *		Statements
+ * ----------------------------------------------------------------
+ */
+
+/* MemoryContextCallback: the executor of a statement ends. */
+static void
+forget_statement(void *arg)
+{
+	Statement **link = &statements;
+
+	while (*link != arg)
+		link = &(*link)->outer;
+	*link = (*link)->outer;
+}
+
+/* Let readers find a statement's cut by its snapshot. */
+static void
+remember_statement(Snapshot snapshot, MemoryContext cxt)
+{
+	Statement  *statement;
+
+	for (statement = statements; statement; statement = statement->outer)
+		if (statement->snapshot == snapshot)
+			return;				/* as the statement that has called this one */
+	statement = MemoryContextAllocZero(cxt, sizeof(Statement));
+	statement->snapshot = snapshot;
+	statement->outer = statements;
+	statement->callback.func = forget_statement;
+	statement->callback.arg = statement;
+	statements = statement;
+	MemoryContextRegisterResetCallback(cxt, &statement->callback);
+}
+
+/* ExecutorStart_hook */
+static void
+start_statement(QueryDesc *query, int eflags)
+{
+	if (previous_executor_start)
+		previous_executor_start(query, eflags);
+	else
+		standard_ExecutorStart(query, eflags);
+	if (unlikely(topics_high_watermark_applies()) && query->estate->es_snapshot &&
+		!IsolationUsesXactSnapshot() && !RecoveryInProgress())
+		remember_statement(query->estate->es_snapshot, query->estate->es_query_cxt);
+}
+
+/* Return true if a plan reads a log table. */
+static bool
+reads_log(const PlannedStmt *plan)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+	ListCell   *lc;
+
+	foreach(lc, plan->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_RELATION && OidIsValid(namespace) &&
+			get_rel_namespace(rte->relid) == namespace)
+			return true;
+	}
+	return false;
+}
+
+/* Return true if a query must not use parallel workers. */
+static bool
+must_run_alone(const QueryDesc *query)
+{
+	ReadCut    *cut;
+
+	if (!query->plannedstmt->parallelModeNeeded || !topics_high_watermark_applies() ||
+		RecoveryInProgress() || IsolationIsSerializable() || !reads_log(query->plannedstmt))
+		return false;
+	cut = find_cut(query->estate->es_snapshot);
+	return cut == NULL || cut->count > 0;
+}
+
+/* ExecutorRun_hook: the executor uses no workers if the number of rows is limited. */
+static void
+run_statement(TOPICS_EXECUTOR_RUN_ARGS)
+{
+	if (count == 0 && must_run_alone(query))
+		count = PG_UINT64_MAX;
+	if (previous_executor_run)
+		previous_executor_run(TOPICS_EXECUTOR_RUN);
+	else
+		standard_ExecutorRun(TOPICS_EXECUTOR_RUN);
+}
+
+void
+topics_read_cut_init(void)
+{
+	previous_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = start_statement;
+	previous_executor_run = ExecutorRun_hook;
+	ExecutorRun_hook = run_statement;
+}
