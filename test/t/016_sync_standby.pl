@@ -64,6 +64,7 @@ sub waiting
 
 my $producer = waiting(
 	q{
+	SET pg_topics.early_lock_release = on;
 	BEGIN;
 	REVOKE SELECT ON topic.t FROM reader;
 	CREATE OR REPLACE FUNCTION version() RETURNS text LANGUAGE sql RETURN 'new';
@@ -82,7 +83,7 @@ $other->send('SELECT * FROM dropped');
 is(($other->receive(60) // { sqlstate => 'no answer' })->{sqlstate},
 	'42P01', 'its DROP TABLE acts at once');
 is($observer->value(q{SELECT r.offset, value FROM topics.fetch('t', 0, 1) r}),
-	'1|one', 'its record is seen');
+	'', 'its record is not seen');
 is($observer->value("SELECT count(*) FROM pg_locks WHERE pid = $producer->{pid}"),
 	'0', 'it has no locks any more');
 is($producer->receive(0), undef, '... and it still waits');
@@ -90,7 +91,7 @@ is($producer->receive(0), undef, '... and it still waits');
 # Others that wait queue up behind nobody's append lock.
 my $second = waiting(q{CALL topics.send('t', 'two')});
 is($observer->value(q{SELECT log_end_offset FROM topics.partition}),
-	'3', 'a second producer got to its wait as well');
+	'1', 'a second producer got to its wait as well, and nobody sees its record');
 
 # ----------------------------------------------------------------------
 # Waits that end early
@@ -135,6 +136,9 @@ is_deeply(
 my $strict = waiting(q{SET pg_topics.early_lock_release = off; CALL topics.send('t', 'strict')});
 is($observer->value(q{SELECT count(*) FROM topic.t WHERE value = 'strict'}),
 	'0', 'without early release a record is not seen before it is confirmed');
+$result = ends($strict, 'pg_cancel_backend');
+is($result->{sqlstate}, '40003', '... and without an acknowledgement if the wait is cancelled');
+$strict = waiting(q{SET pg_topics.early_lock_release = off; CALL topics.send('t', 'strict')});
 
 # ----------------------------------------------------------------------
 # The standby comes
@@ -145,10 +149,10 @@ $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->start;
 is_deeply(
 	$strict->receive->{rows},
-	[ 'SET', '0|7' ],
+	[ 'SET', '0|8' ],
 	'with the standby the wait ends, acknowledged');
 is_deeply($observer->query(q{CALL topics.send('t', 'confirmed')})->{rows},
-	['0|8'], 'and send goes on');
+	['0|9'], 'and send goes on');
 is_deeply(
 	$observer->query(q{BEGIN; SELECT topics.produce('t', 'last'); COMMIT})->{rows},
 	[ 'BEGIN', '0', 'COMMIT' ],
