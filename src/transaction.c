@@ -208,6 +208,7 @@ follow_subtransaction(SubXactEvent event, SubTransactionId subxid,
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
 		topics_append_lock_at_abort();
+		topics_read_cut_at_subabort(subxid);
 		topics_buffer_subabort(subxid);
 		topics_consumer_offset_subabort(subxid);
 		topics_cut_at_subend(false, subxid, parent);

@@ -102,25 +102,31 @@ typedef struct Place
  * ----------------------------------------------------------------
  */
 
-/* Read the two ends of the log; without opening it, as a rule. */
+/*
+ * Read the two ends of the log; without opening it, as a rule.  In SERIALIZABLE
+ * it counts as read, even if nothing is found.
+ */
 static void
 look_at_log(Place *place)
 {
 	Partition  *partition = &place->partition;
+	Snapshot	snapshot = IsolationIsSerializable() ? GetTransactionSnapshot() : NULL;
 
 	place->log_start = pg_atomic_read_u64(&partition->state->log_start_offset);
 	place->next_offset = pg_atomic_read_u64(&partition->state->next_offset);
-	if (place->log_start == UNKNOWN_OFFSET || place->next_offset == UNKNOWN_OFFSET ||
-		RecoveryInProgress())
+	if (place->log_start != UNKNOWN_OFFSET && place->next_offset != UNKNOWN_OFFSET &&
+		snapshot == NULL && !RecoveryInProgress())
 	{
-		topics_catalog_open_partition(partition, AccessShareLock);
-		PushActiveSnapshot(GetTransactionSnapshot());
-		place->log_start = topics_log_start(partition->state);
-		place->next_offset = topics_log_next_offset(partition);
-		PopActiveSnapshot();
-		topics_catalog_close_partition(partition, AccessShareLock);
+		place->log_end = Min(place->next_offset, topics_read_cut_limit(partition->state, NULL));
+		return;
 	}
-	place->log_end = Min(place->next_offset, topics_read_cut_limit(partition->state, NULL));
+	topics_catalog_open_partition(partition, AccessShareLock);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	place->log_start = topics_log_start(partition->state);
+	place->next_offset = topics_log_next_offset(partition);
+	place->log_end = topics_log_end(partition, snapshot);
+	PopActiveSnapshot();
+	topics_catalog_close_partition(partition, AccessShareLock);
 }
 
 /* Find where this transaction has the group, and whether that is claimed. */

@@ -67,6 +67,7 @@ typedef struct Statement
 {
 	struct Statement *outer;
 	Snapshot	snapshot;
+	SubTransactionId subxid;
 	ReadCut		cut;
 	MemoryContextCallback callback;
 } Statement;
@@ -247,11 +248,31 @@ topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 	return cut ? find_limit(cut, state) : topics_high_watermark_get(state);
 }
 
+/*
+ * Forget the statements of a subtransaction that is rolled back: their snapshots
+ * are gone, before their executors' memory may be.
+ */
+void
+topics_read_cut_at_subabort(SubTransactionId subxid)
+{
+	Statement **link = &statements;
+
+	while (*link)
+	{
+		/* a subtransaction's children have higher numbers */
+		if ((*link)->subxid >= subxid)
+			*link = (*link)->outer;
+		else
+			link = &(*link)->outer;
+	}
+}
+
 /* Forget all at the end of a transaction. */
 void
 topics_read_cut_forget(void)
 {
 	memset(&transaction_cut, 0, sizeof(transaction_cut));
+	statements = NULL;
 	waited_for = 0;
 }
 
@@ -266,9 +287,10 @@ forget_statement(void *arg)
 {
 	Statement **link = &statements;
 
-	while (*link != arg)
+	while (*link && *link != arg)
 		link = &(*link)->outer;
-	*link = (*link)->outer;
+	if (*link)
+		*link = (*link)->outer;
 }
 
 /* Let readers find a statement's cut by its snapshot. */
@@ -282,6 +304,7 @@ remember_statement(Snapshot snapshot, MemoryContext cxt)
 			return;				/* as the statement that has called this one */
 	statement = MemoryContextAllocZero(cxt, sizeof(Statement));
 	statement->snapshot = snapshot;
+	statement->subxid = GetCurrentSubTransactionId();
 	statement->outer = statements;
 	statement->callback.func = forget_statement;
 	statement->callback.arg = statement;
