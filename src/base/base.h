@@ -25,7 +25,7 @@ typedef enum EarlyLockRelease
 	EARLY_LOCK_RELEASE_OFF,		/* when it is durable, and confirmed */
 	EARLY_LOCK_RELEASE_AUTO,	/* before, unless tables wait for standbys */
 	EARLY_LOCK_RELEASE_ON		/* before, always */
-} EarlyLockRelease;
+}			EarlyLockRelease;
 
 extern int	pg_topics_early_lock_release;	/* EarlyLockRelease */
 extern bool pg_topics_enable_offset_scan;

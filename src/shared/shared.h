@@ -126,8 +126,9 @@ typedef struct PartitionState
 	uint64		mark;			/* that the last publication belongs to */
 	uint64		found_at_mark;	/* the open one when the log end was looked up */
 	int64		confirmed_end;	/* an end that was confirmed once */
-	int64		end_at_mark[HIGH_WATERMARK_MARKS];	/* log end at marks that are
-													 * needed, by number modulo */
+	int64		end_at_mark[HIGH_WATERMARK_MARKS];	/* log end at marks that
+													 * are needed, by number
+													 * modulo */
 
 	/* ---- no lock: atomics ---- */
 

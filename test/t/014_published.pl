@@ -100,7 +100,8 @@ goes_on($neighbour, q{CALL topics.send('t', 'beside', partition => 2)},
 	'2|2', '... another partition goes on');
 
 # What comes behind is not known before the publication.
-goes_on($late, q{SELECT r.offset FROM topics.fetch('t', 0, 4) r},
+goes_on(
+	$late, q{SELECT r.offset FROM topics.fetch('t', 0, 4) r},
 	'', '... at the end there is nothing yet');
 $late->send(q{SELECT r.offset FROM topics.fetch('t', 1, 6) r});
 $beyond->send(q{SELECT r.offset, value FROM topics.fetch('t', 1, 5) r});

@@ -16,7 +16,9 @@ use Topics;
 my $node = topics_node(
 	'primary',
 	init => { allows_streaming => 1 },
-	conf => "min_parallel_table_scan_size = 0\nparallel_setup_cost = 0\nparallel_tuple_cost = 0\nmax_connections = 50\n");
+	conf =>
+	  "min_parallel_table_scan_size = 0\nparallel_setup_cost = 0\nparallel_tuple_cost = 0\nmax_connections = 50\n"
+);
 $node->safe_psql(
 	'postgres', q{
 	SELECT topics.create_topic('t', 2);
@@ -124,18 +126,15 @@ all_say(0, 103, 'before');
 my $snapshot = Session->new($node);
 $snapshot->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM topic.u');
 $standby->stop('immediate');
-poll_until(
-	sub { $observer->value('SELECT count(*) FROM pg_stat_replication') eq '0' }) or die;
+poll_until(sub { $observer->value('SELECT count(*) FROM pg_stat_replication') eq '0' }) or die;
 
 my @waiting = (
 	waiting(
 		q{INSERT INTO topic.t (value, partition) SELECT 'unconfirmed', g % 2 FROM generate_series(1, 6) g}
 	));
-shows(
-	q{SET synchronous_commit = local; CALL topics.send('t', 'local', partition => 1)},
+shows(q{SET synchronous_commit = local; CALL topics.send('t', 'local', partition => 1)},
 	"SET\n1|6", 'synchronous_commit = local is acknowledged', $producer);
-shows(
-	q{SET synchronous_commit = off; CALL topics.send('t', 'off', partition => 1)},
+shows(q{SET synchronous_commit = off; CALL topics.send('t', 'off', partition => 1)},
 	"SET\n1|7", '... and off', $producer);
 
 for my $level ('READ COMMITTED', 'REPEATABLE READ')
@@ -143,16 +142,16 @@ for my $level ('READ COMMITTED', 'REPEATABLE READ')
 	$reader->value("SET default_transaction_isolation = '$level'");
 	all_say(0, 103, "$level: nobody reads what is not confirmed");
 	all_say(1, 3, '... of all partitions');
-	shows(
-		q{SELECT count(*) FROM topic.t WHERE value = 'unconfirmed' OR value IN ('local', 'off')},
+	shows(q{SELECT count(*) FROM topic.t WHERE value = 'unconfirmed' OR value IN ('local', 'off')},
 		'0', '... by a filter');
 	shows(q{SELECT count(*) FROM topic.t WHERE partition = 1 AND "offset" >= 3},
 		'0', '... by offset');
-	shows(
-		q{SELECT "offset" FROM topic.t WHERE partition = 1 AND "offset" >= 1 ORDER BY "offset"},
+	shows(q{SELECT "offset" FROM topic.t WHERE partition = 1 AND "offset" >= 1 ORDER BY "offset"},
 		"1\n2", '... in order');
-	shows(q{SELECT r.offset FROM topics.fetch('t', 1, 3) r},
-		'', '... a fetch behind it finds nothing');
+	shows(
+		q{SELECT r.offset FROM topics.fetch('t', 1, 3) r},
+		'',
+		'... a fetch behind it finds nothing');
 	shows(q{SELECT r.offset FROM topics.fetch('t', 1, 8) r}, '', '... up to the end');
 	shows(q{SELECT r.offset FROM topics.fetch('t', 1, 9) r}, 'TP001', '... and no further');
 	shows(q{SELECT count(*) FROM topics.latest('t')}, '0', '... nor as state');
@@ -160,9 +159,7 @@ for my $level ('READ COMMITTED', 'REPEATABLE READ')
 	shows(q{SELECT count(*) FROM topics.consume('g', 't')}, '0', '... nor by consuming');
 }
 $reader->value('RESET default_transaction_isolation');
-like(
-	$reader->value(qq{EXPLAIN $parallel}),
-	qr/Parallel/, 'the plan would have been parallel');
+like($reader->value(qq{EXPLAIN $parallel}), qr/Parallel/, 'the plan would have been parallel');
 shows(q{SELECT topics.delete_records('t', 1, 5)}, 'TP001', 'it cannot be deleted');
 shows(q{CALL topics.wait_offset('t', 1, 3, '200ms'); SELECT 1}, "CALL\n1", 'a wait goes on');
 unlike(told(), qr/"1":[4-9]/, 'no notification tells of it');
@@ -202,8 +199,7 @@ push @waiting,
   waiting(q{BEGIN; INSERT INTO side VALUES (1); SELECT topics.produce('u', 'both'); COMMIT});
 shows(q{SELECT count(*) FROM side}, '0', 'rows of other tables are not seen either');
 shows(q{SELECT count(*) FROM topic.u}, '0', '... nor the record');
-push @waiting,
-  waiting(
+push @waiting, waiting(
 	q{SET pg_topics.early_lock_release = on;
 	BEGIN; INSERT INTO side VALUES (2); SELECT topics.produce('t', 'early', partition => 0); COMMIT});
 shows(q{SELECT id FROM side}, '2', 'unless that is asked for');
@@ -216,12 +212,13 @@ all_say(0, 103, '... and not the record');
 shows(q{SELECT count(*) FROM topic.t}, '106', 'a snapshot from before', $snapshot);
 $standby->start;
 is(scalar(grep { !$_->receive(60) } @waiting), 0, 'the producers are acknowledged');
-shows(
-	$counting, "BEGIN\n115\nCOMMIT", 'SERIALIZABLE sees all', Session->new($node));
-is_deeply(($serializable->receive(60) // {})->{rows},
-	[ 'BEGIN', '114', 'COMMIT' ], '... and the one that waited what its snapshot sees');
+shows($counting, "BEGIN\n115\nCOMMIT", 'SERIALIZABLE sees all', Session->new($node));
+is_deeply(
+	($serializable->receive(60) // {})->{rows},
+	[ 'BEGIN', '114', 'COMMIT' ],
+	'... and the one that waited what its snapshot sees');
 is(($consumer->receive(60) // {})->{sqlstate}, '', 'a wait ends');
-is(($old->receive(60) // {})->{rows}[0], '5', '... and a fetch gets the records');
+is(($old->receive(60)      // {})->{rows}[0], '5', '... and a fetch gets the records');
 all_say(0, 107, 'all is read');
 all_say(1, 8, 'all is read');
 shows($parallel, '115', '... with parallel workers, too');
@@ -236,8 +233,7 @@ ok(poll_until(sub { told() =~ /"1":8/ }), 'a notification tells of it');
 # ----------------------------------------------------------------------
 
 $standby->stop('immediate');
-poll_until(
-	sub { $observer->value('SELECT count(*) FROM pg_stat_replication') eq '0' }) or die;
+poll_until(sub { $observer->value('SELECT count(*) FROM pg_stat_replication') eq '0' }) or die;
 $producer->value(
 	q{SET synchronous_commit = local;
 	DO $$ BEGIN

@@ -13,9 +13,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Topics;
 
-my $node = topics_node(
-	'main',
-	conf => "default_transaction_isolation = 'serializable'\nmax_pred_locks_per_transaction = 256\n");
+my $node = topics_node('main',
+	conf =>
+	  "default_transaction_isolation = 'serializable'\nmax_pred_locks_per_transaction = 256\n");
 
 my %reads = (
 	list => q{SELECT o.offset AS read FROM topics.list_offsets('t', 'latest') o},
