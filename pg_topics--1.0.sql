@@ -106,7 +106,7 @@ COMMENT ON FUNCTION topics.create_topic(text, integer, text, text, interval, big
 	interval, integer, text, text, interval, interval, double precision, boolean, boolean) IS
 'Creates a topic (Kafka: kafka-topics --create). Needs CREATE on schema topic; the caller owns the topic.
 topic: 1 to 63 of A-Z a-z 0-9 . _ -, not . or .., not beginning with __ (42602). partitions: 1 to 100000; NULL: 1.
-key_type, value_type: any type that a column can have; NULL: text. A domain with CHECK is checked when a record is produced.
+key_type, value_type: any type that a column can have; NULL: text. A domain with CHECK is checked when a record is produced, and at the commit if it has got a constraint meanwhile.
 Settings, NULL for the default: retention_time (7 days, negative: unlimited; retention.ms), retention_bytes (-1: unlimited, per partition; retention.bytes),
 segment_bytes (1 GB, at least 65536; segment.bytes), segment_time (7 days, negative: unlimited; segment.ms), max_message_bytes (1048576, from 1 to 268435456, of key, value and headers, these as jsonb; max.message.bytes),
 timestamp_type (CreateTime or LogAppendTime; message.timestamp.type), cleanup_policy (delete, compact, or compact,delete; cleanup.policy), delete_retention_time (1 day; delete.retention.ms),
@@ -125,7 +125,7 @@ CREATE FUNCTION topics.alter_topic(
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_alter_topic';
 COMMENT ON FUNCTION topics.alter_topic(text, interval, bigint, bigint, interval, integer, text,
 	text, interval, interval, double precision, boolean) IS
-'Changes settings of a topic, NULL leaves one as it is (Kafka: kafka-configs --alter). For the topic''s owner. Settings as in topics.create_topic.
+'Changes settings of a topic, NULL leaves one as it is (Kafka: kafka-configs --alter). For the topic''s owner. Settings as in topics.create_topic. Records that wait for their commit must conform to the new ones.
 Errors: 42704 no such topic, 42501 not the owner, 22023 bad setting';
 
 CREATE FUNCTION topics.rename_topic(topic text, new_name text) RETURNS void
@@ -174,7 +174,7 @@ COMMENT ON FUNCTION topics.produce(text, text, text, jsonb, integer, timestamptz
 'Produces a record when the transaction commits, and returns its partition (Kafka: Producer.send). Needs INSERT on the topic''s view. The offset is assigned at commit: see topics.last_produced and topics.send.
 value, key: converted to the topic''s types; NULL is allowed, a NULL value is a tombstone in a compacted topic. headers: a list of [name, value] pairs or an object of names and values; [] and {} are both kept as [].
 partition: from 0; NULL: by the key as Kafka''s default partitioner (murmur2), without a key one at random per transaction. create_time: NULL for now.
-Errors: 42704 no such topic, 42501 no right, 54000 larger than max_message_bytes, 22023 bad partition or headers, those of the types'' input functions and domains; at commit 55000 the topic was dropped';
+Errors: 42704 no such topic, 42501 no right, 54000 larger than max_message_bytes, 22023 bad partition or headers, those of the types'' input functions and domains; at commit 55000 the topic was dropped, and these again if a domain or a setting became stricter meanwhile';
 COMMENT ON FUNCTION topics.produce(text, bytea, bytea, jsonb, integer, timestamptz) IS
 'As topics.produce of text, with bytes; for a topic whose types are not bytea they are UTF-8 text';
 COMMENT ON FUNCTION topics.produce(text, jsonb, text, jsonb, integer, timestamptz) IS

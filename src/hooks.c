@@ -12,9 +12,10 @@
  *	DROP VIEW, DROP OWNED	refused: a topic's log does not go by accident
  *
  * INSERT and COPY into it need its triggers, and are refused where they do not
- * fire; COPY FROM STDIN goes to copy.c, which does without them.  Commands on
- * databases need the worker out of the way; CREATE EXTENSION has it started,
- * and DROP EXTENSION has it end.
+ * fire; COPY FROM STDIN goes to copy.c, which does without them.  ALTER DOMAIN
+ * locks the topics that it is about (domain.c).  Commands on databases need the
+ * worker out of the way; CREATE EXTENSION has it started, and DROP EXTENSION
+ * has it end.
  *
  *-------------------------------------------------------------------------
  */
@@ -361,6 +362,8 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
 		IsA(statement, CopyStmt) && ((CopyStmt *) statement)->is_from)
 		refuse_without_triggers(RangeVarGetRelid(((CopyStmt *) statement)->relation, NoLock, true));
+	if (IsA(statement, AlterDomainStmt))
+		topics_domain_lock_topics((AlterDomainStmt *) statement);
 	dropping_extension = was_dropping || drop;
 	PG_TRY();
 	{

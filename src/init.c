@@ -17,6 +17,7 @@
 
 #include "base/base.h"
 #include "shared/shared.h"
+#include "produce/produce.h"
 #include "read/read.h"
 #include "group/group.h"
 #include "serve/serve.h"
@@ -93,6 +94,7 @@ _PG_init(void)
 	previous_shmem_startup = shmem_startup_hook;
 	shmem_startup_hook = start_shmem;
 	topics_transaction_init();
+	topics_recheck_init();
 	topics_hooks_init();
 	topics_read_cut_init();
 	topics_stale_plan_init();

@@ -125,6 +125,7 @@ static void
 forget_transaction(void)
 {
 	topics_append_forget();
+	topics_recheck_forget();
 	topics_foreign_writer_forget();
 	topics_sticky_partition_forget();
 	topics_read_cut_forget();

@@ -61,6 +61,8 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 {
 	if (classid == DatabaseRelationId)
 		return pg_database_ownercheck(objectid, roleid);
+	if (classid == TypeRelationId)
+		return pg_type_ownercheck(objectid, roleid);
 	Assert(classid == RelationRelationId);
 	return pg_class_ownercheck(objectid, roleid);
 }

@@ -193,6 +193,11 @@ extern void topics_catalog_require_not_internal(Topic *topic);
 extern bool topics_catalog_is_owner(Topic *topic);
 extern bool topics_catalog_is_admin(void);
 
+/* ---- domain.c ---- */
+
+extern Oid	topics_domain_below(Oid domain, bool *not_null);
+extern void topics_domain_lock_topics(const AlterDomainStmt * stmt);
+
 /* ---- make_topic.c ---- */
 
 /* What a topic is to be, when it is made. */

@@ -60,6 +60,7 @@ struct Destination
 	Partition	partition;		/* its topic's array "destinations" points to
 								 * us; resolved and open during the commit */
 	RecordList *records;
+	RecordChecks checks;		/* of the records */
 
 	/* the rest is for the commit */
 	PartitionState *topic_state;	/* of partition 0, for wakeup.c */
@@ -149,7 +150,7 @@ topics_append_buffer(Topic *topic, RecordDraft *draft)
 {
 	Datum		values[Natts_log];
 	bool		nulls[Natts_log] = {false};
-	RecordList *records;
+	Destination *dest;
 
 	if (committing)
 		ereport(ERROR,
@@ -166,9 +167,10 @@ topics_append_buffer(Topic *topic, RecordDraft *draft)
 	nulls[Anum_log_value - 1] = draft->value_isnull;
 	values[Anum_log_headers - 1] = draft->headers;
 	nulls[Anum_log_headers - 1] = draft->headers_isnull;
-	records = find_destination(topic, draft->partition)->records;
-	topics_buffer_add(records, topic->tupdesc, values, nulls);
-	return topics_buffer_count(records) - 1;
+	dest = find_destination(topic, draft->partition);
+	topics_buffer_add(dest->records, topic->tupdesc, values, nulls,
+					  topics_recheck_note(topic, &dest->checks));
+	return topics_buffer_count(dest->records) - 1;
 }
 
 /* ----------------------------------------------------------------
@@ -368,6 +370,9 @@ open_segments(Destination *dest)
 		}
 		next = segment.end_offset;
 	}
+
+	/* with these locks: what is checked here cannot change any more */
+	topics_recheck_records(partition->topic, dest->records, &dest->checks);
 }
 
 /* The open segment that an offset goes to. */
@@ -534,6 +539,17 @@ compare_destinations(const void *a, const void *b)
 	return ia < ib ? -1 : ia > ib;
 }
 
+static int
+compare_destination_ids(const ListCell *a, const ListCell *b)
+{
+	const TopicPartition *ia = &((const Destination *) lfirst(a))->id;
+	const TopicPartition *ib = &((const Destination *) lfirst(b))->id;
+
+	if (ia->topic_id != ib->topic_id)
+		return ia->topic_id < ib->topic_id ? -1 : 1;
+	return ia->partition < ib->partition ? -1 : ia->partition > ib->partition;
+}
+
 /*
  * Resolve the partitions that have records.  Their order is the same in all
  * processes.
@@ -546,6 +562,8 @@ collect_destinations(void)
 	appending = MemoryContextAlloc(TopTransactionContext,
 								   sizeof(Destination *) * list_length(destinations));
 	nappending = 0;
+	/* tables are locked in the order in which domain.c locks them */
+	list_sort(destinations, compare_destination_ids);
 	foreach(lc, destinations)
 	{
 		Destination *dest = lfirst(lc);

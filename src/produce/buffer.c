@@ -48,7 +48,7 @@
 typedef struct RecordHeader
 {
 	uint32		length;
-	uint32		unused;
+	uint32		note;			/* the caller's */
 } RecordHeader;
 
 typedef struct Chunk
@@ -253,7 +253,7 @@ spill_chunks(void)
 
 /* Reserve space for a record of "length" bytes at the end of a list. */
 static char *
-reserve_record(RecordList *list, Size length)
+reserve_record(RecordList *list, Size length, uint32 note)
 {
 	Size		need = sizeof(RecordHeader) + MAXALIGN(length);
 	Chunk	   *chunk = list->nchunks > 0 ? &list->chunks[list->nchunks - 1] : NULL;
@@ -286,7 +286,7 @@ reserve_record(RecordList *list, Size length)
 
 	header = (RecordHeader *) (chunk->data + chunk->used);
 	header->length = length;
-	header->unused = 0;
+	header->note = note;
 	chunk->used += need;
 	list->nrecords++;
 	return (char *) (header + 1);
@@ -352,10 +352,11 @@ prepare_values(TupleDesc desc, Datum *values, bool *nulls)
 
 /*
  * Form a record and add it to the list.  "values" are in the order of the log
- * table, offset and timestamp included, and may be changed.
+ * table, offset and timestamp included, and may be changed.  "note" is kept
+ * beside the record, see topics_buffer_note.
  */
 void
-topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls)
+topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls, uint32 note)
 {
 	bool		hasnull = nulls[Anum_log_key - 1] || nulls[Anum_log_value - 1] ||
 		nulls[Anum_log_headers - 1];
@@ -368,7 +369,7 @@ topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls)
 		has_wide = true;
 
 	note_undo(list);
-	tuple = (HeapTupleHeader) reserve_record(list, hoff + data_length);
+	tuple = (HeapTupleHeader) reserve_record(list, hoff + data_length, note);
 	memset(tuple, 0, hoff + data_length);
 	ItemPointerSetInvalid(&tuple->t_ctid);
 	HeapTupleHeaderSetNatts(tuple, Natts_log);
@@ -504,6 +505,13 @@ topics_buffer_read(RecordCursor *cursor, HeapTupleData *tuples, int max)
 		cursor->position += sizeof(RecordHeader) + MAXALIGN(header->length);
 	}
 	return count;
+}
+
+/* The note that came with a tuple of topics_buffer_read. */
+uint32
+topics_buffer_note(const HeapTupleData *tuple)
+{
+	return ((const RecordHeader *) tuple->t_data)[-1].note;
 }
 
 /* Close the file, while errors can still be raised. */

@@ -98,11 +98,24 @@ topics_produce_check_value(Topic *topic, TopicColumn *column, Datum value)
 	check_domain(column, value, false, topic->cxt);
 }
 
-/* Check NULL for a column whose type may be a domain that refuses it. */
+/*
+ * Check NULL for a column whose type may be a domain that refuses it.
+ * PostgreSQL up to 16 does not hear of it if a domain below becomes NOT NULL.
+ */
 void
 topics_produce_check_null(Topic *topic, TopicColumn *column)
 {
+	Oid			type = column->type;
+	bool		not_null = false;
+
 	check_domain(column, (Datum) 0, true, topic->cxt);
+	while (type != column->base_type && !not_null)
+		type = topics_domain_below(type, &not_null);
+	if (not_null)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("domain %s does not allow null values", format_type_be(column->type)),
+				 errdatatype(column->type)));
 }
 
 /* Convert text in the server's encoding to a column's base type. */
@@ -219,13 +232,9 @@ topics_produce_check_context(const char *command)
 				 errmsg("cannot execute %s within security-restricted operation", command)));
 }
 
-/*
- * Hand a record of the topic's types to the transaction, after the last
- * checks.  Its partition is chosen here unless it was given, and is the
- * result.
- */
-int32
-topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
+/* Check a record against the settings of its topic. */
+void
+topics_produce_check_settings(Topic *topic, const RecordDraft *draft)
 {
 	int64		bytes;
 
@@ -234,10 +243,6 @@ topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("a record of topic \"%s\" needs a key", NameStr(topic->name)),
 				 errdetail("The topic's cleanup_policy includes \"compact\", which keeps the latest record of each key.")));
-	if (TIMESTAMP_NOT_FINITE(draft->create_time))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("the timestamp of a record must be finite")));
 
 	bytes = count_datum_bytes(draft->key, draft->key_isnull, topic->key.typlen) +
 		count_datum_bytes(draft->value, draft->value_isnull, topic->value.typlen) +
@@ -249,6 +254,21 @@ topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
 				 errdetail("Key, value and headers have " INT64_FORMAT " bytes, max_message_bytes is %d.",
 						   bytes, topic->settings.max_message_bytes),
 				 errhint("The topic's owner can raise max_message_bytes by topics.alter_topic().")));
+}
+
+/*
+ * Hand a record of the topic's types to the transaction, after the last
+ * checks.  Its partition is chosen here unless it was given, and is the
+ * result.
+ */
+int32
+topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
+{
+	topics_produce_check_settings(topic, draft);
+	if (TIMESTAMP_NOT_FINITE(draft->create_time))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("the timestamp of a record must be finite")));
 
 	if (has_partition)
 		topics_catalog_check_partition(topic, draft->partition);

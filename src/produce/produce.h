@@ -42,6 +42,7 @@ typedef struct ProducedRange
 
 extern void topics_produce_check_context(const char *command);
 extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
+extern void topics_produce_check_settings(Topic *topic, const RecordDraft *draft);
 extern Datum topics_produce_convert_to_base(TopicColumn *column, Oid given, Datum value);
 extern void topics_produce_check_value(Topic *topic, TopicColumn *column, Datum value);
 extern void topics_produce_check_null(Topic *topic, TopicColumn *column);
@@ -84,13 +85,30 @@ typedef struct RecordCursor
 extern RecordList *topics_buffer_list(void);
 extern int64 topics_buffer_count(const RecordList *list);
 extern bool topics_buffer_has_wide(void);
-extern void topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls);
+extern void topics_buffer_add(RecordList *list, TupleDesc desc, Datum *values, bool *nulls,
+							  uint32 note);
 extern void topics_buffer_subabort(SubTransactionId subxid);
 extern void topics_buffer_subcommit(SubTransactionId subxid, SubTransactionId parent);
 extern void topics_buffer_rewind(RecordCursor *cursor, RecordList *list);
 extern int	topics_buffer_read(RecordCursor *cursor, HeapTupleData *tuples, int max);
+extern uint32 topics_buffer_note(const HeapTupleData *tuple);
 extern void topics_buffer_close(void);
 extern void topics_buffer_reset(void);
+
+/* ---- recheck.c ---- */
+
+/* What the records of one list were checked against. */
+typedef struct RecordChecks
+{
+	int32		max_message_bytes;	/* at most */
+	bool		key_optional;	/* some could be without a key */
+	uint64		known_types;	/* changes of types up to this were looked at */
+} RecordChecks;
+
+extern void topics_recheck_init(void);
+extern uint32 topics_recheck_note(const Topic *topic, RecordChecks *checks);
+extern void topics_recheck_records(Topic *topic, RecordList *records, RecordChecks *checks);
+extern void topics_recheck_forget(void);
 
 /* ---- append.c ---- */
 
