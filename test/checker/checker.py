@@ -14,12 +14,15 @@ import sys
 import time
 
 import checks
-import checks_keeping  # its checks are among those of "checks" then
+import checks_keeping  # their checks are among those of "checks" then
+import checks_visibility
 import faults
+import faults_pair
 import profiles
 import psycopg2
 import workload
 from history import History, load, operations
+from pair import Pair
 from server import Server, ServerFailure
 
 
@@ -126,6 +129,7 @@ class Observer(workload.Rereader):
         self.history.event("final", what="groups", committed=self.query(
             "SELECT group_id, partition, committed_offset FROM topics.consumer_offset WHERE topic = %s ORDER BY 1, 2",
             workload.SOURCE), work=self.query("SELECT * FROM work ORDER BY 1, 2, 3"))
+        self.history.event("final", what="book", ids=[id for id, in self.query("SELECT id FROM book ORDER BY number")])
 
     def record_sessions(self):
         """What sessions that are idle hold: nothing, or it has leaked."""
@@ -138,8 +142,10 @@ class Observer(workload.Rereader):
 
 
 def record_server_log(server, history):
-    with open(server.log, encoding="utf-8", errors="replace") as file:
-        lines = [line.rstrip("\n")[:300] for line in file if checks.SUSPICIOUS.search(line)]
+    lines = []
+    for log in server.logs():
+        with open(log, encoding="utf-8", errors="replace") as file:
+            lines += [line.rstrip("\n")[:300] for line in file if checks.SUSPICIOUS.search(line)]
     history.event("final", what="server_log", lines=lines[:500])
 
 
@@ -151,6 +157,7 @@ class Round:
         self.seed = seed
         self.kinds = kinds
         self.seconds = seconds
+        self.standby = options.profile in profiles.WITH_STANDBY
         self.directory = os.path.join(options.directory, f"round-{seed}")
         self.history_path = os.path.join(self.directory, "history.jsonl")
 
@@ -158,19 +165,15 @@ class Round:
         """Runs it.  The result is its part of the report."""
         started = time.monotonic()
         os.makedirs(self.directory)
-        disks = self.options.disks if faults.DISK_FAULTS & set(self.kinds) else None
-        server = Server(self.options.bindir, self.directory, "\n".join(self.options.conf or ()),
-                        disks, fake_clock="clock" in self.kinds)
+        server = self._make_server()
         history = History(self.history_path)
         history.event("settings", seed=self.seed, profile=self.options.profile, faults=self.kinds,
-                      seconds=self.seconds)
+                      seconds=self.seconds, standby=self.standby)
         context = workload.Context(server, history, self.seed)
         try:
             if not server.start():
                 raise ServerFailure("the server does not start")
-            with server.connect("setup") as connection:
-                connection.cursor().execute(workload.SCHEMA)
-            connection.close()
+            server.prepare(workload.SCHEMA)
             nemesis = self._load(server, context)
             self._finish(server, context)
         finally:
@@ -181,9 +184,16 @@ class Round:
         events = load(self.history_path)
         return self._report(events, nemesis, time.monotonic() - started)
 
+    def _make_server(self):
+        configuration = "\n".join(self.options.conf or ())
+        if self.standby:
+            return Pair(self.options.bindir, self.directory, configuration, self.seed)
+        disks = self.options.disks if faults.DISK_FAULTS & set(self.kinds) else None
+        return Server(self.options.bindir, self.directory, configuration, disks, fake_clock="clock" in self.kinds)
+
     def _load(self, server, context):
         self.clients = profiles.clients(context, self.options.profile)
-        nemesis = faults.Faults(context, self.kinds, self.options.pause)
+        nemesis = (faults_pair.PairFaults if self.standby else faults.Faults)(context, self.kinds, self.options.pause)
         for client in self.clients:
             client.start()
         if self.kinds:
@@ -232,6 +242,7 @@ class Round:
         for client in self.clients:
             client.disconnect()
         observer.probe()
+        server.ensure_up()  # and a standby has come after
         for client in self.clients:
             if hasattr(client, "drain"):
                 client.drain()
@@ -330,7 +341,8 @@ def parse_arguments(arguments):
     parser.add_argument("--profile", default="all", choices=sorted(profiles.PROFILES))
     parser.add_argument("--faults", default="each",
                         help="kinds, by commas, all together in each round; or all, none; or each: one kind"
-                        f" after the other, and all. Kinds: {', '.join(faults.KINDS)}")
+                        f" after the other, and all. Kinds: {', '.join(faults.KINDS)}; with a standby:"
+                        f" {', '.join(faults_pair.ALL_KINDS)}")
     parser.add_argument("--pause", type=float, default=3, help="seconds between faults, about")
     parser.add_argument("--patience", type=float, default=20, help="seconds for operations after the last fault")
     parser.add_argument("--conf", action="append", metavar="LINE", help="of postgresql.conf")
@@ -342,7 +354,10 @@ def parse_arguments(arguments):
 
 def choose_kinds(options):
     """The kinds of faults to do, and {kind: why not}."""
-    possible, missing = faults.available(options.disks)
+    if options.profile in profiles.WITH_STANDBY:
+        known, possible, missing = faults_pair.ALL_KINDS, faults_pair.ALL_KINDS, {}
+    else:
+        known, (possible, missing) = faults.KINDS, faults.available(options.disks)
     options.together = options.faults != "each"
     if options.faults == "none":
         return [], {}
@@ -350,8 +365,8 @@ def choose_kinds(options):
         return possible, missing
     chosen = options.faults.split(",")
     for kind in chosen:
-        if kind not in faults.KINDS:
-            sys.exit(f"there is no fault {kind}")
+        if kind not in known:
+            sys.exit(f"there is no fault {kind} in the profile {options.profile}")
     return [kind for kind in chosen if kind in possible], {k: why for k, why in missing.items() if k in chosen}
 
 

@@ -69,6 +69,7 @@ class Run:
 
     def __init__(self, events):
         self.settings = next((event for event in events if event["type"] == "settings"), {})
+        self.standby = self.settings.get("standby", False)
         self.operations = operations(events)
         self.faults = {event["f"] for event in events if event["type"] == "fault"}
         self.fault_times = []  # (begin, end)
@@ -98,6 +99,14 @@ class Run:
         self.reads = [op for op in self.operations if op.f == "read" and op.outcome == "ok"]
         self.snapshots = [op for op in self.operations if op.f == "snapshot" and op.outcome == "ok"]
         self.has_log = bool(self.log)
+
+    def is_acknowledged(self, op):
+        """
+        A commit was acknowledged, and nothing takes it back: with "local" a promotion may, with "off" a crash, too.
+        And it is visible: where a standby is waited for, only what that has confirmed is.
+        """
+        mode = op.get("synchronous", "on")
+        return op.outcome == "ok" and (mode == "on" or not self.standby and (mode == "local" or not self.faults))
 
     def of(self, what):
         return [event for event in self.final if event["what"] == what]
@@ -155,7 +164,7 @@ def taken(op):
 
 def is_checked(topic):
     """Its records are told apart by their producers; the others' by their copiers, or they are gone."""
-    return topic in workload.LOADED + workload.KEPT
+    return topic in workload.LOADED + workload.KEPT + (workload.PAIRED, workload.NUMBERED)
 
 
 # ----------------------------------------------------------------------
@@ -168,7 +177,7 @@ def lost(run):
     if not run.has_log:
         return
     for op in run.produced:
-        if op.outcome == "ok":
+        if run.is_acknowledged(op):
             for record in op.records:
                 if is_checked(record.topic) and record.alive and not record.places and not run.may_be_gone(record):
                     yield Finding("lost", f"{record} was acknowledged, and is not in {record.topic}", [op])
@@ -332,7 +341,7 @@ def unseen(run):
     """A record was there before a read began that went to the end, and was not returned."""
     known = collections.defaultdict(list)  # {(topic, partition): [(time, offset, by whom)…]}
     for op in run.produced:
-        if op.outcome == "ok" and op.end is not None:
+        if run.is_acknowledged(op):
             for topic, partition, first, count in op.get("ranges") or ():
                 known[topic, partition].append((op.end, first + count - 1, op))
     for op in run.reads:
@@ -347,7 +356,7 @@ def unseen(run):
             rows[number] = (row[0], highest[1], highest[2])
     positions = collections.defaultdict(int)
     for op in sorted(run.reads, key=lambda op: op.start):
-        if not op.get("complete"):
+        if not op.get("complete") or op.get("standby"):
             continue
         rows = known[op["topic"], op["partition"]]
         key = op["topic"], op["partition"]
@@ -368,7 +377,7 @@ def undelivered(run):
     got = collections.defaultdict(set)
     assigned = {}
     for op in run.reads:
-        if op.client.startswith("reader-"):
+        if op.client.startswith(("reader-", "standbyreader-")):
             assigned[op.client] = op["topic"], op["partition"]
             got[op.client].update(offset for offset, _ in op["records"])
     if not run.of("drained"):
@@ -436,12 +445,12 @@ def early_read(run):
             continue
         if record.op.get("commit_at") is not None and op.end is not None and op.end < record.op["commit_at"]:
             yield Finding("early_read", f"{record} was read at {place} before its commit began", [record.op, op])
-        if run.has_log and is_checked(place.topic) and not record.places and record.op.outcome == "info" \
+        if run.has_log and is_checked(place.topic) and not record.places and not run.is_acknowledged(record.op) \
                 and place.offset >= run.log_start(*place[:2]):
             yield Finding("early_read", f"{record} was read at {place}, and is not there any more", [record.op, op])
     fetched = {}  # {(client, topic, partition): (offset, operation)}
     for op in run.operations:
-        if op.outcome != "ok":
+        if op.outcome != "ok" or op.get("standby"):  # a standby that crashed begins some way back
             continue
         if op.f == "read" and op["how"] == "fetch" and op["records"]:
             key = op.client, op["topic"], op["partition"]
@@ -606,7 +615,7 @@ def overslept(run):
     """Who waited for a record slept on long after it was acknowledged, while no fault stood in the way."""
     there = collections.defaultdict(list)
     for op in run.produced:
-        if op.outcome == "ok":
+        if run.is_acknowledged(op):
             for topic, partition, first, count in op.get("ranges") or ():
                 there[topic, partition].append((op.end, first + count - 1, op))
     for op in run.operations:
@@ -624,6 +633,8 @@ def overslept(run):
 
 def allowed_errors(run, op):
     allowed = {"40001"} if op.get("isolation") or op.f in ("read", "snapshot", "consume", "copy") else set()
+    if op.get("standby"):
+        allowed |= {"40001", "40P01"}  # conflicts with what is replayed
     if any(topic == workload.SIDE for topic, *_ in op.get("records", ()) if op.f == "produce"):
         allowed |= {"42704", "55000", "42P01"}
     if op.get("cancel_after"):

@@ -47,7 +47,7 @@ class Limits:
                         ends[op["topic"], partition].append(Bound(op.end, end, op))
             elif op.f == "delete" and op.outcome == "ok":
                 starts[op["topic"], op["partition"]].append(Bound(op.end, op["start"], op))
-            elif op.f in ("produce", "state_produce") and op.outcome == "ok":
+            elif op.f in ("produce", "state_produce") and run.is_acknowledged(op):
                 for topic, partition, first, count in op.get("ranges") or ():
                     ends[topic, partition].append(Bound(op.end, first + count, op))
             elif op.f == "read" and op.outcome == "ok" and op["records"]:
@@ -87,7 +87,7 @@ def ahead_of_policy(run):
     limits = Limits(run)
     born = collections.defaultdict(list)  # {partition: [(offset behind the last, not older than, operation)…]}
     for op in run.produced:
-        if op.outcome == "ok":
+        if run.is_acknowledged(op):
             for topic, partition, first, count in op.get("ranges") or ():
                 if topic == workload.AGED:
                     born[partition].append((first + count, op.start, op))

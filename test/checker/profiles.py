@@ -1,6 +1,7 @@
 """Who takes part in a round: the clients of each profile."""
 
 from keeping import Keeper, KeptReader, StateProducer, StateReader
+from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
 from workload import (KEPT, STATE, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
                       SimpleConsumer, Snapshotter, Waiter, Worker)
 
@@ -17,15 +18,27 @@ def keepers(count, think):
             (StateProducer, count, {"think": think}), (StateReader, count, {"think": 3 * think})]
 
 
+ACKNOWLEDGED_EARLY = {"modes": {"local": 1, "off": 1}}  # goes on without a standby
+
 # name: lists of (class, number of clients, options)
 PROFILES = {
     # everything, with pauses: about half a processor
     "all": [(Producer, 6, {}), (Copier, 2, {}), *readers(3), (Seeker, 1, {"think": 0.3}),
             (Rereader, 1, {}), (Snapshotter, 2, {}), (Admin, 1, {}), (Worker, 3, {}),
             *[(SimpleConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
-            (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {}), *keepers(1, 0.08)],
+            (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {}), *keepers(1, 0.08),
+            (Pairer, 1, {"think": 0.15}), (Comparer, 1, {"think": 0.25}), (Numberer, 2, {"think": 0.1}), (Listener, 1, {})],
+    # a synchronous standby, and who reads while it is away
+    "standby": [(Producer, 2, {"modes": {"on": 60, "local": 20, "off": 20}}), (Producer, 1, ACKNOWLEDGED_EARLY),
+                (Pairer, 2, {}), (Pairer, 1, ACKNOWLEDGED_EARLY), (Comparer, 2, {}), (Numberer, 2, {"think": 0.05}),
+                *readers(3), (StandbyReader, 1, {}), (Seeker, 1, {"think": 0.3}), (Snapshotter, 1, {}), (Waiter, 1, {}),
+                (Listener, 1, {}), (Worker, 2, {}), (SimpleConsumer, 1, {"think": 0.1}), (Copier, 1, {}),
+                (OffsetReader, 1, {}), (Admin, 1, {})],
     # topics that records leave, by policy, by hand and by compaction
     "keeping": keepers(2, 0.02),
+    # what a reader sees, and what follows from that
+    "visibility": [(Pairer, 3, {"think": 0.01}), (Comparer, 2, {"think": 0.01, "wait": 0.02}), (Numberer, 4, {"think": 0.002}),
+                   (Listener, 1, {})],
     # the rest is for mutants: much of what shows them
     # snapshots that are used when what came after them has been compacted
     "snapshots": [(StateProducer, 2, {"think": 0.02}), (Keeper, 1, {"works": {"roll": 1}, "rolled": (STATE,), "think": 0.1}),
@@ -58,6 +71,8 @@ PROFILES = {
     "readers": [(Producer, 4, {"think": 0.01, "sleep": 0, "side": 0, "topics": ("main",)}),
                 *readers(3, think=0.002, ask_ends=1.0, hows={"fetch": 1}), (Snapshotter, 2, {"think": 0.05})],
 }
+
+WITH_STANDBY = {"standby"}
 
 
 def clients(context, profile):

@@ -2,7 +2,8 @@
 
 The data directory is made below the directory of the run.  Where full disks
 are to be tried, "disks" names two small file systems, and data and WAL go
-there.  Clients connect through a Unix socket; there is no TCP.
+there.  Clients connect through a Unix socket; there is no TCP.  The
+configuration None makes no data directory: pair.py copies another's.
 """
 
 import glob
@@ -51,6 +52,7 @@ def faketime_library():
 
 class Server:
     def __init__(self, bindir, directory, configuration="", disks=None, fake_clock=False):
+        os.makedirs(directory, exist_ok=True)
         self.bindir = bindir
         self.directory = directory
         self.log = os.path.join(directory, "server.log")
@@ -67,9 +69,12 @@ class Server:
                 LD_PRELOAD=faketime_library(), FAKETIME_TIMESTAMP_FILE=self.clock_file,
                 FAKETIME_CACHE_DURATION="1", FAKETIME_DONT_FAKE_MONOTONIC="1",
                 DONT_FAKE_MONOTONIC="1", FAKETIME_DISABLE_SHM="1")
-        self._make(configuration)
+        os.mkdir(self.sockets)
+        if configuration is not None:
+            self._make(configuration)
 
-    def _program(self, name, *arguments, check=True):
+    def program(self, name, *arguments, check=True):
+        """Runs one of PostgreSQL's programs; True if it succeeded."""
         result = subprocess.run([os.path.join(self.bindir, name), *arguments],
                                 env=self.environment, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -81,10 +86,12 @@ class Server:
         arguments = ["-D", self.data, "-U", USER, "-A", "trust", "-N", "--no-locale", "-E", "UTF8"]
         if self.wal:
             arguments += ["-X", self.wal]
-        self._program("initdb", *arguments)
-        os.mkdir(self.sockets)
+        self.program("initdb", *arguments)
         with open(os.path.join(self.data, "postgresql.conf"), "a", encoding="utf-8") as file:
-            file.write(f"{CONFIGURATION}unix_socket_directories = '{self.sockets}'\n{configuration}\n")
+            file.write(f"{CONFIGURATION}{configuration}\n")
+
+    def logs(self):
+        return [self.log]
 
     def remove(self):
         for directory in (self.data, self.wal):
@@ -101,12 +108,18 @@ class Server:
         with open(os.path.join(self.directory, "pg_ctl.log"), "a", encoding="utf-8") as output:
             result = subprocess.run(
                 [os.path.join(self.bindir, "pg_ctl"), "-D", self.data, "-l", self.log,
-                 "-t", "60", "-w" if wait else "-W", "start"],
+                 "-o", f"-c unix_socket_directories='{self.sockets}'", "-t", "60", "-w" if wait else "-W", "start"],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         return result.returncode == 0
 
+    def prepare(self, schema):
+        """Makes what clients need."""
+        connection = self.connect("setup")
+        connection.cursor().execute(schema)
+        connection.close()
+
     def stop(self, mode):
-        return self._program("pg_ctl", "-D", self.data, "-m", mode, "-t", "60", "-w", "stop", check=False)
+        return self.program("pg_ctl", "-D", self.data, "-m", mode, "-t", "60", "-w", "stop", check=False)
 
     def is_up(self):
         try:

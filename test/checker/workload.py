@@ -32,7 +32,8 @@ import zlib
 
 import psycopg2
 
-TOPICS = {"main": 3, "second": 2, "copy": 8, "consumed": 8, "sized": 1, "aged": 1, "cut": 2, "state": 2}
+TOPICS = {"main": 3, "second": 2, "copy": 8, "consumed": 8, "sized": 1, "aged": 1, "cut": 2, "state": 2,
+          "paired": 2, "numbered": 8}
 MAX_PARTITIONS = 6  # of main, which grows
 LOADED = ("main", "second")  # what producers produce to
 SOURCE, DESTINATION = "main", "copy"  # of copiers
@@ -44,6 +45,8 @@ SIZED, AGED, CUT = "sized", "aged", "cut"  # records leave by bytes; by time; by
 KEPT = (SIZED, AGED, CUT)
 STATE = "state"  # is compacted
 KEYS = 12  # of STATE
+PAIRED = "paired"  # each transaction produces as many records to each partition, and as many rows of "book"
+NUMBERED = "numbered"  # by serializable transactions, which note the log ends that they have seen
 RETENTION_BYTES = 150000  # of SIZED
 RETENTION_SECONDS = 5  # of AGED
 
@@ -60,6 +63,9 @@ SELECT topics.create_topic('aged', 1, segment_bytes => 65536, retention_time => 
 SELECT topics.create_topic('cut', 2, segment_bytes => 65536, retention_time => '-1 s');
 SELECT topics.create_topic('state', 2, segment_bytes => 65536, retention_time => '-1 s', cleanup_policy => 'compact',
     min_cleanable_dirty_ratio => 0.2, delete_retention_time => '1 s');
+SELECT topics.create_topic('paired', 2, segment_bytes => 131072, retention_time => '-1 s');
+SELECT topics.create_topic('numbered', 8, retention_time => '-1 s');
+CREATE TABLE book (number bigserial PRIMARY KEY, id text, synchronous text);
 CREATE TABLE work (group_id text, partition int, "offset" bigint, id text);
 CREATE TABLE place (partition int PRIMARY KEY, next_offset bigint NOT NULL DEFAULT 0);
 CREATE TABLE balance (account int PRIMARY KEY, amount int NOT NULL);
@@ -112,6 +118,7 @@ class Client(threading.Thread):
         self.random = random.Random(f"{context.seed}/{name}")
         self.connection = None
         self.commit_at = None  # when COMMIT was sent
+        self.synchronous = "on"  # the session's synchronous_commit
         self.rescued = False  # the runner had to end our statement
         self.failure = None  # of the checker itself
         for option, value in options.items():
@@ -138,12 +145,16 @@ class Client(threading.Thread):
         """True if there is a connection; does not try for ever."""
         if self.connection is None:
             try:
-                self.connection = self.context.server.connect(self.name)
+                self.connection = self.open()
+                self.synchronous = "on"
                 self.cursor = self.connection.cursor()
             except psycopg2.Error:
                 self.connection = None
                 self.context.stop.wait(0.05)
         return self.connection is not None
+
+    def open(self):
+        return self.context.server.connect(self.name)
 
     def disconnect(self):
         if self.connection is not None:
@@ -236,9 +247,10 @@ class Producer(Client):
     side = 0.03  # also produces to the topic that comes and goes
     sleep = 0.1  # before the commit
     only_partitions = None  # produce to these
+    modes = {"on": 90, "local": 5, "off": 5}  # of synchronous_commit
     several = 0.5  # part of transactions that go to two partitions at least
     giant_records = 300  # per partition
-    cancel_after = (1, 10)  # milliseconds of its COMMIT  # milliseconds for its COMMIT
+    cancel_after = (1, 10)  # milliseconds of its COMMIT
 
     def __init__(self, context, name, **options):
         super().__init__(context, name, **options)
@@ -250,6 +262,17 @@ class Producer(Client):
         self.records = []
         kind = self.random.choices(list(self.kinds), list(self.kinds.values()))[0]
         getattr(self, kind)()
+
+    def perform(self, f, body, **plan):
+        """In one of the modes of synchronous_commit."""
+        mode = self.random.choices(list(self.modes), list(self.modes.values()))[0]
+
+        def body_in_mode(answer):
+            if mode != self.synchronous:
+                self.query(f"SET synchronous_commit = {mode}")
+                self.synchronous = mode
+            return body(answer)
+        return super().perform(f, body_in_mode, synchronous=mode, **plan)
 
     def new_id(self):
         return f"{self.prefix}.{self.transactions}.{len(self.records)}"
@@ -695,6 +718,7 @@ class Reader(PartitionReader):
     partition = 0
     ask_ends = 0.3
     hows = {"fetch": 6, "select": 3, "scan": 1}
+    isolations = {None: 70, "REPEATABLE READ": 20, "SERIALIZABLE": 10}
 
     def __init__(self, context, name, **options):
         super().__init__(context, name, **options)
@@ -702,7 +726,7 @@ class Reader(PartitionReader):
 
     def step(self):
         how = self.random.choices(list(self.hows), list(self.hows.values()))[0]
-        isolation = self.random.choices((None, "REPEATABLE READ", "SERIALIZABLE"), (70, 20, 10))[0]
+        isolation = self.random.choices(list(self.isolations), list(self.isolations.values()))[0]
         self.advance(self.random.randint(1, self.limit), how, isolation)
         if self.connection and self.random.random() < self.ask_ends:
             self.ends()
