@@ -152,12 +152,13 @@ def record_server_log(server, history):
 class Round:
     """One server, one seed."""
 
-    def __init__(self, options, seed, kinds, seconds):
+    def __init__(self, options, seed, profile, kinds):
         self.options = options
         self.seed = seed
+        self.profile = profile
         self.kinds = kinds
-        self.seconds = seconds
-        self.standby = options.profile in profiles.WITH_STANDBY
+        self.seconds = options.seconds
+        self.standby = profile in profiles.WITH_STANDBY
         self.directory = os.path.join(options.directory, f"round-{seed}")
         self.history_path = os.path.join(self.directory, "history.jsonl")
 
@@ -167,7 +168,7 @@ class Round:
         os.makedirs(self.directory)
         server = self._make_server()
         history = History(self.history_path)
-        history.event("settings", seed=self.seed, profile=self.options.profile, faults=self.kinds,
+        history.event("settings", seed=self.seed, profile=self.profile, faults=self.kinds,
                       seconds=self.seconds, standby=self.standby)
         context = workload.Context(server, history, self.seed)
         try:
@@ -192,7 +193,7 @@ class Round:
         return Server(self.options.bindir, self.directory, configuration, disks, fake_clock="clock" in self.kinds)
 
     def _load(self, server, context):
-        self.clients = profiles.clients(context, self.options.profile)
+        self.clients = profiles.clients(context, self.profile)
         nemesis = (faults_pair.PairFaults if self.standby else faults.Faults)(context, self.kinds, self.options.pause)
         for client in self.clients:
             client.start()
@@ -264,7 +265,7 @@ class Round:
                 outcomes[operation.outcome] += 1
             records_read += len(operation.get("records", ())) if operation.f == "read" else 0
         return {
-            "seed": self.seed, "profile": self.options.profile, "faults": self.kinds,
+            "seed": self.seed, "profile": self.profile, "faults": self.kinds,
             "seconds": round(elapsed, 1),
             "transactions": {"committed": outcomes["ok"], "aborted": outcomes["fail"],
                              "unknown": outcomes["info"]},
@@ -281,27 +282,22 @@ class Round:
 # ----------------------------------------------------------------------
 
 def schedule(options, kinds):
-    """(seed, kinds of faults) of each round, without end."""
+    """The kinds of faults of each round, without end."""
     generator = random.Random(options.seed)
-    seed = options.seed
     undisturbed = [kind for kind in kinds if kind not in faults.DISK_FAULTS and kind != "clock"]
     while True:
         if options.faults == "alternate":
-            yield seed, undisturbed
-            yield seed + 1, list(kinds)
-            seed += 2
+            yield undisturbed
+            yield list(kinds)
             continue
-        if options.together:
-            yield seed, list(kinds)
-            seed += 1
+        if options.faults != "each":
+            yield list(kinds)
             continue
         for kind in generator.sample(kinds, len(kinds)):
-            yield seed, [kind]
-            yield seed + 1, undisturbed  # on a real disk, by the real clock
-            seed += 2
-        yield seed, list(kinds)
-        yield seed + 1, []
-        seed += 2
+            yield [kind]
+            yield undisturbed  # on a real disk, by the real clock
+        yield list(kinds)
+        yield []
 
 
 def summarize(options, rounds, missing, failure=None):
@@ -338,7 +334,8 @@ def parse_arguments(arguments):
                         help="the load goes on until there were so many, but not longer than 10 times --seconds")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--hours", type=float, help="rounds for so long, instead of --rounds")
-    parser.add_argument("--profile", default="all", choices=sorted(profiles.PROFILES))
+    parser.add_argument("--profile", default="all", help="who takes part; several by commas, in turn. Profiles:"
+                        f" {', '.join(profiles.PROFILES)}")
     parser.add_argument("--faults", default="each",
                         help="kinds, by commas, all together in each round; or all, none; or each: one kind"
                         f" after the other, and all. Kinds: {', '.join(faults.KINDS)}; with a standby:"
@@ -352,13 +349,14 @@ def parse_arguments(arguments):
     return parser.parse_args(arguments)
 
 
-def choose_kinds(options):
+def choose_kinds(options, profile):
     """The kinds of faults to do, and {kind: why not}."""
-    if options.profile in profiles.WITH_STANDBY:
+    if profile not in profiles.PROFILES:
+        sys.exit(f"there is no profile {profile}")
+    if profile in profiles.WITH_STANDBY:
         known, possible, missing = faults_pair.ALL_KINDS, faults_pair.ALL_KINDS, {}
     else:
         known, (possible, missing) = faults.KINDS, faults.available(options.disks)
-    options.together = options.faults != "each"
     if options.faults == "none":
         return [], {}
     if options.faults in ("each", "all", "alternate"):
@@ -366,27 +364,32 @@ def choose_kinds(options):
     chosen = options.faults.split(",")
     for kind in chosen:
         if kind not in known:
-            sys.exit(f"there is no fault {kind} in the profile {options.profile}")
+            sys.exit(f"there is no fault {kind} in the profile {profile}")
     return [kind for kind in chosen if kind in possible], {k: why for k, why in missing.items() if k in chosen}
 
 
 def main(arguments):
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # and end the server
     options = parse_arguments(arguments)
-    kinds, missing = choose_kinds(options)
+    turns, missing = [], {}
+    for profile in options.profile.split(","):
+        kinds, not_there = choose_kinds(options, profile)
+        turns.append((profile, schedule(options, kinds)))
+        missing.update(not_there)
     for kind, why in missing.items():
         print(f"fault {kind} is left out: {why}", flush=True)
     until = time.monotonic() + options.hours * 3600 if options.hours else None
     rounds = []
-    for seed, round_kinds in schedule(options, kinds):
-        if until and time.monotonic() >= until or not until and len(rounds) >= options.rounds:
-            break
-        this = Round(options, seed, round_kinds, options.seconds)
+    while time.monotonic() < until if until else len(rounds) < options.rounds:
+        seed = options.seed + len(rounds)
+        profile, kinds_of_rounds = turns[len(rounds) % len(turns)]
+        round_kinds = next(kinds_of_rounds)
+        this = Round(options, seed, profile, round_kinds)
         try:
             result = this.run()
         except (ServerFailure, psycopg2.Error) as failure:
             # a server that does not come back is the worst of findings
-            result = {"seed": seed, "profile": options.profile, "faults": round_kinds, "seconds": 0,
+            result = {"seed": seed, "profile": profile, "faults": round_kinds, "seconds": 0,
                       "transactions": {}, "records_read": 0, "operations": 0, "faults_done": {}, "kills": 0,
                       "findings": [{"kind": "down", "message": f"{type(failure).__name__}: {failure}",
                                     "operations": []}]}

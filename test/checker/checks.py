@@ -106,7 +106,7 @@ class Run:
         And it is visible: where a standby is waited for, only what that has confirmed is.
         """
         mode = op.get("synchronous", "on")
-        return op.outcome == "ok" and (mode == "on" or not self.standby and (mode == "local" or not self.faults))
+        return op.outcome == "ok" and (mode in ("on", "remote_apply") or not self.standby and (mode == "local" or not self.faults))
 
     def of(self, what):
         return [event for event in self.final if event["what"] == what]

@@ -29,7 +29,7 @@ PROFILES = {
             (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {}), *keepers(1, 0.08),
             (Pairer, 1, {"think": 0.15}), (Comparer, 1, {"think": 0.25}), (Numberer, 2, {"think": 0.1}), (Listener, 1, {})],
     # a synchronous standby, and who reads while it is away
-    "standby": [(Producer, 2, {"modes": {"on": 60, "local": 20, "off": 20}}), (Producer, 1, ACKNOWLEDGED_EARLY),
+    "standby": [(Producer, 2, {"modes": {"on": 55, "remote_apply": 5, "local": 20, "off": 20}}), (Producer, 1, ACKNOWLEDGED_EARLY),
                 (Pairer, 2, {}), (Pairer, 1, ACKNOWLEDGED_EARLY), (Comparer, 2, {}), (Numberer, 2, {"think": 0.05}),
                 *readers(3), (StandbyReader, 1, {}), (Seeker, 1, {"think": 0.3}), (Snapshotter, 1, {}), (Waiter, 1, {}),
                 (Listener, 1, {}), (Worker, 2, {}), (SimpleConsumer, 1, {"think": 0.1}), (Copier, 1, {}),

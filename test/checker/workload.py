@@ -520,11 +520,12 @@ class Worker(Consumer):
         isolation = self.random.choices((None, "REPEATABLE READ", "SERIALIZABLE"), (85, 10, 5))[0]
         calls = self.random.choice((1, 1, 1, 2))
         try_first = self.random.random() < 0.15
+        max_wait = self.random.choice((0, 0, 0, 0.5))
 
         def consume(takes):
             """Consumes; adds [partition, [[offset, id]…]] to takes; the values are the result."""
-            rows = self.query('SELECT partition, "offset", value FROM topics.consume(%s, %s, %s)',
-                              self.group, SOURCE, limit)
+            rows = self.query('SELECT partition, "offset", value FROM topics.consume(%s, %s, %s, max_wait => %s)',
+                              self.group, SOURCE, limit, f"{max_wait} s")
             if rows:
                 takes.append([rows[0][0], [[offset, identify(value)] for _, offset, value in rows]])
             return [value for _, _, value in rows]
@@ -681,14 +682,15 @@ class PartitionReader(Client):
     def read(self, partition, start, limit, how, isolation=None):
         """
         The records from an offset on, as [[offset, id]…], or None.  how:
-        "fetch"; "select", in order; "scan", in the order that the table has.
+        "fetch"; "fetch_wait", which waits until there are some; "select", in
+        order; "scan", in the order that the table has.
         """
         def body(answer):
             if isolation:
                 self.begin(isolation)
-            if how == "fetch":
-                rows = self.query('SELECT "offset", value FROM topics.fetch(%s, %s, %s, %s, 1000000000)',
-                                  self.topic, partition, start, limit)
+            if how.startswith("fetch"):
+                rows = self.query('SELECT "offset", value FROM topics.fetch(%s, %s, %s, %s, 1000000000, %s)',
+                                  self.topic, partition, start, limit, "3 s" if how == "fetch_wait" else "0")
             elif how == "select":
                 rows = self.query(f'SELECT "offset", value FROM topic.{self.topic} WHERE partition = %s'
                                   ' AND "offset" >= %s ORDER BY "offset" LIMIT %s', partition, start, limit)
@@ -760,9 +762,13 @@ class Waiter(PartitionReader):
 
         def body(answer):
             self.query("CALL topics.wait_offset(%s, %s, %s, '5 s')", self.topic, partition, self.next_offset)
-        self.perform("wait_offset", body, topic=self.topic, partition=partition, after=self.next_offset)
+        how = "fetch"
+        if self.random.random() < 0.5:
+            self.perform("wait_offset", body, topic=self.topic, partition=partition, after=self.next_offset)
+        else:
+            how = "fetch_wait"
         if self.connection:
-            records = self.read(partition, self.next_offset, 1000, "fetch")
+            records = self.read(partition, self.next_offset, 1000, how)
             if records:
                 self.next_offset = records[-1][0] + 1
 
