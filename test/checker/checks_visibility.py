@@ -8,6 +8,7 @@ from checks import Finding, check
 
 # wait_offset() that came back this much earlier than it may has found what it waited for, in microseconds
 EARLY = 4500000
+NEAR = 30  # records before and behind a log end, whose transactions may have met the one that saw it
 
 
 def ends_told(run):
@@ -133,25 +134,27 @@ def _judge(run, op, look):
 
 @check
 def serialization(run):
-    """Serializable transactions that no order explains: each saw less than the other had done."""
-    writers = {}  # {(partition, offset): operation}
+    """
+    Serializable transactions that no order explains: each saw less than the
+    other had done.  Who saw less than is at a lower offset comes earlier; of
+    those that did not look the offsets say nothing, as little as a sequence.
+    """
+    writers = {}  # {(partition, offset): number of an operation}
     for op in run.produced:
         for record in op.records:
             for place in record.places if record.topic == workload.NUMBERED else ():
-                writers[place.partition, place.offset] = op
-    before = collections.defaultdict(set)  # {number of an operation: those that come before it}
-
-    def order(first, second):
-        if first and second and first is not second:
-            before[second.number].add(first.number)
-    for (partition, offset), op in writers.items():
-        order(writers.get((partition, offset - 1)), op)
+                writers[place.partition, place.offset] = op.number
+    before = collections.defaultdict(set)  # {number of an operation: of those that come before it}
     written = set(writers.values())
     for op in run.produced:
-        if op in written or op.outcome == "ok":
+        if op.number in written or op.outcome == "ok":
             for partition, end in op.get("seen") or ():
-                order(writers.get((partition, end - 1)), op)
-                order(op, writers.get((partition, end)))
+                for offset in range(end - NEAR, end + NEAR):
+                    other = writers.get((partition, offset), op.number)
+                    if other != op.number and offset < end:
+                        before[op.number].add(other)
+                    elif other != op.number:
+                        before[other].add(op.number)
     by_number = {op.number: op for op in run.operations}
     while True:
         try:

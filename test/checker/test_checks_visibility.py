@@ -203,6 +203,19 @@ class VisibilityTest(unittest.TestCase):
         self.story.log("d", topic="numbered", partition=1)
         self.assert_finds()
 
+    def test_others_that_did_not_look(self):
+        self.number("a", [], at=0)
+        self.number("b", [[0, 0]], at=1)
+        self.story.log("a", "b", topic="numbered")
+        self.assert_finds()
+
+    def test_look_between(self):
+        self.number("a", [], at=0)
+        self.number("b", [[0, 0]], at=1)
+        self.number("look", [[0, 1]])
+        self.story.log("a", "b", topic="numbered")
+        self.assert_finds("serialization")
+
     def test_both_found_nothing(self):
         self.number("a", [[0, 0]], at=0)
         self.number("b", [[0, 0]], at=1, outcome="info")
