@@ -619,9 +619,10 @@ def overslept(run):
             for topic, partition, first, count in op.get("ranges") or ():
                 there[topic, partition].append((op.end, first + count - 1, op))
     for op in run.operations:
-        if op.f != "wait_offset" or op.outcome != "ok":
+        if op.outcome != "ok" or op.f != "wait_offset" and op.get("how") != "fetch_wait":
             continue
-        reached = [row for row in there[op["topic"], op["partition"]] if row[1] >= op["after"]]
+        after = op["after"] if op.f == "wait_offset" else op["from"]
+        reached = [row for row in there[op["topic"], op["partition"]] if row[1] >= after]
         if not reached:
             continue
         since, _, source = min(reached, key=lambda row: row[0])

@@ -650,6 +650,13 @@ class CheckTest(unittest.TestCase):
         self.overslept(5)
         self.assert_finds("overslept")
 
+    def test_overslept_in_fetch(self):
+        op = self.story.invoke("read", "waiter-1", topic="main", partition=0, how="fetch_wait", **{"from": 0, "limit": 100})
+        self.story.produce("a", at=0)
+        self.story.time += 5000000
+        self.story.complete(op, "ok", records=[], complete=True)
+        self.assert_finds("overslept")
+
     def test_woken_in_time(self):
         self.overslept(1)
         self.assert_finds()

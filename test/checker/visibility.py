@@ -146,7 +146,7 @@ class Numberer(Producer):
     modes = {"on": 1}
     topics = (NUMBERED,)
     hot = 2  # partitions that all produce to; the others begin empty, and they meet there one after the other
-    meeting = 1.0  # seconds in each
+    meeting = 0.5  # seconds in each
     works = {"same": 6, "across": 2, "look": 1}
     window = 10  # records back to begin at
 
@@ -164,11 +164,15 @@ class Numberer(Producer):
         seen = {"same": [partition], "across": [(partition + 1) % self.hot if partition < self.hot else 0],
                 "look": list(range(self.hot))}[work]
         ways = [self.random.choice([way for way in WAYS if way != "lag"]) for _ in seen]
+        pause = self.random.choice((0, self.random.uniform(0, 0.01)))
         if work != "look":
             self.add(NUMBERED, partition)
 
         def body(answer):
             self.begin("SERIALIZABLE")
+            if pause:  # others commit between the snapshot and the look
+                self.query("SELECT 1")
+                time.sleep(pause)
             answer["seen"] = []
             for number, way in zip(seen, ways):
                 (end,), = self.query("SELECT " + WAYS[way].format(topic=NUMBERED, partition=number,

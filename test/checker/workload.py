@@ -33,7 +33,7 @@ import zlib
 import psycopg2
 
 TOPICS = {"main": 3, "second": 2, "copy": 8, "consumed": 8, "sized": 1, "aged": 1, "cut": 2, "state": 2,
-          "paired": 2, "numbered": 8}
+          "paired": 2, "numbered": 20}
 MAX_PARTITIONS = 6  # of main, which grows
 LOADED = ("main", "second")  # what producers produce to
 SOURCE, DESTINATION = "main", "copy"  # of copiers
@@ -64,7 +64,7 @@ SELECT topics.create_topic('cut', 2, segment_bytes => 65536, retention_time => '
 SELECT topics.create_topic('state', 2, segment_bytes => 65536, retention_time => '-1 s', cleanup_policy => 'compact',
     min_cleanable_dirty_ratio => 0.2, delete_retention_time => '1 s');
 SELECT topics.create_topic('paired', 2, segment_bytes => 131072, retention_time => '-1 s');
-SELECT topics.create_topic('numbered', 8, retention_time => '-1 s');
+SELECT topics.create_topic('numbered', 20, retention_time => '-1 s');
 CREATE TABLE book (number bigserial PRIMARY KEY, id text, synchronous text);
 CREATE TABLE work (group_id text, partition int, "offset" bigint, id text);
 CREATE TABLE place (partition int PRIMARY KEY, next_offset bigint NOT NULL DEFAULT 0);
@@ -690,7 +690,7 @@ class PartitionReader(Client):
                 self.begin(isolation)
             if how.startswith("fetch"):
                 rows = self.query('SELECT "offset", value FROM topics.fetch(%s, %s, %s, %s, 1000000000, %s)',
-                                  self.topic, partition, start, limit, "3 s" if how == "fetch_wait" else "0")
+                                  self.topic, partition, start, limit, "5 s" if how == "fetch_wait" else "0")
             elif how == "select":
                 rows = self.query(f'SELECT "offset", value FROM topic.{self.topic} WHERE partition = %s'
                                   ' AND "offset" >= %s ORDER BY "offset" LIMIT %s', partition, start, limit)
