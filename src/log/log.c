@@ -424,12 +424,12 @@ find_end_now(const Partition *partition)
 static TimestampTz
 find_first_timestamp(Relation rel)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = topics_beginscan(rel, snapshot);
+	TableScanDesc scan = NULL;
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TimestampTz result = GetCurrentTimestamp();
 
-	if (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	scan_blocks(rel, SnapshotSelf, &scan, 0, Max(RelationGetNumberOfBlocks(rel), 1));
+	if (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
 	{
 		bool		isnull;
 
@@ -438,7 +438,6 @@ find_first_timestamp(Relation rel)
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
-	UnregisterSnapshot(snapshot);
 	return result;
 }
 
@@ -461,34 +460,38 @@ look_at_active_segment(const Partition *partition, int64 end)
 		state->active_blocks = RelationGetNumberOfBlocks(rel);
 		if (end > active.base_offset)
 			state->active_started = find_first_timestamp(rel);
-		table_close(rel, NoLock);
+		table_close(rel, AccessShareLock);
 	}
 }
 
 /*
  * Take the heavyweight locks that looking up the log end needs, so that they
  * are not waited for under the append lock: of the catalogue, and of the
- * segments from the last one down to one with rows.
+ * segments from the last one down to one with rows.  Return what was locked:
+ * it is not to stay locked when the partition's table is not.
  */
-static void
+static List *
 lock_for_lookup(Relation partition_rel)
 {
+	Oid			catalogue = get_relname_relid("partition", get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+	List	   *locked = list_make1_oid(catalogue);
 	int			count;
 	Segment    *segments;
 
-	LockRelationOid(get_relname_relid("partition", get_namespace_oid(TOPIC_LOG_SCHEMA, false)),
-					AccessShareLock);
+	LockRelationOid(catalogue, AccessShareLock);
 	segments = topics_segment_list(partition_rel, &count);
 	for (int i = count - 1; i >= 0; i--)
 	{
 		Relation	rel = table_open(segments[i].relid, AccessShareLock);
 		BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
 
+		locked = lappend_oid(locked, segments[i].relid);
 		table_close(rel, NoLock);
 		if (nblocks > 0)
 			break;
 	}
 	pfree(segments);
+	return locked;
 }
 
 /* Get the next offset, with the append lock held meanwhile. */
@@ -496,13 +499,18 @@ static int64
 get_next_offset_under_lock(const Partition *partition)
 {
 	PartitionState *state = partition->state;
+	List	   *locked = NIL;
+	ListCell   *lc;
 	int64		next;
 
 	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
-		lock_for_lookup(partition->rel);
+		locked = lock_for_lookup(partition->rel);
 	topics_append_lock_acquire(&state, 1);
 	next = topics_log_next_offset_locked(partition);
 	topics_append_lock_release();
+	foreach(lc, locked)
+		UnlockRelationOid(lfirst_oid(lc), AccessShareLock);
+	list_free(locked);
 	return next;
 }
 
@@ -704,7 +712,7 @@ topics_log_meet_writers(Relation partition_rel, Snapshot snapshot)
 	PredicateLockRelation(partition_rel, snapshot);
 	AcceptInvalidationMessages();
 	(void) find_last_record(partition_rel, snapshot, &last_offset, &timestamp);
-	reader = topics_log_reader_open(partition_rel, last_offset + 1, PG_INT64_MAX, snapshot, true);
+	reader = topics_log_reader_open(partition_rel, last_offset + 1, PG_INT64_MAX, snapshot, false);
 	while (topics_log_reader_next(reader) != NULL)
 		;						/* sees none */
 	topics_log_reader_close(reader);

@@ -350,6 +350,7 @@ topics_log_get_offset(TupleTableSlot *slot)
 
 /* ---- read_cut.c ---- */
 
+extern bool topics_read_cut_is_kept(Snapshot snapshot);
 extern int64 topics_read_cut_limit(PartitionState *state, Snapshot snapshot);
 extern void topics_read_cut_at_subabort(SubTransactionId subxid);
 extern void topics_read_cut_forget(void);

@@ -435,8 +435,9 @@ topics_log_am_hidden_from(Relation rel, Snapshot snapshot)
 	TopicPartition id;
 	int64		limit;
 
-	if (likely(!topics_high_watermark_applies()) || RecoveryInProgress() ||
-		snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC || !get_partition(rel, &id))
+	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC ||
+		(likely(!topics_high_watermark_applies()) && !topics_read_cut_is_kept(snapshot)) ||
+		RecoveryInProgress() || !get_partition(rel, &id))
 		return NO_LIMIT;
 	limit = topics_read_cut_limit(get_known_state(rel, &id), snapshot);
 	return limit >= get_cached_bounds(rel)->end_offset ? NO_LIMIT : limit;

@@ -51,11 +51,13 @@
 #include "log/log.h"
 
 #define POLL_MS 10				/* for a producer to publish */
+#define NO_CUT PG_UINT64_MAX	/* of ReadCut.mark: nothing is hidden */
 #define SPARE_LIMITS 16			/* that are entered while a cut is made */
 
 typedef struct ReadCut
 {
-	uint64		mark;			/* the open one when it was made; 0: not made */
+	uint64		mark;			/* the open one when it was made; NO_CUT; or 0:
+								 * not made */
 	int			count;
 	int			room;
 	PartitionLimit *limits;		/* by address of the state */
@@ -224,17 +226,42 @@ wait_for_snapshot(Snapshot snapshot)
  */
 
 /*
+ * Where the setting is gone, or was never there: return true if a cut is kept
+ * with the snapshot nevertheless.  A transaction in REPEATABLE READ that has read
+ * without one has none, whatever becomes of the setting.
+ */
+bool
+topics_read_cut_is_kept(Snapshot snapshot)
+{
+	if (snapshot == NULL)
+		return false;
+	if (IsolationUsesXactSnapshot())
+	{
+		if (transaction_cut.mark == 0)
+			transaction_cut.mark = NO_CUT;
+		return transaction_cut.mark != NO_CUT;
+	}
+	return statements != NULL;
+}
+
+/*
  * Get the offset at which a reader with this snapshot has to stop, or NO_LIMIT.
  * NULL stands for what is confirmed now.  The partition's log end is known.
  */
 int64
 topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 {
+	bool		applies = topics_high_watermark_applies();
 	ReadCut    *cut;
 
-	if (likely(!topics_high_watermark_applies()) || RecoveryInProgress())
+	if (likely(!applies))
+	{
+		if (!topics_read_cut_is_kept(snapshot))
+			return NO_LIMIT;
+	}
+	else if (RecoveryInProgress())
 		return NO_LIMIT;
-	if (snapshot == NULL)
+	else if (snapshot == NULL)
 		return topics_high_watermark_get(state);
 	if (!IsMVCCSnapshot(snapshot))
 		return NO_LIMIT;
@@ -245,7 +272,9 @@ topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 		return NO_LIMIT;
 	}
 	cut = find_cut(snapshot);
-	return cut ? find_limit(cut, state) : topics_high_watermark_get(state);
+	if (cut)
+		return find_limit(cut, state);
+	return applies ? topics_high_watermark_get(state) : NO_LIMIT;
 }
 
 /*

@@ -72,8 +72,8 @@ sub ends
 	return qq{
 		SELECT (SELECT count(*) FROM topic.t WHERE partition = $partition),
 			(SELECT count(*) FROM topics.fetch('t', $partition, 0, 1000000)),
-			(SELECT "offset" + 1 FROM topic.t WHERE partition = $partition
-			 ORDER BY "offset" DESC LIMIT 1),
+			coalesce((SELECT "offset" + 1 FROM topic.t WHERE partition = $partition
+			 ORDER BY "offset" DESC LIMIT 1), 0),
 			(SELECT o.offset FROM topics.list_offsets('t', 'latest') o
 			 WHERE partition = $partition),
 			(SELECT log_end_offset FROM topics.partition WHERE topic = 't'
@@ -252,6 +252,53 @@ $node->reload;
 is(($consumer->receive(60) // {})->{sqlstate}, '', 'without the setting a wait ends');
 all_say(0, 207, '... and all is read');
 
+# A transaction that has begun with it keeps its cut.
+$node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "'standby'");
+$node->reload;
+poll_until(
+	sub {
+		$observer->value(q{SELECT current_setting('synchronous_standby_names')}) eq 'standby';
+	}) or die;
+$producer->value(q{CALL topics.send('t', 'cut', partition => 0)});
+$snapshot->value('BEGIN ISOLATION LEVEL REPEATABLE READ');
+all_say(0, 207, 'a transaction has a cut', $snapshot);
+$node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "''");
+$node->reload;
+ok( poll_until(
+		sub {
+			$observer->value(q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o
+				WHERE partition = 0}) eq '208';
+		}),
+	'the setting goes');
+all_say(0, 207, '... and the transaction keeps it', $snapshot);
+$snapshot->value('COMMIT');
+
+# ----------------------------------------------------------------------
+# A crash, with the standby away
+# ----------------------------------------------------------------------
+
+$node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "'standby'");
+$node->stop('immediate');
+$node->start;
+($reader, $producer, $consumer, $observer) = map { Session->new($node) } 1 .. 4;
+my $known = $reader->value(
+	q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o WHERE partition = 0});
+all_say(0, $known, 'after a crash all agree on what is known to be confirmed');
+cmp_ok($known, '<=', 208, '... which is no more than there is');
+shows(
+	q{SET synchronous_commit = local; CALL topics.send('t', 'after', partition => 0)},
+	"SET\n0|208", '... and producers go on', $producer);
+all_say(0, $known, '... unseen');
+$node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "''");
+$node->reload;
+ok( poll_until(
+		sub {
+			$observer->value(q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o
+				WHERE partition = 0}) eq '209';
+		}),
+	'without the setting all can be read');
+all_say(0, 209, '... by all');
+
 # It comes: what was read goes on to be.
 $node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "'standby'");
 $node->reload;
@@ -260,7 +307,7 @@ poll_until(
 		$observer->value(q{SELECT current_setting('synchronous_standby_names')}) eq 'standby';
 	}) or die;
 @waiting = (waiting(q{CALL topics.send('t', 'lost', partition => 0)}));
-all_say(0, 207, 'with it what could be read can be, and no more');
+all_say(0, 209, 'with it what could be read can be, and no more');
 
 # ----------------------------------------------------------------------
 # The primary is lost, and the standby promoted
