@@ -459,6 +459,12 @@ CREATE FUNCTION topic_log.worker_status(
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_worker_status';
 COMMENT ON FUNCTION topic_log.worker_status() IS 'The rows of the view topics.worker';
 
+CREATE FUNCTION topic_log.append_wait_status(
+	OUT topic text, OUT partition integer, OUT waiter_pid integer, OUT holder_pid integer,
+	OUT since timestamptz) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_append_wait_status';
+COMMENT ON FUNCTION topic_log.append_wait_status() IS 'The rows of the view topics.append_wait';
+
 CREATE VIEW topics.topic WITH (security_barrier) AS
 SELECT c.relname::text AS topic, t.topic_id, c.relowner::regrole AS owner, t.partitions,
 	t.retention_time, t.retention_bytes, t.segment_bytes, t.segment_time, t.max_message_bytes,
@@ -476,6 +482,9 @@ COMMENT ON VIEW topics.segment IS 'Segments of partitions of topics that one may
 
 CREATE VIEW topics.worker AS SELECT * FROM topic_log.worker_status();
 COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does. What fails for a topic is shown to the topic''s owner, members of topics_admin and of pg_monitor; for all topics, to the latter two. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
+
+CREATE VIEW topics.append_wait AS SELECT * FROM topic_log.append_wait_status();
+COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mostly at their commit, for the right to append to a partition, each with the one that has it. pg_locks and pg_blocking_pids do not know of these waits. For partitions of topics that one may read or owns; for members of topics_admin and of pg_monitor, of all topics. No Kafka counterpart';
 
 COMMENT ON COLUMN topics.topic.topic IS 'Name';
 COMMENT ON COLUMN topics.topic.topic_id IS 'Id, never used again; names the log tables topic_log.t<id>';
@@ -520,5 +529,10 @@ COMMENT ON COLUMN topics.worker.failures IS 'How often it has failed in a row';
 COMMENT ON COLUMN topics.worker.sqlstate IS 'SQLSTATE of the last error; NULL if there was none, but the worker or the server ended';
 COMMENT ON COLUMN topics.worker.message IS 'Message of the last error';
 COMMENT ON COLUMN topics.worker.next_try IS 'When it is tried again';
+COMMENT ON COLUMN topics.append_wait.topic IS 'Name of the topic; NULL: a transaction with more than 100 partitions has, or wants, all of the database for itself';
+COMMENT ON COLUMN topics.append_wait.partition IS 'Number of the partition, from 0; NULL as topic is';
+COMMENT ON COLUMN topics.append_wait.waiter_pid IS 'Process that waits';
+COMMENT ON COLUMN topics.append_wait.holder_pid IS 'Process that it waits for, one a row; NULL: the partition is just being released, or its active segment is being cut';
+COMMENT ON COLUMN topics.append_wait.since IS 'When it began to wait';
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA topics, topic_log FROM PUBLIC;

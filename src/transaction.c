@@ -8,10 +8,11 @@
  * produce() puts a record into the transaction's buffer (buffer.c), and
  * nothing else: no lock, no row, no offset.  The commit does the rest:
  *
- *	1. XACT_EVENT_PRE_COMMIT (append.c): find segments with room, and lock the
- *	   partition's table and them ROW EXCLUSIVE; assign the xid; take the append
- *	   locks; look again whether all is as it was found, else start over; stamp
- *	   offsets from next_offset on, append, and KEEP the locks.
+ *	1. XACT_EVENT_PRE_COMMIT: do what PostgreSQL would wait for later (below).
+ *	   Then (append.c) find segments with room, and lock the partition's table
+ *	   and them ROW EXCLUSIVE; assign the xid; take the append locks; look again
+ *	   whether all is as it was found, else start over; stamp offsets from
+ *	   next_offset on, append, and KEEP the locks.
  *	2. PostgreSQL writes the commit record, and ends the transaction in the
  *	   proc array: the records are visible.
  *	3. XACT_EVENT_COMMIT (publish_transaction): next_offset and the commit's LSN
@@ -36,10 +37,13 @@
  * Our callbacks run last if pg_topics was loaded first (callbacks run newest
  * first), so that the locks are not held over another library's work.
  *
- * With the lock held, PostgreSQL still does its own work between 1 and 2: ON
- * COMMIT actions, NOTIFY (which waits for a heavyweight lock, that only
- * transactions hold which are past step 1 themselves: no deadlock), the
- * serialization check (which may raise: an abort as above).
+ * With the locks held, PostgreSQL still does its own work between 1 and 2.  What
+ * it would wait for is done in step 1, before the append locks are taken
+ * (early_work.c).  The rest obeys a cancel, for append locks do not hold
+ * interrupts off (append_lock.c).
+ *
+ * A client's timeouts end what is waited for in step 1 (timeout.c), and nothing
+ * later.
  *
  * This file only says what is called, and in which order: the order is the
  * invariant.  It stands above all other files, so that what a lower one has to
@@ -54,6 +58,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "miscadmin.h"
 #include "utils/resowner.h"
 
 #include "base/base.h"
@@ -73,6 +78,7 @@ append_transaction(void)
 	/* what has no xid so far has written to nothing else */
 	bool		wrote_tables = TransactionIdIsValid(GetTopTransactionIdIfAny());
 
+	topics_timeout_begin_commit();
 	topics_foreign_writer_pre_commit();
 	topics_topic_changes_pre_commit();
 	topics_consumer_offset_pre_commit();
@@ -81,6 +87,9 @@ append_transaction(void)
 		appended = true;
 		topics_durability_defer(wrote_tables);
 	}
+	topics_timeout_end_commit();
+	/* a cancel that has come so far is in time: nothing is committed */
+	CHECK_FOR_INTERRUPTS();
 }
 
 /* Step 3.  Nothing here may raise. */
@@ -112,6 +121,7 @@ settle_transaction(void)
 static void
 abort_transaction(void)
 {
+	topics_timeout_at_abort();
 	topics_durability_at_abort();
 	topics_append_at_abort();
 	topics_append_lock_at_abort();

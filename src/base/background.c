@@ -70,6 +70,7 @@ static const struct
 };
 
 static volatile sig_atomic_t told_to_end = false;
+static bool is_ours = false;	/* this process is one of our own */
 
 /* Return true if this process was told to end. */
 bool
@@ -105,10 +106,18 @@ topics_background_begin(void)
 void
 topics_background_connect(Oid database)
 {
+	is_ours = true;
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	/* after those of the database, and stronger; a reload leaves them */
 	for (size_t i = 0; i < lengthof(own_settings); i++)
 		SetConfigOption(own_settings[i].name, own_settings[i].value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* Return true if this is one of our own processes. */
+bool
+topics_background_is_ours(void)
+{
+	return is_ours;
 }
 
 /*

@@ -63,6 +63,14 @@ typedef enum WaitReason
 
 extern uint32 topics_wait_event_get(WaitReason reason);
 
+/* ---- timeout.c ---- */
+
+extern void topics_timeout_begin_commit(void);
+extern void topics_timeout_end_commit(void);
+extern void topics_timeout_at_abort(void);
+extern void topics_timeout_begin_wait(void);
+extern void topics_timeout_end_wait(void);
+
 /* ---- pending.c ---- */
 
 /* Work that only the commit of this transaction, in this session, completes. */
@@ -81,6 +89,7 @@ extern bool topics_background_is_told_to_end(void);
 extern void topics_background_end(SIGNAL_ARGS);
 extern const char *topics_background_begin(void);
 extern void topics_background_connect(Oid database);
+extern bool topics_background_is_ours(void);
 extern void topics_background_wait(long timeout_ms, WaitReason reason);
 extern struct BackgroundWorkerHandle *topics_background_start(const char *function, const char *name,
 															  const void *extra, Size size);

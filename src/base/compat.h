@@ -320,6 +320,11 @@ topics_not_null_constraint(void)
 	return constraint;
 }
 
+/* a process's place among all has a name of its own: 024c52111757 (17) */
+#if PG_VERSION_NUM < 170000
+#define MyProcNumber (MyProc->pgprocno)
+#endif
+
 /* a wait event with a name: c9af05465307, af720b4c50a1 (17) */
 #if PG_VERSION_NUM < 170000
 #define WaitEventExtensionNew(name) PG_WAIT_EXTENSION

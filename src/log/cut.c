@@ -354,6 +354,7 @@ set_append_limit(const Cover *cover, int64 limit)
 	/* the process that had our lock before us may be about to lift its limit */
 	while (state->append_limit != NO_LIMIT)
 		topics_append_lock_sleep(state, LIMIT_NAP_MS);
+	topics_append_lock_end_sleeping();
 
 	topics_append_lock_acquire(&state, 1);
 	below = topics_log_next_offset_locked(partition) <= limit;

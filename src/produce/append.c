@@ -305,6 +305,7 @@ wait_for_cut(Destination *dest)
 	while (memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0 &&
 		   (state->append_limit != NO_LIMIT || (state->cut_end != 0 && patience-- > 0)))
 		topics_append_lock_sleep(state, CUT_NAP_MS);
+	topics_append_lock_end_sleeping();
 }
 
 /*
@@ -446,23 +447,6 @@ lock_destinations(void)
 }
 
 /*
- * The locks hold interrupts off.  A cancel or termination that comes while we
- * append a million records is obeyed all the same: the rows are dead,
- * next_offset has not moved.
- */
-static void
-give_way_to_interrupts(void)
-{
-	if (!QueryCancelPending && !ProcDiePending)
-		return;
-	topics_append_lock_release();
-	CHECK_FOR_INTERRUPTS();
-	ereport(ERROR,
-			(errcode(ERRCODE_QUERY_CANCELED),
-			 errmsg("canceling statement due to user request")));
-}
-
-/*
  * The block to append at, if it is known without asking for the size of the
  * segment: that of the last record that was published.  The rows that failed
  * transactions have put behind it are dead and stay where they are: when the
@@ -505,7 +489,8 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 		{
 			int			fitting;
 
-			give_way_to_interrupts();
+			/* the rows are dead then, and next_offset has not moved */
+			CHECK_FOR_INTERRUPTS();
 			open = find_open_segment(dest, offset);
 			fitting = Min(count - done, open->segment.end_offset - offset);
 			for (int i = 0; i < fitting; i++)

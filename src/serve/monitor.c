@@ -35,6 +35,7 @@ PG_FUNCTION_INFO_V1(topics_partition_status);
 PG_FUNCTION_INFO_V1(topics_segment_status);
 PG_FUNCTION_INFO_V1(topics_may_read);
 PG_FUNCTION_INFO_V1(topics_worker_status);
+PG_FUNCTION_INFO_V1(topics_append_wait_status);
 
 /* A segment with what is to be shown of it. */
 typedef struct SegmentFacts
@@ -237,11 +238,18 @@ enum
 	WORKER_COLUMNS
 };
 
+/* Return true if the current user looks after the server, or all topics. */
+static bool
+may_see_all(void)
+{
+	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+}
+
 /* Return true if the current user may see why a piece of work fails. */
 static bool
 may_see_failure(const WorkFailure *failure)
 {
-	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+	return may_see_all() ||
 		(OidIsValid(failure->piece.view_relid) &&
 		 object_ownercheck(RelationRelationId, failure->piece.view_relid, GetUserId()));
 }
@@ -312,5 +320,68 @@ topics_worker_status(PG_FUNCTION_ARGS)
 	memset(nulls + FAILURE_TOPIC, true, sizeof(nulls) - FAILURE_TOPIC);
 	if (!shown)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	return (Datum) 0;
+}
+
+/* ----------------------------------------------------------------
+ *		Waits for append locks
+ * ----------------------------------------------------------------
+ */
+
+/* Columns of append_wait_status. */
+enum
+{
+	WAIT_TOPIC,
+	WAIT_PARTITION,
+	WAIT_WAITER_PID,
+	WAIT_HOLDER_PID,
+	WAIT_SINCE,
+	WAIT_COLUMNS
+};
+
+/*
+ * Put what is waited for into its columns: a partition, or nothing for the lock
+ * of the whole database.  Return false if the topic is not for the user to see,
+ * or has gone.
+ */
+static bool
+put_wait_target(const AppendWait *wait, Datum *values, bool *nulls)
+{
+	Topic	   *topic;
+
+	nulls[WAIT_TOPIC] = nulls[WAIT_PARTITION] = wait->of_database;
+	if (wait->of_database)
+		return true;
+	topic = topics_catalog_by_id(wait->id.topic_id);
+	if (topic == NULL || !(topics_catalog_may_read(topic) || may_see_all()))
+		return false;
+	values[WAIT_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+	values[WAIT_PARTITION] = Int32GetDatum(wait->id.partition);
+	return true;
+}
+
+/* append_wait_status(): the rows of the view topics.append_wait */
+Datum
+topics_append_wait_status(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	ListCell   *lc;
+
+	topics_settings_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(lc, topics_append_wait_list())
+	{
+		const AppendWait *wait = lfirst(lc);
+		Datum		values[WAIT_COLUMNS] = {0};
+		bool		nulls[WAIT_COLUMNS] = {false};
+
+		if (!put_wait_target(wait, values, nulls))
+			continue;
+		values[WAIT_WAITER_PID] = Int32GetDatum(wait->waiter_pid);
+		nulls[WAIT_HOLDER_PID] = wait->holder_pid == 0;
+		values[WAIT_HOLDER_PID] = Int32GetDatum(wait->holder_pid);
+		values[WAIT_SINCE] = TimestampTzGetDatum(wait->since);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
 	return (Datum) 0;
 }

@@ -37,6 +37,18 @@
  * under it (log.c).  Once the commit record is written a holder raises nothing
  * (transaction.c, which also says what PostgreSQL itself does meanwhile).
  *
+ * INTERRUPTS.  An LWLock holds interrupts off, so that no process is thrown out
+ * of code that must not stop halfway.  A holder of these locks may stop
+ * anywhere before the commit record: its rows are dead then, and next_offset
+ * has not moved.  So try_lock takes that back, and a holder obeys a
+ * cancel as any other process does, whatever it is at.  From the commit record
+ * on PostgreSQL itself holds interrupts off.
+ *
+ * TIMEOUTS.  A wait obeys lock_timeout, from its first sleep until all locks
+ * are held, and statement_timeout also where PostgreSQL has disarmed it
+ * (timeout.c).  Every process can see who waits for whom (append_wait.c): a
+ * holder writes its pid beside the lock.
+ *
  * LOCKING.  The append lock is taken exclusively only.  The database lock is
  * shared by all holders of append locks, and exclusive for a giant, which then
  * needs no append lock.  Both come after all heavyweight locks, and, as no
@@ -80,6 +92,7 @@ typedef struct DatabaseGate
 	ConditionVariable cv;		/* the lock was released, or a giant left */
 	pg_atomic_uint32 giants;	/* waiting for the exclusive lock: newcomers
 								 * stand back */
+	pg_atomic_uint32 holder;	/* pid of the giant that has the lock, or 0 */
 } DatabaseGate;
 
 static DatabaseGate *gates = NULL;
@@ -92,6 +105,7 @@ static bool has_database_lock = false;
 static bool exclusive = false;	/* the database lock, in place of the rest */
 static bool is_giant = false;	/* we count among the giants */
 static ConditionVariable *sleeping_on = NULL;
+static bool waiting = false;	/* has slept, and does not have its locks yet */
 
 /* shmem_request_hook */
 void
@@ -114,6 +128,7 @@ topics_append_lock_shmem_startup(void)
 		{
 			ConditionVariableInit(&gates[i].cv);
 			pg_atomic_init_u32(&gates[i].giants, 0);
+			pg_atomic_init_u32(&gates[i].holder, 0);
 		}
 }
 
@@ -129,6 +144,66 @@ find_database_gate(void)
 	return &gates[MyDatabaseId % DATABASE_LOCKS];
 }
 
+/* Acquire a lock if it is free.  Interrupts are not held off for it. */
+static bool
+try_lock(LWLock *lock, LWLockMode mode)
+{
+	if (!LWLockConditionalAcquire(lock, mode))
+		return false;
+	RESUME_INTERRUPTS();
+	return true;
+}
+
+static void
+unlock(LWLock *lock)
+{
+	HOLD_INTERRUPTS();			/* LWLockRelease resumes them */
+	LWLockRelease(lock);
+}
+
+/* Note that an append lock is ours. */
+static void
+note_held(PartitionState *state)
+{
+	held[nheld++] = state;
+	pg_atomic_write_u32(&state->holder, MyProcPid);
+}
+
+/*
+ * Take back a note of who holds a lock.  The lock may be another process's by
+ * now, which has written its own pid then.
+ */
+static void
+forget_holder(pg_atomic_uint32 *holder)
+{
+	uint32		expected = MyProcPid;
+
+	(void) pg_atomic_compare_exchange_u32(holder, &expected, 0);
+}
+
+/*
+ * About to sleep, for the append lock of a partition, or for the database lock
+ * if that is NULL.  What is waited for may change during a wait.
+ */
+static void
+begin_wait(const PartitionState *state)
+{
+	topics_append_wait_enter(state ? &state->id : NULL, is_giant);
+	if (!waiting)
+		topics_timeout_begin_wait();
+	waiting = true;
+}
+
+static void
+end_wait(void)
+{
+	if (likely(!waiting))
+		return;
+	waiting = false;
+	topics_timeout_end_wait();
+	topics_append_wait_leave();
+}
+
 /*
  * Acquire the lock, if it is free now or shortly.  A commit of few records
  * holds it for a few microseconds, which is less than it takes to go to sleep
@@ -137,7 +212,7 @@ find_database_gate(void)
 static bool
 spin_and_acquire(LWLock *lock)
 {
-	for (int attempt = 0; !LWLockConditionalAcquire(lock, LW_EXCLUSIVE); attempt++)
+	for (int attempt = 0; !try_lock(lock, LW_EXCLUSIVE); attempt++)
 	{
 		if (attempt == SPIN_ATTEMPTS)
 			return false;
@@ -147,16 +222,25 @@ spin_and_acquire(LWLock *lock)
 	return true;
 }
 
-/* Sleep until the lock is ours.  Nothing else of ours is held meanwhile. */
+/*
+ * Sleep until the lock is ours: the append lock of a partition, or the database
+ * lock if that is NULL.  Nothing else of ours is held meanwhile.
+ */
 static void
-sleep_and_acquire(LWLock *lock, LWLockMode mode, ConditionVariable *cv)
+sleep_and_acquire(PartitionState *state)
 {
+	LWLock	   *lock = state ? &state->append_lock : find_database_lock();
+	ConditionVariable *cv = state ? &state->append_cv : &find_database_gate()->cv;
+
 	Assert(nheld == 0 && !has_database_lock);
 
 	sleeping_on = cv;
 	ConditionVariablePrepareToSleep(cv);
-	while (!LWLockConditionalAcquire(lock, mode))
+	while (!try_lock(lock, LW_EXCLUSIVE))
+	{
+		begin_wait(state);
 		ConditionVariableSleep(cv, topics_wait_event_get(WAIT_APPEND_LOCK));
+	}
 	ConditionVariableCancelSleep();
 	sleeping_on = NULL;
 }
@@ -168,7 +252,8 @@ release_append_locks(void)
 	{
 		PartitionState *state = held[--nheld];
 
-		LWLockRelease(&state->append_lock);
+		pg_atomic_write_u32(&state->holder, 0);
+		unlock(&state->append_lock);
 		/* during a cut some sleepers do not want the lock */
 		if (state->append_limit == NO_LIMIT && state->cut_end == 0)
 			ConditionVariableSignal(&state->append_cv);
@@ -180,7 +265,7 @@ release_append_locks(void)
 static void
 release_database_share(void)
 {
-	LWLockRelease(find_database_lock());
+	unlock(find_database_lock());
 	has_database_lock = false;
 	if (pg_atomic_read_u32(&find_database_gate()->giants) > 0)
 		ConditionVariableBroadcast(&find_database_gate()->cv);
@@ -191,7 +276,7 @@ static bool
 try_database_share(void)
 {
 	if (pg_atomic_read_u32(&find_database_gate()->giants) == 0 &&
-		LWLockConditionalAcquire(find_database_lock(), LW_SHARED))
+		try_lock(find_database_lock(), LW_SHARED))
 		has_database_lock = true;
 	return has_database_lock;
 }
@@ -205,7 +290,10 @@ sleep_until_no_giant(void)
 	sleeping_on = cv;
 	ConditionVariablePrepareToSleep(cv);
 	while (pg_atomic_read_u32(&find_database_gate()->giants) > 0)
+	{
+		begin_wait(NULL);
 		ConditionVariableSleep(cv, topics_wait_event_get(WAIT_APPEND_LOCK));
+	}
 	ConditionVariableCancelSleep();
 	sleeping_on = NULL;
 }
@@ -216,9 +304,10 @@ acquire_database(void)
 {
 	pg_atomic_fetch_add_u32(&find_database_gate()->giants, 1);
 	is_giant = true;
-	sleep_and_acquire(find_database_lock(), LW_EXCLUSIVE, &find_database_gate()->cv);
+	sleep_and_acquire(NULL);
 	has_database_lock = true;
 	exclusive = true;
+	pg_atomic_write_u32(&find_database_gate()->holder, MyProcPid);
 }
 
 /*
@@ -232,9 +321,8 @@ try_all_locks(PartitionState **states, int nstates, int *missed)
 
 	if (kept >= 0)
 	{
-		sleep_and_acquire(&states[kept]->append_lock, LW_EXCLUSIVE,
-						  &states[kept]->append_cv);
-		held[nheld++] = states[kept];
+		sleep_and_acquire(states[kept]);
+		note_held(states[kept]);
 	}
 
 	*missed = -1;
@@ -256,28 +344,30 @@ try_all_locks(PartitionState **states, int nstates, int *missed)
 			*missed = i;
 			return false;
 		}
-		held[nheld++] = states[i];
+		note_held(states[i]);
 	}
 	return true;
 }
 
 /*
  * Acquire the append locks of "states".  The wait for them can be cancelled;
- * then none is held.  Interrupts are held off once this returns.
+ * then none is held.  Interrupts are allowed once this returns: an error
+ * releases the locks.
  */
 void
 topics_append_lock_acquire(PartitionState **states, int nstates)
 {
 	int			missed = -1;
+	bool		done = false;
 
 	Assert(nheld == 0 && !has_database_lock && nstates > 0);
 
 	if (nstates <= MAX_APPEND_LOCKS)
-		for (int round = 0; round < MAX_ROUNDS || nstates == 1; round++)
-			if (try_all_locks(states, nstates, &missed))
-				return;
-
-	acquire_database();
+		for (int round = 0; !done && (round < MAX_ROUNDS || nstates == 1); round++)
+			done = try_all_locks(states, nstates, &missed);
+	if (!done)
+		acquire_database();
+	end_wait();
 }
 
 /* Release what topics_append_lock_acquire took.  Raises nothing. */
@@ -287,7 +377,8 @@ topics_append_lock_release(void)
 	release_append_locks();
 	if (exclusive)
 	{
-		LWLockRelease(find_database_lock());
+		pg_atomic_write_u32(&find_database_gate()->holder, 0);
+		unlock(find_database_lock());
 		has_database_lock = exclusive = is_giant = false;
 		pg_atomic_fetch_sub_u32(&find_database_gate()->giants, 1);
 		ConditionVariableBroadcast(&find_database_gate()->cv);
@@ -304,17 +395,37 @@ topics_append_lock_held(const PartitionState *state)
 		LWLockHeldByMe((LWLock *) &state->append_lock);
 }
 
-/* Sleep until something changes with the partition, or until the timeout. */
+/* Return the pid of the giant that has this database's lock, or 0. */
+int
+topics_append_lock_giant(void)
+{
+	return (int) pg_atomic_read_u32(&find_database_gate()->holder);
+}
+
+/*
+ * Sleep until something changes with the partition, or until the timeout; the
+ * first time return at once, so that what changed before is not missed.  It is
+ * part of a wait that the caller ends by topics_append_lock_end_sleeping.
+ */
 void
 topics_append_lock_sleep(PartitionState *state, long timeout_ms)
 {
 	Assert(nheld == 0 && !has_database_lock);
 
+	begin_wait(state);
 	sleeping_on = &state->append_cv;
 	(void) ConditionVariableTimedSleep(&state->append_cv, timeout_ms,
 									   topics_wait_event_get(WAIT_APPEND_LOCK));
-	ConditionVariableCancelSleep();
+}
+
+/* The wait is over, if there was one. */
+void
+topics_append_lock_end_sleeping(void)
+{
+	if (sleeping_on)
+		ConditionVariableCancelSleep();
 	sleeping_on = NULL;
+	end_wait();
 }
 
 /*
@@ -325,12 +436,20 @@ topics_append_lock_sleep(PartitionState *state, long timeout_ms)
 void
 topics_append_lock_at_abort(void)
 {
+	end_wait();
+	if (exclusive)
+		forget_holder(&find_database_gate()->holder);
 	if (is_giant)
 		pg_atomic_fetch_sub_u32(&find_database_gate()->giants, 1);
 	if (is_giant || has_database_lock)
 		ConditionVariableBroadcast(&find_database_gate()->cv);
 	while (nheld > 0)
-		ConditionVariableBroadcast(&held[--nheld]->append_cv);
+	{
+		PartitionState *state = held[--nheld];
+
+		forget_holder(&state->holder);
+		ConditionVariableBroadcast(&state->append_cv);
+	}
 	if (sleeping_on)
 		ConditionVariableBroadcast(sleeping_on);
 	has_database_lock = exclusive = is_giant = false;

@@ -135,6 +135,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	{
 		LWLockInitialize(&state->append_lock, registry_lock->tranche);
 		ConditionVariableInit(&state->append_cv);
+		pg_atomic_init_u32(&state->holder, 0);
 	}
 	set_u64(&state->next_offset, UNKNOWN_OFFSET, is_new);
 	set_u64(&state->commit_lsn, InvalidXLogRecPtr, is_new);

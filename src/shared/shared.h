@@ -70,6 +70,7 @@ typedef struct PartitionState
 	LWLock		append_lock;
 	ConditionVariable append_cv;	/* append_lock was released, or the limit
 									 * lifted */
+	pg_atomic_uint32 holder;	/* pid of the process that has it, or 0 */
 
 	/*
 	 * Written under the lock, and read by anybody at any time.  A foreign
@@ -317,7 +318,9 @@ extern void topics_append_lock_shmem_startup(void);
 extern void topics_append_lock_acquire(PartitionState **states, int nstates);
 extern void topics_append_lock_release(void);
 extern bool topics_append_lock_held(const PartitionState *state);
+extern int	topics_append_lock_giant(void);
 extern void topics_append_lock_sleep(PartitionState *state, long timeout_ms);
+extern void topics_append_lock_end_sleeping(void);
 extern void topics_append_lock_at_abort(void);
 
 /* ---- high_watermark.c ---- */
@@ -343,6 +346,25 @@ extern int	topics_high_watermark_count_listed(void);
 extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *count,
 									  uint64 *mark);
 extern uint64 topics_high_watermark_wait_for_all(void);
+
+/* ---- append_wait.c ---- */
+
+/* A process that waits for an append lock, and one that has it. */
+typedef struct AppendWait
+{
+	TopicPartition id;
+	bool		of_database;	/* the database lock: only the database counts */
+	bool		is_giant;		/* wants that for itself */
+	int			waiter_pid;
+	int			holder_pid;		/* 0: not known */
+	TimestampTz since;
+} AppendWait;
+
+extern void topics_append_wait_shmem_request(void);
+extern void topics_append_wait_shmem_startup(void);
+extern void topics_append_wait_enter(const TopicPartition *id, bool is_giant);
+extern void topics_append_wait_leave(void);
+extern List *topics_append_wait_list(void);
 
 /* ---- wakeup.c ---- */
 

@@ -1,6 +1,7 @@
-# Cancel, terminate and statement_timeout: in the wait for the append lock,
-# in a giant's commit, and at random moments.  Each ends what it is meant for
-# promptly, leaves no record, lock or offset behind, and harms nobody else.
+# Cancel, terminate, statement_timeout and lock_timeout: in the wait for the
+# append lock, in a giant's commit, and at random moments.  Each ends what it is
+# meant for promptly, leaves no record, lock or offset behind, and harms nobody
+# else.  The view topics.append_wait tells who waits for whom.
 
 use strict;
 use warnings FATAL => 'all';
@@ -69,16 +70,138 @@ $terminated->send(q{SELECT topics.produce('t', 'terminated', partition => 0)});
 ok(poll_until(sub { waits($cancelled) && waits($terminated) }),
 	'two more producers wait for the append lock');
 
-# PostgreSQL disarms statement_timeout before it commits on its own, so this is
-# about the commit in a statement.
+# The rows of topics.append_wait of some sessions, whom the giant blocks.
+sub append_waits
+{
+	return $observer->value(
+		"SELECT topic, partition, waiter_pid FROM topics.append_wait WHERE holder_pid = $giant->{pid} AND waiter_pid IN ("
+		  . join(', ', map { $_->{pid} } @_)
+		  . ') ORDER BY array_position(ARRAY['
+		  . join(', ', map { $_->{pid} } @_)
+		  . '], waiter_pid)');
+}
+
+is( append_waits($waiter, $cancelled, $terminated),
+	join("\n", map { "t|0|$_->{pid}" } $waiter, $cancelled, $terminated),
+	'topics.append_wait: all three wait for the giant');
+is( $observer->value(
+		"SELECT count(*) FROM topics.append_wait WHERE since BETWEEN pg_postmaster_start_time() AND clock_timestamp()"
+	),
+	'3',
+	'... since some time, and nobody else waits');
+
+# A timeout ends a wait in whatever statement the commit is: PostgreSQL itself
+# disarms statement_timeout before it commits.
+my %sqlstate = (statement_timeout => '57014', lock_timeout => '55P03');
+my @commits = (
+	[ 'send', q{CALL topics.send('t', 'timed out', partition => 0)} ],
+	[ 'a statement', q{SELECT topics.produce('t', 'timed out', partition => 0)} ],
+	[ 'INSERT', q{INSERT INTO topic.t (value, partition) VALUES ('timed out', 0)} ],
+	[ 'COMMIT', q{BEGIN; SELECT topics.produce('t', 'timed out', partition => 0); COMMIT} ],
+	[
+		'COMMIT for two partitions',
+		q{BEGIN; SELECT topics.produce('t', 'timed out', partition => p) FROM generate_series(0, 1) p; COMMIT}
+	],
+	[
+		'COMMIT in a procedure',
+		q{DO $$ BEGIN PERFORM topics.produce('t', 'timed out', partition => 0); COMMIT; END $$}
+	]);
+for my $timeout (sort keys %sqlstate)
+{
+	$timed_out->value("SET $timeout = '100ms'");
+	for (@commits)
+	{
+		my ($what, $sql) = @$_;
+
+		$timed_out->send($sql);
+		my $result = answer($timed_out, $timeout);
+		is($result->{sqlstate}, $sqlstate{$timeout}, "$timeout ends the wait of $what");
+		like(
+			$result->{message},
+			$timeout eq 'lock_timeout' ? qr/due to lock timeout/ : qr/due to statement timeout/,
+			"... and says so");
+	}
+	is(append_waits($timed_out), '', '... and the view has forgotten it');
+	$timed_out->value("RESET $timeout");
+}
 $timed_out->value(q{SET statement_timeout = '100ms'});
-$timed_out->send(q{CALL topics.send('t', 'timed out', partition => 0)});
-is(answer($timed_out, 'statement_timeout')->{sqlstate},
-	'57014', 'statement_timeout ends the wait of send');
 $timed_out->send(
 	q{SELECT count(topics.produce('t', 'timed out', partition => 0)) FROM generate_series(1, 1000000000)}
 );
-is(answer($timed_out, 'statement_timeout')->{sqlstate}, '57014', '... and produce');
+is(answer($timed_out, 'statement_timeout')->{sqlstate}, '57014', 'statement_timeout ends produce');
+$timed_out->value('RESET statement_timeout');
+
+# in the extended protocol, where Sync commits
+my $script = $node->basedir . '/produce.sql';
+append_to_file($script, q{SELECT topics.produce('t', 'timed out', partition => 0);});
+for my $timeout (sort keys %sqlstate)
+{
+	local $ENV{PGOPTIONS} = "-c $timeout=100ms";
+	my ($out, $err) = ('', '');
+	my $pgbench = IPC::Run::start(
+		[ 'pgbench', '-n', '-M', 'extended', '-t', '1', '-f', $script, $node->connstr('postgres') ],
+		'>', \$out, '2>', \$err, IPC::Run::timer(60, name => 'pgbench'));
+	eval { $pgbench->finish };
+	$pgbench->kill_kill if $@;
+	like(
+		$err,
+		$timeout eq 'lock_timeout' ? qr/due to lock timeout/ : qr/due to statement timeout/,
+		"$timeout ends the wait of an implicit commit in the extended protocol");
+}
+
+# The lock of the whole database, which every holder of append locks shares.
+$observer->value(q{SELECT topics.create_topic('wide', 101)});
+my $wide_sql =
+  q{SELECT count(topics.produce('wide', 'wide', partition => p)) FROM generate_series(0, 100) p};
+for my $timeout (sort keys %sqlstate)
+{
+	$timed_out->value("SET $timeout = '100ms'");
+	$timed_out->send($wide_sql);
+	is(answer($timed_out, $timeout)->{sqlstate},
+		$sqlstate{$timeout}, "$timeout ends the wait for the lock of the database");
+	$timed_out->value("RESET $timeout");
+}
+my $wide = Session->new($node);
+$wide->send($wide_sql);
+ok( poll_until(sub { append_waits($wide) eq "||$wide->{pid}" }),
+	'topics.append_wait: a producer to 101 partitions waits for the giant');
+for my $timeout (sort keys %sqlstate)
+{
+	$timed_out->value("SET $timeout = '100ms'");
+	$timed_out->send(q{CALL topics.send('t', 'timed out', partition => 1)});
+	is(answer($timed_out, $timeout)->{sqlstate},
+		$sqlstate{$timeout}, "$timeout ends the wait behind it");
+	$timed_out->value("RESET $timeout");
+}
+$neighbour->send(q{CALL topics.send('t', 'neighbour', partition => 1)});
+ok( poll_until(
+		sub {
+			$observer->value(
+				"SELECT topic IS NULL, holder_pid FROM topics.append_wait WHERE waiter_pid = $neighbour->{pid}"
+			) eq "t|$wide->{pid}";
+		}),
+	'topics.append_wait: others stand back for it');
+$observer->value("SELECT pg_cancel_backend($wide->{pid})");
+is(answer($wide, 'cancel')->{sqlstate}, '57014', '... until it is cancelled');
+is_deeply(answer($neighbour, 'after it')->{rows}, ['1|0'], '... and they go on');
+
+# Who may see it: names of topics only with a right.
+$observer->value(
+	q{
+	CREATE ROLE nobody LOGIN;
+	GRANT USAGE ON SCHEMA topics, topic TO nobody;
+	GRANT SELECT ON topics.append_wait TO nobody;
+	GRANT EXECUTE ON FUNCTION topic_log.append_wait_status() TO nobody});
+my $nobody = Session->new($node, user => 'nobody');
+my $mine = "SELECT topic FROM topics.append_wait WHERE waiter_pid = $waiter->{pid}";
+is($nobody->value($mine), '', 'topics.append_wait: not without a right');
+$observer->value('GRANT SELECT ON topic.t TO nobody');
+is($nobody->value($mine), 't', '... of a topic that one may read');
+$observer->value('REVOKE SELECT ON topic.t FROM nobody; GRANT pg_monitor TO nobody');
+is($nobody->value($mine), 't', '... of all for pg_monitor');
+is( $nobody->value("SELECT waiter_pid FROM topics.append_wait"),
+	$observer->value("SELECT waiter_pid FROM topics.append_wait"),
+	'... as for a superuser');
 
 $observer->value("SELECT pg_cancel_backend($cancelled->{pid})");
 is(answer($cancelled, 'cancel')->{sqlstate}, '57014', 'cancel ends the wait');
@@ -87,10 +210,11 @@ $observer->value("SELECT pg_terminate_backend($terminated->{pid})");
 my $result = answer($terminated, 'terminate');
 is($result->{sqlstate}, '57P01', 'terminate ends the wait');
 ok($result->{lost}, '... and the session');
+is(append_waits($cancelled, $terminated), '', 'and neither waits according to the view');
 
 $neighbour->send(q{CALL topics.send('t', 'neighbour', partition => 1)});
 is_deeply(answer($neighbour, 'another partition')->{rows},
-	['1|0'], 'another partition does not notice');
+	['1|1'], 'another partition does not notice');
 
 # Not a wait for both: what is free is not kept while waiting for the rest.
 $cancelled->send(
@@ -99,7 +223,7 @@ $cancelled->send(
 ok(poll_until(sub { waits($cancelled) }), 'a producer to both partitions waits');
 $neighbour->send(q{CALL topics.send('t', 'neighbour', partition => 1)});
 is_deeply(answer($neighbour, 'another partition')->{rows},
-	['1|1'], '... without keeping others from the free one');
+	['1|2'], '... without keeping others from the free one');
 $observer->value("SELECT pg_cancel_backend($cancelled->{pid})");
 is(answer($cancelled, 'cancel')->{sqlstate}, '57014', '... and is cancelled');
 
@@ -113,7 +237,7 @@ ok(waits($waiter), 'the patient one still waits');
 signal_backend('CONT', $giant->{pid});
 is_deeply($giant->receive->{rows}, ['COMMIT'], 'the giant commits');
 is_deeply($waiter->receive->{rows}, ['0|600000'], 'and the patient one is next');
-$timed_out->value('RESET statement_timeout');
+is($observer->value('SELECT count(*) FROM topics.append_wait'), '0', 'nobody waits any more');
 is_deeply($cancelled->query(q{CALL topics.send('t', 'again', partition => 0)})->{rows},
 	['0|600001'], 'the cancelled session produces again');
 is_deeply($timed_out->query(q{CALL topics.send('t', 'again', partition => 0)})->{rows},

@@ -141,6 +141,69 @@ is($result->{sqlstate}, '40003', '... and without an acknowledgement if the wait
 $strict = waiting(q{SET pg_topics.early_lock_release = off; CALL topics.send('t', 'strict')});
 
 # ----------------------------------------------------------------------
+# Waits behind a commit that waits for the standby
+# ----------------------------------------------------------------------
+
+# With the strict order it has the append lock.  It cannot be ended by a timeout,
+# but the wait behind it can.
+my %sqlstate = (statement_timeout => '57014', lock_timeout => '55P03');
+for my $timeout (sort keys %sqlstate)
+{
+	for my $sql (q{SELECT topics.produce('t', 'behind')},
+		q{BEGIN; SELECT topics.produce('t', 'behind'); COMMIT})
+	{
+		$other->value("SET $timeout = '100ms'");
+		$other->send($sql);
+		is(($other->receive(30) // { sqlstate => 'no answer' })->{sqlstate},
+			$sqlstate{$timeout}, "$timeout ends the wait behind it: $sql");
+	}
+	$other->value("RESET $timeout");
+}
+my $behind = Session->new($node);
+$behind->send(q{SELECT topics.produce('t', 'behind')});
+ok( poll_until(
+		sub {
+			$observer->value(
+				"SELECT topic, partition, holder_pid FROM topics.append_wait WHERE waiter_pid = $behind->{pid}"
+			) eq "t|0|$strict->{pid}";
+		}),
+	'topics.append_wait: who waits for it');
+$observer->value("SELECT pg_terminate_backend($behind->{pid})");
+is($behind->receive->{sqlstate}, '57P01', '... and can be terminated');
+
+# NOTIFY: a commit that waits for the standby has the lock on the queue of
+# notifications.  A producer that notifies too waits for that, and keeps nobody
+# from the partition meanwhile.
+$observer->value(q{SET synchronous_commit = local; SELECT topics.create_topic('n')});
+my $notifier = waiting('BEGIN; CREATE TABLE written (); NOTIFY pg_topics_test; COMMIT');
+my $notifying = q{BEGIN; NOTIFY pg_topics_test; SELECT topics.produce('n', 'notifying'); COMMIT};
+$behind = Session->new($node);
+$behind->send("SET synchronous_commit = local; $notifying");
+ok( poll_until(
+		sub {
+			$observer->value("SELECT pg_blocking_pids($behind->{pid}) = ARRAY[$notifier->{pid}]")
+			  eq 't';
+		}),
+	'NOTIFY: a producer that notifies waits for a notifier');
+$other->send(q{SET synchronous_commit = local; CALL topics.send('n', 'quiet')});
+is_deeply(
+	($other->receive(30) // { rows => ['no answer'] })->{rows},
+	[ 'SET', '0|0' ],
+	'... and keeps no other producer waiting');
+for my $timeout (sort keys %sqlstate)
+{
+	$other->value("SET $timeout = '100ms'");
+	$other->send($notifying);
+	is(($other->receive(30) // { sqlstate => 'no answer' })->{sqlstate},
+		$sqlstate{$timeout}, "... $timeout ends such a wait");
+	$other->value("RESET $timeout");
+}
+$observer->value("SELECT pg_terminate_backend($behind->{pid})");
+is(($behind->receive(30) // { sqlstate => 'no answer' })->{sqlstate}, '57P01', '... and terminate');
+$observer->value('RESET synchronous_commit');
+$other->value('SET synchronous_commit = local');
+
+# ----------------------------------------------------------------------
 # The standby comes
 # ----------------------------------------------------------------------
 

@@ -106,6 +106,80 @@ is_deeply(
 	[ '0|1', '0|2' ],
 	'... one after the other');
 
+# ----------------------------------------------------------------------
+# A producer waits while the active segment is being cut, as long as its
+# timeouts allow; and for a lock on the topic's tables.
+# ----------------------------------------------------------------------
+
+my %sqlstate = (statement_timeout => '57014', lock_timeout => '55P03');
+
+sub ends_in_time
+{
+	my ($what) = @_;
+
+	for my $timeout (sort keys %sqlstate)
+	{
+		for my $sql (q{SELECT topics.produce('cut', 'x')},
+			q{BEGIN; SELECT topics.produce('cut', 'x'); COMMIT})
+		{
+			my $session = Session->new($node);
+
+			$session->value("SET $timeout = '100ms'");
+			$session->send($sql);
+			is(($session->receive(30) // { sqlstate => 'no answer' })->{sqlstate},
+				$sqlstate{$timeout}, "... $timeout ends its wait: $sql");
+		}
+	}
+	return;
+}
+
+$quick->value(q{SELECT topics.create_topic('cut'); SELECT topics.produce('cut', 'first')});
+stop_at($node, 'cut-limited');
+$slow->send(q{CALL topics.roll_segment('cut')});
+ok(wait_until_at($node, 'cut-limited'), 'a segment is being cut');
+my $producer = Session->new($node);
+$producer->send(q{CALL topics.send('cut', 'second')});
+ok( poll_until(
+		sub {
+			$quick->value(
+				"SELECT topic, partition, holder_pid IS NULL FROM topics.append_wait WHERE waiter_pid = $producer->{pid}"
+			) eq 'cut|0|t';
+		}),
+	'... a producer waits, which topics.append_wait tells');
+ends_in_time();
+go_on_from($node, 'cut-limited');
+is($slow->receive->{sqlstate}, '', '... the cut is done');
+is_deeply($producer->receive->{rows}, ['0|1'], '... and the producer goes on');
+is($quick->value('SELECT count(*) FROM topics.append_wait'), '0', '... and waits no more');
+
+$slow->value('BEGIN; LOCK TABLE topic.cut IN ACCESS EXCLUSIVE MODE');
+ends_in_time();
+$slow->value('COMMIT');
+
+# ----------------------------------------------------------------------
+# A producer is told to end between its append and its commit record, and when
+# it has none of PostgreSQL's locks to wait for: it does, and nobody waits on.
+# ----------------------------------------------------------------------
+
+stop_at($node, 'append-done');
+$slow->send(q{SELECT topics.produce('cut', 'cancelled')});
+my $stopped = wait_until_at($node, 'append-done');
+is($stopped, $slow->{pid}, 'a producer has appended');
+$producer->send(q{CALL topics.send('cut', 'third')});
+ok( poll_until(
+		sub {
+			$quick->value(
+				"SELECT holder_pid FROM topics.append_wait WHERE waiter_pid = $producer->{pid}") eq
+			  $stopped;
+		}),
+	'... another one waits for it');
+$quick->value("SELECT pg_cancel_backend($stopped)");
+go_on_from($node, 'append-done');
+is_deeply(
+	[ $slow->receive->{sqlstate}, $producer->receive->{rows}[0] ],
+	[ '57014', '0|2' ],
+	'... and gets its offset when that is cancelled');
+
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed');
 done_testing();
