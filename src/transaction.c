@@ -82,6 +82,8 @@ append_transaction(void)
 	topics_foreign_writer_pre_commit();
 	topics_topic_changes_pre_commit();
 	topics_consumer_offset_pre_commit();
+	if (topics_append_is_pending())
+		topics_early_work_run();
 	if (topics_append_records())
 	{
 		appended = true;

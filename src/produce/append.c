@@ -21,6 +21,7 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/toast_internals.h"
 #include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -221,6 +222,25 @@ resolve_destination(Destination *dest)
 }
 
 /*
+ * Lock what a segment's wide values go to, as storing them does, so that it is
+ * not waited for under the append lock.
+ */
+static void
+lock_toast(Relation segment_rel)
+{
+	Relation	toast_rel;
+	Relation   *indexes;
+	int			nindexes;
+
+	if (!OidIsValid(segment_rel->rd_rel->reltoastrelid))
+		return;
+	toast_rel = table_open(segment_rel->rd_rel->reltoastrelid, RowExclusiveLock);
+	(void) toast_open_indexes(toast_rel, RowExclusiveLock, &indexes, &nindexes);
+	toast_close_indexes(indexes, nindexes, NoLock);
+	table_close(toast_rel, NoLock);
+}
+
+/*
  * Open a segment to append to, after a check that it is what it should be.
  * Return false if it has become full, and sealed, since we looked for it.
  */
@@ -251,6 +271,8 @@ try_open_segment(Destination *dest, const Segment *segment)
 				 errmsg("log table \"%s\" has an index", RelationGetRelationName(open->rel)),
 				 errdetail("Appending maintains no index, so a query that uses it would miss records."),
 				 errhint("Drop the index; index segments that are sealed.")));
+	if (topics_buffer_has_wide())
+		lock_toast(open->rel);
 	dest->segments = lappend(dest->segments, open);
 	return true;
 }
@@ -428,6 +450,7 @@ lock_destinations(void)
 	{
 		Destination *changed = NULL;
 
+		topics_early_work_run();
 		topics_append_lock_acquire(states, nappending);
 		for (int i = 0; i < nappending && changed == NULL; i++)
 			if (!destination_still_fits(appending[i]))

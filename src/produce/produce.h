@@ -110,6 +110,10 @@ extern uint32 topics_recheck_note(const Topic *topic, RecordChecks *checks);
 extern void topics_recheck_records(Topic *topic, RecordList *records, RecordChecks *checks);
 extern void topics_recheck_forget(void);
 
+/* ---- early_work.c ---- */
+
+extern void topics_early_work_run(void);
+
 /* ---- append.c ---- */
 
 extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
