@@ -180,6 +180,58 @@ is_deeply(
 	[ '57014', '0|2' ],
 	'... and gets its offset when that is cancelled');
 
+# ----------------------------------------------------------------------
+# A serialization failure after the append: the commit of a rival makes the
+# producer the victim.  Its record is dead, its offset is used again, and a
+# producer that waited for the append lock goes on.
+# ----------------------------------------------------------------------
+
+$quick->value(
+	q{
+	SELECT topics.create_topic('late');
+	SELECT topics.produce('late', 'zero');
+	CREATE TABLE other (n int);
+	INSERT INTO other VALUES (0)});
+my $seen =
+  q{SELECT string_agg(r.offset || '=' || value, ' ' ORDER BY r.offset) FROM topics.fetch('late', 0, 0) r};
+my $expected = '0=zero';
+my $rival = Session->new($node);
+for my $round (1, 2)
+{
+	$slow->value(
+		q{BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT n FROM other; SELECT topics.produce('late', 'late')}
+	);
+	$rival->value("BEGIN ISOLATION LEVEL SERIALIZABLE; $seen; UPDATE other SET n = n + 1");
+	stop_at($node, 'append-done');
+	$slow->send('COMMIT');
+	is(wait_until_at($node, 'append-done'), $slow->{pid}, 'a serializable producer has appended');
+	is($quick->value($seen), $expected, '... which nobody sees');
+	$rival->value('COMMIT');
+	if ($round == 2)
+	{
+		$producer->send(q{SELECT topics.produce('late', 'waiter')});
+		ok( poll_until(
+				sub {
+					$quick->value(
+						"SELECT holder_pid FROM topics.append_wait WHERE waiter_pid = $producer->{pid}"
+					) eq $slow->{pid};
+				}),
+			'... and another producer waits for');
+	}
+	go_on_from($node, 'append-done');
+	is($slow->receive->{sqlstate}, '40001', '... and it fails, when a rival has committed');
+	if ($round == 2)
+	{
+		is($producer->receive->{sqlstate}, '', '... and the other producer goes on');
+		$expected .= ' 2=waiter';
+	}
+	is($quick->value($seen), $expected, '... its record is dead');
+	my $next = $round == 1 ? 1 : 3;
+	is_deeply($quick->query(q{CALL topics.send('late', 'next')})->{rows},
+		["0|$next"], '... and its offset is used again');
+	$expected .= " $next=next";
+}
+
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed');
 done_testing();
