@@ -99,14 +99,29 @@ static void
 publish_transaction(void)
 {
 	XLogRecPtr	lsn = XactLastCommitEnd;
+	bool		wrote_log = appended || topics_foreign_writer_is_pending();
+	bool		marks;
+	uint64		mark = 0;
+
+	if (wrote_log)
+		TEST_POINT("commit-visible");
+	if (appended)
+		topics_consumer_offset_publish();
+
+	/* all that the transaction has written to logs belongs to one mark */
+	marks = wrote_log && topics_high_watermark_begin_publication();
+	if (appended)
+		topics_append_publish(lsn, marks);
+	topics_foreign_writer_publish(lsn, marks);
+	if (marks)
+		mark = topics_high_watermark_end_publication(lsn);
 
 	if (appended)
 	{
-		TEST_POINT("commit-visible");
-		topics_consumer_offset_publish();
-		topics_durability_publish(lsn, topics_append_publish(lsn));
+		topics_append_release(marks);
+		topics_durability_publish(lsn, mark);
 	}
-	topics_foreign_writer_publish(lsn, topics_offset_table_log_changed);
+	topics_foreign_writer_tell(topics_offset_table_log_changed);
 	topics_log_start_at_end(true);
 	topics_topic_changes_at_commit(topics_offset_table_forget_topic);
 }
@@ -221,7 +236,6 @@ follow_subtransaction(SubXactEvent event, SubTransactionId subxid,
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
 		topics_append_lock_at_abort();
-		topics_read_cut_at_subabort(subxid);
 		topics_buffer_subabort(subxid);
 		topics_consumer_offset_subabort(subxid);
 		topics_cut_at_subend(false, subxid, parent);

@@ -152,6 +152,8 @@ read_log_bounds(Partition *partition, int64 wanted, int64 *start, int64 *end)
 	*start = topics_log_start(partition->state);
 	*end = topics_log_end(partition, NULL);
 	if (wanted > *end)
+		*end = topics_log_next_offset(partition);
+	if (wanted > *end)
 		*end = topics_log_next_offset_settled(partition);
 	topics_catalog_close_partition(partition, AccessShareLock);
 }

@@ -515,7 +515,7 @@ topics_delete_records(PG_FUNCTION_ARGS)
 	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(DELETE_PARTITION));
 	start = topics_log_start(partition.state);
 	end = topics_log_end(&partition, NULL);
-	if (before > end)
+	if (before > end && before > topics_log_next_offset(&partition))
 	{
 		/* the caller may know of a record that is about to be published */
 		(void) topics_log_next_offset_settled(&partition);

@@ -51,6 +51,7 @@ static List *partitions = NIL;
 static PartitionState **states = NULL;
 static PartitionState **topic_states = NULL;	/* of their partitions 0 */
 static int	nstates = 0;
+static int	nannounced = 0;		/* of these, that others know to be in a commit */
 
 /* ----------------------------------------------------------------
  *		While the transaction runs
@@ -121,6 +122,14 @@ topics_foreign_writer_is_pending(void)
  * ----------------------------------------------------------------
  */
 
+/* From here on nobody meets a commit of ours that is not published. */
+static void
+end_announcements(void)
+{
+	while (nannounced > 0)
+		pg_atomic_fetch_sub_u32(&states[--nannounced]->foreign_commits, 1);
+}
+
 /* What was confirmed before our rows is to be known. */
 static void
 make_end_known(Oid partition_relid, PartitionState *state)
@@ -155,26 +164,27 @@ topics_foreign_writer_pre_commit(void)
 
 		if (name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence))
 		{
+			TopicPartition first = {MyDatabaseId, 0, id.topic_id};
+
+			topic_states[nstates] = topics_partition_state_get(&first);
 			states[nstates] = topics_partition_state_get(&id);
 			if (topics_high_watermark_applies())
 				make_end_known(lfirst_oid(lc), states[nstates]);
-			id.partition = 0;
-			topic_states[nstates++] = topics_partition_state_get(&id);
+			pg_atomic_fetch_add_u32(&states[nstates]->foreign_commits, 1);
+			nannounced = nstates + 1;
+			topics_high_watermark_announce(states[nstates++]);
 		}
 	}
 }
 
 /*
  * After the commit record, whose end is "lsn": make the log end unknown, so
- * that it is looked up anew; log.c says why this order is right.  "changed" is
- * called for the topic of each partition, once the old end is gone and before a
- * process that waits is woken.  Raises nothing.
+ * that it is looked up anew; log.c says why this order is right.  With "marks"
+ * the caller has begun a publication (high_watermark.c).  Raises nothing.
  */
 void
-topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed)
+topics_foreign_writer_publish(XLogRecPtr lsn, bool marks)
 {
-	bool		marks = nstates > 0 && topics_high_watermark_begin_publication();
-
 	for (int i = 0; i < nstates; i++)
 	{
 		if (marks)
@@ -183,8 +193,17 @@ topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed)
 		pg_atomic_fetch_add_u32(&states[i]->foreign_writes, 1);
 		pg_atomic_write_u64(&states[i]->next_offset, UNKNOWN_OFFSET);
 	}
-	if (marks)
-		(void) topics_high_watermark_end_publication(lsn);
+	end_announcements();
+}
+
+/*
+ * Tell of what was published: "changed" is called for the topic of each
+ * partition, once the old end is gone and before a process that waits is woken.
+ * Raises nothing.
+ */
+void
+topics_foreign_writer_tell(TopicCallback changed)
+{
 	for (int i = 0; i < nstates; i++)
 	{
 		changed(states[i]->id.topic_id);
@@ -197,6 +216,7 @@ topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed)
 void
 topics_foreign_writer_forget(void)
 {
+	end_announcements();
 	latest.relid = InvalidOid;
 	partitions = NIL;
 	states = topic_states = NULL;

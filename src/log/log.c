@@ -545,10 +545,10 @@ topics_log_next_offset_locked(const Partition *partition)
 			return next;
 		look_at_active_segment(partition, next);
 		state->last_append_time = Max(state->last_append_time, found.last_timestamp);
-		topics_high_watermark_looked_up(state, found.floor);
-		/* a snapshot that was taken before sees this as running: see sees_all */
+		pg_atomic_write_u64(&state->commit_lsn,
+							topics_high_watermark_looked_up(state, found.floor));
+		/* a snapshot that was taken before takes this for running */
 		pg_atomic_write_u32(&state->publish_xid, ReadNextTransactionId());
-		pg_atomic_write_u64(&state->commit_lsn, GetXLogInsertRecPtr());
 		pg_write_barrier();
 		pg_atomic_write_u64(&state->next_offset, next);
 		pg_memory_barrier();
@@ -598,6 +598,9 @@ get_seen_end(PartitionState *state, Snapshot snapshot, int64 *end)
 {
 	TransactionId xid = pg_atomic_read_u32(&state->append_xid);
 
+	/* nobody knows where a foreign writer's rows end */
+	if (pg_atomic_read_u32(&state->foreign_commits) != 0)
+		return false;
 	pg_read_barrier();
 	if (TransactionIdIsValid(xid) && !XidInMVCCSnapshot(xid, snapshot))
 	{
@@ -664,7 +667,8 @@ topics_log_flush(PartitionState *state)
 {
 	XLogRecPtr	lsn;
 
-	if (pg_atomic_read_u32(&state->append_xid) == InvalidTransactionId)
+	if (pg_atomic_read_u32(&state->append_xid) == InvalidTransactionId &&
+		pg_atomic_read_u32(&state->foreign_commits) == 0)
 	{
 		pg_read_barrier();
 		lsn = pg_atomic_read_u64(&state->commit_lsn);

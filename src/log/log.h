@@ -352,7 +352,6 @@ topics_log_get_offset(TupleTableSlot *slot)
 
 extern bool topics_read_cut_is_kept(Snapshot snapshot);
 extern int64 topics_read_cut_limit(PartitionState *state, Snapshot snapshot);
-extern void topics_read_cut_at_subabort(SubTransactionId subxid);
 extern void topics_read_cut_forget(void);
 extern void topics_read_cut_init(void);
 
@@ -365,6 +364,7 @@ extern bool topics_log_am_is_segment(Relation rel);
 extern PartitionState *topics_log_am_state(Relation rel);
 extern int64 topics_log_am_hidden_below(Relation rel, Snapshot snapshot);
 extern int64 topics_log_am_hidden_from(Relation rel, Snapshot snapshot);
+extern void topics_log_am_know_end(Relation rel);
 extern void topics_log_am_lock_partition(Relation rel, Snapshot snapshot);
 extern void topics_log_am_bounds(Oid relid, int64 *base_offset, int64 *end_offset);
 extern bool topics_log_am_is_sealed(Relation rel);
@@ -392,7 +392,8 @@ extern void topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, in
 extern bool topics_foreign_writer_wrote_to(Oid partition_relid);
 extern bool topics_foreign_writer_is_pending(void);
 extern void topics_foreign_writer_pre_commit(void);
-extern void topics_foreign_writer_publish(XLogRecPtr lsn, TopicCallback changed);
+extern void topics_foreign_writer_publish(XLogRecPtr lsn, bool marks);
+extern void topics_foreign_writer_tell(TopicCallback changed);
 extern void topics_foreign_writer_forget(void);
 
 /* ---- attach_worker.c ---- */

@@ -252,6 +252,17 @@ topics_log_am_last_offset(Relation rel)
 	return result;
 }
 
+/* Readers of the partition are warned of rows of any of its segments. */
+static void
+check_partition_readers(Relation rel)
+{
+	Relation	partition_rel = relation_open(get_partition_parent(RelationGetRelid(rel), true),
+											  AccessShareLock);
+
+	CheckForSerializableConflictIn(partition_rel, NULL, InvalidBlockNumber);
+	relation_close(partition_rel, NoLock);
+}
+
 static void
 log_multi_insert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid,
 				 TableInsertOptions options, struct BulkInsertStateData *bistate)
@@ -259,9 +270,13 @@ log_multi_insert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid
 	TopicPartition id;
 
 	/* a table that is being rewritten is in order, as its source was */
-	if (!(options & TOPIC_LOG_APPEND) && get_partition(rel, &id))
+	bool		is_foreign = !(options & TOPIC_LOG_APPEND) && get_partition(rel, &id);
+
+	if (is_foreign)
 		topics_foreign_writer_check(rel, slots, nslots);
 	append_rows(rel, slots, nslots, cid, options);
+	if (is_foreign && IsolationIsSerializable())
+		check_partition_readers(rel);
 }
 
 static void
@@ -413,7 +428,8 @@ get_known_state(Relation rel, const TopicPartition *id)
 {
 	PartitionState *state = topics_partition_state_get(id);
 
-	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
+	/* a parallel query has looked before it began, or else hides all */
+	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET && !IsInParallelMode())
 	{
 		Partition	partition = {.number = id->partition,.state = state};
 
@@ -423,6 +439,16 @@ get_known_state(Relation rel, const TopicPartition *id)
 		relation_close(partition.rel, NoLock);
 	}
 	return state;
+}
+
+/* Look the log end of a segment's partition up, if it is not known. */
+void
+topics_log_am_know_end(Relation rel)
+{
+	TopicPartition id;
+
+	if (topics_log_am_is_log(rel) && get_partition(rel, &id))
+		(void) get_known_state(rel, &id);
 }
 
 /*
@@ -561,6 +587,29 @@ log_scan_sample_next_tuple(TableScanDesc scan, struct SampleScanState *scanstate
 	return false;
 }
 
+/*
+ * A row by its place, for a TID scan.  (Other callers' snapshots are not those
+ * of a query.)
+ */
+static bool
+log_tuple_fetch_row_version(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot)
+{
+	if (!GetHeapamTableAmRoutine()->tuple_fetch_row_version(rel, tid, snapshot, slot))
+		return false;
+	if (snapshot->snapshot_type == SNAPSHOT_MVCC)
+	{
+		int64		offset = topics_log_get_offset(slot);
+
+		if (offset < topics_log_am_hidden_below(rel, snapshot) ||
+			offset >= topics_log_am_hidden_from(rel, snapshot))
+		{
+			ExecClearTuple(slot);
+			return false;
+		}
+	}
+	return true;
+}
+
 static void
 log_scan_rescan(TableScanDesc scan, struct ScanKeyData *key, bool set_params,
 				bool allow_strat, bool allow_sync, bool allow_pagemode)
@@ -645,11 +694,18 @@ bool
 topics_log_am_is_sealed(Relation rel)
 {
 	PartitionState *state;
-	SegmentFill fill = get_segment_fill(rel, &state);
+	SegmentFill fill;
+	TopicPartition id;
 
-	if (fill == FILL_SEALED && state &&
-		topics_read_cut_limit(state, NULL) < get_cached_bounds(rel)->end_offset)
-		return false;
+	if (topics_high_watermark_applies() && get_partition(rel, &id))
+	{
+		state = get_known_state(rel, &id);
+		/* in a restore it may be unknown: all that there is is older */
+		if (pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET &&
+			topics_read_cut_limit(state, NULL) < get_cached_bounds(rel)->end_offset)
+			return false;
+	}
+	fill = get_segment_fill(rel, &state);
 	return fill == FILL_SEALED || was_segment_filled(rel);
 }
 
@@ -717,6 +773,7 @@ topics_log_am_handler(PG_FUNCTION_ARGS)
 		methods.relation_copy_for_cluster = log_copy_for_cluster;
 		methods.scan_begin = log_scan_begin;
 		methods.scan_rescan = log_scan_rescan;
+		methods.tuple_fetch_row_version = log_tuple_fetch_row_version;
 		methods.scan_bitmap_next_tuple = log_scan_bitmap_next_tuple;
 		methods.scan_sample_next_tuple = log_scan_sample_next_tuple;
 		methods.parallelscan_initialize = log_parallelscan_initialize;

@@ -13,11 +13,11 @@
  * its partition is in the cut, or all that the snapshot sees of it is confirmed.
  * A partition whose log end is looked up later joins the cut then.
  *
- * In READ COMMITTED a statement's cut hangs off its executor's state, and is
- * found by the address of its snapshot.  The executor keeps that registered, so
- * no other snapshot can have the address until the executor ends.  A snapshot
- * that no executor has started with (fetch() that has waited, consume()) is
- * used once, and stops at the watermark as it is at that moment.
+ * In READ COMMITTED a statement's cut is found by the address of its snapshot.
+ * We register that as well, so no other snapshot can have the address meanwhile,
+ * until the statement's executor ends.  The cut of a snapshot without an executor
+ * (fetch() that has waited, consume(), an expression in PL/pgSQL) is removed when
+ * nobody else uses the snapshot.
  *
  * A SERIALIZABLE transaction hides nothing that its snapshot sees: no conflict
  * would tell of a transaction that did not see what was hidden.  It waits until
@@ -33,7 +33,7 @@
  */
 #include "postgres.h"
 
-#include "access/parallel.h"
+#include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
@@ -50,7 +50,7 @@
 #include "shared/shared.h"
 #include "log/log.h"
 
-#define POLL_MS 10				/* for a producer to publish */
+#define POLL_MS 10				/* until a producer has published */
 #define NO_CUT PG_UINT64_MAX	/* of ReadCut.mark: nothing is hidden */
 #define SPARE_LIMITS 16			/* that are entered while a cut is made */
 
@@ -68,10 +68,9 @@ typedef struct ReadCut
 typedef struct Statement
 {
 	struct Statement *outer;
-	Snapshot	snapshot;
-	SubTransactionId subxid;
+	Snapshot	snapshot;		/* registered: its address is no other's */
+	bool		is_running;		/* in an executor, or about to be */
 	ReadCut		cut;
-	MemoryContextCallback callback;
 } Statement;
 
 static Statement *statements = NULL;	/* the one that began last comes first */
@@ -156,26 +155,80 @@ find_limit(ReadCut *cut, PartitionState *state)
 	return NO_LIMIT;
 }
 
+static void
+remove_statement(Statement **link)
+{
+	Statement  *statement = *link;
+
+	*link = statement->outer;
+	UnregisterSnapshotFromOwner(statement->snapshot, TopTransactionResourceOwner);
+	if (statement->cut.limits)
+		pfree(statement->cut.limits);
+	pfree(statement);
+}
+
 /*
- * Find the cut that is kept with a snapshot, made if need be, or NULL if none
- * is kept with it.
+ * Add a snapshot.  We register it as well: so it is not freed, and its address
+ * given to another one, as long as it is here, however its statement ends.
  */
+static Statement *
+add_statement(Snapshot snapshot, bool is_running)
+{
+	Statement  *statement = MemoryContextAllocZero(TopTransactionContext, sizeof(Statement));
+
+	statement->snapshot = RegisterSnapshotOnOwner(snapshot, TopTransactionResourceOwner);
+	statement->is_running = is_running;
+	statement->outer = statements;
+	statements = statement;
+	return statement;
+}
+
+/*
+ * Find a snapshot.  Those that nobody else uses any more, and no executor will
+ * remove, are removed.
+ */
+static Statement *
+find_statement(Snapshot snapshot)
+{
+	Statement **link = &statements;
+	Statement  *found = NULL;
+
+	while (*link)
+	{
+		Statement  *statement = *link;
+
+		if (statement->snapshot == snapshot)
+			found = statement;
+		else if (!statement->is_running && statement->snapshot->regd_count == 1 &&
+				 statement->snapshot->active_count == 0)
+		{
+			remove_statement(link);
+			continue;
+		}
+		link = &statement->outer;
+	}
+	return found;
+}
+
+/* Find the cut that is kept with a snapshot, made if need be. */
 static ReadCut *
 find_cut(Snapshot snapshot)
 {
-	ReadCut    *cut = NULL;
-	MemoryContext cxt = TopTransactionContext;
+	ReadCut    *cut;
 
 	if (IsolationUsesXactSnapshot())
 		cut = &transaction_cut;
-	for (Statement *statement = statements; statement && cut == NULL; statement = statement->outer)
-		if (statement->snapshot == snapshot)
-		{
-			cut = &statement->cut;
-			cxt = GetMemoryChunkContext(statement);
-		}
-	if (cut && cut->mark == 0)
-		make_cut(cut, cxt);
+	else
+	{
+		Statement  *statement = find_statement(snapshot);
+
+		/* fetch() that has waited, an expression without an executor */
+		if (statement == NULL)
+			statement = add_statement(snapshot, false);
+		cut = &statement->cut;
+	}
+	if (cut->mark == 0)
+		make_cut(cut, TopTransactionContext);
 	return cut;
 }
 
@@ -241,7 +294,12 @@ topics_read_cut_is_kept(Snapshot snapshot)
 			transaction_cut.mark = NO_CUT;
 		return transaction_cut.mark != NO_CUT;
 	}
-	return statements != NULL;
+	for (Statement *statement = statements; statement; statement = statement->outer)
+	{
+		if (statement->snapshot == snapshot)
+			return statement->cut.mark != 0;
+	}
+	return false;
 }
 
 /*
@@ -271,37 +329,20 @@ topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 			wait_for_snapshot(snapshot);
 		return NO_LIMIT;
 	}
+	/* not one that can be registered as it is */
+	if (!IsolationUsesXactSnapshot() && !snapshot->copied)
+		return topics_high_watermark_get(state);
 	cut = find_cut(snapshot);
-	if (cut)
-		return find_limit(cut, state);
-	return applies ? topics_high_watermark_get(state) : NO_LIMIT;
-}
-
-/*
- * Forget the statements of a subtransaction that is rolled back: their snapshots
- * are gone, before their executors' memory may be.
- */
-void
-topics_read_cut_at_subabort(SubTransactionId subxid)
-{
-	Statement **link = &statements;
-
-	while (*link)
-	{
-		/* a subtransaction's children have higher numbers */
-		if ((*link)->subxid >= subxid)
-			*link = (*link)->outer;
-		else
-			link = &(*link)->outer;
-	}
+	return find_limit(cut, state);
 }
 
 /* Forget all at the end of a transaction. */
 void
 topics_read_cut_forget(void)
 {
+	while (statements)
+		remove_statement(&statements);
 	memset(&transaction_cut, 0, sizeof(transaction_cut));
-	statements = NULL;
 	waited_for = 0;
 }
 
@@ -319,46 +360,44 @@ forget_statement(void *arg)
 	while (*link && *link != arg)
 		link = &(*link)->outer;
 	if (*link)
-		*link = (*link)->outer;
-}
-
-/* Let readers find a statement's cut by its snapshot. */
-static void
-remember_statement(Snapshot snapshot, MemoryContext cxt)
-{
-	Statement  *statement;
-
-	for (statement = statements; statement; statement = statement->outer)
-		if (statement->snapshot == snapshot)
-			return;				/* as the statement that has called this one */
-	statement = MemoryContextAllocZero(cxt, sizeof(Statement));
-	statement->snapshot = snapshot;
-	statement->subxid = GetCurrentSubTransactionId();
-	statement->outer = statements;
-	statement->callback.func = forget_statement;
-	statement->callback.arg = statement;
-	statements = statement;
-	MemoryContextRegisterResetCallback(cxt, &statement->callback);
+		remove_statement(link);
 }
 
 /* ExecutorStart_hook */
 static void
 start_statement(QueryDesc *query, int eflags)
 {
+	Statement  *statement = NULL;
+
+	if (unlikely(topics_high_watermark_applies()) && query->snapshot &&
+		!IsolationUsesXactSnapshot() && !RecoveryInProgress() &&
+		/* otherwise it runs in the statement that has called it */
+		find_statement(query->snapshot) == NULL)
+		statement = add_statement(query->snapshot, true);
 	if (previous_executor_start)
 		previous_executor_start(query, eflags);
 	else
 		standard_ExecutorStart(query, eflags);
-	if (unlikely(topics_high_watermark_applies()) && query->estate->es_snapshot &&
-		!IsolationUsesXactSnapshot() && !RecoveryInProgress())
-		remember_statement(query->estate->es_snapshot, query->estate->es_query_cxt);
+	if (statement)
+	{
+		MemoryContext cxt = query->estate->es_query_cxt;
+		MemoryContextCallback *callback = MemoryContextAlloc(cxt, sizeof(MemoryContextCallback));
+
+		callback->func = forget_statement;
+		callback->arg = statement;
+		MemoryContextRegisterResetCallback(cxt, callback);
+	}
 }
 
-/* Return true if a plan reads a log table. */
+/*
+ * Return true if a plan reads a log table.  Of those that it reads the log ends
+ * are looked up, which parallel workers cannot do.
+ */
 static bool
 reads_log(const PlannedStmt *plan)
 {
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+	bool		result = false;
 	ListCell   *lc;
 
 	foreach(lc, plan->rtable)
@@ -367,22 +406,32 @@ reads_log(const PlannedStmt *plan)
 
 		if (rte->rtekind == RTE_RELATION && OidIsValid(namespace) &&
 			get_rel_namespace(rte->relid) == namespace)
-			return true;
+		{
+			Relation	rel = relation_open(rte->relid, AccessShareLock);
+
+			topics_log_am_know_end(rel);
+			relation_close(rel, NoLock);
+			result = true;
+		}
 	}
-	return false;
+	return result;
 }
 
 /* Return true if a query must not use parallel workers. */
 static bool
 must_run_alone(const QueryDesc *query)
 {
-	ReadCut    *cut;
-
 	if (!query->plannedstmt->parallelModeNeeded || !topics_high_watermark_applies() ||
-		RecoveryInProgress() || IsolationIsSerializable() || !reads_log(query->plannedstmt))
+		RecoveryInProgress() || IsolationIsSerializable())
 		return false;
-	cut = find_cut(query->estate->es_snapshot);
-	return cut == NULL || cut->count > 0;
+	/* called by a parallel query: nothing can be looked up */
+	if (IsInParallelMode())
+		return true;
+	/* in REPEATABLE READ functions that workers call may read logs, too */
+	if (!reads_log(query->plannedstmt) &&
+		!(IsolationUsesXactSnapshot() && transaction_cut.mark != 0))
+		return false;
+	return find_cut(query->snapshot)->count > 0;
 }
 
 /* ExecutorRun_hook: the executor uses no workers if the number of rows is limited. */

@@ -743,7 +743,11 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
 }
 
-/* Wake the processes that wait for records of these partitions. */
+/*
+ * Wake the processes that wait for records of these partitions.  The caller may
+ * hold no lock: a topic that was dropped meanwhile has no readers, and its states
+ * may be another one's, whose readers are not to miss anything.
+ */
 static void
 wake_readers(Destination *const *published, int count)
 {
@@ -751,6 +755,9 @@ wake_readers(Destination *const *published, int count)
 	{
 		const Destination *dest = published[i];
 
+		if (memcmp(&dest->partition.state->id, &dest->id, sizeof(TopicPartition)) != 0 ||
+			dest->topic_state->id.topic_id != dest->id.topic_id)
+			continue;
 		topics_wakeup_published(dest->partition.state, dest->topic_state,
 								dest->first_offset + topics_buffer_count(dest->records));
 		if (dest->notify)
@@ -759,30 +766,31 @@ wake_readers(Destination *const *published, int count)
 }
 
 /*
- * Publish what was appended, release the locks, and wake the processes that
- * wait for it.  Raises nothing; "lsn" is the end of the commit record.  Return
- * its mark, if readers wait for synchronous standbys (high_watermark.c), or 0.
+ * Publish what was appended.  Raises nothing; "lsn" is the end of the commit
+ * record.  With "marks" the caller has begun a publication (high_watermark.c).
  */
-uint64
-topics_append_publish(XLogRecPtr lsn)
+void
+topics_append_publish(XLogRecPtr lsn, bool marks)
 {
-	uint64		mark = 0;
-
-	if (topics_high_watermark_begin_publication())
+	for (int i = 0; i < nappending; i++)
 	{
-		for (int i = 0; i < nappending; i++)
+		if (marks)
 			topics_high_watermark_publish(appending[i]->partition.state);
-		for (int i = 0; i < nappending; i++)
-			publish_destination(appending[i], lsn);
-		mark = topics_high_watermark_end_publication(lsn);
-		unconfirmed = appending;
-		nunconfirmed = nappending;
+		publish_destination(appending[i], lsn);
 	}
-	else
-		for (int i = 0; i < nappending; i++)
-			publish_destination(appending[i], lsn);
+}
+
+/*
+ * Release the locks, and wake the processes that wait for what was published.
+ * With "unconfirmed_yet" they will be woken once more.  Raises nothing.
+ */
+void
+topics_append_release(bool unconfirmed_yet)
+{
 	topics_append_lock_release();
 	wake_readers(appending, nappending);
+	unconfirmed = unconfirmed_yet ? appending : NULL;
+	nunconfirmed = unconfirmed_yet ? nappending : 0;
 
 	if (nnext_produced > 0)
 	{
@@ -792,7 +800,6 @@ topics_append_publish(XLogRecPtr lsn)
 		nproduced = nnext_produced;
 		next_produced = NULL;
 	}
-	return mark;
 }
 
 /*

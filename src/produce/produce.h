@@ -118,7 +118,8 @@ extern void topics_early_work_run(void);
 
 extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
 extern bool topics_append_records(void);
-extern uint64 topics_append_publish(XLogRecPtr lsn);
+extern void topics_append_publish(XLogRecPtr lsn, bool marks);
+extern void topics_append_release(bool unconfirmed_yet);
 extern void topics_append_confirmed(void);
 extern void topics_append_at_abort(void);
 extern int64 topics_append_first_offset(int64 topic_id, int32 partition);

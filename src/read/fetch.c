@@ -143,6 +143,8 @@ check_offset(const Fetch *fetch, int64 from, Snapshot snapshot)
 	int64		end = upto;
 
 	if (from > end)
+		end = topics_log_next_offset(partition);
+	if (from > end)
 		end = topics_log_next_offset_settled(partition);
 	if (from < start || from > end)
 		topics_log_report_out_of_range(NameStr(fetch->topic), partition->number, from, start, end,

@@ -44,7 +44,7 @@
  * it again if that is set.  So one of both notices the other.
  *
  * WHEN THE SETTING CHANGES, the first process to notice starts or stops all
- * this.  What was committed before the start counts as confirmed: it could be
+ * this.  What was committed before ("granted") counts as confirmed: it could be
  * read already.  A server that starts with the setting begins with nothing
  * confirmed but what the catalogue knows to be (next_offset_floor).
  *
@@ -74,11 +74,15 @@
 /* Closed marks that are not confirmed, at most. */
 #define MAX_UNCONFIRMED (HIGH_WATERMARK_MARKS - 1)
 
-#define POLL_MS 10				/* between two looks at what is confirmed */
+#define MIN_POLL_MS 10			/* between two looks at what is confirmed */
+#define MAX_POLL_MS 100			/* after a while */
 
 typedef struct HighWatermark
 {
 	bool		applies;		/* readers stop at the newest confirmed mark */
+	XLogRecPtr	started_at;		/* all from before the server's start is below;
+								 * invalid: nobody has asked */
+	XLogRecPtr	granted;		/* what is below counts as confirmed */
 
 	uint64		confirmed;		/* the newest mark known to be confirmed */
 	uint64		open;			/* the mark that commits belong to now */
@@ -140,6 +144,7 @@ follow_setting(bool applies)
 	if (applies && !shared->applies)
 	{
 		/* all that was published so far counts as confirmed */
+		shared->granted = GetXLogInsertRecPtr();
 		shared->confirmed = shared->open++;
 		shared->open_commits = 0;
 	}
@@ -335,20 +340,33 @@ topics_high_watermark_end_publication(XLogRecPtr lsn)
 
 /*
  * The log end of a partition was looked up, under its append lock, and is about
- * to be stored.  Nobody knows what of it is confirmed, but for the offsets below
- * "confirmed_end".  The rest is once all WAL that there is now is.
+ * to be stored.  Return a position in WAL that all records below are covered by:
+ * they are from before the server's start, or from foreign writers, whose last
+ * commit the state knows, unless another one is in progress.
+ *
+ * Nobody knows what of it is confirmed, but for the offsets below
+ * "confirmed_end".  The rest is when that position is.
  */
-void
+XLogRecPtr
 topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 {
-	if (likely(!topics_high_watermark_applies()))
-		return;
+	bool		applies = topics_high_watermark_applies();
+	XLogRecPtr	position;
+
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	state->confirmed_end = Max(state->confirmed_end, confirmed_end);
-	state->found_at_mark = shared->open;
-	note_old_end(state);
-	note_published(GetXLogInsertRecPtr());
+	if (shared->started_at == InvalidXLogRecPtr)
+		shared->started_at = GetFlushRecPtr(NULL);
+	position = pg_atomic_read_u32(&state->foreign_commits) > 0 ? GetXLogInsertRecPtr() :
+		Max(shared->started_at, pg_atomic_read_u64(&state->commit_lsn));
+	if (applies && position > shared->granted)
+	{
+		state->confirmed_end = Max(state->confirmed_end, confirmed_end);
+		state->found_at_mark = shared->open;
+		note_old_end(state);
+		note_published(position);
+	}
 	LWLockRelease(lock);
+	return position;
 }
 
 /*
@@ -419,7 +437,8 @@ remove_from_list(int place, PartitionState *state)
 {
 	pg_atomic_write_u32(&state->listed, 0);
 	pg_memory_barrier();
-	if (pg_atomic_read_u32(&state->append_xid) != InvalidTransactionId)
+	if (pg_atomic_read_u32(&state->append_xid) != InvalidTransactionId ||
+		pg_atomic_read_u32(&state->foreign_commits) != 0)
 	{
 		pg_atomic_write_u32(&state->listed, 1);
 		return false;
@@ -451,8 +470,10 @@ topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *
 	{
 		PartitionState *state = topics_partition_state_at(shared->listed[place]);
 
-		if (state->mark <= shared->confirmed &&
-			pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET &&
+		bool		is_gone = !OidIsValid(state->id.database);
+
+		if ((is_gone || (state->mark <= shared->confirmed &&
+						 pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET)) &&
 			remove_from_list(place, state))
 			continue;
 		if (state->id.database == MyDatabaseId)
@@ -483,13 +504,15 @@ topics_high_watermark_wait_for_all(void)
 {
 	uint64		mark;
 	XLogRecPtr	position;
+	int			polls = 0;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	mark = shared->open_commits > 0 ? shared->open : shared->open - 1;
 	LWLockRelease(lock);
 	while (topics_high_watermark_applies() && !is_mark_confirmed(mark, &position))
 	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS,
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(MIN_POLL_MS + polls++, MAX_POLL_MS),
 						 topics_wait_event_get(WAIT_HIGH_WATERMARK));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();

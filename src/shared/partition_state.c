@@ -162,6 +162,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 
 	set_u32(&state->requests, 0, is_new);
 	count_up_u32(&state->foreign_writes, is_new);
+	set_u32(&state->foreign_commits, 0, is_new);
 	set_u64(&state->wake_at, NOBODY_WAITS, is_new);
 	set_u64(&state->log_start_offset, UNKNOWN_OFFSET, is_new);
 	set_u64(&state->log_start_sought, UNKNOWN_OFFSET, is_new);

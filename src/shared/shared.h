@@ -136,6 +136,7 @@ typedef struct PartitionState
 	pg_atomic_uint32 requests;	/* REQUEST_xxx */
 	pg_atomic_uint32 foreign_writes;	/* commits of writers other than
 										 * produce */
+	pg_atomic_uint32 foreign_commits;	/* of theirs that are in progress */
 	pg_atomic_uint64 wake_at;	/* lowest log end that anybody waits for, or
 								 * NOBODY_WAITS (wakeup.c) */
 
@@ -339,7 +340,7 @@ extern void topics_high_watermark_announce(PartitionState *state);
 extern bool topics_high_watermark_begin_publication(void);
 extern void topics_high_watermark_publish(PartitionState *state);
 extern uint64 topics_high_watermark_end_publication(XLogRecPtr lsn);
-extern void topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end);
+extern XLogRecPtr topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end);
 extern void topics_high_watermark_wait(uint64 mark);
 extern int64 topics_high_watermark_get(PartitionState *state);
 extern int	topics_high_watermark_count_listed(void);
