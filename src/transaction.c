@@ -208,6 +208,10 @@ follow_transaction(XactEvent event, void *arg)
 			abort_transaction();
 			forget_transaction();
 			break;
+		case XACT_EVENT_PARALLEL_COMMIT:
+		case XACT_EVENT_PARALLEL_ABORT:
+			topics_read_cut_forget();
+			break;
 		case XACT_EVENT_PRE_PREPARE:
 			refuse_prepare();
 			break;

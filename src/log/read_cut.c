@@ -52,6 +52,7 @@
 
 #define POLL_MS 10				/* until a producer has published */
 #define NO_CUT PG_UINT64_MAX	/* of ReadCut.mark: nothing is hidden */
+#define OURS_AND_EXECUTORS 2	/* registrations of a snapshot */
 #define SPARE_LIMITS 16			/* that are entered while a cut is made */
 
 typedef struct ReadCut
@@ -351,7 +352,10 @@ topics_read_cut_forget(void)
  * ----------------------------------------------------------------
  */
 
-/* MemoryContextCallback: the executor of a statement ends. */
+/*
+ * MemoryContextCallback: the executor of a statement ends.  Its cut stays for a
+ * caller that goes on with the snapshot.
+ */
 static void
 forget_statement(void *arg)
 {
@@ -359,8 +363,12 @@ forget_statement(void *arg)
 
 	while (*link && *link != arg)
 		link = &(*link)->outer;
-	if (*link)
+	if (*link == NULL)
+		return;
+	if ((*link)->snapshot->active_count == 0 && (*link)->snapshot->regd_count <= OURS_AND_EXECUTORS)
 		remove_statement(link);
+	else
+		(*link)->is_running = false;
 }
 
 /* ExecutorStart_hook */
