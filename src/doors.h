@@ -15,6 +15,5 @@ extern void topics_transaction_init(void);
 /* ---- hooks.c ---- */
 
 extern void topics_hooks_init(void);
-extern bool topics_hooks_is_pending(void);
 
 #endif							/* PG_TOPICS_DOORS_H */

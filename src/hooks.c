@@ -29,8 +29,10 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -62,9 +64,6 @@ static bool dropping_extension = false;
 
 /* The launcher and the worker are to be woken when this transaction commits. */
 static bool launcher_wanted = false;
-
-/* This transaction has dropped the extension, unless that is rolled back. */
-static bool extension_dropped = false;
 
 /* Databases whose workers are to come back at the end of this transaction. */
 static List *given_way = NIL;
@@ -196,12 +195,27 @@ refuse_dropped_view(Oid relid)
 				 errhint("Use topics.drop_topic() to drop the topic and its log.")));
 }
 
+/*
+ * An extension is dropped, by whatever command: if it is ours, its topics go
+ * with it, and the worker.
+ */
+static void
+note_dropped_extension(Oid extension)
+{
+	if (extension != get_extension_oid("pg_topics", true))
+		return;
+	topics_topic_changes_note_extension();
+	launcher_wanted = true;
+}
+
 /* object_access_hook */
 static void
 watch_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
 {
 	if (previous_object_access)
 		previous_object_access(access, classid, objectid, subid, arg);
+	if (access == OAT_DROP && classid == ExtensionRelationId)
+		note_dropped_extension(objectid);
 	if (classid != RelationRelationId || subid != 0)
 		return;
 	if (access == OAT_POST_ALTER)
@@ -378,46 +392,26 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 	}
 	PG_END_TRY();
 
-	if (extension && drop)
-		extension_dropped = true;
-	else if (extension || databases_change)
+	if (extension || databases_change)
 		launcher_wanted = true;
 }
 
-/* Return true if this transaction has dropped the extension. */
-bool
-topics_hooks_is_pending(void)
-{
-	/* the command may have been rolled back to a savepoint */
-	return extension_dropped && !topics_extension_exists();
-}
-
-/* XactCallback: do what is to be done when the commands' transaction ends. */
+/*
+ * XactCallback: do what is to be done when the commands' transaction ends.
+ * Raises nothing.
+ */
 static void
 finish_watched_commands(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_PRE_COMMIT)
-		extension_dropped = topics_hooks_is_pending();
-
-	if (event == XACT_EVENT_COMMIT)
+	if (event == XACT_EVENT_COMMIT && launcher_wanted)
 	{
-		if (extension_dropped)
-		{
-			topics_partition_state_release_database(MyDatabaseId);
-			topics_moved_sort(MyDatabaseId);
-			topics_offset_table_forget_database(MyDatabaseId);
-			topics_backoff_forget_database();
-		}
-		if (launcher_wanted || extension_dropped)
-		{
-			topics_worker_registry_wake_launcher();
-			topics_worker_registry_wake_worker();
-		}
+		topics_worker_registry_wake_launcher();
+		topics_worker_registry_wake_worker();
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 	{
 		give_databases_back();
-		launcher_wanted = extension_dropped = false;
+		launcher_wanted = false;
 	}
 }
 

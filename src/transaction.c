@@ -123,7 +123,8 @@ publish_transaction(void)
 	}
 	topics_foreign_writer_tell(topics_offset_table_log_changed);
 	topics_log_start_at_end(true);
-	topics_topic_changes_at_commit(topics_offset_table_forget_topic);
+	topics_topic_changes_at_commit(topics_offset_table_forget_topic,
+								   topics_offset_table_forget_database);
 }
 
 /* Step 4, after PostgreSQL has released the locks.  Nothing here may raise. */
@@ -166,7 +167,7 @@ forget_transaction(void)
  * first is told.
  */
 static const PendingWork pending_work[] = {
-	{topics_hooks_is_pending, "has dropped the extension"},
+	{topics_topic_changes_drops_extension, "has dropped the extension"},
 	{topics_log_start_is_pending, "has deleted records"},
 	{topics_foreign_writer_is_pending, "has written to a log table"},
 	{topics_topic_changes_is_pending, "has created or changed a topic"},

@@ -136,7 +136,7 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 	if (entry == NULL)
 	{
 		locals = list_delete_last(locals);
-		topics_offset_table_report_full();
+		topics_offset_table_report_full(starts ? facts->partitions + 1 : 1);
 	}
 
 	/* an entry without pins had none of ours */

@@ -488,7 +488,7 @@ delete_entry(const GroupOffsetKey *key)
 													NULL, NULL);
 	Topic	   *topic = key->topic_id == NO_TOPIC ? NULL : topics_catalog_by_id(key->topic_id);
 
-	topics_consumer_offset_delete(local, topic ? topics_catalog_partition_state(topic, 0) : NULL);
+	topics_consumer_offset_delete(local, topic ? topics_catalog_try_partition_state(topic, 0) : NULL);
 }
 
 /* delete_group(group_id) */

@@ -8,6 +8,7 @@
 #ifndef PG_TOPICS_GROUP_H
 #define PG_TOPICS_GROUP_H
 
+#include "lib/ilist.h"
 #include "port/atomics.h"
 #include "storage/lock.h"
 
@@ -82,6 +83,7 @@ typedef struct GroupOffset
 	pg_atomic_uint32 claimed_by;	/* pid of the process with the claim, or 0 */
 	pg_atomic_uint32 pins;		/* number of transactions that use it */
 	bool		has_metadata;
+	dlist_node	link;			/* in the list of all entries */
 } GroupOffset;
 
 /* A change that the transaction will make when it commits. */
@@ -144,9 +146,10 @@ extern bool topics_offset_table_peek(const char *group_id, int64 topic_id, int32
 extern GroupOffset *topics_offset_table_list(const char *group_id, int64 topic_id, int *count);
 extern void topics_offset_table_forget_topic(int64 topic_id);
 extern void topics_offset_table_forget_database(Oid database);
-extern void topics_offset_table_report_full(void);
+extern Oid	topics_offset_table_next_database(Oid after);
+extern void topics_offset_table_report_full(int wanted);
 extern bool topics_offset_table_begin_load(void);
-extern void topics_offset_table_end_load(int64 offsets_topic_id, bool stays_current);
+extern void topics_offset_table_end_load(int64 offsets_topic_id);
 extern void topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
 											int64 offset, TimestampTz commit_time,
 											int64 record_offset, bool has_metadata);

@@ -23,7 +23,7 @@
  * The log is not read while the server runs: the entries in shared memory
  * (offset_table.c) are current.  They are loaded from the log when a session
  * first needs them after a restart; on a standby, which hears of no commit,
- * each time.
+ * each time, into memory of the session's own.
  *
  * COMPACTION (compact.c) keeps the log short: it is a topic like any other
  * with cleanup_policy compact, and small segments.  What there is to load is
@@ -495,8 +495,7 @@ topics_offset_log_prepare(bool for_write)
 	topic = find_offsets_topic();
 	if (topic)
 		load_offsets_topic(topic);
-	/* a standby does not hear of later commits */
-	topics_offset_table_end_load(topic ? topic->topic_id : NO_TOPIC, !RecoveryInProgress());
+	topics_offset_table_end_load(topic ? topic->topic_id : NO_TOPIC);
 }
 
 /* Read a string in the record of an entry, palloc'd, or NULL. */

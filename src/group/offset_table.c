@@ -20,6 +20,15 @@
  * which topic that was: after a restart there is none.  If it is not committed
  * any more, the log is to be read again.
  *
+ * IN RECOVERY nobody maintains the table, and what was read into it would be
+ * old at once.  So a reader on a hot standby reads the log into a table of its
+ * own, private to the process and to the transaction.  The shared table stays
+ * empty until recovery has ended.
+ *
+ * Entries are in a list as well as in the hash table, since those of a topic
+ * that was dropped are removed after the commit record: there the list can be
+ * walked, but not the hash table (hash_seq_init may raise).
+ *
  * LOCKING
  *
  *	table lock	(LWLock) exclusive: add and remove entries, load.  Shared: find
@@ -38,6 +47,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
@@ -54,12 +64,30 @@
 #define LOCK_MAGIC 0x7470		/* tells our locks of this kind from others' */
 #define LOADED_TOPIC INT64CONST(-1) /* key of the entry that says "loaded" */
 
-static HTAB *table = NULL;
+#define FIRST_PRIVATE 256		/* room for as many entries at first */
+
+/* A table of entries, and the list of them. */
+typedef struct OffsetTable
+{
+	HTAB	   *hash;
+	dlist_head *all;
+} OffsetTable;
+
+static OffsetTable shared_table;
 static LWLock *table_lock = NULL;
+
+/* What was read in recovery, until this transaction ends or reads it again. */
+static OffsetTable private_table;
+static dlist_head private_entries;
+static MemoryContext private_cxt = NULL;
+
+/* The one that this process goes by. */
+static OffsetTable *table = &shared_table;
 
 void
 topics_offset_table_shmem_request(void)
 {
+	RequestAddinShmemSpace(MAXALIGN(sizeof(dlist_head)));
 	RequestAddinShmemSpace(hash_estimate_size(pg_topics_max_group_offsets, sizeof(GroupOffset)));
 	RequestNamedLWLockTranche("pg_topics_consumer_offsets", 1);
 }
@@ -68,12 +96,57 @@ void
 topics_offset_table_shmem_startup(void)
 {
 	HASHCTL		ctl = {0};
+	bool		found;
 
 	table_lock = &GetNamedLWLockTranche("pg_topics_consumer_offsets")[0].lock;
 	ctl.keysize = sizeof(GroupOffsetKey);
 	ctl.entrysize = sizeof(GroupOffset);
-	table = topics_shmem_init_hash("pg_topics consumer offsets", pg_topics_max_group_offsets,
-								   &ctl, HASH_ELEM | HASH_BLOBS);
+	shared_table.hash = topics_shmem_init_hash("pg_topics consumer offsets",
+											   pg_topics_max_group_offsets, &ctl,
+											   HASH_ELEM | HASH_BLOBS);
+	shared_table.all = ShmemInitStruct("pg_topics consumer offset list", sizeof(dlist_head), &found);
+	if (!found)
+		dlist_init(shared_table.all);
+}
+
+/* MemoryContextCallback: the private table has gone. */
+static void
+leave_private_table(void *arg)
+{
+	table = &shared_table;
+	private_cxt = NULL;
+}
+
+/* Go by the shared table. */
+static void
+use_shared_table(void)
+{
+	if (private_cxt)
+		MemoryContextDelete(private_cxt);
+}
+
+/* Go by a private table, a new one. */
+static void
+use_private_table(void)
+{
+	HASHCTL		ctl = {0};
+	MemoryContextCallback *callback;
+
+	use_shared_table();
+	private_cxt = AllocSetContextCreate(TopTransactionContext, "pg_topics private offsets",
+										ALLOCSET_DEFAULT_SIZES);
+	callback = MemoryContextAllocZero(private_cxt, sizeof(MemoryContextCallback));
+	callback->func = leave_private_table;
+	MemoryContextRegisterResetCallback(private_cxt, callback);
+
+	ctl.keysize = sizeof(GroupOffsetKey);
+	ctl.entrysize = sizeof(GroupOffset);
+	ctl.hcxt = private_cxt;
+	private_table.hash = hash_create("pg_topics private offsets", FIRST_PRIVATE, &ctl,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	private_table.all = &private_entries;
+	dlist_init(private_table.all);
+	table = &private_table;
 }
 
 /* ----------------------------------------------------------------
@@ -125,11 +198,13 @@ find_or_make_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, boo
 
 	Assert(LWLockHeldByMeInMode(table_lock, LW_EXCLUSIVE));
 	*made = false;
-	entry = hash_search(table, key, HASH_FIND, NULL);
+	entry = hash_search(table->hash, key, HASH_FIND, NULL);
 	if (entry)
 		return entry;
-	if (hash_get_num_entries(table) < pg_topics_max_group_offsets)
-		entry = hash_search(table, key, HASH_ENTER_NULL, &found);
+	if (table == &private_table)
+		entry = hash_search(table->hash, key, HASH_ENTER, &found);
+	else if (hash_get_num_entries(table->hash) < pg_topics_max_group_offsets)
+		entry = hash_search(table->hash, key, HASH_ENTER_NULL, &found);
 	if (entry == NULL)
 		return NULL;
 
@@ -145,16 +220,33 @@ find_or_make_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, boo
 	pg_atomic_init_u64(&entry->served, 0);
 	pg_atomic_init_u32(&entry->claimed_by, 0);
 	pg_atomic_init_u32(&entry->pins, 0);
+	dlist_push_tail(table->all, &entry->link);
 	return entry;
 }
 
-/* Raise an error: there is no room for an entry. */
-void
-topics_offset_table_report_full(void)
+/* Remove an entry.  Raises nothing.  The caller holds the table lock. */
+static void
+remove_entry(OffsetTable *from, GroupOffset *entry)
 {
+	dlist_delete(&entry->link);
+	(void) hash_search(from->hash, &entry->key, HASH_REMOVE, NULL);
+}
+
+/* Raise an error: there is no room for so many entries. */
+void
+topics_offset_table_report_full(int wanted)
+{
+	int64		nfree;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	nfree = pg_topics_max_group_offsets - hash_get_num_entries(shared_table.hash);
+	LWLockRelease(table_lock);
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("too many committed offsets of consumer groups"),
+			 nfree > 0 && wanted > nfree ?
+			 errdetail("%d places for them are needed, and " INT64_FORMAT " of %d in shared memory are free; each group takes one, and one more per topic and per partition.",
+					   wanted, nfree, pg_topics_max_group_offsets) :
 			 errdetail("All %d places for them in shared memory are taken; each group takes one, and one more per topic and per partition.",
 					   pg_topics_max_group_offsets),
 			 errhint("Increase pg_topics.max_group_offsets and restart the server, or delete groups with topics.delete_group().")));
@@ -169,13 +261,13 @@ forget_starts(const GroupOffset *subscription)
 	Assert(LWLockHeldByMeInMode(table_lock, LW_EXCLUSIVE));
 	for (key.partition = 0; key.partition < subscription->facts.partitions; key.partition++)
 	{
-		GroupOffset *entry = hash_search(table, &key, HASH_FIND, NULL);
+		GroupOffset *entry = hash_search(table->hash, &key, HASH_FIND, NULL);
 
 		if (entry == NULL)
 			continue;
 		pg_atomic_write_u64(&entry->start, NO_OFFSET);
 		if (!is_entry_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
-			hash_search(table, &key, HASH_REMOVE, NULL);
+			remove_entry(table, entry);
 	}
 }
 
@@ -196,7 +288,7 @@ is_entry_remembered(GroupOffset *entry)
 	if ((int64) pg_atomic_read_u64(&entry->start) != NO_OFFSET)
 		return true;
 	key.partition = NO_PARTITION;
-	subscription = hash_search(table, &key, HASH_FIND, NULL);
+	subscription = hash_search(table->hash, &key, HASH_FIND, NULL);
 	return subscription && is_entry_committed(subscription) && pg_atomic_read_u64(&entry->served) != 0;
 }
 
@@ -207,7 +299,7 @@ remove_unused_entry(const GroupOffsetKey *key)
 	GroupOffset *entry;
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = hash_search(table, key, HASH_FIND, NULL);
+	entry = hash_search(table->hash, key, HASH_FIND, NULL);
 	if (entry && !is_entry_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
 	{
 		bool		is_subscription = key->topic_id != NO_TOPIC && key->partition == NO_PARTITION;
@@ -215,7 +307,7 @@ remove_unused_entry(const GroupOffsetKey *key)
 		if (is_subscription && entry->facts.reset == RESET_LATEST)
 			forget_starts(entry);
 		if (!is_entry_remembered(entry))
-			hash_search(table, key, HASH_REMOVE, NULL);
+			remove_entry(table, entry);
 	}
 	LWLockRelease(table_lock);
 }
@@ -242,7 +334,7 @@ make_and_pin_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, con
 			if (start == NULL)
 			{
 				forget_starts(entry);
-				hash_search(table, key, HASH_REMOVE, NULL);
+				remove_entry(table, entry);
 				entry = NULL;
 				break;
 			}
@@ -268,7 +360,7 @@ topics_offset_table_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts
 	GroupOffset *entry;
 
 	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(table, key, HASH_FIND, NULL);
+	entry = hash_search(table->hash, key, HASH_FIND, NULL);
 	if (entry)
 		*pins = pg_atomic_fetch_add_u32(&entry->pins, 1);
 	LWLockRelease(table_lock);
@@ -312,7 +404,7 @@ topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition, 
 	GroupOffset *entry;
 
 	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(table, &key, HASH_FIND, NULL);
+	entry = hash_search(table->hash, &key, HASH_FIND, NULL);
 	if (entry)
 		*copy = *entry;
 	LWLockRelease(table_lock);
@@ -339,19 +431,18 @@ is_entry_listed(GroupOffset *entry, const char *group_id, int64 topic_id)
 static int
 copy_entries(const char *group_id, int64 topic_id, GroupOffset *result, int64 room)
 {
-	HASH_SEQ_STATUS seq;
-	GroupOffset *entry;
+	dlist_iter	iter;
 	int			count = 0;
 
 	LWLockAcquire(table_lock, LW_SHARED);
-	hash_seq_init(&seq, table);
-	while ((entry = hash_seq_search(&seq)) != NULL)
+	dlist_foreach(iter, table->all)
 	{
+		GroupOffset *entry = dlist_container(GroupOffset, link, iter.cur);
+
 		if (!is_entry_listed(entry, group_id, topic_id))
 			continue;
 		if (count >= room)
 		{
-			hash_seq_term(&seq);
 			count = -1;
 			break;
 		}
@@ -380,7 +471,7 @@ topics_offset_table_list(const char *group_id, int64 topic_id, int *count)
 		int64		room;
 
 		LWLockAcquire(table_lock, LW_SHARED);
-		room = hash_get_num_entries(table);
+		room = hash_get_num_entries(table->hash);
 		LWLockRelease(table_lock);
 		TEST_POINT("offsets-counted");
 
@@ -394,25 +485,25 @@ topics_offset_table_list(const char *group_id, int64 topic_id, int *count)
 
 /*
  * Nothing is committed any more in a topic, or with NO_TOPIC in a database:
- * remove the entries, but for those that are pinned.
+ * remove the entries, but for those that are pinned.  Raises nothing.
  */
 static void
 remove_entries(Oid database, int64 topic_id)
 {
-	HASH_SEQ_STATUS seq;
-	GroupOffset *entry;
+	dlist_mutable_iter iter;
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	hash_seq_init(&seq, table);
-	while ((entry = hash_seq_search(&seq)) != NULL)
+	dlist_foreach_modify(iter, shared_table.all)
 	{
+		GroupOffset *entry = dlist_container(GroupOffset, link, iter.cur);
+
 		if (entry->key.database != database ||
 			(topic_id != NO_TOPIC && entry->key.topic_id != topic_id))
 			continue;
 		pg_atomic_write_u64(&entry->committed, NO_OFFSET);
 		pg_atomic_write_u64(&entry->start, NO_OFFSET);
 		if (pg_atomic_read_u32(&entry->pins) == 0)
-			hash_search(table, &entry->key, HASH_REMOVE, NULL);
+			remove_entry(&shared_table, entry);
 	}
 	LWLockRelease(table_lock);
 }
@@ -428,6 +519,28 @@ void
 topics_offset_table_forget_database(Oid database)
 {
 	remove_entries(database, NO_TOPIC);
+}
+
+/*
+ * The database with the lowest OID above "after" that has an entry, or
+ * InvalidOid.
+ */
+Oid
+topics_offset_table_next_database(Oid after)
+{
+	dlist_iter	iter;
+	Oid			result = InvalidOid;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	dlist_foreach(iter, shared_table.all)
+	{
+		Oid			database = dlist_container(GroupOffset, link, iter.cur)->key.database;
+
+		if (database > after && (database < result || !OidIsValid(result)))
+			result = database;
+	}
+	LWLockRelease(table_lock);
+	return result;
 }
 
 /* ----------------------------------------------------------------
@@ -464,7 +577,7 @@ is_log_loaded(void)
 	bool		loaded;
 
 	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(table, &key, HASH_FIND, NULL);
+	entry = hash_search(table->hash, &key, HASH_FIND, NULL);
 	loaded = entry && is_entry_committed(entry);
 	LWLockRelease(table_lock);
 	return loaded;
@@ -472,7 +585,8 @@ is_log_loaded(void)
 
 /*
  * Return true if the log is still to be read.  Then the caller does that, and
- * calls topics_offset_table_end_load; other processes wait here meanwhile.
+ * calls topics_offset_table_end_load; other processes wait here meanwhile.  In
+ * recovery it is to be read each time, by each process for itself.
  */
 bool
 topics_offset_table_begin_load(void)
@@ -480,6 +594,12 @@ topics_offset_table_begin_load(void)
 	GroupOffsetKey key = make_loaded_key();
 	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
 
+	if (RecoveryInProgress())
+	{
+		use_private_table();
+		return true;
+	}
+	use_shared_table();
 	if (is_log_loaded())
 		return false;
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
@@ -490,31 +610,29 @@ topics_offset_table_begin_load(void)
 }
 
 /*
- * The log of this topic has been read, or NO_TOPIC if there was none.  Unless
- * it "stays_current", what was read is good for now only: the next caller of
- * topics_offset_table_begin_load reads it again.
+ * The log of this topic has been read, or NO_TOPIC if there was none.
  */
 void
-topics_offset_table_end_load(int64 offsets_topic_id, bool stays_current)
+topics_offset_table_end_load(int64 offsets_topic_id)
 {
 	GroupOffsetKey key = make_loaded_key();
 	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
-	GroupOffset *entry = NULL;
+	GroupOffset *entry;
 	bool		made;
 
-	if (stays_current)
+	/* what was read in recovery is good for now only, even if that is over */
+	if (table == &private_table)
+		return;
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	entry = find_or_make_entry(&key, NULL, &made);
+	if (entry)
 	{
-		LWLockAcquire(table_lock, LW_EXCLUSIVE);
-		entry = find_or_make_entry(&key, NULL, &made);
-		if (entry)
-		{
-			set_loaded_topic(entry, offsets_topic_id);
-			pg_atomic_write_u64(&entry->committed, IT_EXISTS);
-		}
-		LWLockRelease(table_lock);
-		if (entry == NULL)
-			topics_offset_table_report_full();
+		set_loaded_topic(entry, offsets_topic_id);
+		pg_atomic_write_u64(&entry->committed, IT_EXISTS);
 	}
+	LWLockRelease(table_lock);
+	if (entry == NULL)
+		topics_offset_table_report_full(1);
 	LockRelease(&tag, ExclusiveLock, false);
 }
 
@@ -543,7 +661,7 @@ topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFact
 	}
 	LWLockRelease(table_lock);
 	if (entry == NULL)
-		topics_offset_table_report_full();
+		topics_offset_table_report_full(1);
 	if (offset == NO_OFFSET)
 		remove_unused_entry(key);
 }
@@ -561,7 +679,7 @@ topics_offset_table_load_start(const GroupOffsetKey *key, int64 start)
 		pg_atomic_write_u64(&entry->start, start);
 	LWLockRelease(table_lock);
 	if (entry == NULL)
-		topics_offset_table_report_full();
+		topics_offset_table_report_full(1);
 }
 
 /*
@@ -575,7 +693,7 @@ topics_offset_table_log_changed(int64 topic_id)
 	GroupOffset *entry;
 
 	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(table, &key, HASH_FIND, NULL);
+	entry = hash_search(shared_table.hash, &key, HASH_FIND, NULL);
 	if (entry)
 	{
 		int64		offsets_topic_id = get_loaded_topic(entry);

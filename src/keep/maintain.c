@@ -103,8 +103,8 @@ find_partition(Upkeep *upkeep)
 	if (!OidIsValid(partition->relid))
 		return false;
 	partition->topic = topic;
-	partition->state = topics_catalog_partition_state(topic, partition->number);
-	return true;
+	partition->state = topics_catalog_try_partition_state(topic, partition->number);
+	return partition->state != NULL;
 }
 
 /* ----------------------------------------------------------------
@@ -546,7 +546,12 @@ topics_maintain_compact(Oid view_relid, int32 partition, NextTransaction next_tr
 	Topic	   *topic = topics_catalog_get(view_relid, true);
 
 	if (result != COMPACT_DONE && topic != NULL)
-		topics_catalog_partition_state(topic, partition)->compact_at = COMPACTION_WANTED;
+	{
+		PartitionState *state = topics_catalog_try_partition_state(topic, partition);
+
+		if (state)
+			state->compact_at = COMPACTION_WANTED;
+	}
 	return result == COMPACT_MORE;
 }
 
@@ -619,9 +624,11 @@ topics_maintain(PG_FUNCTION_ARGS)
 		topics_backoff_reset(topic->view_relid);
 		for (int32 partition = 0; partition < topic->partitions; partition++)
 		{
-			PartitionState *state = topics_catalog_partition_state(topic, partition);
+			PartitionState *state = topics_catalog_try_partition_state(topic, partition);
 
 			CHECK_FOR_INTERRUPTS();
+			if (state == NULL)
+				break;			/* just dropped */
 			pg_atomic_fetch_or_u32(&state->requests,
 								   REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP);
 			/* first, or the worker would be told to have it done */

@@ -9,8 +9,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/partition.h"
 #include "postmaster/bgworker.h"
+#include "storage/lmgr.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "base/base.h"
 #include "shared/shared.h"
@@ -29,6 +32,22 @@ StaticAssertDecl(sizeof(AttachRequest) <= BGW_EXTRALEN, "request fits");
 
 PGDLLEXPORT void topics_attach_worker_main(Datum main_arg);
 
+/*
+ * Keep a partition from being dropped until the transaction ends.  Return false
+ * if it is gone: the process that asked for us need not be there any more.
+ */
+static bool
+hold_partition(Oid partition_relid)
+{
+	Oid			root_relid = get_partition_parent(partition_relid, true);
+
+	/* DROP begins at the root */
+	if (OidIsValid(root_relid))
+		LockRelationOid(root_relid, AccessShareLock);
+	return OidIsValid(root_relid) &&
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(partition_relid));
+}
+
 void
 topics_attach_worker_main(Datum main_arg)
 {
@@ -42,10 +61,15 @@ topics_attach_worker_main(Datum main_arg)
 		Partition	partition = {.number = request.id.partition,.relid = request.partition_relid};
 
 		StartTransactionCommand();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		partition.state = topics_partition_state_get(&request.id);
-		done = topics_cut_cover(&partition, &request.cover, true);
-		PopActiveSnapshot();
+		if (hold_partition(partition.relid))
+		{
+			PushActiveSnapshot(GetTransactionSnapshot());
+			partition.state = topics_partition_state_get(&request.id);
+			done = topics_cut_cover(&partition, &request.cover, true);
+			PopActiveSnapshot();
+		}
+		else
+			done = true;
 		CommitTransactionCommand();
 	}
 }

@@ -377,16 +377,45 @@ topics_catalog_partition_relid(Topic *topic, int32 partition)
 	return *relid;
 }
 
-/* Get the state of a partition, made if need be. */
+/*
+ * Get the state of a partition, made if need be, or NULL if the topic was
+ * dropped.  A state is made under a lock on the partition's table.  A DROP has
+ * that exclusively until it has given back the states that there are, so that
+ * none is made which nobody would give back.
+ */
 PartitionState *
-topics_catalog_partition_state(Topic *topic, int32 partition)
+topics_catalog_try_partition_state(Topic *topic, int32 partition)
 {
 	PartitionState **state = &topic->partition_states[partition];
 	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
+	Oid			relid;
+	Relation	rel;
 
-	if (*state == NULL || memcmp(&(*state)->id, &id, sizeof(id)) != 0)
-		*state = topics_partition_state_get(&id);
+	if (*state && memcmp(&(*state)->id, &id, sizeof(id)) == 0 &&
+		topics_partition_state_is_current(*state))
+		return *state;
+	*state = topics_partition_state_find(&id);
+	if (*state)
+		return *state;
+
+	relid = topics_catalog_partition_relid(topic, partition);
+	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
+	if (rel == NULL)
+		return NULL;
+	*state = topics_partition_state_get(&id);
+	relation_close(rel, AccessShareLock);
 	return *state;
+}
+
+/* The same.  Raise if the topic was dropped. */
+PartitionState *
+topics_catalog_partition_state(Topic *topic, int32 partition)
+{
+	PartitionState *state = topics_catalog_try_partition_state(topic, partition);
+
+	if (state == NULL)
+		topics_catalog_report_dropped(NameStr(topic->name));
+	return state;
 }
 
 /*

@@ -189,18 +189,6 @@ note_change(PartitionState *state)
 	return change;
 }
 
-/* Note for the topic, too, that segments of a partition have changed. */
-static void
-count_for_topic(TopicPartition id)
-{
-	PartitionState *state;
-
-	id.partition = 0;
-	state = topics_partition_state_find(&id);
-	if (state)
-		pg_atomic_fetch_add_u32(&state->topic_bounds_changes, 1);
-}
-
 /*
  * Announce a change: after our commit, when invalidation messages were sent, or
  * after our (sub)transaction's abort.  Raises nothing.
@@ -234,7 +222,6 @@ announce_change(const PendingChange *change, bool commit)
 	if (change->is_cut && commit)
 		state->active_started = 0;
 	state->bounds_changes++;
-	count_for_topic(change->id);
 	pg_write_barrier();
 	if (change->has_limit)
 		state->append_limit = NO_LIMIT;

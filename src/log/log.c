@@ -498,15 +498,17 @@ lock_for_lookup(Relation partition_rel)
 static int64
 get_next_offset_under_lock(const Partition *partition)
 {
-	PartitionState *state = partition->state;
+	PartitionState *state = topics_partition_state_current(partition->state);
+	Partition	current = *partition;
 	List	   *locked = NIL;
 	ListCell   *lc;
 	int64		next;
 
+	current.state = state;
 	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
 		locked = lock_for_lookup(partition->rel);
 	topics_append_lock_acquire(&state, 1);
-	next = topics_log_next_offset_locked(partition);
+	next = topics_log_next_offset_locked(&current);
 	topics_append_lock_release();
 	foreach(lc, locked)
 		UnlockRelationOid(lfirst_oid(lc), AccessShareLock);
@@ -569,7 +571,7 @@ topics_log_next_offset(const Partition *partition)
 
 	if (RecoveryInProgress())
 		return find_end_now(partition).end;
-	next = pg_atomic_read_u64(&partition->state->next_offset);
+	next = pg_atomic_read_u64(&topics_partition_state_current(partition->state)->next_offset);
 	if (next == UNKNOWN_OFFSET)
 		next = get_next_offset_under_lock(partition);
 	return next;
@@ -621,7 +623,7 @@ get_seen_end(PartitionState *state, Snapshot snapshot, int64 *end)
 int64
 topics_log_end(const Partition *partition, Snapshot snapshot)
 {
-	PartitionState *state = partition->state;
+	PartitionState *state;
 	int64		end;
 
 	if (snapshot && !IsMVCCSnapshot(snapshot))
@@ -631,6 +633,7 @@ topics_log_end(const Partition *partition, Snapshot snapshot)
 	if (RecoveryInProgress())
 		return snapshot ? find_end(partition, snapshot).end : find_end_now(partition).end;
 
+	state = topics_partition_state_current(partition->state);
 	end = topics_log_next_offset(partition);
 	if (snapshot && !get_seen_end(state, snapshot, &end))
 		end = find_end(partition, snapshot).end;

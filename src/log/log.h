@@ -123,6 +123,7 @@ typedef struct Partition
 
 /* What a file of a higher layer does with a topic, called from below. */
 typedef void (*TopicCallback) (int64 topic_id);
+typedef void (*DatabaseCallback) (Oid database);
 
 /* ---- extension.c ---- */
 
@@ -175,6 +176,7 @@ extern Oid	topics_catalog_view_of(int64 topic_id);
 extern Topic *topics_catalog_by_id(int64 topic_id);
 extern List *topics_catalog_list(void);
 extern Oid	topics_catalog_partition_relid(Topic *topic, int32 partition);
+extern PartitionState *topics_catalog_try_partition_state(Topic *topic, int32 partition);
 extern PartitionState *topics_catalog_partition_state(Topic *topic, int32 partition);
 extern void topics_catalog_report_dropped(const char *topic);
 extern void topics_catalog_check_partition(Topic *topic, int32 partition);
@@ -219,10 +221,12 @@ extern void topics_make_topic_create_partitions(int64 topic_id, int32 from, int3
 
 /* ---- topic_changes.c ---- */
 
-extern void topics_topic_changes_note(int64 topic_id, int32 from_partition, bool created);
+extern void topics_topic_changes_note(int64 topic_id, int32 from, int32 to, bool created);
+extern void topics_topic_changes_note_extension(void);
+extern bool topics_topic_changes_drops_extension(void);
 extern bool topics_topic_changes_is_pending(void);
 extern void topics_topic_changes_pre_commit(void);
-extern void topics_topic_changes_at_commit(TopicCallback forget);
+extern void topics_topic_changes_at_commit(TopicCallback forget, DatabaseCallback forget_all);
 extern void topics_topic_changes_at_abort(void);
 extern void topics_topic_changes_at_subend(bool commit, SubTransactionId subxid,
 										   SubTransactionId parent);
@@ -247,7 +251,7 @@ extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
 /* ---- segment.c ---- */
 
 extern void topics_segment_forget_bounds(Oid partition_relid);
-extern void topics_segment_learn_bounds(Oid partition_relid, uint32 bounds_changes);
+extern bool topics_segment_learn_table(Oid relid);
 extern void topics_segment_learn(const Partition *partition);
 extern void topics_segment_learn_topic(Oid relid);
 extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *segment);

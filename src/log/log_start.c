@@ -169,16 +169,19 @@ set_unknown_start(pg_atomic_uint64 *shared_start, int64 start)
 int64
 topics_log_start_published(PartitionState *state)
 {
-	uint64		start = RecoveryInProgress() ? UNKNOWN_OFFSET :
-		pg_atomic_read_u64(&state->log_start_offset);
+	/* what is read while it goes on is not kept, even if it ends meanwhile */
+	bool		recovery = RecoveryInProgress();
+	uint64		start;
 	int64		log_start;
 	int64		floor;
 	bool		found;
 
+	state = topics_partition_state_current(state);
+	start = recovery ? UNKNOWN_OFFSET : pg_atomic_read_u64(&state->log_start_offset);
 	if (start != UNKNOWN_OFFSET)
 		return start;
 	found = topics_log_start_read(&state->id, NULL, &log_start, &floor);
-	if (!found || RecoveryInProgress())
+	if (!found || recovery)
 		return log_start;
 	set_unknown_start(&state->log_start_sought, log_start);
 	set_unknown_start(&state->log_start_offset, log_start);

@@ -66,7 +66,7 @@ topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
 
 	/* dropped again if this (sub)transaction fails */
-	topics_topic_changes_note(topic_id, from, true);
+	topics_topic_changes_note(topic_id, from, to, true);
 	topics_partition_state_reserve(topic_id, from, to);
 	for (int32 partition = from; partition < to; partition++)
 	{

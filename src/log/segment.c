@@ -15,6 +15,19 @@
  * frozen all end in the same operation, the cut: the active segment's upper
  * bound comes down to next_offset, and the next segment begins there (cut.c).
  *
+ * WHAT A PROCESS KNOWS OF THE SEGMENTS.  PostgreSQL can keep a list of segments
+ * (a PartitionDesc) that is out of date for as long as nothing else changes:
+ * when the message of a change arrives while the list is being built, from
+ * children that were read before the change.  A reader would stay behind; a
+ * process that changes segments, under the lock that keeps others from it,
+ * would attach a second one for the same offsets, which ATTACH itself does not
+ * notice, since it checks overlaps by the same list.  So a process counts a
+ * list as current only if no message of the table has come since there was no
+ * list (KnownTable).  A message that arrives during the build takes the mark
+ * away.  Before the list is used it is looked whether the mark is there, and
+ * otherwise the list is made anew.  This goes by the messages of the commit
+ * alone, in one process, so it holds on a hot standby as well.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -51,14 +64,20 @@
 #include "log/log.h"
 #include "pg_topics.h"
 
-/* How often the segments below a table had changed when we last looked. */
-typedef struct KnownBounds
+/*
+ * A table whose descriptor is known to be current: no relcache invalidation of
+ * it has come since it had none.
+ */
+typedef struct KnownTable
 {
 	Oid			relid;			/* hash key */
-	uint32		changes;
-} KnownBounds;
+	uint32		generation;		/* of the table of them, or it does not count */
+} KnownTable;
 
-static HTAB *known_bounds = NULL;
+#define FIRST_TABLES 64			/* room for as many at first */
+
+static HTAB *known_tables = NULL;
+static uint32 known_generation = 0; /* counts invalidations of everything */
 
 /* ----------------------------------------------------------------
  *		Finding
@@ -103,15 +122,7 @@ find_bound_above(PartitionDesc desc, int64 offset)
 	return low;
 }
 
-/*
- * Look up the segments of a partition anew the next time.  PostgreSQL can keep
- * a descriptor that is out of date, for as long as nothing else changes: when
- * the message of a change arrives while the descriptor is being built, from a
- * list of children that was read before the change.  A process that changes
- * segments, under the lock that keeps others from it, would then attach a
- * second one for the same offsets.  ATTACH itself does not notice, since it
- * checks overlaps by the same descriptor.
- */
+/* Look up the segments of a partition anew the next time. */
 void
 topics_segment_forget_bounds(Oid partition_relid)
 {
@@ -119,79 +130,122 @@ topics_segment_forget_bounds(Oid partition_relid)
 }
 
 /*
- * Note how often the segments below a table have changed.  Return true if that
- * is not what we knew.
+ * Called for each relcache invalidation, maybe while a descriptor of the table
+ * is being built: it is not known any more to be current.
  */
-static bool
-note_bounds_changes(Oid relid, uint32 changes)
+static void
+forget_table(Datum arg, Oid relid)
 {
-	bool		found;
-	KnownBounds *known = topics_relation_memory_enter(&known_bounds, sizeof(KnownBounds), relid, &found);
-	bool		differs = !found || known->changes != changes;
+	if (OidIsValid(relid))
+		(void) hash_search(known_tables, &relid, HASH_REMOVE, NULL);
+	else
+		known_generation++;
+}
 
-	known->changes = changes;
-	return differs;
+/* Return true if the table's descriptor, if it has one, is current. */
+static bool
+is_table_known(Oid relid)
+{
+	KnownTable *known = known_tables ? hash_search(known_tables, &relid, HASH_FIND, NULL) : NULL;
+
+	return known && known->generation == known_generation;
 }
 
 /*
- * Look the segments of a partition up anew, once for each time that they were
- * changed, as far as "bounds_changes" counts.  The caller has read the count
- * before it absorbed invalidation messages.  A later change raises the count,
- * so that the next look is a new one.
+ * Know a table from now on.  The caller has absorbed invalidation messages.
+ * Return true if it was known; otherwise the descriptor that there may be is
+ * forgotten.
  */
-void
-topics_segment_learn_bounds(Oid partition_relid, uint32 bounds_changes)
+bool
+topics_segment_learn_table(Oid relid)
 {
-	if (note_bounds_changes(partition_relid, bounds_changes))
-		topics_segment_forget_bounds(partition_relid);
+	KnownTable *known;
+	bool		found;
+
+	if (is_table_known(relid))
+		return true;
+	topics_segment_forget_bounds(relid);
+	if (known_tables == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(Oid),.entrysize = sizeof(KnownTable)};
+
+		known_tables = hash_create("pg_topics known tables", FIRST_TABLES, &ctl,
+								   HASH_ELEM | HASH_BLOBS);
+		CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
+	}
+	known = hash_search(known_tables, &relid, HASH_ENTER, &found);
+	known->generation = known_generation;
+	return false;
 }
 
-/* The same for a reader that has the partition's table open. */
+/*
+ * Get the descriptor of a table that is open.  One that is built here is
+ * current when the build has ended, and not made from two ages: all messages of
+ * commits that the build may have seen are absorbed then, and had none for the
+ * table.
+ */
+static PartitionDesc
+get_descriptor(Relation rel)
+{
+	for (;;)
+	{
+		bool		known = topics_segment_learn_table(RelationGetRelid(rel));
+		bool		built = known && (rel->rd_partdesc || rel->rd_partdesc_nodetached);
+		PartitionDesc desc = RelationGetPartitionDesc(rel, true);
+
+		if (built)
+			return desc;
+		TEST_POINT("descriptor-built");
+		AcceptInvalidationMessages();
+		if (is_table_known(RelationGetRelid(rel)))
+			return desc;
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Know the segments of a partition, whose table is open, as they are now. */
 void
 topics_segment_learn(const Partition *partition)
 {
-	uint32		bounds_changes = *(volatile const uint32 *) &partition->state->bounds_changes;
-
-	pg_read_barrier();
 	AcceptInvalidationMessages();
-	topics_segment_learn_bounds(partition->relid, bounds_changes);
+	(void) topics_segment_learn_table(partition->relid);
 }
 
 /*
- * The same for all partitions of a topic, before the planner looks at them:
- * "relid" is the topic's log table, or any other table.
+ * Before the planner looks at the tables below "relid": know the partitions of
+ * a topic, or the segments of a partition, as they are now.  For any other
+ * table this does nothing.
  */
 void
 topics_segment_learn_topic(Oid relid)
 {
-	TopicPartition first = {.database = MyDatabaseId};
+	int64		topic_id;
 	int64		sequence;
+	int32		partition;
 	char	   *name;
-	PartitionState *state;
 
 	if (get_rel_namespace(relid) != get_namespace_oid(TOPIC_LOG_SCHEMA, true) ||
 		(name = get_rel_name(relid)) == NULL ||
-		!topics_log_am_parse_name(name, &first.topic_id, &first.partition, &sequence) ||
-		first.partition != -1)
+		!topics_log_am_parse_name(name, &topic_id, &partition, &sequence))
 		return;
-	first.partition = 0;
-	state = topics_partition_state_find(&first);
-	if (state && note_bounds_changes(relid, pg_atomic_read_u32(&state->topic_bounds_changes)))
+	if (partition == -1)
 	{
 		Relation	root = table_open(relid, NoLock);
-		PartitionDesc desc = RelationGetPartitionDesc(root, true);
+		PartitionDesc desc = get_descriptor(root);
 
 		for (int i = 0; i < desc->nparts; i++)
-			topics_segment_forget_bounds(desc->oids[i]);
+			(void) topics_segment_learn_table(desc->oids[i]);
 		table_close(root, NoLock);
 	}
+	else
+		(void) topics_segment_learn_table(relid);
 }
 
 /* Find the segment for an offset.  Return false if there is none. */
 bool
 topics_segment_find(Relation partition_rel, int64 offset, Segment *segment)
 {
-	PartitionDesc desc = RelationGetPartitionDesc(partition_rel, true);
+	PartitionDesc desc = get_descriptor(partition_rel);
 
 	return desc->nparts > 0 && get_bound_segment(desc, find_bound_above(desc, offset), segment);
 }
@@ -200,7 +254,7 @@ topics_segment_find(Relation partition_rel, int64 offset, Segment *segment)
 bool
 topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment)
 {
-	PartitionDesc desc = RelationGetPartitionDesc(partition_rel, true);
+	PartitionDesc desc = get_descriptor(partition_rel);
 
 	if (desc->nparts == 0)
 		return false;
@@ -214,7 +268,7 @@ topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment)
 bool
 topics_segment_last(Relation partition_rel, Segment *segment)
 {
-	PartitionDesc desc = RelationGetPartitionDesc(partition_rel, true);
+	PartitionDesc desc = get_descriptor(partition_rel);
 
 	if (desc->nparts == 0)
 		return false;
@@ -228,7 +282,7 @@ topics_segment_last(Relation partition_rel, Segment *segment)
 Segment *
 topics_segment_list(Relation partition_rel, int *count)
 {
-	PartitionDesc desc = RelationGetPartitionDesc(partition_rel, true);
+	PartitionDesc desc = get_descriptor(partition_rel);
 	Segment    *result = palloc(sizeof(Segment) * Max(desc->nparts, 1));
 
 	*count = 0;

@@ -25,14 +25,20 @@
 #include "log/log.h"
 #include "pg_topics.h"
 
-/* A topic that this transaction creates, drops or adds partitions to. */
+/*
+ * Partitions that this transaction creates or drops; or the extension, and so
+ * all topics of the database, that it drops.
+ */
 typedef struct TopicNote
 {
-	int64		topic_id;
-	int32		from_partition;
+	int64		topic_id;		/* or ALL_TOPICS */
+	int32		from;
+	int32		to;
 	bool		created;		/* else dropped */
 	SubTransactionId subxid;
 } TopicNote;
+
+#define ALL_TOPICS INT64CONST(0)	/* no topic has this id */
 
 static List *notes = NIL;		/* in TopTransactionContext */
 
@@ -42,20 +48,43 @@ static int	ngrown = 0;
 
 /*
  * Shared memory follows the fate of what this (sub)transaction does to a
- * topic: partitions from from_partition on were created, or dropped.
+ * topic: partitions from .. to-1 are created, or dropped.  The note comes
+ * before the states are taken.
  */
 void
-topics_topic_changes_note(int64 topic_id, int32 from_partition, bool created)
+topics_topic_changes_note(int64 topic_id, int32 from, int32 to, bool created)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	TopicNote  *note = palloc(sizeof(TopicNote));
 
 	note->topic_id = topic_id;
-	note->from_partition = from_partition;
+	note->from = from;
+	note->to = to;
 	note->created = created;
 	note->subxid = GetCurrentSubTransactionId();
 	notes = lappend(notes, note);
 	MemoryContextSwitchTo(old);
+}
+
+/* The same for the extension, which is dropped. */
+void
+topics_topic_changes_note_extension(void)
+{
+	topics_topic_changes_note(ALL_TOPICS, 0, 0, false);
+}
+
+/* Return true if this transaction has dropped the extension. */
+bool
+topics_topic_changes_drops_extension(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, notes)
+	{
+		if (((TopicNote *) lfirst(lc))->topic_id == ALL_TOPICS)
+			return true;
+	}
+	return false;
 }
 
 /* Return true if this transaction has created or changed a topic. */
@@ -81,7 +110,7 @@ topics_topic_changes_pre_commit(void)
 		TopicNote  *note = lfirst(lc);
 		TopicPartition id = {MyDatabaseId, 0, note->topic_id};
 
-		if (note->created && note->from_partition > 0)
+		if (note->created && note->from > 0)
 			grown_topics[ngrown++] = topics_partition_state_get(&id);
 	}
 }
@@ -90,16 +119,24 @@ topics_topic_changes_pre_commit(void)
 static void
 release_states(const TopicNote *note)
 {
-	topics_partition_state_release(note->topic_id, note->from_partition);
+	if (note->topic_id == ALL_TOPICS)
+		topics_partition_state_release_database(MyDatabaseId);
+	else
+		topics_partition_state_release(note->topic_id, note->from, note->to);
 	topics_moved_sort(MyDatabaseId);
 }
 
 /*
  * At commit: what was dropped needs no state any more.  "forget" is called for
- * each such topic.  Raises nothing.
+ * each such topic, or "forget_all" if the extension has gone.  Raises nothing.
+ *
+ * A transaction that drops the extension may have created it again, and topics
+ * with it.  Their states go too, which does no harm: what is in them is
+ * published in the log, and no other process has met them, since the tables are
+ * still locked.
  */
 void
-topics_topic_changes_at_commit(TopicCallback forget)
+topics_topic_changes_at_commit(TopicCallback forget, DatabaseCallback forget_all)
 {
 	ListCell   *lc;
 
@@ -112,7 +149,10 @@ topics_topic_changes_at_commit(TopicCallback forget)
 		if (note->created)
 			continue;
 		release_states(note);
-		forget(note->topic_id);
+		if (note->topic_id == ALL_TOPICS)
+			forget_all(MyDatabaseId);
+		else
+			forget(note->topic_id);
 	}
 	notes = NIL;
 }

@@ -370,8 +370,7 @@ open_segments(Destination *dest)
 		/* in this order: the recheck sees a change after the first line */
 		dest->bounds_changes = partition->state->bounds_changes;
 		pg_read_barrier();
-		AcceptInvalidationMessages();
-		topics_segment_learn_bounds(partition->relid, dest->bounds_changes);
+		topics_segment_learn(partition);
 		end = topics_log_next_offset(partition);
 		require_known_end(dest);
 		dest->in_one_segment = topics_segment_fits(partition->rel, end, end + count - 1);

@@ -22,6 +22,13 @@
  * record some time after it was attached (cut.c).  What is left is a segment
  * that is attached, and filled by a commit, between the two.
  *
+ * A message that arrives while the planner looks at the segments can make a plan
+ * that lacks one, or is made from two ages of them (segment.c).  If such a plan
+ * were kept for later executions, nothing would say that it is out of date: the
+ * message is read.  So at the start of each query it is asked whether its tables
+ * are still known as the planner has known them.  If not, cached plans are made
+ * anew the next time.
+ *
  * This is so for every plan on a topic, whether it has an Offset Scan or not.
  *
  *-------------------------------------------------------------------------
@@ -36,6 +43,7 @@
 #include "optimizer/pathnode.h"
 #include "storage/lock.h"
 #include "utils/lsyscache.h"
+#include "utils/plancache.h"
 
 #include "base/compat.h"
 #include "log/log.h"
@@ -93,7 +101,11 @@ start_query(QueryDesc *query, int eflags)
 
 		if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_PARTITIONED_TABLE &&
 			get_rel_namespace(rte->relid) == get_namespace_oid(TOPIC_LOG_SCHEMA, true))
+		{
 			read_messages_again(rte->relid, rte->rellockmode);
+			if (!topics_segment_learn_table(rte->relid))
+				ResetPlanCache();
+		}
 	}
 }
 

@@ -259,7 +259,11 @@ check_extension_exists(void)
 	exists = topics_extension_exists();
 	CommitTransactionCommand();
 	if (!exists)
+	{
+		/* not by the transaction that dropped it: to write the file can fail */
+		topics_backoff_forget_database();
 		topics_worker_registry_note_no_extension(worker_slot);
+	}
 	return exists;
 }
 

@@ -9,6 +9,22 @@
  * the partition after a restart, and given back when the topic is dropped.
  * Everything in it can be rebuilt from the log and the catalogue.
  *
+ * IN RECOVERY nothing maintains what is shared: a commit is replayed by a
+ * process that calls none of our functions, and so is a DROP.  So nobody takes
+ * an element then.  A reader on a hot standby has states of its own, private to
+ * its process, in which nothing is ever known: it looks everything up in the
+ * log and the catalogue.  When recovery ends no element is taken, and the first
+ * process that needs one finds it as after a restart.  A private state lives as
+ * long as its process, and keeps to be one.  A reader that has met it in
+ * recovery, and goes on after that, asks for the shared one
+ * (topics_partition_state_current).
+ *
+ * NO ELEMENT IS LOST.  One is taken by the transaction that creates the topic,
+ * which gives it back if it fails (topic_changes.c), or under a lock on the
+ * partition's table (catalog.c).  A DROP holds that table exclusively until it
+ * has given the element back, so nobody takes one after that.  What a DROP
+ * DATABASE leaves is found by the launcher (worker.c).
+ *
  * A fixed array rather than dynamic memory: the lock of a partition must stay a
  * lock even for a backend that still holds a pointer to an element which
  * meanwhile belongs to another topic.  Such a backend takes the lock, compares
@@ -33,6 +49,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -46,6 +63,7 @@
 typedef struct PartitionArray
 {
 	int			free_head;		/* first free element, or -1 */
+	int			nfree;
 	int			nstates;
 	PartitionState states[FLEXIBLE_ARRAY_MEMBER];
 } PartitionArray;
@@ -59,6 +77,11 @@ typedef struct RegistryEntry
 static PartitionArray *shared = NULL;
 static HTAB *state_registry = NULL;
 static LWLock *registry_lock = NULL;
+
+/* The states that this process has met in recovery, by their id. */
+static HTAB *private_states = NULL;
+
+#define FIRST_PRIVATE 64		/* room for as many at first */
 
 /* The element's link in the free list; free elements have no database. */
 #define FREE_NEXT(state) ((state)->id.partition)
@@ -178,7 +201,6 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	if (is_new)
 		ConditionVariableInit(&state->data_cv);
 	set_u32(&state->claim_wanted, 0, is_new);
-	count_up_u32(&state->topic_bounds_changes, is_new);
 
 	state->role = ROLE_LEADER;
 	state->leader_epoch = 0;
@@ -203,6 +225,7 @@ topics_partition_state_shmem_startup(void)
 	{
 		shared->nstates = pg_topics_max_partitions;
 		shared->free_head = 0;
+		shared->nfree = shared->nstates;
 		for (int i = 0; i < shared->nstates; i++)
 		{
 			PartitionState *state = &shared->states[i];
@@ -257,40 +280,102 @@ take_state(const TopicPartition *id)
 	entry->index = shared->free_head;
 	state = &shared->states[entry->index];
 	shared->free_head = FREE_NEXT(state);
+	shared->nfree--;
 	init_state(state, id, false);
 	return state;
 }
 
-/* Raise an error: there is no free element. */
+/* Raise an error: so many elements are wanted, and "nfree" are free. */
 static void
-report_no_place(void)
+report_no_place(int wanted, int nfree)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("too many partitions"),
+			 nfree == 0 ?
 			 errdetail("All %d places for partitions in shared memory are taken.",
-					   pg_topics_max_partitions),
+					   pg_topics_max_partitions) :
+			 errdetail("%d places for partitions are needed, and %d of %d in shared memory are free.",
+					   wanted, nfree, pg_topics_max_partitions),
 			 errhint("Increase pg_topics.max_partitions and restart the server, or drop topics.")));
+}
+
+/* Return true if all processes share the state. */
+static inline bool
+is_shared(const PartitionState *state)
+{
+	return state >= shared->states && state < shared->states + shared->nstates;
+}
+
+/* The state of a partition for this process alone, made if need be. */
+static PartitionState *
+get_private_state(const TopicPartition *id)
+{
+	PartitionState *state;
+	bool		found;
+
+	if (private_states == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		StaticAssertStmt(offsetof(PartitionState, id) == 0, "the hash key comes first");
+		ctl.keysize = sizeof(TopicPartition);
+		ctl.entrysize = sizeof(PartitionState);
+		private_states = hash_create("pg_topics private states", FIRST_PRIVATE, &ctl,
+									 HASH_ELEM | HASH_BLOBS);
+	}
+	state = hash_search(private_states, id, HASH_ENTER, &found);
+	if (!found)
+		init_state(state, id, true);
+	return state;
 }
 
 /*
  * The state of a partition, made if need be: then all is unknown in it, for its
- * users to fill.  The caller knows that the partition exists.
+ * users to fill.  The caller has a lock that keeps the partition from being
+ * dropped, or makes it.
  */
 PartitionState *
 topics_partition_state_get(const TopicPartition *id)
 {
-	PartitionState *state = topics_partition_state_find(id);
+	PartitionState *state;
+	int			nfree;
 
+	if (RecoveryInProgress())
+		return get_private_state(id);
+	state = topics_partition_state_find(id);
 	if (state)
 		return state;
 
 	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
 	state = take_state(id);
+	nfree = shared->nfree;
 	LWLockRelease(registry_lock);
 	if (state == NULL)
-		report_no_place();
+		report_no_place(1, nfree);
 	return state;
+}
+
+/*
+ * Return true if a state is to be gone by: it is shared, or, as long as
+ * recovery goes on, private.
+ */
+bool
+topics_partition_state_is_current(const PartitionState *state)
+{
+	return is_shared(state) || RecoveryInProgress();
+}
+
+/*
+ * The state to go by, of a partition whose state was got before, maybe in
+ * recovery.  The caller has a lock as for topics_partition_state_get.
+ */
+PartitionState *
+topics_partition_state_current(PartitionState *state)
+{
+	if (likely(topics_partition_state_is_current(state)))
+		return state;
+	return topics_partition_state_get(&state->id);
 }
 
 /*
@@ -298,84 +383,107 @@ topics_partition_state_get(const TopicPartition *id)
  * still has a pointer to it reads that the log end is unknown.
  */
 static void
-give_back_state(RegistryEntry *entry)
+give_back_state(PartitionState *state)
 {
-	PartitionState *state = &shared->states[entry->index];
-	int			index = entry->index;
-
 	Assert(LWLockHeldByMeInMode(registry_lock, LW_EXCLUSIVE));
-	hash_search(state_registry, &entry->id, HASH_REMOVE, NULL);
+	hash_search(state_registry, &state->id, HASH_REMOVE, NULL);
 	memset(&state->id, 0, sizeof(TopicPartition));
 	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
 	FREE_NEXT(state) = shared->free_head;
-	shared->free_head = index;
+	shared->free_head = topics_partition_state_index(state);
+	shared->nfree++;
 	/* a process that waits for the topic's records finds it gone (wakeup.c) */
 	ConditionVariableBroadcast(&state->data_cv);
 }
 
 /*
- * Give back partitions "from" and up of a topic that is no more.  The caller
- * then calls topics_moved_sort.
+ * Give back partitions from .. to-1 of a topic that is no more.  The caller
+ * then calls topics_moved_sort.  Raises nothing.
  */
 void
-topics_partition_state_release(int64 topic_id, int32 from)
+topics_partition_state_release(int64 topic_id, int32 from, int32 to)
 {
-	HASH_SEQ_STATUS seq;
-	RegistryEntry *entry;
-
 	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
-	hash_seq_init(&seq, state_registry);
-	while ((entry = hash_seq_search(&seq)) != NULL)
-		if (entry->id.database == MyDatabaseId && entry->id.topic_id == topic_id &&
-			entry->id.partition >= from)
-			give_back_state(entry);
+	for (int32 partition = from; partition < to; partition++)
+	{
+		TopicPartition id = {MyDatabaseId, partition, topic_id};
+		RegistryEntry *entry = hash_search(state_registry, &id, HASH_FIND, NULL);
+
+		if (entry)
+			give_back_state(&shared->states[entry->index]);
+	}
 	LWLockRelease(registry_lock);
 }
 
 /*
- * Give back all partitions of a database that is no more.  The caller then
- * calls topics_moved_sort.
+ * Give back all partitions of a database that is no more, or has dropped the
+ * extension.  The caller then calls topics_moved_sort.  Raises nothing: the
+ * array can be walked after the commit record, the hash table could not, since
+ * hash_seq_init may raise.
  */
 void
 topics_partition_state_release_database(Oid database)
 {
-	HASH_SEQ_STATUS seq;
-	RegistryEntry *entry;
-
 	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
-	hash_seq_init(&seq, state_registry);
-	while ((entry = hash_seq_search(&seq)) != NULL)
-		if (entry->id.database == database)
-			give_back_state(entry);
+	for (int i = 0; i < shared->nstates; i++)
+		if (shared->states[i].id.database == database)
+			give_back_state(&shared->states[i]);
 	LWLockRelease(registry_lock);
+}
+
+/*
+ * The database with the lowest OID above "after" that has a state, or
+ * InvalidOid.
+ */
+Oid
+topics_partition_state_next_database(Oid after)
+{
+	Oid			result = InvalidOid;
+
+	for (int i = 0; i < shared->nstates; i++)
+	{
+		Oid			database = *(volatile Oid *) &shared->states[i].id.database;
+
+		if (database > after && (database < result || !OidIsValid(result)))
+			result = database;
+	}
+	return result;
 }
 
 /*
  * Take places for partitions from .. to-1 of a new topic, all or none, so that
  * the command that creates the topic finds a lack of them, not a producer.
+ * Nobody knows them yet.  A state that there is all the same is that of another
+ * topic with this id, which an extension had that this transaction has dropped:
+ * it is made anew.
  */
 void
 topics_partition_state_reserve(int64 topic_id, int32 from, int32 to)
 {
-	bool		full = false;
+	int			wanted = 0;
+	int			nfree;
 
 	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
-	for (int32 partition = from; partition < to && !full; partition++)
+	for (int32 partition = from; partition < to; partition++)
+	{
+		TopicPartition id = {MyDatabaseId, partition, topic_id};
+
+		if (hash_search(state_registry, &id, HASH_FIND, NULL) == NULL)
+			wanted++;
+	}
+	nfree = shared->nfree;
+	for (int32 partition = from; partition < to && wanted <= nfree; partition++)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic_id};
 		PartitionState *state = take_state(&id);
 
-		full = state == NULL;
-		if (state)
-			state->looked_at = true;	/* it is new */
+		Assert(state != NULL);	/* the hash table has as many places */
+		init_state(state, &id, false);
+		state->looked_at = true;	/* it is new */
 	}
 	LWLockRelease(registry_lock);
-
-	if (full)
-	{
-		topics_partition_state_release(topic_id, from);
-		report_no_place();
-	}
+	if (wanted > nfree)
+		report_no_place(wanted, nfree);
 }
 
 /* The place of a state, which is also its place in the order of locks. */

@@ -156,8 +156,6 @@ typedef struct PartitionState
 	ConditionVariable data_cv;	/* processes that wait for anything of the
 								 * topic (wakeup.c) */
 	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
-	pg_atomic_uint32 topic_bounds_changes;	/* segments of any partition were
-											 * re-bounded (segment.c) */
 
 	/* ---- no lock: written when the state is made ---- */
 
@@ -266,9 +264,12 @@ extern void topics_partition_state_shmem_request(void);
 extern void topics_partition_state_shmem_startup(void);
 extern PartitionState *topics_partition_state_find(const TopicPartition *id);
 extern PartitionState *topics_partition_state_get(const TopicPartition *id);
+extern bool topics_partition_state_is_current(const PartitionState *state);
+extern PartitionState *topics_partition_state_current(PartitionState *state);
 extern void topics_partition_state_reserve(int64 topic_id, int32 from, int32 to);
-extern void topics_partition_state_release(int64 topic_id, int32 from);
+extern void topics_partition_state_release(int64 topic_id, int32 from, int32 to);
 extern void topics_partition_state_release_database(Oid database);
+extern Oid	topics_partition_state_next_database(Oid after);
 extern int	topics_partition_state_index(const PartitionState *state);
 extern PartitionState *topics_partition_state_at(int index);
 

@@ -73,7 +73,9 @@
  *
  * On a hot standby commits are replayed by a process that publishes nothing.
  * There a wait looks at the replayed position every STANDBY_NAP_MS, and calls
- * the check if that has moved.
+ * the check if that has moved.  The states are private there
+ * (partition_state.c), so that a wait which outlives recovery is woken by
+ * nobody: it calls the check every STANDBY_NAP_MS until its end.
  *
  *-------------------------------------------------------------------------
  */
@@ -228,16 +230,22 @@ sleep_until_woken(ConditionVariable *cv, long timeout_ms)
 	(void) ConditionVariableTimedSleep(cv, timeout_ms, topics_wait_event_get(WAIT_RECORD));
 }
 
-/* During recovery: sleep until more was replayed, or the time is over. */
+/*
+ * In a wait that has begun in recovery, where nobody wakes us: sleep until more
+ * was replayed, or the time is over; once recovery has ended, for a moment.
+ */
 static void
 sleep_until_replayed(ConditionVariable *cv, XLogRecPtr seen, instr_time start, long timeout_ms)
 {
 	long		left;
 
-	while ((left = count_ms_left(start, timeout_ms)) > 0 &&
-		   RecoveryInProgress() && GetXLogReplayRecPtr(NULL) == seen)
+	while ((left = count_ms_left(start, timeout_ms)) > 0)
+	{
 		(void) ConditionVariableTimedSleep(cv, Min(left, STANDBY_NAP_MS),
 										   topics_wait_event_get(WAIT_RECORD));
+		if (!RecoveryInProgress() || GetXLogReplayRecPtr(NULL) != seen)
+			break;
+	}
 }
 
 /*
@@ -249,6 +257,9 @@ sleep_until_replayed(ConditionVariable *cv, XLogRecPtr seen, instr_time start, l
 bool
 topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, long timeout_ms)
 {
+	/* and to the end of the wait: the state is our own then */
+	const bool	in_recovery = RecoveryInProgress() ||
+		!topics_partition_state_is_current(topic_state);
 	ConditionVariable *cv = &topic_state->data_cv;
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics wait",
 											  ALLOCSET_SMALL_SIZES);
@@ -259,8 +270,7 @@ topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, lo
 	ConditionVariablePrepareToSleep(cv);	/* S0 */
 	for (;;)
 	{
-		bool		recovery = RecoveryInProgress();
-		XLogRecPtr	replayed = recovery ? GetXLogReplayRecPtr(NULL) : InvalidXLogRecPtr;
+		XLogRecPtr	replayed = in_recovery ? GetXLogReplayRecPtr(NULL) : InvalidXLogRecPtr;
 		long		left;
 
 		CHECK_FOR_INTERRUPTS();
@@ -277,7 +287,7 @@ topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, lo
 		 * If the check has slept on another condition variable, we are not on
 		 * our list; then this puts us there, and returns at once.
 		 */
-		if (recovery)
+		if (in_recovery)
 			sleep_until_replayed(cv, replayed, start, timeout_ms);
 		else
 			sleep_until_woken(cv, nap_wanted ? Min(left, CONFIRMATION_NAP_MS) : left);

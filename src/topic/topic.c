@@ -357,6 +357,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	ObjectAddress view = {RelationRelationId, InvalidOid, 0};
 	ObjectAddress root = {RelationRelationId, InvalidOid, 0};
 	int64		topic_id;
+	int32		partitions;
 	StatementScope scope;
 
 	topics_settings_require_preload();
@@ -370,6 +371,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 	topic_id = topic->topic_id;
+	partitions = topic->partitions;
 	view.objectId = topic->view_relid;
 	root.objectId = topic->root_relid;
 
@@ -390,7 +392,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	topics_statement_execute("DELETE FROM topic_log.partition WHERE topic_id = " INT64_FORMAT, topic_id);
 	topics_statement_require_change();
 	topics_statement_execute("DELETE FROM topic_log.segment WHERE topic_id = " INT64_FORMAT, topic_id);
-	topics_topic_changes_note(topic_id, 0, false);
+	topics_topic_changes_note(topic_id, 0, partitions, false);
 	topics_consumer_offset_delete_topic(topic_id);
 	TEST_POINT("topic-dropped");
 	topics_statement_end(scope);
