@@ -212,9 +212,10 @@ topics_segment_learn(const Partition *partition)
 }
 
 /*
- * Before the planner looks at the tables below "relid": know the partitions of
- * a topic, or the segments of a partition, as they are now.  For any other
- * table this does nothing.
+ * Before the planner looks at the partitions of a topic, whose log table "relid"
+ * is: know their segments as they are now.  For any other table this does
+ * nothing.  At the topic's own table the planner has looked already; so if that
+ * is not known, it stays so, and start_query (stale_plan.c) finds it.
  */
 void
 topics_segment_learn_topic(Oid relid)
@@ -223,22 +224,19 @@ topics_segment_learn_topic(Oid relid)
 	int64		sequence;
 	int32		partition;
 	char	   *name;
+	Relation	root;
+	PartitionDesc desc;
 
 	if (get_rel_namespace(relid) != get_namespace_oid(TOPIC_LOG_SCHEMA, true) ||
 		(name = get_rel_name(relid)) == NULL ||
-		!topics_log_am_parse_name(name, &topic_id, &partition, &sequence))
+		!topics_log_am_parse_name(name, &topic_id, &partition, &sequence) ||
+		partition != -1)
 		return;
-	if (partition == -1)
-	{
-		Relation	root = table_open(relid, NoLock);
-		PartitionDesc desc = get_descriptor(root);
-
-		for (int i = 0; i < desc->nparts; i++)
-			(void) topics_segment_learn_table(desc->oids[i]);
-		table_close(root, NoLock);
-	}
-	else
-		(void) topics_segment_learn_table(relid);
+	root = table_open(relid, NoLock);
+	desc = RelationGetPartitionDesc(root, true);
+	for (int i = 0; i < desc->nparts; i++)
+		(void) topics_segment_learn_table(desc->oids[i]);
+	table_close(root, NoLock);
 }
 
 /* Find the segment for an offset.  Return false if there is none. */

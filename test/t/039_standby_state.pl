@@ -16,8 +16,6 @@ use Session;
 use Topics;
 use TopicState;
 
-# No process is left for a segment to be attached by another one: the producer
-# does it, in the transaction that the tests hold open.
 my $primary = topics_node(
 	'primary',
 	init => { allows_streaming => 1 },
@@ -95,11 +93,18 @@ my $fetch = q{SELECT count(*) FROM topics.fetch('log', 0, 0, 1000000, 1000000000
 my $oid = $standby->safe_psql('postgres', q{SELECT 'topic_log.t1_p0'::regclass::oid});
 $stale->value(q{SELECT count(*) FROM topic.log WHERE partition = 1});
 $stale->value(qq{SELECT pg_relation_size($oid), pg_table_is_visible($oid)});
+$stale->value('SET plan_cache_mode = force_generic_plan');
+$stale->value("PREPARE counted AS $count");
 $observer->value($waits) for 1 .. 2;
 
-# The second half of a roll is the producer's own: there is no other process.
+# There is no other process to attach a segment, and somebody who may use the old
+# bounds of the active one, which keeps it from being made longer.
 $primary->append_conf('postgresql.conf', 'max_worker_processes = 1');
 $primary->restart;
+my $holder = Session->new($primary);
+$holder->value('BEGIN; SELECT count(*) FROM pg_inherits');
+my $segments = q{SELECT count(*) FROM topics.segment WHERE topic = 'log' AND partition = 0};
+my $before = $primary->safe_psql('postgres', $segments);
 my $writer = Session->new($primary);
 $writer->value('BEGIN');
 $writer->value('LOCK TABLE pg_catalog.pg_class IN ACCESS EXCLUSIVE MODE');
@@ -110,23 +115,20 @@ poll_until(
 			q{SELECT count(*) FROM pg_locks WHERE relation = 1259 AND mode = 'AccessExclusiveLock'})
 		  eq '1';
 	}) or die 'the lock was not replayed';
-$stale->send($count);
+$stale->send('EXECUTE counted');
 ok( poll_until(sub { $observer->value($waits) ne '0' }),
 	'a session of the standby stops while it looks the segments up');
 $writer->value(
 	q{SELECT count(topics.produce('log', repeat(md5(i::text), 100), partition => 0)) FROM generate_series(1, 5000) i}
 );
 is($writer->query('COMMIT')->{sqlstate}, '', 'a segment is attached, and filled');
+$holder->value('COMMIT');
 $stale->receive;
 catch_up();
 my $all = $primary->safe_psql('postgres', $count);
-cmp_ok(
-	$primary->safe_psql(
-		'postgres',
-		q{SELECT count(*) FROM topics.segment WHERE partition = 0 AND size_bytes > 65536}),
-	'>=', 1,
-	'there is another segment');
+cmp_ok($primary->safe_psql('postgres', $segments), '>', $before, 'there is another segment');
 is($stale->value($count), $all, 'the session sees the records');
+is($stale->value('EXECUTE counted'), $all, '... also by the plan that was made meanwhile');
 is($stale->value($fetch), $all, '... also by fetch');
 
 # ----------------------------------------------------------------------
