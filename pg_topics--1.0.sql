@@ -523,8 +523,8 @@ COMMENT ON COLUMN topics.worker.last_round IS 'When it had last looked at all pa
 COMMENT ON COLUMN topics.worker.partitions IS 'How many partitions that were';
 COMMENT ON COLUMN topics.worker.topic IS 'Topic for which work fails; NULL: nothing fails, or work for all topics';
 COMMENT ON COLUMN topics.worker.partition IS 'Its partition; NULL: work for the whole topic';
-COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it; compact; owners: noting new names of the owners of groups; notify';
-COMMENT ON COLUMN topics.worker.failing_since IS 'When it failed first';
+COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it; compact; owners: noting new names of the owners of groups; notify; start: there is no worker, and why';
+COMMENT ON COLUMN topics.worker.failing_since IS 'When it failed first; with failures and next_try, NULL of start';
 COMMENT ON COLUMN topics.worker.failures IS 'How often it has failed in a row';
 COMMENT ON COLUMN topics.worker.sqlstate IS 'SQLSTATE of the last error; NULL if there was none, but the worker or the server ended';
 COMMENT ON COLUMN topics.worker.message IS 'Message of the last error';

@@ -53,7 +53,7 @@ topics_settings_define(void)
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.max_group_offsets",
 							"Committed offsets of all consumer groups of all databases that shared memory has room for.",
-							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 190 bytes.",
+							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 210 bytes.",
 							&pg_topics_max_group_offsets, 100000, 100, 10000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("pg_topics.early_lock_release",

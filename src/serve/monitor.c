@@ -287,6 +287,33 @@ put_failure(const WorkFailure *failure, Datum *values, bool *nulls)
 	return true;
 }
 
+/* Put why there is no worker, as far as that is known: "worker" is its slot. */
+static void
+put_lack_of_worker(const WorkerSlot *worker, Datum *values, bool *nulls)
+{
+	int			sqlstate;
+	char	   *message;
+
+	if (!OidIsValid(worker->database) && topics_worker_registry_is_full())
+	{
+		sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		message = psprintf("all %d places for databases with the extension are taken", MAX_WORKERS);
+	}
+	else if (worker->no_process)
+	{
+		sqlstate = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+		message = "no background worker process is left";
+	}
+	else
+		return;
+	if (!topics_catalog_is_admin() && !has_privs_of_role(GetUserId(), ROLE_PG_MONITOR))
+		return;
+	nulls[FAILURE_STEP] = nulls[FAILURE_SQLSTATE] = nulls[FAILURE_MESSAGE] = false;
+	values[FAILURE_STEP] = CStringGetTextDatum("start");
+	values[FAILURE_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(sqlstate));
+	values[FAILURE_MESSAGE] = CStringGetTextDatum(message);
+}
+
 /* worker_status(): the rows of the view topics.worker */
 Datum
 topics_worker_status(PG_FUNCTION_ARGS)
@@ -318,6 +345,8 @@ topics_worker_status(PG_FUNCTION_ARGS)
 		shown = true;
 	}
 	memset(nulls + FAILURE_TOPIC, true, sizeof(nulls) - FAILURE_TOPIC);
+	if (!shown && worker.pid == 0)
+		put_lack_of_worker(&worker, values, nulls);
 	if (!shown)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;

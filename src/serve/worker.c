@@ -121,27 +121,53 @@ list_databases(List **connectable)
 }
 
 /*
+ * List the databases that anything in shared memory is of: not all of them have
+ * a slot.
+ */
+static List *
+list_known_databases(void)
+{
+	List	   *result = NIL;
+	Oid			slots[MAX_WORKERS];
+	Oid			database = InvalidOid;
+
+	topics_worker_registry_list(slots);
+	for (int i = 0; i < MAX_WORKERS; i++)
+		if (OidIsValid(slots[i]))
+			result = lappend_oid(result, slots[i]);
+	while (OidIsValid(database = topics_partition_state_next_database(database)))
+		result = list_append_unique_oid(result, database);
+	while (OidIsValid(database = topics_offset_table_next_database(database)))
+		result = list_append_unique_oid(result, database);
+	return result;
+}
+
+/*
  * Give up slots, and shared memory, of databases that are no more.  "known" are
- * those that had a slot before the databases were listed: one that was created
+ * those that had any before the databases were listed: one that was created
  * after that is not in the list either, and may have sessions that produce.
  */
 static void
-forget_databases(const Oid *known, List *databases)
+forget_databases(List *known, List *databases)
 {
-	for (int i = 0; i < MAX_WORKERS; i++)
+	ListCell   *lc;
+
+	foreach(lc, known)
 	{
-		if (!OidIsValid(known[i]) || list_member_oid(databases, known[i]) ||
-			!topics_worker_registry_is_vacant(known[i]))
+		Oid			database = lfirst_oid(lc);
+
+		if (list_member_oid(databases, database) || !topics_worker_registry_is_vacant(database))
 			continue;
-		topics_partition_state_release_database(known[i]);
+		topics_partition_state_release_database(database);
 		/* while the slot is still the database's: its stack is found by it */
-		topics_moved_sort(known[i]);
-		topics_offset_table_forget_database(known[i]);
-		topics_worker_registry_forget(known[i]);
+		topics_moved_sort(database);
+		topics_offset_table_forget_database(database);
+		topics_worker_registry_forget(database);
 	}
 }
 
-static void
+/* Start a worker in a database.  Return false if there is no process for it. */
+static bool
 start_worker(Oid database)
 {
 	BackgroundWorker worker = {0};
@@ -159,12 +185,72 @@ start_worker(Oid database)
 	strlcpy(worker.bgw_type, "pg_topics worker", BGW_MAXLEN);
 
 	if (RegisterDynamicBackgroundWorker(&worker, &handle))
+	{
 		pfree(handle);
-	else if (topics_worker_registry_claim_hint())
+		return true;
+	}
+	topics_worker_registry_note_no_process(database);
+	if (topics_worker_registry_claim_hint(HINT_NO_PROCESS))
 		ereport(LOG,
 				(errmsg("pg_topics: no background worker process is left for database %u", database),
 				 errdetail("Topics work without: segments are attached by producers."),
 				 errhint("Increase max_worker_processes, or CALL topics.maintain() regularly.")));
+	return false;
+}
+
+/* Databases that workers have looked into, and found without the extension. */
+static List *looked_into = NIL;
+
+/*
+ * Remember which databases lack the extension: another database may take the
+ * slot that says so.
+ */
+static void
+note_looked_into(List *connectable, bool look_again)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, look_again ? NIL : connectable)
+	{
+		if (list_member_oid(looked_into, lfirst_oid(lc)) ||
+			topics_worker_registry_lacks_extension(lfirst_oid(lc)))
+			result = lappend_oid(result, lfirst_oid(lc));
+	}
+	list_free(looked_into);
+	looked_into = result;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Start the workers that are wanted, as far as there are slots and processes.
+ * When one of them ends, the launcher is woken, and goes on with others.
+ */
+static void
+start_workers(List *connectable, bool look_again)
+{
+	ListCell   *lc;
+
+	note_looked_into(connectable, look_again);
+	foreach(lc, connectable)
+	{
+		Oid			database = lfirst_oid(lc);
+		StartClaim	claim;
+
+		if (list_member_oid(looked_into, database))
+			continue;
+		claim = topics_worker_registry_claim_start(database);
+		if (claim == START_NOW && !start_worker(database))
+			break;
+		if (claim == START_NO_SLOT && topics_worker_registry_is_full() &&
+			topics_worker_registry_claim_hint(HINT_NO_SLOT))
+			ereport(LOG,
+					(errmsg("pg_topics: there is no worker for database %u", database),
+					 errdetail("All %d places for databases with the extension are taken. Whether this one has it is not known.",
+							   MAX_WORKERS),
+					 errhint("CALL topics.maintain() regularly in databases that have no worker; the view topics.worker tells.")));
+	}
 }
 
 /*
@@ -183,8 +269,6 @@ choose_launcher_nap(void)
 void
 topics_launcher_main(Datum main_arg)
 {
-	Oid			known[MAX_WORKERS];
-
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -197,20 +281,15 @@ topics_launcher_main(Datum main_arg)
 												  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(cxt);
 		bool		look_again = topics_worker_registry_take_look_again();
-		List	   *databases;
+		List	   *known = list_known_databases();
 		List	   *connectable = NIL;
-		ListCell   *lc;
+		List	   *databases;
 
-		topics_worker_registry_list(known);
 		databases = list_databases(&connectable);
 		TEST_POINT("databases-listed");
 		forget_databases(known, databases);
 		topics_backoff_keep_databases(databases);
-		foreach(lc, connectable)
-		{
-			if (topics_worker_registry_claim_start(lfirst_oid(lc), look_again))
-				start_worker(lfirst_oid(lc));
-		}
+		start_workers(connectable, look_again);
 
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(cxt);
@@ -253,18 +332,24 @@ leave_worker_slot(int code, Datum arg)
 static bool
 check_extension_exists(void)
 {
-	bool		exists;
-
-	StartTransactionCommand();
-	exists = topics_extension_exists();
-	CommitTransactionCommand();
-	if (!exists)
+	for (;;)
 	{
+		uint32		changes = topics_worker_registry_changes();
+		bool		exists;
+
+		StartTransactionCommand();
+		exists = topics_extension_exists();
+		CommitTransactionCommand();
+		if (exists)
+		{
+			topics_worker_registry_note_extension(worker_slot);
+			return true;
+		}
 		/* not by the transaction that dropped it: to write the file can fail */
 		topics_backoff_forget_database();
-		topics_worker_registry_note_no_extension(worker_slot);
+		if (topics_worker_registry_note_no_extension(worker_slot, changes))
+			return false;
 	}
-	return exists;
 }
 
 /* Between two steps of a piece of work. */

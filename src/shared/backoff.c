@@ -19,6 +19,7 @@
  * The file need not be flushed: what an operating system's crash takes along is
  * found out again.  After a crash that had another cause the piece loses a
  * second.
+ * The notes of a server that was a primary and starts as a standby are dropped.
  *
  * There are MAX_BROKEN notes of topics.  If more pieces fail at the same
  * time, the whole round of the database fails instead, for which there is
@@ -35,7 +36,10 @@
  */
 #include "postgres.h"
 
+#include <unistd.h>
+
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -115,13 +119,23 @@ is_note(WorkFailure *failure)
 		(uint32) failure->step < lengthof(step_names);
 }
 
+/*
+ * Return true if the server starts as a standby, or from a backup: whatever it
+ * did before, another server has gone on from there.
+ */
+static bool
+follows_another_server(void)
+{
+	return access(STANDBY_SIGNAL_FILE, F_OK) == 0 || access(RECOVERY_SIGNAL_FILE, F_OK) == 0;
+}
+
 /* Read the notes, and write the file anew. */
 static void
 read_notes(void)
 {
 	uint32		magic = 0;
 	size_t		count = 0;
-	FILE	   *file = AllocateFile(BACKOFF_FILE, PG_BINARY_R);
+	FILE	   *file = follows_another_server() ? NULL : AllocateFile(BACKOFF_FILE, PG_BINARY_R);
 
 	if (file)
 	{

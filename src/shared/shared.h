@@ -176,7 +176,11 @@ typedef struct PartitionState
 								 * COMPACTION_WANTED */
 } PartitionState;
 
-#define MAX_WORKERS 256
+#ifdef TOPICS_TEST_POINTS
+#define MAX_WORKERS 4			/* so that a test can have more databases */
+#else
+#define MAX_WORKERS 256			/* databases with the extension */
+#endif
 #define WORKER_RESTART_MS 5000	/* least time between two starts of a worker */
 
 /*
@@ -190,12 +194,30 @@ typedef struct WorkerSlot
 	pid_t		compactor;		/* likewise */
 	struct Latch *latch;		/* of the running worker */
 	bool		has_extension;	/* as of its last look */
+	bool		is_confirmed;	/* the worker that runs has found it */
+	bool		no_process;		/* there was none for the last start */
 	int			commands;		/* in progress that the worker gives way to */
 	TimestampTz not_before;		/* no new start until then */
 	bool		round_wanted;	/* was woken for more than notifications */
 	TimestampTz last_round;		/* end of the worker's last round; 0: none yet */
 	int			partitions;		/* that it looked at in that round */
 } WorkerSlot;
+
+/* Whether the launcher starts a worker. */
+typedef enum StartClaim
+{
+	START_NOW,
+	START_NOT,					/* there is one, or it is not to be now */
+	START_NO_SLOT				/* all slots are taken */
+}			StartClaim;
+
+/* What the launcher logs once. */
+typedef enum WorkerHint
+{
+	HINT_NO_PROCESS,
+	HINT_NO_SLOT,
+	WORKER_HINTS
+}			WorkerHint;
 
 /* A piece of the worker's work (backoff.c), and the steps that it may be at. */
 typedef enum WorkKind
@@ -290,14 +312,19 @@ extern void topics_worker_registry_come_back(Oid database);
 extern void topics_worker_registry_enter_launcher(void);
 extern bool topics_worker_registry_take_look_again(void);
 extern void topics_worker_registry_list(Oid *databases);
+extern bool topics_worker_registry_lacks_extension(Oid database);
+extern bool topics_worker_registry_is_full(void);
 extern bool topics_worker_registry_is_vacant(Oid database);
 extern void topics_worker_registry_forget(Oid database);
-extern bool topics_worker_registry_claim_start(Oid database, bool look_again);
+extern StartClaim topics_worker_registry_claim_start(Oid database);
+extern void topics_worker_registry_note_no_process(Oid database);
 extern long topics_worker_registry_time_to_start(long limit);
-extern bool topics_worker_registry_claim_hint(void);
+extern bool topics_worker_registry_claim_hint(WorkerHint hint);
 extern WorkerSlot *topics_worker_registry_enter(Oid database);
 extern void topics_worker_registry_leave(WorkerSlot *slot);
-extern void topics_worker_registry_note_no_extension(WorkerSlot *slot);
+extern uint32 topics_worker_registry_changes(void);
+extern void topics_worker_registry_note_extension(WorkerSlot *slot);
+extern bool topics_worker_registry_note_no_extension(WorkerSlot *slot, uint32 changes);
 extern void topics_worker_registry_note_round(WorkerSlot *slot, int partitions);
 extern bool topics_worker_registry_take_round_wanted(WorkerSlot *slot);
 extern bool topics_worker_registry_has_compactor(const WorkerSlot *slot);

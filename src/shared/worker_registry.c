@@ -5,8 +5,11 @@
  *		and how other processes wake them, or send them away.
  *
  * A fixed array of slots in shared memory, one for each database that has a
- * worker, or has partitions that a worker should know of.  A slot stays the
- * database's until the launcher finds the database gone.
+ * worker, or has partitions that a worker should know of, or that a worker is
+ * to look into for the first time.  A slot stays the database's until the
+ * launcher finds the database gone.  One whose database is known not to have the
+ * extension is given to another database that needs one, so that there is room
+ * for MAX_WORKERS databases with the extension, and for any number without.
  *
  * A worker or a compactor is in its slot from the moment it says so (enter)
  * until it ends (leave).  The launcher starts a worker for a slot that has
@@ -38,7 +41,8 @@ typedef struct WorkerRegistry
 	slock_t		mutex;			/* guards all below */
 	Latch	   *launcher;
 	bool		look_again;		/* databases or extensions came or went */
-	bool		hinted;			/* the lack of worker processes was logged */
+	uint32		changes;		/* they did so often */
+	bool		hinted[WORKER_HINTS];	/* that was logged */
 	WorkerSlot	slots[MAX_WORKERS];
 } WorkerRegistry;
 
@@ -81,21 +85,55 @@ find_slot(Oid database)
 	return NULL;
 }
 
-/* Find a database's slot, or take a free one; NULL if there is none. */
+/*
+ * Return true if a slot can be taken: it is free, or its database does not have
+ * the extension.  The caller holds the mutex.
+ */
+static bool
+can_take(const WorkerSlot *slot)
+{
+	return !OidIsValid(slot->database) ||
+		(!slot->has_extension && slot->pid == 0 && slot->compactor == 0 && slot->commands == 0);
+}
+
+/* Find a slot to take, a free one first; NULL if there is none. */
+static WorkerSlot *
+find_slot_to_take(void)
+{
+	WorkerSlot *slot = find_slot(InvalidOid);
+
+	for (int i = 0; i < MAX_WORKERS && slot == NULL; i++)
+		if (can_take(&registry->slots[i]))
+			slot = &registry->slots[i];
+	return slot;
+}
+
+/* Make a slot one of a database, or a free one. */
+static void
+reset_slot(WorkerSlot *slot, Oid database)
+{
+	slot->database = database;
+	slot->has_extension = OidIsValid(database); /* until its worker has looked */
+	slot->is_confirmed = false;
+	slot->no_process = false;
+	slot->round_wanted = false;
+	slot->last_round = 0;
+	slot->partitions = 0;
+	slot->commands = 0;
+	slot->not_before = 0;
+}
+
+/* Find a database's slot, or take one; NULL if there is none. */
 static WorkerSlot *
 find_or_take_slot(Oid database)
 {
 	WorkerSlot *slot = find_slot(database);
 
-	if (slot != NULL)
-		return slot;
-	slot = find_slot(InvalidOid);
-	if (slot != NULL)
+	if (slot == NULL)
 	{
-		slot->database = database;
-		slot->has_extension = true; /* until its worker has looked */
-		slot->commands = 0;
-		slot->not_before = 0;
+		slot = find_slot_to_take();
+		if (slot != NULL)
+			reset_slot(slot, database);
 	}
 	return slot;
 }
@@ -119,7 +157,7 @@ topics_worker_registry_get(Oid database)
 	static WorkerSlot *mine = NULL;
 	WorkerSlot *slot;
 
-	/* a database that we are connected to keeps its slot */
+	/* a database with the extension keeps its slot */
 	if (mine && mine->database == database)
 		return mine;
 
@@ -205,6 +243,7 @@ topics_worker_registry_wake_launcher(void)
 
 	SpinLockAcquire(&registry->mutex);
 	registry->look_again = true;
+	registry->changes++;
 	latch = registry->launcher;
 	SpinLockRelease(&registry->mutex);
 	if (latch)
@@ -278,7 +317,10 @@ topics_worker_registry_enter_launcher(void)
 	SpinLockRelease(&registry->mutex);
 }
 
-/* Return true, once, if the launcher was woken since the last call. */
+/*
+ * Return true, once, if the launcher was woken since the last call.  Then an
+ * earlier worker that has found no extension does not count.
+ */
 bool
 topics_worker_registry_take_look_again(void)
 {
@@ -287,6 +329,9 @@ topics_worker_registry_take_look_again(void)
 	SpinLockAcquire(&registry->mutex);
 	look_again = registry->look_again;
 	registry->look_again = false;
+	for (int i = 0; i < MAX_WORKERS && look_again; i++)
+		if (OidIsValid(registry->slots[i].database))
+			registry->slots[i].has_extension = true;
 	SpinLockRelease(&registry->mutex);
 	return look_again;
 }
@@ -304,7 +349,37 @@ topics_worker_registry_list(Oid *databases)
 	SpinLockRelease(&registry->mutex);
 }
 
-/* Return true if a database's slot has neither worker nor compactor. */
+/* Return true if a worker has found that a database lacks the extension. */
+bool
+topics_worker_registry_lacks_extension(Oid database)
+{
+	WorkerSlot *slot;
+	bool		lacks;
+
+	SpinLockAcquire(&registry->mutex);
+	slot = find_slot(database);
+	lacks = slot != NULL && !slot->has_extension;
+	SpinLockRelease(&registry->mutex);
+	return lacks;
+}
+
+/*
+ * Return true if every slot has a worker that has found the extension, so that
+ * there is none for another database.
+ */
+bool
+topics_worker_registry_is_full(void)
+{
+	bool		full = true;
+
+	SpinLockAcquire(&registry->mutex);
+	for (int i = 0; i < MAX_WORKERS && full; i++)
+		full = registry->slots[i].is_confirmed;
+	SpinLockRelease(&registry->mutex);
+	return full;
+}
+
+/* Return true if a database has neither worker nor compactor. */
 bool
 topics_worker_registry_is_vacant(Oid database)
 {
@@ -313,7 +388,7 @@ topics_worker_registry_is_vacant(Oid database)
 
 	SpinLockAcquire(&registry->mutex);
 	slot = find_slot(database);
-	vacant = slot != NULL && slot->pid == 0 && slot->compactor == 0;
+	vacant = slot == NULL || (slot->pid == 0 && slot->compactor == 0);
 	SpinLockRelease(&registry->mutex);
 	return vacant;
 }
@@ -327,42 +402,47 @@ topics_worker_registry_forget(Oid database)
 	SpinLockAcquire(&registry->mutex);
 	slot = find_slot(database);
 	if (slot != NULL)
-	{
-		slot->database = InvalidOid;
-		slot->has_extension = false;
-		slot->round_wanted = false;
-		slot->last_round = 0;
-		slot->partitions = 0;
-		slot->commands = 0;
-		slot->not_before = 0;
-	}
+		reset_slot(slot, InvalidOid);
 	SpinLockRelease(&registry->mutex);
 }
 
 /*
- * Return true if a worker should be started in the database now.  Then the next
- * one is not to be started for WORKER_RESTART_MS.  With "look_again", an
- * earlier worker that has found no extension does not count.
+ * Say whether a worker should be started in the database now.  If so, the next
+ * one is not to be started for WORKER_RESTART_MS.
  */
-bool
-topics_worker_registry_claim_start(Oid database, bool look_again)
+StartClaim
+topics_worker_registry_claim_start(Oid database)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	WorkerSlot *slot;
-	bool		start = false;
+	StartClaim	result = START_NOT;
 
 	SpinLockAcquire(&registry->mutex);
 	slot = find_or_take_slot(database);
-	if (slot != NULL && look_again)
-		slot->has_extension = true;
-	if (slot != NULL && slot->pid == 0 && slot->has_extension && slot->commands == 0 &&
-		slot->not_before <= now)
+	if (slot == NULL)
+		result = START_NO_SLOT;
+	else if (slot->pid == 0 && slot->has_extension && slot->commands == 0 &&
+			 slot->not_before <= now)
 	{
 		slot->not_before = TimestampTzPlusMilliseconds(now, WORKER_RESTART_MS);
-		start = true;
+		slot->no_process = false;
+		result = START_NOW;
 	}
 	SpinLockRelease(&registry->mutex);
-	return start;
+	return result;
+}
+
+/* There was no process for the worker that was to be started. */
+void
+topics_worker_registry_note_no_process(Oid database)
+{
+	WorkerSlot *slot;
+
+	SpinLockAcquire(&registry->mutex);
+	slot = find_slot(database);
+	if (slot != NULL)
+		slot->no_process = true;
+	SpinLockRelease(&registry->mutex);
 }
 
 /*
@@ -392,17 +472,17 @@ topics_worker_registry_time_to_start(long limit)
 	return limit;
 }
 
-/* Return true the first time: the lack of worker processes is to be logged. */
+/* Return true the first time: the hint is to be logged. */
 bool
-topics_worker_registry_claim_hint(void)
+topics_worker_registry_claim_hint(WorkerHint hint)
 {
-	bool		hint;
+	bool		first;
 
 	SpinLockAcquire(&registry->mutex);
-	hint = !registry->hinted;
-	registry->hinted = true;
+	first = !registry->hinted[hint];
+	registry->hinted[hint] = true;
 	SpinLockRelease(&registry->mutex);
-	return hint;
+	return first;
 }
 
 /* ----------------------------------------------------------------
@@ -444,16 +524,47 @@ topics_worker_registry_leave(WorkerSlot *slot)
 	SpinLockAcquire(&registry->mutex);
 	slot->pid = 0;
 	slot->latch = NULL;
+	slot->is_confirmed = false;
 	SpinLockRelease(&registry->mutex);
 }
 
-/* The worker has found that its database does not have the extension. */
+/* Count how often databases or extensions came or went. */
+uint32
+topics_worker_registry_changes(void)
+{
+	uint32		changes;
+
+	SpinLockAcquire(&registry->mutex);
+	changes = registry->changes;
+	SpinLockRelease(&registry->mutex);
+	return changes;
+}
+
+/* The worker has found that its database has the extension. */
 void
-topics_worker_registry_note_no_extension(WorkerSlot *slot)
+topics_worker_registry_note_extension(WorkerSlot *slot)
 {
 	SpinLockAcquire(&registry->mutex);
-	slot->has_extension = false;
+	slot->is_confirmed = true;
 	SpinLockRelease(&registry->mutex);
+}
+
+/*
+ * The worker has found that its database does not have the extension.  "changes"
+ * was counted before it looked.  Return false, and note nothing, if it has to
+ * look again.
+ */
+bool
+topics_worker_registry_note_no_extension(WorkerSlot *slot, uint32 changes)
+{
+	bool		holds;
+
+	SpinLockAcquire(&registry->mutex);
+	holds = registry->changes == changes;
+	if (holds)
+		slot->has_extension = slot->is_confirmed = false;
+	SpinLockRelease(&registry->mutex);
+	return holds;
 }
 
 /* The worker has ended a round, in which it looked at so many partitions. */

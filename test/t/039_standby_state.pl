@@ -20,7 +20,7 @@ my $primary = topics_node(
 	'primary',
 	init => { allows_streaming => 1 },
 	conf =>
-	  "pg_topics.max_partitions = 32\npg_topics.max_group_offsets = 40\npg_topics.worker_interval = '1h'\nautovacuum = off\n"
+	  "pg_topics.max_partitions = 32\npg_topics.max_group_offsets = 100\npg_topics.worker_interval = '1h'\nautovacuum = off\n"
 );
 $primary->safe_psql(
 	'postgres', q{
@@ -62,10 +62,11 @@ for my $round (1 .. 4)
 		'passing', q{
 		CREATE EXTENSION pg_topics;
 		SELECT topics.create_topic('other', 4);
-		SELECT count(*) FROM topics.consume('other', 'other', auto_offset_reset => 'latest');});
+		SELECT count(r) FROM generate_series(1, 5) i, topics.consume('other' || i, 'other', auto_offset_reset => 'latest') r;}
+	);
 	catch_up();
 	is($standby->safe_psql('passing', q{SELECT count(*) FROM topics.consumer_lag}),
-		'4', '... and that of another database');
+		'20', '... and those of another database');
 	$primary->safe_psql('postgres', 'DROP DATABASE passing');
 	catch_up();
 }
