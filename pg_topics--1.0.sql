@@ -475,7 +475,7 @@ WHERE topic_log.may_read(t.view);
 COMMENT ON VIEW topics.topic IS 'Topics that one may read or owns (Kafka: kafka-topics --describe, kafka-configs --describe)';
 
 CREATE VIEW topics.partition AS SELECT * FROM topic_log.partition_status();
-COMMENT ON VIEW topics.partition IS 'Partitions of topics that one may read or owns';
+COMMENT ON VIEW topics.partition IS 'Partitions of topics that one may read or owns. Of one that cannot be read what is not known is NULL, here and in topics.segment and topics.consumer_lag, and a WARNING says why';
 
 CREATE VIEW topics.segment AS SELECT * FROM topic_log.segment_status();
 COMMENT ON VIEW topics.segment IS 'Segments of partitions of topics that one may read or owns (Kafka: log segments)';

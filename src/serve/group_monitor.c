@@ -22,6 +22,7 @@
 #include "log/log.h"
 #include "read/read.h"
 #include "group/group.h"
+#include "serve/serve.h"
 
 PG_FUNCTION_INFO_V1(topics_group_status);
 PG_FUNCTION_INFO_V1(topics_offset_status);
@@ -141,6 +142,36 @@ enum
 	OFFSET_COLUMNS
 };
 
+/* The metadata of a committed offset, which is in its record. */
+typedef struct EntryMetadata
+{
+	const GroupOffset *entry;
+	char	   *metadata;		/* palloc'd, or NULL */
+} EntryMetadata;
+
+/* Look: the record. */
+static void
+look_at_metadata(void *arg)
+{
+	EntryMetadata *look = arg;
+
+	look->metadata = topics_offset_log_metadata(look->entry);
+}
+
+/* Read an entry's metadata, or NULL if there is none, or it cannot be read. */
+static char *
+read_metadata(const GroupOffset *entry)
+{
+	EntryMetadata look = {.entry = entry};
+	Topic	   *topic = entry->has_metadata ? topics_catalog_lookup(CONSUMER_OFFSETS_TOPIC, true) : NULL;
+
+	if (topic)
+		(void) topics_guarded_look(topic,
+								   topics_offset_log_choose_partition(topic, entry->key.group_id),
+								   look_at_metadata, &look);
+	return look.metadata;
+}
+
 static void
 put_committed_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
 {
@@ -150,7 +181,7 @@ put_committed_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, T
 
 	if (entry->key.partition == NO_PARTITION || !is_entry_committed(entry))
 		return;
-	metadata = topics_offset_log_metadata(entry);
+	metadata = read_metadata(entry);
 	values[OFFSET_GROUP] = CStringGetTextDatum(entry->key.group_id);
 	values[OFFSET_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
 	values[OFFSET_PARTITION] = Int32GetDatum(entry->key.partition);
@@ -176,36 +207,56 @@ enum
 	LAG_COLUMNS
 };
 
+/* A partition that a group consumes from. */
+typedef struct PartitionLag
+{
+	Topic	   *topic;
+	int32		partition;
+	bool		has_ends;
+	int64		start;
+	int64		end;
+} PartitionLag;
+
+/* Look: the two ends of the log. */
+static void
+look_at_log_ends(void *arg)
+{
+	PartitionLag *lag = arg;
+	Partition	opened = topics_catalog_open_for_reading(lag->topic, lag->partition);
+
+	lag->start = topics_log_start(opened.state);
+	lag->end = topics_log_end(&opened, GetActiveSnapshot());
+	lag->has_ends = true;
+	topics_catalog_close_partition(&opened, AccessShareLock);
+}
+
 static void
 put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int32 partition, int64 committed)
 {
 	Datum		values[LAG_COLUMNS] = {0};
 	bool		nulls[LAG_COLUMNS] = {false};
 	GroupOffset entry;
-	Partition	opened;
+	PartitionLag lag = {.topic = topic,.partition = partition};
 	int64		position = committed;
-	int64		start;
-	int64		end;
 
 	if (partition >= topic->partitions)
 		return;
 	if (committed == NO_OFFSET &&
 		topics_offset_table_peek(group_id, topic->topic_id, partition, &entry))
 		position = pg_atomic_read_u64(&entry.start);
-	opened = topics_catalog_open_for_reading(topic, partition);
-	start = topics_log_start(opened.state);
-	end = topics_log_end(&opened, GetActiveSnapshot());
-	topics_catalog_close_partition(&opened, AccessShareLock);
-	if (position == NO_OFFSET || position < start)
-		position = start;
+	if (topics_guarded_look(topic, partition, look_at_log_ends, &lag) == GUARDED_DROPPED)
+		return;
+	if (position == NO_OFFSET || position < lag.start)
+		position = lag.start;
 	values[LAG_GROUP] = CStringGetTextDatum(group_id);
 	values[LAG_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
 	values[LAG_PARTITION] = Int32GetDatum(partition);
 	nulls[LAG_CONSUMER_ID] = nulls[LAG_CLIENT_ID] = nulls[LAG_HOST] = true;
 	nulls[LAG_CURRENT_OFFSET] = committed == NO_OFFSET;
 	values[LAG_CURRENT_OFFSET] = Int64GetDatum(committed);
-	values[LAG_LOG_END_OFFSET] = Int64GetDatum(end);
-	values[LAG_LAG] = Int64GetDatum(Max(end - position, 0));
+	nulls[LAG_LOG_END_OFFSET] = nulls[LAG_LAG] = !lag.has_ends;
+	values[LAG_LOG_END_OFFSET] = Int64GetDatum(lag.end);
+	values[LAG_LAG] = Int64GetDatum(Max(lag.end - position, 0));
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

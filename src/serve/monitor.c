@@ -29,6 +29,7 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
+#include "serve/serve.h"
 #include "pg_topics.h"
 
 PG_FUNCTION_INFO_V1(topics_partition_status);
@@ -42,7 +43,6 @@ typedef struct SegmentFacts
 {
 	int64		first_offset;	/* of the records that it has and shows */
 	int64		end_offset;
-	int64		size_bytes;
 	const char *state;
 } SegmentFacts;
 
@@ -64,7 +64,6 @@ get_segment_facts(const Segment *segment, int64 log_start, int64 log_end)
 
 	facts.first_offset = Max(segment->base_offset, log_start);
 	facts.end_offset = Max(facts.first_offset, Min(segment->end_offset, log_end));
-	facts.size_bytes = topics_segment_bytes(segment->relid);
 	facts.state = segment->end_offset <= log_start ? "deleted" :
 		segment->end_offset <= log_end ? "sealed" :
 		segment->base_offset <= log_end ? "active" : "spare";
@@ -85,14 +84,83 @@ put_timestamp(Relation partition_rel, int64 offset, int64 upto, Datum *value, bo
 	topics_log_reader_close(reader);
 }
 
-typedef void (*PartitionVisitor) (ReturnSetInfo *rsinfo, const Partition *partition,
-								  int64 log_start, int64 log_end);
+/*
+ * A partition, and what is found out of it for a row.  "puts" puts the row, or
+ * rows, also if the partition is damaged: then what could not be found out is
+ * not in here.
+ */
+typedef struct PartitionView
+{
+	ReturnSetInfo *rsinfo;
+	Topic	   *topic;
+	int32		number;
+	Partition	partition;		/* open during a look */
+
+	bool		has_ends;
+	int64		log_start;
+	int64		log_end;
+	Segment    *segments;		/* palloc'd, or NULL: not known */
+	int			count;
+	int			segment;		/* the one that is looked at */
+	Datum	   *values;			/* of the row that is looked at */
+	bool	   *nulls;
+} PartitionView;
+
+typedef void (*PartitionVisitor) (PartitionView *view);
+
+/* Open the partition's table for a look. */
+static void
+open_view(PartitionView *view)
+{
+	Partition	partition = {.topic = view->topic,.number = view->number};
+
+	topics_catalog_open_partition(&partition, AccessShareLock);
+	view->partition = partition;
+}
+
+static void
+close_view(PartitionView *view)
+{
+	topics_catalog_close_partition(&view->partition, AccessShareLock);
+}
+
+/* Look: the segments.  This needs no file of theirs. */
+static void
+look_at_segments(void *arg)
+{
+	PartitionView *view = arg;
+
+	open_view(view);
+	view->segments = topics_segment_list(view->partition.rel, &view->count);
+	close_view(view);
+}
+
+/* Look: the two ends of the log. */
+static void
+look_at_ends(void *arg)
+{
+	PartitionView *view = arg;
+
+	open_view(view);
+	view->log_start = topics_log_start(view->partition.state);
+	view->log_end = topics_log_end(&view->partition, GetActiveSnapshot());
+	view->has_ends = true;
+	close_view(view);
+}
+
+/* Call a look.  Return false if the topic has gone; otherwise go on. */
+static bool
+look_at_view(PartitionView *view, Look look)
+{
+	return topics_guarded_look(view->topic, view->number, look, view) != GUARDED_DROPPED;
+}
 
 /* Visit the partitions of all topics that the user may see. */
 static void
 visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics partition view",
+											  ALLOCSET_DEFAULT_SIZES);
 	ListCell   *lc;
 
 	topics_settings_require_preload();
@@ -105,15 +173,27 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 			continue;
 		for (int32 number = 0; number < topic->partitions; number++)
 		{
-			Partition	partition = {.topic = topic,.number = number};
+			PartitionView view = {
+				.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo,.topic = topic,.number = number
+			};
+			MemoryContext old = MemoryContextSwitchTo(cxt);
 
 			CHECK_FOR_INTERRUPTS();
-			if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
-				continue;		/* just dropped */
-			visit(rsinfo, &partition, topics_log_start(partition.state), topics_log_end(&partition, GetActiveSnapshot()));
-			topics_catalog_close_partition(&partition, AccessShareLock);
+			if (look_at_view(&view, look_at_segments) && look_at_view(&view, look_at_ends))
+				visit(&view);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(cxt);
 		}
 	}
+	MemoryContextDelete(cxt);
+}
+
+/* Put a value, or NULL where it was not found out. */
+static void
+put_value(PartitionView *view, int column, Datum value)
+{
+	view->values[column] = value;
+	view->nulls[column] = false;
 }
 
 /* Columns of partition_status. */
@@ -129,28 +209,53 @@ enum
 	PARTITION_COLUMNS
 };
 
+/* Look: the sizes of the segments. */
 static void
-put_partition_status(ReturnSetInfo *rsinfo, const Partition *partition, int64 log_start, int64 log_end)
+look_at_sizes(void *arg)
 {
-	Datum		values[PARTITION_COLUMNS];
-	bool		nulls[PARTITION_COLUMNS] = {false};
-	int			count;
-	Segment    *segments = topics_segment_list(partition->rel, &count);
+	PartitionView *view = arg;
 	int64		size_bytes = 0;
 
-	for (int i = 0; i < count; i++)
-		size_bytes += topics_segment_bytes(segments[i].relid);
-	values[PARTITION_TOPIC] = CStringGetTextDatum(NameStr(partition->topic->name));
-	values[PARTITION_NUMBER] = Int32GetDatum(partition->number);
-	values[PARTITION_LOG_START] = Int64GetDatum(log_start);
-	values[PARTITION_LOG_END] = Int64GetDatum(log_end);
-	values[PARTITION_SIZE] = Int64GetDatum(size_bytes);
-	put_timestamp(partition->rel, log_start, log_end,
-				  &values[PARTITION_FIRST_TIMESTAMP], &nulls[PARTITION_FIRST_TIMESTAMP]);
-	put_timestamp(partition->rel, Max(log_start, log_end - 1), log_end,
-				  &values[PARTITION_LAST_TIMESTAMP], &nulls[PARTITION_LAST_TIMESTAMP]);
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	pfree(segments);
+	for (int i = 0; i < view->count; i++)
+		size_bytes += topics_segment_bytes(view->segments[i].relid);
+	put_value(view, PARTITION_SIZE, Int64GetDatum(size_bytes));
+}
+
+/* Look: the timestamps of the first and the last record. */
+static void
+look_at_timestamps(void *arg)
+{
+	PartitionView *view = arg;
+
+	open_view(view);
+	put_timestamp(view->partition.rel, view->log_start, view->log_end,
+				  &view->values[PARTITION_FIRST_TIMESTAMP], &view->nulls[PARTITION_FIRST_TIMESTAMP]);
+	put_timestamp(view->partition.rel, Max(view->log_start, view->log_end - 1), view->log_end,
+				  &view->values[PARTITION_LAST_TIMESTAMP], &view->nulls[PARTITION_LAST_TIMESTAMP]);
+	close_view(view);
+}
+
+static void
+put_partition_status(PartitionView *view)
+{
+	Datum		values[PARTITION_COLUMNS] = {0};
+	bool		nulls[PARTITION_COLUMNS];
+
+	memset(nulls, true, sizeof(nulls));
+	view->values = values;
+	view->nulls = nulls;
+	put_value(view, PARTITION_TOPIC, CStringGetTextDatum(NameStr(view->topic->name)));
+	put_value(view, PARTITION_NUMBER, Int32GetDatum(view->number));
+	if (view->segments && !look_at_view(view, look_at_sizes))
+		return;
+	if (view->has_ends)
+	{
+		put_value(view, PARTITION_LOG_START, Int64GetDatum(view->log_start));
+		put_value(view, PARTITION_LOG_END, Int64GetDatum(view->log_end));
+		if (!look_at_view(view, look_at_timestamps))
+			return;
+	}
+	tuplestore_putvalues(view->rsinfo->setResult, view->rsinfo->setDesc, values, nulls);
 }
 
 /* Columns of segment_status. */
@@ -169,33 +274,49 @@ enum
 	SEGMENT_COLUMNS
 };
 
+/* Look: what there is to know of a segment, beside its bounds. */
 static void
-put_segment_status(ReturnSetInfo *rsinfo, const Partition *partition, int64 log_start, int64 log_end)
+look_at_segment(void *arg)
 {
-	int			count;
-	Segment    *segments = topics_segment_list(partition->rel, &count);
+	PartitionView *view = arg;
+	const Segment *segment = &view->segments[view->segment];
+	SegmentFacts facts;
 
-	for (int i = 0; i < count; i++)
+	put_value(view, SEGMENT_SIZE, Int64GetDatum(topics_segment_bytes(segment->relid)));
+	if (!view->has_ends)
+		return;
+	facts = get_segment_facts(segment, view->log_start, view->log_end);
+	put_value(view, SEGMENT_FIRST_OFFSET, Int64GetDatum(facts.first_offset));
+	put_value(view, SEGMENT_END_OFFSET, Int64GetDatum(facts.end_offset));
+	put_value(view, SEGMENT_STATE, CStringGetTextDatum(facts.state));
+	open_view(view);
+	put_timestamp(view->partition.rel, facts.first_offset, facts.end_offset,
+				  &view->values[SEGMENT_FIRST_TIMESTAMP], &view->nulls[SEGMENT_FIRST_TIMESTAMP]);
+	put_timestamp(view->partition.rel, Max(facts.first_offset, facts.end_offset - 1), facts.end_offset,
+				  &view->values[SEGMENT_LAST_TIMESTAMP], &view->nulls[SEGMENT_LAST_TIMESTAMP]);
+	close_view(view);
+}
+
+static void
+put_segment_status(PartitionView *view)
+{
+	for (view->segment = 0; view->segment < view->count; view->segment++)
 	{
-		SegmentFacts facts = get_segment_facts(&segments[i], log_start, log_end);
-		Datum		values[SEGMENT_COLUMNS];
-		bool		nulls[SEGMENT_COLUMNS] = {false};
+		const Segment *segment = &view->segments[view->segment];
+		Datum		values[SEGMENT_COLUMNS] = {0};
+		bool		nulls[SEGMENT_COLUMNS];
 
-		values[SEGMENT_TOPIC] = CStringGetTextDatum(NameStr(partition->topic->name));
-		values[SEGMENT_PARTITION] = Int32GetDatum(partition->number);
-		values[SEGMENT_FIRST_OFFSET] = Int64GetDatum(facts.first_offset);
-		values[SEGMENT_END_OFFSET] = Int64GetDatum(facts.end_offset);
-		values[SEGMENT_SIZE] = Int64GetDatum(facts.size_bytes);
-		put_timestamp(partition->rel, facts.first_offset, facts.end_offset,
-					  &values[SEGMENT_FIRST_TIMESTAMP], &nulls[SEGMENT_FIRST_TIMESTAMP]);
-		put_timestamp(partition->rel, Max(facts.first_offset, facts.end_offset - 1), facts.end_offset,
-					  &values[SEGMENT_LAST_TIMESTAMP], &nulls[SEGMENT_LAST_TIMESTAMP]);
-		values[SEGMENT_LOWER_BOUND] = Int64GetDatum(segments[i].base_offset);
-		values[SEGMENT_UPPER_BOUND] = Int64GetDatum(segments[i].end_offset);
-		values[SEGMENT_STATE] = CStringGetTextDatum(facts.state);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		memset(nulls, true, sizeof(nulls));
+		view->values = values;
+		view->nulls = nulls;
+		put_value(view, SEGMENT_TOPIC, CStringGetTextDatum(NameStr(view->topic->name)));
+		put_value(view, SEGMENT_PARTITION, Int32GetDatum(view->number));
+		put_value(view, SEGMENT_LOWER_BOUND, Int64GetDatum(segment->base_offset));
+		put_value(view, SEGMENT_UPPER_BOUND, Int64GetDatum(segment->end_offset));
+		if (!look_at_view(view, look_at_segment))
+			return;
+		tuplestore_putvalues(view->rsinfo->setResult, view->rsinfo->setDesc, values, nulls);
 	}
-	pfree(segments);
 }
 
 /* partition_status(): the rows of the view topics.partition */

@@ -9,6 +9,7 @@
 #define PG_TOPICS_SERVE_H
 
 #include "shared/shared.h"
+#include "log/log.h"
 
 /* ---- worker.c ---- */
 
@@ -17,6 +18,19 @@ extern void topics_worker_register(void);
 /* ---- compactor.c ---- */
 
 extern bool topics_compactor_start(WorkerSlot *slot);
+
+/* ---- guarded.c ---- */
+
+/* What has become of a look at a partition. */
+typedef enum GuardedResult
+{
+	GUARDED_DONE,
+	GUARDED_DAMAGED,
+	GUARDED_DROPPED
+} GuardedResult;
+
+typedef void (*Look) (void *arg);
+extern GuardedResult topics_guarded_look(Topic *topic, int32 partition, Look look, void *arg);
 
 /* ---- notify.c ---- */
 

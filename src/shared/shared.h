@@ -209,7 +209,7 @@ typedef enum StartClaim
 	START_NOW,
 	START_NOT,					/* there is one, or it is not to be now */
 	START_NO_SLOT				/* all slots are taken */
-}			StartClaim;
+} StartClaim;
 
 /* What the launcher logs once. */
 typedef enum WorkerHint
@@ -217,7 +217,7 @@ typedef enum WorkerHint
 	HINT_NO_PROCESS,
 	HINT_NO_SLOT,
 	WORKER_HINTS
-}			WorkerHint;
+} WorkerHint;
 
 /* A piece of the worker's work (backoff.c), and the steps that it may be at. */
 typedef enum WorkKind

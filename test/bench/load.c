@@ -194,11 +194,11 @@ typedef struct Statement
 {
 	int			nparams;
 	const char *kinds[MAX_PARAMETERS];
-}			Statement;
+} Statement;
 
 /* Replaces ":name" by "$n" and prepares the result as "s" on each connection that is given */
 static void
-prepare(PGconn * conn, Statement * statement)
+prepare(PGconn * conn, Statement *statement)
 {
 	static const char *const kinds[] = {":value", ":random", ":client", ":position", ":sequence", ":array"};
 	char	   *sql = allocate(strlen(options.sql) + 1);
@@ -501,7 +501,7 @@ static long received = 0;
 static Journey * journeys = NULL;	/* of each transaction; only in wakeup */
 
 static void
-client_send(Client * client, const Statement * statement, double due)
+client_send(Client * client, const Statement *statement, double due)
 {
 	char		value[VALUE_LENGTH + 1];
 	char		sequence[VALUE_LENGTH + 1];
@@ -575,7 +575,7 @@ client_receive(Client * client, Latencies * latencies, double count_from)
 }
 
 static Client *
-open_clients(Statement * statement)
+open_clients(Statement *statement)
 {
 	Client	   *clients = allocate(options.clients * sizeof(Client));
 
@@ -600,7 +600,7 @@ open_clients(Statement * statement)
  * could send meanwhile.
  */
 static void
-send_due(Client * clients, const Statement * statement, double *next_due)
+send_due(Client * clients, const Statement *statement, double *next_due)
 {
 	static int	turn = 0;
 	double		t = now();

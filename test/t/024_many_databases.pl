@@ -72,8 +72,8 @@ for my $round (1 .. 2)
 	$node->safe_psql(
 		'hidden', q{
 		CREATE EXTENSION pg_topics;
-		SELECT topics.create_topic('hidden', 4);
-		SELECT topics.commit_offset('g', 'hidden', p, 0) FROM generate_series(0, 3) p;});
+		SELECT topics.create_topic('hidden', 16);});
+	$node->safe_psql('postgres', 'ALTER DATABASE hidden ALLOW_CONNECTIONS false');
 	$node->safe_psql('postgres', 'ALTER DATABASE hidden IS_TEMPLATE false');
 	$node->safe_psql('postgres', 'DROP DATABASE hidden');
 }

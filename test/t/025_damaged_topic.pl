@@ -1,0 +1,108 @@
+# A topic that is damaged, or dropped while it is looked at, costs nobody else a
+# row of the administration views.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Session;
+use Topics;
+
+my $node = topics_node('node', conf => "pg_topics.worker_interval = '1h'\nautovacuum = off\n");
+$node->safe_psql(
+	'postgres', q{
+	SELECT topics.create_topic(t) FROM unnest(ARRAY['a', 'damaged', 'z']) t;
+	SELECT topics.produce(t, 'v') FROM unnest(ARRAY['a', 'damaged', 'z']) t;
+	SELECT topics.commit_offset('g', t, 0, 1) FROM unnest(ARRAY['a', 'damaged', 'z']) t;
+	CREATE ROLE reader LOGIN;
+	GRANT SELECT ON topic.a, topic.damaged, topic.z TO reader;
+	GRANT USAGE ON SCHEMA topics TO reader;
+	GRANT USAGE ON SCHEMA topic_log TO reader;
+	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA topic_log TO reader;
+	GRANT SELECT ON topics.partition TO reader;});
+my $view = sub {
+	my ($columns, $name) = @_;
+
+	return
+		"SELECT $columns FROM topics.$name WHERE topic NOT LIKE '\\_\\_%'"
+	  . ($name eq 'segment' ? ' AND base_offset = 0' : '')
+	  . ' ORDER BY topic';
+};
+my %query = (
+	partition =>
+	  $view->('topic, log_start_offset, log_end_offset, first_timestamp IS NULL', 'partition'),
+	segment => $view->('topic, base_offset, log_end_offset, state', 'segment'),
+	lag => $view->('topic, current_offset, log_end_offset, lag', 'consumer_lag'),
+	offset => $view->('topic, committed_offset', 'consumer_offset'),
+	topic => $view->('topic, partitions', 'topic'),);
+my %whole = map { $_ => $node->safe_psql('postgres', $query{$_}) } keys %query;
+like($whole{partition}, qr/^a\|0\|1\|f\ndamaged\|0\|1\|f\nz\|0\|1\|f$/, 'three topics');
+
+my $file = $node->data_dir . '/' . $node->safe_psql(
+	'postgres', q{
+	SELECT pg_relation_filepath(format('topic_log.t%s_p0_s1', topic_id)::regclass)
+	FROM topics.topic WHERE topic = 'damaged'});
+$node->stop;
+unlink $file or die "could not remove $file: $!";
+$node->start;
+
+my $session = Session->new($node);
+my %damaged = (
+	partition => $whole{partition} =~ s/^damaged.*$/damaged|||t/mr,
+	segment => $whole{segment} =~ s/^(damaged\|0).*$/$1||/mr,
+	lag => $whole{lag} =~ s/^(damaged\|1).*$/$1||/mr,
+	offset => $whole{offset},
+	topic => $whole{topic},);
+for my $name (sort keys %query)
+{
+	my $result = $session->query($query{$name});
+
+	is(join("\n", @{ $result->{rows} }), $damaged{$name}, "$name: the others have their rows");
+	next if $name eq 'offset' || $name eq 'topic';
+	like(
+		$result->{text},
+		qr/WARNING:  \w+: could not look at partition 0 of topic "damaged"\nDETAIL:  could not open file/,
+		'... and a warning says what is wrong');
+}
+my $reader = Session->new($node, user => 'reader');
+my $result = $reader->query($query{partition});
+like(
+	$result->{text},
+	qr/could not look at partition 0 of topic "damaged"/,
+	'a reader of the topic is told');
+unlike($result->{text}, qr/could not open/, '... but not why');
+is($session->value(q{CALL topics.send('a', 'v')}), '0|1', 'and the others go on');
+
+# ----------------------------------------------------------------------
+# A topic that is dropped meanwhile
+# ----------------------------------------------------------------------
+
+for my $name (qw(partition segment lag))
+{
+	$session->value(q{SELECT topics.create_topic('m')});
+	$session->value(q{SELECT topics.commit_offset('g', 'm', 0, 0)});
+	my $looker = Session->new($node);
+	$looker->value($query{$name});
+	$session->value(q{BEGIN; SELECT topics.drop_topic('m')});
+	$looker->send($query{$name});
+	ok( poll_until(
+			sub {
+				$node->safe_psql('postgres',
+					"SELECT count(*) FROM pg_locks WHERE pid = $looker->{pid} AND NOT granted") eq
+				  '1';
+			}),
+		"$name: waits for a topic that is being dropped");
+	$session->value('COMMIT');
+	my $rows = $looker->receive;
+	is($rows->{sqlstate}, '', '... and does not fail');
+	is(join(' ', map { /^(\w+)/ } @{ $rows->{rows} }), 'a damaged z', '... but shows the others');
+	unlike($rows->{text}, qr/topic "m"/, '... without a word');
+}
+
+$node->stop;
+done_testing();
