@@ -52,6 +52,7 @@ enum
 #define FIRST_TOPICS 64			/* room for as many in the cache at first */
 
 static HTAB *cache = NULL;
+static Topic *all_topics = NULL;	/* in the cache */
 
 /* ----------------------------------------------------------------
  *		The cache
@@ -65,11 +66,10 @@ invalidate_topic(Topic *topic)
 	topic->changes++;
 }
 
-/* Called for each relcache invalidation. */
+/* Called for each relcache invalidation.  Raises nothing. */
 static void
 invalidate_relation(Datum arg, Oid relid)
 {
-	HASH_SEQ_STATUS seq;
 	Topic	   *topic;
 
 	if (cache == NULL)
@@ -81,8 +81,7 @@ invalidate_relation(Datum arg, Oid relid)
 			invalidate_topic(topic);
 		return;
 	}
-	hash_seq_init(&seq, cache);
-	while ((topic = hash_seq_search(&seq)) != NULL)
+	for (topic = all_topics; topic != NULL; topic = topic->next)
 		invalidate_topic(topic);
 }
 
@@ -104,7 +103,11 @@ enter_topic(Oid view_relid)
 	}
 	topic = hash_search(cache, &view_relid, HASH_ENTER, &found);
 	if (!found)
+	{
 		memset((char *) topic + sizeof(Oid), 0, sizeof(Topic) - sizeof(Oid));
+		topic->next = all_topics;
+		all_topics = topic;
+	}
 	return topic;
 }
 

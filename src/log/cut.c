@@ -52,8 +52,9 @@
  * A hot standby replays both commits with nothing between them.  There the
  * remaining rule keeps memory safe: the upper bound that the cut segment had
  * is not given to another one.  A descriptor that mixes both ages merely
- * lacks a segment for the offsets that were cut off, for one query in some
- * microseconds per cut.
+ * lacks a segment for the offsets that were cut off.  A reader by offset makes
+ * it anew before it uses it (segment.c); a plain SELECT lacks the segment, for
+ * one query in some microseconds per cut.
  *
  * WHY A NEW SEGMENT IS ATTACHED BEFORE IT IS NEEDED
  *

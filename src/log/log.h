@@ -67,6 +67,7 @@ typedef struct Destination Destination;
 typedef struct Topic
 {
 	Oid			view_relid;		/* hash key: must be first */
+	struct Topic *next;			/* in the list of all */
 	bool		valid;
 	uint32		changes;		/* counts invalidations */
 	int64		topic_id;

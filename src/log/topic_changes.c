@@ -154,6 +154,8 @@ topics_topic_changes_at_commit(TopicCallback forget, DatabaseCallback forget_all
 		else
 			forget(note->topic_id);
 	}
+	if (notes != NIL)
+		TEST_POINT("topics-forgotten");
 	notes = NIL;
 }
 

@@ -79,6 +79,8 @@ look_up_log_end(OffsetWait *wait)
 	partition->rel = try_relation_open(partition->relid, AccessShareLock);
 	if (partition->rel == NULL)
 		topics_catalog_report_dropped(NameStr(wait->topic));
+	/* a wait that has begun in recovery goes on by the shared state */
+	partition->state = topics_partition_state_current(partition->state);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	end = topics_log_end(partition, NULL);
 	PopActiveSnapshot();

@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT =
-  qw(topics_node wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from fail_at);
+  qw(topics_node wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from fail_at exhaust_scans_at);
 
 # A started server that has pg_topics loaded, and the extension in database
 # postgres.  Options: conf => more of postgresql.conf, init => arguments of
@@ -114,6 +114,17 @@ sub fail_at
 	my $file = $node->data_dir . "/test_points/$name.$pid";
 
 	rename $file, "$file.fail" or die "could not rename $file: $!";
+	return;
+}
+
+# The process that is stopped at a point goes on, with as many scans of hash
+# tables open as there can be.
+sub exhaust_scans_at
+{
+	my ($node, $name, $pid) = @_;
+	my $file = $node->data_dir . "/test_points/$name.$pid";
+
+	rename $file, "$file.scans" or die "could not rename $file: $!";
 	return;
 }
 
