@@ -57,9 +57,10 @@ CREATE TABLE topic_log.partition (
 	log_start_offset bigint NOT NULL DEFAULT 0,
 	next_offset_floor bigint NOT NULL DEFAULT 0,
 	clean_offset bigint NOT NULL DEFAULT 0,
+	gaps_below bigint NOT NULL DEFAULT 0,
 	CONSTRAINT partition_pkey PRIMARY KEY (topic_id, partition)
-);
-COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, what its next offset never falls below, and how far it is compacted';
+) WITH (fillfactor = 40);
+COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, what its next offset never falls below, how far it is compacted, and below which offset records may be missing. Half of a page is left free: a round of the worker may change every row, in place';
 
 CREATE TABLE topic_log.segment (
 	topic_id bigint NOT NULL,
@@ -145,6 +146,14 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'topics_add_partitions';
 COMMENT ON FUNCTION topics.add_partitions(text, integer) IS
 'Adds partitions: the new total, more than there are (Kafka: kafka-topics --alter --partitions). For the topic''s owner. Keys may belong to another partition from then on.
 Errors: 22023 not more than before, 42704 no such topic, 42501 not the owner, 54000 pg_topics.max_partitions reached';
+
+CREATE FUNCTION topics.repair_topic(topic text, topic_id bigint DEFAULT NULL,
+	OUT partition integer, OUT action text) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_repair_topic';
+COMMENT ON FUNCTION topics.repair_topic(text, bigint) IS
+'Puts a topic right that lacks a part, see topics.broken_topic, and returns what it did, a row each; none if nothing was to be done. It makes what is missing of view, triggers, rows and tables, with default settings where they are lost, and has segments logged and in order again. Records are read from the first that is left, and the next offset is one that no lost record had. Where there is no log table it drops the rest.
+topic_id: of a topic without a view, which gets one of that name. Reads the log, while nobody produces to it. For the topic''s owner; without a row of the catalogue for superusers and topics_admin. Not while a dump is being restored. No Kafka counterpart.
+Errors: 42704 no such topic, 42501 not the owner, 42710 the name is another topic''s, 55000 cannot be repaired';
 
 CREATE FUNCTION topics.describe_topic(topic text,
 	OUT name text, OUT value text, OUT is_default boolean, OUT kafka_name text,
@@ -452,6 +461,12 @@ CREATE FUNCTION topic_log.segment_status(
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_segment_status';
 COMMENT ON FUNCTION topic_log.segment_status() IS 'The rows of the view topics.segment';
 
+CREATE FUNCTION topic_log.broken_status(
+	OUT topic text, OUT topic_id bigint, OUT partition integer, OUT problem text,
+	OUT hint text) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_broken_status';
+COMMENT ON FUNCTION topic_log.broken_status() IS 'The rows of the view topics.broken_topic';
+
 CREATE FUNCTION topic_log.worker_status(
 	OUT pid integer, OUT last_round timestamptz, OUT partitions integer, OUT topic text,
 	OUT partition integer, OUT step text, OUT failing_since timestamptz, OUT failures integer,
@@ -479,6 +494,9 @@ COMMENT ON VIEW topics.partition IS 'Partitions of topics that one may read or o
 
 CREATE VIEW topics.segment AS SELECT * FROM topic_log.segment_status();
 COMMENT ON VIEW topics.segment IS 'Segments of partitions of topics that one may read or owns (Kafka: log segments)';
+
+CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
+COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
 CREATE VIEW topics.worker AS SELECT * FROM topic_log.worker_status();
 COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does. What fails for a topic is shown to the topic''s owner, members of topics_admin and of pg_monitor; for all topics, to the latter two. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
@@ -518,12 +536,17 @@ COMMENT ON COLUMN topics.segment.last_timestamp IS 'Timestamp of the last record
 COMMENT ON COLUMN topics.segment.base_offset IS 'First offset that the segment may hold (base offset)';
 COMMENT ON COLUMN topics.segment.end_offset IS 'First offset above the segment: planned while it is active or spare';
 COMMENT ON COLUMN topics.segment.state IS 'deleted: below the log start, waiting to be dropped; sealed: full, frozen and indexed soon; active: appended to; spare: waiting for its first record';
+COMMENT ON COLUMN topics.broken_topic.topic IS 'Name; NULL: it has no view';
+COMMENT ON COLUMN topics.broken_topic.topic_id IS 'Id, which names its log tables topic_log.t<id>';
+COMMENT ON COLUMN topics.broken_topic.partition IS 'Number of the partition; NULL: the whole topic';
+COMMENT ON COLUMN topics.broken_topic.problem IS 'What is missing';
+COMMENT ON COLUMN topics.broken_topic.hint IS 'What puts it right, or removes it';
 COMMENT ON COLUMN topics.worker.pid IS 'Process id; NULL if there is no worker now';
 COMMENT ON COLUMN topics.worker.last_round IS 'When it had last looked at all partitions, and done what was due';
 COMMENT ON COLUMN topics.worker.partitions IS 'How many partitions that were';
 COMMENT ON COLUMN topics.worker.topic IS 'Topic for which work fails; NULL: nothing fails, or work for all topics';
 COMMENT ON COLUMN topics.worker.partition IS 'Its partition; NULL: work for the whole topic';
-COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it; compact; owners: noting new names of the owners of groups; notify; start: there is no worker, and why';
+COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it; compact; owners: noting new names of the owners of groups; floors: storing the ends of logs; notify; start: there is no worker, and why';
 COMMENT ON COLUMN topics.worker.failing_since IS 'When it failed first; with failures and next_try, NULL of start';
 COMMENT ON COLUMN topics.worker.failures IS 'How often it has failed in a row';
 COMMENT ON COLUMN topics.worker.sqlstate IS 'SQLSTATE of the last error; NULL if there was none, but the worker or the server ended';

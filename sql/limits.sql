@@ -46,12 +46,12 @@ END $$;
 CREATE FUNCTION pg_temp.fail_after_reserving(partitions int) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE result text;
 BEGIN
-	EXECUTE (SELECT format('CREATE TABLE topic_log.t%s_p0 ()', last_value + is_called::int)
+	EXECUTE (SELECT format('CREATE TYPE topic_log.t%s_p0 AS ENUM ()', last_value + is_called::int)
 		FROM topic_log.topic_id_seq);
 	result := regexp_replace(pg_temp.try(format('SELECT topics.create_topic(%L, %s)',
 			'limits_topic', partitions)),
 		E'\n.*', '');
-	EXECUTE (SELECT format('DROP TABLE topic_log.t%s_p0', last_value) FROM topic_log.topic_id_seq);
+	EXECUTE (SELECT format('DROP TYPE topic_log.t%s_p0', last_value) FROM topic_log.topic_id_seq);
 	RETURN result;
 END $$;
 SELECT DISTINCT pg_temp.fail_after_reserving(:max_partitions - 100) FROM generate_series(1, 20);

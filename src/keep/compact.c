@@ -50,8 +50,8 @@
  *
  * next_offset_floor rises before the first file is swapped: the last record of
  * the log may be a tombstone that goes, and its offset must not be given
- * again.  It also says up to where the log can have gaps, to readers that
- * check (fetch.c), whatever cleanup_policy says by then.
+ * again.  With it rises gaps_below, which tells readers that check (fetch.c) up
+ * to where the log can have gaps, whatever cleanup_policy says by then.
  *
  * WHAT IS NOT TOUCHED: a clean segment from which nothing goes is read, since
  * only its keys tell that, but not written; nor is it merged with much smaller
@@ -394,7 +394,7 @@ take_map_turn(const Partition *partition, const TopicSettings *settings)
 		return finish_run(partition->state);
 	run->mapping = false;
 	run->next = 0;
-	topics_log_start_raise_floor(&partition->state->id, run->mapped);
+	topics_log_start_allow_gaps(&partition->state->id, run->mapped);
 	TEST_POINT("compact-mapped");
 	return COMPACT_MORE;
 }

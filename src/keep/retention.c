@@ -51,6 +51,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -148,13 +149,18 @@ find_kept_time(Oid segment_relid, TimestampTz before, int64 from)
 /*
  * Return true if a segment has all of its records.  One that a restore has not
  * filled yet looks empty, and must not pass for expired: indexes come last.
+ * Nor must one whose records are lost: where compaction has not been, a full
+ * segment has some.
  */
 static bool
-segment_is_complete(const Segment *segment)
+segment_is_complete(const Segment *segment, const TopicPartition *id)
 {
 	Relation	rel = table_open(segment->relid, AccessShareLock);
 	bool		result = topics_log_index_exists(rel);
+	PartitionRow row;
 
+	if (result && RelationGetNumberOfBlocks(rel) == 0)
+		result = topics_log_start_read_row(id, NULL, &row) && segment->end_offset <= row.gaps_below;
 	table_close(rel, NoLock);
 	return result;
 }
@@ -238,7 +244,7 @@ choose_log_start(const Partition *partition, int64 end, bool *cut)
 														  before, &kept));
 			break;
 		}
-		if (!segment_is_complete(&segments[i]))
+		if (!segment_is_complete(&segments[i], &state->id))
 			break;
 		if (!(settings->retention_bytes >= 0 && total - bytes[i] >= settings->retention_bytes) &&
 			!(before != 0 && segment_is_expired(&segments[i], &state->id, before, &kept)))
@@ -515,6 +521,8 @@ topics_delete_records(PG_FUNCTION_ARGS)
 	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(DELETE_PARTITION));
 	start = topics_log_start(partition.state);
 	end = topics_log_end(&partition, NULL);
+	/* what is lost would not be missed any more */
+	topics_broken_topic_check(&partition);
 	if (before > end && before > topics_log_next_offset(&partition))
 	{
 		/* the caller may know of a record that is about to be published */

@@ -207,11 +207,8 @@ load_entry(Topic *topic)
 
 	if (RelationGetNumberOfAttributes(root) != Natts_log)
 	{
+		/* it was altered: see broken_topic.c */
 		RelationClose(root);
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("log table of topic \"%s\" does not have the columns of a log table", name),
-				 errdetail("It was altered directly. The topic cannot be used.")));
 		topic->partitions = 0;
 		return false;
 	}
@@ -249,9 +246,15 @@ topics_catalog_get(Oid view_relid, bool missing_ok)
 	if (topic->valid)
 		return topic;
 	if (!missing_ok)
+	{
+		char	   *name = get_rel_name(view_relid);
+
+		if (name && get_rel_namespace(view_relid) == get_namespace_oid(TOPIC_SCHEMA, true))
+			topics_broken_topic_report_view(name);
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("relation %u is not a topic", view_relid)));
+	}
 	return NULL;
 }
 
@@ -273,6 +276,8 @@ topics_catalog_lookup(const char *name, bool missing_ok)
 		view_relid = get_relname_relid(name, namespace);
 	if (OidIsValid(view_relid))
 		topic = topics_catalog_get(view_relid, true);
+	if (topic == NULL && OidIsValid(view_relid) && !missing_ok)
+		topics_broken_topic_report_view(name);
 	if (topic == NULL && !missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -342,10 +347,14 @@ topics_catalog_list(void)
  * ----------------------------------------------------------------
  */
 
-/* Raise an error: a topic that was there when the call began is no more. */
+/*
+ * Raise an error: a topic that was there when the call began is no more, or
+ * lacks a part.
+ */
 void
 topics_catalog_report_dropped(const char *topic)
 {
+	topics_broken_topic_report_view(topic);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("topic \"%s\" was dropped", topic)));

@@ -8,7 +8,11 @@
  * writer must not run beside a producer or another foreign writer.  At its
  * first row it takes SHARE ROW EXCLUSIVE on the partition's table, until its
  * transaction ends.  A committing producer holds ROW EXCLUSIVE there, and so
- * conflicts.  The offsets must go up.
+ * conflicts.  The offsets must go up, and within a segment leave no gap, unless
+ * the log is compacted, or the catalogue's rows are still to come.  The first
+ * offset of a segment is not checked: a restore brings segments in any order,
+ * and a copy may begin where the log that it is of did.  Such a gap shows in
+ * topics.broken_topic (broken_topic.c).
  *
  * When it commits, the partition's next_offset becomes unknown, and is looked
  * up in the log anew (log.c, foreign_writes).
@@ -40,6 +44,8 @@ typedef struct LatestWrite
 	LocalTransactionId lxid;
 	SubTransactionId subxid;
 	int64		last_offset;
+	int64		gaps_below;		/* no gap may end above; it may anywhere where
+								 * the catalogue does not say */
 } LatestWrite;
 
 static LatestWrite latest = {InvalidOid};
@@ -58,27 +64,53 @@ static int	nannounced = 0;		/* of these, that others know to be in a commit */
  * ----------------------------------------------------------------
  */
 
+/*
+ * Lock a partition's table as a foreign writer does, and note that this
+ * transaction changes the log.
+ */
+void
+topics_foreign_writer_note(Oid partition_relid)
+{
+	LockRelationOid(partition_relid, ShareRowExclusiveLock);
+	if (!list_member_oid(partitions, partition_relid))
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+		partitions = lappend_oid(partitions, partition_relid);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+/* Look up below which offset the rows of a segment may have gaps. */
+static int64
+find_gaps_below(Relation rel)
+{
+	TopicPartition id = {.database = MyDatabaseId};
+	int64		sequence;
+	PartitionRow row;
+	Topic	   *topic;
+
+	if (!topics_log_am_parse_name(RelationGetRelationName(rel), &id.topic_id, &id.partition,
+								  &sequence) ||
+		!topics_log_start_read_row(&id, NULL, &row))
+		return PG_INT64_MAX;
+	topic = topics_catalog_by_id(id.topic_id);
+	return topic == NULL || topic->settings.compact ? PG_INT64_MAX : row.gaps_below;
+}
+
 /* Begin with a segment: its first foreign row in this (sub)transaction. */
 static void
 begin_segment(Relation rel)
 {
-	Oid			parent = get_partition_parent(RelationGetRelid(rel), true);
-
-	LockRelationOid(parent, ShareRowExclusiveLock);
-	if (!list_member_oid(partitions, parent))
-	{
-		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-
-		partitions = lappend_oid(partitions, parent);
-		MemoryContextSwitchTo(old);
-	}
+	topics_foreign_writer_note(get_partition_parent(RelationGetRelid(rel), true));
 	latest.last_offset = topics_log_am_last_offset(rel);
+	latest.gaps_below = find_gaps_below(rel);
 	latest.relid = RelationGetRelid(rel);
 	latest.lxid = topics_lxid();
 	latest.subxid = GetCurrentSubTransactionId();
 }
 
-/* Check rows to be inserted into a segment: their offsets must go up. */
+/* Check rows to be inserted into a segment: their offsets must follow. */
 void
 topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots)
 {
@@ -99,6 +131,15 @@ topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots)
 					 errdetail("The log already has offset " INT64_FORMAT ", and is append-only.",
 							   latest.last_offset),
 					 errhint("Write records through topics.produce() or the topic's view.")));
+		if (latest.last_offset >= 0 && offset > latest.last_offset + 1 &&
+			offset > latest.gaps_below)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("offset " INT64_FORMAT " cannot be written to log table \"%s\"",
+							offset, RelationGetRelationName(rel)),
+					 errdetail("The log has no offset between " INT64_FORMAT " and this one, and is dense.",
+							   latest.last_offset),
+					 errhint("The copy of a compacted log must have \"compact\" in its cleanup_policy.")));
 		latest.last_offset = offset;
 	}
 }

@@ -387,25 +387,31 @@ typedef struct FoundEnd
 	int64		end;
 	int64		floor;			/* what the catalogue says of it */
 	TimestampTz last_timestamp; /* of the last record, or 0 */
-	bool		has_row;		/* the catalogue has a row for the partition */
+	bool		complete;		/* the catalogue has a row for the partition,
+								 * and the log all that there was by the row */
 } FoundEnd;
 
-/* Look the log end up in the log, as a snapshot sees it. */
+/*
+ * Look the log end up in the log, as a snapshot sees it.  It is not complete
+ * while a restore is under way, or when records are lost (broken_topic.c).
+ */
 static FoundEnd
 find_end(const Partition *partition, Snapshot snapshot)
 {
 	FoundEnd	found = {0};
+	PartitionRow row;
+	bool		has_row = topics_log_start_read_row(&partition->state->id, snapshot, &row);
 	Segment		first;
-	int64		log_start;
 	int64		last_offset = -1;
+	int64		end = row.log_start_offset;
 
-	found.has_row = topics_log_start_read(&partition->state->id, snapshot, &log_start,
-										  &found.floor);
-	found.floor = Max(found.floor, log_start);
 	if (topics_segment_find_next(partition->rel, 0, &first))
-		found.floor = Max(found.floor, first.base_offset);
+		end = Max(end, first.base_offset);
+	found.floor = Max(end, row.next_offset_floor);
 	(void) find_last_record(partition->rel, snapshot, &last_offset, &found.last_timestamp);
-	found.end = Max(found.floor, last_offset + 1);
+	end = Max(end, last_offset + 1);
+	found.complete = has_row && row.next_offset_floor <= Max(end, row.gaps_below);
+	found.end = Max(end, row.next_offset_floor);
 	return found;
 }
 
@@ -418,6 +424,18 @@ find_end_now(const Partition *partition)
 
 	UnregisterSnapshot(snapshot);
 	return found;
+}
+
+/*
+ * Return true if the log end is known, or can be.  The caller has the
+ * partition's table open.
+ */
+bool
+topics_log_is_complete(const Partition *partition)
+{
+	return RecoveryInProgress() ||
+		pg_atomic_read_u64(&partition->state->next_offset) != UNKNOWN_OFFSET ||
+		find_end_now(partition).complete;
 }
 
 /* Find the timestamp of a segment's first record, but not one in the future. */
@@ -542,10 +560,11 @@ topics_log_next_offset_locked(const Partition *partition)
 		AcceptInvalidationMessages();
 		found = find_end_now(partition);
 		next = found.end;
-		/* a restore has not come to the row yet: this may not be the end */
-		if (!found.has_row)
+		/* a restore is not at its end yet: this may not be that of the log */
+		if (!found.complete)
 			return next;
 		look_at_active_segment(partition, next);
+		state->stored_floor = found.floor;
 		state->last_append_time = Max(state->last_append_time, found.last_timestamp);
 		pg_atomic_write_u64(&state->commit_lsn,
 							topics_high_watermark_looked_up(state, found.floor));

@@ -138,6 +138,7 @@ typedef struct OwnerScope
 extern bool topics_extension_exists(void);
 extern OwnerScope topics_extension_become_owner(void);
 extern void topics_extension_become_caller(OwnerScope scope);
+extern bool topics_extension_is_acting(void);
 extern void topics_extension_check_version(void);
 
 /* ---- statement.c ---- */
@@ -201,6 +202,35 @@ extern bool topics_catalog_is_admin(void);
 extern Oid	topics_domain_below(Oid domain, bool *not_null);
 extern void topics_domain_lock_topics(const AlterDomainStmt * stmt);
 
+/* ---- broken_topic.c ---- */
+
+#define ALL_TOPICS (-1)			/* in place of a topic's id */
+
+/* Something that a topic lacks. */
+typedef struct BrokenPart
+{
+	int64		topic_id;
+	Oid			view_relid;		/* or InvalidOid */
+	int32		partition;		/* or WHOLE_TOPIC */
+	char	   *problem;		/* a sentence */
+} BrokenPart;
+
+/* What there is of a topic. */
+typedef struct TopicParts
+{
+	int64		topic_id;
+	Oid			root_relid;		/* or InvalidOid */
+	Oid			view_relid;		/* likewise */
+	bool		has_row;
+	int32		partitions;		/* by its row, or its tables if they are more */
+} TopicParts;
+
+extern bool topics_broken_topic_find(int64 topic_id, Oid view_relid, TopicParts *parts);
+extern List *topics_broken_topic_list(int64 topic_id);
+extern void topics_broken_topic_report(const char *name, int64 topic_id);
+extern void topics_broken_topic_report_view(const char *name);
+extern void topics_broken_topic_check(const Partition *partition);
+
 /* ---- make_topic.c ---- */
 
 /* What a topic is to be, when it is made. */
@@ -219,6 +249,12 @@ extern void topics_make_topic_create(const NewTopic *topic);
 extern void topics_make_topic_create_internal(const char *name, int32 partitions);
 extern void topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to,
 												int64 segment_bytes);
+extern Oid	topics_make_topic_create_table(int64 topic_id, int32 partition);
+extern void topics_make_topic_attach_partition(int64 topic_id, int32 partition);
+extern Oid	topics_make_topic_create_view(int64 topic_id, const char *name);
+extern void topics_make_topic_create_triggers(const char *name);
+extern void topics_make_topic_insert_row(int64 topic_id, Oid view, const char *name,
+										 int32 partitions);
 
 /* ---- topic_changes.c ---- */
 
@@ -235,6 +271,25 @@ extern void topics_topic_changes_after_locks(void);
 
 /* ---- log_start.c ---- */
 
+
+/* What the catalogue knows of a partition's offsets: topic_log.partition. */
+typedef struct PartitionRow
+{
+	int64		log_start_offset;
+	int64		next_offset_floor;	/* next_offset never falls below */
+	int64		gaps_below;		/* below it records may be missing */
+} PartitionRow;
+
+/* An end of a log, to be stored as the floor of its next offset. */
+typedef struct LogFloor
+{
+	PartitionState *state;
+	TopicPartition id;
+	int64		floor;
+} LogFloor;
+
+extern bool topics_log_start_read_row(const TopicPartition *id, Snapshot snapshot,
+									  PartitionRow *row);
 extern bool topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
 								  int64 *log_start_offset, int64 *next_offset_floor);
 extern int64 topics_log_start_published(PartitionState *state);
@@ -244,6 +299,8 @@ extern int64 topics_log_start_move(PartitionState *state, int64 start);
 extern int64 topics_log_start_clean_offset(const TopicPartition *id);
 extern void topics_log_start_raise_clean_offset(const TopicPartition *id, int64 clean_offset);
 extern void topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor);
+extern void topics_log_start_allow_gaps(const TopicPartition *id, int64 gaps_below);
+extern int	topics_log_start_store_floors(LogFloor *floors, int count);
 extern bool topics_log_start_is_pending(void);
 extern void topics_log_start_at_end(bool commit);
 extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
@@ -327,6 +384,7 @@ extern int64 topics_log_next_offset_settled(const Partition *partition);
 extern void topics_log_flush(PartitionState *state);
 extern void topics_log_meet_writers(Relation partition_rel, Snapshot snapshot);
 extern void topics_log_forget_transaction(void);
+extern bool topics_log_is_complete(const Partition *partition);
 extern int64 topics_log_start(PartitionState *state);
 extern int	topics_log_range_detail(int64 start, int64 end);
 extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
@@ -394,6 +452,7 @@ extern void topics_log_index_validate_scan(Relation rel, Relation index, struct 
 /* ---- foreign_writer.c ---- */
 
 extern void topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots);
+extern void topics_foreign_writer_note(Oid partition_relid);
 extern bool topics_foreign_writer_wrote_to(Oid partition_relid);
 extern bool topics_foreign_writer_is_pending(void);
 extern void topics_foreign_writer_pre_commit(void);

@@ -29,6 +29,14 @@
  * before the row is changed, and no scan hides what begins at or above it.
  * Otherwise a scan costs nothing.
  *
+ * THE FLOOR.  The same row has next_offset_floor: the log has had all offsets
+ * below it.  What is lost is seen by it, whether a dump came without the
+ * records, or a table lost them (broken_topic.c).  The worker raises it, for
+ * many partitions at once, when their logs have grown, and the sealing of a
+ * segment does.  It follows topics_log_end, so it never tells of a record that
+ * can still be taken back; and the record's commit comes before the row's in
+ * WAL, so that no crash, standby or dump has the row without the record.
+ *
  * See docs/decisions/0007-retention.md.
  *
  *-------------------------------------------------------------------------
@@ -43,6 +51,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -71,7 +80,8 @@ enum
 	Anum_partition_partition,
 	Anum_partition_log_start_offset,
 	Anum_partition_next_offset_floor,
-	Anum_partition_clean_offset
+	Anum_partition_clean_offset,
+	Anum_partition_gaps_below
 };
 
 /*
@@ -123,6 +133,22 @@ topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
 
 	*log_start_offset = values[0];
 	*next_offset_floor = values[1];
+	return found;
+}
+
+/* The same, and below which offset records may be missing. */
+bool
+topics_log_start_read_row(const TopicPartition *id, Snapshot snapshot, PartitionRow *row)
+{
+	static const int columns[] = {
+		Anum_partition_log_start_offset, Anum_partition_next_offset_floor, Anum_partition_gaps_below
+	};
+	int64		values[lengthof(columns)];
+	bool		found = read_partition_row(id, snapshot, columns, values, lengthof(columns));
+
+	row->log_start_offset = values[0];
+	row->next_offset_floor = values[1];
+	row->gaps_below = values[2];
 	return found;
 }
 
@@ -255,6 +281,74 @@ void
 topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor)
 {
 	(void) raise_column(id, "next_offset_floor", next_offset_floor);
+}
+
+/* Note that records below an offset may be missing, and all offsets are used. */
+void
+topics_log_start_allow_gaps(const TopicPartition *id, int64 gaps_below)
+{
+	(void) raise_column(id, "gaps_below", gaps_below);
+	topics_log_start_raise_floor(id, gaps_below);
+}
+
+/*
+ * Store ends of logs as the floors of their next offsets, in the caller's
+ * transaction, by one statement.  A row that another transaction has locked, as
+ * delete_records() does, is left for the next time.  Return how many of the
+ * floors stand in the catalogue when the transaction commits; these come first
+ * in "floors" then.
+ */
+int
+topics_log_start_store_floors(LogFloor *floors, int count)
+{
+	static const char *const sql =
+		"WITH moved AS (SELECT number, p.topic_id, p.partition, floor FROM"
+		" ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))"
+		" WITH ORDINALITY m (topic_id, partition, floor, number)"
+		" JOIN topic_log.partition p ON p.topic_id OPERATOR(pg_catalog.=) m.topic_id"
+		" AND p.partition OPERATOR(pg_catalog.=) m.partition FOR NO KEY UPDATE OF p SKIP LOCKED),"
+		" raised AS (UPDATE topic_log.partition p SET next_offset_floor = floor FROM moved"
+		" WHERE p.topic_id OPERATOR(pg_catalog.=) moved.topic_id"
+		" AND p.partition OPERATOR(pg_catalog.=) moved.partition"
+		" AND next_offset_floor OPERATOR(pg_catalog.<) floor)"
+		" SELECT number FROM moved ORDER BY number";
+	static const Oid types[] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID};
+	Datum	   *topics = palloc(sizeof(Datum) * count);
+	Datum	   *partitions = palloc(sizeof(Datum) * count);
+	Datum	   *ends = palloc(sizeof(Datum) * count);
+	Datum		values[lengthof(types)];
+	OwnerScope	scope;
+	int			stored;
+
+	for (int i = 0; i < count; i++)
+	{
+		topics[i] = Int64GetDatum(floors[i].id.topic_id);
+		partitions[i] = Int32GetDatum(floors[i].id.partition);
+		ends[i] = Int64GetDatum(floors[i].floor);
+	}
+	values[0] = PointerGetDatum(construct_array(topics, count, INT8OID, sizeof(int64),
+												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[1] = PointerGetDatum(construct_array(partitions, count, INT4OID, sizeof(int32),
+												true, TYPALIGN_INT));
+	values[2] = PointerGetDatum(construct_array(ends, count, INT8OID, sizeof(int64),
+												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+
+	scope = topics_extension_become_owner();
+	SPI_connect();
+	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not store the ends of logs");
+	stored = (int) SPI_processed;
+	for (int i = 0; i < stored; i++)
+	{
+		bool		isnull;
+		int64		number = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+														 1, &isnull));
+
+		floors[i] = floors[number - 1];
+	}
+	SPI_finish();
+	topics_extension_become_caller(scope);
+	return stored;
 }
 
 /*

@@ -27,6 +27,7 @@
 #include "catalog/pg_namespace.h"
 #include "commands/sequence.h"
 #include "commands/tablecmds.h"
+#include "executor/spi.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -57,14 +58,40 @@ topics_make_topic_lock_name(const char *name)
 }
 
 /*
- * Make the tables of the partitions from .. to-1, with a first segment each.
- * Between topics_statement_begin and topics_statement_end.
+ * The functions that make a part of a topic are called between
+ * topics_statement_begin and topics_statement_end.
  */
+
+/* Attach the table of a partition. */
+void
+topics_make_topic_attach_partition(int64 topic_id, int32 partition)
+{
+	/* not PARTITION OF: that would lock out the topic's readers */
+	topics_statement_execute("ALTER TABLE topic_log.t" INT64_FORMAT " ATTACH PARTITION"
+							 " topic_log.t" INT64_FORMAT "_p%d FOR VALUES IN (%d)",
+							 topic_id, topic_id, partition, partition);
+}
+
+/* Make the table of a partition, without segments. */
+Oid
+topics_make_topic_create_table(int64 topic_id, int32 partition)
+{
+	char		name[NAMEDATALEN];
+	Oid			relid;
+
+	snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", topic_id, partition);
+	topics_statement_execute("CREATE TABLE topic_log.%s (LIKE topic_log.t" INT64_FORMAT ")"
+							 " PARTITION BY RANGE (\"offset\")", name, topic_id);
+	relid = get_relname_relid(name, get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+	topics_segment_protect_from_analyze(relid);
+	topics_make_topic_attach_partition(topic_id, partition);
+	return relid;
+}
+
+/* Make the tables of the partitions from .. to-1, with a first segment each. */
 void
 topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes)
 {
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
-
 	/* dropped again if this (sub)transaction fails */
 	topics_topic_changes_note(topic_id, from, to, true);
 	topics_partition_state_reserve(topic_id, from, to);
@@ -72,18 +99,9 @@ topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic_id};
 		Partition	created = {.number = partition};
-		char		name[NAMEDATALEN];
 
 		CHECK_FOR_INTERRUPTS();
-		snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", topic_id, partition);
-		topics_statement_execute("CREATE TABLE topic_log.%s (LIKE topic_log.t" INT64_FORMAT ")"
-								 " PARTITION BY RANGE (\"offset\")", name, topic_id);
-		created.relid = get_relname_relid(name, namespace);
-		topics_segment_protect_from_analyze(created.relid);
-		/* not PARTITION OF: that would lock out the topic's readers */
-		topics_statement_execute("ALTER TABLE topic_log.t" INT64_FORMAT
-								 " ATTACH PARTITION topic_log.%s FOR VALUES IN (%d)",
-								 topic_id, name, partition);
+		created.relid = topics_make_topic_create_table(topic_id, partition);
 		topics_statement_execute("INSERT INTO topic_log.partition (topic_id, partition)"
 								 " VALUES (" INT64_FORMAT ", %d)", topic_id, partition);
 		created.state = topics_partition_state_get(&id);
@@ -104,44 +122,122 @@ create_log_table(int64 topic_id, const char *key_type, const char *value_type)
 														  get_namespace_oid(TOPIC_LOG_SCHEMA, false)));
 }
 
-static Oid
-create_view(int64 topic_id, const char *name)
+/* Make the triggers of a topic's view, in the place of those that it has. */
+void
+topics_make_topic_create_triggers(const char *name)
 {
 	const char *view = quote_qualified_identifier(TOPIC_SCHEMA, name);
 
-	topics_statement_execute("CREATE VIEW %s AS SELECT partition, \"offset\", \"timestamp\", key, value, headers"
-							 " FROM topic_log.t" INT64_FORMAT, view, topic_id);
-	topics_statement_execute("CREATE TRIGGER produce INSTEAD OF INSERT ON %s"
+	topics_statement_execute("CREATE OR REPLACE TRIGGER produce INSTEAD OF INSERT ON %s"
 							 " FOR EACH ROW EXECUTE FUNCTION topics.insert_record()", view);
 
 	/*
 	 * the first also when no row matches; the second lets the first be fired
 	 */
-	topics_statement_execute("CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON %s"
+	topics_statement_execute("CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE ON %s"
 							 " FOR EACH STATEMENT EXECUTE FUNCTION topics.append_only()", view);
-	topics_statement_execute("CREATE TRIGGER append_only_row INSTEAD OF UPDATE OR DELETE ON %s"
+	topics_statement_execute("CREATE OR REPLACE TRIGGER append_only_row INSTEAD OF UPDATE OR DELETE ON %s"
 							 " FOR EACH ROW EXECUTE FUNCTION topics.append_only()", view);
+}
+
+/* Make a topic's view, and return its OID. */
+Oid
+topics_make_topic_create_view(int64 topic_id, const char *name)
+{
+	topics_statement_execute("CREATE VIEW %s AS SELECT partition, \"offset\", \"timestamp\", key, value, headers"
+							 " FROM topic_log.t" INT64_FORMAT,
+							 quote_qualified_identifier(TOPIC_SCHEMA, name), topic_id);
+	topics_make_topic_create_triggers(name);
 	return get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
 }
 
 static void
-insert_topic_row(int64 topic_id, Oid view, const NewTopic *topic)
+insert_topic_row(int64 topic_id, Oid view, int32 partitions, TopicSettingValues *settings)
 {
 	topics_topic_setting_execute(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
 										  " VALUES (" INT64_FORMAT ", %d, %u%s)",
-										  topics_topic_setting_columns(), topic_id,
-										  topic->partitions, view,
+										  topics_topic_setting_columns(), topic_id, partitions, view,
 										  topics_topic_setting_parameters()),
-								 topic->settings);
+								 settings);
 }
 
+/* The settings of pg_topics' own topics. */
+static TopicSettingValues *
+get_internal_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"retention_time", "-1 day"},
+		{"segment_bytes", CppAsString2(INTERNAL_SEGMENT_BYTES)},
+		{"max_message_bytes", "268435456"},
+		{"cleanup_policy", "compact"},
+		{"delete_retention_time", "10 minutes"},
+		{"notify", "false"}
+	};
+
+	return topics_topic_setting_from_text(settings, lengthof(settings));
+}
+
+/* Make the row of a topic that has lost it, with settings as for a new one. */
+void
+topics_make_topic_insert_row(int64 topic_id, Oid view, const char *name, int32 partitions)
+{
+	TopicSettingValues *settings = topics_catalog_is_internal(name) ? get_internal_settings() :
+		topics_topic_setting_from_text(NULL, 0);
+
+	topics_topic_setting_add_defaults(settings);
+	insert_topic_row(topic_id, view, partitions, settings);
+}
+
+/* Read a number by a query that has one. */
+static int64
+query_number(const char *sql)
+{
+	bool		isnull;
+
+	if (SPI_execute(sql, false, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* Return true if there is a table of this id, or a row of it or a higher one. */
+static bool
+is_id_used(int64 topic_id)
+{
+	const char *const sql = "SELECT count(*) FROM (SELECT FROM topic_log.topic WHERE topic_id >= " INT64_FORMAT
+		" UNION ALL SELECT FROM topic_log.partition WHERE topic_id >= " INT64_FORMAT
+		" UNION ALL SELECT FROM pg_class WHERE relname IN ('t" INT64_FORMAT "', 't" INT64_FORMAT "_p0')"
+		" AND relnamespace = 'topic_log'::regnamespace) used";
+
+	return query_number(psprintf(sql, topic_id, topic_id, topic_id, topic_id)) > 0;
+}
+
+/*
+ * Take the next id.  Where there is something of this id, or above, already, the
+ * sequence has not come along with the tables, as by logical replication: then
+ * it goes above all that there is.  The lock, not held to the end of the
+ * transaction, has one process do so at a time.
+ */
 static int64
 take_topic_id(void)
 {
 	Oid			sequence = get_relname_relid("topic_id_seq",
 											 get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+	int64		topic_id;
 
-	return nextval_internal(sequence, false);
+	LockRelationOid(sequence, ShareUpdateExclusiveLock);
+	topic_id = nextval_internal(sequence, false);
+	if (is_id_used(topic_id))
+	{
+		(void) query_number("SELECT setval('topic_log.topic_id_seq', GREATEST("
+							"(SELECT last_value FROM topic_log.topic_id_seq),"
+							" (SELECT max(topic_id) FROM topic_log.topic),"
+							" (SELECT max(topic_id) FROM topic_log.partition),"
+							" (SELECT max(substring(relname FROM '^t([0-9]{1,18})(_|$)')::int8) FROM pg_class"
+							" WHERE relnamespace = 'topic_log'::regnamespace)))");
+		topic_id = nextval_internal(sequence, false);
+	}
+	UnlockRelationOid(sequence, ShareUpdateExclusiveLock);
+	return topic_id;
 }
 
 /* Make a topic, whose name is locked and free. */
@@ -158,8 +254,8 @@ topics_make_topic_create(const NewTopic *topic)
 	create_log_table(topic_id, topic->key_type, topic->value_type);
 	topics_make_topic_create_partitions(topic_id, 0, topic->partitions,
 										topics_topic_setting_used(topic->settings).segment_bytes);
-	view = create_view(topic_id, topic->name);
-	insert_topic_row(topic_id, view, topic);
+	view = topics_make_topic_create_view(topic_id, topic->name);
+	insert_topic_row(topic_id, view, topic->partitions, topic->settings);
 	if (OidIsValid(topic->owner))
 	{
 		CommandCounterIncrement();
@@ -176,22 +272,16 @@ topics_make_topic_create(const NewTopic *topic)
 void
 topics_make_topic_create_internal(const char *name, int32 partitions)
 {
-	static const char *const settings[][2] = {
-		{"retention_time", "-1 day"},
-		{"segment_bytes", CppAsString2(INTERNAL_SEGMENT_BYTES)},
-		{"max_message_bytes", "268435456"},
-		{"cleanup_policy", "compact"},
-		{"delete_retention_time", "10 minutes"},
-		{"notify", "false"}
-	};
 	NewTopic	topic = {
 		.name = name,
 		.partitions = partitions,
 		.key_type = "pg_catalog.text",
 		.value_type = "pg_catalog.jsonb",
-		.settings = topics_topic_setting_from_text(settings, lengthof(settings))
+		.settings = get_internal_settings()
 	};
 
 	if (topics_make_topic_lock_name(name))
 		topics_make_topic_create(&topic);
+	else
+		topics_broken_topic_report_view(name);
 }

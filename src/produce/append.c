@@ -198,7 +198,10 @@ resolve_destination(Destination *dest)
 
 	if (topic == NULL || topic->topic_id != dest->id.topic_id ||
 		!topics_catalog_try_open_partition(partition, RowExclusiveLock))
+	{
+		topics_broken_topic_report(NameStr(dest->topic), dest->id.topic_id);
 		report_dropped_topic(dest);
+	}
 
 	if (topics_foreign_writer_wrote_to(partition->relid))
 		ereport(ERROR,
@@ -251,13 +254,8 @@ try_open_segment(Destination *dest, const Segment *segment)
 
 	open->segment = *segment;
 	open->rel = table_open(segment->relid, RowExclusiveLock);
-	if (!topics_log_am_is_log(open->rel))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("log table \"%s\" does not use the access method \"%s\"",
-						RelationGetRelationName(open->rel), TOPIC_LOG_AM),
-				 errdetail("It was restored or altered without it, and cannot keep records in order."),
-				 errhint("Restore the topic without --no-table-access-method.")));
+	if (!topics_log_am_is_log(open->rel) || !RelationIsPermanent(open->rel))
+		topics_broken_topic_report(NameStr(dest->topic), dest->id.topic_id);
 	if (topics_log_index_exists(open->rel) &&
 		topics_log_next_offset(&dest->partition) >= segment->end_offset)
 	{
@@ -331,25 +329,6 @@ wait_for_cut(Destination *dest)
 }
 
 /*
- * A partition whose row a restore has not brought yet takes no records: only
- * that row says which offsets were used.
- */
-static void
-require_known_end(Destination *dest)
-{
-	int64		log_start;
-	int64		floor;
-
-	if (pg_atomic_read_u64(&dest->partition.state->next_offset) == UNKNOWN_OFFSET &&
-		!topics_log_start_read(&dest->id, NULL, &log_start, &floor))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("partition %d of topic \"%s\" is not restored completely",
-						dest->partition.number, NameStr(dest->topic)),
-				 errdetail("The catalogue has no row for it.")));
-}
-
-/*
  * Open the segment that the records will go to, as far as can be known: one
  * for all, so that a plan which lacks the next one sees all or none of them;
  * or, if that is not to be had, several.
@@ -372,7 +351,7 @@ open_segments(Destination *dest)
 		pg_read_barrier();
 		topics_segment_learn(partition);
 		end = topics_log_next_offset(partition);
-		require_known_end(dest);
+		topics_broken_topic_check(partition);
 		dest->in_one_segment = topics_segment_fits(partition->rel, end, end + count - 1);
 		if (dest->in_one_segment ||
 			(attempt >= MAX_ATTEMPTS &&

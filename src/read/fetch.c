@@ -142,6 +142,7 @@ check_offset(const Fetch *fetch, int64 from, Snapshot snapshot)
 	int64		upto = topics_log_end(partition, snapshot);
 	int64		end = upto;
 
+	topics_broken_topic_check(partition);
 	if (from > end)
 		end = topics_log_next_offset(partition);
 	if (from > end)
@@ -154,15 +155,14 @@ check_offset(const Fetch *fetch, int64 from, Snapshot snapshot)
 
 /*
  * Return true if the log was compacted at this offset, maybe when the topic's
- * policy was another one.
+ * policy was another one, or repaired.
  */
 static bool
 may_have_gaps(PartitionState *state, int64 offset)
 {
-	int64		log_start;
-	int64		floor;
+	PartitionRow row;
 
-	return topics_log_start_read(&state->id, NULL, &log_start, &floor) && offset < floor;
+	return topics_log_start_read_row(&state->id, NULL, &row) && offset < row.gaps_below;
 }
 
 /*
@@ -182,7 +182,8 @@ check_next_offset(const Fetch *fetch, int64 found)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("offset " INT64_FORMAT " is missing in partition %d of topic \"%s\"",
 						fetch->next, fetch->partition.number, NameStr(fetch->topic)),
-				 errdetail("The next record has offset " INT64_FORMAT ".", found)));
+				 errdetail("The next record has offset " INT64_FORMAT ".", found),
+				 errhint("Call topics.repair_topic() to have it read on from there.")));
 	return true;
 }
 

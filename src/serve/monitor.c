@@ -34,6 +34,7 @@
 
 PG_FUNCTION_INFO_V1(topics_partition_status);
 PG_FUNCTION_INFO_V1(topics_segment_status);
+PG_FUNCTION_INFO_V1(topics_broken_status);
 PG_FUNCTION_INFO_V1(topics_may_read);
 PG_FUNCTION_INFO_V1(topics_worker_status);
 PG_FUNCTION_INFO_V1(topics_append_wait_status);
@@ -332,6 +333,68 @@ Datum
 topics_segment_status(PG_FUNCTION_ARGS)
 {
 	visit_partitions(fcinfo, put_segment_status);
+	return (Datum) 0;
+}
+
+/* ----------------------------------------------------------------
+ *		Topics that lack a part
+ * ----------------------------------------------------------------
+ */
+
+/* Columns of broken_status. */
+enum
+{
+	BROKEN_TOPIC,
+	BROKEN_TOPIC_ID,
+	BROKEN_PARTITION,
+	BROKEN_PROBLEM,
+	BROKEN_HINT,
+	BROKEN_COLUMNS
+};
+
+/* Return true if the current user may see what a topic lacks. */
+static bool
+may_see_broken(const BrokenPart *part)
+{
+	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+		(OidIsValid(part->view_relid) &&
+		 (object_ownercheck(RelationRelationId, part->view_relid, GetUserId()) ||
+		  pg_class_aclcheck(part->view_relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK));
+}
+
+/* broken_status(): the rows of the view topics.broken_topic */
+Datum
+topics_broken_status(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	ListCell   *lc;
+
+	topics_settings_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(lc, topics_broken_topic_list(ALL_TOPICS))
+	{
+		BrokenPart *part = lfirst(lc);
+		char	   *name = OidIsValid(part->view_relid) ? get_rel_name(part->view_relid) : NULL;
+		Datum		values[BROKEN_COLUMNS];
+		bool		nulls[BROKEN_COLUMNS] = {false};
+
+		if (!may_see_broken(part))
+			continue;
+		nulls[BROKEN_TOPIC] = name == NULL;
+		if (name)
+			values[BROKEN_TOPIC] = CStringGetTextDatum(name);
+		values[BROKEN_TOPIC_ID] = Int64GetDatum(part->topic_id);
+		nulls[BROKEN_PARTITION] = part->partition == WHOLE_TOPIC;
+		values[BROKEN_PARTITION] = Int32GetDatum(part->partition);
+		values[BROKEN_PROBLEM] = CStringGetTextDatum(part->problem);
+		values[BROKEN_HINT] =
+			CStringGetTextDatum(name ?
+								psprintf("topics.repair_topic(%s) puts it right, topics.drop_topic(%s) removes it.",
+										 quote_literal_cstr(name), quote_literal_cstr(name)) :
+								psprintf("topics.repair_topic(name, topic_id => " INT64_FORMAT ") gives it a view of that name.",
+										 part->topic_id));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
 	return (Datum) 0;
 }
 

@@ -379,6 +379,13 @@ follow_group_owners(void *arg)
 	topics_offset_log_follow_owners((MemoryContext) arg, commit_and_notify);
 }
 
+/* Work: store how far logs have come. */
+static void
+store_log_floors(void *arg)
+{
+	topics_maintain_store_floors(InvalidOid, commit_and_notify);
+}
+
 /*
  * Work: collect the partitions of a topic that have something to be done now,
  * or for which something has failed that is to be tried again now.
@@ -394,6 +401,8 @@ collect_due_of_topic(void *arg)
 	{
 		/* a DROP that has just committed holds its lock until all know of it */
 		LockRelationOid(round->view_relid, AccessShareLock);
+		if (get_rel_name(round->view_relid) != NULL)
+			topics_broken_topic_report_view(get_rel_name(round->view_relid));
 		if (get_rel_name(round->view_relid) != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -477,12 +486,13 @@ arrange_compaction(MemoryContext cxt)
 	}
 }
 
-/* One round over all that is due. */
+/* One round over all that is due; "full" if it is time for one over all. */
 static void
-run_round(void)
+run_round(bool full)
 {
 	const WorkPiece whole = WHOLE_ROUND;
 	const WorkPiece owners = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_OWNERS};
+	const WorkPiece floors = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_FLOORS};
 	const TimestampTz began = GetCurrentTimestamp();
 	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics worker",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -502,6 +512,8 @@ run_round(void)
 		pgstat_report_stat(false);
 	}
 	(void) topics_backoff_run(&owners, CONSUMER_OFFSETS_TOPIC, follow_group_owners, cxt);
+	if (full)
+		(void) topics_backoff_run(&floors, NULL, store_log_floors, NULL);
 	pgstat_report_stat(false);
 	if (looked && topics_backoff_left(&whole) < 0)
 	{
@@ -513,6 +525,16 @@ run_round(void)
 	MemoryContextDelete(cxt);
 }
 
+static long
+count_ms_since(instr_time then)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, then);
+	return (long) INSTR_TIME_GET_MILLISEC(now);
+}
+
 /*
  * Count the milliseconds until the next round over all partitions, or over what
  * has failed.
@@ -520,13 +542,9 @@ run_round(void)
 static long
 count_ms_to_round(instr_time last_round)
 {
-	instr_time	now;
-	long		left;
+	long		left = pg_topics_worker_interval - count_ms_since(last_round);
 	long		again = topics_backoff_next_round();
 
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, last_round);
-	left = pg_topics_worker_interval - (long) INSTR_TIME_GET_MILLISEC(now);
 	if (again >= 0)
 		left = Min(left, again);
 	return Max(left, 0);
@@ -558,6 +576,7 @@ topics_worker_main(Datum main_arg)
 {
 	Oid			database = DatumGetObjectId(main_arg);
 	instr_time	last_round;
+	instr_time	last_full;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, topics_background_end);
@@ -570,10 +589,15 @@ topics_worker_main(Datum main_arg)
 	topics_pace_limit(&pg_topics_compaction_rate);
 
 	topics_backoff_take_over(false);
+	INSTR_TIME_SET_CURRENT(last_full);
 	while (check_extension_exists())
 	{
+		bool		full = count_ms_since(last_full) >= pg_topics_worker_interval;
+
 		pgstat_report_activity(STATE_RUNNING, "maintaining topics");
-		run_round();
+		run_round(full);
+		if (full)
+			INSTR_TIME_SET_CURRENT(last_full);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		INSTR_TIME_SET_CURRENT(last_round);
 		do

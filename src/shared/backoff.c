@@ -91,6 +91,7 @@ static const char *const step_names[] = {
 	[STEP_DROP] = "drop",
 	[STEP_COMPACT] = "compact",
 	[STEP_OWNERS] = "owners",
+	[STEP_FLOORS] = "floors",
 	[STEP_NOTIFY] = "notify",
 };
 
@@ -213,6 +214,7 @@ get_first_step(WorkKind kind)
 	static const WorkStep steps[] = {
 		[WORK_MAINTAIN] = STEP_LOOK,
 		[WORK_OWNERS] = STEP_OWNERS,
+		[WORK_FLOORS] = STEP_FLOORS,
 		[WORK_NOTIFY] = STEP_NOTIFY,
 		[WORK_COMPACT] = STEP_COMPACT
 	};

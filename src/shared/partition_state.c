@@ -206,6 +206,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	state->leader_epoch = 0;
 
 	state->looked_at = false;
+	state->stored_floor = 0;
 	state->lowest_kept = 0;
 	state->droppable_bytes = UNKNOWN_BYTES;
 	state->compact_at = LOOK_NOW;

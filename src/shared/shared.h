@@ -169,6 +169,7 @@ typedef struct PartitionState
 	 */
 
 	bool		looked_at;		/* for what an earlier server left undone */
+	int64		stored_floor;	/* next_offset_floor in the catalogue, or less */
 	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
 								 * that is of this time; 0: look */
 	int64		droppable_bytes;	/* of sealed segments above the lowest */
@@ -224,6 +225,7 @@ typedef enum WorkKind
 {
 	WORK_MAINTAIN,				/* what maintain.c does */
 	WORK_OWNERS,				/* of groups, that were renamed */
+	WORK_FLOORS,				/* ends of logs, for the catalogue */
 	WORK_NOTIFY,
 	WORK_COMPACT,				/* what the compactor does (compactor.c) */
 	WORK_KINDS
@@ -239,6 +241,7 @@ typedef enum WorkStep
 	STEP_DROP,
 	STEP_COMPACT,
 	STEP_OWNERS,
+	STEP_FLOORS,
 	STEP_NOTIFY
 } WorkStep;
 

@@ -197,6 +197,7 @@ topics_create_topic(PG_FUNCTION_ARGS)
 
 	if (!topics_make_topic_lock_name(topic.name))
 	{
+		topics_broken_topic_report_view(topic.name);
 		report_existing_topic(topic.name,
 							  !PG_ARGISNULL(if_not_exists) && PG_GETARG_BOOL(if_not_exists));
 		PG_RETURN_VOID();
@@ -340,6 +341,79 @@ topics_rename_topic(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Drop a view that is a topic. */
+static void
+drop_view(Oid view_relid)
+{
+	ObjectAddress view = {RelationRelationId, view_relid, 0};
+
+	dropping_view = view_relid;
+	PG_TRY();
+	{
+		performDeletion(&view, DROP_RESTRICT, 0);
+	}
+	PG_FINALLY();
+	{
+		dropping_view = InvalidOid;
+	}
+	PG_END_TRY();
+}
+
+/* Drop all that there is of a topic, which is locked. */
+void
+topics_topic_drop_parts(const TopicParts *parts)
+{
+	ObjectAddress root = {RelationRelationId, parts->root_relid, 0};
+	StatementScope scope;
+
+	/* before the topic has gone: what is loaded then lacks its offsets */
+	topics_offset_log_prepare(false);
+	scope = topics_statement_begin();
+	if (OidIsValid(parts->view_relid))
+		drop_view(parts->view_relid);
+	if (OidIsValid(root.objectId))
+		performDeletion(&root, DROP_RESTRICT, 0);
+	topics_statement_execute("DELETE FROM topic_log.topic WHERE topic_id = " INT64_FORMAT,
+							 parts->topic_id);
+	if (parts->has_row)
+		topics_statement_require_change();
+	topics_statement_execute("DELETE FROM topic_log.partition WHERE topic_id = " INT64_FORMAT,
+							 parts->topic_id);
+	topics_statement_execute("DELETE FROM topic_log.segment WHERE topic_id = " INT64_FORMAT,
+							 parts->topic_id);
+	topics_topic_changes_note(parts->topic_id, 0, parts->partitions, false);
+	topics_consumer_offset_delete_topic(parts->topic_id);
+	TEST_POINT("topic-dropped");
+	topics_statement_end(scope);
+}
+
+/*
+ * Find and lock a topic by its view, whether it can be used or not.  Return
+ * false if there is nothing.  Who has made the view owns the topic, and a view
+ * without a row of the catalogue is an administrator's.
+ */
+static bool
+lock_topic_parts(const char *name, TopicParts *parts)
+{
+	for (;;)
+	{
+		Oid			view = get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
+
+		if (!OidIsValid(view) || !topics_broken_topic_find(ALL_TOPICS, view, parts))
+			return false;
+		if (!(parts->has_row && object_ownercheck(RelationRelationId, view, GetUserId())) &&
+			!topics_catalog_is_admin())
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("must be owner of topic \"%s\"", name)));
+		LockRelationOid(view, AccessExclusiveLock);
+		if (get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false)) == view &&
+			topics_broken_topic_find(parts->topic_id, view, parts))
+			return true;
+		UnlockRelationOid(view, AccessExclusiveLock);
+	}
+}
+
 /* Arguments of drop_topic. */
 enum
 {
@@ -354,48 +428,28 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	char	   *name = topics_argument_get_text(fcinfo, DROP_TOPIC, "topic");
 	bool		if_exists = !PG_ARGISNULL(DROP_IF_EXISTS) && PG_GETARG_BOOL(DROP_IF_EXISTS);
 	Topic	   *topic;
-	ObjectAddress view = {RelationRelationId, InvalidOid, 0};
-	ObjectAddress root = {RelationRelationId, InvalidOid, 0};
-	int64		topic_id;
-	int32		partitions;
-	StatementScope scope;
+	TopicParts	parts = {0};
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.drop_topic()");
-	/* before the topic has gone: what is loaded then lacks its offsets */
-	topics_offset_log_prepare(false);
+	topic = topics_catalog_lookup(name, true);
+	if (topic == NULL && lock_topic_parts(name, &parts))
+	{
+		topics_topic_drop_parts(&parts);
+		PG_RETURN_VOID();
+	}
 	topic = lock_own_topic(name, AccessExclusiveLock, if_exists);
 	if (topic == NULL)
 	{
 		ereport(NOTICE, (errmsg("topic \"%s\" does not exist, skipping", name)));
 		PG_RETURN_VOID();
 	}
-	topic_id = topic->topic_id;
-	partitions = topic->partitions;
-	view.objectId = topic->view_relid;
-	root.objectId = topic->root_relid;
-
-	scope = topics_statement_begin();
-	dropping_view = view.objectId;
-	PG_TRY();
-	{
-		performDeletion(&view, DROP_RESTRICT, 0);
-	}
-	PG_FINALLY();
-	{
-		dropping_view = InvalidOid;
-	}
-	PG_END_TRY();
-	performDeletion(&root, DROP_RESTRICT, 0);
-	topics_statement_execute("DELETE FROM topic_log.topic WHERE topic_id = " INT64_FORMAT, topic_id);
-	topics_statement_require_change();
-	topics_statement_execute("DELETE FROM topic_log.partition WHERE topic_id = " INT64_FORMAT, topic_id);
-	topics_statement_require_change();
-	topics_statement_execute("DELETE FROM topic_log.segment WHERE topic_id = " INT64_FORMAT, topic_id);
-	topics_topic_changes_note(topic_id, 0, partitions, false);
-	topics_consumer_offset_delete_topic(topic_id);
-	TEST_POINT("topic-dropped");
-	topics_statement_end(scope);
+	parts.topic_id = topic->topic_id;
+	parts.view_relid = topic->view_relid;
+	parts.root_relid = topic->root_relid;
+	parts.has_row = true;
+	parts.partitions = topic->partitions;
+	topics_topic_drop_parts(&parts);
 	PG_RETURN_VOID();
 }
 

@@ -310,8 +310,11 @@ is($target->safe_psql('heap', q{SELECT count(*) FROM topics.fetch('orders', 0, 0
 my ($state, $message) = sqlstate_of($target, 'heap', q{SELECT topics.produce('SELECT', '1')});
 is($state, '55000', 'heap: produce is refused');
 like($message, qr/access method "topic_log"/, 'heap: the error names the access method');
-like($message, qr/HINT:.*--no-table-access-method/, 'heap: and the cure');
+like($message, qr/HINT:.*repair_topic/, 'heap: and the cure');
 same_state($target, 'heap', $expected, 'heap: nothing was written');
+$target->safe_psql('heap',
+	q{SELECT topics.repair_topic(topic) FROM (SELECT DISTINCT topic FROM topics.broken_topic) b});
+check_copy($target, 'heap', 'heap, repaired');
 
 # The source was not touched by any of this
 same_state($source, 'postgres', $expected, 'the source is as it was');

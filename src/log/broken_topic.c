@@ -1,0 +1,398 @@
+/*-------------------------------------------------------------------------
+ *
+ * broken_topic.c
+ *		Topics that lack a part: found, and told of in one way.
+ *
+ * A topic is a view with triggers, tables, and rows of the catalogue
+ * (make_topic.c).  Together they come and go by our own commands, but a dump in
+ * part, a replica that is not complete, or a superuser can leave some without
+ * the others:
+ *
+ *		rows without a view or tables, tables and a view without rows,
+ *		a view without its triggers, partitions without a table or a row,
+ *		segments of another access method, or not logged,
+ *		a log without records that it has had.
+ *
+ * The last is seen by next_offset_floor (log_start.c), and by segments that do
+ * not begin or end as their bounds say.  A restore under way looks the same:
+ * so nothing is put right on its own, but by topics.repair_topic()
+ * (repair_topic.c), and until then the topic is not written to, nor read by
+ * offset.  Everything that meets such a topic raises the one error of
+ * topics_broken_topic_report; the view topics.broken_topic lists them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "base/base.h"
+#include "log/log.h"
+#include "pg_topics.h"
+
+/*
+ * All topics of which there is anything, or the one with id $1: its log table,
+ * its view, by its row or else by what the view reads, and its row.
+ */
+#define ANY_TOPIC \
+	"WITH root AS (SELECT substr(relname::text, 2)::int8 AS topic_id, oid FROM pg_class" \
+	" WHERE relnamespace = 'topic_log'::regnamespace AND relkind = 'p'" \
+	" AND relname ~ '^t[0-9]{1,18}$')," \
+	" shown AS (SELECT r.topic_id, min(v.oid) AS view FROM root r" \
+	" JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid" \
+	" AND d.classid = 'pg_rewrite'::regclass" \
+	" JOIN pg_rewrite w ON w.oid = d.objid" \
+	" JOIN pg_class v ON v.oid = w.ev_class AND v.relkind = 'v'" \
+	" AND v.relnamespace = 'topic'::regnamespace GROUP BY 1)," \
+	" topic AS (SELECT id.topic_id, r.oid AS root, t.topic_id IS NOT NULL AS has_row," \
+	" t.partitions, COALESCE(v.oid, s.view) AS view" \
+	" FROM (SELECT topic_id FROM root UNION SELECT topic_id FROM topic_log.topic" \
+	" UNION SELECT topic_id FROM topic_log.partition) id" \
+	" LEFT JOIN root r ON r.topic_id = id.topic_id" \
+	" LEFT JOIN topic_log.topic t ON t.topic_id = id.topic_id" \
+	" LEFT JOIN pg_class v ON v.oid = t.view AND v.relkind = 'v'" \
+	" AND v.relnamespace = 'topic'::regnamespace" \
+	" LEFT JOIN shown s ON s.topic_id = id.topic_id" \
+	" WHERE $1 IS NULL OR id.topic_id = $1)"
+
+/* What can be seen without a look into the logs. */
+static const char *const catalog_problems = ANY_TOPIC
+" SELECT topic_id, view, NULL::int4, problem FROM topic, LATERAL ("
+"SELECT 'The catalogue has no row for it.' WHERE NOT has_row"
+" UNION ALL SELECT 'It has no view.' WHERE view IS NULL"
+" UNION ALL SELECT 'It has no log table.' WHERE root IS NULL"
+" UNION ALL SELECT 'Its log table does not have the columns of a log table.'"
+" WHERE (SELECT relnatts FROM pg_class WHERE oid = root) <> " CppAsString2(Natts_log)
+" UNION ALL SELECT 'Its view lacks a trigger.'"
+" WHERE view IS NOT NULL AND (SELECT count(*) FROM pg_trigger WHERE tgrelid = view"
+" AND tgfoid IN ('topics.insert_record'::regproc, 'topics.append_only'::regproc)) < 3"
+") p (problem)"
+" UNION ALL SELECT topic_id, view, n, problem FROM topic"
+" CROSS JOIN generate_series(0, partitions - 1) n CROSS JOIN LATERAL ("
+"SELECT 'The partition has no log table.' WHERE root IS NOT NULL AND NOT EXISTS"
+" (SELECT FROM pg_class c JOIN pg_inherits ON inhrelid = c.oid"
+" WHERE relname = format('t%s_p%s', topic_id, n) AND inhparent = root)"
+" UNION ALL SELECT 'The catalogue has no row for the partition.' WHERE NOT EXISTS"
+" (SELECT FROM topic_log.partition p WHERE p.topic_id = topic.topic_id AND p.partition = n)"
+") p (problem)"
+" UNION ALL SELECT topic_id, view, substring(c.relname FROM '_p([0-9]+)_s')::int4,"
+" format(CASE relpersistence WHEN 'p' THEN"
+" 'Log table \"%s\" does not use the access method \"topic_log\".'"
+" ELSE 'Log table \"%s\" is not logged.' END, c.relname)"
+" FROM topic JOIN pg_inherits i ON i.inhparent = root JOIN pg_inherits j ON j.inhparent = i.inhrelid"
+" JOIN pg_class c ON c.oid = j.inhrelid"
+" WHERE relpersistence <> 'p' OR relam <> (SELECT oid FROM pg_am WHERE amname = 'topic_log')"
+" ORDER BY 1, 3 NULLS FIRST";
+
+/* ----------------------------------------------------------------
+ *		The catalogue
+ * ----------------------------------------------------------------
+ */
+
+/* Note a problem, in the memory context of the caller that collects. */
+static List *
+add_problem(List *problems, MemoryContext cxt, int64 topic_id, Oid view_relid, int32 partition,
+			const char *text)
+{
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	BrokenPart *part = palloc(sizeof(BrokenPart));
+
+	part->topic_id = topic_id;
+	part->view_relid = view_relid;
+	part->partition = partition;
+	part->problem = pstrdup(text);
+	problems = lappend(problems, part);
+	MemoryContextSwitchTo(old);
+	return problems;
+}
+
+/* Run a query whose $1 is a topic's id, or NULL: within a statement's scope. */
+static void
+query_topics(const char *sql, int64 topic_id)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(topic_id)};
+	char		nulls[] = {topic_id == ALL_TOPICS ? 'n' : ' '};
+
+	/* PostgreSQL thinks that there are millions of topics */
+	topics_settings_override("jit", "off");
+	if (SPI_execute_with_args(sql, lengthof(types), types, values, nulls, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for topics");
+}
+
+static int64
+get_result(uint64 row, int column, int64 missing)
+{
+	bool		isnull;
+	Datum		datum = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull);
+
+	if (isnull)
+		return missing;
+	switch (SPI_gettypeid(SPI_tuptable->tupdesc, column))
+	{
+		case INT8OID:
+			return DatumGetInt64(datum);
+		case INT4OID:
+			return DatumGetInt32(datum);
+		case BOOLOID:
+			return DatumGetBool(datum);
+		default:
+			return DatumGetObjectId(datum);
+	}
+}
+
+static List *
+collect_catalog_problems(int64 topic_id)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = topics_statement_begin();
+	List	   *result = NIL;
+
+	query_topics(catalog_problems, topic_id);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		result = add_problem(result, cxt, get_result(i, 1, 0), get_result(i, 2, InvalidOid),
+							 get_result(i, 3, WHOLE_TOPIC),
+							 SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 4));
+	topics_statement_end(scope);
+	return result;
+}
+
+/*
+ * Find what there is of a topic, by its id, or by its view's OID if topic_id is
+ * ALL_TOPICS.  Return false if there is nothing.
+ */
+bool
+topics_broken_topic_find(int64 topic_id, Oid view_relid, TopicParts *parts)
+{
+	StatementScope scope = topics_statement_begin();
+	bool		found = false;
+
+	query_topics(ANY_TOPIC " SELECT topic_id, root, view, partitions, has_row,"
+				 " (SELECT max(substring(relname FROM '_p([0-9]+)$')::int4) FROM pg_class"
+				 " WHERE relnamespace = 'topic_log'::regnamespace AND relkind = 'p'"
+				 " AND relname ~ ('^t' || topic_id || '_p[0-9]{1,9}$')) FROM topic", topic_id);
+	for (uint64 i = 0; i < SPI_processed && !found; i++)
+	{
+		parts->topic_id = get_result(i, 1, 0);
+		parts->root_relid = get_result(i, 2, InvalidOid);
+		parts->view_relid = get_result(i, 3, InvalidOid);
+		parts->has_row = get_result(i, 5, false);
+		parts->partitions = Max(get_result(i, 4, 1), get_result(i, 6, -1) + 1);
+		found = topic_id != ALL_TOPICS || parts->view_relid == view_relid;
+	}
+	topics_statement_end(scope);
+	return found;
+}
+
+/* ----------------------------------------------------------------
+ *		The logs
+ * ----------------------------------------------------------------
+ */
+
+/* Find the offset of the first record from "from" to "upto" - 1, or "upto". */
+static int64
+find_first_record(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot)
+{
+	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, snapshot, false);
+	TupleTableSlot *slot = topics_log_reader_next(reader);
+	int64		result = slot ? topics_log_get_offset(slot) : upto;
+
+	topics_log_reader_close(reader);
+	return result;
+}
+
+static char *
+describe_missing(int64 from, int64 upto)
+{
+	return psprintf("Records are missing from offset " INT64_FORMAT " to " INT64_FORMAT ".",
+					from, upto - 1);
+}
+
+/*
+ * Find records that the log must have, and has not, where that shows at the
+ * ends of segments.  Return what to say of it, or NULL.
+ */
+static char *
+describe_log(const Partition *partition)
+{
+	PartitionRow row;
+	int			count;
+	Segment    *segments;
+	Snapshot	snapshot;
+	char	   *result = NULL;
+	int64		next;
+	int64		end;
+
+	if (!topics_log_start_read_row(&partition->state->id, NULL, &row))
+		return NULL;			/* told of already */
+	/* in this order: the snapshot sees what is below the end */
+	end = topics_log_next_offset(partition);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	next = Max(row.log_start_offset, row.gaps_below);
+	segments = topics_segment_list(partition->rel, &count);
+	for (int i = 0; i < count && next < end && result == NULL; i++)
+	{
+		int64		upto = Min(segments[i].end_offset, end);
+		int64		found;
+
+		if (upto <= next)
+			continue;
+		found = find_first_record(partition->rel, next, end, snapshot);
+		if (found != next)
+			result = describe_missing(next, found);
+		else if (find_first_record(partition->rel, upto - 1, upto, snapshot) == upto)
+			result = psprintf("Records are missing before offset " INT64_FORMAT ".", upto);
+		next = upto;
+	}
+	if (result == NULL && next < end)
+		result = describe_missing(next, end);
+	UnregisterSnapshot(snapshot);
+	pfree(segments);
+	return result;
+}
+
+static List *
+collect_log_problems(List *problems, Topic *topic)
+{
+	for (int32 number = 0; number < topic->partitions; number++)
+	{
+		Partition	partition = {.topic = topic,.number = number};
+		char	   *problem;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
+			continue;
+		topics_segment_learn(&partition);
+		problem = describe_log(&partition);
+		topics_catalog_close_partition(&partition, AccessShareLock);
+		if (problem)
+			problems = add_problem(problems, CurrentMemoryContext, topic->topic_id,
+								   topic->view_relid, number, problem);
+	}
+	return problems;
+}
+
+/*
+ * The same, and an error, as of a file that is not there, is a problem of this
+ * topic and not one of all.
+ */
+static List *
+try_log_problems(List *problems, Topic *topic)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	List	   *volatile result = problems;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	PG_TRY();
+	{
+		result = collect_log_problems(problems, topic);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(cxt);
+		result = add_problem(problems, cxt, topic->topic_id, topic->view_relid, WHOLE_TOPIC,
+							 psprintf("It cannot be read: %s.", error->message));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+	return result;
+}
+
+/*
+ * List what topics lack, all of them or one: BrokenParts, in the current
+ * memory context.
+ */
+List *
+topics_broken_topic_list(int64 topic_id)
+{
+	List	   *result = collect_catalog_problems(topic_id);
+	ListCell   *lc;
+
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		if (topic && (topic_id == ALL_TOPICS || topic->topic_id == topic_id))
+			result = try_log_problems(result, topic);
+	}
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		The one error
+ * ----------------------------------------------------------------
+ */
+
+/* Raise it if a topic lacks anything. */
+void
+topics_broken_topic_report(const char *name, int64 topic_id)
+{
+	List	   *problems;
+	BrokenPart *part;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	problems = topics_broken_topic_list(topic_id);
+	PopActiveSnapshot();
+	if (problems == NIL)
+		return;
+	part = linitial(problems);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("topic \"%s\" is not complete", name),
+			 part->partition == WHOLE_TOPIC ? errdetail("%s", part->problem) :
+			 errdetail("Partition %d: %s", part->partition, part->problem),
+			 errhint("See topics.broken_topic, and call topics.repair_topic() or topics.drop_topic()."
+					 " While a dump is restored, wait for its end; restore its data with --disable-triggers.")));
+}
+
+/* The same by the topic's name, of which there may be no row. */
+void
+topics_broken_topic_report_view(const char *name)
+{
+	Oid			view_relid = get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
+	TopicParts	parts;
+	bool		found;
+
+	if (!OidIsValid(view_relid) || get_rel_relkind(view_relid) != RELKIND_VIEW)
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	found = topics_broken_topic_find(ALL_TOPICS, view_relid, &parts);
+	PopActiveSnapshot();
+	if (found)
+		topics_broken_topic_report(name, parts.topic_id);
+}
+
+/*
+ * Raise it if the end of a partition's log is not known, and cannot be.  The
+ * caller has the partition's table open.
+ */
+void
+topics_broken_topic_check(const Partition *partition)
+{
+	if (!topics_log_is_complete(partition))
+		topics_broken_topic_report(NameStr(partition->topic->name), partition->topic->topic_id);
+}
