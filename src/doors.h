@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * doors.h
- *		What the doors offer to each other; init.c registers the other two.
+ *		What the doors offer to each other; init.c registers the first two.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,5 +15,11 @@ extern void topics_transaction_init(void);
 /* ---- hooks.c ---- */
 
 extern void topics_hooks_init(void);
+extern bool topics_hooks_is_dropping_extension(void);
+
+/* ---- protect.c ---- */
+
+extern void topics_protect_from_drop(Oid relid);
+extern void topics_protect_check(Node *statement);
 
 #endif							/* PG_TOPICS_DOORS_H */

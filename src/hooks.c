@@ -15,7 +15,7 @@
  * fire; COPY FROM STDIN goes to copy.c, which does without them.  ALTER DOMAIN
  * locks the topics that it is about (domain.c).  Commands on databases need the
  * worker out of the way; CREATE EXTENSION has it started, and DROP EXTENSION
- * has it end.
+ * has it end.  What would break a topic is refused by protect.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -221,7 +221,10 @@ watch_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subi
 	if (access == OAT_POST_ALTER)
 		check_altered_view(objectid);
 	else if (access == OAT_DROP)
+	{
+		topics_protect_from_drop(objectid);
 		refuse_dropped_view(objectid);
+	}
 }
 
 /*
@@ -371,6 +374,7 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 	bool		was_dropping = dropping_extension;
 	bool		databases_change = OidIsValid(database) || IsA(statement, CreatedbStmt);
 
+	topics_protect_check(statement);
 	if (may_claim_database(database))
 		claim_database(database);
 	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
@@ -394,6 +398,13 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 
 	if (extension || databases_change)
 		launcher_wanted = true;
+}
+
+/* Return true if a command is under way that drops the extension. */
+bool
+topics_hooks_is_dropping_extension(void)
+{
+	return dropping_extension;
 }
 
 /*

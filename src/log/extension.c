@@ -88,6 +88,20 @@ topics_extension_become_caller(OwnerScope scope)
 	SetUserIdAndSecContext(scope.userid, scope.context);
 }
 
+/* Return true if the extension's owner acts, between the two calls above. */
+bool
+topics_extension_is_acting(void)
+{
+	Oid			owner;
+	char	   *version;
+	Oid			userid;
+	int			context;
+
+	GetUserIdAndSecContext(&userid, &context);
+	return (context & SECURITY_RESTRICTED_OPERATION) != 0 &&
+		read_extension_row(&owner, &version) && userid == owner;
+}
+
 /* Require SQL objects of the library's version. */
 void
 topics_extension_check_version(void)

@@ -1,0 +1,348 @@
+/*-------------------------------------------------------------------------
+ *
+ * protect.c
+ *		Commands that would break a topic are refused, to superusers, too.
+ *
+ * A topic's log tables belong to pg_topics, as catalogues do to PostgreSQL:
+ * what would lose records or have others in their place is refused to all, with
+ * the exceptions that PostgreSQL makes for its own, allow_system_table_mods and
+ * pg_upgrade.  Log tables are
+ *
+ *	not dropped			in any way but by topics.drop_topic(), by retention and
+ *						with the extension
+ *	not altered			but in what says how they are stored and replicated: see
+ *						is_harmless.  So not SET UNLOGGED, after which a crash
+ *						empties a log; not SET ACCESS METHOD, whose rows are in
+ *						no order; not DETACH, RENAME or SET SCHEMA, after which
+ *						records are not found
+ *	not indexed			from the partitioned tables: a segment gets its index
+ *						when it is full
+ *
+ * and a topic's view keeps its definition, its columns and its triggers
+ * (hooks.c has what concerns the view as a whole).
+ *
+ * Tables of which the catalogue knows nothing, which a dump in part can leave,
+ * may be altered and dropped.  That is also why a restore is not in the way of
+ * this: the catalogue's rows come after all tables were made.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "log/log.h"
+#include "doors.h"
+#include "pg_topics.h"
+
+/* ----------------------------------------------------------------
+ *		What is protected, and from whom
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if nothing is refused now. */
+static bool
+is_permitted(void)
+{
+	return IsBinaryUpgrade || allowSystemTableMods || topics_hooks_is_dropping_extension() ||
+		topics_extension_is_acting();
+}
+
+/* Return true if a table is a log table of a topic that the catalogue knows. */
+static bool
+is_log_table(Oid relid)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+	char	   *name;
+	TopicPartition id;
+	int64		sequence;
+
+	if (!OidIsValid(namespace) || get_rel_namespace(relid) != namespace ||
+		!OidIsValid(get_relname_relid("topic", namespace)))
+		return false;
+	name = get_rel_name(relid);
+	return name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence) &&
+		OidIsValid(topics_catalog_view_of(id.topic_id));
+}
+
+/* Return true if a relation is the view of a topic. */
+static bool
+is_topic_view(Oid relid)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, true);
+
+	return OidIsValid(namespace) && get_rel_namespace(relid) == namespace &&
+		get_rel_relkind(relid) == RELKIND_VIEW && topics_catalog_get(relid, true) != NULL;
+}
+
+static Oid
+look_up(const RangeVar *relation)
+{
+	return relation ? RangeVarGetRelid(relation, NoLock, true) : InvalidOid;
+}
+
+static void
+refuse_change(Oid relid, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 is_topic_view(relid) ?
+			 errmsg("cannot %s of topic \"%s\"", what, get_rel_name(relid)) :
+			 errmsg("cannot %s of log table \"%s\"", what, get_rel_name(relid)),
+			 errdetail("Records could be lost, or not be found."),
+			 errhint("Use the functions of schema \"%s\".", TOPICS_SCHEMA)));
+}
+
+/* ----------------------------------------------------------------
+ *		Drops, of whatever command
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * A relation is dropped.  (A column goes with its type as well, but then the
+ * topic's view goes, too, which hooks.c refuses.)
+ */
+void
+topics_protect_from_drop(Oid relid)
+{
+	if (get_rel_relkind(relid) == RELKIND_INDEX || is_permitted() || !is_log_table(relid))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot drop table %s because it is a log table of a topic",
+					quote_qualified_identifier(TOPIC_LOG_SCHEMA, get_rel_name(relid))),
+			 errhint("Use topics.drop_topic() to drop the topic and its log.")));
+}
+
+/* ----------------------------------------------------------------
+ *		Commands
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Return true if a command on a table says only how it is stored, replicated or
+ * owned.  Triggers of log tables do not fire, but pg_restore switches those of
+ * all tables off and on.
+ */
+static bool
+is_harmless(AlterTableType subtype)
+{
+	switch (subtype)
+	{
+		case AT_SetStatistics:
+		case AT_SetOptions:
+		case AT_ResetOptions:
+		case AT_SetStorage:
+		case AT_SetCompression:
+		case AT_SetTableSpace:
+		case AT_SetRelOptions:
+		case AT_ResetRelOptions:
+		case AT_ReplicaIdentity:
+		case AT_DropCluster:
+		case AT_ChangeOwner:
+		case AT_SetLogged:
+		case AT_EnableTrigAll:
+		case AT_DisableTrigAll:
+		case AT_EnableTrigUser:
+		case AT_DisableTrigUser:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* What a command does to a table, as an error says it. */
+static const char *
+describe_command(AlterTableType subtype)
+{
+	switch (subtype)
+	{
+		case AT_SetUnLogged:
+			return "stop the logging";
+		case AT_SetAccessMethod:
+			return "change the access method";
+		case AT_DetachPartition:
+		case AT_DetachPartitionFinalize:
+			return "detach a partition";
+		case AT_AttachPartition:
+			return "attach a partition";
+		default:
+			return "change the definition";
+	}
+}
+
+static void
+check_alter_table(const AlterTableStmt *statement)
+{
+	Oid			relid = look_up(statement->relation);
+	ListCell   *lc;
+
+	if (!OidIsValid(relid) || !is_log_table(relid))
+		return;
+	foreach(lc, statement->cmds)
+	{
+		AlterTableType subtype = ((AlterTableCmd *) lfirst(lc))->subtype;
+
+		if (!is_harmless(subtype))
+			refuse_change(relid, describe_command(subtype));
+	}
+}
+
+static void
+check_rename(const RenameStmt *statement)
+{
+	Oid			relid;
+
+	if (statement->renameType == OBJECT_SCHEMA)
+	{
+		if (topics_extension_exists() &&
+			(strcmp(statement->subname, TOPIC_SCHEMA) == 0 ||
+			 strcmp(statement->subname, TOPICS_SCHEMA) == 0 ||
+			 strcmp(statement->subname, TOPIC_LOG_SCHEMA) == 0))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot rename schema \"%s\"", statement->subname),
+					 errdetail("It is pg_topics', which looks for it by this name.")));
+		return;
+	}
+	relid = look_up(statement->relation);
+	if (!OidIsValid(relid))
+		return;
+	if ((statement->renameType == OBJECT_COLUMN && is_topic_view(relid)) ||
+		(statement->renameType != OBJECT_TRIGGER && statement->renameType != OBJECT_INDEX &&
+		 get_rel_relkind(relid) != RELKIND_INDEX && is_log_table(relid)))
+		refuse_change(relid, statement->renameType == OBJECT_COLUMN ? "rename a column" :
+					  "change the name");
+}
+
+/* Return true if a trigger of a relation calls one of our functions. */
+static bool
+is_own_trigger(Oid relid, const char *name)
+{
+	Oid			trigger_oid = get_trigger_oid(relid, name, true);
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			function = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger_oid));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		function = ((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return OidIsValid(function) &&
+		get_func_namespace(function) == get_namespace_oid(TOPICS_SCHEMA, true);
+}
+
+/* DROP TRIGGER name ON view */
+static void
+check_drop_trigger(const DropStmt *statement)
+{
+	ListCell   *lc;
+
+	foreach(lc, statement->objects)
+	{
+		List	   *object = castNode(List, lfirst(lc));
+		List	   *name = list_truncate(list_copy(object), list_length(object) - 1);
+		Oid			relid = look_up(makeRangeVarFromNameList(name));
+
+		if (OidIsValid(relid) && is_topic_view(relid) && is_own_trigger(relid, strVal(llast(object))))
+			refuse_change(relid, "drop a trigger");
+	}
+}
+
+/* CREATE TABLE .. PARTITION OF or INHERITS (a log table) */
+static void
+check_create_table(const CreateStmt *statement)
+{
+	ListCell   *lc;
+
+	foreach(lc, statement->inhRelations)
+	{
+		Oid			relid = look_up(lfirst_node(RangeVar, lc));
+
+		if (OidIsValid(relid) && is_log_table(relid))
+			refuse_change(relid, "make a partition");
+	}
+}
+
+static void
+check_index(const IndexStmt *statement)
+{
+	Oid			relid = look_up(statement->relation);
+
+	if (OidIsValid(relid) && get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE &&
+		is_log_table(relid))
+		refuse_change(relid, "index all segments");
+}
+
+/* Check a command before it is run. */
+void
+topics_protect_check(Node *statement)
+{
+	Oid			relid = InvalidOid;
+
+	switch (nodeTag(statement))
+	{
+		case T_AlterTableStmt:
+		case T_RenameStmt:
+		case T_AlterObjectSchemaStmt:
+		case T_DropStmt:
+		case T_CreateStmt:
+		case T_IndexStmt:
+		case T_ViewStmt:
+		case T_RuleStmt:
+			break;
+		default:
+			return;
+	}
+	if (is_permitted())
+		return;
+	if (IsA(statement, AlterTableStmt))
+		check_alter_table((AlterTableStmt *) statement);
+	else if (IsA(statement, RenameStmt))
+		check_rename((RenameStmt *) statement);
+	else if (IsA(statement, AlterObjectSchemaStmt))
+	{
+		relid = look_up(((AlterObjectSchemaStmt *) statement)->relation);
+		if (OidIsValid(relid) && is_log_table(relid))
+			refuse_change(relid, "change the schema");
+	}
+	else if (IsA(statement, DropStmt))
+	{
+		if (((DropStmt *) statement)->removeType == OBJECT_TRIGGER)
+			check_drop_trigger((DropStmt *) statement);
+	}
+	else if (IsA(statement, CreateStmt))
+		check_create_table((CreateStmt *) statement);
+	else if (IsA(statement, IndexStmt))
+		check_index((IndexStmt *) statement);
+	else if (IsA(statement, ViewStmt))
+	{
+		relid = ((ViewStmt *) statement)->replace ? look_up(((ViewStmt *) statement)->view) : InvalidOid;
+		if (OidIsValid(relid) && is_topic_view(relid))
+			refuse_change(relid, "replace the view");
+	}
+	else
+	{
+		relid = look_up(((RuleStmt *) statement)->relation);
+		if (OidIsValid(relid) && (is_topic_view(relid) || is_log_table(relid)))
+			refuse_change(relid, "change the rules");
+	}
+}
