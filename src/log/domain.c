@@ -75,7 +75,7 @@ column_is_of_domain(const TopicColumn *column, Oid domain)
 
 /* Return true if a command reads the values of a domain, and refuses some. */
 static bool
-command_reads_values(const AlterDomainStmt * stmt)
+command_reads_values(const AlterDomainStmt *stmt)
 {
 	switch ((char) stmt->subtype)
 	{
@@ -91,7 +91,7 @@ command_reads_values(const AlterDomainStmt * stmt)
 
 /* Find the domain that a command may alter, or InvalidOid. */
 static Oid
-find_domain(const AlterDomainStmt * stmt)
+find_domain(const AlterDomainStmt *stmt)
 {
 	Oid			domain = LookupTypeNameOid(NULL, makeTypeNameFromNameList(stmt->typeName), true);
 
@@ -148,7 +148,7 @@ lock_partitions(Topic *topic)
  * about, until the transaction ends.
  */
 void
-topics_domain_lock_topics(const AlterDomainStmt * stmt)
+topics_domain_lock_topics(const AlterDomainStmt *stmt)
 {
 	Oid			domain;
 	List	   *topics;

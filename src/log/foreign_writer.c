@@ -57,7 +57,8 @@ static List *partitions = NIL;
 static PartitionState **states = NULL;
 static PartitionState **topic_states = NULL;	/* of their partitions 0 */
 static int	nstates = 0;
-static int	nannounced = 0;		/* of these, that others know to be in a commit */
+static int	nannounced = 0;		/* of these, that others know to be in a
+								 * commit */
 
 /* ----------------------------------------------------------------
  *		While the transaction runs

@@ -200,7 +200,7 @@ extern bool topics_catalog_is_admin(void);
 /* ---- domain.c ---- */
 
 extern Oid	topics_domain_below(Oid domain, bool *not_null);
-extern void topics_domain_lock_topics(const AlterDomainStmt * stmt);
+extern void topics_domain_lock_topics(const AlterDomainStmt *stmt);
 
 /* ---- broken_topic.c ---- */
 

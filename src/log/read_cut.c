@@ -57,8 +57,8 @@
 
 typedef struct ReadCut
 {
-	uint64		mark;			/* the open one when it was made; NO_CUT; or 0:
-								 * not made */
+	uint64		mark;			/* the open one when it was made; NO_CUT; or
+								 * 0: not made */
 	int			count;
 	int			room;
 	PartitionLimit *limits;		/* by address of the state */
@@ -379,7 +379,7 @@ start_statement(QueryDesc *query, int eflags)
 
 	if (unlikely(topics_high_watermark_applies()) && query->snapshot &&
 		!IsolationUsesXactSnapshot() && !RecoveryInProgress() &&
-		/* otherwise it runs in the statement that has called it */
+	/* otherwise it runs in the statement that has called it */
 		find_statement(query->snapshot) == NULL)
 		statement = add_statement(query->snapshot, true);
 	if (previous_executor_start)

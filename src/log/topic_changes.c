@@ -38,7 +38,6 @@ typedef struct TopicNote
 	SubTransactionId subxid;
 } TopicNote;
 
-#define ALL_TOPICS INT64CONST(0)	/* no topic has this id */
 
 static List *notes = NIL;		/* in TopTransactionContext */
 

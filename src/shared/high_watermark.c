@@ -80,8 +80,8 @@
 typedef struct HighWatermark
 {
 	bool		applies;		/* readers stop at the newest confirmed mark */
-	XLogRecPtr	started_at;		/* all from before the server's start is below;
-								 * invalid: nobody has asked */
+	XLogRecPtr	started_at;		/* all from before the server's start is
+								 * below; invalid: nobody has asked */
 	XLogRecPtr	granted;		/* what is below counts as confirmed */
 
 	uint64		confirmed;		/* the newest mark known to be confirmed */

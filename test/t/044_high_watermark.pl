@@ -266,7 +266,8 @@ $node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "''");
 $node->reload;
 ok( poll_until(
 		sub {
-			$observer->value(q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o
+			$observer->value(
+				q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o
 				WHERE partition = 0}) eq '208';
 		}),
 	'the setting goes');
@@ -281,19 +282,19 @@ $node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "'standby'");
 $node->stop('immediate');
 $node->start;
 ($reader, $producer, $consumer, $observer) = map { Session->new($node) } 1 .. 4;
-my $known = $reader->value(
-	q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o WHERE partition = 0});
+my $known =
+  $reader->value(q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o WHERE partition = 0});
 all_say(0, $known, 'after a crash all agree on what is known to be confirmed');
 cmp_ok($known, '<=', 208, '... which is no more than there is');
-shows(
-	q{SET synchronous_commit = local; CALL topics.send('t', 'after', partition => 0)},
+shows(q{SET synchronous_commit = local; CALL topics.send('t', 'after', partition => 0)},
 	"SET\n0|208", '... and producers go on', $producer);
 all_say(0, $known, '... unseen');
 $node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "''");
 $node->reload;
 ok( poll_until(
 		sub {
-			$observer->value(q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o
+			$observer->value(
+				q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o
 				WHERE partition = 0}) eq '209';
 		}),
 	'without the setting all can be read');
