@@ -38,7 +38,6 @@ typedef struct TopicNote
 	SubTransactionId subxid;
 } TopicNote;
 
-
 static List *notes = NIL;		/* in TopTransactionContext */
 
 /* Topics with more partitions, from before the commit to the end of locks. */
