@@ -207,13 +207,13 @@ class Round:
             nemesis.heal()
             time.sleep(1)  # clients come back, and work for a moment without faults
         context.stop.set()
-        self._join(server)
+        self._join(server, context.history)
         for thread in [*self.clients, nemesis]:
             if thread.failure:
                 raise thread.failure
         return nemesis
 
-    def _join(self, server):
+    def _join(self, server, history):
         """Waits for clients; ends the sessions of those that do not come back."""
         def all_ended(patience):
             deadline = time.monotonic() + patience
@@ -229,7 +229,9 @@ class Round:
             server.send(pid, signal.SIGTERM)
         if all_ended(5):
             return
+        history.event("restart", at="begin", promotion=False)
         server.kill_all()
+        history.event("restart", at="end")
         server.ensure_up()
         if not all_ended(20):
             raise ServerFailure("clients do not end")

@@ -96,6 +96,9 @@ class Run:
                     self.records[topic, id].places.append(Place(topic, partition, offset))
         for op in self.produced:
             self._tell(op)
+        restarts = [event for event in events if event["type"] == "restart"]
+        self.restarts = [(begin["t"], end["t"], begin["promotion"]) for begin, end in zip(restarts[::2], restarts[1::2])]
+        self.hidden = list(self._windows_of_restarts()) if self.standby else []  # (begin, end)
         self.reads = [op for op in self.operations if op.f == "read" and op.outcome == "ok"]
         self.snapshots = [op for op in self.operations if op.f == "snapshot" and op.outcome == "ok"]
         self.has_log = bool(self.log)
@@ -107,6 +110,20 @@ class Run:
         """
         mode = op.get("synchronous", "on")
         return op.outcome == "ok" and (mode in ("on", "remote_apply") or not self.standby and (mode == "local" or not self.faults))
+
+    def _windows_of_restarts(self):
+        """From a restart until the standby has confirmed a commit that began after it, and so all that was before."""
+        commits = sorted((op.start, op.end) for op in self.produced
+                         if self.is_acknowledged(op) and any(record.alive for record in op.records))
+        for begin, killed, _ in self.restarts:
+            yield begin, min((end for start, end in commits if start > killed), default=float("inf"))
+
+    def may_hide(self, op):
+        """Readers may see less than others have seen before: it is confirmed, and the server does not know any more."""
+        return op.get("isolation") != "SERIALIZABLE" and any(begin <= op.start < end for begin, end in self.hidden)
+
+    def is_promoted_between(self, begin, end):
+        return any(promotion and begin <= time <= end for time, _, promotion in self.restarts)
 
     def of(self, what):
         return [event for event in self.final if event["what"] == what]
@@ -356,7 +373,7 @@ def unseen(run):
             rows[number] = (row[0], highest[1], highest[2])
     positions = collections.defaultdict(int)
     for op in sorted(run.reads, key=lambda op: op.start):
-        if not op.get("complete") or op.get("standby"):
+        if not op.get("complete") or op.get("standby") or run.may_hide(op):
             continue
         rows = known[op["topic"], op["partition"]]
         key = op["topic"], op["partition"]
@@ -455,7 +472,7 @@ def early_read(run):
         if op.f == "read" and op["how"] == "fetch" and op["records"]:
             key = op.client, op["topic"], op["partition"]
             fetched[key] = max((op["records"][-1][0], op), fetched.get(key, (-1, op)), key=lambda pair: pair[0])
-        if op.f == "ends":
+        if op.f == "ends" and not run.may_hide(op):
             for partition, end in op["ends"]:
                 offset, source = fetched.get((op.client, op["topic"], partition), (-1, None))
                 if end <= offset:
@@ -553,8 +570,9 @@ def committed_offset(run):
                           f" {group_partition[1]}, which ends at {end}")
     for start, places, look in looks:
         for key in known if look else places:
-            highest = max(((offset, number) for number, (end, offset, _) in enumerate(known[key]) if end < start),
-                          default=None)
+            # what a view shows need not be confirmed, and a promotion may take it back
+            highest = max(((offset, number) for number, (end, offset, op) in enumerate(known[key]) if end < start
+                           and not (op.f == "committed" and run.is_promoted_between(op.start, start))), default=None)
             if highest and places.get(key, 0) < highest[0]:
                 source = known[key][highest[1]][2]
                 yield Finding("committed_offset", f"group {key[0]} stood at {highest[0]} in partition {key[1]},"

@@ -3,12 +3,27 @@
 import collections
 import graphlib
 
+import visibility
 import workload
 from checks import Finding, check
 
 # wait_offset() that came back this much earlier than it may has found what it waited for, in microseconds
 EARLY = 4500000
 NEAR = 30  # records before and behind a log end, whose transactions may have met the one that saw it
+
+
+def ends_of(op, look):
+    """
+    A look of a "compare".  Who found nothing from its start on saw an end there or below: it is taken for the lowest
+    that others saw.
+    """
+    starts = dict(op.get("starts", ()))
+    lowest = {}
+    for way, partition, end in look:
+        if way not in visibility.FROM_START:
+            lowest[partition] = min(end, lowest.get(partition, end))
+    return [[way, partition, min(end, lowest.get(partition, end))
+             if way in visibility.FROM_START and end == starts.get(partition) else end] for way, partition, end in look]
 
 
 def ends_told(run):
@@ -19,7 +34,7 @@ def ends_told(run):
                 yield op, op["topic"], partition, end
         elif op.f == "compare":
             for look in op.get("looks", ()):
-                for _, partition, end in look:
+                for _, partition, end in ends_of(op, look):
                     if partition is not None:
                         yield op, op["topic"], partition, end
         elif op.get("seen"):
@@ -75,7 +90,8 @@ def stale_end(run):
     for op, topic, partition, end in ends_told(run):
         if op.outcome == "ok":
             known[topic, partition].append((op.end, end, op))
-            if op.f != "wait_offset" and not op.get("notified") and not op.get("standby"):  # they may come late
+            late = op.f == "wait_offset" or op.get("notified") or op.get("standby")
+            if not late and not run.may_hide(op):
                 asked.append((op, (topic, partition), end))
     positions, highest = collections.defaultdict(int), {}
     for rows in known.values():
@@ -96,10 +112,11 @@ def disagreement(run):
     for op in run.operations:
         if op.f != "compare" or op.outcome != "ok":
             continue
-        for look in op["looks"]:
+        looks = [ends_of(op, look) for look in op["looks"]]
+        for look in looks:
             yield from _judge(run, op, look)
-        first = {(way, partition): end for way, partition, end in op["looks"][0]}
-        for look in op["looks"][1:]:
+        first = {(way, partition): end for way, partition, end in looks[0]}
+        for look in looks[1:]:
             for way, partition, end in look:
                 if first.get((way, partition), end) != end:
                     yield Finding("disagreement", f"{op.client} saw {first[way, partition]} and then {end} in one"

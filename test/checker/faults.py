@@ -5,6 +5,7 @@ heal() was called, the server is on its way to work as before, and nothing is
 stopped, full or late any more.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -94,6 +95,13 @@ class Faults(threading.Thread):
             return self.random.choice(at_work)
         return self.random.choice(list(backends)) if backends else None
 
+    @contextlib.contextmanager
+    def restarting(self, promotion=False):
+        """Inside, all sessions end; what the server knew in memory nobody knows after it."""
+        self.history.event("restart", at="begin", promotion=promotion)
+        yield
+        self.history.event("restart", at="end")
+
     def signal(self, pid, number):
         return {"pid": pid, "sent": bool(pid) and self.server.send(pid, number)}
 
@@ -103,15 +111,17 @@ class Faults(threading.Thread):
 
     def kill_backend(self):
         """kill -9 of a session: the postmaster ends all others, and recovers."""
-        details = self.signal(self.victim(), signal.SIGKILL)
-        time.sleep(0.2)
+        with self.restarting():
+            details = self.signal(self.victim(), signal.SIGKILL)
+            time.sleep(0.2)
         self.server.ensure_up()
         return details
 
     def kill_worker(self):
         workers = self.server.workers()
-        details = self.signal(self.random.choice(workers) if workers else None, signal.SIGKILL)
-        time.sleep(0.2)
+        with self.restarting():
+            details = self.signal(self.random.choice(workers) if workers else None, signal.SIGKILL)
+            time.sleep(0.2)
         self.server.ensure_up()
         return details
 
@@ -121,18 +131,21 @@ class Faults(threading.Thread):
 
     def kill_server(self):
         """kill -9 of all processes: WAL that was not written is gone."""
-        self.server.kill_all()
+        with self.restarting():
+            self.server.kill_all()
         self.server.ensure_up()
 
     def kill_in_recovery(self):
-        self.server.kill_all()
-        self.server.start(wait=False)
-        time.sleep(self.random.uniform(0, 0.3))
-        self.server.kill_all()
+        with self.restarting():
+            self.server.kill_all()
+            self.server.start(wait=False)
+            time.sleep(self.random.uniform(0, 0.3))
+            self.server.kill_all()
         self.server.ensure_up()
 
     def immediate_shutdown(self):
-        self.server.stop("immediate")
+        with self.restarting():
+            self.server.stop("immediate")
         self.server.ensure_up()
 
     def cancel(self):

@@ -68,7 +68,8 @@ class PairFaults(faults.Faults):
         way = self.random.choice(self.ways)
         self.leave(way)
         self.sleep(0.3, 1.5)
-        self.server.primary.kill_all()
+        with self.restarting():
+            self.server.primary.kill_all()
         self.server.primary.ensure_up()
         self.sleep(0.5, 2)
         self.let_run()
@@ -109,7 +110,8 @@ class PairFaults(faults.Faults):
         way = self.random.choice(self.ways)
         self.leave(way)
         self.sleep(0.3, 1.5)
-        self.server.primary.kill_all()
+        with self.restarting():
+            self.server.primary.kill_all()
         self.server.primary.ensure_up()
         self.sleep(0.5, 2)
         return {"way": way, **self.replace_primary()}
@@ -120,7 +122,8 @@ class PairFaults(faults.Faults):
         moment.  Then what was the primary is its standby.
         """
         pair = self.server
-        self.server.primary.kill_all()
+        with self.restarting(promotion=True):
+            pair.primary.kill_all()
         self.let_run()
         started = time.monotonic()
         pair.promote()

@@ -10,6 +10,8 @@ can be compared.
   {"t":…, "type":"fail", "op":7, …}    it was certainly not done
   {"t":…, "type":"info", "op":7, …}    nobody knows: the answer did not come
   {"t":…, "type":"fault", "f":"kill_server", "at":"begin"|"end", …}
+  {"t":…, "type":"restart", "at":"begin"|"end", …}
+      the server is killed, and will come back, or its standby be promoted
   {"t":…, "type":"settings", …}        first line: seed and options
   {"t":…, "type":"final", …}           last lines: what was found at the end
 """

@@ -77,6 +77,10 @@ class Story:
         for at in ("begin", "end"):
             self.events.append({"t": self.tick(), "type": "fault", "f": kind, "at": at})
 
+    def restart(self, promotion=False):
+        self.events.append({"t": self.tick(), "type": "restart", "at": "begin", "promotion": promotion})
+        self.events.append({"t": self.tick(), "type": "restart", "at": "end"})
+
     def final(self, what, **details):
         self.events.append({"t": self.tick(), "type": "final", "what": what, **details})
 
@@ -374,6 +378,32 @@ class CheckTest(unittest.TestCase):
     def test_committed_offset_lost_at_the_end(self):
         self.story.committed(("workers", 0, 1))
         self.story.groups([["workers", 0, 0]], [])
+        self.assert_finds("committed_offset")
+
+    def test_committed_offset_that_a_promotion_takes_back(self):
+        self.story.committed(("workers", 0, 2))
+        self.story.restart(promotion=True)
+        self.story.committed(("workers", 0, 1))
+        self.story.groups([["workers", 0, 1]], [])
+        self.assert_finds()
+
+    def test_committed_offset_that_a_restart_takes_back(self):
+        self.story.committed(("workers", 0, 2))
+        self.story.restart()
+        self.story.committed(("workers", 0, 1))
+        self.assert_finds("committed_offset")
+
+    def test_acknowledged_offset_that_a_promotion_takes_back(self):
+        self.story.produce("a", at=0)
+        self.story.consume(0, (0, "a"))
+        self.story.restart(promotion=True)
+        self.story.committed(("workers", 0, 0))
+        self.assert_finds("committed_offset")
+
+    def test_committed_offset_that_goes_back_after_a_promotion(self):
+        self.story.restart(promotion=True)
+        self.story.committed(("workers", 0, 2))
+        self.story.committed(("workers", 0, 1))
         self.assert_finds("committed_offset")
 
     def test_committed_beyond_the_end(self):

@@ -21,9 +21,9 @@ class VisibilityTest(unittest.TestCase):
         op = self.story.invoke("ends", client, topic=topic, **details)
         self.story.complete(op, "ok", ends=[[partition, end] for partition, end in enumerate(ends)])
 
-    def compare(self, *looks, topic="paired", isolation=None, **details):
+    def compare(self, *looks, topic="paired", isolation=None, starts=(), **details):
         """Looks are dictionaries: "way" or "way partition", and the end."""
-        op = self.story.invoke("compare", "comparer-1", topic=topic, isolation=isolation)
+        op = self.story.invoke("compare", "comparer-1", topic=topic, isolation=isolation, starts=starts)
         self.story.complete(op, "ok", looks=[
             [[name.split()[0], int(name.split()[1]) if " " in name else None, end] for name, end in look.items()]
             for look in looks], **details)
@@ -89,6 +89,68 @@ class VisibilityTest(unittest.TestCase):
         self.assert_finds()
 
     # ------------------------------------------------------------------
+    # After a restart, until a standby confirms
+    # ------------------------------------------------------------------
+
+    def test_hidden_after_a_restart(self):
+        self.with_standby()
+        self.story.produce("a", at=0)
+        self.story.read(0, (0, "a"))
+        self.ends(1)
+        self.story.restart()
+        self.story.read(0)
+        self.story.read(1)
+        self.ends(0)
+        self.story.produce("b", at=1, synchronous="off")  # nobody has confirmed
+        self.ends(0)
+        self.story.log("a", "b")
+        self.assert_finds()
+
+    def test_hidden_without_a_standby(self):
+        self.story.produce("a", at=0)
+        self.story.restart()
+        self.story.read(0)
+        self.ends(0)
+        self.assert_finds("unseen", "stale_end")
+
+    def test_hidden_after_it_is_confirmed(self):
+        self.with_standby()
+        self.story.produce("a", at=0)
+        self.story.read(0, (0, "a"))
+        self.story.restart(promotion=True)
+        self.story.produce("other", at=0, topic="second")
+        self.story.read(0)
+        self.ends(0)
+        self.assert_finds("unseen", "stale_end", "early_read")
+
+    def test_confirmed_by_the_old_primary(self):
+        self.with_standby()
+        self.story.produce("a", at=0)
+        op = self.story.invoke("produce", "producer-1", records=[["second", 0, "b", True]])
+        self.story.restart(promotion=True)
+        self.story.complete(op, "ok", commit_at=self.story.time)  # in time
+        self.ends(0)
+        self.assert_finds()
+
+    def test_hidden_from_a_serializable_transaction(self):
+        self.with_standby()
+        self.ends(1)
+        self.story.restart()
+        self.compare({"list_offsets 0": 0}, topic="main", isolation="REPEATABLE READ")
+        self.assert_finds()
+        self.compare({"list_offsets 0": 0}, topic="main", isolation="SERIALIZABLE")
+        self.assert_finds("stale_end")
+
+    def test_lost_although_it_was_hidden(self):
+        self.with_standby()
+        self.story.produce("a", at=0)
+        self.ends(1)
+        self.story.restart(promotion=True)
+        self.ends(0)
+        self.story.log()
+        self.assert_finds("lost", "taken_back")
+
+    # ------------------------------------------------------------------
     # Log ends
     # ------------------------------------------------------------------
 
@@ -148,6 +210,16 @@ class VisibilityTest(unittest.TestCase):
         self.compare(look, look, isolation="REPEATABLE READ")
         self.compare({"view 0": 2, "lag 0": 2, "view 1": 3, "lag 1": 3}, topic="main")
         self.assert_finds()
+
+    def test_look_from_above_the_end(self):
+        starts = [[0, 5]]
+        self.compare({"view 0": 5, "count 0": 5, "fetch 0": 5, "lag 0": 3, "list_offsets 0": 3}, topic="main", starts=starts)
+        self.compare({"view 0": 5, "lag 0": 5}, topic="main", starts=starts)
+        self.assert_finds()
+
+    def test_look_from_above_the_end_that_disagrees(self):
+        self.compare({"view 0": 5, "fetch 0": 6, "lag 0": 3}, topic="main", starts=[[0, 5]])
+        self.assert_finds("disagreement")
 
     def test_records_and_their_rows(self):
         self.story.produce("a", topic="paired")

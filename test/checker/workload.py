@@ -701,7 +701,7 @@ class PartitionReader(Client):
             answer["complete"] = how == "scan" or len(rows) < limit  # up to the end
             if isolation:
                 self.query("COMMIT")
-        answer = self.perform("read", body, topic=self.topic, partition=partition, how=how,
+        answer = self.perform("read", body, topic=self.topic, partition=partition, how=how, isolation=isolation,
                               **{"from": start, "limit": limit})
         return answer and answer["records"]
 
