@@ -123,7 +123,7 @@ class Run:
         return op.get("isolation") != "SERIALIZABLE" and any(begin <= op.start < end for begin, end in self.hidden)
 
     def is_promoted_between(self, begin, end):
-        return any(promotion and begin <= time <= end for time, _, promotion in self.restarts)
+        return any(promotion and begin <= killed and time <= end for time, killed, promotion in self.restarts)
 
     def of(self, what):
         return [event for event in self.final if event["what"] == what]
@@ -653,7 +653,7 @@ def overslept(run):
 def allowed_errors(run, op):
     allowed = {"40001"} if op.get("isolation") or op.f in ("read", "snapshot", "consume", "copy") else set()
     if op.get("standby"):
-        allowed |= {"40001", "40P01"}  # conflicts with what is replayed
+        allowed |= {"40001", "40P01", "TP001"}  # conflicts with what is replayed; what it has still to replay
     if any(topic == workload.SIDE for topic, *_ in op.get("records", ()) if op.f == "produce"):
         allowed |= {"42704", "55000", "42P01"}
     if op.get("cancel_after"):

@@ -387,6 +387,14 @@ class CheckTest(unittest.TestCase):
         self.story.groups([["workers", 0, 1]], [])
         self.assert_finds()
 
+    def test_committed_offset_seen_while_a_primary_ends(self):
+        self.story.restart(promotion=True)
+        killed = self.story.events.pop()
+        self.story.committed(("workers", 0, 2))
+        self.story.events.append({**killed, "t": self.story.tick()})
+        self.story.committed(("workers", 0, 1))
+        self.assert_finds()
+
     def test_committed_offset_that_a_restart_takes_back(self):
         self.story.committed(("workers", 0, 2))
         self.story.restart()

@@ -141,6 +141,14 @@ class VisibilityTest(unittest.TestCase):
         self.compare({"list_offsets 0": 0}, topic="main", isolation="SERIALIZABLE")
         self.assert_finds("stale_end")
 
+    def test_row_that_recovery_has_found(self):
+        self.with_standby()
+        self.story.restart()
+        self.compare({"book": 1}, book=["a"])
+        self.story.restart(promotion=True)
+        self.story.final("book", ids=[])
+        self.assert_finds()
+
     def test_lost_although_it_was_hidden(self):
         self.with_standby()
         self.story.produce("a", at=0)
