@@ -380,6 +380,10 @@ def main(arguments):
         missing.update(not_there)
     for kind, why in missing.items():
         print(f"fault {kind} is left out: {why}", flush=True)
+    if options.keep:
+        os.makedirs(options.keep, exist_ok=True)  # or fail now, not when there is something to keep
+    if options.report:
+        write_report(options.report, summarize(options, [], missing))
     until = time.monotonic() + options.hours * 3600 if options.hours else None
     rounds = []
     while time.monotonic() < until if until else len(rounds) < options.rounds:
