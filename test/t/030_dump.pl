@@ -14,7 +14,7 @@ use Test::More;
 use Topics;
 use TopicState;
 
-my $source = topics_node('source', conf => "pg_topics.worker_interval = '1h'\n");
+my $source = topics_node('source', points => 1, conf => "pg_topics.worker_interval = '1h'\n");
 my $dumps = PostgreSQL::Test::Utils::tempdir;
 
 # ----------------------------------------------------------------------

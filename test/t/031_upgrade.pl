@@ -14,7 +14,7 @@ use Test::More;
 use Topics;
 use TopicState;
 
-my $old = topics_node('old', conf => "pg_topics.worker_interval = '1h'\n");
+my $old = topics_node('old', points => 1, conf => "pg_topics.worker_interval = '1h'\n");
 $old->safe_psql(
 	'postgres', q{
 	CREATE ROLE alice; CREATE ROLE reader;

@@ -16,6 +16,7 @@ use TopicState;
 
 my $publisher = topics_node(
 	'publisher',
+	points => 1,
 	init => { allows_streaming => 'logical' },
 	conf => "pg_topics.worker_interval = '1h'\n");
 my $plain = PostgreSQL::Test::Cluster->new('plain');
@@ -56,6 +57,10 @@ sub produce_some
 	$slow->query_safe(
 		"BEGIN; SELECT topics.produce('log', '$name slow ' || i, partition => i % 2) FROM generate_series(1, 5) i"
 	);
+	produce_and_abort(
+		$publisher, 'postgres',
+		q{SELECT topics.produce('log', 'gone', partition => i % 2) FROM generate_series(1, 50) i},
+		"$name: rows of an aborted transaction");
 	for my $writer (1 .. 3)
 	{
 		my $script = join "\n", map {
@@ -69,10 +74,6 @@ sub produce_some
 			'<', \$script, '>', \$writer{out}, '2>', \$writer{err});
 		push @writers, \%writer;
 	}
-	produce_and_abort(
-		$publisher, 'postgres',
-		q{SELECT topics.produce('log', 'gone', partition => i % 2) FROM generate_series(1, 50) i},
-		"$name: rows of an aborted transaction");
 	$publisher->safe_psql('postgres', q{CALL topics.roll_segment('log')});
 	for my $writer (@writers)
 	{

@@ -25,7 +25,7 @@ my $rounds = 5;
 srand($seed);
 note "seed $seed, $queries queries";
 
-my $node = topics_node('scan', conf => "autovacuum = off\nfsync = off\n");
+my $node = topics_node('scan', points => 1, conf => "autovacuum = off\nfsync = off\n");
 
 sub pick { return $_[ int(rand(@_)) ]; }
 

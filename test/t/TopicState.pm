@@ -9,6 +9,8 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Session;
+use Topics;
 
 our @EXPORT =
   qw(topic_state records_of same_state check_files leaves_of produce_and_abort sqlstate_of kill_and_start compact_by_hand);
@@ -135,20 +137,16 @@ sub check_files
 }
 
 # Runs statements in a transaction that fails at its commit, after pg_topics
-# has appended: ON COMMIT DELETE ROWS of a table that another one refers to is
-# found wrong only then.  So it leaves dead rows in the log.
+# has appended.  So it leaves dead rows in the log.  The server has test points.
 sub produce_and_abort
 {
 	my ($node, $database, $statements, $test_name) = @_;
-	my ($result, $stdout, $stderr) = $node->psql(
-		$database, qq{
-		BEGIN;
-		CREATE TEMPORARY TABLE referenced (id integer PRIMARY KEY) ON COMMIT DELETE ROWS;
-		CREATE TEMPORARY TABLE referring (id integer REFERENCES referenced);
-		$statements;
-		COMMIT;});
+	my $session = Session->new($node, database => $database);
 
-	return like($stderr, qr/unsupported ON COMMIT and foreign key combination/, $test_name);
+	stop_at($node, 'append-done');
+	$session->send("BEGIN; $statements; COMMIT");
+	fail_at($node, 'append-done', wait_until_at($node, 'append-done'));
+	return like($session->receive->{message}, qr/made to fail at test point/, $test_name);
 }
 
 # kill -9 of the postmaster, and a new start as soon as what is left of the old
