@@ -17,7 +17,9 @@ use TopicState;
 # A small buffer pool, so that a log is worth a synchronized scan (more than a
 # quarter of it).  No worker: what happens to segments is said below.
 my $node = topics_node(
-	'main', points => 1, conf => q{
+	'main',
+	points => 1,
+	conf => q{
 	shared_buffers = '1MB'
 	autovacuum = off
 	pg_topics.worker_interval = '1h'

@@ -98,8 +98,10 @@ sub set_standby
 	$node->reload;
 	return poll_until(
 		sub {
-			my ($offset) = $producer->query(q{CALL topics.send('u', 'try')})->{rows}[0] =~ /\|(\d+)/;
-			$observer->value(q{SELECT o.offset FROM topics.list_offsets('u', 'latest') o}) <= $offset;
+			my ($offset) =
+			  $producer->query(q{CALL topics.send('u', 'try')})->{rows}[0] =~ /\|(\d+)/;
+			$observer->value(q{SELECT o.offset FROM topics.list_offsets('u', 'latest') o}) <=
+			  $offset;
 		}) || die 'the setting does not act';
 }
 
@@ -184,7 +186,8 @@ for my $session (@failed)
 my @segments = split /\n/, $observer->value(
 	q{SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'topic_log.t1_p1'::regclass
 	ORDER BY inhrelid});
-shows(qq{SELECT count(*) FROM $segments[0] WHERE ctid = ANY (ARRAY(
+shows(
+	qq{SELECT count(*) FROM $segments[0] WHERE ctid = ANY (ARRAY(
 		SELECT format('(0,%s)', g)::tid FROM generate_series(1, 20) g))},
 	'3', 'a TID scan hides, too');
 shows("COPY (SELECT \"offset\" FROM $segments[0]) TO STDOUT", "0\n1\n2", '... and COPY');
@@ -277,7 +280,7 @@ is_deeply(
 	[ 'BEGIN', '114', 'COMMIT' ],
 	'... and the one that waited what its snapshot sees');
 is(($consumer->receive(60) // {})->{sqlstate}, '', 'a wait ends');
-like(($old->receive(60) // {})->{rows}[0], qr/^[56]$/, '... and a fetch gets the records');
+like(($old->receive(60)    // {})->{rows}[0], qr/^[56]$/, '... and a fetch gets the records');
 all_say(0, 107, 'all is read');
 all_say(1, 9, 'all is read');
 shows($parallel, '116', '... with parallel workers, too');
