@@ -57,6 +57,10 @@ PROFILES = {
                (Admin, 1, {"think": 0.1, "works": {"vacuum": 1}})],
     # who waits for records that come now and then
     "waiters": [(Producer, 2, {"think": 0.4, "side": 0, "topics": ("main",)}), (Waiter, 2, {})],
+    # who is told of records that nobody has flushed, and nobody reads
+    "told": [(Producer, 3, {"modes": {"off": 1}, "think": 0.02, "sleep": 0, "side": 0, "topics": ("main",),
+                            "only_partitions": (0,), "kinds": {"single": 1}}),
+             (Waiter, 1, {"reads": False, "think": 0}), (Listener, 1, {})],
     # members of a group close to each other
     "consumers": [(Producer, 3, {"think": 0.01, "sleep": 0, "side": 0, "topics": ("main",)}),
                   (Worker, 6, {"think": 0.002, "notify": 0.5, "sleep": 0.3, "limit": 10}),
