@@ -108,7 +108,11 @@ is_log_end_reached(void *arg)
 	if (end < wait->wanted)
 		return false;
 	if (topics_read_cut_limit(wait->partition.state, NULL) >= wait->wanted)
+	{
+		/* nobody is told of a record that a crash can take back */
+		topics_log_flush(wait->partition.state);
 		return true;
+	}
 	topics_wakeup_want_confirmation();
 	return false;
 }

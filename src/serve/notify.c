@@ -159,6 +159,8 @@ find_log_end(Topic *topic, const Moved *moved)
 		next = topics_log_next_offset(&partition);
 		topics_catalog_close_partition(&partition, AccessShareLock);
 	}
+	/* nobody is told of a record that a crash can take back */
+	topics_log_flush(state);
 	end = Min(next, topics_read_cut_limit(state, NULL));
 	if (end < next)
 	{
