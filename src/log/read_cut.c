@@ -40,7 +40,6 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "storage/latch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -50,7 +49,6 @@
 #include "shared/shared.h"
 #include "log/log.h"
 
-#define POLL_MS 10				/* until a producer has published */
 #define NO_CUT PG_UINT64_MAX	/* of ReadCut.mark: nothing is hidden */
 #define OURS_AND_EXECUTORS 2	/* registrations of a snapshot */
 #define SPARE_LIMITS 16			/* that are entered while a cut is made */
@@ -256,6 +254,8 @@ awaits_publication(const ReadCut *cut, Snapshot snapshot)
 static void
 wait_for_snapshot(Snapshot snapshot)
 {
+	int			polls = 0;
+
 	for (;;)
 	{
 		ReadCut		cut;
@@ -266,10 +266,7 @@ wait_for_snapshot(Snapshot snapshot)
 		pfree(cut.limits);
 		if (!awaits)
 			break;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS,
-						 topics_wait_event_get(WAIT_HIGH_WATERMARK));
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		topics_high_watermark_nap(&polls);
 	}
 	waited_for = topics_high_watermark_wait_for_all();
 }

@@ -494,6 +494,17 @@ topics_high_watermark_count_listed(void)
 	return ((volatile HighWatermark *) shared)->nlisted;
 }
 
+/* Sleep until the next look, the longer the more there were; can be cancelled. */
+void
+topics_high_watermark_nap(int *polls)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 Min(MIN_POLL_MS + (*polls)++, MAX_POLL_MS),
+					 topics_wait_event_get(WAIT_HIGH_WATERMARK));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
 /*
  * Wait until all that is published now is confirmed, and return its mark.  The
  * wait can be cancelled.  It ends, too, when there are no synchronous standbys
@@ -510,12 +521,6 @@ topics_high_watermark_wait_for_all(void)
 	mark = shared->open_commits > 0 ? shared->open : shared->open - 1;
 	LWLockRelease(lock);
 	while (topics_high_watermark_applies() && !is_mark_confirmed(mark, &position))
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(MIN_POLL_MS + polls++, MAX_POLL_MS),
-						 topics_wait_event_get(WAIT_HIGH_WATERMARK));
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
+		topics_high_watermark_nap(&polls);
 	return mark;
 }

@@ -377,6 +377,7 @@ extern int64 topics_high_watermark_get(PartitionState *state);
 extern int	topics_high_watermark_count_listed(void);
 extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *count,
 									  uint64 *mark);
+extern void topics_high_watermark_nap(int *polls);
 extern uint64 topics_high_watermark_wait_for_all(void);
 
 /* ---- append_wait.c ---- */
