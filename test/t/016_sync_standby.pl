@@ -45,17 +45,7 @@ ok( $node->poll_query_until(
 # A session that waits for the standby in its commit.
 sub waiting
 {
-	my ($sql) = @_;
-	my $session = Session->new($node);
-
-	$session->send($sql);
-	poll_until(
-		sub {
-			$observer->value(
-				"SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $session->{pid}")
-			  eq 't';
-		}) or die "does not wait for the standby: $sql";
-	return $session;
+	return Session->waiting_for_standby($node, $observer, @_);
 }
 
 # ----------------------------------------------------------------------

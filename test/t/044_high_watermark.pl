@@ -51,17 +51,7 @@ sub shows
 # A session that waits for the standby in its commit.
 sub waiting
 {
-	my ($sql) = @_;
-	my $session = Session->new($node);
-
-	$session->send($sql);
-	poll_until(
-		sub {
-			$observer->value(
-				"SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $session->{pid}")
-			  eq 't';
-		}) or die "does not wait for the standby: $sql";
-	return $session;
+	return Session->waiting_for_standby($node, $observer, @_);
 }
 
 # All that tells how far a partition of t is to be read, in one statement.

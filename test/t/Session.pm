@@ -49,6 +49,23 @@ sub new
 	return $self->{pid} ? $self : undef;
 }
 
+# A session in whose commit, at the end of the SQL, the server waits for a
+# synchronous standby, as "observer" sees.
+sub waiting_for_standby
+{
+	my ($class, $node, $observer, $sql) = @_;
+	my $self = $class->new($node);
+
+	$self->send($sql);
+	poll_until(
+		sub {
+			$observer->value(
+				"SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $self->{pid}") eq
+			  't';
+		}) or die "does not wait for the standby: $sql";
+	return $self;
+}
+
 sub DESTROY
 {
 	my ($self) = @_;
