@@ -37,8 +37,8 @@
  * Our callbacks run last if pg_topics was loaded first (callbacks run newest
  * first), so that the locks are not held over another library's work.
  *
- * With the locks held, PostgreSQL still does its own work between 1 and 2.  What
- * it would wait for is done in step 1, before the append locks are taken
+ * With the locks held, PostgreSQL still does its own work between 1 and 2.
+ * What it would wait for is done in step 1, before the append locks are taken
  * (early_work.c).  The rest obeys a cancel, for append locks do not hold
  * interrupts off (append_lock.c).
  *

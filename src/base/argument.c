@@ -25,7 +25,9 @@ topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name)
 				 errmsg("%s must not be null", name)));
 }
 
-/* Return a text argument, palloc'd; raise 22004, naming "name", if it is NULL. */
+/*
+ * Return a text argument, palloc'd; raise 22004, naming "name", if it is NULL.
+ */
 char *
 topics_argument_get_text(FunctionCallInfo fcinfo, int argument, const char *name)
 {

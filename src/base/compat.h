@@ -273,8 +273,8 @@ topics_finish_heap_swap(Oid old_relid, Oid new_relid, TransactionId frozen_xid,
 }
 
 /*
- * sync_standbys_defined became bits, in minor releases too: 2258e76f90bf.  Until
- * the checkpointer has set them, the setting says.
+ * sync_standbys_defined became bits, in minor releases too: 2258e76f90bf.
+ * Until the checkpointer has set them, the setting says.
  */
 #define topics_sync_standbys_set() \
 	(SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0')

@@ -15,8 +15,8 @@
  * So before ALTER DOMAIN begins, the views and the partitions' tables of the
  * topics are locked SHARE, until the transaction ends.  The view keeps INSERT
  * and COPY out; a partition's table keeps out commits, and attaching of
- * segments.  Partitions' tables are locked by topic and number, as a commit does
- * (append.c), so the two do not meet in a deadlock.
+ * segments.  Partitions' tables are locked by topic and number, as a commit
+ * does (append.c), so the two do not meet in a deadlock.
  *
  * The head of recheck.c says what that is for.
  *

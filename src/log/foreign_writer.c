@@ -15,7 +15,7 @@
  * topics.broken_topic (broken_topic.c).
  *
  * When it commits, the partition's next_offset becomes unknown, and is looked
- * up in the log anew (log.c, foreign_writes).
+ * up in the log anew (log_end.c, foreign_writes).
  *
  * After the commit record nothing here raises: what it needs is found in
  * topics_foreign_writer_pre_commit.
@@ -221,8 +221,9 @@ topics_foreign_writer_pre_commit(void)
 
 /*
  * After the commit record, whose end is "lsn": make the log end unknown, so
- * that it is looked up anew; log.c says why this order is right.  With "marks"
- * the caller has begun a publication (high_watermark.c).  Raises nothing.
+ * that it is looked up anew; log_end.c says why this order is right.  With
+ * "marks" the caller has begun a publication (high_watermark.c).  Raises
+ * nothing.
  */
 void
 topics_foreign_writer_publish(XLogRecPtr lsn, bool marks)

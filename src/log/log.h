@@ -292,7 +292,7 @@ extern bool topics_log_start_read_row(const TopicPartition *id, Snapshot snapsho
 									  PartitionRow *row);
 extern bool topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
 								  int64 *log_start_offset, int64 *next_offset_floor);
-extern int64 topics_log_start_published(PartitionState *state);
+extern int64 topics_log_start(PartitionState *state);
 extern int64 topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
 									   int64 base_offset, Snapshot snapshot);
 extern int64 topics_log_start_move(PartitionState *state, int64 start);
@@ -360,6 +360,35 @@ extern void topics_seal_segment(Oid segment_relid);
 
 typedef struct LogReader LogReader;
 
+extern int	topics_log_range_detail(int64 start, int64 end);
+extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
+										   int64 start, int64 end, const char *hint);
+extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
+							  HeapTupleData *tuples, int ntuples, int64 first_offset,
+							  TimestampTz append_time, CommandId cid, BlockNumber last_block);
+extern void topics_log_scan_blocks(Relation rel, Snapshot snapshot, TableScanDesc *scan,
+								   BlockNumber low, BlockNumber high);
+extern BlockNumber topics_log_seek(Relation rel, const Segment *segment, int64 target,
+								   int *probes);
+extern BlockNumber topics_log_seek_end(Relation rel, const Segment *segment, int64 target,
+									   int *probes);
+extern void topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block);
+extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
+										 int64 upto, Snapshot snapshot, bool keep_locks);
+extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
+extern void topics_log_reader_close(LogReader *reader);
+
+/* Get the offset of a row of a log table, where it is never NULL. */
+static inline int64
+topics_log_get_offset(TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
+}
+
+/* ---- log_end.c ---- */
+
 /*
  * The two ends that a log has, above.
  *
@@ -385,35 +414,10 @@ extern void topics_log_flush(PartitionState *state);
 extern void topics_log_meet_writers(Relation partition_rel, Snapshot snapshot);
 extern void topics_log_forget_transaction(void);
 extern bool topics_log_is_complete(const Partition *partition);
-extern int64 topics_log_start(PartitionState *state);
-extern int	topics_log_range_detail(int64 start, int64 end);
-extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
-										   int64 start, int64 end, const char *hint);
-extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
-							  HeapTupleData *tuples, int ntuples, int64 first_offset,
-							  TimestampTz append_time, CommandId cid, BlockNumber last_block);
-extern BlockNumber topics_log_seek(Relation rel, const Segment *segment, int64 target,
-								   int *probes);
-extern BlockNumber topics_log_seek_end(Relation rel, const Segment *segment, int64 target,
-									   int *probes);
-extern void topics_log_seek_remember(Relation rel, int64 offset, BlockNumber block);
-extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
-										 int64 upto, Snapshot snapshot, bool keep_locks);
-extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
-extern void topics_log_reader_close(LogReader *reader);
-
-/* Get the offset of a row of a log table, where it is never NULL. */
-static inline int64
-topics_log_get_offset(TupleTableSlot *slot)
-{
-	bool		isnull;
-
-	return DatumGetInt64(slot_getattr(slot, Anum_log_offset, &isnull));
-}
 
 /* ---- read_cut.c ---- */
 
-extern bool topics_read_cut_is_kept(Snapshot snapshot);
+extern bool topics_read_cut_may_hide(Snapshot snapshot);
 extern int64 topics_read_cut_limit(PartitionState *state, Snapshot snapshot);
 extern void topics_read_cut_forget(void);
 extern void topics_read_cut_init(void);

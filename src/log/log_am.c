@@ -420,8 +420,9 @@ get_cached_bounds(Relation rel)
 }
 
 /*
- * Get a partition's state, with its log end known.  Without synchronous standbys
- * nobody needs this, and a partition that is only scanned has no state.
+ * Get a partition's state, with its log end known.  Without synchronous
+ * standbys nobody needs this, and a partition that is only scanned has no
+ * state.
  */
 static PartitionState *
 get_known_state(Relation rel, const TopicPartition *id)
@@ -461,9 +462,8 @@ topics_log_am_hidden_from(Relation rel, Snapshot snapshot)
 	TopicPartition id;
 	int64		limit;
 
-	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC ||
-		(likely(!topics_high_watermark_applies()) && !topics_read_cut_is_kept(snapshot)) ||
-		RecoveryInProgress() || !get_partition(rel, &id))
+	if (snapshot == NULL || likely(!topics_read_cut_may_hide(snapshot)) ||
+		!get_partition(rel, &id))
 		return NO_LIMIT;
 	limit = topics_read_cut_limit(get_known_state(rel, &id), snapshot);
 	return limit >= get_cached_bounds(rel)->end_offset ? NO_LIMIT : limit;
@@ -501,8 +501,8 @@ begin_durable_scan(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyDat
 
 /*
  * What is hidden is hidden by scan keys of heap's, "offset" >= log start and
- * "offset" < limit.  Sequential and TID range scans heed them by themselves; for
- * the others see shows_row below.  Most scans have none.
+ * "offset" < limit.  Sequential and TID range scans heed them by themselves;
+ * for the others see shows_row below.  Most scans have none.
  */
 static TableScanDesc
 log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *key,

@@ -193,7 +193,7 @@ set_unknown_start(pg_atomic_uint64 *shared_start, int64 start)
  * come to the partition's row.
  */
 int64
-topics_log_start_published(PartitionState *state)
+topics_log_start(PartitionState *state)
 {
 	/* what is read while it goes on is not kept, even if it ends meanwhile */
 	bool		recovery = RecoveryInProgress();
@@ -283,7 +283,9 @@ topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor)
 	(void) raise_column(id, "next_offset_floor", next_offset_floor);
 }
 
-/* Note that records below an offset may be missing, and all offsets are used. */
+/*
+ * Note that records below an offset may be missing, and all offsets are used.
+ */
 void
 topics_log_start_allow_gaps(const TopicPartition *id, int64 gaps_below)
 {
@@ -358,7 +360,7 @@ topics_log_start_store_floors(LogFloor *floors, int count)
 int64
 topics_log_start_move(PartitionState *state, int64 start)
 {
-	int64		current = topics_log_start_published(state);
+	int64		current = topics_log_start(state);
 	MemoryContext old;
 	PendingStart *move;
 

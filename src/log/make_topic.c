@@ -199,7 +199,9 @@ query_number(const char *sql)
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
-/* Return true if there is a table of this id, or a row of it or a higher one. */
+/*
+ * Return true if there is a table of this id, or a row of it or a higher one.
+ */
 static bool
 is_id_used(int64 topic_id)
 {
@@ -212,9 +214,9 @@ is_id_used(int64 topic_id)
 }
 
 /*
- * Take the next id.  Where there is something of this id, or above, already, the
- * sequence has not come along with the tables, as by logical replication: then
- * it goes above all that there is.  The lock, not held to the end of the
+ * Take the next id.  Where there is something of this id, or above, already,
+ * the sequence has not come along with the tables, as by logical replication:
+ * then it goes above all that there is.  The lock, not held to the end of the
  * transaction, has one process do so at a time.
  */
 static int64

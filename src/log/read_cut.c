@@ -10,14 +10,14 @@
  *
  * The cut is made when the first topic is read, after the snapshot was taken.
  * A record that the snapshot sees has been announced by its producer before, so
- * its partition is in the cut, or all that the snapshot sees of it is confirmed.
- * A partition whose log end is looked up later joins the cut then.
+ * its partition is in the cut, or all that the snapshot sees of it is
+ * confirmed.  A partition whose log end is looked up later joins the cut then.
  *
  * In READ COMMITTED a statement's cut is found by the address of its snapshot.
- * We register that as well, so no other snapshot can have the address meanwhile,
- * until the statement's executor ends.  The cut of a snapshot without an executor
- * (fetch() that has waited, consume(), an expression in PL/pgSQL) is removed when
- * nobody else uses the snapshot.
+ * We register that as well, so no other snapshot can have the address
+ * meanwhile, until the statement's executor ends.  The cut of a snapshot
+ * without an executor (fetch() that has waited, consume(), an expression in
+ * PL/pgSQL) is removed when nobody else uses the snapshot.
  *
  * A SERIALIZABLE transaction hides nothing that its snapshot sees: no conflict
  * would tell of a transaction that did not see what was hidden.  It waits until
@@ -278,11 +278,11 @@ wait_for_snapshot(Snapshot snapshot)
 
 /*
  * Where the setting is gone, or was never there: return true if a cut is kept
- * with the snapshot nevertheless.  A transaction in REPEATABLE READ that has read
- * without one has none, whatever becomes of the setting.
+ * with the snapshot nevertheless.  A transaction in REPEATABLE READ that has
+ * read without one has none, whatever becomes of the setting.
  */
-bool
-topics_read_cut_is_kept(Snapshot snapshot)
+static bool
+is_cut_kept(Snapshot snapshot)
 {
 	if (snapshot == NULL)
 		return false;
@@ -301,26 +301,32 @@ topics_read_cut_is_kept(Snapshot snapshot)
 }
 
 /*
+ * Return true if something may be hidden from a reader with this snapshot.
+ * NULL stands for what is confirmed now.
+ */
+bool
+topics_read_cut_may_hide(Snapshot snapshot)
+{
+	if (snapshot && !IsMVCCSnapshot(snapshot))
+		return false;
+	if (likely(!topics_high_watermark_applies()))
+		return is_cut_kept(snapshot);
+	return !RecoveryInProgress();
+}
+
+/*
  * Get the offset at which a reader with this snapshot has to stop, or NO_LIMIT.
  * NULL stands for what is confirmed now.  The partition's log end is known.
  */
 int64
 topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 {
-	bool		applies = topics_high_watermark_applies();
 	ReadCut    *cut;
 
-	if (likely(!applies))
-	{
-		if (!topics_read_cut_is_kept(snapshot))
-			return NO_LIMIT;
-	}
-	else if (RecoveryInProgress())
+	if (likely(!topics_read_cut_may_hide(snapshot)))
 		return NO_LIMIT;
-	else if (snapshot == NULL)
+	if (snapshot == NULL)
 		return topics_high_watermark_get(state);
-	if (!IsMVCCSnapshot(snapshot))
-		return NO_LIMIT;
 	if (IsolationIsSerializable())
 	{
 		if (waited_for == 0 || state->found_at_mark > waited_for)
@@ -439,7 +445,10 @@ must_run_alone(const QueryDesc *query)
 	return find_cut(query->snapshot)->count > 0;
 }
 
-/* ExecutorRun_hook: the executor uses no workers if the number of rows is limited. */
+/*
+ * ExecutorRun_hook: the executor uses no workers if the number of rows is
+ * limited.
+ */
 static void
 run_statement(TOPICS_EXECUTOR_RUN_ARGS)
 {

@@ -212,10 +212,10 @@ topics_segment_learn(const Partition *partition)
 }
 
 /*
- * Before the planner looks at the partitions of a topic, whose log table "relid"
- * is: know their segments as they are now.  For any other table this does
- * nothing.  At the topic's own table the planner has looked already; so if that
- * is not known, it stays so, and start_query (stale_plan.c) finds it.
+ * Before the planner looks at the partitions of a topic, whose log table
+ * "relid" is: know their segments as they are now.  For any other table this
+ * does nothing.  At the topic's own table the planner has looked already; so
+ * if that is not known, it stays so, and start_query (stale_plan.c) finds it.
  */
 void
 topics_segment_learn_topic(Oid relid)

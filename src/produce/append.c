@@ -723,8 +723,8 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 
 /*
  * Wake the processes that wait for records of these partitions.  The caller may
- * hold no lock: a topic that was dropped meanwhile has no readers, and its states
- * may be another one's, whose readers are not to miss anything.
+ * hold no lock: a topic that was dropped meanwhile has no readers, and its
+ * states may be another one's, whose readers are not to miss anything.
  */
 static void
 wake_readers(Destination *const *published, int count)

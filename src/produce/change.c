@@ -350,7 +350,10 @@ has_same_key(const ChangeSource *source, TupleDesc desc, HeapTuple a, HeapTuple 
 	return true;
 }
 
-/* Convert text to the base type of a column; if it holds bytes, these are UTF-8. */
+/*
+ * Convert text to the base type of a column; if it holds bytes, these are
+ * UTF-8.
+ */
 static Datum
 convert_text(TopicColumn *column, char *text)
 {

@@ -12,8 +12,8 @@
  *
  * What other sessions see meanwhile can still be lost by a crash, so a scan
  * flushes a commit before it shows the commit's records (log_am.c), and hides
- * what synchronous standbys have still to confirm (high_watermark.c).  That goes
- * for topics.  A transaction that has written to tables as well keeps to
+ * what synchronous standbys have still to confirm (high_watermark.c).  That
+ * goes for topics.  A transaction that has written to tables as well keeps to
  * PostgreSQL's order where it waits for standbys (early_lock_release = auto).
  *
  * WHEN THE WAIT FOR A STANDBY IS CANCELLED, PostgreSQL reports the commit as
@@ -52,7 +52,8 @@ static int	saved_synchronous_commit;
 
 /*
  * From the publication to the wait: the end of the commit record, its mark
- * (high_watermark.c), and whether PostgreSQL has left us the wait for the flush.
+ * (high_watermark.c), and whether PostgreSQL has left us the wait for the
+ * flush.
  */
 static XLogRecPtr commit_end = InvalidXLogRecPtr;
 static uint64 commit_mark;
@@ -78,10 +79,10 @@ waits_for_standbys(void)
 }
 
 /*
- * After the append: have PostgreSQL commit without a wait for durability, unless
- * the strict order is wanted.  "wrote_tables" says whether the transaction has
- * written to anything but topics: while a standby is away, that would be visible
- * for hours before it is confirmed.
+ * After the append: have PostgreSQL commit without a wait for durability,
+ * unless the strict order is wanted.  "wrote_tables" says whether the
+ * transaction has written to anything but topics: while a standby is away,
+ * that would be visible for hours before it is confirmed.
  */
 void
 topics_durability_defer(bool wrote_tables)

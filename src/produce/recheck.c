@@ -154,7 +154,9 @@ topics_recheck_note(const Topic *topic, RecordChecks *checks)
  * ----------------------------------------------------------------
  */
 
-/* Return true if a type's row has changed since "from" changes were heard of. */
+/*
+ * Return true if a type's row has changed since "from" changes were heard of.
+ */
 static bool
 type_has_changed(Oid type, uint64 from)
 {

@@ -130,9 +130,9 @@ topics_fetch_limits(FunctionCallInfo fcinfo, int max_records)
 /*
  * Check an offset against the ends of the log, and return the offset up to
  * which a reader with this snapshot may read.  An offset above that may be of a
- * later record, or of one that cannot be read yet.  A client can know of a record
- * that is visible but not published.  So before an offset is called out of
- * range, every producer that is publishing must have finished.
+ * later record, or of one that cannot be read yet.  A client can know of a
+ * record that is visible but not published.  So before an offset is called out
+ * of range, every producer that is publishing must have finished.
  */
 static int64
 check_offset(const Fetch *fetch, int64 from, Snapshot snapshot)

@@ -22,12 +22,12 @@
  * record some time after it was attached (cut.c).  What is left is a segment
  * that is attached, and filled by a commit, between the two.
  *
- * A message that arrives while the planner looks at the segments can make a plan
- * that lacks one, or is made from two ages of them (segment.c).  If such a plan
- * were kept for later executions, nothing would say that it is out of date: the
- * message is read.  So at the start of each query it is asked whether its tables
- * are still known as the planner has known them.  If not, cached plans are made
- * anew the next time.
+ * A message that arrives while the planner looks at the segments can make a
+ * plan that lacks one, or is made from two ages of them (segment.c).  If such
+ * a plan were kept for later executions, nothing would say that it is out of
+ * date: the message is read.  So at the start of each query it is asked
+ * whether its tables are still known as the planner has known them.  If not,
+ * cached plans are made anew the next time.
  *
  * This is so for every plan on a topic, whether it has an Offset Scan or not.
  *

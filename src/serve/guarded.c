@@ -4,10 +4,10 @@
  *		A row of an administration view, whatever has become of its topic.
  *
  * The views show all topics, so one that is damaged, say by a file that is
- * missing, must not take the others' rows along.  What is looked at for a row is
- * looked at in a subtransaction.  If that fails, the view shows the row without
- * what could not be found out, and a WARNING says why.  If it fails since the
- * topic was dropped meanwhile, there is no row.
+ * missing, must not take the others' rows along.  What is looked at for a row
+ * is looked at in a subtransaction.  If that fails, the view shows the row
+ * without what could not be found out, and a WARNING says why.  If it fails
+ * since the topic was dropped meanwhile, there is no row.
  *
  * An error that is not about the topic is the statement's own: a cancel, a
  * serialization failure, a lack of memory.
@@ -54,8 +54,8 @@ topic_exists(Oid view_relid, int64 topic_id)
 }
 
 /*
- * Say what is wrong with a partition.  The message can tell of records, so it is
- * for those who see what fails for the topic (monitor.c).
+ * Say what is wrong with a partition.  The message can tell of records, so it
+ * is for those who see what fails for the topic (monitor.c).
  */
 static void
 warn_of_damage(Topic *topic, int32 partition, const ErrorData *error)

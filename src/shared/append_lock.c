@@ -34,8 +34,9 @@
  * look into the catalogue, wait for a heavyweight lock or for another append
  * lock, or allocate what may fail.  All that was done before, and is only
  * checked under the lock (append.c); a log end that nobody knows is looked up
- * under it (log.c).  Once the commit record is written a holder raises nothing
- * (transaction.c, which also says what PostgreSQL itself does meanwhile).
+ * under it (log_end.c).  Once the commit record is written a holder raises
+ * nothing (transaction.c, which also says what PostgreSQL itself does
+ * meanwhile).
  *
  * INTERRUPTS.  An LWLock holds interrupts off, so that no process is thrown out
  * of code that must not stop halfway.  A holder of these locks may stop

@@ -105,7 +105,9 @@ add_wait(List *result, const AppendWait *wait, int holder_pid)
 	return lappend(result, copy);
 }
 
-/* The holders of append locks of this database: a giant waits for all of them. */
+/*
+ * The holders of append locks of this database: a giant waits for all of them.
+ */
 static List *
 list_holders(void)
 {

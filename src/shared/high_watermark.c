@@ -152,7 +152,9 @@ follow_setting(bool applies)
 	LWLockRelease(lock);
 }
 
-/* Return true if readers have to stop at the high watermark.  Raises nothing. */
+/*
+ * Return true if readers have to stop at the high watermark.  Raises nothing.
+ */
 bool
 topics_high_watermark_applies(void)
 {
@@ -316,7 +318,9 @@ topics_high_watermark_begin_publication(void)
 	return true;
 }
 
-/* Note a partition that gets a new end.  Its next_offset is still the old one. */
+/*
+ * Note a partition that gets a new end.  Its next_offset is still the old one.
+ */
 void
 topics_high_watermark_publish(PartitionState *state)
 {
@@ -340,9 +344,9 @@ topics_high_watermark_end_publication(XLogRecPtr lsn)
 
 /*
  * The log end of a partition was looked up, under its append lock, and is about
- * to be stored.  Return a position in WAL that all records below are covered by:
- * they are from before the server's start, or from foreign writers, whose last
- * commit the state knows, unless another one is in progress.
+ * to be stored.  Return a position in WAL that all records below are covered
+ * by: they are from before the server's start, or from foreign writers, whose
+ * last commit the state knows, unless another one is in progress.
  *
  * Nobody knows what of it is confirmed, but for the offsets below
  * "confirmed_end".  The rest is when that position is.
@@ -431,7 +435,9 @@ topics_high_watermark_get(PartitionState *state)
 	return end;
 }
 
-/* Remove from the list, unless an append is in progress.  Return true if done. */
+/*
+ * Remove from the list, unless an append is in progress.  Return true if done.
+ */
 static bool
 remove_from_list(int place, PartitionState *state)
 {
@@ -494,7 +500,9 @@ topics_high_watermark_count_listed(void)
 	return ((volatile HighWatermark *) shared)->nlisted;
 }
 
-/* Sleep until the next look, the longer the more there were; can be cancelled. */
+/*
+ * Sleep until the next look, the longer the more there were; can be cancelled.
+ */
 void
 topics_high_watermark_nap(int *polls)
 {

@@ -68,8 +68,9 @@
  *
  * Where commits wait for synchronous standbys, records can be read when those
  * have confirmed them, which a producer that has waited for it makes known by a
- * second broadcast.  Others do not wait: so a check that finds records which are
- * only published asks to be called again soon (topics_wakeup_want_confirmation).
+ * second broadcast.  Others do not wait: so a check that finds records which
+ * are only published asks to be called again soon
+ * (topics_wakeup_want_confirmation).
  *
  * On a hot standby commits are replayed by a process that publishes nothing.
  * There a wait looks at the replayed position every STANDBY_NAP_MS, and calls

@@ -7,9 +7,10 @@
  * A fixed array of slots in shared memory, one for each database that has a
  * worker, or has partitions that a worker should know of, or that a worker is
  * to look into for the first time.  A slot stays the database's until the
- * launcher finds the database gone.  One whose database is known not to have the
- * extension is given to another database that needs one, so that there is room
- * for MAX_WORKERS databases with the extension, and for any number without.
+ * launcher finds the database gone.  One whose database is known not to have
+ * the extension is given to another database that needs one, so that there is
+ * room for MAX_WORKERS databases with the extension, and for any number
+ * without.
  *
  * A worker or a compactor is in its slot from the moment it says so (enter)
  * until it ends (leave).  The launcher starts a worker for a slot that has
@@ -550,9 +551,9 @@ topics_worker_registry_note_extension(WorkerSlot *slot)
 }
 
 /*
- * The worker has found that its database does not have the extension.  "changes"
- * was counted before it looked.  Return false, and note nothing, if it has to
- * look again.
+ * The worker has found that its database does not have the extension.
+ * "changes" was counted before it looked.  Return false, and note nothing, if
+ * it has to look again.
  */
 bool
 topics_worker_registry_note_no_extension(WorkerSlot *slot, uint32 changes)

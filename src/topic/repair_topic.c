@@ -251,7 +251,9 @@ require_order(const char *name)
 				 errhint("Restore the topic again, without --no-table-access-method.")));
 }
 
-/* Make segments ours again that have another access method, or are not logged. */
+/*
+ * Make segments ours again that have another access method, or are not logged.
+ */
 static void
 repair_segments(Repair *repair)
 {
