@@ -20,11 +20,26 @@ patch_sources() {
 	as_account patch -d "$2" -p1 -s -F0 --no-backup-if-mismatch <"$repo/test/checker/mutants/$1.patch"
 }
 
-# Whether all mutants apply to the sources; says which do not
+# Whether the sources that a mutant changes compile; warnings are the mutation's
+mutant_compiles() {
+	local objects
+	mapfile -t objects < <(sed -n 's|^+++ b/\(src/.*\)\.c$|\1.o|p' "$repo/test/checker/mutants/$1.patch")
+	as_account make -C "$work/mutant" PG_CONFIG="$PG_CONFIG" with_llvm=no PG_CFLAGS=-fsyntax-only "${objects[@]}" \
+		>"$work/mutant.log" 2>&1
+}
+
+# Whether all mutants apply to the sources, and compile; says which do not
 mutants_apply() {
 	local name result=0
 	for name in $(mutant_names); do
-		patch_sources "$name" "$work/mutant" || { say "the mutant $name does not apply"; result=1; }
+		if ! patch_sources "$name" "$work/mutant"; then
+			say "the mutant $name does not apply"
+			result=1
+		elif ! mutant_compiles "$name"; then
+			say "the mutant $name does not compile"
+			cat "$work/mutant.log"
+			result=1
+		fi
 	done
 	rm -rf "$work/mutant"
 	return $result
