@@ -65,6 +65,12 @@ class PairFaults(faults.Faults):
 
     def restart_without_standby(self):
         """The primary crashes while the standby is away: what it finds in its WAL is not confirmed for that."""
+        way = self.restart_alone()
+        self.let_run()
+        self.server.ensure_up()
+        return {"way": way}
+
+    def restart_alone(self):
         way = self.random.choice(self.ways)
         self.leave(way)
         self.sleep(0.3, 1.5)
@@ -72,9 +78,7 @@ class PairFaults(faults.Faults):
             self.server.primary.kill_all()
         self.server.primary.ensure_up()
         self.sleep(0.5, 2)
-        self.let_run()
-        self.server.ensure_up()
-        return {"way": way}
+        return way
 
     def names_off(self):
         """Nobody waits for a standby for a while; with one, or without."""
@@ -107,14 +111,7 @@ class PairFaults(faults.Faults):
 
     def promote_after_restart(self):
         """The same, and the primary has crashed in between."""
-        way = self.random.choice(self.ways)
-        self.leave(way)
-        self.sleep(0.3, 1.5)
-        with self.restarting():
-            self.server.primary.kill_all()
-        self.server.primary.ensure_up()
-        self.sleep(0.5, 2)
-        return {"way": way, **self.replace_primary()}
+        return {"way": self.restart_alone(), **self.replace_primary()}
 
     def replace_primary(self):
         """

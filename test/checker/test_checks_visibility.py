@@ -141,6 +141,28 @@ class VisibilityTest(unittest.TestCase):
         self.compare({"list_offsets 0": 0}, topic="main", isolation="SERIALIZABLE")
         self.assert_finds("stale_end")
 
+    def test_partitions_that_differ_after_a_restart(self):
+        self.with_standby()
+        op = self.story.invoke("produce", "producer-1", records=[["main", 0, "a", True], ["main", 1, "b", True]])
+        self.story.complete(op, "ok", commit_at=self.story.tick())
+        self.story.restart()
+        self.compare({"view 0": 1, "view 1": 2})
+        self.story.snapshot((0, 0, "a"), starts=[(0, 0), (1, 0)])
+        self.story.log("a")
+        self.story.log("b", partition=1)
+        self.assert_finds()
+        self.compare({"view 0": 1, "fetch 0": 2, "view 1": 1})
+        self.assert_finds("disagreement")
+
+    def test_torn_after_a_restart(self):
+        self.with_standby()
+        op = self.story.invoke("produce", "producer-1", records=[["main", 0, "a", True], ["main", 0, "b", True]])
+        self.story.complete(op, "ok", commit_at=self.story.tick())
+        self.story.restart()
+        self.story.snapshot((0, 0, "a"), starts=[(0, 0)])
+        self.story.log("a", "b")
+        self.assert_finds("torn_transaction")
+
     def test_row_that_recovery_has_found(self):
         self.with_standby()
         self.story.restart()

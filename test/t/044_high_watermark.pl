@@ -80,6 +80,22 @@ sub all_say
 	return shows(ends($partition), join('|', ($end) x 6), $test_name, $session);
 }
 
+# Where partition 0 of "t" ends.
+sub log_end
+{
+	my ($session) = @_;
+	return $session->value(
+		q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o WHERE partition = 0});
+}
+
+# Partition 0 of "t" can be read to an end, after a while.
+sub comes_to
+{
+	my ($end, $test_name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok(poll_until(sub { log_end($observer) eq $end }), $test_name);
+}
+
 # The setting acts when the checkpointer has told the others.  The producer does
 # not wait for standbys.
 sub set_standby
@@ -311,13 +327,7 @@ $snapshot->value('BEGIN ISOLATION LEVEL REPEATABLE READ');
 all_say(0, 207, 'a transaction has a cut', $snapshot);
 $node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "''");
 $node->reload;
-ok( poll_until(
-		sub {
-			$observer->value(
-				q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o
-				WHERE partition = 0}) eq '208';
-		}),
-	'the setting goes');
+comes_to(208, 'the setting goes');
 all_say(0, 207, '... and the transaction keeps it', $snapshot);
 $snapshot->value('COMMIT');
 
@@ -329,8 +339,7 @@ $node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "'standby'");
 $node->stop('immediate');
 $node->start;
 ($reader, $producer, $consumer, $observer) = map { Session->new($node) } 1 .. 4;
-my $known =
-  $reader->value(q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o WHERE partition = 0});
+my $known = log_end($reader);
 all_say(0, $known, 'after a crash all agree on what is known to be confirmed');
 cmp_ok($known, '<=', 208, '... which is no more than there is');
 shows(q{SET synchronous_commit = local; CALL topics.send('t', 'after', partition => 0)},
@@ -338,13 +347,7 @@ shows(q{SET synchronous_commit = local; CALL topics.send('t', 'after', partition
 all_say(0, $known, '... unseen');
 $node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "''");
 $node->reload;
-ok( poll_until(
-		sub {
-			$observer->value(
-				q{SELECT o.offset FROM topics.list_offsets('t', 'latest') o
-				WHERE partition = 0}) eq '209';
-		}),
-	'without the setting all can be read');
+comes_to(209, 'without the setting all can be read');
 all_say(0, 209, '... by all');
 
 # It comes: what was read goes on to be.
