@@ -71,6 +71,11 @@ extern void topics_timeout_at_abort(void);
 extern void topics_timeout_begin_wait(void);
 extern void topics_timeout_end_wait(void);
 
+/* ---- subtransaction.c ---- */
+
+extern ErrorData *topics_subtransaction_try(void (*work) (void *arg), void *arg);
+extern bool topics_subtransaction_must_raise(const ErrorData *error);
+
 /* ---- pending.c ---- */
 
 /* Work that only the commit of this transaction, in this session, completes. */

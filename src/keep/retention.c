@@ -336,6 +336,16 @@ topics_retention_advance(Partition *partition)
  * ----------------------------------------------------------------
  */
 
+static void
+lock_exclusively(void *relid)
+{
+	int			guc_level = NewGUCNestLevel();
+
+	topics_settings_override("lock_timeout", LOCK_WAIT_MS);
+	LockRelationOid(*(Oid *) relid, AccessExclusiveLock);
+	AtEOXact_GUC(false, guc_level);
+}
+
 /*
  * Wait for an ACCESS EXCLUSIVE lock, but not for long.  Return true if we have
  * it.
@@ -343,37 +353,14 @@ topics_retention_advance(Partition *partition)
 static bool
 wait_for_exclusive_lock(Oid relid)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool locked = false;
+	ErrorData  *error = topics_subtransaction_try(lock_exclusively, &relid);
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		int			guc_level = NewGUCNestLevel();
-
-		topics_settings_override("lock_timeout", LOCK_WAIT_MS);
-		LockRelationOid(relid, AccessExclusiveLock);
-		AtEOXact_GUC(false, guc_level);
-		ReleaseCurrentSubTransaction();
-		locked = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(cxt);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			ReThrowError(error);
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = owner;
-	return locked;
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ReThrowError(error);
+	FreeErrorData(error);
+	return false;
 }
 
 /*

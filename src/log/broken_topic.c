@@ -263,9 +263,20 @@ describe_log(const Partition *partition)
 	return result;
 }
 
-static List *
-collect_log_problems(List *problems, Topic *topic)
+/* What the look at a topic's logs is called with, and finds. */
+typedef struct LogProblems
 {
+	Topic	   *topic;
+	List	   *problems;
+} LogProblems;
+
+/* Add what the logs of a topic lack. */
+static void
+collect_log_problems(void *arg)
+{
+	LogProblems *found = arg;
+	Topic	   *topic = found->topic;
+
 	for (int32 number = 0; number < topic->partitions; number++)
 	{
 		Partition	partition = {.topic = topic,.number = number};
@@ -278,10 +289,9 @@ collect_log_problems(List *problems, Topic *topic)
 		problem = describe_log(&partition);
 		topics_catalog_close_partition(&partition, AccessShareLock);
 		if (problem)
-			problems = add_problem(problems, CurrentMemoryContext, topic->topic_id,
-								   topic->view_relid, number, problem);
+			found->problems = add_problem(found->problems, CurrentMemoryContext,
+										  topic->topic_id, topic->view_relid, number, problem);
 	}
-	return problems;
 }
 
 /*
@@ -291,35 +301,17 @@ collect_log_problems(List *problems, Topic *topic)
 static List *
 try_log_problems(List *problems, Topic *topic)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	List	   *volatile result = problems;
+	LogProblems found = {topic, problems};
+	const int64 topic_id = topic->topic_id;
+	const Oid	view_relid = topic->view_relid;
+	ErrorData  *error = topics_subtransaction_try(collect_log_problems, &found);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(cxt);
-	PG_TRY();
-	{
-		result = collect_log_problems(problems, topic);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(cxt);
-		error = CopyErrorData();
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(cxt);
-		result = add_problem(problems, cxt, topic->topic_id, topic->view_relid, WHOLE_TOPIC,
-							 psprintf("It cannot be read: %s.", error->message));
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = owner;
-	return result;
+	if (error == NULL)
+		return found.problems;
+	if (topics_subtransaction_must_raise(error))
+		ReThrowError(error);
+	return add_problem(problems, CurrentMemoryContext, topic_id, view_relid, WHOLE_TOPIC,
+					   psprintf("It cannot be read: %s.", error->message));
 }
 
 /*

@@ -27,7 +27,7 @@
  *
  * WHY NOTHING CHANGES AFTER THE CHECK.  The commit checks when it has locked
  * the tables of the partition and the segments ROW EXCLUSIVE, until it ends.
- * ALTER DOMAIN takes SHARE locks on them (log/domain_lock.c), and has its own
+ * ALTER DOMAIN takes SHARE locks on them (log/domain.c), and has its own
  * until its transaction has ended and all were told: whoever locks the table
  * after it hears of the change with the lock, before the check.  If the commit
  * has the lock first, ALTER DOMAIN waits for it, and then finds the record.

@@ -16,31 +16,14 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/inval.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 
+#include "base/base.h"
 #include "log/log.h"
 #include "serve/serve.h"
-
-/* Return true if an error says something about the topic. */
-static bool
-is_about_topic(int sqlstate)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlstate))
-	{
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OPERATOR_INTERVENTION:
-			return false;
-		default:
-			return sqlstate != ERRCODE_LOCK_NOT_AVAILABLE;
-	}
-}
 
 /* Return true if the topic is there. */
 static bool
@@ -78,42 +61,22 @@ warn_of_damage(Topic *topic, int32 partition, const ErrorData *error)
 GuardedResult
 topics_guarded_look(Topic *topic, int32 partition, Look look, void *arg)
 {
-	const MemoryContext cxt = CurrentMemoryContext;
-	const ResourceOwner owner = CurrentResourceOwner;
 	const Oid	view_relid = topic->view_relid;
 	const int64 topic_id = topic->topic_id;
-	volatile GuardedResult result = GUARDED_DONE;
+	ErrorData  *error = topics_subtransaction_try(look, arg);
+	GuardedResult result = GUARDED_DONE;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(cxt);
-	PG_TRY();
+	if (error == NULL)
+		return result;
+	if (topics_subtransaction_must_raise(error))
+		ReThrowError(error);
+	if (topic_exists(view_relid, topic_id))
 	{
-		look(arg);
-		ReleaseCurrentSubTransaction();
+		warn_of_damage(topic, partition, error);
+		result = GUARDED_DAMAGED;
 	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(cxt);
-		error = CopyErrorData();
-		if (!is_about_topic(error->sqlerrcode))
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(cxt);
-		CurrentResourceOwner = owner;
-		if (topic_exists(view_relid, topic_id))
-		{
-			warn_of_damage(topic, partition, error);
-			result = GUARDED_DAMAGED;
-		}
-		else
-			result = GUARDED_DROPPED;
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = owner;
+	else
+		result = GUARDED_DROPPED;
+	FreeErrorData(error);
 	return result;
 }

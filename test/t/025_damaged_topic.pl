@@ -104,5 +104,24 @@ for my $name (qw(partition segment lag))
 	unlike($rows->{text}, qr/topic "m"/, '... without a word');
 }
 
+# ----------------------------------------------------------------------
+# A cancel is the statement's own, and the session goes on
+# ----------------------------------------------------------------------
+
+$session->value(q{SELECT topics.create_topic('m')});
+my $holder = Session->new($node);
+$holder->value(q{BEGIN; SELECT topics.drop_topic('m')});
+$query{broken} = 'SELECT count(*) FROM topics.broken_topic';
+for my $name (qw(partition segment broken))
+{
+	my $looker = Session->new($node);
+	$looker->value(q{SET statement_timeout = '100ms'});
+	is($looker->query($query{$name})->{sqlstate}, '57014',
+		"$name: a cancel in the look at a topic");
+	is($looker->query('SELECT 1')->{text}, "1\n", '... ends the statement alone');
+	is($looker->query('ROLLBACK')->{sqlstate}, '', '... and the session goes on');
+}
+$holder->value('ROLLBACK');
+
 $node->stop;
 done_testing();
