@@ -14,7 +14,8 @@ import sys
 import time
 
 import checks
-import checks_keeping  # their checks are among those of "checks" then
+import checks_damage  # their checks are among those of "checks" then
+import checks_keeping
 import checks_visibility
 import faults
 import faults_pair

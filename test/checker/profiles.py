@@ -1,5 +1,6 @@
 """Who takes part in a round: the clients of each profile."""
 
+from damage import Straddler, Tightener, Vandal
 from keeping import Keeper, KeptReader, StateProducer, StateReader
 from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
 from workload import (KEPT, STATE, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
@@ -27,7 +28,8 @@ PROFILES = {
             (Rereader, 1, {}), (Snapshotter, 2, {}), (Admin, 1, {}), (Worker, 3, {}),
             *[(SimpleConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
             (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {}), *keepers(1, 0.08),
-            (Pairer, 1, {"think": 0.15}), (Comparer, 1, {"think": 0.25}), (Numberer, 2, {"think": 0.1}), (Listener, 1, {})],
+            (Pairer, 1, {"think": 0.15}), (Comparer, 1, {"think": 0.25}), (Numberer, 2, {"think": 0.1}), (Listener, 1, {}),
+            (Vandal, 1, {}), (Straddler, 1, {"think": 0.1}), (Tightener, 1, {"think": 0.5})],
     # a synchronous standby, and who reads while it is away
     "standby": [(Producer, 2, {"modes": {"on": 55, "remote_apply": 5, "local": 20, "off": 20}}), (Producer, 1, ACKNOWLEDGED_EARLY),
                 (Pairer, 2, {}), (Pairer, 1, ACKNOWLEDGED_EARLY), (Comparer, 2, {}), (Numberer, 2, {"think": 0.05}),
@@ -39,6 +41,8 @@ PROFILES = {
     # what a reader sees, and what follows from that
     "visibility": [(Pairer, 3, {"think": 0.01}), (Comparer, 2, {"think": 0.01, "wait": 0.02}), (Numberer, 4, {"think": 0.002}),
                    (Listener, 1, {})],
+    # who damages topics and puts them right; who alters what records were checked against
+    "damage": [(Vandal, 1, {"think": 0.05}), (Straddler, 4, {}), (Tightener, 1, {})],
     # the rest is for mutants: much of what shows them
     # snapshots that are used when what came after them has been compacted
     "snapshots": [(StateProducer, 2, {"think": 0.02}), (Keeper, 1, {"works": {"roll": 1}, "rolled": (STATE,), "think": 0.1}),

@@ -13,7 +13,8 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import checks
-import checks_keeping  # their checks are among those of "checks" then
+import checks_damage  # their checks are among those of "checks" then
+import checks_keeping
 import checks_visibility
 import faults
 import history
@@ -717,6 +718,34 @@ class CheckTest(unittest.TestCase):
         self.story.fault("kill_server")
         self.story.produce("a", outcome="fail", probe=True, error="lost", message="gone")
         self.assert_finds("stuck")
+
+    def operation(self, f, answer, **plan):
+        op = self.story.invoke(f, "vandal-1", **plan)
+        self.story.complete(op, "ok", **answer)
+
+    def test_damage(self):
+        self.operation("repair", {"before": ["no row"], "after": []}, damaged=True)
+        self.operation("repair", {"before": ["no row"], "after": []}, damaged=False)
+        self.operation("try_refused", {"refused": "0A000"}, statement="DROP")
+        self.assert_finds()
+
+    def test_damage_that_is_not_told(self):
+        self.operation("repair", {"before": [], "after": []}, damaged=True)
+        self.assert_finds("damage")
+
+    def test_damage_that_is_not_repaired(self):
+        self.operation("repair", {"before": ["no row"], "after": ["no row"]}, damaged=True)
+        self.assert_finds("damage")
+
+    def test_damage_that_is_not_refused(self):
+        self.operation("try_refused", {}, statement="DROP")
+        self.assert_finds("damage")
+
+    def test_constraint(self):
+        self.operation("tighten", {"limit": 3, "above": 0}, valid=True)
+        self.assert_finds()
+        self.operation("tighten", {"limit": 3, "above": 1}, valid=True)
+        self.assert_finds("constraint")
 
     def test_unexpected_error(self):
         self.story.produce("a", outcome="fail", error="53100", message="disk full")

@@ -33,7 +33,7 @@ import zlib
 import psycopg2
 
 TOPICS = {"main": 3, "second": 2, "copy": 8, "consumed": 8, "sized": 1, "aged": 1, "cut": 2, "state": 2,
-          "paired": 2, "numbered": 20}
+          "paired": 2, "numbered": 20, "damaged": 2}
 MAX_PARTITIONS = 6  # of main, which grows
 LOADED = ("main", "second")  # what producers produce to
 SOURCE, DESTINATION = "main", "copy"  # of copiers
@@ -47,6 +47,8 @@ STATE = "state"  # is compacted
 KEYS = 12  # of STATE
 PAIRED = "paired"  # each transaction produces as many records to each partition, and as many rows of "book"
 NUMBERED = "numbered"  # by serializable transactions, which note the log ends that they have seen
+DAMAGED = "damaged"  # loses rows of the catalogue, and is repaired
+LIMITED, LIMITED_TYPE = "limited", "limited_value"  # of a domain that gets constraints
 RETENTION_BYTES = 150000  # of SIZED
 RETENTION_SECONDS = 5  # of AGED
 
@@ -65,6 +67,9 @@ SELECT topics.create_topic('state', 2, segment_bytes => 65536, retention_time =>
     min_cleanable_dirty_ratio => 0.2, delete_retention_time => '1 s');
 SELECT topics.create_topic('paired', 2, segment_bytes => 131072, retention_time => '-1 s');
 SELECT topics.create_topic('numbered', 20, retention_time => '-1 s');
+SELECT topics.create_topic('damaged', 2, segment_bytes => 65536, retention_time => '-1 s');
+CREATE DOMAIN limited_value bigint;
+SELECT topics.create_topic('limited', 1, segment_bytes => 65536, value_type => 'limited_value');
 CREATE TABLE book (number bigserial PRIMARY KEY, id text, synchronous text);
 CREATE TABLE work (group_id text, partition int, "offset" bigint, id text);
 CREATE TABLE place (partition int PRIMARY KEY, next_offset bigint NOT NULL DEFAULT 0);
