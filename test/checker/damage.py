@@ -131,9 +131,13 @@ class Straddler(Client):
         with self.lock:
             value = next(self.values)
 
+        # ALTER DOMAIN waits for one that has locked the view
+        insert = self.random.random() < 0.1
+
         def body(_):
             self.begin()
-            self.query(f"INSERT INTO topic.{LIMITED} (value) VALUES (%s)", value)
+            self.query(f"INSERT INTO topic.{LIMITED} (value) VALUES (%s)" if insert else
+                       f"SELECT topics.produce('{LIMITED}', %s::text)", value)
             self.context.stop.wait(self.random.uniform(0, self.wait))
             self.commit()
         self.perform("straddle", body, value=value)
