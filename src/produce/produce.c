@@ -448,7 +448,12 @@ topics_produce_batch(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* Commit, and raise an error if no standby has confirmed that it should. */
+/*
+ * Commit, and raise an error if no standby has confirmed that it should.  A
+ * cancel that has come during the commit, and not ended it, is too late, as it
+ * would be behind the COMMIT of a client: the record is there, and an error
+ * would say that it is not.
+ */
 static void
 commit_for_send(void)
 {
@@ -463,6 +468,7 @@ commit_for_send(void)
 		topics_durability_keep_connection(false);
 	}
 	PG_END_TRY();
+	QueryCancelPending = false;
 	if (topics_durability_is_unconfirmed())
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),

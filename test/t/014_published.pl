@@ -153,6 +153,28 @@ goes_on(
 	'... which has cut behind the records');
 
 # ----------------------------------------------------------------------
+# A cancel that comes too late
+# ----------------------------------------------------------------------
+
+# The commit is done: an error would say that it is not.
+for my $sql (
+	q{INSERT INTO topic.t (value, partition) VALUES ('late', 2)},
+	q{SELECT topics.produce('t', 'late', partition => 2)},
+	q{CALL topics.send('t', 'late', partition => 2)})
+{
+	my ($command) = $sql =~ /(\w+)/;
+
+	stop_at($node, 'commit-durable');
+	$producer->send($sql);
+	ok(wait_until_at($node, 'commit-durable'), "$command: stopped behind the commit");
+	$observer->value("SELECT pg_cancel_backend($producer->{pid})");
+	go_on_from($node, 'commit-durable');
+	is($producer->receive->{sqlstate}, '', '... a cancel is too late');
+}
+goes_on($reader, q{SELECT count(*) FROM topic.t WHERE value = 'late'}, '3', '... all is there');
+$producer->query('SELECT 1');
+
+# ----------------------------------------------------------------------
 # The server dies there
 # ----------------------------------------------------------------------
 
