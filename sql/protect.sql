@@ -55,6 +55,29 @@ SELECT regexp_replace(command, '\mt\d+', 'tN', 'g'), pg_temp.try(command)
 		'CREATE RULE r AS ON INSERT TO topic.protect_topic DO INSTEAD NOTHING'])
 		WITH ORDINALITY c (command, n)
 	ORDER BY n;
+-- log tables below a table of another, which would change them as well
+CREATE TABLE protect_parent (LIKE :root) PARTITION BY LIST (partition);
+SELECT pg_temp.try(format('ALTER TABLE protect_parent ATTACH PARTITION %s DEFAULT', :'root'));
+DROP TABLE protect_parent;
+-- the catalogue
+CREATE TABLE protect_child (LIKE topic_log.partition INCLUDING ALL);
+SELECT command, pg_temp.try(command)
+	FROM unnest(ARRAY['ALTER TABLE topic_log.partition SET UNLOGGED',
+		'ALTER TABLE topic_log.topic DROP COLUMN notify CASCADE',
+		'ALTER TABLE topic_log.topic RENAME TO other',
+		'ALTER TABLE topic_log.topic RENAME COLUMN notify TO other',
+		'ALTER TABLE topic_log.segment SET SCHEMA public',
+		'ALTER TABLE topic_log.partition DROP CONSTRAINT partition_pkey',
+		'ALTER TABLE topic_log.partition RENAME CONSTRAINT partition_pkey TO other',
+		'ALTER INDEX topic_log.partition_pkey RENAME TO other',
+		'ALTER TABLE topic_log.partition ENABLE ROW LEVEL SECURITY',
+		'ALTER SEQUENCE topic_log.topic_id_seq RENAME TO other',
+		'CREATE TABLE protect_more () INHERITS (topic_log.partition)',
+		'ALTER TABLE protect_child INHERIT topic_log.partition',
+		'CREATE RULE r AS ON INSERT TO topic_log.topic DO INSTEAD NOTHING'])
+		WITH ORDINALITY c (command, n)
+	ORDER BY n;
+DROP TABLE protect_child;
 -- nothing was changed
 SELECT count(*) FROM topic.protect_topic;
 SELECT topics.produce('protect_topic', '20', partition => 0);
@@ -74,7 +97,9 @@ SELECT pg_temp.try(format('ALTER TABLE %s SET (autovacuum_enabled = off)', :'s1'
 	pg_temp.try(format('CREATE INDEX protect_key ON %s (key)', :'s1')),
 	pg_temp.try('ALTER INDEX topic_log.protect_key RENAME TO protect_other'),
 	pg_temp.try('DROP INDEX topic_log.protect_other'),
-	pg_temp.try('ALTER VIEW topic.protect_topic SET (security_barrier)');
+	pg_temp.try('ALTER VIEW topic.protect_topic SET (security_barrier)'),
+	pg_temp.try('ALTER TABLE topic_log.partition SET (fillfactor = 40)'),
+	pg_temp.try('ALTER TABLE topic_log.topic DISABLE TRIGGER ALL');
 -- triggers of one's own on the view
 CREATE FUNCTION protect_trigger() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RETURN NEW; END $$;

@@ -18,7 +18,10 @@
  *	not indexed			from the partitioned tables: a segment gets its index
  *						when it is full
  *
- * and a topic's view keeps its definition, its columns and its triggers
+ * The tables of the catalogue are not altered either, nor made parents or
+ * children of others, of which a command would reach them, as log tables are
+ * not: dropping a column of theirs, say, with CASCADE drops the extension.  And
+ * a topic's view keeps its definition, its columns and its triggers
  * (hooks.c has what concerns the view as a whole).
  *
  * Tables of which the catalogue knows nothing, which a dump in part can leave,
@@ -32,10 +35,13 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/index.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
+#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -53,15 +59,43 @@
  * ----------------------------------------------------------------
  */
 
+/* Return true while a script of ours runs: CREATE EXTENSION, or its UPDATE. */
+static bool
+is_own_script(void)
+{
+	return creating_extension && CurrentExtensionObject == get_extension_oid("pg_topics", true);
+}
+
 /* Return true if nothing is refused now. */
 static bool
 is_permitted(void)
 {
 	return IsBinaryUpgrade || allowSystemTableMods || topics_hooks_is_dropping_extension() ||
-		topics_extension_is_acting();
+		is_own_script() || topics_extension_is_acting();
 }
 
-/* Return true if a table is a log table of a topic that the catalogue knows. */
+/*
+ * Return true if a table, or the table of an index, is one of the catalogue's:
+ * the extension's own in schema "topic_log".
+ */
+static bool
+is_catalogue_table(Oid relid)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+	Oid			extension;
+
+	if (!OidIsValid(namespace) || get_rel_namespace(relid) != namespace)
+		return false;
+	if (get_rel_relkind(relid) == RELKIND_INDEX)
+		relid = IndexGetRelation(relid, true);
+	extension = getExtensionOfObject(RelationRelationId, relid);
+	return OidIsValid(extension) && extension == get_extension_oid("pg_topics", true);
+}
+
+/*
+ * Return true if a table is a log table of a topic that the catalogue knows.
+ * A segment that is not attached is part of no log.
+ */
 static bool
 is_log_table(Oid relid)
 {
@@ -75,7 +109,15 @@ is_log_table(Oid relid)
 		return false;
 	name = get_rel_name(relid);
 	return name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence) &&
+		(sequence < 0 || get_rel_relispartition(relid)) &&
 		OidIsValid(topics_catalog_view_of(id.topic_id));
+}
+
+/* Return true if a table is pg_topics', of whichever kind. */
+static bool
+is_own_table(Oid relid)
+{
+	return is_log_table(relid) || is_catalogue_table(relid);
 }
 
 /* Return true if a relation is the view of a topic. */
@@ -101,7 +143,9 @@ refuse_change(Oid relid, const char *what)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 is_topic_view(relid) ?
 			 errmsg("cannot %s of topic \"%s\"", what, get_rel_name(relid)) :
-			 errmsg("cannot %s of log table \"%s\"", what, get_rel_name(relid)),
+			 is_log_table(relid) ?
+			 errmsg("cannot %s of log table \"%s\"", what, get_rel_name(relid)) :
+			 errmsg("cannot %s of catalogue table \"%s\"", what, get_rel_name(relid)),
 			 errdetail("Records could be lost, or not be found."),
 			 errhint("Use the functions of schema \"%s\".", TOPICS_SCHEMA)));
 }
@@ -184,20 +228,39 @@ describe_command(AlterTableType subtype)
 	}
 }
 
+/* The other table that a command makes a parent or a child of this one. */
+static Oid
+find_relative(const AlterTableCmd *command)
+{
+	switch (command->subtype)
+	{
+		case AT_AttachPartition:
+			return look_up(((PartitionCmd *) command->def)->name);
+		case AT_AddInherit:
+			return look_up((RangeVar *) command->def);
+		default:
+			return InvalidOid;
+	}
+}
+
 static void
 check_alter_table(const AlterTableStmt *statement)
 {
 	Oid			relid = look_up(statement->relation);
+	bool		is_own = OidIsValid(relid) && is_own_table(relid);
 	ListCell   *lc;
 
-	if (!OidIsValid(relid) || !is_log_table(relid))
-		return;
 	foreach(lc, statement->cmds)
 	{
-		AlterTableType subtype = ((AlterTableCmd *) lfirst(lc))->subtype;
+		AlterTableCmd *command = lfirst_node(AlterTableCmd, lc);
+		Oid			relative;
 
-		if (!is_harmless(subtype))
-			refuse_change(relid, describe_command(subtype));
+		if (is_own && !is_harmless(command->subtype))
+			refuse_change(relid, describe_command(command->subtype));
+		/* below a table of another, it would change with that */
+		relative = find_relative(command);
+		if (OidIsValid(relative) && is_own_table(relative))
+			refuse_change(relative, "change the parent or a child");
 	}
 }
 
@@ -222,8 +285,10 @@ check_rename(const RenameStmt *statement)
 	if (!OidIsValid(relid))
 		return;
 	if ((statement->renameType == OBJECT_COLUMN && is_topic_view(relid)) ||
-		(statement->renameType != OBJECT_TRIGGER && statement->renameType != OBJECT_INDEX &&
-		 get_rel_relkind(relid) != RELKIND_INDEX && is_log_table(relid)))
+		(statement->renameType != OBJECT_TRIGGER &&
+		 (is_catalogue_table(relid) ||
+		  (statement->renameType != OBJECT_INDEX && get_rel_relkind(relid) != RELKIND_INDEX &&
+		   is_log_table(relid)))))
 		refuse_change(relid, statement->renameType == OBJECT_COLUMN ? "rename a column" :
 					  "change the name");
 }
@@ -267,7 +332,7 @@ check_drop_trigger(const DropStmt *statement)
 	}
 }
 
-/* CREATE TABLE .. PARTITION OF or INHERITS (a log table) */
+/* CREATE TABLE .. PARTITION OF or INHERITS (a table of ours) */
 static void
 check_create_table(const CreateStmt *statement)
 {
@@ -277,8 +342,8 @@ check_create_table(const CreateStmt *statement)
 	{
 		Oid			relid = look_up(lfirst_node(RangeVar, lc));
 
-		if (OidIsValid(relid) && is_log_table(relid))
-			refuse_change(relid, "make a partition");
+		if (OidIsValid(relid) && is_own_table(relid))
+			refuse_change(relid, "make a partition or a child");
 	}
 }
 
@@ -321,7 +386,7 @@ topics_protect_check(Node *statement)
 	else if (IsA(statement, AlterObjectSchemaStmt))
 	{
 		relid = look_up(((AlterObjectSchemaStmt *) statement)->relation);
-		if (OidIsValid(relid) && is_log_table(relid))
+		if (OidIsValid(relid) && is_own_table(relid))
 			refuse_change(relid, "change the schema");
 	}
 	else if (IsA(statement, DropStmt))
@@ -342,7 +407,7 @@ topics_protect_check(Node *statement)
 	else
 	{
 		relid = look_up(((RuleStmt *) statement)->relation);
-		if (OidIsValid(relid) && (is_topic_view(relid) || is_log_table(relid)))
+		if (OidIsValid(relid) && (is_topic_view(relid) || is_own_table(relid)))
 			refuse_change(relid, "change the rules");
 	}
 }
