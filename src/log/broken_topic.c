@@ -113,6 +113,7 @@ add_problem(List *problems, MemoryContext cxt, int64 topic_id, Oid view_relid, i
 	part->view_relid = view_relid;
 	part->partition = partition;
 	part->problem = pstrdup(text);
+	part->is_damaged = false;
 	problems = lappend(problems, part);
 	MemoryContextSwitchTo(old);
 	return problems;
@@ -263,55 +264,50 @@ describe_log(const Partition *partition)
 	return result;
 }
 
-/* What the look at a topic's logs is called with, and finds. */
-typedef struct LogProblems
+/* What the look at a partition's log is called with, and finds. */
+typedef struct LogProblem
 {
 	Topic	   *topic;
-	List	   *problems;
-} LogProblems;
+	int32		number;
+	char	   *problem;		/* or NULL */
+} LogProblem;
 
-/* Add what the logs of a topic lack. */
+/* Find what a partition's log lacks, if anything. */
 static void
-collect_log_problems(void *arg)
+find_log_problem(void *arg)
 {
-	LogProblems *found = arg;
-	Topic	   *topic = found->topic;
+	LogProblem *found = arg;
+	Partition	partition = {.topic = found->topic,.number = found->number};
 
-	for (int32 number = 0; number < topic->partitions; number++)
-	{
-		Partition	partition = {.topic = topic,.number = number};
-		char	   *problem;
-
-		CHECK_FOR_INTERRUPTS();
-		if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
-			continue;
-		topics_segment_learn(&partition);
-		problem = describe_log(&partition);
-		topics_catalog_close_partition(&partition, AccessShareLock);
-		if (problem)
-			found->problems = add_problem(found->problems, CurrentMemoryContext,
-										  topic->topic_id, topic->view_relid, number, problem);
-	}
+	if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
+		return;
+	topics_segment_learn(&partition);
+	found->problem = describe_log(&partition);
+	topics_catalog_close_partition(&partition, AccessShareLock);
 }
 
 /*
- * The same, and an error, as of a file that is not there, is a problem of this
- * topic and not one of all.
+ * Add it.  An error, as of a file that is not there, is a problem of this
+ * partition and not one of all.
  */
 static List *
-try_log_problems(List *problems, Topic *topic)
+try_log_problem(List *problems, Topic *topic, int32 number)
 {
-	LogProblems found = {topic, problems};
+	LogProblem	found = {topic, number};
 	const int64 topic_id = topic->topic_id;
 	const Oid	view_relid = topic->view_relid;
-	ErrorData  *error = topics_subtransaction_try(collect_log_problems, &found);
+	ErrorData  *error = topics_subtransaction_try(find_log_problem, &found);
 
-	if (error == NULL)
-		return found.problems;
-	if (topics_subtransaction_must_raise(error))
+	if (error && topics_subtransaction_must_raise(error))
 		ReThrowError(error);
-	return add_problem(problems, CurrentMemoryContext, topic_id, view_relid, WHOLE_TOPIC,
-					   psprintf("It cannot be read: %s.", error->message));
+	if (error)
+		found.problem = psprintf("It cannot be read: %s.", error->message);
+	if (found.problem)
+		problems = add_problem(problems, CurrentMemoryContext, topic_id, view_relid, number,
+							   found.problem);
+	if (error)
+		((BrokenPart *) llast(problems))->is_damaged = true;
+	return problems;
 }
 
 /*
@@ -328,8 +324,13 @@ topics_broken_topic_list(int64 topic_id)
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
 
-		if (topic && (topic_id == ALL_TOPICS || topic->topic_id == topic_id))
-			result = try_log_problems(result, topic);
+		if (topic == NULL || (topic_id != ALL_TOPICS && topic->topic_id != topic_id))
+			continue;
+		for (int32 number = 0; number < topic->partitions; number++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			result = try_log_problem(result, topic, number);
+		}
 	}
 	return result;
 }
@@ -357,6 +358,7 @@ topics_broken_topic_report(const char *name, int64 topic_id)
 			 errmsg("topic \"%s\" is not complete", name),
 			 part->partition == WHOLE_TOPIC ? errdetail("%s", part->problem) :
 			 errdetail("Partition %d: %s", part->partition, part->problem),
+			 part->is_damaged ? errhint("%s", TOPICS_DAMAGE_HINT) :
 			 errhint("See topics.broken_topic, and call topics.repair_topic() or topics.drop_topic()."
 					 " While a dump is restored, wait for its end; restore its data with --disable-triggers.")));
 }

@@ -12,6 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Session;
 use Topics;
+use TopicState;
 
 my $node = topics_node('node', conf => "pg_topics.worker_interval = '1h'\nautovacuum = off\n");
 $node->safe_psql(
@@ -19,6 +20,7 @@ $node->safe_psql(
 	SELECT topics.create_topic(t) FROM unnest(ARRAY['a', 'damaged', 'z']) t;
 	SELECT topics.produce(t, 'v') FROM unnest(ARRAY['a', 'damaged', 'z']) t;
 	SELECT topics.commit_offset('g', t, 0, 1) FROM unnest(ARRAY['a', 'damaged', 'z']) t;
+	CALL topics.maintain('damaged');
 	CREATE ROLE reader LOGIN;
 	GRANT SELECT ON topic.a, topic.damaged, topic.z TO reader;
 	GRANT USAGE ON SCHEMA topics TO reader;
@@ -122,6 +124,36 @@ for my $name (qw(partition segment broken))
 	is($looker->query('ROLLBACK')->{sqlstate}, '', '... and the session goes on');
 }
 $holder->value('ROLLBACK');
+
+# ----------------------------------------------------------------------
+# What a topic lacks, and what is said to put it right
+# ----------------------------------------------------------------------
+
+my $broken = 'SELECT topic, partition, problem, hint FROM topics.broken_topic';
+like(
+	$session->value($broken),
+	qr/^damaged\|0\|It cannot be read: could not open file [^|]*\|Restore the file, .*allow_system_table_mods[^\n]*$/,
+	'broken_topic: a file is missing');
+my $locker = Session->new($node);
+$locker->value(
+	q{BEGIN; DO $$ BEGIN EXECUTE format('LOCK TABLE topic_log.t%s_p0', topic_id) FROM topics.topic WHERE topic = 'a'; END $$}
+);
+$session->value(q{SET lock_timeout = '10ms'});
+is($session->query($broken)->{sqlstate},
+	'55P03', '... but not since a lock is waited for too long');
+$session->value('RESET lock_timeout');
+$locker->value('ROLLBACK');
+is((sqlstate_of($node, 'postgres', q{SELECT topics.repair_topic('damaged')}))[0],
+	'58P01', '... repair_topic cannot read it either');
+$session->value(
+	q{SET allow_system_table_mods = on;
+	DO $$ BEGIN EXECUTE format('DROP TABLE topic_log.t%s_p0_s1', topic_id) FROM topics.topic WHERE topic = 'damaged'; END $$;
+	RESET allow_system_table_mods});
+like(
+	$session->value(q{SELECT action FROM topics.repair_topic('damaged')}),
+	qr/^It has no record: the log starts, and goes on, at offset \d{4,}\.$/,
+	'... before the log table is dropped');
+is($session->value($broken), '', '... which puts it right');
 
 $node->stop;
 done_testing();
