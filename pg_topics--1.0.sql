@@ -151,7 +151,7 @@ CREATE FUNCTION topics.repair_topic(topic text, topic_id bigint DEFAULT NULL,
 	OUT partition integer, OUT action text) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_repair_topic';
 COMMENT ON FUNCTION topics.repair_topic(text, bigint) IS
-'Puts a topic right that lacks a part, see topics.broken_topic, and returns what it did, a row each; none if nothing was to be done. It makes what is missing of view, triggers, rows and tables, with default settings where they are lost, and has segments logged and in order again. Records are read from the first that is left, and the next offset is one that no lost record had. Where there is no log table it drops the rest.
+'Puts a topic right that lacks a part, see topics.broken_topic, and returns what it did, a row each; none if nothing was to be done. It makes what is missing of view, triggers, rights of its owner, rows and tables, with default settings where they are lost, attaches tables that are attached to nothing, and has segments logged and in order again. Records are read from the first that is left, and the next offset is one that no lost record had. Where there is no log table it drops the rest.
 topic_id: of a topic without a view, which gets one of that name. Reads the log, while nobody produces to it. For the topic''s owner; without a row of the catalogue for superusers and topics_admin. Not while a dump is being restored. No Kafka counterpart.
 Errors: 42704 no such topic, 42501 not the owner, 42710 the name is another topic''s, 55000 cannot be repaired';
 
@@ -539,7 +539,7 @@ COMMENT ON COLUMN topics.segment.state IS 'deleted: below the log start, waiting
 COMMENT ON COLUMN topics.broken_topic.topic IS 'Name; NULL: it has no view';
 COMMENT ON COLUMN topics.broken_topic.topic_id IS 'Id, which names its log tables topic_log.t<id>';
 COMMENT ON COLUMN topics.broken_topic.partition IS 'Number of the partition; NULL: the whole topic';
-COMMENT ON COLUMN topics.broken_topic.problem IS 'What is missing';
+COMMENT ON COLUMN topics.broken_topic.problem IS 'What is missing, or cannot be read';
 COMMENT ON COLUMN topics.broken_topic.hint IS 'What puts it right, or removes it';
 COMMENT ON COLUMN topics.worker.pid IS 'Process id; NULL if there is no worker now';
 COMMENT ON COLUMN topics.worker.last_round IS 'When it had last looked at all partitions, and done what was due';

@@ -9,9 +9,10 @@
  * the others:
  *
  *		rows without a view or tables, tables and a view without rows,
- *		a view without its triggers, partitions without a table or a row,
- *		segments of another access method, or not logged,
- *		a log without records that it has had.
+ *		a view without its triggers, or whose owner may not read the log,
+ *		partitions without a table or a row,
+ *		segments that are not attached, of another access method, or not logged,
+ *		a log without records that it has had, or that cannot be read.
  *
  * The last is seen by next_offset_floor (log_start.c), and by segments that do
  * not begin or end as their bounds say.  A restore under way looks the same:
@@ -44,12 +45,18 @@
 
 /*
  * All topics of which there is anything, or the one with id $1: its log table,
- * its view, by its row or else by what the view reads, and its row.
+ * its view, by its row or else by what the view reads, and its row.  What is
+ * loose is attached to nothing.
  */
 #define ANY_TOPIC \
 	"WITH root AS (SELECT substr(relname::text, 2)::int8 AS topic_id, oid FROM pg_class" \
 	" WHERE relnamespace = 'topic_log'::regnamespace AND relkind = 'p'" \
 	" AND relname ~ '^t[0-9]{1,18}$')," \
+	" loose AS (SELECT substring(relname FROM '^t([0-9]+)')::int8 AS topic_id," \
+	" substring(relname FROM '_p([0-9]+)')::int4 AS partition, relname, relkind FROM pg_class" \
+	" WHERE relnamespace = 'topic_log'::regnamespace AND NOT relispartition" \
+	" AND (relkind = 'r' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,9}_s[0-9]{1,18}$'" \
+	" OR relkind = 'p' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,9}$'))," \
 	" shown AS (SELECT r.topic_id, min(v.oid) AS view FROM root r" \
 	" JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid" \
 	" AND d.classid = 'pg_rewrite'::regclass" \
@@ -59,7 +66,7 @@
 	" topic AS (SELECT id.topic_id, r.oid AS root, t.topic_id IS NOT NULL AS has_row," \
 	" t.partitions, COALESCE(v.oid, s.view) AS view" \
 	" FROM (SELECT topic_id FROM root UNION SELECT topic_id FROM topic_log.topic" \
-	" UNION SELECT topic_id FROM topic_log.partition) id" \
+	" UNION SELECT topic_id FROM topic_log.partition UNION SELECT topic_id FROM loose) id" \
 	" LEFT JOIN root r ON r.topic_id = id.topic_id" \
 	" LEFT JOIN topic_log.topic t ON t.topic_id = id.topic_id" \
 	" LEFT JOIN pg_class v ON v.oid = t.view AND v.relkind = 'v'" \
@@ -75,6 +82,8 @@ static const char *const catalog_problems = ANY_TOPIC
 " UNION ALL SELECT 'It has no log table.' WHERE root IS NULL"
 " UNION ALL SELECT 'Its log table does not have the columns of a log table.'"
 " WHERE (SELECT relnatts FROM pg_class WHERE oid = root) <> " CppAsString2(Natts_log)
+" UNION ALL SELECT 'The owner of its view may not read its log table.'"
+" WHERE NOT has_table_privilege((SELECT relowner FROM pg_class WHERE oid = view), root, 'SELECT')"
 " UNION ALL SELECT 'Its view lacks a trigger.'"
 " WHERE view IS NOT NULL AND (SELECT count(*) FROM pg_trigger WHERE tgrelid = view"
 " AND tgfoid IN ('topics.insert_record'::regproc, 'topics.append_only'::regproc)) < 3"
@@ -87,6 +96,8 @@ static const char *const catalog_problems = ANY_TOPIC
 " UNION ALL SELECT 'The catalogue has no row for the partition.' WHERE NOT EXISTS"
 " (SELECT FROM topic_log.partition p WHERE p.topic_id = topic.topic_id AND p.partition = n)"
 ") p (problem)"
+" UNION ALL SELECT topic_id, view, partition, format('Log table \"%s\" is not attached.', relname)"
+" FROM topic JOIN loose USING (topic_id) WHERE relkind = 'r'"
 " UNION ALL SELECT topic_id, view, substring(c.relname FROM '_p([0-9]+)_s')::int4,"
 " format(CASE relpersistence WHEN 'p' THEN"
 " 'Log table \"%s\" does not use the access method \"topic_log\".'"
@@ -181,9 +192,9 @@ topics_broken_topic_find(int64 topic_id, Oid view_relid, TopicParts *parts)
 	bool		found = false;
 
 	query_topics(ANY_TOPIC " SELECT topic_id, root, view, partitions, has_row,"
-				 " (SELECT max(substring(relname FROM '_p([0-9]+)$')::int4) FROM pg_class"
-				 " WHERE relnamespace = 'topic_log'::regnamespace AND relkind = 'p'"
-				 " AND relname ~ ('^t' || topic_id || '_p[0-9]{1,9}$')) FROM topic", topic_id);
+				 " (SELECT max(substring(relname FROM '_p([0-9]+)')::int4) FROM pg_class"
+				 " WHERE relnamespace = 'topic_log'::regnamespace AND relkind IN ('p', 'r')"
+				 " AND relname ~ ('^t' || topic_id || '_p[0-9]{1,9}(_s[0-9]{1,18})?$')) FROM topic", topic_id);
 	for (uint64 i = 0; i < SPI_processed && !found; i++)
 	{
 		parts->topic_id = get_result(i, 1, 0);

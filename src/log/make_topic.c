@@ -200,17 +200,18 @@ query_number(const char *sql)
 }
 
 /*
- * Return true if there is a table of this id, or a row of it or a higher one.
+ * Return true if there is a table of this id, if only a segment, or a row of it
+ * or a higher one.
  */
 static bool
 is_id_used(int64 topic_id)
 {
 	const char *const sql = "SELECT count(*) FROM (SELECT FROM topic_log.topic WHERE topic_id >= " INT64_FORMAT
 		" UNION ALL SELECT FROM topic_log.partition WHERE topic_id >= " INT64_FORMAT
-		" UNION ALL SELECT FROM pg_class WHERE relname IN ('t" INT64_FORMAT "', 't" INT64_FORMAT "_p0')"
+		" UNION ALL SELECT FROM pg_class WHERE relname ~ '^t" INT64_FORMAT "(_p[0-9]|$)'"
 		" AND relnamespace = 'topic_log'::regnamespace) used";
 
-	return query_number(psprintf(sql, topic_id, topic_id, topic_id, topic_id)) > 0;
+	return query_number(psprintf(sql, topic_id, topic_id, topic_id)) > 0;
 }
 
 /*

@@ -19,6 +19,9 @@
  *	- Where some are left, they are kept.  The log starts at the first, and
  *	  gaps_below says that it may have gaps, as after a compaction.
  *
+ * What is left is also what stands in tables that are attached to nothing: they
+ * come back into the log.
+ *
  * The partition's table is locked against producers and foreign writers, as a
  * foreign writer does it, and its log end becomes unknown at the commit.
  *
@@ -31,10 +34,12 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "commands/tablecmds.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -140,6 +145,13 @@ require_repair_right(const Repair *repair)
 			 errmsg("must be superuser to repair topic \"%s\"", repair->name)));
 }
 
+/* Return true if it is, or is to be, the log of groups. */
+static bool
+is_offsets_topic(const Repair *repair)
+{
+	return strcmp(repair->name, CONSUMER_OFFSETS_TOPIC) == 0;
+}
+
 /* Lock the topic, or the name that it is to get, and look again. */
 static void
 lock_parts_to_repair(Repair *repair, int64 topic_id)
@@ -150,7 +162,8 @@ lock_parts_to_repair(Repair *repair, int64 topic_id)
 		LockRelationOid(view_relid, AccessExclusiveLock);
 	else
 	{
-		topics_topic_check_name(repair->name);
+		if (!is_offsets_topic(repair))
+			topics_topic_check_name(repair->name);
 		(void) topics_make_topic_lock_name(repair->name);
 	}
 	find_topic_parts(repair, topic_id);
@@ -189,7 +202,8 @@ repair_view(Repair *repair, List *problems)
 	{
 		parts->view_relid = topics_make_topic_create_view(parts->topic_id, repair->name);
 		CommandCounterIncrement();
-		ATExecChangeOwner(parts->view_relid, repair->caller, true, AccessExclusiveLock);
+		if (!is_offsets_topic(repair))
+			ATExecChangeOwner(parts->view_relid, repair->caller, true, AccessExclusiveLock);
 		put_action(repair, WHOLE_TOPIC, "It got a view.");
 	}
 	else if (has_problem(problems, WHOLE_TOPIC, "Its view lacks a trigger."))
@@ -217,8 +231,60 @@ repair_row(Repair *repair)
 	}
 }
 
+/* Have the owner of the view read the log through it (make_topic.c). */
 static void
-repair_partition_table(Repair *repair, List *problems, int32 partition)
+repair_right(Repair *repair, List *problems)
+{
+	const TopicParts *parts = &repair->parts;
+
+	if (SPI_execute(psprintf("SELECT format('GRANT SELECT ON %%s TO %%I', %u::regclass, pg_get_userbyid(relowner))"
+							 " FROM pg_class WHERE oid = %u AND NOT has_table_privilege(relowner, %u, 'SELECT')",
+							 parts->root_relid, parts->view_relid, parts->root_relid),
+					false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look at the right to read the log");
+	if (SPI_processed > 0)
+		topics_statement_execute("%s", SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
+	if (has_problem(problems, WHOLE_TOPIC, "The owner of its view may not read its log table."))
+		put_action(repair, WHOLE_TOPIC, "The owner of its view may read its log table again.");
+}
+
+/* Find tables of the topic that are attached to nothing: names and partitions. */
+static SPITupleTable *
+find_loose_tables(const Repair *repair, const char *relkinds, uint64 *count)
+{
+	if (SPI_execute(psprintf("SELECT relname, substring(relname FROM '_p([0-9]+)')::int4 FROM pg_class"
+							 " WHERE relnamespace = 'topic_log'::regnamespace AND NOT relispartition"
+							 " AND relname ~ '^t" INT64_FORMAT "_p[0-9]{1,9}(_s[0-9]{1,18})?$'"
+							 " AND relkind IN (%s) ORDER BY 2, 1", repair->parts.topic_id, relkinds),
+					false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for log tables");
+	*count = SPI_processed;
+	return SPI_tuptable;
+}
+
+/* Make the log table, if there is none, but a table that is to be below it. */
+static void
+repair_root(Repair *repair)
+{
+	uint64		count;
+	SPITupleTable *tables;
+	char	   *name;
+
+	if (OidIsValid(repair->parts.root_relid))
+		return;
+	tables = find_loose_tables(repair, "'r', 'p'", &count);
+	if (count == 0)
+		return;
+	name = psprintf("t" INT64_FORMAT, repair->parts.topic_id);
+	topics_statement_execute("CREATE TABLE topic_log.%s (LIKE topic_log.%s) PARTITION BY LIST (partition)",
+							 name, quote_identifier(SPI_getvalue(tables->vals[0], tables->tupdesc, 1)));
+	repair->parts.root_relid = get_relname_relid(name, get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+	topics_segment_protect_from_analyze(repair->parts.root_relid);
+	put_action(repair, WHOLE_TOPIC, "It got a log table.");
+}
+
+static void
+repair_partition_table(Repair *repair, int32 partition)
 {
 	const TopicParts *parts = &repair->parts;
 	char		name[NAMEDATALEN];
@@ -226,14 +292,86 @@ repair_partition_table(Repair *repair, List *problems, int32 partition)
 
 	snprintf(name, sizeof(name), "t" INT64_FORMAT "_p%d", parts->topic_id, partition);
 	relid = get_relname_relid(name, get_namespace_oid(TOPIC_LOG_SCHEMA, false));
-	if (OidIsValid(relid) &&
-		!has_problem(problems, partition, "The partition has no log table."))
+	if (OidIsValid(relid) && get_rel_relispartition(relid))
 		return;
 	if (OidIsValid(relid))
 		topics_make_topic_attach_partition(parts->topic_id, partition);
 	else
 		topics_make_topic_create_table(parts->topic_id, partition);
 	put_action(repair, partition, "The partition got a log table.");
+}
+
+/*
+ * Make room for the offsets from "first" to "last": drop segments without rows
+ * that were made for them meanwhile.  Raise if there are rows.
+ */
+static void
+make_room(Oid partition_relid, const char *name, int64 first, int64 last)
+{
+	Relation	partition_rel = table_open(partition_relid, ShareRowExclusiveLock);
+	int			count;
+	Segment    *segments;
+
+	topics_segment_forget_bounds(partition_relid);
+	segments = topics_segment_list(partition_rel, &count);
+	table_close(partition_rel, NoLock);
+	for (int i = 0; i < count; i++)
+	{
+		Relation	rel;
+		BlockNumber nblocks;
+
+		if (segments[i].base_offset > last || segments[i].end_offset <= first)
+			continue;
+		rel = table_open(segments[i].relid, AccessShareLock);
+		nblocks = RelationGetNumberOfBlocks(rel);
+		table_close(rel, NoLock);
+		if (nblocks > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("log table \"%s\" cannot be attached", name),
+					 errdetail("It has offsets from " INT64_FORMAT " to " INT64_FORMAT ", of which log table \"%s\" has some, too.",
+							   first, last, get_rel_name(segments[i].relid)),
+					 errhint("Drop it, or move it to another schema, and call topics.repair_topic() again.")));
+		topics_statement_execute("DROP TABLE topic_log.%s",
+								 quote_identifier(get_rel_name(segments[i].relid)));
+	}
+}
+
+/* Attach a segment that is attached to nothing, or drop it if it is empty. */
+static void
+attach_segment(const Repair *repair, const char *name, int32 partition)
+{
+	char	   *partition_name = psprintf("t" INT64_FORMAT "_p%d", repair->parts.topic_id, partition);
+	char	   *bounds[2];
+
+	if (SPI_execute(psprintf("SELECT min(\"offset\"), max(\"offset\") + 1"
+							 " FROM ONLY topic_log.%s", quote_identifier(name)), false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look at log table \"%s\"", name);
+	bounds[0] = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	bounds[1] = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+	if (bounds[0] == NULL)
+	{
+		topics_statement_execute("DROP TABLE topic_log.%s", quote_identifier(name));
+		put_action(repair, partition, psprintf("Log table \"%s\" was empty, and attached to nothing: it was dropped.", name));
+		return;
+	}
+	make_room(get_relname_relid(partition_name, get_namespace_oid(TOPIC_LOG_SCHEMA, false)), name,
+			  pg_strtoint64(bounds[0]), pg_strtoint64(bounds[1]) - 1);
+	topics_statement_execute("ALTER TABLE topic_log.%s ATTACH PARTITION topic_log.%s"
+							 " FOR VALUES FROM (%s) TO (%s)",
+							 partition_name, quote_identifier(name), bounds[0], bounds[1]);
+	put_action(repair, partition, psprintf("Log table \"%s\" was attached again.", name));
+}
+
+static void
+attach_segments(const Repair *repair)
+{
+	uint64		count;
+	SPITupleTable *tables = find_loose_tables(repair, "'r'", &count);
+
+	for (uint64 i = 0; i < count; i++)
+		attach_segment(repair, SPI_getvalue(tables->vals[i], tables->tupdesc, 1),
+					   pg_strtoint32(SPI_getvalue(tables->vals[i], tables->tupdesc, 2)));
 }
 
 /* Require rows of a heap to be in order, as they are after a restore. */
@@ -395,6 +533,8 @@ repair_log(const Repair *repair, int32 number)
 	bool		has_row = topics_log_start_read_row(&id, NULL, &row);
 	bool		tail_lost;
 	int64		allowed = Max(row.log_start_offset, row.gaps_below);
+	int64		used = row.next_offset_floor;
+	Segment		lowest;
 
 	partition.relid = get_relname_relid(psprintf("t" INT64_FORMAT "_p%d", id.topic_id, number),
 										get_namespace_oid(TOPIC_LOG_SCHEMA, false));
@@ -403,7 +543,10 @@ repair_log(const Repair *repair, int32 number)
 	topics_segment_forget_bounds(partition.relid);
 	contents = read_log(partition.rel, row.log_start_offset, allowed);
 	after = row;
-	tail_lost = !has_row || row.next_offset_floor > Max(contents.last + 1, allowed);
+	/* the log end is not looked for below the segments either (log.c) */
+	if (topics_segment_find_next(partition.rel, 0, &lowest))
+		used = Max(used, lowest.base_offset);
+	tail_lost = !has_row || used > Max(contents.last + 1, allowed);
 	if (tail_lost)
 		after.next_offset_floor = find_unused_offset(partition.rel, &row, contents.last);
 	if (contents.first < 0 && tail_lost)
@@ -427,35 +570,46 @@ repair_log(const Repair *repair, int32 number)
  * ----------------------------------------------------------------
  */
 
-static void
-repair_parts(Repair *repair)
+/* Require a topic with the columns that it must have, now that it has all parts. */
+static Topic *
+require_topic(const Repair *repair)
 {
-	List	   *problems = topics_broken_topic_list(repair->parts.topic_id);
-	StatementScope scope;
-	Topic	   *topic;
+	Topic	   *topic = topics_catalog_get(repair->parts.view_relid, true);
 
-	if (!OidIsValid(repair->parts.root_relid))
-	{
-		topics_topic_drop_parts(&repair->parts);
-		put_action(repair, WHOLE_TOPIC, "Nothing was left of its log: it was dropped.");
-		return;
-	}
-	scope = topics_statement_begin();
-	repair_view(repair, problems);
-	repair_row(repair);
-	for (int32 partition = 0; partition < repair->parts.partitions; partition++)
-		repair_partition_table(repair, problems, partition);
-	repair_segments(repair);
-	CacheInvalidateRelcacheByRelid(repair->parts.view_relid);
-	CommandCounterIncrement();
-	topic = topics_catalog_get(repair->parts.view_relid, true);
-	if (topic == NULL)
+	if (topic == NULL ||
+		(is_offsets_topic(repair) && (topic->key.type != TEXTOID || topic->value.type != JSONBOID)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("topic \"%s\" cannot be repaired", repair->name),
 				 errdetail("Its log table does not have the columns of a log table."),
 				 errhint("Use topics.drop_topic() to drop the topic and its log.")));
-	repair->segment_bytes = topic->settings.segment_bytes;
+	return topic;
+}
+
+static void
+repair_parts(Repair *repair)
+{
+	List	   *problems = topics_broken_topic_list(repair->parts.topic_id);
+	StatementScope scope = topics_statement_begin();
+
+	repair_root(repair);
+	if (!OidIsValid(repair->parts.root_relid))
+	{
+		topics_statement_end(scope);
+		topics_topic_drop_parts(&repair->parts);
+		put_action(repair, WHOLE_TOPIC, "Nothing was left of its log: it was dropped.");
+		return;
+	}
+	repair_view(repair, problems);
+	repair_row(repair);
+	repair_right(repair, problems);
+	for (int32 partition = 0; partition < repair->parts.partitions; partition++)
+		repair_partition_table(repair, partition);
+	attach_segments(repair);
+	repair_segments(repair);
+	CacheInvalidateRelcacheByRelid(repair->parts.view_relid);
+	CommandCounterIncrement();
+	repair->segment_bytes = require_topic(repair)->settings.segment_bytes;
 	for (int32 partition = 0; partition < repair->parts.partitions; partition++)
 		repair_log(repair, partition);
 	topics_statement_end(scope);

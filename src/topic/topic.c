@@ -359,6 +359,25 @@ drop_view(Oid view_relid)
 	PG_END_TRY();
 }
 
+/* Drop the tables of a topic that are attached to nothing (broken_topic.c). */
+static void
+drop_loose_tables(int64 topic_id)
+{
+	SPITupleTable *tables;
+	uint64		count;
+
+	if (SPI_execute(psprintf("SELECT quote_ident(relname) FROM pg_class"
+							 " WHERE relnamespace = 'topic_log'::regnamespace AND NOT relispartition"
+							 " AND relname ~ '^t" INT64_FORMAT "_p[0-9]{1,9}(_s[0-9]{1,18})?$'"
+							 " AND relkind IN ('r', 'p')", topic_id), true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for log tables");
+	tables = SPI_tuptable;
+	count = SPI_processed;
+	for (uint64 i = 0; i < count; i++)
+		topics_statement_execute("DROP TABLE topic_log.%s",
+								 SPI_getvalue(tables->vals[i], tables->tupdesc, 1));
+}
+
 /* Drop all that there is of a topic, which is locked. */
 void
 topics_topic_drop_parts(const TopicParts *parts)
@@ -373,6 +392,7 @@ topics_topic_drop_parts(const TopicParts *parts)
 		drop_view(parts->view_relid);
 	if (OidIsValid(root.objectId))
 		performDeletion(&root, DROP_RESTRICT, 0);
+	drop_loose_tables(parts->topic_id);
 	topics_statement_execute("DELETE FROM topic_log.topic WHERE topic_id = " INT64_FORMAT,
 							 parts->topic_id);
 	if (parts->has_row)

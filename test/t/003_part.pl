@@ -331,6 +331,78 @@ like(
 $node->safe_psql('log', q{SELECT topics.repair_topic('mine', topic_id => 1)});
 is($node->safe_psql('log', q{SELECT count(*) FROM topic.mine}), '414', '... and get one');
 check_works('log', 'mine', 0, 207, '{}');
+is( (   sqlstate_of($node, 'log',
+			q{SELECT topics.repair_topic('__consumer_offsets', topic_id => 2)}))[0],
+	'55000',
+	'log: not every table can be the log of groups');
+$node->safe_psql('log', q{SELECT topics.repair_topic('__consumer_offsets', topic_id => 4)});
+is( $node->safe_psql(
+		'log', q{SELECT sum(current_offset) FROM topics.consumer_lag WHERE topic = 'mine'}),
+	'50',
+	'... but the one that was');
+
+# ----------------------------------------------------------------------
+# Tables that are attached to nothing: their records are not lost
+# ----------------------------------------------------------------------
+
+my $full_list = (run_command([ 'pg_restore', '--list', "$dumps/full" ]))[0];
+append_to_file("$dumps/list", $full_list =~ s/^.*TABLE ATTACH topic_log t1_p[01]_s[12] .*\n//mgr);
+command_ok(
+	[ 'pg_restore', '--exit-on-error', '-L', "$dumps/list", new_database('loose'), "$dumps/full" ],
+	'loose: pg_restore -L');
+like(problems('loose'), qr/^orders\|1\|Log table "t1_p1_s2" is not attached\.$/m, 'loose: problem');
+check_refused('loose', 'orders', q{SELECT topics.produce('orders', '{}', partition => 0)});
+like(
+	repair_all('loose'),
+	qr/^orders\|0\|Log table "t1_p0_s1" was attached again\.$/m,
+	'loose: repair');
+is(problems('loose'), '', '... puts it right');
+same_state($node, 'loose', $expected, 'loose: everything is back');
+is($node->safe_psql('loose', q{CALL topics.send('orders', '{}', partition => 1)}),
+	'1|207', '... and goes on');
+is( $node->safe_psql(
+		'loose', q{
+		SET allow_system_table_mods = on; ALTER TABLE topic_log.t1_p1 DETACH PARTITION topic_log.t1_p1_s1;
+		SELECT topics.drop_topic('orders');
+		SELECT count(*) FROM pg_class WHERE relname LIKE 't1%' AND relnamespace = 'topic_log'::regnamespace}
+	),
+	"\n0",
+	'loose: drop_topic removes such tables, too');
+
+command_ok([ 'pg_dump', @from, '-t', 'topic_log.t1_p1_s1', '-Fc', '-f', "$dumps/one" ],
+	'one: pg_dump -t');
+my @one = new_database('one');
+$node->safe_psql('one', 'CREATE EXTENSION pg_topics');
+run_command([ 'pg_restore', @one, "$dumps/one" ]);
+is( $node->safe_psql(
+		'one',
+		q{SELECT topics.create_topic('new'); SELECT topic_id FROM topics.topic WHERE topic = 'new'}
+	),
+	"\n2",
+	'one: its id is not used again');
+$node->safe_psql('one', q{SELECT topics.repair_topic('mine', topic_id => 1)});
+is($node->safe_psql('one', 'SELECT count(*), min(partition) FROM topic.mine'),
+	'150|1', 'one: its records are a topic again');
+is(problems('one'), '', '... that lacks nothing');
+
+# Without rights: the owner of the view reads the log by one
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE part_owner LOGIN;
+	SELECT topics.create_topic('owned'), topics.produce('owned', 'x');
+	ALTER VIEW topic.owned OWNER TO part_owner;});
+dump_and_restore('no_rights', '--no-privileges');
+is( problems('no_rights'),
+	'owned||The owner of its view may not read its log table.',
+	'no_rights: problem');
+repair_all('no_rights');
+is( $node->safe_psql(
+		'no_rights',
+		q{GRANT USAGE ON SCHEMA topic TO part_owner; SET ROLE part_owner; SELECT value FROM topic.owned}
+	),
+	'x',
+	'... is put right');
+is(problems('no_rights'), '', '... and told of no more');
 
 # ----------------------------------------------------------------------
 # By hand: what is not refused
@@ -349,7 +421,8 @@ $node->safe_psql(
 	SET allow_system_table_mods = on;
 	DROP TRIGGER produce ON topic.triggers;
 	ALTER TABLE topic_log.t4_p0_s1 SET UNLOGGED;
-	DROP TABLE topic_log.t3_p1;});
+	DROP TABLE topic_log.t3_p1;
+	DROP TABLE topic_log.t3_p0_s1;});
 check_refused('hand', 'unlogged', q{SELECT topics.produce('unlogged', 'x')});
 check_refused(
 	'hand', 'tables',
@@ -359,6 +432,7 @@ $node->stop('immediate');
 $node->start;
 is( problems('hand'),
 	join("\n",
+		'tables|0|Records are missing from offset 0 to 8388607.',
 		'tables|1|The partition has no log table.',
 		'triggers||Its view lacks a trigger.',
 		'unlogged|0|Log table "t4_p0_s1" is not logged.',
