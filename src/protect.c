@@ -39,6 +39,7 @@
 #include "catalog/index.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "commands/extension.h"
@@ -92,9 +93,20 @@ is_catalogue_table(Oid relid)
 	return OidIsValid(extension) && extension == get_extension_oid("pg_topics", true);
 }
 
+/* Return true if a log table is attached, and what it is attached to, too. */
+static bool
+is_attached(Oid relid, const TopicPartition *id, int64 sequence)
+{
+	if (id->partition < 0)
+		return true;			/* the topic's own table */
+	if (!get_rel_relispartition(relid))
+		return false;
+	return sequence < 0 || get_rel_relispartition(get_partition_parent(relid, true));
+}
+
 /*
  * Return true if a table is a log table of a topic that the catalogue knows.
- * A segment that is not attached is part of no log.
+ * One that is attached to nothing is part of no log.
  */
 static bool
 is_log_table(Oid relid)
@@ -109,7 +121,7 @@ is_log_table(Oid relid)
 		return false;
 	name = get_rel_name(relid);
 	return name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence) &&
-		(sequence < 0 || get_rel_relispartition(relid)) &&
+		is_attached(relid, &id, sequence) &&
 		OidIsValid(topics_catalog_view_of(id.topic_id));
 }
 

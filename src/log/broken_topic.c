@@ -14,6 +14,9 @@
  *		segments that are not attached, of another access method, or not logged,
  *		a log without records that it has had, or that cannot be read.
  *
+ * A restore into a database that has other topics can also leave a view on the
+ * log of one of these.
+ *
  * The last is seen by next_offset_floor (log_start.c), and by segments that do
  * not begin or end as their bounds say.  A restore under way looks the same:
  * so nothing is put right on its own, but by topics.repair_topic()
@@ -97,7 +100,7 @@ static const char *const catalog_problems = ANY_TOPIC
 " (SELECT FROM topic_log.partition p WHERE p.topic_id = topic.topic_id AND p.partition = n)"
 ") p (problem)"
 " UNION ALL SELECT topic_id, view, partition, format('Log table \"%s\" is not attached.', relname)"
-" FROM topic JOIN loose USING (topic_id) WHERE relkind = 'r'"
+" FROM topic JOIN loose USING (topic_id) WHERE relkind = 'r' OR partition >= partitions"
 " UNION ALL SELECT topic_id, view, substring(c.relname FROM '_p([0-9]+)_s')::int4,"
 " format(CASE relpersistence WHEN 'p' THEN"
 " 'Log table \"%s\" does not use the access method \"topic_log\".'"
@@ -106,6 +109,23 @@ static const char *const catalog_problems = ANY_TOPIC
 " JOIN pg_class c ON c.oid = j.inhrelid"
 " WHERE relpersistence <> 'p' OR relam <> (SELECT oid FROM pg_am WHERE amname = 'topic_log')"
 " ORDER BY 1, 3 NULLS FIRST";
+
+/*
+ * Views that would be topics, on the logs of topics that have another view; all
+ * of them, or the one with OID $1.
+ */
+static const char *const stray_views =
+"SELECT substr(r.relname::text, 2)::int8, v.oid, t.view FROM pg_class v"
+" JOIN pg_rewrite w ON w.ev_class = v.oid"
+" JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid"
+" AND d.refclassid = 'pg_class'::regclass"
+" JOIN pg_class r ON r.oid = d.refobjid AND r.relkind = 'p' AND r.relname ~ '^t[0-9]{1,18}$'"
+" AND r.relnamespace = 'topic_log'::regnamespace"
+" JOIN topic_log.topic t ON t.topic_id = substr(r.relname::text, 2)::int8 AND t.view <> v.oid"
+" WHERE v.relkind = 'v' AND v.relnamespace = 'topic'::regnamespace AND ($1 IS NULL OR v.oid::int8 = $1)"
+" AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = v.oid AND tgfoid = 'topics.insert_record'::regproc)"
+" AND EXISTS (SELECT FROM pg_class WHERE oid = t.view)"
+" GROUP BY 1, 2, 3 ORDER BY 1, 2";
 
 /* ----------------------------------------------------------------
  *		The catalogue
@@ -124,7 +144,7 @@ add_problem(List *problems, MemoryContext cxt, int64 topic_id, Oid view_relid, i
 	part->view_relid = view_relid;
 	part->partition = partition;
 	part->problem = pstrdup(text);
-	part->is_damaged = false;
+	part->hint = NULL;
 	problems = lappend(problems, part);
 	MemoryContextSwitchTo(old);
 	return problems;
@@ -181,6 +201,32 @@ collect_catalog_problems(int64 topic_id)
 	return result;
 }
 
+/* Add views that read the log of another topic, all or the one of this OID. */
+static List *
+add_stray_views(List *problems, Oid view_relid)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = topics_statement_begin();
+
+	query_topics(stray_views, OidIsValid(view_relid) ? (int64) view_relid : ALL_TOPICS);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Oid			view = get_result(i, 2, InvalidOid);
+		char	   *name = get_rel_name(get_result(i, 3, InvalidOid));
+		MemoryContext old;
+
+		problems = add_problem(problems, cxt, get_result(i, 1, 0), view, WHOLE_TOPIC,
+							   psprintf("Its view reads the log of topic \"%s\".", name ? name : "?"));
+		old = MemoryContextSwitchTo(cxt);
+		((BrokenPart *) llast(problems))->hint =
+			psprintf("DROP VIEW %s removes it.",
+					 quote_qualified_identifier(TOPIC_SCHEMA, get_rel_name(view)));
+		MemoryContextSwitchTo(old);
+	}
+	topics_statement_end(scope);
+	return problems;
+}
+
 /*
  * Find what there is of a topic, by its id, or by its view's OID if topic_id is
  * ALL_TOPICS.  Return false if there is nothing.
@@ -194,7 +240,7 @@ topics_broken_topic_find(int64 topic_id, Oid view_relid, TopicParts *parts)
 	query_topics(ANY_TOPIC " SELECT topic_id, root, view, partitions, has_row,"
 				 " (SELECT max(substring(relname FROM '_p([0-9]+)')::int4) FROM pg_class"
 				 " WHERE relnamespace = 'topic_log'::regnamespace AND relkind IN ('p', 'r')"
-				 " AND relname ~ ('^t' || topic_id || '_p[0-9]{1,9}(_s[0-9]{1,18})?$')) FROM topic", topic_id);
+				 " AND (relkind = 'p' AND relispartition OR NOT has_row) AND relname ~ ('^t' || topic_id || '_p[0-9]{1,9}(_s[0-9]{1,18})?$')) FROM topic", topic_id);
 	for (uint64 i = 0; i < SPI_processed && !found; i++)
 	{
 		parts->topic_id = get_result(i, 1, 0);
@@ -304,7 +350,7 @@ find_log_problem(void *arg)
 static List *
 try_log_problem(List *problems, Topic *topic, int32 number)
 {
-	LogProblem	found = {topic, number};
+	LogProblem	found = {.topic = topic,.number = number};
 	const int64 topic_id = topic->topic_id;
 	const Oid	view_relid = topic->view_relid;
 	ErrorData  *error = topics_subtransaction_try(find_log_problem, &found);
@@ -317,7 +363,8 @@ try_log_problem(List *problems, Topic *topic, int32 number)
 		problems = add_problem(problems, CurrentMemoryContext, topic_id, view_relid, number,
 							   found.problem);
 	if (error)
-		((BrokenPart *) llast(problems))->is_damaged = true;
+		((BrokenPart *) llast(problems))->hint =
+			"Restore the file, or have its log table dropped with allow_system_table_mods and call topics.repair_topic().";
 	return problems;
 }
 
@@ -331,6 +378,8 @@ topics_broken_topic_list(int64 topic_id)
 	List	   *result = collect_catalog_problems(topic_id);
 	ListCell   *lc;
 
+	if (topic_id == ALL_TOPICS)
+		result = add_stray_views(result, InvalidOid);
 	foreach(lc, topics_catalog_list())
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
@@ -351,16 +400,12 @@ topics_broken_topic_list(int64 topic_id)
  * ----------------------------------------------------------------
  */
 
-/* Raise it if a topic lacks anything. */
-void
-topics_broken_topic_report(const char *name, int64 topic_id)
+/* Raise it, for the first problem, if there is any. */
+static void
+report_first(const char *name, List *problems)
 {
-	List	   *problems;
 	BrokenPart *part;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	problems = topics_broken_topic_list(topic_id);
-	PopActiveSnapshot();
 	if (problems == NIL)
 		return;
 	part = linitial(problems);
@@ -369,9 +414,21 @@ topics_broken_topic_report(const char *name, int64 topic_id)
 			 errmsg("topic \"%s\" is not complete", name),
 			 part->partition == WHOLE_TOPIC ? errdetail("%s", part->problem) :
 			 errdetail("Partition %d: %s", part->partition, part->problem),
-			 part->is_damaged ? errhint("%s", TOPICS_DAMAGE_HINT) :
+			 part->hint ? errhint("%s", part->hint) :
 			 errhint("See topics.broken_topic, and call topics.repair_topic() or topics.drop_topic()."
 					 " While a dump is restored, wait for its end; restore its data with --disable-triggers.")));
+}
+
+/* Raise it if a topic lacks anything. */
+void
+topics_broken_topic_report(const char *name, int64 topic_id)
+{
+	List	   *problems;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	problems = topics_broken_topic_list(topic_id);
+	PopActiveSnapshot();
+	report_first(name, problems);
 }
 
 /* The same by the topic's name, of which there may be no row. */
@@ -381,14 +438,18 @@ topics_broken_topic_report_view(const char *name)
 	Oid			view_relid = get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
 	TopicParts	parts;
 	bool		found;
+	List	   *strays = NIL;
 
 	if (!OidIsValid(view_relid) || get_rel_relkind(view_relid) != RELKIND_VIEW)
 		return;
 	PushActiveSnapshot(GetLatestSnapshot());
 	found = topics_broken_topic_find(ALL_TOPICS, view_relid, &parts);
+	if (!found)
+		strays = add_stray_views(NIL, view_relid);
 	PopActiveSnapshot();
 	if (found)
 		topics_broken_topic_report(name, parts.topic_id);
+	report_first(name, strays);
 }
 
 /*

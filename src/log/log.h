@@ -213,11 +213,10 @@ typedef struct BrokenPart
 	Oid			view_relid;		/* or InvalidOid */
 	int32		partition;		/* or WHOLE_TOPIC */
 	char	   *problem;		/* a sentence */
-	bool		is_damaged;		/* a file is: topics.repair_topic() fails, too */
+	const char *hint;			/* what is to be done, where
+								 * topics.repair_topic() does not do it, or
+								 * NULL */
 } BrokenPart;
-
-#define TOPICS_DAMAGE_HINT \
-	"Restore the file, or have its log table dropped with allow_system_table_mods and call topics.repair_topic()."
 
 /* What there is of a topic. */
 typedef struct TopicParts

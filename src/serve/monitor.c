@@ -388,7 +388,7 @@ topics_broken_status(PG_FUNCTION_ARGS)
 		values[BROKEN_PARTITION] = Int32GetDatum(part->partition);
 		values[BROKEN_PROBLEM] = CStringGetTextDatum(part->problem);
 		values[BROKEN_HINT] =
-			CStringGetTextDatum(part->is_damaged ? TOPICS_DAMAGE_HINT : name ?
+			CStringGetTextDatum(part->hint ? part->hint : name ?
 								psprintf("topics.repair_topic(%s) puts it right, topics.drop_topic(%s) removes it.",
 										 quote_literal_cstr(name), quote_literal_cstr(name)) :
 								psprintf("topics.repair_topic(name, topic_id => " INT64_FORMAT ") gives it a view of that name.",

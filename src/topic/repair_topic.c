@@ -19,8 +19,9 @@
  *	- Where some are left, they are kept.  The log starts at the first, and
  *	  gaps_below says that it may have gaps, as after a compaction.
  *
- * What is left is also what stands in tables that are attached to nothing: they
- * come back into the log.
+ * What is left is also what stands in segments that are attached to nothing:
+ * those that fill in what the log lacks come back into it.  Others may be of
+ * another topic, restored beside this one, and stay where they are.
  *
  * The partition's table is locked against producers and foreign writers, as a
  * foreign writer does it, and its log end becomes unknown at the commit.
@@ -123,6 +124,7 @@ find_topic_parts(Repair *repair, int64 topic_id)
 					 errmsg("topic \"%s\" already exists", repair->name)));
 		return;
 	}
+	topics_broken_topic_report_view(repair->name);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("topic \"%s\" does not exist", repair->name),
@@ -302,6 +304,19 @@ repair_partition_table(Repair *repair, int32 partition)
 }
 
 /*
+ * Return true if the log has had a record of this offset, by what the catalogue
+ * says, or if that says nothing.
+ */
+static bool
+was_in_log(const Repair *repair, int32 partition, int64 offset)
+{
+	const TopicPartition id = {MyDatabaseId, partition, repair->parts.topic_id};
+	PartitionRow row;
+
+	return !topics_log_start_read_row(&id, NULL, &row) || offset < row.next_offset_floor;
+}
+
+/*
  * Make room for the offsets from "first" to "last": drop segments without rows
  * that were made for them meanwhile.  Raise if there are rows.
  */
@@ -353,6 +368,13 @@ attach_segment(const Repair *repair, const char *name, int32 partition)
 	{
 		topics_statement_execute("DROP TABLE topic_log.%s", quote_identifier(name));
 		put_action(repair, partition, psprintf("Log table \"%s\" was empty, and attached to nothing: it was dropped.", name));
+		return;
+	}
+	if (partition >= repair->parts.partitions ||
+		!was_in_log(repair, partition, pg_strtoint64(bounds[0])))
+	{
+		put_action(repair, partition,
+				   psprintf("Log table \"%s\" has records that the log has not had: drop it, or move it to another schema.", name));
 		return;
 	}
 	make_room(get_relname_relid(partition_name, get_namespace_oid(TOPIC_LOG_SCHEMA, false)), name,

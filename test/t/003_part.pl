@@ -331,8 +331,8 @@ like(
 $node->safe_psql('log', q{SELECT topics.repair_topic('mine', topic_id => 1)});
 is($node->safe_psql('log', q{SELECT count(*) FROM topic.mine}), '414', '... and get one');
 check_works('log', 'mine', 0, 207, '{}');
-is( (   sqlstate_of($node, 'log',
-			q{SELECT topics.repair_topic('__consumer_offsets', topic_id => 2)}))[0],
+is( (   sqlstate_of(
+			$node, 'log', q{SELECT topics.repair_topic('__consumer_offsets', topic_id => 2)}))[0],
 	'55000',
 	'log: not every table can be the log of groups');
 $node->safe_psql('log', q{SELECT topics.repair_topic('__consumer_offsets', topic_id => 4)});
@@ -384,6 +384,26 @@ $node->safe_psql('one', q{SELECT topics.repair_topic('mine', topic_id => 1)});
 is($node->safe_psql('one', 'SELECT count(*), min(partition) FROM topic.mine'),
 	'150|1', 'one: its records are a topic again');
 is(problems('one'), '', '... that lacks nothing');
+
+# Restored beside another topic of the same id: nothing of it gets into that
+new_database('beside');
+$node->safe_psql('beside',
+	q{CREATE EXTENSION pg_topics; SELECT topics.create_topic('mine'), topics.produce('mine', '{}')}
+);
+run_command([ 'pg_restore', '--dbname', $node->connstr('beside'), "$dumps/full" ]);
+like(
+	problems('beside'),
+	qr/^mine\|1\|Log table "t1_p1" is not attached\.\norders\|\|Its view reads the log of topic "mine"\.$/m,
+	'beside: problems');
+is((sqlstate_of($node, 'beside', $_))[0], '55000', "beside: $_")
+  for q{SELECT topics.create_topic('orders')}, q{SELECT topics.produce('orders', '{}')},
+  q{SELECT topics.repair_topic('orders')}, q{SELECT topics.drop_topic('orders')};
+$node->safe_psql('beside', q{SELECT topics.repair_topic('mine')});
+is($node->safe_psql('beside', q{SELECT count(*) FROM topic.mine}),
+	'1', 'beside: repair_topic adds nothing');
+$node->safe_psql('beside',
+	q{DROP VIEW topic.orders; DROP TABLE topic_log.t1_p0_s2, topic_log.t1_p1});
+unlike(problems('beside'), qr/mine|orders/, 'beside: what is left over can be dropped');
 
 # Without rights: the owner of the view reads the log by one
 $node->safe_psql(
