@@ -532,3 +532,19 @@ topics_high_watermark_wait_for_all(void)
 		topics_high_watermark_nap(&polls);
 	return mark;
 }
+
+/*
+ * Wait until the standbys have confirmed WAL up to a record of ours, and so all
+ * that was committed before.  The wait can be cancelled, and ends as above.
+ */
+void
+topics_high_watermark_wait_for_position(XLogRecPtr position)
+{
+	int			polls = 0;
+
+	if (!topics_high_watermark_applies())
+		return;
+	XLogFlush(position);
+	while (topics_high_watermark_applies() && get_confirmed_position() < position)
+		topics_high_watermark_nap(&polls);
+}

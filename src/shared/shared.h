@@ -379,6 +379,7 @@ extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *cou
 									  uint64 *mark);
 extern void topics_high_watermark_nap(int *polls);
 extern uint64 topics_high_watermark_wait_for_all(void);
+extern void topics_high_watermark_wait_for_position(XLogRecPtr position);
 
 /* ---- append_wait.c ---- */
 

@@ -24,7 +24,9 @@
  * another topic, restored beside this one, and stay where they are.
  *
  * The partition's table is locked against producers and foreign writers, as a
- * foreign writer does it, and its log end becomes unknown at the commit.
+ * foreign writer does it, and its log end becomes unknown at the commit.  What
+ * lies below the floor counts as confirmed by synchronous standbys, also after a
+ * restart: so the repair waits until all that the log has is.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +34,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -582,6 +585,7 @@ repair_log(const Repair *repair, int32 number)
 	if (memcmp(&after, &row, sizeof(PartitionRow)) == 0 && has_row)
 		return;
 	store_row(repair, partition.state, has_row, &after);
+	topics_high_watermark_wait_for_position(XactLastRecEnd);
 	put_loss(repair, number, &contents, &row, &after, tail_lost);
 	topics_cut_cover_offset(&partition, Max(after.next_offset_floor, contents.last + 1),
 							repair->segment_bytes);

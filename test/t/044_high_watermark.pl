@@ -313,6 +313,23 @@ $producer->value(
 all_say(0, 107, 'of many commits nothing is read');
 all_say(1, 9, 'of many commits nothing is read');
 
+# What a repair stores of the log's end counts as confirmed after a crash
+my $repairer = Session->new($node);
+$repairer->send(
+	q{BEGIN; DELETE FROM topic_log.partition WHERE partition = 0
+	 AND topic_id = (SELECT topic_id FROM topics.topic WHERE topic = 't');
+	SELECT topics.repair_topic('t')});
+ok( poll_until(
+		sub {
+			$observer->value(
+				qq{SELECT state = 'active' AND wait_event IN ('Extension', 'PgTopicsHighWatermark')
+				FROM pg_stat_activity WHERE pid = $repairer->{pid}}) eq 't';
+		}),
+	'repair_topic waits until all is confirmed');
+$observer->value("SELECT pg_cancel_backend($repairer->{pid})");
+is($repairer->receive->{sqlstate}, '57014', '... can be cancelled');
+$repairer->query('ROLLBACK');
+
 # The setting goes: all may be read at once.
 $node->adjust_conf('postgresql.conf', 'synchronous_standby_names', "''");
 $consumer->send(q{CALL topics.wait_offset('t', 1, 100, '1 min')});
