@@ -91,7 +91,8 @@ append_transaction(void)
 	}
 	topics_timeout_end_commit();
 	/* a cancel that has come so far is in time: nothing is committed */
-	CHECK_FOR_INTERRUPTS();
+	if (appended)
+		CHECK_FOR_INTERRUPTS();
 }
 
 /* Step 3.  Nothing here may raise. */

@@ -21,8 +21,9 @@
  * lock_timeout counts for a wait, from its first sleep until the process has
  * what it waits for (topics_timeout_begin_wait).  PostgreSQL uses the same
  * timer for its own locks, so nothing that waits for one of these is called
- * meanwhile.  Our own background processes wait for an append lock as long as
- * it takes: its holder waits for none of theirs.
+ * meanwhile.  Our own background processes have a lock_timeout, too
+ * (background.c): a commit that waits for a lost standby may hold an append lock
+ * for hours, and other partitions are not to wait for that.
  *
  * No system call is made as long as an earlier alarm of the process is due
  * before, so a statement pays for this with one or two looks at the clock; and
@@ -35,7 +36,6 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
-#include "tcop/tcopprot.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
@@ -45,24 +45,41 @@ static bool commit_is_timed = false;	/* STATEMENT_TIMEOUT is armed by us */
 static bool wait_is_timed = false;	/* and so is LOCK_TIMEOUT */
 
 /*
- * Return when the current statement has to be over.  At the end of a pipeline
- * no statement runs, and the client may have taken its time since the last one:
- * that does not count.
+ * Return when the commit's work has to be over: when PostgreSQL's own timer would
+ * have ended the statement.  The time of the message from the client does not
+ * tell that, since each statement of a message has all of the time.
+ *
+ * It may be over already, where the commit is not the statement's: at the end of
+ * a pipeline, or where a cancel was caught.  Or the timer did not run, since the
+ * statement itself has set the timeout.  Then the commit has a time of its own.
  */
 static TimestampTz
 compute_deadline(void)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentStatementStartTimestamp(),
-													   StatementTimeout);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz longest = TimestampTzPlusMilliseconds(now, StatementTimeout);
+	TimestampTz deadline = get_timeout_finish_time(STATEMENT_TIMEOUT);
 
-	if (debug_query_string == NULL)
-	{
-		TimestampTz now = GetCurrentTimestamp();
+	return deadline > now && deadline < longest ? deadline : longest;
+}
 
-		if (deadline <= now)
-			deadline = TimestampTzPlusMilliseconds(now, StatementTimeout);
-	}
-	return deadline;
+/*
+ * PostgreSQL forgets its timer when it disarms it, also if that has fired in the
+ * last moment.  Then the cancel, which is still to be obeyed, would be reported
+ * as a user's.
+ */
+static void
+report_late_timeout(void)
+{
+	TimestampTz deadline = get_timeout_finish_time(STATEMENT_TIMEOUT);
+
+	if (likely(!QueryCancelPending) || get_timeout_indicator(LOCK_TIMEOUT, false) ||
+		deadline <= GetCurrentStatementStartTimestamp() || deadline > GetCurrentTimestamp())
+		return;
+	QueryCancelPending = false;
+	ereport(ERROR,
+			(errcode(ERRCODE_QUERY_CANCELED),
+			 errmsg("canceling statement due to statement timeout")));
 }
 
 /*
@@ -77,6 +94,7 @@ topics_timeout_begin_commit(void)
 		get_timeout_active(STATEMENT_TIMEOUT) ||
 		topics_pending_describe() == NULL)
 		return;
+	report_late_timeout();
 	commit_is_timed = true;
 	enable_timeout_at(STATEMENT_TIMEOUT, compute_deadline());
 }
@@ -107,7 +125,7 @@ topics_timeout_at_abort(void)
 void
 topics_timeout_begin_wait(void)
 {
-	if (LockTimeout <= 0 || topics_background_is_ours())
+	if (LockTimeout <= 0)
 		return;
 	wait_is_timed = true;
 	enable_timeout_after(LOCK_TIMEOUT, LockTimeout);

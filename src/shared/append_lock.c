@@ -33,8 +33,8 @@
  * it, and so does the lock of offset_table.c, for the publication.  It does not
  * look into the catalogue, wait for a heavyweight lock or for another append
  * lock, or allocate what may fail.  All that was done before, and is only
- * checked under the lock (append.c); a log end that nobody knows is looked up
- * under it (log_end.c).  Once the commit record is written a holder raises
+ * checked under the lock (append.c); so is a log end that nobody knows, which is
+ * stored under it (log_end.c).  Once the commit record is written a holder raises
  * nothing (transaction.c, which also says what PostgreSQL itself does
  * meanwhile).
  *
@@ -195,14 +195,26 @@ begin_wait(const PartitionState *state)
 	waiting = true;
 }
 
+/* The wait is over, or has failed.  Raises nothing. */
 static void
 end_wait(void)
 {
-	if (likely(!waiting))
-		return;
 	waiting = false;
 	topics_timeout_end_wait();
 	topics_append_wait_leave();
+}
+
+/*
+ * The wait is over.  If lock_timeout has come in the last moment, that is
+ * reported here: the next wait forgets whose the cancel was.
+ */
+static void
+finish_wait(void)
+{
+	if (likely(!waiting))
+		return;
+	end_wait();
+	CHECK_FOR_INTERRUPTS();
 }
 
 /*
@@ -368,7 +380,7 @@ topics_append_lock_acquire(PartitionState **states, int nstates)
 			done = try_all_locks(states, nstates, &missed);
 	if (!done)
 		acquire_database();
-	end_wait();
+	finish_wait();
 }
 
 /* Release what topics_append_lock_acquire took.  Raises nothing. */
@@ -426,7 +438,7 @@ topics_append_lock_end_sleeping(void)
 	if (sleeping_on)
 		ConditionVariableCancelSleep();
 	sleeping_on = NULL;
-	end_wait();
+	finish_wait();
 }
 
 /*
@@ -437,7 +449,8 @@ topics_append_lock_end_sleeping(void)
 void
 topics_append_lock_at_abort(void)
 {
-	end_wait();
+	if (waiting)
+		end_wait();
 	if (exclusive)
 		forget_holder(&find_database_gate()->holder);
 	if (is_giant)

@@ -149,6 +149,34 @@ for my $timeout (sort keys %sqlstate)
 		"$timeout ends the wait of an implicit commit in the extended protocol");
 }
 
+# Where PostgreSQL would not end a statement, nobody does: its timer is that of
+# each statement of a message, and it runs out once.
+$observer->value(q{SELECT topics.create_topic('timed')});
+for (
+	[
+		'each statement of a message',
+		'1s', q{SELECT pg_sleep(0.6)\; SELECT pg_sleep(0.6)\; SELECT topics.produce('timed', 'x')}
+	],
+	[
+		'the time before it was set',
+		'0',
+		q{SELECT count(*) FROM pg_sleep(1.2), set_config('statement_timeout', '1s', true), topics.produce('timed', 'x')}
+	],
+	[
+		'a cancel that was caught',
+		'500ms',
+		q{DO $$ BEGIN
+			BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END;
+			PERFORM topics.produce('timed', 'x'); END $$}
+	])
+{
+	my ($what, $time, $sql) = @$_;
+
+	$timed_out->value("SET statement_timeout = '$time'");
+	is($timed_out->query($sql)->{sqlstate}, '', "statement_timeout does not count twice: $what");
+	$timed_out->value('RESET statement_timeout');
+}
+
 # The lock of the whole database, which every holder of append locks shares.
 $observer->value(q{SELECT topics.create_topic('wide', 101)});
 my $wide_sql =
