@@ -85,10 +85,13 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
 #include "pg_topics.h"
@@ -104,6 +107,8 @@
 
 #define OLD_READERS_MS 1000
 #define LIMIT_NAP_MS 10
+#define LIMIT_LOCK_TIMEOUT "500ms"	/* well below deadlock_timeout */
+#define LIMIT_LOCK_TIMEOUT_MS 500
 
 /* What this transaction changes of a partition's segments. */
 typedef struct PendingChange
@@ -344,8 +349,7 @@ set_append_limit(const Cover *cover, int64 limit)
 		topics_append_lock_sleep(state, LIMIT_NAP_MS);
 	topics_append_lock_end_sleeping();
 
-	topics_append_lock_acquire(&state, 1);
-	below = topics_log_next_offset_locked(partition) <= limit;
+	below = topics_log_lock_end(partition) <= limit;
 	if (below)
 	{
 		cover->change->has_limit = true;
@@ -621,8 +625,9 @@ choose_cut(const Partition *partition, Segment *active, int64 *cut_at)
 	Oid			expected = active->relid;
 	bool		found;
 
-	topics_append_lock_acquire(&state, 1);
-	*cut_at = topics_log_next_offset_locked(partition);
+	/* have the bounds read before the lock, if they have become invalid */
+	(void) topics_segment_find(partition->rel, 0, active);
+	*cut_at = topics_log_lock_end(partition);
 	found = topics_segment_find(partition->rel, *cut_at, active) && active->relid == expected &&
 		active->base_offset < *cut_at;
 	if (found)
@@ -643,7 +648,9 @@ choose_cut(const Partition *partition, Segment *active, int64 *cut_at)
  * that, and then do it themselves.
  *
  * All locks are taken before the limit is set, so that no process that holds
- * one of them, say ANALYZE, keeps producers waiting.
+ * one of them, say ANALYZE, keeps producers waiting.  Those of catalogues are
+ * not: they are waited for shortly, since the one who has them may be a producer
+ * that waits for us, which no deadlock detector sees.
  */
 bool
 topics_cut_active_segment(Partition *partition, int64 *cut_at)
@@ -667,13 +674,17 @@ topics_cut_active_segment(Partition *partition, int64 *cut_at)
 	if (found)
 	{
 		OwnerScope	scope;
+		int			guc_level = NewGUCNestLevel();
 
+		if (LockTimeout <= 0 || LockTimeout > LIMIT_LOCK_TIMEOUT_MS)
+			topics_settings_override("lock_timeout", LIMIT_LOCK_TIMEOUT);
 		TEST_POINT("cut-limited");
 		scope = topics_extension_become_owner();
 		active.end_offset = *cut_at;
 		topics_segment_set_bounds(partition->relid, &active);
 		TEST_POINT("cut-bound");
 		topics_extension_become_caller(scope);
+		AtEOXact_GUC(false, guc_level);
 	}
 	return found;
 }

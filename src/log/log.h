@@ -403,15 +403,15 @@ topics_log_get_offset(TupleTableSlot *slot)
  *
  *		topics_log_next_offset	the offset of the next record: for those who
  *								write, and for errors
- *		topics_log_next_offset_locked	the same, for a caller that holds the
- *								append lock
+ *		topics_log_lock_end		the same, with the append lock, which the caller
+ *								releases
  *		topics_log_next_offset_settled	after all who are publishing have done
  *								so: for a caller that knows of a record which is
  *								visible and maybe not published
  */
 extern int64 topics_log_end(const Partition *partition, Snapshot snapshot);
 extern int64 topics_log_next_offset(const Partition *partition);
-extern int64 topics_log_next_offset_locked(const Partition *partition);
+extern int64 topics_log_lock_end(const Partition *partition);
 extern int64 topics_log_next_offset_settled(const Partition *partition);
 extern void topics_log_flush(PartitionState *state);
 extern void topics_log_meet_writers(Relation partition_rel, Snapshot snapshot);

@@ -3,10 +3,10 @@
  * log_end.c
  *		Where the log of a partition ends: for producers, and for readers.
  *
- * THE NEXT OFFSET is in shared memory while there are producers.  It
- * is looked up in the log after a restart and after a foreign writer's
- * commit, under the append lock and with a fresh snapshot: every producer
- * publishes before it releases the lock, so whatever was committed is seen.
+ * THE NEXT OFFSET is in shared memory while there are producers.  It is looked
+ * up in the log after a restart and after a foreign writer's commit, with a
+ * fresh snapshot, and stored under the append lock.  As long as it is not known
+ * nobody appends, so whatever was committed is seen.
  * During recovery it is looked up every time, since the replayed commits
  * publish nothing.
  *
@@ -31,14 +31,12 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
-#include "catalog/namespace.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/itemptr.h"
-#include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -207,30 +205,51 @@ find_first_timestamp(Relation rel)
 	return result;
 }
 
+/* A log end that was looked up, and what else is found on the way. */
+typedef struct EndLookup
+{
+	uint32		foreign_writes; /* counted when we began */
+	FoundEnd	found;
+
+	/* for the roll by size and by age, of the active segment, if there is one */
+	bool		has_active;
+	Segment		active;
+	BlockNumber active_blocks;
+	TimestampTz active_started; /* 0: it is empty */
+}			EndLookup;
+
+/* Look at the active segment of a log that ends at lookup->found.end. */
+static void
+look_at_active_segment(const Partition *partition, EndLookup * lookup)
+{
+	int64		end = lookup->found.end;
+	Relation	rel;
+
+	lookup->has_active = topics_segment_find(partition->rel, end, &lookup->active);
+	if (!lookup->has_active)
+		return;
+	rel = table_open(lookup->active.relid, AccessShareLock);
+	lookup->active_blocks = RelationGetNumberOfBlocks(rel);
+	lookup->active_started = end > lookup->active.base_offset ? find_first_timestamp(rel) : 0;
+	table_close(rel, AccessShareLock);
+}
+
 /*
- * Look up what the roll by size and by age needs to know of the active
- * segment.
+ * Look the log end up, to store it then.  The caller does not hold the append
+ * lock, since catalogues are read here.  Nobody appends meanwhile: a producer
+ * needs a next_offset that is known.
  */
 static void
-look_at_active_segment(const Partition *partition, int64 end)
+look_up_end(const Partition *partition, EndLookup * lookup)
 {
-	PartitionState *state = partition->state;
-	Segment		active;
-
-	state->active_started = 0;
-	state->active_blocks = 0;
-	state->active_file = InvalidOid;
-	if (topics_segment_find(partition->rel, end, &active))
-	{
-		Relation	rel = table_open(active.relid, AccessShareLock);
-
-		state->active_base = active.base_offset;
-		state->spare_at = active.base_offset + (active.end_offset - active.base_offset) / 2;
-		state->active_blocks = RelationGetNumberOfBlocks(rel);
-		if (end > active.base_offset)
-			state->active_started = find_first_timestamp(rel);
-		table_close(rel, AccessShareLock);
-	}
+	memset(lookup, 0, sizeof(EndLookup));
+	lookup->foreign_writes = pg_atomic_read_u32(&partition->state->foreign_writes);
+	pg_memory_barrier();
+	AcceptInvalidationMessages();
+	lookup->found = find_end_now(partition);
+	/* a restore is not at its end yet: this may not be that of the log */
+	if (lookup->found.complete)
+		look_at_active_segment(partition, lookup);
 }
 
 /* ----------------------------------------------------------------
@@ -239,99 +258,84 @@ look_at_active_segment(const Partition *partition, int64 end)
  */
 
 /*
- * Take the heavyweight locks that looking up the log end needs, so that they
- * are not waited for under the append lock: of the catalogue, and of the
- * segments from the last one down to one with rows.  Return what was locked:
- * it is not to stay locked when the partition's table is not.
+ * Store a log end that was looked up, under the append lock.  Return false if it
+ * may be out of date.
+ *
+ * A foreign writer that commits while we look is not blocked by the append lock.
+ * It counts foreign_writes after it became visible, so if our snapshot missed it,
+ * either the count has moved by now, or it will reset next_offset after we have
+ * set it.  An end that another process has stored meanwhile is known then; if it
+ * is not any more, a foreign writer has come as well.
  */
-static List *
-lock_for_lookup(Relation partition_rel)
+static bool
+store_end(PartitionState *state, const EndLookup * lookup)
 {
-	Oid			catalogue = get_relname_relid("partition", get_namespace_oid(TOPIC_LOG_SCHEMA, false));
-	List	   *locked = list_make1_oid(catalogue);
-	int			count;
-	Segment    *segments;
-
-	LockRelationOid(catalogue, AccessShareLock);
-	segments = topics_segment_list(partition_rel, &count);
-	for (int i = count - 1; i >= 0; i--)
+	Assert(topics_append_lock_held(state));
+	if (lookup->foreign_writes != pg_atomic_read_u32(&state->foreign_writes))
+		return false;
+	state->active_started = lookup->active_started;
+	state->active_blocks = lookup->active_blocks;
+	state->active_file = InvalidOid;
+	if (lookup->has_active)
 	{
-		Relation	rel = table_open(segments[i].relid, AccessShareLock);
-		BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
-
-		locked = lappend_oid(locked, segments[i].relid);
-		table_close(rel, NoLock);
-		if (nblocks > 0)
-			break;
+		state->active_base = lookup->active.base_offset;
+		state->spare_at = state->active_base +
+			(lookup->active.end_offset - state->active_base) / 2;
 	}
-	pfree(segments);
-	return locked;
-}
-
-/* Get the next offset, with the append lock held meanwhile. */
-static int64
-get_next_offset_under_lock(const Partition *partition)
-{
-	PartitionState *state = topics_partition_state_current(partition->state);
-	Partition	current = *partition;
-	List	   *locked = NIL;
-	ListCell   *lc;
-	int64		next;
-
-	current.state = state;
-	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
-		locked = lock_for_lookup(partition->rel);
-	topics_append_lock_acquire(&state, 1);
-	next = topics_log_next_offset_locked(&current);
-	topics_append_lock_release();
-	foreach(lc, locked)
-		UnlockRelationOid(lfirst_oid(lc), AccessShareLock);
-	list_free(locked);
-	return next;
+	state->stored_floor = lookup->found.floor;
+	state->last_append_time = Max(state->last_append_time, lookup->found.last_timestamp);
+	pg_atomic_write_u64(&state->commit_lsn,
+						topics_high_watermark_looked_up(state, lookup->found.floor));
+	/* a snapshot that was taken before takes this for running */
+	pg_atomic_write_u32(&state->publish_xid, ReadNextTransactionId());
+	pg_write_barrier();
+	pg_atomic_write_u64(&state->next_offset, lookup->found.end);
+	pg_memory_barrier();
+	if (lookup->foreign_writes == pg_atomic_read_u32(&state->foreign_writes))
+		return true;
+	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
+	return false;
 }
 
 /*
- * Get the offset that the next record gets.  The caller holds the append lock,
- * and has the partition's table open.
+ * Acquire the append lock of a partition, and get the offset that the next
+ * record gets.  Where that is not known it is looked up before: under the lock
+ * nothing is.  The caller has the partition's table open, and releases the lock.
  */
 int64
-topics_log_next_offset_locked(const Partition *partition)
+topics_log_lock_end(const Partition *partition)
 {
 	PartitionState *state = partition->state;
-	uint64		next = pg_atomic_read_u64(&state->next_offset);
 
-	Assert(topics_append_lock_held(state));
-	while (next == UNKNOWN_OFFSET)
+	for (;;)
 	{
-		uint32		writes = pg_atomic_read_u32(&state->foreign_writes);
-		FoundEnd	found;
+		bool		known = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
+		EndLookup	lookup;
+		uint64		next;
 
-		/*
-		 * A foreign writer that commits while we look is not blocked by the
-		 * append lock.  It counts foreign_writes after it became visible, so
-		 * if our snapshot missed it, either the count has moved by now, or it
-		 * will reset next_offset after we have set it.
-		 */
-		pg_memory_barrier();
-		AcceptInvalidationMessages();
-		found = find_end_now(partition);
-		next = found.end;
-		/* a restore is not at its end yet: this may not be that of the log */
-		if (!found.complete)
+		if (!known)
+			look_up_end(partition, &lookup);
+		topics_append_lock_acquire(&state, 1);
+		next = pg_atomic_read_u64(&state->next_offset);
+		if (next != UNKNOWN_OFFSET)
 			return next;
-		look_at_active_segment(partition, next);
-		state->stored_floor = found.floor;
-		state->last_append_time = Max(state->last_append_time, found.last_timestamp);
-		pg_atomic_write_u64(&state->commit_lsn,
-							topics_high_watermark_looked_up(state, found.floor));
-		/* a snapshot that was taken before takes this for running */
-		pg_atomic_write_u32(&state->publish_xid, ReadNextTransactionId());
-		pg_write_barrier();
-		pg_atomic_write_u64(&state->next_offset, next);
-		pg_memory_barrier();
-		if (writes != pg_atomic_read_u32(&state->foreign_writes))
-			next = UNKNOWN_OFFSET;
+		if (!known && (!lookup.found.complete || store_end(state, &lookup)))
+			return lookup.found.end;
+		topics_append_lock_release();
+		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/* Get the next offset when nobody has the append lock. */
+static int64
+get_next_offset_under_lock(const Partition *partition)
+{
+	Partition	current = *partition;
+	int64		next;
+
+	current.state = topics_partition_state_current(partition->state);
+	next = topics_log_lock_end(&current);
+	topics_append_lock_release();
 	return next;
 }
 

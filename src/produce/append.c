@@ -19,13 +19,17 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/toast_internals.h"
 #include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/predicate.h"
+#include "storage/sinval.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -51,6 +55,11 @@ typedef struct OpenSegment
 {
 	Segment		segment;
 	Relation	rel;
+
+	/* where its wide values go, if there are any */
+	Relation	toast_rel;
+	Relation   *toast_indexes;
+	int			ntoast_indexes;
 } OpenSegment;
 
 /* A partition that this transaction produces to. */
@@ -225,22 +234,47 @@ resolve_destination(Destination *dest)
 }
 
 /*
- * Lock what a segment's wide values go to, as storing them does, so that it is
- * not waited for under the append lock.
+ * Open what a segment's wide values go to, with all the locks that storing them
+ * takes, so that these are not waited for under the append lock.  With a lock
+ * that is new to us PostgreSQL would hear of invalidations there, and read
+ * catalogues for what has become invalid.
  */
 static void
-lock_toast(Relation segment_rel)
+open_toast(OpenSegment *open)
 {
-	Relation	toast_rel;
-	Relation   *indexes;
-	int			nindexes;
-
-	if (!OidIsValid(segment_rel->rd_rel->reltoastrelid))
+	if (!OidIsValid(open->rel->rd_rel->reltoastrelid))
 		return;
-	toast_rel = table_open(segment_rel->rd_rel->reltoastrelid, RowExclusiveLock);
-	(void) toast_open_indexes(toast_rel, RowExclusiveLock, &indexes, &nindexes);
-	toast_close_indexes(indexes, nindexes, NoLock);
-	table_close(toast_rel, NoLock);
+	open->toast_rel = table_open(open->rel->rd_rel->reltoastrelid, RowExclusiveLock);
+	(void) toast_open_indexes(open->toast_rel, RowExclusiveLock, &open->toast_indexes,
+							  &open->ntoast_indexes);
+	/* an identifier that is free is looked for */
+	for (int i = 0; i < open->ntoast_indexes; i++)
+		LockRelationOid(RelationGetRelid(open->toast_indexes[i]), AccessShareLock);
+}
+
+/*
+ * Have what the relcache reads from catalogues only when it is asked for, and
+ * forgets when an entry becomes invalid.
+ */
+static void
+load_toast(const OpenSegment *open)
+{
+	if (open->toast_rel == NULL)
+		return;
+	list_free(RelationGetIndexList(open->toast_rel));
+	for (int i = 0; i < open->ntoast_indexes; i++)
+		for (AttrNumber key = 1;
+			 key <= IndexRelationGetNumberOfKeyAttributes(open->toast_indexes[i]); key++)
+			(void) index_getprocinfo(open->toast_indexes[i], key, BTORDER_PROC);
+}
+
+static void
+close_toast(OpenSegment *open)
+{
+	if (open->toast_rel == NULL)
+		return;
+	toast_close_indexes(open->toast_indexes, open->ntoast_indexes, NoLock);
+	table_close(open->toast_rel, NoLock);
 }
 
 /*
@@ -250,7 +284,7 @@ lock_toast(Relation segment_rel)
 static bool
 try_open_segment(Destination *dest, const Segment *segment)
 {
-	OpenSegment *open = palloc(sizeof(OpenSegment));
+	OpenSegment *open = palloc0(sizeof(OpenSegment));
 
 	open->segment = *segment;
 	open->rel = table_open(segment->relid, RowExclusiveLock);
@@ -270,7 +304,7 @@ try_open_segment(Destination *dest, const Segment *segment)
 				 errdetail("Appending maintains no index, so a query that uses it would miss records."),
 				 errhint("Drop the index; index segments that are sealed.")));
 	if (topics_buffer_has_wide())
-		lock_toast(open->rel);
+		open_toast(open);
 	dest->segments = lappend(dest->segments, open);
 	return true;
 }
@@ -282,7 +316,12 @@ close_segments(Destination *dest)
 	ListCell   *lc;
 
 	foreach(lc, dest->segments)
-		table_close(((OpenSegment *) lfirst(lc))->rel, NoLock);
+	{
+		OpenSegment *open = lfirst(lc);
+
+		close_toast(open);
+		table_close(open->rel, NoLock);
+	}
 	list_free_deep(dest->segments);
 	dest->segments = NIL;
 }
@@ -416,6 +455,31 @@ destination_still_fits(Destination *dest)
 		last < find_open_segment(dest, next)->segment.end_offset;
 }
 
+/*
+ * Do all that would have PostgreSQL wait under the append locks.  What is open
+ * stays valid there, since we hear of no invalidation: so go on until none has
+ * come since what is to be loaded was.
+ */
+static void
+prepare_for_locks(void)
+{
+	uint64		heard;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		heard = SharedInvalidMessageCounter;
+		topics_early_work_run();
+		for (int i = 0; i < nappending; i++)
+		{
+			ListCell   *lc;
+
+			foreach(lc, appending[i]->segments)
+				load_toast(lfirst(lc));
+		}
+	} while (heard != SharedInvalidMessageCounter);
+}
+
 /* Take all append locks, with everything found right under them. */
 static void
 lock_destinations(void)
@@ -428,7 +492,7 @@ lock_destinations(void)
 	{
 		Destination *changed = NULL;
 
-		topics_early_work_run();
+		prepare_for_locks();
 		topics_append_lock_acquire(states, nappending);
 		for (int i = 0; i < nappending && changed == NULL; i++)
 			if (!destination_still_fits(appending[i]))

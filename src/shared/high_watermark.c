@@ -343,8 +343,8 @@ topics_high_watermark_end_publication(XLogRecPtr lsn)
 }
 
 /*
- * The log end of a partition was looked up, under its append lock, and is about
- * to be stored.  Return a position in WAL that all records below are covered
+ * The log end of a partition was looked up, and is about to be stored, under
+ * its append lock.  Return a position in WAL that all records below are covered
  * by: they are from before the server's start, or from foreign writers, whose
  * last commit the state knows, unless another one is in progress.
  *

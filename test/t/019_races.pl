@@ -1,5 +1,6 @@
 # Somebody is stopped when he has looked, and others go on: what he then makes
-# of what he has seen loses nothing of what came meanwhile.
+# of what he has seen loses nothing of what came meanwhile.  Or where others wait
+# for him: he does not wait for them.
 
 use strict;
 use warnings FATAL => 'all';
@@ -231,6 +232,131 @@ for my $round (1, 2)
 		["0|$next"], '... and its offset is used again');
 	$expected .= " $next=next";
 }
+
+# ----------------------------------------------------------------------
+# Nobody waits for a lock of PostgreSQL's while others wait for him where the
+# deadlock detector does not see it.  A transaction has rebuilt an index of a
+# catalogue, and commits behind him.
+# ----------------------------------------------------------------------
+
+sub is_waiting_for
+{
+	my ($what, $session) = @_;
+
+	return poll_until(
+		sub {
+			$quick->value(
+				"SELECT count(*) FROM pg_stat_activity WHERE pid = $session->{pid} AND wait_event_type = '$what'"
+			) eq '1';
+		});
+}
+
+# What a session answers in time.
+sub answer
+{
+	my ($session) = @_;
+	my $result = $session->receive(30) // { rows => ['no answer'], sqlstate => '' };
+
+	return $result->{sqlstate} || join ' ', @{ $result->{rows} };
+}
+
+sub answer_to
+{
+	my ($session, $sql) = @_;
+
+	$session->send($sql);
+	return answer($session);
+}
+
+my $rebuilder = Session->new($node);
+
+# Under the append lock: a wide value, when the segment has become invalid.
+my $wide = q{(SELECT string_agg(md5(g::text), '') FROM generate_series(1, 1000) g)};
+$quick->value(qq{SELECT topics.create_topic('wide'); SELECT count(topics.produce('wide', $wide))});
+my $log = $quick->value(q{SELECT 'topic_log.t' || topic_id FROM topics.topic WHERE topic = 'wide'});
+for my $what (
+	"GRANT SELECT ON ${log}_p0_s1 TO pg_monitor",
+	"GRANT SELECT ON ${log}_p0 TO pg_monitor",
+	'VACUUM '
+	. $quick->value(
+		"SELECT reltoastrelid::regclass FROM pg_class WHERE oid = '${log}_p0_s1'::regclass"))
+{
+	stop_at($node, 'append-locked');
+	$slow->send(q{SELECT topics.produce('wide', 'holder')});
+	wait_until_at($node, 'append-locked');
+	$producer->send("SELECT topics.produce('wide', $wide)");
+	ok(is_waiting_for('Extension', $producer), "a wide record waits: $what");
+	$quick->value($what);
+	$rebuilder->value(
+		q{BEGIN; REINDEX INDEX pg_class_oid_index; SELECT topics.produce('wide', 'rebuilt')});
+	go_on_from($node, 'append-locked');
+	is(answer($slow), '0', '... it gets the append lock');
+	is(answer($producer), '0', '... and waits for nothing else');
+	is(answer_to($rebuilder, 'COMMIT'), 'COMMIT', '... and then comes the one with the index');
+}
+
+# A reader that looks the log end up.
+my $worker = worker_pid($node, 'postgres');
+signal_backend('STOP', $worker);
+$quick->value(
+	qq{INSERT INTO ${log}_p0_s1 SELECT max("offset") + 1, now(), 0, NULL, 'foreign', NULL FROM ${log}_p0_s1}
+);
+$rebuilder->value(
+	q{BEGIN; REINDEX TABLE topic_log.partition; SELECT topics.produce('wide', 'rebuilt')});
+$slow->send(q{SELECT count(*) > 0 FROM topics.fetch('wide', 0, 0)});
+ok(is_waiting_for('Lock', $slow), 'a reader that looks the log end up waits for an index');
+is(answer_to($rebuilder, 'COMMIT'), 'COMMIT', '... and nobody for the reader');
+is(answer($slow), 't', '... who reads on');
+signal_backend('CONT', $worker);
+
+# The one who cuts a segment, by hand.
+stop_at($node, 'cut-limited');
+$slow->send(q{CALL topics.roll_segment('wide')});
+wait_until_at($node, 'cut-limited');
+$rebuilder->value(
+	q{BEGIN; REINDEX INDEX pg_class_oid_index; SELECT topics.produce('wide', 'rebuilt')});
+go_on_from($node, 'cut-limited');
+is(answer_to($rebuilder, 'COMMIT'), 'COMMIT', 'producers wait for a cut, but not for ever');
+is(answer($slow), '55P03', '... which gives up');
+
+# ----------------------------------------------------------------------
+# An append lock is held for long: our own processes give up as well.
+# ----------------------------------------------------------------------
+
+$quick->value(
+	q{
+	SELECT topics.create_topic('long', segment_bytes => 65536);
+	SELECT count(topics.produce('long', 'x')) FROM generate_series(1, 300)});
+ok( poll_until(
+		sub {
+			$quick->value(q{SELECT count(*) FROM topics.segment WHERE topic = 'long'}) eq '2';
+		}),
+	'a topic has a spare');
+stop_at($node, 'append-done');
+$slow->send(q{SELECT topics.produce('long', 'holder')});
+wait_until_at($node, 'append-done');
+$producer->value(q{SET lock_timeout = '100ms'});
+$producer->send(q{SELECT count(topics.produce('long', 'x')) FROM generate_series(1, 3000)});
+is(answer($producer), '55P03', '... lock_timeout ends a wait for the process that is to move it');
+$producer->value('RESET lock_timeout');
+signal_backend('STOP', $worker);
+go_on_from($node, 'append-done');
+is(answer($slow), '0', '... when the lock is released');
+$quick->value(
+	q{SELECT count(topics.produce('long', repeat('x', 1000))) FROM generate_series(1, 100)});
+stop_at($node, 'append-done');
+$slow->send(q{SELECT topics.produce('long', 'holder')});
+wait_until_at($node, 'append-done');
+signal_backend('CONT', $worker);
+ok( poll_until(
+		sub {
+			$quick->value(
+				q{SELECT count(*) FROM topics.worker WHERE topic = 'long' AND step = 'roll' AND sqlstate = '55P03'}
+			) eq '1';
+		}),
+	'the worker gives up to cut a segment behind a commit that does not end');
+go_on_from($node, 'append-done');
+is(answer($slow), '0', '... which ends');
 
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed');
