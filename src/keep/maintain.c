@@ -43,6 +43,7 @@
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -683,6 +684,44 @@ require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
 }
 
 /*
+ * A transaction by hand commits as the worker's do (background.c): others wait
+ * for its locks, or for a cut, and are not to wait until a synchronous standby is
+ * back.
+ */
+static int	guc_level;
+
+static void
+begin_transaction_by_hand(void)
+{
+	guc_level = NewGUCNestLevel();
+	topics_settings_override("synchronous_commit", "off");
+}
+
+/* Go to the next transaction. */
+static void
+commit_by_hand(void)
+{
+	SPI_commit();
+	begin_transaction_by_hand();
+}
+
+/* Begin with a transaction of our own: what was written before is the user's. */
+static void
+begin_by_hand(void)
+{
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	SPI_commit();
+	begin_transaction_by_hand();
+}
+
+static void
+end_by_hand(void)
+{
+	AtEOXact_GUC(false, guc_level);
+	SPI_finish();
+}
+
+/*
  * Compact a partition now, at full speed, and without saying that it is
  * wanted.  Where something is in the way, the rest is left to the compactor.
  */
@@ -692,7 +731,7 @@ compact_by_hand(Oid view_relid, int32 partition, PartitionState *state)
 	CompactResult result;
 
 	topics_compact_abandon();
-	while ((result = compact_partition(view_relid, partition, SPI_commit)) == COMPACT_MORE)
+	while ((result = compact_partition(view_relid, partition, commit_by_hand)) == COMPACT_MORE)
 		CHECK_FOR_INTERRUPTS();
 	topics_compact_abandon();
 	if (result == COMPACT_LATER)
@@ -723,7 +762,7 @@ topics_maintain(PG_FUNCTION_ARGS)
 		views = topics_catalog_list();
 	}
 
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	begin_by_hand();
 	foreach(lc, views)
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
@@ -742,18 +781,18 @@ topics_maintain(PG_FUNCTION_ARGS)
 								   REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP);
 			/* first, or the worker would be told to have it done */
 			compact_by_hand(lfirst_oid(lc), partition, state);
-			topics_maintain_partition(lfirst_oid(lc), partition, false, SPI_commit);
+			topics_maintain_partition(lfirst_oid(lc), partition, false, commit_by_hand);
 			compact_by_hand(lfirst_oid(lc), partition, state);
 			topic = topics_catalog_get(lfirst_oid(lc), true);
 			if (topic == NULL)
 				break;
 		}
 		if (topic)
-			topics_maintain_store_floors(topic->view_relid, SPI_commit);
+			topics_maintain_store_floors(topic->view_relid, commit_by_hand);
 		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
-			topics_offset_log_follow_owners(PortalContext, SPI_commit);
+			topics_offset_log_follow_owners(PortalContext, commit_by_hand);
 	}
-	SPI_finish();
+	end_by_hand();
 	PG_RETURN_VOID();
 }
 
@@ -785,9 +824,9 @@ topics_roll_segment(PG_FUNCTION_ARGS)
 		upto = from + 1;
 	}
 
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	begin_by_hand();
 	for (int32 partition = from; partition < upto; partition++)
-		topics_maintain_partition(view_relid, partition, true, SPI_commit);
-	SPI_finish();
+		topics_maintain_partition(view_relid, partition, true, commit_by_hand);
+	end_by_hand();
 	PG_RETURN_VOID();
 }
