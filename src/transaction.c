@@ -87,7 +87,7 @@ append_transaction(void)
 	if (topics_append_records())
 	{
 		appended = true;
-		topics_durability_defer(wrote_tables);
+		topics_durability_defer(wrote_tables || topics_early_work_has_notified());
 	}
 	topics_timeout_end_commit();
 	/* a cancel that has come so far is in time: nothing is committed */

@@ -58,7 +58,7 @@ topics_settings_define(void)
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("pg_topics.early_lock_release",
 							 "Lets the next producer of a partition go on while a commit waits for its flush, and for synchronous standbys.",
-							 "\"auto\" does not for a transaction that has written to tables and waits for synchronous standbys. Acknowledgements wait in any case.",
+							 "\"auto\" does not for a transaction that has written to tables, or has used NOTIFY, and waits for synchronous standbys. Acknowledgements wait in any case.",
 							 &pg_topics_early_lock_release, EARLY_LOCK_RELEASE_AUTO,
 							 early_lock_release_options, PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("pg_topics.enable_offset_scan",

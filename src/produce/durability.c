@@ -80,15 +80,16 @@ waits_for_standbys(void)
 
 /*
  * After the append: have PostgreSQL commit without a wait for durability,
- * unless the strict order is wanted.  "wrote_tables" says whether the
- * transaction has written to anything but topics: while a standby is away,
- * that would be visible for hours before it is confirmed.
+ * unless the strict order is wanted.  "has_other_effects" says whether the
+ * transaction has written to anything but topics, or has used NOTIFY: while a
+ * standby is away, that would be visible for hours before it is confirmed.
+ * (Who is notified of a record that cannot be read yet does not look again.)
  */
 void
-topics_durability_defer(bool wrote_tables)
+topics_durability_defer(bool has_other_effects)
 {
 	bool		strict = pg_topics_early_lock_release == EARLY_LOCK_RELEASE_OFF ||
-		(pg_topics_early_lock_release == EARLY_LOCK_RELEASE_AUTO && wrote_tables &&
+		(pg_topics_early_lock_release == EARLY_LOCK_RELEASE_AUTO && has_other_effects &&
 		 waits_for_standbys());
 
 	if (!strict && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)

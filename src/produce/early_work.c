@@ -80,6 +80,8 @@ has_notified(void)
 	return result;
 }
 
+static bool notified = false;	/* as the last run has found */
+
 /*
  * Take the lock under which PreCommit_Notify writes to the queue of
  * notifications, which it would wait for under our append locks.  A commit that
@@ -88,7 +90,8 @@ has_notified(void)
 static void
 lock_notify_queue(void)
 {
-	if (has_notified())
+	notified = has_notified();
+	if (notified)
 		LockSharedObject(DatabaseRelationId, InvalidOid, 0, AccessExclusiveLock);
 }
 
@@ -98,4 +101,11 @@ topics_early_work_run(void)
 {
 	run_on_commit_actions();
 	lock_notify_queue();
+}
+
+/* Return true if the transaction has used NOTIFY (or LISTEN). */
+bool
+topics_early_work_has_notified(void)
+{
+	return notified;
 }

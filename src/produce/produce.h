@@ -113,6 +113,7 @@ extern void topics_recheck_forget(void);
 /* ---- early_work.c ---- */
 
 extern void topics_early_work_run(void);
+extern bool topics_early_work_has_notified(void);
 
 /* ---- append.c ---- */
 
@@ -134,7 +135,7 @@ extern void topics_sticky_partition_forget(void);
 
 /* ---- durability.c ---- */
 
-extern void topics_durability_defer(bool wrote_tables);
+extern void topics_durability_defer(bool has_other_effects);
 extern void topics_durability_publish(XLogRecPtr lsn, uint64 mark);
 extern void topics_durability_at_abort(void);
 extern void topics_durability_wait(void);

@@ -165,6 +165,21 @@ is($behind->receive->{sqlstate}, '57P01', '... and can be terminated');
 # notifications.  A producer that notifies too waits for that, and keeps nobody
 # from the partition meanwhile.
 $observer->value(q{SET synchronous_commit = local; SELECT topics.create_topic('n')});
+$observer->value(q{SELECT topics.create_topic('told')});
+my $told = waiting(q{BEGIN; NOTIFY pg_topics_test; SELECT topics.produce('told', 'x'); COMMIT});
+$other->value(q{SET lock_timeout = '100ms'});
+$other->send(q{SELECT topics.produce('told', 'behind')});
+is(($other->receive(30) // { sqlstate => 'no answer' })->{sqlstate},
+	'55P03', 'NOTIFY: who is notified can read the record: the order is strict');
+$other->value('RESET lock_timeout');
+ends($told, 'pg_cancel_backend');
+
+# Maintenance by hand, for which producers wait, does not wait for the standby.
+my $roller = Session->new($node);
+$roller->send(q{CALL topics.roll_segment('told')});
+is_deeply(($roller->receive(30) // { rows => ['no answer'] })->{rows},
+	['CALL'], 'a segment is rolled by hand');
+
 my $notifier = waiting('BEGIN; CREATE TABLE written (); NOTIFY pg_topics_test; COMMIT');
 my $notifying = q{BEGIN; NOTIFY pg_topics_test; SELECT topics.produce('n', 'notifying'); COMMIT};
 $behind = Session->new($node);
