@@ -22,8 +22,8 @@
  * what it waits for (topics_timeout_begin_wait).  PostgreSQL uses the same
  * timer for its own locks, so nothing that waits for one of these is called
  * meanwhile.  Our own background processes have a lock_timeout, too
- * (background.c): a commit that waits for a lost standby may hold an append lock
- * for hours, and other partitions are not to wait for that.
+ * (background.c): a commit that waits for a lost standby may hold an append
+ * lock for hours, and other partitions are not to wait for that.
  *
  * No system call is made as long as an earlier alarm of the process is due
  * before, so a statement pays for this with one or two looks at the clock; and
@@ -45,13 +45,14 @@ static bool commit_is_timed = false;	/* STATEMENT_TIMEOUT is armed by us */
 static bool wait_is_timed = false;	/* and so is LOCK_TIMEOUT */
 
 /*
- * Return when the commit's work has to be over: when PostgreSQL's own timer would
- * have ended the statement.  The time of the message from the client does not
- * tell that, since each statement of a message has all of the time.
+ * Return when the commit's work has to be over: when PostgreSQL's own timer
+ * would have ended the statement.  The time of the message from the client
+ * does not tell that, since each statement of a message has all of the time.
  *
- * It may be over already, where the commit is not the statement's: at the end of
- * a pipeline, or where a cancel was caught.  Or the timer did not run, since the
- * statement itself has set the timeout.  Then the commit has a time of its own.
+ * It may be over already, where the commit is not the statement's: at the end
+ * of a pipeline, or where a cancel was caught.  Or the timer did not run,
+ * since the statement itself has set the timeout.  Then the commit has a time
+ * of its own.
  */
 static TimestampTz
 compute_deadline(void)
@@ -64,9 +65,9 @@ compute_deadline(void)
 }
 
 /*
- * PostgreSQL forgets its timer when it disarms it, also if that has fired in the
- * last moment.  Then the cancel, which is still to be obeyed, would be reported
- * as a user's.
+ * PostgreSQL forgets its timer when it disarms it, also if that has fired in
+ * the last moment.  Then the cancel, which is still to be obeyed, would be
+ * reported as a user's.
  */
 static void
 report_late_timeout(void)

@@ -685,8 +685,8 @@ require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
 
 /*
  * A transaction by hand commits as the worker's do (background.c): others wait
- * for its locks, or for a cut, and are not to wait until a synchronous standby is
- * back.
+ * for its locks, or for a cut, and are not to wait until a synchronous standby
+ * is back.
  */
 static int	guc_level;
 
@@ -705,7 +705,9 @@ commit_by_hand(void)
 	begin_transaction_by_hand();
 }
 
-/* Begin with a transaction of our own: what was written before is the user's. */
+/*
+ * Begin with a transaction of our own: what was written before is the user's.
+ */
 static void
 begin_by_hand(void)
 {

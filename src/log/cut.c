@@ -649,8 +649,8 @@ choose_cut(const Partition *partition, Segment *active, int64 *cut_at)
  *
  * All locks are taken before the limit is set, so that no process that holds
  * one of them, say ANALYZE, keeps producers waiting.  Those of catalogues are
- * not: they are waited for shortly, since the one who has them may be a producer
- * that waits for us, which no deadlock detector sees.
+ * not: they are waited for shortly, since the one who has them may be a
+ * producer that waits for us, which no deadlock detector sees.
  */
 bool
 topics_cut_active_segment(Partition *partition, int64 *cut_at)

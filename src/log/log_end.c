@@ -211,7 +211,9 @@ typedef struct EndLookup
 	uint32		foreign_writes; /* counted when we began */
 	FoundEnd	found;
 
-	/* for the roll by size and by age, of the active segment, if there is one */
+	/*
+	 * for the roll by size and by age, of the active segment, if there is one
+	 */
 	bool		has_active;
 	Segment		active;
 	BlockNumber active_blocks;
@@ -258,14 +260,14 @@ look_up_end(const Partition *partition, EndLookup * lookup)
  */
 
 /*
- * Store a log end that was looked up, under the append lock.  Return false if it
- * may be out of date.
+ * Store a log end that was looked up, under the append lock.  Return false if
+ * it may be out of date.
  *
- * A foreign writer that commits while we look is not blocked by the append lock.
- * It counts foreign_writes after it became visible, so if our snapshot missed it,
- * either the count has moved by now, or it will reset next_offset after we have
- * set it.  An end that another process has stored meanwhile is known then; if it
- * is not any more, a foreign writer has come as well.
+ * A foreign writer that commits while we look is not blocked by the append
+ * lock. It counts foreign_writes after it became visible, so if our snapshot
+ * missed it, either the count has moved by now, or it will reset next_offset
+ * after we have set it.  An end that another process has stored meanwhile is
+ * known then; if it is not any more, a foreign writer has come as well.
  */
 static bool
 store_end(PartitionState *state, const EndLookup * lookup)
@@ -300,7 +302,8 @@ store_end(PartitionState *state, const EndLookup * lookup)
 /*
  * Acquire the append lock of a partition, and get the offset that the next
  * record gets.  Where that is not known it is looked up before: under the lock
- * nothing is.  The caller has the partition's table open, and releases the lock.
+ * nothing is.  The caller has the partition's table open, and releases the
+ * lock.
  */
 int64
 topics_log_lock_end(const Partition *partition)

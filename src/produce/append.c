@@ -327,6 +327,26 @@ close_segments(Destination *dest)
 }
 
 /*
+ * Attaching here keeps a partition's table locked until the end, and it may
+ * turn out under the append locks that another partition needs it, too.  So
+ * take these locks of all partitions, in the order in which all processes lock
+ * them: no two that attach wait for each other.
+ */
+static void
+lock_tables_to_attach(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, destinations)
+	{
+		const Destination *dest = lfirst(lc);
+
+		if (topics_buffer_count(dest->records) > 0)
+			LockRelationOid(dest->partition.relid, ShareUpdateExclusiveLock);
+	}
+}
+
+/*
  * Let another process attach a segment for offsets first .. last, so that its
  * commit comes before their first record, or else do it here; see cut.c.  No
  * other process can see a table of this very transaction.
@@ -344,6 +364,8 @@ make_room(Destination *dest, int64 first, int64 last)
 		if (topics_segment_covers(partition->rel, first, last))
 			return;
 	}
+	if (!is_ours)
+		lock_tables_to_attach();
 	topics_catalog_close_partition(partition, NoLock);
 	PushActiveSnapshot(GetLatestSnapshot());
 	topics_cut_cover(partition, &request, false);

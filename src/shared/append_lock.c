@@ -33,9 +33,9 @@
  * it, and so does the lock of offset_table.c, for the publication.  It does not
  * look into the catalogue, wait for a heavyweight lock or for another append
  * lock, or allocate what may fail.  All that was done before, and is only
- * checked under the lock (append.c); so is a log end that nobody knows, which is
- * stored under it (log_end.c).  Once the commit record is written a holder raises
- * nothing (transaction.c, which also says what PostgreSQL itself does
+ * checked under the lock (append.c); so is a log end that nobody knows, which
+ * is stored under it (log_end.c).  Once the commit record is written a holder
+ * raises nothing (transaction.c, which also says what PostgreSQL itself does
  * meanwhile).
  *
  * INTERRUPTS.  An LWLock holds interrupts off, so that no process is thrown out

@@ -25,8 +25,8 @@
  *
  * The partition's table is locked against producers and foreign writers, as a
  * foreign writer does it, and its log end becomes unknown at the commit.  What
- * lies below the floor counts as confirmed by synchronous standbys, also after a
- * restart: so the repair waits until all that the log has is.
+ * lies below the floor counts as confirmed by synchronous standbys, also after
+ * a restart: so the repair waits until all that the log has is.
  *
  *-------------------------------------------------------------------------
  */
@@ -253,7 +253,9 @@ repair_right(Repair *repair, List *problems)
 		put_action(repair, WHOLE_TOPIC, "The owner of its view may read its log table again.");
 }
 
-/* Find tables of the topic that are attached to nothing: names and partitions. */
+/*
+ * Find tables of the topic that are attached to nothing: names and partitions.
+ */
 static SPITupleTable *
 find_loose_tables(const Repair *repair, const char *relkinds, uint64 *count)
 {
@@ -596,7 +598,10 @@ repair_log(const Repair *repair, int32 number)
  * ----------------------------------------------------------------
  */
 
-/* Require a topic with the columns that it must have, now that it has all parts. */
+/*
+ * Require a topic with the columns that it must have, now that it has all
+ * parts.
+ */
 static Topic *
 require_topic(const Repair *repair)
 {

@@ -359,5 +359,59 @@ go_on_from($node, 'append-done');
 is(answer($slow), '0', '... which ends');
 
 $node->stop;
+
+# ----------------------------------------------------------------------
+# Two producers have to attach segments themselves, to the same two partitions;
+# one finds only under the lock that the lower one is full.
+# ----------------------------------------------------------------------
+
+my $alone = topics_node(
+	'alone',
+	points => 1,
+	conf => "max_worker_processes = 0
+");
+my ($filler, $first, $other, $look) = map { Session->new($alone) } 1 .. 4;
+
+sub waits_for
+{
+	my ($session, $type, $test_name) = @_;
+
+	return ok(
+		poll_until(
+			sub {
+				$look->value("SELECT wait_event_type IN ($type) FROM pg_stat_activity"
+					  . " WHERE pid = $session->{pid}") eq 't';
+			}),
+		$test_name);
+}
+
+sub produces
+{
+	my ($count, $partition) = @_;
+
+	return
+	  "SELECT count(topics.produce('both', 'v', partition => $partition)) FROM generate_series(1, $count)";
+}
+
+$look->value(q{SELECT topics.create_topic('both', 2, segment_bytes => 65536)});
+$look->value(produces(400, 0));
+$look->value(produces(508, 1));
+stop_at($alone, 'append-done');
+$filler->send(produces(105, 0));
+ok(wait_until_at($alone, 'append-done'), 'a commit fills the lower partition');
+$first->send(join '; ', 'BEGIN', produces(10, 0), produces(10, 1), 'COMMIT');
+waits_for($first, q{'Extension'}, '... one that has attached to the higher waits for it');
+$other->send(join '; ', 'BEGIN', produces(200, 0), produces(10, 1), 'COMMIT');
+waits_for($other, q{'Lock'}, '... and one that has to attach to both for that');
+go_on_from($alone, 'append-done');
+is(answer($filler), '105', '... which ends');
+like(answer($_), qr/^BEGIN .* COMMIT$/, '... and so do they, without a deadlock')
+  for $first, $other;
+is( $look->value(
+		q{SELECT string_agg(log_end_offset::text, ' ' ORDER BY partition) FROM topics.partition
+	WHERE topic = 'both'}),
+	'715 528',
+	'... and all is there');
+$alone->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|was terminated by signal/, 'nothing has crashed');
 done_testing();
