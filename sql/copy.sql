@@ -1,4 +1,4 @@
--- copy: the usual COPY FROM STDIN into a topic does without the view's trigger,
+-- copy: the usual COPY FROM into a topic does without the view's trigger,
 -- which nobody can tell but by the time it takes; all else goes by the trigger
 \getenv abs_srcdir PG_ABS_SRCDIR
 \set setup :abs_srcdir '/test/regress/setup.sql'
@@ -69,6 +69,36 @@ allowed
 RESET ROLE;
 SELECT pg_temp.calls();
 ROLLBACK;
+
+-- files and programs of the server, for those who may read them
+\getenv abs_builddir PG_ABS_BUILDDIR
+\set file :abs_builddir '/results/copy.data'
+COPY (VALUES ('from', 0), ('a file', 0)) TO :'file';
+GRANT pg_read_server_files TO copy_by_table;
+SELECT pg_stat_force_next_flush();
+BEGIN;
+COPY topic.copy_text (value, partition) FROM :'file';
+COPY topic.copy_text (value, partition) FROM PROGRAM 'printf "from,0\na program,0\n"' (FORMAT csv);
+SET LOCAL ROLE copy_by_table;
+COPY topic.copy_text (value, partition) FROM :'file';
+RESET ROLE;
+SELECT pg_temp.calls();
+COMMIT;
+SELECT count(*), min(value), max(value) FROM topic.copy_text r WHERE value ~ 'from|a (file|program)'
+	AND partition = 0;
+\set VERBOSITY sqlstate
+BEGIN;
+SET LOCAL ROLE copy_by_table;
+COPY topic.copy_text (value) FROM PROGRAM 'echo x';
+ROLLBACK;
+REVOKE pg_read_server_files FROM copy_by_table;
+BEGIN;
+SET LOCAL ROLE copy_by_table;
+COPY topic.copy_text (value, partition) FROM :'file';
+ROLLBACK;
+\set VERBOSITY default
+COPY topic.copy_text (value) FROM '/no/such/file';
+COPY topic.copy_text (value) FROM PROGRAM 'exit 3';
 
 -- ---------------------------------------------------------------------
 -- With it

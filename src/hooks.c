@@ -12,7 +12,7 @@
  *	DROP VIEW, DROP OWNED	refused: a topic's log does not go by accident
  *
  * INSERT and COPY into it need its triggers, and are refused where they do not
- * fire; COPY FROM STDIN goes to copy.c, which does without them.  ALTER DOMAIN
+ * fire; COPY FROM goes to copy.c, which does without them.  ALTER DOMAIN
  * locks the topics that it is about (domain.c).  Commands on databases need the
  * worker out of the way; CREATE EXTENSION has it started, and DROP EXTENSION
  * has it end.  What would break a topic is refused by protect.c.

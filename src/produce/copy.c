@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * copy.c
- *		COPY FROM STDIN into a topic's view, without its trigger.
+ *		COPY into a topic's view, without its trigger.
  *
  * PostgreSQL's COPY into a view forms a tuple of each row, calls the view's
  * INSTEAD OF trigger, and takes the tuple that it returns apart again, for no
@@ -11,11 +11,11 @@
  * would have given them (topics_insert_row).
  *
  * Any other COPY goes PostgreSQL's way and meets the trigger, which does the
- * same more slowly: a file or a program on the server, WHERE, options that
- * NextCopyFrom does not deal with alone, triggers that were added to the view
- * or disabled, a right that is given by columns or not at all, a read-only
+ * same more slowly: WHERE, options that NextCopyFrom does not deal with alone,
+ * triggers that were added to the view or disabled, a right that is given by
+ * columns or not at all, also that to read the server's files, a read-only
  * transaction, other libraries that have a say in commands or rights.  So no
- * rule of COPY about them is repeated here.
+ * error of COPY about them is repeated here.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +24,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "commands/copy.h"
 #include "commands/progress.h"
 #include "executor/executor.h"
@@ -53,14 +54,23 @@ is_reading_option(const char *name)
 	return false;
 }
 
+/* Return true if the role may read what is read: of a client, it always may. */
+static bool
+may_read_source(const CopyStmt *stmt)
+{
+	return stmt->filename == NULL ||
+		has_privs_of_role(GetUserId(), stmt->is_program ? ROLE_PG_EXECUTE_SERVER_PROGRAM :
+						  ROLE_PG_READ_SERVER_FILES);
+}
+
 /* Return true for a COPY whose rows can be read here; see above. */
 static bool
 is_usual_copy(const CopyStmt *stmt)
 {
 	ListCell   *lc;
 
-	if (!stmt->is_from || stmt->relation == NULL || stmt->filename != NULL ||
-		stmt->is_program || stmt->whereClause != NULL)
+	if (!stmt->is_from || stmt->relation == NULL || stmt->whereClause != NULL ||
+		!may_read_source(stmt))
 		return false;
 	foreach(lc, stmt->options)
 	{
@@ -145,7 +155,8 @@ topics_copy_from(PlannedStmt *pstmt, const char *query, QueryEnvironment *env,
 	pstate = make_parsestate(NULL);
 	pstate->p_sourcetext = query;
 	pstate->p_queryEnv = env;
-	state = BeginCopyFrom(pstate, view, NULL, NULL, false, NULL, stmt->attlist, stmt->options);
+	state = BeginCopyFrom(pstate, view, NULL, stmt->filename, stmt->is_program, NULL,
+						  stmt->attlist, stmt->options);
 	count = copy_rows(topic, state);
 	EndCopyFrom(state);
 	free_parsestate(pstate);

@@ -8,7 +8,7 @@
  * INSERT privilege, the types and the domains by then.  UPDATE and DELETE
  * meet triggers that raise.
  *
- * COPY FROM STDIN gives its rows to the transaction without the trigger, see
+ * The usual COPY FROM gives its rows to the transaction without the trigger, see
  * copy.c.
  *
  *-------------------------------------------------------------------------
