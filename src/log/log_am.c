@@ -709,39 +709,79 @@ topics_log_am_is_sealed(Relation rel)
 	return fill == FILL_SEALED || was_segment_filled(rel);
 }
 
+/* Return true if this database has a worker that runs. */
+static bool
+worker_runs(void)
+{
+	WorkerSlot	slot;
+
+	return topics_worker_registry_read(MyDatabaseId, &slot) && slot.pid != 0;
+}
+
+/* Say that a segment is left alone, to who asks for a report. */
+static void
+report_left_alone(Relation rel, TOPICS_VACUUM_PARAMS *params, bool must_freeze)
+{
+	ereport((params->options & VACOPT_VERBOSE) ? INFO : DEBUG1,
+			(errcode(ERRCODE_SUCCESSFUL_COMPLETION),
+			 errmsg("log table \"%s\" is not vacuumed", RelationGetRelationName(rel)),
+			 errdetail("It is the segment that records are appended to."),
+			 !worker_runs() ?
+			 errhint("VACUUM (FREEZE) freezes it, without a worker while producers wait.") :
+			 must_freeze ? errhint("The worker cuts it off, and freezes it.") :
+			 errhint("It is frozen when it is full.")));
+}
+
+/*
+ * Vacuum a segment that is appended to.  The caller keeps producers out.  Blocks
+ * stay: readers remember where they have stopped.
+ */
+static void
+vacuum_active_segment(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstrategy)
+{
+	VacuumParams kept = *params;
+
+	kept.truncate = VACOPTVALUE_DISABLED;
+	GetHeapamTableAmRoutine()->relation_vacuum(rel, &kept, bstrategy);
+}
+
 /*
  * Sealed segments are vacuumed as any heap.  The active one is left alone:
  * freed line pointers would break its order, and it will be frozen once, when
- * it is sealed.  If that cannot wait, the worker is asked to cut it.
- *
- * A segment without a committed record cannot be cut.  An empty file is
- * vacuumed at once.  A segment that has only dead rows is vacuumed under a lock
- * that keeps producers out; otherwise their rows could meet line pointers that
- * are just being freed.
+ * it is sealed.  If that cannot wait, the worker is asked to cut it.  If there
+ * is none, or the segment has no committed record and so cannot be cut, it is
+ * vacuumed under a lock that keeps producers out; otherwise their rows could
+ * meet line pointers that are just being freed.
  */
 static void
 log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstrategy)
 {
 	bool		must_freeze = params->is_wraparound || params->freeze_min_age == 0;
 	PartitionState *state;
+	SegmentFill fill;
 
-	if (RelationGetNumberOfBlocks(rel) > 0)
+	if (RelationGetNumberOfBlocks(rel) == 0 ||
+		(fill = get_segment_fill(rel, &state)) == FILL_SEALED)
 	{
-		SegmentFill fill = get_segment_fill(rel, &state);
-
-		if (fill == FILL_NONE && must_freeze &&
-			ConditionalLockRelation(rel, ShareRowExclusiveLock))
-			fill = get_segment_fill(rel, &state) == FILL_NONE ? FILL_SEALED : FILL_ACTIVE;
-
-		if (fill != FILL_SEALED)
-		{
-			if (state && must_freeze)
-				pg_atomic_fetch_or_u32(&state->requests, REQUEST_ROLL);
-			topics_worker_registry_wake_worker();
-			return;
-		}
+		GetHeapamTableAmRoutine()->relation_vacuum(rel, params, bstrategy);
+		return;
 	}
-	GetHeapamTableAmRoutine()->relation_vacuum(rel, params, bstrategy);
+	if (must_freeze && !worker_runs())
+	{
+		LockRelation(rel, ShareRowExclusiveLock);
+		vacuum_active_segment(rel, params, bstrategy);
+	}
+	else if (must_freeze && fill == FILL_NONE &&
+			 ConditionalLockRelation(rel, ShareRowExclusiveLock) &&
+			 get_segment_fill(rel, &state) == FILL_NONE)
+		vacuum_active_segment(rel, params, bstrategy);
+	else
+	{
+		if (state && must_freeze)
+			pg_atomic_fetch_or_u32(&state->requests, REQUEST_ROLL);
+		topics_worker_registry_wake_worker();
+		report_left_alone(rel, params, must_freeze);
+	}
 }
 
 /* ----------------------------------------------------------------

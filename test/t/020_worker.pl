@@ -365,6 +365,25 @@ is_deeply($observer->query(q{CALL topics.send('size', 'after it', partition => 0
 is($observer->value(q{SELECT count(*) FROM topics.fetch('size', 0, 4990)}), '11', '... fetch');
 is($node->safe_psql('two', q{CALL topics.send('t', 'alone')}),
 	'0|1', '... the other database as well');
+$observer->value(q{SELECT topics.create_topic('old')});
+$observer->value(q{CALL topics.send('old', 'v')}) for 1 .. 10;
+my $active = $observer->value(
+	q{SELECT format('topic_log.t%s_p0_s1', topic_id) FROM topics.topic WHERE topic = 'old'});
+my $age = "SELECT age(relfrozenxid) < 5 FROM pg_class WHERE oid = '$active'::regclass";
+like(
+	$observer->query("VACUUM (VERBOSE) $active")->{text},
+	qr/INFO:  \w+: log table "\w+" is not vacuumed\nDETAIL:  .*\nHINT:  .*without a worker/,
+	'... VACUUM says that it does nothing in a segment that is appended to');
+is($observer->value($age), 'f', '... which has become old');
+$observer->value("VACUUM (FREEZE) $active");
+is($observer->value($age), 't', '... but freezes it where it must, and no worker could');
+is($observer->value(q{CALL topics.send('old', 'v')}), '0|10', '... produce goes on there');
+is( $observer->value(
+		qq{SELECT count(*), bool_and(n = "offset") FROM
+		(SELECT "offset", row_number() OVER (ORDER BY ctid) - 1 AS n FROM $active) r}
+	),
+	'11|t',
+	'... in order');
 is( $observer->value(
 		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'}),
 	'0',
