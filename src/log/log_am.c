@@ -723,7 +723,6 @@ static void
 report_left_alone(Relation rel, TOPICS_VACUUM_PARAMS *params, bool must_freeze)
 {
 	ereport((params->options & VACOPT_VERBOSE) ? INFO : DEBUG1,
-			(errcode(ERRCODE_SUCCESSFUL_COMPLETION),
 			 errmsg("log table \"%s\" is not vacuumed", RelationGetRelationName(rel)),
 			 errdetail("It is the segment that records are appended to."),
 			 !worker_runs() ?
