@@ -49,6 +49,8 @@ SELECT regexp_replace(command, '\mt\d+', 'tN', 'g'), pg_temp.try(command)
 		'DROP TRIGGER produce ON topic.protect_topic',
 		'DROP TRIGGER append_only ON topic.protect_topic',
 		'DROP TRIGGER IF EXISTS append_only_row ON topic.protect_topic',
+		'CREATE OR REPLACE TRIGGER produce INSTEAD OF INSERT ON topic.protect_topic'
+			' FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()',
 		'ALTER TABLE topic.protect_topic DISABLE TRIGGER produce',
 		'ALTER VIEW topic.protect_topic RENAME COLUMN key TO k',
 		'CREATE OR REPLACE VIEW topic.protect_topic AS SELECT * FROM topic.protect_topic',
@@ -104,6 +106,8 @@ SELECT pg_temp.try(format('ALTER TABLE %s SET (autovacuum_enabled = off)', :'s1'
 CREATE FUNCTION protect_trigger() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RETURN NEW; END $$;
 CREATE TRIGGER a INSTEAD OF INSERT ON topic.protect_topic
+	FOR EACH ROW EXECUTE FUNCTION protect_trigger();
+CREATE OR REPLACE TRIGGER a INSTEAD OF INSERT ON topic.protect_topic
 	FOR EACH ROW EXECUTE FUNCTION protect_trigger();
 DROP TRIGGER a ON topic.protect_topic;
 -- names like ours elsewhere are nobody's

@@ -344,6 +344,16 @@ check_drop_trigger(const DropStmt *statement)
 	}
 }
 
+/* CREATE OR REPLACE TRIGGER name ON view, which would take ours away */
+static void
+check_create_trigger(const CreateTrigStmt *statement)
+{
+	Oid			relid = statement->replace ? look_up(statement->relation) : InvalidOid;
+
+	if (OidIsValid(relid) && is_topic_view(relid) && is_own_trigger(relid, statement->trigname))
+		refuse_change(relid, "replace a trigger");
+}
+
 /* CREATE TABLE .. PARTITION OF or INHERITS (a table of ours) */
 static void
 check_create_table(const CreateStmt *statement)
@@ -385,6 +395,7 @@ topics_protect_check(Node *statement)
 		case T_IndexStmt:
 		case T_ViewStmt:
 		case T_RuleStmt:
+		case T_CreateTrigStmt:
 			break;
 		default:
 			return;
@@ -406,6 +417,8 @@ topics_protect_check(Node *statement)
 		if (((DropStmt *) statement)->removeType == OBJECT_TRIGGER)
 			check_drop_trigger((DropStmt *) statement);
 	}
+	else if (IsA(statement, CreateTrigStmt))
+		check_create_trigger((CreateTrigStmt *) statement);
 	else if (IsA(statement, CreateStmt))
 		check_create_table((CreateStmt *) statement);
 	else if (IsA(statement, IndexStmt))
