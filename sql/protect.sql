@@ -163,6 +163,9 @@ SELECT pg_temp.try($$SELECT topics.repair_topic('protect_topic')$$),
 	pg_temp.try($$SELECT topics.drop_topic('protect_topic')$$);
 RESET ROLE;
 SELECT * FROM topics.repair_topic('protect_topic');
+-- what was to be kept for ever, maybe, is kept
+SELECT retention_time, retention_bytes, cleanup_policy FROM topics.topic
+	WHERE topic = 'protect_topic';
 SELECT count(*), sum("offset") FROM topic.protect_topic;
 ALTER VIEW topic.protect_topic OWNER TO regress_protect;
 DELETE FROM topic_log.partition WHERE partition = 1

@@ -177,12 +177,24 @@ get_internal_settings(void)
 	return topics_topic_setting_from_text(settings, lengthof(settings));
 }
 
-/* Make the row of a topic that has lost it, with settings as for a new one. */
+/*
+ * The settings of a topic whose own are lost.  Nobody knows how long its records
+ * were to be kept, and the worker would act within seconds: they stay.
+ */
+static TopicSettingValues *
+get_cautious_settings(void)
+{
+	static const char *const settings[][2] = {{"retention_time", "-1 day"}};
+
+	return topics_topic_setting_from_text(settings, lengthof(settings));
+}
+
+/* Make the row of a topic that has lost it. */
 void
 topics_make_topic_insert_row(int64 topic_id, Oid view, const char *name, int32 partitions)
 {
 	TopicSettingValues *settings = topics_catalog_is_internal(name) ? get_internal_settings() :
-		topics_topic_setting_from_text(NULL, 0);
+		get_cautious_settings();
 
 	topics_topic_setting_add_defaults(settings);
 	insert_topic_row(topic_id, view, partitions, settings);

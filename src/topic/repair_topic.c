@@ -232,7 +232,9 @@ repair_row(Repair *repair)
 	{
 		topics_make_topic_insert_row(parts->topic_id, parts->view_relid, repair->name,
 									 parts->partitions);
-		put_action(repair, WHOLE_TOPIC, "The catalogue got a row for it, with the default settings.");
+		put_action(repair, WHOLE_TOPIC, is_offsets_topic(repair) ?
+				   "The catalogue got a row for it." :
+				   "The catalogue got a row for it, with the default settings, but without retention.");
 	}
 }
 
