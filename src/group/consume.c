@@ -314,7 +314,7 @@ report_out_of_range(const Consumer *consumer, const Place *place)
 			 errmsg("committed offset " INT64_FORMAT " of consumer group \"%s\" is out of range for partition %d of topic \"%s\"",
 					place->position, consumer->group_id, place->partition.number,
 					consumer->topic_name),
-			 topics_log_range_detail(place->log_start, place->next_offset),
+			 topics_log_range_detail(place->log_start, place->log_end),
 			 errhint("Set another one with topics.reset_offset().")));
 }
 

@@ -159,6 +159,21 @@ read_log_bounds(Partition *partition, int64 wanted, int64 *start, int64 *end)
 }
 
 /*
+ * Raise TP001.  The error tells the ends between which can be read, where a
+ * client may start anew.
+ */
+static void
+report_out_of_range(Partition *partition, int64 offset)
+{
+	int64		start;
+	int64		end;
+
+	read_log_bounds(partition, 0, &start, &end);
+	topics_log_report_out_of_range(NameStr(partition->topic->name), partition->number, offset,
+								   start, end, NULL);
+}
+
+/*
  * Claim a partition for a group, and keep the topic from being dropped until
  * the transaction ends.  The result is the transaction's own entry; *partition
  * is resolved under the lock.
@@ -218,7 +233,7 @@ check_offset_to_commit(const char *group_id, Partition *partition, int64 committ
 
 	read_log_bounds(partition, offset, &start, &end);
 	if (offset < 0 || offset > end)
-		topics_log_report_out_of_range(topic, partition->number, offset, start, end, NULL);
+		report_out_of_range(partition, offset);
 	if (committed != NO_OFFSET && offset < committed)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -388,8 +403,7 @@ resolve_target(const ResetTarget *target, Partition *partition, int64 since, int
 			return since;
 		case TARGET_OFFSET:
 			if (wanted < start || wanted > end)
-				topics_log_report_out_of_range(NameStr(partition->topic->name), partition->number,
-											   wanted, start, end, NULL);
+				report_out_of_range(partition, wanted);
 			return wanted;
 		case TARGET_SHIFT:
 			/* no further than the log's ends; the sums cannot overflow */

@@ -132,7 +132,8 @@ topics_fetch_limits(FunctionCallInfo fcinfo, int max_records)
  * which a reader with this snapshot may read.  An offset above that may be of a
  * later record, or of one that cannot be read yet.  A client can know of a
  * record that is visible but not published.  So before an offset is called out
- * of range, every producer that is publishing must have finished.
+ * of range, every producer that is publishing must have finished.  The error
+ * tells the end that can be read, from which a client may start anew.
  */
 static int64
 check_offset(const Fetch *fetch, int64 from, Snapshot snapshot)
@@ -148,7 +149,7 @@ check_offset(const Fetch *fetch, int64 from, Snapshot snapshot)
 	if (from > end)
 		end = topics_log_next_offset_settled(partition);
 	if (from < start || from > end)
-		topics_log_report_out_of_range(NameStr(fetch->topic), partition->number, from, start, end,
+		topics_log_report_out_of_range(NameStr(fetch->topic), partition->number, from, start, upto,
 									   "topics.list_offsets() gives the offsets to start from.");
 	return upto;
 }

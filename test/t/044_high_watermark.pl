@@ -23,7 +23,16 @@ $node->safe_psql(
 	'postgres', q{
 	SELECT topics.create_topic('t', 2);
 	SELECT topics.create_topic('u');
-	CREATE TABLE side (id int)});
+	CREATE TABLE side (id int);
+	CREATE FUNCTION detail_of(command text) RETURNS text LANGUAGE plpgsql AS $$
+	DECLARE detail text;
+	BEGIN
+		EXECUTE command;
+		RETURN 'ok';
+	EXCEPTION WHEN OTHERS THEN
+		GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+		RETURN detail;
+	END $$});
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
@@ -222,6 +231,16 @@ for my $level ('READ COMMITTED', 'REPEATABLE READ')
 }
 $reader->value('RESET default_transaction_isolation');
 like($reader->value(qq{EXPLAIN $parallel}), qr/Parallel/, 'the plan would have been parallel');
+foreach my $call (
+	q{topics.fetch('t', 1, 9)},
+	q{topics.commit_offset('g2', 't', 1, 9)},
+	q{topics.reset_offset('g2', 't', 1, to_offset => 9)})
+{
+	shows(
+		qq{SELECT detail_of(\$\$SELECT $call\$\$)},
+		'OFFSET_OUT_OF_RANGE: the log starts at offset 0 and ends at offset 3.',
+		"an error tells the end that can be read: $call");
+}
 shows(q{SELECT topics.delete_records('t', 1, 5)}, 'TP001', 'it cannot be deleted');
 shows(q{CALL topics.wait_offset('t', 1, 3, '200ms'); SELECT 1}, "CALL\n1", 'a wait goes on');
 unlike(told(), qr/"1":[4-9]/, 'no notification tells of it');
