@@ -160,7 +160,7 @@ CREATE FUNCTION topics.describe_topic(topic text,
 	OUT description text) RETURNS SETOF record
 LANGUAGE C STABLE ROWS 20 AS 'MODULE_PATHNAME', 'topics_describe_topic';
 COMMENT ON FUNCTION topics.describe_topic(text) IS
-'What a topic is, and its settings: a row for each, with its value as text, whether that is the default (NULL for what is not a setting), the name of Kafka''s setting, if there is one, and what it means (Kafka: kafka-topics --describe, kafka-configs --describe --all). For its partitions see topics.partition. Needs SELECT on the topic''s view, or its ownership.
+'What a topic is, and its settings: a row for each, with its value as text, whether that is the default (NULL for what is not a setting), the name of Kafka''s setting, if there is one, and what it means (Kafka: kafka-topics --describe, kafka-configs --describe --all). For its partitions see topics.partition. Needs SELECT on the topic''s view, or its ownership, or membership in topics_admin or pg_monitor.
 Errors: 42704 no such topic, 42501 no right';
 
 -- ======================================================================
@@ -381,14 +381,14 @@ SELECT group_id,
 	CASE WHEN owner OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
 		THEN owner::pg_catalog.regrole END AS owner, kind, state
 FROM topic_log.group_status();
-COMMENT ON VIEW topics.consumer_group IS 'Consumer groups that one may use (Kafka: kafka-consumer-groups --list --state)';
+COMMENT ON VIEW topics.consumer_group IS 'Consumer groups that one may use; all for members of topics_admin and of pg_monitor (Kafka: kafka-consumer-groups --list --state)';
 COMMENT ON COLUMN topics.consumer_group.group_id IS 'Name (group.id)';
 COMMENT ON COLUMN topics.consumer_group.owner IS 'Role that used the group first; NULL if it is not in this cluster';
 COMMENT ON COLUMN topics.consumer_group.kind IS 'What made the group: consume, by topics.consume; simple, by topics.commit_offset or topics.reset_offset';
 COMMENT ON COLUMN topics.consumer_group.state IS 'Stable: a transaction has a partition claimed; Empty: none has';
 
 CREATE VIEW topics.consumer_offset AS SELECT * FROM topic_log.offset_status();
-COMMENT ON VIEW topics.consumer_offset IS 'Committed offsets of groups that one may use in topics that one may read (Kafka: __consumer_offsets)';
+COMMENT ON VIEW topics.consumer_offset IS 'Committed offsets of the groups that topics.consumer_group shows, in the topics that topics.topic shows (Kafka: __consumer_offsets)';
 COMMENT ON COLUMN topics.consumer_offset.group_id IS 'Name of the group';
 COMMENT ON COLUMN topics.consumer_offset.topic IS 'Name of the topic';
 COMMENT ON COLUMN topics.consumer_offset.partition IS 'Number of the partition, from 0';
@@ -443,9 +443,9 @@ COMMENT ON PROCEDURE topics.roll_segment(text, integer) IS
 'Begins a new segment in one or all partitions of a topic now, if the active one has records, and seals the old one. For the topic''s owner.
 Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner, 22023 no such partition';
 
-CREATE FUNCTION topic_log.may_read(view oid) RETURNS boolean
-LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'topics_may_read';
-COMMENT ON FUNCTION topic_log.may_read(oid) IS 'Whether the current user may read the topic, or owns it';
+CREATE FUNCTION topic_log.may_see(view oid) RETURNS boolean
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'topics_may_see';
+COMMENT ON FUNCTION topic_log.may_see(oid) IS 'Whether the views show the topic to the current user, who may read it, owns it, or looks after the server';
 
 CREATE FUNCTION topic_log.partition_status(
 	OUT topic text, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint,
@@ -486,14 +486,14 @@ SELECT c.relname::text AS topic, t.topic_id, c.relowner::regrole AS owner, t.par
 	t.timestamp_type, t.cleanup_policy, t.delete_retention_time, t.min_compaction_lag_time,
 	t.min_cleanable_dirty_ratio, t.notify
 FROM topic_log.topic t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.view
-WHERE topic_log.may_read(t.view);
-COMMENT ON VIEW topics.topic IS 'Topics that one may read or owns (Kafka: kafka-topics --describe, kafka-configs --describe)';
+WHERE topic_log.may_see(t.view);
+COMMENT ON VIEW topics.topic IS 'Topics that one may read or owns; all for members of topics_admin and of pg_monitor, as in the other views (Kafka: kafka-topics --describe, kafka-configs --describe)';
 
 CREATE VIEW topics.partition AS SELECT * FROM topic_log.partition_status();
-COMMENT ON VIEW topics.partition IS 'Partitions of topics that one may read or owns. Of one that cannot be read what is not known is NULL, here and in topics.segment and topics.consumer_lag, and a WARNING says why';
+COMMENT ON VIEW topics.partition IS 'Partitions of the topics that topics.topic shows. Of one that cannot be read what is not known is NULL, here and in topics.segment and topics.consumer_lag, and a WARNING says why';
 
 CREATE VIEW topics.segment AS SELECT * FROM topic_log.segment_status();
-COMMENT ON VIEW topics.segment IS 'Segments of partitions of topics that one may read or owns (Kafka: log segments)';
+COMMENT ON VIEW topics.segment IS 'Segments of partitions of the topics that topics.topic shows (Kafka: log segments)';
 
 CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
@@ -558,4 +558,20 @@ COMMENT ON COLUMN topics.append_wait.waiter_pid IS 'Process that waits';
 COMMENT ON COLUMN topics.append_wait.holder_pid IS 'Process that it waits for, one a row; NULL: the partition is just being released, or its active segment is being cut';
 COMMENT ON COLUMN topics.append_wait.since IS 'When it began to wait';
 
+-- ======================================================================
+-- Rights
+-- ======================================================================
+
 REVOKE ALL ON ALL ROUTINES IN SCHEMA topics, topic_log FROM PUBLIC;
+
+-- A view's functions are called as its reader.  They show a role what it may
+-- see; schema topic_log is closed, so nobody gets at them but by a view.
+GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
+	topic_log.segment_status(), topic_log.broken_status(), topic_log.worker_status(),
+	topic_log.append_wait_status(), topic_log.group_status(), topic_log.offset_status(),
+	topic_log.lag_status() TO PUBLIC;
+
+-- As PostgreSQL's own: pg_monitor reads all administration views
+GRANT USAGE ON SCHEMA topics TO pg_monitor;
+GRANT SELECT ON ALL TABLES IN SCHEMA topics TO pg_monitor;
+GRANT EXECUTE ON FUNCTION topics.describe_topic(text) TO pg_monitor;

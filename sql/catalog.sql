@@ -35,11 +35,12 @@ SELECT obj_description(oid, 'pg_extension') IS NOT NULL
 	FROM pg_extension
 	WHERE extname = 'pg_topics';
 
--- with a right of PUBLIC
+-- with a right of PUBLIC: of functions, those that views call
 SELECT object
 	FROM catalog_member JOIN pg_proc p ON p.oid = objid,
 		aclexplode(coalesce(proacl, acldefault('f', proowner))) a
-	WHERE classid = 'pg_proc'::regclass AND a.grantee = 0;
+	WHERE classid = 'pg_proc'::regclass AND a.grantee = 0
+	ORDER BY object COLLATE "C";
 SELECT object
 	FROM catalog_member JOIN pg_class c ON c.oid = objid,
 		aclexplode(coalesce(relacl, acldefault('r', relowner))) a
@@ -62,7 +63,7 @@ SELECT object FROM catalog_member JOIN pg_proc p ON p.oid = objid
 SELECT object FROM catalog_member
 	WHERE classid = 'pg_class'::regclass
 		AND object LIKE 'view %'
-		AND pg_get_viewdef(objid) ~ 'may_read'
+		AND pg_get_viewdef(objid) ~ 'may_see'
 		AND NOT coalesce((SELECT reloptions::text ~ 'security_barrier=true' FROM pg_class
 				WHERE oid = objid),
 			false);

@@ -133,7 +133,6 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA topics TO regress_group_owner, regress_
 GRANT EXECUTE ON ALL PROCEDURES IN SCHEMA topics TO regress_group_owner, regress_group_other;
 GRANT SELECT ON topics.consumer_group, topics.consumer_offset, topics.consumer_lag
 	TO regress_group_owner, regress_group_other;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA topic_log TO regress_group_owner, regress_group_other;
 GRANT SELECT ON topic.g TO regress_group_owner, regress_group_other;
 SET ROLE regress_group_owner;
 SELECT pg_temp.got('owned', 'g', 1);
@@ -190,7 +189,7 @@ SELECT pg_temp.try($$SELECT pg_temp.got('definer', 'g', 1)$$);
 RESET ROLE;
 -- a group outlives its owner
 REVOKE ALL ON SCHEMA topics, topic FROM regress_group_owner;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA topics, topic_log FROM regress_group_owner;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA topics FROM regress_group_owner;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA topics FROM regress_group_owner;
 REVOKE ALL ON topics.consumer_group, topics.consumer_offset, topics.consumer_lag
 	FROM regress_group_owner;

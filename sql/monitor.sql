@@ -57,7 +57,6 @@ SELECT pg_temp.try($$SELECT topics.describe_topic('monitor_plain')$$);
 SELECT pg_temp.try('SELECT * FROM topics.worker');
 RESET ROLE;
 GRANT SELECT ON topic.monitor_plain TO regress_monitor;
-GRANT EXECUTE ON FUNCTION topic_log.worker_status() TO regress_monitor;
 SET ROLE regress_monitor;
 SELECT count(*) FROM topics.describe_topic('monitor_plain');
 SELECT count(*), count(step) FROM topics.worker;
@@ -69,6 +68,53 @@ REVOKE ALL ON topic.monitor_changed FROM regress_monitor;
 SET ROLE regress_monitor;
 SELECT value FROM topics.describe_topic('monitor_changed') WHERE name = 'owner';
 RESET ROLE;
+
+-- every view, without a grant, with SELECT on the views alone, and as the roles
+-- that look after a server
+CREATE ROLE regress_monitor_none;
+CREATE ROLE regress_monitor_stats IN ROLE pg_read_all_stats;
+CREATE ROLE regress_monitor_views;
+CREATE ROLE regress_monitor_all IN ROLE pg_monitor;
+GRANT USAGE ON SCHEMA topics TO regress_monitor_none, regress_monitor_views;
+GRANT SELECT ON ALL TABLES IN SCHEMA topics TO regress_monitor_views;
+SELECT count(*) FROM topics.consume('monitor_group', 'monitor_plain');
+SELECT topics.commit_offset('monitor_group', 'monitor_plain', 0, 0, 'metadata');
+CREATE FUNCTION pg_temp.read_views() RETURNS TABLE (name name, result text, seen text)
+LANGUAGE plpgsql AS $$
+BEGIN
+	FOR name IN SELECT relname FROM pg_class
+		WHERE relnamespace = 'topics'::regnamespace AND relkind = 'v'
+		ORDER BY relname COLLATE "C"
+	LOOP
+		result := pg_temp.try(format('SELECT * FROM topics.%I', name));
+		seen := NULL;
+		IF result = 'ok' THEN
+			EXECUTE format($q$
+				SELECT string_agg(DISTINCT x, ',' ORDER BY x)
+				FROM topics.%I v,
+					coalesce(to_jsonb(v) ->> 'topic', to_jsonb(v) ->> 'group_id') x
+				WHERE starts_with(x, 'monitor')$q$, name) INTO seen;
+		END IF;
+		RETURN NEXT;
+	END LOOP;
+END $$;
+SET ROLE regress_monitor_none;
+SELECT * FROM pg_temp.read_views();
+SET ROLE regress_monitor_stats;
+SELECT * FROM pg_temp.read_views();
+SET ROLE regress_monitor_views;
+SELECT * FROM pg_temp.read_views();
+SET ROLE regress_monitor_all;
+SELECT * FROM pg_temp.read_views();
+SELECT count(*) > 0 FROM topics.describe_topic('monitor_plain');
+-- but no record, and nothing of the schema that is closed
+SELECT pg_temp.try($$SELECT * FROM topic.monitor_plain$$),
+	pg_temp.try($$SELECT topics.fetch('monitor_plain', 0, 0)$$),
+	pg_temp.try($$SELECT topic_log.worker_status()$$);
+RESET ROLE;
+SELECT topics.delete_group('monitor_group');
+DROP OWNED BY regress_monitor_none, regress_monitor_views;
+DROP ROLE regress_monitor_none, regress_monitor_stats, regress_monitor_views, regress_monitor_all;
 
 SELECT topics.drop_topic(topic) FROM topics.topic WHERE topic ~ '^monitor_';
 DROP DOMAIN monitor_domain;

@@ -41,7 +41,7 @@ CREATE FUNCTION pg_temp.attempts() RETURNS TABLE (attempt text, result text) LAN
 		$a$DROP VIEW topic.rights_secret$a$,
 		$a$SELECT count(*) FROM topic_log.topic$a$, $a$SELECT count(*) FROM topic_log.partition$a$,
 		$a$SELECT * FROM topic_log.segment_status()$a$,
-		$a$SELECT * FROM topic_log.partition_status()$a$, $a$SELECT topic_log.may_read(0)$a$,
+		$a$SELECT * FROM topic_log.partition_status()$a$, $a$SELECT topic_log.may_see(0)$a$,
 		$a$SELECT nextval('topic_log.topic_id_seq')$a$, 'SELECT * FROM topics.topic',
 		'SELECT * FROM topics.partition', 'SELECT * FROM topics.segment']) a $$;
 
@@ -290,7 +290,7 @@ BEGIN
 	END LOOP;
 	FOREACH f IN ARRAY '{now(),clock_timestamp(),nextval(regclass),count(text),
 		pg_table_size(regclass),quote_ident(text),pg_get_userbyid(oid),int8(int4),text(bool),
-		insert_record(),append_only(),log_am_handler(internal),may_read(oid)}'::text[] LOOP
+		insert_record(),append_only(),log_am_handler(internal),may_see(oid)}'::text[] LOOP
 		EXECUTE format('CREATE FUNCTION rights_evil.%s RETURNS text LANGUAGE plpgsql AS %L',
 			replace(f, 'internal', 'pg_catalog.int4'), 'BEGIN RAISE ''attacked''; END');
 	END LOOP;

@@ -20,6 +20,7 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -548,6 +549,23 @@ topics_catalog_is_admin(void)
 	Oid			admin = get_role_oid(ADMIN_ROLE, true);
 
 	return superuser() || (OidIsValid(admin) && has_privs_of_role(GetUserId(), admin));
+}
+
+/*
+ * Return true if the current user looks after the server, or after all topics:
+ * the views show such a user every topic and group, but no record.
+ */
+bool
+topics_catalog_is_monitor(void)
+{
+	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+}
+
+/* Return true if the views show the topic to the current user. */
+bool
+topics_catalog_may_see(Topic *topic)
+{
+	return topics_catalog_may_read(topic) || topics_catalog_is_monitor();
 }
 
 static void

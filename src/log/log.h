@@ -196,6 +196,8 @@ extern bool topics_catalog_is_internal(const char *name);
 extern void topics_catalog_require_not_internal(Topic *topic);
 extern bool topics_catalog_is_owner(Topic *topic);
 extern bool topics_catalog_is_admin(void);
+extern bool topics_catalog_is_monitor(void);
+extern bool topics_catalog_may_see(Topic *topic);
 
 /* ---- domain.c ---- */
 

@@ -4,7 +4,7 @@
  *		What the views of consumer groups show.
  *
  * Users see the groups that they may use (group.c), with the topics that they
- * may read.
+ * may read; the roles that look after the server see all.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,7 +50,7 @@ compare_entries(const void *a, const void *b)
 typedef void (*EntryVisitor) (ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic);
 
 /*
- * Visit the entries of the groups that the user may use: a group's own, then
+ * Visit the entries of the groups that the user may see: a group's own, then
  * per topic its subscription and its partitions.
  */
 static void
@@ -74,14 +74,14 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 		CHECK_FOR_INTERRUPTS();
 		if (key->topic_id == NO_TOPIC)
 		{
-			shown = topics_group_may_use(entries[i].facts.owner);
+			shown = topics_group_may_use(entries[i].facts.owner) || topics_catalog_is_monitor();
 			topic_id = NO_TOPIC;
 		}
 		else if (key->topic_id != topic_id)
 		{
 			topic_id = key->topic_id;
 			topic = topics_catalog_by_id(topic_id);
-			if (topic && !topics_catalog_may_read(topic))
+			if (topic && !topics_catalog_may_see(topic))
 				topic = NULL;
 		}
 		if (shown && (key->topic_id == NO_TOPIC || topic))

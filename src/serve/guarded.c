@@ -16,9 +16,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_authid.h"
-#include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/inval.h"
 
 #include "base/base.h"
@@ -43,8 +40,7 @@ topic_exists(Oid view_relid, int64 topic_id)
 static void
 warn_of_damage(Topic *topic, int32 partition, const ErrorData *error)
 {
-	bool		may_see = topics_catalog_is_admin() || topics_catalog_is_owner(topic) ||
-		has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+	bool		may_see = topics_catalog_is_monitor() || topics_catalog_is_owner(topic);
 
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),

@@ -4,16 +4,19 @@
  *		What the administration views show: a row costs the same however
  *		long the log is.
  *
- * Users see the topics that they may read, or that are theirs.  The messages of
- * errors can tell of records, so what fails is shown to the topic's owner and
- * to the roles that look after the server.
+ * Users see the topics that they may read, or that are theirs; the roles that
+ * look after the server see all.  The messages of errors can tell of records,
+ * so what fails is shown to the topic's owner and to these roles only.
+ *
+ * A view's functions are called as its reader, not as its owner, so PUBLIC may
+ * execute them: they look at who calls, and whoever lacks SELECT on the view
+ * does not get at them, since schema topic_log is closed.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/tableam.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -35,7 +38,7 @@
 PG_FUNCTION_INFO_V1(topics_partition_status);
 PG_FUNCTION_INFO_V1(topics_segment_status);
 PG_FUNCTION_INFO_V1(topics_broken_status);
-PG_FUNCTION_INFO_V1(topics_may_read);
+PG_FUNCTION_INFO_V1(topics_may_see);
 PG_FUNCTION_INFO_V1(topics_worker_status);
 PG_FUNCTION_INFO_V1(topics_append_wait_status);
 
@@ -47,15 +50,15 @@ typedef struct SegmentFacts
 	const char *state;
 } SegmentFacts;
 
-/* may_read(view oid): the filter of the view topics.topic */
+/* may_see(view oid): the filter of the view topics.topic */
 Datum
-topics_may_read(PG_FUNCTION_ARGS)
+topics_may_see(PG_FUNCTION_ARGS)
 {
 	Topic	   *topic;
 
 	topics_settings_require_preload();
 	topic = topics_catalog_get(PG_GETARG_OID(0), true);
-	PG_RETURN_BOOL(topic != NULL && topics_catalog_may_read(topic));
+	PG_RETURN_BOOL(topic != NULL && topics_catalog_may_see(topic));
 }
 
 static SegmentFacts
@@ -170,7 +173,7 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
 
-		if (topic == NULL || !topics_catalog_may_read(topic))
+		if (topic == NULL || !topics_catalog_may_see(topic))
 			continue;
 		for (int32 number = 0; number < topic->partitions; number++)
 		{
@@ -356,7 +359,7 @@ enum
 static bool
 may_see_broken(const BrokenPart *part)
 {
-	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+	return topics_catalog_is_monitor() ||
 		(OidIsValid(part->view_relid) &&
 		 (object_ownercheck(RelationRelationId, part->view_relid, GetUserId()) ||
 		  pg_class_aclcheck(part->view_relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK));
@@ -422,18 +425,11 @@ enum
 	WORKER_COLUMNS
 };
 
-/* Return true if the current user looks after the server, or all topics. */
-static bool
-may_see_all(void)
-{
-	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
-}
-
 /* Return true if the current user may see why a piece of work fails. */
 static bool
 may_see_failure(const WorkFailure *failure)
 {
-	return may_see_all() ||
+	return topics_catalog_is_monitor() ||
 		(OidIsValid(failure->piece.view_relid) &&
 		 object_ownercheck(RelationRelationId, failure->piece.view_relid, GetUserId()));
 }
@@ -490,7 +486,7 @@ put_lack_of_worker(const WorkerSlot *worker, Datum *values, bool *nulls)
 	}
 	else
 		return;
-	if (!topics_catalog_is_admin() && !has_privs_of_role(GetUserId(), ROLE_PG_MONITOR))
+	if (!topics_catalog_is_monitor())
 		return;
 	nulls[FAILURE_STEP] = nulls[FAILURE_SQLSTATE] = nulls[FAILURE_MESSAGE] = false;
 	values[FAILURE_STEP] = CStringGetTextDatum("start");
@@ -566,7 +562,7 @@ put_wait_target(const AppendWait *wait, Datum *values, bool *nulls)
 	if (wait->of_database)
 		return true;
 	topic = topics_catalog_by_id(wait->id.topic_id);
-	if (topic == NULL || !(topics_catalog_may_read(topic) || may_see_all()))
+	if (topic == NULL || !topics_catalog_may_see(topic))
 		return false;
 	values[WAIT_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
 	values[WAIT_PARTITION] = Int32GetDatum(wait->id.partition);

@@ -511,7 +511,7 @@ topics_describe_topic(PG_FUNCTION_ARGS)
 	Topic	   *topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, 0, "topic"), false);
 	StatementScope scope;
 
-	if (!topics_catalog_may_read(topic))
+	if (!topics_catalog_may_see(topic))
 		topics_catalog_require(topic, ACL_SELECT);
 	InitMaterializedSRF(fcinfo, 0);
 	scope = topics_statement_begin();

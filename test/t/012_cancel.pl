@@ -218,8 +218,7 @@ $observer->value(
 	q{
 	CREATE ROLE nobody LOGIN;
 	GRANT USAGE ON SCHEMA topics, topic TO nobody;
-	GRANT SELECT ON topics.append_wait TO nobody;
-	GRANT EXECUTE ON FUNCTION topic_log.append_wait_status() TO nobody});
+	GRANT SELECT ON topics.append_wait TO nobody});
 my $nobody = Session->new($node, user => 'nobody');
 my $mine = "SELECT topic FROM topics.append_wait WHERE waiter_pid = $waiter->{pid}";
 is($nobody->value($mine), '', 'topics.append_wait: not without a right');

@@ -237,8 +237,7 @@ $session->value(
 	CREATE ROLE topics_admin;
 	CREATE ROLE admin LOGIN IN ROLE topics_admin;
 	GRANT USAGE ON SCHEMA topics, topic TO PUBLIC;
-	GRANT SELECT ON topics.worker, topic.mine TO PUBLIC;
-	GRANT EXECUTE ON FUNCTION topic_log.worker_status() TO PUBLIC});
+	GRANT SELECT ON topics.worker, topic.mine TO PUBLIC});
 $segment = segment_of('mine', 0);
 $session->value(
 	qq{SELECT topics.produce('mine', 'x'); CREATE VIEW depends AS SELECT value FROM $segment});
