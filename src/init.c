@@ -13,7 +13,6 @@
 
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "utils/varlena.h"
 
 #include "base/base.h"
 #include "shared/shared.h"
@@ -62,24 +61,15 @@ start_shmem(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
-/*
- * Warn unless pg_topics was loaded first: transaction callbacks run newest
- * first, and ours should run last.
- */
+/* Warn unless pg_topics was loaded first; topics.worker goes on saying so. */
 static void
 warn_unless_first(void)
 {
-	char	   *libraries = pstrdup(shared_preload_libraries_string ?
-									shared_preload_libraries_string : "");
-	List	   *names;
-
-	if (SplitDirectoriesString(libraries, ',', &names) && names != NIL &&
-		strcmp(first_dir_separator(linitial(names)) ? last_dir_separator(linitial(names)) + 1 :
-			   (char *) linitial(names), "pg_topics") != 0)
+	if (!topics_settings_is_loaded_first())
 		ereport(WARNING,
-				(errmsg("pg_topics is not the first of \"shared_preload_libraries\""),
+				(errmsg(LOADED_BEHIND_MESSAGE),
 				 errdetail("Append locks are held while other libraries do their work at commit."),
-				 errhint("Put pg_topics first in shared_preload_libraries.")));
+				 errhint(PRELOAD_HINT)));
 }
 
 void

@@ -32,8 +32,14 @@ extern bool pg_topics_enable_offset_scan;
 extern int	pg_topics_worker_interval;
 extern int	pg_topics_notify_interval;
 extern int	pg_topics_compaction_rate;
+
+/* What is said of a library that was not preloaded, or not first. */
+#define PRELOAD_HINT "Put pg_topics first in shared_preload_libraries and restart the server."
+#define LOADED_BEHIND_MESSAGE "pg_topics is not the first of \"shared_preload_libraries\""
+
 extern void topics_settings_define(void);
 extern void topics_settings_require_preload(void);
+extern bool topics_settings_is_loaded_first(void);
 extern void topics_settings_override(const char *name, const char *value);
 
 /* ---- fixed_text.c ---- */

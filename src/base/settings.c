@@ -14,7 +14,9 @@
 
 #include <limits.h>
 
+#include "miscadmin.h"
 #include "utils/guc.h"
+#include "utils/varlena.h"
 
 #include "base/base.h"
 
@@ -96,7 +98,32 @@ topics_settings_require_preload(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("pg_topics must be loaded via \"shared_preload_libraries\""),
-				 errhint("Put pg_topics first in shared_preload_libraries and restart the server.")));
+				 errhint(PRELOAD_HINT)));
+}
+
+/* Return true if a name in shared_preload_libraries is this library's. */
+static bool
+is_own_library(const char *path)
+{
+	const char *separator = last_dir_separator(path);
+	const char *name = separator ? separator + 1 : path;
+
+	return strcmp(name, "pg_topics") == 0 || strcmp(name, "pg_topics" DLSUFFIX) == 0;
+}
+
+/*
+ * Return true if pg_topics stands first in shared_preload_libraries.
+ * Transaction callbacks run newest first, and ours should run last.
+ */
+bool
+topics_settings_is_loaded_first(void)
+{
+	char	   *libraries = pstrdup(shared_preload_libraries_string ?
+									shared_preload_libraries_string : "");
+	List	   *names;
+
+	return !SplitDirectoriesString(libraries, ',', &names) || names == NIL ||
+		is_own_library(linitial(names));
 }
 
 /*

@@ -421,6 +421,7 @@ enum
 	FAILURE_COUNT,
 	FAILURE_SQLSTATE,
 	FAILURE_MESSAGE,
+	FAILURE_HINT,
 	FAILURE_RETRY_AT,
 	WORKER_COLUMNS
 };
@@ -463,35 +464,75 @@ put_failure(const WorkFailure *failure, Datum *values, bool *nulls)
 	if (failure->sqlstate != 0)
 		values[FAILURE_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(failure->sqlstate));
 	values[FAILURE_MESSAGE] = CStringGetTextDatum(failure->message);
+	nulls[FAILURE_HINT] = true;
 	values[FAILURE_RETRY_AT] = TimestampTzGetDatum(failure->retry_at);
 	return true;
 }
 
-/* Put why there is no worker, as far as that is known: "worker" is its slot. */
+/* What is wrong with the server, and not with a piece of work. */
 static void
-put_lack_of_worker(const WorkerSlot *worker, Datum *values, bool *nulls)
+put_trouble(const char *step, int sqlstate, const char *message, const char *hint, Datum *values,
+			bool *nulls)
 {
-	int			sqlstate;
-	char	   *message;
-
-	if (!OidIsValid(worker->database) && topics_worker_registry_is_full())
-	{
-		sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-		message = psprintf("all %d places for databases with the extension are taken", MAX_WORKERS);
-	}
-	else if (worker->no_process)
-	{
-		sqlstate = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
-		message = "no background worker process is left";
-	}
-	else
-		return;
-	if (!topics_catalog_is_monitor())
-		return;
+	memset(nulls + FAILURE_TOPIC, true, WORKER_COLUMNS - FAILURE_TOPIC);
 	nulls[FAILURE_STEP] = nulls[FAILURE_SQLSTATE] = nulls[FAILURE_MESSAGE] = false;
-	values[FAILURE_STEP] = CStringGetTextDatum("start");
+	values[FAILURE_STEP] = CStringGetTextDatum(step);
 	values[FAILURE_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(sqlstate));
 	values[FAILURE_MESSAGE] = CStringGetTextDatum(message);
+	nulls[FAILURE_HINT] = hint == NULL;
+	values[FAILURE_HINT] = hint ? CStringGetTextDatum(hint) : (Datum) 0;
+}
+
+/*
+ * Put why there is no worker: "worker" is its slot.  Return false if that is
+ * not known.
+ */
+static bool
+put_lack_of_worker(const WorkerSlot *worker, Datum *values, bool *nulls)
+{
+	if (!OidIsValid(worker->database) && topics_worker_registry_is_full())
+		put_trouble("start", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+					psprintf("all %d places for databases with the extension are taken", MAX_WORKERS),
+					NULL, values, nulls);
+	else if (worker->no_process)
+		put_trouble("start", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+					"no background worker process is left",
+					"Raise max_worker_processes and restart the server.", values, nulls);
+	else
+		return false;
+	return true;
+}
+
+/* Put that the library was loaded too late.  Return false if it was not. */
+static bool
+put_load_order(Datum *values, bool *nulls)
+{
+	if (topics_settings_is_loaded_first())
+		return false;
+	put_trouble("load", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, LOADED_BEHIND_MESSAGE,
+				PRELOAD_HINT, values, nulls);
+	return true;
+}
+
+/* Add the rows of what is wrong with the server.  Return true if there is any. */
+static bool
+add_troubles(ReturnSetInfo *rsinfo, const WorkerSlot *worker, Datum *values, bool *nulls)
+{
+	bool		added = false;
+
+	if (!topics_catalog_is_monitor())
+		return false;
+	if (put_load_order(values, nulls))
+	{
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		added = true;
+	}
+	if (worker->pid == 0 && put_lack_of_worker(worker, values, nulls))
+	{
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		added = true;
+	}
+	return added;
 }
 
 /* worker_status(): the rows of the view topics.worker */
@@ -524,9 +565,8 @@ topics_worker_status(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		shown = true;
 	}
+	shown |= add_troubles(rsinfo, &worker, values, nulls);
 	memset(nulls + FAILURE_TOPIC, true, sizeof(nulls) - FAILURE_TOPIC);
-	if (!shown && worker.pid == 0)
-		put_lack_of_worker(&worker, values, nulls);
 	if (!shown)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;

@@ -38,7 +38,8 @@ my @calls = (
 	q{CALL topics.maintain('log')},
 	q{CALL topics.roll_segment('log')},
 	q{SELECT * FROM topics.partition},
-	q{SELECT * FROM topics.segment});
+	q{SELECT * FROM topics.segment},
+	q{SELECT * FROM topics.topic});
 
 # ----------------------------------------------------------------------
 # Library and SQL objects of different versions
@@ -122,14 +123,28 @@ is( "@warnings",
 	'pg_topics is not the first of "shared_preload_libraries"',
 	'behind another library: one warning');
 like($log, qr/HINT:  Put pg_topics first in shared_preload_libraries/, '... with the cure');
+my $order = q{SELECT sqlstate, message, hint FROM topics.worker WHERE step = 'load'};
+is( $node->safe_psql('postgres', $order),
+	'55000|pg_topics is not the first of "shared_preload_libraries"'
+	  . '|Put pg_topics first in shared_preload_libraries and restart the server.',
+	'... and topics.worker says so');
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE reader; GRANT USAGE ON SCHEMA topics TO reader;
+	GRANT SELECT ON topics.worker TO reader;
+	CREATE ROLE monitor IN ROLE pg_monitor});
+is($node->safe_psql('postgres', "SET ROLE monitor; $order") ne '', 1, '... to pg_monitor');
+is($node->safe_psql('postgres', "SET ROLE reader; $order"), '', '... and not to all');
 for my $libraries (
 	'pg_topics',
 	'pg_topics, plpgsql',
 	' pg_topics ,plpgsql',
 	'"pg_topics",plpgsql',
+	'pg_topics.so, plpgsql',
 	'$libdir/pg_topics, plpgsql')
 {
 	unlike(warnings_of($libraries), qr/WARNING/, "first, no warning: $libraries");
+	is($node->safe_psql('postgres', $order), '', '... and no row');
 }
 is($node->safe_psql('postgres', q{CALL topics.send('log', 'after all', partition => 0)}),
 	'0|10', 'produce goes on');
