@@ -215,7 +215,7 @@ CREATE PROCEDURE topics.send_bytea(
 	INOUT "offset" bigint DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_send';
 COMMENT ON PROCEDURE topics.send(text, text, text, jsonb, integer, timestamptz, bigint) IS
-'Produces a record, commits, and gives one row: its partition and its offset (Kafka: Producer.send().get()). The argument "offset" is never passed in. Otherwise as topics.produce.
+'Produces a record, commits, and gives one row: its partition and its offset (Kafka: Producer.send().get()). The argument "offset" is never passed in (22023), but as the variable of PL/pgSQL that it goes to. Otherwise as topics.produce.
 Errors: 25001 inside a transaction block, 40003 the wait for a synchronous standby was cancelled, and those of topics.produce';
 COMMENT ON PROCEDURE topics.send_bytea(text, bytea, bytea, jsonb, integer, timestamptz, bigint) IS
 'As topics.send, with bytes';

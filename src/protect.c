@@ -156,7 +156,7 @@ refuse_change(Oid relid, const char *what)
 			 is_topic_view(relid) ?
 			 errmsg("cannot %s of topic \"%s\"", what, get_rel_name(relid)) :
 			 is_log_table(relid) ?
-			 errmsg("cannot %s of log table \"%s\"", what, get_rel_name(relid)) :
+			 errmsg("cannot %s of the log of %s", what, topics_catalog_describe_log(relid)) :
 			 errmsg("cannot %s of catalogue table \"%s\"", what, get_rel_name(relid)),
 			 errdetail("Records could be lost, or not be found."),
 			 errhint("Use the functions of schema \"%s\".", TOPICS_SCHEMA)));
@@ -178,8 +178,9 @@ topics_protect_from_drop(Oid relid)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-			 errmsg("cannot drop table %s because it is a log table of a topic",
-					quote_qualified_identifier(TOPIC_LOG_SCHEMA, get_rel_name(relid))),
+			 errmsg("cannot drop table %s because it has the log of %s",
+					quote_qualified_identifier(TOPIC_LOG_SCHEMA, get_rel_name(relid)),
+					topics_catalog_describe_log(relid)),
 			 errhint("Use topics.drop_topic() to drop the topic and its log.")));
 }
 
@@ -379,6 +380,24 @@ check_index(const IndexStmt *statement)
 		refuse_change(relid, "index all segments");
 }
 
+/* TRUNCATE of a topic, which PostgreSQL only says to be no table. */
+static void
+check_truncate(const TruncateStmt * statement)
+{
+	ListCell   *lc;
+
+	foreach(lc, statement->relations)
+	{
+		Oid			relid = look_up(lfirst_node(RangeVar, lc));
+
+		if (OidIsValid(relid) && is_topic_view(relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("cannot truncate topic \"%s\"", get_rel_name(relid)),
+					 errhint("Use topics.delete_records() for each partition, with -1 for the log end.")));
+	}
+}
+
 /* Check a command before it is run. */
 void
 topics_protect_check(Node *statement)
@@ -396,6 +415,7 @@ topics_protect_check(Node *statement)
 		case T_ViewStmt:
 		case T_RuleStmt:
 		case T_CreateTrigStmt:
+		case T_TruncateStmt:
 			break;
 		default:
 			return;
@@ -423,6 +443,8 @@ topics_protect_check(Node *statement)
 		check_create_table((CreateStmt *) statement);
 	else if (IsA(statement, IndexStmt))
 		check_index((IndexStmt *) statement);
+	else if (IsA(statement, TruncateStmt))
+		check_truncate((TruncateStmt *) statement);
 	else if (IsA(statement, ViewStmt))
 	{
 		relid = ((ViewStmt *) statement)->replace ? look_up(((ViewStmt *) statement)->view) : InvalidOid;

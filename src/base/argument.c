@@ -10,38 +10,76 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_proc.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "base/base.h"
 
-/* Raise 22004, naming "name", unless the argument has a value. */
+/*
+ * Name the function that was called, which may be one of several that have the
+ * same C function: topics.fetch_bytea().  The result is palloc'd.
+ */
+char *
+topics_argument_function(FunctionCallInfo fcinfo)
+{
+	Oid			function = fcinfo->flinfo->fn_oid;
+
+	return psprintf("%s.%s()", get_namespace_name(get_func_namespace(function)),
+					get_func_name(function));
+}
+
+/* Get the name of an argument, counted from 0, of the function called. */
+static char *
+get_argument_name(FunctionCallInfo fcinfo, int argument)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(fcinfo->flinfo->fn_oid));
+	char	  **names = NULL;
+	Datum		modes;
+	bool		isnull;
+	int			count = 0;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		Datum		datum = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proargnames, &isnull);
+
+		if (!isnull)
+		{
+			modes = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proargmodes, &isnull);
+			count = get_func_input_arg_names(datum, isnull ? PointerGetDatum(NULL) : modes, &names);
+		}
+		ReleaseSysCache(tuple);
+	}
+	return argument < count && names[argument] ? names[argument] : psprintf("$%d", argument + 1);
+}
+
+/* Raise 22004 unless the argument has a value. */
 void
-topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name)
+topics_argument_require(FunctionCallInfo fcinfo, int argument)
 {
 	if (PG_ARGISNULL(argument))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
+				 errmsg("argument \"%s\" of %s must not be null",
+						get_argument_name(fcinfo, argument), topics_argument_function(fcinfo))));
 }
 
-/*
- * Return a text argument, palloc'd; raise 22004, naming "name", if it is NULL.
- */
+/* Return a text argument, palloc'd; raise 22004 if it is NULL. */
 char *
-topics_argument_get_text(FunctionCallInfo fcinfo, int argument, const char *name)
+topics_argument_get_text(FunctionCallInfo fcinfo, int argument)
 {
-	topics_argument_require(fcinfo, argument, name);
+	topics_argument_require(fcinfo, argument);
 	return text_to_cstring(PG_GETARG_TEXT_PP(argument));
 }
 
-/* Raise 22004, naming "function", unless the first "count" have values. */
+/* Raise 22004 unless the first "count" arguments have values. */
 void
-topics_argument_require_all(FunctionCallInfo fcinfo, int count, const char *function)
+topics_argument_require_all(FunctionCallInfo fcinfo, int count)
 {
 	for (int i = 0; i < count; i++)
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("arguments of %s must not be null", function)));
+		topics_argument_require(fcinfo, i);
 }

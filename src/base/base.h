@@ -50,9 +50,10 @@ extern void topics_fixed_text_end(int guc_level);
 
 /* ---- argument.c ---- */
 
-extern void topics_argument_require(FunctionCallInfo fcinfo, int argument, const char *name);
-extern char *topics_argument_get_text(FunctionCallInfo fcinfo, int argument, const char *name);
-extern void topics_argument_require_all(FunctionCallInfo fcinfo, int count, const char *function);
+extern char *topics_argument_function(FunctionCallInfo fcinfo);
+extern void topics_argument_require(FunctionCallInfo fcinfo, int argument);
+extern char *topics_argument_get_text(FunctionCallInfo fcinfo, int argument);
+extern void topics_argument_require_all(FunctionCallInfo fcinfo, int count);
 
 /* ---- wait_event.c ---- */
 

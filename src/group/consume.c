@@ -540,8 +540,8 @@ topics_consume(PG_FUNCTION_ARGS)
 	TimestampTz deadline;
 
 	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, PG_NARGS(), "topics.consume()");
-	topics_produce_check_context("topics.consume()");
+	topics_argument_require_all(fcinfo, PG_NARGS());
+	topics_produce_check_call(fcinfo);
 	consumer = get_consumer_arguments(fcinfo);
 	consumer.limits = topics_fetch_limits(fcinfo, CONSUME_ARG_MAX_RECORDS);
 	consumer.reset = get_reset_argument(fcinfo, CONSUME_ARG_AUTO_OFFSET_RESET);
@@ -567,7 +567,7 @@ topics_wait(PG_FUNCTION_ARGS)
 	long		timeout_ms;
 
 	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, PG_NARGS(), "topics.wait()");
+	topics_argument_require_all(fcinfo, PG_NARGS());
 	consumer = get_consumer_arguments(fcinfo);
 	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(WAIT_ARG_MAX_WAIT), WAKEUP_MAX_WAIT_MS);
 

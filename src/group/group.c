@@ -76,7 +76,7 @@ topics_group_get_argument(FunctionCallInfo fcinfo, int argument)
 {
 	char	   *group_id;
 
-	group_id = topics_argument_get_text(fcinfo, argument, "group_id");
+	group_id = topics_argument_get_text(fcinfo, argument);
 	if (group_id[0] == '\0' || strlen(group_id) >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
@@ -134,7 +134,7 @@ get_topic_argument(FunctionCallInfo fcinfo, int argument)
 {
 	Topic	   *topic;
 
-	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, argument, "topic"), false);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, argument), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	return topic;
 }
@@ -194,13 +194,13 @@ claim_partition(const char *group_id, Topic *topic, int32 number, Partition *par
  * members are assigned partitions.
  */
 static void
-refuse_member(FunctionCallInfo fcinfo, int member_id, int generation_id)
+refuse_member(FunctionCallInfo fcinfo, const char *group_id, int member_id, int generation_id)
 {
 	if (PG_ARGISNULL(member_id) && PG_ARGISNULL(generation_id))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_UNKNOWN_MEMBER),
-			 errmsg("consumer group has no such member"),
+			 errmsg("consumer group \"%s\" has no such member", group_id),
 			 errdetail("UNKNOWN_MEMBER_ID: the group has no members."),
 			 errhint("Leave member_id and generation_id out.")));
 }
@@ -272,15 +272,15 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	topics_produce_check_context("topics.commit_offset()");
-	topics_argument_require(fcinfo, COMMIT_ARG_PARTITION, "partition and committed_offset");
-	topics_argument_require(fcinfo, COMMIT_ARG_COMMITTED_OFFSET, "partition and committed_offset");
+	topics_argument_require(fcinfo, COMMIT_ARG_PARTITION);
+	topics_argument_require(fcinfo, COMMIT_ARG_COMMITTED_OFFSET);
 	number = PG_GETARG_INT32(COMMIT_ARG_PARTITION);
 	offset = PG_GETARG_INT64(COMMIT_ARG_COMMITTED_OFFSET);
 	metadata = get_metadata_argument(fcinfo, COMMIT_ARG_METADATA);
 	(void) get_topic_argument(fcinfo, COMMIT_ARG_TOPIC);
 	topics_offset_log_prepare(true);
 	topics_group_require_owner(group_id, true);
-	refuse_member(fcinfo, COMMIT_ARG_MEMBER_ID, COMMIT_ARG_GENERATION_ID);
+	refuse_member(fcinfo, group_id, COMMIT_ARG_MEMBER_ID, COMMIT_ARG_GENERATION_ID);
 	topics_consumer_offset_lock_group(group_id, false);
 	(void) topics_group_use(group_id, GROUP_SIMPLE);
 

@@ -815,7 +815,7 @@ topics_roll_segment(PG_FUNCTION_ARGS)
 	int32		upto;
 
 	require_no_transaction_block(fcinfo, "topics.roll_segment()");
-	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, ROLL_TOPIC, "topic"), false);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, ROLL_TOPIC), false);
 	topics_catalog_require_owner(topic);
 	view_relid = topic->view_relid;
 	upto = topic->partitions;

@@ -112,7 +112,7 @@ take_nap(long ms)
 	if (another_process_waits())
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("canceling work on log table \"%s\"", get_rel_name(locked_relids[LOCKED_PARTITION])),
+				 errmsg("canceling work on %s", topics_catalog_describe_log(locked_relids[LOCKED_PARTITION])),
 				 errdetail("Another process waits for a lock that it holds."),
 				 errhint("It begins anew by itself.")));
 }

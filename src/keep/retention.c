@@ -500,7 +500,7 @@ topics_delete_records(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	topics_produce_check_context("topics.delete_records()");
-	topics_argument_require_all(fcinfo, DELETE_ARGUMENTS, "topics.delete_records()");
+	topics_argument_require_all(fcinfo, DELETE_ARGUMENTS);
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(DELETE_TOPIC)), false);
 	topics_catalog_require_owner(topic);
 	before = PG_GETARG_INT64(DELETE_BEFORE_OFFSET);

@@ -254,7 +254,7 @@ topics_catalog_get(Oid view_relid, bool missing_ok)
 			topics_broken_topic_report_view(name);
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("relation %u is not a topic", view_relid)));
+				 name ? errmsg("\"%s\" is not a topic", name) : errmsg("the topic was dropped")));
 	}
 	return NULL;
 }
@@ -319,6 +319,45 @@ topics_catalog_by_id(int64 topic_id)
 	Oid			view_relid = topics_catalog_view_of(topic_id);
 
 	return OidIsValid(view_relid) ? topics_catalog_get(view_relid, true) : NULL;
+}
+
+/*
+ * Name a partition, or with WHOLE_TOPIC a topic, for a message.  The result is
+ * palloc'd; NULL if the catalogue does not know the topic.
+ */
+char *
+topics_catalog_describe(int64 topic_id, int32 partition)
+{
+	Oid			view_relid = topics_catalog_view_of(topic_id);
+	char	   *name = OidIsValid(view_relid) ? get_rel_name(view_relid) : NULL;
+
+	if (name == NULL)
+		return NULL;
+	return partition == WHOLE_TOPIC ? psprintf("topic \"%s\"", name) :
+		psprintf("partition %d of topic \"%s\"", partition, name);
+}
+
+/*
+ * Name what a log table is of, for a message: users know topics and partitions.
+ * A table that is of none has its own name.  The result is palloc'd.
+ */
+char *
+topics_catalog_describe_log(Oid relid)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+	char	   *relname = get_rel_name(relid);
+	char	   *result = NULL;
+	int64		topic_id;
+	int32		partition;
+	int64		sequence;
+
+	if (relname == NULL)
+		return pstrdup("log table");
+	if (OidIsValid(namespace) && get_rel_namespace(relid) == namespace &&
+		OidIsValid(get_relname_relid("topic", namespace)) &&
+		topics_log_am_parse_name(relname, &topic_id, &partition, &sequence))
+		result = topics_catalog_describe(topic_id, partition < 0 ? WHOLE_TOPIC : partition);
+	return result ? result : psprintf("log table \"%s\"", relname);
 }
 
 /* List the OIDs of the views of all topics of this database. */

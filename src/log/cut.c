@@ -494,7 +494,8 @@ attach_above(const Cover *cover)
 	if (cover->last > PG_INT64_MAX - MAX_SEGMENT_RECORDS - 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("offsets of \"%s\" are exhausted", RelationGetRelationName(partition->rel))));
+				 errmsg("offsets of partition %d of topic \"%s\" are exhausted",
+						partition->number, NameStr(partition->topic->name))));
 	base_offset = topics_segment_last(partition->rel, &top) ? top.end_offset : cover->first;
 	topics_catalog_close_partition(partition, NoLock);
 

@@ -127,8 +127,8 @@ topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots)
 		if (isnull || offset <= latest.last_offset)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("offset " INT64_FORMAT " cannot be written to log table \"%s\"",
-							offset, RelationGetRelationName(rel)),
+					 errmsg("offset " INT64_FORMAT " cannot be written to %s",
+							offset, topics_catalog_describe_log(RelationGetRelid(rel))),
 					 errdetail("The log already has offset " INT64_FORMAT ", and is append-only.",
 							   latest.last_offset),
 					 errhint("Write records through topics.produce() or the topic's view.")));
@@ -136,8 +136,8 @@ topics_foreign_writer_check(Relation rel, TupleTableSlot **slots, int nslots)
 			offset > latest.gaps_below)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("offset " INT64_FORMAT " cannot be written to log table \"%s\"",
-							offset, RelationGetRelationName(rel)),
+					 errmsg("offset " INT64_FORMAT " cannot be written to %s",
+							offset, topics_catalog_describe_log(RelationGetRelid(rel))),
 					 errdetail("The log has no offset between " INT64_FORMAT " and this one, and is dense.",
 							   latest.last_offset),
 					 errhint("The copy of a compacted log must have \"compact\" in its cleanup_policy.")));

@@ -175,6 +175,8 @@ extern void topics_topic_setting_execute(const char *sql, TopicSettingValues *va
 extern Topic *topics_catalog_lookup(const char *name, bool missing_ok);
 extern Topic *topics_catalog_get(Oid view_relid, bool missing_ok);
 extern Oid	topics_catalog_view_of(int64 topic_id);
+extern char *topics_catalog_describe(int64 topic_id, int32 partition);
+extern char *topics_catalog_describe_log(Oid relid);
 extern Topic *topics_catalog_by_id(int64 topic_id);
 extern List *topics_catalog_list(void);
 extern Oid	topics_catalog_partition_relid(Topic *topic, int32 partition);

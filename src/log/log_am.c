@@ -175,8 +175,8 @@ report_append_only(Relation rel)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("log table \"%s\" is append-only", RelationGetRelationName(rel)),
-			 errhint("Records leave a topic by retention.")));
+			 errmsg("%s is append-only", topics_catalog_describe_log(RelationGetRelid(rel))),
+			 errhint("Records leave a topic by retention, or by topics.delete_records().")));
 }
 
 /* ----------------------------------------------------------------
@@ -355,7 +355,7 @@ log_copy_for_cluster(Relation old_rel, Relation new_rel, Relation old_index, boo
 	if (old_index != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot cluster log table \"%s\"", RelationGetRelationName(old_rel)),
+				 errmsg("cannot cluster %s", topics_catalog_describe_log(RelationGetRelid(old_rel))),
 				 errdetail("Its physical order is the order of its offsets.")));
 	GetHeapamTableAmRoutine()->relation_copy_for_cluster(old_rel, new_rel, NULL, false, oldest_xmin,
 														 TOPICS_COPY_SNAPSHOT
@@ -723,7 +723,7 @@ static void
 report_left_alone(Relation rel, TOPICS_VACUUM_PARAMS *params, bool must_freeze)
 {
 	ereport((params->options & VACOPT_VERBOSE) ? INFO : DEBUG1,
-			 errmsg("log table \"%s\" is not vacuumed", RelationGetRelationName(rel)),
+			(errmsg("log table \"%s\" is not vacuumed", RelationGetRelationName(rel)),
 			 errdetail("It is the segment that records are appended to."),
 			 !worker_runs() ?
 			 errhint("VACUUM (FREEZE) freezes it, without a worker while producers wait.") :

@@ -37,7 +37,8 @@ require_indexable(Relation rel)
 	if (RelationGetNumberOfBlocks(rel) > 0 && !topics_log_am_is_sealed(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot index log table \"%s\"", RelationGetRelationName(rel)),
+				 errmsg("cannot index the active segment of %s",
+						topics_catalog_describe_log(RelationGetRelid(rel))),
 				 errdetail("Records are being appended to it, and appending maintains no index."),
 				 errhint("Index it when it is sealed, see the view topics.segment.")));
 }

@@ -241,6 +241,16 @@ topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
  * the value then.  No other process changes the row until our transaction
  * ends.
  */
+/* Name a partition for a message, by its topic's id if that has no name. */
+static char *
+describe_partition(const TopicPartition *id)
+{
+	char	   *name = topics_catalog_describe(id->topic_id, id->partition);
+
+	return name ? name : psprintf("partition %d of the topic with id " INT64_FORMAT,
+								  id->partition, id->topic_id);
+}
+
 static int64
 raise_column(const TopicPartition *id, const char *column, int64 value)
 {
@@ -261,8 +271,9 @@ raise_column(const TopicPartition *id, const char *column, int64 value)
 		SPI_OK_UPDATE_RETURNING || SPI_processed != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("could not change the catalogue of partition %d", id->partition),
-				 errdetail("It has no row for the partition.")));
+				 errmsg("could not change the catalogue of %s", describe_partition(id)),
+				 errdetail("It has no row for the partition."),
+				 errhint("See topics.broken_topic.")));
 	value = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	SPI_finish();
 	topics_extension_become_caller(scope);

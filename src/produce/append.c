@@ -31,6 +31,7 @@
 #include "storage/predicate.h"
 #include "storage/sinval.h"
 #include "utils/inval.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -217,7 +218,8 @@ resolve_destination(Destination *dest)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot produce to partition %d of topic \"%s\"",
 						partition->number, NameStr(topic->name)),
-				 errdetail("This transaction has written to its log table directly.")));
+				 errdetail("This transaction has written to its log table directly."),
+				 errhint("COMMIT before.")));
 
 	dest->topic = topic->name;
 	dest->tupdesc = topic->tupdesc;
@@ -300,9 +302,11 @@ try_open_segment(Destination *dest, const Segment *segment)
 	if (topics_log_index_exists(open->rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("log table \"%s\" has an index", RelationGetRelationName(open->rel)),
+				 errmsg("the active segment of partition %d of topic \"%s\" has an index",
+						dest->partition.number, NameStr(dest->topic)),
 				 errdetail("Appending maintains no index, so a query that uses it would miss records."),
-				 errhint("Drop the index; index segments that are sealed.")));
+				 errhint("Drop the index of table %s; index segments that are sealed.",
+						 quote_qualified_identifier(TOPIC_LOG_SCHEMA, RelationGetRelationName(open->rel)))));
 	if (topics_buffer_has_wide())
 		open_toast(open);
 	dest->segments = lappend(dest->segments, open);

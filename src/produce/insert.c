@@ -42,11 +42,15 @@ check_view_columns(Topic *topic, Relation view)
 
 	for (int i = 0; i < Natts_view; i++)
 		if (desc->natts != Natts_view || TupleDescAttr(desc, i)->atttypid !=
-			TupleDescAttr(topic->tupdesc, log_columns[i] - 1)->atttypid)
+			TupleDescAttr(topic->tupdesc, log_columns[i] - 1)->atttypid ||
+			namestrcmp(&TupleDescAttr(desc, i)->attname,
+					   NameStr(TupleDescAttr(topic->tupdesc, log_columns[i] - 1)->attname)) != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("view of topic \"%s\" does not have the columns of the topic",
-							NameStr(topic->name))));
+							NameStr(topic->name)),
+					 errdetail("They are partition, \"offset\", \"timestamp\", key, value and headers, in this order."),
+					 errhint("Use topics.produce(), and give the columns their names back.")));
 }
 
 /* Return true if an INSERT of a row calls topics_insert and nothing else. */

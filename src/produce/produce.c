@@ -47,7 +47,8 @@ enum
 	PRODUCE_KEY,
 	PRODUCE_HEADERS,
 	PRODUCE_PARTITION,
-	PRODUCE_CREATE_TIME
+	PRODUCE_CREATE_TIME,
+	SEND_OFFSET					/* of send alone */
 };
 
 /* Arguments of produce_batch. */
@@ -232,6 +233,14 @@ topics_produce_check_context(const char *command)
 				 errmsg("cannot execute %s within security-restricted operation", command)));
 }
 
+/* The same, for the function that was called; which is named in an error only. */
+void
+topics_produce_check_call(FunctionCallInfo fcinfo)
+{
+	if (XactReadOnly || IsInParallelMode() || InSecurityRestrictedOperation())
+		topics_produce_check_context(topics_argument_function(fcinfo));
+}
+
 /* Check a record against the settings of its topic. */
 void
 topics_produce_check_settings(Topic *topic, const RecordDraft *draft)
@@ -281,6 +290,51 @@ topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
 	return draft->partition;
 }
 
+/*
+ * What of which record is looked at, for the context of an error.  PostgreSQL's
+ * own errors of input functions and domains do not say.
+ */
+typedef struct DraftPlace
+{
+	ErrorContextCallback callback;
+	const char *topic;
+	int			element;		/* of a batch, from 1; or 0 */
+	const char *part;			/* of the record; NULL: all of it */
+}			DraftPlace;
+
+/* Error context callback. */
+static void
+describe_draft(void *arg)
+{
+	const		DraftPlace *place = arg;
+
+	if (place->element > 0)
+		errcontext("%s %d of a batch for topic \"%s\"",
+				   place->part ? psprintf("%s of element", place->part) : "element",
+				   place->element, place->topic);
+	else
+		errcontext("%s for topic \"%s\"",
+				   place->part ? psprintf("%s of a record", place->part) : "record", place->topic);
+}
+
+/* Begin to describe drafts; the caller says which. */
+static void
+begin_draft(DraftPlace * place, Topic *topic)
+{
+	memset(place, 0, sizeof(*place));
+	place->topic = NameStr(topic->name);
+	place->callback.callback = describe_draft;
+	place->callback.arg = place;
+	place->callback.previous = error_context_stack;
+	error_context_stack = &place->callback;
+}
+
+static void
+end_draft(DraftPlace * place)
+{
+	error_context_stack = place->callback.previous;
+}
+
 static void
 draft_column(Topic *topic, TopicColumn *column, Oid given, bool isnull, Datum value,
 			 Datum *result, bool *result_isnull)
@@ -297,13 +351,13 @@ draft_column(Topic *topic, TopicColumn *column, Oid given, bool isnull, Datum va
 
 /* Find the topic that a call is about, and check the caller's right. */
 static Topic *
-find_topic_to_produce(FunctionCallInfo fcinfo, const char *command)
+find_topic_to_produce(FunctionCallInfo fcinfo)
 {
 	Topic	   *topic;
 
 	topics_settings_require_preload();
-	topics_produce_check_context(command);
-	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, PRODUCE_TOPIC, "topic"), false);
+	topics_produce_check_call(fcinfo);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, PRODUCE_TOPIC), false);
 	topics_catalog_require(topic, ACL_INSERT);
 	topics_catalog_require_not_internal(topic);
 	return topic;
@@ -324,24 +378,33 @@ static int32
 produce_from_arguments(FunctionCallInfo fcinfo, Topic *topic)
 {
 	RecordDraft draft = {0};
+	DraftPlace	place;
+	int32		partition;
 
+	begin_draft(&place, topic);
+	place.part = "key";
 	draft_argument(fcinfo, PRODUCE_KEY, topic, &topic->key, &draft.key, &draft.key_isnull);
+	place.part = "value";
 	draft_argument(fcinfo, PRODUCE_VALUE, topic, &topic->value, &draft.value, &draft.value_isnull);
+	place.part = "headers";
 	draft.headers_isnull = PG_ARGISNULL(PRODUCE_HEADERS);
 	if (!draft.headers_isnull)
 		draft.headers = topics_header_normalize(PG_GETARG_DATUM(PRODUCE_HEADERS));
+	place.part = NULL;
 	if (!PG_ARGISNULL(PRODUCE_PARTITION))
 		draft.partition = PG_GETARG_INT32(PRODUCE_PARTITION);
 	draft.create_time = PG_ARGISNULL(PRODUCE_CREATE_TIME) ? GetCurrentTimestamp() :
 		PG_GETARG_TIMESTAMPTZ(PRODUCE_CREATE_TIME);
-	return topics_produce_record(topic, &draft, !PG_ARGISNULL(PRODUCE_PARTITION));
+	partition = topics_produce_record(topic, &draft, !PG_ARGISNULL(PRODUCE_PARTITION));
+	end_draft(&place);
+	return partition;
 }
 
 /* produce(topic, value, key, headers, partition, create_time) */
 Datum
 topics_produce(PG_FUNCTION_ARGS)
 {
-	Topic	   *topic = find_topic_to_produce(fcinfo, "topics.produce()");
+	Topic	   *topic = find_topic_to_produce(fcinfo);
 
 	PG_RETURN_INT32(produce_from_arguments(fcinfo, topic));
 }
@@ -401,21 +464,24 @@ batch_element_is_null(const BatchColumn *column, int i)
 Datum
 topics_produce_batch(PG_FUNCTION_ARGS)
 {
-	Topic	   *topic = find_topic_to_produce(fcinfo, "topics.produce_batch()");
-	BatchColumn values = read_batch_column(fcinfo, BATCH_VALUES, "record_values", -1);
-	BatchColumn keys = read_batch_column(fcinfo, BATCH_KEYS, "keys", values.count);
-	BatchColumn headers = read_batch_column(fcinfo, BATCH_HEADERS, "headers", values.count);
-	BatchColumn times = read_batch_column(fcinfo, BATCH_CREATE_TIMES, "create_times", values.count);
+	Topic	   *topic = find_topic_to_produce(fcinfo);
+	BatchColumn values;
+	BatchColumn keys;
+	BatchColumn headers;
+	BatchColumn times;
 	bool		has_partition = !PG_ARGISNULL(BATCH_PARTITION);
 	TimestampTz now = GetCurrentTimestamp();
 	MemoryContext cxt;
 	MemoryContext old;
+	DraftPlace	place;
 
-	if (values.count < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("record_values must not be null")));
+	topics_argument_require(fcinfo, BATCH_VALUES);
+	values = read_batch_column(fcinfo, BATCH_VALUES, "record_values", -1);
+	keys = read_batch_column(fcinfo, BATCH_KEYS, "keys", values.count);
+	headers = read_batch_column(fcinfo, BATCH_HEADERS, "headers", values.count);
+	times = read_batch_column(fcinfo, BATCH_CREATE_TIMES, "create_times", values.count);
 
+	begin_draft(&place, topic);
 	cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(cxt);
 	for (int i = 0; i < values.count; i++)
@@ -423,14 +489,19 @@ topics_produce_batch(PG_FUNCTION_ARGS)
 		RecordDraft draft = {0};
 
 		CHECK_FOR_INTERRUPTS();
+		place.element = i + 1;
+		place.part = "key";
 		draft_column(topic, &topic->key, keys.element_type, batch_element_is_null(&keys, i),
 					 batch_element_is_null(&keys, i) ? 0 : keys.values[i],
 					 &draft.key, &draft.key_isnull);
+		place.part = "value";
 		draft_column(topic, &topic->value, values.element_type, values.nulls[i], values.values[i],
 					 &draft.value, &draft.value_isnull);
+		place.part = "headers";
 		draft.headers_isnull = batch_element_is_null(&headers, i);
 		if (!draft.headers_isnull)
 			draft.headers = topics_header_normalize(headers.values[i]);
+		place.part = NULL;
 		if (has_partition)
 			draft.partition = PG_GETARG_INT32(BATCH_PARTITION);
 		draft.create_time = batch_element_is_null(&times, i) ? now :
@@ -438,6 +509,7 @@ topics_produce_batch(PG_FUNCTION_ARGS)
 		topics_produce_record(topic, &draft, has_partition);
 		MemoryContextReset(cxt);
 	}
+	end_draft(&place);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
 	PG_RETURN_INT64(values.count);
@@ -478,6 +550,22 @@ commit_for_send(void)
 }
 
 /*
+ * Refuse a value for "offset", a result, which a procedure can only have as an
+ * argument, too.  In PL/pgSQL the argument is the variable that it goes to, and
+ * may have what an earlier call has put there.
+ */
+static void
+refuse_offset_argument(FunctionCallInfo fcinfo)
+{
+	if (!PG_ARGISNULL(SEND_OFFSET) && !SPI_inside_nonatomic_context())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"offset\" of %s must be null", topics_argument_function(fcinfo)),
+				 errdetail("It is a result: the offset is assigned when the record is committed."),
+				 errhint("Leave it out, or pass NULL.")));
+}
+
+/*
  * CALL send(topic, value, key, headers, INOUT partition, create_time,
  *			 INOUT "offset")
  */
@@ -497,14 +585,15 @@ topics_send(PG_FUNCTION_ARGS)
 	if (context == NULL || !IsA(context, CallContext) || context->atomic)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("topics.send() cannot run inside a transaction block"),
+				 errmsg("%s cannot run inside a transaction block", topics_argument_function(fcinfo)),
 				 errdetail("It commits, to know the record's offset."),
 				 errhint("Use topics.produce(), and topics.last_produced() after the commit.")));
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	tupdesc = BlessTupleDesc(tupdesc);
 
-	topic = find_topic_to_produce(fcinfo, "topics.send()");
+	refuse_offset_argument(fcinfo);
+	topic = find_topic_to_produce(fcinfo);
 	name = topic->name;
 	partition = produce_from_arguments(fcinfo, topic);
 	commit_for_send();

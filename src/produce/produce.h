@@ -41,6 +41,7 @@ typedef struct ProducedRange
 /* ---- produce.c ---- */
 
 extern void topics_produce_check_context(const char *command);
+extern void topics_produce_check_call(FunctionCallInfo fcinfo);
 extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
 extern void topics_produce_check_settings(Topic *topic, const RecordDraft *draft);
 extern Datum topics_produce_convert_to_base(TopicColumn *column, Oid given, Datum value);

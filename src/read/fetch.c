@@ -123,7 +123,8 @@ topics_fetch_limits(FunctionCallInfo fcinfo, int max_records)
 	if (limits.max_records <= 0 || limits.max_bytes <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_records and max_bytes must be positive")));
+				 errmsg("%s must be positive", limits.max_records <= 0 ? "max_records" : "max_bytes"),
+				 errdetail("It is %d.", limits.max_records <= 0 ? limits.max_records : limits.max_bytes)));
 	return limits;
 }
 
@@ -322,7 +323,7 @@ topics_fetch_request(FunctionCallInfo fcinfo)
 	FetchRequest request;
 
 	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, FETCH_ARGUMENTS, "topics.fetch()");
+	topics_argument_require_all(fcinfo, FETCH_ARGUMENTS);
 	request.limits = topics_fetch_limits(fcinfo, FETCH_MAX_RECORDS);
 	request.topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(FETCH_TOPIC)), false);
 	topics_catalog_require(request.topic, ACL_SELECT);

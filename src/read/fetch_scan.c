@@ -55,6 +55,7 @@ typedef struct FetchScanState
 {
 	CustomScanState css;		/* must be first */
 	FuncExpr   *call;			/* of topics.fetch or its twin */
+	FmgrInfo	function;		/* the one called, for errors */
 	ExprState  *arguments[FETCH_ARGUMENTS];
 
 	FetchRequest request;
@@ -223,6 +224,7 @@ begin_fetch_scan(CustomScanState *css, EState *estate, int eflags)
 
 	state->call = linitial_node(FuncExpr, cscan->custom_exprs);
 	require_execute_right(state->call->funcid);
+	fmgr_info(state->call->funcid, &state->function);
 	for (int i = 0; i < FETCH_ARGUMENTS; i++)
 		state->arguments[i] = ExecInitExpr(list_nth(state->call->args, i), &css->ss.ps);
 }
@@ -234,7 +236,7 @@ start_fetch_scan(FetchScanState *state)
 	LOCAL_FCINFO(fcinfo, FETCH_ARGUMENTS);
 	PlanState  *ps = &state->css.ss.ps;
 
-	InitFunctionCallInfoData(*fcinfo, NULL, FETCH_ARGUMENTS, InvalidOid, NULL, NULL);
+	InitFunctionCallInfoData(*fcinfo, &state->function, FETCH_ARGUMENTS, InvalidOid, NULL, NULL);
 	for (int i = 0; i < FETCH_ARGUMENTS; i++)
 		fcinfo->args[i].value = ExecEvalExprSwitchContext(state->arguments[i], ps->ps_ExprContext,
 														  &fcinfo->args[i].isnull);

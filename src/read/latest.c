@@ -152,7 +152,7 @@ topics_latest(PG_FUNCTION_ARGS)
 	Reading		reading;
 
 	topics_settings_require_preload();
-	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, LATEST_TOPIC, "topic"), false);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, LATEST_TOPIC), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	topics_fetch_begin_result(&result, fcinfo, topic);
 

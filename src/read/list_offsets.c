@@ -95,7 +95,7 @@ begin_listing(FunctionCallInfo fcinfo)
 	Topic	   *topic;
 
 	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, LIST_ARGUMENTS, "topics.list_offsets()");
+	topics_argument_require_all(fcinfo, LIST_ARGUMENTS);
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(LIST_TOPIC)), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	InitMaterializedSRF(fcinfo, 0);

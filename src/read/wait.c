@@ -161,7 +161,7 @@ topics_wait_offset(PG_FUNCTION_ARGS)
 	long		timeout_ms;
 
 	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, WAIT_ARGUMENTS, "topics.wait_offset()");
+	topics_argument_require_all(fcinfo, WAIT_ARGUMENTS);
 	after = PG_GETARG_INT64(WAIT_AFTER_OFFSET);
 	if (after < 0 || after == PG_INT64_MAX)
 		ereport(ERROR,

@@ -93,7 +93,7 @@ topics_channel(PG_FUNCTION_ARGS)
 	Topic	   *topic;
 
 	topics_settings_require_preload();
-	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, 0, "topic"), false);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, 0), false);
 	topics_catalog_require(topic, ACL_SELECT);
 	PG_RETURN_TEXT_P(cstring_to_text(format_channel(topic)));
 }

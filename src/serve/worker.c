@@ -37,6 +37,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "portability/instr_time.h"
@@ -166,12 +167,28 @@ forget_databases(List *known, List *databases)
 	}
 }
 
+/* Read the name of a database, for a message; palloc'd. */
+static char *
+read_database_name(Oid database)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	char	   *name;
+
+	StartTransactionCommand();
+	name = get_database_name(database);
+	name = MemoryContextStrdup(cxt, name ? name : "?");
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
+	return name;
+}
+
 /* Start a worker in a database.  Return false if there is no process for it. */
 static bool
 start_worker(Oid database)
 {
 	BackgroundWorker worker = {0};
 	BackgroundWorkerHandle *handle;
+	char	   *name = read_database_name(database);
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION |
 		BGWORKER_INTERRUPTIBLE;
@@ -181,7 +198,7 @@ start_worker(Oid database)
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
 	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
 	strlcpy(worker.bgw_function_name, "topics_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_topics worker for database %u", database);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_topics worker for database \"%s\"", name);
 	strlcpy(worker.bgw_type, "pg_topics worker", BGW_MAXLEN);
 
 	if (RegisterDynamicBackgroundWorker(&worker, &handle))
@@ -192,7 +209,7 @@ start_worker(Oid database)
 	topics_worker_registry_note_no_process(database);
 	if (topics_worker_registry_claim_hint(HINT_NO_PROCESS))
 		ereport(LOG,
-				(errmsg("pg_topics: no background worker process is left for database %u", database),
+				(errmsg("pg_topics: no background worker process is left for database \"%s\"", name),
 				 errdetail("Topics work without: segments are attached by producers."),
 				 errhint("Increase max_worker_processes, or CALL topics.maintain() regularly.")));
 	return false;
@@ -246,7 +263,8 @@ start_workers(List *connectable, bool look_again)
 		if (claim == START_NO_SLOT && topics_worker_registry_is_full() &&
 			topics_worker_registry_claim_hint(HINT_NO_SLOT))
 			ereport(LOG,
-					(errmsg("pg_topics: there is no worker for database %u", database),
+					(errmsg("pg_topics: there is no worker for database \"%s\"",
+							read_database_name(database)),
 					 errdetail("All %d places for databases with the extension are taken. Whether this one has it is not known.",
 							   MAX_WORKERS),
 					 errhint("CALL topics.maintain() regularly in databases that have no worker; the view topics.worker tells.")));

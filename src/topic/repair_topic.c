@@ -350,10 +350,11 @@ make_room(Oid partition_relid, const char *name, int64 first, int64 last)
 		if (nblocks > 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("log table \"%s\" cannot be attached", name),
-					 errdetail("It has offsets from " INT64_FORMAT " to " INT64_FORMAT ", of which log table \"%s\" has some, too.",
-							   first, last, get_rel_name(segments[i].relid)),
-					 errhint("Drop it, or move it to another schema, and call topics.repair_topic() again.")));
+					 errmsg("%s cannot be repaired",
+							topics_catalog_describe_log(partition_relid)),
+					 errdetail("Log table \"%s\", which is attached to nothing, has offsets from " INT64_FORMAT " to " INT64_FORMAT ", of which log table \"%s\" has some, too.",
+							   name, first, last, get_rel_name(segments[i].relid)),
+					 errhint("Drop the first, or move it to another schema, and call topics.repair_topic() again.")));
 		topics_statement_execute("DROP TABLE topic_log.%s",
 								 quote_identifier(get_rel_name(segments[i].relid)));
 	}
@@ -413,8 +414,9 @@ require_order(const char *name)
 	if (SPI_processed > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("log table \"%s\" cannot be repaired", name),
-				 errdetail("Its rows are not in the order of their offsets."),
+				 errmsg("%s cannot be repaired",
+						topics_catalog_describe_log(get_relname_relid(name, get_namespace_oid(TOPIC_LOG_SCHEMA, false)))),
+				 errdetail("The rows of log table \"%s\" are not in the order of their offsets.", name),
 				 errhint("Restore the topic again, without --no-table-access-method.")));
 }
 
@@ -656,7 +658,7 @@ topics_repair_topic(PG_FUNCTION_ARGS)
 		PG_GETARG_INT64(REPAIR_TOPIC_ID);
 	Repair		repair = {.caller = GetUserId()};
 
-	repair.name = topics_argument_get_text(fcinfo, REPAIR_TOPIC, "topic");
+	repair.name = topics_argument_get_text(fcinfo, REPAIR_TOPIC);
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.repair_topic()");
 	InitMaterializedSRF(fcinfo, 0);

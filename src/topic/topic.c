@@ -187,7 +187,7 @@ topics_create_topic(PG_FUNCTION_ARGS)
 	const int	if_not_exists = CREATE_FIRST_SETTING + topics_topic_setting_count();
 	NewTopic	topic = {.owner = GetUserId()};
 
-	topic.name = topics_argument_get_text(fcinfo, CREATE_TOPIC, "topic");
+	topic.name = topics_argument_get_text(fcinfo, CREATE_TOPIC);
 	topic.partitions = get_partitions_argument(fcinfo, CREATE_PARTITIONS);
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.create_topic()");
@@ -256,7 +256,7 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.alter_topic()");
 	settings = topics_topic_setting_arguments(fcinfo, ALTER_FIRST_SETTING);
-	topic = lock_own_topic(topics_argument_get_text(fcinfo, ALTER_TOPIC, "topic"),
+	topic = lock_own_topic(topics_argument_get_text(fcinfo, ALTER_TOPIC),
 						   ShareUpdateExclusiveLock, false);
 
 	scope = topics_statement_begin();
@@ -291,9 +291,9 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.add_partitions()");
-	topics_argument_require(fcinfo, ADD_PARTITIONS, "partitions");
+	topics_argument_require(fcinfo, ADD_PARTITIONS);
 	partitions = get_partitions_argument(fcinfo, ADD_PARTITIONS);
-	topic = lock_own_topic(topics_argument_get_text(fcinfo, ADD_TOPIC, "topic"),
+	topic = lock_own_topic(topics_argument_get_text(fcinfo, ADD_TOPIC),
 						   ShareUpdateExclusiveLock, false);
 	if (partitions <= topic->partitions)
 		ereport(ERROR,
@@ -325,13 +325,13 @@ enum
 Datum
 topics_rename_topic(PG_FUNCTION_ARGS)
 {
-	char	   *new_name = topics_argument_get_text(fcinfo, RENAME_NEW_NAME, "new_name");
+	char	   *new_name = topics_argument_get_text(fcinfo, RENAME_NEW_NAME);
 	Topic	   *topic;
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.rename_topic()");
 	topics_topic_check_name(new_name);
-	topic = lock_own_topic(topics_argument_get_text(fcinfo, RENAME_TOPIC, "topic"),
+	topic = lock_own_topic(topics_argument_get_text(fcinfo, RENAME_TOPIC),
 						   AccessExclusiveLock, false);
 	require_create_right();
 	if (!topics_make_topic_lock_name(new_name))
@@ -445,7 +445,7 @@ enum
 Datum
 topics_drop_topic(PG_FUNCTION_ARGS)
 {
-	char	   *name = topics_argument_get_text(fcinfo, DROP_TOPIC, "topic");
+	char	   *name = topics_argument_get_text(fcinfo, DROP_TOPIC);
 	bool		if_exists = !PG_ARGISNULL(DROP_IF_EXISTS) && PG_GETARG_BOOL(DROP_IF_EXISTS);
 	Topic	   *topic;
 	TopicParts	parts = {0};
@@ -508,7 +508,7 @@ Datum
 topics_describe_topic(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Topic	   *topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, 0, "topic"), false);
+	Topic	   *topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, 0), false);
 	StatementScope scope;
 
 	if (!topics_catalog_may_see(topic))

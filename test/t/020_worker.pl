@@ -388,7 +388,7 @@ is( $observer->value(
 		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'}),
 	'0',
 	'... without a worker');
-my $hint = qr/LOG:  pg_topics: no background worker process is left for database \d+/;
+my $hint = qr/LOG:  pg_topics: no background worker process is left for database "\w+"/;
 ok(poll_until(sub { slurp_file($node->logfile, $position) =~ $hint }), '... the log says so');
 # the launcher has been round again when it has met a new database
 $node->safe_psql('postgres', 'CREATE DATABASE six');

@@ -111,7 +111,7 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM topics.topic WHERE topic 
 	'0', 'it gives way to who drops the topic');
 like(
 	slurp_file($node->logfile),
-	qr/\[$pid\].*ERROR:  canceling work on log table "t\d+_p0"/,
+	qr/\[$pid\].*ERROR:  canceling work on partition 0 of topic "\w+"/,
 	'... and says so');
 is($node->safe_psql('postgres', $half_made), '0', '... no half-made table stays');
 ok($node->poll_query_until('postgres', "SELECT count(*) = 0 $compactor"),
