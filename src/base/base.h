@@ -42,6 +42,14 @@ extern void topics_settings_require_preload(void);
 extern bool topics_settings_is_loaded_first(void);
 extern void topics_settings_override(const char *name, const char *value);
 
+/* ---- clock.c ---- */
+
+typedef int64 MonotonicTime;	/* microseconds */
+
+extern MonotonicTime topics_clock_now(void);
+extern MonotonicTime topics_clock_in(int64 ms);
+extern int64 topics_clock_ms_until(MonotonicTime time);
+
 /* ---- fixed_text.c ---- */
 
 extern bool topics_fixed_text_is_needed(Oid type);

@@ -507,9 +507,9 @@ consume_once(Consumer *consumer)
 
 /* Wait until another attempt is worth it; return false if none is any more. */
 static bool
-wait_for_place(Consumer *consumer, TimestampTz deadline)
+wait_for_place(Consumer *consumer, MonotonicTime deadline)
 {
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+	long		left = topics_clock_ms_until(deadline);
 
 	if (consumer->limits.max_wait_ms == 0 || left <= 0 || IsolationUsesXactSnapshot() ||
 		!topics_wakeup_wait(consumer->topic_state, is_any_place_free, consumer, left))
@@ -537,7 +537,7 @@ Datum
 topics_consume(PG_FUNCTION_ARGS)
 {
 	Consumer	consumer;
-	TimestampTz deadline;
+	MonotonicTime deadline;
 
 	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, PG_NARGS());
@@ -552,7 +552,7 @@ topics_consume(PG_FUNCTION_ARGS)
 	subscribe_group(&consumer);
 
 	topics_fetch_begin_result(&consumer.result, fcinfo, consumer.topic);
-	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), consumer.limits.max_wait_ms);
+	deadline = topics_clock_in(consumer.limits.max_wait_ms);
 	while (!consume_once(&consumer) && wait_for_place(&consumer, deadline))
 		;
 	return (Datum) 0;

@@ -122,7 +122,7 @@ bool
 topics_compact_is_due(const TopicSettings *settings, const PartitionState *state)
 {
 	return settings->compact && state->compact_at != COMPACTION_WANTED &&
-		state->compact_at <= GetCurrentTimestamp();
+		state->compact_at <= topics_clock_now();
 }
 
 /* Return true if a look has found that a run pays, or if one goes on. */
@@ -158,7 +158,7 @@ end_run(void)
 static void
 look_again_in(PartitionState *state, int64 delay_ms)
 {
-	state->compact_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+	state->compact_at = topics_clock_in(delay_ms);
 }
 
 /*
@@ -178,6 +178,7 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 	/* first: a segment that is sealed from here on asks for another look */
 	look_again_in(state, LOOK_AGAIN_MS);
 	*expired = false;
+	topics_segment_row_correct_times(&state->id);
 	foreach(lc, topics_compact_segment_list(partition, 0, PG_INT64_MAX))
 	{
 		CompactCandidate *candidate = lfirst(lc);
@@ -193,7 +194,7 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 	}
 	if (*expired || (dirty > 0 && dirty >= settings->min_cleanable_dirty_ratio * (clean + dirty)))
 		return true;
-	if (delay_ms < LOOK_AGAIN_MS && state->compact_at > GetCurrentTimestamp())
+	if (delay_ms < LOOK_AGAIN_MS && state->compact_at > topics_clock_now())
 		look_again_in(state, delay_ms);
 	return false;
 }
@@ -416,7 +417,7 @@ take_copy_turn(Partition *partition, const TopicSettings *settings)
 	topics_catalog_close_partition(partition, NoLock);
 	if (busy || (group.candidates != NIL && !topics_compact_segment_replace(&turn, &group)))
 	{
-		run->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+		run->not_before = topics_clock_in(RETRY_MS);
 		return COMPACT_LATER;
 	}
 	if (group.candidates == NIL)
@@ -442,7 +443,7 @@ topics_compact_check(bool later)
 	topic = topics_catalog_by_id(run->id.topic_id);
 	if (state == NULL || topic == NULL || !topic->settings.compact ||
 		(later && !topics_compact_is_wanted(&topic->settings, state) &&
-		 state->compact_at > GetCurrentTimestamp()))
+		 state->compact_at > topics_clock_now()))
 		end_run();
 }
 
@@ -460,7 +461,7 @@ topics_compact_turn(Partition *partition)
 	topics_compact_check(false);
 	look_again_in(partition->state, LOOK_AGAIN_MS);
 	/* one run at a time */
-	if (run != NULL && (!run_is_for(partition->state) || run->not_before > GetCurrentTimestamp()))
+	if (run != NULL && (!run_is_for(partition->state) || run->not_before > topics_clock_now()))
 		return COMPACT_LATER;
 
 	topics_catalog_reopen_partition(partition, AccessShareLock);

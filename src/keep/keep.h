@@ -76,7 +76,7 @@ typedef struct CompactRun
 	TopicPartition id;
 	OffsetMap  *map;
 	bool		mapping;		/* else copying */
-	TimestampTz not_before;		/* locks were in the way */
+	MonotonicTime not_before;	/* locks were in the way */
 	bool		full;			/* the map is full: there may be more to do */
 	bool		expired;		/* there are tombstones to be let go */
 	int64		clean_offset;	/* where the clean part ended */

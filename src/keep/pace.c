@@ -34,7 +34,8 @@
 #define LONG_NAP_MS 1000		/* at most, between two looks at others */
 
 static int *max_rate = NULL;	/* kB a second, 0 for no limit */
-static TimestampTz paid_until = 0;	/* when what was done so far would be done */
+static MonotonicTime paid_until = 0;	/* when what was done so far would be
+										 * done */
 
 /* The tables that are locked. */
 enum
@@ -121,15 +122,15 @@ take_nap(long ms)
 void
 topics_pace_account(Size bytes)
 {
-	TimestampTz now;
+	MonotonicTime now;
 
 	if (max_rate == NULL || *max_rate == 0)
 		return;
-	now = GetCurrentTimestamp();
+	now = topics_clock_now();
 	paid_until = Max(paid_until, now) + (int64) (bytes * (USECS_PER_SEC / 1024.0) / *max_rate);
 	while (paid_until - now >= NAP_MS * 1000)
 	{
 		take_nap(Min((paid_until - now) / 1000, LONG_NAP_MS));
-		now = GetCurrentTimestamp();
+		now = topics_clock_now();
 	}
 }

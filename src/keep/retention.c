@@ -22,6 +22,11 @@
  * BYTES.  As in Kafka: the lowest segment goes if without it there are still
  * retention_bytes.  The active segment always stays.
  *
+ * A CLOCK THAT WAS WRONG.  A segment that was sealed while the clock was ahead,
+ * and so "in the future", counts as sealed now, and is put down as that: it
+ * goes when retention_time has passed since the clock is right.  That the clock
+ * was set back is seen by the last look, which is in the future then.
+ *
  * Whether to look at all is decided from what the last look has left in
  * shared memory: a record of the lowest segment that kept it from going
  * (lowest_kept), and the bytes above (droppable_bytes).
@@ -99,7 +104,8 @@ topics_retention_is_due(const TopicSettings *settings, const PartitionState *sta
 {
 	TimestampTz before = get_expiry_time(settings);
 
-	if (before != 0 && state->lowest_kept < before)
+	if (before != 0 &&
+		(state->lowest_kept < before || state->retention_looked > GetCurrentTimestamp()))
 		return true;
 	return settings->delete && settings->retention_bytes >= 0 &&
 		(state->droppable_bytes == UNKNOWN_BYTES ||
@@ -218,6 +224,7 @@ choose_log_start(const Partition *partition, int64 end, bool *cut)
 	PartitionState *state = partition->state;
 	int64		start = topics_log_start(state);
 	TimestampTz before = get_expiry_time(settings);
+	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz kept = 0;
 	int			count;
 	Segment    *segments = topics_segment_list(partition->rel, &count);
@@ -254,7 +261,8 @@ choose_log_start(const Partition *partition, int64 end, bool *cut)
 	}
 
 	/* what the next look need not look at; without records it comes later */
-	state->lowest_kept = i < count && segments[i].base_offset < end ? kept : GetCurrentTimestamp();
+	state->lowest_kept = i < count && segments[i].base_offset < end ? kept : now;
+	state->retention_looked = now;
 	if (settings->retention_bytes < 0)
 		state->droppable_bytes = UNKNOWN_BYTES;
 	else
@@ -308,6 +316,7 @@ topics_retention_advance(Partition *partition)
 		 * end that were committed after it was taken, in a segment that
 		 * another process has sealed meanwhile.  So it is taken now.
 		 */
+		topics_segment_row_correct_times(&state->id);
 		PushActiveSnapshot(GetLatestSnapshot());
 		start = choose_log_start(partition, end, &cut);
 		PopActiveSnapshot();

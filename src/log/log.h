@@ -332,6 +332,7 @@ extern int64 topics_segment_bytes(Oid segment_relid);
 
 /* ---- segment_row.c ---- */
 
+extern void topics_segment_row_correct_times(const TopicPartition *id);
 extern TimestampTz topics_segment_row_sealed_at(const TopicPartition *id, int64 base_offset);
 extern bool topics_segment_row_read(const TopicPartition *id, int64 base_offset,
 									TimestampTz *sealed_at, TimestampTz *tombstones_from);

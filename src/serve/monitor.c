@@ -465,7 +465,7 @@ put_failure(const WorkFailure *failure, Datum *values, bool *nulls)
 		values[FAILURE_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(failure->sqlstate));
 	values[FAILURE_MESSAGE] = CStringGetTextDatum(failure->message);
 	nulls[FAILURE_HINT] = true;
-	values[FAILURE_RETRY_AT] = TimestampTzGetDatum(failure->retry_at);
+	values[FAILURE_RETRY_AT] = TimestampTzGetDatum(topics_backoff_retry_time(failure));
 	return true;
 }
 

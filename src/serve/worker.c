@@ -511,7 +511,7 @@ run_round(bool full)
 	const WorkPiece whole = WHOLE_ROUND;
 	const WorkPiece owners = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_OWNERS};
 	const WorkPiece floors = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_FLOORS};
-	const TimestampTz began = GetCurrentTimestamp();
+	const MonotonicTime began = topics_clock_now();
 	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics worker",
 											  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);

@@ -52,6 +52,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "base/base.h"
 #include "shared/shared.h"
 
 #define FIRST_DELAY_MS 1000
@@ -94,6 +95,8 @@ static const char *const step_names[] = {
 	[STEP_FLOORS] = "floors",
 	[STEP_NOTIFY] = "notify",
 };
+
+static long count_ms_to_retry(const WorkFailure *failure);
 
 /* ----------------------------------------------------------------
  *		Shared memory, and the file
@@ -146,7 +149,12 @@ read_notes(void)
 	}
 	for (size_t i = 0; i < count; i++)
 		if (is_note(&backoff->failures[i]))
-			backoff->failures[backoff->count++] = backoff->failures[i];
+		{
+			WorkFailure *failure = &backoff->failures[backoff->count++];
+
+			*failure = backoff->failures[i];
+			failure->retry_at = topics_clock_in(count_ms_to_retry(failure));
+		}
 
 	magic = FILE_MAGIC;
 	count = backoff->count;
@@ -261,7 +269,6 @@ count_failure(WorkFailure *failure, int sqlstate, const char *message)
 {
 	bool		busy = sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
 		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_QUERY_CANCELED;
-	TimestampTz now = GetCurrentTimestamp();
 	int64		delay = FIRST_DELAY_MS;
 
 	for (int i = 0; i < failure->failures && delay < MAX_DELAY_MS; i++)
@@ -270,8 +277,8 @@ count_failure(WorkFailure *failure, int sqlstate, const char *message)
 
 	failure->under_way = false;
 	if (failure->failures++ == 0)
-		failure->since = now;
-	failure->retry_at = TimestampTzPlusMilliseconds(now, delay);
+		failure->since = GetCurrentTimestamp();
+	failure->retry_at = topics_clock_in(delay);
 	failure->sqlstate = sqlstate;
 	memset(failure->message, 0, MAX_FAILURE_MESSAGE);
 	memcpy(failure->message, message,
@@ -286,14 +293,22 @@ count_failure(WorkFailure *failure, int sqlstate, const char *message)
 
 /*
  * Milliseconds until a piece that has failed is to be tried again; no longer
- * than a delay can be, also when the clock was set back.
+ * than a delay can be, also where the note was read from a file: the clock that
+ * it goes by has begun anew if the machine has.
  */
 static long
 count_ms_to_retry(const WorkFailure *failure)
 {
-	int64		left = (failure->retry_at - GetCurrentTimestamp() + 999) / 1000;
+	int64		left = topics_clock_ms_until(failure->retry_at);
 
-	return left > MAX_DELAY_MS ? 0 : Max(left, 0);
+	return left > MAX_DELAY_MS ? 0 : left;
+}
+
+/* Return when a piece that has failed is to be tried again, for a person. */
+TimestampTz
+topics_backoff_retry_time(const WorkFailure *failure)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), count_ms_to_retry(failure));
 }
 
 /* Return the same for any piece, or -1 if it has not failed. */
@@ -631,14 +646,14 @@ topics_backoff_reset(Oid view_relid)
  * longer.
  */
 void
-topics_backoff_forget_untried(TimestampTz began)
+topics_backoff_forget_untried(MonotonicTime began)
 {
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	for (int i = backoff->count - 1; i >= 0; i--)
 	{
 		WorkFailure *failure = &backoff->failures[i];
-		TimestampTz before = has_own_time(&failure->piece) ?
-			TimestampTzPlusMilliseconds(began, -MAX_DELAY_MS) : began;
+		MonotonicTime before = has_own_time(&failure->piece) ?
+			began - MAX_DELAY_MS * INT64CONST(1000) : began;
 
 		if (failure->piece.database == MyDatabaseId && failure->failures > 0 &&
 			failure->retry_at < before)

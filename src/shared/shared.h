@@ -17,6 +17,7 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
+#include "base/base.h"
 #include "pg_topics.h"
 
 typedef enum PartitionRole
@@ -172,8 +173,10 @@ typedef struct PartitionState
 	int64		stored_floor;	/* next_offset_floor in the catalogue, or less */
 	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
 								 * that is of this time; 0: look */
+	TimestampTz retention_looked;	/* when that was found; in the future:
+									 * look, the clock was set back */
 	int64		droppable_bytes;	/* of sealed segments above the lowest */
-	TimestampTz compact_at;		/* when to look whether compaction pays, or
+	MonotonicTime compact_at;	/* when to look whether compaction pays, or
 								 * COMPACTION_WANTED */
 } PartitionState;
 
@@ -198,7 +201,7 @@ typedef struct WorkerSlot
 	bool		is_confirmed;	/* the worker that runs has found it */
 	bool		no_process;		/* there was none for the last start */
 	int			commands;		/* in progress that the worker gives way to */
-	TimestampTz not_before;		/* no new start until then */
+	MonotonicTime not_before;	/* no new start until then */
 	bool		round_wanted;	/* was woken for more than notifications */
 	TimestampTz last_round;		/* end of the worker's last round; 0: none yet */
 	int			partitions;		/* that it looked at in that round */
@@ -279,7 +282,7 @@ typedef struct WorkFailure
 	int32		failures;		/* in a row */
 	int			sqlstate;		/* of the last one; 0: the worker has ended */
 	TimestampTz since;			/* the first one in the row */
-	TimestampTz retry_at;
+	MonotonicTime retry_at;
 	char		message[MAX_FAILURE_MESSAGE];
 } WorkFailure;
 
@@ -428,6 +431,7 @@ typedef void (*Work) (void *arg);
 extern void topics_backoff_shmem_request(void);
 extern void topics_backoff_shmem_startup(void);
 extern long topics_backoff_left(const WorkPiece *piece);
+extern TimestampTz topics_backoff_retry_time(const WorkFailure *failure);
 extern long topics_backoff_next_round(void);
 extern bool topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *arg);
 extern void topics_backoff_step(WorkStep step);
@@ -435,7 +439,7 @@ extern const char *topics_backoff_step_name(WorkStep step);
 extern void topics_backoff_take_over(bool compactor);
 extern void topics_backoff_excuse(bool compactor);
 extern void topics_backoff_reset(Oid view_relid);
-extern void topics_backoff_forget_untried(TimestampTz began);
+extern void topics_backoff_forget_untried(MonotonicTime began);
 extern void topics_backoff_forget_database(void);
 extern void topics_backoff_keep_databases(List *databases);
 extern WorkFailure *topics_backoff_list(int *count);

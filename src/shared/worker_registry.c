@@ -414,7 +414,7 @@ topics_worker_registry_forget(Oid database)
 StartClaim
 topics_worker_registry_claim_start(Oid database)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	MonotonicTime now = topics_clock_now();
 	WorkerSlot *slot;
 	StartClaim	result = START_NOT;
 
@@ -425,7 +425,7 @@ topics_worker_registry_claim_start(Oid database)
 	else if (slot->pid == 0 && slot->has_extension && slot->commands == 0 &&
 			 slot->not_before <= now)
 	{
-		slot->not_before = TimestampTzPlusMilliseconds(now, WORKER_RESTART_MS);
+		slot->not_before = now + WORKER_RESTART_MS * 1000;
 		slot->no_process = false;
 		result = START_NOW;
 	}
@@ -453,7 +453,7 @@ topics_worker_registry_note_no_process(Oid database)
 long
 topics_worker_registry_time_to_start(long limit)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	MonotonicTime now = topics_clock_now();
 
 	SpinLockAcquire(&registry->mutex);
 	for (int i = 0; i < MAX_WORKERS; i++)
