@@ -230,6 +230,24 @@ CALL settle('retention_bytes', 400);
 SELECT * FROM kept WHERE topic = 'retention_bytes';
 SELECT pg_temp.shown('retention_bytes');
 
+-- Bytes out of line count, where a segment is cut and in what is kept
+CREATE FUNCTION pg_temp.wide(bytes int, seed int) RETURNS text LANGUAGE sql AS $$
+	SELECT string_agg(md5((seed * 1000 + i)::text), '') FROM generate_series(1, bytes / 32) i $$;
+SELECT topics.create_topic('retention_wide', segment_bytes => 131072, retention_bytes => 524288,
+	retention_time => '-1 s');
+DO $$ BEGIN
+	FOR i IN 1 .. 40 LOOP
+		PERFORM topics.produce('retention_wide', pg_temp.wide(16000, i * 10 + j))
+			FROM generate_series(1, 4) j;
+		COMMIT;
+		CALL topics.maintain('retention_wide');
+	END LOOP;
+END $$;
+SELECT sum(size_bytes) BETWEEN 524288 AND 524288 + 3 * 131072 AS kept,
+		max(size_bytes) < 2 * 131072 + 65536 AS cut
+	FROM topics.segment
+	WHERE topic = 'retention_wide' AND state <> 'deleted';
+
 SELECT topics.drop_topic(topic) FROM topics.topic WHERE topic ~ '^retention_';
 SELECT count(*) FROM topic_log.segment s
 	WHERE NOT EXISTS (SELECT FROM topic_log.topic t WHERE t.topic_id = s.topic_id);

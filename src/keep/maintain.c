@@ -572,7 +572,7 @@ choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 
 	upkeep->requests = taken->requests;
 	if (roll_now || active_segment_is_old(partition->topic, state) ||
-		(int64) state->active_blocks * BLCKSZ >= settings->segment_bytes)
+		topics_partition_state_active_bytes(state) >= settings->segment_bytes)
 		upkeep->requests |= REQUEST_ROLL;
 	/* if only half of the cut is done, the rest is a segment and a seal */
 	if (upkeep->requests & REQUEST_ROLL)

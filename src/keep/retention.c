@@ -20,7 +20,9 @@
  * expired, so a quiet topic's last records go, too.
  *
  * BYTES.  As in Kafka: the lowest segment goes if without it there are still
- * retention_bytes.  The active segment always stays.
+ * retention_bytes.  The active segment always stays.  What is out of line counts
+ * (TOAST), here and where the active segment is cut; indexes of sealed segments
+ * do not.
  *
  * A CLOCK THAT WAS WRONG.  A segment that was sealed while the clock was ahead,
  * and so "in the future", counts as sealed now, and is put down as that: it
@@ -109,7 +111,7 @@ topics_retention_is_due(const TopicSettings *settings, const PartitionState *sta
 		return true;
 	return settings->delete && settings->retention_bytes >= 0 &&
 		(state->droppable_bytes == UNKNOWN_BYTES ||
-		 state->droppable_bytes + (int64) state->active_blocks * BLCKSZ >= settings->retention_bytes);
+		 state->droppable_bytes + topics_partition_state_active_bytes(state) >= settings->retention_bytes);
 }
 
 /* ----------------------------------------------------------------

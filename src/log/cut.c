@@ -97,12 +97,16 @@
 #include "pg_topics.h"
 
 /* How many records a new segment is made for, at least and at most. */
-#define MIN_SEGMENT_RECORDS INT64CONST(100)
+#define MIN_SEGMENT_RECORDS INT64CONST(10)
 #define MAX_SEGMENT_RECORDS (INT64CONST(1) << 40)
 
-/* The guess goes by the active segment if that has more than these. */
-#define MIN_SAMPLE_BLOCKS 10
+/*
+ * The guess goes by the active segment if that has more than these, or a good
+ * part of the bytes of a segment.
+ */
+#define MIN_SAMPLE_BYTES (10 * BLCKSZ)
 #define MIN_SAMPLE_RECORDS 100
+#define SAMPLE_SHARE 4
 #define FIRST_GUESS_RECORD_BYTES 128	/* and by this otherwise */
 
 #define OLD_READERS_MS 1000
@@ -473,11 +477,12 @@ static int64
 guess_records(PartitionState *state, int64 bytes)
 {
 	int64		records = (int64) pg_atomic_read_u64(&state->next_offset) - state->active_base;
+	int64		sample = topics_partition_state_active_bytes(state);
 	double		guess = (double) bytes / FIRST_GUESS_RECORD_BYTES;
 
-	if (state->active_blocks > MIN_SAMPLE_BLOCKS && records > MIN_SAMPLE_RECORDS &&
-		records < MAX_SEGMENT_RECORDS)
-		guess = (double) bytes / ((double) state->active_blocks * BLCKSZ / records);
+	if (records > 0 && records < MAX_SEGMENT_RECORDS && sample > MIN_SAMPLE_BYTES &&
+		(records > MIN_SAMPLE_RECORDS || sample >= bytes / SAMPLE_SHARE))
+		guess = (double) bytes / ((double) sample / records);
 	return (int64) Max(MIN_SEGMENT_RECORDS, Min(guess, (double) MAX_SEGMENT_RECORDS));
 }
 

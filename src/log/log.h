@@ -329,6 +329,7 @@ extern void topics_segment_protect_from_analyze(Oid relid);
 extern void topics_segment_set_bounds(Oid partition_relid, const Segment *segment);
 extern void topics_segment_attach(Oid partition_relid, int64 base_offset, int64 end_offset);
 extern int64 topics_segment_bytes(Oid segment_relid);
+extern int64 topics_segment_toast_bytes(Relation segment_rel);
 
 /* ---- segment_row.c ---- */
 

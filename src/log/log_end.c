@@ -217,6 +217,7 @@ typedef struct EndLookup
 	bool		has_active;
 	Segment		active;
 	BlockNumber active_blocks;
+	int64		active_toast_bytes;
 	TimestampTz active_started; /* 0: it is empty */
 }			EndLookup;
 
@@ -232,6 +233,7 @@ look_at_active_segment(const Partition *partition, EndLookup * lookup)
 		return;
 	rel = table_open(lookup->active.relid, AccessShareLock);
 	lookup->active_blocks = RelationGetNumberOfBlocks(rel);
+	lookup->active_toast_bytes = topics_segment_toast_bytes(rel);
 	lookup->active_started = end > lookup->active.base_offset ? find_first_timestamp(rel) : 0;
 	table_close(rel, AccessShareLock);
 }
@@ -277,6 +279,7 @@ store_end(PartitionState *state, const EndLookup * lookup)
 		return false;
 	state->active_started = lookup->active_started;
 	state->active_blocks = lookup->active_blocks;
+	state->active_toast_bytes = lookup->active_toast_bytes;
 	state->active_file = InvalidOid;
 	if (lookup->has_active)
 	{

@@ -556,6 +556,17 @@ topics_segment_set_bounds(Oid partition_relid, const Segment *segment)
 	CommandCounterIncrement();
 }
 
+/* Return the bytes on disk of what is out of line: TOAST table and index. */
+int64
+topics_segment_toast_bytes(Relation segment_rel)
+{
+	Oid			toast_relid = segment_rel->rd_rel->reltoastrelid;
+
+	if (!OidIsValid(toast_relid))
+		return 0;
+	return DatumGetInt64(DirectFunctionCall1(pg_total_relation_size, ObjectIdGetDatum(toast_relid)));
+}
+
 /* Return the bytes on disk: the table with its maps, and its TOAST table. */
 int64
 topics_segment_bytes(Oid segment_relid)

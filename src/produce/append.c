@@ -27,6 +27,7 @@
 #include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "storage/sinval.h"
@@ -88,6 +89,7 @@ struct Destination
 	int64		active_base;	/* where the last record went */
 	int64		active_end;
 	BlockNumber active_blocks;
+	int64		active_toast_bytes; /* or UNKNOWN_BYTES: as before */
 	Oid			active_file;
 };
 
@@ -277,6 +279,23 @@ close_toast(OpenSegment *open)
 		return;
 	toast_close_indexes(open->toast_indexes, open->ntoast_indexes, NoLock);
 	table_close(open->toast_rel, NoLock);
+}
+
+/*
+ * Measure what a segment has out of line, if we may have added to it.  The files
+ * are open, so nothing is looked up.
+ */
+static int64
+measure_toast(const OpenSegment *open)
+{
+	int64		blocks;
+
+	if (open->toast_rel == NULL)
+		return UNKNOWN_BYTES;
+	blocks = RelationGetNumberOfBlocks(open->toast_rel);
+	for (int i = 0; i < open->ntoast_indexes; i++)
+		blocks += RelationGetNumberOfBlocks(open->toast_indexes[i]);
+	return blocks * BLCKSZ;
 }
 
 /*
@@ -601,6 +620,7 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	dest->active_base = open->segment.base_offset;
 	dest->active_end = open->segment.end_offset;
 	dest->active_blocks = RelationGetTargetBlock(open->rel) + 1;
+	dest->active_toast_bytes = measure_toast(open);
 	dest->active_file = open->rel->rd_locator.relNumber;
 }
 
@@ -781,6 +801,7 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 	{
 		state->active_base = dest->active_base;
 		state->active_started = GetCurrentTimestamp();
+		state->active_toast_bytes = 0;
 		state->spare_at = dest->active_base + (dest->active_end - dest->active_base) / 2;
 		/* what lies in the active segment may be expired from the start */
 		requests |= REQUEST_DROP;
@@ -789,12 +810,14 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 	}
 	state->active_blocks = dest->active_blocks;
 	state->active_file = dest->active_file;
+	if (dest->active_toast_bytes != UNKNOWN_BYTES)
+		state->active_toast_bytes = dest->active_toast_bytes;
 	if (next_offset >= state->spare_at)
 	{
 		state->spare_at = NO_LIMIT;
 		requests |= REQUEST_SPARE;
 	}
-	if ((int64) dest->active_blocks * BLCKSZ >= dest->segment_bytes)
+	if (topics_partition_state_active_bytes(state) >= dest->segment_bytes)
 		requests |= REQUEST_ROLL;
 	if ((pg_atomic_read_u32(&state->requests) & requests) != requests)
 	{

@@ -166,6 +166,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	set_u32(&state->publish_xid, InvalidTransactionId, is_new);
 	set_u64(&state->append_end, 0, is_new);
 	state->active_blocks = 0;
+	state->active_toast_bytes = 0;
 	state->last_append_time = 0;
 	state->active_base = 0;
 	state->active_started = 0;
@@ -486,6 +487,13 @@ topics_partition_state_reserve(int64 topic_id, int32 from, int32 to)
 	LWLockRelease(registry_lock);
 	if (wanted > nfree)
 		report_no_place(wanted, nfree);
+}
+
+/* Return the bytes of the active segment, as far as they were published. */
+int64
+topics_partition_state_active_bytes(const PartitionState *state)
+{
+	return (int64) state->active_blocks * BLCKSZ + state->active_toast_bytes;
 }
 
 /* The place of a state, which is also its place in the order of locks. */

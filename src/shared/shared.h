@@ -88,6 +88,7 @@ typedef struct PartitionState
 
 	BlockNumber active_blocks;	/* up to the one with the last record, for the
 								 * roll by size, and to append at */
+	int64		active_toast_bytes; /* what the active segment has out of line */
 	TimestampTz last_append_time;	/* LogAppendTime never goes back */
 	int64		active_base;	/* first offset of the active segment */
 
@@ -298,6 +299,7 @@ extern void topics_partition_state_reserve(int64 topic_id, int32 from, int32 to)
 extern void topics_partition_state_release(int64 topic_id, int32 from, int32 to);
 extern void topics_partition_state_release_database(Oid database);
 extern Oid	topics_partition_state_next_database(Oid after);
+extern int64 topics_partition_state_active_bytes(const PartitionState *state);
 extern int	topics_partition_state_index(const PartitionState *state);
 extern PartitionState *topics_partition_state_at(int index);
 
