@@ -34,6 +34,37 @@ CALL topics.wait_offset('wait', 0, 2, make_interval(secs => 9e12));
 CALL topics.wait_offset('wait', 0, 2, NULL);
 
 -- ---------------------------------------------------------------------
+-- The last records were compacted away: the end is above what can be read, and
+-- who follows the log waits for the next record
+-- ---------------------------------------------------------------------
+SELECT topics.create_topic('wait_gap', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0,
+	delete_retention_time => '0');
+SELECT topics.produce('wait_gap', 'a', 'a');
+SELECT count(topics.produce('wait_gap', NULL, 'b')) FROM generate_series(1, 5);
+CALL topics.roll_segment('wait_gap');
+DO $$ BEGIN
+	FOR i IN 1 .. 1000 LOOP
+		CALL topics.maintain('wait_gap');
+		EXIT WHEN (SELECT count(*) FROM topic.wait_gap) = 1;
+	END LOOP;
+END $$;
+SELECT r.offset, log_end_offset
+	FROM topics.fetch('wait_gap', 0, 0) r, topics.partition
+	WHERE topic = 'wait_gap';
+SELECT clock_timestamp() AS before \gset
+CALL topics.wait_offset('wait_gap', 0, 1, '200 ms');
+SELECT clock_timestamp() - :'before' BETWEEN '199 ms' AND '1 minute' AS waited;
+SELECT clock_timestamp() AS before \gset
+SELECT * FROM topics.fetch('wait_gap', 0, 1, max_wait => '200 ms');
+SELECT clock_timestamp() - :'before' BETWEEN '199 ms' AND '1 minute' AS waited;
+-- below the gap, and where a record comes
+CALL topics.wait_offset('wait_gap', 0, 0, '24 days');
+SELECT topics.produce('wait_gap', 'next', 'a');
+CALL topics.wait_offset('wait_gap', 0, 1, '24 days');
+SELECT r.offset FROM topics.fetch('wait_gap', 0, 1, max_wait => '1 min') r;
+SELECT topics.drop_topic('wait_gap');
+
+-- ---------------------------------------------------------------------
 -- Other arguments
 -- ---------------------------------------------------------------------
 CALL topics.wait_offset('wait', 0, -1);

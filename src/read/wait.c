@@ -10,6 +10,11 @@
  * more.  fetch waits within a statement, which keeps its snapshot, so it waits
  * for a short time only.
  *
+ * THE END IS NO RECORD.  Where compaction has taken the last records of a log,
+ * its end is above the offset that a reader goes on from, and yet there is
+ * nothing to be read.  So a wait that would be over before it begins looks for
+ * a record; without one it is for the first that comes.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -50,6 +55,7 @@ typedef struct OffsetWait
 	Partition	partition;		/* not locked, so "id" is compared */
 	PartitionState *topic_state;
 	int64		wanted;			/* the log end that it waits for */
+	bool		gap_is_known;	/* no need to look for a record any more */
 } OffsetWait;
 
 /*
@@ -63,6 +69,7 @@ prepare_wait(OffsetWait *wait, Topic *topic, int32 partition, int64 wanted)
 	wait->view_relid = topic->view_relid;
 	wait->topic = topic->name;
 	wait->wanted = wanted;
+	wait->gap_is_known = false;
 	wait->partition = topics_catalog_open_for_reading(topic, partition);
 	wait->topic_state = topics_catalog_partition_state(topic, 0);
 	wait->id = wait->partition.state->id;
@@ -88,25 +95,83 @@ look_up_log_end(OffsetWait *wait)
 	return end;
 }
 
+/* Return true if there is a record that can be read, from an offset to another. */
+static bool
+record_exists(OffsetWait *wait, int64 from, int64 upto)
+{
+	Partition  *partition = &wait->partition;
+	LogReader  *reader;
+	bool		found;
+
+	partition->rel = try_relation_open(partition->relid, AccessShareLock);
+	if (partition->rel == NULL)
+		topics_catalog_report_dropped(NameStr(wait->topic));
+	PushActiveSnapshot(GetLatestSnapshot());
+	reader = topics_log_reader_open(partition->rel, from, upto, GetActiveSnapshot(), false);
+	found = topics_log_reader_next(reader) != NULL;
+	topics_log_reader_close(reader);
+	PopActiveSnapshot();
+	topics_catalog_close_partition(partition, AccessShareLock);
+	return found;
+}
+
+/*
+ * What can be read ends at "end", where the process waits for it, or above,
+ * before it has slept.  If that is only since the last records have gone, wait
+ * for the next one.
+ */
+static void
+skip_gap(OffsetWait *wait, int64 end)
+{
+	int64		from = wait->wanted - 1;
+	PartitionRow row;
+
+	wait->gap_is_known = true;
+	if (topics_log_start_read_row(&wait->id, NULL, &row) && from < row.gaps_below &&
+		from >= row.log_start_offset && !record_exists(wait, from, end))
+		wait->wanted = end + 1;
+}
+
+/* Get the log end as shared memory has it, and want to hear of a change. */
+static int64
+watch_log_end(OffsetWait *wait)
+{
+	PartitionState *state = wait->partition.state;
+	int64		end = (int64) pg_atomic_read_u64(&state->next_offset);
+
+	if (end < wait->wanted || end == UNKNOWN_OFFSET)
+	{
+		topics_wakeup_want(state, wait->wanted);
+		end = (int64) pg_atomic_read_u64(&state->next_offset);
+	}
+	pg_read_barrier();
+	if (memcmp(&state->id, &wait->id, sizeof(TopicPartition)) != 0)
+		topics_catalog_report_dropped(NameStr(wait->topic));
+	if (end == UNKNOWN_OFFSET || RecoveryInProgress())
+		end = look_up_log_end(wait);
+	return end;
+}
+
 /* WakeupCheck: return true if the log end is where the process waits for it. */
 static bool
 is_log_end_reached(void *arg)
 {
 	OffsetWait *wait = arg;
-	int64		end = (int64) pg_atomic_read_u64(&wait->partition.state->next_offset);
+	int64		end = watch_log_end(wait);
 
-	if (end < wait->wanted || end == UNKNOWN_OFFSET)
+	if (!wait->gap_is_known && end >= wait->wanted)
 	{
-		topics_wakeup_want(wait->partition.state, wait->wanted);
-		end = (int64) pg_atomic_read_u64(&wait->partition.state->next_offset);
+		int64		upto = Min(end, topics_read_cut_limit(wait->partition.state, NULL));
+
+		if (upto >= wait->wanted)
+			skip_gap(wait, upto);
+		end = watch_log_end(wait);
 	}
-	pg_read_barrier();
-	if (memcmp(&wait->partition.state->id, &wait->id, sizeof(TopicPartition)) != 0)
-		topics_catalog_report_dropped(NameStr(wait->topic));
-	if (end == UNKNOWN_OFFSET || RecoveryInProgress())
-		end = look_up_log_end(wait);
 	if (end < wait->wanted)
+	{
+		wait->gap_is_known = true;	/* what comes is a record */
 		return false;
+	}
 	if (topics_read_cut_limit(wait->partition.state, NULL) >= wait->wanted)
 	{
 		/* nobody is told of a record that a crash can take back */
