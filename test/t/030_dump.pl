@@ -34,7 +34,7 @@ $source->safe_psql(
 	SELECT topics.create_topic('dropped');
 	SELECT topics.drop_topic('dropped');
 	SET ROLE alice;
-	SELECT topics.create_topic('orders', 3, segment_bytes => 65536, retention_time => '30000 days', retention_bytes => 123456789,
+	SELECT topics.create_topic('orders', 3, segment_bytes => 1048576, retention_time => '30000 days', retention_bytes => 123456789,
 		max_message_bytes => 500000, notify => false);
 	SELECT topics.create_topic('a.dotted-Name', 2, key_type => 'app.positive', value_type => 'jsonb', timestamp_type => 'LogAppendTime',
 		segment_time => '100 days', min_cleanable_dirty_ratio => 0.25);

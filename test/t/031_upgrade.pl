@@ -24,7 +24,7 @@ $old->safe_psql(
 	CREATE DOMAIN positive AS integer CHECK (VALUE > 0);
 	SELECT topics.create_topic('dropped'); SELECT topics.drop_topic('dropped');
 	SET ROLE alice;
-	SELECT topics.create_topic('or.ders', 2, segment_bytes => 65536, retention_time => '3 days');
+	SELECT topics.create_topic('or.ders', 2, segment_bytes => 1048576, retention_time => '3 days');
 	SELECT topics.create_topic('typed', 1, key_type => 'positive', value_type => 'jsonb');
 	SELECT topics.create_topic('empty', 3);
 	GRANT SELECT ON topic."or.ders" TO reader;});
