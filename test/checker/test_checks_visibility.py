@@ -88,6 +88,12 @@ class VisibilityTest(unittest.TestCase):
         self.ends(0, standby=True)
         self.assert_finds()
 
+    def test_standby_that_is_ahead(self):
+        self.with_standby()
+        self.ends(1, standby=True)
+        self.ends(0)
+        self.assert_finds()
+
     # ------------------------------------------------------------------
     # After a restart, until a standby confirms
     # ------------------------------------------------------------------
