@@ -382,7 +382,7 @@ check_index(const IndexStmt *statement)
 
 /* TRUNCATE of a topic, which PostgreSQL only says to be no table. */
 static void
-check_truncate(const TruncateStmt * statement)
+check_truncate(const TruncateStmt *statement)
 {
 	ListCell   *lc;
 

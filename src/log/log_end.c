@@ -219,11 +219,11 @@ typedef struct EndLookup
 	BlockNumber active_blocks;
 	int64		active_toast_bytes;
 	TimestampTz active_started; /* 0: it is empty */
-}			EndLookup;
+} EndLookup;
 
 /* Look at the active segment of a log that ends at lookup->found.end. */
 static void
-look_at_active_segment(const Partition *partition, EndLookup * lookup)
+look_at_active_segment(const Partition *partition, EndLookup *lookup)
 {
 	int64		end = lookup->found.end;
 	Relation	rel;
@@ -244,7 +244,7 @@ look_at_active_segment(const Partition *partition, EndLookup * lookup)
  * needs a next_offset that is known.
  */
 static void
-look_up_end(const Partition *partition, EndLookup * lookup)
+look_up_end(const Partition *partition, EndLookup *lookup)
 {
 	memset(lookup, 0, sizeof(EndLookup));
 	lookup->foreign_writes = pg_atomic_read_u32(&partition->state->foreign_writes);
@@ -272,7 +272,7 @@ look_up_end(const Partition *partition, EndLookup * lookup)
  * known then; if it is not any more, a foreign writer has come as well.
  */
 static bool
-store_end(PartitionState *state, const EndLookup * lookup)
+store_end(PartitionState *state, const EndLookup *lookup)
 {
 	Assert(topics_append_lock_held(state));
 	if (lookup->foreign_writes != pg_atomic_read_u32(&state->foreign_writes))

@@ -300,13 +300,13 @@ typedef struct DraftPlace
 	const char *topic;
 	int			element;		/* of a batch, from 1; or 0 */
 	const char *part;			/* of the record; NULL: all of it */
-}			DraftPlace;
+} DraftPlace;
 
 /* Error context callback. */
 static void
 describe_draft(void *arg)
 {
-	const		DraftPlace *place = arg;
+	const DraftPlace *place = arg;
 
 	if (place->element > 0)
 		errcontext("%s %d of a batch for topic \"%s\"",
@@ -319,7 +319,7 @@ describe_draft(void *arg)
 
 /* Begin to describe drafts; the caller says which. */
 static void
-begin_draft(DraftPlace * place, Topic *topic)
+begin_draft(DraftPlace *place, Topic *topic)
 {
 	memset(place, 0, sizeof(*place));
 	place->topic = NameStr(topic->name);
@@ -330,7 +330,7 @@ begin_draft(DraftPlace * place, Topic *topic)
 }
 
 static void
-end_draft(DraftPlace * place)
+end_draft(DraftPlace *place)
 {
 	error_context_stack = place->callback.previous;
 }

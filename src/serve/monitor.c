@@ -200,6 +200,18 @@ put_value(PartitionView *view, int column, Datum value)
 	view->nulls[column] = false;
 }
 
+/* Put the timestamps of the first and of the last record below "upto". */
+static void
+put_timestamps(PartitionView *view, int64 from, int64 upto, int first_column, int last_column)
+{
+	open_view(view);
+	put_timestamp(view->partition.rel, from, upto,
+				  &view->values[first_column], &view->nulls[first_column]);
+	put_timestamp(view->partition.rel, Max(from, upto - 1), upto,
+				  &view->values[last_column], &view->nulls[last_column]);
+	close_view(view);
+}
+
 /* Columns of partition_status. */
 enum
 {
@@ -231,12 +243,8 @@ look_at_timestamps(void *arg)
 {
 	PartitionView *view = arg;
 
-	open_view(view);
-	put_timestamp(view->partition.rel, view->log_start, view->log_end,
-				  &view->values[PARTITION_FIRST_TIMESTAMP], &view->nulls[PARTITION_FIRST_TIMESTAMP]);
-	put_timestamp(view->partition.rel, Max(view->log_start, view->log_end - 1), view->log_end,
-				  &view->values[PARTITION_LAST_TIMESTAMP], &view->nulls[PARTITION_LAST_TIMESTAMP]);
-	close_view(view);
+	put_timestamps(view, view->log_start, view->log_end,
+				   PARTITION_FIRST_TIMESTAMP, PARTITION_LAST_TIMESTAMP);
 }
 
 static void
@@ -293,12 +301,8 @@ look_at_segment(void *arg)
 	put_value(view, SEGMENT_FIRST_OFFSET, Int64GetDatum(facts.first_offset));
 	put_value(view, SEGMENT_END_OFFSET, Int64GetDatum(facts.end_offset));
 	put_value(view, SEGMENT_STATE, CStringGetTextDatum(facts.state));
-	open_view(view);
-	put_timestamp(view->partition.rel, facts.first_offset, facts.end_offset,
-				  &view->values[SEGMENT_FIRST_TIMESTAMP], &view->nulls[SEGMENT_FIRST_TIMESTAMP]);
-	put_timestamp(view->partition.rel, Max(facts.first_offset, facts.end_offset - 1), facts.end_offset,
-				  &view->values[SEGMENT_LAST_TIMESTAMP], &view->nulls[SEGMENT_LAST_TIMESTAMP]);
-	close_view(view);
+	put_timestamps(view, facts.first_offset, facts.end_offset,
+				   SEGMENT_FIRST_TIMESTAMP, SEGMENT_LAST_TIMESTAMP);
 }
 
 static void
