@@ -48,6 +48,7 @@ typedef int64 MonotonicTime;	/* microseconds */
 
 extern MonotonicTime topics_clock_now(void);
 extern MonotonicTime topics_clock_in(int64 ms);
+extern int64 topics_clock_us_until(MonotonicTime time);
 extern int64 topics_clock_ms_until(MonotonicTime time);
 
 /* ---- fixed_text.c ---- */

@@ -37,11 +37,16 @@ topics_clock_in(int64 ms)
 	return topics_clock_now() + ms * 1000;
 }
 
-/*
- * Count the milliseconds until a time, rounded up: 0 if it has come.
- */
+/* Count the microseconds until a time: 0 if it has come. */
+int64
+topics_clock_us_until(MonotonicTime time)
+{
+	return Max(time - topics_clock_now(), 0);
+}
+
+/* Count the milliseconds until a time, rounded up: 0 if it has come. */
 int64
 topics_clock_ms_until(MonotonicTime time)
 {
-	return Max(time - topics_clock_now() + 999, 0) / 1000;
+	return (topics_clock_us_until(time) + 999) / 1000;
 }

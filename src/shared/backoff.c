@@ -292,23 +292,30 @@ count_failure(WorkFailure *failure, int sqlstate, const char *message)
  */
 
 /*
- * Milliseconds until a piece that has failed is to be tried again; no longer
+ * Microseconds until a piece that has failed is to be tried again; no longer
  * than a delay can be, also where the note was read from a file: the clock that
  * it goes by has begun anew if the machine has.
  */
+static int64
+count_us_to_retry(const WorkFailure *failure)
+{
+	int64		left = topics_clock_us_until(failure->retry_at);
+
+	return left > MAX_DELAY_MS * INT64CONST(1000) ? 0 : left;
+}
+
+/* Milliseconds until then, rounded up: whoever sleeps so long is not early. */
 static long
 count_ms_to_retry(const WorkFailure *failure)
 {
-	int64		left = topics_clock_ms_until(failure->retry_at);
-
-	return left > MAX_DELAY_MS ? 0 : left;
+	return (count_us_to_retry(failure) + 999) / 1000;
 }
 
 /* Return when a piece that has failed is to be tried again, for a person. */
 TimestampTz
 topics_backoff_retry_time(const WorkFailure *failure)
 {
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), count_ms_to_retry(failure));
+	return GetCurrentTimestamp() + count_us_to_retry(failure);
 }
 
 /* Return the same for any piece, or -1 if it has not failed. */
