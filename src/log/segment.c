@@ -567,7 +567,10 @@ topics_segment_toast_bytes(Relation segment_rel)
 	return DatumGetInt64(DirectFunctionCall1(pg_total_relation_size, ObjectIdGetDatum(toast_relid)));
 }
 
-/* Return the bytes on disk: the table with its maps, and its TOAST table. */
+/*
+ * Return the bytes on disk: the table with its maps, and its TOAST table.  The
+ * caller has the partition's table locked, so the segment is there.
+ */
 int64
 topics_segment_bytes(Oid segment_relid)
 {

@@ -21,6 +21,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -137,6 +138,7 @@ look_at_segments(void *arg)
 	open_view(view);
 	view->segments = topics_segment_list(view->partition.rel, &view->count);
 	close_view(view);
+	TEST_POINT("view-segments-listed");
 }
 
 /* Look: the two ends of the log. */
@@ -157,6 +159,23 @@ static bool
 look_at_view(PartitionView *view, Look look)
 {
 	return topics_guarded_look(view->topic, view->number, look, view) != GUARDED_DROPPED;
+}
+
+/*
+ * Look at a partition, and have its rows put.  Its table stays locked meanwhile:
+ * so all looks have the same segments, and none has gone since the first.
+ */
+static void
+visit_partition(PartitionView *view, PartitionVisitor visit)
+{
+	const Oid	relid = topics_catalog_partition_relid(view->topic, view->number);
+
+	if (OidIsValid(relid))
+		LockRelationOid(relid, AccessShareLock);
+	if (look_at_view(view, look_at_segments) && look_at_view(view, look_at_ends))
+		visit(view);
+	if (OidIsValid(relid))
+		UnlockRelationOid(relid, AccessShareLock);
 }
 
 /* Visit the partitions of all topics that the user may see. */
@@ -183,8 +202,7 @@ visit_partitions(FunctionCallInfo fcinfo, PartitionVisitor visit)
 			MemoryContext old = MemoryContextSwitchTo(cxt);
 
 			CHECK_FOR_INTERRUPTS();
-			if (look_at_view(&view, look_at_segments) && look_at_view(&view, look_at_ends))
-				visit(&view);
+			visit_partition(&view, visit);
 			MemoryContextSwitchTo(old);
 			MemoryContextReset(cxt);
 		}

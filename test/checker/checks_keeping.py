@@ -239,6 +239,14 @@ def compaction(run):
 
 
 @check
+def snapshot_changed(run):
+    """A snapshot, or a cursor, that lost records or got some while it lay there."""
+    for op in run.operations:
+        if op.f == "idle" and op.get("differs"):
+            yield Finding("snapshot_changed", f"two looks of {op} differ", [op])
+
+
+@check
 def latest(run):
     """latest() is not what the history comes to: an older record, or none, or one of a key that is gone."""
     state = State(run)

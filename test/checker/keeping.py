@@ -8,7 +8,7 @@ import time
 
 import psycopg2
 
-from workload import CUT, KEPT, KEYS, SIZED, STATE, TOPICS, Client, PartitionReader, identify, payload
+from workload import CUT, KEPT, KEYS, LARGE, SIZED, STATE, TOPICS, Client, PartitionReader, identify, payload
 
 
 class Keeper(PartitionReader):
@@ -110,6 +110,7 @@ class StateProducer(Client):
     rollback = 0.1
     die = 0.02
     tombstones = 0.15
+    large = 0.003
 
     def __init__(self, context, name, **options):
         super().__init__(context, name, **options)
@@ -121,8 +122,10 @@ class StateProducer(Client):
         for number in range(self.random.randint(1, 8)):
             key = self.random.randrange(KEYS)
             tombstone = self.random.random() < self.tombstones
-            records.append([key % TOPICS[STATE], f"k{key}",
-                            None if tombstone else f"s{self.name.rpartition('-')[2]}.{self.transactions}.{number}"])
+            id = f"s{self.name.rpartition('-')[2]}.{self.transactions}.{number}"
+            if self.random.random() < self.large:
+                id += LARGE
+            records.append([key % TOPICS[STATE], f"k{key}", None if tombstone else id])
         end = self.random.choices(("rollback", "die", "commit"), (self.rollback, self.die, 1))[0]
 
         def body(answer):
@@ -199,3 +202,68 @@ class StateReader(Client):
         def body(answer):
             answer["rows"] = self.rows('SELECT partition, "offset", key, value FROM topics.latest(%s) ORDER BY 1, 2', STATE)
         self.perform("latest", body)
+
+
+class Idler(Client):
+    """
+    Sits there with what others might wait for: a snapshot, an open cursor, a
+    prepared transaction.  Nobody but what removes records may notice, and that
+    must go on when it has ended.
+    """
+
+    think = 3.0
+    wait = 6.0  # seconds at most
+    kinds = {"snapshot": 2, "cursor": 2, "prepared": 2}
+    everything = "(SELECT partition, \"offset\", value FROM topic.{} ORDER BY 1, 2) record"
+
+    def step(self):
+        topic = self.random.choice((*KEPT, STATE))
+        kind = self.random.choices(list(self.kinds), list(self.kinds.values()))[0]
+        seconds = self.random.uniform(0, self.wait)
+
+        def body(answer):
+            self.begin("REPEATABLE READ")
+            getattr(self, "hold_" + kind)(topic, seconds, answer)
+        self.perform("idle", body, topic=topic, kind=kind)
+        if kind == "prepared":
+            self.drain()
+
+    def sit(self, seconds):
+        self.context.stop.wait(seconds)
+
+    def look(self, topic):
+        """What a snapshot has of a topic, in short."""
+        return self.query("SELECT count(*), md5(string_agg(record::text, ',')) FROM " + self.everything.format(topic))
+
+    def hold_snapshot(self, topic, seconds, answer):
+        before = self.look(topic)
+        self.sit(seconds)
+        answer["differs"] = self.look(topic) != before
+        self.query("COMMIT")
+
+    def hold_cursor(self, topic, seconds, answer):
+        """It is read half, and a second one tells what it should have given."""
+        for name in ("half", "other"):
+            self.query(f"DECLARE {name} CURSOR FOR SELECT record::text FROM " + self.everything.format(topic))
+        first = self.query("FETCH 20 FROM half")
+        self.sit(seconds)
+        answer["differs"] = first + self.query("FETCH ALL FROM half") != self.query("FETCH ALL FROM other")
+        self.query("COMMIT")
+
+    def hold_prepared(self, topic, seconds, answer):
+        """It has read the topic, and so its locks outlive sessions and servers."""
+        self.look(topic)
+        self.query("INSERT INTO work (group_id) VALUES ('idle')")
+        self.query(f"PREPARE TRANSACTION '{self.name}.{self.random.random()}'")
+        self.sit(seconds)
+
+    def drain(self):
+        """Nobody but this client knows of its prepared transaction: it must end, whatever happens."""
+        while self.connect():
+            try:
+                for name, in self.query("SELECT gid FROM pg_prepared_xacts WHERE gid LIKE %s", self.name + ".%"):
+                    self.query(f"ROLLBACK PREPARED '{name}'")
+                return
+            except psycopg2.Error:
+                self.disconnect()
+                self.context.stop.wait(0.05)

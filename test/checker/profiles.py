@@ -1,7 +1,7 @@
 """Who takes part in a round: the clients of each profile."""
 
 from damage import Straddler, Tightener, Vandal
-from keeping import Keeper, KeptReader, StateProducer, StateReader
+from keeping import Idler, Keeper, KeptReader, StateProducer, StateReader
 from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
 from workload import (KEPT, STATE, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
                       SimpleConsumer, Snapshotter, Waiter, Worker)
@@ -14,8 +14,8 @@ def readers(count, **options):
 def keepers(count, think):
     """Those who work with topics that records leave."""
     return [(Producer, count, {"topics": KEPT, "think": think, "side": 0, "sleep": 0, "several": 0.3,
-                               "kinds": {"single": 20, "send": 10, "batch": 40, "transaction": 30}}),
-            (Keeper, count, {"think": 6 * think}), (KeptReader, count, {"think": 2 * think}),
+                               "kinds": {"single": 20, "send": 10, "batch": 40, "transaction": 27, "large": 3}}),
+            (Keeper, count, {"think": 6 * think}), (KeptReader, count, {"think": 2 * think}), (Idler, count, {}),
             (StateProducer, count, {"think": think}), (StateReader, count, {"think": 3 * think})]
 
 

@@ -23,6 +23,7 @@ CONFIGURATION = """
 shared_preload_libraries = 'pg_topics'
 listen_addresses = ''
 max_connections = 60
+max_prepared_transactions = 10
 shared_buffers = 32MB
 min_wal_size = 32MB
 max_wal_size = 64MB

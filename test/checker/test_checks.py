@@ -639,6 +639,12 @@ class CheckTest(unittest.TestCase):
         self.state_read((0, "k0", "a"), again=[])
         self.assert_finds("compaction")
 
+    def test_idle_snapshot(self):
+        for differs in (False, True):
+            op = self.story.invoke("idle", "idler-1", topic="cut", kind="cursor")
+            self.story.complete(op, "ok", differs=differs)
+            self.assertEqual(self.kinds(), {"snapshot_changed"} if differs else set())
+
     def test_newer_than_the_snapshot(self):
         op = self.story.invoke("state_read", "statereader-1", partition=None, **{"from": 0})
         snapshot_at = self.story.tick()

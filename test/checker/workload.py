@@ -48,6 +48,7 @@ KEYS = 12  # of STATE
 PAIRED = "paired"  # each transaction produces as many records to each partition, and as many rows of "book"
 NUMBERED = "numbered"  # by serializable transactions, which note the log ends that they have seen
 DAMAGED = "damaged"  # loses rows of the catalogue, and is repaired
+LARGE = "L"  # ends the id of a value that is larger than most segments
 LIMITED, LIMITED_TYPE = "limited", "limited_value"  # of a domain that gets constraints
 RETENTION_BYTES = 150000  # of SIZED
 RETENTION_SECONDS = 5  # of AGED
@@ -80,17 +81,24 @@ INSERT INTO balance SELECT generate_series(1, 4), 0;
 STATEMENT_TIMEOUT = "57014"
 
 
+def noise(id, size):
+    """What does not compress."""
+    return "".join(hashlib.sha512(f"{id}{i}".encode()).hexdigest() for i in range(size // 128 + 1))[:size]
+
+
 def payload(id):
     """The value that belongs to an id."""
     if id.startswith("g"):
         return id
     number = zlib.crc32(id.encode())
+    if id.endswith(LARGE):
+        return id + " " + noise(id, 10000 + number % 190000)
     if number % 100 < 70:
         size = number // 100 % 100
     elif number % 100 < 98:
         size = 200 + number // 100 % 1500
-    else:  # out of line: does not compress
-        return id + " " + "".join(hashlib.sha512(f"{id}{i}".encode()).hexdigest() for i in range(60))
+    else:  # out of line
+        return id + " " + noise(id, 7680)
     return id + " " + "x" * size
 
 
@@ -241,7 +249,7 @@ class Client(threading.Thread):
 # ----------------------------------------------------------------------
 
 class Producer(Client):
-    """Single records, batches, transactions with savepoints, giants that are cancelled at commit."""
+    """Single records, large ones, batches, transactions with savepoints, giants that are cancelled at commit."""
 
     kinds = {"single": 30, "send": 10, "batch": 15, "transaction": 44, "giant": 1}
     topics = LOADED
@@ -287,9 +295,9 @@ class Producer(Client):
         partitions = self.only_partitions or range(self.context.partitions[topic])
         return topic, self.random.choice(list(partitions))
 
-    def add(self, topic, partition):
+    def add(self, topic, partition, suffix=""):
         """A new record of the plan."""
-        record = [topic, partition, self.new_id(), True]
+        record = [topic, partition, self.new_id() + suffix, True]
         self.records.append(record)
         return record
 
@@ -301,10 +309,13 @@ class Producer(Client):
             if self.connection.closed:
                 self.disconnect()
 
-    def single(self):
+    def large(self):
+        self.single(LARGE)
+
+    def single(self, suffix=""):
         topic, partition = self.destination()
         by_key = self.random.random() < 0.3 and not self.only_partitions
-        _, _, id, _ = self.add(topic, None if by_key else partition)
+        _, _, id, _ = self.add(topic, None if by_key else partition, suffix)
 
         def body(answer):
             self.committing("SELECT topics.produce(%s, %s, key => %s, partition => %s)",

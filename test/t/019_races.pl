@@ -358,6 +358,38 @@ ok( poll_until(
 go_on_from($node, 'append-done');
 is(answer($slow), '0', '... which ends');
 
+# ----------------------------------------------------------------------
+# A view has listed the segments of a partition, and others let one go.
+# ----------------------------------------------------------------------
+
+$quick->value(
+	q{
+	SELECT topics.create_topic('looked_at');
+	SELECT topics.produce('looked_at', 'x');
+	CALL topics.roll_segment('looked_at');
+	SELECT topics.produce('looked_at', 'y');
+	CREATE ROLE looker;
+	GRANT USAGE ON SCHEMA topics TO looker;
+	GRANT SELECT ON topics.segment, topics.partition, topic.looked_at TO looker});
+$slow->value('SET ROLE looker');    # who sees no other
+for my $view ('segment', 'partition')
+{
+	stop_at($node, 'view-segments-listed');
+	$slow->send(
+		qq{SELECT count(size_bytes) > 0, count(*) - count(size_bytes) FROM topics.$view WHERE topic = 'looked_at'}
+	);
+	ok(wait_until_at($node, 'view-segments-listed'), "topics.$view has listed segments");
+	$quick->value(
+		q{SELECT topics.delete_records('looked_at', 0, -1); CALL topics.maintain('looked_at')});
+	go_on_from($node, 'view-segments-listed');
+	is(answer($slow), 't|0', "... and shows them all, though one is let go");
+	$quick->value(q{SELECT topics.produce('looked_at', 'z')});
+	$quick->value(q{CALL topics.roll_segment('looked_at')});
+}
+$slow->value('RESET ROLE');
+unlike(slurp_file($node->logfile), qr/could not look at partition/,
+	'... and calls nothing damaged');
+
 $node->stop;
 
 # ----------------------------------------------------------------------
