@@ -114,7 +114,8 @@ extern void topics_pace_account(Size bytes);
 
 /* ---- maintain.c ---- */
 
-extern void topics_maintain_store_floors(Oid view_relid, NextTransaction next_transaction);
+extern void topics_maintain_store_floors(Oid view_relid, MemoryContext cxt,
+										 NextTransaction next_transaction);
 extern bool topics_maintain_is_due(Topic *topic, int32 partition);
 extern List *topics_maintain_collect_compaction(MemoryContext cxt);
 extern bool topics_maintain_compact(Oid view_relid, int32 partition,

@@ -261,15 +261,13 @@ get_grown_end(Topic *topic, int32 number, LogFloor *floor)
 /*
  * Store the ends of logs that have grown as the floors of their next offsets
  * (log_start.c): of a topic, or of all if "view_relid" is invalid.  The call is
- * made in a transaction, and returns in another one.
+ * made in a transaction, and returns in another one; "cxt" outlives both.
  */
 void
-topics_maintain_store_floors(Oid view_relid, NextTransaction next_transaction)
+topics_maintain_store_floors(Oid view_relid, MemoryContext cxt, NextTransaction next_transaction)
 {
 	LogFloor	floors[FLOORS_BATCH];
 	List	   *views;
-	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics floors",
-											  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	int			count = 0;
 	ListCell   *lc;
@@ -293,7 +291,7 @@ topics_maintain_store_floors(Oid view_relid, NextTransaction next_transaction)
 	}
 	if (count > 0)
 		store_floors(floors, count, next_transaction);
-	MemoryContextDelete(cxt);
+	list_free(views);
 }
 
 /* ----------------------------------------------------------------
@@ -790,7 +788,7 @@ topics_maintain(PG_FUNCTION_ARGS)
 				break;
 		}
 		if (topic)
-			topics_maintain_store_floors(topic->view_relid, commit_by_hand);
+			topics_maintain_store_floors(topic->view_relid, PortalContext, commit_by_hand);
 		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
 			topics_offset_log_follow_owners(PortalContext, commit_by_hand);
 	}

@@ -401,7 +401,7 @@ follow_group_owners(void *arg)
 static void
 store_log_floors(void *arg)
 {
-	topics_maintain_store_floors(InvalidOid, commit_and_notify);
+	topics_maintain_store_floors(InvalidOid, (MemoryContext) arg, commit_and_notify);
 }
 
 /*
@@ -530,8 +530,9 @@ run_round(bool full)
 		pgstat_report_stat(false);
 	}
 	(void) topics_backoff_run(&owners, CONSUMER_OFFSETS_TOPIC, follow_group_owners, cxt);
-	if (full)
-		(void) topics_backoff_run(&floors, NULL, store_log_floors, NULL);
+	/* in between, only if they have failed, and are to be tried again now */
+	if (full || topics_backoff_left(&floors) == 0)
+		(void) topics_backoff_run(&floors, NULL, store_log_floors, cxt);
 	pgstat_report_stat(false);
 	if (looked && topics_backoff_left(&whole) < 0)
 	{

@@ -285,6 +285,40 @@ wait_until_well(undef, '... until they are of the same');
 others_are_served('afterwards');
 
 # ----------------------------------------------------------------------
+# The ends of logs cannot be stored, in the rounds that do so now and then
+# ----------------------------------------------------------------------
+
+# full rounds are longer apart than the first tries
+$node->adjust_conf('postgresql.conf', 'pg_topics.worker_interval', "'3s'");
+$node->reload;
+$session->value(q{SELECT topics.create_topic('floors')});
+my $id = log_of('floors') =~ s/^topic_log\.t//r;
+$session->value(
+	qq{
+	CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \$\$BEGIN RAISE 'refused'; END\$\$;
+	CREATE TRIGGER refuse BEFORE UPDATE OF next_offset_floor ON topic_log.partition
+	FOR EACH ROW WHEN (NEW.topic_id = $id) EXECUTE FUNCTION refuse();
+	SELECT topics.produce('floors', 'x')});
+wait_until_failing(undef, qr/^\|floors\|P0001\|refused$/, 'the ends of logs cannot be stored');
+ok( poll_until(
+		sub {
+			$session->value(
+				q{SELECT coalesce(max(failures), 0) FROM topics.worker WHERE step = 'floors'}) >= 3;
+		}),
+	'... which fails ever more seldom');
+is($session->query(q{CALL topics.maintain('floors')})->{sqlstate}, 'P0001', '... by hand as well');
+is( $session->value(
+		q{SELECT count(*) FROM pg_backend_memory_contexts WHERE name LIKE 'pg_topics floors%'}),
+	'0',
+	'... and leaves no memory behind');
+$session->value('DROP FUNCTION refuse CASCADE');
+wait_until_well(undef, '... until they can be');
+is($session->value("SELECT next_offset_floor FROM topic_log.partition WHERE topic_id = $id"),
+	'1', '... and are');
+$node->adjust_conf('postgresql.conf', 'pg_topics.worker_interval', "'100ms'");
+$node->reload;
+
+# ----------------------------------------------------------------------
 # Notifications of a topic that fails
 # ----------------------------------------------------------------------
 
