@@ -142,6 +142,8 @@ abort_transaction(void)
 {
 	topics_timeout_at_abort();
 	topics_durability_at_abort();
+	/* before states are given back, which others may take at once */
+	topics_foreign_writer_forget();
 	topics_append_at_abort();
 	topics_append_lock_at_abort();
 	topics_cut_at_abort();

@@ -229,9 +229,10 @@ store_floors(LogFloor *floors, int count, NextTransaction next_transaction)
 	stored = topics_log_start_store_floors(floors, count);
 	PopActiveSnapshot();
 	next_transaction();
-	/* should the state be another topic's by now, that one is stored late */
+	/* the state may be another topic's by now, whose floor is not this one */
 	for (int i = 0; i < stored; i++)
-		floors[i].state->stored_floor = floors[i].floor;
+		if (memcmp(&floors[i].state->id, &floors[i].id, sizeof(TopicPartition)) == 0)
+			floors[i].state->stored_floor = floors[i].floor;
 }
 
 /*
