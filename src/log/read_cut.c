@@ -374,6 +374,40 @@ forget_statement(void *arg)
 		(*link)->is_running = false;
 }
 
+static void
+go_on_starting(QueryDesc *query, int eflags)
+{
+	if (previous_executor_start)
+		previous_executor_start(query, eflags);
+	else
+		standard_ExecutorStart(query, eflags);
+}
+
+/*
+ * Start a statement that was added, and have it forgotten with its executor.
+ * If there comes to be none, find_statement removes it.
+ */
+static void
+start_noted_statement(QueryDesc *query, int eflags, Statement *statement)
+{
+	PG_TRY();
+	{
+		MemoryContextCallback *callback;
+
+		go_on_starting(query, eflags);
+		callback = MemoryContextAlloc(query->estate->es_query_cxt, sizeof(MemoryContextCallback));
+		callback->func = forget_statement;
+		callback->arg = statement;
+		MemoryContextRegisterResetCallback(query->estate->es_query_cxt, callback);
+	}
+	PG_CATCH();
+	{
+		statement->is_running = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
 /* ExecutorStart_hook */
 static void
 start_statement(QueryDesc *query, int eflags)
@@ -385,19 +419,10 @@ start_statement(QueryDesc *query, int eflags)
 	/* otherwise it runs in the statement that has called it */
 		find_statement(query->snapshot) == NULL)
 		statement = add_statement(query->snapshot, true);
-	if (previous_executor_start)
-		previous_executor_start(query, eflags);
-	else
-		standard_ExecutorStart(query, eflags);
 	if (statement)
-	{
-		MemoryContext cxt = query->estate->es_query_cxt;
-		MemoryContextCallback *callback = MemoryContextAlloc(cxt, sizeof(MemoryContextCallback));
-
-		callback->func = forget_statement;
-		callback->arg = statement;
-		MemoryContextRegisterResetCallback(cxt, callback);
-	}
+		start_noted_statement(query, eflags, statement);
+	else
+		go_on_starting(query, eflags);
 }
 
 /*

@@ -368,6 +368,33 @@ all_say(0, 207, '... and the transaction keeps it', $snapshot);
 $snapshot->value('COMMIT');
 
 # ----------------------------------------------------------------------
+# Statements that fail as they begin
+# ----------------------------------------------------------------------
+
+set_standby();
+$producer->value(
+	q{
+	CREATE ROLE nobody;
+	CREATE FUNCTION fail_to_begin(n int) RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		FOR i IN 1 .. n LOOP
+			BEGIN
+				SET LOCAL ROLE nobody;
+				PERFORM FROM side;
+			EXCEPTION WHEN insufficient_privilege THEN
+				NULL;
+			END;
+		END LOOP;
+	END $$});
+$producer->value(q{BEGIN; SELECT fail_to_begin(1000)});
+cmp_ok(
+	$producer->value(
+		q{SELECT used_bytes FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext'}),
+	'<', 50000,
+	'statements that fail as they begin leave nothing behind');
+$producer->value('COMMIT');
+
+# ----------------------------------------------------------------------
 # A crash, with the standby away
 # ----------------------------------------------------------------------
 
