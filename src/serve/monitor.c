@@ -403,6 +403,9 @@ topics_broken_status(PG_FUNCTION_ARGS)
 		Datum		values[BROKEN_COLUMNS];
 		bool		nulls[BROKEN_COLUMNS] = {false};
 
+		/* dropped while others were looked at */
+		if (OidIsValid(part->view_relid) && name == NULL)
+			continue;
 		if (!may_see_broken(part))
 			continue;
 		nulls[BROKEN_TOPIC] = name == NULL;
