@@ -194,6 +194,17 @@ UPDATE topic_log.segment s SET sealed_at = sealed_at - interval '2 min'
 	WHERE t.topic = 'compact_lag' AND t.topic_id = s.topic_id;
 CALL clean('compact_lag', 100);
 SELECT state('compact_lag');
+-- times longer than history: never
+SELECT topics.create_topic('compact_never', cleanup_policy => 'compact',
+	min_compaction_lag_time => '300000 years');
+CALL fill('compact_never', 100, 10, true);
+CALL topics.maintain('compact_never');
+SELECT state('compact_never');
+SELECT topics.alter_topic('compact_never', min_compaction_lag_time => '0',
+	delete_retention_time => '300000 years');
+CALL clean('compact_never', 100);
+CALL topics.maintain('compact_never');
+SELECT state('compact_never');
 -- policy "delete" compacts nothing
 SELECT topics.create_topic('compact_not');
 CALL fill('compact_not', 100, 10);

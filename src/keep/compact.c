@@ -263,6 +263,18 @@ begin_run(const Partition *partition, const TopicSettings *settings)
  * ----------------------------------------------------------------
  */
 
+/* Return the time up to which records may be compacted. */
+static TimestampTz
+get_ripe_time(const TopicSettings *settings)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	/* a lag longer than history */
+	if (settings->min_compaction_lag_ms > now / 1000 - MIN_TIMESTAMP / 1000)
+		return DT_NOBEGIN;
+	return now - settings->min_compaction_lag_ms * 1000;
+}
+
 /*
  * Return true if every snapshot sees this row, and it is old enough.  *frozen
  * is reset if replay has not canceled the queries on standbys that do not see
@@ -312,7 +324,7 @@ map_segment(const Partition *partition, const TopicSettings *settings)
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 	TransactionId oldest_xmin;
-	TimestampTz before = GetCurrentTimestamp() - settings->min_compaction_lag_ms * 1000;
+	TimestampTz before = get_ripe_time(settings);
 	int64		before_segment = run->mapped;
 	bool		ripe = true;
 	bool		frozen = true;

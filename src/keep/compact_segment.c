@@ -96,7 +96,7 @@ topics_compact_segment_tombstones_expired(const CompactCandidate *candidate,
 										  const TopicSettings *settings)
 {
 	return candidate->tombstones_from != 0 &&
-		GetCurrentTimestamp() - candidate->tombstones_from >= settings->delete_retention_ms * 1000;
+		(GetCurrentTimestamp() - candidate->tombstones_from) / 1000 >= settings->delete_retention_ms;
 }
 
 /* ----------------------------------------------------------------
