@@ -236,11 +236,6 @@ topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
 	return log_start > base_offset ? log_start : 0;
 }
 
-/*
- * Raise a column of a partition's row; a value that is higher stays.  Return
- * the value then.  No other process changes the row until our transaction
- * ends.
- */
 /* Name a partition for a message, by its topic's id if that has no name. */
 static char *
 describe_partition(const TopicPartition *id)
@@ -251,6 +246,11 @@ describe_partition(const TopicPartition *id)
 								  id->partition, id->topic_id);
 }
 
+/*
+ * Raise a column of a partition's row; a value that is higher stays.  Return
+ * the value then.  No other process changes the row until our transaction
+ * ends.
+ */
 static int64
 raise_column(const TopicPartition *id, const char *column, int64 value)
 {

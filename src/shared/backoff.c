@@ -318,7 +318,10 @@ topics_backoff_retry_time(const WorkFailure *failure)
 	return GetCurrentTimestamp() + count_us_to_retry(failure);
 }
 
-/* Return the same for any piece, or -1 if it has not failed. */
+/*
+ * Return the milliseconds until any piece is to be tried again, or -1 if it has
+ * not failed.
+ */
 long
 topics_backoff_left(const WorkPiece *piece)
 {
