@@ -355,19 +355,30 @@ check_create_trigger(const CreateTrigStmt *statement)
 		refuse_change(relid, "replace a trigger");
 }
 
+/* Find the first of some tables of which a check is true, or InvalidOid. */
+static Oid
+find_table(List *tables, bool (*check) (Oid relid))
+{
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		Oid			relid = look_up(lfirst_node(RangeVar, lc));
+
+		if (OidIsValid(relid) && check(relid))
+			return relid;
+	}
+	return InvalidOid;
+}
+
 /* CREATE TABLE .. PARTITION OF or INHERITS (a table of ours) */
 static void
 check_create_table(const CreateStmt *statement)
 {
-	ListCell   *lc;
+	Oid			relid = find_table(statement->inhRelations, is_own_table);
 
-	foreach(lc, statement->inhRelations)
-	{
-		Oid			relid = look_up(lfirst_node(RangeVar, lc));
-
-		if (OidIsValid(relid) && is_own_table(relid))
-			refuse_change(relid, "make a partition or a child");
-	}
+	if (OidIsValid(relid))
+		refuse_change(relid, "make a partition or a child");
 }
 
 static void
@@ -384,18 +395,13 @@ check_index(const IndexStmt *statement)
 static void
 check_truncate(const TruncateStmt *statement)
 {
-	ListCell   *lc;
+	Oid			relid = find_table(statement->relations, is_topic_view);
 
-	foreach(lc, statement->relations)
-	{
-		Oid			relid = look_up(lfirst_node(RangeVar, lc));
-
-		if (OidIsValid(relid) && is_topic_view(relid))
-			ereport(ERROR,
-					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-					 errmsg("cannot truncate topic \"%s\"", get_rel_name(relid)),
-					 errhint("Use topics.delete_records() for each partition, with -1 for the log end.")));
-	}
+	if (OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot truncate topic \"%s\"", get_rel_name(relid)),
+				 errhint("Use topics.delete_records() for each partition, with -1 for the log end.")));
 }
 
 /* Check a command before it is run. */
