@@ -138,6 +138,16 @@ SELECT topics.create_topic('protect_compact', cleanup_policy => 'compact');
 SELECT pg_temp.log_table('protect_compact') AS compact \gset
 INSERT INTO :compact VALUES (0, now(), 0, 'a'), (2, now(), 0, 'b'), (7, now(), 0, 'c');
 SELECT r.offset FROM topics.fetch('protect_compact', 0, 0) r;
+-- a segment with a name that none of ours has
+BEGIN;
+SET LOCAL allow_system_table_mods = on;
+SELECT pg_temp.log_table('protect_compact', '_p0') AS p0 \gset
+CREATE TABLE topic_log.protect_p99999999999_s1 (LIKE :compact);
+ALTER TABLE :p0 ATTACH PARTITION topic_log.protect_p99999999999_s1
+	FOR VALUES FROM (9000000000000000) TO (9000000000000001);
+SELECT topic, partition, problem FROM topics.broken_topic;
+SELECT * FROM topics.repair_topic('protect_compact');
+ROLLBACK;
 
 -- ---------------------------------------------------------------------
 -- repair_topic

@@ -100,7 +100,7 @@ static const char *const catalog_problems = ANY_TOPIC
 ") p (problem)"
 " UNION ALL SELECT topic_id, view, partition, format('Log table \"%s\" is not attached.', relname)"
 " FROM topic JOIN loose USING (topic_id) WHERE relkind = 'r' OR partition >= partitions"
-" UNION ALL SELECT topic_id, view, substring(c.relname FROM '_p([0-9]+)_s')::int4,"
+" UNION ALL SELECT topic_id, view, substring(c.relname FROM '_p([0-9]{1,9})_s')::int4,"
 " format(CASE relpersistence WHEN 'p' THEN"
 " 'Log table \"%s\" does not use the access method \"topic_log\".'"
 " ELSE 'Log table \"%s\" is not logged.' END, c.relname)"

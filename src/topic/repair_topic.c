@@ -431,7 +431,7 @@ repair_segments(Repair *repair)
 
 	topics_settings_override("synchronize_seqscans", "off");
 	if (SPI_execute(psprintf("SELECT c.relname, relpersistence <> 'p', relam <> (SELECT oid FROM pg_am WHERE amname = '%s'),"
-							 " substring(c.relname FROM '_p([0-9]+)_s')"
+							 " substring(c.relname FROM '_p([0-9]{1,9})_s')"
 							 " FROM pg_inherits i JOIN pg_inherits j ON j.inhparent = i.inhrelid"
 							 " JOIN pg_class c ON c.oid = j.inhrelid WHERE i.inhparent = %u ORDER BY 1",
 							 TOPIC_LOG_AM, repair->parts.root_relid), true, 0) != SPI_OK_SELECT)
