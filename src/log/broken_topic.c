@@ -45,20 +45,23 @@
 #include "log/log.h"
 #include "pg_topics.h"
 
+/* Tables of topics that are attached to nothing. */
+#define LOOSE_TABLES \
+	"SELECT substring(relname FROM '^t([0-9]{1,18})_')::int8 AS topic_id," \
+	" substring(relname FROM '_p([0-9]{1,9})')::int4 AS partition, relname, relkind FROM pg_class" \
+	" WHERE relnamespace = 'topic_log'::regnamespace AND NOT relispartition" \
+	" AND (relkind = 'r' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,9}_s[0-9]{1,18}$'" \
+	" OR relkind = 'p' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,9}$')"
+
 /*
  * All topics of which there is anything, or the one with id $1: its log table,
- * its view, by its row or else by what the view reads, and its row.  What is
- * loose is attached to nothing.
+ * its view, by its row or else by what the view reads, and its row.
  */
 #define ANY_TOPIC \
 	"WITH root AS (SELECT substr(relname::text, 2)::int8 AS topic_id, oid FROM pg_class" \
 	" WHERE relnamespace = 'topic_log'::regnamespace AND relkind = 'p'" \
 	" AND relname ~ '^t[0-9]{1,18}$')," \
-	" loose AS (SELECT substring(relname FROM '^t([0-9]+)')::int8 AS topic_id," \
-	" substring(relname FROM '_p([0-9]+)')::int4 AS partition, relname, relkind FROM pg_class" \
-	" WHERE relnamespace = 'topic_log'::regnamespace AND NOT relispartition" \
-	" AND (relkind = 'r' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,9}_s[0-9]{1,18}$'" \
-	" OR relkind = 'p' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,9}$'))," \
+	" loose AS (" LOOSE_TABLES ")," \
 	" shown AS (SELECT r.topic_id, min(v.oid) AS view FROM root r" \
 	" JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid" \
 	" AND d.classid = 'pg_rewrite'::regclass" \
@@ -149,9 +152,12 @@ add_problem(List *problems, MemoryContext cxt, int64 topic_id, Oid view_relid, i
 	return problems;
 }
 
-/* Run a query whose $1 is a topic's id, or NULL: within a statement's scope. */
+/*
+ * Run a query whose $1 is a topic's id, or NULL: within a statement's scope.
+ * Unless it is "read_only", it sees what was done in the scope.
+ */
 static void
-query_topics(const char *sql, int64 topic_id)
+query_topics(const char *sql, int64 topic_id, bool read_only)
 {
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(topic_id)};
@@ -159,7 +165,8 @@ query_topics(const char *sql, int64 topic_id)
 
 	/* PostgreSQL thinks that there are millions of topics */
 	topics_settings_override("jit", "off");
-	if (SPI_execute_with_args(sql, lengthof(types), types, values, nulls, true, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(sql, lengthof(types), types, values, nulls, read_only,
+							  0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for topics");
 }
 
@@ -191,7 +198,7 @@ collect_catalog_problems(int64 topic_id)
 	StatementScope scope = topics_statement_begin();
 	List	   *result = NIL;
 
-	query_topics(catalog_problems, topic_id);
+	query_topics(catalog_problems, topic_id, true);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		result = add_problem(result, cxt, get_result(i, 1, 0), get_result(i, 2, InvalidOid),
 							 get_result(i, 3, WHOLE_TOPIC),
@@ -207,7 +214,7 @@ add_stray_views(List *problems, Oid view_relid)
 	MemoryContext cxt = CurrentMemoryContext;
 	StatementScope scope = topics_statement_begin();
 
-	query_topics(stray_views, OidIsValid(view_relid) ? (int64) view_relid : ALL_TOPICS);
+	query_topics(stray_views, OidIsValid(view_relid) ? (int64) view_relid : ALL_TOPICS, true);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		Oid			view = get_result(i, 2, InvalidOid);
@@ -239,7 +246,8 @@ topics_broken_topic_find(int64 topic_id, Oid view_relid, TopicParts *parts)
 	query_topics(ANY_TOPIC " SELECT topic_id, root, view, partitions, has_row,"
 				 " (SELECT max(substring(relname FROM '_p([0-9]+)')::int4) FROM pg_class"
 				 " WHERE relnamespace = 'topic_log'::regnamespace AND relkind IN ('p', 'r')"
-				 " AND (relkind = 'p' AND relispartition OR NOT has_row) AND relname ~ ('^t' || topic_id || '_p[0-9]{1,9}(_s[0-9]{1,18})?$')) FROM topic", topic_id);
+				 " AND (relkind = 'p' AND relispartition OR NOT has_row) AND relname ~ ('^t' || topic_id || '_p[0-9]{1,9}(_s[0-9]{1,18})?$')) FROM topic",
+				 topic_id, true);
 	for (uint64 i = 0; i < SPI_processed && !found; i++)
 	{
 		parts->topic_id = get_result(i, 1, 0);
@@ -251,6 +259,29 @@ topics_broken_topic_find(int64 topic_id, Oid view_relid, TopicParts *parts)
 	}
 	topics_statement_end(scope);
 	return found;
+}
+
+/*
+ * List the tables of a topic that are attached to nothing, by partition:
+ * LooseTables, palloc'd.  Within a statement's scope.
+ */
+List *
+topics_broken_topic_loose_tables(int64 topic_id)
+{
+	List	   *result = NIL;
+
+	query_topics("SELECT relname, partition, relkind = 'r' FROM (" LOOSE_TABLES
+				 ") loose WHERE topic_id = $1 ORDER BY 2, relname", topic_id, false);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		LooseTable *table = palloc(sizeof(LooseTable));
+
+		table->name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		table->partition = get_result(i, 2, WHOLE_TOPIC);
+		table->is_segment = get_result(i, 3, false);
+		result = lappend(result, table);
+	}
+	return result;
 }
 
 /* ----------------------------------------------------------------

@@ -232,7 +232,16 @@ typedef struct TopicParts
 	int32		partitions;		/* by its row, or its tables if they are more */
 } TopicParts;
 
+/* A table of a topic that is attached to nothing. */
+typedef struct LooseTable
+{
+	char	   *name;			/* as we name them: needs no quotes */
+	int32		partition;
+	bool		is_segment;		/* else the table of the partition */
+} LooseTable;
+
 extern bool topics_broken_topic_find(int64 topic_id, Oid view_relid, TopicParts *parts);
+extern List *topics_broken_topic_loose_tables(int64 topic_id);
 extern List *topics_broken_topic_list(int64 topic_id);
 extern void topics_broken_topic_report(const char *name, int64 topic_id);
 extern void topics_broken_topic_report_view(const char *name);

@@ -255,38 +255,21 @@ repair_right(Repair *repair, List *problems)
 		put_action(repair, WHOLE_TOPIC, "The owner of its view may read its log table again.");
 }
 
-/*
- * Find tables of the topic that are attached to nothing: names and partitions.
- */
-static SPITupleTable *
-find_loose_tables(const Repair *repair, const char *relkinds, uint64 *count)
-{
-	if (SPI_execute(psprintf("SELECT relname, substring(relname FROM '_p([0-9]+)')::int4 FROM pg_class"
-							 " WHERE relnamespace = 'topic_log'::regnamespace AND NOT relispartition"
-							 " AND relname ~ '^t" INT64_FORMAT "_p[0-9]{1,9}(_s[0-9]{1,18})?$'"
-							 " AND relkind IN (%s) ORDER BY 2, 1", repair->parts.topic_id, relkinds),
-					false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for log tables");
-	*count = SPI_processed;
-	return SPI_tuptable;
-}
-
 /* Make the log table, if there is none, but a table that is to be below it. */
 static void
 repair_root(Repair *repair)
 {
-	uint64		count;
-	SPITupleTable *tables;
+	List	   *loose;
 	char	   *name;
 
 	if (OidIsValid(repair->parts.root_relid))
 		return;
-	tables = find_loose_tables(repair, "'r', 'p'", &count);
-	if (count == 0)
+	loose = topics_broken_topic_loose_tables(repair->parts.topic_id);
+	if (loose == NIL)
 		return;
 	name = psprintf("t" INT64_FORMAT, repair->parts.topic_id);
 	topics_statement_execute("CREATE TABLE topic_log.%s (LIKE topic_log.%s) PARTITION BY LIST (partition)",
-							 name, quote_identifier(SPI_getvalue(tables->vals[0], tables->tupdesc, 1)));
+							 name, ((LooseTable *) linitial(loose))->name);
 	repair->parts.root_relid = get_relname_relid(name, get_namespace_oid(TOPIC_LOG_SCHEMA, false));
 	topics_segment_protect_from_analyze(repair->parts.root_relid);
 	put_action(repair, WHOLE_TOPIC, "It got a log table.");
@@ -368,13 +351,13 @@ attach_segment(const Repair *repair, const char *name, int32 partition)
 	char	   *bounds[2];
 
 	if (SPI_execute(psprintf("SELECT min(\"offset\"), max(\"offset\") + 1"
-							 " FROM ONLY topic_log.%s", quote_identifier(name)), false, 1) != SPI_OK_SELECT)
+							 " FROM ONLY topic_log.%s", name), false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look at log table \"%s\"", name);
 	bounds[0] = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	bounds[1] = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
 	if (bounds[0] == NULL)
 	{
-		topics_statement_execute("DROP TABLE topic_log.%s", quote_identifier(name));
+		topics_statement_execute("DROP TABLE topic_log.%s", name);
 		put_action(repair, partition, psprintf("Log table \"%s\" was empty, and attached to nothing: it was dropped.", name));
 		return;
 	}
@@ -389,19 +372,22 @@ attach_segment(const Repair *repair, const char *name, int32 partition)
 			  pg_strtoint64(bounds[0]), pg_strtoint64(bounds[1]) - 1);
 	topics_statement_execute("ALTER TABLE topic_log.%s ATTACH PARTITION topic_log.%s"
 							 " FOR VALUES FROM (%s) TO (%s)",
-							 partition_name, quote_identifier(name), bounds[0], bounds[1]);
+							 partition_name, name, bounds[0], bounds[1]);
 	put_action(repair, partition, psprintf("Log table \"%s\" was attached again.", name));
 }
 
 static void
 attach_segments(const Repair *repair)
 {
-	uint64		count;
-	SPITupleTable *tables = find_loose_tables(repair, "'r'", &count);
+	ListCell   *lc;
 
-	for (uint64 i = 0; i < count; i++)
-		attach_segment(repair, SPI_getvalue(tables->vals[i], tables->tupdesc, 1),
-					   pg_strtoint32(SPI_getvalue(tables->vals[i], tables->tupdesc, 2)));
+	foreach(lc, topics_broken_topic_loose_tables(repair->parts.topic_id))
+	{
+		const LooseTable *table = lfirst(lc);
+
+		if (table->is_segment)
+			attach_segment(repair, table->name, table->partition);
+	}
 }
 
 /* Require rows of a heap to be in order, as they are after a restore. */

@@ -363,19 +363,10 @@ drop_view(Oid view_relid)
 static void
 drop_loose_tables(int64 topic_id)
 {
-	SPITupleTable *tables;
-	uint64		count;
+	ListCell   *lc;
 
-	if (SPI_execute(psprintf("SELECT quote_ident(relname) FROM pg_class"
-							 " WHERE relnamespace = 'topic_log'::regnamespace AND NOT relispartition"
-							 " AND relname ~ '^t" INT64_FORMAT "_p[0-9]{1,9}(_s[0-9]{1,18})?$'"
-							 " AND relkind IN ('r', 'p')", topic_id), true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for log tables");
-	tables = SPI_tuptable;
-	count = SPI_processed;
-	for (uint64 i = 0; i < count; i++)
-		topics_statement_execute("DROP TABLE topic_log.%s",
-								 SPI_getvalue(tables->vals[i], tables->tupdesc, 1));
+	foreach(lc, topics_broken_topic_loose_tables(topic_id))
+		topics_statement_execute("DROP TABLE topic_log.%s", ((LooseTable *) lfirst(lc))->name);
 }
 
 /* Drop all that there is of a topic, which is locked. */
