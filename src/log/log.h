@@ -56,7 +56,7 @@ typedef struct TopicColumn
 	void	   *domain_extra;	/* domain_check's cache */
 } TopicColumn;
 
-/* Where records of this transaction go (append.c). */
+/* Where records of this transaction go (produce.h). */
 typedef struct Destination Destination;
 
 /*

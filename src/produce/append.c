@@ -3,15 +3,15 @@
  * append.c
  *		From a transaction's buffer into the log: the commit's own work.
  *
- * Before the commit record: find the segments, lock them, take the append
- * locks, look again, stamp and append (topics_append_records).  After it:
- * publish the new ends and let go of the locks (topics_append_publish).
- * transaction.c says when and why.
+ * Before the commit record: find the segments, lock them (destination.c), take
+ * the append locks, look again, stamp and append (topics_append_records).
+ * After it: publish the new ends and let go of the locks
+ * (topics_append_publish).  transaction.c says when and why.
  *
  * Until the locks are held anything may change, and under them nothing does:
- * so all is found without them, in open_segments, and checked under them, in
- * destination_still_fits.  If the check fails, that partition is looked at
- * again.
+ * so all is found without them, in topics_destination_open_segments, and checked
+ * under them, in destination_still_fits.  If the check fails, that partition is
+ * looked at again.
  *
  * See docs/decisions/0001-offsets-at-commit.md.
  *
@@ -19,25 +19,16 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/nbtree.h"
-#include "access/table.h"
 #include "access/tableam.h"
-#include "access/toast_internals.h"
 #include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "storage/bufmgr.h"
-#include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "storage/sinval.h"
 #include "utils/inval.h"
-#include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/wait_event.h"
 
 #include "base/compat.h"
 #include "shared/shared.h"
@@ -46,52 +37,6 @@
 #include "pg_topics.h"
 
 #define APPEND_BATCH 1000		/* tuples handed to the access method at once */
-#define OPEN_AHEAD 1000			/* offsets by which other producers may
-								 * overtake us without making us start over */
-#define MAX_ATTEMPTS 3			/* at having one segment for all records */
-#define CUT_NAP_MS 10
-#define CUT_PATIENCE 10			/* naps while a cut is completed */
-
-/* A segment that a commit may append to. */
-typedef struct OpenSegment
-{
-	Segment		segment;
-	Relation	rel;
-
-	/* where its wide values go, if there are any */
-	Relation	toast_rel;
-	Relation   *toast_indexes;
-	int			ntoast_indexes;
-} OpenSegment;
-
-/* A partition that this transaction produces to. */
-struct Destination
-{
-	TopicPartition id;
-	NameData	topic;
-	Partition	partition;		/* its topic's array "destinations" points to
-								 * us; resolved and open during the commit */
-	RecordList *records;
-	RecordChecks checks;		/* of the records */
-
-	/* the rest is for the commit */
-	PartitionState *topic_state;	/* of partition 0, for wakeup.c */
-	TupleDesc	tupdesc;		/* the topic's: it has no reference count,
-								 * which a thousand slots would keep busy */
-	int64		segment_bytes;
-	bool		log_append_time;
-	bool		notify;
-	uint32		bounds_changes; /* before we looked at the segments */
-	bool		in_one_segment; /* there is one for all records */
-	List	   *segments;		/* of OpenSegment, ascending */
-	int64		first_offset;
-	TimestampTz append_time;
-	int64		active_base;	/* where the last record went */
-	int64		active_end;
-	BlockNumber active_blocks;
-	int64		active_toast_bytes; /* or UNKNOWN_BYTES: as before */
-	Oid			active_file;
-};
 
 static List *destinations = NIL;	/* in TopTransactionContext */
 static Destination **appending = NULL;	/* sorted, from append to publish */
@@ -191,293 +136,10 @@ topics_append_buffer(Topic *topic, RecordDraft *draft)
  * ----------------------------------------------------------------
  */
 
-static void
-report_dropped_topic(const Destination *dest)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("topic \"%s\" was dropped before the transaction committed",
-					NameStr(dest->topic)),
-			 errdetail("Records were produced to it in this transaction.")));
-}
-
-/* Find the partition's state, table and settings, and lock the table. */
-static void
-resolve_destination(Destination *dest)
-{
-	Partition  *partition = &dest->partition;
-	Topic	   *topic = topics_catalog_get(partition->topic->view_relid, true);
-
-	if (topic == NULL || topic->topic_id != dest->id.topic_id ||
-		!topics_catalog_try_open_partition(partition, RowExclusiveLock))
-	{
-		topics_broken_topic_report(NameStr(dest->topic), dest->id.topic_id);
-		report_dropped_topic(dest);
-	}
-
-	if (topics_foreign_writer_wrote_to(partition->relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot produce to partition %d of topic \"%s\"",
-						partition->number, NameStr(topic->name)),
-				 errdetail("This transaction has written to its log table directly."),
-				 errhint("COMMIT before.")));
-
-	dest->topic = topic->name;
-	dest->tupdesc = topic->tupdesc;
-	dest->segment_bytes = topic->settings.segment_bytes;
-	dest->log_append_time = topic->settings.log_append_time;
-	dest->notify = topic->settings.notify;
-	dest->topic_state = topics_catalog_partition_state(topic, 0);
-	if (partition->state->role != ROLE_LEADER)
-		ereport(ERROR,
-				(errcode(ERRCODE_NOT_LEADER),
-				 errmsg("partition %d of topic \"%s\" is not led by this node",
-						partition->number, NameStr(dest->topic)),
-				 errdetail("NOT_LEADER_OR_FOLLOWER: another node leads it.")));
-}
-
 /*
- * Open what a segment's wide values go to, with all the locks that storing them
- * takes, so that these are not waited for under the append lock.  With a lock
- * that is new to us PostgreSQL would hear of invalidations there, and read
- * catalogues for what has become invalid.
+ * Under the lock: return true if what topics_destination_open_segments found
+ * still holds.
  */
-static void
-open_toast(OpenSegment *open)
-{
-	if (!OidIsValid(open->rel->rd_rel->reltoastrelid))
-		return;
-	open->toast_rel = table_open(open->rel->rd_rel->reltoastrelid, RowExclusiveLock);
-	(void) toast_open_indexes(open->toast_rel, RowExclusiveLock, &open->toast_indexes,
-							  &open->ntoast_indexes);
-	/* an identifier that is free is looked for */
-	for (int i = 0; i < open->ntoast_indexes; i++)
-		LockRelationOid(RelationGetRelid(open->toast_indexes[i]), AccessShareLock);
-}
-
-/*
- * Have what the relcache reads from catalogues only when it is asked for, and
- * forgets when an entry becomes invalid.
- */
-static void
-load_toast(const OpenSegment *open)
-{
-	if (open->toast_rel == NULL)
-		return;
-	list_free(RelationGetIndexList(open->toast_rel));
-	for (int i = 0; i < open->ntoast_indexes; i++)
-		for (AttrNumber key = 1;
-			 key <= IndexRelationGetNumberOfKeyAttributes(open->toast_indexes[i]); key++)
-			(void) index_getprocinfo(open->toast_indexes[i], key, BTORDER_PROC);
-}
-
-static void
-close_toast(OpenSegment *open)
-{
-	if (open->toast_rel == NULL)
-		return;
-	toast_close_indexes(open->toast_indexes, open->ntoast_indexes, NoLock);
-	table_close(open->toast_rel, NoLock);
-}
-
-/*
- * Measure what a segment has out of line, if we may have added to it.  The files
- * are open, so nothing is looked up.
- */
-static int64
-measure_toast(const OpenSegment *open)
-{
-	int64		blocks;
-
-	if (open->toast_rel == NULL)
-		return UNKNOWN_BYTES;
-	blocks = RelationGetNumberOfBlocks(open->toast_rel);
-	for (int i = 0; i < open->ntoast_indexes; i++)
-		blocks += RelationGetNumberOfBlocks(open->toast_indexes[i]);
-	return blocks * BLCKSZ;
-}
-
-/*
- * Open a segment to append to, after a check that it is what it should be.
- * Return false if it has become full, and sealed, since we looked for it.
- */
-static bool
-try_open_segment(Destination *dest, const Segment *segment)
-{
-	OpenSegment *open = palloc0(sizeof(OpenSegment));
-
-	open->segment = *segment;
-	open->rel = table_open(segment->relid, RowExclusiveLock);
-	if (!topics_log_am_is_log(open->rel) || !RelationIsPermanent(open->rel))
-		topics_broken_topic_report(NameStr(dest->topic), dest->id.topic_id);
-	if (topics_log_index_exists(open->rel) &&
-		topics_log_next_offset(&dest->partition) >= segment->end_offset)
-	{
-		table_close(open->rel, NoLock);
-		pfree(open);
-		return false;
-	}
-	if (topics_log_index_exists(open->rel))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the active segment of partition %d of topic \"%s\" has an index",
-						dest->partition.number, NameStr(dest->topic)),
-				 errdetail("Appending maintains no index, so a query that uses it would miss records."),
-				 errhint("Drop the index of table %s; index segments that are sealed.",
-						 quote_qualified_identifier(TOPIC_LOG_SCHEMA, RelationGetRelationName(open->rel)))));
-	if (topics_buffer_has_wide())
-		open_toast(open);
-	dest->segments = lappend(dest->segments, open);
-	return true;
-}
-
-/* Close the segments, and keep their locks. */
-static void
-close_segments(Destination *dest)
-{
-	ListCell   *lc;
-
-	foreach(lc, dest->segments)
-	{
-		OpenSegment *open = lfirst(lc);
-
-		close_toast(open);
-		table_close(open->rel, NoLock);
-	}
-	list_free_deep(dest->segments);
-	dest->segments = NIL;
-}
-
-/*
- * Attaching here keeps a partition's table locked until the end, and it may
- * turn out under the append locks that another partition needs it, too.  So
- * take these locks of all partitions, in the order in which all processes lock
- * them: no two that attach wait for each other.
- */
-static void
-lock_tables_to_attach(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, destinations)
-	{
-		const Destination *dest = lfirst(lc);
-
-		if (topics_buffer_count(dest->records) > 0)
-			LockRelationOid(dest->partition.relid, ShareUpdateExclusiveLock);
-	}
-}
-
-/*
- * Let another process attach a segment for offsets first .. last, so that its
- * commit comes before their first record, or else do it here; see cut.c.  No
- * other process can see a table of this very transaction.
- */
-static void
-make_room(Destination *dest, int64 first, int64 last)
-{
-	Partition  *partition = &dest->partition;
-	CoverRequest request = {first, last, dest->segment_bytes};
-	bool		is_ours = partition->rel->rd_createSubid != InvalidSubTransactionId;
-
-	if (!is_ours && topics_attach_worker_run(partition, &request))
-	{
-		AcceptInvalidationMessages();
-		if (topics_segment_covers(partition->rel, first, last))
-			return;
-	}
-	if (!is_ours)
-		lock_tables_to_attach();
-	topics_catalog_close_partition(partition, NoLock);
-	PushActiveSnapshot(GetLatestSnapshot());
-	topics_cut_cover(partition, &request, false);
-	PopActiveSnapshot();
-	resolve_destination(dest);
-}
-
-/*
- * The active segment is being cut: wait until that is announced, and then for
- * the segment that follows, but not for long: we can attach it ourselves.
- */
-static void
-wait_for_cut(Destination *dest)
-{
-	PartitionState *state = dest->partition.state;
-	int			patience = CUT_PATIENCE;
-
-	while (memcmp(&state->id, &dest->id, sizeof(TopicPartition)) == 0 &&
-		   (state->append_limit != NO_LIMIT || (state->cut_end != 0 && patience-- > 0)))
-		topics_append_lock_sleep(state, CUT_NAP_MS);
-	topics_append_lock_end_sleeping();
-}
-
-/*
- * Open the segment that the records will go to, as far as can be known: one
- * for all, so that a plan which lacks the next one sees all or none of them;
- * or, if that is not to be had, several.
- */
-static void
-open_segments(Destination *dest)
-{
-	Partition  *partition = &dest->partition;
-	int64		count = topics_buffer_count(dest->records);
-	int64		end;
-	int64		next;
-	Segment		segment;
-
-	close_segments(dest);
-	for (int attempt = 0;; attempt++)
-	{
-		wait_for_cut(dest);
-		/* in this order: the recheck sees a change after the first line */
-		dest->bounds_changes = partition->state->bounds_changes;
-		pg_read_barrier();
-		topics_segment_learn(partition);
-		end = topics_log_next_offset(partition);
-		topics_broken_topic_check(partition);
-		dest->in_one_segment = topics_segment_fits(partition->rel, end, end + count - 1);
-		if (dest->in_one_segment ||
-			(attempt >= MAX_ATTEMPTS &&
-			 topics_segment_covers(partition->rel, end, end + count - 1)))
-			break;
-		make_room(dest, end, end + count - 1 + (count > 1 ? OPEN_AHEAD : 0));
-	}
-
-	next = end;
-	while (next < end + count + OPEN_AHEAD &&
-		   topics_segment_find(partition->rel, next, &segment))
-	{
-		if (!try_open_segment(dest, &segment))
-		{
-			open_segments(dest);
-			return;
-		}
-		next = segment.end_offset;
-	}
-
-	/* with these locks: what is checked here cannot change any more */
-	topics_recheck_records(partition->topic, dest->records, &dest->checks);
-}
-
-/* The open segment that an offset goes to. */
-static OpenSegment *
-find_open_segment(Destination *dest, int64 offset)
-{
-	ListCell   *lc;
-
-	foreach(lc, dest->segments)
-	{
-		OpenSegment *open = lfirst(lc);
-
-		if (offset >= open->segment.base_offset && offset < open->segment.end_offset)
-			return open;
-	}
-	elog(ERROR, "no segment is open for offset " INT64_FORMAT, offset);
-	return NULL;
-}
-
-/* Under the lock: return true if what open_segments found still holds. */
 static bool
 destination_still_fits(Destination *dest)
 {
@@ -497,7 +159,7 @@ destination_still_fits(Destination *dest)
 	if (next < lowest->segment.base_offset || last >= highest->segment.end_offset)
 		return false;
 	return !dest->in_one_segment ||
-		last < find_open_segment(dest, next)->segment.end_offset;
+		last < topics_destination_find_segment(dest, next)->segment.end_offset;
 }
 
 /*
@@ -516,12 +178,7 @@ prepare_for_locks(void)
 		heard = SharedInvalidMessageCounter;
 		topics_early_work_run();
 		for (int i = 0; i < nappending; i++)
-		{
-			ListCell   *lc;
-
-			foreach(lc, appending[i]->segments)
-				load_toast(lfirst(lc));
-		}
+			topics_destination_load_toast(appending[i]);
 	} while (heard != SharedInvalidMessageCounter);
 }
 
@@ -548,8 +205,8 @@ lock_destinations(void)
 		topics_append_lock_release();
 		CHECK_FOR_INTERRUPTS();
 		topics_catalog_close_partition(&changed->partition, NoLock);
-		resolve_destination(changed);
-		open_segments(changed);
+		topics_destination_resolve(changed);
+		topics_destination_open_segments(changed, destinations);
 		for (int i = 0; i < nappending; i++)
 			states[i] = appending[i]->partition.state;
 	}
@@ -601,7 +258,7 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 
 			/* the rows are dead then, and next_offset has not moved */
 			CHECK_FOR_INTERRUPTS();
-			open = find_open_segment(dest, offset);
+			open = topics_destination_find_segment(dest, offset);
 			fitting = Min(count - done, open->segment.end_offset - offset);
 			for (int i = 0; i < fitting; i++)
 				if (slots[i] == NULL)
@@ -620,7 +277,7 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	dest->active_base = open->segment.base_offset;
 	dest->active_end = open->segment.end_offset;
 	dest->active_blocks = RelationGetTargetBlock(open->rel) + 1;
-	dest->active_toast_bytes = measure_toast(open);
+	dest->active_toast_bytes = topics_destination_measure_toast(open);
 	dest->active_file = open->rel->rd_locator.relNumber;
 }
 
@@ -666,7 +323,7 @@ collect_destinations(void)
 
 		if (topics_buffer_count(dest->records) == 0)
 			continue;
-		resolve_destination(dest);
+		topics_destination_resolve(dest);
 		appending[nappending++] = dest;
 	}
 	if (nappending > 1)
@@ -748,7 +405,7 @@ topics_append_records(void)
 	}
 	for (int i = 0; i < nappending; i++)
 	{
-		open_segments(appending[i]);
+		topics_destination_open_segments(appending[i], destinations);
 		most = Max(most, topics_buffer_count(appending[i]->records));
 	}
 	prepare_last_produced();
@@ -766,7 +423,7 @@ topics_append_records(void)
 	note_last_produced();
 	for (int i = 0; i < nappending; i++)
 	{
-		close_segments(appending[i]);
+		topics_destination_close_segments(appending[i]);
 		topics_catalog_close_partition(&appending[i]->partition, NoLock);
 	}
 	for (int i = 0; i < most && slots[i]; i++)

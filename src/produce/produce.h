@@ -116,6 +116,56 @@ extern void topics_recheck_forget(void);
 extern void topics_early_work_run(void);
 extern bool topics_early_work_has_notified(void);
 
+/* ---- destination.c ---- */
+
+/* A segment that a commit may append to. */
+typedef struct OpenSegment
+{
+	Segment		segment;
+	Relation	rel;
+
+	/* where its wide values go, if there are any */
+	Relation	toast_rel;
+	Relation   *toast_indexes;
+	int			ntoast_indexes;
+} OpenSegment;
+
+/* A partition that this transaction produces to. */
+struct Destination
+{
+	TopicPartition id;
+	NameData	topic;
+	Partition	partition;		/* its topic's array "destinations" points to
+								 * us; resolved and open during the commit */
+	RecordList *records;
+	RecordChecks checks;		/* of the records */
+
+	/* the rest is for the commit */
+	PartitionState *topic_state;	/* of partition 0, for wakeup.c */
+	TupleDesc	tupdesc;		/* the topic's: it has no reference count,
+								 * which a thousand slots would keep busy */
+	int64		segment_bytes;
+	bool		log_append_time;
+	bool		notify;
+	uint32		bounds_changes; /* before we looked at the segments */
+	bool		in_one_segment; /* there is one for all records */
+	List	   *segments;		/* of OpenSegment, ascending */
+	int64		first_offset;
+	TimestampTz append_time;
+	int64		active_base;	/* where the last record went */
+	int64		active_end;
+	BlockNumber active_blocks;
+	int64		active_toast_bytes; /* or UNKNOWN_BYTES: as before */
+	Oid			active_file;
+};
+
+extern void topics_destination_resolve(Destination *dest);
+extern void topics_destination_open_segments(Destination *dest, const List *all);
+extern void topics_destination_close_segments(Destination *dest);
+extern OpenSegment *topics_destination_find_segment(Destination *dest, int64 offset);
+extern void topics_destination_load_toast(const Destination *dest);
+extern int64 topics_destination_measure_toast(const OpenSegment *open);
+
 /* ---- append.c ---- */
 
 extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
