@@ -45,13 +45,16 @@
 #include "log/log.h"
 #include "pg_topics.h"
 
-/* Tables of topics that are attached to nothing. */
+/*
+ * Tables of topics that are attached to nothing.  The number of a partition has
+ * five digits at most: a topic has MAX_TOPIC_PARTITIONS of them.
+ */
 #define LOOSE_TABLES \
 	"SELECT substring(relname FROM '^t([0-9]{1,18})_')::int8 AS topic_id," \
-	" substring(relname FROM '_p([0-9]{1,9})')::int4 AS partition, relname, relkind FROM pg_class" \
+	" substring(relname FROM '_p([0-9]{1,5})')::int4 AS partition, relname, relkind FROM pg_class" \
 	" WHERE relnamespace = 'topic_log'::regnamespace AND NOT relispartition" \
-	" AND (relkind = 'r' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,9}_s[0-9]{1,18}$'" \
-	" OR relkind = 'p' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,9}$')"
+	" AND (relkind = 'r' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,5}_s[0-9]{1,18}$'" \
+	" OR relkind = 'p' AND relname ~ '^t[0-9]{1,18}_p[0-9]{1,5}$')"
 
 /*
  * All topics of which there is anything, or the one with id $1: its log table,
@@ -246,7 +249,7 @@ topics_broken_topic_find(int64 topic_id, Oid view_relid, TopicParts *parts)
 	query_topics(ANY_TOPIC " SELECT topic_id, root, view, partitions, has_row,"
 				 " (SELECT max(substring(relname FROM '_p([0-9]+)')::int4) FROM pg_class"
 				 " WHERE relnamespace = 'topic_log'::regnamespace AND relkind IN ('p', 'r')"
-				 " AND (relkind = 'p' AND relispartition OR NOT has_row) AND relname ~ ('^t' || topic_id || '_p[0-9]{1,9}(_s[0-9]{1,18})?$')) FROM topic",
+				 " AND (relkind = 'p' AND relispartition OR NOT has_row) AND relname ~ ('^t' || topic_id || '_p[0-9]{1,5}(_s[0-9]{1,18})?$')) FROM topic",
 				 topic_id, true);
 	for (uint64 i = 0; i < SPI_processed && !found; i++)
 	{

@@ -81,7 +81,7 @@ typedef struct Repair
 	TopicParts	parts;
 	Oid			caller;
 	ReturnSetInfo *rsinfo;
-	int64		segment_bytes;
+	TopicSettings settings;
 } Repair;
 
 /* What a log holds, from its start on. */
@@ -518,7 +518,9 @@ put_loss(const Repair *repair, int32 partition, const LogContents *contents,
 							after->log_start_offset));
 	if (contents->missing > 0)
 		put_action(repair, partition,
-				   psprintf(INT64_FORMAT " records between those that it has are lost.",
+				   psprintf(repair->settings.compact ?
+							INT64_FORMAT " records between those that it has are compacted away, or lost." :
+							INT64_FORMAT " records between those that it has are lost.",
 							contents->missing));
 	if (tail_lost)
 		put_action(repair, partition,
@@ -580,7 +582,7 @@ repair_log(const Repair *repair, int32 number)
 	topics_high_watermark_wait_for_position(XactLastRecEnd);
 	put_loss(repair, number, &contents, &row, &after, tail_lost);
 	topics_cut_cover_offset(&partition, Max(after.next_offset_floor, contents.last + 1),
-							repair->segment_bytes);
+							repair->settings.segment_bytes);
 }
 
 /* ----------------------------------------------------------------
@@ -630,7 +632,7 @@ repair_parts(Repair *repair)
 	repair_segments(repair);
 	CacheInvalidateRelcacheByRelid(repair->parts.view_relid);
 	CommandCounterIncrement();
-	repair->segment_bytes = require_topic(repair)->settings.segment_bytes;
+	repair->settings = require_topic(repair)->settings;
 	for (int32 partition = 0; partition < repair->parts.partitions; partition++)
 		repair_log(repair, partition);
 	topics_statement_end(scope);
