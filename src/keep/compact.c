@@ -23,6 +23,11 @@
  * not see the newer one would see neither.  A snapshot that stays open delays
  * the compaction of what was committed after it, and nothing else.
  *
+ * RECORDS BELOW THE LOG START go when no snapshot reads them any more: one that
+ * is older than the move of the log start does (log_start.c).  Nor do
+ * tombstones go before.  Such a snapshot may have kept retention from dropping
+ * the segments below, and sees what was deleted there.
+ *
  * The primary does not know of snapshots on standbys without
  * hot_standby_feedback.  For their sake all rows must have been frozen before,
  * or their page found to be visible to all: replaying that has canceled the
@@ -191,6 +196,13 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 			*expired = true;
 		else if (candidate->tombstones_from != 0)
 			delay_ms = Min(delay_ms, settings->delete_retention_ms);
+	}
+	/* if they may go (tombstones_go, compact_segment.c) */
+	if (*expired)
+	{
+		int64		lowest_start = topics_log_start_settle(state);
+
+		*expired = lowest_start >= topics_log_start(state);
 	}
 	if (*expired || (dirty > 0 && dirty >= settings->min_cleanable_dirty_ratio * (clean + dirty)))
 		return true;
@@ -407,6 +419,7 @@ take_map_turn(const Partition *partition, const TopicSettings *settings)
 		return finish_run(partition->state);
 	run->mapping = false;
 	run->next = 0;
+	(void) topics_log_start_settle(partition->state);
 	topics_log_start_allow_gaps(&partition->state->id, run->mapped);
 	TEST_POINT("compact-mapped");
 	return COMPACT_MORE;
@@ -419,11 +432,15 @@ take_copy_turn(Partition *partition, const TopicSettings *settings)
 	CompactTurn turn = {
 		.run = run,
 		.settings = settings,
-		.partition = partition,
-		.log_start = topics_log_start(partition->state)
+		.partition = partition
 	};
 	bool		busy;
-	SegmentGroup group = topics_compact_segment_choose(&turn, &busy);
+	SegmentGroup group;
+
+	/* in this order: both may rise meanwhile */
+	turn.lowest_start = topics_log_start_lowest(partition->state);
+	turn.log_start = topics_log_start(partition->state);
+	group = topics_compact_segment_choose(&turn, &busy);
 
 	/* dropping wants the table unused by its own session */
 	topics_catalog_close_partition(partition, NoLock);

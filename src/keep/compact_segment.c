@@ -152,6 +152,18 @@ topics_compact_segment_hash_key(const CompactRun *run, TupleTableSlot *slot, Key
  */
 
 /*
+ * Return true if a candidate's tombstones go in this turn.  While a snapshot
+ * sees an older log start they do not: it may also see the records that they
+ * delete, in segments below the published one, which nobody compacts any more.
+ */
+static bool
+tombstones_go(const CompactTurn *turn, const CompactCandidate *candidate)
+{
+	return turn->lowest_start >= turn->log_start &&
+		topics_compact_segment_tombstones_expired(candidate, turn->settings);
+}
+
+/*
  * Return true if a record of a candidate stays; *tombstone says what it is
  * then.
  */
@@ -164,8 +176,9 @@ record_stays(const CompactTurn *turn, TupleTableSlot *slot, bool drop_tombstones
 	bool		value_isnull;
 
 	*tombstone = false;
+	/* some snapshot may see what lies between the two */
 	if (offset < turn->log_start)
-		return false;
+		return offset >= turn->lowest_start;
 	if (offset >= run->mapped || !topics_compact_segment_hash_key(run, slot, &hash))
 		return true;
 	if (topics_offset_map_get(run->map, &hash) > offset)
@@ -265,7 +278,7 @@ read_candidate(const CompactTurn *turn, CompactCandidate *candidate, Batch *batc
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan = topics_compact_segment_begin_scan(rel, snapshot);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	bool		drop_tombstones = topics_compact_segment_tombstones_expired(candidate, turn->settings);
+	bool		drop_tombstones = tombstones_go(turn, candidate);
 
 	topics_pace_note_locked(RelationGetRelid(rel));
 	while (topics_compact_segment_next_row(scan, slot))
@@ -311,8 +324,8 @@ count_records(const CompactTurn *turn, CompactCandidate *candidate)
 		candidate->tombstones = before->tombstones;
 	}
 	else if (topics_offset_map_is_empty(turn->run->map) &&
-			 !topics_compact_segment_tombstones_expired(candidate, turn->settings) &&
-			 turn->log_start <= candidate->segment.base_offset)
+			 !tombstones_go(turn, candidate) &&
+			 turn->lowest_start <= candidate->segment.base_offset)
 		candidate->tombstones = candidate->tombstones_from != 0;
 	else
 		read_candidate(turn, candidate, NULL);

@@ -92,7 +92,8 @@ typedef struct CompactTurn
 	CompactRun *run;
 	const TopicSettings *settings;
 	const Partition *partition; /* open only while segments are chosen */
-	int64		log_start;
+	int64		log_start;		/* as it is published */
+	int64		lowest_start;	/* below it no snapshot reads */
 } CompactTurn;
 
 extern List *topics_compact_segment_list(const Partition *partition, int64 from, int64 below);

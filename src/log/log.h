@@ -309,6 +309,8 @@ extern bool topics_log_start_read_row(const TopicPartition *id, Snapshot snapsho
 extern bool topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
 								  int64 *log_start_offset, int64 *next_offset_floor);
 extern int64 topics_log_start(PartitionState *state);
+extern int64 topics_log_start_lowest(PartitionState *state);
+extern int64 topics_log_start_settle(PartitionState *state);
 extern int64 topics_log_start_for_scan(const TopicPartition *id, PartitionState *state,
 									   int64 base_offset, Snapshot snapshot);
 extern int64 topics_log_start_move(PartitionState *state, int64 start);
@@ -372,6 +374,7 @@ extern void topics_cut_at_subend(bool commit, SubTransactionId subxid, SubTransa
 /* ---- seal.c ---- */
 
 extern void topics_seal_freeze(Oid segment_relid);
+extern bool topics_seal_clean_catalog(Oid relid);
 extern void topics_seal_segment(Oid segment_relid);
 
 /* ---- log.c ---- */

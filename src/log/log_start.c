@@ -29,6 +29,15 @@
  * before the row is changed, and no scan hides what begins at or above it.
  * Otherwise a scan costs nothing.
  *
+ * WHO REMOVES RECORDS of a segment that stays (compact.c) has to know what no
+ * scan shows any more.  The published log start does not tell: an older snapshot
+ * sees an older one.  The versions of the row tell: as long as one is there,
+ * some snapshot may see it, so the lowest of their log starts holds for all
+ * (topics_log_start_lowest).  That goes for standbys, too, whose snapshots
+ * nobody knows here: when a version is removed, replaying that cancels the
+ * queries that see it.  To remove a version is left to VACUUM elsewhere; here
+ * the table is vacuumed where something waits for it (topics_log_start_settle).
+ *
  * THE FLOOR.  The same row has next_offset_floor: the log has had all offsets
  * below it.  What is lost is seen by it, whether a dump came without the
  * records, or a table lost them (broken_topic.c).  The worker raises it, for
@@ -44,6 +53,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/relscan.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -84,6 +94,45 @@ enum
 	Anum_partition_gaps_below
 };
 
+/* A scan of the versions of a partition's row that a snapshot sees. */
+typedef struct PartitionScan
+{
+	Relation	rel;
+	SysScanDesc scan;
+	ScanKeyData key[2];
+} PartitionScan;
+
+/* Begin such a scan; a snapshot of NULL is the latest. */
+static void
+begin_partition_scan(PartitionScan *scan, const TopicPartition *id, Snapshot snapshot)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+
+	scan->rel = table_open(get_relname_relid("partition", namespace), AccessShareLock);
+	ScanKeyInit(&scan->key[0], Anum_partition_topic_id, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(id->topic_id));
+	ScanKeyInit(&scan->key[1], Anum_partition_partition, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(id->partition));
+	scan->scan = systable_beginscan(scan->rel, get_relname_relid("partition_pkey", namespace), true,
+									snapshot, lengthof(scan->key), scan->key);
+}
+
+static void
+end_partition_scan(PartitionScan *scan)
+{
+	systable_endscan(scan->scan);
+	table_close(scan->rel, AccessShareLock);
+}
+
+/* Get a column of a partition's row: none is NULL. */
+static int64
+get_column(const PartitionScan *scan, HeapTuple tuple, int column)
+{
+	bool		isnull;
+
+	return DatumGetInt64(heap_getattr(tuple, column, RelationGetDescr(scan->rel), &isnull));
+}
+
 /*
  * Read columns of a partition's row by a snapshot, or the latest row if that is
  * NULL.  Return false, with all values 0, if there is no row.
@@ -92,29 +141,17 @@ static bool
 read_partition_row(const TopicPartition *id, Snapshot snapshot, const int *columns, int64 *values,
 				   int ncolumns)
 {
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
-	Relation	rel = table_open(get_relname_relid("partition", namespace), AccessShareLock);
-	ScanKeyData key[2];
-	SysScanDesc scan;
+	PartitionScan scan;
 	HeapTuple	tuple;
+	bool		found;
 
-	ScanKeyInit(&key[0], Anum_partition_topic_id, BTEqualStrategyNumber, F_INT8EQ,
-				Int64GetDatum(id->topic_id));
-	ScanKeyInit(&key[1], Anum_partition_partition, BTEqualStrategyNumber, F_INT4EQ,
-				Int32GetDatum(id->partition));
-	scan = systable_beginscan(rel, get_relname_relid("partition_pkey", namespace), true,
-							  snapshot, 2, key);
-	tuple = systable_getnext(scan);
+	begin_partition_scan(&scan, id, snapshot);
+	tuple = systable_getnext(scan.scan);
+	found = HeapTupleIsValid(tuple);
 	for (int i = 0; i < ncolumns; i++)
-	{
-		bool		isnull;
-
-		values[i] = HeapTupleIsValid(tuple) ?
-			DatumGetInt64(heap_getattr(tuple, columns[i], RelationGetDescr(rel), &isnull)) : 0;
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return HeapTupleIsValid(tuple);
+		values[i] = found ? get_column(&scan, tuple, columns[i]) : 0;
+	end_partition_scan(&scan);
+	return found;
 }
 
 /*
@@ -212,6 +249,44 @@ topics_log_start(PartitionState *state)
 	set_unknown_start(&state->log_start_sought, log_start);
 	set_unknown_start(&state->log_start_offset, log_start);
 	return pg_atomic_read_u64(&state->log_start_offset);
+}
+
+/*
+ * Get the lowest log start that any snapshot may see, here or on a standby: what
+ * lies below nobody reads any more.
+ */
+int64
+topics_log_start_lowest(PartitionState *state)
+{
+	int64		result = topics_log_start(state);
+	PartitionScan scan;
+	HeapTuple	tuple;
+
+	begin_partition_scan(&scan, &state->id, SnapshotAny);
+	/* an entry that is dead here leads to what a standby may see */
+	if (scan.scan->iscan)
+		scan.scan->iscan->ignore_killed_tuples = false;
+	while (HeapTupleIsValid(tuple = systable_getnext(scan.scan)))
+		result = Min(result, get_column(&scan, tuple, Anum_partition_log_start_offset));
+	end_partition_scan(&scan);
+	return result;
+}
+
+/*
+ * The same, after old versions of rows have been removed if there are any of
+ * this partition.  They stay while a snapshot may see them, or another process
+ * is at it.
+ */
+int64
+topics_log_start_settle(PartitionState *state)
+{
+	int64		lowest = topics_log_start_lowest(state);
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
+
+	if (lowest < topics_log_start(state) &&
+		topics_seal_clean_catalog(get_relname_relid("partition", namespace)))
+		lowest = topics_log_start_lowest(state);
+	return lowest;
 }
 
 /*

@@ -18,17 +18,19 @@
 #include "commands/vacuum.h"
 #include "nodes/makefuncs.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/rel.h"
 
 #include "base/compat.h"
 #include "log/log.h"
 #include "pg_topics.h"
 
+/* VACUUM (FREEZE) of a table that we have locked, in our transaction. */
 static void
-freeze_table(Oid relid)
+freeze_table(Relation rel)
 {
-	Relation	rel = table_open(relid, ShareUpdateExclusiveLock);
 	VacuumParams params = {0};
+	OwnerScope	scope;
 
 	params.options = VACOPT_VACUUM | VACOPT_FREEZE;
 	params.index_cleanup = VACOPTVALUE_ENABLED;
@@ -40,8 +42,9 @@ freeze_table(Oid relid)
 	params.multixact_freeze_table_age = -1;
 	params.log_min_duration = -1;
 	params.nworkers = -1;
+	scope = topics_extension_become_owner();
 	table_relation_vacuum(rel, &params, GetAccessStrategy(BAS_VACUUM));
-	table_close(rel, NoLock);
+	topics_extension_become_caller(scope);
 }
 
 /*
@@ -54,14 +57,33 @@ topics_seal_freeze(Oid segment_relid)
 {
 	Relation	rel = table_open(segment_relid, ShareUpdateExclusiveLock);
 	Oid			toast_relid = rel->rd_rel->reltoastrelid;
-	OwnerScope	scope;
 
+	freeze_table(rel);
 	table_close(rel, NoLock);
-	scope = topics_extension_become_owner();
-	freeze_table(segment_relid);
 	if (OidIsValid(toast_relid))
-		freeze_table(toast_relid);
-	topics_extension_become_caller(scope);
+	{
+		rel = table_open(toast_relid, ShareUpdateExclusiveLock);
+		freeze_table(rel);
+		table_close(rel, NoLock);
+	}
+}
+
+/*
+ * Remove from a table of the catalogue, in the caller's transaction, what no
+ * snapshot sees.  Replay cancels queries on standbys that see it.  Return false
+ * if another process is at it.
+ */
+bool
+topics_seal_clean_catalog(Oid relid)
+{
+	Relation	rel;
+
+	if (!ConditionalLockRelationOid(relid, ShareUpdateExclusiveLock))
+		return false;
+	rel = table_open(relid, NoLock);
+	freeze_table(rel);
+	table_close(rel, ShareUpdateExclusiveLock);
+	return true;
 }
 
 static IndexElem *
