@@ -73,6 +73,11 @@
  *	a snapshot, so that VACUUM of other tables leaves what died since, as during
  *			any query, until the turn is over.
  *
+ * The index of a large segment is not built in the swap, which would read all of
+ * it under ACCESS EXCLUSIVE.  It is dropped, and the commit asks for the segment
+ * to be sealed anew.  Should a restart come before that is done, the sealing
+ * comes by itself, and retention, which waits for the index, asks as well.
+ *
  * It never sleeps with ACCESS EXCLUSIVE on a segment.  What a turn reads is
  * bounded (MAX_GROUP, compact_segment.c).
  *
@@ -116,6 +121,10 @@
 
 /* The run of this process, if there is one. */
 static CompactRun *run = NULL;
+
+/* Where this transaction has left a segment without its index, or NULL. */
+static PartitionState *unsealed = NULL;
+static TopicPartition unsealed_id;
 
 /* ----------------------------------------------------------------
  *		What can be compacted, and whether it is time
@@ -229,12 +238,35 @@ topics_compact_look(Partition *partition)
 }
 
 /*
+ * Note that the caller's transaction leaves a segment of a partition without its
+ * index: it is sealed anew.
+ */
+void
+topics_compact_note_unsealed(PartitionState *state)
+{
+	unsealed = state;
+	unsealed_id = state->id;
+}
+
+/*
  * A transaction was rolled back: what a turn has left in memory may not hold,
  * and compaction by hand may have been canceled.  The run begins anew.
+ *
+ * Or it was committed, and no process can have looked at the segment since, for
+ * its lock is not released yet: now the sealing is asked for.  (Should the state
+ * be another topic's by now, that is looked at in vain.)
  */
 static void
-end_run_at_abort(XactEvent event, void *arg)
+finish_transaction(XactEvent event, void *arg)
 {
+	if (unsealed && event == XACT_EVENT_COMMIT &&
+		memcmp(&unsealed->id, &unsealed_id, sizeof(TopicPartition)) == 0)
+	{
+		pg_atomic_fetch_or_u32(&unsealed->requests, REQUEST_SEAL);
+		topics_worker_registry_wake_worker();
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		unsealed = NULL;
 	if (run != NULL && event == XACT_EVENT_ABORT)
 		end_run();
 }
@@ -251,7 +283,7 @@ begin_run(const Partition *partition, const TopicSettings *settings)
 	bool		expired;
 
 	if (!registered)
-		RegisterXactCallback(end_run_at_abort, NULL);
+		RegisterXactCallback(finish_transaction, NULL);
 	registered = true;
 	if (!run_is_worth_it(partition, settings, clean_offset, &expired))
 		return false;

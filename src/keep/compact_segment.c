@@ -514,17 +514,17 @@ drop_merged(List *group, const TopicPartition *id)
 
 /*
  * Drop our own index on a large segment, which is built again when that is
- * sealed anew: the swap would do it under its lock.
+ * sealed anew: the swap would do it under its lock.  Return false if there is
+ * none.
  */
-static void
-drop_own_indexes(Oid relid, BlockNumber nblocks)
+static bool
+drop_own_indexes(Oid relid)
 {
 	Relation	rel;
 	List	   *indexes;
 	ListCell   *lc;
+	bool		dropped = false;
 
-	if (nblocks < REINDEX_BLOCKS)
-		return;
 	rel = table_open(relid, NoLock);
 	indexes = RelationGetIndexList(rel);
 	table_close(rel, NoLock);
@@ -540,13 +540,15 @@ drop_own_indexes(Oid relid, BlockNumber nblocks)
 		index_close(index, NoLock);
 		if (ours)
 			performDeletion(&object, DROP_RESTRICT, 0);
+		dropped |= ours;
 	}
 	CommandCounterIncrement();
+	return dropped;
 }
 
 /* Put the new table's files in the place of a segment's. */
 static void
-swap_files(Oid relid, Oid new_relid)
+swap_files(PartitionState *state, Oid relid, Oid new_relid)
 {
 	Relation	new_rel = table_open(new_relid, AccessExclusiveLock);
 	TransactionId frozen_xid = new_rel->rd_rel->relfrozenxid;
@@ -555,7 +557,8 @@ swap_files(Oid relid, Oid new_relid)
 	BlockNumber nblocks = RelationGetNumberOfBlocks(new_rel);
 
 	table_close(new_rel, NoLock);
-	drop_own_indexes(relid, nblocks);
+	if (nblocks >= REINDEX_BLOCKS && drop_own_indexes(relid))
+		topics_compact_note_unsealed(state);
 	topics_finish_heap_swap(relid, new_relid, frozen_xid, min_multi, persistence);
 	CommandCounterIncrement();
 }
@@ -572,7 +575,7 @@ swap_group(const CompactTurn *turn, List *group, Oid new_relid)
 	Segment		merged = first->segment;
 
 	if (OidIsValid(new_relid))
-		swap_files(first->segment.relid, new_relid);
+		swap_files(turn->partition->state, first->segment.relid, new_relid);
 	if (list_length(group) > 1)
 	{
 		drop_merged(group, &turn->partition->state->id);

@@ -39,6 +39,7 @@ extern bool topics_compact_is_wanted(const TopicSettings *settings, const Partit
 extern bool topics_compact_is_running(void);
 extern void topics_compact_look(Partition *partition);
 extern CompactResult topics_compact_turn(Partition *partition);
+extern void topics_compact_note_unsealed(PartitionState *state);
 extern void topics_compact_check(bool later);
 extern void topics_compact_abandon(void);
 

@@ -784,6 +784,9 @@ topics_maintain(PG_FUNCTION_ARGS)
 			compact_by_hand(lfirst_oid(lc), partition, state);
 			topics_maintain_partition(lfirst_oid(lc), partition, false, commit_by_hand);
 			compact_by_hand(lfirst_oid(lc), partition, state);
+			/* what that has left to be sealed anew */
+			if ((pg_atomic_read_u32(&state->requests) & REQUEST_SEAL) != 0)
+				topics_maintain_partition(lfirst_oid(lc), partition, false, commit_by_hand);
 			topic = topics_catalog_get(lfirst_oid(lc), true);
 			if (topic == NULL)
 				break;

@@ -158,18 +158,25 @@ find_kept_time(Oid segment_relid, TimestampTz before, int64 from)
  * filled yet looks empty, and must not pass for expired: indexes come last.
  * Nor must one whose records are lost: where compaction has not been, a full
  * segment has some.
+ *
+ * One that has records, and lost its index, waits for that.  Who took it away
+ * has asked for another one; should that have got lost, it is asked for here.
  */
 static bool
-segment_is_complete(const Segment *segment, const TopicPartition *id)
+segment_is_complete(const Segment *segment, PartitionState *state)
 {
 	Relation	rel = table_open(segment->relid, AccessShareLock);
-	bool		result = topics_log_index_exists(rel);
+	bool		has_index = topics_log_index_exists(rel);
+	bool		is_empty = RelationGetNumberOfBlocks(rel) == 0;
 	PartitionRow row;
 
-	if (result && RelationGetNumberOfBlocks(rel) == 0)
-		result = topics_log_start_read_row(id, NULL, &row) && segment->end_offset <= row.gaps_below;
 	table_close(rel, NoLock);
-	return result;
+	if (!has_index && !is_empty)
+		pg_atomic_fetch_or_u32(&state->requests, REQUEST_SEAL);
+	if (has_index && is_empty)
+		return topics_log_start_read_row(&state->id, NULL, &row) &&
+			segment->end_offset <= row.gaps_below;
+	return has_index;
 }
 
 /*
@@ -252,7 +259,7 @@ choose_log_start(const Partition *partition, int64 end, bool *cut)
 														  before, &kept));
 			break;
 		}
-		if (!segment_is_complete(&segments[i], &state->id))
+		if (!segment_is_complete(&segments[i], state))
 			break;
 		if (!(settings->retention_bytes >= 0 && total - bytes[i] >= settings->retention_bytes) &&
 			!(before != 0 && segment_is_expired(&segments[i], &state->id, before, &kept)))

@@ -138,6 +138,31 @@ is_compacted('rate', 'a segment is compacted');
 cmp_ok(time - $began, '>=', 2, '... not faster than it may be');
 
 # ----------------------------------------------------------------------
+# A large segment loses its index, and gets it back
+# ----------------------------------------------------------------------
+
+# 8 MB and more stay of it, so that the index is not built in the swap
+set_rate('0');
+$node->safe_psql(
+	'postgres', q{
+	SELECT topics.create_topic('large', cleanup_policy => 'compact,delete', retention_time => '-1 s', min_cleanable_dirty_ratio => 0);
+	SELECT count(topics.produce('large', (SELECT string_agg(md5((i * 100 + j)::text), '') FROM generate_series(1, 55) j), (i % 6000)::text)) FROM generate_series(1, 6100) i;
+	CALL topics.roll_segment('large')});
+my $segment = $node->safe_psql('postgres',
+	q{SELECT format('topic_log.t%s_p0_s1', topic_id) FROM topics.topic WHERE topic = 'large'});
+my $index = qq{FROM pg_index WHERE indrelid = '$segment'::regclass};
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 6000 FROM topic.large}),
+	'a large segment is compacted');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 $index"), '... and indexed again');
+# should that request have got lost
+my $dropped = $node->safe_psql('postgres', "SELECT indexrelid::regclass $index");
+$node->safe_psql('postgres', "DROP INDEX $dropped");
+$node->safe_psql('postgres', q{SELECT topics.alter_topic('large', retention_bytes => 0)});
+ok( $node->poll_query_until(
+		'postgres', q{SELECT log_start_offset = 6100 FROM topics.partition WHERE topic = 'large'}),
+	'retention asks for an index that is missing, and goes on');
+
+# ----------------------------------------------------------------------
 # A run whose topic goes, or is not to be compacted any more
 # ----------------------------------------------------------------------
 
