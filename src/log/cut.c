@@ -90,6 +90,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "shared/shared.h"
@@ -122,6 +123,7 @@ typedef struct PendingChange
 	SubTransactionId subxid;
 	bool		has_limit;		/* we set append_limit */
 	bool		is_cut;			/* ... in a cut's first half */
+	bool		is_undone;		/* we take that back */
 	int64		completes;		/* the cut_end that our commit makes obsolete */
 } PendingChange;
 
@@ -192,7 +194,7 @@ note_change(PartitionState *state)
 	change->state = state;
 	change->id = state->id;
 	change->subxid = GetCurrentSubTransactionId();
-	change->has_limit = change->is_cut = false;
+	change->has_limit = change->is_cut = change->is_undone = false;
 	change->completes = 0;
 	pending_changes = lappend(pending_changes, change);
 	MemoryContextSwitchTo(old);
@@ -231,6 +233,16 @@ announce_change(const PendingChange *change, bool commit)
 	 */
 	if (change->is_cut && commit)
 		state->active_started = 0;
+
+	/*
+	 * the old one is active again: it is cut in the next round, or else when
+	 * it is old, from now on
+	 */
+	if (change->is_undone && commit)
+	{
+		state->active_started = GetCurrentTimestamp();
+		pg_atomic_fetch_or_u32(&state->requests, REQUEST_ROLL);
+	}
 	state->bounds_changes++;
 	pg_write_barrier();
 	if (change->has_limit)
@@ -441,7 +453,8 @@ classify_offsets(Cover *cover)
  * begin gets its old end.  No segment was attached since, so no descriptor of
  * whatever age has an overlap.  A query that was planned in between, for
  * offsets from the cut on, does not see records that come now: to it they
- * have not come yet.
+ * have not come yet.  Who wanted the cut has gone, so our commit asks for
+ * another one.
  */
 static void
 undo_cut(const Cover *cover)
@@ -458,6 +471,7 @@ undo_cut(const Cover *cover)
 		elog(ERROR, "no segment ends at offset " INT64_FORMAT, cover->first);
 	segment.end_offset = partition->state->cut_end;
 	topics_segment_set_bounds(partition->relid, &segment);
+	cover->change->is_undone = true;
 	TEST_POINT("cut-undone");
 }
 

@@ -114,4 +114,24 @@ for my $name (sort keys %operations)
 		}
 	}
 }
+
+# ----------------------------------------------------------------------
+# A cut is taken back, since somebody reads the list of segments for long: it is
+# tried again, though no record comes
+# ----------------------------------------------------------------------
+
+my $segments = q{SELECT count(*) FROM topics.segment WHERE topic = 'quiet' AND base_offset = 0};
+$node->safe_psql('postgres',
+	q{SELECT topics.create_topic('quiet', retention_time => '-1 s', segment_time => '1 s')});
+stop_at($node, 'cut-done');
+$node->safe_psql('postgres', q{CALL topics.send('quiet', 'x')});
+ok(defined wait_until_at($node, 'cut-done'), 'a cut is half done');
+my $reader = Session->new($node);
+$reader->value('BEGIN; LOCK TABLE pg_inherits IN ACCESS SHARE MODE');
+go_on_from($node, 'cut-done');
+ok($node->poll_query_until('postgres', "$segments AND state = 'active'", '1'),
+	'... and is taken back');
+$reader->value('COMMIT');
+ok($node->poll_query_until('postgres', "$segments AND state = 'sealed'", '1'),
+	'... and comes in the end');
 done_testing();
