@@ -247,6 +247,18 @@ def snapshot_changed(run):
 
 
 @check
+def hole(run):
+    """A snapshot that has lost records from its middle, where only records below a log start may go."""
+    for op in run.operations:
+        if op.f != "trim_look" or op.outcome != "ok":
+            continue
+        for before, offset in zip(op["offsets"], op["offsets"][1:]):
+            if offset != before + 1:
+                yield Finding("hole", f"{op} saw {offset} behind {before}, and no key is there twice", [op])
+                break
+
+
+@check
 def latest(run):
     """latest() is not what the history comes to: an older record, or none, or one of a key that is gone."""
     state = State(run)

@@ -1,14 +1,15 @@
 """Clients of topics that records leave, each for one reason.
 
 SIZED and AGED lose records by policy, CUT by delete_records() alone, STATE by
-compaction.  What must hold of them is in checks_keeping.py.
+compaction, TRIMMED by both of the latter.  What must hold of them is in checks_keeping.py.
 """
 
 import time
 
 import psycopg2
 
-from workload import CUT, KEPT, KEYS, LARGE, SIZED, STATE, TOPICS, Client, PartitionReader, identify, payload
+from workload import (CUT, KEPT, KEYS, LARGE, SIZED, STATE, TOPICS, TRIMMED, Client, PartitionReader, identify,
+                      payload)
 
 
 class Keeper(PartitionReader):
@@ -267,3 +268,56 @@ class Idler(Client):
             except psycopg2.Error:
                 self.disconnect()
                 self.context.stop.wait(0.05)
+
+
+class Trimmer(Client):
+    """Produces keys that no other record has, deletes records, compacts; and looks, with an older snapshot, at what is left."""
+
+    think = 0.1
+    works = {"add": 4, "trim": 2, "look": 2}
+    wait = 0.5  # seconds at most from a snapshot to its look
+
+    def __init__(self, context, name, **options):
+        super().__init__(context, name, **options)
+        self.keys = 0
+
+    def step(self):
+        getattr(self, self.random.choices(list(self.works), list(self.works.values()))[0])()
+
+    def add(self):
+        ids = []
+        for _ in range(self.random.randint(10, 40)):
+            self.keys += 1
+            ids.append(f"t{self.name.rpartition('-')[2]}.{self.keys}")
+
+        def body(answer):
+            self.begin()
+            for id in ids:
+                self.query("SELECT topics.produce(%s, %s::text, key => %s)", TRIMMED, payload(id), id)
+            self.commit()
+        self.perform("trim_produce", body, ids=ids)
+
+    def trim(self):
+        """From the middle of a segment on, mostly."""
+        share = self.random.random()
+
+        def body(answer):
+            self.query("SET lock_timeout = '3s'")
+            self.query("CALL topics.roll_segment(%s)", TRIMMED)
+            answer["start"] = self.query(
+                "SELECT topics.delete_records(%s, 0, log_start_offset + ((log_end_offset - log_start_offset) * %s::float8)::bigint)"
+                " FROM topics.partition WHERE topic = %s", TRIMMED, share, TRIMMED)[0][0]
+            self.query("CALL topics.maintain(%s)", TRIMMED)
+        self.perform("admin", body, work="trim", topic=TRIMMED)
+
+    def look(self):
+        """Only the lowest segment is kept from being dropped: those above can be compacted meanwhile."""
+        def body(answer):
+            start = self.query("SELECT log_start_offset FROM topics.partition WHERE topic = %s", TRIMMED)[0][0]
+            self.begin("REPEATABLE READ")
+            self.query(f'SELECT count(*) FROM topic.{TRIMMED} WHERE "offset" <= %s', start)
+            answer["snapshot_at"] = self.history.now()
+            time.sleep(self.random.uniform(0, self.wait))
+            answer["offsets"] = [offset for offset, in self.query(f'SELECT "offset" FROM topic.{TRIMMED} ORDER BY 1')]
+            self.query("COMMIT")
+        self.perform("trim_look", body)

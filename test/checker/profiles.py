@@ -1,7 +1,7 @@
 """Who takes part in a round: the clients of each profile."""
 
 from damage import Straddler, Tightener, Vandal
-from keeping import Idler, Keeper, KeptReader, StateProducer, StateReader
+from keeping import Idler, Keeper, KeptReader, StateProducer, StateReader, Trimmer
 from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
 from workload import (KEPT, STATE, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
                       SimpleConsumer, Snapshotter, Waiter, Worker)
@@ -16,7 +16,8 @@ def keepers(count, think):
     return [(Producer, count, {"topics": KEPT, "think": think, "side": 0, "sleep": 0, "several": 0.3,
                                "kinds": {"single": 20, "send": 10, "batch": 40, "transaction": 27, "large": 3}}),
             (Keeper, count, {"think": 6 * think}), (KeptReader, count, {"think": 2 * think}), (Idler, count, {}),
-            (StateProducer, count, {"think": think}), (StateReader, count, {"think": 3 * think})]
+            (StateProducer, count, {"think": think}), (StateReader, count, {"think": 3 * think}),
+            (Trimmer, count + 1, {"think": 4 * think})]
 
 
 ACKNOWLEDGED_EARLY = {"modes": {"local": 1, "off": 1}}  # goes on without a standby
@@ -47,6 +48,8 @@ PROFILES = {
     # snapshots that are used when what came after them has been compacted
     "snapshots": [(StateProducer, 2, {"think": 0.02}), (Keeper, 1, {"works": {"roll": 1}, "rolled": (STATE,), "think": 0.1}),
                   (StateReader, 3, {"works": {"look": 1}, "wait": 1.5, "wait_again": 0})],
+    # snapshots that are older than a log start, and compaction
+    "trims": [(Trimmer, 4, {"think": 0.05})],
     # many commits that meet each other
     "commits": [(Producer, 8, {"think": 0.002, "notify": 0.5, "several": 0.8, "sleep": 0, "topics": ("main",),
                                "only_partitions": (0, 1)}),

@@ -657,6 +657,19 @@ class CheckTest(unittest.TestCase):
         self.state(("k0", "b"))
         self.assert_finds("compaction")
 
+    def trim_look(self, *offsets):
+        op = self.story.invoke("trim_look", "trimmer-1")
+        self.story.complete(op, "ok", offsets=list(offsets), snapshot_at=self.story.tick())
+
+    def test_trimmed(self):
+        self.trim_look(3, 4, 5)
+        self.trim_look()
+        self.assert_finds()
+
+    def test_gone_from_the_middle(self):
+        self.trim_look(3, 4, 6)
+        self.assert_finds("hole")
+
     def test_latest_is_older(self):
         self.state(("k0", "a"), ("k0", "b"))
         self.state_latest((0, "k0", "a"))

@@ -45,6 +45,7 @@ SIZED, AGED, CUT = "sized", "aged", "cut"  # records leave by bytes; by time; by
 KEPT = (SIZED, AGED, CUT)
 STATE = "state"  # is compacted
 KEYS = 12  # of STATE
+TRIMMED = "trimmed"  # is compacted, and loses records by delete_records() only: no key comes twice
 PAIRED = "paired"  # each transaction produces as many records to each partition, and as many rows of "book"
 NUMBERED = "numbered"  # by serializable transactions, which note the log ends that they have seen
 DAMAGED = "damaged"  # loses rows of the catalogue, and is repaired
@@ -66,6 +67,8 @@ SELECT topics.create_topic('aged', 1, segment_bytes => 65536, retention_time => 
 SELECT topics.create_topic('cut', 2, segment_bytes => 65536, retention_time => '-1 s');
 SELECT topics.create_topic('state', 2, segment_bytes => 65536, retention_time => '-1 s', cleanup_policy => 'compact',
     min_cleanable_dirty_ratio => 0.2, delete_retention_time => '1 s');
+SELECT topics.create_topic('trimmed', 1, segment_bytes => 65536, retention_time => '-1 s', cleanup_policy => 'compact,delete',
+    min_cleanable_dirty_ratio => 0);
 SELECT topics.create_topic('paired', 2, segment_bytes => 131072, retention_time => '-1 s');
 SELECT topics.create_topic('numbered', 20, retention_time => '-1 s');
 SELECT topics.create_topic('damaged', 2, segment_bytes => 65536, retention_time => '-1 s');
