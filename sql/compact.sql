@@ -239,6 +239,53 @@ SELECT count(*), count(DISTINCT l.key),
 RESET work_mem;
 
 -- ---------------------------------------------------------------------
+-- A map that is full within a segment: the tombstones above it are of no age yet
+-- ---------------------------------------------------------------------
+SELECT topics.create_topic('compact_half', min_cleanable_dirty_ratio => 0,
+	retention_time => '-1 s');
+CREATE PROCEDURE make_older(name text, by interval) LANGUAGE sql AS $$
+	UPDATE topic_log.segment s SET tombstones_from = tombstones_from - by
+		FROM topics.topic t
+		WHERE t.topic = name AND t.topic_id = s.topic_id
+$$;
+-- old tombstones, and a neighbour of which the map has the first part only
+SET maintenance_work_mem = '1MB';
+ALTER SYSTEM SET maintenance_work_mem = '1MB';	-- of the compactor
+SELECT pg_reload_conf();
+SELECT count(topics.produce('compact_half', CASE WHEN i % 2 = 0 THEN repeat('x', 100) END,
+		'a' || i))
+	FROM generate_series(1, 6000) i;
+CALL topics.roll_segment('compact_half');
+SELECT topics.alter_topic('compact_half', cleanup_policy => 'compact');
+CALL clean('compact_half', 6000);
+CALL make_older('compact_half', '23 h');
+SELECT topics.alter_topic('compact_half', cleanup_policy => 'delete');
+-- the first 6000 records of this segment go, by later ones of their keys
+SELECT count(topics.produce('compact_half', 'x', 'b' || i % 100))
+	FROM generate_series(1, 6000) i;
+SELECT count(topics.produce('compact_half', 'x', 'c' || i)) FROM generate_series(1, 13000) i;
+SELECT count(topics.produce('compact_half', NULL, 'd' || i)) FROM generate_series(1, 10) i;
+CALL topics.roll_segment('compact_half');
+SELECT topics.alter_topic('compact_half', cleanup_policy => 'compact');
+CALL clean('compact_half', 25010);
+SELECT count(*) FILTER (WHERE key ~ '^a') AS old, count(*) FILTER (WHERE key ~ '^d') AS young
+	FROM topic.compact_half
+	WHERE value IS NULL;
+-- the old ones are of age, those of the neighbour are not
+SELECT topics.alter_topic('compact_half', delete_retention_time => '22 h');
+CALL until_tombstones('compact_half', 10);
+SELECT count(*) FILTER (WHERE key ~ '^a') AS old, count(*) FILTER (WHERE key ~ '^d') AS young
+	FROM topic.compact_half
+	WHERE value IS NULL;
+CALL topics.maintain('compact_half');
+SELECT count(*) FILTER (WHERE key ~ '^a') AS old, count(*) FILTER (WHERE key ~ '^d') AS young
+	FROM topic.compact_half
+	WHERE value IS NULL;
+RESET maintenance_work_mem;
+ALTER SYSTEM RESET maintenance_work_mem;
+SELECT pg_reload_conf();
+
+-- ---------------------------------------------------------------------
 -- Keys are equal if their bytes are; values of all sizes; other types
 -- ---------------------------------------------------------------------
 SELECT topics.create_topic('compact_wide', cleanup_policy => 'compact', segment_bytes => 100000000);
@@ -332,7 +379,7 @@ DROP OWNED BY regress_compact;
 DROP ROLE regress_compact;
 
 SELECT count(topics.drop_topic(topic)) FROM topics.topic WHERE topic ~ '^compact_';
-DROP PROCEDURE clean, fill, note, until_tombstones;
+DROP PROCEDURE clean, fill, make_older, note, until_tombstones;
 DROP FUNCTION state;
 DROP VIEW sealed;
 DROP TABLE produced;

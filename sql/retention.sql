@@ -209,6 +209,21 @@ UPDATE topic_log.segment s SET sealed_at = sealed_at - interval '2 min'
 CALL settle('retention_future', 2);
 SELECT pg_temp.shown('retention_future');
 
+-- any time is one: of the beginning of PostgreSQL's, and before; and any setting
+SELECT topics.create_topic('retention_epoch', retention_time => '100 years');
+SELECT topics.produce('retention_epoch', 'x', create_time => '2000-01-01 00:00:00+00'),
+	topics.produce('retention_epoch', 'y');
+CALL topics.roll_segment('retention_epoch');
+CALL topics.maintain('retention_epoch');
+SELECT pg_temp.shown('retention_epoch');
+SELECT topics.produce('retention_epoch', 'z', create_time => '2000-01-01 00:00:00+00');
+CALL topics.maintain('retention_epoch');
+SELECT pg_temp.shown('retention_epoch');
+SELECT topics.alter_topic('retention_epoch', retention_time => '1000000 years');
+CALL topics.maintain('retention_epoch');
+SELECT pg_temp.shown('retention_epoch');
+SELECT topics.drop_topic('retention_epoch');
+
 -- ---------------------------------------------------------------------
 -- By bytes
 -- ---------------------------------------------------------------------

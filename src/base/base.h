@@ -9,6 +9,7 @@
 #define PG_TOPICS_BASE_H
 
 #include "catalog/pg_attribute.h"
+#include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "utils/hsearch.h"
 
@@ -48,6 +49,7 @@ typedef int64 MonotonicTime;	/* microseconds */
 
 extern MonotonicTime topics_clock_now(void);
 extern MonotonicTime topics_clock_in(int64 ms);
+extern TimestampTz topics_clock_ago(int64 ms);
 extern int64 topics_clock_us_until(MonotonicTime time);
 extern int64 topics_clock_ms_until(MonotonicTime time);
 

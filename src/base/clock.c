@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * clock.c
- *		How long something takes, or is to take.
+ *		How long something takes, is to take, or is past.
  *
  * The clock of the wall can be set, by hours or years, in both directions.  So
  * a delay, a nap or a limit is never the difference of two timestamps: it goes
@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "portability/instr_time.h"
+#include "utils/timestamp.h"
 
 #include "base/base.h"
 
@@ -35,6 +36,18 @@ MonotonicTime
 topics_clock_in(int64 ms)
 {
 	return topics_clock_now() + ms * 1000;
+}
+
+/*
+ * Return the time of the wall's clock so many milliseconds ago, or DT_NOBEGIN,
+ * which is before all timestamps, if there was none.
+ */
+TimestampTz
+topics_clock_ago(int64 ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return ms > now / 1000 - MIN_TIMESTAMP / 1000 ? DT_NOBEGIN : now - ms * 1000;
 }
 
 /* Count the microseconds until a time: 0 if it has come. */

@@ -12,7 +12,9 @@
  *			what was mapped is the end of the run;
  *	copies	the segments below that end, without the records that have a later
  *			one of their key in the map, and without tombstones that have been
- *			there for delete_retention_time since they were first clean;
+ *			there for delete_retention_time since they were first clean, as far
+ *			as is known: all of a segment's are of one age, and of none before
+ *			all of it is clean;
  *	ends	by moving clean_offset up.
  *
  * WHICH SEGMENTS: sealed ones, older than min_compaction_lag_time, whose
@@ -307,18 +309,6 @@ begin_run(const Partition *partition, const TopicSettings *settings)
  * ----------------------------------------------------------------
  */
 
-/* Return the time up to which records may be compacted. */
-static TimestampTz
-get_ripe_time(const TopicSettings *settings)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	/* a lag longer than history */
-	if (settings->min_compaction_lag_ms > now / 1000 - MIN_TIMESTAMP / 1000)
-		return DT_NOBEGIN;
-	return now - settings->min_compaction_lag_ms * 1000;
-}
-
 /*
  * Return true if every snapshot sees this row, and it is old enough.  *frozen
  * is reset if replay has not canceled the queries on standbys that do not see
@@ -368,7 +358,7 @@ map_segment(const Partition *partition, const TopicSettings *settings)
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 	TransactionId oldest_xmin;
-	TimestampTz before = get_ripe_time(settings);
+	TimestampTz before = topics_clock_ago(settings->min_compaction_lag_ms);
 	int64		before_segment = run->mapped;
 	bool		ripe = true;
 	bool		frozen = true;
@@ -391,7 +381,7 @@ map_segment(const Partition *partition, const TopicSettings *settings)
 		KeyHash		hash;
 
 		ripe = row_is_ripe(slot, oldest_xmin, before, &frozen);
-		if (!ripe || run->full || offset < run->next)
+		if (!ripe || !frozen || run->full || offset < run->next)
 			continue;
 		if (topics_compact_segment_hash_key(run, slot, &hash) &&
 			!topics_offset_map_put(run->map, &hash, offset))
@@ -402,7 +392,8 @@ map_segment(const Partition *partition, const TopicSettings *settings)
 	if (!ripe || !frozen)
 	{
 		/*
-		 * it is copied whole or not at all; what is mapped of it does no harm
+		 * it is copied whole or not at all; what is mapped of it does no
+		 * harm, since every snapshot sees that
 		 */
 		run->mapped = before_segment;
 		run->full = false;

@@ -96,7 +96,7 @@ topics_compact_segment_tombstones_expired(const CompactCandidate *candidate,
 										  const TopicSettings *settings)
 {
 	return candidate->tombstones_from != 0 &&
-		(GetCurrentTimestamp() - candidate->tombstones_from) / 1000 >= settings->delete_retention_ms;
+		candidate->tombstones_from <= topics_clock_ago(settings->delete_retention_ms);
 }
 
 /* ----------------------------------------------------------------
@@ -179,10 +179,11 @@ record_stays(const CompactTurn *turn, TupleTableSlot *slot, bool drop_tombstones
 	/* some snapshot may see what lies between the two */
 	if (offset < turn->log_start)
 		return offset >= turn->lowest_start;
-	if (offset >= run->mapped || !topics_compact_segment_hash_key(run, slot, &hash))
+	if (!topics_compact_segment_hash_key(run, slot, &hash))
 		return true;
-	if (topics_offset_map_get(run->map, &hash) > offset)
+	if (offset < run->mapped && topics_offset_map_get(run->map, &hash) > offset)
 		return false;
+	/* what is above the map counts, too: it has the segment's age later */
 	(void) slot_getattr(slot, Anum_log_value, &value_isnull);
 	*tombstone = value_isnull;
 	return !value_isnull || !drop_tombstones || offset >= run->clean_offset;
@@ -309,6 +310,9 @@ read_candidate(const CompactTurn *turn, CompactCandidate *candidate, Batch *batc
  * Find out what of a candidate stays.  It was read for that already if it did
  * not go with the last group: what was counted then may be off by what another
  * process has done meanwhile, which does no harm.
+ *
+ * It is not read where the catalogue knows: of a segment that is clean to its
+ * end, whether it has tombstones.  Of one that is clean in part nobody knows.
  */
 static void
 count_records(const CompactTurn *turn, CompactCandidate *candidate)
@@ -324,6 +328,7 @@ count_records(const CompactTurn *turn, CompactCandidate *candidate)
 		candidate->tombstones = before->tombstones;
 	}
 	else if (topics_offset_map_is_empty(turn->run->map) &&
+			 candidate->segment.end_offset <= turn->run->clean_offset &&
 			 !tombstones_go(turn, candidate) &&
 			 turn->lowest_start <= candidate->segment.base_offset)
 		candidate->tombstones = candidate->tombstones_from != 0;

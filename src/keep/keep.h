@@ -54,8 +54,9 @@ typedef struct CompactCandidate
 								 * read */
 	int64		records;
 	int64		live;
-	bool		tombstones;		/* among those that stay */
-	TimestampTz tombstones_from;	/* since when the segment's count as clean */
+	bool		tombstones;		/* among those that stay, clean or not */
+	TimestampTz tombstones_from;	/* since when all of them are clean; 0:
+									 * not all are, or there are none */
 	TimestampTz sealed_at;
 } CompactCandidate;
 

@@ -82,18 +82,15 @@ PG_FUNCTION_INFO_V1(topics_delete_records);
 #define LOCK_WAIT_MS "20"
 #define MAX_DROPS 16			/* segments dropped in one transaction */
 
-/* Return the time before which records are expired, or 0 if they never are. */
+/*
+ * Return the time before which records are expired; DT_NOBEGIN if they never
+ * are.
+ */
 static TimestampTz
 get_expiry_time(const TopicSettings *settings)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (!settings->delete || settings->retention_ms < 0)
-		return 0;
-	/* a retention longer than history */
-	if (settings->retention_ms > now / 1000 - MIN_TIMESTAMP / 1000)
-		return 0;
-	return now - settings->retention_ms * 1000;
+	return settings->delete && settings->retention_ms >= 0 ?
+		topics_clock_ago(settings->retention_ms) : DT_NOBEGIN;
 }
 
 /*
@@ -105,7 +102,7 @@ topics_retention_is_due(const TopicSettings *settings, const PartitionState *sta
 {
 	TimestampTz before = get_expiry_time(settings);
 
-	if (before != 0 &&
+	if (before != DT_NOBEGIN &&
 		(state->lowest_kept < before || state->retention_looked > GetCurrentTimestamp()))
 		return true;
 	return settings->delete && settings->retention_bytes >= 0 &&
@@ -119,20 +116,22 @@ topics_retention_is_due(const TopicSettings *settings, const PartitionState *sta
  */
 
 /*
- * Find the time of a record that keeps a segment from expiring, or 0 if there
- * is none from "before" on.  The BRIN index of a sealed segment leads to it.
+ * Find a record that keeps a segment from expiring: one that is not older than
+ * "before".  Return false if there is none; else *kept is its time.  The BRIN
+ * index of a sealed segment leads to it.
  */
-static TimestampTz
-find_kept_time(Oid segment_relid, TimestampTz before, int64 from)
+static bool
+find_kept_time(Oid segment_relid, TimestampTz before, int64 from, TimestampTz *kept)
 {
 	static const Oid types[] = {TIMESTAMPTZOID, INT8OID};
 	Datum		values[] = {TimestampTzGetDatum(before), Int64GetDatum(from)};
 	int			guc_level = NewGUCNestLevel();
 	OwnerScope	scope;
 	char	   *sql;
-	TimestampTz result = 0;
+	bool		found;
 	bool		isnull;
 
+	*kept = DT_NOBEGIN;
 	sql = psprintf("SELECT \"timestamp\" FROM %s"
 				   " WHERE \"timestamp\" OPERATOR(pg_catalog.>=) $1"
 				   " AND \"offset\" OPERATOR(pg_catalog.>=) $2 LIMIT 1",
@@ -144,13 +143,14 @@ find_kept_time(Oid segment_relid, TimestampTz before, int64 from)
 	SPI_connect();
 	if (SPI_execute_with_args(sql, lengthof(types), (Oid *) types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not search segment for a timestamp");
-	if (SPI_processed > 0)
-		result = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-												   1, &isnull));
+	found = SPI_processed > 0;
+	if (found)
+		*kept = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+												  1, &isnull));
 	SPI_finish();
 	topics_extension_become_caller(scope);
 	AtEOXact_GUC(false, guc_level);
-	return result;
+	return found;
 }
 
 /*
@@ -189,12 +189,14 @@ segment_is_expired(const Segment *segment, const TopicPartition *id,
 {
 	TimestampTz sealed_at = topics_segment_row_sealed_at(id, segment->base_offset);
 
+	*kept = DT_NOBEGIN;
 	if (sealed_at != 0 && sealed_at < before)
 		return true;
-	*kept = find_kept_time(segment->relid, before, segment->base_offset);
-	if (*kept != 0 && sealed_at != 0)
+	if (!find_kept_time(segment->relid, before, segment->base_offset, kept))
+		return true;
+	if (sealed_at != 0)
 		*kept = Min(*kept, sealed_at);
-	return *kept == 0;
+	return false;
 }
 
 /*
@@ -210,14 +212,13 @@ active_segment_is_expired(Relation partition_rel, const Segment *active, int64 s
 	TupleTableSlot *slot = topics_log_reader_next(reader);
 	bool		isnull;
 
-	*kept = 0;
+	*kept = DT_NOBEGIN;
 	if (slot)
 		*kept = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
 	topics_log_reader_close(reader);
 	if (slot && *kept >= before)
 		return false;
-	*kept = find_kept_time(active->relid, before, start);
-	return *kept == 0;
+	return !find_kept_time(active->relid, before, start, kept);
 }
 
 /*
@@ -233,7 +234,7 @@ choose_log_start(const Partition *partition, int64 end, bool *cut)
 	int64		start = topics_log_start(state);
 	TimestampTz before = get_expiry_time(settings);
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz kept = 0;
+	TimestampTz kept = DT_NOBEGIN;
 	int			count;
 	Segment    *segments = topics_segment_list(partition->rel, &count);
 	int64	   *bytes = palloc0(sizeof(int64) * Max(count, 1));
@@ -254,15 +255,16 @@ choose_log_start(const Partition *partition, int64 end, bool *cut)
 		{
 			/* the active segment; where all was deleted, it needs but be cut */
 			*cut = start == end ||
-				(before != 0 && active_segment_is_expired(partition->rel, &segments[i],
-														  Max(start, segments[i].base_offset), end,
-														  before, &kept));
+				(before != DT_NOBEGIN &&
+				 active_segment_is_expired(partition->rel, &segments[i],
+										   Max(start, segments[i].base_offset), end,
+										   before, &kept));
 			break;
 		}
 		if (!segment_is_complete(&segments[i], state))
 			break;
 		if (!(settings->retention_bytes >= 0 && total - bytes[i] >= settings->retention_bytes) &&
-			!(before != 0 && segment_is_expired(&segments[i], &state->id, before, &kept)))
+			!(before != DT_NOBEGIN && segment_is_expired(&segments[i], &state->id, before, &kept)))
 			break;
 		total -= bytes[i];
 		start = segments[i].end_offset;
@@ -339,7 +341,7 @@ topics_retention_advance(Partition *partition)
 		Segment		active;
 
 		/* what an earlier look has left does not hold when policy returns */
-		state->lowest_kept = 0;
+		state->lowest_kept = DT_NOBEGIN;
 		state->droppable_bytes = UNKNOWN_BYTES;
 		cut = topics_log_start(state) == end &&
 			topics_segment_find(partition->rel, end, &active) && active.base_offset < end;
