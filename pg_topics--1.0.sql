@@ -72,6 +72,13 @@ CREATE TABLE topic_log.segment (
 );
 COMMENT ON TABLE topic_log.segment IS 'When sealed segments were sealed, as far as is known, and since when they have tombstones that compaction is going to remove; not dumped';
 
+CREATE TABLE topic_log.role (
+	name name NOT NULL CONSTRAINT role_pkey PRIMARY KEY,
+	role oid NOT NULL,
+	system_identifier bigint NOT NULL
+);
+COMMENT ON TABLE topic_log.role IS 'The roles that topics.create_roles() has made. One counts as long as name, OID and cluster are as here; not dumped, since OIDs are of one cluster';
+
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.partition', '');
@@ -160,7 +167,7 @@ CREATE FUNCTION topics.describe_topic(topic text,
 	OUT description text) RETURNS SETOF record
 LANGUAGE C STABLE ROWS 20 AS 'MODULE_PATHNAME', 'topics_describe_topic';
 COMMENT ON FUNCTION topics.describe_topic(text) IS
-'What a topic is, and its settings: a row for each, with its value as text, whether that is the default (NULL for what is not a setting), the name of Kafka''s setting, if there is one, and what it means (Kafka: kafka-topics --describe, kafka-configs --describe --all). For its partitions see topics.partition. Needs SELECT on the topic''s view, or its ownership, or membership in topics_admin or pg_monitor.
+'What a topic is, and its settings: a row for each, with its value as text, whether that is the default (NULL for what is not a setting), the name of Kafka''s setting, if there is one, and what it means (Kafka: kafka-topics --describe, kafka-configs --describe --all). For its partitions see topics.partition. Needs SELECT on the topic''s view, or its ownership, or membership in topics_admin, topics_monitor or pg_monitor.
 Errors: 42704 no such topic, 42501 no right';
 
 -- ======================================================================
@@ -381,7 +388,7 @@ SELECT group_id,
 	CASE WHEN owner OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
 		THEN owner::pg_catalog.regrole END AS owner, kind, state
 FROM topic_log.group_status();
-COMMENT ON VIEW topics.consumer_group IS 'Consumer groups that one may use; all for members of topics_admin and of pg_monitor (Kafka: kafka-consumer-groups --list --state)';
+COMMENT ON VIEW topics.consumer_group IS 'Consumer groups that one may use; all for members of topics_admin, topics_monitor and pg_monitor (Kafka: kafka-consumer-groups --list --state)';
 COMMENT ON COLUMN topics.consumer_group.group_id IS 'Name (group.id)';
 COMMENT ON COLUMN topics.consumer_group.owner IS 'Role that used the group first; NULL if it is not in this cluster';
 COMMENT ON COLUMN topics.consumer_group.kind IS 'What made the group: consume, by topics.consume; simple, by topics.commit_offset or topics.reset_offset';
@@ -443,6 +450,13 @@ COMMENT ON PROCEDURE topics.roll_segment(text, integer) IS
 'Begins a new segment in one or all partitions of a topic now, if the active one has records, and seals the old one. For the topic''s owner.
 Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner, 22023 no such partition';
 
+CREATE FUNCTION topics.create_roles(take_over boolean DEFAULT false) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_roles';
+COMMENT ON FUNCTION topics.create_roles(boolean) IS
+'Makes the roles topics_reader, which reads and consumes all topics, also those to come, topics_writer, which produces to them, topics_admin, which may use all consumer groups and sees and repairs all topics, and topics_monitor, which sees what pg_monitor sees; and gives them their rights in this database (Kafka: ACLs on *). For superusers. Roles are of the whole cluster: in another database, and after a restore or pg_upgrade, call it again with take_over.
+take_over: roles of these names that were not made by this function in this database and cluster get the rights, with all their members. Otherwise they are an error, since by a name alone a role has no rights.
+Errors: 42710 a role of the name is there, 42501 not a superuser';
+
 CREATE FUNCTION topic_log.may_see(view oid) RETURNS boolean
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'topics_may_see';
 COMMENT ON FUNCTION topic_log.may_see(oid) IS 'Whether the views show the topic to the current user, who may read it, owns it, or looks after the server';
@@ -487,7 +501,7 @@ SELECT c.relname::text AS topic, t.topic_id, c.relowner::regrole AS owner, t.par
 	t.min_cleanable_dirty_ratio, t.notify
 FROM topic_log.topic t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.view
 WHERE topic_log.may_see(t.view);
-COMMENT ON VIEW topics.topic IS 'Topics that one may read or owns; all for members of topics_admin and of pg_monitor, as in the other views (Kafka: kafka-topics --describe, kafka-configs --describe)';
+COMMENT ON VIEW topics.topic IS 'Topics that one may read or owns; all for members of topics_admin, topics_monitor and pg_monitor, as in the other views (Kafka: kafka-topics --describe, kafka-configs --describe)';
 
 CREATE VIEW topics.partition AS SELECT * FROM topic_log.partition_status();
 COMMENT ON VIEW topics.partition IS 'Partitions of the topics that topics.topic shows. Of one that cannot be read what is not known is NULL, here and in topics.segment and topics.consumer_lag, and a WARNING says why';
@@ -499,10 +513,10 @@ CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
 CREATE VIEW topics.worker AS SELECT * FROM topic_log.worker_status();
-COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; and a row if the server has no process for it, or has pg_topics behind other libraries. What fails for a topic is shown to the topic''s owner, members of topics_admin and of pg_monitor; for all topics, to the latter two. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
+COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; and a row if the server has no process for it, or has pg_topics behind other libraries. What fails for a topic is shown to the topic''s owner, members of topics_admin, topics_monitor and pg_monitor; for all topics, to these members. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
 
 CREATE VIEW topics.append_wait AS SELECT * FROM topic_log.append_wait_status();
-COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mostly at their commit, for the right to append to a partition, each with the one that has it. pg_locks and pg_blocking_pids do not know of these waits. For partitions of topics that one may read or owns; for members of topics_admin and of pg_monitor, of all topics. No Kafka counterpart';
+COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mostly at their commit, for the right to append to a partition, each with the one that has it. pg_locks and pg_blocking_pids do not know of these waits. For partitions of topics that one may read or owns; for members of topics_admin, topics_monitor and pg_monitor, of all topics. No Kafka counterpart';
 
 COMMENT ON COLUMN topics.topic.topic IS 'Name';
 COMMENT ON COLUMN topics.topic.topic_id IS 'Id, never used again; names the log tables topic_log.t<id>';

@@ -164,8 +164,8 @@ SELECT (SELECT count(*) FROM topics.consumer_group),
 	(SELECT count(*) FROM topics.consumer_lag);
 RESET ROLE;
 GRANT SELECT ON topic.g TO regress_group_owner;
--- topics_admin, where there is such a role
-CREATE ROLE topics_admin;
+-- topics_admin
+SELECT topics.create_roles();
 GRANT topics_admin TO regress_group_other;
 SET ROLE regress_group_other;
 SELECT group_id FROM topics.consumer_group WHERE group_id IN ('owned', 'hand') ORDER BY 1;
@@ -173,7 +173,8 @@ SELECT topics.commit_offset('owned', 'g', 0, 4);
 SELECT topics.delete_group('owned');
 RESET ROLE;
 REVOKE topics_admin FROM regress_group_other;
-DROP ROLE topics_admin;
+DROP OWNED BY topics_reader, topics_writer, topics_admin, topics_monitor;
+DROP ROLE topics_reader, topics_writer, topics_admin, topics_monitor;
 -- to the world there is nothing
 SELECT count(*) FROM pg_proc
 	WHERE pronamespace = 'topics'::regnamespace

@@ -4,7 +4,7 @@
  *		Consumer groups: whose they are; commit and reset offsets.
  *
  * A group belongs to the role whose transaction first used it.  That role, its
- * members, and those of topics_admin where there is such a role, may consume,
+ * members, and those of topics_admin (role.c), may consume,
  * commit, reset and delete.  The views show the groups that the current user
  * may use, with the topics that the current user may read.
  *

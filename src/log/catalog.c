@@ -49,7 +49,6 @@ enum
 
 #define Anum_topic_notify_key (Anum_topic_first_setting + topics_topic_setting_count())
 
-#define ADMIN_ROLE "topics_admin"
 #define FIRST_TOPICS 64			/* room for as many in the cache at first */
 
 static HTAB *cache = NULL;
@@ -585,9 +584,7 @@ topics_catalog_may_read(Topic *topic)
 bool
 topics_catalog_is_admin(void)
 {
-	Oid			admin = get_role_oid(ADMIN_ROLE, true);
-
-	return superuser() || (OidIsValid(admin) && has_privs_of_role(GetUserId(), admin));
+	return superuser() || topics_role_is_held(TOPICS_ADMIN);
 }
 
 /*
@@ -597,7 +594,8 @@ topics_catalog_is_admin(void)
 bool
 topics_catalog_is_monitor(void)
 {
-	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+	return topics_catalog_is_admin() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+		topics_role_is_held(TOPICS_MONITOR);
 }
 
 /* Return true if the views show the topic to the current user. */

@@ -150,6 +150,7 @@ typedef struct StatementScope
 } StatementScope;
 
 extern StatementScope topics_statement_begin(void);
+extern StatementScope topics_statement_begin_as_caller(void);
 extern void topics_statement_end(StatementScope scope);
 extern void topics_statement_execute(const char *format,...) pg_attribute_printf(1, 2);
 extern void topics_statement_require_change(void);
@@ -200,6 +201,20 @@ extern bool topics_catalog_is_owner(Topic *topic);
 extern bool topics_catalog_is_admin(void);
 extern bool topics_catalog_is_monitor(void);
 extern bool topics_catalog_may_see(Topic *topic);
+
+/* ---- role.c ---- */
+
+/* The roles that topics.create_roles() makes. */
+typedef enum TopicsRole
+{
+	TOPICS_READER,
+	TOPICS_WRITER,
+	TOPICS_ADMIN,
+	TOPICS_MONITOR
+} TopicsRole;
+
+extern bool topics_role_is_held(TopicsRole role);
+extern void topics_role_grant_new_topic(const char *topic);
 
 /* ---- domain.c ---- */
 

@@ -140,7 +140,10 @@ topics_make_topic_create_triggers(const char *name)
 							 " FOR EACH ROW EXECUTE FUNCTION topics.append_only()", view);
 }
 
-/* Make a topic's view, and return its OID. */
+/*
+ * Make a topic's view, and return its OID.  It belongs to the extension's owner
+ * then, and its grants become those of whoever gets it.
+ */
 Oid
 topics_make_topic_create_view(int64 topic_id, const char *name)
 {
@@ -148,6 +151,7 @@ topics_make_topic_create_view(int64 topic_id, const char *name)
 							 " FROM topic_log.t" INT64_FORMAT,
 							 quote_qualified_identifier(TOPIC_SCHEMA, name), topic_id);
 	topics_make_topic_create_triggers(name);
+	topics_role_grant_new_topic(name);
 	return get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
 }
 

@@ -4,7 +4,7 @@
  *		Statements that make, change and drop topics, by SPI.
  *
  * They run as the extension's owner, which owns the catalogue and the log
- * tables, with a fixed search_path, and are built from numbers and quoted names
+ * tables (those about roles as the caller), with a fixed search_path, and are built from numbers and quoted names
  * only.
  *
  *-------------------------------------------------------------------------
@@ -13,10 +13,21 @@
 
 #include "access/xact.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/guc.h"
 
 #include "base/base.h"
 #include "log/log.h"
+
+static int
+begin_settings(void)
+{
+	int			guc_level = NewGUCNestLevel();
+
+	topics_settings_override("search_path", "pg_catalog, pg_temp");
+	topics_settings_override("default_tablespace", "");
+	return guc_level;
+}
 
 /* From here on, until topics_statement_end, statements can be run. */
 StatementScope
@@ -24,10 +35,20 @@ topics_statement_begin(void)
 {
 	StatementScope scope;
 
-	scope.guc_level = NewGUCNestLevel();
-	topics_settings_override("search_path", "pg_catalog, pg_temp");
-	topics_settings_override("default_tablespace", "");
+	scope.guc_level = begin_settings();
 	scope.owner = topics_extension_become_owner();
+	SPI_connect();
+	return scope;
+}
+
+/* The same, with the caller's own rights. */
+StatementScope
+topics_statement_begin_as_caller(void)
+{
+	StatementScope scope;
+
+	scope.guc_level = begin_settings();
+	GetUserIdAndSecContext(&scope.owner.userid, &scope.owner.context);
 	SPI_connect();
 	return scope;
 }

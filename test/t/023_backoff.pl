@@ -234,7 +234,7 @@ $session->value(
 	ALTER VIEW topic.mine OWNER TO owner;
 	CREATE ROLE reader LOGIN;
 	CREATE ROLE monitor LOGIN IN ROLE pg_monitor;
-	CREATE ROLE topics_admin;
+	SELECT topics.create_roles();
 	CREATE ROLE admin LOGIN IN ROLE topics_admin;
 	GRANT USAGE ON SCHEMA topics, topic TO PUBLIC;
 	GRANT SELECT ON topics.worker, topic.mine TO PUBLIC});

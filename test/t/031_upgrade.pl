@@ -27,6 +27,10 @@ $old->safe_psql(
 	SELECT topics.create_topic('or.ders', 2, segment_bytes => 1048576, retention_time => '3 days');
 	SELECT topics.create_topic('typed', 1, key_type => 'positive', value_type => 'jsonb');
 	SELECT topics.create_topic('empty', 3);
+	RESET ROLE;
+	SELECT topics.create_roles();
+	CREATE ROLE monitor IN ROLE topics_monitor;
+	SET ROLE alice;
 	GRANT SELECT ON topic."or.ders" TO reader;});
 for my $round (1 .. 3)
 {
@@ -115,6 +119,11 @@ for my $mode ('copy', 'link')
 	is( $new->safe_psql('postgres', q{CALL topics.send('or.ders', 'rolled', partition => 0)}),
 		'0|' . ($end + 1),
 		"$mode: segments roll");
+	is($new->safe_psql('postgres', q{SET ROLE monitor; SELECT count(*) FROM topics.topic}),
+		'0', "$mode: the roles of create_roles are not trusted in another cluster");
+	$new->safe_psql('postgres', 'SELECT topics.create_roles(take_over => true)');
+	is($new->safe_psql('postgres', q{SET ROLE monitor; SELECT count(*) FROM topics.topic}),
+		'3', "$mode: ... until they are taken over");
 	$new->safe_psql('postgres', q{SELECT topics.create_topic('new')});
 	is($new->safe_psql('postgres', q{SELECT topic_id FROM topics.topic WHERE topic = 'new'}),
 		$next_id, "$mode: a new topic gets a new id");
