@@ -72,6 +72,13 @@ CREATE TABLE topic_log.segment (
 );
 COMMENT ON TABLE topic_log.segment IS 'When sealed segments were sealed, as far as is known, and since when they have tombstones that compaction is going to remove; not dumped';
 
+CREATE TABLE topic_log.dropped_topic (
+	topic_id bigint NOT NULL CONSTRAINT dropped_topic_pkey PRIMARY KEY,
+	partitions integer NOT NULL,
+	root oid NOT NULL
+);
+COMMENT ON TABLE topic_log.dropped_topic IS 'Topics that were dropped, whose log tables are still to go, with the OID of the topmost';
+
 CREATE TABLE topic_log.role (
 	name name NOT NULL CONSTRAINT role_pkey PRIMARY KEY,
 	role oid NOT NULL,
@@ -82,6 +89,7 @@ COMMENT ON TABLE topic_log.role IS 'The roles that topics.create_roles() has mad
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.partition', '');
+SELECT pg_catalog.pg_extension_config_dump('topic_log.dropped_topic', '');
 
 -- ======================================================================
 -- What topics' views call
@@ -113,7 +121,7 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_topic';
 COMMENT ON FUNCTION topics.create_topic(text, integer, text, text, interval, bigint, bigint,
 	interval, integer, text, text, interval, interval, double precision, boolean, boolean) IS
 'Creates a topic (Kafka: kafka-topics --create). Needs CREATE on schema topic; the caller owns the topic.
-topic: 1 to 63 of A-Z a-z 0-9 . _ -, not . or .., not beginning with __ (42602). partitions: 1 to 100000; NULL: 1.
+topic: 1 to 63 of A-Z a-z 0-9 . _ -, not . or .., not beginning with __ (42602). partitions: 1 to 10000; NULL: 1.
 key_type, value_type: any type that a column can have; NULL: text. A domain with CHECK is checked when a record is produced, and at the commit if it has got a constraint meanwhile.
 Settings, NULL for the default: retention_time (7 days, negative: unlimited; retention.ms), retention_bytes (-1: unlimited, per partition; retention.bytes),
 segment_bytes (1 GB, at least 65536; segment.bytes), segment_time (7 days, negative: unlimited; segment.ms), max_message_bytes (1048576, from 1 to 268435456, of key, value and headers, these as jsonb; max.message.bytes),
@@ -145,7 +153,7 @@ Errors: 42704 no such topic, 42710 the new name is taken, 42602 bad name, 42501 
 CREATE FUNCTION topics.drop_topic(topic text, if_exists boolean DEFAULT false) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_drop_topic';
 COMMENT ON FUNCTION topics.drop_topic(text, boolean) IS
-'Drops a topic and all its records (Kafka: kafka-topics --delete). For the topic''s owner. Waits for transactions that read it or are committing to it.
+'Drops a topic and all its records (Kafka: kafka-topics --delete). For the topic''s owner. Waits for transactions that read it or are committing to it. The tables of a topic that has more of them than the lock table has room for go later, by the worker or topics.maintain.
 Errors: 42704 no such topic (a notice with if_exists), 42501 not the owner, 2BP01 other objects depend on its view';
 
 CREATE FUNCTION topics.add_partitions(topic text, partitions integer) RETURNS void
@@ -441,7 +449,7 @@ Errors: TP001 beyond the log end or below -1 (OFFSET_OUT_OF_RANGE), 22023 no suc
 CREATE PROCEDURE topics.maintain(topic text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_maintain';
 COMMENT ON PROCEDURE topics.maintain(text) IS
-'Does the worker''s work for one topic, or for all that the caller owns, committing as it goes: cut segments that are too large or too old, attach spares, freeze and index sealed segments, move log starts up by retention_time and retention_bytes, drop segments below them, compact at full speed; for __consumer_offsets, which belongs to the extension''s owner, also note new names of the owners of groups. Work that failed, see topics.worker, is tried again by the worker, too. For the topic''s owner.
+'Does the worker''s work for one topic, or for all that the caller owns, committing as it goes: cut segments that are too large or too old, attach spares, freeze and index sealed segments, move log starts up by retention_time and retention_bytes, drop segments below them, compact at full speed; for all, drop tables of dropped topics; for __consumer_offsets, which belongs to the extension''s owner, also note new names of the owners of groups. Work that failed, see topics.worker, is tried again by the worker, too. For the topic''s owner.
 Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner';
 
 CREATE PROCEDURE topics.roll_segment(topic text, partition integer DEFAULT NULL)
@@ -560,7 +568,7 @@ COMMENT ON COLUMN topics.worker.last_round IS 'When it had last looked at all pa
 COMMENT ON COLUMN topics.worker.partitions IS 'How many partitions that were';
 COMMENT ON COLUMN topics.worker.topic IS 'Topic for which work fails; NULL: nothing fails, or work for all topics';
 COMMENT ON COLUMN topics.worker.partition IS 'Its partition; NULL: work for the whole topic';
-COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it; compact; owners: noting new names of the owners of groups; floors: storing the ends of logs; notify; start: there is no worker, and why; load: pg_topics is not the first of shared_preload_libraries';
+COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it, or tables of a dropped topic; compact; owners: noting new names of the owners of groups; floors: storing the ends of logs; notify; start: there is no worker, and why; load: pg_topics is not the first of shared_preload_libraries';
 COMMENT ON COLUMN topics.worker.failing_since IS 'When it failed first; with failures and next_try, NULL of start and load';
 COMMENT ON COLUMN topics.worker.failures IS 'How often it has failed in a row';
 COMMENT ON COLUMN topics.worker.sqlstate IS 'SQLSTATE of the last error; NULL if there was none, but the worker or the server ended';

@@ -9,7 +9,7 @@ CREATE FUNCTION pg_temp.free_places() RETURNS int LANGUAGE plpgsql
 SET client_min_messages = warning AS $$
 DECLARE
 	low int := 0;
-	high int := least(100000, current_setting('pg_topics.max_partitions')::int);
+	high int := least(10000, current_setting('pg_topics.max_partitions')::int);
 	middle int;
 BEGIN
 	WHILE low < high LOOP

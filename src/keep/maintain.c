@@ -746,11 +746,12 @@ compact_by_hand(Oid view_relid, int32 partition, PartitionState *state)
 Datum
 topics_maintain(PG_FUNCTION_ARGS)
 {
+	const bool	all = PG_ARGISNULL(0);
 	List	   *views = NIL;
 	ListCell   *lc;
 
 	require_no_transaction_block(fcinfo, "topics.maintain()");
-	if (!PG_ARGISNULL(0))
+	if (!all)
 	{
 		Topic	   *topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 
@@ -796,6 +797,9 @@ topics_maintain(PG_FUNCTION_ARGS)
 		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
 			topics_offset_log_follow_owners(PortalContext, commit_by_hand);
 	}
+	/* to whom they belonged is not known any more, nor does it matter */
+	if (all)
+		topics_dropped_topic_finish(topics_catalog_is_admin(), PortalContext, commit_by_hand);
 	end_by_hand();
 	PG_RETURN_VOID();
 }

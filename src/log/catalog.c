@@ -23,6 +23,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -31,6 +32,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "base/compat.h"
 #include "base/base.h"
@@ -429,18 +431,32 @@ topics_catalog_partition_relid(Topic *topic, int32 partition)
 }
 
 /*
+ * Lock a topic's root, which a DROP has exclusively until all know of it.
+ * Return false, and lock nothing, if the topic was dropped: its tables may be
+ * there still (dropped_topic.c).
+ */
+static bool
+lock_root(Topic *topic)
+{
+	LockRelationOid(topic->root_relid, AccessShareLock);
+	if (topic->valid || SearchSysCacheExists1(RELOID, ObjectIdGetDatum(topic->view_relid)))
+		return true;
+	UnlockRelationOid(topic->root_relid, AccessShareLock);
+	return false;
+}
+
+/*
  * Get the state of a partition, made if need be, or NULL if the topic was
- * dropped.  A state is made under a lock on the partition's table.  A DROP has
- * that exclusively until it has given back the states that there are, so that
- * none is made which nobody would give back.
+ * dropped.  A state is made under a lock on the topic's root.  A DROP has that
+ * exclusively until it has given back the states that there are, so that none
+ * is made which nobody would give back.
  */
 PartitionState *
 topics_catalog_try_partition_state(Topic *topic, int32 partition)
 {
 	PartitionState **state = &topic->partition_states[partition];
 	TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
-	Oid			relid;
-	Relation	rel;
+	bool		is_there;
 
 	if (*state && memcmp(&(*state)->id, &id, sizeof(id)) == 0 &&
 		topics_partition_state_is_current(*state))
@@ -449,13 +465,13 @@ topics_catalog_try_partition_state(Topic *topic, int32 partition)
 	if (*state)
 		return *state;
 
-	relid = topics_catalog_partition_relid(topic, partition);
-	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
-	if (rel == NULL)
+	if (!lock_root(topic))
 		return NULL;
-	*state = topics_partition_state_get(&id);
-	relation_close(rel, AccessShareLock);
-	return *state;
+	is_there = OidIsValid(topics_catalog_partition_relid(topic, partition));
+	if (is_there)
+		*state = topics_partition_state_get(&id);
+	UnlockRelationOid(topic->root_relid, AccessShareLock);
+	return is_there ? *state : NULL;
 }
 
 /* The same.  Raise if the topic was dropped. */
@@ -492,11 +508,17 @@ bool
 topics_catalog_try_open_partition(Partition *partition, LOCKMODE mode)
 {
 	Assert(partition->rel == NULL);
+	if (!lock_root(partition->topic))
+		return false;
 	partition->relid = topics_catalog_partition_relid(partition->topic, partition->number);
 	if (OidIsValid(partition->relid))
 		partition->rel = try_relation_open(partition->relid, mode);
 	if (partition->rel == NULL)
+	{
+		UnlockRelationOid(partition->topic->root_relid, AccessShareLock);
 		return false;
+	}
+	partition->locked_root = partition->topic->root_relid;
 	partition->state = topics_catalog_partition_state(partition->topic, partition->number);
 	return true;
 }
@@ -524,12 +546,18 @@ topics_catalog_reopen_partition(Partition *partition, LOCKMODE mode)
 	partition->rel = table_open(partition->relid, mode);
 }
 
-/* Close the table; with NoLock it stays locked until the transaction ends. */
+/*
+ * Close the table; with NoLock it stays locked until the transaction ends, and
+ * so does the root if it was locked with it.
+ */
 void
 topics_catalog_close_partition(Partition *partition, LOCKMODE mode)
 {
 	table_close(partition->rel, mode);
 	partition->rel = NULL;
+	if (mode != NoLock && OidIsValid(partition->locked_root))
+		UnlockRelationOid(partition->locked_root, AccessShareLock);
+	partition->locked_root = InvalidOid;
 }
 
 /*

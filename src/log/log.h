@@ -100,18 +100,18 @@ typedef struct Segment
  * nothing is to be freed.
  *
  * LIFETIME.  The pointer to the state can always be followed.  Without a lock
- * on the partition's table the topic can be dropped at any time, and the state
- * be another topic's from then on.  "topic" is as good as any pointer to a
+ * on the topic's root the topic can be dropped at any time, and the state be
+ * another topic's from then on.  "topic" is as good as any pointer to a
  * Topic; it may be NULL where only log tables are dealt with.
  *
  * LOCKS.  Resolving (topics_catalog_partition) takes none, and does not look
  * for the table: a group's call resolves all partitions of a topic, and needs
- * the table of one.  topics_catalog_open_partition finds, locks and opens the
- * table, and resolves the state again: both are the partition's as long as that
- * lock is held.  Where a lock on the table or on the topic's root stands
- * already, topics_catalog_reopen_partition opens the table that was found under
- * it.  The caller that opened the table closes it, by
- * topics_catalog_close_partition.
+ * the table of one.  topics_catalog_open_partition locks the topic's root,
+ * finds, locks and opens the table, and resolves the state again: both are the
+ * partition's as long as these locks are held.  Where a lock on the table or on
+ * the topic's root stands already, topics_catalog_reopen_partition opens the
+ * table that was found under it.  The caller that opened the table closes it,
+ * by topics_catalog_close_partition.
  */
 typedef struct Partition
 {
@@ -119,6 +119,7 @@ typedef struct Partition
 	int32		number;
 	Oid			relid;			/* of its table, or InvalidOid: not looked for */
 	Relation	rel;			/* its table, or NULL: not open */
+	Oid			locked_root;	/* locked when it was opened, or InvalidOid */
 	PartitionState *state;
 } Partition;
 
@@ -262,6 +263,12 @@ extern void topics_broken_topic_report(const char *name, int64 topic_id);
 extern void topics_broken_topic_report_view(const char *name);
 extern void topics_broken_topic_check(const Partition *partition);
 
+/* ---- dropped_topic.c ---- */
+
+extern void topics_dropped_topic_take_tables(const TopicParts *parts);
+extern void topics_dropped_topic_finish(bool all, MemoryContext parent,
+										NextTransaction next_transaction);
+
 /* ---- make_topic.c ---- */
 
 /* What a topic is to be, when it is made. */
@@ -291,6 +298,7 @@ extern void topics_make_topic_insert_row(int64 topic_id, Oid view, const char *n
 
 extern void topics_topic_changes_note(int64 topic_id, int32 from, int32 to, bool created);
 extern void topics_topic_changes_note_extension(void);
+extern void topics_topic_changes_want_round(void);
 extern bool topics_topic_changes_drops_extension(void);
 extern bool topics_topic_changes_is_pending(void);
 extern void topics_topic_changes_pre_commit(void);

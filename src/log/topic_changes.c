@@ -40,6 +40,9 @@ typedef struct TopicNote
 
 static List *notes = NIL;		/* in TopTransactionContext */
 
+/* The worker has something to do when this transaction commits. */
+static bool round_wanted = false;
+
 /* Topics with more partitions, from before the commit to the end of locks. */
 static PartitionState **grown_topics = NULL;
 static int	ngrown = 0;
@@ -69,6 +72,13 @@ void
 topics_topic_changes_note_extension(void)
 {
 	topics_topic_changes_note(ALL_TOPICS, 0, 0, false);
+}
+
+/* Have the worker make a round when this transaction commits. */
+void
+topics_topic_changes_want_round(void)
+{
+	round_wanted = true;
 }
 
 /* Return true if this transaction has dropped the extension. */
@@ -172,6 +182,7 @@ topics_topic_changes_at_abort(void)
 	}
 	notes = NIL;
 	ngrown = 0;
+	round_wanted = false;
 }
 
 /* At the end of a subtransaction. */
@@ -198,8 +209,9 @@ topics_topic_changes_at_subend(bool commit, SubTransactionId subxid, SubTransact
 }
 
 /*
- * Wake the sessions that wait for a topic that got more partitions: not
- * before other sessions have heard of these.  Raises nothing.
+ * Wake the sessions that wait for a topic that got more partitions, and the
+ * worker: not before other sessions have heard of these, and locks are free.
+ * Raises nothing.
  */
 void
 topics_topic_changes_after_locks(void)
@@ -207,4 +219,7 @@ topics_topic_changes_after_locks(void)
 	for (int i = 0; i < ngrown; i++)
 		topics_wakeup_topic(grown_topics[i]);
 	ngrown = 0;
+	if (round_wanted)
+		topics_worker_registry_wake_worker();
+	round_wanted = false;
 }

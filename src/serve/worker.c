@@ -404,6 +404,13 @@ store_log_floors(void *arg)
 	topics_maintain_store_floors(InvalidOid, (MemoryContext) arg, commit_and_notify);
 }
 
+/* Work: drop the tables of topics that were dropped. */
+static void
+drop_tables(void *arg)
+{
+	topics_dropped_topic_finish(false, (MemoryContext) arg, commit_and_notify);
+}
+
 /*
  * Work: collect the partitions of a topic that have something to be done now,
  * or for which something has failed that is to be tried again now.
@@ -511,6 +518,7 @@ run_round(bool full)
 	const WorkPiece whole = WHOLE_ROUND;
 	const WorkPiece owners = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_OWNERS};
 	const WorkPiece floors = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_FLOORS};
+	const WorkPiece tables = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_TABLES};
 	const MonotonicTime began = topics_clock_now();
 	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics worker",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -530,6 +538,7 @@ run_round(bool full)
 		pgstat_report_stat(false);
 	}
 	(void) topics_backoff_run(&owners, CONSUMER_OFFSETS_TOPIC, follow_group_owners, cxt);
+	(void) topics_backoff_run(&tables, NULL, drop_tables, cxt);
 	/* in between, only if they have failed, and are to be tried again now */
 	if (full || topics_backoff_left(&floors) == 0)
 		(void) topics_backoff_run(&floors, NULL, store_log_floors, cxt);

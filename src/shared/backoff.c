@@ -224,7 +224,8 @@ get_first_step(WorkKind kind)
 		[WORK_OWNERS] = STEP_OWNERS,
 		[WORK_FLOORS] = STEP_FLOORS,
 		[WORK_NOTIFY] = STEP_NOTIFY,
-		[WORK_COMPACT] = STEP_COMPACT
+		[WORK_COMPACT] = STEP_COMPACT,
+		[WORK_TABLES] = STEP_DROP
 	};
 
 	return steps[kind];

@@ -232,6 +232,7 @@ typedef enum WorkKind
 	WORK_FLOORS,				/* ends of logs, for the catalogue */
 	WORK_NOTIFY,
 	WORK_COMPACT,				/* what the compactor does (compactor.c) */
+	WORK_TABLES,				/* of dropped topics */
 	WORK_KINDS
 } WorkKind;
 

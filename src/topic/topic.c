@@ -45,7 +45,11 @@ PG_FUNCTION_INFO_V1(topics_drop_topic);
 PG_FUNCTION_INFO_V1(topics_add_partitions);
 PG_FUNCTION_INFO_V1(topics_describe_topic);
 
-#define MAX_TOPIC_PARTITIONS 100000
+/*
+ * PostgreSQL reads all partitions of a table again for each one that is
+ * attached, so the time to make a topic grows with their square.
+ */
+#define MAX_TOPIC_PARTITIONS 10000
 
 /* The view that drop_topic is dropping right now. */
 static Oid	dropping_view = InvalidOid;
@@ -143,7 +147,8 @@ get_partitions_argument(FunctionCallInfo fcinfo, int argument)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid number of partitions: %d", partitions),
-				 errdetail("A topic has from 1 to %d partitions.", MAX_TOPIC_PARTITIONS)));
+				 errdetail("A topic has from 1 to %d partitions.", MAX_TOPIC_PARTITIONS),
+				 partitions < 1 ? 0 : errhint("Use several topics.")));
 	return partitions;
 }
 
@@ -359,31 +364,23 @@ drop_view(Oid view_relid)
 	PG_END_TRY();
 }
 
-/* Drop the tables of a topic that are attached to nothing (broken_topic.c). */
-static void
-drop_loose_tables(int64 topic_id)
-{
-	ListCell   *lc;
-
-	foreach(lc, topics_broken_topic_loose_tables(topic_id))
-		topics_statement_execute("DROP TABLE topic_log.%s", ((LooseTable *) lfirst(lc))->name);
-}
-
-/* Drop all that there is of a topic, which is locked. */
+/*
+ * Drop all that there is of a topic, whose view is locked; of a large one the
+ * tables go later.  With the root's lock nobody uses its log any more.
+ */
 void
 topics_topic_drop_parts(const TopicParts *parts)
 {
-	ObjectAddress root = {RelationRelationId, parts->root_relid, 0};
 	StatementScope scope;
 
 	/* before the topic has gone: what is loaded then lacks its offsets */
 	topics_offset_log_prepare(false);
 	scope = topics_statement_begin();
+	if (OidIsValid(parts->root_relid))
+		LockRelationOid(parts->root_relid, AccessExclusiveLock);
 	if (OidIsValid(parts->view_relid))
 		drop_view(parts->view_relid);
-	if (OidIsValid(root.objectId))
-		performDeletion(&root, DROP_RESTRICT, 0);
-	drop_loose_tables(parts->topic_id);
+	topics_dropped_topic_take_tables(parts);
 	topics_statement_execute("DELETE FROM topic_log.topic WHERE topic_id = " INT64_FORMAT,
 							 parts->topic_id);
 	if (parts->has_row)
