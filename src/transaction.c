@@ -161,6 +161,7 @@ forget_transaction(void)
 	topics_sticky_partition_forget();
 	topics_read_cut_forget();
 	topics_log_forget_transaction();
+	topics_catalog_forget_transaction();
 	appended = false;
 }
 

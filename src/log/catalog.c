@@ -10,7 +10,9 @@
  *
  * The cache is keyed by the view's OID and follows relcache invalidation of
  * the view: whatever changes a topic's row invalidates the view as well
- * (topic.c).  Entries are never freed, so a pointer to one stays valid.
+ * (topic.c).  Entries are freed between two transactions, so a pointer to one
+ * stays valid until its transaction has ended: those that are not valid any
+ * more, as those of dropped topics, and all if they are too many.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,9 +54,13 @@ enum
 #define Anum_topic_notify_key (Anum_topic_first_setting + topics_topic_setting_count())
 
 #define FIRST_TOPICS 64			/* room for as many in the cache at first */
+#define MAX_TOPICS 256			/* in the cache from one transaction to the
+								 * next; 3 kB each */
 
 static HTAB *cache = NULL;
 static Topic *all_topics = NULL;	/* in the cache */
+static bool may_sweep = false;	/* a transaction has ended since the last time */
+static bool has_invalid = false;	/* there are entries that are not valid */
 
 /* ----------------------------------------------------------------
  *		The cache
@@ -66,6 +72,7 @@ invalidate_topic(Topic *topic)
 {
 	topic->valid = false;
 	topic->changes++;
+	has_invalid = true;
 }
 
 /* Called for each relcache invalidation.  Raises nothing. */
@@ -87,6 +94,45 @@ invalidate_relation(Datum arg, Oid relid)
 		invalidate_topic(topic);
 }
 
+/*
+ * Free entries that are not needed any more.  The transaction has not met any
+ * of them, and what the last one did with them is done.
+ */
+static void
+sweep_cache(void)
+{
+	Topic	   *next = all_topics;
+	bool		all = hash_get_num_entries(cache) > MAX_TOPICS;
+
+	may_sweep = false;
+	if (!all && !has_invalid)
+		return;
+	all_topics = NULL;
+	while (next != NULL)
+	{
+		Topic	   *topic = next;
+
+		next = topic->next;
+		if (topic->valid && !all)
+		{
+			topic->next = all_topics;
+			all_topics = topic;
+			continue;
+		}
+		if (topic->cxt)
+			MemoryContextDelete(topic->cxt);
+		(void) hash_search(cache, &topic->view_relid, HASH_REMOVE, NULL);
+	}
+	has_invalid = false;
+}
+
+/* The transaction ends: nobody has a pointer to an entry when the next begins. */
+void
+topics_catalog_forget_transaction(void)
+{
+	may_sweep = cache != NULL;
+}
+
 /* Find the entry of a view in the cache, or make one. */
 static Topic *
 enter_topic(Oid view_relid)
@@ -94,6 +140,8 @@ enter_topic(Oid view_relid)
 	Topic	   *topic;
 	bool		found;
 
+	if (may_sweep)
+		sweep_cache();
 	if (cache == NULL)
 	{
 		HASHCTL		ctl = {0};
@@ -109,6 +157,7 @@ enter_topic(Oid view_relid)
 		memset((char *) topic + sizeof(Oid), 0, sizeof(Topic) - sizeof(Oid));
 		topic->next = all_topics;
 		all_topics = topic;
+		has_invalid = true;		/* it need not become a topic's */
 	}
 	return topic;
 }

@@ -61,7 +61,7 @@ typedef struct Destination Destination;
 
 /*
  * A topic as a backend knows it.  In catalog.c's cache, keyed by the view's
- * OID; a pointer stays good until the end of the session, its contents are
+ * OID; a pointer stays good until the end of the transaction, its contents are
  * right from one topics_catalog_get to the next.
  */
 typedef struct Topic
@@ -174,6 +174,7 @@ extern void topics_topic_setting_execute(const char *sql, TopicSettingValues *va
 
 /* ---- catalog.c ---- */
 
+extern void topics_catalog_forget_transaction(void);
 extern Topic *topics_catalog_lookup(const char *name, bool missing_ok);
 extern Topic *topics_catalog_get(Oid view_relid, bool missing_ok);
 extern Oid	topics_catalog_view_of(int64 topic_id);
