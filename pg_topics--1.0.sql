@@ -490,7 +490,8 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'topics_broken_status';
 COMMENT ON FUNCTION topic_log.broken_status() IS 'The rows of the view topics.broken_topic';
 
 CREATE FUNCTION topic_log.worker_status(
-	OUT pid integer, OUT last_round timestamptz, OUT partitions integer, OUT topic text,
+	OUT pid integer, OUT state text, OUT state_since timestamptz, OUT next_round timestamptz,
+	OUT last_round timestamptz, OUT partitions integer, OUT topic text,
 	OUT partition integer, OUT step text, OUT failing_since timestamptz, OUT failures integer,
 	OUT sqlstate text, OUT message text, OUT hint text, OUT next_try timestamptz) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_worker_status';
@@ -521,7 +522,7 @@ CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
 CREATE VIEW topics.worker AS SELECT * FROM topic_log.worker_status();
-COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; and a row if the server has no process for it, or has pg_topics behind other libraries. What fails for a topic is shown to the topic''s owner, members of topics_admin, topics_monitor and pg_monitor; for all topics, to these members. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
+COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; and a row if there is work and the worker cannot come, if a process does not answer, or if the server has pg_topics behind other libraries. A worker comes when there is work, and goes when there is none. What fails for a topic is shown to the topic''s owner, members of topics_admin, topics_monitor and pg_monitor; for all topics, to these members. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
 
 CREATE VIEW topics.append_wait AS SELECT * FROM topic_log.append_wait_status();
 COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mostly at their commit, for the right to append to a partition, each with the one that has it. pg_locks and pg_blocking_pids do not know of these waits. For partitions of topics that one may read or owns; for members of topics_admin, topics_monitor and pg_monitor, of all topics. No Kafka counterpart';
@@ -564,16 +565,19 @@ COMMENT ON COLUMN topics.broken_topic.partition IS 'Number of the partition; NUL
 COMMENT ON COLUMN topics.broken_topic.problem IS 'What is missing, or cannot be read';
 COMMENT ON COLUMN topics.broken_topic.hint IS 'What puts it right, or removes it';
 COMMENT ON COLUMN topics.worker.pid IS 'Process id; NULL if there is no worker now';
-COMMENT ON COLUMN topics.worker.last_round IS 'When it had last looked at all partitions, and done what was due';
+COMMENT ON COLUMN topics.worker.state IS 'resting: there is no worker, since there is nothing to do; starting: it comes; busy; idle: it waits for more; waiting: for one of pg_topics.max_workers places; missing: it is wanted and cannot be started; hung: it does not answer';
+COMMENT ON COLUMN topics.worker.state_since IS 'Since when it is busy or wanted, or has not answered; else NULL';
+COMMENT ON COLUMN topics.worker.next_round IS 'When one comes that is resting, if nobody asks before; NULL: not before somebody does';
+COMMENT ON COLUMN topics.worker.last_round IS 'When one had last looked at all partitions, and done what was due';
 COMMENT ON COLUMN topics.worker.partitions IS 'How many partitions that were';
 COMMENT ON COLUMN topics.worker.topic IS 'Topic for which work fails; NULL: nothing fails, or work for all topics';
 COMMENT ON COLUMN topics.worker.partition IS 'Its partition; NULL: work for the whole topic';
-COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it, or tables of a dropped topic; compact; owners: noting new names of the owners of groups; floors: storing the ends of logs; notify; start: there is no worker, and why; load: pg_topics is not the first of shared_preload_libraries';
-COMMENT ON COLUMN topics.worker.failing_since IS 'When it failed first; with failures and next_try, NULL of start and load';
+COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it, or tables of a dropped topic; compact; owners: noting new names of the owners of groups; floors: storing the ends of logs; notify; start: there is no worker, though one is wanted, and why; hang: a process does not answer; load: pg_topics is not the first of shared_preload_libraries';
+COMMENT ON COLUMN topics.worker.failing_since IS 'When it failed first; of hang, since when it was to answer; NULL of start and load, as failures and next_try';
 COMMENT ON COLUMN topics.worker.failures IS 'How often it has failed in a row';
 COMMENT ON COLUMN topics.worker.sqlstate IS 'SQLSTATE of the last error; NULL if there was none, but the worker or the server ended';
 COMMENT ON COLUMN topics.worker.message IS 'Message of the last error';
-COMMENT ON COLUMN topics.worker.hint IS 'What puts it right, of start and load';
+COMMENT ON COLUMN topics.worker.hint IS 'What puts it right, of start, hang and load';
 COMMENT ON COLUMN topics.worker.next_try IS 'When it is tried again';
 COMMENT ON COLUMN topics.append_wait.topic IS 'Name of the topic; NULL: a transaction with more than 100 partitions has, or wants, all of the database for itself';
 COMMENT ON COLUMN topics.append_wait.partition IS 'Number of the partition, from 0; NULL as topic is';

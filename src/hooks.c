@@ -62,8 +62,15 @@ static ExecutorStart_hook_type previous_executor_start = NULL;
 /* A command is under way that drops the extension, and topics with it. */
 static bool dropping_extension = false;
 
-/* The launcher and the worker are to be woken when this transaction commits. */
-static bool launcher_wanted = false;
+/*
+ * Databases, or this one's extension, come or go with this transaction: the
+ * launcher is to hear of it, of the extension the worker, too.
+ */
+static bool databases_changed = false;
+static bool extension_changed = false;
+
+/* Workers of all databases are to hear that a role was renamed. */
+static bool role_renamed = false;
 
 /* Databases whose workers are to come back at the end of this transaction. */
 static List *given_way = NIL;
@@ -205,7 +212,7 @@ note_dropped_extension(Oid extension)
 	if (extension != get_extension_oid("pg_topics", true))
 		return;
 	topics_topic_changes_note_extension();
-	launcher_wanted = true;
+	extension_changed = true;
 }
 
 /* object_access_hook */
@@ -362,6 +369,23 @@ is_extension_command(Node *statement, bool *drop)
 		 strcmp(((CreateExtensionStmt *) statement)->extname, "pg_topics") == 0);
 }
 
+/*
+ * Return true for COMMIT PREPARED.  What that transaction did another session
+ * knew: topics.alter_topic is what there may have been.
+ */
+static bool
+is_commit_prepared(Node *statement)
+{
+	return IsA(statement, TransactionStmt) &&
+		((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
+}
+
+static bool
+is_role_renamed(Node *statement)
+{
+	return IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_ROLE;
+}
+
 /* ProcessUtility_hook */
 static void
 watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
@@ -372,7 +396,8 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 	bool		drop;
 	bool		extension = is_extension_command(statement, &drop);
 	bool		was_dropping = dropping_extension;
-	bool		databases_change = OidIsValid(database) || IsA(statement, CreatedbStmt);
+	bool		databases_change = OidIsValid(database) || IsA(statement, CreatedbStmt) ||
+		IsA(statement, AlterDatabaseStmt);
 
 	topics_protect_check(statement);
 	if (may_claim_database(database))
@@ -396,8 +421,12 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 	}
 	PG_END_TRY();
 
-	if (extension || databases_change)
-		launcher_wanted = true;
+	databases_changed |= databases_change;
+	extension_changed |= extension;
+	if (is_commit_prepared(statement) && topics_worker_registry_find(MyDatabaseId) != NULL)
+		topics_topic_changes_settings_committed();
+	if (is_role_renamed(statement))
+		role_renamed = true;
 }
 
 /* Return true if a command is under way that drops the extension. */
@@ -414,15 +443,16 @@ topics_hooks_is_dropping_extension(void)
 static void
 finish_watched_commands(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT && launcher_wanted)
-	{
+	if (event == XACT_EVENT_COMMIT && (databases_changed || extension_changed))
 		topics_worker_registry_wake_launcher();
+	if (event == XACT_EVENT_COMMIT && extension_changed)
 		topics_worker_registry_wake_worker();
-	}
+	if (event == XACT_EVENT_COMMIT && role_renamed)
+		topics_worker_registry_note_roles();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 	{
 		give_databases_back();
-		launcher_wanted = false;
+		databases_changed = extension_changed = role_renamed = false;
 	}
 }
 

@@ -94,5 +94,5 @@ _PG_init(void)
 	topics_offset_path_init();
 	topics_fetch_scan_init();
 	if (!IsBinaryUpgrade)
-		topics_worker_register();
+		topics_launcher_register();
 }

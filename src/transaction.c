@@ -156,6 +156,7 @@ static void
 forget_transaction(void)
 {
 	topics_append_forget();
+	topics_topic_changes_forget();
 	topics_recheck_forget();
 	topics_foreign_writer_forget();
 	topics_sticky_partition_forget();

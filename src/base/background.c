@@ -121,13 +121,13 @@ topics_background_is_ours(void)
 }
 
 /*
- * Sleep until the latch is set, or for so long.  Then read settings that have
- * changed.
+ * Sleep until the latch is set, or for so long; -1: for ever.  Then read
+ * settings that have changed.
  */
 void
 topics_background_wait(long timeout_ms, WaitReason reason)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout_ms >= 0 ? WL_TIMEOUT : 0),
 					 timeout_ms, topics_wait_event_get(reason));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();

@@ -31,6 +31,8 @@ typedef enum EarlyLockRelease
 extern int	pg_topics_early_lock_release;	/* EarlyLockRelease */
 extern bool pg_topics_enable_offset_scan;
 extern int	pg_topics_worker_interval;
+extern int	pg_topics_max_workers;
+extern int	pg_topics_max_compactors;
 extern int	pg_topics_notify_interval;
 extern int	pg_topics_compaction_rate;
 

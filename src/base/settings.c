@@ -25,6 +25,8 @@ int			pg_topics_max_group_offsets;
 int			pg_topics_early_lock_release;
 bool		pg_topics_enable_offset_scan;
 int			pg_topics_worker_interval;
+int			pg_topics_max_workers;
+int			pg_topics_max_compactors;
 int			pg_topics_notify_interval;
 int			pg_topics_compaction_rate;
 
@@ -73,6 +75,16 @@ topics_settings_define(void)
 							"What cannot wait wakes it at once.",
 							&pg_topics_worker_interval, 10000, 100, 3600000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.max_workers",
+							"Worker processes at a time, in all databases.",
+							"They come to databases that have work, in turns if there are more, and go when there is none.",
+							&pg_topics_max_workers, 3, 1, 256,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.max_compactors",
+							"Compactor processes at a time, in all databases.",
+							"With 0 workers compact, and are late with the rest.",
+							&pg_topics_max_compactors, 1, 0, 256,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.notify_interval",
 							"Least time between two notifications of a topic's new records.",
 							"What comes meanwhile is told of together.",

@@ -187,6 +187,8 @@ extern Topic *topics_offset_log_require_topic(void);
 extern int32 topics_offset_log_choose_partition(Topic *offsets_topic, const char *group_id);
 extern void topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local);
 extern char *topics_offset_log_metadata(const GroupOffset *entry);
+extern void topics_offset_log_note_roles(bool followed);
+extern bool topics_offset_log_knows_owners(void);
 extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction);
 
 #endif							/* PG_TOPICS_GROUP_H */

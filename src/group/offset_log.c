@@ -543,6 +543,7 @@ topics_offset_log_metadata(const GroupOffset *entry)
  */
 
 static bool owners_are_known = false;	/* no role was renamed since */
+static bool follows_roles = false;	/* this process hears of it */
 
 static void
 forget_owners(Datum arg, int cacheid, uint32 hashvalue)
@@ -561,6 +562,26 @@ is_owner_renamed(Topic *topic, const GroupOffset *group)
 }
 
 /*
+ * In a worker that is about to follow owners: "followed" says that no role was
+ * renamed since another one has.  A process that does so itself hears of it.
+ */
+void
+topics_offset_log_note_roles(bool followed)
+{
+	if (!followed)
+		owners_are_known = false;
+	else if (!follows_roles)
+		owners_are_known = true;
+}
+
+/* Return true if no role was renamed since this process has followed owners. */
+bool
+topics_offset_log_knows_owners(void)
+{
+	return owners_are_known;
+}
+
+/*
  * Write the records of groups anew whose owners were renamed: a dump goes by
  * the name.  The next call does what cannot be done now.  The caller is in a
  * transaction, and in another one at the end; "parent" outlives them.
@@ -568,7 +589,6 @@ is_owner_renamed(Topic *topic, const GroupOffset *group)
 void
 topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction)
 {
-	static bool follows_roles = false;
 	bool		done = true;
 	MemoryContext cxt;
 	MemoryContext old;

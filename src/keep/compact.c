@@ -117,8 +117,8 @@
 #include "keep/keep.h"
 #include "pg_topics.h"
 
-#define LOOK_AGAIN_MS 60000		/* at what is not due, for settings that
-								 * changed */
+#define LOOK_AGAIN_MS 60000		/* at what is worth it, or comes to be by time
+								 * alone */
 #define RETRY_MS 1000			/* when locks were in the way */
 
 /* The run of this process, if there is one. */
@@ -186,7 +186,7 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 				bool *expired)
 {
 	PartitionState *state = partition->state;
-	int64		delay_ms = LOOK_AGAIN_MS;
+	int64		delay_ms = -1;
 	int64		clean = 0;
 	int64		dirty = 0;
 	ListCell   *lc;
@@ -206,7 +206,7 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 		if (topics_compact_segment_tombstones_expired(candidate, settings))
 			*expired = true;
 		else if (candidate->tombstones_from != 0)
-			delay_ms = Min(delay_ms, settings->delete_retention_ms);
+			delay_ms = Min(LOOK_AGAIN_MS, settings->delete_retention_ms);
 	}
 	/* if they may go (tombstones_go, compact_segment.c) */
 	if (*expired)
@@ -214,11 +214,15 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 		int64		lowest_start = topics_log_start_settle(state);
 
 		*expired = lowest_start >= topics_log_start(state);
+		/* nobody tells when the snapshot has gone that keeps them */
+		if (delay_ms < 0)
+			delay_ms = LOOK_AGAIN_MS;
 	}
 	if (*expired || (dirty > 0 && dirty >= settings->min_cleanable_dirty_ratio * (clean + dirty)))
 		return true;
-	if (delay_ms < LOOK_AGAIN_MS && state->compact_at > topics_clock_now())
-		look_again_in(state, delay_ms);
+	/* who seals, drops, or alters the topic asks for another look */
+	if (state->compact_at > topics_clock_now())
+		state->compact_at = delay_ms < 0 ? NEVER : topics_clock_in(delay_ms);
 	return false;
 }
 

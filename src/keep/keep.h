@@ -25,6 +25,10 @@ extern bool topics_retention_drop(Partition *partition);
 extern bool topics_retention_try_lock(Oid relid);
 extern bool topics_retention_lock(Oid relid);
 
+/* ---- due.c ---- */
+
+extern void topics_due_collect(Topic *topic, int32 partition, WorkDue *due);
+
 /* ---- compact.c ---- */
 
 typedef enum CompactResult

@@ -543,6 +543,7 @@ give_requests_back(int code, Datum arg)
 	/* should it become another topic's right now, that is looked at in vain */
 	if (memcmp(&taken->state->id, &taken->id, sizeof(TopicPartition)) == 0)
 		pg_atomic_fetch_or_u32(&taken->state->requests, taken->requests);
+	topics_worker_registry_note_change();
 }
 
 /*

@@ -94,13 +94,26 @@ get_expiry_time(const TopicSettings *settings)
 }
 
 /*
+ * Return true if a log has no records, nor an active segment with some that are
+ * deleted.  Cheap, too.
+ */
+static bool
+log_is_empty(const PartitionState *state)
+{
+	uint64		next_offset = pg_atomic_read_u64(&unconstify(PartitionState *, state)->next_offset);
+	uint64		start = pg_atomic_read_u64(&unconstify(PartitionState *, state)->log_start_offset);
+
+	return next_offset != UNKNOWN_OFFSET && start == next_offset && state->active_started == 0;
+}
+
+/*
  * Return true if something might have to leave.  Cheap: looks at shared memory
  * only.
  */
 bool
 topics_retention_is_due(const TopicSettings *settings, const PartitionState *state)
 {
-	TimestampTz before = get_expiry_time(settings);
+	TimestampTz before = log_is_empty(state) ? DT_NOBEGIN : get_expiry_time(settings);
 
 	if (before != DT_NOBEGIN &&
 		(state->lowest_kept < before || state->retention_looked > GetCurrentTimestamp()))
@@ -486,10 +499,14 @@ topics_retention_drop(Partition *partition)
 			TEST_POINT("retention-locked");
 			drop_listed_segments(segments, &partition->state->id);
 			TEST_POINT("retention-dropped");
+			/* of what is left, more may be dirty */
+			if (partition->state->compact_at != COMPACTION_WANTED)
+				partition->state->compact_at = LOOK_NOW;
 			return true;
 		}
 	}
 	pg_atomic_fetch_or_u32(&partition->state->requests, REQUEST_DROP);
+	topics_worker_registry_note_change();
 	return false;
 }
 

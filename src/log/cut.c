@@ -242,6 +242,7 @@ announce_change(const PendingChange *change, bool commit)
 	{
 		state->active_started = GetCurrentTimestamp();
 		pg_atomic_fetch_or_u32(&state->requests, REQUEST_ROLL);
+		topics_worker_registry_note_change();
 	}
 	state->bounds_changes++;
 	pg_write_barrier();

@@ -252,6 +252,7 @@ topics_foreign_writer_tell(TopicCallback changed)
 		changed(states[i]->id.topic_id);
 		topics_wakeup_published(states[i], topic_states[i], UNKNOWN_OFFSET);
 		topics_moved_push(states[i]);
+		topics_worker_registry_note_change();
 	}
 }
 

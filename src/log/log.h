@@ -300,6 +300,9 @@ extern void topics_make_topic_insert_row(int64 topic_id, Oid view, const char *n
 extern void topics_topic_changes_note(int64 topic_id, int32 from, int32 to, bool created);
 extern void topics_topic_changes_note_extension(void);
 extern void topics_topic_changes_want_round(void);
+extern void topics_topic_changes_note_settings(void);
+extern void topics_topic_changes_settings_committed(void);
+extern void topics_topic_changes_forget(void);
 extern bool topics_topic_changes_drops_extension(void);
 extern bool topics_topic_changes_is_pending(void);
 extern void topics_topic_changes_pre_commit(void);

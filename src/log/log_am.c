@@ -709,15 +709,6 @@ topics_log_am_is_sealed(Relation rel)
 	return fill == FILL_SEALED || was_segment_filled(rel);
 }
 
-/* Return true if this database has a worker that runs. */
-static bool
-worker_runs(void)
-{
-	WorkerSlot	slot;
-
-	return topics_worker_registry_read(MyDatabaseId, &slot) && slot.pid != 0;
-}
-
 /* Say that a segment is left alone, to who asks for a report. */
 static void
 report_left_alone(Relation rel, TOPICS_VACUUM_PARAMS *params, bool must_freeze)
@@ -725,7 +716,7 @@ report_left_alone(Relation rel, TOPICS_VACUUM_PARAMS *params, bool must_freeze)
 	ereport((params->options & VACOPT_VERBOSE) ? INFO : DEBUG1,
 			(errmsg("log table \"%s\" is not vacuumed", RelationGetRelationName(rel)),
 			 errdetail("It is the segment that records are appended to."),
-			 !worker_runs() ?
+			 !topics_worker_registry_serves(MyDatabaseId) ?
 			 errhint("VACUUM (FREEZE) freezes it, without a worker while producers wait.") :
 			 must_freeze ? errhint("The worker cuts it off, and freezes it.") :
 			 errhint("It is frozen when it is full.")));
@@ -747,8 +738,8 @@ vacuum_active_segment(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessSt
 /*
  * Sealed segments are vacuumed as any heap.  The active one is left alone:
  * freed line pointers would break its order, and it will be frozen once, when
- * it is sealed.  If that cannot wait, the worker is asked to cut it.  If there
- * is none, or the segment has no committed record and so cannot be cut, it is
+ * it is sealed.  If that cannot wait, the worker is asked to cut it.  If none
+ * can come, or the segment has no committed record and so cannot be cut, it is
  * vacuumed under a lock that keeps producers out; otherwise their rows could
  * meet line pointers that are just being freed.
  */
@@ -765,7 +756,7 @@ log_vacuum(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstr
 		GetHeapamTableAmRoutine()->relation_vacuum(rel, params, bstrategy);
 		return;
 	}
-	if (must_freeze && !worker_runs())
+	if (must_freeze && !topics_worker_registry_serves(MyDatabaseId))
 	{
 		LockRelation(rel, ShareRowExclusiveLock);
 		vacuum_active_segment(rel, params, bstrategy);

@@ -43,6 +43,12 @@ static List *notes = NIL;		/* in TopTransactionContext */
 /* The worker has something to do when this transaction commits. */
 static bool round_wanted = false;
 
+/*
+ * This transaction, or a part of it that was rolled back, changes settings, or
+ * repairs a topic.
+ */
+static bool settings_changed = false;
+
 /* Topics with more partitions, from before the commit to the end of locks. */
 static PartitionState **grown_topics = NULL;
 static int	ngrown = 0;
@@ -79,6 +85,31 @@ void
 topics_topic_changes_want_round(void)
 {
 	round_wanted = true;
+}
+
+/*
+ * Settings of a topic change, or it is repaired: what was found of it before
+ * does not hold, and what has failed may do better.
+ */
+void
+topics_topic_changes_note_settings(void)
+{
+	settings_changed = true;
+}
+
+/* A transaction has changed settings, and is committed.  Raises nothing. */
+void
+topics_topic_changes_settings_committed(void)
+{
+	topics_partition_state_look_again(MyDatabaseId);
+	topics_worker_registry_wake_worker();
+}
+
+/* However the transaction ended. */
+void
+topics_topic_changes_forget(void)
+{
+	settings_changed = false;
 }
 
 /* Return true if this transaction has dropped the extension. */
@@ -163,7 +194,12 @@ topics_topic_changes_at_commit(TopicCallback forget, DatabaseCallback forget_all
 			forget(note->topic_id);
 	}
 	if (notes != NIL)
+	{
 		TEST_POINT("topics-forgotten");
+		topics_worker_registry_note_change();
+	}
+	if (settings_changed)
+		topics_topic_changes_settings_committed();
 	notes = NIL;
 }
 

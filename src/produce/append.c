@@ -536,6 +536,7 @@ void
 topics_append_release(bool unconfirmed_yet)
 {
 	topics_append_lock_release();
+	topics_worker_registry_note_change();
 	wake_readers(appending, nappending);
 	unconfirmed = unconfirmed_yet ? appending : NULL;
 	nunconfirmed = unconfirmed_yet ? nappending : 0;

@@ -3,16 +3,19 @@
  * compactor.c
  *		A process that compacts the topics of a database.
  *
- * The worker has it started when compaction pays (maintain.c), and it ends
- * when there is nothing more to compact.  It is a process of its own since a
- * turn of compaction takes as long as a segment is large and
- * pg_topics.compaction_rate is low, all in one transaction; meanwhile the
- * worker attaches spares, lets records go and notifies.  Where there is no
- * process to be had the worker compacts itself, and is late with the rest.
+ * The worker finds that compaction pays (maintain.c), and the launcher starts a
+ * compactor, pg_topics.max_compactors at a time; it ends when there is nothing
+ * more to compact.  It is a process of its own since a turn of compaction takes
+ * as long as a segment is large and pg_topics.compaction_rate is low, all in one
+ * transaction; meanwhile the worker attaches spares, lets records go and
+ * notifies, or goes.  Where there is no process to be had the worker compacts
+ * itself, and is late with the rest.
  *
  * A database has one.  Its pid stands in the worker's slot, so that commands
  * that need the database for themselves end it as they end the worker
- * (topics_worker_registry_give_way).
+ * (topics_worker_registry_give_way).  If another database waits for its place it
+ * ends, and waits for another one, but not in the middle of a run: what a run
+ * remembers of keys is its own, and without its end nothing is clean.
  *
  * An error costs a partition its turn; the others go on.  backoff.c decides
  * when that partition is tried again, and what is logged.
@@ -44,7 +47,7 @@
 
 PGDLLEXPORT void topics_compactor_main(Datum main_arg);
 
-/* What the worker gives along. */
+/* What the launcher gives along. */
 typedef struct CompactorArgs
 {
 	int			slot;
@@ -52,35 +55,24 @@ typedef struct CompactorArgs
 } CompactorArgs;
 
 static WorkerSlot *compactor_slot = NULL;
+static bool finished = false;	/* nothing is left to be compacted */
 
 /* ----------------------------------------------------------------
- *		In the worker
+ *		In the launcher
  * ----------------------------------------------------------------
  */
 
 /*
- * Start a compactor for our database, if there is none.  Return false if there
- * is no process to be had.
+ * Start a compactor for a database, by its slot.  The result is palloc'd; NULL
+ * if there is no process to be had.
  */
-bool
-topics_compactor_start(WorkerSlot *slot)
+BackgroundWorkerHandle *
+topics_compactor_start(int slot, Oid database)
 {
-	static BackgroundWorkerHandle *started = NULL;
-	CompactorArgs args = {topics_worker_registry_index(slot), MyDatabaseId};
-	MemoryContext old;
-	pid_t		pid;
+	CompactorArgs args = {slot, database};
 
-	/* it is in the slot, or this worker has started it and it is on its way */
-	if (topics_worker_registry_has_compactor(slot) ||
-		(started != NULL && GetBackgroundWorkerPid(started, &pid) != BGWH_STOPPED))
-		return true;
-	if (started != NULL)
-		pfree(started);
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	started = topics_background_start("topics_compactor_main", "pg_topics compactor",
-									  &args, sizeof(args));
-	MemoryContextSwitchTo(old);
-	return started != NULL;
+	return topics_background_start("topics_compactor_main", "pg_topics compactor",
+								   &args, sizeof(args));
 }
 
 /* ----------------------------------------------------------------
@@ -94,7 +86,7 @@ leave_compactor_slot(int code, Datum arg)
 {
 	if (topics_background_is_told_to_end())
 		topics_backoff_excuse(true);
-	topics_worker_registry_leave_compactor(compactor_slot);
+	topics_worker_slot_leave_compactor(compactor_slot, finished);
 }
 
 /* Between two steps of a turn. */
@@ -135,6 +127,7 @@ take_turns(bool *more)
 	List	   *wanted = NIL;
 	ListCell   *lc;
 
+	topics_worker_slot_take_compaction(compactor_slot);
 	StartTransactionCommand();
 	if (topics_extension_exists())
 	{
@@ -168,6 +161,14 @@ wait_for_locks(void)
 	topics_background_wait(LOOK_MS, WAIT_COMPACTOR_IDLE);
 }
 
+/* Return true if this process is to end for the sake of another database. */
+static bool
+gives_way(void)
+{
+	return !topics_compact_is_running() &&
+		topics_worker_slot_is_asked_to_leave(compactor_slot, true);
+}
+
 void
 topics_compactor_main(Datum main_arg)
 {
@@ -177,7 +178,7 @@ topics_compactor_main(Datum main_arg)
 	memcpy(&args, topics_background_begin(), sizeof(args));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	compactor_slot = topics_worker_registry_at(args.slot);
-	if (!topics_worker_registry_enter_compactor(compactor_slot, args.database))
+	if (!topics_worker_slot_enter_compactor(compactor_slot, args.database))
 		proc_exit(0);
 	before_shmem_exit(leave_compactor_slot, 0);
 	topics_background_connect(args.database);
@@ -187,9 +188,12 @@ topics_compactor_main(Datum main_arg)
 	pgstat_report_activity(STATE_RUNNING, "compacting topics");
 	while (take_turns(&more) || topics_compact_is_running())
 	{
+		if (gives_way())
+			proc_exit(0);
 		if (!more)
 			wait_for_locks();
 		pgstat_report_activity(STATE_RUNNING, "compacting topics");
 	}
+	finished = true;
 	proc_exit(0);
 }

@@ -12,7 +12,8 @@
  *
  * A notification is a hint and may come twice; the record is read from the
  * log.  It is not lost as long as the server runs: the worker gives back what
- * it has taken from the stack and has not sent, when it fails or ends.
+ * it has taken from the stack and has not sent, when it fails or ends.  A worker
+ * that rests leaves in its slot when the next one may send.
  *
  * Any role may LISTEN to any channel, so a channel's name is a secret, known to
  * roles that have had the right to read the topic: topic_ and the digits of a
@@ -26,7 +27,6 @@
 #include "commands/async.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "portability/instr_time.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -63,11 +63,6 @@ typedef struct MovedTopic
 
 static PartitionState **taken = NULL;	/* from the stack, not yet told of */
 static int	ntaken = 0;
-
-static bool resting = false;	/* nothing is sent until the interval has
-								 * passed */
-static instr_time last_sent;
-static int	interval_ms;		/* which was in force then */
 
 /* ----------------------------------------------------------------
  *		Channels
@@ -279,19 +274,13 @@ long
 topics_notify_send(WorkerSlot *slot)
 {
 	const WorkPiece piece = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_NOTIFY};
+	const int	index = topics_worker_registry_index(slot);
 	long		left;
 
-	if (topics_moved_is_empty(slot))
+	if (topics_moved_is_empty(index))
 		return -1;
-	left = topics_backoff_left(&piece);
-	if (left <= 0 && resting)
-	{
-		instr_time	now;
-
-		INSTR_TIME_SET_CURRENT(now);
-		INSTR_TIME_SUBTRACT(now, last_sent);
-		left = interval_ms - (long) INSTR_TIME_GET_MILLISEC(now);
-	}
+	left = Max(topics_backoff_left(&piece),
+			   (long) topics_clock_ms_until(slot->notify_not_before));
 	if (left > 0)
 		return left;
 
@@ -302,8 +291,7 @@ topics_notify_send(WorkerSlot *slot)
 	if (topics_backoff_run(&piece, NULL, notify_taken, NULL))
 		ntaken = 0;
 	topics_notify_give_back();
-	interval_ms = pg_topics_notify_interval;
-	resting = true;
-	INSTR_TIME_SET_CURRENT(last_sent);
-	return topics_moved_is_empty(slot) ? -1 : Max(topics_backoff_left(&piece), interval_ms);
+	topics_worker_slot_note_notified(slot, pg_topics_notify_interval);
+	return topics_moved_is_empty(index) ? -1 :
+		Max(topics_backoff_left(&piece), pg_topics_notify_interval);
 }

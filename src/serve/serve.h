@@ -11,13 +11,13 @@
 #include "shared/shared.h"
 #include "log/log.h"
 
-/* ---- worker.c ---- */
+/* ---- launcher.c ---- */
 
-extern void topics_worker_register(void);
+extern void topics_launcher_register(void);
 
 /* ---- compactor.c ---- */
 
-extern bool topics_compactor_start(WorkerSlot *slot);
+extern struct BackgroundWorkerHandle *topics_compactor_start(int slot, Oid database);
 
 /* ---- guarded.c ---- */
 

@@ -374,6 +374,32 @@ topics_backoff_next_round(void)
 	return result;
 }
 
+/*
+ * Return when something of a database that has failed is to be tried again: the
+ * first such time after "after", which is when its last round began, since what
+ * that round has not tried is not wanted.  With "notify" it is about
+ * notifications of the database, else about all that rounds do or have done.
+ * NEVER if nothing is.
+ */
+MonotonicTime
+topics_backoff_next_try(Oid database, MonotonicTime after, bool notify)
+{
+	MonotonicTime result = NEVER;
+
+	LWLockAcquire(notes_lock, LW_SHARED);
+	for (int i = 0; i < backoff->count; i++)
+	{
+		const WorkFailure *failure = &backoff->failures[i];
+
+		if (failure->piece.database == database && failure->failures > 0 &&
+			failure->retry_at > after && (failure->piece.kind == WORK_NOTIFY) == notify &&
+			(!notify || !OidIsValid(failure->piece.view_relid)))
+			result = Min(result, failure->retry_at);
+	}
+	LWLockRelease(notes_lock);
+	return result;
+}
+
 /* ----------------------------------------------------------------
  *		Trying
  * ----------------------------------------------------------------
@@ -649,6 +675,8 @@ topics_backoff_reset(Oid view_relid)
 			backoff->failures[i].failures > 0)
 			forget_failures(&backoff->failures[i]);
 	LWLockRelease(notes_lock);
+	/* its time was what a worker would have come for */
+	topics_worker_registry_note_change();
 }
 
 /*
@@ -712,6 +740,23 @@ topics_backoff_list(int *count)
 			result[(*count)++] = backoff->failures[i];
 	LWLockRelease(notes_lock);
 	return result;
+}
+
+/*
+ * Find what the worker, or the compactor, of this database is at.  Return false
+ * if it is at nothing.
+ */
+bool
+topics_backoff_find_under_way(bool compactor, WorkFailure *note)
+{
+	WorkFailure *found;
+
+	LWLockAcquire(notes_lock, LW_SHARED);
+	found = find_under_way(compactor);
+	if (found)
+		*note = *found;
+	LWLockRelease(notes_lock);
+	return found != NULL;
 }
 
 const char *

@@ -120,11 +120,11 @@ topics_moved_push(PartitionState *state)
 		topics_worker_registry_wake_notifier(slot);
 }
 
-/* Return true if no partition of the slot's database has moved. */
+/* Return true if no partition of the database with that slot has moved. */
 bool
-topics_moved_is_empty(const WorkerSlot *slot)
+topics_moved_is_empty(int slot)
 {
-	return pg_atomic_read_u32(find_top(slot)) == 0;
+	return pg_atomic_read_u32(&stacks->tops[slot]) == 0;
 }
 
 /*

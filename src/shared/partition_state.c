@@ -454,6 +454,23 @@ topics_partition_state_next_database(Oid after)
 }
 
 /*
+ * What was found of a database's partitions by their topics' settings does not
+ * hold any more.  Raises nothing.
+ */
+void
+topics_partition_state_look_again(Oid database)
+{
+	for (int i = 0; i < shared->nstates; i++)
+	{
+		PartitionState *state = &shared->states[i];
+
+		/* at worst it is another database's by now, and looked at in vain */
+		if (state->id.database == database && state->compact_at != COMPACTION_WANTED)
+			state->compact_at = LOOK_NOW;
+	}
+}
+
+/*
  * Take places for partitions from .. to-1 of a new topic, all or none, so that
  * the command that creates the topic finds a lack of them, not a producer.
  * Nobody knows them yet.  A state that there is all the same is that of another

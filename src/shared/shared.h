@@ -186,7 +186,49 @@ typedef struct PartitionState
 #else
 #define MAX_WORKERS 256			/* databases with the extension */
 #endif
-#define WORKER_RESTART_MS 5000	/* least time between two starts of a worker */
+#define WORKER_RESTART_MS 5000	/* least time between two starts of a worker
+								 * that did not end by itself */
+#define SILENT_MS 10000			/* who does not answer for so long is hung */
+#define NEVER PG_INT64_MAX		/* of a MonotonicTime */
+
+/* Why a process that is wanted is not there. */
+typedef enum StartTrouble
+{
+	TROUBLE_NONE,
+	TROUBLE_NO_PLACE,			/* as many as may be are at work elsewhere */
+	TROUBLE_NO_PROCESS			/* the server has none to be had */
+} StartTrouble;
+
+/*
+ * One of our processes, as others see it: whether it is there, and whether it
+ * answers.  A process is asked by SIGUSR2, whose handler does nothing but
+ * answer: only one that the operating system does not let run says nothing.
+ */
+typedef struct ServeProcess
+{
+	pid_t		pid;			/* 0: not running */
+	bool		starting;		/* was started, and has not come yet */
+	bool		leave;			/* is asked to give its place to others */
+	MonotonicTime since;		/* when it came */
+	MonotonicTime not_before;	/* no new start until then */
+	StartTrouble trouble;		/* why there is none, if one is wanted */
+	pg_atomic_uint32 asked;		/* so often; fewer are answered if one still */
+	pg_atomic_uint32 answered;	/* is to be */
+	MonotonicTime asked_at;		/* the last time */
+} ServeProcess;
+
+/*
+ * When work comes due by itself that no process will ask for: by either clock,
+ * as the clock of the wall can be set.
+ */
+typedef struct WorkDue
+{
+	MonotonicTime at;			/* NEVER: not by this clock; 0: with the next
+								 * round over all that there is */
+	TimestampTz time;			/* DT_NOEND: likewise */
+	TimestampTz noted;			/* what time it was when this was found out;
+								 * earlier now: the clock was set back */
+} WorkDue;
 
 /*
  * A database's worker and compactor, in shared memory.  worker_registry.c has
@@ -195,26 +237,40 @@ typedef struct PartitionState
 typedef struct WorkerSlot
 {
 	Oid			database;		/* InvalidOid: free */
-	pid_t		pid;			/* 0: not running */
-	pid_t		compactor;		/* likewise */
+	ServeProcess worker;
+	ServeProcess compactor;
 	struct Latch *latch;		/* of the running worker */
-	bool		has_extension;	/* as of its last look */
-	bool		is_confirmed;	/* the worker that runs has found it */
-	bool		no_process;		/* there was none for the last start */
+	bool		has_extension;	/* as of the last look of a worker */
+	bool		is_confirmed;	/* a worker has found it, and it is still
+								 * there */
 	int			commands;		/* in progress that the worker gives way to */
-	MonotonicTime not_before;	/* no new start until then */
-	bool		round_wanted;	/* was woken for more than notifications */
-	TimestampTz last_round;		/* end of the worker's last round; 0: none yet */
+
+	/* what there is to be done */
+	bool		round_wanted;	/* somebody asks for a round now */
+	pg_atomic_uint32 changed;	/* the next regular round is wanted */
+	WorkDue		due;			/* as the last worker has left it */
+	MonotonicTime wanted_since; /* a worker is, and there is none; 0: it is
+								 * not */
+	MonotonicTime compaction_since; /* likewise a compactor */
+	MonotonicTime notify_not_before;	/* no notification until then */
+
+	/* what was done */
+	MonotonicTime busy_since;	/* the worker is at work; 0: it waits for some */
+	MonotonicTime round_began;	/* the last one; 0: none yet */
+	MonotonicTime full_began;	/* the last one over all that there is */
+	TimestampTz last_round;		/* end of the last complete one; 0: none yet */
 	int			partitions;		/* that it looked at in that round */
+	uint32		roles_followed; /* role_changes when owners of groups were
+								 * looked at */
 } WorkerSlot;
 
-/* Whether the launcher starts a worker. */
-typedef enum StartClaim
+/* Whether the launcher has a slot for a database. */
+typedef enum SlotClaim
 {
-	START_NOW,
-	START_NOT,					/* there is one, or it is not to be now */
-	START_NO_SLOT				/* all slots are taken */
-} StartClaim;
+	SLOT_FOUND,
+	SLOT_NOT_YET,				/* others are being looked into */
+	SLOT_NONE					/* all are taken for good */
+} SlotClaim;
 
 /* What the launcher logs once. */
 typedef enum WorkerHint
@@ -300,6 +356,7 @@ extern void topics_partition_state_reserve(int64 topic_id, int32 from, int32 to)
 extern void topics_partition_state_release(int64 topic_id, int32 from, int32 to);
 extern void topics_partition_state_release_database(Oid database);
 extern Oid	topics_partition_state_next_database(Oid after);
+extern void topics_partition_state_look_again(Oid database);
 extern int64 topics_partition_state_active_bytes(const PartitionState *state);
 extern int	topics_partition_state_index(const PartitionState *state);
 extern PartitionState *topics_partition_state_at(int index);
@@ -314,38 +371,68 @@ extern bool topics_worker_registry_read(Oid database, WorkerSlot *copy);
 extern int	topics_worker_registry_index(const WorkerSlot *slot);
 extern WorkerSlot *topics_worker_registry_at(int index);
 extern void topics_worker_registry_wake_worker(void);
-extern void topics_worker_registry_wake_notifier(const WorkerSlot *slot);
+extern void topics_worker_registry_wake_notifier(WorkerSlot *slot);
+extern void topics_worker_registry_note_change(void);
+extern void topics_worker_registry_note_roles(void);
 extern void topics_worker_registry_wake_launcher(void);
 extern bool topics_worker_registry_give_way(Oid database);
 extern void topics_worker_registry_come_back(Oid database);
+extern ServeProcess *topics_worker_registry_launcher(void);
+extern bool topics_worker_registry_serves(Oid database);
+
 extern void topics_worker_registry_enter_launcher(void);
+extern void topics_worker_registry_leave_launcher(void);
 extern bool topics_worker_registry_take_look_again(void);
-extern void topics_worker_registry_list(Oid *databases);
-extern bool topics_worker_registry_lacks_extension(Oid database);
+extern void topics_worker_registry_read_at(int index, WorkerSlot *copy);
+extern SlotClaim topics_worker_registry_claim_slot(Oid database);
 extern bool topics_worker_registry_is_full(void);
 extern bool topics_worker_registry_is_vacant(Oid database);
 extern void topics_worker_registry_forget(Oid database);
-extern StartClaim topics_worker_registry_claim_start(Oid database);
-extern void topics_worker_registry_note_no_process(Oid database);
-extern long topics_worker_registry_time_to_start(long limit);
+extern void topics_worker_registry_want(int index, bool compactor, StartTrouble trouble);
+extern bool topics_worker_registry_begin_start(int index, bool compactor);
+extern void topics_worker_registry_end_start(int index, bool compactor, bool no_process);
+extern void topics_worker_registry_ask_to_leave(int index, bool compactor);
+extern void topics_worker_registry_ask_for_round(int index);
 extern bool topics_worker_registry_claim_hint(WorkerHint hint);
-extern WorkerSlot *topics_worker_registry_enter(Oid database);
-extern void topics_worker_registry_leave(WorkerSlot *slot);
-extern uint32 topics_worker_registry_changes(void);
-extern void topics_worker_registry_note_extension(WorkerSlot *slot);
-extern bool topics_worker_registry_note_no_extension(WorkerSlot *slot, uint32 changes);
-extern void topics_worker_registry_note_round(WorkerSlot *slot, int partitions);
-extern bool topics_worker_registry_take_round_wanted(WorkerSlot *slot);
-extern bool topics_worker_registry_has_compactor(const WorkerSlot *slot);
-extern bool topics_worker_registry_enter_compactor(WorkerSlot *slot, Oid database);
-extern void topics_worker_registry_leave_compactor(WorkerSlot *slot);
+
+/* ---- worker_slot.c ---- */
+
+extern WorkerSlot *topics_worker_slot_enter(Oid database);
+extern bool topics_worker_slot_rest(WorkerSlot *slot, const WorkDue *due);
+extern void topics_worker_slot_leave(WorkerSlot *slot);
+extern bool topics_worker_slot_is_asked_to_leave(const WorkerSlot *slot, bool compactor);
+extern uint32 topics_worker_slot_changes(void);
+extern void topics_worker_slot_note_extension(WorkerSlot *slot);
+extern bool topics_worker_slot_note_no_extension(WorkerSlot *slot, uint32 changes);
+extern bool topics_worker_slot_take_round_wanted(WorkerSlot *slot);
+extern void topics_worker_slot_want_round(WorkerSlot *slot);
+extern void topics_worker_slot_begin_round(WorkerSlot *slot, bool full);
+extern void topics_worker_slot_end_round(WorkerSlot *slot, int partitions);
+extern void topics_worker_slot_note_busy(WorkerSlot *slot, bool busy);
+extern void topics_worker_slot_note_notified(WorkerSlot *slot, int interval_ms);
+extern uint32 topics_worker_slot_role_changes(void);
+extern void topics_worker_slot_note_roles_followed(WorkerSlot *slot, uint32 role_changes);
+extern bool topics_worker_slot_want_compactor(WorkerSlot *slot, bool wanted);
+extern bool topics_worker_slot_enter_compactor(WorkerSlot *slot, Oid database);
+extern void topics_worker_slot_take_compaction(WorkerSlot *slot);
+extern void topics_worker_slot_leave_compactor(WorkerSlot *slot, bool wanted);
+
+/* ---- worker_life.c ---- */
+
+extern void topics_worker_life_begin(ServeProcess *process);
+extern void topics_worker_life_ask(ServeProcess *process);
+extern bool topics_worker_life_is_hung(const ServeProcess *process);
+
+/* ---- worker_due.c ---- */
+
+extern MonotonicTime topics_worker_due_time(int index, const WorkerSlot *slot);
 
 /* ---- moved.c ---- */
 
 extern void topics_moved_shmem_request(void);
 extern void topics_moved_shmem_startup(void);
 extern void topics_moved_push(PartitionState *state);
-extern bool topics_moved_is_empty(const WorkerSlot *slot);
+extern bool topics_moved_is_empty(int slot);
 extern int	topics_moved_pop(const WorkerSlot *slot, PartitionState **result);
 extern void topics_moved_sort(Oid database);
 
@@ -436,6 +523,7 @@ extern void topics_backoff_shmem_startup(void);
 extern long topics_backoff_left(const WorkPiece *piece);
 extern TimestampTz topics_backoff_retry_time(const WorkFailure *failure);
 extern long topics_backoff_next_round(void);
+extern MonotonicTime topics_backoff_next_try(Oid database, MonotonicTime after, bool notify);
 extern bool topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *arg);
 extern void topics_backoff_step(WorkStep step);
 extern const char *topics_backoff_step_name(WorkStep step);
@@ -446,5 +534,6 @@ extern void topics_backoff_forget_untried(MonotonicTime began);
 extern void topics_backoff_forget_database(void);
 extern void topics_backoff_keep_databases(List *databases);
 extern WorkFailure *topics_backoff_list(int *count);
+extern bool topics_backoff_find_under_way(bool compactor, WorkFailure *note);
 
 #endif							/* PG_TOPICS_SHARED_H */

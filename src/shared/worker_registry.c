@@ -4,24 +4,33 @@
  *		What the launcher and the workers of databases know of each other,
  *		and how other processes wake them, or send them away.
  *
- * A fixed array of slots in shared memory, one for each database that has a
- * worker, or has partitions that a worker should know of, or that a worker is
- * to look into for the first time.  A slot stays the database's until the
- * launcher finds the database gone.  One whose database is known not to have
- * the extension is given to another database that needs one, so that there is
- * room for MAX_WORKERS databases with the extension, and for any number
- * without.
+ * A fixed array of slots in shared memory, one for each database that has the
+ * extension and was ever worked in, or has partitions that a worker should know
+ * of, or that a worker is to look into for the first time.  A slot stays the
+ * database's until the launcher finds the database gone.  One whose database is
+ * known not to have the extension is given to another database that needs one,
+ * so that there is room for MAX_WORKERS databases with the extension, and for
+ * any number without.
  *
  * A worker or a compactor is in its slot from the moment it says so (enter)
- * until it ends (leave).  The launcher starts a worker for a slot that has
- * none; one that was started and has not entered yet finds in enter whether it
+ * until it ends (leave).  The launcher starts a worker for a slot that wants
+ * one; one that was started and has not entered yet finds in enter whether it
  * may stay.
+ *
+ * NO WISH IS LOST.  Who wants something of a database first puts it down (a
+ * partition's requests, its place in the stack of moved ones, a flag here), and
+ * then looks, under the mutex, whether there is a worker: that is woken, or
+ * else the launcher.  A worker that ends says so under the mutex, and wakes the
+ * launcher after that, which then looks at all that was put down.  So a wish
+ * that found the worker still there is seen by the launcher, if not by it.  A
+ * launcher that ends has a successor that looks at all from the start.
  *
  * LOCKING
  *
- *	mutex	(spinlock) the whole registry.  Nothing is called while it is held.
- *		A latch is set after it was released.  It is one of PGPROC's, so at
- *		worst it wakes another process.
+ *	mutex	(spinlock) the whole registry, but "changed", which is an atomic, and
+ *		what worker_life.c says.  Nothing is called while it is held, but the
+ *		clock is read.  A latch is set after it was released.  It is one of
+ *		PGPROC's, so at worst it wakes another process.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,18 +45,9 @@
 #include "utils/timestamp.h"
 
 #include "shared/shared.h"
+#include "shared/worker_registry.h"
 
-typedef struct WorkerRegistry
-{
-	slock_t		mutex;			/* guards all below */
-	Latch	   *launcher;
-	bool		look_again;		/* databases or extensions came or went */
-	uint32		changes;		/* they did so often */
-	bool		hinted[WORKER_HINTS];	/* that was logged */
-	WorkerSlot	slots[MAX_WORKERS];
-} WorkerRegistry;
-
-static WorkerRegistry *registry = NULL;
+WorkerRegistry *topics_worker_registry = NULL;
 
 /* shmem_request_hook */
 void
@@ -62,12 +62,13 @@ topics_worker_registry_shmem_startup(void)
 {
 	bool		found;
 
-	registry = ShmemInitStruct("pg_topics workers", sizeof(WorkerRegistry), &found);
+	topics_worker_registry = ShmemInitStruct("pg_topics workers", sizeof(WorkerRegistry), &found);
 	if (!found)
 	{
-		memset(registry, 0, sizeof(WorkerRegistry));
-		SpinLockInit(&registry->mutex);
-		registry->look_again = true;
+		memset(topics_worker_registry, 0, sizeof(WorkerRegistry));
+		SpinLockInit(&topics_worker_registry->mutex);
+		topics_worker_registry->look_again = true;
+		topics_worker_registry->role_changes = 1;
 	}
 }
 
@@ -81,9 +82,17 @@ static WorkerSlot *
 find_slot(Oid database)
 {
 	for (int i = 0; i < MAX_WORKERS; i++)
-		if (registry->slots[i].database == database)
-			return &registry->slots[i];
+		if (topics_worker_registry->slots[i].database == database)
+			return &topics_worker_registry->slots[i];
 	return NULL;
+}
+
+/* Return true if neither process is there, nor on its way. */
+static bool
+is_vacant(const WorkerSlot *slot)
+{
+	return slot->worker.pid == 0 && !slot->worker.starting &&
+		slot->compactor.pid == 0 && !slot->compactor.starting;
 }
 
 /*
@@ -94,7 +103,7 @@ static bool
 can_take(const WorkerSlot *slot)
 {
 	return !OidIsValid(slot->database) ||
-		(!slot->has_extension && slot->pid == 0 && slot->compactor == 0 && slot->commands == 0);
+		(!slot->has_extension && slot->commands == 0 && is_vacant(slot));
 }
 
 /* Find a slot to take, a free one first; NULL if there is none. */
@@ -104,24 +113,22 @@ find_slot_to_take(void)
 	WorkerSlot *slot = find_slot(InvalidOid);
 
 	for (int i = 0; i < MAX_WORKERS && slot == NULL; i++)
-		if (can_take(&registry->slots[i]))
-			slot = &registry->slots[i];
+		if (can_take(&topics_worker_registry->slots[i]))
+			slot = &topics_worker_registry->slots[i];
 	return slot;
 }
+
+/* Nothing comes due by itself. */
+static const WorkDue nothing_due = {NEVER, DT_NOEND, 0};
 
 /* Make a slot one of a database, or a free one. */
 static void
 reset_slot(WorkerSlot *slot, Oid database)
 {
+	memset(slot, 0, sizeof(WorkerSlot));
 	slot->database = database;
 	slot->has_extension = OidIsValid(database); /* until its worker has looked */
-	slot->is_confirmed = false;
-	slot->no_process = false;
-	slot->round_wanted = false;
-	slot->last_round = 0;
-	slot->partitions = 0;
-	slot->commands = 0;
-	slot->not_before = 0;
+	slot->due = nothing_due;
 }
 
 /* Find a database's slot, or take one; NULL if there is none. */
@@ -145,9 +152,9 @@ topics_worker_registry_find(Oid database)
 {
 	WorkerSlot *slot;
 
-	SpinLockAcquire(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot = find_slot(database);
-	SpinLockRelease(&registry->mutex);
+	SpinLockRelease(&topics_worker_registry->mutex);
 	return slot;
 }
 
@@ -162,9 +169,9 @@ topics_worker_registry_get(Oid database)
 	if (mine && mine->database == database)
 		return mine;
 
-	SpinLockAcquire(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot = find_or_take_slot(database);
-	SpinLockRelease(&registry->mutex);
+	SpinLockRelease(&topics_worker_registry->mutex);
 	if (database == MyDatabaseId)
 		mine = slot;
 	return slot;
@@ -176,11 +183,11 @@ topics_worker_registry_read(Oid database, WorkerSlot *copy)
 {
 	WorkerSlot *slot;
 
-	SpinLockAcquire(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot = find_slot(database);
 	if (slot != NULL)
 		*copy = *slot;
-	SpinLockRelease(&registry->mutex);
+	SpinLockRelease(&topics_worker_registry->mutex);
 	return slot != NULL;
 }
 
@@ -188,14 +195,21 @@ topics_worker_registry_read(Oid database, WorkerSlot *copy)
 int
 topics_worker_registry_index(const WorkerSlot *slot)
 {
-	return slot - registry->slots;
+	return slot - topics_worker_registry->slots;
 }
 
 WorkerSlot *
 topics_worker_registry_at(int index)
 {
 	Assert(index >= 0 && index < MAX_WORKERS);
-	return &registry->slots[index];
+	return &topics_worker_registry->slots[index];
+}
+
+/* One of a slot's processes. */
+static ServeProcess *
+get_process(WorkerSlot *slot, bool compactor)
+{
+	return compactor ? &slot->compactor : &slot->worker;
 }
 
 /* ----------------------------------------------------------------
@@ -203,37 +217,99 @@ topics_worker_registry_at(int index)
  * ----------------------------------------------------------------
  */
 
-/* Something was asked of this database's worker, if it has one. */
+/*
+ * The latch of who is to see that something is wanted of a database: its worker,
+ * or else the launcher; NULL if there is neither.  The caller holds the mutex.
+ */
+static Latch *
+find_latch(WorkerSlot *slot)
+{
+	if (slot->worker.pid != 0)
+		return slot->latch;
+	if (slot->wanted_since == 0)
+		slot->wanted_since = topics_clock_now();
+	return topics_worker_registry->launcher_latch;
+}
+
+/*
+ * Set a latch.  The launcher is asked, too, whether it answers, so that it is
+ * known by when it should have done something.
+ */
+static void
+set_latch(Latch *latch)
+{
+	if (latch == NULL)
+		return;
+	SetLatch(latch);
+	if (latch == topics_worker_registry->launcher_latch)
+		topics_worker_life_ask(&topics_worker_registry->launcher);
+}
+
+/*
+ * Something was asked of this database's worker, which comes if it is not
+ * there.  Raises nothing.
+ */
 void
 topics_worker_registry_wake_worker(void)
 {
-	Latch	   *latch = NULL;
-	WorkerSlot *slot;
+	WorkerSlot *slot = topics_worker_registry_get(MyDatabaseId);
+	Latch	   *latch;
 
-	SpinLockAcquire(&registry->mutex);
-	slot = find_slot(MyDatabaseId);
-	if (slot != NULL && slot->pid != 0)
-	{
-		latch = slot->latch;
-		slot->round_wanted = true;
-	}
-	SpinLockRelease(&registry->mutex);
-	if (latch)
-		SetLatch(latch);
+	if (slot == NULL)
+		return;
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	slot->round_wanted = true;
+	latch = find_latch(slot);
+	SpinLockRelease(&topics_worker_registry->mutex);
+	set_latch(latch);
 }
 
 /* Wake a slot's worker for its notifications, not for a round. */
 void
-topics_worker_registry_wake_notifier(const WorkerSlot *slot)
+topics_worker_registry_wake_notifier(WorkerSlot *slot)
 {
-	Latch	   *latch = NULL;
+	Latch	   *latch;
 
-	SpinLockAcquire(&registry->mutex);
-	if (slot->pid != 0)
-		latch = slot->latch;
-	SpinLockRelease(&registry->mutex);
-	if (latch)
-		SetLatch(latch);
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	latch = find_latch(slot);
+	SpinLockRelease(&topics_worker_registry->mutex);
+	set_latch(latch);
+}
+
+/*
+ * A transaction has changed something in this database that a round may have to
+ * look at, at its time.  Costs next to nothing if others have before.  Raises
+ * nothing.
+ */
+void
+topics_worker_registry_note_change(void)
+{
+	WorkerSlot *slot = topics_worker_registry_get(MyDatabaseId);
+	Latch	   *latch;
+
+	if (slot == NULL || pg_atomic_read_u32(&slot->changed) != 0 ||
+		pg_atomic_exchange_u32(&slot->changed, 1) != 0)
+		return;
+	/* a worker that is there comes to it by itself */
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	latch = slot->worker.pid == 0 ? topics_worker_registry->launcher_latch : NULL;
+	SpinLockRelease(&topics_worker_registry->mutex);
+	set_latch(latch);
+}
+
+/* A role was renamed: groups of all databases may have owners of its name. */
+void
+topics_worker_registry_note_roles(void)
+{
+	Latch	   *latch;
+
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	topics_worker_registry->role_changes++;
+	for (int i = 0; i < MAX_WORKERS; i++)
+		pg_atomic_write_u32(&topics_worker_registry->slots[i].changed, 1);
+	latch = topics_worker_registry->launcher_latch;
+	SpinLockRelease(&topics_worker_registry->mutex);
+	set_latch(latch);
 }
 
 /* Databases or extensions came or went. */
@@ -242,13 +318,12 @@ topics_worker_registry_wake_launcher(void)
 {
 	Latch	   *latch;
 
-	SpinLockAcquire(&registry->mutex);
-	registry->look_again = true;
-	registry->changes++;
-	latch = registry->launcher;
-	SpinLockRelease(&registry->mutex);
-	if (latch)
-		SetLatch(latch);
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	topics_worker_registry->look_again = true;
+	topics_worker_registry->changes++;
+	latch = topics_worker_registry->launcher_latch;
+	SpinLockRelease(&topics_worker_registry->mutex);
+	set_latch(latch);
 }
 
 /* ----------------------------------------------------------------
@@ -272,15 +347,15 @@ topics_worker_registry_give_way(Oid database)
 	pid_t		pid = 0;
 	pid_t		compactor = 0;
 
-	SpinLockAcquire(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot = find_slot(database);
 	if (slot != NULL)
 	{
-		pid = slot->pid;
-		compactor = slot->compactor;
+		pid = slot->worker.pid;
+		compactor = slot->compactor.pid;
 		slot->commands++;
 	}
-	SpinLockRelease(&registry->mutex);
+	SpinLockRelease(&topics_worker_registry->mutex);
 	if (pid != 0)
 		kill(pid, SIGTERM);
 	if (compactor != 0)
@@ -294,13 +369,42 @@ topics_worker_registry_come_back(Oid database)
 {
 	WorkerSlot *slot;
 
-	SpinLockAcquire(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot = find_slot(database);
 	/* its slot may have been given up, with the database */
 	if (slot != NULL && slot->commands > 0 && --slot->commands == 0)
-		slot->not_before = 0;
-	SpinLockRelease(&registry->mutex);
+		slot->worker.not_before = slot->compactor.not_before = 0;
+	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_wake_launcher();
+}
+
+/* ----------------------------------------------------------------
+ *		Who looks from outside
+ * ----------------------------------------------------------------
+ */
+
+/* The launcher, as others see it. */
+ServeProcess *
+topics_worker_registry_launcher(void)
+{
+	return &topics_worker_registry->launcher;
+}
+
+/*
+ * Return true if what is asked of a database's worker will be done: it is
+ * there, or can come.
+ */
+bool
+topics_worker_registry_serves(Oid database)
+{
+	WorkerSlot	slot;
+
+	if (!topics_worker_registry_read(database, &slot) ||
+		topics_worker_life_is_hung(&slot.worker))
+		return false;
+	return slot.worker.pid != 0 ||
+		(slot.has_extension && slot.worker.trouble != TROUBLE_NO_PROCESS &&
+		 topics_worker_registry->launcher.pid != 0 && !topics_worker_life_is_hung(&topics_worker_registry->launcher));
 }
 
 /* ----------------------------------------------------------------
@@ -312,10 +416,28 @@ topics_worker_registry_come_back(Oid database)
 void
 topics_worker_registry_enter_launcher(void)
 {
-	SpinLockAcquire(&registry->mutex);
-	registry->launcher = MyLatch;
-	registry->look_again = true;
-	SpinLockRelease(&registry->mutex);
+	topics_worker_life_begin(&topics_worker_registry->launcher);
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	topics_worker_registry->launcher_latch = MyLatch;
+	topics_worker_registry->launcher.pid = MyProcPid;
+	topics_worker_registry->launcher.since = topics_clock_now();
+	pg_atomic_write_u32(&topics_worker_registry->launcher.answered,
+						pg_atomic_read_u32(&topics_worker_registry->launcher.asked));
+	topics_worker_registry->look_again = true;
+	/* what an earlier launcher has started has come by now, or never will */
+	for (int i = 0; i < MAX_WORKERS; i++)
+		topics_worker_registry->slots[i].worker.starting = topics_worker_registry->slots[i].compactor.starting = false;
+	SpinLockRelease(&topics_worker_registry->mutex);
+}
+
+/* The launcher ends. */
+void
+topics_worker_registry_leave_launcher(void)
+{
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	topics_worker_registry->launcher_latch = NULL;
+	topics_worker_registry->launcher.pid = 0;
+	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
 /*
@@ -327,45 +449,42 @@ topics_worker_registry_take_look_again(void)
 {
 	bool		look_again;
 
-	SpinLockAcquire(&registry->mutex);
-	look_again = registry->look_again;
-	registry->look_again = false;
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	look_again = topics_worker_registry->look_again;
+	topics_worker_registry->look_again = false;
 	for (int i = 0; i < MAX_WORKERS && look_again; i++)
-		if (OidIsValid(registry->slots[i].database))
-			registry->slots[i].has_extension = true;
-	SpinLockRelease(&registry->mutex);
+		if (OidIsValid(topics_worker_registry->slots[i].database))
+			topics_worker_registry->slots[i].has_extension = true;
+	SpinLockRelease(&topics_worker_registry->mutex);
 	return look_again;
 }
 
-/*
- * List the database of each slot, or InvalidOid; "databases" has MAX_WORKERS
- * places.
- */
+/* Copy a slot, whose database may be InvalidOid. */
 void
-topics_worker_registry_list(Oid *databases)
+topics_worker_registry_read_at(int index, WorkerSlot *copy)
 {
-	SpinLockAcquire(&registry->mutex);
-	for (int i = 0; i < MAX_WORKERS; i++)
-		databases[i] = registry->slots[i].database;
-	SpinLockRelease(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	*copy = topics_worker_registry->slots[index];
+	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
-/* Return true if a worker has found that a database lacks the extension. */
-bool
-topics_worker_registry_lacks_extension(Oid database)
+/* Have a slot for a database that a worker is to look into. */
+SlotClaim
+topics_worker_registry_claim_slot(Oid database)
 {
 	WorkerSlot *slot;
-	bool		lacks;
+	bool		full = true;
 
-	SpinLockAcquire(&registry->mutex);
-	slot = find_slot(database);
-	lacks = slot != NULL && !slot->has_extension;
-	SpinLockRelease(&registry->mutex);
-	return lacks;
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	slot = find_or_take_slot(database);
+	for (int i = 0; i < MAX_WORKERS && slot == NULL && full; i++)
+		full = topics_worker_registry->slots[i].is_confirmed;
+	SpinLockRelease(&topics_worker_registry->mutex);
+	return slot != NULL ? SLOT_FOUND : full ? SLOT_NONE : SLOT_NOT_YET;
 }
 
 /*
- * Return true if every slot has a worker that has found the extension, so that
+ * Return true if in every slot is a database that has the extension, so that
  * there is none for another database.
  */
 bool
@@ -373,10 +492,10 @@ topics_worker_registry_is_full(void)
 {
 	bool		full = true;
 
-	SpinLockAcquire(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
 	for (int i = 0; i < MAX_WORKERS && full; i++)
-		full = registry->slots[i].is_confirmed;
-	SpinLockRelease(&registry->mutex);
+		full = topics_worker_registry->slots[i].is_confirmed;
+	SpinLockRelease(&topics_worker_registry->mutex);
 	return full;
 }
 
@@ -387,10 +506,10 @@ topics_worker_registry_is_vacant(Oid database)
 	WorkerSlot *slot;
 	bool		vacant;
 
-	SpinLockAcquire(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot = find_slot(database);
-	vacant = slot == NULL || (slot->pid == 0 && slot->compactor == 0);
-	SpinLockRelease(&registry->mutex);
+	vacant = slot == NULL || is_vacant(slot);
+	SpinLockRelease(&topics_worker_registry->mutex);
 	return vacant;
 }
 
@@ -400,77 +519,100 @@ topics_worker_registry_forget(Oid database)
 {
 	WorkerSlot *slot;
 
-	SpinLockAcquire(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot = find_slot(database);
 	if (slot != NULL)
 		reset_slot(slot, InvalidOid);
-	SpinLockRelease(&registry->mutex);
+	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
 /*
- * Say whether a worker should be started in the database now.  If so, the next
- * one is not to be started for WORKER_RESTART_MS.
+ * A process is wanted that there is none of, for this reason if there is
+ * trouble.  It counts from the first time on.
  */
-StartClaim
-topics_worker_registry_claim_start(Oid database)
+void
+topics_worker_registry_want(int index, bool compactor, StartTrouble trouble)
 {
+	WorkerSlot *slot = &topics_worker_registry->slots[index];
 	MonotonicTime now = topics_clock_now();
-	WorkerSlot *slot;
-	StartClaim	result = START_NOT;
 
-	SpinLockAcquire(&registry->mutex);
-	slot = find_or_take_slot(database);
-	if (slot == NULL)
-		result = START_NO_SLOT;
-	else if (slot->pid == 0 && slot->has_extension && slot->commands == 0 &&
-			 slot->not_before <= now)
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	if (slot->worker.pid == 0 && !compactor && slot->wanted_since == 0)
+		slot->wanted_since = now;
+	/* that there is no process is known until one was started */
+	if (get_process(slot, compactor)->trouble != TROUBLE_NO_PROCESS)
+		get_process(slot, compactor)->trouble = trouble;
+	SpinLockRelease(&topics_worker_registry->mutex);
+}
+
+/*
+ * A process is about to be started.  Return false if it must not be now.  The
+ * next one is not to be started for WORKER_RESTART_MS, unless this one ends by
+ * itself.
+ */
+bool
+topics_worker_registry_begin_start(int index, bool compactor)
+{
+	WorkerSlot *slot = &topics_worker_registry->slots[index];
+	ServeProcess *process = get_process(slot, compactor);
+	MonotonicTime now = topics_clock_now();
+	bool		result;
+
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	result = process->pid == 0 && !process->starting && process->not_before <= now &&
+		slot->commands == 0 && OidIsValid(slot->database);
+	if (result)
 	{
-		slot->not_before = now + WORKER_RESTART_MS * 1000;
-		slot->no_process = false;
-		result = START_NOW;
+		process->starting = true;
+		process->not_before = now + WORKER_RESTART_MS * INT64CONST(1000);
 	}
-	SpinLockRelease(&registry->mutex);
+	SpinLockRelease(&topics_worker_registry->mutex);
 	return result;
 }
 
-/* There was no process for the worker that was to be started. */
+/*
+ * The process is not on its way any more: there was none, or it has come, or it
+ * has ended before.
+ */
 void
-topics_worker_registry_note_no_process(Oid database)
+topics_worker_registry_end_start(int index, bool compactor, bool no_process)
 {
-	WorkerSlot *slot;
+	ServeProcess *process = get_process(&topics_worker_registry->slots[index], compactor);
 
-	SpinLockAcquire(&registry->mutex);
-	slot = find_slot(database);
-	if (slot != NULL)
-		slot->no_process = true;
-	SpinLockRelease(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	process->starting = false;
+	if (no_process)
+		process->trouble = TROUBLE_NO_PROCESS;
+	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
-/*
- * Milliseconds until a database may have its next worker that lacks one now;
- * at most "limit".
- */
-long
-topics_worker_registry_time_to_start(long limit)
+/* Ask a process to give its place to another database's. */
+void
+topics_worker_registry_ask_to_leave(int index, bool compactor)
 {
-	MonotonicTime now = topics_clock_now();
+	WorkerSlot *slot = &topics_worker_registry->slots[index];
+	Latch	   *latch = NULL;
 
-	SpinLockAcquire(&registry->mutex);
-	for (int i = 0; i < MAX_WORKERS; i++)
-	{
-		const WorkerSlot *slot = &registry->slots[i];
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	get_process(slot, compactor)->leave = true;
+	if (!compactor)
+		latch = slot->latch;
+	SpinLockRelease(&topics_worker_registry->mutex);
+	set_latch(latch);
+}
 
-		/*
-		 * a database that takes no connections will have no worker, but that
-		 * is not known here
-		 */
-		if (OidIsValid(slot->database) && slot->pid == 0 && slot->has_extension &&
-			slot->commands == 0 && slot->not_before != 0)
-			limit = Min(limit, slot->not_before > now ?
-						(slot->not_before - now) / 1000 + 1 : WORKER_RESTART_MS);
-	}
-	SpinLockRelease(&registry->mutex);
-	return limit;
+/* Ask for a round in a slot's database. */
+void
+topics_worker_registry_ask_for_round(int index)
+{
+	WorkerSlot *slot = &topics_worker_registry->slots[index];
+	Latch	   *latch;
+
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	slot->round_wanted = true;
+	latch = find_latch(slot);
+	SpinLockRelease(&topics_worker_registry->mutex);
+	set_latch(latch);
 }
 
 /* Return true the first time: the hint is to be logged. */
@@ -479,161 +621,9 @@ topics_worker_registry_claim_hint(WorkerHint hint)
 {
 	bool		first;
 
-	SpinLockAcquire(&registry->mutex);
-	first = !registry->hinted[hint];
-	registry->hinted[hint] = true;
-	SpinLockRelease(&registry->mutex);
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	first = !topics_worker_registry->hinted[hint];
+	topics_worker_registry->hinted[hint] = true;
+	SpinLockRelease(&topics_worker_registry->mutex);
 	return first;
-}
-
-/* ----------------------------------------------------------------
- *		The worker's side
- * ----------------------------------------------------------------
- */
-
-/*
- * This process is the database's worker.  Return its slot, or NULL if there is
- * a worker already, or must not be one now.
- */
-WorkerSlot *
-topics_worker_registry_enter(Oid database)
-{
-	WorkerSlot *slot;
-	Latch	   *launcher = NULL;
-
-	SpinLockAcquire(&registry->mutex);
-	slot = find_slot(database);
-	if (slot != NULL && slot->pid == 0 && slot->commands == 0)
-	{
-		slot->pid = MyProcPid;
-		slot->latch = MyLatch;
-		launcher = registry->launcher;
-	}
-	else
-		slot = NULL;
-	SpinLockRelease(&registry->mutex);
-	/* the launcher need not look again whether this worker has come */
-	if (launcher)
-		SetLatch(launcher);
-	return slot;
-}
-
-/* The worker ends. */
-void
-topics_worker_registry_leave(WorkerSlot *slot)
-{
-	SpinLockAcquire(&registry->mutex);
-	slot->pid = 0;
-	slot->latch = NULL;
-	slot->is_confirmed = false;
-	SpinLockRelease(&registry->mutex);
-}
-
-/* Count how often databases or extensions came or went. */
-uint32
-topics_worker_registry_changes(void)
-{
-	uint32		changes;
-
-	SpinLockAcquire(&registry->mutex);
-	changes = registry->changes;
-	SpinLockRelease(&registry->mutex);
-	return changes;
-}
-
-/* The worker has found that its database has the extension. */
-void
-topics_worker_registry_note_extension(WorkerSlot *slot)
-{
-	SpinLockAcquire(&registry->mutex);
-	slot->is_confirmed = true;
-	SpinLockRelease(&registry->mutex);
-}
-
-/*
- * The worker has found that its database does not have the extension.
- * "changes" was counted before it looked.  Return false, and note nothing, if
- * it has to look again.
- */
-bool
-topics_worker_registry_note_no_extension(WorkerSlot *slot, uint32 changes)
-{
-	bool		holds;
-
-	SpinLockAcquire(&registry->mutex);
-	holds = registry->changes == changes;
-	if (holds)
-		slot->has_extension = slot->is_confirmed = false;
-	SpinLockRelease(&registry->mutex);
-	return holds;
-}
-
-/* The worker has ended a round, in which it looked at so many partitions. */
-void
-topics_worker_registry_note_round(WorkerSlot *slot, int partitions)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	SpinLockAcquire(&registry->mutex);
-	slot->last_round = now;
-	slot->partitions = partitions;
-	SpinLockRelease(&registry->mutex);
-}
-
-/* Return true, once, if a round was asked for since the last call. */
-bool
-topics_worker_registry_take_round_wanted(WorkerSlot *slot)
-{
-	bool		wanted;
-
-	SpinLockAcquire(&registry->mutex);
-	wanted = slot->round_wanted;
-	slot->round_wanted = false;
-	SpinLockRelease(&registry->mutex);
-	return wanted;
-}
-
-/* ----------------------------------------------------------------
- *		The compactor's side
- * ----------------------------------------------------------------
- */
-
-/* Return true if the slot's database has a compactor. */
-bool
-topics_worker_registry_has_compactor(const WorkerSlot *slot)
-{
-	bool		running;
-
-	SpinLockAcquire(&registry->mutex);
-	running = slot->compactor != 0;
-	SpinLockRelease(&registry->mutex);
-	return running;
-}
-
-/*
- * This process is the compactor of the database, whose slot this was.  Return
- * false if there is a compactor already, or must not be one now.
- */
-bool
-topics_worker_registry_enter_compactor(WorkerSlot *slot, Oid database)
-{
-	bool		entered = false;
-
-	SpinLockAcquire(&registry->mutex);
-	if (slot->database == database && slot->compactor == 0 && slot->commands == 0)
-	{
-		slot->compactor = MyProcPid;
-		entered = true;
-	}
-	SpinLockRelease(&registry->mutex);
-	return entered;
-}
-
-/* The compactor ends. */
-void
-topics_worker_registry_leave_compactor(WorkerSlot *slot)
-{
-	SpinLockAcquire(&registry->mutex);
-	slot->compactor = 0;
-	SpinLockRelease(&registry->mutex);
 }

@@ -656,5 +656,6 @@ topics_repair_topic(PG_FUNCTION_ARGS)
 	lock_parts_to_repair(&repair, topic_id);
 	repair_parts(&repair);
 	topics_backoff_reset(repair.parts.view_relid);
+	topics_topic_changes_note_settings();
 	return (Datum) 0;
 }

@@ -275,6 +275,7 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 	topics_statement_end(scope);
 	/* work that fails may do better with the new settings; if not, no harm */
 	topics_backoff_reset(topic->view_relid);
+	topics_topic_changes_note_settings();
 	PG_RETURN_VOID();
 }
 

@@ -47,6 +47,7 @@ my $rows =
   q{SELECT string_agg(p::text || xmin, ' ' ORDER BY topic_id, partition) FROM topic_log.partition p};
 my $before = $node->safe_psql('postgres', $rows);
 my $round = $node->safe_psql('postgres', 'SELECT last_round FROM topics.worker');
+ask_for_worker($node, 'postgres');
 $node->poll_query_until('postgres',
 	"SELECT last_round > '$round'::timestamptz + interval '1 s' FROM topics.worker");
 is($node->safe_psql('postgres', $rows), $before, '... and writes nothing when nothing has moved');

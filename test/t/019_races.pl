@@ -296,6 +296,7 @@ for my $what (
 }
 
 # A reader that looks the log end up.
+wait_for_worker($node, 'postgres', 'a worker');
 my $worker = worker_pid($node, 'postgres');
 signal_backend('STOP', $worker);
 $quick->value(
@@ -339,6 +340,8 @@ $producer->value(q{SET lock_timeout = '100ms'});
 $producer->send(q{SELECT count(topics.produce('long', 'x')) FROM generate_series(1, 3000)});
 is(answer($producer), '55P03', '... lock_timeout ends a wait for the process that is to move it');
 $producer->value('RESET lock_timeout');
+wait_for_worker($node, 'postgres', '... by a worker that is stopped now');
+$worker = worker_pid($node, 'postgres');
 signal_backend('STOP', $worker);
 go_on_from($node, 'append-done');
 is(answer($slow), '0', '... when the lock is released');

@@ -388,6 +388,9 @@ is( $observer->value(
 		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'}),
 	'0',
 	'... without a worker');
+is( $observer->value(q{SELECT pid IS NULL, state, step, sqlstate, message FROM topics.worker}),
+	't|missing|start|53400|no background worker process is left',
+	'... and topics.worker says why');
 my $hint = qr/LOG:  pg_topics: no background worker process is left for database "\w+"/;
 ok(poll_until(sub { slurp_file($node->logfile, $position) =~ $hint }), '... the log says so');
 # the launcher has been round again when it has met a new database

@@ -102,6 +102,7 @@ ok( $node->poll_query_until(
 # Back
 # ----------------------------------------------------------------------
 
+wait_for_worker($node, 'postgres', 'a worker');
 my $worker = worker_pid($node, 'postgres');
 set_clock(0);
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");

@@ -133,6 +133,7 @@ $producer->value(
 	CALL topics.send('renamed', 'x');
 	SELECT topics.drop_topic('renamed');
 	CALL topics.send('end', 'x')});
+wait_for_worker($node, 'postgres', 'a worker that waits for the interval');
 my $worker = worker_pid($node, 'postgres');
 is(join(' ', grep { /^Async/ } @{ $listener->query('SELECT')->{rows} }),
 	'', 'nothing is told within the interval');
@@ -156,6 +157,7 @@ $node->reload;
 $observer->value(q{SELECT topics.create_topic('wide', 1000)});
 $channel{wide} = $observer->value(q{SELECT topics.channel('wide')});
 $listener->value("LISTEN $channel{wide}");
+wait_for_worker($node, 'postgres', 'a worker');
 $worker = worker_pid($node, 'postgres');
 $observer->value("SELECT pg_terminate_backend($worker)");
 wait_for_worker($node, 'postgres', 'a worker with the new interval', $worker);
@@ -204,8 +206,9 @@ sub worker_waits
 # the producer has looked up, who would wait for the lock as well
 ok( $node->poll_query_until(
 		'postgres', q{
-	SELECT state = 'idle' FROM pg_stat_activity WHERE backend_type = 'pg_topics worker'}),
-	'the worker is idle');
+	SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'pg_topics worker' AND state <> 'idle'}
+	),
+	'the worker is idle, or gone');
 $producer->value(q{SELECT topics.produce('end', 'x')});
 told_until(qr/"end"/);
 $observer->value('BEGIN; LOCK TABLE topic_log.topic IN ACCESS EXCLUSIVE MODE');
@@ -251,6 +254,7 @@ $node->safe_psql(
 	'other', q{
 	BEGIN; SELECT count(topics.produce('there', 'y', partition => i)) FROM generate_series(0, 999) i; COMMIT}
 );
+wait_for_worker($node, 'other', '... which is still there');
 my $second = worker_pid($node, 'other');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($second)");
 ok( poll_until(

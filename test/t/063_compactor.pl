@@ -17,7 +17,8 @@ use Topics;
 
 my $node = topics_node('main',
 	conf =>
-	  "autovacuum = off\npg_topics.worker_interval = '100ms'\npg_topics.compaction_rate = '1kB'\n");
+	  "autovacuum = off\npg_topics.worker_interval = '100ms'\npg_topics.compaction_rate = '1kB'\npg_topics.max_compactors = 3\n"
+);
 my $compactor =
   q{FROM pg_stat_activity WHERE backend_type = 'pg_topics compactor' AND datname = 'postgres'};
 my $half_made =

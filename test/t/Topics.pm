@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT =
-  qw(topics_node wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from fail_at exhaust_scans_at);
+  qw(topics_node ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from fail_at exhaust_scans_at);
 
 # A started server that has pg_topics loaded, and the extension in database
 # postgres.  Options: conf => more of postgresql.conf, init => arguments of
@@ -52,15 +52,35 @@ sub worker_pid
 	return $node->safe_psql('postgres', 'SELECT pid ' . worker_query($database));
 }
 
-# Waits until a database has a worker, and passes or fails a test by it.
-# Also while the server is restarting.  With a pid: another one than that.
+# Gives the worker of a database something to do: to look whether the extension,
+# which it has, is there.
+sub ask_for_worker
+{
+	my ($node, $database) = @_;
+
+	$node->psql($database, 'CREATE EXTENSION IF NOT EXISTS pg_topics');
+	return;
+}
+
+# Asks for a worker of a database that has the extension, waits until it is
+# there, and passes or fails a test by it.  Also while the server is restarting.
+# With a pid: another one than that.  A worker without work goes after 10 s.
 sub wait_for_worker
 {
 	my ($node, $database, $test_name, $not_pid) = @_;
-	my $query = 'SELECT count(*) = 1 ' . worker_query($database);
+	my $query = 'SELECT count(*) ' . worker_query($database);
+	my $attempts = 10 * $PostgreSQL::Test::Utils::timeout_default;
 
 	$query .= " AND pid <> $not_pid" if defined $not_pid;
-	return ok($node->poll_query_until('postgres', $query), $test_name);
+	while ($attempts--)
+	{
+		my ($result, $count) = $node->psql('postgres', $query);
+
+		return pass($test_name) if $result == 0 && $count eq '1';
+		ask_for_worker($node, $database) if $result == 0 && $attempts % 10 == 9;
+		usleep(100_000);
+	}
+	return fail($test_name);
 }
 
 sub wait_for_no_worker

@@ -1,0 +1,313 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_monitor.c
+ *		What the view topics.worker shows: the worker of this database, what of
+ *		its work fails, and what is wrong with the server.
+ *
+ * The view also asks the processes whether they answer (worker_life.c): a
+ * launcher that hangs asks nobody.
+ *
+ * The messages of errors can tell of records, so what fails is shown to the
+ * topic's owner and to the roles that look after the server only.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_class.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "serve/serve.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_worker_status);
+
+/*
+ * Columns of worker_status: the worker, and then a piece of work that fails.
+ */
+enum
+{
+	WORKER_PID,
+	WORKER_STATE,
+	WORKER_STATE_SINCE,
+	WORKER_NEXT_ROUND,
+	WORKER_LAST_ROUND,
+	WORKER_PARTITIONS,
+	FAILURE_TOPIC,
+	FAILURE_PARTITION,
+	FAILURE_STEP,
+	FAILURE_SINCE,
+	FAILURE_COUNT,
+	FAILURE_SQLSTATE,
+	FAILURE_MESSAGE,
+	FAILURE_HINT,
+	FAILURE_RETRY_AT,
+	WORKER_COLUMNS
+};
+
+/* Return true if the current user may see why a piece of work fails. */
+static bool
+may_see_failure(const WorkFailure *failure)
+{
+	return topics_catalog_is_monitor() ||
+		(OidIsValid(failure->piece.view_relid) &&
+		 object_ownercheck(RelationRelationId, failure->piece.view_relid, GetUserId()));
+}
+
+/*
+ * Put a failure into its columns.  Return false if it is not for the user to
+ * see, or the topic has gone.
+ */
+static bool
+put_failure(const WorkFailure *failure, Datum *values, bool *nulls)
+{
+	char	   *topic = NULL;
+
+	if (OidIsValid(failure->piece.view_relid))
+	{
+		topic = get_rel_name(failure->piece.view_relid);
+		if (topic == NULL)
+			return false;
+	}
+	if (!may_see_failure(failure))
+		return false;
+	nulls[FAILURE_TOPIC] = topic == NULL;
+	if (topic)
+		values[FAILURE_TOPIC] = CStringGetTextDatum(topic);
+	nulls[FAILURE_PARTITION] = failure->piece.partition == WHOLE_TOPIC;
+	values[FAILURE_PARTITION] = Int32GetDatum(failure->piece.partition);
+	nulls[FAILURE_STEP] = nulls[FAILURE_SINCE] = nulls[FAILURE_COUNT] = false;
+	nulls[FAILURE_MESSAGE] = nulls[FAILURE_RETRY_AT] = false;
+	values[FAILURE_STEP] = CStringGetTextDatum(topics_backoff_step_name(failure->step));
+	values[FAILURE_SINCE] = TimestampTzGetDatum(failure->since);
+	values[FAILURE_COUNT] = Int32GetDatum(failure->failures);
+	nulls[FAILURE_SQLSTATE] = failure->sqlstate == 0;
+	if (failure->sqlstate != 0)
+		values[FAILURE_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(failure->sqlstate));
+	values[FAILURE_MESSAGE] = CStringGetTextDatum(failure->message);
+	nulls[FAILURE_HINT] = true;
+	values[FAILURE_RETRY_AT] = TimestampTzGetDatum(topics_backoff_retry_time(failure));
+	return true;
+}
+
+/* ----------------------------------------------------------------
+ *		The worker
+ * ----------------------------------------------------------------
+ */
+
+/* A row, as it grows. */
+typedef struct WorkerRow
+{
+	ReturnSetInfo *rsinfo;
+	Datum		values[WORKER_COLUMNS];
+	bool		nulls[WORKER_COLUMNS];
+	bool		shown;			/* a row was put */
+} WorkerRow;
+
+/* For a person: a moment of the monotonic clock, not far away. */
+static TimestampTz
+get_wall_time(MonotonicTime time)
+{
+	return GetCurrentTimestamp() + (time - topics_clock_now());
+}
+
+/* Put a moment, or NULL for none. */
+static void
+put_moment(WorkerRow *row, int column, MonotonicTime time)
+{
+	row->nulls[column] = time == 0 || time == NEVER || time > topics_clock_now() + NEVER / 4;
+	if (!row->nulls[column])
+		row->values[column] = TimestampTzGetDatum(get_wall_time(time));
+}
+
+/*
+ * Say what the worker does, and since when; or why there is none.  "due" is when
+ * one is wanted.
+ */
+static const char *
+describe_state(const WorkerSlot *worker, MonotonicTime due, MonotonicTime *since)
+{
+	bool		launcher = topics_worker_registry_launcher()->pid != 0;
+
+	*since = worker->wanted_since;
+	if (worker->worker.pid != 0)
+	{
+		bool		hung = topics_worker_life_is_hung(&worker->worker);
+
+		*since = hung ? worker->worker.asked_at : worker->busy_since;
+		return hung ? "hung" : worker->busy_since != 0 ? "busy" : "idle";
+	}
+	if (due > topics_clock_now())
+	{
+		*since = 0;
+		return "resting";
+	}
+	if (!launcher || worker->worker.trouble == TROUBLE_NO_PROCESS ||
+		(!OidIsValid(worker->database) && topics_worker_registry_is_full()))
+		return "missing";
+	return worker->worker.trouble == TROUBLE_NO_PLACE ? "waiting" : "starting";
+}
+
+/* Put the worker into its columns. */
+static void
+put_worker(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
+{
+	MonotonicTime since;
+	const char *state = describe_state(worker, due, &since);
+
+	row->nulls[WORKER_PID] = worker->worker.pid == 0;
+	row->values[WORKER_PID] = Int32GetDatum(worker->worker.pid);
+	row->nulls[WORKER_STATE] = false;
+	row->values[WORKER_STATE] = CStringGetTextDatum(state);
+	put_moment(row, WORKER_STATE_SINCE, since);
+	put_moment(row, WORKER_NEXT_ROUND, strcmp(state, "resting") == 0 ? due : 0);
+	row->nulls[WORKER_LAST_ROUND] = row->nulls[WORKER_PARTITIONS] = worker->last_round == 0;
+	row->values[WORKER_LAST_ROUND] = TimestampTzGetDatum(worker->last_round);
+	row->values[WORKER_PARTITIONS] = Int32GetDatum(worker->partitions);
+}
+
+/* Add the row as it is, and begin another one for the same worker. */
+static void
+add_row(WorkerRow *row)
+{
+	tuplestore_putvalues(row->rsinfo->setResult, row->rsinfo->setDesc, row->values, row->nulls);
+	memset(row->nulls + FAILURE_TOPIC, true, WORKER_COLUMNS - FAILURE_TOPIC);
+	row->shown = true;
+}
+
+/* ----------------------------------------------------------------
+ *		What is wrong with the server, and not with a piece of work
+ * ----------------------------------------------------------------
+ */
+
+/* Add a row of it. */
+static void
+add_trouble(WorkerRow *row, const char *step, int sqlstate, const char *message, const char *hint)
+{
+	row->nulls[FAILURE_STEP] = row->nulls[FAILURE_SQLSTATE] = row->nulls[FAILURE_MESSAGE] = false;
+	row->values[FAILURE_STEP] = CStringGetTextDatum(step);
+	row->values[FAILURE_SQLSTATE] = CStringGetTextDatum(unpack_sql_state(sqlstate));
+	row->values[FAILURE_MESSAGE] = CStringGetTextDatum(message);
+	row->nulls[FAILURE_HINT] = hint == NULL;
+	row->values[FAILURE_HINT] = hint ? CStringGetTextDatum(hint) : (Datum) 0;
+	add_row(row);
+}
+
+/* Add why there is no worker, if one is wanted: "worker" is its slot. */
+static void
+add_lack_of_worker(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
+{
+	if (worker->worker.pid != 0 || due > topics_clock_now())
+		return;
+	if (topics_worker_registry_launcher()->pid == 0)
+		add_trouble(row, "start", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+					"the launcher of pg_topics does not run",
+					"It comes back within 5 s, unless the server had no process for it: then raise max_worker_processes and restart the server.");
+	else if (!OidIsValid(worker->database) && topics_worker_registry_is_full())
+		add_trouble(row, "start", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+					psprintf("all %d places for databases with the extension are taken", MAX_WORKERS),
+					NULL);
+	else if (worker->worker.trouble == TROUBLE_NO_PROCESS)
+		add_trouble(row, "start", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+					"no background worker process is left",
+					"Raise max_worker_processes and restart the server.");
+	else if (worker->worker.trouble == TROUBLE_NO_PLACE)
+		add_trouble(row, "start", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+					pg_topics_max_workers == 1 ? "the worker is in another database" :
+					psprintf("all %d workers are in other databases", pg_topics_max_workers),
+					"It comes when another one rests, or in turn. Raise pg_topics.max_workers if this lasts.");
+}
+
+/* Add a process that does not answer. */
+static void
+add_if_hung(WorkerRow *row, const ServeProcess *process, const char *name, bool in_database,
+			bool compactor)
+{
+	WorkFailure note;
+	char	   *at = "";
+
+	if (!topics_worker_life_is_hung(process))
+		return;
+	if (in_database && topics_backoff_find_under_way(compactor, &note))
+	{
+		char	   *topic = get_rel_name(note.piece.view_relid);
+
+		at = psprintf(" at step \"%s\"", topics_backoff_step_name(note.step));
+		row->nulls[FAILURE_TOPIC] = topic == NULL;
+		if (topic)
+			row->values[FAILURE_TOPIC] = CStringGetTextDatum(topic);
+		row->nulls[FAILURE_PARTITION] = topic == NULL || note.piece.partition == WHOLE_TOPIC;
+		row->values[FAILURE_PARTITION] = Int32GetDatum(note.piece.partition);
+	}
+	put_moment(row, FAILURE_SINCE, process->asked_at);
+	add_trouble(row, "hang", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+				psprintf("the %s, process %d, does not answer%s", name, (int) process->pid, at),
+				"It was stopped, or hangs in the operating system: look at it there. If it was stopped, kill -CONT lets it go on; kill -KILL restarts all of the server.");
+}
+
+/* Add the rows of what is wrong with the server. */
+static void
+add_troubles(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
+{
+	if (!topics_catalog_is_monitor())
+		return;
+	if (!topics_settings_is_loaded_first())
+		add_trouble(row, "load", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, LOADED_BEHIND_MESSAGE,
+					PRELOAD_HINT);
+	add_lack_of_worker(row, worker, due);
+	add_if_hung(row, topics_worker_registry_launcher(), "launcher", false, false);
+	add_if_hung(row, &worker->worker, "worker", true, false);
+	add_if_hung(row, &worker->compactor, "compactor", true, true);
+}
+
+/* Ask the processes whether they answer. */
+static void
+ask_processes(void)
+{
+	WorkerSlot *slot = topics_worker_registry_find(MyDatabaseId);
+
+	topics_worker_life_ask(topics_worker_registry_launcher());
+	if (slot == NULL)
+		return;
+	topics_worker_life_ask(&slot->worker);
+	topics_worker_life_ask(&slot->compactor);
+}
+
+/* worker_status(): the rows of the view topics.worker */
+Datum
+topics_worker_status(PG_FUNCTION_ARGS)
+{
+	WorkerRow	row = {.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
+	WorkerSlot	worker = {0};	/* this database's; all 0 if it has none */
+	MonotonicTime due = RecoveryInProgress() ? NEVER : 0;	/* a standby has none */
+	WorkFailure *failures;
+	int			count;
+
+	topics_settings_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	ask_processes();
+	if (topics_worker_registry_read(MyDatabaseId, &worker))
+		due = topics_worker_due_time(topics_worker_registry_index(topics_worker_registry_find(MyDatabaseId)),
+									 &worker);
+	memset(row.nulls, true, sizeof(row.nulls));
+	put_worker(&row, &worker, due);
+	failures = topics_backoff_list(&count);
+	for (int i = 0; i < count; i++)
+		if (put_failure(&failures[i], row.values, row.nulls))
+			add_row(&row);
+	add_troubles(&row, &worker, due);
+	if (!row.shown)
+		add_row(&row);
+	return (Datum) 0;
+}

@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared/worker_registry.h
+ *		The registry itself, for worker_registry.c and worker_slot.c alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_WORKER_REGISTRY_H
+#define PG_TOPICS_WORKER_REGISTRY_H
+
+#include "storage/spin.h"
+
+#include "shared/shared.h"
+
+typedef struct WorkerRegistry
+{
+	slock_t		mutex;			/* guards all below */
+	Latch	   *launcher_latch;
+	ServeProcess launcher;
+	bool		look_again;		/* databases or extensions came or went */
+	uint32		changes;		/* they did so often */
+	uint32		role_changes;	/* roles were renamed so often, and once */
+	bool		hinted[WORKER_HINTS];	/* that was logged */
+	WorkerSlot	slots[MAX_WORKERS];
+} WorkerRegistry;
+
+extern WorkerRegistry *topics_worker_registry;
+
+#endif							/* PG_TOPICS_WORKER_REGISTRY_H */
