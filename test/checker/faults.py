@@ -16,7 +16,7 @@ from server import faketime_library
 
 KINDS = ("kill_backend", "kill_server", "kill_in_recovery", "immediate_shutdown", "cancel",
          "terminate", "stop_backend", "stop_server", "kill_worker", "terminate_worker",
-         "full_data_disk", "full_wal_disk", "clock")
+         "stop_worker", "full_data_disk", "full_wal_disk", "clock")
 
 # a client may see these beside those of every run
 ERRORS = {
@@ -117,6 +117,8 @@ class Faults(threading.Thread):
         self.server.ensure_up()
         return details
 
+    # workers come and go; the launcher, which is among them, stays
+
     def kill_worker(self):
         workers = self.server.workers()
         with self.restarting():
@@ -128,6 +130,16 @@ class Faults(threading.Thread):
     def terminate_worker(self):
         workers = self.server.workers()
         return self.signal(self.random.choice(workers) if workers else None, signal.SIGTERM)
+
+    def stop_worker(self):
+        """SIGSTOP of some of them: what they are at, and what they are asked for, waits."""
+        victims = [pid for pid in self.server.workers() if self.random.random() < 0.7]
+        for pid in victims:
+            self.server.send(pid, signal.SIGSTOP)
+        self.done.wait(self.random.uniform(0.1, 3))
+        for pid in victims:
+            self.server.send(pid, signal.SIGCONT)
+        return {"pids": victims}
 
     def kill_server(self):
         """kill -9 of all processes: WAL that was not written is gone."""

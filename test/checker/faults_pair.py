@@ -11,7 +11,8 @@ import time
 import faults
 
 # of those of any server; cancel is none: PostgreSQL takes a commit that is cancelled in its wait for a standby for done
-PLAIN_KINDS = ("kill_backend", "kill_server", "terminate", "stop_backend", "kill_worker", "terminate_worker")
+PLAIN_KINDS = ("kill_backend", "kill_server", "terminate", "stop_backend", "kill_worker", "terminate_worker",
+               "stop_worker")
 PROMOTIONS = ("promote", "promote_behind", "promote_after_restart")
 KINDS = ("standby_away", "standby_crash", "restart_without_standby", "names_off", *PROMOTIONS)
 ALL_KINDS = KINDS + PLAIN_KINDS
