@@ -212,7 +212,7 @@ class Idler(Client):
     must go on when it has ended.
     """
 
-    think = 3.0
+    think = 5.0
     wait = 6.0  # seconds at most
     kinds = {"snapshot": 2, "cursor": 2, "prepared": 2}
     everything = "(SELECT partition, \"offset\", value FROM topic.{} ORDER BY 1, 2) record"

@@ -15,7 +15,7 @@ def keepers(count, think):
     """Those who work with topics that records leave."""
     return [(Producer, count, {"topics": KEPT, "think": think, "side": 0, "sleep": 0, "several": 0.3,
                                "kinds": {"single": 20, "send": 10, "batch": 40, "transaction": 27, "large": 3}}),
-            (Keeper, count, {"think": 6 * think}), (KeptReader, count, {"think": 2 * think}), (Idler, count, {}),
+            (Keeper, count, {"think": 6 * think}), (KeptReader, count, {"think": 2 * think}), (Idler, 1, {}),
             (StateProducer, count, {"think": think}), (StateReader, count, {"think": 3 * think}),
             (Trimmer, count + 1, {"think": 4 * think})]
 
