@@ -332,7 +332,7 @@ read_slots(Survey *survey)
 	}
 }
 
-/* Survey again at this time, or before. */
+/* Look again at this time, or before. */
 static void
 look_at(Survey *survey, MonotonicTime time)
 {
@@ -583,7 +583,7 @@ report_if_hung(const WorkerSlot *slot, int index, int kind)
 			(errmsg("pg_topics: process %d of database \"%s\" does not answer",
 					(int) process->pid, read_database_name(slot->database)),
 			 errdetail("It was stopped, or hangs in the operating system. What the database wants of it is not done."),
-			 errhint("Survey at it with tools of the operating system; the view topics.worker tells when it answers again.")));
+			 errhint("Look at it with tools of the operating system; the view topics.worker tells when it answers again.")));
 }
 
 /* Ask all processes that there are, from time to time. */
@@ -654,7 +654,7 @@ choose_nap(const Survey *survey)
 	return next == NEVER ? -1 : (long) topics_clock_ms_until(next);
 }
 
-/* Survey at all that there is to do, and do it.  Return how long to sleep. */
+/* Look at all that there is to do, and do it.  Return how long to sleep. */
 static long
 look_around(void)
 {
