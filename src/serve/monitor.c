@@ -167,14 +167,18 @@ look_at_view(PartitionView *view, Look look)
 static void
 visit_partition(PartitionView *view, PartitionVisitor visit)
 {
+	const Oid	root_relid = view->topic->root_relid;
 	const Oid	relid = topics_catalog_partition_relid(view->topic, view->number);
 
+	/* in this order, as a DROP does */
+	LockRelationOid(root_relid, AccessShareLock);
 	if (OidIsValid(relid))
 		LockRelationOid(relid, AccessShareLock);
 	if (look_at_view(view, look_at_segments) && look_at_view(view, look_at_ends))
 		visit(view);
 	if (OidIsValid(relid))
 		UnlockRelationOid(relid, AccessShareLock);
+	UnlockRelationOid(root_relid, AccessShareLock);
 }
 
 /* Visit the partitions of all topics that the user may see. */

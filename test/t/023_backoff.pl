@@ -167,11 +167,13 @@ is( $session->value(
 
 my $locker = Session->new($node);
 $session->value(q{SELECT topics.create_topic('locked', segment_time => '50 ms')});
-$locker->value('BEGIN; LOCK TABLE ONLY ' . log_of('locked'));
+# who produces is not
+$locker->value(
+	'BEGIN; LOCK TABLE ONLY ' . log_of('locked') . '_p0 IN SHARE UPDATE EXCLUSIVE MODE');
 $session->value(q{SELECT topics.produce('locked', 'x')});
 wait_until_failing(
 	'locked',
-	qr/^0\|look\|55P03\|canceling statement due to lock timeout$/,
+	qr/^0\|roll\|55P03\|canceling statement due to lock timeout$/,
 	'somebody is in the way');
 
 # ----------------------------------------------------------------------
