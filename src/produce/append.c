@@ -476,11 +476,6 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 	}
 	if (topics_partition_state_active_bytes(state) >= dest->segment_bytes)
 		requests |= REQUEST_ROLL;
-	if ((pg_atomic_read_u32(&state->requests) & requests) != requests)
-	{
-		pg_atomic_fetch_or_u32(&state->requests, requests);
-		topics_worker_registry_wake_worker();
-	}
 
 	/* a reader that sees the new end sees an LSN that covers it */
 	pg_atomic_write_u64(&state->commit_lsn, lsn);
@@ -489,6 +484,19 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 	pg_atomic_write_u64(&state->next_offset, next_offset);
 	pg_write_barrier();
 	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
+
+	/*
+	 * After the new end: a worker that takes a request off and sees the old
+	 * end would find nothing to be done, and nobody would ask again.  The
+	 * barrier is for the read below: a request that it finds set must not have
+	 * been taken off before the new end could be seen.
+	 */
+	pg_memory_barrier();
+	if ((pg_atomic_read_u32(&state->requests) & requests) != requests)
+	{
+		pg_atomic_fetch_or_u32(&state->requests, requests);
+		topics_worker_registry_wake_worker();
+	}
 }
 
 /*
