@@ -455,20 +455,8 @@ copy_group(const CompactTurn *turn, List *group)
  */
 
 /*
- * Return true if we could have this lock now, but for readers that are done in
- * no time.  This is asked before the work is done that needs the lock.
- */
-static bool
-lock_is_free(Oid relid)
-{
-	if (!topics_retention_try_lock(relid))
-		return false;
-	UnlockRelationOid(relid, AccessExclusiveLock);
-	return true;
-}
-
-/*
  * Return true if no other process has a lock that would keep us from swapping.
+ * This is asked before the work is done that needs the locks.
  */
 static bool
 group_is_free(Oid partition_relid, List *group)
@@ -477,10 +465,10 @@ group_is_free(Oid partition_relid, List *group)
 
 	foreach(lc, group)
 	{
-		if (!lock_is_free(((CompactCandidate *) lfirst(lc))->segment.relid))
+		if (!topics_retention_lock_is_free(((CompactCandidate *) lfirst(lc))->segment.relid))
 			return false;
 	}
-	return list_length(group) == 1 || lock_is_free(partition_relid);
+	return list_length(group) == 1 || topics_retention_lock_is_free(partition_relid);
 }
 
 static bool

@@ -22,7 +22,7 @@
 extern bool topics_retention_is_due(const TopicSettings *settings, const PartitionState *state);
 extern bool topics_retention_advance(Partition *partition);
 extern bool topics_retention_drop(Partition *partition);
-extern bool topics_retention_try_lock(Oid relid);
+extern bool topics_retention_lock_is_free(Oid relid);
 extern bool topics_retention_lock(Oid relid);
 
 /* ---- due.c ---- */

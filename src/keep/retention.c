@@ -60,6 +60,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
@@ -396,11 +397,40 @@ wait_for_exclusive_lock(Oid relid)
 }
 
 /*
+ * Return true if no other process has a lock on a table, but for readers that
+ * are done in no time.
+ *
+ * The lock is not taken for that.  To take ACCESS EXCLUSIVE is written to the
+ * WAL, and to give it back is not: a standby would have it until we commit, and
+ * cancel its readers of the table, or keep them waiting.
+ */
+bool
+topics_retention_lock_is_free(Oid relid)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	for (int i = 0; i < LOCK_TRIES; i++)
+	{
+		VirtualTransactionId *holders;
+		int			count;
+
+		holders = GetLockConflicts(&tag, AccessExclusiveLock, &count);
+		pfree(holders);
+		if (count == 0)
+			return true;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+	}
+	return false;
+}
+
+/*
  * Lock a table ACCESS EXCLUSIVE without waiting in the queue.  Return false if
  * it could not be had.
  */
-bool
-topics_retention_try_lock(Oid relid)
+static bool
+try_lock(Oid relid)
 {
 	for (int i = 0; i < LOCK_TRIES; i++)
 	{
@@ -419,7 +449,7 @@ topics_retention_try_lock(Oid relid)
 bool
 topics_retention_lock(Oid relid)
 {
-	return topics_retention_try_lock(relid) || wait_for_exclusive_lock(relid);
+	return try_lock(relid) || wait_for_exclusive_lock(relid);
 }
 
 /*
@@ -489,7 +519,9 @@ topics_retention_drop(Partition *partition)
 	if (segments == NIL)
 		return false;
 
-	if (topics_retention_lock(partition->relid))
+	/* else the other lock is taken in vain, on standbys too */
+	if (topics_retention_lock_is_free(((Segment *) linitial(segments))->relid) &&
+		topics_retention_lock(partition->relid))
 	{
 		topics_catalog_reopen_partition(partition, NoLock);
 		segments = list_droppable(partition, true);

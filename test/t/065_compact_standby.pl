@@ -16,6 +16,7 @@ use TopicState;
 
 my $primary = topics_node(
 	'primary',
+	points => 1,
 	init => { allows_streaming => 1 },
 	conf => "pg_topics.worker_interval = '1h'\nautovacuum = off\n");
 $primary->backup('base');
@@ -76,5 +77,40 @@ $reader->value('COMMIT');
 $holder->value('COMMIT');
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
 is($reader->value($parts), '0|0|50', '... and a new one what is left');
+
+# ----------------------------------------------------------------------
+# A merge that is copying locks nobody out, on the standby either
+# ----------------------------------------------------------------------
+
+$primary->safe_psql('postgres',
+	q{SELECT topics.create_topic('m', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)});
+for my $segment (0, 1)
+{
+	$primary->safe_psql(
+		'postgres', q{
+		SELECT count(topics.produce('m', repeat('x', 100), (i % 10)::text)) FROM generate_series(1, 100) i;
+		CALL topics.roll_segment('m')});
+}
+stop_at($primary, 'compact-copied');
+my $merger = Session->new($primary);
+$merger->send(q{CALL topics.maintain('m')});
+ok(wait_until_at($primary, 'compact-copied'), 'a merge has copied');
+# what it has written so far
+$primary->safe_psql('postgres', q{CALL topics.send('t', 'x', 'k')});
+$primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
+is( $standby->safe_psql(
+		'postgres', q{
+		SELECT count(*) FROM pg_locks JOIN pg_class c ON c.oid = relation
+		WHERE mode = 'AccessExclusiveLock' AND relname ~ ('^t' || (SELECT topic_id FROM topics.topic WHERE topic = 'm') || '_p0')}
+	),
+	'0',
+	'... and the standby has no lock on the partition or a segment');
+go_on_from($primary, 'compact-copied');
+is($merger->receive->{sqlstate}, '', '... and ends');
+is( $primary->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM topics.segment WHERE topic = 'm' AND state = 'sealed'}),
+	'1',
+	'... with one segment');
 
 done_testing();
