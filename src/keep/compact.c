@@ -83,6 +83,15 @@
  * It never sleeps with ACCESS EXCLUSIVE on a segment.  What a turn reads is
  * bounded (MAX_GROUP, compact_segment.c).
  *
+ * A RUN GIVES WAY.  There is one at a time in a process, and others wait for
+ * its end.  Where a lock is in the way, of a transaction that has read the topic
+ * and stays open, it is tried again each second for PATIENCE_MS; then the run is
+ * given up, at the price of another map, and the next partition has its turn.
+ * The partition is looked at again after that time, and after twice as long
+ * whenever that was in vain, up to MAX_DELAY_MS (compact_tries counts).  As long
+ * as the table that was locked then (compact_blocked) is locked, the look is all
+ * that it costs.
+ *
  * A run takes many turns: one maps a segment or replaces a group of them, each
  * in a transaction of its own.  What it remembers (CompactRun) is the
  * process's own.  Two processes that compact one partition do no harm:
@@ -120,6 +129,8 @@
 #define LOOK_AGAIN_MS 60000		/* at what is worth it, or comes to be by time
 								 * alone */
 #define RETRY_MS 1000			/* when locks were in the way */
+#define PATIENCE_MS 5000		/* then a run gives way to others */
+#define MAX_DELAY_MS 60000		/* and is begun anew after this, at most */
 
 /* The run of this process, if there is one. */
 static CompactRun *run = NULL;
@@ -227,6 +238,27 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 }
 
 /*
+ * Return true if the last run was given up, and it is not time for another one
+ * yet, or the lock is still in the way.  Then compact_at says when to look again.
+ */
+static bool
+is_put_off(PartitionState *state)
+{
+	MonotonicTime not_before = state->compact_not_before;
+
+	if (state->compact_tries == 0)
+		return false;
+	if (not_before <= topics_clock_now())
+	{
+		if (topics_retention_lock_is_free(state->compact_blocked))
+			return false;
+		not_before = topics_clock_in(PATIENCE_MS);
+	}
+	state->compact_at = not_before;
+	return true;
+}
+
+/*
  * Look whether a partition should be compacted: cheap, for a process that
  * leaves it to another one.
  */
@@ -236,6 +268,8 @@ topics_compact_look(Partition *partition)
 	PartitionState *state = partition->state;
 	bool		expired;
 
+	if (is_put_off(state))
+		return;
 	topics_catalog_reopen_partition(partition, AccessShareLock);
 	if (run_is_worth_it(partition, &partition->topic->settings,
 						topics_log_start_clean_offset(&state->id), &expired))
@@ -419,6 +453,33 @@ map_segment(const Partition *partition, const TopicSettings *settings)
  */
 
 /*
+ * A lock is in the way.  Try again a little later, or, after some time of that,
+ * let others have their turns.
+ */
+static CompactResult
+give_way(PartitionState *state)
+{
+	int64		delay = PATIENCE_MS;
+
+	if (run->give_up_at == 0)
+		run->give_up_at = topics_clock_in(PATIENCE_MS);
+	if (topics_clock_now() < run->give_up_at)
+	{
+		run->not_before = topics_clock_in(RETRY_MS);
+		return COMPACT_LATER;
+	}
+	for (int i = 0; i < state->compact_tries && delay < MAX_DELAY_MS; i++)
+		delay *= 2;
+	delay = Min(delay, MAX_DELAY_MS);
+	state->compact_tries++;
+	state->compact_blocked = run->blocked;
+	state->compact_not_before = topics_clock_in(delay);
+	look_again_in(state, delay);
+	end_run();
+	return COMPACT_DONE;
+}
+
+/*
  * End the run, in the catalogue too.  If it did anything, look again at once.
  */
 static CompactResult
@@ -429,6 +490,7 @@ finish_run(PartitionState *state)
 
 	if (moved)
 		topics_log_start_raise_clean_offset(&state->id, run->mapped);
+	state->compact_tries = 0;
 	end_run();
 	return result;
 }
@@ -472,12 +534,10 @@ take_copy_turn(Partition *partition, const TopicSettings *settings)
 	/* dropping wants the table unused by its own session */
 	topics_catalog_close_partition(partition, NoLock);
 	if (busy || (group.candidates != NIL && !topics_compact_segment_replace(&turn, &group)))
-	{
-		run->not_before = topics_clock_in(RETRY_MS);
-		return COMPACT_LATER;
-	}
+		return give_way(partition->state);
 	if (group.candidates == NIL)
 		return finish_run(partition->state);
+	run->give_up_at = 0;
 	run->next = ((CompactCandidate *) llast(group.candidates))->segment.end_offset;
 	return COMPACT_MORE;
 }

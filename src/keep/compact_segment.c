@@ -401,6 +401,7 @@ topics_compact_segment_choose(const CompactTurn *turn, bool *busy)
 		if (!lock_candidate(turn->partition->rel, &candidate->segment))
 		{
 			*busy = group.candidates == NIL;
+			turn->run->blocked = candidate->segment.relid;
 			break;
 		}
 		count_records(turn, candidate);
@@ -455,32 +456,37 @@ copy_group(const CompactTurn *turn, List *group)
  */
 
 /*
- * Return true if no other process has a lock that would keep us from swapping.
+ * Return true if no other process has a lock that would keep us from swapping;
+ * else run->blocked is the table.
  * This is asked before the work is done that needs the locks.
  */
 static bool
-group_is_free(Oid partition_relid, List *group)
+group_is_free(const CompactTurn *turn, List *group)
 {
 	ListCell   *lc;
 
 	foreach(lc, group)
 	{
-		if (!topics_retention_lock_is_free(((CompactCandidate *) lfirst(lc))->segment.relid))
+		turn->run->blocked = ((CompactCandidate *) lfirst(lc))->segment.relid;
+		if (!topics_retention_lock_is_free(turn->run->blocked))
 			return false;
 	}
-	return list_length(group) == 1 || topics_retention_lock_is_free(partition_relid);
+	turn->run->blocked = turn->partition->relid;
+	return list_length(group) == 1 || topics_retention_lock_is_free(turn->run->blocked);
 }
 
 static bool
-lock_group(Oid partition_relid, List *group)
+lock_group(const CompactTurn *turn, List *group)
 {
 	ListCell   *lc;
 
-	if (list_length(group) > 1 && !topics_retention_lock(partition_relid))
+	turn->run->blocked = turn->partition->relid;
+	if (list_length(group) > 1 && !topics_retention_lock(turn->run->blocked))
 		return false;
 	foreach(lc, group)
 	{
-		if (!topics_retention_lock(((CompactCandidate *) lfirst(lc))->segment.relid))
+		turn->run->blocked = ((CompactCandidate *) lfirst(lc))->segment.relid;
+		if (!topics_retention_lock(turn->run->blocked))
 			return false;
 	}
 	return true;
@@ -625,13 +631,13 @@ topics_compact_segment_replace(const CompactTurn *turn, const SegmentGroup *grou
 
 	if (group->dead > 0 || list_length(group->candidates) > 1)
 	{
-		if (!group_is_free(turn->partition->relid, group->candidates))
+		if (!group_is_free(turn, group->candidates))
 			return false;
 		scope = topics_extension_become_owner();
 		if (!first_has_everything(group))
 			new_relid = copy_group(turn, group->candidates);
 		TEST_POINT("compact-copied");
-		done = lock_group(turn->partition->relid, group->candidates);
+		done = lock_group(turn, group->candidates);
 		if (done)
 		{
 			swap_group(turn, group->candidates, new_relid);

@@ -83,6 +83,8 @@ typedef struct CompactRun
 	OffsetMap  *map;
 	bool		mapping;		/* else copying */
 	MonotonicTime not_before;	/* locks were in the way */
+	MonotonicTime give_up_at;	/* should they still be; 0: none is */
+	Oid			blocked;		/* the table that was locked */
 	bool		full;			/* the map is full: there may be more to do */
 	bool		expired;		/* there are tombstones to be let go */
 	int64		clean_offset;	/* where the clean part ended */

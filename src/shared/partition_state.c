@@ -212,6 +212,9 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	state->retention_looked = 0;
 	state->droppable_bytes = UNKNOWN_BYTES;
 	state->compact_at = LOOK_NOW;
+	state->compact_tries = 0;
+	state->compact_blocked = InvalidOid;
+	state->compact_not_before = 0;
 }
 
 /* shmem_startup_hook; the caller holds AddinShmemInitLock. */

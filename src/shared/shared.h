@@ -179,6 +179,9 @@ typedef struct PartitionState
 	int64		droppable_bytes;	/* of sealed segments above the lowest */
 	MonotonicTime compact_at;	/* when to look whether compaction pays, or
 								 * COMPACTION_WANTED */
+	int			compact_tries;	/* in a row that locks were in the way of */
+	Oid			compact_blocked;	/* the table that was locked then */
+	MonotonicTime compact_not_before;	/* when the next one may be */
 } PartitionState;
 
 #ifdef TOPICS_TEST_POINTS
