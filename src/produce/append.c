@@ -488,8 +488,8 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 	/*
 	 * After the new end: a worker that takes a request off and sees the old
 	 * end would find nothing to be done, and nobody would ask again.  The
-	 * barrier is for the read below: a request that it finds set must not have
-	 * been taken off before the new end could be seen.
+	 * barrier is for the read below: a request that it finds set must not
+	 * have been taken off before the new end could be seen.
 	 */
 	pg_memory_barrier();
 	if ((pg_atomic_read_u32(&state->requests) & requests) != requests)

@@ -168,8 +168,7 @@ is( $session->value(
 my $locker = Session->new($node);
 $session->value(q{SELECT topics.create_topic('locked', segment_time => '50 ms')});
 # who produces is not
-$locker->value(
-	'BEGIN; LOCK TABLE ONLY ' . log_of('locked') . '_p0 IN SHARE UPDATE EXCLUSIVE MODE');
+$locker->value('BEGIN; LOCK TABLE ONLY ' . log_of('locked') . '_p0 IN SHARE UPDATE EXCLUSIVE MODE');
 $session->value(q{SELECT topics.produce('locked', 'x')});
 wait_until_failing(
 	'locked',

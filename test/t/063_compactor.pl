@@ -210,7 +210,8 @@ is_compacted('behind', '... and the next one has its turn');
 # ----------------------------------------------------------------------
 
 $node->safe_psql('postgres',
-	q{SELECT topics.create_topic('held', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)});
+	q{SELECT topics.create_topic('held', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)}
+);
 $node->safe_psql('postgres',
 	q{SELECT count(topics.produce('held', i || repeat('x', 1000), (i % 10)::text)) FROM generate_series(1, 1000) i}
 );
@@ -218,7 +219,7 @@ ok($node->poll_query_until('postgres', "SELECT count(*) = 0 $compactor"), 'there
 $reader->value('BEGIN');
 $reader->value('SELECT count(*) FROM topic.held');
 $node->safe_psql('postgres', q{CALL topics.roll_segment('held')});
-ok( $node->poll_query_until('postgres', qq{SELECT count(*) = 1 $compactor AND state = 'idle'}),
+ok($node->poll_query_until('postgres', qq{SELECT count(*) = 1 $compactor AND state = 'idle'}),
 	'a compactor waits for a reader');
 prepare('beside', 'compact');
 $node->safe_psql(
@@ -233,9 +234,11 @@ $node->safe_psql(
 is_compacted('beside', 'another topic has its turn meanwhile');
 ok( $node->poll_query_until(
 		'postgres',
-		q{SELECT count(*) - count(DISTINCT key) = 0 FROM topic.__consumer_offsets HAVING count(*) > 0}),
+		q{SELECT count(*) - count(DISTINCT key) = 0 FROM topic.__consumer_offsets HAVING count(*) > 0}
+	),
 	'... and __consumer_offsets');
-is($reader->value('SELECT count(*) FROM topic.held'), '1000', '... and that of the reader is as it was');
+is($reader->value('SELECT count(*) FROM topic.held'),
+	'1000', '... and that of the reader is as it was');
 # it does not come back to map it again and again
 ok($node->poll_query_until('postgres', "SELECT count(*) = 0 $compactor"),
 	'the compactor ends, as long as the lock is there');

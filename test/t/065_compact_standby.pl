@@ -83,7 +83,8 @@ is($reader->value($parts), '0|0|50', '... and a new one what is left');
 # ----------------------------------------------------------------------
 
 $primary->safe_psql('postgres',
-	q{SELECT topics.create_topic('m', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)});
+	q{SELECT topics.create_topic('m', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)}
+);
 for my $segment (0, 1)
 {
 	$primary->safe_psql(
@@ -108,8 +109,7 @@ is( $standby->safe_psql(
 go_on_from($primary, 'compact-copied');
 is($merger->receive->{sqlstate}, '', '... and ends');
 is( $primary->safe_psql(
-		'postgres',
-		q{SELECT count(*) FROM topics.segment WHERE topic = 'm' AND state = 'sealed'}),
+		'postgres', q{SELECT count(*) FROM topics.segment WHERE topic = 'm' AND state = 'sealed'}),
 	'1',
 	'... with one segment');
 
