@@ -38,15 +38,16 @@ sub holds
 # ----------------------------------------------------------------------
 
 my $consumer = Session->new($node);
-my $table = $node->safe_psql('postgres',
-	q{SELECT 'topic_log.t' || topic_id || '_p0' FROM topics.topic WHERE topic = 'parcels'});
+my $root = $node->safe_psql('postgres',
+	q{SELECT 'topic_log.t' || topic_id FROM topics.topic WHERE topic = 'parcels'});
+my $table = "${root}_p0";
 
 # what it has not met before it looks up
 $consumer->query($_) foreach 'BEGIN', $consume, 'ROLLBACK';
 $consumer->query('BEGIN');
 is(scalar @{ $consumer->query($consume)->{rows} }, 3, 'a consumer has records');
 is( holds($consumer),
-	"idle in transaction|||${table} AccessShareLock, ${table}_s1 AccessShareLock, userlock ExclusiveLock, userlock ShareLock",
+	"idle in transaction|||${root} AccessShareLock, ${table} AccessShareLock, ${table}_s1 AccessShareLock, userlock ExclusiveLock, userlock ShareLock",
 	'... and holds neither an xid nor an xmin, but its claim and the locks of a reader');
 is($node->safe_psql('postgres', $consume), '', 'its partition is given to nobody else');
 for my $statement (
