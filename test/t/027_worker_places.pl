@@ -227,13 +227,20 @@ for my $turn (1 .. 3)
 		"... three that never rest take turns ($turn)");
 }
 
-# A worker that does not answer keeps its place.
+# A worker that does not answer keeps its place.  It is stopped while it waits:
+# elsewhere it may hold a lock that all need who connect.
+my $waits = q{wait_event_type IN ('Activity', 'Extension')};
 my $pid;
 ok( poll_until(
 		sub {
-			produce_in($d1);
-			$pid = run_in($d1, 'SELECT coalesce(max(pid), 0) FROM topics.worker') // '';
-			return $pid =~ /^[1-9]\d*$/ && kill('STOP', $pid);
+			my $is_there;
+
+			($is_there, $pid) = split /\|/, run_in(
+				$d1, qq{
+				SELECT count(a.pid) > 0, max(a.pid) FILTER (WHERE a.state = 'idle' AND $waits)
+				FROM topics.worker w JOIN pg_stat_activity a ON a.pid = w.pid});
+			produce_in($d1) if $is_there eq 'f';
+			return $pid && kill('STOP', $pid);
 		}),
 	'the worker is stopped');
 $_->{heard} = 0 for $d1, $d2, $d3;
@@ -260,6 +267,7 @@ wait_for_value(
 # The launcher that does not answer
 my $launcher_pid = $node->safe_psql('postgres', "SELECT pid $launcher");
 all_rest('all rest');
+wait_for_value('postgres', "SELECT $waits $launcher", 't', 'the launcher rests, too');
 kill 'STOP', $launcher_pid or die "could not send SIGSTOP: $!";
 $d3->{heard} = 0;
 produce_in($d3);
