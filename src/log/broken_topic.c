@@ -47,7 +47,7 @@
 
 /*
  * Tables of topics that are attached to nothing.  The number of a partition has
- * five digits at most: a topic has MAX_TOPIC_PARTITIONS of them.
+ * five digits at most, which is more than MAX_TOPIC_PARTITIONS (topic.c) needs.
  */
 #define LOOSE_TABLES \
 	"SELECT substring(relname FROM '^t([0-9]{1,18})_')::int8 AS topic_id," \

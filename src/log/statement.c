@@ -4,8 +4,8 @@
  *		Statements that make, change and drop topics, by SPI.
  *
  * They run as the extension's owner, which owns the catalogue and the log
- * tables (those about roles as the caller), with a fixed search_path, and are built from numbers and quoted names
- * only.
+ * tables; those about roles, as the caller.  They have a fixed search_path, and
+ * are built from numbers and quoted names only.
  *
  *-------------------------------------------------------------------------
  */
