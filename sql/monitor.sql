@@ -116,6 +116,19 @@ SELECT topics.delete_group('monitor_group');
 DROP OWNED BY regress_monitor_none, regress_monitor_views;
 DROP ROLE regress_monitor_none, regress_monitor_stats, regress_monitor_views, regress_monitor_all;
 
+-- A view keeps no table of a log locked, in SERIALIZABLE either: a lock on a
+-- partition without one on the topic's root would meet a DROP in a deadlock
+SELECT topics.create_topic('monitor_locks', 2);
+SELECT topics.produce('monitor_locks', 'a', partition => 0);
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT log_end_offset FROM topics.partition WHERE topic = 'monitor_locks' ORDER BY partition;
+SELECT count(*) FROM topics.segment WHERE topic = 'monitor_locks';
+SELECT count(*) FROM topics.consumer_lag;
+SELECT relation::regclass, mode FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+	WHERE pid = pg_backend_pid() AND mode <> 'SIReadLock'
+	AND relnamespace = 'topic_log'::regnamespace AND relname ~ '^t[0-9]';
+COMMIT;
+
 SELECT topics.drop_topic(topic) FROM topics.topic WHERE topic ~ '^monitor_';
 DROP DOMAIN monitor_domain;
 DROP OWNED BY regress_monitor;

@@ -15,6 +15,23 @@
 
 #include "pg_topics.h"
 
+/*
+ * The lower and the higher of two.  The macros Min and Max evaluate what they
+ * take twice, so they are for what no other process changes: a limit that moves
+ * would be compared as it was, and taken as it is.  test/lint looks for that.
+ */
+static inline int64
+topics_min(int64 a, int64 b)
+{
+	return Min(a, b);
+}
+
+static inline int64
+topics_max(int64 a, int64 b)
+{
+	return Max(a, b);
+}
+
 /* ---- settings.c ---- */
 
 extern int	pg_topics_max_partitions;

@@ -54,7 +54,7 @@ topics_clock_ago(int64 ms)
 int64
 topics_clock_us_until(MonotonicTime time)
 {
-	return Max(time - topics_clock_now(), 0);
+	return topics_max(time - topics_clock_now(), 0);
 }
 
 /* Count the milliseconds until a time, rounded up: 0 if it has come. */

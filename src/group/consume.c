@@ -117,7 +117,7 @@ look_at_log(Place *place)
 	if (place->log_start != UNKNOWN_OFFSET && place->next_offset != UNKNOWN_OFFSET &&
 		snapshot == NULL && !RecoveryInProgress())
 	{
-		place->log_end = Min(place->next_offset, topics_read_cut_limit(partition->state, NULL));
+		place->log_end = topics_min(place->next_offset, topics_read_cut_limit(partition->state, NULL));
 		return;
 	}
 	topics_catalog_open_partition(partition, AccessShareLock);
@@ -472,8 +472,8 @@ read_place(Consumer *consumer, const Place *place)
 {
 	int64		from = place->position;
 	bool		is_fresh = !IsolationUsesXactSnapshot();
-	int64		end = Min((int64) pg_atomic_read_u64(&place->partition.state->next_offset),
-						  topics_read_cut_limit(place->partition.state, NULL));
+	int64		end = topics_min((int64) pg_atomic_read_u64(&place->partition.state->next_offset),
+								 topics_read_cut_limit(place->partition.state, NULL));
 
 	/* taken after the end was read: it sees all records below */
 	Snapshot	snapshot = RegisterSnapshot(is_fresh ? GetLatestSnapshot() : GetTransactionSnapshot());

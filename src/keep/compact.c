@@ -337,7 +337,7 @@ begin_run(const Partition *partition, const TopicSettings *settings)
 	run->mapping = true;
 	run->expired = expired;
 	run->clean_offset = clean_offset;
-	run->next = run->mapped = Max(clean_offset, topics_log_start(state));
+	run->next = run->mapped = topics_max(clean_offset, topics_log_start(state));
 	MemoryContextSwitchTo(old);
 	return true;
 }

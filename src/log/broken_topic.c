@@ -258,7 +258,7 @@ topics_broken_topic_find(int64 topic_id, Oid view_relid, TopicParts *parts)
 		parts->root_relid = get_result(i, 2, InvalidOid);
 		parts->view_relid = get_result(i, 3, InvalidOid);
 		parts->has_row = get_result(i, 5, false);
-		parts->partitions = Max(get_result(i, 4, 1), get_result(i, 6, -1) + 1);
+		parts->partitions = topics_max(get_result(i, 4, 1), get_result(i, 6, -1) + 1);
 		found = topic_id != ALL_TOPICS || parts->view_relid == view_relid;
 	}
 	topics_statement_end(scope);

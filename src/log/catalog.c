@@ -643,18 +643,45 @@ topics_catalog_open_for_reading(Topic *topic, int32 number)
  * ----------------------------------------------------------------
  */
 
+/*
+ * Nothing here locks the topic's view, so a DROP may have removed it since it
+ * was found: then the user has no right to it, and no error is raised.
+ */
+
+/* Return true if the current user owns the topic that has this view. */
+bool
+topics_catalog_owns_view(Oid view_relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(view_relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return has_privs_of_role(GetUserId(), owner);
+}
+
 bool
 topics_catalog_is_owner(Topic *topic)
 {
-	return object_ownercheck(RelationRelationId, topic->view_relid, GetUserId());
+	return topics_catalog_owns_view(topic->view_relid);
 }
 
-/* Return true if the current user may read the topic, or owns it. */
+/* Return true if the current user may read the topic that has this view, or owns it. */
+bool
+topics_catalog_may_read_view(Oid view_relid)
+{
+	bool		is_missing = false;
+
+	return pg_class_aclcheck_ext(view_relid, GetUserId(), ACL_SELECT, &is_missing) == ACLCHECK_OK ||
+		topics_catalog_owns_view(view_relid);
+}
+
 bool
 topics_catalog_may_read(Topic *topic)
 {
-	return pg_class_aclcheck(topic->view_relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK ||
-		topics_catalog_is_owner(topic);
+	return topics_catalog_may_read_view(topic->view_relid);
 }
 
 /* Return true if the current user is a superuser, or one of topics_admin. */
@@ -694,8 +721,13 @@ report_denied_topic(Topic *topic)
 void
 topics_catalog_require(Topic *topic, AclMode mode)
 {
-	if (pg_class_aclcheck(topic->view_relid, GetUserId(), mode) != ACLCHECK_OK)
-		report_denied_topic(topic);
+	bool		is_missing = false;
+
+	if (pg_class_aclcheck_ext(topic->view_relid, GetUserId(), mode, &is_missing) == ACLCHECK_OK)
+		return;
+	if (is_missing)
+		topics_catalog_report_dropped(NameStr(topic->name));
+	report_denied_topic(topic);
 }
 
 void

@@ -519,8 +519,8 @@ attach_above(const Cover *cover)
 	base_offset = topics_segment_last(partition->rel, &top) ? top.end_offset : cover->first;
 	topics_catalog_close_partition(partition, NoLock);
 
-	end_offset = Max(base_offset + guess_records(partition->state, cover->request->segment_bytes),
-					 cover->last + 1);
+	end_offset = topics_max(base_offset + guess_records(partition->state, cover->request->segment_bytes),
+							cover->last + 1);
 	if (end_offset == partition->state->cut_end)
 		end_offset++;			/* see the head of this file: a hot standby */
 	topics_segment_attach(partition->relid, base_offset, end_offset);

@@ -177,7 +177,7 @@ drop_some_tables(DroppedTopic *topic)
 {
 	StatementScope scope = topics_statement_begin();
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
-	int			budget = Min(MAX_STEP_TABLES, count_droppable(8));
+	int			budget = topics_min(MAX_STEP_TABLES, count_droppable(8));
 
 	if (OidIsValid(topic->root_relid))
 		lock_table(topic, topic->root_relid);
@@ -247,7 +247,7 @@ void
 topics_dropped_topic_take_tables(const TopicParts *parts)
 {
 	DroppedTopic topic = {parts->topic_id, parts->partitions, parts->root_relid, 0};
-	int			few = Min(MAX_TABLES_AT_ONCE, count_droppable(4));
+	int			few = topics_min(MAX_TABLES_AT_ONCE, count_droppable(4));
 
 	if (count_tables(topic.topic_id, few) < (uint64) few)
 	{

@@ -194,6 +194,8 @@ extern void topics_catalog_reopen_partition(Partition *partition, LOCKMODE mode)
 extern void topics_catalog_close_partition(Partition *partition, LOCKMODE mode);
 extern void topics_catalog_hold_partition(const Partition *partition);
 extern Partition topics_catalog_open_for_reading(Topic *topic, int32 number);
+extern bool topics_catalog_owns_view(Oid view_relid);
+extern bool topics_catalog_may_read_view(Oid view_relid);
 extern bool topics_catalog_may_read(Topic *topic);
 extern void topics_catalog_require(Topic *topic, AclMode mode);
 extern void topics_catalog_require_owner(Topic *topic);

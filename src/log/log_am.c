@@ -252,15 +252,26 @@ topics_log_am_last_offset(Relation rel)
 	return result;
 }
 
+/*
+ * Open the table of a segment's partition.  The caller closes it with its lock:
+ * a function that reads a topic holds no lock longer, and one on a partition
+ * without one on the topic's root would stand in the way of a DROP that others
+ * of its locks wait for.
+ */
+static Relation
+open_partition(Relation rel)
+{
+	return relation_open(get_partition_parent(RelationGetRelid(rel), true), AccessShareLock);
+}
+
 /* Readers of the partition are warned of rows of any of its segments. */
 static void
 check_partition_readers(Relation rel)
 {
-	Relation	partition_rel = relation_open(get_partition_parent(RelationGetRelid(rel), true),
-											  AccessShareLock);
+	Relation	partition_rel = open_partition(rel);
 
 	CheckForSerializableConflictIn(partition_rel, NULL, InvalidBlockNumber);
-	relation_close(partition_rel, NoLock);
+	relation_close(partition_rel, AccessShareLock);
 }
 
 static void
@@ -392,13 +403,12 @@ topics_log_am_lock_partition(Relation rel, Snapshot snapshot)
 	if (IsolationIsSerializable() && rel->rd_rel->relispartition &&
 		IsMVCCSnapshot(snapshot))
 	{
-		Relation	partition_rel = relation_open(get_partition_parent(RelationGetRelid(rel), true),
-												  AccessShareLock);
+		Relation	partition_rel = open_partition(rel);
 
 		PredicateLockRelation(partition_rel, snapshot);
 		if (topics_log_am_is_segment(rel))
 			topics_log_meet_writers(partition_rel, snapshot);
-		relation_close(partition_rel, NoLock);
+		relation_close(partition_rel, AccessShareLock);
 	}
 }
 
@@ -432,12 +442,11 @@ get_known_state(Relation rel, const TopicPartition *id)
 	/* a parallel query has looked before it began, or else hides all */
 	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET && !IsInParallelMode())
 	{
-		Partition	partition = {.number = id->partition,.state = state};
+		Partition	partition = {.number = id->partition,.state = state,.rel = open_partition(rel)};
 
-		partition.relid = get_partition_parent(RelationGetRelid(rel), true);
-		partition.rel = relation_open(partition.relid, AccessShareLock);
+		partition.relid = RelationGetRelid(partition.rel);
 		(void) topics_log_next_offset(&partition);
-		relation_close(partition.rel, NoLock);
+		relation_close(partition.rel, AccessShareLock);
 	}
 	return state;
 }

@@ -192,13 +192,13 @@ find_first_timestamp(Relation rel)
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TimestampTz result = GetCurrentTimestamp();
 
-	topics_log_scan_blocks(rel, SnapshotSelf, &scan, 0, Max(RelationGetNumberOfBlocks(rel), 1));
+	topics_log_scan_blocks(rel, SnapshotSelf, &scan, 0, topics_max(RelationGetNumberOfBlocks(rel), 1));
 	if (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
 	{
 		bool		isnull;
 
-		result = Min(result,
-					 DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull)));
+		result = topics_min(result,
+							DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull)));
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
@@ -428,9 +428,9 @@ topics_log_end(const Partition *partition, Snapshot snapshot)
 	if (snapshot && !get_seen_end(state, snapshot, &end))
 		end = find_end(partition, snapshot).end;
 	topics_log_flush(state);
-	end = Min(end, topics_read_cut_limit(state, snapshot));
+	end = topics_min(end, topics_read_cut_limit(state, snapshot));
 	/* records of an old snapshot may have gone */
-	return Max(end, topics_log_start(state));
+	return topics_max(end, topics_log_start(state));
 }
 
 /* Flush WAL up to a position, which may be right behind a page's header. */

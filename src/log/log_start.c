@@ -267,7 +267,7 @@ topics_log_start_lowest(PartitionState *state)
 	if (scan.scan->iscan)
 		scan.scan->iscan->ignore_killed_tuples = false;
 	while (HeapTupleIsValid(tuple = systable_getnext(scan.scan)))
-		result = Min(result, get_column(&scan, tuple, Anum_partition_log_start_offset));
+		result = topics_min(result, get_column(&scan, tuple, Anum_partition_log_start_offset));
 	end_partition_scan(&scan);
 	return result;
 }

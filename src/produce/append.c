@@ -241,7 +241,7 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	dest->first_offset = offset;
 	dest->append_time = 0;
 	if (dest->log_append_time)
-		dest->append_time = Max(GetCurrentTimestamp(), state->last_append_time);
+		dest->append_time = topics_max(GetCurrentTimestamp(), state->last_append_time);
 	pg_atomic_write_u64(&state->append_end, offset + topics_buffer_count(dest->records));
 	pg_write_barrier();
 	pg_atomic_write_u32(&state->append_xid, GetTopTransactionId());
@@ -406,7 +406,7 @@ topics_append_records(void)
 	for (int i = 0; i < nappending; i++)
 	{
 		topics_destination_open_segments(appending[i], destinations);
-		most = Max(most, topics_buffer_count(appending[i]->records));
+		most = topics_max(most, topics_buffer_count(appending[i]->records));
 	}
 	prepare_last_produced();
 	most = Min(most, APPEND_BATCH);

@@ -161,7 +161,7 @@ is_log_end_reached(void *arg)
 
 	if (!wait->gap_is_known && end >= wait->wanted)
 	{
-		int64		upto = Min(end, topics_read_cut_limit(wait->partition.state, NULL));
+		int64		upto = topics_min(end, topics_read_cut_limit(wait->partition.state, NULL));
 
 		if (upto >= wait->wanted)
 			skip_gap(wait, upto);

@@ -651,7 +651,7 @@ choose_nap(const Survey *survey)
 	MonotonicTime next = survey->next;
 
 	if (survey->any_extension)
-		next = Min(next, topics_clock_in(Min(Max(pg_topics_worker_interval, 1000), LONGEST_NAP_MS)));
+		next = topics_min(next, topics_clock_in(Min(Max(pg_topics_worker_interval, 1000), LONGEST_NAP_MS)));
 	return next == NEVER ? -1 : (long) topics_clock_ms_until(next);
 }
 

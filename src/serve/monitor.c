@@ -385,9 +385,7 @@ static bool
 may_see_broken(const BrokenPart *part)
 {
 	return topics_catalog_is_monitor() ||
-		(OidIsValid(part->view_relid) &&
-		 (object_ownercheck(RelationRelationId, part->view_relid, GetUserId()) ||
-		  pg_class_aclcheck(part->view_relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK));
+		(OidIsValid(part->view_relid) && topics_catalog_may_read_view(part->view_relid));
 }
 
 /* broken_status(): the rows of the view topics.broken_topic */

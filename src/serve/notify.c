@@ -156,7 +156,7 @@ find_log_end(Topic *topic, const Moved *moved)
 	}
 	/* nobody is told of a record that a crash can take back */
 	topics_log_flush(state);
-	end = Min(next, topics_read_cut_limit(state, NULL));
+	end = topics_min(next, topics_read_cut_limit(state, NULL));
 	if (end < next)
 	{
 		topics_moved_push(state);
@@ -279,8 +279,8 @@ topics_notify_send(WorkerSlot *slot)
 
 	if (topics_moved_is_empty(index))
 		return -1;
-	left = Max(topics_backoff_left(&piece),
-			   (long) topics_clock_ms_until(slot->notify_not_before));
+	left = topics_max(topics_backoff_left(&piece),
+					  (long) topics_clock_ms_until(slot->notify_not_before));
 	if (left > 0)
 		return left;
 
@@ -293,5 +293,5 @@ topics_notify_send(WorkerSlot *slot)
 	topics_notify_give_back();
 	topics_worker_slot_note_notified(slot, pg_topics_notify_interval);
 	return topics_moved_is_empty(index) ? -1 :
-		Max(topics_backoff_left(&piece), pg_topics_notify_interval);
+		topics_max(topics_backoff_left(&piece), pg_topics_notify_interval);
 }

@@ -426,7 +426,7 @@ try_to_rest(bool asked_to_leave)
 	time = topics_worker_due_time(topics_worker_registry_index(worker_slot), &slot);
 	if (!asked_to_leave && time < topics_clock_in(STAY_MS))
 	{
-		stay_until = Max(time, topics_clock_in(STAY_MS / 10));
+		stay_until = topics_max(time, topics_clock_in(STAY_MS / 10));
 		return false;
 	}
 	return topics_worker_slot_rest(worker_slot, &due);
@@ -464,7 +464,7 @@ wait_for_round(void)
 				return false;
 			continue;
 		}
-		timeout = Min(timeout, (long) topics_clock_ms_until(until));
+		timeout = topics_min(timeout, (long) topics_clock_ms_until(until));
 		if (notify >= 0)
 			timeout = Min(timeout, notify);
 		topics_worker_slot_note_busy(worker_slot, false);

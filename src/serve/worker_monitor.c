@@ -62,7 +62,7 @@ may_see_failure(const WorkFailure *failure)
 {
 	return topics_catalog_is_monitor() ||
 		(OidIsValid(failure->piece.view_relid) &&
-		 object_ownercheck(RelationRelationId, failure->piece.view_relid, GetUserId()));
+		 topics_catalog_owns_view(failure->piece.view_relid));
 }
 
 /*

@@ -260,7 +260,7 @@ note_old_end(PartitionState *state)
 	int64		old_end = (int64) pg_atomic_read_u64(&state->next_offset);
 
 	enter_into_list(state);
-	state->confirmed_end = Max(state->confirmed_end, get_confirmed_end(state));
+	state->confirmed_end = topics_max(state->confirmed_end, get_confirmed_end(state));
 	if (old_end == UNKNOWN_OFFSET)
 		old_end = state->confirmed_end;
 	for (uint64 mark = Max(state->mark, shared->confirmed); mark < shared->open; mark++)
@@ -360,8 +360,13 @@ topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	if (shared->started_at == InvalidXLogRecPtr)
 		shared->started_at = GetFlushRecPtr(NULL);
-	position = pg_atomic_read_u32(&state->foreign_commits) > 0 ? GetXLogInsertRecPtr() :
-		Max(shared->started_at, pg_atomic_read_u64(&state->commit_lsn));
+	if (pg_atomic_read_u32(&state->foreign_commits) > 0)
+		position = GetXLogInsertRecPtr();
+	else
+	{
+		position = pg_atomic_read_u64(&state->commit_lsn);
+		position = Max(position, shared->started_at);
+	}
 	if (applies && position > shared->granted)
 	{
 		state->confirmed_end = Max(state->confirmed_end, confirmed_end);

@@ -59,7 +59,7 @@ get_own_time(const WorkDue *due)
 	if (now >= due->time || now < due->noted)
 		return 0;
 	/* it may be further off than any clock goes */
-	return Min(due->at, topics_clock_now() + Min(due->time - now, NEVER / 2));
+	return topics_min(due->at, topics_clock_now() + Min(due->time - now, NEVER / 2));
 }
 
 /* When there is to be a round that nobody asks for. */
@@ -70,7 +70,7 @@ get_round_time(const WorkerSlot *slot)
 
 	if (pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &slot->changed)) != 0)
 		time = 0;
-	return time == NEVER ? NEVER : Max(time, get_full_round_time(slot));
+	return time == NEVER ? NEVER : topics_max(time, get_full_round_time(slot));
 }
 
 /*
@@ -88,6 +88,6 @@ topics_worker_due_time(int index, const WorkerSlot *slot)
 	if (!slot->is_confirmed || slot->round_wanted)
 		return 0;
 	result = topics_backoff_next_try(slot->database, slot->round_began, false);
-	result = Min(result, get_notify_time(index, slot));
-	return Min(result, get_round_time(slot));
+	result = topics_min(result, get_notify_time(index, slot));
+	return topics_min(result, get_round_time(slot));
 }

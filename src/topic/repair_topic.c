@@ -142,7 +142,7 @@ require_repair_right(const Repair *repair)
 
 	if (topics_catalog_is_admin() ||
 		(parts->has_row && OidIsValid(parts->view_relid) &&
-		 object_ownercheck(RelationRelationId, parts->view_relid, GetUserId())))
+		 topics_catalog_owns_view(parts->view_relid)))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -410,7 +410,7 @@ lock_topic_parts(const char *name, TopicParts *parts)
 
 		if (!OidIsValid(view) || !topics_broken_topic_find(ALL_TOPICS, view, parts))
 			return false;
-		if (!(parts->has_row && object_ownercheck(RelationRelationId, view, GetUserId())) &&
+		if (!(parts->has_row && topics_catalog_owns_view(view)) &&
 			!topics_catalog_is_admin())
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
