@@ -522,7 +522,7 @@ CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
 CREATE VIEW topics.worker AS SELECT * FROM topic_log.worker_status();
-COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; and a row if there is work and the worker cannot come, if a process does not answer, or if the server has pg_topics behind other libraries. A worker comes when there is work, and goes when there is none. What fails for a topic is shown to the topic''s owner, members of topics_admin, topics_monitor and pg_monitor; for all topics, to these members. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
+COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; a row for each piece that a lock or snapshot of others has been in the way of for 5 s; and a row if there is work and the worker cannot come, if a process does not answer, or if the server has pg_topics behind other libraries. A worker comes when there is work, and goes when there is none. What fails for a topic is shown to the topic''s owner, members of topics_admin, topics_monitor and pg_monitor; for all topics, to these members. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
 
 CREATE VIEW topics.append_wait AS SELECT * FROM topic_log.append_wait_status();
 COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mostly at their commit, for the right to append to a partition, each with the one that has it. pg_locks and pg_blocking_pids do not know of these waits. For partitions of topics that one may read or owns; for members of topics_admin, topics_monitor and pg_monitor, of all topics. No Kafka counterpart';
@@ -573,11 +573,11 @@ COMMENT ON COLUMN topics.worker.partitions IS 'How many partitions that were';
 COMMENT ON COLUMN topics.worker.topic IS 'Topic for which work fails; NULL: nothing fails, or work for all topics';
 COMMENT ON COLUMN topics.worker.partition IS 'Its partition; NULL: work for the whole topic';
 COMMENT ON COLUMN topics.worker.step IS 'What fails. look: finding out what is to be done; roll: beginning a new segment; spare: attaching the next one; seal: freezing and indexing; expire: moving the log start; drop: dropping segments below it, or tables of a dropped topic; compact; owners: noting new names of the owners of groups; floors: storing the ends of logs; notify; start: there is no worker, though one is wanted, and why; hang: a process does not answer; load: pg_topics is not the first of shared_preload_libraries';
-COMMENT ON COLUMN topics.worker.failing_since IS 'When it failed first; of hang, since when it was to answer; NULL of start and load, as failures and next_try';
+COMMENT ON COLUMN topics.worker.failing_since IS 'When it failed first; since when somebody is in the way (failures is NULL then); of hang, since when it was to answer; NULL of start and load, as failures and next_try';
 COMMENT ON COLUMN topics.worker.failures IS 'How often it has failed in a row';
-COMMENT ON COLUMN topics.worker.sqlstate IS 'SQLSTATE of the last error; NULL if there was none, but the worker or the server ended';
-COMMENT ON COLUMN topics.worker.message IS 'Message of the last error';
-COMMENT ON COLUMN topics.worker.hint IS 'What puts it right, of start, hang and load';
+COMMENT ON COLUMN topics.worker.sqlstate IS 'SQLSTATE of the last error; NULL if there was none, but the worker or the server ended; 55P03 if a lock is in the way, 55006 if a snapshot may still see what is to go';
+COMMENT ON COLUMN topics.worker.message IS 'Message of the last error, or who is in the way: a process, a prepared transaction, a standby, a replication slot';
+COMMENT ON COLUMN topics.worker.hint IS 'What puts it right, of start, hang and load, and if somebody is in the way';
 COMMENT ON COLUMN topics.worker.next_try IS 'When it is tried again';
 COMMENT ON COLUMN topics.append_wait.topic IS 'Name of the topic; NULL: a transaction with more than 100 partitions has, or wants, all of the database for itself';
 COMMENT ON COLUMN topics.append_wait.partition IS 'Number of the partition, from 0; NULL as topic is';

@@ -89,7 +89,7 @@
  * given up, at the price of another map, and the next partition has its turn.
  * The partition is looked at again after that time, and after twice as long
  * whenever that was in vain, up to MAX_DELAY_MS (compact_tries counts).  As long
- * as the table that was locked then (compact_blocked) is locked, the look is all
+ * as the table that was locked then (compact_delay) is locked, the look is all
  * that it costs.
  *
  * A run takes many turns: one maps a segment or replaces a group of them, each
@@ -198,6 +198,8 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 {
 	PartitionState *state = partition->state;
 	int64		delay_ms = -1;
+	bool		is_seen = true; /* all that is to go has gone for all
+								 * snapshots */
 	int64		clean = 0;
 	int64		dirty = 0;
 	ListCell   *lc;
@@ -224,13 +226,18 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 	{
 		int64		lowest_start = topics_log_start_settle(state);
 
-		*expired = lowest_start >= topics_log_start(state);
+		*expired = is_seen = lowest_start >= topics_log_start(state);
+		if (!is_seen)
+			topics_delay_by_snapshot(&state->compact_delay,
+									 GetOldestNonRemovableTransactionId(partition->rel));
 		/* nobody tells when the snapshot has gone that keeps them */
 		if (delay_ms < 0)
 			delay_ms = LOOK_AGAIN_MS;
 	}
 	if (*expired || (dirty > 0 && dirty >= settings->min_cleanable_dirty_ratio * (clean + dirty)))
 		return true;
+	if (is_seen)
+		topics_delay_end(&state->compact_delay);
 	/* who seals, drops, or alters the topic asks for another look */
 	if (state->compact_at > topics_clock_now())
 		state->compact_at = delay_ms < 0 ? NEVER : topics_clock_in(delay_ms);
@@ -250,7 +257,8 @@ is_put_off(PartitionState *state)
 		return false;
 	if (not_before <= topics_clock_now())
 	{
-		if (topics_retention_lock_is_free(state->compact_blocked))
+		if (!OidIsValid(state->compact_delay.relid) ||
+			topics_retention_lock_is_free(state->compact_delay.relid))
 			return false;
 		not_before = topics_clock_in(PATIENCE_MS);
 	}
@@ -348,22 +356,26 @@ begin_run(const Partition *partition, const TopicSettings *settings)
  */
 
 /*
- * Return true if every snapshot sees this row, and it is old enough.  *frozen
- * is reset if replay has not canceled the queries on standbys that do not see
- * it.  It has where the row was frozen, and where its page was found to be all
- * visible (which keeps VACUUM from coming back to freeze it).
+ * Return true if every snapshot sees this row, and it is old enough; *unseen is
+ * set if not every snapshot does.  *frozen is reset if replay has not canceled
+ * the queries on standbys that do not see it.  It has where the row was frozen,
+ * and where its page was found to be all visible (which keeps VACUUM from coming
+ * back to freeze it).
  */
 static bool
-row_is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, bool *frozen)
+row_is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, bool *frozen,
+			bool *unseen)
 {
 	bool		should_free;
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
 	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
 	bool		isnull;
 	bool		xmin_frozen = HeapTupleHeaderXminFrozen(tuple->t_data);
-	bool		result = (xmin_frozen || TransactionIdPrecedes(xmin, oldest_xmin)) &&
+	bool		is_seen = xmin_frozen || TransactionIdPrecedes(xmin, oldest_xmin);
+	bool		result = is_seen &&
 		DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull)) <= before;
 
+	*unseen |= !is_seen;
 	*frozen &= xmin_frozen ||
 		PageIsAllVisible(BufferGetPage(((BufferHeapTupleTableSlot *) slot)->buffer));
 	if (should_free)
@@ -373,10 +385,16 @@ row_is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before,
 
 /* Freeze a segment.  Return false if that cannot be now, or was in vain. */
 static bool
-freeze_segment(Oid relid)
+freeze_segment(PartitionState *state, Oid relid)
 {
-	if (run->froze == relid || !ConditionalLockRelationOid(relid, ShareUpdateExclusiveLock))
+	if (run->froze == relid)
 		return false;
+	if (!ConditionalLockRelationOid(relid, ShareUpdateExclusiveLock))
+	{
+		run->delayed = true;
+		topics_delay_by_lock(&state->compact_delay, relid);
+		return false;
+	}
 	run->froze = relid;
 	topics_seal_freeze(relid);
 	return true;
@@ -418,7 +436,7 @@ map_segment(const Partition *partition, const TopicSettings *settings)
 		int64		offset = topics_log_get_offset(slot);
 		KeyHash		hash;
 
-		ripe = row_is_ripe(slot, oldest_xmin, before, &frozen);
+		ripe = row_is_ripe(slot, oldest_xmin, before, &frozen, &run->delayed);
 		if (!ripe || !frozen || run->full || offset < run->next)
 			continue;
 		if (topics_compact_segment_hash_key(run, slot, &hash) &&
@@ -442,8 +460,10 @@ map_segment(const Partition *partition, const TopicSettings *settings)
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
+	if (run->delayed)
+		topics_delay_by_snapshot(&partition->state->compact_delay, oldest_xmin);
 	if (ripe && !frozen)
-		return freeze_segment(candidate->segment.relid);
+		return freeze_segment(partition->state, candidate->segment.relid);
 	return ripe && !run->full;
 }
 
@@ -461,6 +481,7 @@ give_way(PartitionState *state)
 {
 	int64		delay = PATIENCE_MS;
 
+	topics_delay_by_lock(&state->compact_delay, run->blocked);
 	if (run->give_up_at == 0)
 		run->give_up_at = topics_clock_in(PATIENCE_MS);
 	if (topics_clock_now() < run->give_up_at)
@@ -472,7 +493,6 @@ give_way(PartitionState *state)
 		delay *= 2;
 	delay = Min(delay, MAX_DELAY_MS);
 	state->compact_tries++;
-	state->compact_blocked = run->blocked;
 	state->compact_not_before = topics_clock_in(delay);
 	look_again_in(state, delay);
 	end_run();
@@ -504,6 +524,8 @@ take_map_turn(const Partition *partition, const TopicSettings *settings)
 {
 	if (map_segment(partition, settings))
 		return COMPACT_MORE;
+	if (!run->delayed)
+		topics_delay_end(&partition->state->compact_delay);
 	if (run->mapped == run->clean_offset && !run->expired)
 		return finish_run(partition->state);
 	run->mapping = false;
@@ -537,6 +559,8 @@ take_copy_turn(Partition *partition, const TopicSettings *settings)
 		return give_way(partition->state);
 	if (group.candidates == NIL)
 		return finish_run(partition->state);
+	if (run->give_up_at != 0)
+		topics_delay_end(&partition->state->compact_delay);
 	run->give_up_at = 0;
 	run->next = ((CompactCandidate *) llast(group.candidates))->segment.end_offset;
 	return COMPACT_MORE;

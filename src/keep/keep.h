@@ -87,6 +87,7 @@ typedef struct CompactRun
 	Oid			blocked;		/* the table that was locked */
 	bool		full;			/* the map is full: there may be more to do */
 	bool		expired;		/* there are tombstones to be let go */
+	bool		delayed;		/* mapping has ended at what is in the way */
 	int64		clean_offset;	/* where the clean part ended */
 	int64		next;			/* to be mapped next; to be copied next */
 	int64		mapped;			/* end of what is mapped */

@@ -502,6 +502,19 @@ drop_listed_segments(List *segments, const TopicPartition *id)
 }
 
 /*
+ * Lock a partition's table, to drop segments of which this is the lowest.  Return
+ * InvalidOid, or the table that another process has locked.
+ */
+static Oid
+lock_for_dropping(const Partition *partition, Oid lowest)
+{
+	/* else the other lock is taken in vain, on standbys too */
+	if (!topics_retention_lock_is_free(lowest))
+		return lowest;
+	return topics_retention_lock(partition->relid) ? InvalidOid : partition->relid;
+}
+
+/*
  * Drop some of the segments below the log start, in the caller's transaction.
  * Return true if there may be more to drop right now.  Where locks are in the
  * way, it stays requested.
@@ -509,7 +522,10 @@ drop_listed_segments(List *segments, const TopicPartition *id)
 bool
 topics_retention_drop(Partition *partition)
 {
+	PartitionState *state = partition->state;
 	List	   *segments;
+	Oid			lowest;
+	Oid			blocked;
 
 	/* from the top, as DROP takes them */
 	LockRelationOid(get_partition_parent(partition->relid, false), AccessShareLock);
@@ -517,27 +533,33 @@ topics_retention_drop(Partition *partition)
 	segments = list_droppable(partition, false);
 	topics_catalog_close_partition(partition, AccessShareLock);
 	if (segments == NIL)
-		return false;
-
-	/* else the other lock is taken in vain, on standbys too */
-	if (topics_retention_lock_is_free(((Segment *) linitial(segments))->relid) &&
-		topics_retention_lock(partition->relid))
 	{
+		topics_delay_end(&state->drop_delay);
+		return false;
+	}
+
+	lowest = ((Segment *) linitial(segments))->relid;
+	blocked = lock_for_dropping(partition, lowest);
+	if (!OidIsValid(blocked))
+	{
+		blocked = lowest;
 		topics_catalog_reopen_partition(partition, NoLock);
 		segments = list_droppable(partition, true);
 		topics_catalog_close_partition(partition, NoLock);
 		if (segments != NIL)
 		{
 			TEST_POINT("retention-locked");
-			drop_listed_segments(segments, &partition->state->id);
+			drop_listed_segments(segments, &state->id);
+			topics_delay_end(&state->drop_delay);
 			TEST_POINT("retention-dropped");
 			/* of what is left, more may be dirty */
-			if (partition->state->compact_at != COMPACTION_WANTED)
-				partition->state->compact_at = LOOK_NOW;
+			if (state->compact_at != COMPACTION_WANTED)
+				state->compact_at = LOOK_NOW;
 			return true;
 		}
 	}
-	pg_atomic_fetch_or_u32(&partition->state->requests, REQUEST_DROP);
+	topics_delay_by_lock(&state->drop_delay, blocked);
+	pg_atomic_fetch_or_u32(&state->requests, REQUEST_DROP);
 	topics_worker_registry_note_change();
 	return false;
 }

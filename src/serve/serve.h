@@ -32,6 +32,10 @@ typedef enum GuardedResult
 typedef void (*Look) (void *arg);
 extern GuardedResult topics_guarded_look(Topic *topic, int32 partition, Look look, void *arg);
 
+/* ---- delay_monitor.c ---- */
+
+extern bool topics_delay_monitor_describe(const WorkDelay * delay, char **message, const char **hint);
+
 /* ---- notify.c ---- */
 
 extern long topics_notify_send(WorkerSlot *slot);

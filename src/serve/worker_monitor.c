@@ -2,7 +2,7 @@
  *
  * worker_monitor.c
  *		What the view topics.worker shows: the worker of this database, what of
- *		its work fails, and what is wrong with the server.
+ *		its work fails or is held up, and what is wrong with the server.
  *
  * The view also asks the processes whether they answer (worker_life.c): a
  * launcher that hangs asks nobody.
@@ -56,13 +56,12 @@ enum
 	WORKER_COLUMNS
 };
 
-/* Return true if the current user may see why a piece of work fails. */
+/* Return true if the current user may see why a piece of work is not done. */
 static bool
-may_see_failure(const WorkFailure *failure)
+may_see_work(Oid view_relid)
 {
 	return topics_catalog_is_monitor() ||
-		(OidIsValid(failure->piece.view_relid) &&
-		 topics_catalog_owns_view(failure->piece.view_relid));
+		(OidIsValid(view_relid) && topics_catalog_owns_view(view_relid));
 }
 
 /*
@@ -80,7 +79,7 @@ put_failure(const WorkFailure *failure, Datum *values, bool *nulls)
 		if (topic == NULL)
 			return false;
 	}
-	if (!may_see_failure(failure))
+	if (!may_see_work(failure->piece.view_relid))
 		return false;
 	nulls[FAILURE_TOPIC] = topic == NULL;
 	if (topic)
@@ -187,7 +186,7 @@ add_row(WorkerRow *row)
 }
 
 /* ----------------------------------------------------------------
- *		What is wrong with the server, and not with a piece of work
+ *		What nobody has failed at
  * ----------------------------------------------------------------
  */
 
@@ -202,6 +201,37 @@ add_trouble(WorkerRow *row, const char *step, int sqlstate, const char *message,
 	row->nulls[FAILURE_HINT] = hint == NULL;
 	row->values[FAILURE_HINT] = hint ? CStringGetTextDatum(hint) : (Datum) 0;
 	add_row(row);
+}
+
+/* Add the steps that somebody else's lock or snapshot is in the way of. */
+static void
+add_delays(WorkerRow *row)
+{
+	ListCell   *lc;
+
+	foreach(lc, topics_delay_list())
+	{
+		PartitionDelay *delayed = lfirst(lc);
+		Topic	   *topic = topics_catalog_by_id(delayed->id.topic_id);
+		const bool	by_lock = OidIsValid(delayed->delay.relid);
+		NameData	name;
+		char	   *message;
+		const char *hint;
+
+		/* dropped, or altered since */
+		if (topic == NULL || !may_see_work(topic->view_relid) ||
+			(delayed->step == STEP_COMPACT && !topic->settings.compact))
+			continue;
+		name = topic->name;
+		if (!topics_delay_monitor_describe(&delayed->delay, &message, &hint))
+			continue;
+		row->nulls[FAILURE_TOPIC] = row->nulls[FAILURE_PARTITION] = false;
+		row->values[FAILURE_TOPIC] = CStringGetTextDatum(NameStr(name));
+		row->values[FAILURE_PARTITION] = Int32GetDatum(delayed->id.partition);
+		put_moment(row, FAILURE_SINCE, delayed->delay.since);
+		add_trouble(row, topics_backoff_step_name(delayed->step),
+					by_lock ? ERRCODE_LOCK_NOT_AVAILABLE : ERRCODE_OBJECT_IN_USE, message, hint);
+	}
 }
 
 /* Add why there is no worker, if one is wanted: "worker" is its slot. */
@@ -306,6 +336,7 @@ topics_worker_status(PG_FUNCTION_ARGS)
 	for (int i = 0; i < count; i++)
 		if (put_failure(&failures[i], row.values, row.nulls))
 			add_row(&row);
+	add_delays(&row);
 	add_troubles(&row, &worker, due);
 	if (!row.shown)
 		add_row(&row);

@@ -213,8 +213,9 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	state->droppable_bytes = UNKNOWN_BYTES;
 	state->compact_at = LOOK_NOW;
 	state->compact_tries = 0;
-	state->compact_blocked = InvalidOid;
 	state->compact_not_before = 0;
+	memset(&state->drop_delay, 0, sizeof(WorkDelay));
+	memset(&state->compact_delay, 0, sizeof(WorkDelay));
 }
 
 /* shmem_startup_hook; the caller holds AddinShmemInitLock. */

@@ -43,6 +43,15 @@ typedef enum PartitionRole
 #define COMPACTION_WANTED 0		/* of compact_at: it pays, or a run goes on */
 #define LOOK_NOW 1				/* of compact_at: a time long past */
 
+/* What is in the way of a step of the worker's (delay.c). */
+typedef struct WorkDelay
+{
+	MonotonicTime since;		/* 0: nothing is */
+	Oid			relid;			/* a table that others have locked; or
+								 * InvalidOid: */
+	TransactionId xmin;			/* snapshots as old as that */
+}			WorkDelay;
+
 /*
  * What all processes share of one partition.  It lives in an array whose
  * elements are never moved or freed, so that a pointer to it and its lock
@@ -180,8 +189,9 @@ typedef struct PartitionState
 	MonotonicTime compact_at;	/* when to look whether compaction pays, or
 								 * COMPACTION_WANTED */
 	int			compact_tries;	/* in a row that locks were in the way of */
-	Oid			compact_blocked;	/* the table that was locked then */
 	MonotonicTime compact_not_before;	/* when the next one may be */
+	WorkDelay	drop_delay;		/* of dropping segments below the log start */
+	WorkDelay	compact_delay;
 } PartitionState;
 
 #ifdef TOPICS_TEST_POINTS
@@ -538,5 +548,23 @@ extern void topics_backoff_forget_database(void);
 extern void topics_backoff_keep_databases(List *databases);
 extern WorkFailure *topics_backoff_list(int *count);
 extern bool topics_backoff_find_under_way(bool compactor, WorkFailure *note);
+
+/* ---- delay.c ---- */
+
+#define DELAY_SHOWN_MS 5000		/* a delay is told of when it has lasted so
+								 * long */
+
+/* A step that something has been in the way of for some time. */
+typedef struct PartitionDelay
+{
+	TopicPartition id;
+	WorkStep	step;
+	WorkDelay	delay;
+}			PartitionDelay;
+
+extern void topics_delay_by_lock(WorkDelay * delay, Oid relid);
+extern void topics_delay_by_snapshot(WorkDelay * delay, TransactionId xmin);
+extern void topics_delay_end(WorkDelay * delay);
+extern List *topics_delay_list(void);
 
 #endif							/* PG_TOPICS_SHARED_H */
