@@ -292,7 +292,7 @@ store_end(PartitionState *state, const EndLookup *lookup)
 	pg_atomic_write_u64(&state->commit_lsn,
 						topics_high_watermark_looked_up(state, lookup->found.floor));
 	/* a snapshot that was taken before takes this for running */
-	pg_atomic_write_u32(&state->publish_xid, ReadNextTransactionId());
+	pg_atomic_write_u64(&state->publish_xid, LOOKED_UP | ReadNextTransactionId());
 	pg_write_barrier();
 	pg_atomic_write_u64(&state->next_offset, lookup->found.end);
 	pg_memory_barrier();
@@ -377,6 +377,27 @@ topics_log_next_offset_settled(const Partition *partition)
  */
 
 /*
+ * Return true if a snapshot sees all below next_offset, which was published with
+ * this publish_xid.
+ *
+ * LOOKED_UP: that was the next transaction when the end was looked up, in what
+ * earlier ones had committed.  A snapshot sees these if it sees that one, so that
+ * it was taken later; or if all earlier ones have ended for it.  Else each read
+ * would look the end up on a server that nobody writes to.
+ */
+static bool
+sees_published(uint64 publish_xid, Snapshot snapshot)
+{
+	TransactionId xid = (TransactionId) publish_xid;
+
+	if (!TransactionIdIsValid(xid))
+		return false;
+	return !XidInMVCCSnapshot(xid, snapshot) ||
+		((publish_xid & LOOKED_UP) != 0 &&
+		 TransactionIdPrecedesOrEquals(xid, snapshot->xmin));
+}
+
+/*
  * Get the log end as a snapshot sees it, if shared memory can tell: where the
  * last commit is one that the snapshot sees, published or not.  Otherwise
  * return false.
@@ -402,8 +423,8 @@ get_seen_end(PartitionState *state, Snapshot snapshot, int64 *end)
 	}
 	*end = pg_atomic_read_u64(&state->next_offset);
 	pg_read_barrier();
-	xid = pg_atomic_read_u32(&state->publish_xid);
-	return *end != UNKNOWN_OFFSET && TransactionIdIsValid(xid) && !XidInMVCCSnapshot(xid, snapshot);
+	return *end != UNKNOWN_OFFSET &&
+		sees_published(pg_atomic_read_u64(&state->publish_xid), snapshot);
 }
 
 /*

@@ -479,7 +479,7 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 
 	/* a reader that sees the new end sees an LSN that covers it */
 	pg_atomic_write_u64(&state->commit_lsn, lsn);
-	pg_atomic_write_u32(&state->publish_xid, pg_atomic_read_u32(&state->append_xid));
+	pg_atomic_write_u64(&state->publish_xid, pg_atomic_read_u32(&state->append_xid));
 	pg_write_barrier();
 	pg_atomic_write_u64(&state->next_offset, next_offset);
 	pg_write_barrier();

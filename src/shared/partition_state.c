@@ -163,7 +163,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	set_u64(&state->next_offset, UNKNOWN_OFFSET, is_new);
 	set_u64(&state->commit_lsn, InvalidXLogRecPtr, is_new);
 	set_u32(&state->append_xid, InvalidTransactionId, is_new);
-	set_u32(&state->publish_xid, InvalidTransactionId, is_new);
+	set_u64(&state->publish_xid, InvalidTransactionId, is_new);
 	set_u64(&state->append_end, 0, is_new);
 	state->active_blocks = 0;
 	state->active_toast_bytes = 0;

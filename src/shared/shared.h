@@ -36,6 +36,7 @@ typedef enum PartitionRole
 
 #define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
+#define LOOKED_UP		(UINT64CONST(1) << 32)	/* in publish_xid */
 #define NOBODY_WAITS	PG_INT64_MAX	/* of wake_at */
 #define UNKNOWN_BYTES	(-1)	/* of droppable_bytes: look */
 #define NOTHING_DROPPABLE (PG_INT64_MIN / 2)	/* there is only the active
@@ -90,8 +91,9 @@ typedef struct PartitionState
 	pg_atomic_uint64 commit_lsn;	/* of the commit that published it */
 	pg_atomic_uint32 append_xid;	/* of the transaction that has appended
 									 * and not yet published, or invalid */
-	pg_atomic_uint32 publish_xid;	/* of the one that published next_offset,
-									 * or invalid: it was looked up */
+	pg_atomic_uint64 publish_xid;	/* of the one that published next_offset;
+									 * with LOOKED_UP, the next one when that
+									 * was looked up */
 	pg_atomic_uint64 append_end;	/* the log end once append_xid is
 									 * published */
 

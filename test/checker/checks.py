@@ -685,19 +685,26 @@ def allowed_errors(run, op):
     return allowed
 
 
+# what PostgreSQL says of a full disk, not all of it with 53100
+NO_SPACE = re.compile(r"No space left on device|could not write init file")
+
+
+def is_full_disk(run, text):
+    return bool(run.faults & faults.DISK_FAULTS) and bool(NO_SPACE.search(text))
+
+
 @check
 def unexpected_error(run):
     """An error that neither the operation nor a fault explains."""
     for op in run.operations:
         if op.get("error") and op["error"] != "XX001" and not op.get("rescued") \
-                and op["error"] not in allowed_errors(run, op):
+                and op["error"] not in allowed_errors(run, op) and not is_full_disk(run, op["message"]):
             yield Finding("unexpected_error", f"{op}: {op['error']} {op['message']}", [op])
 
 
 SUSPICIOUS = re.compile(
     r"PANIC:|TRAP:|terminated by signal (?!9:)|AddressSanitizer|leak(ed)?:|reference leak|refcount"
     r"|you don't own|not closed at|still referenced| XX\d\d\d .*(ERROR|FATAL|WARNING):")
-NO_SPACE = re.compile(r"No space left on device|could not write init file")
 ABORTED = re.compile(r"terminated by signal 6:")
 
 

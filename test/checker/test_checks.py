@@ -775,6 +775,12 @@ class CheckTest(unittest.TestCase):
         self.story.produce("a", outcome="fail", error="53100", message="disk full")
         self.assert_finds()
 
+    def test_connecting_to_a_full_disk(self):
+        self.story.produce("a", outcome="fail", error="XX000", message="could not write init file")
+        self.assert_finds("unexpected_error")
+        self.story.fault("full_data_disk")
+        self.assert_finds()
+
     def test_server_log(self):
         self.story.final("server_log", lines=["2026 [1] 00000 : LOG:  server process (PID 2) was terminated by signal 11: Segmentation fault"])
         self.assert_finds("server_log")
