@@ -800,7 +800,8 @@ topics_maintain(PG_FUNCTION_ARGS)
 	}
 	/* to whom they belonged is not known any more, nor does it matter */
 	if (all)
-		topics_dropped_topic_finish(topics_catalog_is_admin(), PortalContext, commit_by_hand);
+		(void) topics_dropped_topic_finish(topics_catalog_is_admin(), PortalContext, commit_by_hand,
+										   NULL);
 	end_by_hand();
 	PG_RETURN_VOID();
 }

@@ -11,7 +11,8 @@
  * catalogue's rows, the places of groups and the states in shared memory go
  * when it commits.  A row of topic_log.dropped_topic says that the tables are
  * to follow.  The worker drops them in transactions of its own, and so does
- * topics.maintain().
+ * topics.maintain().  Between two of them the worker gives way to its other
+ * work, and to other databases, and goes on in its next round.
  *
  * Nobody uses these tables any more, although they are there: whoever opens a
  * partition locks the topic's root first, and then looks whether there is the
@@ -46,7 +47,9 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
+#include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
 #include "pg_topics.h"
@@ -74,6 +77,12 @@ typedef struct DroppedTopic
 } DroppedTopic;
 
 /*
+ * Where this process has left off for the sake of others: the partitions below
+ * are not looked for again.
+ */
+static DroppedTopic left_off;
+
+/*
  * How many tables a transaction drops so that it takes the n-th part of all
  * locks of the server at most.
  */
@@ -96,6 +105,20 @@ drop_loose_tables(int64 topic_id)
 
 	foreach(lc, topics_broken_topic_loose_tables(topic_id))
 		topics_statement_execute("DROP TABLE topic_log.%s", ((LooseTable *) lfirst(lc))->name);
+}
+
+/*
+ * Lock a topic's root against other processes that drop its tables: a worker,
+ * or who calls topics.maintain().  Their steps are waited for, and nobody else
+ * waits behind us.  Return false if they have dropped all meanwhile.
+ */
+static bool
+lock_against_others(const DroppedTopic *topic)
+{
+	if (!OidIsValid(topic->root_relid))
+		return true;
+	LockRelationOid(topic->root_relid, ShareUpdateExclusiveLock);
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(topic->root_relid));
 }
 
 /* Drop the root and what is left below it. */
@@ -175,10 +198,13 @@ drop_partition(const DroppedTopic *topic, Oid relid, int budget)
 static bool
 drop_some_tables(DroppedTopic *topic)
 {
-	StatementScope scope = topics_statement_begin();
+	StatementScope scope;
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
 	int			budget = topics_min(MAX_STEP_TABLES, count_droppable(8));
 
+	if (!lock_against_others(topic))
+		return false;
+	scope = topics_statement_begin();
 	if (OidIsValid(topic->root_relid))
 		lock_table(topic, topic->root_relid);
 	while (topic->next < topic->partitions && budget > 0)
@@ -292,6 +318,8 @@ list_dropped_topics(bool all)
 		DroppedTopic *topic = palloc0(sizeof(DroppedTopic));
 		Oid			root = read_row(tuple, RelationGetDescr(rel), topic);
 
+		if (topic->topic_id == left_off.topic_id && topic->root_relid == left_off.root_relid)
+			topic->next = left_off.next;
 		if (all || !OidIsValid(topic->root_relid) || topic->root_relid == root)
 			result = lappend(result, topic);
 	}
@@ -300,33 +328,87 @@ list_dropped_topics(bool all)
 	return result;
 }
 
+/* A step: some tables of a topic, in one transaction. */
+typedef struct DropStep
+{
+	DroppedTopic *topic;
+	bool		more;			/* there are more tables */
+}			DropStep;
+
+static void
+take_step(void *arg)
+{
+	DropStep   *step = arg;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	step->more = drop_some_tables(step->topic);
+	PopActiveSnapshot();
+}
+
+/*
+ * Take steps until a topic's tables are gone, or others wait.  Return true if
+ * there are more then.  What a topic fails with is left to the caller, who is
+ * to go on with other topics: in *error, in the current memory context.
+ */
+static bool
+take_steps(DroppedTopic *topic, NextTransaction next_transaction, OthersWait others_wait,
+		   ErrorData **error)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	DropStep	step = {topic, true};
+
+	while (step.more && *error == NULL)
+	{
+		*error = topics_subtransaction_try(take_step, &step);
+		if (*error && (*error)->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+			topics_subtransaction_must_raise(*error))
+			ReThrowError(*error);
+		next_transaction();
+		MemoryContextSwitchTo(cxt);
+		TEST_POINT("tables-dropped");
+		if (step.more && *error == NULL && others_wait && others_wait())
+		{
+			left_off = *topic;
+			return true;
+		}
+	}
+	return false;
+}
+
 /*
  * Drop the tables of dropped topics, with "all" also of those that came by a
  * restore.  The call is made in a transaction, and returns in another one;
- * "parent" is a memory context that outlives both.
+ * "parent" is a memory context that outlives both.  Return true if there are
+ * more, since "others_wait", which is asked between steps unless it is NULL, has
+ * said so.
+ *
+ * A topic that fails, since somebody uses a table of it, does not keep the others
+ * from their turns: the error is raised when nothing else is left.
  */
-void
-topics_dropped_topic_finish(bool all, MemoryContext parent, NextTransaction next_transaction)
+bool
+topics_dropped_topic_finish(bool all, MemoryContext parent, NextTransaction next_transaction,
+							OthersWait others_wait)
 {
 	MemoryContext cxt = AllocSetContextCreate(parent, "pg_topics dropped topics",
 											  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
-	List	   *topics;
+	ErrorData  *first_error = NULL;
+	bool		more = false;
 	ListCell   *lc;
-	bool		more;
 
-	topics = list_dropped_topics(all);
-	MemoryContextSwitchTo(old);
-	foreach(lc, topics)
+	foreach(lc, list_dropped_topics(all))
 	{
-		do
-		{
-			PushActiveSnapshot(GetTransactionSnapshot());
-			more = drop_some_tables(lfirst(lc));
-			PopActiveSnapshot();
-			next_transaction();
-			TEST_POINT("tables-dropped");
-		} while (more);
+		ErrorData  *error = NULL;
+
+		more = take_steps(lfirst(lc), next_transaction, others_wait, &error);
+		if (more)
+			break;
+		if (first_error == NULL)
+			first_error = error;
 	}
+	if (first_error && !more)
+		ReThrowError(first_error);
+	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
+	return more;
 }

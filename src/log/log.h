@@ -269,8 +269,8 @@ extern void topics_broken_topic_check(const Partition *partition);
 /* ---- dropped_topic.c ---- */
 
 extern void topics_dropped_topic_take_tables(const TopicParts *parts);
-extern void topics_dropped_topic_finish(bool all, MemoryContext parent,
-										NextTransaction next_transaction);
+extern bool topics_dropped_topic_finish(bool all, MemoryContext parent,
+										NextTransaction next_transaction, OthersWait others_wait);
 
 /* ---- make_topic.c ---- */
 

@@ -154,11 +154,33 @@ store_log_floors(void *arg)
 	topics_maintain_store_floors(InvalidOid, (MemoryContext) arg, commit_and_notify);
 }
 
-/* Work: drop the tables of topics that were dropped. */
+/*
+ * Return true if this worker is to leave for the sake of another database.  If
+ * it compacts itself, it does not in the middle of a run (compactor.c).
+ */
+static bool
+gives_way(void)
+{
+	return !topics_compact_is_running() &&
+		topics_worker_slot_is_asked_to_leave(worker_slot, false);
+}
+
+/* Return true if somebody waits for this worker. */
+static bool
+others_wait(void)
+{
+	return gives_way() || topics_worker_slot_is_round_wanted(worker_slot);
+}
+
+/*
+ * Work: drop tables of topics that were dropped.  If somebody waits, the next
+ * round has the rest.
+ */
 static void
 drop_tables(void *arg)
 {
-	topics_dropped_topic_finish(false, (MemoryContext) arg, commit_and_notify);
+	if (topics_dropped_topic_finish(false, (MemoryContext) arg, commit_and_notify, others_wait))
+		topics_worker_slot_want_round(worker_slot);
 }
 
 /*
@@ -259,17 +281,6 @@ arrange_compaction(MemoryContext cxt)
 											 * survive it */
 		(void) topics_backoff_run(&due->piece, NameStr(due->topic), compact_due_partition, due);
 	}
-}
-
-/*
- * Return true if this worker is to leave for the sake of another database.  If
- * it compacts itself, it does not in the middle of a run (compactor.c).
- */
-static bool
-gives_way(void)
-{
-	return !topics_compact_is_running() &&
-		topics_worker_slot_is_asked_to_leave(worker_slot, false);
 }
 
 /*

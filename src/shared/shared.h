@@ -341,6 +341,9 @@ typedef struct DuePartition
 /* Commits a step of a piece of work, and begins the transaction of the next. */
 typedef void (*NextTransaction) (void);
 
+/* Return true if somebody waits for what this process could do instead. */
+typedef bool (*OthersWait) (void);
+
 /* The piece that looks for what is to be done in this database. */
 #define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN}
 
@@ -420,6 +423,7 @@ extern uint32 topics_worker_slot_changes(void);
 extern void topics_worker_slot_note_extension(WorkerSlot *slot);
 extern bool topics_worker_slot_note_no_extension(WorkerSlot *slot, uint32 changes);
 extern bool topics_worker_slot_take_round_wanted(WorkerSlot *slot);
+extern bool topics_worker_slot_is_round_wanted(const WorkerSlot *slot);
 extern void topics_worker_slot_want_round(WorkerSlot *slot);
 extern void topics_worker_slot_begin_round(WorkerSlot *slot, bool full);
 extern void topics_worker_slot_end_round(WorkerSlot *slot, int partitions);

@@ -207,6 +207,18 @@ topics_worker_slot_take_round_wanted(WorkerSlot *slot)
 	return wanted;
 }
 
+/* Return true if a round was asked for that has not begun. */
+bool
+topics_worker_slot_is_round_wanted(const WorkerSlot *slot)
+{
+	bool		wanted;
+
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	wanted = slot->round_wanted;
+	SpinLockRelease(&topics_worker_registry->mutex);
+	return wanted;
+}
+
 /* The worker itself asks for another round: it leaves some of this one. */
 void
 topics_worker_slot_want_round(WorkerSlot *slot)

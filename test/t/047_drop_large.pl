@@ -90,7 +90,7 @@ my $node = topics_node(
 	points => 1,
 	conf => q{
 	pg_topics.worker_interval = '1h'
-	pg_topics.max_partitions = 250
+	pg_topics.max_partitions = 450
 	autovacuum = off
 });
 my $large =
@@ -147,6 +147,68 @@ $node->stop('immediate');
 go_on_from($node, 'tables-dropped');
 $node->start;
 wait_until_gone($node, 'postgres', 'after a crash the worker goes on');
+
+# ----------------------------------------------------------------------
+# Beside others
+# ----------------------------------------------------------------------
+
+# who drops the rest meanwhile
+stop_at($node, 'tables-dropped');
+$node->safe_psql('postgres', $large);
+$node->safe_psql('postgres', q{SELECT topics.drop_topic('large')});
+wait_until_at($node, 'tables-dropped');
+$node->safe_psql('postgres', 'CALL topics.maintain()');
+is(tables_left($node, 'postgres'), '0', 'what the worker has begun is finished by hand');
+
+# it is in the middle, and is asked for something else
+$node->safe_psql('postgres', $large);
+$node->safe_psql('postgres',
+	q{SELECT topics.create_topic('beside'); SELECT topics.produce('beside', 'x'); CALL topics.roll_segment('beside')}
+);
+my $log_end = -s $node->logfile;
+go_on_from($node, 'tables-dropped');
+stop_at($node, 'tables-dropped');
+$node->safe_psql('postgres', q{SELECT topics.drop_topic('large')});
+$worker = wait_until_at($node, 'tables-dropped');
+unlike(slurp_file($node->logfile, $log_end), qr/ERROR/, '... and the worker finds that');
+$node->safe_psql('postgres', q{SELECT topics.delete_records('beside', 0, -1)});
+stop_again_at($node, 'tables-dropped', $worker);
+cmp_ok(tables_left($node, 'postgres'), '>', 0, 'the worker has not dropped all tables');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM topics.segment WHERE topic = 'beside' AND state = 'deleted'}),
+	'0',
+	'... and has done what it was asked for meanwhile');
+go_on_from($node, 'tables-dropped');
+wait_until_gone($node, 'postgres', 'it goes on with them');
+
+# a table that is in use keeps its own topic only, and not one that comes behind
+$node->safe_psql('postgres', $large);
+$node->safe_psql('postgres', $large =~ s/'large'/'second'/gr);
+my %users;
+foreach my $topic ('large', 'second')
+{
+	my $id =
+	  $node->safe_psql('postgres', "SELECT topic_id FROM topics.topic WHERE topic = '$topic'");
+
+	$users{$id} = Session->new($node);
+	$users{$id}->value("BEGIN; SELECT count(*) FROM topic_log.t${id}_p150_s1");
+	$node->safe_psql('postgres', "SELECT topics.drop_topic('$topic')");
+}
+my ($first, $behind) = split /\n/,
+  $node->safe_psql('postgres', 'SELECT topic_id FROM topic_log.dropped_topic');
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT count(*) = 1 FROM topics.worker WHERE step = 'drop' AND sqlstate = '55P03'}),
+	'the worker tells of tables that are in use');
+$users{$behind}->value('COMMIT');
+ok( $node->poll_query_until(
+		'postgres', "SELECT count(*) = 0 FROM topic_log.dropped_topic WHERE topic_id = $behind"),
+	'... and drops those of another topic');
+cmp_ok(tables_left($node, 'postgres'), '>', 0, '... and not those');
+$users{$first}->value('COMMIT');
+$node->safe_psql('postgres', 'CALL topics.maintain()');
+wait_until_gone($node, 'postgres', '... until they are free');
 
 # ----------------------------------------------------------------------
 # Restored

@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT =
-  qw(topics_node ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at go_on_from fail_at exhaust_scans_at);
+  qw(topics_node ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at);
 
 # A started server that has pg_topics loaded, and the extension in database
 # postgres.  Options: conf => more of postgresql.conf, init => arguments of
@@ -125,6 +125,17 @@ sub go_on_from
 
 	unlink glob $node->data_dir . "/test_points/{$name,$name.*}";
 	return;
+}
+
+# The process that is stopped at a point goes on until it comes there again.
+sub stop_again_at
+{
+	my ($node, $name, $pid) = @_;
+	my $point = $node->data_dir . "/test_points/$name";
+
+	append_to_file($point, '');
+	unlink "$point.$pid";
+	return wait_until_at($node, $name);
 }
 
 # The process that is stopped at a point raises an error there.
