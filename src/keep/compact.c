@@ -135,6 +135,10 @@
 /* The run of this process, if there is one. */
 static CompactRun *run = NULL;
 
+/* What this transaction looks at, or has a turn of, or NULL. */
+static PartitionState *under_way = NULL;
+static TopicPartition under_way_id;
+
 /* Where this transaction has left a segment without its index, or NULL. */
 static PartitionState *unsealed = NULL;
 static TopicPartition unsealed_id;
@@ -267,25 +271,6 @@ is_put_off(PartitionState *state)
 }
 
 /*
- * Look whether a partition should be compacted: cheap, for a process that
- * leaves it to another one.
- */
-void
-topics_compact_look(Partition *partition)
-{
-	PartitionState *state = partition->state;
-	bool		expired;
-
-	if (is_put_off(state))
-		return;
-	topics_catalog_reopen_partition(partition, AccessShareLock);
-	if (run_is_worth_it(partition, &partition->topic->settings,
-						topics_log_start_clean_offset(&state->id), &expired))
-		state->compact_at = COMPACTION_WANTED;
-	topics_catalog_close_partition(partition, NoLock);
-}
-
-/*
  * Note that the caller's transaction leaves a segment of a partition without its
  * index: it is sealed anew.
  */
@@ -298,7 +283,9 @@ topics_compact_note_unsealed(PartitionState *state)
 
 /*
  * A transaction was rolled back: what a turn has left in memory may not hold,
- * and compaction by hand may have been canceled.  The run begins anew.
+ * and compaction by hand may have been canceled.  The run begins anew, when the
+ * time of what has failed comes (backoff.c): compact_at has what the transaction
+ * has put there at its beginning, and would have it pass for done.
  *
  * Or it was committed, and no process can have looked at the segment since, for
  * its lock is not released yet: now the sealing is asked for.  (Should the state
@@ -313,10 +300,49 @@ finish_transaction(XactEvent event, void *arg)
 		pg_atomic_fetch_or_u32(&unsealed->requests, REQUEST_SEAL);
 		topics_worker_registry_wake_worker();
 	}
+	if (under_way && event == XACT_EVENT_ABORT &&
+		memcmp(&under_way->id, &under_way_id, sizeof(TopicPartition)) == 0)
+	{
+		under_way->compact_at = LOOK_NOW;
+		topics_worker_registry_note_change();
+	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
-		unsealed = NULL;
+		unsealed = under_way = NULL;
 	if (run != NULL && event == XACT_EVENT_ABORT)
 		end_run();
+}
+
+/* The caller's transaction looks at a partition, or takes a turn. */
+static void
+note_under_way(PartitionState *state)
+{
+	static bool registered = false;
+
+	if (!registered)
+		RegisterXactCallback(finish_transaction, NULL);
+	registered = true;
+	under_way = state;
+	under_way_id = state->id;
+}
+
+/*
+ * Look whether a partition should be compacted: cheap, for a process that
+ * leaves it to another one.
+ */
+void
+topics_compact_look(Partition *partition)
+{
+	PartitionState *state = partition->state;
+	bool		expired;
+
+	note_under_way(state);
+	if (is_put_off(state))
+		return;
+	topics_catalog_reopen_partition(partition, AccessShareLock);
+	if (run_is_worth_it(partition, &partition->topic->settings,
+						topics_log_start_clean_offset(&state->id), &expired))
+		state->compact_at = COMPACTION_WANTED;
+	topics_catalog_close_partition(partition, NoLock);
 }
 
 /* Begin a run if it is time for one. */
@@ -327,12 +353,8 @@ begin_run(const Partition *partition, const TopicSettings *settings)
 	int64		clean_offset = topics_log_start_clean_offset(&state->id);
 	MemoryContext cxt;
 	MemoryContext old;
-	static bool registered = false;
 	bool		expired;
 
-	if (!registered)
-		RegisterXactCallback(finish_transaction, NULL);
-	registered = true;
 	if (!run_is_worth_it(partition, settings, clean_offset, &expired))
 		return false;
 
@@ -588,8 +610,8 @@ topics_compact_check(bool later)
 }
 
 /*
- * A turn of compaction, in the caller's transaction.  Where it fails, or
- * nothing is to be done, compact_at says when to look again.
+ * A turn of compaction, in the caller's transaction.  Where nothing is to be
+ * done, compact_at says when to look again.
  */
 CompactResult
 topics_compact_turn(Partition *partition)
@@ -598,6 +620,7 @@ topics_compact_turn(Partition *partition)
 	Oid			root_relid = partition->topic->root_relid;
 	CompactResult result;
 
+	note_under_way(partition->state);
 	topics_compact_check(false);
 	look_again_in(partition->state, LOOK_AGAIN_MS);
 	/* one run at a time */

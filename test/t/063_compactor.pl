@@ -246,6 +246,41 @@ $reader->value('ROLLBACK');
 is_compacted('held', 'when the reader has ended its topic is compacted, too');
 
 # ----------------------------------------------------------------------
+# What fails is told of until it is done, and done when its time comes
+# ----------------------------------------------------------------------
+
+my $told = q{SELECT count(*) = 1 FROM topics.worker WHERE step = 'compact' AND sqlstate = '55P03'};
+prepare('locked', 'delete');
+$reader->value(
+	$node->safe_psql(
+		'postgres',
+		q{SELECT format('BEGIN; LOCK TABLE topic_log.t%s_p0_s1', topic_id) FROM topics.topic WHERE topic = 'locked'}
+	));
+$node->safe_psql('postgres', q{SELECT topics.alter_topic('locked', cleanup_policy => 'compact')});
+prepare('unlocked', 'compact');
+is_compacted('unlocked', 'beside a segment that is locked another topic has its turn');
+ok( $node->poll_query_until('postgres', "$told AND failures >= 3"),
+	'... and as long as it is locked topics.worker tells of it');
+$reader->value('ROLLBACK');
+$began = time;
+is_compacted('locked', 'when it is not, its topic is compacted');
+cmp_ok(time - $began, '<', 30, '... soon');
+
+$node->safe_psql('postgres',
+	q{SELECT topics.create_topic('pending', cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)}
+);
+$node->safe_psql('postgres',
+	q{SELECT count(topics.produce('pending', i || repeat('x', 1000), (i % 10)::text)) FROM generate_series(1, 1000) i}
+);
+$reader->value(q{BEGIN; SELECT topics.delete_records('pending', 0, 10)});
+$node->safe_psql('postgres', q{CALL topics.roll_segment('pending')});
+ok($node->poll_query_until('postgres', $told), 'a compactor fails beside delete_records()');
+$reader->value('ROLLBACK');
+$began = time;
+is_compacted('pending', '... and begins anew');
+cmp_ok(time - $began, '<', 30, '... when its time has come');
+
+# ----------------------------------------------------------------------
 # No process to be had
 # ----------------------------------------------------------------------
 
