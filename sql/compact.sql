@@ -359,6 +359,14 @@ SELECT topics.alter_topic('compact_null', cleanup_policy => 'compact');
 CALL clean('compact_null', 4);
 SELECT key, r.offset FROM topic.compact_null r ORDER BY 2;
 SELECT key, l.offset FROM topics.latest('compact_null') l ORDER BY 2;
+-- segments of no size worth mentioning are merged
+SELECT topics.create_topic('compact_huge', cleanup_policy => 'compact',
+	min_cleanable_dirty_ratio => 0, segment_bytes => 9223372036854775807);
+CALL fill('compact_huge', 100, 10);
+CALL topics.roll_segment('compact_huge');
+CALL fill('compact_huge', 100, 10);
+CALL clean('compact_huge', 200);
+SELECT * FROM sealed WHERE topic = 'compact_huge';
 
 -- ---------------------------------------------------------------------
 -- latest

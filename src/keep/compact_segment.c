@@ -396,7 +396,7 @@ topics_compact_segment_choose(const CompactTurn *turn, bool *busy)
 		CompactCandidate *candidate = lfirst(lc);
 
 		if (group.candidates != NIL &&
-			group.read + candidate->bytes > MAX_GROUP * settings->segment_bytes)
+			(group.read + candidate->bytes) / MAX_GROUP > settings->segment_bytes)
 			break;
 		if (!lock_candidate(turn->partition->rel, &candidate->segment))
 		{
