@@ -367,6 +367,22 @@ CALL topics.roll_segment('compact_huge');
 CALL fill('compact_huge', 100, 10);
 CALL clean('compact_huge', 200);
 SELECT * FROM sealed WHERE topic = 'compact_huge';
+-- rows of the same columns are the same key, compressed or not
+CREATE TYPE compact_row AS (name text, number int);
+CREATE TYPE compact_rows AS (a compact_row, b compact_row);
+CREATE TABLE compact_source AS SELECT repeat('ab', 3000) AS name, 1 AS number;
+SELECT topics.create_topic('compact_row', key_type => 'compact_rows', cleanup_policy => 'compact',
+	min_cleanable_dirty_ratio => 0);
+INSERT INTO topic.compact_row (key, value)
+	SELECT ((name, number)::compact_row, NULL)::compact_rows, 'compressed' FROM compact_source;
+INSERT INTO topic.compact_row (key, value)
+	SELECT ((name || '', number)::compact_row, NULL)::compact_rows, 'plain' FROM compact_source;
+INSERT INTO topic.compact_row (key, value)
+	SELECT (NULL, (name, number)::compact_row)::compact_rows, 'another' FROM compact_source;
+SELECT l.offset, value FROM topics.latest('compact_row') l ORDER BY 1;
+CALL topics.roll_segment('compact_row');
+CALL clean('compact_row', 3);
+SELECT r.offset, value FROM topic.compact_row r ORDER BY 1;
 
 -- ---------------------------------------------------------------------
 -- latest
@@ -390,4 +406,5 @@ SELECT count(topics.drop_topic(topic)) FROM topics.topic WHERE topic ~ '^compact
 DROP PROCEDURE clean, fill, make_older, note, until_tombstones;
 DROP FUNCTION state;
 DROP VIEW sealed;
-DROP TABLE produced;
+DROP TABLE produced, compact_source;
+DROP TYPE compact_rows, compact_row;

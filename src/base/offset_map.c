@@ -12,7 +12,9 @@
  *
  * Keys are equal if their bytes are, as in Kafka.  The type's own operator is
  * not asked: it may be somebody's function, and the worker runs none.
- * Out-of-line and compressed keys are compared by what they hold.
+ * Out-of-line and compressed keys are compared by what they hold, and rows
+ * (keys of a composite type) by what their columns hold: a row keeps a column
+ * compressed that comes so from a table, and has a header of its own.
  *
  * Open addressing with linear probing; it doubles until the next size would
  * not fit the budget beside the old one, and is full at 3/4.
@@ -23,9 +25,15 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/typcache.h"
 
 #include "base/base.h"
 #include "base/compat.h"
@@ -102,6 +110,46 @@ topics_offset_map_is_empty(const OffsetMap *map)
 	return map->count == 0;
 }
 
+/* Hash bytes: each half of the result by a seed of its own. */
+static KeyHash
+hash_with_seeds(const OffsetMap *map, const unsigned char *bytes, int length)
+{
+	KeyHash		result;
+
+	for (int i = 0; i < 2; i++)
+		result.hash[i] = hash_bytes_extended(bytes, length, map->seed[i]);
+	return result;
+}
+
+/* Hash a row by its columns; one that is NULL has a hash of zeros. */
+static KeyHash
+hash_row(const OffsetMap *map, Datum datum)
+{
+	HeapTupleHeader row = DatumGetHeapTupleHeader(datum);
+	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(row),.t_data = row};
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(row),
+											  HeapTupleHeaderGetTypMod(row));
+	const int	natts = desc->natts;
+	Datum	   *values = palloc(sizeof(Datum) * (natts + 1));
+	bool	   *nulls = palloc(sizeof(bool) * (natts + 1));
+	KeyHash    *parts = palloc0(sizeof(KeyHash) * (natts + 1));
+	KeyHash		result;
+
+	check_stack_depth();
+	heap_deform_tuple(&tuple, desc, values, nulls);
+	for (int i = 0; i < natts; i++)
+		if (!nulls[i] && !TupleDescAttr(desc, i)->attisdropped)
+			parts[i] = topics_offset_map_hash(map, TupleDescAttr(desc, i), values[i]);
+	result = hash_with_seeds(map, (unsigned char *) parts, (int) (sizeof(KeyHash) * natts));
+	ReleaseTupleDesc(desc);
+	pfree(parts);
+	pfree(nulls);
+	pfree(values);
+	if ((Pointer) row != DatumGetPointer(datum))
+		pfree(row);
+	return result;
+}
+
 /* Hash a key, which is of the column "att". */
 KeyHash
 topics_offset_map_hash(const OffsetMap *map, Form_pg_attribute att, Datum key)
@@ -111,6 +159,10 @@ topics_offset_map_hash(const OffsetMap *map, Form_pg_attribute att, Datum key)
 	struct varlena *plain = NULL;
 	KeyHash		result;
 
+	/* none of PostgreSQL's own types that a key has is a row */
+	if (att->atttypid >= FirstNormalObjectId &&
+		get_typtype(getBaseType(att->atttypid)) == TYPTYPE_COMPOSITE)
+		return hash_row(map, key);
 	if (att->attbyval)
 	{
 		bytes = (const unsigned char *) &key;
@@ -127,8 +179,7 @@ topics_offset_map_hash(const OffsetMap *map, Form_pg_attribute att, Datum key)
 		bytes = (const unsigned char *) DatumGetPointer(key);
 		length = att->attlen > 0 ? att->attlen : (int) strlen(DatumGetCString(key));
 	}
-	for (int i = 0; i < 2; i++)
-		result.hash[i] = hash_bytes_extended(bytes, length, map->seed[i]);
+	result = hash_with_seeds(map, bytes, length);
 	if (plain && plain != (struct varlena *) DatumGetPointer(key))
 		pfree(plain);
 	return result;
