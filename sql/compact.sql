@@ -367,6 +367,23 @@ CALL topics.roll_segment('compact_huge');
 CALL fill('compact_huge', 100, 10);
 CALL clean('compact_huge', 200);
 SELECT * FROM sealed WHERE topic = 'compact_huge';
+-- a run that finds nothing to do ends: tombstones that have expired, of a segment
+-- that a run has replaced which was given up then, and that is too young now
+SELECT topics.create_topic('compact_young', cleanup_policy => 'compact',
+	min_cleanable_dirty_ratio => 0, min_compaction_lag_time => '1 day',
+	delete_retention_time => '0');
+INSERT INTO topic.compact_young (key, value) VALUES ('a', 'x'), ('a', NULL), ('b', 'x');
+CALL topics.roll_segment('compact_young');
+UPDATE topic_log.segment SET tombstones_from = clock_timestamp() - interval '1 hour'
+	WHERE topic_id = (SELECT topic_id FROM topics.topic WHERE topic = 'compact_young');
+SET statement_timeout = '30 s';
+CALL topics.maintain('compact_young');
+RESET statement_timeout;
+SELECT key, r.offset FROM topic.compact_young r ORDER BY 2;
+SELECT topics.alter_topic('compact_young', min_compaction_lag_time => '0');
+CALL clean('compact_young', 3);
+CALL clean('compact_young', 3);
+SELECT key, r.offset FROM topic.compact_young r ORDER BY 2;
 -- rows of the same columns are the same key, compressed or not
 CREATE TYPE compact_row AS (name text, number int);
 CREATE TYPE compact_rows AS (a compact_row, b compact_row);

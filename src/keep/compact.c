@@ -220,8 +220,13 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 			clean += candidate->bytes;
 		else
 			dirty += candidate->bytes;
+
+		/*
+		 * above, a run that was given up has left them: they go when all is
+		 * clean
+		 */
 		if (topics_compact_segment_tombstones_expired(candidate, settings))
-			*expired = true;
+			*expired |= candidate->segment.base_offset < clean_offset;
 		else if (candidate->tombstones_from != 0)
 			delay_ms = Min(LOOK_AGAIN_MS, settings->delete_retention_ms);
 	}
@@ -528,7 +533,7 @@ static CompactResult
 finish_run(PartitionState *state)
 {
 	bool		moved = run->mapped > run->clean_offset;
-	CompactResult result = moved || run->expired ? COMPACT_MORE : COMPACT_DONE;
+	CompactResult result = moved || run->changed ? COMPACT_MORE : COMPACT_DONE;
 
 	if (moved)
 		topics_log_start_raise_clean_offset(&state->id, run->mapped);
@@ -584,6 +589,7 @@ take_copy_turn(Partition *partition, const TopicSettings *settings)
 	if (run->give_up_at != 0)
 		topics_delay_end(&partition->state->compact_delay);
 	run->give_up_at = 0;
+	run->changed |= group.dead > 0;
 	run->next = ((CompactCandidate *) llast(group.candidates))->segment.end_offset;
 	return COMPACT_MORE;
 }

@@ -88,6 +88,7 @@ typedef struct CompactRun
 	bool		full;			/* the map is full: there may be more to do */
 	bool		expired;		/* there are tombstones to be let go */
 	bool		delayed;		/* mapping has ended at what is in the way */
+	bool		changed;		/* records have gone */
 	int64		clean_offset;	/* where the clean part ended */
 	int64		next;			/* to be mapped next; to be copied next */
 	int64		mapped;			/* end of what is mapped */
