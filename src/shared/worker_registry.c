@@ -232,11 +232,11 @@ find_latch(WorkerSlot *slot)
 }
 
 /*
- * Set a latch.  The launcher is asked, too, whether it answers, so that it is
- * known by when it should have done something.
+ * Set a latch, if it is one.  The launcher is asked, too, whether it answers, so
+ * that it is known by when it should have done something.
  */
-static void
-set_latch(Latch *latch)
+void
+topics_worker_registry_set_latch(Latch *latch)
 {
 	if (latch == NULL)
 		return;
@@ -261,7 +261,7 @@ topics_worker_registry_wake_worker(void)
 	slot->round_wanted = true;
 	latch = find_latch(slot);
 	SpinLockRelease(&topics_worker_registry->mutex);
-	set_latch(latch);
+	topics_worker_registry_set_latch(latch);
 }
 
 /* Wake a slot's worker for its notifications, not for a round. */
@@ -273,7 +273,7 @@ topics_worker_registry_wake_notifier(WorkerSlot *slot)
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	latch = find_latch(slot);
 	SpinLockRelease(&topics_worker_registry->mutex);
-	set_latch(latch);
+	topics_worker_registry_set_latch(latch);
 }
 
 /*
@@ -294,7 +294,7 @@ topics_worker_registry_note_change(void)
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	latch = slot->worker.pid == 0 ? topics_worker_registry->launcher_latch : NULL;
 	SpinLockRelease(&topics_worker_registry->mutex);
-	set_latch(latch);
+	topics_worker_registry_set_latch(latch);
 }
 
 /* A role was renamed: groups of all databases may have owners of its name. */
@@ -309,7 +309,7 @@ topics_worker_registry_note_roles(void)
 		pg_atomic_write_u32(&topics_worker_registry->slots[i].changed, 1);
 	latch = topics_worker_registry->launcher_latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
-	set_latch(latch);
+	topics_worker_registry_set_latch(latch);
 }
 
 /* Databases or extensions came or went. */
@@ -323,7 +323,7 @@ topics_worker_registry_wake_launcher(void)
 	topics_worker_registry->changes++;
 	latch = topics_worker_registry->launcher_latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
-	set_latch(latch);
+	topics_worker_registry_set_latch(latch);
 }
 
 /* ----------------------------------------------------------------
@@ -598,7 +598,7 @@ topics_worker_registry_ask_to_leave(int index, bool compactor)
 	if (!compactor)
 		latch = slot->latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
-	set_latch(latch);
+	topics_worker_registry_set_latch(latch);
 }
 
 /* Ask for a round in a slot's database. */
@@ -612,7 +612,7 @@ topics_worker_registry_ask_for_round(int index)
 	slot->round_wanted = true;
 	latch = find_latch(slot);
 	SpinLockRelease(&topics_worker_registry->mutex);
-	set_latch(latch);
+	topics_worker_registry_set_latch(latch);
 }
 
 /* Return true the first time: the hint is to be logged. */

@@ -26,4 +26,6 @@ typedef struct WorkerRegistry
 
 extern WorkerRegistry *topics_worker_registry;
 
+extern void topics_worker_registry_set_latch(Latch *latch);
+
 #endif							/* PG_TOPICS_WORKER_REGISTRY_H */

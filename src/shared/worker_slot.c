@@ -134,8 +134,7 @@ topics_worker_slot_leave(WorkerSlot *slot)
 	forget_lack_of_process();
 	latch = topics_worker_registry->launcher_latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
-	if (latch)
-		SetLatch(latch);
+	topics_worker_registry_set_latch(latch);
 }
 
 /* Return true if the launcher wants the place of this process. */
@@ -322,8 +321,7 @@ topics_worker_slot_want_compactor(WorkerSlot *slot, bool wanted)
 	will = slot->compactor.pid != 0 || slot->compactor.starting ||
 		(pg_topics_max_compactors > 0 && slot->compactor.trouble != TROUBLE_NO_PROCESS);
 	SpinLockRelease(&topics_worker_registry->mutex);
-	if (latch)
-		SetLatch(latch);
+	topics_worker_registry_set_latch(latch);
 	return will;
 }
 
@@ -376,6 +374,5 @@ topics_worker_slot_leave_compactor(WorkerSlot *slot, bool finished)
 		slot->compaction_since = now;
 	latch = topics_worker_registry->launcher_latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
-	if (latch)
-		SetLatch(latch);
+	topics_worker_registry_set_latch(latch);
 }

@@ -15,12 +15,9 @@ use Topics;
 use TopicState;
 
 my $node = topics_node(
-	'main', conf => q{
-	max_locks_per_transaction = 10
-	max_connections = 10
-	max_worker_processes = 4
-	max_wal_senders = 0
-	autovacuum_max_workers = 1
+	'main',
+	few_locks => 1,
+	conf => q{
 	pg_topics.worker_interval = '1h'
 	# room for one of the attempts below, not for what each would leave
 	pg_topics.max_partitions = 2500

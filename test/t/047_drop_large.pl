@@ -44,12 +44,8 @@ sub wait_until_gone
 my $partitions = 240;
 my $small = topics_node(
 	'small',
+	few_locks => 1,
 	conf => q{
-	max_locks_per_transaction = 10
-	max_connections = 10
-	max_worker_processes = 4
-	max_wal_senders = 0
-	autovacuum_max_workers = 1
 	pg_topics.worker_interval = '1h'
 	pg_topics.max_partitions = 300
 });

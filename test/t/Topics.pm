@@ -17,10 +17,20 @@ use Time::HiRes qw(usleep);
 our @EXPORT =
   qw(topics_node ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at);
 
+# As little room for locks as a server may have
+my $few_locks = q{
+max_locks_per_transaction = 10
+max_connections = 10
+max_worker_processes = 4
+max_wal_senders = 0
+autovacuum_max_workers = 1
+};
+
 # A started server that has pg_topics loaded, and the extension in database
 # postgres.  Options: conf => more of postgresql.conf, init => arguments of
 # PostgreSQL::Test::Cluster::init, extension => 0 for none, points => 1 for
-# a build whose processes can be stopped at test points.
+# a build whose processes can be stopped at test points, few_locks => 1 for a
+# lock table that a topic of some hundred partitions fills.
 sub topics_node
 {
 	my ($name, %options) = @_;
@@ -30,6 +40,7 @@ sub topics_node
 	$node->init(%{ $options{init} // {} });
 	mkdir $node->data_dir . '/test_points' if $options{points};
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_topics'\n");
+	$node->append_conf('postgresql.conf', $few_locks) if $options{few_locks};
 	$node->append_conf('postgresql.conf', $options{conf}) if defined $options{conf};
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION pg_topics') if $options{extension} // 1;
