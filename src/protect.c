@@ -117,7 +117,7 @@ is_log_table(Oid relid)
 	int64		sequence;
 
 	if (!OidIsValid(namespace) || get_rel_namespace(relid) != namespace ||
-		!OidIsValid(get_relname_relid("topic", namespace)))
+		!OidIsValid(topics_extension_find_log_schema()))
 		return false;
 	name = get_rel_name(relid);
 	return name && topics_log_am_parse_name(name, &id.topic_id, &id.partition, &sequence) &&

@@ -187,7 +187,7 @@ load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
 static bool
 load_topic_row(Topic *topic, int32 *partitions)
 {
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+	Oid			namespace = topics_extension_find_log_schema();
 	Oid			relid = OidIsValid(namespace) ? get_relname_relid("topic", namespace) : InvalidOid;
 	Relation	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
 	ScanKeyData key;
@@ -394,7 +394,7 @@ topics_catalog_describe(int64 topic_id, int32 partition)
 char *
 topics_catalog_describe_log(Oid relid)
 {
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+	Oid			namespace = topics_extension_find_log_schema();
 	char	   *relname = get_rel_name(relid);
 	char	   *result = NULL;
 	int64		topic_id;
@@ -404,7 +404,6 @@ topics_catalog_describe_log(Oid relid)
 	if (relname == NULL)
 		return pstrdup("log table");
 	if (OidIsValid(namespace) && get_rel_namespace(relid) == namespace &&
-		OidIsValid(get_relname_relid("topic", namespace)) &&
 		topics_log_am_parse_name(relname, &topic_id, &partition, &sequence))
 		result = topics_catalog_describe(topic_id, partition < 0 ? WHOLE_TOPIC : partition);
 	return result ? result : psprintf("log table \"%s\"", relname);

@@ -13,6 +13,7 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -57,6 +58,19 @@ topics_extension_exists(void)
 	char	   *version;
 
 	return read_extension_row(&owner, &version);
+}
+
+/*
+ * Find the schema of log tables and catalogue, or InvalidOid in a database
+ * without the extension.  There a schema of that name is anybody's, and so is
+ * what is in it: hooks get here in every database.
+ */
+Oid
+topics_extension_find_log_schema(void)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+
+	return OidIsValid(namespace) && topics_extension_exists() ? namespace : InvalidOid;
 }
 
 /*

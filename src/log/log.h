@@ -137,6 +137,7 @@ typedef struct OwnerScope
 } OwnerScope;
 
 extern bool topics_extension_exists(void);
+extern Oid	topics_extension_find_log_schema(void);
 extern OwnerScope topics_extension_become_owner(void);
 extern void topics_extension_become_caller(OwnerScope scope);
 extern bool topics_extension_is_acting(void);
