@@ -215,6 +215,28 @@ note_dropped_extension(Oid extension)
 	extension_changed = true;
 }
 
+/*
+ * An extension is created, by whatever command, maybe since another one requires
+ * it: if it is ours, the worker comes.  Its row is not yet visible.
+ */
+static void
+note_created_extension(Oid extension)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(extension));
+	scan = systable_beginscan(rel, ExtensionOidIndexId, true, SnapshotSelf, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)) &&
+		strcmp(NameStr(((Form_pg_extension) GETSTRUCT(tuple))->extname), "pg_topics") == 0)
+		extension_changed = true;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+}
+
 /* object_access_hook */
 static void
 watch_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
@@ -223,6 +245,8 @@ watch_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subi
 		previous_object_access(access, classid, objectid, subid, arg);
 	if (access == OAT_DROP && classid == ExtensionRelationId)
 		note_dropped_extension(objectid);
+	if (access == OAT_POST_CREATE && classid == ExtensionRelationId)
+		note_created_extension(objectid);
 	if (classid != RelationRelationId || subid != 0)
 		return;
 	if (access == OAT_POST_ALTER)
@@ -443,10 +467,13 @@ topics_hooks_is_dropping_extension(void)
 static void
 finish_watched_commands(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT && (databases_changed || extension_changed))
+	if (event == XACT_EVENT_COMMIT && databases_changed)
 		topics_worker_registry_wake_launcher();
 	if (event == XACT_EVENT_COMMIT && extension_changed)
+	{
+		topics_worker_registry_note_extension();
 		topics_worker_registry_wake_worker();
+	}
 	if (event == XACT_EVENT_COMMIT && role_renamed)
 		topics_worker_registry_note_roles();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)

@@ -75,6 +75,11 @@ typedef RelFileNode RelFileLocator;
 #define RelFileLocatorEquals(a, b) RelFileNodeEquals(a, b)
 #endif
 
+/* databases that DROP DATABASE has left invalid: c66a7d75e652 (17, 15.4) */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB (-2)
+#endif
+
 /* transaction_timeout, a row of a table of settings: 51efe38cb92f (17) */
 #if PG_VERSION_NUM >= 170000
 #define TOPICS_SETTING_TRANSACTION_TIMEOUT {"transaction_timeout", "0"},

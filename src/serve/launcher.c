@@ -10,9 +10,9 @@
  *
  * It is connected to no database, and cannot look into one.  What is to be done
  * stands in shared memory.  Only whether a database has the extension it cannot
- * know: at start, and when a database or the extension has come (hooks.c), it
- * starts a worker in each database that takes connections; one that finds no
- * extension says so and ends.  A server without the extension has a launcher
+ * know: at start it starts a worker in each database that takes connections, and
+ * later in one that has come, or that the extension has come to or gone from
+ * (hooks.c); a worker that finds no extension says so and ends.  A server without the extension has a launcher
  * that sleeps for good.
  *
  * PLACES.  Who waits longest gets the next place.  If all are taken, a worker is
@@ -133,7 +133,7 @@ typedef struct Waiter
 
 /*
  * List all databases, and in "connectable" those in which a worker could be
- * needed.
+ * needed: not one whose DROP DATABASE was cut short, which takes no connections.
  */
 static List *
 list_databases(void)
@@ -157,7 +157,8 @@ list_databases(void)
 
 		result = lappend_oid(result, database->oid);
 		MemoryContextSwitchTo(TopMemoryContext);
-		if (database->datallowconn && !database->datistemplate)
+		if (database->datallowconn && !database->datistemplate &&
+			database->datconnlimit != DATCONNLIMIT_INVALID_DB)
 			connectable = lappend_oid(connectable, database->oid);
 		MemoryContextSwitchTo(old);
 	}
@@ -237,18 +238,22 @@ read_database_name(Oid database)
  * slot that says so.
  */
 static void
-note_looked_into(const WorkerSlot *slots, bool look_again)
+note_looked_into(const WorkerSlot *slots, bool forget_looks)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	foreach(lc, look_again ? NIL : looked_into)
+	foreach(lc, forget_looks ? NIL : looked_into)
 		if (list_member_oid(connectable, lfirst_oid(lc)))
 		result = lappend_oid(result, lfirst_oid(lc));
-	for (int i = 0; i < MAX_WORKERS && !look_again; i++)
-		if (OidIsValid(slots[i].database) && !slots[i].has_extension)
-			result = list_append_unique_oid(result, slots[i].database);
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
+		if (!OidIsValid(slots[i].database))
+			continue;
+		result = slots[i].has_extension ? list_delete_oid(result, slots[i].database) :
+			list_append_unique_oid(result, slots[i].database);
+	}
 	list_free(looked_into);
 	looked_into = result;
 	MemoryContextSwitchTo(old);
@@ -623,7 +628,8 @@ ask_processes(Survey *survey)
 static void
 look_at_databases(Survey *survey)
 {
-	bool		look_again = topics_worker_registry_take_look_again();
+	bool		forget_looks;
+	bool		look_again = topics_worker_registry_take_look_again(&forget_looks);
 	List	   *known;
 	List	   *databases;
 
@@ -635,7 +641,7 @@ look_at_databases(Survey *survey)
 	TEST_POINT("databases-listed");
 	forget_databases(known, databases);
 	topics_backoff_keep_databases(databases);
-	note_looked_into(survey->slots, look_again);
+	note_looked_into(survey->slots, forget_looks);
 	claim_slots();
 	read_slots(survey);
 }

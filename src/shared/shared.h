@@ -203,6 +203,8 @@ typedef struct PartitionState
 #endif
 #define WORKER_RESTART_MS 5000	/* least time between two starts of a worker
 								 * that did not end by itself */
+#define MAX_RESTART_DOUBLED 6	/* which doubles so often if none gets so far
+								 * as to look into the database */
 #define SILENT_MS 10000			/* who does not answer for so long is hung */
 #define NEVER PG_INT64_MAX		/* of a MonotonicTime */
 
@@ -226,6 +228,7 @@ typedef struct ServeProcess
 	bool		leave;			/* is asked to give its place to others */
 	MonotonicTime since;		/* when it came */
 	MonotonicTime not_before;	/* no new start until then */
+	int			futile;			/* starts since one was last connected */
 	StartTrouble trouble;		/* why there is none, if one is wanted */
 	pg_atomic_uint32 asked;		/* so often; fewer are answered if one still */
 	pg_atomic_uint32 answered;	/* is to be */
@@ -393,6 +396,7 @@ extern void topics_worker_registry_wake_notifier(WorkerSlot *slot);
 extern void topics_worker_registry_note_change(void);
 extern void topics_worker_registry_note_roles(void);
 extern void topics_worker_registry_wake_launcher(void);
+extern void topics_worker_registry_note_extension(void);
 extern bool topics_worker_registry_give_way(Oid database);
 extern void topics_worker_registry_come_back(Oid database);
 extern ServeProcess *topics_worker_registry_launcher(void);
@@ -400,7 +404,7 @@ extern bool topics_worker_registry_serves(Oid database);
 
 extern void topics_worker_registry_enter_launcher(void);
 extern void topics_worker_registry_leave_launcher(void);
-extern bool topics_worker_registry_take_look_again(void);
+extern bool topics_worker_registry_take_look_again(bool *forget_looks);
 extern void topics_worker_registry_read_at(int index, WorkerSlot *copy);
 extern SlotClaim topics_worker_registry_claim_slot(Oid database);
 extern bool topics_worker_registry_is_full(void);

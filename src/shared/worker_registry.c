@@ -246,6 +246,22 @@ topics_worker_registry_set_latch(Latch *latch)
 }
 
 /*
+ * The slot of this database, which was "slot", for something that is wanted of
+ * it.  Who wants that knows better than a worker that has found no extension.
+ * NULL if there is none.  The caller holds the mutex.
+ */
+static WorkerSlot *
+use_slot(WorkerSlot *slot)
+{
+	/* it may have been given away since it was found */
+	if (slot->database != MyDatabaseId)
+		slot = find_or_take_slot(MyDatabaseId);
+	if (slot != NULL)
+		slot->has_extension = true;
+	return slot;
+}
+
+/*
  * Something was asked of this database's worker, which comes if it is not
  * there.  Raises nothing.
  */
@@ -253,13 +269,17 @@ void
 topics_worker_registry_wake_worker(void)
 {
 	WorkerSlot *slot = topics_worker_registry_get(MyDatabaseId);
-	Latch	   *latch;
+	Latch	   *latch = NULL;
 
 	if (slot == NULL)
 		return;
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	slot->round_wanted = true;
-	latch = find_latch(slot);
+	slot = use_slot(slot);
+	if (slot != NULL)
+	{
+		slot->round_wanted = true;
+		latch = find_latch(slot);
+	}
 	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_set_latch(latch);
 }
@@ -285,14 +305,15 @@ void
 topics_worker_registry_note_change(void)
 {
 	WorkerSlot *slot = topics_worker_registry_get(MyDatabaseId);
-	Latch	   *latch;
+	Latch	   *latch = NULL;
 
-	if (slot == NULL || pg_atomic_read_u32(&slot->changed) != 0 ||
-		pg_atomic_exchange_u32(&slot->changed, 1) != 0)
+	if (slot == NULL || pg_atomic_read_u32(&slot->changed) != 0)
 		return;
-	/* a worker that is there comes to it by itself */
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	latch = slot->worker.pid == 0 ? topics_worker_registry->launcher_latch : NULL;
+	slot = use_slot(slot);
+	/* a worker that is there comes to it by itself */
+	if (slot != NULL && pg_atomic_exchange_u32(&slot->changed, 1) == 0 && slot->worker.pid == 0)
+		latch = topics_worker_registry->launcher_latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_set_latch(latch);
 }
@@ -312,7 +333,7 @@ topics_worker_registry_note_roles(void)
 	topics_worker_registry_set_latch(latch);
 }
 
-/* Databases or extensions came or went. */
+/* Databases came or went, or take connections now. */
 void
 topics_worker_registry_wake_launcher(void)
 {
@@ -320,10 +341,29 @@ topics_worker_registry_wake_launcher(void)
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	topics_worker_registry->look_again = true;
-	topics_worker_registry->changes++;
 	latch = topics_worker_registry->launcher_latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_set_latch(latch);
+}
+
+/*
+ * The extension came to this database, or went: a worker is to look into it, and
+ * into no other.
+ */
+void
+topics_worker_registry_note_extension(void)
+{
+	WorkerSlot *slot;
+
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	topics_worker_registry->changes++;
+	slot = find_or_take_slot(MyDatabaseId);
+	if (slot != NULL)
+		slot->has_extension = true;
+	else
+		topics_worker_registry->forget_looks = true;
+	SpinLockRelease(&topics_worker_registry->mutex);
+	topics_worker_registry_wake_launcher();
 }
 
 /* ----------------------------------------------------------------
@@ -373,7 +413,12 @@ topics_worker_registry_come_back(Oid database)
 	slot = find_slot(database);
 	/* its slot may have been given up, with the database */
 	if (slot != NULL && slot->commands > 0 && --slot->commands == 0)
+	{
 		slot->worker.not_before = slot->compactor.not_before = 0;
+		slot->worker.futile = slot->compactor.futile = 0;
+		/* another one may have its OID by now */
+		slot->has_extension = true;
+	}
 	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_wake_launcher();
 }
@@ -441,20 +486,19 @@ topics_worker_registry_leave_launcher(void)
 }
 
 /*
- * Return true, once, if the launcher was woken since the last call.  Then an
- * earlier worker that has found no extension does not count.
+ * Return true, once, if the launcher was woken to look at the databases since
+ * the last call.  With *forget_looks those that have no slot are to be looked
+ * into again.
  */
 bool
-topics_worker_registry_take_look_again(void)
+topics_worker_registry_take_look_again(bool *forget_looks)
 {
 	bool		look_again;
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	look_again = topics_worker_registry->look_again;
-	topics_worker_registry->look_again = false;
-	for (int i = 0; i < MAX_WORKERS && look_again; i++)
-		if (OidIsValid(topics_worker_registry->slots[i].database))
-			topics_worker_registry->slots[i].has_extension = true;
+	*forget_looks = topics_worker_registry->forget_looks;
+	topics_worker_registry->look_again = topics_worker_registry->forget_looks = false;
 	SpinLockRelease(&topics_worker_registry->mutex);
 	return look_again;
 }
@@ -548,7 +592,8 @@ topics_worker_registry_want(int index, bool compactor, StartTrouble trouble)
 /*
  * A process is about to be started.  Return false if it must not be now.  The
  * next one is not to be started for WORKER_RESTART_MS, unless this one ends by
- * itself.
+ * itself; for longer and longer if none comes to look into the database, as one
+ * whose files are damaged.
  */
 bool
 topics_worker_registry_begin_start(int index, bool compactor)
@@ -564,7 +609,9 @@ topics_worker_registry_begin_start(int index, bool compactor)
 	if (result)
 	{
 		process->starting = true;
-		process->not_before = now + WORKER_RESTART_MS * INT64CONST(1000);
+		process->not_before = now +
+			((WORKER_RESTART_MS * INT64CONST(1000)) << Min(process->futile, MAX_RESTART_DOUBLED));
+		process->futile++;
 	}
 	SpinLockRelease(&topics_worker_registry->mutex);
 	return result;
@@ -582,7 +629,11 @@ topics_worker_registry_end_start(int index, bool compactor, bool no_process)
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	process->starting = false;
 	if (no_process)
+	{
 		process->trouble = TROUBLE_NO_PROCESS;
+		/* that says nothing of the database */
+		process->futile = 0;
+	}
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 

@@ -17,8 +17,10 @@ typedef struct WorkerRegistry
 	slock_t		mutex;			/* guards all below */
 	Latch	   *launcher_latch;
 	ServeProcess launcher;
-	bool		look_again;		/* databases or extensions came or went */
-	uint32		changes;		/* they did so often */
+	bool		look_again;		/* databases came or went */
+	bool		forget_looks;	/* an extension came that there was no slot
+								 * for */
+	uint32		changes;		/* extensions came or went so often */
 	uint32		role_changes;	/* roles were renamed so often, and once */
 	bool		hinted[WORKER_HINTS];	/* that was logged */
 	WorkerSlot	slots[MAX_WORKERS];

@@ -149,7 +149,7 @@ topics_worker_slot_is_asked_to_leave(const WorkerSlot *slot, bool compactor)
 	return leave;
 }
 
-/* Count how often databases or extensions came or went. */
+/* Count how often extensions came or went. */
 uint32
 topics_worker_slot_changes(void)
 {
@@ -167,6 +167,7 @@ topics_worker_slot_note_extension(WorkerSlot *slot)
 {
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot->is_confirmed = true;
+	slot->worker.futile = 0;
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
@@ -187,6 +188,9 @@ topics_worker_slot_note_no_extension(WorkerSlot *slot, uint32 changes)
 		slot->has_extension = slot->is_confirmed = false;
 		slot->compaction_since = 0;
 		slot->worker.not_before = 0;
+		slot->worker.futile = 0;
+		/* so that the first who changes something says so */
+		pg_atomic_write_u32(&slot->changed, 0);
 		clear_worker(slot);
 	}
 	SpinLockRelease(&topics_worker_registry->mutex);
@@ -351,6 +355,7 @@ topics_worker_slot_take_compaction(WorkerSlot *slot)
 {
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot->compaction_since = 0;
+	slot->compactor.futile = 0;
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 

@@ -42,6 +42,38 @@ ok( $node->poll_query_until(
 		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_topics launcher'}),
 	'the launcher runs');
 wait_for_no_worker($node, 'postgres', 'no worker without the extension');
+
+# There who may create schemas may have some of the extension's names, and
+# anything in them.
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE planter LOGIN;
+	GRANT CREATE ON DATABASE postgres TO planter});
+for my $columns ('topic_id bigint, view oid, partitions integer', 'topic_id text, view text')
+{
+	is( (   $node->psql(
+				'postgres', qq{
+				CREATE SCHEMA topic;
+				CREATE SCHEMA topics;
+				CREATE SCHEMA topic_log;
+				CREATE TABLE topic_log.topic ($columns);
+				CREATE INDEX topic_view_key ON topic_log.topic (view);
+				CREATE INDEX topic_pkey ON topic_log.topic (topic_id);
+				CREATE TABLE topic_log.t1 (x integer);
+				CREATE VIEW topic.v AS SELECT 1 AS x;
+				INSERT INTO topic_log.topic VALUES (1, 'topic.v'::regclass::oid);
+				ALTER VIEW topic.v RENAME TO w;
+				ALTER VIEW topic.w OWNER TO planter;
+				ALTER TABLE topic_log.t1 ADD y integer;
+				DROP VIEW topic.w;
+				DROP TABLE topic_log.t1;
+				DROP SCHEMA topic, topics, topic_log CASCADE},
+				connstr => $node->connstr('postgres') . ' user=planter',
+				on_error_stop => 1))[0],
+		0,
+		"a table topic_log.topic of somebody else's: $columns");
+}
+$node->safe_psql('postgres', 'DROP OWNED BY planter; DROP ROLE planter');
 $node->safe_psql('postgres', 'CREATE EXTENSION pg_topics');
 wait_for_worker($node, 'postgres', 'CREATE EXTENSION starts the worker');
 
