@@ -170,18 +170,22 @@ wants_compaction(Topic *topic, int32 partition)
 	return state != NULL && topics_compact_is_wanted(&topic->settings, state);
 }
 
-/*
- * List the partitions that compaction pays for now, in the caller's
- * transaction: DuePartitions, in a memory context.  Those that have failed,
- * and whose time to try again has not come, are left out.
- */
-List *
-topics_maintain_collect_compaction(MemoryContext cxt)
+/* Partitions to be compacted, of some topics. */
+typedef struct Wanted
 {
-	List	   *result = NIL;
+	List	   *views;			/* of the topics */
+	MemoryContext cxt;			/* of the result */
+	List	   *result;
+}			Wanted;
+
+/* Collect the partitions that compaction pays for now; in a subtransaction. */
+static void
+collect_wanted(void *arg)
+{
+	Wanted	   *wanted = arg;
 	ListCell   *lc;
 
-	foreach(lc, topics_catalog_list())
+	foreach(lc, wanted->views)
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
 		WorkPiece	piece = {MyDatabaseId, lfirst_oid(lc), 0, WORK_COMPACT};
@@ -189,16 +193,50 @@ topics_maintain_collect_compaction(MemoryContext cxt)
 		for (; topic && piece.partition < topic->partitions; piece.partition++)
 			if (wants_compaction(topic, piece.partition) && topics_backoff_left(&piece) <= 0)
 			{
-				MemoryContext old = MemoryContextSwitchTo(cxt);
+				MemoryContext old = MemoryContextSwitchTo(wanted->cxt);
 				DuePartition *due = palloc(sizeof(DuePartition));
 
 				due->piece = piece;
 				due->topic = topic->name;
-				result = lappend(result, due);
+				wanted->result = lappend(wanted->result, due);
 				MemoryContextSwitchTo(old);
 			}
 	}
-	return result;
+}
+
+/* Try that; where it fails, topic by topic, and then leave out what fails. */
+static List *
+try_to_collect(List *views, MemoryContext cxt)
+{
+	Wanted		wanted = {views, cxt, NIL};
+	ErrorData  *error = topics_subtransaction_try(collect_wanted, &wanted);
+	MemoryContext old;
+	ListCell   *lc;
+
+	if (error == NULL)
+		return wanted.result;
+	FreeErrorData(error);
+	wanted.result = NIL;
+	if (list_length(views) < 2)
+		return NIL;				/* the worker's rounds say so */
+	old = MemoryContextSwitchTo(cxt);
+	foreach(lc, views)
+		wanted.result = list_concat(wanted.result,
+									try_to_collect(list_make1_oid(lfirst_oid(lc)), cxt));
+	MemoryContextSwitchTo(old);
+	return wanted.result;
+}
+
+/*
+ * List the partitions that compaction pays for now, in the caller's
+ * transaction: DuePartitions, in a memory context.  Those that have failed,
+ * and whose time to try again has not come, are left out, and so are topics
+ * that cannot be looked at.
+ */
+List *
+topics_maintain_collect_compaction(MemoryContext cxt)
+{
+	return try_to_collect(topics_catalog_list(), cxt);
 }
 
 /*

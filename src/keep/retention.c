@@ -108,6 +108,16 @@ log_is_empty(const PartitionState *state)
 }
 
 /*
+ * The bytes of the active segment.  Before its first record those that were
+ * published are of the one before.
+ */
+static int64
+get_active_bytes(const PartitionState *state)
+{
+	return state->active_started == 0 ? 0 : topics_partition_state_active_bytes(state);
+}
+
+/*
  * Return true if something might have to leave.  Cheap: looks at shared memory
  * only.
  */
@@ -121,7 +131,7 @@ topics_retention_is_due(const TopicSettings *settings, const PartitionState *sta
 		return true;
 	return settings->delete && settings->retention_bytes >= 0 &&
 		(state->droppable_bytes == UNKNOWN_BYTES ||
-		 state->droppable_bytes + topics_partition_state_active_bytes(state) >= settings->retention_bytes);
+		 state->droppable_bytes + get_active_bytes(state) >= settings->retention_bytes);
 }
 
 /* ----------------------------------------------------------------

@@ -350,7 +350,15 @@ run_round(bool full)
 			topics_backoff_forget_untried(began);
 			topics_worker_slot_end_round(worker_slot, round.partitions);
 		}
-		arrange_compaction(cxt);
+
+		/*
+		 * where nothing can be looked at, a compactor would only end, and
+		 * come again
+		 */
+		if (looked)
+			arrange_compaction(cxt);
+		else
+			(void) topics_worker_slot_want_compactor(worker_slot, false);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);

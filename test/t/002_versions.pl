@@ -10,6 +10,7 @@ use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Session;
 use Topics;
 use TopicState;
 
@@ -61,6 +62,19 @@ for my $call (@calls)
 		'... names both versions');
 	like($message, qr/HINT:.*ALTER EXTENSION pg_topics UPDATE/, '... and the cure');
 }
+
+# Until that is done a worker tries again, later and later, and does not end at
+# what it does beside.
+$node->stop;
+my $log_end = -s $node->logfile;
+$node->start;
+ok( poll_until(
+		sub {
+			(() = slurp_file($node->logfile, $log_end) =~
+				  /different versions.*?CONTEXT:  work for all topics of the database/gs) > 1;
+		}),
+	'the worker says so, too');
+unlike(slurp_file($node->logfile, $log_end), qr/exited with exit code 1/, '... and does not end');
 $node->safe_psql('postgres',
 	q{UPDATE pg_extension SET extversion = '1.0' WHERE extname = 'pg_topics'});
 same_state($node, 'postgres', $before, 'nothing has changed, and all works again');

@@ -99,6 +99,18 @@ for my $database (@databases)
 		SELECT topics.create_topic('t', notify => true);
 		SELECT topics.produce('t', 'x')});
 }
+
+# A segment that was larger than retention_bytes is the lowest now, and stays,
+# and nothing is in the one after it: there is nothing to do here, either.
+$node->safe_psql(
+	'd6', q{
+	SELECT topics.create_topic('large', segment_bytes => 65536, retention_bytes => 65536);
+	INSERT INTO topic.large (value) SELECT repeat(md5(g::text), 60) FROM generate_series(1, 100) g});
+wait_for_value(
+	'd6',
+	q{SELECT string_agg(state, ' ' ORDER BY base_offset) FROM topics.segment WHERE topic = 'large' AND log_end_offset IS NOT NULL},
+	'sealed active',
+	'a segment is rolled, and the next one empty');
 all_rest('seven databases with the extension: all workers go');
 is(status_of($_), 't|resting|||', "... database $_ says that its worker rests")
   for 'postgres', @databases;
