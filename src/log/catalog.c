@@ -337,19 +337,45 @@ topics_catalog_lookup(const char *name, bool missing_ok)
 	return topic;
 }
 
+/*
+ * Open and lock the table of topics, or return NULL if the extension was dropped
+ * meanwhile.
+ */
+static Relation
+open_topic_table(void)
+{
+	Oid			before = InvalidOid;
+
+	for (;;)
+	{
+		Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, true);
+		Oid			relid = OidIsValid(namespace) ? get_relname_relid("topic", namespace) : InvalidOid;
+		Relation	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
+
+		if (rel != NULL || !topics_extension_exists())
+			return rel;
+		/* dropped and made again, or else the catalogue is damaged */
+		if (relid == before)
+			return table_open(relid, AccessShareLock);
+		before = relid;
+	}
+}
+
 /* Look up the view of the topic with an id, or InvalidOid. */
 Oid
 topics_catalog_view_of(int64 topic_id)
 {
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
-	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
+	Relation	rel = open_topic_table();
 	Oid			view_relid = InvalidOid;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
+	if (rel == NULL)
+		return InvalidOid;
 	ScanKeyInit(&key, Anum_topic_id, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(topic_id));
-	scan = systable_beginscan(rel, get_relname_relid("topic_pkey", namespace), true, NULL, 1, &key);
+	scan = systable_beginscan(rel, get_relname_relid("topic_pkey", RelationGetNamespace(rel)),
+							  true, NULL, 1, &key);
 	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		isnull;
@@ -413,12 +439,14 @@ topics_catalog_describe_log(Oid relid)
 List *
 topics_catalog_list(void)
 {
-	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
-	Relation	rel = table_open(get_relname_relid("topic", namespace), AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	Relation	rel = open_topic_table();
+	SysScanDesc scan;
 	HeapTuple	tuple;
 	List	   *result = NIL;
 
+	if (rel == NULL)
+		return NIL;
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		isnull;

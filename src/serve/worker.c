@@ -144,14 +144,16 @@ maintain_due_partition(void *arg)
 static void
 follow_group_owners(void *arg)
 {
-	topics_offset_log_follow_owners((MemoryContext) arg, commit_and_notify);
+	if (topics_extension_exists())
+		topics_offset_log_follow_owners((MemoryContext) arg, commit_and_notify);
 }
 
 /* Work: store how far logs have come. */
 static void
 store_log_floors(void *arg)
 {
-	topics_maintain_store_floors(InvalidOid, (MemoryContext) arg, commit_and_notify);
+	if (topics_extension_exists())
+		topics_maintain_store_floors(InvalidOid, (MemoryContext) arg, commit_and_notify);
 }
 
 /*
@@ -179,7 +181,8 @@ others_wait(void)
 static void
 drop_tables(void *arg)
 {
-	if (topics_dropped_topic_finish(false, (MemoryContext) arg, commit_and_notify, others_wait))
+	if (topics_extension_exists() &&
+		topics_dropped_topic_finish(false, (MemoryContext) arg, commit_and_notify, others_wait))
 		topics_worker_slot_want_round(worker_slot);
 }
 
@@ -333,8 +336,10 @@ run_round(bool full)
 											  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	Round		round = {cxt, NIL, 0, InvalidOid};
-	bool		looked = topics_backoff_run(&whole, NULL, collect_due, &round);
+	bool		looked;
 
+	TEST_POINT("round-begins");
+	looked = topics_backoff_run(&whole, NULL, collect_due, &round);
 	if (!maintain_due(round.due))
 		topics_worker_slot_want_round(worker_slot);
 	else

@@ -172,5 +172,20 @@ for my $command (q{SELECT topics.drop_topic('last')}, q{DROP EXTENSION pg_topics
 }
 unlike(slurp_file($node->logfile, $log), qr/PANIC/, '... is no crash');
 
+# ----------------------------------------------------------------------
+# Dropped in the middle of a round
+# ----------------------------------------------------------------------
+
+wait_for_no_worker($node, 'postgres', 'no worker without the extension');
+stop_at($node, 'round-begins');
+$node->safe_psql('postgres', q{CREATE EXTENSION pg_topics});
+$node->safe_psql('postgres', q{SELECT topics.create_topic('t')});
+ok(wait_until_at($node, 'round-begins'), 'a worker begins a round');
+$log = -s $node->logfile;
+$node->safe_psql('postgres', q{DROP EXTENSION pg_topics CASCADE});
+go_on_from($node, 'round-begins');
+wait_for_no_worker($node, 'postgres', 'it finds no extension any more, and goes');
+unlike(slurp_file($node->logfile, $log), qr/ERROR|exit code 1/, '... without a failure');
+
 $node->stop;
 done_testing();
