@@ -537,6 +537,8 @@ finish_run(PartitionState *state)
 
 	if (moved)
 		topics_log_start_raise_clean_offset(&state->id, run->mapped);
+	if (!run->delayed)
+		topics_delay_end(&state->compact_delay);
 	state->compact_tries = 0;
 	end_run();
 	return result;
@@ -551,7 +553,8 @@ take_map_turn(const Partition *partition, const TopicSettings *settings)
 {
 	if (map_segment(partition, settings))
 		return COMPACT_MORE;
-	if (!run->delayed)
+	/* whether a lock is still in the way shows when that is wanted */
+	if (!run->delayed && !OidIsValid(partition->state->compact_delay.relid))
 		topics_delay_end(&partition->state->compact_delay);
 	if (run->mapped == run->clean_offset && !run->expired)
 		return finish_run(partition->state);
@@ -586,7 +589,7 @@ take_copy_turn(Partition *partition, const TopicSettings *settings)
 		return give_way(partition->state);
 	if (group.candidates == NIL)
 		return finish_run(partition->state);
-	if (run->give_up_at != 0)
+	if (OidIsValid(partition->state->compact_delay.relid))
 		topics_delay_end(&partition->state->compact_delay);
 	run->give_up_at = 0;
 	run->changed |= group.dead > 0;

@@ -233,6 +233,9 @@ make_role(TopicsRole role, bool take_over)
 	if (OidIsValid(oid) && is_recorded(facts->name, oid))
 	{
 		grant_access(facts);
+		/* what owners have revoked */
+		if (take_over && facts->topic_right)
+			grant_all_topics(facts);
 		return;
 	}
 	if (!OidIsValid(oid))

@@ -325,12 +325,17 @@ is_taken(const Survey *survey, int kind, int index)
 static void
 read_slots(Survey *survey)
 {
+	bool		any_ended = false;
+
 	survey->any_extension = false;
 	memset(survey->taken, 0, sizeof(survey->taken));
 	for (int i = 0; i < MAX_WORKERS; i++)
-	{
 		for (int kind = 0; kind < KINDS; kind++)
-			(void) is_started(kind, i);
+			any_ended |= started[kind][i] != NULL && !is_started(kind, i);
+	if (any_ended)
+		topics_worker_slot_forget_lack();
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
 		topics_worker_registry_read_at(i, &survey->slots[i]);
 		for (int kind = 0; kind < KINDS; kind++)
 			survey->taken[kind] += is_taken(survey, kind, i);
@@ -530,7 +535,12 @@ make_room(Survey *survey, int kind, int wanted)
 
 		/* it is on its way, or has been asked */
 		if (is_taken(survey, kind, i) && process->pid == 0)
+		{
 			wanted -= !process->starting;
+			/* nobody tells when it has come, to be asked later */
+			if (wanted > 0 && process->starting)
+				look_at(survey, survey->now + IDLE_PLACE_MS * INT64CONST(1000));
+		}
 		else if (process->pid != 0 && process->leave)
 			wanted--;
 	}
@@ -564,6 +574,8 @@ give_places(Survey *survey, int kind)
 									place ? TROUBLE_NONE : TROUBLE_NO_PLACE);
 		if (place && any)
 			any = start_process(survey, kind, index);
+		else if (place && kind == WORKER)
+			topics_worker_registry_want(index, false, TROUBLE_NO_PROCESS);
 		if (!place || !any)
 			waiting++;
 	}

@@ -428,6 +428,7 @@ extern void topics_worker_slot_note_extension(WorkerSlot *slot);
 extern bool topics_worker_slot_note_no_extension(WorkerSlot *slot, uint32 changes);
 extern bool topics_worker_slot_take_round_wanted(WorkerSlot *slot);
 extern bool topics_worker_slot_is_round_wanted(const WorkerSlot *slot);
+extern void topics_worker_slot_forget_lack(void);
 extern void topics_worker_slot_want_round(WorkerSlot *slot);
 extern void topics_worker_slot_begin_round(WorkerSlot *slot, bool full);
 extern void topics_worker_slot_end_round(WorkerSlot *slot, int partitions);

@@ -37,12 +37,13 @@ enter_process(ServeProcess *process)
 }
 
 /*
- * A process has gone: there may be one for those who had none.  The caller
- * holds the mutex, and wakes the launcher.
+ * A process has gone: there may be one for those who had none.  The caller is
+ * the launcher: while a process still ends, there is none to be had yet.
  */
-static void
-forget_lack_of_process(void)
+void
+topics_worker_slot_forget_lack(void)
 {
+	SpinLockAcquire(&topics_worker_registry->mutex);
 	for (int i = 0; i < MAX_WORKERS; i++)
 	{
 		WorkerSlot *slot = &topics_worker_registry->slots[i];
@@ -52,6 +53,7 @@ forget_lack_of_process(void)
 		if (slot->compactor.trouble == TROUBLE_NO_PROCESS)
 			slot->compactor.not_before = 0;
 	}
+	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
 /*
@@ -131,7 +133,6 @@ topics_worker_slot_leave(WorkerSlot *slot)
 		pg_atomic_write_u32(&slot->changed, 1);
 		clear_worker(slot);
 	}
-	forget_lack_of_process();
 	latch = topics_worker_registry->launcher_latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_set_latch(latch);
@@ -372,7 +373,6 @@ topics_worker_slot_leave_compactor(WorkerSlot *slot, bool finished)
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot->compactor.pid = 0;
 	slot->compactor.leave = false;
-	forget_lack_of_process();
 	if (finished)
 		slot->compactor.not_before = 0;
 	else if (slot->compaction_since == 0)

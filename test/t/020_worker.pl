@@ -395,6 +395,12 @@ my $hint = qr/LOG:  pg_topics: no background worker process is left for database
 ok(poll_until(sub { slurp_file($node->logfile, $position) =~ $hint }), '... the log says so');
 # the launcher has been round again when it has met a new database
 $node->safe_psql('postgres', 'CREATE DATABASE six');
+$node->safe_psql('six', 'CREATE EXTENSION pg_topics');
+ok( $node->poll_query_until(
+		'six',
+		q{SELECT state = 'missing' AND message = 'no background worker process is left' FROM topics.worker}
+	),
+	'... and topics.worker says so in the database whose turn comes later');
 $node->stop;
 my $log = slurp_file($node->logfile, $position);
 is(scalar(() = $log =~ /$hint/g), 1, '... once');

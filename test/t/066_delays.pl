@@ -116,6 +116,16 @@ fill('compacted');
 comes_to_be(
 	"compacted|0|compact||55P03|a lock of process $session->{pid} is in the way|It goes on when that transaction ends.",
 	'compaction waits for a session');
+my $since = $primary->safe_psql('postgres',
+	q{SELECT date_trunc('second', failing_since + '0.5 s') FROM topics.worker WHERE step = 'compact'}
+);
+$primary->safe_psql('postgres', q{CALL topics.maintain('compacted')});
+is( $primary->safe_psql(
+		'postgres',
+		q{SELECT date_trunc('second', failing_since + '0.5 s') FROM topics.worker WHERE step = 'compact'}
+	),
+	$since,
+	'... also after somebody has tried in vain');
 $session->value('COMMIT');
 is(delays(), '', 'it has ended');
 is_compacted('compacted', '... and the topic is compacted');
