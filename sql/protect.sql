@@ -54,6 +54,11 @@ SELECT regexp_replace(command, '\mt\d+', 'tN', 'g'), pg_temp.try(command)
 		'ALTER TABLE topic.protect_topic DISABLE TRIGGER produce',
 		'ALTER VIEW topic.protect_topic RENAME COLUMN key TO k',
 		'CREATE OR REPLACE VIEW topic.protect_topic AS SELECT * FROM topic.protect_topic',
+		'ALTER VIEW topic.protect_topic SET (security_invoker = true)',
+		'ALTER VIEW topic.protect_topic SET (security_barrier, security_invoker)',
+		'ALTER TABLE IF EXISTS topic.protect_topic SET (security_invoker = ye)',
+		'ALTER TABLE topic.protect_topic SET (security_invoker = 1)',
+		'ALTER VIEW topic.protect_topic SET (security_invoker = maybe)',
 		'CREATE RULE r AS ON INSERT TO topic.protect_topic DO INSTEAD NOTHING'])
 		WITH ORDINALITY c (command, n)
 	ORDER BY n;
@@ -80,6 +85,15 @@ SELECT command, pg_temp.try(command)
 		WITH ORDINALITY c (command, n)
 	ORDER BY n;
 DROP TABLE protect_child;
+SELECT c.oid::regclass, pg_temp.try(format('TRUNCATE %s CASCADE', c.oid::regclass))
+	FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+	WHERE relnamespace = 'topic_log'::regnamespace AND relkind = 'r' AND d.deptype = 'e'
+	ORDER BY c.relname;
+SELECT pg_temp.try('TRUNCATE topic_log.partition, topic_log.topic');
+BEGIN;
+SET LOCAL allow_system_table_mods = on;
+SELECT pg_temp.try('TRUNCATE topic_log.dropped_topic');
+ROLLBACK;
 -- nothing was changed
 SELECT count(*) FROM topic.protect_topic;
 SELECT topics.produce('protect_topic', '20', partition => 0);
@@ -100,6 +114,9 @@ SELECT pg_temp.try(format('ALTER TABLE %s SET (autovacuum_enabled = off)', :'s1'
 	pg_temp.try('ALTER INDEX topic_log.protect_key RENAME TO protect_other'),
 	pg_temp.try('DROP INDEX topic_log.protect_other'),
 	pg_temp.try('ALTER VIEW topic.protect_topic SET (security_barrier)'),
+	pg_temp.try('ALTER VIEW topic.protect_topic SET (check_option = local)'),
+	pg_temp.try('ALTER VIEW topic.protect_topic SET (security_invoker = off)'),
+	pg_temp.try('ALTER VIEW topic.protect_topic RESET (security_invoker, check_option)'),
 	pg_temp.try('ALTER TABLE topic_log.partition SET (fillfactor = 40)'),
 	pg_temp.try('ALTER TABLE topic_log.topic DISABLE TRIGGER ALL');
 -- triggers of one's own on the view

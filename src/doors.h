@@ -20,6 +20,7 @@ extern bool topics_hooks_is_dropping_extension(void);
 /* ---- protect.c ---- */
 
 extern void topics_protect_from_drop(Oid relid);
+extern void topics_protect_from_truncate(Oid relid);
 extern void topics_protect_check(Node *statement);
 
 #endif							/* PG_TOPICS_DOORS_H */

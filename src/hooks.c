@@ -256,6 +256,8 @@ watch_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subi
 		topics_protect_from_drop(objectid);
 		refuse_dropped_view(objectid);
 	}
+	else if (access == OAT_TRUNCATE)
+		topics_protect_from_truncate(objectid);
 }
 
 /*

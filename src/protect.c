@@ -20,9 +20,10 @@
  *
  * The tables of the catalogue are not altered either, nor made parents or
  * children of others, of which a command would reach them, as log tables are
- * not: dropping a column of theirs, say, with CASCADE drops the extension.  And
- * a topic's view keeps its definition, its columns and its triggers
- * (hooks.c has what concerns the view as a whole).
+ * not: dropping a column of theirs, say, with CASCADE drops the extension.  Nor
+ * are they truncated.  And a topic's view keeps its definition, its columns,
+ * its triggers and its owner's rights (hooks.c has what concerns the view as a
+ * whole).
  *
  * Tables of which the catalogue knows nothing, which a dump in part can leave,
  * may be altered and dropped.  That is also why a restore is not in the way of
@@ -42,6 +43,7 @@
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
+#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
@@ -163,7 +165,7 @@ refuse_change(Oid relid, const char *what)
 }
 
 /* ----------------------------------------------------------------
- *		Drops, of whatever command
+ *		Drops and truncations, of whatever command
  * ----------------------------------------------------------------
  */
 
@@ -182,6 +184,17 @@ topics_protect_from_drop(Oid relid)
 					quote_qualified_identifier(TOPIC_LOG_SCHEMA, get_rel_name(relid)),
 					topics_catalog_describe_log(relid)),
 			 errhint("Use topics.drop_topic() to drop the topic and its log.")));
+}
+
+/*
+ * A table is truncated, by a command that names it or by one that reaches it.
+ * Log tables refuse that themselves (log_am.c).
+ */
+void
+topics_protect_from_truncate(Oid relid)
+{
+	if (!is_permitted() && is_catalogue_table(relid))
+		refuse_change(relid, "remove the rows");
 }
 
 /* ----------------------------------------------------------------
@@ -241,6 +254,35 @@ describe_command(AlterTableType subtype)
 	}
 }
 
+/*
+ * Check SET (..) of a topic's view.  With security_invoker its readers would
+ * need rights to the log table, which only its owner has.  The other options
+ * leave it readable.
+ */
+static void
+check_view_options(Oid relid, const AlterTableCmd *command)
+{
+	ListCell   *lc;
+
+	if (command->subtype != AT_SetRelOptions)
+		return;
+	foreach(lc, (List *) command->def)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+		bool		value = true;
+
+		if (option->defnamespace || strcmp(option->defname, "security_invoker") != 0)
+			continue;
+		/* what is no Boolean, PostgreSQL refuses */
+		if (option->arg && (!parse_bool(defGetString(option), &value) || !value))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot set \"%s\" of topic \"%s\"", option->defname, get_rel_name(relid)),
+				 errdetail("Readers have no right to the log table; the view reads it with its owner's.")));
+	}
+}
+
 /* The other table that a command makes a parent or a child of this one. */
 static Oid
 find_relative(const AlterTableCmd *command)
@@ -261,6 +303,7 @@ check_alter_table(const AlterTableStmt *statement)
 {
 	Oid			relid = look_up(statement->relation);
 	bool		is_own = OidIsValid(relid) && is_own_table(relid);
+	bool		is_view = OidIsValid(relid) && is_topic_view(relid);
 	ListCell   *lc;
 
 	foreach(lc, statement->cmds)
@@ -270,6 +313,8 @@ check_alter_table(const AlterTableStmt *statement)
 
 		if (is_own && !is_harmless(command->subtype))
 			refuse_change(relid, describe_command(command->subtype));
+		if (is_view)
+			check_view_options(relid, command);
 		/* below a table of another, it would change with that */
 		relative = find_relative(command);
 		if (OidIsValid(relative) && is_own_table(relative))
