@@ -397,11 +397,15 @@ CREATE VIEW topic.topic_other AS SELECT 1 AS one;
 SELECT pg_temp.try($$SELECT topics.produce('topic_other', 'x')$$);
 SELECT pg_temp.try($$SELECT topics.drop_topic('topic_other')$$);
 SELECT pg_temp.try($$SELECT topics.create_topic('topic_other')$$);
+SELECT pg_temp.try($$SELECT topics.create_topic('topic_other', if_not_exists => true)$$);
 DROP VIEW topic.topic_other;
 -- nor are tables; what the view was replaced by must have its columns
 CREATE TABLE topic.topic_other (value text);
 SELECT pg_temp.try($$SELECT topics.produce('topic_other', 'x')$$);
 SELECT pg_temp.try($$SELECT topics.drop_topic('topic_other')$$);
+SELECT pg_temp.try($$SELECT topics.create_topic('topic_other')$$);
+SELECT pg_temp.try($$SELECT topics.create_topic('topic_other', if_not_exists => true)$$);
+SELECT pg_temp.try($$SELECT topics.rename_topic('topic_v', 'topic_other')$$);
 DROP TABLE topic.topic_other;
 SET allow_system_table_mods = on;
 CREATE OR REPLACE VIEW topic.topic_v AS

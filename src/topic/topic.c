@@ -162,10 +162,20 @@ require_create_right(void)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, TOPIC_SCHEMA);
 }
 
-/* Raise an error since a topic has this name, or say so and skip. */
+/*
+ * Raise an error since a topic has this name, or say so and skip.  What has the
+ * name and is no topic is an error in any case.
+ */
 static void
 report_existing_topic(const char *name, bool skip)
 {
+	Oid			relid = get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
+
+	topics_broken_topic_report_view(name);
+	if (OidIsValid(relid) && topics_catalog_get(relid, true) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("relation \"%s\" in schema \"%s\" is not a topic", name, TOPIC_SCHEMA)));
 	ereport(skip ? NOTICE : ERROR,
 			(errcode(ERRCODE_DUPLICATE_OBJECT),
 			 skip ? errmsg("topic \"%s\" already exists, skipping", name) :
@@ -202,7 +212,6 @@ topics_create_topic(PG_FUNCTION_ARGS)
 
 	if (!topics_make_topic_lock_name(topic.name))
 	{
-		topics_broken_topic_report_view(topic.name);
 		report_existing_topic(topic.name,
 							  !PG_ARGISNULL(if_not_exists) && PG_GETARG_BOOL(if_not_exists));
 		PG_RETURN_VOID();
