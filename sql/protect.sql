@@ -181,6 +181,27 @@ CREATE ROLE regress_protect;
 GRANT USAGE ON SCHEMA topics, topic TO regress_protect;
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA topics, topic_log TO regress_protect;
 GRANT SELECT ON ALL TABLES IN SCHEMA topics TO regress_protect;
+-- a session that knows the topic sees that its row is gone
+SELECT topics.create_topic('protect_lost');
+SELECT topics.produce('protect_lost', 'x');
+DELETE FROM topic_log.topic WHERE view = 'topic.protect_lost'::regclass;
+SELECT pg_temp.try($$SELECT topics.alter_topic('protect_lost', retention_bytes => 1000000)$$);
+SELECT topics.repair_topic('protect_lost');
+SELECT topics.alter_topic('protect_lost', retention_bytes => 1000000);
+SELECT topics.produce('protect_lost', 'x');
+DELETE FROM topic_log.topic WHERE view = 'topic.protect_lost'::regclass;
+SELECT pg_temp.try($$SELECT topics.add_partitions('protect_lost', 2)$$);
+SELECT topics.repair_topic('protect_lost');
+SELECT topics.produce('protect_lost', 'x');
+DELETE FROM topic_log.topic WHERE view = 'topic.protect_lost'::regclass;
+SELECT pg_temp.try($$SELECT topics.rename_topic('protect_lost', 'protect_found')$$),
+	pg_temp.try($$SELECT topics.create_topic('protect_lost', if_not_exists => true)$$),
+	pg_temp.try($$SELECT topics.rename_topic('protect_compact', 'protect_lost')$$);
+SELECT topics.repair_topic('protect_lost');
+SELECT topics.produce('protect_lost', 'x');
+DELETE FROM topic_log.topic WHERE view = 'topic.protect_lost'::regclass;
+SELECT topics.drop_topic('protect_lost');
+SELECT * FROM topics.broken_topic;
 -- without a row of the catalogue nobody owns it
 DELETE FROM topic_log.topic WHERE view = 'topic.protect_topic'::regclass;
 SELECT topic, partition, problem FROM topics.broken_topic;

@@ -227,9 +227,17 @@ topics_create_topic(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
+/* Return true if the catalogue still has the row that a topic was read from. */
+static bool
+has_row(const Topic *topic)
+{
+	return topics_catalog_view_of(topic->topic_id) == topic->view_relid;
+}
+
 /*
  * Lock a topic, which must be the caller's, so that nobody else changes it
- * until the transaction ends.  NULL if there is none, and missing_ok.
+ * until the transaction ends.  NULL if there is none, and missing_ok.  A row
+ * that was deleted by hand may still be in the cache.
  */
 static Topic *
 lock_own_topic(const char *name, LOCKMODE mode, bool missing_ok)
@@ -247,7 +255,11 @@ lock_own_topic(const char *name, LOCKMODE mode, bool missing_ok)
 		LockRelationOid(view, mode);
 		topic = topics_catalog_lookup(name, true);
 		if (topic && topic->view_relid == view)
+		{
+			if (!has_row(topic))
+				topics_broken_topic_report(name, topic->topic_id);
 			return topic;
+		}
 		UnlockRelationOid(view, mode);
 	}
 }
@@ -451,7 +463,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.drop_topic()");
 	topic = topics_catalog_lookup(name, true);
-	if (topic == NULL && lock_topic_parts(name, &parts))
+	if ((topic == NULL || !has_row(topic)) && lock_topic_parts(name, &parts))
 	{
 		topics_topic_drop_parts(&parts);
 		PG_RETURN_VOID();
