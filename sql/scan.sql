@@ -12,7 +12,7 @@ CREATE FUNCTION pg_temp.plan(query text, options text DEFAULT '')
 DECLARE line text;
 BEGIN
 	FOR line IN EXECUTE 'EXPLAIN (COSTS OFF' || options || ') ' || query LOOP
-		line := regexp_replace(regexp_replace(line, '\mt\d+(_\w+)?\M', 'tN\1', 'g'), 'brin_\d+',
+		line := regexp_replace(regexp_replace(line, '\mt\d+(_\w+)?\M', 'tN\1', 'g'), 'brin_\w+',
 			'brin_N');
 		line := regexp_replace(regexp_replace(line, '\(InitPlan \S+\)\.col1', '$0'), 'InitPlan .*',
 			'InitPlan');

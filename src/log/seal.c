@@ -15,6 +15,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/vacuum.h"
 #include "nodes/makefuncs.h"
 #include "storage/bufmgr.h"
@@ -101,8 +102,12 @@ make_index(Oid relid, char *name)
 {
 	IndexStmt  *stmt = makeNode(IndexStmt);
 
-	/* a restore that runs beside us makes the dump's index, under its name */
-	stmt->idxname = psprintf("brin_%u", relid);
+	/*
+	 * A dump brings the names that its indexes had in another cluster, where
+	 * other tables had these OIDs, before or after we get here.
+	 */
+	stmt->idxname = psprintf("brin_%u_%llx", relid,
+							 (unsigned long long) GetSystemIdentifier());
 	stmt->relation = makeRangeVar(TOPIC_LOG_SCHEMA, name, -1);
 	stmt->accessMethod = "brin";
 	stmt->indexParams = list_make2(make_index_column("offset"), make_index_column("timestamp"));

@@ -179,13 +179,35 @@ wait_until_failing(
 # An index that cannot be built
 # ----------------------------------------------------------------------
 
+# The name that a segment's index gets
+sub index_name
+{
+	my ($table) = @_;
+
+	return 'topic_log.brin_'
+	  . $session->value(
+		qq{SELECT '$table'::regclass::oid || '_' || to_hex(system_identifier) FROM pg_control_system()}
+	  );
+}
+
+# A name that a dump has brought, made from another cluster's OID, is in
+# nobody's way.
+$session->value(q{SELECT topics.create_topic('restored')});
+$session->value('CREATE TABLE topic_log.brin_'
+	  . $session->value("SELECT '" . segment_of('restored', 0) . "'::regclass::oid")
+	  . ' ()');
+is( $session->query(
+		q{SELECT topics.produce('restored', 'x'); CALL topics.roll_segment('restored')})->{message},
+	'',
+	'an index has a name of its own');
+
 $session->value(q{SELECT topics.create_topic('index', segment_time => '50 ms')});
 my $segment = segment_of('index', 0);
-my $in_the_way = 'topic_log.brin_' . $session->value("SELECT '$segment'::regclass::oid");
+my $in_the_way = index_name($segment);
 $session->value(qq{CREATE TABLE $in_the_way (); SELECT topics.produce('index', 'x')});
 wait_until_failing(
 	'index',
-	qr/^0\|seal\|42P07\|relation "brin_\d+" already exists$/,
+	qr/^0\|seal\|42P07\|relation "brin_\w+" already exists$/,
 	'an index cannot be built: the view says so');
 others_are_served('meanwhile');
 fails_more_seldom('index', 3, 'the index');
@@ -608,8 +630,7 @@ $node->start;
 wait_for_worker($node, 'postgres', 'a worker that rests');
 $session = Session->new($node);
 $session->value(q{SELECT topics.create_topic('dropped', segment_bytes => 65536)});
-$in_the_way =
-  'topic_log.brin_' . $session->value("SELECT '" . segment_of('dropped', 0) . "'::regclass::oid");
+$in_the_way = index_name(segment_of('dropped', 0));
 $session->value(
 	qq{CREATE TABLE $in_the_way (); SELECT topics.produce('dropped', repeat(md5(i::text), 3)) FROM generate_series(1, 2000) i}
 );
