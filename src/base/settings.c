@@ -52,7 +52,7 @@ topics_settings_define(void)
 {
 	DefineCustomIntVariable("pg_topics.max_partitions",
 							"Partitions of all topics of all databases that shared memory has room for.",
-							"Creating a topic beyond it fails. Each takes about 480 bytes.",
+							"Creating a topic beyond it fails. Each takes about 500 bytes.",
 							&pg_topics_max_partitions, 10000, 16, 1000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.max_group_offsets",

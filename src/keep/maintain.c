@@ -176,7 +176,7 @@ typedef struct Wanted
 	List	   *views;			/* of the topics */
 	MemoryContext cxt;			/* of the result */
 	List	   *result;
-}			Wanted;
+} Wanted;
 
 /* Collect the partitions that compaction pays for now; in a subtransaction. */
 static void

@@ -695,7 +695,10 @@ topics_catalog_is_owner(Topic *topic)
 	return topics_catalog_owns_view(topic->view_relid);
 }
 
-/* Return true if the current user may read the topic that has this view, or owns it. */
+/*
+ * Return true if the current user may read the topic that has this view, or
+ * owns it.
+ */
 bool
 topics_catalog_may_read_view(Oid view_relid)
 {

@@ -333,7 +333,7 @@ typedef struct DropStep
 {
 	DroppedTopic *topic;
 	bool		more;			/* there are more tables */
-}			DropStep;
+} DropStep;
 
 static void
 take_step(void *arg)

@@ -62,7 +62,7 @@ typedef struct HolderText
 	const char *locks;			/* a format for its name */
 	const char *sees;
 	const char *hint;
-}			HolderText;
+} HolderText;
 
 static const HolderText holder_texts[] = {
 	{"process",
@@ -88,7 +88,7 @@ static const HolderText holder_texts[] = {
  * false if it is nobody any more.
  */
 bool
-topics_delay_monitor_describe(const WorkDelay * delay, char **message, const char **hint)
+topics_delay_monitor_describe(const WorkDelay *delay, char **message, const char **hint)
 {
 	const bool	by_lock = OidIsValid(delay->relid);
 	Oid			types[] = {by_lock ? OIDOID : XIDOID};
@@ -107,7 +107,7 @@ topics_delay_monitor_describe(const WorkDelay * delay, char **message, const cha
 	{
 		char	   *kind = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 		char	   *name = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
-		const		HolderText *text = holder_texts;
+		const HolderText *text = holder_texts;
 		MemoryContext old = MemoryContextSwitchTo(cxt);
 
 		while (strcmp(text->kind, kind) != 0)

@@ -333,7 +333,7 @@ read_slots(Survey *survey)
 		for (int kind = 0; kind < KINDS; kind++)
 			any_ended |= started[kind][i] != NULL && !is_started(kind, i);
 	if (any_ended)
-		topics_worker_slot_forget_lack();
+		topics_worker_registry_forget_lack();
 	for (int i = 0; i < MAX_WORKERS; i++)
 	{
 		topics_worker_registry_read_at(i, &survey->slots[i]);

@@ -25,7 +25,7 @@
 
 /* Others have locked a table, and did so without a break since it was noted. */
 void
-topics_delay_by_lock(WorkDelay * delay, Oid relid)
+topics_delay_by_lock(WorkDelay *delay, Oid relid)
 {
 	if (delay->since == 0 || !OidIsValid(delay->relid))
 		delay->since = topics_clock_now();
@@ -37,7 +37,7 @@ topics_delay_by_lock(WorkDelay * delay, Oid relid)
  * the same one stays.
  */
 void
-topics_delay_by_snapshot(WorkDelay * delay, TransactionId xmin)
+topics_delay_by_snapshot(WorkDelay *delay, TransactionId xmin)
 {
 	if (delay->since != 0 && !OidIsValid(delay->relid) && delay->xmin == xmin)
 		return;
@@ -48,13 +48,13 @@ topics_delay_by_snapshot(WorkDelay * delay, TransactionId xmin)
 
 /* Nothing is in the way. */
 void
-topics_delay_end(WorkDelay * delay)
+topics_delay_end(WorkDelay *delay)
 {
 	delay->since = 0;
 }
 
 static List *
-add_delay(List *list, const PartitionState *state, WorkStep step, const WorkDelay * delay)
+add_delay(List *list, const PartitionState *state, WorkStep step, const WorkDelay *delay)
 {
 	PartitionDelay *entry = palloc(sizeof(PartitionDelay));
 

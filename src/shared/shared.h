@@ -51,7 +51,7 @@ typedef struct WorkDelay
 	Oid			relid;			/* a table that others have locked; or
 								 * InvalidOid: */
 	TransactionId xmin;			/* snapshots as old as that */
-}			WorkDelay;
+} WorkDelay;
 
 /*
  * What all processes share of one partition.  It lives in an array whose
@@ -413,6 +413,7 @@ extern void topics_worker_registry_forget(Oid database);
 extern void topics_worker_registry_want(int index, bool compactor, StartTrouble trouble);
 extern bool topics_worker_registry_begin_start(int index, bool compactor);
 extern void topics_worker_registry_end_start(int index, bool compactor, bool no_process);
+extern void topics_worker_registry_forget_lack(void);
 extern void topics_worker_registry_ask_to_leave(int index, bool compactor);
 extern void topics_worker_registry_ask_for_round(int index);
 extern bool topics_worker_registry_claim_hint(WorkerHint hint);
@@ -428,7 +429,6 @@ extern void topics_worker_slot_note_extension(WorkerSlot *slot);
 extern bool topics_worker_slot_note_no_extension(WorkerSlot *slot, uint32 changes);
 extern bool topics_worker_slot_take_round_wanted(WorkerSlot *slot);
 extern bool topics_worker_slot_is_round_wanted(const WorkerSlot *slot);
-extern void topics_worker_slot_forget_lack(void);
 extern void topics_worker_slot_want_round(WorkerSlot *slot);
 extern void topics_worker_slot_begin_round(WorkerSlot *slot, bool full);
 extern void topics_worker_slot_end_round(WorkerSlot *slot, int partitions);
@@ -571,11 +571,11 @@ typedef struct PartitionDelay
 	TopicPartition id;
 	WorkStep	step;
 	WorkDelay	delay;
-}			PartitionDelay;
+} PartitionDelay;
 
-extern void topics_delay_by_lock(WorkDelay * delay, Oid relid);
-extern void topics_delay_by_snapshot(WorkDelay * delay, TransactionId xmin);
-extern void topics_delay_end(WorkDelay * delay);
+extern void topics_delay_by_lock(WorkDelay *delay, Oid relid);
+extern void topics_delay_by_snapshot(WorkDelay *delay, TransactionId xmin);
+extern void topics_delay_end(WorkDelay *delay);
 extern List *topics_delay_list(void);
 
 #endif							/* PG_TOPICS_SHARED_H */

@@ -637,6 +637,26 @@ topics_worker_registry_end_start(int index, bool compactor, bool no_process)
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
+/*
+ * A process has gone: there may be one for those who had none.  The caller is
+ * the launcher: while a process still ends, there is none to be had yet.
+ */
+void
+topics_worker_registry_forget_lack(void)
+{
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
+		WorkerSlot *slot = &topics_worker_registry->slots[i];
+
+		if (slot->worker.trouble == TROUBLE_NO_PROCESS)
+			slot->worker.not_before = 0;
+		if (slot->compactor.trouble == TROUBLE_NO_PROCESS)
+			slot->compactor.not_before = 0;
+	}
+	SpinLockRelease(&topics_worker_registry->mutex);
+}
+
 /* Ask a process to give its place to another database's. */
 void
 topics_worker_registry_ask_to_leave(int index, bool compactor)

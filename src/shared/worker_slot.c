@@ -37,26 +37,6 @@ enter_process(ServeProcess *process)
 }
 
 /*
- * A process has gone: there may be one for those who had none.  The caller is
- * the launcher: while a process still ends, there is none to be had yet.
- */
-void
-topics_worker_slot_forget_lack(void)
-{
-	SpinLockAcquire(&topics_worker_registry->mutex);
-	for (int i = 0; i < MAX_WORKERS; i++)
-	{
-		WorkerSlot *slot = &topics_worker_registry->slots[i];
-
-		if (slot->worker.trouble == TROUBLE_NO_PROCESS)
-			slot->worker.not_before = 0;
-		if (slot->compactor.trouble == TROUBLE_NO_PROCESS)
-			slot->compactor.not_before = 0;
-	}
-	SpinLockRelease(&topics_worker_registry->mutex);
-}
-
-/*
  * This process is the database's worker.  Return its slot, or NULL if there is
  * a worker already, or must not be one now.
  */

@@ -33,6 +33,14 @@ sub delays
 		extra_params => $options{user} ? [ '-U', $options{user} ] : []);
 }
 
+# When compaction was first held up, to the second
+sub delayed_since
+{
+	return $primary->safe_psql('postgres',
+		q{SELECT date_trunc('second', failing_since + '0.5 s') FROM topics.worker WHERE step = 'compact'}
+	);
+}
+
 sub comes_to_be
 {
 	my ($expected, $test_name) = @_;
@@ -116,16 +124,9 @@ fill('compacted');
 comes_to_be(
 	"compacted|0|compact||55P03|a lock of process $session->{pid} is in the way|It goes on when that transaction ends.",
 	'compaction waits for a session');
-my $since = $primary->safe_psql('postgres',
-	q{SELECT date_trunc('second', failing_since + '0.5 s') FROM topics.worker WHERE step = 'compact'}
-);
+my $since = delayed_since();
 $primary->safe_psql('postgres', q{CALL topics.maintain('compacted')});
-is( $primary->safe_psql(
-		'postgres',
-		q{SELECT date_trunc('second', failing_since + '0.5 s') FROM topics.worker WHERE step = 'compact'}
-	),
-	$since,
-	'... also after somebody has tried in vain');
+is(delayed_since(), $since, '... also after somebody has tried in vain');
 $session->value('COMMIT');
 is(delays(), '', 'it has ended');
 is_compacted('compacted', '... and the topic is compacted');
