@@ -252,11 +252,13 @@ is_compacted('held', 'when the reader has ended its topic is compacted, too');
 # the worker and the compactor may both have tried
 my $told = q{SELECT count(*) > 0 FROM topics.worker WHERE step = 'compact' AND sqlstate = '55P03'};
 prepare('locked', 'delete');
-$reader->value(
-	$node->safe_psql(
-		'postgres',
-		q{SELECT format('BEGIN; LOCK TABLE topic_log.t%s_p0_s1', topic_id) FROM topics.topic WHERE topic = 'locked'}
-	));
+my $locked = $node->safe_psql('postgres',
+	q{SELECT format('topic_log.t%s_p0_s1', topic_id) FROM topics.topic WHERE topic = 'locked'});
+# before it is sealed, it is the worker that fails
+ok( $node->poll_query_until(
+		'postgres', qq{SELECT count(*) = 1 FROM pg_index WHERE indrelid = '$locked'::regclass}),
+	'a segment is sealed');
+$reader->value("BEGIN; LOCK TABLE $locked");
 $node->safe_psql('postgres', q{SELECT topics.alter_topic('locked', cleanup_policy => 'compact')});
 prepare('unlocked', 'compact');
 is_compacted('unlocked', 'beside a segment that is locked another topic has its turn');
