@@ -129,6 +129,19 @@ look_at_log(Place *place)
 	topics_catalog_close_partition(partition, AccessShareLock);
 }
 
+/*
+ * Read the ends again when every producer that is publishing has done so: the
+ * group may have read a record that is visible and not published.
+ */
+static void
+look_at_settled_log(Place *place)
+{
+	topics_catalog_open_partition(&place->partition, AccessShareLock);
+	(void) topics_log_next_offset_settled(&place->partition);
+	topics_catalog_close_partition(&place->partition, AccessShareLock);
+	look_at_log(place);
+}
+
 /* Find where this transaction has the group, and whether that is claimed. */
 static void
 look_at_group(const Consumer *consumer, Place *place)
@@ -389,6 +402,8 @@ claim_place(const Consumer *consumer, Place *place)
 	place->partition = topics_catalog_partition(consumer->topic, place->partition.number);
 	look_at_group(consumer, place);
 	look_at_log(place);
+	if (place->position > place->next_offset)
+		look_at_settled_log(place);
 	if (place->position == NO_OFFSET ? has_record_or_error(place) : place->position > place->next_offset)
 		report_out_of_range(consumer, place);
 	if (has_record_or_error(place) && place->position < place->log_start)

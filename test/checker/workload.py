@@ -397,7 +397,8 @@ class Producer(Client):
             if end == "die":
                 return self.die_before_reply()
             self.commit()
-            self.ranges(answer)
+            if any(stays for *_, stays in self.records):  # else it is told of the commit before
+                self.ranges(answer)
             return "ok"
         self.perform("produce", body, records=self.records, planned_end=end, isolation=isolation)
 

@@ -51,7 +51,7 @@ sub produce_and_stop
 my $all = q{SELECT partition, count(*), max("offset") FROM topic.t GROUP BY 1 ORDER BY 1};
 my $fetch = q{SELECT count(*), max(r.offset) FROM topics.fetch('t', 0, 0) r};
 my $log_ends =
-  q{SELECT string_agg(log_end_offset::text, ' ' ORDER BY partition) FROM topics.partition};
+  q{SELECT string_agg(log_end_offset::text, ' ' ORDER BY partition) FROM topics.partition WHERE topic = 't'};
 
 # A snapshot from before, of which the readers must hold to.
 $early->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class');
@@ -88,7 +88,7 @@ goes_on(
 	SELECT (SELECT count(*) FROM topic.t WHERE partition = 0),
 		(SELECT count(*) FROM topics.fetch('t', 0, 0)),
 		(SELECT o.offset FROM topics.list_offsets('t', 'latest') o WHERE partition = 0),
-		(SELECT log_end_offset FROM topics.partition WHERE partition = 0)},
+		(SELECT log_end_offset FROM topics.partition WHERE topic = 't' AND partition = 0)},
 	'4|4|4|4', '... all in one statement');
 goes_on($early, $fetch, '1|0', '... an old snapshot fetches nothing of it');
 goes_on($early, $log_ends, '1 1 1', '... and is shown the end of what it sees');
@@ -99,6 +99,18 @@ goes_on(
 goes_on($neighbour, q{CALL topics.send('t', 'beside', partition => 2)},
 	'2|2', '... another partition goes on');
 
+# a group that has read it is not out of range
+goes_on(
+	$reader, q{SELECT count(*), max(r.offset) FROM topics.consume('g', 't') r WHERE partition = 0},
+	'4|3', '... consume too');
+goes_on(
+	$reader, q{SELECT count(*), max(r.offset) FROM topics.consume('g', 't') r WHERE partition = 1},
+	'4|3', '... from each partition');
+goes_on($reader, q{SELECT count(*) FROM topics.consume('g', 't') WHERE partition = 2},
+	'3', '... from the others');
+my $consumer = Session->new($node);
+$consumer->send(q{SELECT count(*) FROM topics.consume('g', 't')});
+
 # What comes behind is not known before the publication.
 goes_on(
 	$late, q{SELECT r.offset FROM topics.fetch('t', 0, 4) r},
@@ -106,7 +118,7 @@ goes_on(
 $late->send(q{SELECT r.offset FROM topics.fetch('t', 1, 6) r});
 $beyond->send(q{SELECT r.offset, value FROM topics.fetch('t', 1, 5) r});
 $second->send(q{CALL topics.send('t', 'second', partition => 0)});
-for my $waiting ($late, $beyond, $second)
+for my $waiting ($late, $beyond, $second, $consumer)
 {
 	ok( poll_until(
 			sub {
@@ -123,6 +135,7 @@ is($late->receive->{sqlstate}, '57014', '... and can be cancelled');
 go_on_from($node, 'commit-visible');
 is_deeply($producer->receive->{rows}, ['INSERT 0 6'], 'the producer goes on, and is acknowledged');
 is_deeply($second->receive->{rows}, ['0|4'], 'the next producer has the next offset');
+like($consumer->receive->{rows}[0], qr/^[01]$/, 'the group goes on behind it');
 is($beyond->receive->{sqlstate}, 'TP001', 'one that was never there is out of range');
 goes_on($late, q{SELECT value FROM topics.fetch('t', 0, 4)}, 'second', 'fetch goes on behind it');
 goes_on($reader, $log_ends, '5 4 3', 'the ends are published');
@@ -148,7 +161,7 @@ is_deeply($producer->receive->{rows}, ['INSERT 0 6'], '... the producer goes on'
 is($second->receive->{sqlstate}, '', '... and so does the roll');
 goes_on(
 	$reader,
-	q{SELECT base_offset, log_end_offset FROM topics.segment WHERE partition = 0 ORDER BY 1 LIMIT 2},
+	q{SELECT base_offset, log_end_offset FROM topics.segment WHERE topic = 't' AND partition = 0 ORDER BY 1 LIMIT 2},
 	"0|8\n8|8",
 	'... which has cut behind the records');
 
@@ -196,7 +209,7 @@ for my $point ('commit-visible', 'commit-published')
 
 		if ($is_read) { is($after, $count + 6, '... what was read is there') }
 		else { ok($after == $count || $after == $count + 6, '... all or nothing is there') }
-		goes_on($observer, q{SELECT sum(log_end_offset) FROM topics.partition}, $after,
+		goes_on($observer, q{SELECT sum(log_end_offset) FROM topics.partition WHERE topic = 't'}, $after,
 			'... dense');
 		goes_on(
 			$producer,
