@@ -173,6 +173,48 @@ find_end_now(const Partition *partition)
 }
 
 /*
+ * Find the first committed record from an offset on, as it is now; -1 if there
+ * is none.  Rows that are committed while they are passed may be missed; then
+ * what is found is behind them, and they are committed at the second look.
+ */
+static int64
+find_committed(Relation partition_rel, int64 from)
+{
+	int64		result = -1;
+
+	for (int look = 0; look < 2 && (look == 0 || result >= 0); look++)
+	{
+		LogReader  *reader = topics_log_reader_open(partition_rel, from, PG_INT64_MAX,
+													SnapshotSelf, false);
+		TupleTableSlot *slot = topics_log_reader_next(reader);
+
+		result = slot ? topics_log_get_offset(slot) : -1;
+		topics_log_reader_close(reader);
+	}
+	return result;
+}
+
+/*
+ * Find the log end as a snapshot sees it, which may be an old one: compaction
+ * may have taken the last records that it sees, if these are tombstones.  It
+ * takes none that a snapshot does not see.  So the first record behind, if there
+ * is one, is where the log ends; and if not, it ends where it does now.
+ */
+static int64
+find_seen_end(const Partition *partition, Snapshot snapshot)
+{
+	PartitionRow now;
+	int64		end;
+	int64		unseen;
+
+	/* before the log: what it says is not about later records */
+	(void) topics_log_start_read_row(&partition->state->id, NULL, &now);
+	end = find_end(partition, snapshot).end;
+	unseen = find_committed(partition->rel, end);
+	return unseen >= 0 ? unseen : Max(end, now.next_offset_floor);
+}
+
+/*
  * Return true if the log end is known, or can be.  The caller has the
  * partition's table open.
  */
@@ -442,12 +484,12 @@ topics_log_end(const Partition *partition, Snapshot snapshot)
 	if (snapshot)
 		topics_log_meet_writers(partition->rel, snapshot);
 	if (RecoveryInProgress())
-		return snapshot ? find_end(partition, snapshot).end : find_end_now(partition).end;
+		return snapshot ? find_seen_end(partition, snapshot) : find_end_now(partition).end;
 
 	state = topics_partition_state_current(partition->state);
 	end = topics_log_next_offset(partition);
 	if (snapshot && !get_seen_end(state, snapshot, &end))
-		end = find_end(partition, snapshot).end;
+		end = find_seen_end(partition, snapshot);
 	topics_log_flush(state);
 	end = topics_min(end, topics_read_cut_limit(state, snapshot));
 	/* records of an old snapshot may have gone */

@@ -100,11 +100,11 @@ goes_on($neighbour, q{CALL topics.send('t', 'beside', partition => 2)},
 	'2|2', '... another partition goes on');
 
 # a group that has read it is not out of range
-goes_on(
-	$reader, q{SELECT count(*), max(r.offset) FROM topics.consume('g', 't') r WHERE partition = 0},
+goes_on($reader,
+	q{SELECT count(*), max(r.offset) FROM topics.consume('g', 't') r WHERE partition = 0},
 	'4|3', '... consume too');
-goes_on(
-	$reader, q{SELECT count(*), max(r.offset) FROM topics.consume('g', 't') r WHERE partition = 1},
+goes_on($reader,
+	q{SELECT count(*), max(r.offset) FROM topics.consume('g', 't') r WHERE partition = 1},
 	'4|3', '... from each partition');
 goes_on($reader, q{SELECT count(*) FROM topics.consume('g', 't') WHERE partition = 2},
 	'3', '... from the others');
@@ -209,8 +209,8 @@ for my $point ('commit-visible', 'commit-published')
 
 		if ($is_read) { is($after, $count + 6, '... what was read is there') }
 		else { ok($after == $count || $after == $count + 6, '... all or nothing is there') }
-		goes_on($observer, q{SELECT sum(log_end_offset) FROM topics.partition WHERE topic = 't'}, $after,
-			'... dense');
+		goes_on($observer, q{SELECT sum(log_end_offset) FROM topics.partition WHERE topic = 't'},
+			$after, '... dense');
 		goes_on(
 			$producer,
 			q{CALL topics.send('t', 'after', partition => 1)},
