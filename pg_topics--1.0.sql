@@ -278,7 +278,7 @@ CREATE FUNCTION topics.latest(topic text,
 	OUT value text, OUT headers jsonb) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_latest';
 COMMENT ON FUNCTION topics.latest(text) IS
-'The latest record of each key, as the statement''s snapshot sees the topic: a table of state (Kafka Streams: KTable). Keys whose latest record has no value, and records without a key, are left out. Keys are equal if their bytes are. Needs SELECT on the topic''s view. Reads the whole topic twice, in the memory of a hash table; cleanup_policy compact makes that short.
+'The latest record of each key, as the statement''s snapshot sees the topic: a table of state (Kafka Streams: KTable). Keys whose latest record has no value, and records without a key, are left out. Keys are equal if their bytes are; rows, arrays and ranges, if their parts are. Needs SELECT on the topic''s view. Reads the whole topic twice, in the memory of a hash table; cleanup_policy compact makes that short.
 Errors: 42704 no such topic, 42501 no right';
 
 CREATE FUNCTION topics.list_offsets(

@@ -400,6 +400,42 @@ SELECT l.offset, value FROM topics.latest('compact_row') l ORDER BY 1;
 CALL topics.roll_segment('compact_row');
 CALL clean('compact_row', 3);
 SELECT r.offset, value FROM topic.compact_row r ORDER BY 1;
+-- and so are arrays and ranges of such rows, in whatever is made of them
+CREATE DOMAIN compact_array AS compact_row[];
+CREATE TYPE compact_nested AS (rows compact_array, more text);
+CREATE TYPE compact_range AS RANGE (subtype = compact_row, multirange_type_name = compact_ranges);
+CREATE TABLE compact_text (list text[]);
+INSERT INTO compact_text VALUES ('{a,NULL}');
+UPDATE compact_text SET list[2] = 'b';
+CREATE TABLE compact_case (type text, keys text[]);
+INSERT INTO compact_case SELECT type, ARRAY[format(template, 'name'),
+		format(template, 'name || '''''), format(template, '''a'''), another]
+	FROM (VALUES ('compact_row[]', 'ARRAY[(%s, 1)::compact_row, NULL]',
+			'ARRAY[NULL, (name, 1)::compact_row]'),
+		('compact_array', 'ARRAY[(%s, 1)::compact_row]', '''{}'''),
+		('compact_nested', '(ARRAY[(%s, 1)::compact_row], NULL)::compact_nested',
+			'(NULL, NULL)::compact_nested'),
+		('compact_range', 'compact_range((%s, 1), NULL)', '''empty'''),
+		('compact_ranges', 'compact_ranges(compact_range((%s, 1), NULL))', '''{}'''))
+		t (type, template, another);
+-- an array that had a NULL
+INSERT INTO compact_case VALUES ('text[]', ARRAY['list', '''{a,b}''', '''{b,a}''', '''{a,NULL}''',
+	'''[2:3]={a,b}''', '''{{a,b}}''']);
+-- what differs in its bytes is another key, whatever "=" says
+INSERT INTO compact_case VALUES ('numeric', ARRAY['1.0', '1.00', '1.0']),
+	('float8', ARRAY['''-0''', '''0''', '''0''']),
+	('char(5)', ARRAY['''a''', '''a  ''', '''a    ''']);
+CREATE FUNCTION pg_temp.fill_keys(topic text, keys text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1 .. cardinality(keys) LOOP
+		EXECUTE format('INSERT INTO topic.%I (key, value) SELECT %s, $1'
+			' FROM compact_source, compact_text', topic, keys[i]) USING i::text;
+	END LOOP;
+END $$;
+SELECT count(topics.create_topic('compact_key_' || md5(type), 3, key_type => type)),
+	count(pg_temp.fill_keys('compact_key_' || md5(type), keys)) FROM compact_case;
+SELECT type, cardinality(keys), (SELECT string_agg(value, ' ' ORDER BY value)
+	FROM topics.latest('compact_key_' || md5(type))) FROM compact_case;
 
 -- ---------------------------------------------------------------------
 -- latest
@@ -423,5 +459,7 @@ SELECT count(topics.drop_topic(topic)) FROM topics.topic WHERE topic ~ '^compact
 DROP PROCEDURE clean, fill, make_older, note, until_tombstones;
 DROP FUNCTION state;
 DROP VIEW sealed;
-DROP TABLE produced, compact_source;
-DROP TYPE compact_rows, compact_row;
+DROP TABLE produced, compact_source, compact_text, compact_case;
+DROP TYPE compact_range, compact_nested, compact_rows;
+DROP DOMAIN compact_array;
+DROP TYPE compact_row;

@@ -12,9 +12,10 @@
  *
  * Keys are equal if their bytes are, as in Kafka.  The type's own operator is
  * not asked: it may be somebody's function, and the worker runs none.
- * Out-of-line and compressed keys are compared by what they hold, and rows
- * (keys of a composite type) by what their columns hold: a row keeps a column
- * compressed that comes so from a table, and has a header of its own.
+ * Out-of-line and compressed keys are compared by what they hold, and rows,
+ * arrays and ranges by their parts, down to the last one: a row keeps a column
+ * compressed that comes so from a table, and lacks one that its type got
+ * later; an array may have room for NULLs that it has no more.
  *
  * Open addressing with linear probing; it doubles until the next size would
  * not fit the budget beside the old one, and is full at 3/4.
@@ -26,13 +27,15 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/multirangetypes.h"
+#include "utils/rangetypes.h"
 #include "utils/typcache.h"
 
 #include "base/base.h"
@@ -110,6 +113,11 @@ topics_offset_map_is_empty(const OffsetMap *map)
 	return map->count == 0;
 }
 
+/* ----------------------------------------------------------------
+ *		The hash of a key
+ * ----------------------------------------------------------------
+ */
+
 /* Hash bytes: each half of the result by a seed of its own. */
 static KeyHash
 hash_with_seeds(const OffsetMap *map, const unsigned char *bytes, int length)
@@ -121,7 +129,21 @@ hash_with_seeds(const OffsetMap *map, const unsigned char *bytes, int length)
 	return result;
 }
 
-/* Hash a row by its columns; one that is NULL has a hash of zeros. */
+static KeyHash hash_value(const OffsetMap *map, Oid type, bool byval, int16 typlen, Datum value);
+
+/* Add the next part of a value to the hash of those before it. */
+static void
+add_part(const OffsetMap *map, KeyHash *sum, KeyHash part)
+{
+	KeyHash		both[] = {*sum, part};
+
+	*sum = hash_with_seeds(map, (unsigned char *) both, sizeof(both));
+}
+
+/* A part that is NULL. */
+static const KeyHash null_part = {{0, 0}};
+
+/* Hash a row by its columns. */
 static KeyHash
 hash_row(const OffsetMap *map, Datum datum)
 {
@@ -132,17 +154,17 @@ hash_row(const OffsetMap *map, Datum datum)
 	const int	natts = desc->natts;
 	Datum	   *values = palloc(sizeof(Datum) * (natts + 1));
 	bool	   *nulls = palloc(sizeof(bool) * (natts + 1));
-	KeyHash    *parts = palloc0(sizeof(KeyHash) * (natts + 1));
-	KeyHash		result;
+	KeyHash		result = null_part;
 
-	check_stack_depth();
 	heap_deform_tuple(&tuple, desc, values, nulls);
 	for (int i = 0; i < natts; i++)
-		if (!nulls[i] && !TupleDescAttr(desc, i)->attisdropped)
-			parts[i] = topics_offset_map_hash(map, TupleDescAttr(desc, i), values[i]);
-	result = hash_with_seeds(map, (unsigned char *) parts, (int) (sizeof(KeyHash) * natts));
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		add_part(map, &result, nulls[i] || att->attisdropped ? null_part :
+				 hash_value(map, att->atttypid, att->attbyval, att->attlen, values[i]));
+	}
 	ReleaseTupleDesc(desc);
-	pfree(parts);
 	pfree(nulls);
 	pfree(values);
 	if ((Pointer) row != DatumGetPointer(datum))
@@ -150,40 +172,135 @@ hash_row(const OffsetMap *map, Datum datum)
 	return result;
 }
 
+/* Hash an array by its bounds and elements. */
+static KeyHash
+hash_array(const OffsetMap *map, Datum datum)
+{
+	ArrayType  *array = DatumGetArrayTypeP(datum);
+	ArrayIterator iterator = array_create_iterator(array, 0, NULL);
+	Oid			type = ARR_ELEMTYPE(array);
+	int16		typlen;
+	bool		byval;
+	Datum		value;
+	bool		isnull;
+	KeyHash		result;
+
+	get_typlenbyval(type, &typlen, &byval);
+	/* the lower bounds come behind the numbers of elements */
+	result = hash_with_seeds(map, (unsigned char *) ARR_DIMS(array),
+							 (int) (2 * sizeof(int) * ARR_NDIM(array)));
+	while (array_iterate(iterator, &value, &isnull))
+		add_part(map, &result, isnull ? null_part : hash_value(map, type, byval, typlen, value));
+	array_free_iterator(iterator);
+	if ((Pointer) array != DatumGetPointer(datum))
+		pfree(array);
+	return result;
+}
+
+/* Hash a range, of a type of which this is the cache's entry. */
+static KeyHash
+hash_range(const OffsetMap *map, TypeCacheEntry *type, const RangeType *range)
+{
+	const TypeCacheEntry *subtype = type->rngelemtype;
+	const unsigned char flags = (unsigned char) range_get_flags(range);
+	KeyHash		result = hash_with_seeds(map, &flags, 1);
+	RangeBound	bounds[2];
+	bool		empty;
+
+	range_deserialize(type, range, &bounds[0], &bounds[1], &empty);
+	for (int i = 0; i < 2 && !empty; i++)
+		add_part(map, &result, bounds[i].infinite ? null_part :
+				 hash_value(map, subtype->type_id, subtype->typbyval, subtype->typlen, bounds[i].val));
+	return result;
+}
+
+/* Hash a value of a type that is a range, or several in one value. */
+static KeyHash
+hash_ranges(const OffsetMap *map, Oid type, bool several, Datum datum)
+{
+	struct varlena *value = PG_DETOAST_DATUM(datum);
+	KeyHash		result = null_part;
+
+	if (several)
+	{
+		TypeCacheEntry *rngtype = lookup_type_cache(type, TYPECACHE_MULTIRANGE_INFO)->rngtype;
+		RangeType **ranges;
+		int32		count;
+
+		multirange_deserialize(rngtype, (MultirangeType *) value, &count, &ranges);
+		for (int32 i = 0; i < count; i++)
+		{
+			add_part(map, &result, hash_range(map, rngtype, ranges[i]));
+			pfree(ranges[i]);
+		}
+		if (count > 0)
+			pfree(ranges);
+	}
+	else
+		result = hash_range(map, lookup_type_cache(type, TYPECACHE_RANGE_INFO), (RangeType *) value);
+	if ((Pointer) value != DatumGetPointer(datum))
+		pfree(value);
+	return result;
+}
+
+/* Hash a value by its bytes. */
+static KeyHash
+hash_whole(const OffsetMap *map, bool byval, int16 typlen, Datum value)
+{
+	const unsigned char *bytes = (const unsigned char *) DatumGetPointer(value);
+	struct varlena *plain;
+	KeyHash		result;
+
+	if (byval)
+		return hash_with_seeds(map, (unsigned char *) &value, sizeof(Datum));
+	if (typlen != -1)
+		return hash_with_seeds(map, bytes, typlen > 0 ? typlen : (int) strlen((const char *) bytes));
+	plain = pg_detoast_datum_packed((struct varlena *) DatumGetPointer(value));
+	result = hash_with_seeds(map, (unsigned char *) VARDATA_ANY(plain), VARSIZE_ANY_EXHDR(plain));
+	if (plain != (struct varlena *) DatumGetPointer(value))
+		pfree(plain);
+	return result;
+}
+
+/* Hash a value of a type by its parts, if it has any. */
+static KeyHash
+hash_value(const OffsetMap *map, Oid type, bool byval, int16 typlen, Datum value)
+{
+	/*
+	 * no need to look these up: the usual types of keys, and what has no
+	 * parts
+	 */
+	if (typlen != -1 || type == TEXTOID || type == VARCHAROID || type == BYTEAOID ||
+		type == NUMERICOID || type == JSONBOID)
+		return hash_whole(map, byval, typlen, value);
+	check_stack_depth();
+	type = getBaseType(type);
+	if (OidIsValid(get_element_type(type)))
+		return hash_array(map, value);
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_COMPOSITE:
+			return hash_row(map, value);
+		case TYPTYPE_RANGE:
+			return hash_ranges(map, type, false, value);
+		case TYPTYPE_MULTIRANGE:
+			return hash_ranges(map, type, true, value);
+		default:
+			return hash_whole(map, byval, typlen, value);
+	}
+}
+
 /* Hash a key, which is of the column "att". */
 KeyHash
 topics_offset_map_hash(const OffsetMap *map, Form_pg_attribute att, Datum key)
 {
-	const unsigned char *bytes;
-	int			length;
-	struct varlena *plain = NULL;
-	KeyHash		result;
-
-	/* none of PostgreSQL's own types that a key has is a row */
-	if (att->atttypid >= FirstNormalObjectId &&
-		get_typtype(getBaseType(att->atttypid)) == TYPTYPE_COMPOSITE)
-		return hash_row(map, key);
-	if (att->attbyval)
-	{
-		bytes = (const unsigned char *) &key;
-		length = sizeof(Datum);
-	}
-	else if (att->attlen == -1)
-	{
-		plain = pg_detoast_datum_packed((struct varlena *) DatumGetPointer(key));
-		bytes = (const unsigned char *) VARDATA_ANY(plain);
-		length = VARSIZE_ANY_EXHDR(plain);
-	}
-	else
-	{
-		bytes = (const unsigned char *) DatumGetPointer(key);
-		length = att->attlen > 0 ? att->attlen : (int) strlen(DatumGetCString(key));
-	}
-	result = hash_with_seeds(map, bytes, length);
-	if (plain && plain != (struct varlena *) DatumGetPointer(key))
-		pfree(plain);
-	return result;
+	return hash_value(map, att->atttypid, att->attbyval, att->attlen, key);
 }
+
+/* ----------------------------------------------------------------
+ *		Entries
+ * ----------------------------------------------------------------
+ */
 
 /* Find a key's entry, or the free one where it belongs. */
 static Entry *
