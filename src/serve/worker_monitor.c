@@ -247,7 +247,7 @@ add_lack_of_worker(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
 	else if (!OidIsValid(worker->database) && topics_worker_registry_is_full())
 		add_trouble(row, "start", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
 					psprintf("all %d places for databases with the extension are taken", MAX_WORKERS),
-					NULL);
+					"CALL topics.maintain() here regularly, or drop the extension in another database.");
 	else if (worker->worker.trouble == TROUBLE_NO_PROCESS)
 		add_trouble(row, "start", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
 					"no background worker process is left",
@@ -256,6 +256,8 @@ add_lack_of_worker(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
 		add_trouble(row, "start", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
 					pg_topics_max_workers == 1 ? "the worker is in another database" :
 					psprintf("all %d workers are in other databases", pg_topics_max_workers),
+					topics_worker_registry_places_hang() ?
+					"None of these answers, so no place comes free: the log says which processes they are. Meanwhile CALL topics.maintain() here." :
 					"It comes when another one rests, or in turn. Raise pg_topics.max_workers if this lasts.");
 }
 

@@ -400,6 +400,7 @@ extern void topics_worker_registry_note_extension(void);
 extern bool topics_worker_registry_give_way(Oid database);
 extern void topics_worker_registry_come_back(Oid database);
 extern ServeProcess *topics_worker_registry_launcher(void);
+extern bool topics_worker_registry_places_hang(void);
 extern bool topics_worker_registry_serves(Oid database);
 
 extern void topics_worker_registry_enter_launcher(void);

@@ -436,6 +436,22 @@ topics_worker_registry_launcher(void)
 }
 
 /*
+ * Return true if all places for workers are held by such that do not answer: so
+ * nobody gives one up.
+ */
+bool
+topics_worker_registry_places_hang(void)
+{
+	int			hung = 0;
+
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	for (int i = 0; i < MAX_WORKERS; i++)
+		hung += topics_worker_life_is_hung(&topics_worker_registry->slots[i].worker);
+	SpinLockRelease(&topics_worker_registry->mutex);
+	return hung >= pg_topics_max_workers;
+}
+
+/*
  * Return true if what is asked of a database's worker will be done: it is
  * there, or can come.
  */
@@ -449,6 +465,7 @@ topics_worker_registry_serves(Oid database)
 		return false;
 	return slot.worker.pid != 0 ||
 		(slot.has_extension && slot.worker.trouble != TROUBLE_NO_PROCESS &&
+		 !topics_worker_registry_places_hang() &&
 		 topics_worker_registry->launcher.pid != 0 && !topics_worker_life_is_hung(&topics_worker_registry->launcher));
 }
 

@@ -47,9 +47,10 @@ $node->safe_psql('with_4', 'CREATE EXTENSION pg_topics');
 ok( poll_until(
 		sub { slurp_file($node->logfile, $before) =~ /LOG: .*there is no worker for database/ }),
 	'one more than there is room for has none, and the log says so');
-my $why = q{SELECT pid IS NULL, step, sqlstate, message FROM topics.worker};
+my $why =
+  q{SELECT pid IS NULL, step, sqlstate, message, hint ~ 'topics.maintain' FROM topics.worker};
 is( $node->safe_psql('with_4', $why),
-	't|start|54000|all 4 places for databases with the extension are taken',
+	't|start|54000|all 4 places for databases with the extension are taken|t',
 	'... and topics.worker');
 $node->safe_psql(
 	'with_4', q{

@@ -267,6 +267,17 @@ like(
 is( status_of('d2'),
 	't|waiting|start|53400|the worker is in another database',
 	'... another database waits for a place, and says so');
+like(
+	$node->safe_psql('d2', 'SELECT hint FROM topics.worker'),
+	qr/None of these answers/,
+	'... and that none will come');
+my $active = $node->safe_psql('d2',
+	q{SELECT format('topic_log.t%s_p0_s1', topic_id) FROM topics.topic WHERE topic = 't'});
+my $age = "SELECT age(relfrozenxid) < 5 FROM pg_class WHERE oid = '$active'::regclass";
+$node->safe_psql('postgres', 'SELECT pg_current_xact_id()') for 1 .. 5;
+is($node->safe_psql('d2', $age), 'f', '... where a segment that is appended to is old');
+$node->safe_psql('d2', "VACUUM (FREEZE) $active");
+is($node->safe_psql('d2', $age), 't', '... VACUUM does not leave it to a worker');
 ok( poll_until(
 		sub { slurp_file($node->logfile) =~ /process $pid of database "d1" does not answer/ }),
 	'... and the log says who');
