@@ -42,6 +42,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -71,6 +72,10 @@ static bool extension_changed = false;
 
 /* Workers of all databases are to hear that a role was renamed. */
 static bool role_renamed = false;
+
+/* Something was changed, by whichever session, since these were reset. */
+static bool heard_of_roles = false;
+static bool heard_of_databases = false;
 
 /* Databases whose workers are to come back at the end of this transaction. */
 static List *given_way = NIL;
@@ -395,15 +400,53 @@ is_extension_command(Node *statement, bool *drop)
 		 strcmp(((CreateExtensionStmt *) statement)->extname, "pg_topics") == 0);
 }
 
-/*
- * Return true for COMMIT PREPARED.  What that transaction did another session
- * knew: topics.alter_topic is what there may have been.
- */
 static bool
 is_commit_prepared(Node *statement)
 {
 	return IsA(statement, TransactionStmt) &&
 		((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
+}
+
+/* CacheRegisterSyscacheCallback */
+static void
+hear_of_change(Datum arg, int cacheid, uint32 hash_value)
+{
+	if (cacheid == AUTHOID)
+		heard_of_roles = true;
+	else
+		heard_of_databases = true;
+}
+
+/*
+ * COMMIT PREPARED is about to be run.  What its transaction did another session
+ * knew; of roles and databases its invalidations tell.
+ */
+static void
+begin_commit_prepared(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(AUTHOID, hear_of_change, (Datum) 0);
+		CacheRegisterSyscacheCallback(DATABASEOID, hear_of_change, (Datum) 0);
+		registered = true;
+	}
+	AcceptInvalidationMessages();
+	heard_of_roles = heard_of_databases = false;
+}
+
+/* It was run: topics.alter_topic, too, is what there may have been. */
+static void
+end_commit_prepared(void)
+{
+	WorkerSlot	slot;
+
+	AcceptInvalidationMessages();
+	role_renamed |= heard_of_roles;
+	databases_changed |= heard_of_databases;
+	if (topics_worker_registry_read(MyDatabaseId, &slot) && slot.has_extension)
+		topics_topic_changes_settings_committed();
 }
 
 static bool
@@ -433,6 +476,8 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 		refuse_without_triggers(RangeVarGetRelid(((CopyStmt *) statement)->relation, NoLock, true));
 	if (IsA(statement, AlterDomainStmt))
 		topics_domain_lock_topics((AlterDomainStmt *) statement);
+	if (is_commit_prepared(statement))
+		begin_commit_prepared();
 	dropping_extension = was_dropping || drop;
 	PG_TRY();
 	{
@@ -449,8 +494,8 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 
 	databases_changed |= databases_change;
 	extension_changed |= extension;
-	if (is_commit_prepared(statement) && topics_worker_registry_find(MyDatabaseId) != NULL)
-		topics_topic_changes_settings_committed();
+	if (is_commit_prepared(statement))
+		end_commit_prepared();
 	if (is_role_renamed(statement))
 		role_renamed = true;
 }

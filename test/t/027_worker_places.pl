@@ -16,7 +16,9 @@ use Session;
 use Topics;
 
 my $node = topics_node('node',
-	conf => "autovacuum = off\npg_topics.worker_interval = '100ms'\nmax_worker_processes = 8\n");
+	conf =>
+	  "autovacuum = off\npg_topics.worker_interval = '100ms'\nmax_worker_processes = 8\nmax_prepared_transactions = 1\n"
+);
 my @databases = map { "d$_" } 1 .. 6;
 my $workers =
   q{FROM pg_stat_activity WHERE backend_type IN ('pg_topics worker', 'pg_topics compactor')};
@@ -200,6 +202,16 @@ $node->safe_psql('d5', 'ALTER ROLE old_name RENAME TO new_name');
 wait_for_value('d4',
 	q{SELECT count(*) > 0 FROM topic.__consumer_offsets WHERE value::text LIKE '%new_name%'},
 	't', 'a role that is renamed in another database is followed');
+all_rest('all rest');
+$node->safe_psql(
+	'd5', q{
+	BEGIN;
+	ALTER ROLE new_name RENAME TO newest_name;
+	PREPARE TRANSACTION 'rename'});
+$node->safe_psql('d5', q{COMMIT PREPARED 'rename'});
+wait_for_value('d4',
+	q{SELECT count(*) > 0 FROM topic.__consumer_offsets WHERE value::text LIKE '%newest_name%'},
+	't', '... also by a prepared transaction');
 all_rest('all rest');
 
 # ----------------------------------------------------------------------

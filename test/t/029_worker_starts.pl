@@ -53,6 +53,17 @@ $node->safe_psql('another', 'CREATE EXTENSION pg_topics');
 wait_for_start($_, $before, "a worker looks into $_")   for 'new', 'another';
 is(starts($_, $before), 0, "... and not into $_ again") for @plain;
 
+# what a prepared transaction has done, another session may commit
+$node->safe_psql('postgres', 'CREATE DATABASE closed ALLOW_CONNECTIONS false');
+$before = -s $node->logfile;
+$node->safe_psql($plain[3], $_)
+  for q{BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'plain'}, q{COMMIT PREPARED 'plain'};
+$node->safe_psql('postgres', $_)
+  for q{BEGIN; ALTER DATABASE closed ALLOW_CONNECTIONS true; PREPARE TRANSACTION 'closed'},
+  q{COMMIT PREPARED 'closed'};
+wait_for_start('closed', $before, 'a worker looks into a database that takes connections now');
+is(starts($_, $before), 0, "... COMMIT PREPARED does not bring it into $_") for @plain;
+
 # ----------------------------------------------------------------------
 # The extension comes unseen
 # ----------------------------------------------------------------------
