@@ -154,7 +154,7 @@ CREATE FUNCTION topics.drop_topic(topic text, if_exists boolean DEFAULT false) R
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_drop_topic';
 COMMENT ON FUNCTION topics.drop_topic(text, boolean) IS
 'Drops a topic and all its records (Kafka: kafka-topics --delete). For the topic''s owner. Waits for transactions that read it or are committing to it. The tables of a topic that has more of them than the lock table has room for go later, by the worker or topics.maintain.
-Errors: 42704 no such topic (a notice with if_exists), 42501 not the owner, 2BP01 other objects depend on its view';
+Errors: 42704 no such topic (a notice with if_exists), 42501 not the owner, 2BP01 other objects depend on its view or its log tables, 42809 another relation of schema topic has the name';
 
 CREATE FUNCTION topics.add_partitions(topic text, partitions integer) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_add_partitions';

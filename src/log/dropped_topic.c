@@ -58,6 +58,7 @@
 #define MAX_TABLES_AT_ONCE 1000 /* dropped by drop_topic() itself */
 #define MAX_STEP_TABLES 50		/* dropped in one transaction by the worker */
 #define LOCK_TRIES 50			/* a millisecond apart */
+#define MAX_DEPENDENTS 100		/* named in an error */
 
 /* Columns of topic_log.dropped_topic */
 enum
@@ -266,6 +267,39 @@ revoke_rights(const DroppedTopic *topic)
 }
 
 /*
+ * Raise the error that DROP would, if others have made something of a topic's
+ * tables: of those that go later nobody would be told.
+ */
+static void
+refuse_dependents(const DroppedTopic *topic)
+{
+	char	   *dependents;
+
+	if (SPI_execute(psprintf("SELECT string_agg(format('%%s depends on %%s', dependent, used), E'\n')"
+							 " FROM (SELECT DISTINCT pg_describe_object(refclassid, refobjid, 0) AS used,"
+							 " CASE WHEN ev_class IS NULL THEN pg_describe_object(classid, objid, objsubid)"
+							 " ELSE pg_describe_object('pg_class'::regclass, ev_class, 0) END AS dependent"
+							 " FROM pg_class c CROSS JOIN LATERAL (VALUES"
+							 " ('pg_class'::regclass::oid, c.oid), ('pg_type'::regclass::oid, c.reltype)) o (class, oid)"
+							 " JOIN pg_depend d ON refclassid = o.class AND refobjid = o.oid AND deptype = 'n'"
+							 " LEFT JOIN pg_rewrite w ON classid = 'pg_rewrite'::regclass AND w.oid = objid"
+							 " WHERE relnamespace = 'topic_log'::regnamespace AND (c.oid = %u OR"
+							 " relname >= 't" INT64_FORMAT "_p' AND relname < 't" INT64_FORMAT "_q')"
+							 " ORDER BY 2, 1 LIMIT %d) d (used, dependent)",
+							 topic->root_relid, topic->topic_id, topic->topic_id, MAX_DEPENDENTS),
+					false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for dependent objects");
+	dependents = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (dependents)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop table %s.t" INT64_FORMAT " because other objects depend on it",
+						TOPIC_LOG_SCHEMA, topic->topic_id),
+				 errdetail("%s", dependents),
+				 errhint("Drop the dependent objects first.")));
+}
+
+/*
  * Drop the tables of a topic of which all else is dropped: now if they are few,
  * else later.  Within a statement's scope; the caller has locked the root.
  */
@@ -280,6 +314,7 @@ topics_dropped_topic_take_tables(const TopicParts *parts)
 		drop_root(&topic);
 		return;
 	}
+	refuse_dependents(&topic);
 	revoke_rights(&topic);
 	topics_statement_execute("INSERT INTO topic_log.dropped_topic (topic_id, partitions, root)"
 							 " VALUES (" INT64_FORMAT ", %d, %u)",

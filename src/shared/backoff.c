@@ -439,18 +439,33 @@ note_success(const WorkPiece *piece, bool part)
 	LWLockRelease(notes_lock);
 }
 
+/*
+ * Put down what an error says in one line: with the first object that is in the
+ * way, where it does not name any.
+ */
+static void
+describe_error(const ErrorData *error, char *buffer, Size size)
+{
+	const char *detail = error->sqlerrcode == ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST ? error->detail : NULL;
+
+	snprintf(buffer, size, "%s%s%.*s", error->message ? error->message : "", detail ? ": " : "",
+			 detail ? (int) strcspn(detail, "\n") : 0, detail ? detail : "");
+}
+
 /* A piece, or a part of one, has failed. */
 static void
 note_failure(const WorkPiece *piece, const ErrorData *error)
 {
+	char		message[MAX_FAILURE_MESSAGE];
 	WorkFailure *failure;
 
+	describe_error(error, message, sizeof(message));
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	failure = make_note(piece);
 	if (failure == NULL)
 		failure = make_note(&(WorkPiece) WHOLE_ROUND);
 	if (failure)
-		count_failure(failure, error->sqlerrcode, error->message ? error->message : "");
+		count_failure(failure, error->sqlerrcode, message);
 	LWLockRelease(notes_lock);
 }
 

@@ -206,6 +206,33 @@ $users{$first}->value('COMMIT');
 $node->safe_psql('postgres', 'CALL topics.maintain()');
 wait_until_gone($node, 'postgres', '... until they are free');
 
+# what others have made of its tables keeps a large topic, too; what they make
+# of them when it is dropped is named
+my $view = q{SELECT format('CREATE VIEW of_log AS SELECT * FROM topic_log.t%s_p199_s1', topic_id)};
+$node->safe_psql('postgres', $large);
+$node->safe_psql('postgres', "$view FROM topics.topic WHERE topic = 'large' \\gexec");
+$reader = Session->new($node);
+my $refused = $reader->query(q{SELECT topics.drop_topic('large')});
+is($refused->{sqlstate}, '2BP01', 'a view on a log table keeps a large topic');
+like(
+	$refused->{text},
+	qr/DETAIL:  view public.of_log depends on table topic_log.t\d+_p199_s1\n/,
+	'... and is named');
+$node->safe_psql('postgres', 'DROP VIEW of_log');
+stop_at($node, 'tables-dropped');
+$node->safe_psql('postgres', q{SELECT topics.drop_topic('large')});
+wait_until_at($node, 'tables-dropped');
+$node->safe_psql('postgres', "$view FROM topic_log.dropped_topic \\gexec");
+go_on_from($node, 'tables-dropped');
+ok( $node->poll_query_until(
+		'postgres',
+		q{SELECT count(*) = 1 FROM topics.worker WHERE step = 'drop' AND sqlstate = '2BP01'
+			AND message LIKE '%: view public.of_log depends on table %'}),
+	'the worker tells of a view that was made later');
+$node->safe_psql('postgres', 'DROP VIEW of_log');
+$node->safe_psql('postgres', 'CALL topics.maintain()');
+wait_until_gone($node, 'postgres', '... until it has gone');
+
 # ----------------------------------------------------------------------
 # Restored
 # ----------------------------------------------------------------------
