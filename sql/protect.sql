@@ -119,6 +119,14 @@ SELECT pg_temp.try(format('ALTER TABLE %s SET (autovacuum_enabled = off)', :'s1'
 	pg_temp.try('ALTER VIEW topic.protect_topic RESET (security_invoker, check_option)'),
 	pg_temp.try('ALTER TABLE topic_log.partition SET (fillfactor = 40)'),
 	pg_temp.try('ALTER TABLE topic_log.topic DISABLE TRIGGER ALL');
+-- what was refused above, and then done nevertheless: readers have no right to the log
+SET allow_system_table_mods = on;
+ALTER VIEW topic.protect_topic SET (security_barrier, security_invoker = ye);
+RESET allow_system_table_mods;
+SELECT topic, partition, problem, hint FROM topics.broken_topic;
+SELECT * FROM topics.repair_topic('protect_topic');
+SELECT reloptions FROM pg_class WHERE oid = 'topic.protect_topic'::regclass;
+SELECT * FROM topics.broken_topic;
 -- triggers of one's own on the view
 CREATE FUNCTION protect_trigger() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RETURN NEW; END $$;

@@ -9,7 +9,8 @@
  * the others:
  *
  *		rows without a view or tables, tables and a view without rows,
- *		a view without its triggers, or whose owner may not read the log,
+ *		a view without its triggers, whose owner may not read the log, or that
+ *		reads it with the rights of its readers,
  *		partitions without a table or a row,
  *		segments that are not attached, of another access method, or not logged,
  *		a log without records that it has had, or that cannot be read.
@@ -93,6 +94,9 @@ static const char *const catalog_problems = ANY_TOPIC
 " WHERE (SELECT relnatts FROM pg_class WHERE oid = root) <> " CppAsString2(Natts_log)
 " UNION ALL SELECT 'The owner of its view may not read its log table.'"
 " WHERE NOT has_table_privilege((SELECT relowner FROM pg_class WHERE oid = view), root, 'SELECT')"
+" UNION ALL SELECT 'Its view reads the log with the rights of its readers.'"
+" WHERE EXISTS (SELECT FROM pg_class c, pg_options_to_table(c.reloptions) WHERE c.oid = view"
+" AND option_name = 'security_invoker' AND option_value::bool)"
 " UNION ALL SELECT 'Its view lacks a trigger.'"
 " WHERE view IS NOT NULL AND (SELECT count(*) FROM pg_trigger WHERE tgrelid = view"
 " AND tgfoid IN ('topics.insert_record'::regproc, 'topics.append_only'::regproc)) < 3"

@@ -210,11 +210,18 @@ repair_view(Repair *repair, List *problems)
 		if (!is_offsets_topic(repair))
 			ATExecChangeOwner(parts->view_relid, repair->caller, true, AccessExclusiveLock);
 		put_action(repair, WHOLE_TOPIC, "It got a view.");
+		return;
 	}
-	else if (has_problem(problems, WHOLE_TOPIC, "Its view lacks a trigger."))
+	if (has_problem(problems, WHOLE_TOPIC, "Its view lacks a trigger."))
 	{
 		topics_make_topic_create_triggers(repair->name);
 		put_action(repair, WHOLE_TOPIC, "Its view got its triggers.");
+	}
+	if (has_problem(problems, WHOLE_TOPIC, "Its view reads the log with the rights of its readers."))
+	{
+		topics_statement_execute("ALTER VIEW %s RESET (security_invoker)",
+								 quote_qualified_identifier(TOPIC_SCHEMA, repair->name));
+		put_action(repair, WHOLE_TOPIC, "Its view reads the log with the right of its owner.");
 	}
 }
 
