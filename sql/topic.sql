@@ -394,6 +394,21 @@ SELECT topics.drop_topic('topic_t');
 DROP DOMAIN topic_domain;
 -- other views there are no topics
 CREATE VIEW topic.topic_other AS SELECT 1 AS one;
+SELECT command, pg_temp.try(format('SELECT topics.%s', command))
+	FROM unnest(ARRAY[$$alter_topic('topic_other')$$, $$add_partitions('topic_other', 2)$$,
+		$$rename_topic('topic_other', 'topic_new')$$, $$repair_topic('topic_other')$$,
+		$$drop_topic('topic_other', if_exists => true)$$, $$describe_topic('topic_other')$$,
+		$$channel('topic_other')$$, $$produce_batch('topic_other', '{x}')$$,
+		$$fetch('topic_other', 0, 0)$$, $$latest('topic_other')$$,
+		$$list_offsets('topic_other', 'latest')$$, $$consume('topic_g', 'topic_other')$$,
+		$$commit_offset('topic_g', 'topic_other', 0, 0)$$,
+		$$reset_offset('topic_g', 'topic_other', to_position => 'latest')$$,
+		$$delete_records('topic_other', 0, -1)$$]) command;
+CALL topics.send('topic_other', 'x');
+CALL topics.maintain('topic_other');
+CALL topics.roll_segment('topic_other');
+CALL topics.wait('topic_g', 'topic_other');
+CALL topics.wait_offset('topic_other', 0, 0);
 SELECT pg_temp.try($$SELECT topics.produce('topic_other', 'x')$$);
 SELECT pg_temp.try($$SELECT topics.drop_topic('topic_other')$$);
 SELECT pg_temp.try($$SELECT topics.create_topic('topic_other')$$);

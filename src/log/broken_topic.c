@@ -29,14 +29,18 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -512,6 +516,42 @@ topics_broken_topic_report_view(const char *name)
 	if (found)
 		topics_broken_topic_report(name, parts.topic_id);
 	report_first(name, strays);
+}
+
+/* Return true if there is a relation, whatever the caches say. */
+static bool
+is_committed(Oid relid)
+{
+	Relation	rel = table_open(RelationRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		result;
+
+	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, ClassOidIndexId, true, SnapshotSelf, 1, &key);
+	result = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
+ * Raise it, or another error, if what has the name of a topic is none.  Who has
+ * just dropped a topic may not have told the caches yet: then there is nothing.
+ */
+void
+topics_broken_topic_report_other(const char *name)
+{
+	Oid			namespace = get_namespace_oid(TOPIC_SCHEMA, true);
+	Oid			relid = OidIsValid(namespace) ? get_relname_relid(name, namespace) : InvalidOid;
+
+	if (!OidIsValid(relid) || topics_catalog_get(relid, true) != NULL)
+		return;
+	topics_broken_topic_report_view(name);
+	if (is_committed(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("relation \"%s\" in schema \"%s\" is not a topic", name, TOPIC_SCHEMA)));
 }
 
 /*

@@ -301,9 +301,9 @@ topics_catalog_get(Oid view_relid, bool missing_ok)
 		char	   *name = get_rel_name(view_relid);
 
 		if (name && get_rel_namespace(view_relid) == get_namespace_oid(TOPIC_SCHEMA, true))
-			topics_broken_topic_report_view(name);
+			topics_broken_topic_report_other(name);
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				(errcode(name ? ERRCODE_WRONG_OBJECT_TYPE : ERRCODE_UNDEFINED_OBJECT),
 				 name ? errmsg("\"%s\" is not a topic", name) : errmsg("the topic was dropped")));
 	}
 	return NULL;
@@ -328,7 +328,7 @@ topics_catalog_lookup(const char *name, bool missing_ok)
 	if (OidIsValid(view_relid))
 		topic = topics_catalog_get(view_relid, true);
 	if (topic == NULL && OidIsValid(view_relid) && !missing_ok)
-		topics_broken_topic_report_view(name);
+		topics_broken_topic_report_other(name);
 	if (topic == NULL && !missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

@@ -265,6 +265,7 @@ extern List *topics_broken_topic_loose_tables(int64 topic_id);
 extern List *topics_broken_topic_list(int64 topic_id);
 extern void topics_broken_topic_report(const char *name, int64 topic_id);
 extern void topics_broken_topic_report_view(const char *name);
+extern void topics_broken_topic_report_other(const char *name);
 extern void topics_broken_topic_check(const Partition *partition);
 
 /* ---- dropped_topic.c ---- */

@@ -127,7 +127,7 @@ find_topic_parts(Repair *repair, int64 topic_id)
 					 errmsg("topic \"%s\" already exists", repair->name)));
 		return;
 	}
-	topics_broken_topic_report_view(repair->name);
+	topics_broken_topic_report_other(repair->name);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("topic \"%s\" does not exist", repair->name),

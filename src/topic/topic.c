@@ -169,13 +169,8 @@ require_create_right(void)
 static void
 report_existing_topic(const char *name, bool skip)
 {
-	Oid			relid = get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
-
 	topics_broken_topic_report_view(name);
-	if (OidIsValid(relid) && topics_catalog_get(relid, true) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("relation \"%s\" in schema \"%s\" is not a topic", name, TOPIC_SCHEMA)));
+	topics_broken_topic_report_other(name);
 	ereport(skip ? NOTICE : ERROR,
 			(errcode(ERRCODE_DUPLICATE_OBJECT),
 			 skip ? errmsg("topic \"%s\" already exists, skipping", name) :
@@ -471,6 +466,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 	topic = lock_own_topic(name, AccessExclusiveLock, if_exists);
 	if (topic == NULL)
 	{
+		topics_broken_topic_report_other(name);
 		ereport(NOTICE, (errmsg("topic \"%s\" does not exist, skipping", name)));
 		PG_RETURN_VOID();
 	}
