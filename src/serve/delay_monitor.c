@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -61,7 +62,8 @@ typedef struct HolderText
 	const char *kind;
 	const char *locks;			/* a format for its name */
 	const char *sees;
-	const char *hint;
+	const char *hint;			/* a format for its name as a literal, twice,
+								 * and the database's */
 } HolderText;
 
 static const HolderText holder_texts[] = {
@@ -72,7 +74,7 @@ static const HolderText holder_texts[] = {
 	{"prepared",
 		"a lock of prepared transaction \"%s\" is in the way",
 		"prepared transaction \"%s\" is older than what is to be done",
-	"Use COMMIT PREPARED or ROLLBACK PREPARED in its database."},
+	"Use COMMIT PREPARED %s or ROLLBACK PREPARED %s in database \"%s\"."},
 	{"standby",
 		NULL,
 		"the standby of process %s has a query that may still need what is to go",
@@ -88,7 +90,7 @@ static const HolderText holder_texts[] = {
  * false if it is nobody any more.
  */
 bool
-topics_delay_monitor_describe(const WorkDelay *delay, char **message, const char **hint)
+topics_delay_monitor_describe(const WorkDelay *delay, char **message, char **hint)
 {
 	const bool	by_lock = OidIsValid(delay->relid);
 	Oid			types[] = {by_lock ? OIDOID : XIDOID};
@@ -114,7 +116,8 @@ topics_delay_monitor_describe(const WorkDelay *delay, char **message, const char
 			text	  ++;
 
 		*message = psprintf(by_lock ? text->locks : text->sees, name);
-		*hint = text->hint;
+		*hint = psprintf(text->hint, quote_literal_cstr(name), quote_literal_cstr(name),
+						 get_database_name(MyDatabaseId));
 
 		MemoryContextSwitchTo(old);
 	}

@@ -598,8 +598,9 @@ report_if_hung(const WorkerSlot *slot, int index, int kind)
 		return;
 	reported[kind][index] = process->pid;
 	ereport(LOG,
-			(errmsg("pg_topics: process %d of database \"%s\" does not answer",
-					(int) process->pid, read_database_name(slot->database)),
+			(errmsg("pg_topics: the %s of database \"%s\", process %d, does not answer",
+					kind == COMPACTOR ? "compactor" : "worker",
+					read_database_name(slot->database), (int) process->pid),
 			 errdetail("It was stopped, or hangs in the operating system. What the database wants of it is not done."),
 			 errhint("Look at it with tools of the operating system; the view topics.worker tells when it answers again.")));
 }

@@ -16,6 +16,7 @@
 
 #include "access/xlog.h"
 #include "catalog/pg_class.h"
+#include "commands/dbcommands.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -114,20 +115,13 @@ typedef struct WorkerRow
 	bool		shown;			/* a row was put */
 } WorkerRow;
 
-/* For a person: a moment of the monotonic clock, not far away. */
-static TimestampTz
-get_wall_time(MonotonicTime time)
-{
-	return GetCurrentTimestamp() + (time - topics_clock_now());
-}
-
 /* Put a moment, or NULL for none. */
 static void
 put_moment(WorkerRow *row, int column, MonotonicTime time)
 {
 	row->nulls[column] = time == 0 || time == NEVER || time > topics_clock_now() + NEVER / 4;
 	if (!row->nulls[column])
-		row->values[column] = TimestampTzGetDatum(get_wall_time(time));
+		row->values[column] = TimestampTzGetDatum(topics_worker_registry_wall_time(time));
 }
 
 /*
@@ -203,9 +197,24 @@ add_trouble(WorkerRow *row, const char *step, int sqlstate, const char *message,
 	add_row(row);
 }
 
-/* Add the steps that somebody else's lock or snapshot is in the way of. */
+/*
+ * Return when a step that somebody was in the way of is tried again, which is in
+ * a round over all; 0 if that is not known, or it is tried all the time.
+ */
+static MonotonicTime
+get_next_try(const PartitionDelay *delayed, const WorkerSlot *worker)
+{
+	if (delayed->not_before == NEVER || worker->full_began == 0)
+		return 0;
+	return topics_max(delayed->not_before, topics_worker_due_full_round(worker));
+}
+
+/*
+ * Add the steps that somebody else's lock or snapshot is in the way of, or was
+ * until just now: "worker" is the slot of who tries them again.
+ */
 static void
-add_delays(WorkerRow *row)
+add_delays(WorkerRow *row, const WorkerSlot *worker)
 {
 	ListCell   *lc;
 
@@ -213,10 +222,12 @@ add_delays(WorkerRow *row)
 	{
 		PartitionDelay *delayed = lfirst(lc);
 		Topic	   *topic = topics_catalog_by_id(delayed->id.topic_id);
-		const bool	by_lock = OidIsValid(delayed->delay.relid);
+		const MonotonicTime next_try = get_next_try(delayed, worker);
+		int			sqlstate = OidIsValid(delayed->delay.relid) ?
+			ERRCODE_LOCK_NOT_AVAILABLE : ERRCODE_OBJECT_IN_USE;
 		NameData	name;
 		char	   *message;
-		const char *hint;
+		char	   *hint;
 
 		/* dropped, or altered since */
 		if (topic == NULL || !may_see_work(topic->view_relid) ||
@@ -224,14 +235,46 @@ add_delays(WorkerRow *row)
 			continue;
 		name = topic->name;
 		if (!topics_delay_monitor_describe(&delayed->delay, &message, &hint))
-			continue;
+		{
+			if (next_try == 0)
+				continue;
+			sqlstate = ERRCODE_SUCCESSFUL_COMPLETION;
+			message = "nobody is in the way any more";
+			hint = "It is done with the next try, or at once by CALL topics.maintain().";
+		}
 		row->nulls[FAILURE_TOPIC] = row->nulls[FAILURE_PARTITION] = false;
 		row->values[FAILURE_TOPIC] = CStringGetTextDatum(NameStr(name));
 		row->values[FAILURE_PARTITION] = Int32GetDatum(delayed->id.partition);
 		put_moment(row, FAILURE_SINCE, delayed->delay.since);
-		add_trouble(row, topics_backoff_step_name(delayed->step),
-					by_lock ? ERRCODE_LOCK_NOT_AVAILABLE : ERRCODE_OBJECT_IN_USE, message, hint);
+		put_moment(row, FAILURE_RETRY_AT, next_try);
+		add_trouble(row, topics_backoff_step_name(delayed->step), sqlstate, message, hint);
 	}
+}
+
+/* Say where the workers are, of which there is none for this database. */
+static char *
+describe_places(void)
+{
+	StringInfoData text;
+	const char *separator = ": ";
+
+	initStringInfo(&text);
+	if (pg_topics_max_workers == 1)
+		appendStringInfoString(&text, "the worker is in another database");
+	else
+		appendStringInfo(&text, "all %d workers are in other databases", pg_topics_max_workers);
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
+		const WorkerSlot *slot = topics_worker_registry_at(i);
+		char	   *name = slot->worker.pid != 0 && slot->database != MyDatabaseId ?
+			get_database_name(slot->database) : NULL;
+
+		if (name == NULL)
+			continue;
+		appendStringInfo(&text, "%s\"%s\"", separator, name);
+		separator = ", ";
+	}
+	return text.data;
 }
 
 /* Add why there is no worker, if one is wanted: "worker" is its slot. */
@@ -254,8 +297,7 @@ add_lack_of_worker(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
 					"Raise max_worker_processes and restart the server.");
 	else if (worker->worker.trouble == TROUBLE_NO_PLACE)
 		add_trouble(row, "start", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-					pg_topics_max_workers == 1 ? "the worker is in another database" :
-					psprintf("all %d workers are in other databases", pg_topics_max_workers),
+					describe_places(),
 					topics_worker_registry_places_hang() ?
 					"None of these answers, so no place comes free: the log says which processes they are. Meanwhile CALL topics.maintain() here." :
 					"It comes when another one rests, or in turn. Raise pg_topics.max_workers if this lasts.");
@@ -338,7 +380,7 @@ topics_worker_status(PG_FUNCTION_ARGS)
 	for (int i = 0; i < count; i++)
 		if (put_failure(&failures[i], row.values, row.nulls))
 			add_row(&row);
-	add_delays(&row);
+	add_delays(&row, &worker);
 	add_troubles(&row, &worker, due);
 	if (!row.shown)
 		add_row(&row);

@@ -316,7 +316,7 @@ count_ms_to_retry(const WorkFailure *failure)
 TimestampTz
 topics_backoff_retry_time(const WorkFailure *failure)
 {
-	return GetCurrentTimestamp() + count_us_to_retry(failure);
+	return topics_worker_registry_wall_time(failure->retry_at);
 }
 
 /*

@@ -54,13 +54,15 @@ topics_delay_end(WorkDelay *delay)
 }
 
 static List *
-add_delay(List *list, const PartitionState *state, WorkStep step, const WorkDelay *delay)
+add_delay(List *list, const PartitionState *state, WorkStep step, const WorkDelay *delay,
+		  MonotonicTime not_before)
 {
 	PartitionDelay *entry = palloc(sizeof(PartitionDelay));
 
 	entry->id = state->id;
 	entry->step = step;
 	entry->delay = *delay;
+	entry->not_before = not_before;
 	/* the state may be another partition's by now, or the delay over */
 	if (entry->id.database != MyDatabaseId || entry->delay.since == 0 ||
 		topics_clock_now() - entry->delay.since < DELAY_SHOWN_MS * INT64CONST(1000))
@@ -84,9 +86,14 @@ topics_delay_list(void)
 		if (state->id.database != MyDatabaseId)
 			continue;
 		if (state->drop_delay.since != 0)
-			result = add_delay(result, state, STEP_DROP, &state->drop_delay);
+			result = add_delay(result, state, STEP_DROP, &state->drop_delay, 0);
 		if (state->compact_delay.since != 0)
-			result = add_delay(result, state, STEP_COMPACT, &state->compact_delay);
+		{
+			MonotonicTime at = state->compact_at;
+
+			result = add_delay(result, state, STEP_COMPACT, &state->compact_delay,
+							   at == COMPACTION_WANTED ? NEVER : at);
+		}
 	}
 	return result;
 }

@@ -402,6 +402,7 @@ extern void topics_worker_registry_come_back(Oid database);
 extern ServeProcess *topics_worker_registry_launcher(void);
 extern bool topics_worker_registry_places_hang(void);
 extern bool topics_worker_registry_serves(Oid database);
+extern TimestampTz topics_worker_registry_wall_time(MonotonicTime time);
 
 extern void topics_worker_registry_enter_launcher(void);
 extern void topics_worker_registry_leave_launcher(void);
@@ -450,6 +451,7 @@ extern bool topics_worker_life_is_hung(const ServeProcess *process);
 
 /* ---- worker_due.c ---- */
 
+extern MonotonicTime topics_worker_due_full_round(const WorkerSlot *slot);
 extern MonotonicTime topics_worker_due_time(int index, const WorkerSlot *slot);
 
 /* ---- moved.c ---- */
@@ -572,6 +574,8 @@ typedef struct PartitionDelay
 	TopicPartition id;
 	WorkStep	step;
 	WorkDelay	delay;
+	MonotonicTime not_before;	/* it is not tried earlier; NEVER: it is tried
+								 * all the time */
 } PartitionDelay;
 
 extern void topics_delay_by_lock(WorkDelay *delay, Oid relid);

@@ -40,9 +40,9 @@ get_notify_time(int index, const WorkerSlot *slot)
 	return Max(retry == NEVER ? 0 : retry, slot->notify_not_before);
 }
 
-/* When the next round over all that there is comes. */
-static MonotonicTime
-get_full_round_time(const WorkerSlot *slot)
+/* When the next round over all that there is comes, or can come. */
+MonotonicTime
+topics_worker_due_full_round(const WorkerSlot *slot)
 {
 	return slot->full_began + pg_topics_worker_interval * INT64CONST(1000);
 }
@@ -70,7 +70,7 @@ get_round_time(const WorkerSlot *slot)
 
 	if (pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &slot->changed)) != 0)
 		time = 0;
-	return time == NEVER ? NEVER : topics_max(time, get_full_round_time(slot));
+	return time == NEVER ? NEVER : topics_max(time, topics_worker_due_full_round(slot));
 }
 
 /*

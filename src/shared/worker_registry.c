@@ -27,8 +27,8 @@
  *
  * LOCKING
  *
- *	mutex	(spinlock) the whole registry, but "changed", which is an atomic, and
- *		what worker_life.c says.  Nothing is called while it is held, but the
+ *	mutex	(spinlock) the whole registry, but "changed" and "wall_offset", which
+ *		are atomics, and what worker_life.c says.  Nothing is called while it is held, but the
  *		clock is read.  A latch is set after it was released.  It is one of
  *		PGPROC's, so at worst it wakes another process.
  *
@@ -46,6 +46,9 @@
 
 #include "shared/shared.h"
 #include "shared/worker_registry.h"
+
+/* So much may the clocks drift apart before it shows. */
+#define WALL_TOLERANCE_US 10000
 
 WorkerRegistry *topics_worker_registry = NULL;
 
@@ -69,7 +72,54 @@ topics_worker_registry_shmem_startup(void)
 		SpinLockInit(&topics_worker_registry->mutex);
 		topics_worker_registry->look_again = true;
 		topics_worker_registry->role_changes = 1;
+		pg_atomic_init_u64(&topics_worker_registry->wall_offset, 0);
 	}
+}
+
+/* ----------------------------------------------------------------
+ *		Moments, as people see them
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Measure how far the wall's clock is ahead of the monotonic one; again, if the
+ * process lost its processor between the two.
+ */
+static int64
+measure_wall_offset(void)
+{
+	MonotonicTime before;
+	TimestampTz wall;
+	int			attempt = 0;
+
+	do
+	{
+		before = topics_clock_now();
+		wall = GetCurrentTimestamp();
+	} while (topics_clock_now() - before > WALL_TOLERANCE_US / 10 && ++attempt < 5);
+	return wall - before;
+}
+
+/*
+ * Return the time of the wall's clock at a moment of the monotonic clock, not
+ * far away.  It is the same at each look, in all sessions, as long as nobody sets
+ * the clock: the two are not compared anew each time, since what passes between a
+ * look at one and at the other differs by microseconds.
+ */
+TimestampTz
+topics_worker_registry_wall_time(MonotonicTime time)
+{
+	pg_atomic_uint64 *kept = &topics_worker_registry->wall_offset;
+	int64		offset = measure_wall_offset();
+	int64		shown = (int64) pg_atomic_read_u64(kept);
+
+	if (shown == 0 || offset - shown > WALL_TOLERANCE_US ||
+		shown - offset > WALL_TOLERANCE_US)
+	{
+		pg_atomic_write_u64(kept, (uint64) offset);
+		shown = offset;
+	}
+	return time + shown;
 }
 
 /* ----------------------------------------------------------------

@@ -23,6 +23,9 @@ typedef struct WorkerRegistry
 	uint32		changes;		/* extensions came or went so often */
 	uint32		role_changes;	/* roles were renamed so often, and once */
 	bool		hinted[WORKER_HINTS];	/* that was logged */
+	pg_atomic_uint64 wall_offset;	/* what the wall's clock is ahead of the
+									 * monotonic one, as it is shown; 0: not
+									 * known */
 	WorkerSlot	slots[MAX_WORKERS];
 } WorkerRegistry;
 

@@ -277,7 +277,7 @@ like(
 	qr/^f\|hung\|hang\|55000\|the worker, process $pid, does not answer/,
 	'... which it is');
 is( status_of('d2'),
-	't|waiting|start|53400|the worker is in another database',
+	't|waiting|start|53400|the worker is in another database: "d1"',
 	'... another database waits for a place, and says so');
 like(
 	$node->safe_psql('d2', 'SELECT hint FROM topics.worker'),
@@ -291,7 +291,10 @@ is($node->safe_psql('d2', $age), 'f', '... where a segment that is appended to i
 $node->safe_psql('d2', "VACUUM (FREEZE) $active");
 is($node->safe_psql('d2', $age), 't', '... VACUUM does not leave it to a worker');
 ok( poll_until(
-		sub { slurp_file($node->logfile) =~ /process $pid of database "d1" does not answer/ }),
+		sub {
+			slurp_file($node->logfile) =~
+			  /the worker of database "d1", process $pid, does not answer/;
+		}),
 	'... and the log says who');
 kill 'CONT', $pid or die "could not send SIGCONT: $!";
 hears($d2, 'it goes on, and the other one has its turn');

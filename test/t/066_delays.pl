@@ -33,12 +33,13 @@ sub delays
 		extra_params => $options{user} ? [ '-U', $options{user} ] : []);
 }
 
-# When compaction was first held up, to the second
+# When a step was first held up
 sub delayed_since
 {
+	my ($step) = @_;
+
 	return $primary->safe_psql('postgres',
-		q{SELECT date_trunc('second', failing_since + '0.5 s') FROM topics.worker WHERE step = 'compact'}
-	);
+		"SELECT failing_since FROM topics.worker WHERE step = '$step'");
 }
 
 sub comes_to_be
@@ -98,13 +99,20 @@ $primary->safe_psql(
 	BEGIN; SELECT count(*) FROM topic.dropped; PREPARE TRANSACTION 'for "gotten';
 	SELECT topics.delete_records('dropped', 1, 100)});
 my $by_prepared =
-  'dropped|1|drop||55P03|a lock of prepared transaction "for "gotten" is in the way|Use COMMIT PREPARED or ROLLBACK PREPARED in its database.';
+  'dropped|1|drop||55P03|a lock of prepared transaction "for "gotten" is in the way|Use COMMIT PREPARED \'for "gotten\' or ROLLBACK PREPARED \'for "gotten\' in database "postgres".';
 comes_to_be($by_prepared, 'dropping waits for a prepared transaction');
 like(
 	$primary->safe_psql(
 		'postgres', q{SELECT now() - failing_since FROM topics.worker WHERE step = 'drop'}),
 	qr/^00:00:(0[5-9]|[1-9])/,
 	'... since then');
+my $first_since = delayed_since('drop');
+is(scalar(grep { delayed_since('drop') ne $first_since } 1 .. 10), 0, '... at each look');
+ok( $primary->poll_query_until(
+		'postgres',
+		q{SELECT next_try BETWEEN now() - interval '1 s' AND now() + interval '1 s' FROM topics.worker WHERE step = 'drop'}
+	),
+	'... and is tried again with the next round');
 is(delays(user => 'owner'), $by_prepared, '... which the owner may see');
 is(delays(user => 'other'), '', '... and not everybody');
 $primary->safe_psql('postgres', q{ROLLBACK PREPARED 'for "gotten'});
@@ -124,12 +132,26 @@ fill('compacted');
 comes_to_be(
 	"compacted|0|compact||55P03|a lock of process $session->{pid} is in the way|It goes on when that transaction ends.",
 	'compaction waits for a session');
-my $since = delayed_since();
+my $since = delayed_since('compact');
 $primary->safe_psql('postgres', q{CALL topics.maintain('compacted')});
-is(delayed_since(), $since, '... also after somebody has tried in vain');
+is(delayed_since('compact'), $since, '... also after somebody has tried in vain');
+# when the run is given up, it is known when the next one comes
+ok( $primary->poll_query_until(
+		'postgres',
+		q{SELECT next_try > now() + interval '2 s' FROM topics.worker WHERE step = 'compact'}),
+	'... and it is tried again after some time');
 $session->value('COMMIT');
 is(delays(), '', 'it has ended');
+is( $primary->safe_psql(
+		'postgres',
+		q{SELECT topic, partition, step, failures, sqlstate, message, next_try > now(), failing_since FROM topics.worker}
+	),
+	"compacted|0|compact||00000|nobody is in the way any more|t|$since",
+	'... and the next try is still to come');
 is_compacted('compacted', '... and the topic is compacted');
+ok( $primary->poll_query_until(
+		'postgres', q{SELECT count(*) = 0 FROM topics.worker WHERE step IS NOT NULL}),
+	'... which nothing is said of any more');
 
 # ----------------------------------------------------------------------
 # Snapshots
@@ -176,7 +198,7 @@ waits_for_snapshot(
 	'a prepared transaction',
 	sub { $primary->safe_psql('postgres', q{BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'p'}) },
 	sub {
-		'prepared transaction "p" is older than what is to be done|Use COMMIT PREPARED or ROLLBACK PREPARED in its database.';
+		q{prepared transaction "p" is older than what is to be done|Use COMMIT PREPARED 'p' or ROLLBACK PREPARED 'p' in database "postgres".};
 	},
 	sub { $primary->safe_psql('postgres', q{ROLLBACK PREPARED 'p'}) });
 
