@@ -182,12 +182,40 @@ prepare_for_locks(void)
 	} while (heard != SharedInvalidMessageCounter);
 }
 
+/*
+ * Error context: what the transaction waits for, and for whom.  A timeout, or a
+ * cancel, says nothing of that.
+ */
+static void
+describe_wait(void *arg)
+{
+	const TopicPartition *id = topics_append_wait_own();
+
+	for (int i = 0; id != NULL && i < nappending; i++)
+	{
+		const Destination *dest = appending[i];
+		int			holder = (int) pg_atomic_read_u32(&dest->partition.state->holder);
+
+		if (memcmp(&dest->partition.state->id, id, sizeof(TopicPartition)) != 0)
+			continue;
+		if (holder != 0)
+			errcontext("wait for process %d, which appends to partition %d of topic \"%s\"",
+					   holder, id->partition, NameStr(dest->topic));
+		else
+			errcontext("wait to append to partition %d of topic \"%s\"",
+					   id->partition, NameStr(dest->topic));
+		break;
+	}
+}
+
 /* Take all append locks, with everything found right under them. */
 static void
 lock_destinations(void)
 {
 	PartitionState **states = palloc(sizeof(PartitionState *) * nappending);
+	ErrorContextCallback callback = {error_context_stack, describe_wait, NULL};
 
+	error_context_stack = &callback;
 	for (int i = 0; i < nappending; i++)
 		states[i] = appending[i]->partition.state;
 	for (;;)
@@ -210,6 +238,7 @@ lock_destinations(void)
 		for (int i = 0; i < nappending; i++)
 			states[i] = appending[i]->partition.state;
 	}
+	error_context_stack = callback.previous;
 	pfree(states);
 }
 

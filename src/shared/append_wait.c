@@ -94,6 +94,18 @@ topics_append_wait_leave(void)
 	SpinLockRelease(&slot->mutex);
 }
 
+/*
+ * Return the partition that this process waits to append to, or NULL if it waits
+ * for none.  Raises nothing, and takes no lock.
+ */
+const TopicPartition *
+topics_append_wait_own(void)
+{
+	const AppendWait *wait = &slots[MyProcNumber].wait;
+
+	return wait->waiter_pid != 0 && !wait->of_database ? &wait->id : NULL;
+}
+
 /* Add a wait and its holder to a list. */
 static List *
 add_wait(List *result, const AppendWait *wait, int holder_pid)

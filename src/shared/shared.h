@@ -518,6 +518,7 @@ extern void topics_append_wait_shmem_request(void);
 extern void topics_append_wait_shmem_startup(void);
 extern void topics_append_wait_enter(const TopicPartition *id, bool is_giant);
 extern void topics_append_wait_leave(void);
+extern const TopicPartition *topics_append_wait_own(void);
 extern List *topics_append_wait_list(void);
 
 /* ---- wakeup.c ---- */

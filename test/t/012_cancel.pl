@@ -106,6 +106,7 @@ my @commits = (
 		'COMMIT in a procedure',
 		q{DO $$ BEGIN PERFORM topics.produce('t', 'timed out', partition => 0); COMMIT; END $$}
 	]);
+$timed_out->value("\\set SHOW_CONTEXT errors\nSELECT 1");
 for my $timeout (sort keys %sqlstate)
 {
 	$timed_out->value("SET $timeout = '100ms'");
@@ -120,6 +121,10 @@ for my $timeout (sort keys %sqlstate)
 			$result->{message},
 			$timeout eq 'lock_timeout' ? qr/due to lock timeout/ : qr/due to statement timeout/,
 			"... and says so");
+		like(
+			$result->{text},
+			qr/^CONTEXT:  wait for process $giant->{pid}, which appends to partition 0 of topic "t"$/m,
+			"... and for whom");
 	}
 	is(append_waits($timed_out), '', '... and the view has forgotten it');
 	$timed_out->value("RESET $timeout");
