@@ -455,6 +455,17 @@ is_role_renamed(Node *statement)
 	return IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_ROLE;
 }
 
+/*
+ * Error context of DROP EXTENSION, which locks all tables of all topics at once:
+ * where there is no room for these locks, PostgreSQL's hint is to make more.
+ */
+static void
+hint_at_large_topics(void *arg)
+{
+	if (geterrcode() == ERRCODE_OUT_OF_MEMORY)
+		errhint("Drop large topics before, each with topics.drop_topic(), which takes few locks at a time. Otherwise increase max_locks_per_transaction.");
+}
+
 /* ProcessUtility_hook */
 static void
 watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
@@ -465,6 +476,7 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 	bool		drop;
 	bool		extension = is_extension_command(statement, &drop);
 	bool		was_dropping = dropping_extension;
+	ErrorContextCallback callback = {error_context_stack, hint_at_large_topics, NULL};
 	bool		databases_change = OidIsValid(database) || IsA(statement, CreatedbStmt) ||
 		IsA(statement, AlterDatabaseStmt);
 
@@ -479,6 +491,8 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 	if (is_commit_prepared(statement))
 		begin_commit_prepared();
 	dropping_extension = was_dropping || drop;
+	if (drop)
+		error_context_stack = &callback;
 	PG_TRY();
 	{
 		if (previous_utility)
@@ -491,6 +505,7 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 		dropping_extension = was_dropping;
 	}
 	PG_END_TRY();
+	error_context_stack = callback.previous;
 
 	databases_changed |= databases_change;
 	extension_changed |= extension;

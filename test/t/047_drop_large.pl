@@ -61,6 +61,12 @@ $small->restart;
 wait_for_worker($small, 'postgres', 'the worker runs');
 is((sqlstate_of($small, 'postgres', q{SELECT count(*) FROM topic.large}))[0],
 	'53200', 'there is no room for the locks of all tables');
+my ($sqlstate, $message) = sqlstate_of($small, 'postgres', q{DROP EXTENSION pg_topics CASCADE});
+is($sqlstate, '53200', '... so that the extension cannot be dropped');
+like(
+	$message,
+	qr/HINT:  Drop large topics before, each with topics\.drop_topic\(\)/,
+	'... and what to do is said');
 
 $small->safe_psql('postgres', q{BEGIN; SELECT topics.drop_topic('large'); ROLLBACK});
 is($small->safe_psql('postgres', q{SELECT value FROM topics.fetch('large', 7, 0)}),
