@@ -370,7 +370,7 @@ Errors: 42704 no such group, 42501 no right to the group';
 CREATE PROCEDURE topics.wait(group_id text, topic text, max_wait interval DEFAULT '30 s')
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_wait';
 COMMENT ON PROCEDURE topics.wait(text, text, interval) IS
-'Waits until topics.consume() would get something for the group: records in a partition that nobody has claimed, or max_wait is over. Holds no snapshot and no lock. Woken by a commit, or by a claim that is released. Needs SELECT on the topic''s view and the right to the group, if there is such a group.
+'Waits until topics.consume() would get something for the group: records in a partition that nobody has claimed, or max_wait is over. Holds no snapshot and no lock. Woken by a commit, or by a claim that is released. Needs SELECT on the topic''s view and the right to the group. If there is no such group, it waits as one that begins at the start of the log; the first topics.consume() makes the group.
 Errors: 25001 inside a transaction block, 22023 bad max_wait, 42704 no such topic or it was dropped, 42501 no right';
 
 CREATE FUNCTION topic_log.group_status(

@@ -573,7 +573,12 @@ topics_consume(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* CALL wait(group_id, topic, max_wait) */
+/*
+ * CALL wait(group_id, topic, max_wait)
+ *
+ * There need not be such a group: its first consume makes it, and before that a
+ * consumer waits.  It waits as a group that begins at the start of the log.
+ */
 Datum
 topics_wait(PG_FUNCTION_ARGS)
 {
