@@ -41,6 +41,7 @@ SELECT regexp_replace(command, '\mt\d+', 'tN', 'g'), pg_temp.try(command)
 		format('ALTER TABLE %s DETACH PARTITION %s CONCURRENTLY', :'p0', :'s2'),
 		format('CREATE TABLE protect_more PARTITION OF %s DEFAULT', :'p0'),
 		format('CREATE INDEX ON %s (key)', :'root'), format('CREATE INDEX ON ONLY %s (key)', :'p0'),
+		'CREATE INDEX ON topic.protect_topic (key)',
 		format('TRUNCATE %s', :'root'), format('TRUNCATE %s', :'s1'),
 		'ALTER SCHEMA topic_log RENAME TO other', 'ALTER SCHEMA topic RENAME TO other',
 		'ALTER SCHEMA topics RENAME TO other', 'DROP SCHEMA topic_log CASCADE',

@@ -139,6 +139,9 @@ SELECT t, pg_temp.try(format('SELECT topics.create_topic(%L, value_type => %L),
 		'text NOT NULL', 'text COLLATE "C"', 'setof int', 'serial',
 		'anyelement', 'record', 'void', 'trigger', 'internal', 'cstring', 'unknown', 'topic_shell',
 		'varchar(0)', 'numeric(1001,0)', 'int(3)']) t;
+-- the argument is named, whatever is wrong with the type
+SELECT topics.create_topic('topic_temp', key_type => 'nosuch');
+SELECT topics.create_topic('topic_temp', value_type => 'int int');
 -- a type of pg_temp goes with the session, and would take a column of the log with it
 CREATE DOMAIN pg_temp.topic_temp AS text;
 SELECT pg_temp.try($$SELECT topics.create_topic('topic_temp', value_type => 'pg_temp.topic_temp')$$)

@@ -178,7 +178,9 @@ check_altered_view(Oid relid)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("cannot move topic \"%s\" out of schema \"%s\"",
-							NameStr(topic->name), TOPIC_SCHEMA)));
+							NameStr(topic->name), TOPIC_SCHEMA),
+					 errdetail("All topics are in this schema, which names them."),
+					 errhint("Put the schema into search_path, or create a view of the topic in another one.")));
 		if (strcmp(NameStr(new->relname), NameStr(topic->name)) != 0)
 			topics_topic_check_name(NameStr(new->relname));
 		new_owner = new->relowner;

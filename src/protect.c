@@ -426,14 +426,25 @@ check_create_table(const CreateStmt *statement)
 		refuse_change(relid, "make a partition or a child");
 }
 
+/*
+ * CREATE INDEX on a topic, which PostgreSQL only says to be a view, or on a
+ * partitioned log table.
+ */
 static void
 check_index(const IndexStmt *statement)
 {
 	Oid			relid = look_up(statement->relation);
+	bool		is_view = OidIsValid(relid) && is_topic_view(relid);
 
-	if (OidIsValid(relid) && get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE &&
-		is_log_table(relid))
-		refuse_change(relid, "index all segments");
+	if (is_view ||
+		(OidIsValid(relid) && get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE &&
+		 is_log_table(relid)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 is_view ? errmsg("cannot index topic \"%s\"", get_rel_name(relid)) :
+				 errmsg("cannot index all segments of %s", topics_catalog_describe_log(relid)),
+				 errdetail("Records are being appended, and that maintains no index."),
+				 errhint("By partition and offset records are found without one. A superuser can index single segments that are sealed, see the view topics.segment.")));
 }
 
 /* TRUNCATE of a topic, which PostgreSQL only says to be no table. */

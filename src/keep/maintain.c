@@ -717,7 +717,9 @@ require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
 	if (context == NULL || !IsA(context, CallContext) || context->atomic)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("%s cannot run inside a transaction block", command)));
+				 errmsg("%s cannot run inside a transaction block", command),
+				 errdetail("It commits as it goes."),
+				 errhint("Call it on its own, or in a procedure after COMMIT.")));
 	PreventCommandIfReadOnly(command);
 }
 

@@ -153,7 +153,7 @@ lock_table(const DroppedTopic *topic, Oid relid)
 			 errmsg("could not drop the log tables of topic id " INT64_FORMAT ", which was dropped",
 					topic->topic_id),
 			 errdetail("Log table \"%s\" is in use.", get_rel_name(relid)),
-			 errhint("The worker tries again.")));
+			 errhint("The worker tries again; pg_locks tells who has locked the table.")));
 }
 
 /*

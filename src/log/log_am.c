@@ -724,7 +724,8 @@ report_left_alone(Relation rel, TOPICS_VACUUM_PARAMS *params, bool must_freeze)
 {
 	ereport((params->options & VACOPT_VERBOSE) ? INFO : DEBUG1,
 			(errmsg("log table \"%s\" is not vacuumed", RelationGetRelationName(rel)),
-			 errdetail("It is the segment that records are appended to."),
+			 errdetail("It is the segment that records of %s are appended to.",
+					   topics_catalog_describe_log(RelationGetRelid(rel))),
 			 !topics_worker_registry_serves(MyDatabaseId) ?
 			 errhint("VACUUM (FREEZE) freezes it, without a worker while producers wait.") :
 			 must_freeze ? errhint("The worker cuts it off, and freezes it.") :

@@ -109,7 +109,8 @@ topics_insert_row(Topic *topic, Datum *values, bool *nulls)
 		ereport(ERROR,
 				(errcode(ERRCODE_GENERATED_ALWAYS),
 				 errmsg("cannot insert a value into column \"offset\""),
-				 errdetail("Offsets are assigned when the transaction commits.")));
+				 errdetail("Offsets are assigned when the transaction commits."),
+				 errhint("Leave the column out.")));
 
 	draft.partition = nulls[Anum_view_partition - 1] ? 0 :
 		DatumGetInt32(values[Anum_view_partition - 1]);

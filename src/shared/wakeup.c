@@ -90,6 +90,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "tcop/pquery.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/resowner.h"
@@ -321,7 +322,10 @@ topics_wakeup_max_wait(const Interval *max_wait, long limit_ms)
 	if (ms < 0 || ms > limit_ms)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_wait must be from 0 to %ld seconds", limit_ms / 1000)));
+				 errmsg("max_wait must be from 0 to %ld seconds", limit_ms / 1000),
+				 errdetail("It is %s.",
+						   DatumGetCString(DirectFunctionCall1(interval_out,
+															   IntervalPGetDatum(max_wait))))));
 	return (long) ms;
 }
 

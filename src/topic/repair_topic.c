@@ -127,6 +127,11 @@ find_topic_parts(Repair *repair, int64 topic_id)
 					 errmsg("topic \"%s\" already exists", repair->name)));
 		return;
 	}
+	if (topic_id != ALL_TOPICS)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("there is no topic with id " INT64_FORMAT, topic_id),
+				 errhint("The view topics.broken_topic shows the ids of topics that lack a part.")));
 	topics_broken_topic_report_other(repair->name);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),

@@ -103,19 +103,33 @@ get_type_namespace(Oid type)
 	return namespace;
 }
 
+/* Error context: the argument that an error about a type's name is about. */
+static void
+describe_type_argument(void *arg)
+{
+	errcontext("argument \"%s\" of topics.create_topic()", (const char *) arg);
+}
+
 /* Get a type's name as it can stand in any statement, after checking it. */
 static char *
 get_column_type(FunctionCallInfo fcinfo, int argument, const char *what)
 {
 	char	   *name = PG_ARGISNULL(argument) ? pstrdup("text") :
 		text_to_cstring(PG_GETARG_TEXT_PP(argument));
+	ErrorContextCallback callback = {
+		error_context_stack, describe_type_argument, unconstify(char *, what)
+	};
 	Oid			type;
 	int32		typmod;
 
 	/* the default is this type, whatever search_path finds under the name */
 	if (strcmp(name, "text") == 0)
 		name = "pg_catalog.text";
+	error_context_stack = &callback;
 	topics_parse_type(name, &type, &typmod);
+	if (object_aclcheck(TypeRelationId, type, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error_type(ACLCHECK_NO_PRIV, type);
+	error_context_stack = callback.previous;
 	if (isAnyTempNamespace(get_type_namespace(type)) ||
 		isAnyTempNamespace(get_type_namespace(getBaseType(type))))
 		ereport(ERROR,
@@ -127,8 +141,6 @@ get_column_type(FunctionCallInfo fcinfo, int argument, const char *what)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s cannot be \"%s\"", what, name),
 				 errdetail("It must be a type that a column can have.")));
-	if (object_aclcheck(TypeRelationId, type, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
-		aclcheck_error_type(ACLCHECK_NO_PRIV, type);
 	return format_type_extended(type, typmod,
 								FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
 }
