@@ -236,7 +236,7 @@ ok(poll_until(sub { sealed('dependent') eq '1' }), 'a segment');
 $session->value(q{SELECT topics.alter_topic('dependent', retention_bytes => 0)});
 wait_until_failing(
 	'dependent',
-	qr/^0\|drop\|2BP01\|cannot drop table $segment because other objects depend on it$/,
+	qr/^0\|drop\|2BP01\|cannot drop table $segment because other objects depend on it: view public\.depends depends on table $segment$/,
 	'... on which a view depends');
 others_are_served('meanwhile');
 fails_more_seldom('dependent', 3, 'the drop');
