@@ -7,6 +7,7 @@ and faults for some seconds, then none, then the final state, then checks.
 import argparse
 import json
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -349,7 +350,22 @@ def parse_arguments(arguments):
     parser.add_argument("--report", help="file for the report, machine-readable; rewritten after each round")
     parser.add_argument("--keep", help="directory for histories and server logs of rounds with findings")
     parser.add_argument("--keep-all", action="store_true", help="of all rounds")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    check_places(parser, options)
+    return options
+
+
+def check_places(parser, options):
+    """Refuse, before the first round, what could not be written after it."""
+    places = {"--keep": options.keep, "--report": options.report and os.path.dirname(os.path.abspath(options.report))}
+    for option, place in places.items():
+        try:
+            if place:
+                os.makedirs(place, exist_ok=True)
+        except OSError as error:
+            parser.error(f"{option}: {error}")
+        if place and not os.access(place, os.W_OK | os.X_OK):
+            parser.error(f"{option}: {pwd.getpwuid(os.geteuid()).pw_name}, who runs the servers, may not write to {place}")
 
 
 def choose_kinds(options, profile):
@@ -381,8 +397,6 @@ def main(arguments):
         missing.update(not_there)
     for kind, why in missing.items():
         print(f"fault {kind} is left out: {why}", flush=True)
-    if options.keep:
-        os.makedirs(options.keep, exist_ok=True)  # or fail now, not when there is something to keep
     if options.report:
         write_report(options.report, summarize(options, [], missing))
     until = time.monotonic() + options.hours * 3600 if options.hours else None
