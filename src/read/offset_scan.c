@@ -94,7 +94,10 @@ typedef struct OffsetScanState
 	BlockNumber nblocks;
 	BlockNumber start_block;
 	TableScanDesc scan;			/* kept over rescans */
-	bool		has_range;		/* it has a range of blocks to read */
+	bool		has_range;		/* it has a range of blocks to read, */
+	BlockNumber first_block;	/* from here */
+	BlockNumber final_block;	/* to here, inclusive, */
+	bool		at_end;			/* and is beyond one of them */
 
 	int64		last_offset;	/* of the last record returned, or -1 */
 	BlockNumber last_block;
@@ -310,6 +313,9 @@ set_scan_range(OffsetScanState *state, BlockNumber first, BlockNumber last)
 	else
 		table_rescan_tidrange(state->scan, &mintid, &maxtid);
 	state->has_range = true;
+	state->first_block = first;
+	state->final_block = last;
+	state->at_end = false;
 }
 
 /* Return the first block that can hold a record at or above the lower bound. */
@@ -456,8 +462,12 @@ read_offset_scan(ScanState *ss)
 
 	if (state->shared == NULL)
 	{
+		/* a cursor turns around: heap begins anew, or it would be lost (16) */
+		if (state->at_end)
+			set_scan_range(state, state->first_block, state->final_block);
 		if (read_in_range(state, direction, slot))
 			return slot;
+		state->at_end = TTS_EMPTY(slot);
 		return ExecClearTuple(slot);
 	}
 	for (;;)
