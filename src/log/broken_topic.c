@@ -301,18 +301,6 @@ topics_broken_topic_loose_tables(int64 topic_id)
  * ----------------------------------------------------------------
  */
 
-/* Find the offset of the first record from "from" to "upto" - 1, or "upto". */
-static int64
-find_first_record(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot)
-{
-	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, snapshot, false);
-	TupleTableSlot *slot = topics_log_reader_next(reader);
-	int64		result = slot ? topics_log_get_offset(slot) : upto;
-
-	topics_log_reader_close(reader);
-	return result;
-}
-
 static char *
 describe_missing(int64 from, int64 upto)
 {
@@ -349,10 +337,10 @@ describe_log(const Partition *partition)
 
 		if (upto <= next)
 			continue;
-		found = find_first_record(partition->rel, next, end, snapshot);
+		found = topics_log_find_first(partition->rel, next, end, snapshot);
 		if (found != next)
 			result = describe_missing(next, found);
-		else if (find_first_record(partition->rel, upto - 1, upto, snapshot) == upto)
+		else if (topics_log_find_first(partition->rel, upto - 1, upto, snapshot) == upto)
 			result = psprintf("Records are missing before offset " INT64_FORMAT ".", upto);
 		next = upto;
 	}

@@ -445,3 +445,18 @@ topics_log_reader_close(LogReader *reader)
 		leave_segment(reader);
 	pfree(reader);
 }
+
+/*
+ * Find the offset of the first record from "from" to "upto" - 1 that a snapshot
+ * sees, or "upto".
+ */
+int64
+topics_log_find_first(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot)
+{
+	LogReader  *reader = topics_log_reader_open(partition_rel, from, upto, snapshot, false);
+	TupleTableSlot *slot = topics_log_reader_next(reader);
+	int64		result = slot ? topics_log_get_offset(slot) : upto;
+
+	topics_log_reader_close(reader);
+	return result;
+}

@@ -429,6 +429,7 @@ extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
 										 int64 upto, Snapshot snapshot, bool keep_locks);
 extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
 extern void topics_log_reader_close(LogReader *reader);
+extern int64 topics_log_find_first(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot);
 
 /* Get the offset of a row of a log table, where it is never NULL. */
 static inline int64

@@ -173,25 +173,18 @@ find_end_now(const Partition *partition)
 }
 
 /*
- * Find the first committed record from an offset on, as it is now; -1 if there
- * is none.  Rows that are committed while they are passed may be missed; then
- * what is found is behind them, and they are committed at the second look.
+ * Find the first committed record from an offset on, as it is now; PG_INT64_MAX
+ * if there is none.  Rows that are committed while they are passed may be missed;
+ * then what is found is behind them, and they are committed at the second look.
  */
 static int64
 find_committed(Relation partition_rel, int64 from)
 {
-	int64		result = -1;
+	int64		found = topics_log_find_first(partition_rel, from, PG_INT64_MAX, SnapshotSelf);
 
-	for (int look = 0; look < 2 && (look == 0 || result >= 0); look++)
-	{
-		LogReader  *reader = topics_log_reader_open(partition_rel, from, PG_INT64_MAX,
-													SnapshotSelf, false);
-		TupleTableSlot *slot = topics_log_reader_next(reader);
-
-		result = slot ? topics_log_get_offset(slot) : -1;
-		topics_log_reader_close(reader);
-	}
-	return result;
+	if (found < PG_INT64_MAX)
+		found = topics_log_find_first(partition_rel, from, PG_INT64_MAX, SnapshotSelf);
+	return found;
 }
 
 /*
@@ -211,7 +204,7 @@ find_seen_end(const Partition *partition, Snapshot snapshot)
 	(void) topics_log_start_read_row(&partition->state->id, NULL, &now);
 	end = find_end(partition, snapshot).end;
 	unseen = find_committed(partition->rel, end);
-	return unseen >= 0 ? unseen : Max(end, now.next_offset_floor);
+	return unseen < PG_INT64_MAX ? unseen : Max(end, now.next_offset_floor);
 }
 
 /*

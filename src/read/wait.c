@@ -100,16 +100,13 @@ static bool
 record_exists(OffsetWait *wait, int64 from, int64 upto)
 {
 	Partition  *partition = &wait->partition;
-	LogReader  *reader;
 	bool		found;
 
 	partition->rel = try_relation_open(partition->relid, AccessShareLock);
 	if (partition->rel == NULL)
 		topics_catalog_report_dropped(NameStr(wait->topic));
 	PushActiveSnapshot(GetLatestSnapshot());
-	reader = topics_log_reader_open(partition->rel, from, upto, GetActiveSnapshot(), false);
-	found = topics_log_reader_next(reader) != NULL;
-	topics_log_reader_close(reader);
+	found = topics_log_find_first(partition->rel, from, upto, GetActiveSnapshot()) < upto;
 	PopActiveSnapshot();
 	topics_catalog_close_partition(partition, AccessShareLock);
 	return found;

@@ -28,9 +28,9 @@
  * LOCKING
  *
  *	mutex	(spinlock) the whole registry, but "changed" and "wall_offset", which
- *		are atomics, and what worker_life.c says.  Nothing is called while it is held, but the
- *		clock is read.  A latch is set after it was released.  It is one of
- *		PGPROC's, so at worst it wakes another process.
+ *		are atomics, and what worker_life.c says.  Nothing is called while it
+ *		is held, but the clock is read.  A latch is set after it was released.
+ *		It is one of PGPROC's, so at worst it wakes another process.
  *
  *-------------------------------------------------------------------------
  */
