@@ -157,9 +157,12 @@ copy_source() {
 	[ "$EUID" != 0 ] || chown -R "$account:" "$work/source"
 }
 
-# Builds $work/source, without bitcode for JIT; the compiler's output goes to $work/build.log
+# whether bitcode is made, which JIT inlines
+with_llvm=no
+
+# Builds $work/source; the compiler's output goes to $work/build.log
 build() {
-	as_account make -C "$work/source" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" with_llvm=no "$@" >"$work/build.log" 2>&1
+	as_account make -C "$work/source" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" with_llvm="$with_llvm" "$@" >"$work/build.log" 2>&1
 }
 
 # Makes $work/server out of the system's server and the build.  Sets bindir.
@@ -171,18 +174,26 @@ make_server() {
 	bindir=$work/server$system_bin
 
 	mkdir -p "$bindir" "$work/server$system_lib" "$work/server$system_share/extension"
-	for file in "$system_bin"/{postgres,initdb,psql,pgbench,pg_*,createdb,dropdb,createuser,dropuser,clusterdb,reindexdb,vacuumdb}; do
+	# postgres.*: what a postgres that is a script runs (test/instrumented)
+	for file in "$system_bin"/{postgres,postgres.*,initdb,psql,pgbench,pg_*,createdb,dropdb,createuser,dropuser,clusterdb,reindexdb,vacuumdb}; do
 		[ ! -f "$file" ] || cp -L "$file" "$bindir/"
 	done
+	# the extension's bitcode is put beside the server's own
+	if [ "$with_llvm" = yes ] && [ -d "$system_lib/bitcode" ]; then
+		mkdir "$work/server$system_lib/bitcode"
+		for file in "$system_lib"/bitcode/*; do
+			[[ ${file##*/} == pg_topics* ]] || ln -s "$file" "$work/server$file"
+		done
+	fi
 	for file in "$system_lib"/* "$system_share"/* "$system_share"/extension/*; do
-		case $file in
-			*/pg_topics* | "$system_share"/extension) ;;
+		case ${file##*/} in
+			pg_topics* | extension) ;;
+			bitcode) [ -d "$work/server$file" ] || ln -s "$file" "$work/server$file" ;;
 			*) ln -s "$file" "$work/server$file" ;;
 		esac
 	done
 	[ "$EUID" != 0 ] || chown -hR "$account:" "$work/server"
-	# bitcode is for JIT to inline, and its directory a link to the system's
-	as_account make -C "$work/source" install DESTDIR="$work/server" PG_CONFIG="$PG_CONFIG" with_llvm=no >>"$work/build.log" 2>&1
+	as_account make -C "$work/source" install DESTDIR="$work/server" PG_CONFIG="$PG_CONFIG" with_llvm="$with_llvm" >>"$work/build.log" 2>&1
 }
 
 # Makes $work/points, a second build, and $work/points_server for it, whose processes tests can stop at test points

@@ -54,7 +54,7 @@ get_argument_name(FunctionCallInfo fcinfo, int argument)
 		}
 		ReleaseSysCache(tuple);
 	}
-	return argument < count && names[argument] ? names[argument] : psprintf("$%d", argument + 1);
+	return names && argument < count && names[argument] ? names[argument] : psprintf("$%d", argument + 1);
 }
 
 /* Raise 22004 unless the argument has a value. */

@@ -146,10 +146,13 @@ static const char *const stray_views =
  * ----------------------------------------------------------------
  */
 
-/* Note a problem, in the memory context of the caller that collects. */
+/*
+ * Note a problem, and how it is mended where that is not as usual, in the
+ * memory context of the caller that collects.
+ */
 static List *
 add_problem(List *problems, MemoryContext cxt, int64 topic_id, Oid view_relid, int32 partition,
-			const char *text)
+			const char *text, const char *hint)
 {
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	BrokenPart *part = palloc(sizeof(BrokenPart));
@@ -158,7 +161,7 @@ add_problem(List *problems, MemoryContext cxt, int64 topic_id, Oid view_relid, i
 	part->view_relid = view_relid;
 	part->partition = partition;
 	part->problem = pstrdup(text);
-	part->hint = NULL;
+	part->hint = hint ? pstrdup(hint) : NULL;
 	problems = lappend(problems, part);
 	MemoryContextSwitchTo(old);
 	return problems;
@@ -214,7 +217,7 @@ collect_catalog_problems(int64 topic_id)
 	for (uint64 i = 0; i < SPI_processed; i++)
 		result = add_problem(result, cxt, get_result(i, 1, 0), get_result(i, 2, InvalidOid),
 							 get_result(i, 3, WHOLE_TOPIC),
-							 SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 4));
+							 SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 4), NULL);
 	topics_statement_end(scope);
 	return result;
 }
@@ -230,16 +233,16 @@ add_stray_views(List *problems, Oid view_relid)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		Oid			view = get_result(i, 2, InvalidOid);
+		char	   *view_name = get_rel_name(view);
 		char	   *name = get_rel_name(get_result(i, 3, InvalidOid));
-		MemoryContext old;
 
+		/* whom another drops meanwhile is no problem any more */
+		if (view_name == NULL)
+			continue;
 		problems = add_problem(problems, cxt, get_result(i, 1, 0), view, WHOLE_TOPIC,
-							   psprintf("Its view reads the log of topic \"%s\".", name ? name : "?"));
-		old = MemoryContextSwitchTo(cxt);
-		((BrokenPart *) llast(problems))->hint =
-			psprintf("DROP VIEW %s removes it.",
-					 quote_qualified_identifier(TOPIC_SCHEMA, get_rel_name(view)));
-		MemoryContextSwitchTo(old);
+							   psprintf("Its view reads the log of topic \"%s\".", name ? name : "?"),
+							   psprintf("DROP VIEW %s removes it.",
+										quote_qualified_identifier(TOPIC_SCHEMA, view_name)));
 	}
 	topics_statement_end(scope);
 	return problems;
@@ -391,10 +394,9 @@ try_log_problem(List *problems, Topic *topic, int32 number)
 		found.problem = psprintf("It cannot be read: %s.", error->message);
 	if (found.problem)
 		problems = add_problem(problems, CurrentMemoryContext, topic_id, view_relid, number,
-							   found.problem);
-	if (error)
-		((BrokenPart *) llast(problems))->hint =
-			"Restore the file, or have its log table dropped with allow_system_table_mods and call topics.repair_topic().";
+							   found.problem, error ?
+							   "Restore the file, or have its log table dropped with allow_system_table_mods and call topics.repair_topic()." :
+							   NULL);
 	return problems;
 }
 
@@ -413,11 +415,9 @@ add_restored_tables(List *problems)
 					" WHERE c.oid <> d.root ORDER BY 1", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for dropped topics");
 	for (uint64 i = 0; i < SPI_processed; i++)
-	{
 		problems = add_problem(problems, cxt, get_result(i, 1, 0), InvalidOid, WHOLE_TOPIC,
-							   "It was dropped before the dump, which had its log tables nevertheless.");
-		((BrokenPart *) llast(problems))->hint = "CALL topics.maintain() drops them, by a superuser or a member of topics_admin.";
-	}
+							   "It was dropped before the dump, which had its log tables nevertheless.",
+							   "CALL topics.maintain() drops them, by a superuser or a member of topics_admin.");
 	topics_statement_end(scope);
 	return problems;
 }

@@ -303,6 +303,8 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	Assert(offset == dest->first_offset + topics_buffer_count(dest->records));
 	/* readers of the partition are warned of more than the segments they saw */
 	CheckForSerializableConflictIn(dest->partition.rel, NULL, InvalidBlockNumber);
+	/* who has no records is no destination */
+	Assert(open != NULL);
 	dest->active_base = open->segment.base_offset;
 	dest->active_end = open->segment.end_offset;
 	dest->active_blocks = RelationGetTargetBlock(open->rel) + 1;

@@ -471,6 +471,7 @@ produce_row_change(Topic *topic, ChangeSource *source, TupleDesc desc, const cha
 {
 	RecordDraft draft = {0};
 
+	Assert(old != NULL || new != NULL);
 	set_key(topic, source, desc, new ? new : old, &draft);
 	set_value(topic, build_change_json(source, op, desc, old, new), &draft);
 	draft.headers_isnull = true;

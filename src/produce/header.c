@@ -134,7 +134,7 @@ convert_header_object(Jsonb *headers)
 {
 	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
 	JsonbIteratorToken token;
-	JsonbValue	name;
+	JsonbValue	name = {0};
 	JsonbValue	value;
 	StringInfoData list;
 	int			number = 0;

@@ -172,10 +172,13 @@ estimate_part_to_read(PlannerInfo *root, RelOptInfo *rel, const Segment *segment
 	foreach(lc, conditions)
 	{
 		OpExpr	   *op = match_offset_condition(root, rel, lfirst(lc));
-		Node	   *value = estimate_expression_value(root, lsecond(op->args));
+		Node	   *value;
 		int			strategy;
 		Oid			type;
 
+		/* or it were not among the conditions */
+		Assert(op != NULL);
+		value = estimate_expression_value(root, lsecond(op->args));
 		topics_offset_scan_operator(op, &strategy, &type);
 		if (!IsA(value, Const))
 		{

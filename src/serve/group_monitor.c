@@ -273,6 +273,7 @@ put_group_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *t
 
 	if (key->topic_id == NO_TOPIC)
 		return;
+	Assert(topic != NULL);
 	if (key->partition != NO_PARTITION)
 	{
 		if (is_entry_committed(entry) &&

@@ -255,7 +255,10 @@ lock_own_topic(const char *name, LOCKMODE mode, bool missing_ok)
 		Oid			view;
 
 		if (topic == NULL)
+		{
+			Assert(missing_ok);
 			return NULL;
+		}
 		topics_catalog_require_owner(topic);
 		topics_catalog_require_not_internal(topic);
 		view = topic->view_relid;

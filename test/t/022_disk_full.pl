@@ -76,6 +76,20 @@ sub make_space
 	return;
 }
 
+# Lets PostgreSQL 19 read on a full disk: of each table that has no visibility map
+# yet it makes one while it reads, or says that it cannot.
+sub make_readable
+{
+	return if $node->pg_version->major < 19;
+	my $result = $observer->query('SELECT count(*) FROM topic.t');
+
+	return if !$result->{sqlstate};
+	is($result->{sqlstate}, '53100', 'no space for a visibility map: 53100');
+	truncate "$small-tap-data/filler", (-s "$small-tap-data/filler") - 1024 * 1024
+	  or die "could not make a little space: $!";
+	return;
+}
+
 # Produces transactions of 100 records until one fails, as it must; the failure.
 sub produce_until_full
 {
@@ -154,6 +168,7 @@ fill('data', 2048);
 my $result = produce_until_full();
 is($result->{sqlstate}, '53100', 'no space for data: 53100');
 ok(!$result->{lost}, '... in a session that lives on');
+make_readable();
 check('while it is full');
 is( $session->query(
 		q{INSERT INTO topic.t (value) SELECT repeat(md5(g::text), 30) FROM generate_series(1, 2000) g}
@@ -185,6 +200,7 @@ is_deeply(
 	$session->query('ROLLBACK TO s; COMMIT')->{rows},
 	[ 'ROLLBACK', 'COMMIT' ],
 	'... which can be gone back to');
+make_readable();
 check('... and then');
 make_space('data');
 is( $observer->value(

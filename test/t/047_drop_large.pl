@@ -93,6 +93,7 @@ my $node = topics_node(
 	conf => q{
 	pg_topics.worker_interval = '1h'
 	pg_topics.max_partitions = 450
+	max_locks_per_transaction = 64
 	autovacuum = off
 });
 my $large =

@@ -17,7 +17,7 @@ my $primary = topics_node(
 	'primary',
 	init => { allows_streaming => 1 },
 	conf =>
-	  "pg_topics.worker_interval = '100ms'\nautovacuum = off\nmax_prepared_transactions = 5\nwal_receiver_status_interval = '100ms'\n"
+	  "pg_topics.worker_interval = '100ms'\nautovacuum = off\nmax_prepared_transactions = 5\nwal_receiver_status_interval = '1s'\n"
 );
 $primary->backup('base');
 
