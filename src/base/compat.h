@@ -43,6 +43,11 @@
 #error "pg_topics needs PostgreSQL 15 or newer"
 #endif
 
+/* pg_noreturn: was pg_attribute_noreturn(), at another place (18) */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn _Noreturn
+#endif
+
 /* object_aclcheck and object_ownercheck: c727f511bd7b (16) */
 #if PG_VERSION_NUM < 160000
 static inline AclResult

@@ -274,8 +274,10 @@ topics_topic_setting_add_defaults(TopicSettingValues *values)
 static int64
 convert_interval(const Interval *interval)
 {
-	int64		days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
+	int64		days;
 
+	Assert(interval != NULL);
+	days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
 	return days * SECS_PER_DAY * 1000 + interval->time / 1000;
 }
 

@@ -276,6 +276,7 @@ reserve_record(RecordList *list, Size length, uint32 note)
 				repalloc_huge(list->chunks, sizeof(Chunk) * list->maxchunks) :
 				MemoryContextAlloc(buffer_cxt, sizeof(Chunk) * list->maxchunks);
 		}
+		Assert(list->chunks != NULL);
 		chunk = &list->chunks[list->nchunks];
 		chunk->data = allocate_chunk(size);
 		chunk->size = size;

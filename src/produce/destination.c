@@ -36,7 +36,7 @@
 #define CUT_NAP_MS 10
 #define CUT_PATIENCE 10			/* naps while a cut is completed */
 
-static void
+pg_noreturn static void
 report_dropped_topic(const Destination *dest)
 {
 	ereport(ERROR,

@@ -88,11 +88,11 @@ form_record(TupleTableSlot *slot, RecordOutput *output, Datum *values, bool *nul
 	values[RECORD_TIMESTAMP] = slot->tts_values[Anum_log_timestamp - 1];
 	nulls[RECORD_PARTITION] = nulls[RECORD_OFFSET] = nulls[RECORD_TIMESTAMP] = false;
 	nulls[RECORD_KEY] = slot->tts_isnull[Anum_log_key - 1];
-	if (!nulls[RECORD_KEY])
-		values[RECORD_KEY] = convert_value(&output->key, slot->tts_values[Anum_log_key - 1]);
+	values[RECORD_KEY] = nulls[RECORD_KEY] ? (Datum) 0 :
+		convert_value(&output->key, slot->tts_values[Anum_log_key - 1]);
 	nulls[RECORD_VALUE] = slot->tts_isnull[Anum_log_value - 1];
-	if (!nulls[RECORD_VALUE])
-		values[RECORD_VALUE] = convert_value(&output->value, slot->tts_values[Anum_log_value - 1]);
+	values[RECORD_VALUE] = nulls[RECORD_VALUE] ? (Datum) 0 :
+		convert_value(&output->value, slot->tts_values[Anum_log_value - 1]);
 	nulls[RECORD_HEADERS] = slot->tts_isnull[Anum_log_headers - 1];
 	values[RECORD_HEADERS] = slot->tts_values[Anum_log_headers - 1];
 
