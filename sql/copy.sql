@@ -120,9 +120,7 @@ ROLLBACK;
 -- here it would not be called at all, and is refused
 BEGIN;
 SET LOCAL session_replication_role = replica;
-COPY topic.copy_text (value) FROM STDIN;
-replica
-\.
+\copy topic.copy_text (value) FROM /dev/null
 ROLLBACK;
 SELECT count(*) FROM topic.copy_text WHERE value = 'replica';
 -- somebody else's triggers
@@ -153,9 +151,7 @@ x
 ROLLBACK;
 -- a view that only looks like a topic
 CREATE VIEW copy_view AS SELECT 'x'::text AS value;
-COPY copy_view (value) FROM STDIN;
-x
-\.
+\copy copy_view (value) FROM /dev/null
 
 -- ---------------------------------------------------------------------
 -- The same errors on both ways
@@ -179,26 +175,18 @@ one	x
 COPY topic.copy_small (partition, value) FROM STDIN (FORMAT csv, HEADER match);
 partition,wert
 \.
-COPY topic.copy_small (nosuch) FROM STDIN;
-\.
-COPY topic.copy_small (value, value) FROM STDIN;
-\.
-COPY topic.copy_small (value) FROM STDIN (FORMAT csv, QUOTE 'too long');
-\.
-COPY topic.copy_small (value) FROM STDIN (nosuch);
-\.
-COPY topic.copy_nosuch (value) FROM STDIN;
-\.
+\copy topic.copy_small (nosuch) FROM /dev/null
+\copy topic.copy_small (value, value) FROM /dev/null
+\copy topic.copy_small (value) FROM /dev/null (FORMAT csv, QUOTE 'too long')
+\copy topic.copy_small (value) FROM /dev/null (nosuch)
+\copy topic.copy_nosuch (value) FROM /dev/null
 SET ROLE copy_not;
-COPY topic.copy_text (value) FROM STDIN;
-\.
+\copy topic.copy_text (value) FROM /dev/null
 SET ROLE copy_by_column;
-COPY topic.copy_text (value, partition) FROM STDIN;
-\.
+\copy topic.copy_text (value, partition) FROM /dev/null
 RESET ROLE;
 BEGIN READ ONLY;
-COPY topic.copy_text (value) FROM STDIN;
-\.
+\copy topic.copy_text (value) FROM /dev/null
 ROLLBACK;
 SELECT pg_temp.count('copy_small');
 

@@ -126,9 +126,7 @@ ALTER VIEW topic.errors RENAME COLUMN key TO k;
 ALTER VIEW topic.errors RENAME COLUMN value TO key;
 ALTER VIEW topic.errors RENAME COLUMN k TO value;
 INSERT INTO topic.errors (key, value) VALUES ('key', 'value');
-COPY topic.errors (key, value) FROM stdin;
-key	value
-\.
+\copy topic.errors (key, value) FROM /dev/null
 ALTER VIEW topic.errors RENAME COLUMN value TO k;
 ALTER VIEW topic.errors RENAME COLUMN key TO value;
 ALTER VIEW topic.errors RENAME COLUMN k TO key;

@@ -228,9 +228,7 @@ SELECT stmt, pg_temp.try(stmt) FROM unnest(ARRAY[
 	'WITH i AS (INSERT INTO topic.insert_text (value) VALUES (1) RETURNING 1) SELECT 1',
 	'UPDATE topic.insert_text SET value = 1', 'DELETE FROM topic.insert_text']) stmt;
 \set VERBOSITY default
-COPY topic.insert_text (value) FROM STDIN;
-x
-\.
+\copy topic.insert_text (value) FROM /dev/null
 \set VERBOSITY terse
 COPY (SELECT count(*) FROM topic.insert_text WHERE value IS NULL) TO STDOUT;
 EXPLAIN (COSTS OFF) INSERT INTO topic.insert_text (value) VALUES (1);

@@ -180,10 +180,11 @@ SELECT pg_temp.try($$SELECT topics.produce('produce_size', repeat('x', 1048576),
 SELECT pg_temp.try($$SELECT topics.produce('produce_size', 'v', repeat('x', 1048576))$$);
 SELECT pg_temp.try($$SELECT topics.produce('produce_size', repeat('x', 1048570),
 	headers => '[["a", "1"]]')$$) ~ '^54000';
-SELECT pg_temp.try($$SELECT topics.produce('produce_size', repeat(repeat('x', 1000000), 600))$$);
+SELECT pg_temp.try($$SELECT topics.produce('produce_size', string_agg(repeat('x', 1000000), ''))
+	FROM generate_series(1, 600)$$);
 SELECT topics.alter_topic('produce_size', max_message_bytes => 268435456);
 SELECT pg_temp.try($$SELECT topics.produce('produce_size',
-	repeat(repeat('x', 1048576), 256) || 'y')$$);
+	string_agg(repeat('x', 1048576), '') || 'y') FROM generate_series(1, 256)$$);
 -- what does not compress: lines of 32 hex digits, 4.8 MB
 SELECT string_agg(md5(i::text), '' ORDER BY i) AS large FROM generate_series(1, 150000) i \gset
 SELECT topics.produce('produce_size', string_agg(md5(i::text), '' ORDER BY i), 'large')

@@ -192,6 +192,17 @@ look_again_in(PartitionState *state, int64 delay_ms)
 	state->compact_at = topics_clock_in(delay_ms);
 }
 
+/* What is older than this no snapshot needs of a partition's log. */
+static TransactionId
+find_horizon(const CompactCandidate *candidate)
+{
+	Relation	rel = table_open(candidate->segment.relid, AccessShareLock);
+	TransactionId horizon = GetOldestNonRemovableTransactionId(rel);
+
+	table_close(rel, AccessShareLock);
+	return horizon;
+}
+
 /*
  * Return true if it pays to begin a run.  If not, compact_at says when to look
  * again.  *expired says whether there are tombstones to be let go.
@@ -206,13 +217,15 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 								 * snapshots */
 	int64		clean = 0;
 	int64		dirty = 0;
+	List	   *candidates;
 	ListCell   *lc;
 
 	/* first: a segment that is sealed from here on asks for another look */
 	look_again_in(state, LOOK_AGAIN_MS);
 	*expired = false;
 	topics_segment_row_correct_times(&state->id);
-	foreach(lc, topics_compact_segment_list(partition, 0, PG_INT64_MAX))
+	candidates = topics_compact_segment_list(partition, 0, PG_INT64_MAX);
+	foreach(lc, candidates)
 	{
 		CompactCandidate *candidate = lfirst(lc);
 
@@ -237,8 +250,7 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 
 		*expired = is_seen = lowest_start >= topics_log_start(state);
 		if (!is_seen)
-			topics_delay_by_snapshot(&state->compact_delay,
-									 GetOldestNonRemovableTransactionId(partition->rel));
+			topics_delay_by_snapshot(&state->compact_delay, find_horizon(linitial(candidates)));
 		/* nobody tells when the snapshot has gone that keeps them */
 		if (delay_ms < 0)
 			delay_ms = LOOK_AGAIN_MS;
