@@ -113,7 +113,10 @@ is_in_order('four', $_, 4, $records / 4, "... in order in partition $_") for 0 .
 $growth = growth(
 	q{INSERT INTO topic.wide (value, partition) SELECT g::text, g % 1000 FROM generate_series(0, 99999) g}
 );
-cmp_ok($growth, '<', 120 * 1024, "100000 records to 1000 partitions: $growth kB");
+# most of it are PostgreSQL's caches; assertions make them larger
+my $limit = 120 * 1024;
+$limit *= 3 if $node->safe_psql('postgres', 'SHOW debug_assertions') eq 'on';
+cmp_ok($growth, '<', $limit, "100000 records to 1000 partitions: $growth kB");
 is( $node->safe_psql(
 		'postgres', q{
 		SELECT count(*) FROM (
