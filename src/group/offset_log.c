@@ -278,7 +278,7 @@ parse_record_key(const char *text, GroupOffsetKey *key)
 	key->partition = strtol(p + 1, &p, 10);
 	if (*p != '/' || strlen(p + 1) >= NAMEDATALEN)
 		return false;
-	strlcpy(key->group_id, p + 1, NAMEDATALEN);
+	strlcpy(key->group_id, p + 1, sizeof(key->group_id));
 	return true;
 }
 

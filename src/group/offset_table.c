@@ -165,7 +165,7 @@ topics_offset_table_make_key(const char *group_id, int64 topic_id, int32 partiti
 	key.database = MyDatabaseId;
 	key.topic_id = topic_id;
 	key.partition = partition;
-	strlcpy(key.group_id, group_id, NAMEDATALEN);
+	strlcpy(key.group_id, group_id, sizeof(key.group_id));
 	return key;
 }
 

@@ -433,10 +433,10 @@ start_worker(Oid database)
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_notify_pid = MyProcPid;
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
-	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
-	strlcpy(worker.bgw_function_name, "topics_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_topics worker for database \"%s\"", name);
-	strlcpy(worker.bgw_type, "pg_topics worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "pg_topics", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "topics_worker_main", sizeof(worker.bgw_function_name));
+	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "pg_topics worker for database \"%s\"", name);
+	strlcpy(worker.bgw_type, "pg_topics worker", sizeof(worker.bgw_type));
 	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;
 }
 
@@ -729,9 +729,9 @@ topics_launcher_register(void)
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = LAUNCHER_RESTART_S;
-	strlcpy(worker.bgw_library_name, "pg_topics", MAXPGPATH);
-	strlcpy(worker.bgw_function_name, "topics_launcher_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "pg_topics launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "pg_topics launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "pg_topics", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "topics_launcher_main", sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_name, "pg_topics launcher", sizeof(worker.bgw_name));
+	strlcpy(worker.bgw_type, "pg_topics launcher", sizeof(worker.bgw_type));
 	RegisterBackgroundWorker(&worker);
 }
