@@ -16,7 +16,8 @@ our @EXPORT =
   qw(topic_state records_of same_state check_files leaves_of produce_and_abort sqlstate_of kill_and_start compact_by_hand);
 
 # All topics of a database: who owns them, settings, channel, both ends of each
-# partition, rights.  One line each.
+# partition, rights on them and on what there is beside them (but MAINTAIN, which
+# PostgreSQL 17 brought).  One line each.
 sub topic_state
 {
 	my ($node, $database) = @_;
@@ -26,10 +27,26 @@ sub topic_state
 		SELECT to_jsonb(t), topics.channel(topic) FROM topics.topic t ORDER BY topic;
 		SELECT topic, partition, log_start_offset, log_end_offset, first_timestamp, last_timestamp
 			FROM topics.partition ORDER BY topic, partition;
-		SELECT relname, g.grantee, g.privilege_type, g.is_grantable
-			FROM pg_class c, LATERAL (SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END AS grantee,
-				privilege_type, is_grantable FROM aclexplode(c.relacl)) g
-			WHERE relnamespace = 'topic'::regnamespace ORDER BY 1, 2, 3;});
+		SELECT object, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END, privilege_type, is_grantable
+			FROM (SELECT oid::regclass::text, relacl FROM pg_class WHERE relnamespace IN ('topic'::regnamespace, 'topics'::regnamespace)
+				UNION ALL SELECT oid::regprocedure::text, proacl FROM pg_proc WHERE pronamespace = 'topics'::regnamespace
+				UNION ALL SELECT nspname, nspacl FROM pg_namespace WHERE nspname IN ('topic', 'topics')) o(object, acl),
+				LATERAL aclexplode(acl)
+			WHERE privilege_type <> 'MAINTAIN' ORDER BY 1, 2, 3;});
+}
+
+# Consumer groups and their committed offsets.
+sub group_state
+{
+	my ($node, $database) = @_;
+
+	return $node->safe_psql(
+		$database, q{
+		SELECT * FROM topics.consumer_group ORDER BY group_id;
+		SELECT group_id, topic, partition, committed_offset, metadata, commit_time AT TIME ZONE 'UTC'
+			FROM topics.consumer_offset ORDER BY group_id, topic, partition;
+		SELECT group_id, topic, partition, current_offset, lag FROM topics.consumer_lag ORDER BY group_id, topic, partition;}
+	);
 }
 
 # All records of a topic in offset order, a line each.
@@ -47,7 +64,9 @@ sub records_of
 sub state_of
 {
 	my ($node, $database) = @_;
-	my %state = ('(catalogue)' => topic_state($node, $database));
+	my %state = (
+		'(catalogue)' => topic_state($node, $database),
+		'(groups)' => group_state($node, $database));
 
 	$state{$_} = records_of($node, $database, $_)
 	  for split /\n/, $node->safe_psql($database, 'SELECT topic FROM topics.topic');
@@ -99,9 +118,10 @@ sub leaves_of
 		ORDER BY length(relname), relname});
 }
 
-# In every file rows lie in the order of their offsets, without a gap, and a
-# partition's files have no gap between them.  Reads sequentially; the order
-# that a scan returns is compared too, for nothing here sorts.
+# In every file rows lie in the order of their offsets, without a gap but where
+# the catalogue says that the topic was compacted, and a partition's files have
+# no gap between them.  Reads sequentially; the order that a scan returns is
+# compared too, for nothing here sorts.
 sub check_files
 {
 	my ($node, $database, $test_name) = @_;
@@ -113,26 +133,31 @@ sub check_files
 		'SET enable_indexscan = off; SET enable_bitmapscan = off; SELECT * FROM (' . join(
 			"\nUNION ALL\n",
 			map {
+				my ($topic_id, $partition) = /^t(\d+)_p(\d+)_/ or die "$_ is no segment";
 				qq{SELECT '$_' AS leaf, count(*) AS wrong, min(o) AS at FROM (
 			SELECT "offset" AS o, lag("offset") OVER (ORDER BY ctid) AS by_place, lag("offset") OVER () AS by_scan
-			FROM topic_log.$_) s WHERE by_place <> o - 1 OR by_scan <> o - 1}
+			FROM topic_log.$_) s, (SELECT coalesce(max(gaps_below), 0) AS gaps_below FROM topic_log.partition
+			WHERE topic_id = $topic_id AND partition = $partition) p
+			WHERE by_place >= o OR by_scan <> by_place OR (by_place <> o - 1 AND o > gaps_below)}
 			} @leaves)
 		  . ') s WHERE wrong > 0');
 	is($wrong, '',
 		"$test_name: physical order is offset order in each of " . @leaves . ' segments');
 
-	$wrong = '';
-	for my $topic (split /\n/,
-		$node->safe_psql($database, 'SELECT topic FROM topics.topic ORDER BY 1'))
-	{
-		$wrong .= $node->safe_psql(
-			$database, qq{
-			SELECT '$topic', p.partition, p.log_start_offset, p.log_end_offset, count(r.offset), min(r.offset), max(r.offset)
-			FROM topics.partition p LEFT JOIN topic."$topic" r ON r.partition = p.partition
-			WHERE p.topic = '$topic' GROUP BY 2, 3, 4
-			HAVING count(r.offset) <> log_end_offset - log_start_offset
-				OR min(r.offset) <> log_start_offset OR max(r.offset) <> log_end_offset - 1});
-	}
+	my @topics =
+	  split /\n/, $node->safe_psql($database, 'SELECT topic FROM topics.topic ORDER BY 1');
+	my $records = join "\nUNION ALL\n",
+	  map { qq{SELECT '$_' AS topic, partition, "offset" FROM topic."$_"} } @topics;
+
+	$wrong = $node->safe_psql(
+		$database, qq{
+		WITH dense AS MATERIALIZED (SELECT topic, p.partition, log_end_offset, greatest(p.log_start_offset, gaps_below) AS start
+			FROM topics.partition p JOIN topics.topic t USING (topic) JOIN topic_log.partition USING (topic_id, partition))
+		SELECT p.topic, p.partition, p.start, p.log_end_offset, count(r.offset), min(r.offset), max(r.offset)
+		FROM dense p LEFT JOIN ($records) r ON r.topic = p.topic AND r.partition = p.partition AND r.offset >= p.start
+		GROUP BY 1, 2, 3, 4
+		HAVING count(r.offset) <> log_end_offset - start
+			OR min(r.offset) <> start OR max(r.offset) <> log_end_offset - 1});
 	return is($wrong, '', "$test_name: partitions are dense from start to end");
 }
 
@@ -176,17 +201,18 @@ sub kill_and_start
 # locks of others delay it.
 sub compact_by_hand
 {
-	my ($node, $topic) = @_;
+	my ($node, $topic, $database) = @_;
 	my $attempts = 10 * $PostgreSQL::Test::Utils::timeout_default;
 	my $query = qq{
 		SELECT bool_and(clean_offset = log_end_offset) FROM topic_log.partition p JOIN topics.topic t USING (topic_id) JOIN topics.partition s USING (topic, partition)
 		WHERE topic = '$topic' AND log_end_offset > 0};
 
-	$node->safe_psql('postgres', "CALL topics.roll_segment('$topic')");
+	$database //= 'postgres';
+	$node->safe_psql($database, "CALL topics.roll_segment('$topic')");
 	while ($attempts--)
 	{
-		$node->safe_psql('postgres', "CALL topics.maintain('$topic')");
-		return 1 if $node->safe_psql('postgres', $query) eq 't';
+		$node->safe_psql($database, "CALL topics.maintain('$topic')");
+		return 1 if $node->safe_psql($database, $query) eq 't';
 		select undef, undef, undef, 0.1;
 	}
 	return 0;

@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT =
-  qw(topics_node ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at);
+  qw(topics_node servers_to_upgrade bindir_of knows_attribute_versions ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at);
 
 # As little room for locks as a server may have
 my $few_locks = q{
@@ -29,13 +29,15 @@ autovacuum_max_workers = 1
 # A started server that has pg_topics loaded, and the extension in database
 # postgres.  Options: conf => more of postgresql.conf, init => arguments of
 # PostgreSQL::Test::Cluster::init, extension => 0 for none, points => 1 for
-# a build whose processes can be stopped at test points, few_locks => 1 for a
-# lock table that a topic of some hundred partitions fills.
+# a build whose processes can be stopped at test points, server => one of
+# servers_to_upgrade, few_locks => 1 for a lock table that a topic of some hundred
+# partitions fills.
 sub topics_node
 {
 	my ($name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name,
-		$options{points} ? (install_path => $ENV{PG_TOPICS_POINTS}) : ());
+	my $path = $options{points} ? $ENV{PG_TOPICS_POINTS} : $options{server};
+	my $node =
+	  PostgreSQL::Test::Cluster->new($name, defined $path ? (install_path => $path) : ());
 
 	$node->init(%{ $options{init} // {} });
 	mkdir $node->data_dir . '/test_points' if $options{points};
@@ -45,6 +47,37 @@ sub topics_node
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION pg_topics') if $options{extension} // 1;
 	return $node;
+}
+
+# The servers that an upgrade goes through, by their install_path: those of
+# test/upgrade, oldest first, or one and the same (undef) as often as asked for.
+sub servers_to_upgrade
+{
+	my ($count) = @_;
+
+	return $ENV{PG_TOPICS_SERVERS} ? split(/:/, $ENV{PG_TOPICS_SERVERS}) : (undef) x $count;
+}
+
+# Where a node's programs are, not where they were configured to be.
+sub bindir_of
+{
+	my ($node) = @_;
+
+	return $node->{_install_path} . '/bin' if $node->{_install_path};
+	for my $directory (split /:/, $ENV{PATH})
+	{
+		return $directory if -x "$directory/pg_upgrade";
+	}
+	die 'no pg_upgrade in the PATH';
+}
+
+# PostgreSQL's minor releases of November 2026 note versions of columns, which
+# programs of a newer major that are older than these cannot restore, of any table.
+sub knows_attribute_versions
+{
+	my ($node) = @_;
+
+	return slurp_file(bindir_of($node) . '/pg_dump') =~ /pg_attver/;
 }
 
 sub worker_query
