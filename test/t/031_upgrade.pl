@@ -239,8 +239,7 @@ sub subscriber_of
 		CREATE TABLE $root ("offset" bigint, "timestamp" timestamptz, partition int, key text, value text, headers jsonb);
 		CREATE VIEW orders AS SELECT * FROM $root;
 		CREATE SUBSCRIPTION $name CONNECTION '}
-		  . $node->connstr
-		  . q{ dbname=postgres' PUBLICATION orders});
+		  . $node->connstr . q{ dbname=postgres' PUBLICATION orders});
 	$subscriber->wait_for_subscription_sync($node, $name);
 	return $subscriber;
 }
