@@ -770,6 +770,18 @@ class CheckTest(unittest.TestCase):
         self.story.produce("a", outcome="fail", error="53100", message="disk full")
         self.assert_finds("unexpected_error")
 
+    def test_deadlock_of_a_reader(self):
+        op = self.story.invoke("compare", "comparer-1")
+        self.story.complete(op, "fail", error="40P01", message="deadlock detected")
+        self.assert_finds("unexpected_error")
+
+    def test_deadlock_with_reindex(self):
+        reindex = self.story.invoke("admin", "admin-1", work="reindex")
+        op = self.story.invoke("compare", "comparer-1")
+        self.story.complete(op, "fail", error="40P01", message="deadlock detected")
+        self.story.complete(reindex, "ok", table="topic_log.t1_p0_s1")
+        self.assert_finds()
+
     def test_expected_error(self):
         self.story.fault("full_data_disk")
         self.story.produce("a", outcome="fail", error="53100", message="disk full")
