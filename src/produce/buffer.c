@@ -288,6 +288,8 @@ reserve_record(RecordList *list, Size length, uint32 note)
 	header = (RecordHeader *) (chunk->data + chunk->used);
 	header->length = length;
 	header->note = note;
+	/* what is between records goes to the file with them */
+	memset((char *) (header + 1) + length, 0, MAXALIGN(length) - length);
 	chunk->used += need;
 	list->nrecords++;
 	return (char *) (header + 1);
