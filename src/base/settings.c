@@ -22,7 +22,10 @@
 
 int			pg_topics_max_partitions;
 int			pg_topics_max_group_offsets;
-int			pg_topics_early_lock_release;
+
+/* from 16 on an assertion wants it to have its first value: 0 is another one */
+int			pg_topics_early_lock_release = EARLY_LOCK_RELEASE_AUTO;
+
 bool		pg_topics_enable_offset_scan;
 int			pg_topics_worker_interval;
 int			pg_topics_max_workers;

@@ -111,6 +111,8 @@ sub produce_until_full
 sub check
 {
 	my ($what, $unanswered) = @_;
+
+	make_readable() if -e "$small-tap-data/filler";
 	my $found = $observer->value('SELECT count(*) FROM topic.t');
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -168,7 +170,6 @@ fill('data', 2048);
 my $result = produce_until_full();
 is($result->{sqlstate}, '53100', 'no space for data: 53100');
 ok(!$result->{lost}, '... in a session that lives on');
-make_readable();
 check('while it is full');
 is( $session->query(
 		q{INSERT INTO topic.t (value) SELECT repeat(md5(g::text), 30) FROM generate_series(1, 2000) g}
@@ -200,7 +201,6 @@ is_deeply(
 	$session->query('ROLLBACK TO s; COMMIT')->{rows},
 	[ 'ROLLBACK', 'COMMIT' ],
 	'... which can be gone back to');
-make_readable();
 check('... and then');
 make_space('data');
 is( $observer->value(

@@ -31,6 +31,7 @@ my $old = topics_node('old', points => 1, conf => $conf);
 make_all_kinds($old, points => 1);
 check_all_files($old, 'old');
 my $expected = states_of($old);
+my $checksums = $old->safe_psql('postgres', 'SHOW data_checksums') eq 'on';
 
 # ----------------------------------------------------------------------
 # By dump, with the newer server's programs
@@ -154,7 +155,8 @@ sub new_cluster
 	my %options;
 
 	# both alike, or pg_upgrade refuses; on by default from 18 on
-	$options{extra} = ['--no-data-checksums'] if $node->pg_version >= 18;
+	$options{extra} = [ $checksums ? '--data-checksums' : '--no-data-checksums' ]
+	  if $node->pg_version >= 18;
 	$node->init(%options);
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_topics'\n$conf");
 	return $node;
