@@ -320,7 +320,8 @@ count_records(const CompactTurn *turn, CompactCandidate *candidate)
 	const CompactCandidate *before = &turn->run->counted;
 
 	if (before->counted && before->bytes == candidate->bytes &&
-		memcmp(&before->segment, &candidate->segment, sizeof(Segment)) == 0)
+		before->segment.relid == candidate->segment.relid &&
+		before->segment.end_offset == candidate->segment.end_offset)
 	{
 		candidate->counted = true;
 		candidate->records = before->records;
