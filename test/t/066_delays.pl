@@ -214,6 +214,8 @@ sub read_on_standby
 {
 	my ($known) = @_;
 
+	# or what it has still to replay is in conflict with the snapshot
+	$primary->wait_for_catchup($standby);
 	$reader->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM topics.topic');
 	ok($primary->poll_query_until('postgres', "SELECT count(*) = 1 FROM $known"),
 		'the standby has told of a query');
