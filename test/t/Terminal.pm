@@ -139,11 +139,12 @@ sub paste
 	}
 	else
 	{
-		my ($file, $end) = ($self->output_file, "end of $self->{outputs}");
+		my ($file, $number) = ($self->output_file, $self->{outputs}++);
 
-		$self->{outputs}++;
-		$screen = $self->type(sprintf("%s\r\\o %s\r\\echo %s\r", $text, $self->output_file, $end),
-			qr/(?<!echo )\Q$end\E\r\n.*$any_prompt/s);
+		# what the terminal shows of the command, in pieces maybe, is not what the command shows
+		$screen = $self->type(
+			sprintf("%s\r\\o %s\r\\echo 'end' of %s\r", $text, $self->output_file, $number),
+			qr/end of $number\r\n.*$any_prompt/s);
 		$output = slurp_file($file) . slurp_file($self->message_file);
 		truncate $self->message_file, 0;
 	}
