@@ -42,8 +42,7 @@ sub dump_and_restore
 	my ($number, $server) = @_;
 	my $new = topics_node("restored_$number", server => $server, extension => 0, conf => $conf);
 	my $name = 'dump to ' . $new->pg_version;
-	my $bindir =
-	  bindir_of(knows_attribute_versions($old) && !knows_attribute_versions($new) ? $old : $new);
+	my $bindir = dump_bindir($old, $new);
 	my $dump = "$temporary/dump_$number";
 
 	command_ok(
@@ -127,8 +126,7 @@ for my $number (1 .. $#servers)
 	my $subscriber = $old->pg_version >= 17 ? subscriber_of($old, "subscriber_$number") : undef;
 
 	$expected = states_of($old);
-	forget_attribute_versions($old)
-	  if knows_attribute_versions($old) && !knows_attribute_versions($new);
+	forget_attribute_versions($old) if loses_attribute_versions($old, $new);
 	stop_following($subscriber, $old) if $subscriber;
 	$old->stop;
 	$standby->stop if $standby;
@@ -150,8 +148,7 @@ $old->stop;
 sub new_cluster
 {
 	my ($name, $server) = @_;
-	my $node =
-	  PostgreSQL::Test::Cluster->new($name, defined $server ? (install_path => $server) : ());
+	my $node = new_node($name, $server);
 	my %options;
 
 	# both alike, or pg_upgrade refuses; on by default from 18 on
@@ -165,8 +162,7 @@ sub new_cluster
 sub standby_of
 {
 	my ($node, $name) = @_;
-	my $standby = PostgreSQL::Test::Cluster->new($name,
-		defined $node->{_install_path} ? (install_path => $node->{_install_path}) : ());
+	my $standby = new_node($name, $node->{_install_path});
 
 	$node->backup($name);
 	$standby->init_from_backup($node, $name, has_streaming => 1);
@@ -190,8 +186,7 @@ sub upgrade_standby
 		diag('no rsync: the standby is not upgraded');
 		return;
 	}
-	my $new = PostgreSQL::Test::Cluster->new($standby->name . '_upgraded',
-		defined $to->{_install_path} ? (install_path => $to->{_install_path}) : ());
+	my $new = new_node($standby->name . '_upgraded', $to->{_install_path});
 	mkdir $_ or die $! for $site, "$site/" . dirname($data[0]);
 	rename $standby->data_dir, "$site/$data[0]" or die $!;
 	chdir $parent or die $!;
@@ -228,8 +223,7 @@ sub check_standby
 sub subscriber_of
 {
 	my ($node, $name) = @_;
-	my $subscriber = PostgreSQL::Test::Cluster->new($name,
-		defined $node->{_install_path} ? (install_path => $node->{_install_path}) : ());
+	my $subscriber = new_node($name, $node->{_install_path});
 	my $root = $node->safe_psql('postgres',
 		q{SELECT 'topic_log.t' || topic_id FROM topics.topic WHERE topic = 'orders'});
 

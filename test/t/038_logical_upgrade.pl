@@ -32,8 +32,7 @@ wal_retrieve_retry_interval = '200ms'
 };
 my $old = topics_node('old', points => 1, conf => $conf);
 my $new = topics_node('new', server => $servers[-1], extension => 0, conf => $conf);
-my $dump_server = knows_attribute_versions($old)
-  && !knows_attribute_versions($new) ? $old : $new;
+my $bindir = dump_bindir($old, $new);
 my @databases = ('postgres', $strange_name);
 
 make_all_kinds($old, points => 1);
@@ -86,7 +85,8 @@ sub stop_clients
 sub begin_to_follow
 {
 	my ($database) = @_;
-	my $schema = "$temporary/schema." . ($database eq 'postgres' ? 1 : 2);
+	my $number = $database eq 'postgres' ? 1 : 2;
+	my $schema = "$temporary/schema.$number";
 	my $room = q{
 		SELECT topics.alter_topic(topic, segment_bytes => 1073741824) FROM topics.topic WHERE topic NOT LIKE '\_\_%';
 		SELECT format('CALL topics.roll_segment(%L)', topic) FROM topics.topic WHERE topic NOT LIKE '\_\_%' \gexec
@@ -102,15 +102,14 @@ sub begin_to_follow
 	$old->safe_psql($database, $room);
 	command_ok(
 		[
-			bindir_of($dump_server) . '/pg_dump',
-			'--schema-only', '--create', '-f', $schema, '-d', $old->connstr($database)
+			"$bindir/pg_dump", '--schema-only', '--create', '-f',
+			$schema, '-d', $old->connstr($database)
 		],
 		"$database: pg_dump --schema-only");
 	$new->psql('postgres', slurp_file($schema), on_error_stop => 0, stderr => \my $errors);
 	is(join("\n", grep { /ERROR/ && !/database "postgres" already exists/ } split /\n/, $errors),
 		'', "$database: its schema is restored");
 	$old->safe_psql($database, $publish);
-	my $number = $database eq 'postgres' ? 1 : 2;
 	$new->safe_psql($database,
 		"CREATE SUBSCRIPTION upgrade_$number CONNECTION '$connection' PUBLICATION upgrade, upgrade_tables"
 	);
@@ -121,10 +120,7 @@ my @clients = map { start_clients($_) } @databases;
 my $globals = "$temporary/globals.sql";
 
 command_ok(
-	[
-		bindir_of($dump_server) . '/pg_dumpall',
-		'--globals-only', '-f', $globals, '-d', $old->connstr('postgres')
-	],
+	[ "$bindir/pg_dumpall", '--globals-only', '-f', $globals, '-d', $old->connstr('postgres') ],
 	'pg_dumpall --globals-only');
 $new->psql('postgres', slurp_file($globals), on_error_stop => 0);
 begin_to_follow($_) for @databases;

@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT =
-  qw(topics_node servers_to_upgrade bindir_of knows_attribute_versions ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at);
+  qw(topics_node new_node servers_to_upgrade bindir_of loses_attribute_versions dump_bindir ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at);
 
 # As little room for locks as a server may have
 my $few_locks = q{
@@ -26,6 +26,14 @@ max_wal_senders = 0
 autovacuum_max_workers = 1
 };
 
+# A server by its install_path, or that of the PATH if it is undef; not yet made.
+sub new_node
+{
+	my ($name, $server) = @_;
+
+	return PostgreSQL::Test::Cluster->new($name, defined $server ? (install_path => $server) : ());
+}
+
 # A started server that has pg_topics loaded, and the extension in database
 # postgres.  Options: conf => more of postgresql.conf, init => arguments of
 # PostgreSQL::Test::Cluster::init, extension => 0 for none, points => 1 for
@@ -35,9 +43,8 @@ autovacuum_max_workers = 1
 sub topics_node
 {
 	my ($name, %options) = @_;
-	my $path = $options{points} ? $ENV{PG_TOPICS_POINTS} : $options{server};
 	my $node =
-	  PostgreSQL::Test::Cluster->new($name, defined $path ? (install_path => $path) : ());
+	  new_node($name, $options{points} ? $ENV{PG_TOPICS_POINTS} : $options{server});
 
 	$node->init(%{ $options{init} // {} });
 	mkdir $node->data_dir . '/test_points' if $options{points};
@@ -78,6 +85,23 @@ sub knows_attribute_versions
 	my ($node) = @_;
 
 	return slurp_file(bindir_of($node) . '/pg_dump') =~ /pg_attver/;
+}
+
+# Whether a server notes what the one after it does not know.
+sub loses_attribute_versions
+{
+	my ($from, $to) = @_;
+
+	return knows_attribute_versions($from) && !knows_attribute_versions($to);
+}
+
+# Where the programs are that dump a server for a newer one: the newer's own, unless
+# they write what they cannot restore.
+sub dump_bindir
+{
+	my ($from, $to) = @_;
+
+	return bindir_of(loses_attribute_versions($from, $to) ? $from : $to);
 }
 
 sub worker_query
