@@ -206,6 +206,14 @@ make_points_server() {
 		install DESTDIR="$work/points_server" >>"$work/build.log" 2>&1
 }
 
+# Sets tap_environment, what PostgreSQL::Test wants to know: where the programs are, and where files go
+set_tap_environment() {
+	tap_environment=(
+		PATH="$bindir:$PATH" PG_REGRESS="$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress"
+		TESTDIR="$work/tap" TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log"
+	)
+}
+
 # Ends every server whose data directory is below $work, unmounts its disks, and removes $work
 remove_work() {
 	local file
