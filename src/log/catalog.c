@@ -290,8 +290,12 @@ topics_catalog_get(Oid view_relid, bool missing_ok)
 
 		if (!load_entry(topic))
 			break;
-		/* an invalidation that arrives while loading makes us load again */
-		topic->valid = changes == topic->changes;
+
+		/*
+		 * An invalidation that arrives while loading makes us load again; not
+		 * those of debug_discard_caches, as in segment.c's get_descriptor.
+		 */
+		topic->valid = changes == topic->changes || debug_discard_caches > 0;
 	}
 
 	if (topic->valid)
