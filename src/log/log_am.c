@@ -414,19 +414,21 @@ topics_log_am_lock_partition(Relation rel, Snapshot snapshot)
 
 /*
  * Get the bounds of a segment, cached with its relcache entry, which is built
- * anew when they change.
+ * anew when they change.  The result is a copy, for any look-up may free those
+ * of the entry.
  */
-static SegmentBounds *
+static SegmentBounds
 get_cached_bounds(Relation rel)
 {
 	if (rel->rd_amcache == NULL)
 	{
-		SegmentBounds *bounds = MemoryContextAlloc(CacheMemoryContext, sizeof(SegmentBounds));
+		SegmentBounds bounds;
 
-		topics_log_am_bounds(RelationGetRelid(rel), &bounds->base_offset, &bounds->end_offset);
-		rel->rd_amcache = bounds;
+		topics_log_am_bounds(RelationGetRelid(rel), &bounds.base_offset, &bounds.end_offset);
+		rel->rd_amcache = MemoryContextAlloc(CacheMemoryContext, sizeof(bounds));
+		memcpy(rel->rd_amcache, &bounds, sizeof(bounds));
 	}
-	return rel->rd_amcache;
+	return *(SegmentBounds *) rel->rd_amcache;
 }
 
 /*
@@ -475,7 +477,7 @@ topics_log_am_hidden_from(Relation rel, Snapshot snapshot)
 		!get_partition(rel, &id))
 		return NO_LIMIT;
 	limit = topics_read_cut_limit(get_known_state(rel, &id), snapshot);
-	return limit >= get_cached_bounds(rel)->end_offset ? NO_LIMIT : limit;
+	return limit >= get_cached_bounds(rel).end_offset ? NO_LIMIT : limit;
 }
 
 /*
@@ -491,7 +493,7 @@ topics_log_am_hidden_below(Relation rel, Snapshot snapshot)
 		!get_partition(rel, &id))
 		return 0;
 	return topics_log_start_for_scan(&id, topics_partition_state_find(&id),
-									 get_cached_bounds(rel)->base_offset, snapshot);
+									 get_cached_bounds(rel).base_offset, snapshot);
 }
 
 static TableScanDesc
@@ -535,7 +537,7 @@ log_scan_begin(Relation rel, Snapshot snapshot, int nkeys, struct ScanKeyData *k
 	scan = begin_durable_scan(rel, snapshot, nkeys, nkeys > 0 ? keys : NULL, pscan, flags);
 	/* all of it waits to be dropped, or to be confirmed */
 	if (nkeys > 0 && (flags & SO_TYPE_SEQSCAN) &&
-		(start >= get_cached_bounds(rel)->end_offset || limit <= get_cached_bounds(rel)->base_offset))
+		(start >= get_cached_bounds(rel).end_offset || limit <= get_cached_bounds(rel).base_offset))
 		heap_setscanlimits(scan, 0, 0);
 	return scan;
 }
@@ -711,7 +713,7 @@ topics_log_am_is_sealed(Relation rel)
 		state = get_known_state(rel, &id);
 		/* in a restore it may be unknown: all that there is is older */
 		if (pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET &&
-			topics_read_cut_limit(state, NULL) < get_cached_bounds(rel)->end_offset)
+			topics_read_cut_limit(state, NULL) < get_cached_bounds(rel).end_offset)
 			return false;
 	}
 	fill = get_segment_fill(rel, &state);

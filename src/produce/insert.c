@@ -58,24 +58,27 @@ bool
 topics_insert_calls_us_only(Relation view)
 {
 	TriggerDesc *triggers = view->trigdesc;
-	int			ours = 0;
+	Oid			called = InvalidOid;
+	FmgrInfo	function;
 
 	if (triggers == NULL || SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
 		return false;
+	/* no look-up here: an invalidation would free the triggers */
 	for (int i = 0; i < triggers->numtriggers; i++)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
-		FmgrInfo	function;
 
 		if (!TRIGGER_FOR_INSERT(trigger->tgtype))
 			continue;
-		fmgr_info(trigger->tgfoid, &function);
-		if (function.fn_addr != topics_insert || !TRIGGER_FOR_INSTEAD(trigger->tgtype) ||
+		if (OidIsValid(called) || !TRIGGER_FOR_INSTEAD(trigger->tgtype) ||
 			trigger->tgenabled != TRIGGER_FIRES_ON_ORIGIN)
 			return false;
-		ours++;
+		called = trigger->tgfoid;
 	}
-	return ours == 1;
+	if (!OidIsValid(called))
+		return false;
+	fmgr_info(called, &function);
+	return function.fn_addr == topics_insert;
 }
 
 /* Return the topic of a view that rows are about to be inserted into. */
