@@ -329,9 +329,9 @@ def write_report(path, report):
 
 def parse_arguments(arguments):
     parser = argparse.ArgumentParser(prog="test/checker/run", description=__doc__.partition("\n")[0])
-    parser.add_argument("--bindir", required=True, help="programs of a server that has pg_topics (run sets it)")
-    parser.add_argument("--directory", required=True, help="an empty directory for servers and histories (run sets it)")
-    parser.add_argument("--disks", nargs=2, metavar="DIRECTORY", help="two small file systems, for data and WAL")
+    parser.add_argument("--bindir", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--directory", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--disks", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=30, help="of load in a round")
     parser.add_argument("--operations", type=int, default=0,
