@@ -139,8 +139,8 @@ class Fuzz:
         self.stop.set()
         self.end_threads(threads)
         self.judge_final_state()
-        log.finish()
         self.server.stop("fast")
+        log.finish()
         return self.summarize(log)
 
     def end_threads(self, threads):
@@ -336,7 +336,21 @@ class Fuzz:
         connection.close()
         return ends
 
+    def judge_itself(self, log):
+        """A run that has tried nothing finds nothing."""
+        connected = set().union(*(session.connected for session in self.sessions))
+        for session in self.sessions:
+            for role in session.refused.keys() - connected:
+                self.report("fuzz failed", f"role {role} could not connect: {session.refused[role]}")
+            if not session.sqlstates["00000"]:
+                self.report("fuzz failed", f"no statement of session {session.number} succeeded")
+        if not self.calls:
+            self.report("fuzz failed", "no function was called with success")
+        if self.options.sqlsmith and self.options.minutes >= 1 and "sqlsmith" not in log.applications:
+            self.report("fuzz failed", "sqlsmith has sent nothing: see sqlsmith.log")
+
     def summarize(self, log):
+        self.judge_itself(log)
         for session, pid, message in self.lost_connections:
             if pid not in log.ended and not any(text.startswith("crash") for _, text in self.findings.values()):
                 self.report("lost connection", f"process {pid}: {message}", session)

@@ -10,7 +10,8 @@ from sql import identifier
 from world import CANARY, NAMED, SECRETS
 
 CRASH = re.compile(r"PANIC:|TRAP:|terminated by signal|Sanitizer|runtime error:|DEADLYSIGNAL|exited with exit code (?![01]\b)\d+|"
-                   r"(reference|refcount|file|File|snapshot) leak|resource was not closed|you don't own a lock|"
+                   r"(reference|refcount|file|File|snapshot) leak|leaked hash_seq_search|"
+                   r"problem in (alloc set|slab|[Gg]eneration|[Bb]ump)|resource was not closed|you don't own a lock|"
                    r"AbortTransaction while in|AbortSubTransaction while in|lock table corrupted|snapshot .* still active")
 PREFIX = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \S+ \[(\d+)\] (\S*) ([A-Z][A-Z ]*\d?):  (.*)")
 
@@ -26,6 +27,7 @@ class LogReader(threading.Thread):
         self.stopped = threading.Event()
         self.pending = {}  # process: the internal error whose LOCATION is to come
         self.ended = set()  # processes that were told to
+        self.applications = set()  # those that errors are of
 
     def run(self):
         while not os.path.exists(self.path):
@@ -51,6 +53,7 @@ class LogReader(threading.Thread):
                 self.report_crash(line)
             return
         pid, application, severity, text = match.groups()
+        self.applications.add(application)
         if severity in ("ERROR", "FATAL", "PANIC", "WARNING") and text.startswith("XX"):
             self.pending[pid] = (application, severity, text)
         elif severity == "FATAL" and text[:5] in ENDED:

@@ -79,6 +79,8 @@ class Session(threading.Thread):
         self.started = None  # when the statement that runs began
         self.count = 0
         self.sqlstates = collections.Counter()
+        self.refused = {}  # role: why it could not connect
+        self.connected = set()  # roles that could
         self.recent = collections.deque(maxlen=40)
 
     # ------------------------------------------------------------------
@@ -120,9 +122,11 @@ class Session(threading.Thread):
             self.connection.autocommit = True
             self.pid = self.connection.info.backend_pid
             take_all_as_text(self.connection)
-        except psycopg2.Error:
+        except psycopg2.Error as error:
+            self.refused[self.role] = str(error)
             self.close()
             return False
+        self.connected.add(self.role)
         self.note(f"\\connect - {self.role}\n-- process {self.pid}")
         return True
 
