@@ -712,7 +712,8 @@ def unexpected_error(run):
 
 
 SUSPICIOUS = re.compile(
-    r"PANIC:|TRAP:|terminated by signal (?!9:)|AddressSanitizer|leak(ed)?:|reference leak|refcount"
+    r"PANIC:|TRAP:|terminated by signal (?!9:)|Sanitizer|: runtime error:|leak(ed)?:|reference leak|refcount"
+    r"|leaked hash_seq_search|resource was not closed|problem in (alloc set|slab|[Gg]eneration|[Bb]ump)"
     r"|you don't own|not closed at|still referenced| XX\d\d\d .*(ERROR|FATAL|WARNING):")
 ABORTED = re.compile(r"terminated by signal 6:")
 

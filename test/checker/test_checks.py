@@ -801,6 +801,15 @@ class CheckTest(unittest.TestCase):
         self.story.final("server_log", lines=["2026 [1] 01000 : WARNING:  buffer refcount leak: [42]"])
         self.assert_finds("server_log")
 
+    def test_damage_in_the_server_log(self):
+        for line in ("WARNING:  problem in alloc set TopMemoryContext: detected write past chunk end in block 0x1, chunk 0x2",
+                     "WARNING:  leaked hash_seq_search scan for hash table 0x1",
+                     "WARNING:  resource was not closed: relation \"t\""):
+            with self.subTest(line):
+                self.setUp()
+                self.story.final("server_log", lines=["2026 [1] 01000 : " + line])
+                self.assert_finds("server_log")
+
     def test_killed_by_us(self):
         self.story.fault("kill_backend")
         self.story.final("server_log", lines=["2026 [1] 00000 : LOG:  server process (PID 2) was terminated by signal 9: Killed"])
