@@ -400,8 +400,9 @@ flush_for_scan(Relation rel)
 void
 topics_log_am_lock_partition(Relation rel, Snapshot snapshot)
 {
+	/* ANALYZE has no snapshot, and no conflicts */
 	if (IsolationIsSerializable() && rel->rd_rel->relispartition &&
-		IsMVCCSnapshot(snapshot))
+		snapshot != NULL && IsMVCCSnapshot(snapshot))
 	{
 		Relation	partition_rel = open_partition(rel);
 
