@@ -295,6 +295,32 @@ FETCH LAST c;
 CLOSE c;
 COMMIT;
 
+-- back and forth over many blocks, as often as one likes
+SELECT topics.create_topic('scan_turn');
+INSERT INTO topic.scan_turn (value)
+	SELECT (SELECT string_agg(md5(i || ' ' || j), '') FROM generate_series(1, 47) j)
+	FROM generate_series(0, 59) i;
+BEGIN;
+DECLARE c SCROLL CURSOR FOR
+	SELECT r.offset FROM topic.scan_turn r WHERE partition = 0 AND r.offset >= 3 ORDER BY r.offset;
+DO $$
+DECLARE c refcursor := 'c';
+BEGIN
+	MOVE FORWARD 50 FROM c;
+	FOR i IN 1 .. 20 LOOP
+		MOVE BACKWARD 30 FROM c;
+		MOVE FORWARD 30 FROM c;
+	END LOOP;
+END $$;
+FETCH c;
+-- which costs memory, so only with SCROLL
+DECLARE d CURSOR FOR
+	SELECT r.offset FROM topic.scan_turn r WHERE partition = 0 AND r.offset >= 3 ORDER BY r.offset;
+FETCH 2 d;
+FETCH BACKWARD d;
+COMMIT;
+SELECT topics.drop_topic('scan_turn');
+
 -- ---------------------------------------------------------------------
 -- EXPLAIN in another form
 -- ---------------------------------------------------------------------

@@ -179,16 +179,6 @@ topics_shmem_init_hash(const char *name, long nelems, HASHCTL *ctl, int flags)
 #define TOPICS_SIGNAL_PASS postgres_signal_arg
 #endif
 
-/*
- * Whether a TID range scan can turn around.  Since it reads ahead (18) it does
- * not find the blocks again that it has left.
- */
-#if PG_VERSION_NUM >= 180000
-#define TOPICS_TIDRANGE_TURNS 0
-#else
-#define TOPICS_TIDRANGE_TURNS CUSTOMPATH_SUPPORT_BACKWARD_SCAN
-#endif
-
 /* a process that serves no client: another flag (18), its type (19) */
 #if PG_VERSION_NUM >= 190000
 #define topics_is_background(proc) ((proc)->backendType != B_BACKEND)

@@ -279,8 +279,13 @@ make_offset_path(PlannerInfo *root, RelOptInfo *rel, const Segment *segment, Rel
 	conditions = select_offset_conditions(root, rel, clauses);
 	cost_offset_scan(root, rel, segment, path, backward, clauses, conditions);
 
-	if (workers == 0)
-		cpath->flags |= TOPICS_TIDRANGE_TURNS;
+	/*
+	 * A scan of a range of TIDs cannot turn around: heap counts down the
+	 * blocks of the range at each step, back and forth, and ends when none is
+	 * left. So a cursor that is to turn around gets its records from a
+	 * Materialize.
+	 */
+	Assert((cpath->flags & CUSTOMPATH_SUPPORT_BACKWARD_SCAN) == 0);
 	cpath->custom_private = topics_offset_scan_private(backward ? BackwardScanDirection :
 													   ForwardScanDirection, segment);
 	return cpath;

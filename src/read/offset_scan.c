@@ -94,10 +94,7 @@ typedef struct OffsetScanState
 	BlockNumber nblocks;
 	BlockNumber start_block;
 	TableScanDesc scan;			/* kept over rescans */
-	bool		has_range;		/* it has a range of blocks to read, */
-	BlockNumber first_block;	/* from here */
-	BlockNumber final_block;	/* to here, inclusive, */
-	bool		at_end;			/* and is beyond one of them */
+	bool		has_range;		/* it has a range of blocks to read */
 
 	int64		last_offset;	/* of the last record returned, or -1 */
 	BlockNumber last_block;
@@ -313,9 +310,6 @@ set_scan_range(OffsetScanState *state, BlockNumber first, BlockNumber last)
 	else
 		table_rescan_tidrange(state->scan, &mintid, &maxtid);
 	state->has_range = true;
-	state->first_block = first;
-	state->final_block = last;
-	state->at_end = false;
 }
 
 /* Return the first block that can hold a record at or above the lower bound. */
@@ -415,24 +409,23 @@ take_next_chunk(OffsetScanState *state)
 /*
  * Read the next record within the bounds in the current range of blocks; return
  * false if there is none.  Beyond the far bound the scan ends.  Records before
- * the near bound are skipped: at the start, and when a cursor turned around
- * beyond the far bound.
+ * the near bound, at the start, are skipped.
  */
 static bool
-read_in_range(OffsetScanState *state, ScanDirection direction, TupleTableSlot *slot)
+read_in_range(OffsetScanState *state, TupleTableSlot *slot)
 {
-	while (table_scan_getnextslot_tidrange(state->scan, direction, slot))
+	while (table_scan_getnextslot_tidrange(state->scan, state->direction, slot))
 	{
 		int64		offset = topics_log_get_offset(slot);
 
 		if (offset < state->lower)
 		{
-			if (ScanDirectionIsBackward(direction))
+			if (ScanDirectionIsBackward(state->direction))
 				return false;
 		}
 		else if (offset > state->upper)
 		{
-			if (ScanDirectionIsForward(direction))
+			if (ScanDirectionIsForward(state->direction))
 				return false;
 		}
 		else
@@ -451,10 +444,9 @@ read_offset_scan(ScanState *ss)
 {
 	OffsetScanState *state = (OffsetScanState *) ss;
 	TupleTableSlot *slot = ss->ss_ScanTupleSlot;
-	ScanDirection direction = ss->ps.state->es_direction;
 
-	if (ScanDirectionIsBackward(state->direction))
-		direction = ScanDirectionIsForward(direction) ? BackwardScanDirection : ForwardScanDirection;
+	/* no cursor turns around in this node: see make_offset_path */
+	Assert(ScanDirectionIsForward(ss->ps.state->es_direction));
 	if (!state->started)
 		start_offset_scan(state);
 	if (state->nothing)
@@ -462,17 +454,13 @@ read_offset_scan(ScanState *ss)
 
 	if (state->shared == NULL)
 	{
-		/* a cursor turns around: heap begins anew, or it would be lost (16) */
-		if (state->at_end)
-			set_scan_range(state, state->first_block, state->final_block);
-		if (read_in_range(state, direction, slot))
+		if (read_in_range(state, slot))
 			return slot;
-		state->at_end = TTS_EMPTY(slot);
 		return ExecClearTuple(slot);
 	}
 	for (;;)
 	{
-		if (state->has_range && read_in_range(state, direction, slot))
+		if (state->has_range && read_in_range(state, slot))
 			return slot;
 		/* a record above the upper bound was found: all that is left is, too */
 		if (state->has_range && !TTS_EMPTY(slot))
