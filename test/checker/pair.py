@@ -192,6 +192,7 @@ class Pair:
         if not self.standby.program("pg_ctl", "-D", self.standby.data, "-t", "60", "-w", "promote", check=False):
             raise ServerFailure("the standby cannot be promoted")
         self.primary, self.standby = self.standby, self.primary
+        self.primary.ensure_up()  # what it says of itself may be ahead of what its postmaster knows
 
     def rebuild(self, rewind):
         """Makes the standby anew, and starts it: by pg_rewind of what it was, or as a copy.  The result is how."""
