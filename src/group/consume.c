@@ -480,10 +480,11 @@ claim_free_place(const Consumer *consumer, Place *claimed)
 
 /*
  * Read from a claimed place, and move on.  Return false if there was no record:
- * the snapshot is too old for it, or compaction has taken all that there were.
+ * the snapshot is too old for it, or compaction has taken all that there were,
+ * or, as *removed says, the log start has passed the place since it was claimed.
  */
 static bool
-read_place(Consumer *consumer, const Place *place)
+read_place(Consumer *consumer, const Place *place, bool *removed)
 {
 	int64		from = place->position;
 	bool		is_fresh = !IsolationUsesXactSnapshot();
@@ -492,15 +493,17 @@ read_place(Consumer *consumer, const Place *place)
 
 	/* taken after the end was read: it sees all records below */
 	Snapshot	snapshot = RegisterSnapshot(is_fresh ? GetLatestSnapshot() : GetTransactionSnapshot());
-	FetchRequest request = {consumer->topic, place->partition.number, from, consumer->limits};
+	FetchRequest request = {consumer->topic, place->partition.number, from, consumer->limits, true};
 	int64		next = from;
 
+	TEST_POINT("place-claimed");
 	(void) topics_fetch_records(&request, snapshot, &consumer->result, &next);
 	UnregisterSnapshot(snapshot);
-	if (next == from && is_fresh && end != UNKNOWN_OFFSET)
-		move_without_reading(place, Max(end, from));
-	else if (next > from)
+	*removed = next == from && from < topics_log_start(place->partition.state);
+	if (next > from)
 		topics_consumer_offset_change(place->local, next, NULL);
+	else if (!*removed && is_fresh && end != UNKNOWN_OFFSET)
+		move_without_reading(place, Max(end, from));
 	return next > from;
 }
 
@@ -509,12 +512,13 @@ static bool
 consume_once(Consumer *consumer)
 {
 	Place		place;
+	bool		removed;
 
 	while (claim_free_place(consumer, &place))
 	{
-		if (read_place(consumer, &place))
+		if (read_place(consumer, &place, &removed))
 			return true;
-		if (IsolationUsesXactSnapshot())
+		if (IsolationUsesXactSnapshot() && !removed)
 			return false;		/* the next attempt would see no more */
 	}
 	return false;

@@ -149,7 +149,7 @@ check_offset(const Fetch *fetch, int64 from, Snapshot snapshot)
 		end = topics_log_next_offset(partition);
 	if (from > end)
 		end = topics_log_next_offset_settled(partition);
-	if (from < start || from > end)
+	if ((from < start && !fetch->may_be_removed) || from > end)
 		topics_log_report_out_of_range(NameStr(fetch->topic), partition->number, from, start, upto,
 									   "topics.list_offsets() gives the offsets to start from.");
 	return upto;
@@ -236,6 +236,7 @@ topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot)
 	fetch->limits = request->limits;
 	fetch->topic = topic->name;
 	fetch->has_gaps = topic->settings.compact;
+	fetch->may_be_removed = request->may_be_removed;
 	fetch->partition = topics_catalog_open_for_reading(topic, request->partition);
 	fetch->reader = topics_log_reader_open(fetch->partition.rel, request->from,
 										   check_offset(fetch, request->from, snapshot), snapshot,
@@ -245,14 +246,15 @@ topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot)
 	fetch->from = fetch->next = request->from;
 	fetch->bytes = 0;
 	fetch->count = 0;
-	fetch->ended = false;
+	fetch->ended = fetch->may_be_removed &&
+		request->from < topics_log_start(fetch->partition.state);
 }
 
 /*
  * Read the next record, as values that are good until the next call.  Return
  * false, from then on, when the log or one of the limits has come to an end.
- * If retention has removed the first record, that is an error; if it has
- * removed a later one, the fetch ends there.
+ * If retention has removed the first record, that is an error, unless the
+ * request allows for it; if it has removed a later one, the fetch ends there.
  */
 bool
 topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls)
@@ -320,7 +322,7 @@ topics_fetch_records(const FetchRequest *request, Snapshot snapshot, FetchResult
 FetchRequest
 topics_fetch_request(FunctionCallInfo fcinfo)
 {
-	FetchRequest request;
+	FetchRequest request = {.may_be_removed = false};
 
 	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, FETCH_ARGUMENTS);

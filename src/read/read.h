@@ -53,6 +53,7 @@ typedef struct FetchRequest
 	int32		partition;
 	int64		from;
 	FetchLimits limits;
+	bool		may_be_removed; /* nothing is read then, else that is an error */
 } FetchRequest;
 
 /* How a topic's column becomes the text or bytea of a result. */
@@ -79,6 +80,7 @@ typedef struct Fetch
 	LogReader  *reader;
 	MemoryContext cxt;			/* of the current record */
 	int64		from;
+	bool		may_be_removed;
 	int64		next;			/* the offset to go on from */
 	int64		bytes;
 	int32		count;

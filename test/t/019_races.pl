@@ -72,6 +72,42 @@ is_deeply($slow->receive->{rows},
 	['20'], '... and has all that there were, although there are more now');
 
 # ----------------------------------------------------------------------
+# A group's place is removed after the consumer has claimed it: it goes on at
+# the log start, says so, and does not pass what is left.
+# ----------------------------------------------------------------------
+
+for my $case (
+	[ 'READ COMMITTED', 2, '2|third' ],
+	[ 'REPEATABLE READ', 2, '2|third' ],
+	[ 'READ COMMITTED', 3, '' ])
+{
+	my ($isolation, $before, $rest) = @$case;
+
+	$quick->value($_)
+	  for q{SELECT topics.create_topic('removed')},
+	  q{SELECT count(topics.produce('removed', v)) FROM unnest('{first,second,third}'::text[]) v},
+	  q{SELECT count(*) FROM topics.consume('late', 'removed', 1)};
+	stop_at($node, 'place-claimed');
+	$slow->send(
+		"BEGIN ISOLATION LEVEL $isolation; SELECT r.offset, value FROM topics.consume('late', 'removed') r; COMMIT"
+	);
+	ok(wait_until_at($node, 'place-claimed'), "$isolation: a consumer has a place");
+	$quick->value("SELECT topics.delete_records('removed', 0, $before)");
+	go_on_from($node, 'place-claimed');
+	my $answer = $slow->receive;
+	is_deeply(
+		[ $answer->{sqlstate}, grep { /^\d/ } @{ $answer->{rows} } ],
+		[ '', $rest || () ],
+		"... what is before $before is removed, and it has the rest");
+	is( $quick->value(
+			q{SELECT committed_offset FROM topics.consumer_offset WHERE group_id = 'late' AND topic = 'removed'}
+		),
+		$rest ? '3' : '1',
+		'... where its group is now');
+	$quick->value(q{SELECT topics.drop_topic('removed')});
+}
+
+# ----------------------------------------------------------------------
 # The launcher has listed the databases.  One that comes after that is not
 # taken for one that has gone: its partitions keep their state, and their locks.
 # ----------------------------------------------------------------------
