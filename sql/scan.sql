@@ -19,6 +19,7 @@ BEGIN
 		line := regexp_replace(replace(line, '("offset" IS NOT NULL) AND ', ''),
 			'\(\((partition = \d+)\)\)', '(\1)');
 		line := replace(line, 'p.next_offset = "offset"', '"offset" = p.next_offset');
+		line := regexp_replace(line, 'jit_\w+ = ''\d+'', ', '', 'g');
 		line := regexp_replace(regexp_replace(line, '([Rr]ows[=:] ?\d+)\.00', '\1', 'g'),
 			E'\n *Disabled: \\w+', '', 'g');
 		CONTINUE WHEN line ~ 'Filter: \("offset" IS NOT NULL\)|^ *Disabled: |^ *Replaces: ';

@@ -32,7 +32,10 @@
  *
  * A producer that waits for the standbys waits until its mark is confirmed,
  * too, before it is answered (topics_high_watermark_wait): what is acknowledged
- * is readable.
+ * is readable.  It waits for its own commit in PostgreSQL's queue, and for the
+ * mark in ours: PostgreSQL's must not have one position twice.  Whoever finds a
+ * mark confirmed wakes those in ours, and that is mostly the producer whose
+ * commit is the mark's position.
  *
  * THE LIST has every partition that may have something unconfirmed, so that a
  * reader's cut costs as much as there are such partitions.  A producer enters
@@ -63,6 +66,7 @@
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
+#include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/shmem.h"
@@ -90,6 +94,7 @@ typedef struct HighWatermark
 	XLogRecPtr	published;		/* the highest commit of all marks */
 	XLogRecPtr	positions[HIGH_WATERMARK_MARKS];	/* of closed marks, by
 													 * number modulo */
+	ConditionVariable advanced; /* "confirmed" has become another */
 
 	int			nlisted;
 	int			listed[FLEXIBLE_ARRAY_MEMBER];	/* places of partitions */
@@ -97,6 +102,7 @@ typedef struct HighWatermark
 
 static HighWatermark *shared = NULL;
 static LWLock *lock = NULL;
+static bool has_advanced = false;	/* since this process has got the lock */
 
 static Size
 compute_shared_size(void)
@@ -133,6 +139,7 @@ topics_high_watermark_shmem_startup(void)
 		memset(shared, 0, offsetof(HighWatermark, listed));
 		shared->applies = max_wal_senders > 0 && topics_sync_standbys_set();
 		shared->open = 1;
+		ConditionVariableInit(&shared->advanced);
 	}
 }
 
@@ -192,11 +199,12 @@ get_confirmed_position(void)
 	return position;
 }
 
-/* Find out which marks are confirmed by now. */
+/* Find out which marks are confirmed by now; then let release_lock release. */
 static void
 advance(void)
 {
 	XLogRecPtr	position = get_confirmed_position();
+	uint64		before = shared->confirmed;
 
 	while (shared->confirmed + 1 < shared->open &&
 		   shared->positions[(shared->confirmed + 1) % HIGH_WATERMARK_MARKS] <= position)
@@ -207,6 +215,19 @@ advance(void)
 		close_mark();
 		shared->confirmed++;
 	}
+	has_advanced |= shared->confirmed != before;
+}
+
+/* Release the lock, and wake those who wait for what is confirmed now. */
+static void
+release_lock(void)
+{
+	bool		wake = has_advanced;
+
+	has_advanced = false;
+	LWLockRelease(lock);
+	if (wake)
+		ConditionVariableBroadcast(&shared->advanced);
 }
 
 /*
@@ -338,7 +359,7 @@ topics_high_watermark_end_publication(XLogRecPtr lsn)
 	uint64		mark = shared->open;
 
 	note_published(lsn);
-	LWLockRelease(lock);
+	release_lock();
 	return mark;
 }
 
@@ -374,52 +395,58 @@ topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 		note_old_end(state);
 		note_published(position);
 	}
-	LWLockRelease(lock);
+	release_lock();
 	return position;
 }
 
-/*
- * Find out whether a mark is confirmed.  If it is not, *position is set to what
- * to wait for before the next look.
- */
+/* Find out whether a mark is confirmed.  If it is not, have it closed. */
 static bool
-is_mark_confirmed(uint64 mark, XLogRecPtr *position)
+is_mark_confirmed(uint64 mark)
 {
 	bool		confirmed;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	advance();
 	confirmed = shared->confirmed >= mark;
-	if (!confirmed)
-	{
-		uint64		next = mark;
-
-		if (mark == shared->open && shared->open - 1 - shared->confirmed < MAX_UNCONFIRMED)
-			close_mark();
-		if (mark >= shared->open)
-			next = shared->confirmed + 1;
-		*position = shared->positions[next % HIGH_WATERMARK_MARKS];
-	}
-	LWLockRelease(lock);
+	if (!confirmed && mark == shared->open &&
+		shared->open - 1 - shared->confirmed < MAX_UNCONFIRMED)
+		close_mark();
+	release_lock();
 	return confirmed;
 }
 
 /*
  * After a commit has waited for the standbys, as it does by SyncRepWaitForLSN:
  * wait until its mark is confirmed as well, so that its records can be read.
- * If one of the waits is cancelled this returns at once.  Raises nothing.
+ * If the wait is cancelled this returns at once.  Raises nothing, and is not
+ * ended by the postmaster's death here, where the commit is not complete.
+ *
+ * Nobody may be there to advance the mark, say if the commit at its position
+ * did not wait.  So the waiter looks by itself now and then.
  */
 void
 topics_high_watermark_wait(uint64 mark)
 {
-	XLogRecPtr	position;
-
-	while (topics_high_watermark_applies() && !is_mark_confirmed(mark, &position))
+	if (!topics_high_watermark_applies() || is_mark_confirmed(mark))
+		return;
+	for (;;)
 	{
-		SyncRepWaitForLSN(position, true);
-		if (get_confirmed_position() < position)
+		/* before the look: who advances after it sets our latch */
+		ConditionVariablePrepareToSleep(&shared->advanced);
+		if (!topics_high_watermark_applies() || is_mark_confirmed(mark))
 			break;
+		if (QueryCancelPending || ProcDiePending)
+		{
+			/* it was meant for the wait: the commit stands */
+			QueryCancelPending = false;
+			break;
+		}
+		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_POSTMASTER_DEATH, MIN_POLL_MS,
+					  WAIT_EVENT_SYNC_REP) & WL_POSTMASTER_DEATH)
+			ProcDiePending = true;
+		ResetLatch(MyLatch);
 	}
+	ConditionVariableCancelSleep();
 }
 
 /* ----------------------------------------------------------------
@@ -436,7 +463,7 @@ topics_high_watermark_get(PartitionState *state)
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	advance();
 	end = get_confirmed_end(state);
-	LWLockRelease(lock);
+	release_lock();
 	return end;
 }
 
@@ -474,7 +501,7 @@ topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *
 	*mark = shared->open;
 	if (room < shared->nlisted)
 	{
-		LWLockRelease(lock);
+		release_lock();
 		return false;
 	}
 	for (int place = 0; place < shared->nlisted;)
@@ -494,7 +521,7 @@ topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *
 		}
 		place++;
 	}
-	LWLockRelease(lock);
+	release_lock();
 	return true;
 }
 
@@ -527,13 +554,12 @@ uint64
 topics_high_watermark_wait_for_all(void)
 {
 	uint64		mark;
-	XLogRecPtr	position;
 	int			polls = 0;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	mark = shared->open_commits > 0 ? shared->open : shared->open - 1;
-	LWLockRelease(lock);
-	while (topics_high_watermark_applies() && !is_mark_confirmed(mark, &position))
+	release_lock();
+	while (topics_high_watermark_applies() && !is_mark_confirmed(mark))
 		topics_high_watermark_nap(&polls);
 	return mark;
 }
