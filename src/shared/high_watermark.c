@@ -415,6 +415,18 @@ is_mark_confirmed(uint64 mark)
 	return confirmed;
 }
 
+/* Return true if somebody has found a mark confirmed. */
+static bool
+is_mark_known_confirmed(uint64 mark)
+{
+	bool		confirmed;
+
+	LWLockAcquire(lock, LW_SHARED);
+	confirmed = shared->confirmed >= mark;
+	LWLockRelease(lock);
+	return confirmed;
+}
+
 /*
  * After a commit has waited for the standbys, as it does by SyncRepWaitForLSN:
  * wait until its mark is confirmed as well, so that its records can be read.
@@ -427,20 +439,18 @@ is_mark_confirmed(uint64 mark)
 void
 topics_high_watermark_wait(uint64 mark)
 {
-	if (!topics_high_watermark_applies() || is_mark_confirmed(mark))
-		return;
-	for (;;)
+	while (topics_high_watermark_applies() && !is_mark_confirmed(mark))
 	{
-		/* before the look: who advances after it sets our latch */
-		ConditionVariablePrepareToSleep(&shared->advanced);
-		if (!topics_high_watermark_applies() || is_mark_confirmed(mark))
-			break;
 		if (QueryCancelPending || ProcDiePending)
 		{
 			/* it was meant for the wait: the commit stands */
 			QueryCancelPending = false;
 			break;
 		}
+		/* a look that wakes others would take us out of the queue again */
+		ConditionVariablePrepareToSleep(&shared->advanced);
+		if (is_mark_known_confirmed(mark))
+			break;
 		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_POSTMASTER_DEATH, MIN_POLL_MS,
 					  WAIT_EVENT_SYNC_REP) & WL_POSTMASTER_DEATH)
 			ProcDiePending = true;
@@ -558,7 +568,7 @@ topics_high_watermark_wait_for_all(void)
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	mark = shared->open_commits > 0 ? shared->open : shared->open - 1;
-	release_lock();
+	LWLockRelease(lock);
 	while (topics_high_watermark_applies() && !is_mark_confirmed(mark))
 		topics_high_watermark_nap(&polls);
 	return mark;
