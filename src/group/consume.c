@@ -478,13 +478,20 @@ claim_free_place(const Consumer *consumer, Place *claimed)
  * ----------------------------------------------------------------
  */
 
+/* Return true if the log start has passed a place since it was claimed. */
+static bool
+is_place_removed(const Place *place)
+{
+	return place->position < topics_log_start(place->partition.state);
+}
+
 /*
  * Read from a claimed place, and move on.  Return false if there was no record:
  * the snapshot is too old for it, or compaction has taken all that there were,
- * or, as *removed says, the log start has passed the place since it was claimed.
+ * or the place was removed.
  */
 static bool
-read_place(Consumer *consumer, const Place *place, bool *removed)
+read_place(Consumer *consumer, const Place *place)
 {
 	int64		from = place->position;
 	bool		is_fresh = !IsolationUsesXactSnapshot();
@@ -499,10 +506,9 @@ read_place(Consumer *consumer, const Place *place, bool *removed)
 	TEST_POINT("place-claimed");
 	(void) topics_fetch_records(&request, snapshot, &consumer->result, &next);
 	UnregisterSnapshot(snapshot);
-	*removed = next == from && from < topics_log_start(place->partition.state);
 	if (next > from)
 		topics_consumer_offset_change(place->local, next, NULL);
-	else if (!*removed && is_fresh && end != UNKNOWN_OFFSET)
+	else if (is_fresh && end != UNKNOWN_OFFSET && !is_place_removed(place))
 		move_without_reading(place, Max(end, from));
 	return next > from;
 }
@@ -512,13 +518,12 @@ static bool
 consume_once(Consumer *consumer)
 {
 	Place		place;
-	bool		removed;
 
 	while (claim_free_place(consumer, &place))
 	{
-		if (read_place(consumer, &place, &removed))
+		if (read_place(consumer, &place))
 			return true;
-		if (IsolationUsesXactSnapshot() && !removed)
+		if (IsolationUsesXactSnapshot() && !is_place_removed(&place))
 			return false;		/* the next attempt would see no more */
 	}
 	return false;
