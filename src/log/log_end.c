@@ -131,44 +131,56 @@ find_last_record(Relation partition_rel, Snapshot snapshot,
 typedef struct FoundEnd
 {
 	int64		end;
-	int64		floor;			/* what the catalogue says of it */
-	TimestampTz last_timestamp; /* of the last record, or 0 */
-	bool		complete;		/* the catalogue has a row for the partition,
-								 * and the log all that there was by the row */
+	int64		floor;			/* what is sure of it without the records */
+	int64		stored_floor;	/* what the catalogue says of it */
+	int64		lowest_base;	/* where the lowest segment begins, or 0 */
+	int64		last_offset;	/* of the last record, or -1 */
+	TimestampTz last_timestamp; /* of it, or 0 */
+	bool		has_row;		/* the catalogue has a row for the partition */
+	bool		complete;		/* only of find_end_now: it has, and the log all
+								 * that there must be by the row */
 } FoundEnd;
 
-/*
- * Look the log end up in the log, as a snapshot sees it.  It is not complete
- * while a restore is under way, or when records are lost (broken_topic.c).
- */
+/* Look the log end up in the log, as a snapshot sees it. */
 static FoundEnd
 find_end(const Partition *partition, Snapshot snapshot)
 {
-	FoundEnd	found = {0};
+	FoundEnd	found = {.last_offset = -1};
 	PartitionRow row;
-	bool		has_row = topics_log_start_read_row(&partition->state->id, snapshot, &row);
-	Segment		first;
-	int64		last_offset = -1;
-	int64		end = row.log_start_offset;
+	Segment		lowest;
 
-	if (topics_segment_find_next(partition->rel, 0, &first))
-		end = Max(end, first.base_offset);
-	found.floor = Max(end, row.next_offset_floor);
-	(void) find_last_record(partition->rel, snapshot, &last_offset, &found.last_timestamp);
-	end = Max(end, last_offset + 1);
-	found.complete = has_row && row.next_offset_floor <= Max(end, row.gaps_below);
-	found.end = Max(end, row.next_offset_floor);
+	found.has_row = topics_log_start_read_row(&partition->state->id, snapshot, &row);
+	found.stored_floor = row.next_offset_floor;
+	if (topics_segment_find_next(partition->rel, 0, &lowest))
+		found.lowest_base = lowest.base_offset;
+	(void) find_last_record(partition->rel, snapshot, &found.last_offset, &found.last_timestamp);
+	found.floor = Max(Max(row.log_start_offset, found.lowest_base), found.stored_floor);
+	found.end = Max(found.floor, found.last_offset + 1);
 	return found;
 }
 
-/* Look the log end up in the log, as it is now. */
+/*
+ * Look the log end up in the log, as it is now.  The log is not complete while a
+ * restore is under way, or when records are lost (broken_topic.c): those at its
+ * end, or those below the lowest segment, for the log begins in that.
+ *
+ * What is not there, and need not be, the row tells, read after the log:
+ * retention drops segments below the log start, which it has moved before, and
+ * compaction raises gaps_below with what it takes.
+ */
 static FoundEnd
 find_end_now(const Partition *partition)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	FoundEnd	found = find_end(partition, snapshot);
+	PartitionRow row;
+	int64		allowed;
 
 	UnregisterSnapshot(snapshot);
+	(void) topics_log_start_read_row(&partition->state->id, NULL, &row);
+	allowed = Max(row.log_start_offset, row.gaps_below);
+	found.complete = found.has_row && found.lowest_base <= allowed &&
+		found.stored_floor <= Max(found.last_offset + 1, allowed);
 	return found;
 }
 

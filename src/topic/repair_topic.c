@@ -574,7 +574,7 @@ repair_log(const Repair *repair, int32 number)
 	topics_segment_forget_bounds(partition.relid);
 	contents = read_log(partition.rel, row.log_start_offset, allowed);
 	after = row;
-	/* the log end is not looked for below the segments either (log.c) */
+	/* what is below the lowest segment was given, too: see find_end */
 	if (topics_segment_find_next(partition.rel, 0, &lowest))
 		used = Max(used, lowest.base_offset);
 	tail_lost = !has_row || used > Max(contents.last + 1, allowed);

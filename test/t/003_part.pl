@@ -370,6 +370,38 @@ is( $node->safe_psql(
 	"\n0",
 	'loose: drop_topic removes such tables, too');
 
+# A spare that is attached above them does not make it look as if the log ended there
+$node->safe_psql('loose',
+	q{SELECT topics.create_topic('spared', segment_bytes => 65536); SELECT topics.produce('spared', i::text) FROM generate_series(1, 500) i}
+);
+$node->poll_query_until('loose', q{SELECT count(*) = 2 FROM topics.segment WHERE topic = 'spared'})
+  or die 'no spare';
+my $spared =
+  q{SELECT substring(l.relname, '^t\d+_p0_s1$') FROM pg_class l WHERE l.relispartition AND l.relname ~ '_s1$' AND l.relname LIKE}
+  . q{ (SELECT 't' || topic_id FROM topics.topic WHERE topic = 'spared') || '\_p0%'};
+my $first = $node->safe_psql('loose', $spared);
+my $last = $node->safe_psql('loose',
+	q{SELECT max(base_offset) - 1 FROM topics.segment WHERE topic = 'spared'});
+command_ok([ 'pg_dump', '--dbname', $node->connstr('loose'), '-Fc', '-f', "$dumps/spared" ],
+	'spared: pg_dump');
+my $spared_list = (run_command([ 'pg_restore', '--list', "$dumps/spared" ]))[0];
+append_to_file("$dumps/spared_list", $spared_list =~ s/^.*TABLE ATTACH topic_log $first .*\n//mr);
+command_ok(
+	[
+		'pg_restore', '--exit-on-error',
+		'-L', "$dumps/spared_list",
+		new_database('spared'), "$dumps/spared"
+	],
+	'spared: pg_restore -L');
+check_refused(
+	'spared', 'spared',
+	q{SELECT topics.produce('spared', 'x')}, q{INSERT INTO topic.spared (value) VALUES ('x')});
+is( problems('spared'),
+	"spared|0|Log table \"$first\" is not attached.\nspared|0|Records are missing from offset 0 to $last.",
+	'spared: problems');
+is(repair_all('spared'), "spared|0|Log table \"$first\" was attached again.", 'spared: repair');
+is($node->safe_psql('spared', q{CALL topics.send('spared', 'x')}), '0|500', '... puts it right');
+
 command_ok([ 'pg_dump', @from, '-t', 'topic_log.t1_p1_s1', '-Fc', '-f', "$dumps/one" ],
 	'one: pg_dump -t');
 my @one = new_database('one');
