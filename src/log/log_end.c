@@ -137,8 +137,8 @@ typedef struct FoundEnd
 	int64		last_offset;	/* of the last record, or -1 */
 	TimestampTz last_timestamp; /* of it, or 0 */
 	bool		has_row;		/* the catalogue has a row for the partition */
-	bool		complete;		/* only of find_end_now: it has, and the log all
-								 * that there must be by the row */
+	bool		complete;		/* only of find_end_now: it has, and the log
+								 * all that there must be by the row */
 } FoundEnd;
 
 /* Look the log end up in the log, as a snapshot sees it. */
