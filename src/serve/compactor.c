@@ -85,8 +85,8 @@ static void
 leave_compactor_slot(int code, Datum arg)
 {
 	if (topics_background_is_told_to_end())
-		topics_backoff_excuse(true);
-	topics_worker_slot_leave_compactor(compactor_slot, finished);
+		topics_backoff_excuse(SERVE_COMPACTOR);
+	topics_worker_slot_leave_as(compactor_slot, SERVE_COMPACTOR, finished);
 }
 
 /* Between two steps of a turn. */
@@ -127,7 +127,7 @@ take_turns(bool *more)
 	List	   *wanted = NIL;
 	ListCell   *lc;
 
-	topics_worker_slot_take_compaction(compactor_slot);
+	topics_worker_slot_take_wish(compactor_slot, SERVE_COMPACTOR);
 	StartTransactionCommand();
 	if (topics_extension_exists())
 	{
@@ -166,7 +166,7 @@ static bool
 gives_way(void)
 {
 	return !topics_compact_is_running() &&
-		topics_worker_slot_is_asked_to_leave(compactor_slot, true);
+		topics_worker_slot_is_asked_to_leave(compactor_slot, SERVE_COMPACTOR);
 }
 
 void
@@ -178,11 +178,11 @@ topics_compactor_main(Datum main_arg)
 	memcpy(&args, topics_background_begin(), sizeof(args));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	compactor_slot = topics_worker_registry_at(args.slot);
-	if (!topics_worker_slot_enter_compactor(compactor_slot, args.database))
+	if (!topics_worker_slot_enter_as(compactor_slot, SERVE_COMPACTOR, args.database))
 		proc_exit(0);
 	before_shmem_exit(leave_compactor_slot, 0);
 	topics_background_connect(args.database);
-	topics_backoff_take_over(true);
+	topics_backoff_take_over(SERVE_COMPACTOR);
 	topics_pace_limit(&pg_topics_compaction_rate);
 
 	pgstat_report_activity(STATE_RUNNING, "compacting topics");

@@ -86,19 +86,11 @@
 
 PGDLLEXPORT void topics_launcher_main(Datum main_arg);
 
-/* The two kinds of processes that have places. */
-enum
-{
-	WORKER,
-	COMPACTOR,
-	KINDS
-};
-
 /* What this launcher has started, and PostgreSQL has not seen the end of. */
-static BackgroundWorkerHandle *started[KINDS][MAX_WORKERS];
+static BackgroundWorkerHandle *started[SERVE_KINDS][MAX_WORKERS];
 
 /* Processes that were said not to answer. */
-static pid_t reported[KINDS][MAX_WORKERS];
+static pid_t reported[SERVE_KINDS][MAX_WORKERS];
 
 /* Databases that take connections, when they were last listed. */
 static List *connectable = NIL;
@@ -115,7 +107,7 @@ typedef struct Survey
 	MonotonicTime now;
 	MonotonicTime next;			/* when to look again */
 	WorkerSlot *slots;			/* copies */
-	int			taken[KINDS];	/* places */
+	int			taken[SERVE_KINDS];	/* places */
 	bool		any_extension;	/* there is, or may be, a database with it */
 } Survey;
 
@@ -292,6 +284,13 @@ claim_slots(void)
  * ----------------------------------------------------------------
  */
 
+/* How many processes of a kind there may be at a time. */
+static int
+count_places(int kind)
+{
+	return kind == SERVE_WORKER ? pg_topics_max_workers : pg_topics_max_compactors;
+}
+
 /* Return true if a process that this launcher has started is still there. */
 static bool
 is_started(int kind, int index)
@@ -303,22 +302,16 @@ is_started(int kind, int index)
 	{
 		pfree(started[kind][index]);
 		started[kind][index] = NULL;
-		topics_worker_registry_end_start(index, kind == COMPACTOR, false);
+		topics_worker_registry_end_start(index, kind, false);
 	}
 	return started[kind][index] != NULL;
-}
-
-static const ServeProcess *
-get_process(const WorkerSlot *slot, int kind)
-{
-	return kind == COMPACTOR ? &slot->compactor : &slot->worker;
 }
 
 /* Return true if a place is taken. */
 static bool
 is_taken(const Survey *survey, int kind, int index)
 {
-	return get_process(&survey->slots[index], kind)->pid != 0 || started[kind][index] != NULL;
+	return survey->slots[index].process[kind].pid != 0 || started[kind][index] != NULL;
 }
 
 /* Read all slots, and count the places that are taken. */
@@ -330,14 +323,14 @@ read_slots(Survey *survey)
 	survey->any_extension = false;
 	memset(survey->taken, 0, sizeof(survey->taken));
 	for (int i = 0; i < MAX_WORKERS; i++)
-		for (int kind = 0; kind < KINDS; kind++)
+		for (int kind = 0; kind < SERVE_KINDS; kind++)
 			any_ended |= started[kind][i] != NULL && !is_started(kind, i);
 	if (any_ended)
 		topics_worker_registry_forget_lack();
 	for (int i = 0; i < MAX_WORKERS; i++)
 	{
 		topics_worker_registry_read_at(i, &survey->slots[i]);
-		for (int kind = 0; kind < KINDS; kind++)
+		for (int kind = 0; kind < SERVE_KINDS; kind++)
 			survey->taken[kind] += is_taken(survey, kind, i);
 		survey->any_extension |= OidIsValid(survey->slots[i].database) && survey->slots[i].has_extension;
 	}
@@ -361,10 +354,10 @@ get_wanted_time(const Survey *survey, int kind, int index)
 
 	if (!OidIsValid(slot->database) || is_taken(survey, kind, index) || slot->commands > 0)
 		return NEVER;
-	if (kind == WORKER)
+	if (kind == SERVE_WORKER)
 		return topics_worker_due_time(index, slot);
-	return slot->has_extension && slot->compaction_since != 0 && pg_topics_max_compactors > 0 ?
-		slot->compaction_since : NEVER;
+	return slot->has_extension && slot->wanted_since[kind] != 0 && count_places(kind) > 0 ?
+		slot->wanted_since[kind] : NEVER;
 }
 
 static int
@@ -394,7 +387,7 @@ collect_waiters(Survey *survey, int kind, Waiter *waiters)
 			look_at(survey, time);
 		else if (list_member_oid(connectable, slot->database))
 		{
-			MonotonicTime since = kind == WORKER ? slot->wanted_since : slot->compaction_since;
+			MonotonicTime since = slot->wanted_since[kind];
 
 			waiters[count].index = i;
 			waiters[count++].since = since != 0 ? since : survey->now;
@@ -409,7 +402,7 @@ static bool
 anybody_waits(Survey *survey)
 {
 	for (int i = 0; i < MAX_WORKERS; i++)
-		if (get_wanted_time(survey, WORKER, i) <= survey->now)
+		if (get_wanted_time(survey, SERVE_WORKER, i) <= survey->now)
 			return true;
 	return false;
 }
@@ -444,8 +437,8 @@ start_worker(Oid database)
 static void
 report_no_process(int kind, int index, Oid database)
 {
-	topics_worker_registry_end_start(index, kind == COMPACTOR, true);
-	if (kind == COMPACTOR)
+	topics_worker_registry_end_start(index, kind, true);
+	if (kind == SERVE_COMPACTOR)
 		topics_worker_registry_ask_for_round(index);	/* the worker compacts */
 	else if (topics_worker_registry_claim_hint(HINT_NO_PROCESS))
 		ereport(LOG,
@@ -465,13 +458,13 @@ start_process(Survey *survey, int kind, int index)
 	Oid			database = survey->slots[index].database;
 	MemoryContext old;
 
-	if (!topics_worker_registry_begin_start(index, kind == COMPACTOR))
+	if (!topics_worker_registry_begin_start(index, kind))
 	{
-		look_at(survey, get_process(&survey->slots[index], kind)->not_before);
-		return get_process(&survey->slots[index], kind)->trouble != TROUBLE_NO_PROCESS;
+		look_at(survey, survey->slots[index].process[kind].not_before);
+		return survey->slots[index].process[kind].trouble != TROUBLE_NO_PROCESS;
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	started[kind][index] = kind == COMPACTOR ? topics_compactor_start(index, database) :
+	started[kind][index] = kind == SERVE_COMPACTOR ? topics_compactor_start(index, database) :
 		start_worker(database);
 	MemoryContextSwitchTo(old);
 	if (started[kind][index] != NULL)
@@ -505,8 +498,8 @@ choose_to_leave(Survey *survey, int kind)
 	for (int i = 0; i < MAX_WORKERS; i++)
 	{
 		const WorkerSlot *slot = &survey->slots[i];
-		const ServeProcess *process = get_process(slot, kind);
-		bool		rests = kind == WORKER && slot->busy_since == 0;
+		const ServeProcess *process = &slot->process[kind];
+		bool		rests = kind == SERVE_WORKER && slot->busy_since == 0;
 		MonotonicTime until = process->since +
 			(rests ? IDLE_PLACE_MS : BUSY_PLACE_MS) * INT64CONST(1000);
 
@@ -516,7 +509,7 @@ choose_to_leave(Survey *survey, int kind)
 			look_at(survey, until);
 		else if (result < 0 || (rests && !result_rests) ||
 				 (rests == result_rests &&
-				  process->since < get_process(&survey->slots[result], kind)->since))
+				  process->since < survey->slots[result].process[kind].since))
 		{
 			result = i;
 			result_rests = rests;
@@ -531,7 +524,7 @@ make_room(Survey *survey, int kind, int wanted)
 {
 	for (int i = 0; i < MAX_WORKERS; i++)
 	{
-		const ServeProcess *process = get_process(&survey->slots[i], kind);
+		const ServeProcess *process = &survey->slots[i].process[kind];
 
 		/* it is on its way, or has been asked */
 		if (is_taken(survey, kind, i) && process->pid == 0)
@@ -550,7 +543,7 @@ make_room(Survey *survey, int kind, int wanted)
 
 		if (index < 0)
 			return;
-		topics_worker_registry_ask_to_leave(index, kind == COMPACTOR);
+		topics_worker_registry_ask_to_leave(index, kind);
 		topics_worker_registry_read_at(index, &survey->slots[index]);
 	}
 }
@@ -559,7 +552,7 @@ make_room(Survey *survey, int kind, int wanted)
 static void
 give_places(Survey *survey, int kind)
 {
-	int			most = kind == WORKER ? pg_topics_max_workers : pg_topics_max_compactors;
+	int			most = count_places(kind);
 	Waiter	   *waiters = palloc(sizeof(Waiter) * MAX_WORKERS);
 	int			count = collect_waiters(survey, kind, waiters);
 	int			waiting = 0;
@@ -570,12 +563,12 @@ give_places(Survey *survey, int kind)
 		int			index = waiters[i].index;
 		bool		place = survey->taken[kind] < most;
 
-		topics_worker_registry_want(index, kind == COMPACTOR,
+		topics_worker_registry_want(index, kind,
 									place ? TROUBLE_NONE : TROUBLE_NO_PLACE);
 		if (place && any)
 			any = start_process(survey, kind, index);
-		else if (place && kind == WORKER)
-			topics_worker_registry_want(index, false, TROUBLE_NO_PROCESS);
+		else if (place && kind == SERVE_WORKER)
+			topics_worker_registry_want(index, kind, TROUBLE_NO_PROCESS);
 		if (!place || !any)
 			waiting++;
 	}
@@ -592,14 +585,14 @@ give_places(Survey *survey, int kind)
 static void
 report_if_hung(const WorkerSlot *slot, int index, int kind)
 {
-	const ServeProcess *process = get_process(slot, kind);
+	const ServeProcess *process = &slot->process[kind];
 
 	if (!topics_worker_life_is_hung(process) || reported[kind][index] == process->pid)
 		return;
 	reported[kind][index] = process->pid;
 	ereport(LOG,
 			(errmsg("pg_topics: the %s of database \"%s\", process %d, does not answer",
-					kind == COMPACTOR ? "compactor" : "worker",
+					topics_worker_slot_name(kind),
 					read_database_name(slot->database), (int) process->pid),
 			 errdetail("It was stopped, or hangs in the operating system. What the database wants of it is not done."),
 			 errhint("Look at it with tools of the operating system; the view topics.worker tells when it answers again.")));
@@ -611,7 +604,11 @@ ask_processes(Survey *survey)
 {
 	static MonotonicTime ask_at = 0;
 
-	if (survey->taken[WORKER] + survey->taken[COMPACTOR] == 0)
+	int			taken = 0;
+
+	for (int kind = 0; kind < SERVE_KINDS; kind++)
+		taken += survey->taken[kind];
+	if (taken == 0)
 		return;
 	if (ask_at <= survey->now)
 	{
@@ -619,10 +616,11 @@ ask_processes(Survey *survey)
 		{
 			WorkerSlot *slot = topics_worker_registry_at(i);
 
-			topics_worker_life_ask(&slot->worker);
-			topics_worker_life_ask(&slot->compactor);
-			for (int kind = 0; kind < KINDS; kind++)
+			for (int kind = 0; kind < SERVE_KINDS; kind++)
+			{
+				topics_worker_life_ask(&slot->process[kind]);
 				report_if_hung(&survey->slots[i], i, kind);
+			}
 		}
 		ask_at = survey->now + ASK_MS * INT64CONST(1000);
 	}
@@ -682,9 +680,9 @@ look_around(void)
 
 	survey.slots = palloc(sizeof(WorkerSlot) * MAX_WORKERS);
 	look_at_databases(&survey);
-	give_places(&survey, COMPACTOR);
+	give_places(&survey, SERVE_COMPACTOR);
 	read_slots(&survey);
-	give_places(&survey, WORKER);
+	give_places(&survey, SERVE_WORKER);
 	ask_processes(&survey);
 	return choose_nap(&survey);
 }

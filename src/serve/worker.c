@@ -78,7 +78,7 @@ static void
 leave_worker_slot(int code, Datum arg)
 {
 	if (topics_background_is_told_to_end())
-		topics_backoff_excuse(false);
+		topics_backoff_excuse(SERVE_WORKER);
 	topics_notify_give_back();
 	topics_worker_slot_leave(worker_slot);
 }
@@ -164,7 +164,7 @@ static bool
 gives_way(void)
 {
 	return !topics_compact_is_running() &&
-		topics_worker_slot_is_asked_to_leave(worker_slot, false);
+		topics_worker_slot_is_asked_to_leave(worker_slot, SERVE_WORKER);
 }
 
 /* Return true if somebody waits for this worker. */
@@ -270,7 +270,7 @@ arrange_compaction(MemoryContext cxt)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(cxt);
 
-	if (topics_worker_slot_want_compactor(worker_slot, wanted != NIL) || wanted == NIL)
+	if (topics_worker_slot_want(worker_slot, SERVE_COMPACTOR, wanted != NIL) || wanted == NIL)
 	{
 		topics_compact_abandon();
 		return;
@@ -363,7 +363,7 @@ run_round(bool full)
 		if (looked)
 			arrange_compaction(cxt);
 		else
-			(void) topics_worker_slot_want_compactor(worker_slot, false);
+			(void) topics_worker_slot_want(worker_slot, SERVE_COMPACTOR, false);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
@@ -512,7 +512,7 @@ topics_worker_main(Datum main_arg)
 	topics_background_connect(database);
 	topics_pace_limit(&pg_topics_compaction_rate);
 
-	topics_backoff_take_over(false);
+	topics_backoff_take_over(SERVE_WORKER);
 	/* for what comes due by itself nobody has asked, and nobody comes back */
 	if (topics_worker_slot_take_round_wanted(worker_slot) || !worker_slot->is_confirmed)
 		last_asked = topics_clock_now();

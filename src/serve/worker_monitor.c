@@ -133,12 +133,12 @@ describe_state(const WorkerSlot *worker, MonotonicTime due, MonotonicTime *since
 {
 	bool		launcher = topics_worker_registry_launcher()->pid != 0;
 
-	*since = worker->wanted_since;
-	if (worker->worker.pid != 0)
+	*since = worker->wanted_since[SERVE_WORKER];
+	if (worker->process[SERVE_WORKER].pid != 0)
 	{
-		bool		hung = topics_worker_life_is_hung(&worker->worker);
+		bool		hung = topics_worker_life_is_hung(&worker->process[SERVE_WORKER]);
 
-		*since = hung ? worker->worker.asked_at : worker->busy_since;
+		*since = hung ? worker->process[SERVE_WORKER].asked_at : worker->busy_since;
 		return hung ? "hung" : worker->busy_since != 0 ? "busy" : "idle";
 	}
 	if (due > topics_clock_now())
@@ -146,10 +146,10 @@ describe_state(const WorkerSlot *worker, MonotonicTime due, MonotonicTime *since
 		*since = 0;
 		return "resting";
 	}
-	if (!launcher || worker->worker.trouble == TROUBLE_NO_PROCESS ||
+	if (!launcher || worker->process[SERVE_WORKER].trouble == TROUBLE_NO_PROCESS ||
 		(!OidIsValid(worker->database) && topics_worker_registry_is_full()))
 		return "missing";
-	return worker->worker.trouble == TROUBLE_NO_PLACE ? "waiting" : "starting";
+	return worker->process[SERVE_WORKER].trouble == TROUBLE_NO_PLACE ? "waiting" : "starting";
 }
 
 /* Put the worker into its columns. */
@@ -159,8 +159,8 @@ put_worker(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
 	MonotonicTime since;
 	const char *state = describe_state(worker, due, &since);
 
-	row->nulls[WORKER_PID] = worker->worker.pid == 0;
-	row->values[WORKER_PID] = Int32GetDatum(worker->worker.pid);
+	row->nulls[WORKER_PID] = worker->process[SERVE_WORKER].pid == 0;
+	row->values[WORKER_PID] = Int32GetDatum(worker->process[SERVE_WORKER].pid);
 	row->nulls[WORKER_STATE] = false;
 	row->values[WORKER_STATE] = CStringGetTextDatum(state);
 	put_moment(row, WORKER_STATE_SINCE, since);
@@ -266,7 +266,7 @@ describe_places(void)
 	for (int i = 0; i < MAX_WORKERS; i++)
 	{
 		const WorkerSlot *slot = topics_worker_registry_at(i);
-		char	   *name = slot->worker.pid != 0 && slot->database != MyDatabaseId ?
+		char	   *name = slot->process[SERVE_WORKER].pid != 0 && slot->database != MyDatabaseId ?
 			get_database_name(slot->database) : NULL;
 
 		if (name == NULL)
@@ -281,7 +281,7 @@ describe_places(void)
 static void
 add_lack_of_worker(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
 {
-	if (worker->worker.pid != 0 || due > topics_clock_now())
+	if (worker->process[SERVE_WORKER].pid != 0 || due > topics_clock_now())
 		return;
 	if (topics_worker_registry_launcher()->pid == 0)
 		add_trouble(row, "start", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -291,11 +291,11 @@ add_lack_of_worker(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
 		add_trouble(row, "start", ERRCODE_PROGRAM_LIMIT_EXCEEDED,
 					psprintf("all %d places for databases with the extension are taken", MAX_WORKERS),
 					"CALL topics.maintain() here regularly, or drop the extension in another database.");
-	else if (worker->worker.trouble == TROUBLE_NO_PROCESS)
+	else if (worker->process[SERVE_WORKER].trouble == TROUBLE_NO_PROCESS)
 		add_trouble(row, "start", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
 					"no background worker process is left",
 					"Raise max_worker_processes and restart the server.");
-	else if (worker->worker.trouble == TROUBLE_NO_PLACE)
+	else if (worker->process[SERVE_WORKER].trouble == TROUBLE_NO_PLACE)
 		add_trouble(row, "start", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
 					describe_places(),
 					topics_worker_registry_places_hang() ?
@@ -303,17 +303,17 @@ add_lack_of_worker(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
 					"It comes when another one rests, or in turn. Raise pg_topics.max_workers if this lasts.");
 }
 
-/* Add a process that does not answer. */
+/* Add a process that does not answer; of this database a kind, or not. */
 static void
 add_if_hung(WorkerRow *row, const ServeProcess *process, const char *name, bool in_database,
-			bool compactor)
+			ServeKind kind)
 {
 	WorkFailure note;
 	char	   *at = "";
 
 	if (!topics_worker_life_is_hung(process))
 		return;
-	if (in_database && topics_backoff_find_under_way(compactor, &note))
+	if (in_database && topics_backoff_find_under_way(kind, &note))
 	{
 		char	   *topic = get_rel_name(note.piece.view_relid);
 
@@ -340,9 +340,9 @@ add_troubles(WorkerRow *row, const WorkerSlot *worker, MonotonicTime due)
 		add_trouble(row, "load", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, LOADED_BEHIND_MESSAGE,
 					PRELOAD_HINT);
 	add_lack_of_worker(row, worker, due);
-	add_if_hung(row, topics_worker_registry_launcher(), "launcher", false, false);
-	add_if_hung(row, &worker->worker, "worker", true, false);
-	add_if_hung(row, &worker->compactor, "compactor", true, true);
+	add_if_hung(row, topics_worker_registry_launcher(), "launcher", false, SERVE_KINDS);
+	for (int kind = 0; kind < SERVE_KINDS; kind++)
+		add_if_hung(row, &worker->process[kind], topics_worker_slot_name(kind), true, kind);
 }
 
 /* Ask the processes whether they answer. */
@@ -354,8 +354,8 @@ ask_processes(void)
 	topics_worker_life_ask(topics_worker_registry_launcher());
 	if (slot == NULL)
 		return;
-	topics_worker_life_ask(&slot->worker);
-	topics_worker_life_ask(&slot->compactor);
+	for (int kind = 0; kind < SERVE_KINDS; kind++)
+		topics_worker_life_ask(&slot->process[kind]);
 }
 
 /* worker_status(): the rows of the view topics.worker */

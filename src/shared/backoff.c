@@ -580,19 +580,26 @@ topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *a
  * ----------------------------------------------------------------
  */
 
+/* Which process does a kind of work. */
+static ServeKind
+find_process(WorkKind kind)
+{
+	return kind == WORK_COMPACT ? SERVE_COMPACTOR : SERVE_WORKER;
+}
+
 /*
- * Find a note of this database's, of the worker or of the compactor, that says
- * "under way"; the caller holds the lock.
+ * Find a note of this database's, of a process's work, that says "under way";
+ * the caller holds the lock.
  */
 static WorkFailure *
-find_under_way(bool compactor)
+find_under_way(ServeKind kind)
 {
 	for (int i = 0; i < backoff->count; i++)
 	{
 		WorkFailure *failure = &backoff->failures[i];
 
 		if (failure->piece.database == MyDatabaseId && failure->under_way &&
-			(failure->piece.kind == WORK_COMPACT) == compactor)
+			find_process(failure->piece.kind) == kind)
 			return failure;
 	}
 	return NULL;
@@ -603,12 +610,12 @@ find_under_way(bool compactor)
  * one.
  */
 static bool
-count_unfinished(bool compactor, WorkFailure *result)
+count_unfinished(ServeKind kind, WorkFailure *result)
 {
 	WorkFailure *failure;
 
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
-	failure = find_under_way(compactor);
+	failure = find_under_way(kind);
 	if (failure)
 	{
 		count_failure(failure, 0, "the worker or the server ended during this work");
@@ -619,16 +626,16 @@ count_unfinished(bool compactor, WorkFailure *result)
 }
 
 /*
- * In a new worker, or compactor: what its predecessor did not come to an end
+ * In a new process: what its predecessor did not come to an end
  * of is a failure.
  */
 void
-topics_backoff_take_over(bool compactor)
+topics_backoff_take_over(ServeKind kind)
 {
 	WorkFailure failure;
 
 	StartTransactionCommand();
-	while (count_unfinished(compactor, &failure))
+	while (count_unfinished(kind, &failure))
 	{
 		char	   *topic = get_rel_name(failure.piece.view_relid);
 
@@ -644,16 +651,15 @@ topics_backoff_take_over(bool compactor)
 }
 
 /*
- * The worker, or the compactor, ends because it was told to: its piece of work
- * has not failed.
+ * A process ends because it was told to: its piece of work has not failed.
  */
 void
-topics_backoff_excuse(bool compactor)
+topics_backoff_excuse(ServeKind kind)
 {
 	WorkFailure *failure;
 
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
-	while ((failure = find_under_way(compactor)) != NULL)
+	while ((failure = find_under_way(kind)) != NULL)
 	{
 		failure->under_way = false;
 		if (failure->failures == 0)
@@ -758,16 +764,16 @@ topics_backoff_list(int *count)
 }
 
 /*
- * Find what the worker, or the compactor, of this database is at.  Return false
+ * Find what a process of this database is at.  Return false
  * if it is at nothing.
  */
 bool
-topics_backoff_find_under_way(bool compactor, WorkFailure *note)
+topics_backoff_find_under_way(ServeKind kind, WorkFailure *note)
 {
 	WorkFailure *found;
 
 	LWLockAcquire(notes_lock, LW_SHARED);
-	found = find_under_way(compactor);
+	found = find_under_way(kind);
 	if (found)
 		*note = *found;
 	LWLockRelease(notes_lock);

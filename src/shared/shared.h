@@ -216,6 +216,14 @@ typedef enum StartTrouble
 	TROUBLE_NO_PROCESS			/* the server has none to be had */
 } StartTrouble;
 
+/* The processes that a database may have. */
+typedef enum ServeKind
+{
+	SERVE_WORKER,
+	SERVE_COMPACTOR,
+	SERVE_KINDS
+} ServeKind;
+
 /*
  * One of our processes, as others see it: whether it is there, and whether it
  * answers.  A process is asked by SIGUSR2, whose handler does nothing but
@@ -249,14 +257,13 @@ typedef struct WorkDue
 } WorkDue;
 
 /*
- * A database's worker and compactor, in shared memory.  worker_registry.c has
+ * A database's processes, in shared memory.  worker_registry.c has
  * the spinlock that guards it, and alone touches what is in it.
  */
 typedef struct WorkerSlot
 {
 	Oid			database;		/* InvalidOid: free */
-	ServeProcess worker;
-	ServeProcess compactor;
+	ServeProcess process[SERVE_KINDS];
 	struct Latch *latch;		/* of the running worker */
 	bool		has_extension;	/* as of the last look of a worker */
 	bool		is_confirmed;	/* a worker has found it, and it is still
@@ -267,9 +274,8 @@ typedef struct WorkerSlot
 	bool		round_wanted;	/* somebody asks for a round now */
 	pg_atomic_uint32 changed;	/* the next regular round is wanted */
 	WorkDue		due;			/* as the last worker has left it */
-	MonotonicTime wanted_since; /* a worker is, and there is none; 0: it is
-								 * not */
-	MonotonicTime compaction_since; /* likewise a compactor */
+	MonotonicTime wanted_since[SERVE_KINDS];	/* a process is, and there is
+												 * none; 0: it is not */
 	MonotonicTime notify_not_before;	/* no notification until then */
 
 	/* what was done */
@@ -412,20 +418,21 @@ extern SlotClaim topics_worker_registry_claim_slot(Oid database);
 extern bool topics_worker_registry_is_full(void);
 extern bool topics_worker_registry_is_vacant(Oid database);
 extern void topics_worker_registry_forget(Oid database);
-extern void topics_worker_registry_want(int index, bool compactor, StartTrouble trouble);
-extern bool topics_worker_registry_begin_start(int index, bool compactor);
-extern void topics_worker_registry_end_start(int index, bool compactor, bool no_process);
+extern void topics_worker_registry_want(int index, ServeKind kind, StartTrouble trouble);
+extern bool topics_worker_registry_begin_start(int index, ServeKind kind);
+extern void topics_worker_registry_end_start(int index, ServeKind kind, bool no_process);
 extern void topics_worker_registry_forget_lack(void);
-extern void topics_worker_registry_ask_to_leave(int index, bool compactor);
+extern void topics_worker_registry_ask_to_leave(int index, ServeKind kind);
 extern void topics_worker_registry_ask_for_round(int index);
 extern bool topics_worker_registry_claim_hint(WorkerHint hint);
 
 /* ---- worker_slot.c ---- */
 
+extern const char *topics_worker_slot_name(ServeKind kind);
 extern WorkerSlot *topics_worker_slot_enter(Oid database);
 extern bool topics_worker_slot_rest(WorkerSlot *slot, const WorkDue *due);
 extern void topics_worker_slot_leave(WorkerSlot *slot);
-extern bool topics_worker_slot_is_asked_to_leave(const WorkerSlot *slot, bool compactor);
+extern bool topics_worker_slot_is_asked_to_leave(const WorkerSlot *slot, ServeKind kind);
 extern uint32 topics_worker_slot_changes(void);
 extern void topics_worker_slot_note_extension(WorkerSlot *slot);
 extern bool topics_worker_slot_note_no_extension(WorkerSlot *slot, uint32 changes);
@@ -438,10 +445,10 @@ extern void topics_worker_slot_note_busy(WorkerSlot *slot, bool busy);
 extern void topics_worker_slot_note_notified(WorkerSlot *slot, int interval_ms);
 extern uint32 topics_worker_slot_role_changes(void);
 extern void topics_worker_slot_note_roles_followed(WorkerSlot *slot, uint32 role_changes);
-extern bool topics_worker_slot_want_compactor(WorkerSlot *slot, bool wanted);
-extern bool topics_worker_slot_enter_compactor(WorkerSlot *slot, Oid database);
-extern void topics_worker_slot_take_compaction(WorkerSlot *slot);
-extern void topics_worker_slot_leave_compactor(WorkerSlot *slot, bool wanted);
+extern bool topics_worker_slot_want(WorkerSlot *slot, ServeKind kind, bool wanted);
+extern bool topics_worker_slot_enter_as(WorkerSlot *slot, ServeKind kind, Oid database);
+extern void topics_worker_slot_take_wish(WorkerSlot *slot, ServeKind kind);
+extern void topics_worker_slot_leave_as(WorkerSlot *slot, ServeKind kind, bool finished);
 
 /* ---- worker_life.c ---- */
 
@@ -555,14 +562,14 @@ extern MonotonicTime topics_backoff_next_try(Oid database, MonotonicTime after, 
 extern bool topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *arg);
 extern void topics_backoff_step(WorkStep step);
 extern const char *topics_backoff_step_name(WorkStep step);
-extern void topics_backoff_take_over(bool compactor);
-extern void topics_backoff_excuse(bool compactor);
+extern void topics_backoff_take_over(ServeKind kind);
+extern void topics_backoff_excuse(ServeKind kind);
 extern void topics_backoff_reset(Oid view_relid);
 extern void topics_backoff_forget_untried(MonotonicTime began);
 extern void topics_backoff_forget_database(void);
 extern void topics_backoff_keep_databases(List *databases);
 extern WorkFailure *topics_backoff_list(int *count);
-extern bool topics_backoff_find_under_way(bool compactor, WorkFailure *note);
+extern bool topics_backoff_find_under_way(ServeKind kind, WorkFailure *note);
 
 /* ---- delay.c ---- */
 

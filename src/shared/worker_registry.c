@@ -137,12 +137,14 @@ find_slot(Oid database)
 	return NULL;
 }
 
-/* Return true if neither process is there, nor on its way. */
+/* Return true if no process is there, nor on its way. */
 static bool
 is_vacant(const WorkerSlot *slot)
 {
-	return slot->worker.pid == 0 && !slot->worker.starting &&
-		slot->compactor.pid == 0 && !slot->compactor.starting;
+	for (int kind = 0; kind < SERVE_KINDS; kind++)
+		if (slot->process[kind].pid != 0 || slot->process[kind].starting)
+			return false;
+	return true;
 }
 
 /*
@@ -255,13 +257,6 @@ topics_worker_registry_at(int index)
 	return &topics_worker_registry->slots[index];
 }
 
-/* One of a slot's processes. */
-static ServeProcess *
-get_process(WorkerSlot *slot, bool compactor)
-{
-	return compactor ? &slot->compactor : &slot->worker;
-}
-
 /* ----------------------------------------------------------------
  *		To wake
  * ----------------------------------------------------------------
@@ -274,10 +269,10 @@ get_process(WorkerSlot *slot, bool compactor)
 static Latch *
 find_latch(WorkerSlot *slot)
 {
-	if (slot->worker.pid != 0)
+	if (slot->process[SERVE_WORKER].pid != 0)
 		return slot->latch;
-	if (slot->wanted_since == 0)
-		slot->wanted_since = topics_clock_now();
+	if (slot->wanted_since[SERVE_WORKER] == 0)
+		slot->wanted_since[SERVE_WORKER] = topics_clock_now();
 	return topics_worker_registry->launcher_latch;
 }
 
@@ -362,7 +357,7 @@ topics_worker_registry_note_change(void)
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot = use_slot(slot);
 	/* a worker that is there comes to it by itself */
-	if (slot != NULL && pg_atomic_exchange_u32(&slot->changed, 1) == 0 && slot->worker.pid == 0)
+	if (slot != NULL && pg_atomic_exchange_u32(&slot->changed, 1) == 0 && slot->process[SERVE_WORKER].pid == 0)
 		latch = topics_worker_registry->launcher_latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_set_latch(latch);
@@ -422,8 +417,8 @@ topics_worker_registry_note_extension(void)
  */
 
 /*
- * A command needs the database for itself: end its worker and its compactor,
- * and let none enter before topics_worker_registry_come_back.  Return true if
+ * A command needs the database for itself: end its processes, and let none
+ * enter before topics_worker_registry_come_back.  Return true if
  * the database has a slot, and so something to come back.
  *
  * This does not wait for them to end.  The command does, as it waits for any
@@ -434,22 +429,20 @@ bool
 topics_worker_registry_give_way(Oid database)
 {
 	WorkerSlot *slot;
-	pid_t		pid = 0;
-	pid_t		compactor = 0;
+	pid_t		pids[SERVE_KINDS] = {0};
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot = find_slot(database);
 	if (slot != NULL)
 	{
-		pid = slot->worker.pid;
-		compactor = slot->compactor.pid;
+		for (int kind = 0; kind < SERVE_KINDS; kind++)
+			pids[kind] = slot->process[kind].pid;
 		slot->commands++;
 	}
 	SpinLockRelease(&topics_worker_registry->mutex);
-	if (pid != 0)
-		kill(pid, SIGTERM);
-	if (compactor != 0)
-		kill(compactor, SIGTERM);
+	for (int kind = 0; kind < SERVE_KINDS; kind++)
+		if (pids[kind] != 0)
+			kill(pids[kind], SIGTERM);
 	return slot != NULL;
 }
 
@@ -464,8 +457,11 @@ topics_worker_registry_come_back(Oid database)
 	/* its slot may have been given up, with the database */
 	if (slot != NULL && slot->commands > 0 && --slot->commands == 0)
 	{
-		slot->worker.not_before = slot->compactor.not_before = 0;
-		slot->worker.futile = slot->compactor.futile = 0;
+		for (int kind = 0; kind < SERVE_KINDS; kind++)
+		{
+			slot->process[kind].not_before = 0;
+			slot->process[kind].futile = 0;
+		}
 		/* another one may have its OID by now */
 		slot->has_extension = true;
 	}
@@ -496,7 +492,7 @@ topics_worker_registry_places_hang(void)
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	for (int i = 0; i < MAX_WORKERS; i++)
-		hung += topics_worker_life_is_hung(&topics_worker_registry->slots[i].worker);
+		hung += topics_worker_life_is_hung(&topics_worker_registry->slots[i].process[SERVE_WORKER]);
 	SpinLockRelease(&topics_worker_registry->mutex);
 	return hung >= pg_topics_max_workers;
 }
@@ -511,10 +507,10 @@ topics_worker_registry_serves(Oid database)
 	WorkerSlot	slot;
 
 	if (!topics_worker_registry_read(database, &slot) ||
-		topics_worker_life_is_hung(&slot.worker))
+		topics_worker_life_is_hung(&slot.process[SERVE_WORKER]))
 		return false;
-	return slot.worker.pid != 0 ||
-		(slot.has_extension && slot.worker.trouble != TROUBLE_NO_PROCESS &&
+	return slot.process[SERVE_WORKER].pid != 0 ||
+		(slot.has_extension && slot.process[SERVE_WORKER].trouble != TROUBLE_NO_PROCESS &&
 		 !topics_worker_registry_places_hang() &&
 		 topics_worker_registry->launcher.pid != 0 && !topics_worker_life_is_hung(&topics_worker_registry->launcher));
 }
@@ -538,7 +534,8 @@ topics_worker_registry_enter_launcher(void)
 	topics_worker_registry->look_again = true;
 	/* what an earlier launcher has started has come by now, or never will */
 	for (int i = 0; i < MAX_WORKERS; i++)
-		topics_worker_registry->slots[i].worker.starting = topics_worker_registry->slots[i].compactor.starting = false;
+		for (int kind = 0; kind < SERVE_KINDS; kind++)
+			topics_worker_registry->slots[i].process[kind].starting = false;
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
@@ -610,7 +607,7 @@ topics_worker_registry_is_full(void)
 	return full;
 }
 
-/* Return true if a database has neither worker nor compactor. */
+/* Return true if a database has none of our processes. */
 bool
 topics_worker_registry_is_vacant(Oid database)
 {
@@ -642,17 +639,17 @@ topics_worker_registry_forget(Oid database)
  * trouble.  It counts from the first time on.
  */
 void
-topics_worker_registry_want(int index, bool compactor, StartTrouble trouble)
+topics_worker_registry_want(int index, ServeKind kind, StartTrouble trouble)
 {
 	WorkerSlot *slot = &topics_worker_registry->slots[index];
 	MonotonicTime now = topics_clock_now();
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	if (slot->worker.pid == 0 && !compactor && slot->wanted_since == 0)
-		slot->wanted_since = now;
+	if (slot->process[kind].pid == 0 && slot->wanted_since[kind] == 0)
+		slot->wanted_since[kind] = now;
 	/* that there is no process is known until one was started */
-	if (get_process(slot, compactor)->trouble != TROUBLE_NO_PROCESS)
-		get_process(slot, compactor)->trouble = trouble;
+	if (slot->process[kind].trouble != TROUBLE_NO_PROCESS)
+		slot->process[kind].trouble = trouble;
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
@@ -663,10 +660,10 @@ topics_worker_registry_want(int index, bool compactor, StartTrouble trouble)
  * whose files are damaged.
  */
 bool
-topics_worker_registry_begin_start(int index, bool compactor)
+topics_worker_registry_begin_start(int index, ServeKind kind)
 {
 	WorkerSlot *slot = &topics_worker_registry->slots[index];
-	ServeProcess *process = get_process(slot, compactor);
+	ServeProcess *process = &slot->process[kind];
 	MonotonicTime now = topics_clock_now();
 	bool		result;
 
@@ -689,9 +686,9 @@ topics_worker_registry_begin_start(int index, bool compactor)
  * has ended before.
  */
 void
-topics_worker_registry_end_start(int index, bool compactor, bool no_process)
+topics_worker_registry_end_start(int index, ServeKind kind, bool no_process)
 {
-	ServeProcess *process = get_process(&topics_worker_registry->slots[index], compactor);
+	ServeProcess *process = &topics_worker_registry->slots[index].process[kind];
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	process->starting = false;
@@ -716,24 +713,23 @@ topics_worker_registry_forget_lack(void)
 	{
 		WorkerSlot *slot = &topics_worker_registry->slots[i];
 
-		if (slot->worker.trouble == TROUBLE_NO_PROCESS)
-			slot->worker.not_before = 0;
-		if (slot->compactor.trouble == TROUBLE_NO_PROCESS)
-			slot->compactor.not_before = 0;
+		for (int kind = 0; kind < SERVE_KINDS; kind++)
+			if (slot->process[kind].trouble == TROUBLE_NO_PROCESS)
+				slot->process[kind].not_before = 0;
 	}
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
 /* Ask a process to give its place to another database's. */
 void
-topics_worker_registry_ask_to_leave(int index, bool compactor)
+topics_worker_registry_ask_to_leave(int index, ServeKind kind)
 {
 	WorkerSlot *slot = &topics_worker_registry->slots[index];
 	Latch	   *latch = NULL;
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	get_process(slot, compactor)->leave = true;
-	if (!compactor)
+	slot->process[kind].leave = true;
+	if (kind == SERVE_WORKER)
 		latch = slot->latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_set_latch(latch);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * worker_slot.c
- *		What a worker, or a compactor, says in its slot of the registry.
+ *		What a worker, or another process, says in its slot of the registry.
  *
  * A worker enters its slot before it connects to the database, and leaves it by
  * one of three ways: it rests, since there is nothing to be done or others want
@@ -23,6 +23,18 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "shared/worker_registry.h"
+
+/* What a kind of process is called. */
+const char *
+topics_worker_slot_name(ServeKind kind)
+{
+	static const char *const names[] = {
+		[SERVE_WORKER] = "worker",
+		[SERVE_COMPACTOR] = "compactor"
+	};
+
+	return names[kind];
+}
 
 /* This process has come; the caller holds the mutex. */
 static void
@@ -47,16 +59,16 @@ topics_worker_slot_enter(Oid database)
 
 	if (slot == NULL)
 		return NULL;
-	topics_worker_life_begin(&slot->worker);
+	topics_worker_life_begin(&slot->process[SERVE_WORKER]);
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	if (slot->database == database && slot->worker.pid == 0 && slot->commands == 0)
+	if (slot->database == database && slot->process[SERVE_WORKER].pid == 0 && slot->commands == 0)
 	{
-		enter_process(&slot->worker);
+		enter_process(&slot->process[SERVE_WORKER]);
 		slot->latch = MyLatch;
-		slot->wanted_since = 0;
-		slot->busy_since = slot->worker.since;
+		slot->wanted_since[SERVE_WORKER] = 0;
+		slot->busy_since = slot->process[SERVE_WORKER].since;
 		if (slot->full_began == 0)
-			slot->full_began = slot->worker.since;
+			slot->full_began = slot->process[SERVE_WORKER].since;
 	}
 	else
 		slot = NULL;
@@ -68,8 +80,8 @@ topics_worker_slot_enter(Oid database)
 static void
 clear_worker(WorkerSlot *slot)
 {
-	slot->worker.pid = 0;
-	slot->worker.leave = false;
+	slot->process[SERVE_WORKER].pid = 0;
+	slot->process[SERVE_WORKER].leave = false;
 	slot->latch = NULL;
 	slot->busy_since = 0;
 }
@@ -85,11 +97,11 @@ topics_worker_slot_rest(WorkerSlot *slot, const WorkDue *due)
 	bool		rests;
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	rests = slot->worker.leave || !slot->round_wanted;
+	rests = slot->process[SERVE_WORKER].leave || !slot->round_wanted;
 	if (rests)
 	{
 		slot->due = *due;
-		slot->worker.not_before = 0;
+		slot->process[SERVE_WORKER].not_before = 0;
 		clear_worker(slot);
 	}
 	SpinLockRelease(&topics_worker_registry->mutex);
@@ -106,7 +118,7 @@ topics_worker_slot_leave(WorkerSlot *slot)
 	Latch	   *latch;
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	if (slot->worker.pid == MyProcPid)
+	if (slot->process[SERVE_WORKER].pid == MyProcPid)
 	{
 		slot->round_wanted = true;
 		slot->notify_not_before = 0;
@@ -120,12 +132,12 @@ topics_worker_slot_leave(WorkerSlot *slot)
 
 /* Return true if the launcher wants the place of this process. */
 bool
-topics_worker_slot_is_asked_to_leave(const WorkerSlot *slot, bool compactor)
+topics_worker_slot_is_asked_to_leave(const WorkerSlot *slot, ServeKind kind)
 {
 	bool		leave;
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	leave = compactor ? slot->compactor.leave : slot->worker.leave;
+	leave = slot->process[kind].leave;
 	SpinLockRelease(&topics_worker_registry->mutex);
 	return leave;
 }
@@ -148,7 +160,7 @@ topics_worker_slot_note_extension(WorkerSlot *slot)
 {
 	SpinLockAcquire(&topics_worker_registry->mutex);
 	slot->is_confirmed = true;
-	slot->worker.futile = 0;
+	slot->process[SERVE_WORKER].futile = 0;
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
@@ -167,9 +179,10 @@ topics_worker_slot_note_no_extension(WorkerSlot *slot, uint32 changes)
 	if (holds)
 	{
 		slot->has_extension = slot->is_confirmed = false;
-		slot->compaction_since = 0;
-		slot->worker.not_before = 0;
-		slot->worker.futile = 0;
+		for (int kind = SERVE_WORKER + 1; kind < SERVE_KINDS; kind++)
+			slot->wanted_since[kind] = 0;
+		slot->process[SERVE_WORKER].not_before = 0;
+		slot->process[SERVE_WORKER].futile = 0;
 		/* so that the first who changes something says so */
 		pg_atomic_write_u32(&slot->changed, 0);
 		clear_worker(slot);
@@ -284,79 +297,88 @@ topics_worker_slot_note_roles_followed(WorkerSlot *slot, uint32 role_changes)
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
+/* Return true if a database can have a process of a kind. */
+static bool
+may_come(ServeKind kind)
+{
+	return kind != SERVE_COMPACTOR || pg_topics_max_compactors > 0;
+}
+
 /*
- * The worker has found that there is something to be compacted, or nothing.
- * Return false if there is no process that will, so that it has to itself.
+ * The worker has found that there is something to be done by another process,
+ * or nothing.  Return false if there is none that will, so that it has to
+ * itself.
  */
 bool
-topics_worker_slot_want_compactor(WorkerSlot *slot, bool wanted)
+topics_worker_slot_want(WorkerSlot *slot, ServeKind kind, bool wanted)
 {
+	const ServeProcess *process = &slot->process[kind];
 	MonotonicTime now = topics_clock_now();
 	Latch	   *latch = NULL;
 	bool		will;
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	if (wanted && slot->compaction_since == 0)
+	if (wanted && slot->wanted_since[kind] == 0)
 	{
-		slot->compaction_since = now;
+		slot->wanted_since[kind] = now;
 		latch = topics_worker_registry->launcher_latch;
 	}
 	else if (!wanted)
-		slot->compaction_since = 0;
-	will = slot->compactor.pid != 0 || slot->compactor.starting ||
-		(pg_topics_max_compactors > 0 && slot->compactor.trouble != TROUBLE_NO_PROCESS);
+		slot->wanted_since[kind] = 0;
+	will = process->pid != 0 || process->starting ||
+		(may_come(kind) && process->trouble != TROUBLE_NO_PROCESS);
 	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_set_latch(latch);
 	return will;
 }
 
 /*
- * This process is the compactor of the database, whose slot this was.  Return
- * false if there is a compactor already, or must not be one now.
+ * This process is the one of its kind of the database, whose slot this was.
+ * Return false if there is one already, or must not be one now.
  */
 bool
-topics_worker_slot_enter_compactor(WorkerSlot *slot, Oid database)
+topics_worker_slot_enter_as(WorkerSlot *slot, ServeKind kind, Oid database)
 {
 	bool		entered = false;
 
-	topics_worker_life_begin(&slot->compactor);
+	topics_worker_life_begin(&slot->process[kind]);
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	if (slot->database == database && slot->compactor.pid == 0 && slot->commands == 0)
+	if (slot->database == database && slot->process[kind].pid == 0 && slot->commands == 0)
 	{
-		enter_process(&slot->compactor);
+		enter_process(&slot->process[kind]);
 		entered = true;
 	}
 	SpinLockRelease(&topics_worker_registry->mutex);
 	return entered;
 }
 
-/* The compactor is about to look: what is wanted from now on, is wanted anew. */
+/* Such a process is about to look: what is wanted from now on, is wanted anew. */
 void
-topics_worker_slot_take_compaction(WorkerSlot *slot)
+topics_worker_slot_take_wish(WorkerSlot *slot, ServeKind kind)
 {
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	slot->compaction_since = 0;
-	slot->compactor.futile = 0;
+	slot->wanted_since[kind] = 0;
+	slot->process[kind].futile = 0;
 	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
 /*
- * The compactor ends; "finished" if it has done all.  Else there is to be
+ * Such a process ends; "finished" if it has done all.  Else there is to be
  * another one.
  */
 void
-topics_worker_slot_leave_compactor(WorkerSlot *slot, bool finished)
+topics_worker_slot_leave_as(WorkerSlot *slot, ServeKind kind, bool finished)
 {
 	MonotonicTime now = topics_clock_now();
 	Latch	   *latch;
 
 	SpinLockAcquire(&topics_worker_registry->mutex);
-	slot->compactor.pid = 0;
-	slot->compactor.leave = false;
+	slot->process[kind].pid = 0;
+	slot->process[kind].leave = false;
 	if (finished)
-		slot->compactor.not_before = 0;
-	else if (slot->compaction_since == 0)
-		slot->compaction_since = now;
+		slot->process[kind].not_before = 0;
+	else if (slot->wanted_since[kind] == 0)
+		slot->wanted_since[kind] = now;
 	latch = topics_worker_registry->launcher_latch;
 	SpinLockRelease(&topics_worker_registry->mutex);
 	topics_worker_registry_set_latch(latch);
