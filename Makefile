@@ -17,7 +17,8 @@ ISOLATION = $(call names_of,test/isolation/specs/*.spec)
 ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation --outputdir=output_iso
 EXTRA_CLEAN = output_iso tmp_check
 
-PG_CPPFLAGS = -I$(srcdir)/src
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
+SHLIB_LINK = $(libpq)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 # for tests that stop processes at the steps of an operation (test/test_point.c)
 ifdef TEST_POINTS

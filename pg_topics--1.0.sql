@@ -86,6 +86,17 @@ CREATE TABLE topic_log.role (
 );
 COMMENT ON TABLE topic_log.role IS 'The roles that topics.create_roles() has made. One counts as long as name, OID and cluster are as here; not dumped, since OIDs are of one cluster';
 
+CREATE TABLE topic_log.cluster (
+	node text NOT NULL,
+	leader text NOT NULL,
+	leader_conninfo text,
+	leader_advertised_conninfo text,
+	cluster_id text NOT NULL,
+	system_identifier bigint NOT NULL,
+	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
+);
+COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';
+
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.partition', '');
@@ -458,6 +469,51 @@ COMMENT ON PROCEDURE topics.roll_segment(text, integer) IS
 'Begins a new segment in one or all partitions of a topic now, if the active one has records, and seals the old one. For the topic''s owner.
 Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner, 22023 no such partition';
 
+-- ======================================================================
+-- Several nodes
+-- ======================================================================
+
+CREATE VIEW topic_log.topic_description AS
+SELECT 'topic/' || t.topic_id AS key, jsonb_build_object('topic', v.relname, 'uuid', t.notify_key, 'partitions', t.partitions,
+	'key_type', format_type(k.atttypid, k.atttypmod), 'value_type', format_type(w.atttypid, w.atttypmod),
+	'owner', pg_get_userbyid(v.relowner), 'settings', to_jsonb(t) - '{topic_id,view,partitions,notify_key}'::text[],
+	'grants', (SELECT coalesce(jsonb_agg(g ORDER BY g::text), '[]') FROM (SELECT jsonb_build_object(
+		'grantee', CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END, 'privilege', privilege_type, 'grantable', bool_or(is_grantable))
+		FROM aclexplode(coalesce(v.relacl, acldefault('r', v.relowner))) WHERE privilege_type <> 'MAINTAIN'
+		GROUP BY grantee, privilege_type) a(g))) AS value
+FROM topic_log.topic t JOIN pg_class v ON v.oid = t.view
+JOIN pg_class r ON r.relname = 't' || t.topic_id AND r.relnamespace = 'topic_log'::regnamespace
+JOIN pg_attribute k ON k.attrelid = r.oid AND k.attname = 'key' JOIN pg_attribute w ON w.attrelid = r.oid AND w.attname = 'value'
+WHERE v.relname <> '__cluster_metadata';
+COMMENT ON COLUMN topic_log.topic_description.key IS 'topic/ and the topic''s id';
+COMMENT ON COLUMN topic_log.topic_description.value IS 'Name, notify_key, partitions, types, owner, settings and grants';
+COMMENT ON VIEW topic_log.topic_description IS 'What a cluster''s nodes agree on of each topic, as it is in this database, under the keys of __cluster_metadata';
+
+CREATE FUNCTION topics.create_cluster(node text, conninfo text, advertised_conninfo text DEFAULT NULL) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_cluster';
+COMMENT ON FUNCTION topics.create_cluster(text, text, text) IS 'Makes this database the first node of a cluster, which leads; its topics stay as they are. node: from 1 to 40 lower-case letters, digits and underscores. conninfo: how other nodes reach it, for superusers only to see. advertised_conninfo: where clients find it, by default host, port and dbname of conninfo. Superusers only. Raises 42710 in a cluster, 42602 for a bad name, 22023 for a bad conninfo (Kafka: advertised.listeners, node.id)';
+
+CREATE PROCEDURE topics.add_node(node text, conninfo text, advertised_conninfo text DEFAULT NULL)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_add_node';
+COMMENT ON PROCEDURE topics.add_node(text, text, text) IS 'Adds a database as a node, on the node that leads: the database has the extension, and no topics; it gets all of the cluster''s and follows. It connects as a superuser by conninfo. Can be called again after any failure. Raises TP004 on a follower, 55000 if the database has topics, 0A000 for another encoding, TP005 for another version, 25001 inside a transaction block, errors of class 08 if it cannot be reached (Kafka: a broker that joins)';
+
+CREATE PROCEDURE topics.remove_node(node text)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_remove_node';
+COMMENT ON PROCEDURE topics.remove_node(text) IS 'Removes a node that follows, on the node that leads. If the node can be reached it keeps its topics, and leads them itself from then on; otherwise a WARNING says so. Raises TP004 on a follower, 42704 for an unknown node, 55000 for the node that leads, 25001 inside a transaction block (Kafka: a broker that is unregistered)';
+
+CREATE FUNCTION topic_log.join_cluster(node text, leader text, cluster_id text, conninfo text, advertised_conninfo text, topic_id text, notify_key text) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_join_cluster';
+COMMENT ON FUNCTION topic_log.join_cluster(text, text, text, text, text, text, text) IS 'Makes this database a follower; called by the node that leads, see topics.add_node';
+
+CREATE FUNCTION topic_log.leave_cluster() RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leave_cluster';
+COMMENT ON FUNCTION topic_log.leave_cluster() IS 'Takes this database out of its cluster: it leads its topics itself. Called by the node that leads, see topics.remove_node; by hand where that could not be';
+
+CREATE FUNCTION topic_log.replica_state(node text, topic_ids bigint[], partitions integer[], log_ends bigint[],
+	OUT topic_id bigint, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_replica_state';
+COMMENT ON FUNCTION topic_log.replica_state(text, bigint[], integer[], bigint[]) IS 'Where the logs of all partitions start and end, for the node that asks: for roles with the attribute REPLICATION';
+
 CREATE FUNCTION topics.create_roles(take_over boolean DEFAULT false) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_roles';
 COMMENT ON FUNCTION topics.create_roles(boolean) IS
@@ -488,6 +544,18 @@ CREATE FUNCTION topic_log.broken_status(
 	OUT hint text) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_broken_status';
 COMMENT ON FUNCTION topic_log.broken_status() IS 'The rows of the view topics.broken_topic';
+
+CREATE FUNCTION topic_log.node_status(
+	OUT node text, OUT advertised_conninfo text, OUT role text, OUT is_self boolean,
+	OUT last_asked timestamptz) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_node_status';
+COMMENT ON FUNCTION topic_log.node_status() IS 'The rows of the view topics.node';
+
+CREATE FUNCTION topic_log.replica_status(
+	OUT topic text, OUT partition integer, OUT node text, OUT role text, OUT log_end_offset bigint,
+	OUT lag bigint, OUT lag_time interval) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_replica_status';
+COMMENT ON FUNCTION topic_log.replica_status() IS 'The rows of the view topics.replica';
 
 CREATE FUNCTION topic_log.worker_status(
 	OUT pid integer, OUT state text, OUT state_since timestamptz, OUT next_round timestamptz,
@@ -521,11 +589,30 @@ COMMENT ON VIEW topics.segment IS 'Segments of partitions of the topics that top
 CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
+CREATE VIEW topics.node AS SELECT * FROM topic_log.node_status();
+COMMENT ON VIEW topics.node IS 'The nodes of the cluster that this database is in; no row if it is in none (Kafka: brokers)';
+
+CREATE VIEW topics.replica AS SELECT * FROM topic_log.replica_status();
+COMMENT ON VIEW topics.replica IS 'The replicas of each partition of the topics that one may read or owns, as far as this node knows: the leader of all that have asked since it started, a follower of itself and the leader (Kafka: replicas, as kafka-topics --describe shows them)';
+
 CREATE VIEW topics.worker AS SELECT * FROM topic_log.worker_status();
 COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; a row for each piece that a lock or snapshot of others has been in the way of for 5 s, until it is tried again; and a row if there is work and the worker cannot come, if a process does not answer, or if the server has pg_topics behind other libraries. A worker comes when there is work, and goes when there is none. What fails for a topic is shown to the topic''s owner, members of topics_admin, topics_monitor and pg_monitor; for all topics, to these members. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
 
 CREATE VIEW topics.append_wait AS SELECT * FROM topic_log.append_wait_status();
 COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mostly at their commit, for the right to append to a partition, each with the one that has it. pg_locks and pg_blocking_pids do not know of these waits. For partitions of topics that one may read or owns; for members of topics_admin, topics_monitor and pg_monitor, of all topics. No Kafka counterpart';
+
+COMMENT ON COLUMN topics.node.node IS 'Name';
+COMMENT ON COLUMN topics.node.advertised_conninfo IS 'Where clients find it (Kafka: advertised.listeners)';
+COMMENT ON COLUMN topics.node.role IS 'leader: it is written to; or follower';
+COMMENT ON COLUMN topics.node.is_self IS 'True for this node';
+COMMENT ON COLUMN topics.node.last_asked IS 'On the leader, of a follower: when it last asked for what is new; NULL: not since the server started';
+COMMENT ON COLUMN topics.replica.topic IS 'Name of the topic';
+COMMENT ON COLUMN topics.replica.partition IS 'Number of the partition, from 0';
+COMMENT ON COLUMN topics.replica.node IS 'The node that has it';
+COMMENT ON COLUMN topics.replica.role IS 'leader or follower';
+COMMENT ON COLUMN topics.replica.log_end_offset IS 'Where its log ends there; NULL: this node does not know (Kafka: LEO)';
+COMMENT ON COLUMN topics.replica.lag IS 'Offsets that the follower lacks; NULL: this node does not know';
+COMMENT ON COLUMN topics.replica.lag_time IS 'How long ago the first record was produced that it lacks, by its timestamp; NULL: it lacks none, or this node does not have it';
 
 COMMENT ON COLUMN topics.topic.topic IS 'Name';
 COMMENT ON COLUMN topics.topic.topic_id IS 'Id, never used again; names the log tables topic_log.t<id>';
@@ -596,7 +683,10 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA topics, topic_log FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 	topic_log.segment_status(), topic_log.broken_status(), topic_log.worker_status(),
 	topic_log.append_wait_status(), topic_log.group_status(), topic_log.offset_status(),
-	topic_log.lag_status() TO PUBLIC;
+	topic_log.lag_status(), topic_log.node_status(), topic_log.replica_status() TO PUBLIC;
+
+-- A node's role comes as any client; the function looks who it is.
+GRANT EXECUTE ON FUNCTION topic_log.replica_state(text, bigint[], integer[], bigint[]) TO PUBLIC;
 
 -- As PostgreSQL's own: pg_monitor reads all administration views
 GRANT USAGE ON SCHEMA topics TO pg_monitor;

@@ -188,6 +188,7 @@ check_altered_view(Oid relid)
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 
+	topics_topic_changes_note_description();
 	if (OidIsValid(new_owner) && new_owner != old_owner)
 		follow_view_owner(topic, old_owner, new_owner);
 }
@@ -515,6 +516,8 @@ watch_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proces
 		end_commit_prepared();
 	if (is_role_renamed(statement))
 		role_renamed = true;
+	if (IsA(statement, GrantStmt) || IsA(statement, DropOwnedStmt))
+		topics_topic_changes_note_description();
 }
 
 /* Return true if a command is under way that drops the extension. */

@@ -42,6 +42,7 @@ request_shmem(void)
 	topics_append_wait_shmem_request();
 	topics_offset_table_shmem_request();
 	topics_backoff_shmem_request();
+	topics_follower_shmem_request();
 }
 
 static void
@@ -58,6 +59,7 @@ start_shmem(void)
 	topics_append_wait_shmem_startup();
 	topics_offset_table_shmem_startup();
 	topics_backoff_shmem_startup();
+	topics_follower_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 

@@ -7,7 +7,7 @@
  * functions that it offers.  A file includes headers of its own folder and of
  * those before it in this order (test/layers):
  *
- *		base < shared < log < produce < read < group < topic < keep < serve
+ *		base < shared < log < produce < read < group < topic < node < keep < serve
  *
  * The files beside this one are the doors, by which PostgreSQL comes in.
  *

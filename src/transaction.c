@@ -66,6 +66,7 @@
 #include "log/log.h"
 #include "produce/produce.h"
 #include "group/group.h"
+#include "node/node.h"
 #include "doors.h"
 #include "pg_topics.h"
 
@@ -82,6 +83,7 @@ append_transaction(void)
 	topics_foreign_writer_pre_commit();
 	topics_topic_changes_pre_commit();
 	topics_consumer_offset_pre_commit();
+	topics_metadata_pre_commit();
 	if (topics_append_is_pending())
 		topics_early_work_run();
 	if (topics_append_records())
@@ -124,6 +126,7 @@ publish_transaction(void)
 	}
 	topics_foreign_writer_tell(topics_offset_table_log_changed);
 	topics_log_start_at_end(true);
+	topics_membership_at_end(true);
 	topics_topic_changes_at_commit(topics_offset_table_forget_topic,
 								   topics_offset_table_forget_database);
 }
@@ -148,6 +151,7 @@ abort_transaction(void)
 	topics_append_lock_at_abort();
 	topics_cut_at_abort();
 	topics_log_start_at_end(false);
+	topics_membership_at_end(false);
 	topics_topic_changes_at_abort();
 }
 

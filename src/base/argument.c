@@ -18,6 +18,9 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+
 #include "base/base.h"
 
 /*
@@ -82,4 +85,23 @@ topics_argument_require_all(FunctionCallInfo fcinfo, int count)
 {
 	for (int i = 0; i < count; i++)
 		topics_argument_require(fcinfo, i);
+}
+
+/*
+ * Require a procedure to be called on its own, by a role that may write: it
+ * commits as it goes.
+ */
+void
+topics_argument_require_no_block(FunctionCallInfo fcinfo, const char *command)
+{
+	CallContext *context = (CallContext *) fcinfo->context;
+
+	topics_settings_require_preload();
+	if (context == NULL || !IsA(context, CallContext) || context->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run inside a transaction block", command),
+				 errdetail("It commits as it goes."),
+				 errhint("Call it on its own, or in a procedure after COMMIT.")));
+	PreventCommandIfReadOnly(command);
 }

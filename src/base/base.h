@@ -83,6 +83,7 @@ extern void topics_fixed_text_end(int guc_level);
 extern char *topics_argument_function(FunctionCallInfo fcinfo);
 extern void topics_argument_require(FunctionCallInfo fcinfo, int argument);
 extern char *topics_argument_get_text(FunctionCallInfo fcinfo, int argument);
+extern void topics_argument_require_no_block(FunctionCallInfo fcinfo, const char *command);
 extern void topics_argument_require_all(FunctionCallInfo fcinfo, int count);
 
 /* ---- wait_event.c ---- */
@@ -95,7 +96,9 @@ typedef enum WaitReason
 	WAIT_LAUNCHER_IDLE,
 	WAIT_WORKER_IDLE,
 	WAIT_COMPACTOR_IDLE,		/* until locks are free that were in the way */
-	WAIT_COMPACTION_PACE		/* compaction is ahead of its rate */
+	WAIT_COMPACTION_PACE,		/* compaction is ahead of its rate */
+	WAIT_REPLICATOR_IDLE,
+	WAIT_PEER					/* for another node */
 } WaitReason;
 
 extern uint32 topics_wait_event_get(WaitReason reason);

@@ -23,6 +23,8 @@ static const char *const event_names[] = {
 	[WAIT_WORKER_IDLE] = "PgTopicsWorkerIdle",
 	[WAIT_COMPACTOR_IDLE] = "PgTopicsCompactorIdle",
 	[WAIT_COMPACTION_PACE] = "PgTopicsCompactionPace",
+	[WAIT_REPLICATOR_IDLE] = "PgTopicsReplicatorIdle",
+	[WAIT_PEER] = "PgTopicsPeer",
 };
 
 /*

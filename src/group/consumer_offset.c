@@ -435,6 +435,9 @@ topics_consumer_offset_pre_commit(void)
 		local->ordinal = -1;
 		if (!needs_record(local))
 			continue;
+		/* a follower gets the records from the leader */
+		if (topics_cluster_role() != ROLE_LEADER)
+			break;
 		if (offsets_topic == NULL)
 		{
 			offsets_topic = topics_offset_log_require_topic();

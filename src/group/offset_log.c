@@ -488,8 +488,15 @@ topics_offset_log_prepare(bool for_write)
 {
 	Topic	   *topic;
 
-	if (for_write && find_offsets_topic() == NULL)
-		create_offsets_topic();
+	if (for_write)
+	{
+		topic = find_offsets_topic();
+		if (topic == NULL ? topics_cluster_role() != ROLE_LEADER :
+			topics_cluster_role_of(topic, 0) != ROLE_LEADER)
+			topics_cluster_report_not_leader(CONSUMER_OFFSETS_TOPIC, 0);
+		if (topic == NULL)
+			create_offsets_topic();
+	}
 	if (!topics_offset_table_begin_load())
 		return;
 	topic = find_offsets_topic();

@@ -708,21 +708,6 @@ topics_maintain_compact(Oid view_relid, int32 partition, NextTransaction next_tr
  * ----------------------------------------------------------------
  */
 
-static void
-require_no_transaction_block(FunctionCallInfo fcinfo, const char *command)
-{
-	CallContext *context = (CallContext *) fcinfo->context;
-
-	topics_settings_require_preload();
-	if (context == NULL || !IsA(context, CallContext) || context->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("%s cannot run inside a transaction block", command),
-				 errdetail("It commits as it goes."),
-				 errhint("Call it on its own, or in a procedure after COMMIT.")));
-	PreventCommandIfReadOnly(command);
-}
-
 /*
  * A transaction by hand commits as the worker's do (background.c): others wait
  * for its locks, or for a cut, and are not to wait until a synchronous standby
@@ -791,7 +776,7 @@ topics_maintain(PG_FUNCTION_ARGS)
 	List	   *views = NIL;
 	ListCell   *lc;
 
-	require_no_transaction_block(fcinfo, "topics.maintain()");
+	topics_argument_require_no_block(fcinfo, "topics.maintain()");
 	if (!all)
 	{
 		Topic	   *topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
@@ -862,7 +847,7 @@ topics_roll_segment(PG_FUNCTION_ARGS)
 	int32		from = 0;
 	int32		upto;
 
-	require_no_transaction_block(fcinfo, "topics.roll_segment()");
+	topics_argument_require_no_block(fcinfo, "topics.roll_segment()");
 	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, ROLL_TOPIC), false);
 	topics_catalog_require_owner(topic);
 	view_relid = topic->view_relid;

@@ -341,7 +341,9 @@ topics_retention_advance(Partition *partition)
 		topics_catalog_close_partition(partition, NoLock);
 		return false;
 	}
-	if (partition->topic->settings.delete)
+	/* a follower's log starts where the leader's does */
+	if (partition->topic->settings.delete &&
+		topics_cluster_role_of(partition->topic, partition->number) == ROLE_LEADER)
 	{
 		int64		start;
 
@@ -603,6 +605,7 @@ topics_delete_records(PG_FUNCTION_ARGS)
 	topics_argument_require_all(fcinfo, DELETE_ARGUMENTS);
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(DELETE_TOPIC)), false);
 	topics_catalog_require_owner(topic);
+	topics_cluster_require_leader("topics.delete_records()");
 	before = PG_GETARG_INT64(DELETE_BEFORE_OFFSET);
 
 	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(DELETE_PARTITION));

@@ -309,9 +309,17 @@ topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
  * ----------------------------------------------------------------
  */
 
+/* Get the offset that a tuple of a log table was formed with. */
+int64
+topics_log_tuple_offset(const HeapTupleData *tuple)
+{
+	return *(const int64 *) ((const char *) tuple->t_data + tuple->t_data->t_hoff);
+}
+
 /*
- * Give tuples that were formed with offset and timestamp 0 their offsets, and
- * append them.  With append_time not 0, it is their timestamp too.  The caller
+ * Give tuples that were formed with offset and timestamp 0 their offsets, or
+ * leave them GIVEN_OFFSETS, and append them.  With append_time not 0, it is their
+ * timestamp too.  The caller
  * holds the append lock and ROW EXCLUSIVE on the segment, which has room for
  * them.  "slots" are as many slots for heap tuples.  "last_block" is that of
  * the segment's last record if the caller knows, or invalid.
@@ -328,7 +336,8 @@ topics_log_append(Relation segment_rel, TupleTableSlot **slots, HeapTupleData *t
 		char	   *data = (char *) tuples[i].t_data + tuples[i].t_data->t_hoff;
 
 		/* NOT NULL int8 and timestamptz in front: fixed places */
-		*(int64 *) data = first_offset + i;
+		if (first_offset != GIVEN_OFFSETS)
+			*(int64 *) data = first_offset + i;
 		if (append_time != 0)
 			*(TimestampTz *) (data + sizeof(int64)) = append_time;
 		ExecStoreHeapTuple(&tuples[i], slots[i], false);
@@ -444,6 +453,28 @@ topics_log_reader_close(LogReader *reader)
 	if (reader->segment_rel)
 		leave_segment(reader);
 	pfree(reader);
+}
+
+/*
+ * Find the timestamp of the first record from "from" to "upto" - 1 that a snapshot
+ * sees.  Return false if there is none.
+ */
+bool
+topics_log_find_timestamp(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot,
+						  TimestampTz *timestamp)
+{
+	LogReader  *reader;
+	TupleTableSlot *slot;
+	bool		isnull;
+
+	if (from >= upto)
+		return false;
+	reader = topics_log_reader_open(partition_rel, from, upto, snapshot, false);
+	slot = topics_log_reader_next(reader);
+	if (slot)
+		*timestamp = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
+	topics_log_reader_close(reader);
+	return slot != NULL;
 }
 
 /*

@@ -274,11 +274,32 @@ extern void topics_dropped_topic_take_tables(const TopicParts *parts);
 extern bool topics_dropped_topic_finish(bool all, MemoryContext parent,
 										NextTransaction next_transaction, OthersWait others_wait);
 
+/* ---- cluster.c ---- */
+
+/* What this node is in a cluster: topic_log.cluster. */
+typedef struct ClusterRow
+{
+	char	   *node;			/* its own name */
+	char	   *cluster_id;
+	char	   *leader;
+	char	   *leader_conninfo;	/* for nodes; NULL: it leads */
+	char	   *leader_advertised;	/* for clients */
+	bool		leads;
+} ClusterRow;
+
+extern bool topics_cluster_read_row(ClusterRow *row);
+extern PartitionRole topics_cluster_role(void);
+extern PartitionRole topics_cluster_role_of(Topic *topic, int32 partition);
+extern void topics_cluster_require_leader(const char *command);
+extern void topics_cluster_report_not_leader(const char *topic, int32 partition);
+
 /* ---- make_topic.c ---- */
 
 /* What a topic is to be, when it is made. */
 typedef struct NewTopic
 {
+	int64		topic_id;		/* 0: the next one */
+	const char *notify_key;		/* NULL: a new one */
 	const char *name;
 	int32		partitions;
 	const char *key_type;		/* as it can stand in any statement */
@@ -289,6 +310,7 @@ typedef struct NewTopic
 
 extern bool topics_make_topic_lock_name(const char *name);
 extern void topics_make_topic_create(const NewTopic *topic);
+extern void topics_make_topic_create_internal_as(NewTopic *topic);
 extern void topics_make_topic_create_internal(const char *name, int32 partitions);
 extern void topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to,
 												int64 segment_bytes);
@@ -306,6 +328,8 @@ extern void topics_topic_changes_note_extension(void);
 extern void topics_topic_changes_want_round(void);
 extern void topics_topic_changes_note_settings(void);
 extern void topics_topic_changes_settings_committed(void);
+extern void topics_topic_changes_note_description(void);
+extern bool topics_topic_changes_are_described(void);
 extern void topics_topic_changes_forget(void);
 extern bool topics_topic_changes_drops_extension(void);
 extern bool topics_topic_changes_is_pending(void);
@@ -415,6 +439,8 @@ typedef struct LogReader LogReader;
 extern int	topics_log_range_detail(int64 start, int64 end);
 extern void topics_log_report_out_of_range(const char *topic, int32 partition, int64 offset,
 										   int64 start, int64 end, const char *hint);
+#define GIVEN_OFFSETS (-1)		/* in place of the first of them */
+extern int64 topics_log_tuple_offset(const HeapTupleData *tuple);
 extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
 							  HeapTupleData *tuples, int ntuples, int64 first_offset,
 							  TimestampTz append_time, CommandId cid, BlockNumber last_block);
@@ -429,6 +455,8 @@ extern LogReader *topics_log_reader_open(Relation partition_rel, int64 from,
 										 int64 upto, Snapshot snapshot, bool keep_locks);
 extern TupleTableSlot *topics_log_reader_next(LogReader *reader);
 extern void topics_log_reader_close(LogReader *reader);
+extern bool topics_log_find_timestamp(Relation partition_rel, int64 from, int64 upto,
+									  Snapshot snapshot, TimestampTz *timestamp);
 extern int64 topics_log_find_first(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot);
 
 /* Get the offset of a row of a log table, where it is never NULL. */

@@ -257,6 +257,7 @@ typedef struct EndLookup
 {
 	uint32		foreign_writes; /* counted when we began */
 	FoundEnd	found;
+	PartitionRole role;
 
 	/*
 	 * for the roll by size and by age, of the active segment, if there is one
@@ -297,6 +298,7 @@ look_up_end(const Partition *partition, EndLookup *lookup)
 	lookup->foreign_writes = pg_atomic_read_u32(&partition->state->foreign_writes);
 	pg_memory_barrier();
 	AcceptInvalidationMessages();
+	lookup->role = topics_cluster_role();
 	lookup->found = find_end_now(partition);
 	/* a restore is not at its end yet: this may not be that of the log */
 	if (lookup->found.complete)
@@ -334,6 +336,7 @@ store_end(PartitionState *state, const EndLookup *lookup)
 		state->spare_at = state->active_base +
 			(lookup->active.end_offset - state->active_base) / 2;
 	}
+	state->role = lookup->role;
 	state->stored_floor = lookup->found.floor;
 	state->last_append_time = Max(state->last_append_time, lookup->found.last_timestamp);
 	pg_atomic_write_u64(&state->commit_lsn,

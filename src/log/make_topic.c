@@ -155,13 +155,17 @@ topics_make_topic_create_view(int64 topic_id, const char *name)
 	return get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
 }
 
+/* Make a topic's row, with a new notify_key if that is NULL. */
 static void
-insert_topic_row(int64 topic_id, Oid view, int32 partitions, TopicSettingValues *settings)
+insert_topic_row(int64 topic_id, Oid view, int32 partitions, const char *notify_key,
+				 TopicSettingValues *settings)
 {
-	topics_topic_setting_execute(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view%s)"
-										  " VALUES (" INT64_FORMAT ", %d, %u%s)",
+	const char *key = notify_key ? quote_literal_cstr(notify_key) : "DEFAULT";
+
+	topics_topic_setting_execute(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view, notify_key%s)"
+										  " VALUES (" INT64_FORMAT ", %d, %u, %s%s)",
 										  topics_topic_setting_columns(), topic_id, partitions, view,
-										  topics_topic_setting_parameters()),
+										  key, topics_topic_setting_parameters()),
 								 settings);
 }
 
@@ -201,7 +205,7 @@ topics_make_topic_insert_row(int64 topic_id, Oid view, const char *name, int32 p
 		get_cautious_settings();
 
 	topics_topic_setting_add_defaults(settings);
-	insert_topic_row(topic_id, view, partitions, settings);
+	insert_topic_row(topic_id, view, partitions, NULL, settings);
 }
 
 /* Read a number by a query that has one. */
@@ -216,18 +220,18 @@ query_number(const char *sql)
 }
 
 /*
- * Return true if there is a table of this id, if only a segment, or a row of it
- * or a higher one.
+ * Return true if there is a table of this id, if only a segment, or a row of it;
+ * with the operator ">=" also if there is one of a higher id.
  */
 static bool
-is_id_used(int64 topic_id)
+is_id_used(int64 topic_id, const char *operator)
 {
-	const char *const sql = "SELECT count(*) FROM (SELECT FROM topic_log.topic WHERE topic_id >= " INT64_FORMAT
-		" UNION ALL SELECT FROM topic_log.partition WHERE topic_id >= " INT64_FORMAT
+	const char *const sql = "SELECT count(*) FROM (SELECT FROM topic_log.topic WHERE topic_id %s " INT64_FORMAT
+		" UNION ALL SELECT FROM topic_log.partition WHERE topic_id %s " INT64_FORMAT
 		" UNION ALL SELECT FROM pg_class WHERE relname ~ '^t" INT64_FORMAT "(_p[0-9]|$)'"
 		" AND relnamespace = 'topic_log'::regnamespace) used";
 
-	return query_number(psprintf(sql, topic_id, topic_id, topic_id)) > 0;
+	return query_number(psprintf(sql, operator, topic_id, operator, topic_id, topic_id)) > 0;
 }
 
 /*
@@ -245,7 +249,7 @@ take_topic_id(void)
 
 	LockRelationOid(sequence, ShareUpdateExclusiveLock);
 	topic_id = nextval_internal(sequence, false);
-	if (is_id_used(topic_id))
+	if (is_id_used(topic_id, ">="))
 	{
 		(void) query_number("SELECT setval('topic_log.topic_id_seq', GREATEST("
 							"(SELECT last_value FROM topic_log.topic_id_seq),"
@@ -259,6 +263,23 @@ take_topic_id(void)
 	return topic_id;
 }
 
+/*
+ * Use an id that is given, as another node has it: the next one that is taken
+ * here is above it.
+ */
+static int64
+use_topic_id(int64 topic_id)
+{
+	if (is_id_used(topic_id, "="))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("there is a topic with id " INT64_FORMAT " already", topic_id),
+				 errhint("See topics.broken_topic.")));
+	(void) query_number(psprintf("SELECT setval('topic_log.topic_id_seq', GREATEST(" INT64_FORMAT
+								 ", (SELECT last_value FROM topic_log.topic_id_seq)))", topic_id));
+	return topic_id;
+}
+
 /* Make a topic, whose name is locked and free. */
 void
 topics_make_topic_create(const NewTopic *topic)
@@ -269,12 +290,12 @@ topics_make_topic_create(const NewTopic *topic)
 
 	topics_topic_setting_add_defaults(topic->settings);
 	scope = topics_statement_begin();
-	topic_id = take_topic_id();
+	topic_id = topic->topic_id != 0 ? use_topic_id(topic->topic_id) : take_topic_id();
 	create_log_table(topic_id, topic->key_type, topic->value_type);
 	topics_make_topic_create_partitions(topic_id, 0, topic->partitions,
 										topics_topic_setting_used(topic->settings).segment_bytes);
 	view = topics_make_topic_create_view(topic_id, topic->name);
-	insert_topic_row(topic_id, view, topic->partitions, topic->settings);
+	insert_topic_row(topic_id, view, topic->partitions, topic->notify_key, topic->settings);
 	if (OidIsValid(topic->owner))
 	{
 		CommandCounterIncrement();
@@ -286,21 +307,26 @@ topics_make_topic_create(const NewTopic *topic)
 /*
  * Make a topic of pg_topics' own, unless it is there: of the extension's
  * owner, with text keys and jsonb values, and compacted.  Its segments are
- * small, since the last one is read whole after a restart.
+ * small, since the last one is read whole after a restart.  The caller says what
+ * else it is.
  */
+void
+topics_make_topic_create_internal_as(NewTopic *topic)
+{
+	topic->key_type = "pg_catalog.text";
+	topic->value_type = "pg_catalog.jsonb";
+	topic->settings = get_internal_settings();
+	if (topics_make_topic_lock_name(topic->name))
+		topics_make_topic_create(topic);
+	else
+		topics_broken_topic_report_view(topic->name);
+}
+
+/* The same with an id of this database. */
 void
 topics_make_topic_create_internal(const char *name, int32 partitions)
 {
-	NewTopic	topic = {
-		.name = name,
-		.partitions = partitions,
-		.key_type = "pg_catalog.text",
-		.value_type = "pg_catalog.jsonb",
-		.settings = get_internal_settings()
-	};
+	NewTopic	topic = {.name = name,.partitions = partitions};
 
-	if (topics_make_topic_lock_name(name))
-		topics_make_topic_create(&topic);
-	else
-		topics_broken_topic_report_view(name);
+	topics_make_topic_create_internal_as(&topic);
 }

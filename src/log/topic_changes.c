@@ -49,6 +49,9 @@ static bool round_wanted = false;
  */
 static bool settings_changed = false;
 
+/* Likewise a name, an owner or a grant. */
+static bool description_changed = false;
+
 /* Topics with more partitions, from before the commit to the end of locks. */
 static PartitionState **grown_topics = NULL;
 static int	ngrown = 0;
@@ -97,6 +100,19 @@ topics_topic_changes_note_settings(void)
 	settings_changed = true;
 }
 
+/* What the cluster's metadata say of a topic may change: see metadata.c. */
+void
+topics_topic_changes_note_description(void)
+{
+	description_changed = true;
+}
+
+bool
+topics_topic_changes_are_described(void)
+{
+	return notes != NIL || settings_changed || description_changed;
+}
+
 /* A transaction has changed settings, and is committed.  Raises nothing. */
 void
 topics_topic_changes_settings_committed(void)
@@ -109,7 +125,7 @@ topics_topic_changes_settings_committed(void)
 void
 topics_topic_changes_forget(void)
 {
-	settings_changed = false;
+	settings_changed = description_changed = false;
 }
 
 /* Return true if this transaction has dropped the extension. */

@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/predicate.h"
 #include "storage/sinval.h"
 #include "utils/inval.h"
@@ -65,7 +66,7 @@ static int	nnext_produced = 0;
  * destination is found in the list.
  */
 static Destination *
-find_destination(Topic *topic, int32 partition)
+find_destination(Topic *topic, int32 partition, bool is_replica)
 {
 	Destination *dest = topic->destinations[partition];
 	MemoryContext old;
@@ -86,8 +87,11 @@ find_destination(Topic *topic, int32 partition)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
 
+		if (!is_replica && topics_cluster_role_of(topic, partition) != ROLE_LEADER)
+			topics_cluster_report_not_leader(NameStr(topic->name), partition);
 		dest = palloc0(sizeof(Destination));
 		dest->id = id;
+		dest->is_replica = is_replica;
 		dest->topic = topic->name;
 		dest->partition.number = partition;
 		dest->records = topics_buffer_list();
@@ -99,16 +103,12 @@ find_destination(Topic *topic, int32 partition)
 	return dest;
 }
 
-/*
- * Add a checked record to the transaction.  The result is its number, from 0,
- * among those that go to its partition.
- */
-int64
-topics_append_buffer(Topic *topic, RecordDraft *draft)
+/* Add a record to a destination. */
+static void
+add_record(Topic *topic, Destination *dest, int64 offset, RecordDraft *draft)
 {
 	Datum		values[Natts_log];
 	bool		nulls[Natts_log] = {false};
-	Destination *dest;
 
 	if (committing)
 		ereport(ERROR,
@@ -116,7 +116,7 @@ topics_append_buffer(Topic *topic, RecordDraft *draft)
 				 errmsg("cannot produce while the transaction commits"),
 				 errdetail("A library that was loaded before pg_topics tried to."),
 				 errhint("Put pg_topics first in shared_preload_libraries.")));
-	values[Anum_log_offset - 1] = Int64GetDatum(0);
+	values[Anum_log_offset - 1] = Int64GetDatum(offset);
 	values[Anum_log_timestamp - 1] = TimestampTzGetDatum(draft->create_time);
 	values[Anum_log_partition - 1] = Int32GetDatum(draft->partition);
 	values[Anum_log_key - 1] = draft->key;
@@ -125,10 +125,51 @@ topics_append_buffer(Topic *topic, RecordDraft *draft)
 	nulls[Anum_log_value - 1] = draft->value_isnull;
 	values[Anum_log_headers - 1] = draft->headers;
 	nulls[Anum_log_headers - 1] = draft->headers_isnull;
-	dest = find_destination(topic, draft->partition);
 	topics_buffer_add(dest->records, topic->tupdesc, values, nulls,
-					  topics_recheck_note(topic, &dest->checks));
+					  dest->is_replica ? 0 : topics_recheck_note(topic, &dest->checks));
+}
+
+/*
+ * Add a checked record to the transaction.  The result is its number, from 0,
+ * among those that go to its partition.
+ */
+int64
+topics_append_buffer(Topic *topic, RecordDraft *draft)
+{
+	Destination *dest = find_destination(topic, draft->partition, false);
+
+	if (dest->is_replica)
+		elog(ERROR, "a transaction that replicates produces to the same partition");
+	add_record(topic, dest, 0, draft);
 	return topics_buffer_count(dest->records) - 1;
+}
+
+/*
+ * This transaction brings a follower's partition from one log end to another,
+ * as the leader has it.  The records follow, each with its offset: there may be
+ * fewer than offsets, or none, where the leader has compacted its log or moved
+ * its start.  The caller sees to what the catalogue has to say of such gaps.
+ */
+void
+topics_append_replica_range(Topic *topic, int32 partition, int64 from, int64 upto)
+{
+	Destination *dest = find_destination(topic, partition, true);
+
+	Assert(from < upto);
+	if (topics_destination_span(dest) > 0)
+		elog(ERROR, "a partition is replicated once in a transaction");
+	dest->replica_from = from;
+	dest->replica_upto = upto;
+}
+
+/* A record of such a range, whose offset is above that of the last one. */
+void
+topics_append_replica_record(Topic *topic, int64 offset, RecordDraft *draft)
+{
+	Destination *dest = find_destination(topic, draft->partition, true);
+
+	Assert(dest->is_replica && offset >= dest->replica_from && offset < dest->replica_upto);
+	add_record(topic, dest, offset, draft);
 }
 
 /* ----------------------------------------------------------------
@@ -145,14 +186,16 @@ destination_still_fits(Destination *dest)
 {
 	PartitionState *state = dest->partition.state;
 	int64		next = pg_atomic_read_u64(&state->next_offset);
-	int64		last = next + topics_buffer_count(dest->records) - 1;
+	int64		last = next + topics_destination_span(dest) - 1;
 	OpenSegment *lowest;
 	OpenSegment *highest;
 
 	Assert(topics_append_lock_held(state));
 	if (memcmp(&state->id, &dest->id, sizeof(TopicPartition)) != 0 ||
 		state->bounds_changes != dest->bounds_changes ||
-		next == UNKNOWN_OFFSET || last >= state->append_limit)
+		next == UNKNOWN_OFFSET || last >= state->append_limit ||
+		!topics_destination_has_role(dest) ||
+		(dest->is_replica && next != dest->replica_from))
 		return false;
 	lowest = linitial(dest->segments);
 	highest = llast(dest->segments);
@@ -256,7 +299,36 @@ find_last_block(const PartitionState *state, Relation segment_rel)
 	return InvalidBlockNumber;
 }
 
-/* Append a destination's records from next_offset on. */
+/* No record was appended: the segment of the new log end becomes the active one. */
+static void
+note_place_without_records(Destination *dest)
+{
+	const PartitionState *state = dest->partition.state;
+	const OpenSegment *open = topics_destination_find_segment(dest, dest->replica_upto - 1);
+	bool		same = state->active_base == open->segment.base_offset;
+
+	dest->active_base = open->segment.base_offset;
+	dest->active_end = open->segment.end_offset;
+	dest->active_blocks = same ? state->active_blocks : RelationGetNumberOfBlocks(open->rel);
+	dest->active_toast_bytes = UNKNOWN_BYTES;
+	dest->active_file = same ? state->active_file : open->rel->rd_locator.relNumber;
+}
+
+/* Count the tuples, from the first on, whose offsets are below an end. */
+static int
+count_below(const HeapTupleData *tuples, int ntuples, int64 end)
+{
+	int			count = 0;
+
+	while (count < ntuples && topics_log_tuple_offset(&tuples[count]) < end)
+		count++;
+	return count;
+}
+
+/*
+ * Append a destination's records from next_offset on; those of a replica have
+ * their offsets.
+ */
 static void
 append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tuples, int max)
 {
@@ -265,13 +337,14 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	int64		offset = pg_atomic_read_u64(&state->next_offset);
 	OpenSegment *open = NULL;
 	RecordCursor cursor;
+	bool		is_first = true;
 	int			count;
 
 	dest->first_offset = offset;
 	dest->append_time = 0;
-	if (dest->log_append_time)
+	if (dest->log_append_time && !dest->is_replica)
 		dest->append_time = topics_max(GetCurrentTimestamp(), state->last_append_time);
-	pg_atomic_write_u64(&state->append_end, offset + topics_buffer_count(dest->records));
+	pg_atomic_write_u64(&state->append_end, offset + topics_destination_span(dest));
 	pg_write_barrier();
 	pg_atomic_write_u32(&state->append_xid, GetTopTransactionId());
 	topics_high_watermark_announce(state);
@@ -287,24 +360,38 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 
 			/* the rows are dead then, and next_offset has not moved */
 			CHECK_FOR_INTERRUPTS();
+			if (dest->is_replica)
+				offset = topics_log_tuple_offset(&tuples[done]);
 			open = topics_destination_find_segment(dest, offset);
-			fitting = Min(count - done, open->segment.end_offset - offset);
+			fitting = dest->is_replica ?
+				count_below(tuples + done, count - done, open->segment.end_offset) :
+				Min(count - done, open->segment.end_offset - offset);
 			for (int i = 0; i < fitting; i++)
 				if (slots[i] == NULL)
 					slots[i] = MakeSingleTupleTableSlot(dest->tupdesc, &TTSOpsHeapTuple);
-			topics_log_append(open->rel, slots, tuples + done, fitting, offset,
+			topics_log_append(open->rel, slots, tuples + done, fitting,
+							  dest->is_replica ? GIVEN_OFFSETS : offset,
 							  dest->append_time, cid,
-							  offset == dest->first_offset ? find_last_block(state, open->rel) :
-							  InvalidBlockNumber);
+							  is_first ? find_last_block(state, open->rel) : InvalidBlockNumber);
+			is_first = false;
 			offset += fitting;
 			done += fitting;
 		}
 	}
-	Assert(offset == dest->first_offset + topics_buffer_count(dest->records));
+	Assert(dest->is_replica || offset == dest->first_offset + topics_destination_span(dest));
 	/* readers of the partition are warned of more than the segments they saw */
 	CheckForSerializableConflictIn(dest->partition.rel, NULL, InvalidBlockNumber);
-	/* who has no records is no destination */
-	Assert(open != NULL);
+
+	/*
+	 * who has no records is no destination, but of a replica: they were
+	 * compacted
+	 */
+	Assert(open != NULL || dest->is_replica);
+	if (open == NULL)
+	{
+		note_place_without_records(dest);
+		return;
+	}
 	dest->active_base = open->segment.base_offset;
 	dest->active_end = open->segment.end_offset;
 	dest->active_blocks = RelationGetTargetBlock(open->rel) + 1;
@@ -352,7 +439,7 @@ collect_destinations(void)
 	{
 		Destination *dest = lfirst(lc);
 
-		if (topics_buffer_count(dest->records) == 0)
+		if (topics_destination_span(dest) == 0)
 			continue;
 		topics_destination_resolve(dest);
 		appending[nappending++] = dest;
@@ -477,7 +564,7 @@ static void
 publish_destination(Destination *dest, XLogRecPtr lsn)
 {
 	PartitionState *state = dest->partition.state;
-	int64		next_offset = dest->first_offset + topics_buffer_count(dest->records);
+	int64		next_offset = dest->first_offset + topics_destination_span(dest);
 	uint32		requests = 0;
 
 	Assert(topics_append_lock_held(state));
@@ -546,7 +633,7 @@ wake_readers(Destination *const *published, int count)
 			dest->topic_state->id.topic_id != dest->id.topic_id)
 			continue;
 		topics_wakeup_published(dest->partition.state, dest->topic_state,
-								dest->first_offset + topics_buffer_count(dest->records));
+								dest->first_offset + topics_destination_span(dest));
 		if (dest->notify)
 			topics_moved_push(dest->partition.state);
 	}
@@ -637,7 +724,7 @@ topics_append_is_pending(void)
 
 	foreach(lc, destinations)
 	{
-		if (topics_buffer_count(((Destination *) lfirst(lc))->records) > 0)
+		if (topics_destination_span(lfirst(lc)) > 0)
 			return true;
 	}
 	return false;

@@ -46,6 +46,38 @@ report_dropped_topic(const Destination *dest)
 			 errdetail("Records were produced to it in this transaction.")));
 }
 
+/* Count the offsets that the records take, with gaps between them. */
+int64
+topics_destination_span(const Destination *dest)
+{
+	return dest->is_replica ? dest->replica_upto - dest->replica_from :
+		topics_buffer_count(dest->records);
+}
+
+/*
+ * Return true if this node may write the records: it leads the partition, or
+ * follows and has them from the leader.  The role is known as long as next_offset
+ * is.
+ */
+bool
+topics_destination_has_role(const Destination *dest)
+{
+	return dest->partition.state->role == (dest->is_replica ? ROLE_FOLLOWER : ROLE_LEADER);
+}
+
+/* Raise the error if it may not. */
+void
+topics_destination_report_role(const Destination *dest)
+{
+	if (dest->is_replica)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition %d of topic \"%s\" is led by this node",
+						dest->id.partition, NameStr(dest->topic)),
+				 errdetail("It is not written by replication.")));
+	topics_cluster_report_not_leader(NameStr(dest->topic), dest->id.partition);
+}
+
 /* Find the partition's state, table and settings, and lock the table. */
 void
 topics_destination_resolve(Destination *dest)
@@ -74,12 +106,6 @@ topics_destination_resolve(Destination *dest)
 	dest->log_append_time = topic->settings.log_append_time;
 	dest->notify = topic->settings.notify;
 	dest->topic_state = topics_catalog_partition_state(topic, 0);
-	if (partition->state->role != ROLE_LEADER)
-		ereport(ERROR,
-				(errcode(ERRCODE_NOT_LEADER),
-				 errmsg("partition %d of topic \"%s\" is not led by this node",
-						partition->number, NameStr(dest->topic)),
-				 errdetail("NOT_LEADER_OR_FOLLOWER: another node leads it.")));
 }
 
 /*
@@ -219,7 +245,7 @@ lock_tables_to_attach(const List *all)
 	{
 		const Destination *dest = lfirst(lc);
 
-		if (topics_buffer_count(dest->records) > 0)
+		if (topics_destination_span(dest) > 0)
 			LockRelationOid(dest->partition.relid, ShareUpdateExclusiveLock);
 	}
 }
@@ -276,7 +302,7 @@ void
 topics_destination_open_segments(Destination *dest, const List *all)
 {
 	Partition  *partition = &dest->partition;
-	int64		count = topics_buffer_count(dest->records);
+	int64		count = topics_destination_span(dest);
 	int64		end;
 	int64		next;
 	Segment		segment;
@@ -291,6 +317,13 @@ topics_destination_open_segments(Destination *dest, const List *all)
 		topics_segment_learn(partition);
 		end = topics_log_next_offset(partition);
 		topics_broken_topic_check(partition);
+		if (!topics_destination_has_role(dest))
+			topics_destination_report_role(dest);
+		if (dest->is_replica && end != dest->replica_from)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("the log of partition %d of topic \"%s\" ends at offset " INT64_FORMAT ", and not at " INT64_FORMAT,
+							partition->number, NameStr(dest->topic), end, dest->replica_from)));
 		dest->in_one_segment = topics_segment_fits(partition->rel, end, end + count - 1);
 		if (dest->in_one_segment ||
 			(attempt >= MAX_ATTEMPTS &&
@@ -312,7 +345,8 @@ topics_destination_open_segments(Destination *dest, const List *all)
 	}
 
 	/* with these locks: what is checked here cannot change any more */
-	topics_recheck_records(partition->topic, dest->records, &dest->checks);
+	if (!dest->is_replica)
+		topics_recheck_records(partition->topic, dest->records, &dest->checks);
 }
 
 /* The open segment that an offset goes to. */

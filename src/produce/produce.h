@@ -140,6 +140,11 @@ struct Destination
 	RecordList *records;
 	RecordChecks checks;		/* of the records */
 
+	/* of a follower's partition: what the leader's log has there */
+	bool		is_replica;
+	int64		replica_from;	/* the log end before */
+	int64		replica_upto;	/* the log end behind */
+
 	/* the rest is for the commit */
 	PartitionState *topic_state;	/* of partition 0, for wakeup.c */
 	TupleDesc	tupdesc;		/* the topic's: it has no reference count,
@@ -159,6 +164,9 @@ struct Destination
 	Oid			active_file;
 };
 
+extern int64 topics_destination_span(const Destination *dest);
+extern bool topics_destination_has_role(const Destination *dest);
+extern void topics_destination_report_role(const Destination *dest);
 extern void topics_destination_resolve(Destination *dest);
 extern void topics_destination_open_segments(Destination *dest, const List *all);
 extern void topics_destination_close_segments(Destination *dest);
@@ -169,6 +177,8 @@ extern int64 topics_destination_measure_toast(const OpenSegment *open);
 /* ---- append.c ---- */
 
 extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
+extern void topics_append_replica_range(Topic *topic, int32 partition, int64 from, int64 upto);
+extern void topics_append_replica_record(Topic *topic, int64 offset, RecordDraft *draft);
 extern bool topics_append_records(void);
 extern void topics_append_publish(XLogRecPtr lsn, bool marks);
 extern void topics_append_release(bool unconfirmed_yet);

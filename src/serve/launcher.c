@@ -107,7 +107,7 @@ typedef struct Survey
 	MonotonicTime now;
 	MonotonicTime next;			/* when to look again */
 	WorkerSlot *slots;			/* copies */
-	int			taken[SERVE_KINDS];	/* places */
+	int			taken[SERVE_KINDS]; /* places */
 	bool		any_extension;	/* there is, or may be, a database with it */
 } Survey;
 
@@ -206,6 +206,7 @@ forget_databases(List *known, List *databases)
 		/* while the slot is still the database's: its stack is found by it */
 		topics_moved_sort(database);
 		topics_offset_table_forget_database(database);
+		topics_follower_forget_database(database);
 		topics_worker_registry_forget(database);
 	}
 }
@@ -288,7 +289,15 @@ claim_slots(void)
 static int
 count_places(int kind)
 {
-	return kind == SERVE_WORKER ? pg_topics_max_workers : pg_topics_max_compactors;
+	switch (kind)
+	{
+		case SERVE_WORKER:
+			return pg_topics_max_workers;
+		case SERVE_COMPACTOR:
+			return pg_topics_max_compactors;
+		default:
+			return MAX_WORKERS; /* a follower is nothing without */
+	}
 }
 
 /* Return true if a process that this launcher has started is still there. */
@@ -465,7 +474,7 @@ start_process(Survey *survey, int kind, int index)
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	started[kind][index] = kind == SERVE_COMPACTOR ? topics_compactor_start(index, database) :
-		start_worker(database);
+		kind == SERVE_REPLICATOR ? topics_replicator_start(index, database) : start_worker(database);
 	MemoryContextSwitchTo(old);
 	if (started[kind][index] != NULL)
 	{
@@ -680,6 +689,8 @@ look_around(void)
 
 	survey.slots = palloc(sizeof(WorkerSlot) * MAX_WORKERS);
 	look_at_databases(&survey);
+	give_places(&survey, SERVE_REPLICATOR);
+	read_slots(&survey);
 	give_places(&survey, SERVE_COMPACTOR);
 	read_slots(&survey);
 	give_places(&survey, SERVE_WORKER);

@@ -78,14 +78,11 @@ get_segment_facts(const Segment *segment, int64 log_start, int64 log_end)
 static void
 put_timestamp(Relation partition_rel, int64 offset, int64 upto, Datum *value, bool *isnull)
 {
-	LogReader  *reader = topics_log_reader_open(partition_rel, offset, upto, GetActiveSnapshot(),
-												false);
-	TupleTableSlot *slot = offset < upto ? topics_log_reader_next(reader) : NULL;
+	TimestampTz timestamp;
 
-	*isnull = slot == NULL;
-	if (slot)
-		*value = slot_getattr(slot, Anum_log_timestamp, isnull);
-	topics_log_reader_close(reader);
+	*isnull = !topics_log_find_timestamp(partition_rel, offset, upto, GetActiveSnapshot(), &timestamp);
+	if (!*isnull)
+		*value = TimestampTzGetDatum(timestamp);
 }
 
 /*

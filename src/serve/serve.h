@@ -19,6 +19,10 @@ extern void topics_launcher_register(void);
 
 extern struct BackgroundWorkerHandle *topics_compactor_start(int slot, Oid database);
 
+/* ---- replicator.c ---- */
+
+extern struct BackgroundWorkerHandle *topics_replicator_start(int slot, Oid database);
+
 /* ---- guarded.c ---- */
 
 /* What has become of a look at a partition. */

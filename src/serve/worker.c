@@ -258,6 +258,16 @@ compact_due_partition(void *arg)
 		topics_worker_registry_wake_worker();
 }
 
+/* Have a replicator, if this database follows in a cluster. */
+static void
+arrange_replication(void)
+{
+	StartTransactionCommand();
+	(void) topics_worker_slot_want(worker_slot, SERVE_REPLICATOR,
+								   topics_cluster_role() == ROLE_FOLLOWER);
+	CommitTransactionCommand();
+}
+
 /* Let a compactor compact what is wanted, or else do it in this process. */
 static void
 arrange_compaction(MemoryContext cxt)
@@ -360,6 +370,7 @@ run_round(bool full)
 		 * where nothing can be looked at, a compactor would only end, and
 		 * come again
 		 */
+		arrange_replication();
 		if (looked)
 			arrange_compaction(cxt);
 		else

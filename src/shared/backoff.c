@@ -94,6 +94,9 @@ static const char *const step_names[] = {
 	[STEP_OWNERS] = "owners",
 	[STEP_FLOORS] = "floors",
 	[STEP_NOTIFY] = "notify",
+	[STEP_CONNECT] = "connect",
+	[STEP_METADATA] = "metadata",
+	[STEP_FETCH] = "fetch",
 };
 
 static long count_ms_to_retry(const WorkFailure *failure);
@@ -225,7 +228,8 @@ get_first_step(WorkKind kind)
 		[WORK_FLOORS] = STEP_FLOORS,
 		[WORK_NOTIFY] = STEP_NOTIFY,
 		[WORK_COMPACT] = STEP_COMPACT,
-		[WORK_TABLES] = STEP_DROP
+		[WORK_TABLES] = STEP_DROP,
+		[WORK_REPLICATE] = STEP_CONNECT
 	};
 
 	return steps[kind];
@@ -338,13 +342,14 @@ topics_backoff_left(const WorkPiece *piece)
 }
 
 /*
- * Return true if the worker's rounds need not come for the piece: notify.c and
- * the compactor look at the time of theirs themselves.
+ * Return true if the worker's rounds need not come for the piece: notify.c, the
+ * compactor and the replicator look at the time of theirs themselves.
  */
 static bool
 has_own_time(const WorkPiece *piece)
 {
-	return piece->kind == WORK_NOTIFY || piece->kind == WORK_COMPACT;
+	return piece->kind == WORK_NOTIFY || piece->kind == WORK_COMPACT ||
+		piece->kind == WORK_REPLICATE;
 }
 
 /*
@@ -584,7 +589,8 @@ topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *a
 static ServeKind
 find_process(WorkKind kind)
 {
-	return kind == WORK_COMPACT ? SERVE_COMPACTOR : SERVE_WORKER;
+	return kind == WORK_COMPACT ? SERVE_COMPACTOR :
+		kind == WORK_REPLICATE ? SERVE_REPLICATOR : SERVE_WORKER;
 }
 
 /*

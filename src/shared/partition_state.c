@@ -172,6 +172,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	state->active_started = 0;
 	state->spare_at = NO_LIMIT;
 	state->active_file = InvalidOid;
+	state->role = ROLE_LEADER;
 
 	state->bounds_changes = is_new ? 0 : state->bounds_changes + 1;
 	state->append_limit = NO_LIMIT;
@@ -190,6 +191,9 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	set_u64(&state->wake_at, NOBODY_WAITS, is_new);
 	set_u64(&state->log_start_offset, UNKNOWN_OFFSET, is_new);
 	set_u64(&state->log_start_sought, UNKNOWN_OFFSET, is_new);
+	set_u64(&state->leader_end, UNKNOWN_OFFSET, is_new);
+	for (int i = 0; i < MAX_FOLLOWERS; i++)
+		set_u64(&state->follower_end[i], UNKNOWN_OFFSET, is_new);
 
 	if (is_new)
 	{
@@ -202,9 +206,6 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	if (is_new)
 		ConditionVariableInit(&state->data_cv);
 	set_u32(&state->claim_wanted, 0, is_new);
-
-	state->role = ROLE_LEADER;
-	state->leader_epoch = 0;
 
 	state->looked_at = false;
 	state->stored_floor = 0;
@@ -472,6 +473,35 @@ topics_partition_state_look_again(Oid database)
 		if (state->id.database == database && state->compact_at != COMPACTION_WANTED)
 			state->compact_at = LOOK_NOW;
 	}
+}
+
+/*
+ * A database's role in a cluster has changed: its log ends, and what is looked up
+ * with them, are looked up anew.  The caller sees to it that nobody appends.
+ * Raises nothing.
+ */
+void
+topics_partition_state_forget_ends(Oid database)
+{
+	for (int i = 0; i < shared->nstates; i++)
+	{
+		PartitionState *state = &shared->states[i];
+
+		if (state->id.database != database)
+			continue;
+		/* who is looking them up right now does so again (log_end.c) */
+		pg_atomic_fetch_add_u32(&state->foreign_writes, 1);
+		pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
+	}
+}
+
+/* A number of this database's is another follower's now, of which nothing is known. */
+void
+topics_partition_state_forget_follower(int number)
+{
+	for (int i = 0; i < shared->nstates; i++)
+		if (shared->states[i].id.database == MyDatabaseId)
+			pg_atomic_write_u64(&shared->states[i].follower_end[number], UNKNOWN_OFFSET);
 }
 
 /*

@@ -22,7 +22,7 @@
 
 typedef enum PartitionRole
 {
-	ROLE_LEADER,				/* accepts records: all of them, on one node */
+	ROLE_LEADER,				/* accepts records: all, without a cluster */
 	ROLE_FOLLOWER				/* is written by replication only */
 } PartitionRole;
 
@@ -33,6 +33,8 @@ typedef enum PartitionRole
 #define REQUEST_DROP	0x08	/* drop what is below the log start */
 
 #define HIGH_WATERMARK_MARKS 16 /* moments in time (high_watermark.c) */
+
+#define MAX_FOLLOWERS	8		/* of a database */
 
 #define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
@@ -113,6 +115,7 @@ typedef struct PartitionState
 	int64		spare_at;		/* next_offset at which to ask for a spare */
 	Oid			active_file;	/* that active_blocks is of, or invalid: not
 								 * known */
+	PartitionRole role;			/* known as long as next_offset is */
 
 	/*
 	 * ---- the lock on the partition's table, SHARE UPDATE EXCLUSIVE ----
@@ -158,6 +161,11 @@ typedef struct PartitionState
 	pg_atomic_uint64 log_start_sought;	/* nothing that begins here or above
 										 * is hidden from anybody */
 
+	/* In a cluster: what was last said of this, or UNKNOWN_OFFSET. */
+	pg_atomic_uint64 leader_end;	/* where the leader's log ends */
+	pg_atomic_uint64 follower_end[MAX_FOLLOWERS];	/* by the followers'
+													 * numbers */
+
 	/* ---- the flag "moved": the process that has set it (moved.c) ---- */
 
 	pg_atomic_uint32 moved;		/* is in a stack of moved partitions */
@@ -169,11 +177,6 @@ typedef struct PartitionState
 	ConditionVariable data_cv;	/* processes that wait for anything of the
 								 * topic (wakeup.c) */
 	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
-
-	/* ---- no lock: written when the state is made ---- */
-
-	PartitionRole role;
-	int32		leader_epoch;
 
 	/*
 	 * ---- no lock: what the last process that looked has found ----
@@ -221,6 +224,7 @@ typedef enum ServeKind
 {
 	SERVE_WORKER,
 	SERVE_COMPACTOR,
+	SERVE_REPLICATOR,
 	SERVE_KINDS
 } ServeKind;
 
@@ -313,6 +317,7 @@ typedef enum WorkKind
 	WORK_NOTIFY,
 	WORK_COMPACT,				/* what the compactor does (compactor.c) */
 	WORK_TABLES,				/* of dropped topics */
+	WORK_REPLICATE,				/* what the replicator does (replicator.c) */
 	WORK_KINDS
 } WorkKind;
 
@@ -327,7 +332,10 @@ typedef enum WorkStep
 	STEP_COMPACT,
 	STEP_OWNERS,
 	STEP_FLOORS,
-	STEP_NOTIFY
+	STEP_NOTIFY,
+	STEP_CONNECT,
+	STEP_METADATA,
+	STEP_FETCH
 } WorkStep;
 
 #define WHOLE_TOPIC (-1)		/* in place of a partition */
@@ -384,6 +392,8 @@ extern void topics_partition_state_release(int64 topic_id, int32 from, int32 to)
 extern void topics_partition_state_release_database(Oid database);
 extern Oid	topics_partition_state_next_database(Oid after);
 extern void topics_partition_state_look_again(Oid database);
+extern void topics_partition_state_forget_ends(Oid database);
+extern void topics_partition_state_forget_follower(int number);
 extern int64 topics_partition_state_active_bytes(const PartitionState *state);
 extern int	topics_partition_state_index(const PartitionState *state);
 extern PartitionState *topics_partition_state_at(int index);
@@ -460,6 +470,26 @@ extern bool topics_worker_life_is_hung(const ServeProcess *process);
 
 extern MonotonicTime topics_worker_due_full_round(const WorkerSlot *slot);
 extern MonotonicTime topics_worker_due_time(int index, const WorkerSlot *slot);
+
+/* ---- follower.c ---- */
+
+#define MAX_NODE_NAME 40		/* bytes: it is part of other names */
+
+/* What a follower of a database has said. */
+typedef struct Follower
+{
+	Oid			database;		/* here */
+	char		node[MAX_NODE_NAME + 1];
+	int			number;			/* of its own, below MAX_FOLLOWERS */
+	TimestampTz asked;			/* when it last asked; 0: never */
+}			Follower;
+
+extern void topics_follower_shmem_request(void);
+extern void topics_follower_shmem_startup(void);
+extern int	topics_follower_note(const char *node, bool *is_new);
+extern bool topics_follower_read(const char *node, Follower * copy);
+extern void topics_follower_forget(const char *node);
+extern void topics_follower_forget_database(Oid database);
 
 /* ---- moved.c ---- */
 

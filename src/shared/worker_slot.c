@@ -30,7 +30,8 @@ topics_worker_slot_name(ServeKind kind)
 {
 	static const char *const names[] = {
 		[SERVE_WORKER] = "worker",
-		[SERVE_COMPACTOR] = "compactor"
+		[SERVE_COMPACTOR] = "compactor",
+		[SERVE_REPLICATOR] = "replicator"
 	};
 
 	return names[kind];

@@ -213,6 +213,7 @@ topics_create_topic(PG_FUNCTION_ARGS)
 	topic.partitions = get_partitions_argument(fcinfo, CREATE_PARTITIONS);
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.create_topic()");
+	topics_cluster_require_leader("topics.create_topic()");
 	topics_topic_check_name(topic.name);
 	topic.settings = topics_topic_setting_arguments(fcinfo, CREATE_FIRST_SETTING);
 	require_create_right();
@@ -291,6 +292,7 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.alter_topic()");
+	topics_cluster_require_leader("topics.alter_topic()");
 	settings = topics_topic_setting_arguments(fcinfo, ALTER_FIRST_SETTING);
 	topic = lock_own_topic(topics_argument_get_text(fcinfo, ALTER_TOPIC),
 						   ShareUpdateExclusiveLock, false);
@@ -328,6 +330,7 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.add_partitions()");
+	topics_cluster_require_leader("topics.add_partitions()");
 	topics_argument_require(fcinfo, ADD_PARTITIONS);
 	partitions = get_partitions_argument(fcinfo, ADD_PARTITIONS);
 	topic = lock_own_topic(topics_argument_get_text(fcinfo, ADD_TOPIC),
@@ -367,6 +370,7 @@ topics_rename_topic(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.rename_topic()");
+	topics_cluster_require_leader("topics.rename_topic()");
 	topics_topic_check_name(new_name);
 	topic = lock_own_topic(topics_argument_get_text(fcinfo, RENAME_TOPIC),
 						   AccessExclusiveLock, false);
@@ -472,6 +476,7 @@ topics_drop_topic(PG_FUNCTION_ARGS)
 
 	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topics.drop_topic()");
+	topics_cluster_require_leader("topics.drop_topic()");
 	topic = topics_catalog_lookup(name, true);
 	if ((topic == NULL || !has_row(topic)) && lock_topic_parts(name, &parts))
 	{

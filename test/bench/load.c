@@ -162,7 +162,7 @@ connect_server(void)
 }
 
 static PGresult *
-require(PGconn * conn, PGresult * result, ExecStatusType expected)
+require(PGconn *conn, PGresult *result, ExecStatusType expected)
 {
 	if (PQresultStatus(result) != expected)
 		fail(options.sql, PQerrorMessage(conn));
@@ -170,7 +170,7 @@ require(PGconn * conn, PGresult * result, ExecStatusType expected)
 }
 
 static void
-execute(PGconn * conn, const char *sql)
+execute(PGconn *conn, const char *sql)
 {
 	PGresult   *result = PQexec(conn, sql);
 
@@ -198,7 +198,7 @@ typedef struct Statement
 
 /* Replaces ":name" by "$n" and prepares the result as "s" on each connection that is given */
 static void
-prepare(PGconn * conn, Statement *statement)
+prepare(PGconn *conn, Statement *statement)
 {
 	static const char *const kinds[] = {":value", ":random", ":client", ":position", ":sequence", ":array"};
 	char	   *sql = allocate(strlen(options.sql) + 1);
@@ -272,7 +272,7 @@ make_copy_rows(int rows, int *length)
 }
 
 static void
-copy_rows_in(PGconn * conn, long records, const char *chunk, int length)
+copy_rows_in(PGconn *conn, long records, const char *chunk, int length)
 {
 	static const char header[] = "PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0";
 	static const char trailer[] = "\377\377";
@@ -722,7 +722,7 @@ follower_send(Follower * follower, const char *sql)
 
 /* The first column of what is consumed is the value, which begins with the number that its producer gave it */
 static void
-follower_note(Follower * follower, const PGresult * result, double t)
+follower_note(Follower * follower, const PGresult *result, double t)
 {
 	for (int i = 0; i < PQntuples(result); i++)
 	{

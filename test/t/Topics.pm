@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT =
-  qw(topics_node new_node servers_to_upgrade bindir_of loses_attribute_versions dump_bindir ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at);
+  qw(topics_node new_node servers_to_upgrade bindir_of loses_attribute_versions dump_bindir ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at wait_for_replica);
 
 # As little room for locks as a server may have
 my $few_locks = q{
@@ -225,6 +225,18 @@ sub exhaust_scans_at
 
 	rename $file, "$file.scans" or die "could not rename $file: $!";
 	return;
+}
+
+# Waits until a follower's logs end where the leader's do, and it has the topics
+# that the leader has.
+sub wait_for_replica
+{
+	my ($follower, $leader, $database) = @_;
+	my $query =
+	  'SELECT t.topic, p.partition, log_end_offset FROM topics.topic t LEFT JOIN topics.partition p USING (topic) ORDER BY 1, 2';
+
+	$database //= 'postgres';
+	return $follower->poll_query_until($database, $query, $leader->safe_psql($database, $query));
 }
 
 1;

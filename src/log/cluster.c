@@ -1,0 +1,140 @@
+/*-------------------------------------------------------------------------
+ *
+ * cluster.c
+ *		What this node is in a cluster: the row of topic_log.cluster.
+ *
+ * The row is this node's own: it is not replicated, and not dumped.  A database
+ * without it is in no cluster, and leads all its partitions.  node/ writes it;
+ * here is what the log needs of it: a partition's role, which is looked up
+ * together with its log end (log_end.c), and the error for who wants to write to
+ * what another node leads.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "log/log.h"
+#include "pg_topics.h"
+
+/* Columns of topic_log.cluster */
+enum
+{
+	Anum_cluster_node = 1,
+	Anum_cluster_leader,
+	Anum_cluster_leader_conninfo,
+	Anum_cluster_leader_advertised,
+	Anum_cluster_id
+};
+
+static char *
+get_text(HeapTuple tuple, TupleDesc desc, AttrNumber column)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, column, desc, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/*
+ * Read the row, as it is now; its texts are palloc'd.  Return false if this
+ * database is in no cluster.
+ */
+bool
+topics_cluster_read_row(ClusterRow *row)
+{
+	Oid			relid = get_relname_relid("cluster", topics_extension_find_log_schema());
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found;
+
+	memset(row, 0, sizeof(ClusterRow));
+	if (!OidIsValid(relid))
+		return false;
+	rel = table_open(relid, AccessShareLock);
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	tuple = systable_getnext(scan);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+	{
+		row->node = get_text(tuple, RelationGetDescr(rel), Anum_cluster_node);
+		row->leader = get_text(tuple, RelationGetDescr(rel), Anum_cluster_leader);
+		row->leader_conninfo = get_text(tuple, RelationGetDescr(rel), Anum_cluster_leader_conninfo);
+		row->leader_advertised = get_text(tuple, RelationGetDescr(rel),
+										  Anum_cluster_leader_advertised);
+		row->cluster_id = get_text(tuple, RelationGetDescr(rel), Anum_cluster_id);
+		row->leads = strcmp(row->node, row->leader) == 0;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* errdetail() of all that another node has to be asked for, with Kafka's name. */
+static int
+report_leader(const ClusterRow *row)
+{
+	return errdetail("NOT_LEADER_OR_FOLLOWER: node \"%s\" leads: %s.", row->leader,
+					 row->leader_advertised ? row->leader_advertised : "address unknown");
+}
+
+/* This node's role: the same for all partitions, so far. */
+PartitionRole
+topics_cluster_role(void)
+{
+	ClusterRow	row;
+
+	return topics_cluster_read_row(&row) && !row.leads ? ROLE_FOLLOWER : ROLE_LEADER;
+}
+
+/*
+ * This node's role for a partition, without a look at a table where it is known
+ * already.
+ */
+PartitionRole
+topics_cluster_role_of(Topic *topic, int32 partition)
+{
+	const PartitionState *state = topics_catalog_try_partition_state(topic, partition);
+
+	if (state && pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &state->next_offset)) != UNKNOWN_OFFSET)
+		return state->role;
+	return topics_cluster_role();
+}
+
+/* Require this node to lead: a command changes what all nodes have. */
+void
+topics_cluster_require_leader(const char *command)
+{
+	ClusterRow	row;
+
+	if (!topics_cluster_read_row(&row) || row.leads)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_LEADER),
+			 errmsg("%s must be called on the node that leads", command),
+			 report_leader(&row),
+			 errhint("Connect to that node.")));
+}
+
+/* Raise the error of who would write to a partition that is led elsewhere. */
+void
+topics_cluster_report_not_leader(const char *topic, int32 partition)
+{
+	ClusterRow	row;
+
+	if (!topics_cluster_read_row(&row) || row.leads)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("partition %d of topic \"%s\" has got another leader", partition, topic)));
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_LEADER),
+			 errmsg("partition %d of topic \"%s\" is not led by this node", partition, topic),
+			 report_leader(&row),
+			 errhint("Connect to that node.")));
+}

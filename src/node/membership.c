@@ -1,0 +1,451 @@
+/*-------------------------------------------------------------------------
+ *
+ * membership.c
+ *		Make a cluster, and have nodes come and go.
+ *
+ * A node is a database with the extension, under a name.  Its row of
+ * topic_log.cluster says which cluster it is in, and who leads; what all know of
+ * each other is in the metadata (metadata.c).
+ *
+ *	create_cluster	this database becomes the first node, and leads.  Its topics
+ *		stay as they are.
+ *	add_node	the leader writes down the new node, and then calls it: it must be
+ *		without topics, and becomes a follower.  Its replicator (serve/) does the
+ *		rest.
+ *	remove_node	the leader says that the node is gone, and tells it, if it can be
+ *		reached: it leads its topics itself from then on.
+ *
+ * Either step can be repeated after any failure: the record comes first and is
+ * committed, and the other node does nothing if it is as it should be already.
+ *
+ * LOCKING.  Who changes this node's row holds EXCLUSIVE on topic_log.cluster
+ * until its transaction has ended, and who replicates holds ROW SHARE
+ * (topics_membership_hold): so a node's role changes while nobody replicates.
+ * Producers are not kept away: they find the role under the append lock, where
+ * it is looked up anew after a change (topics_partition_state_forget_ends).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "topic/topic.h"
+#include "node/node.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_create_cluster);
+PG_FUNCTION_INFO_V1(topics_add_node);
+PG_FUNCTION_INFO_V1(topics_remove_node);
+PG_FUNCTION_INFO_V1(topics_join_cluster);
+PG_FUNCTION_INFO_V1(topics_leave_cluster);
+
+/* ----------------------------------------------------------------
+ *		Arguments and requirements
+ * ----------------------------------------------------------------
+ */
+
+/* Get a node's name, which can stand in names of slots and applications. */
+static char *
+get_node_argument(FunctionCallInfo fcinfo, int argument)
+{
+	char	   *name = topics_argument_get_text(fcinfo, argument);
+	size_t		length = strlen(name);
+
+	if (length == 0 || length > MAX_NODE_NAME ||
+		strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != length)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid node name \"%s\"", name),
+				 errdetail("It must have from 1 to %d lower-case letters, digits and underscores.",
+						   MAX_NODE_NAME)));
+	return name;
+}
+
+/* Get what clients are told of a node: as given, or what its conninfo shows. */
+static char *
+get_advertised_argument(FunctionCallInfo fcinfo, int argument, const char *conninfo)
+{
+	if (PG_ARGISNULL(argument))
+		return topics_peer_check_conninfo(conninfo);
+	(void) topics_peer_check_conninfo(conninfo);
+	(void) topics_peer_check_conninfo(topics_argument_get_text(fcinfo, argument));
+	return topics_argument_get_text(fcinfo, argument);
+}
+
+/* Require all that a call needs that changes the cluster. */
+static void
+check_call(const char *command)
+{
+	topics_settings_require_preload();
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for %s", command),
+				 errdetail("Only superusers may say which nodes are in a cluster.")));
+	PreventCommandIfReadOnly(command);
+}
+
+/* Lock this node's row, whether there is one or not. */
+static Oid
+get_cluster_table(void)
+{
+	return get_relname_relid("cluster", get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+}
+
+static void
+lock_row(void)
+{
+	LockRelationOid(get_cluster_table(), ExclusiveLock);
+}
+
+/* Until the transaction ends: this node stays what it is in the cluster. */
+void
+topics_membership_hold(void)
+{
+	LockRelationOid(get_cluster_table(), RowShareLock);
+}
+
+/* Read the row of a node that leads. */
+static ClusterRow
+require_leader(const char *command)
+{
+	ClusterRow	row;
+
+	if (!topics_cluster_read_row(&row))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database is in no cluster"),
+				 errhint("Make one with topics.create_cluster().")));
+	topics_cluster_require_leader(command);
+	return row;
+}
+
+/* ----------------------------------------------------------------
+ *		The first node
+ * ----------------------------------------------------------------
+ */
+
+/* Make this node's row. */
+static void
+insert_row(const char *node, const char *leader, const char *leader_conninfo,
+		   const char *leader_advertised, const char *cluster_id)
+{
+	StatementScope scope = topics_statement_begin();
+
+	topics_statement_execute("INSERT INTO topic_log.cluster VALUES (%s, %s, %s, %s, %s, " INT64_FORMAT ")",
+							 quote_literal_cstr(node), quote_literal_cstr(leader),
+							 leader_conninfo ? quote_literal_cstr(leader_conninfo) : "NULL",
+							 leader_advertised ? quote_literal_cstr(leader_advertised) : "NULL",
+							 cluster_id ? quote_literal_cstr(cluster_id) : "gen_random_uuid()::text",
+							 (int64) GetSystemIdentifier());
+	topics_statement_end(scope);
+}
+
+/* create_cluster(node, conninfo, advertised_conninfo) */
+Datum
+topics_create_cluster(PG_FUNCTION_ARGS)
+{
+	char	   *node = get_node_argument(fcinfo, 0);
+	char	   *conninfo = topics_argument_get_text(fcinfo, 1);
+	char	   *advertised = get_advertised_argument(fcinfo, 2, conninfo);
+	ClusterRow	row;
+
+	check_call("topics.create_cluster()");
+	lock_row();
+	if (topics_cluster_read_row(&row))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("this database is in a cluster already, as node \"%s\"", row.node)));
+	topics_make_topic_create_internal(METADATA_TOPIC, 1);
+	insert_row(node, node, NULL, NULL, NULL);
+	topics_metadata_put_node(node, conninfo, advertised);
+	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		Another node comes
+ * ----------------------------------------------------------------
+ */
+
+/* What this database is, for the question whether it may join. */
+static const char *const join_check =
+"SELECT pg_catalog.current_setting('server_encoding'), (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_topics')";
+
+/* Require the other database to be one that can join. */
+static void
+check_candidate(Peer *peer, const char *node)
+{
+	PeerResult *result = topics_peer_query(peer, join_check, NULL, 0);
+	char	   *encoding = pstrdup(topics_peer_value(result, 0, 0));
+	const char *version = topics_peer_value(result, 0, 1);
+
+	version = version ? pstrdup(version) : "none";
+	topics_peer_clear(result);
+	if (strcmp(encoding, GetDatabaseEncodingName()) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("node \"%s\" has another encoding", node),
+				 errdetail("Its database has encoding %s, this one %s.", encoding,
+						   GetDatabaseEncodingName())));
+	if (strcmp(version, PG_TOPICS_VERSION) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_VERSION_MISMATCH),
+				 errmsg("node \"%s\" does not have version %s of pg_topics", node, PG_TOPICS_VERSION),
+				 errdetail("The version of the extension in its database is: %s.", version),
+				 errhint("Run CREATE EXTENSION pg_topics there, or ALTER EXTENSION pg_topics UPDATE.")));
+}
+
+/* What a new node is told, in the order of the arguments of join_cluster(). */
+enum
+{
+	INVITATION_NODE,
+	INVITATION_LEADER,
+	INVITATION_CLUSTER_ID,
+	INVITATION_CONNINFO,
+	INVITATION_ADVERTISED,
+	INVITATION_TOPIC_ID,
+	INVITATION_NOTIFY_KEY,
+	INVITATION_VALUES
+};
+
+/* Read it, palloc'd; the first two are there already. */
+static void
+read_invitation(const char **values)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = topics_statement_begin();
+
+	if (SPI_execute(psprintf("SELECT c.cluster_id, m.value ->> 'conninfo', m.value ->> 'advertised_conninfo', t.topic_id, t.notify_key"
+							 " FROM topic_log.cluster c, topic_log.topic t, topic.\"" METADATA_TOPIC "\" m"
+							 " WHERE t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass AND m.key = 'node/%s'"
+							 " ORDER BY m.\"offset\" DESC LIMIT 1", values[INVITATION_LEADER]), true, 0) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "the metadata do not say where node \"%s\" is", values[INVITATION_LEADER]);
+	for (int i = INVITATION_CLUSTER_ID; i < INVITATION_VALUES; i++)
+		values[i] = MemoryContextStrdup(cxt, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+														  i - INVITATION_CLUSTER_ID + 1));
+	topics_statement_end(scope);
+}
+
+/* Have a node that is connected to join; within SPI. */
+static void
+invite(Peer *peer, const char *node, const char *conninfo, const char *advertised,
+	   const char *leader)
+{
+	const char *invitation[INVITATION_VALUES] = {node, leader};
+
+	check_candidate(peer, node);
+	/* committed before the new node asks */
+	topics_metadata_put_node(node, conninfo, advertised);
+	SPI_commit();
+	read_invitation(invitation);
+	/* one of the values may have a password */
+	topics_peer_clear(topics_peer_query(peer, "SET log_statement = 'none'; SET log_min_duration_statement = -1;"
+										" SET log_min_duration_sample = -1; SET log_parameter_max_length = 0;"
+										" SET log_parameter_max_length_on_error = 0", NULL, 0));
+	topics_peer_clear(topics_peer_query(peer, "SELECT topic_log.join_cluster($1, $2, $3, $4, $5, $6, $7)",
+										invitation, INVITATION_VALUES));
+}
+
+/* CALL add_node(node, conninfo, advertised_conninfo) */
+Datum
+topics_add_node(PG_FUNCTION_ARGS)
+{
+	char	   *node = get_node_argument(fcinfo, 0);
+	char	   *conninfo = topics_argument_get_text(fcinfo, 1);
+	char	   *advertised = get_advertised_argument(fcinfo, 2, conninfo);
+	ClusterRow	row;
+	Peer	   *peer;
+
+	check_call("topics.add_node()");
+	topics_argument_require_no_block(fcinfo, "topics.add_node()");
+	row = require_leader("topics.add_node()");
+	if (strcmp(node, row.node) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("node \"%s\" is this node", node)));
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	peer = topics_peer_connect(node, conninfo);
+	PG_TRY();
+	{
+		invite(peer, node, conninfo, advertised, row.node);
+	}
+	PG_FINALLY();
+	{
+		topics_peer_close(peer);
+	}
+	PG_END_TRY();
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* Require a database that has nothing of its own that would be in the way. */
+static void
+require_no_topics(void)
+{
+	if (topics_catalog_list() != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a database with topics cannot join a cluster"),
+				 errdetail("It gets the cluster's topics, under the same names and ids."),
+				 errhint("Drop its topics, __consumer_offsets too, or use a new database.")));
+}
+
+/*
+ * join_cluster(node, leader, cluster_id, conninfo, advertised, topic_id,
+ * notify_key), on the new node
+ */
+Datum
+topics_join_cluster(PG_FUNCTION_ARGS)
+{
+	char	   *node = get_node_argument(fcinfo, INVITATION_NODE);
+	char	   *cluster_id = topics_argument_get_text(fcinfo, INVITATION_CLUSTER_ID);
+	NewTopic	topic = {
+		.name = METADATA_TOPIC,
+		.partitions = 1,
+		.topic_id = pg_strtoint64(topics_argument_get_text(fcinfo, INVITATION_TOPIC_ID)),
+		.notify_key = topics_argument_get_text(fcinfo, INVITATION_NOTIFY_KEY)
+	};
+	ClusterRow	row;
+
+	check_call("topic_log.join_cluster()");
+	lock_row();
+	if (topics_cluster_read_row(&row))
+	{
+		if (strcmp(row.cluster_id, cluster_id) == 0 && strcmp(row.node, node) == 0)
+			PG_RETURN_VOID();
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("this database is in a cluster already, as node \"%s\"", row.node),
+				 errhint("Remove it there with topics.remove_node(), or call topic_log.leave_cluster() here.")));
+	}
+	require_no_topics();
+	insert_row(node, topics_argument_get_text(fcinfo, INVITATION_LEADER),
+			   topics_argument_get_text(fcinfo, INVITATION_CONNINFO),
+			   topics_argument_get_text(fcinfo, INVITATION_ADVERTISED), cluster_id);
+	topics_make_topic_create_internal_as(&topic);
+	topics_topic_changes_want_round();
+	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		A node goes
+ * ----------------------------------------------------------------
+ */
+
+/* This transaction ends this node's membership. */
+static bool leaving = false;
+
+/* leave_cluster(): this database leads its topics itself from now on */
+Datum
+topics_leave_cluster(PG_FUNCTION_ARGS)
+{
+	StatementScope scope;
+	TopicParts	parts;
+	ClusterRow	row;
+	Topic	   *topic;
+
+	check_call("topic_log.leave_cluster()");
+	lock_row();
+	if (!topics_cluster_read_row(&row))
+		PG_RETURN_VOID();
+	if (row.leads && list_length(topics_metadata_list_nodes()) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the node that leads cannot leave its cluster"),
+				 errhint("Remove the other nodes before, with topics.remove_node().")));
+	leaving = true;
+	topic = topics_metadata_topic();
+	LockRelationOid(topic->view_relid, AccessExclusiveLock);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (topics_broken_topic_find(topic->topic_id, InvalidOid, &parts))
+		topics_topic_drop_parts(&parts);
+	PopActiveSnapshot();
+	scope = topics_statement_begin();
+	topics_statement_execute("DELETE FROM topic_log.cluster");
+	topics_statement_end(scope);
+	PG_RETURN_VOID();
+}
+
+/*
+ * At the end of a transaction.  When this node has left, it leads what it has:
+ * nobody replicates now, for our lock is held until after this.  Raises nothing.
+ */
+void
+topics_membership_at_end(bool commit)
+{
+	if (commit && leaving)
+	{
+		topics_partition_state_forget_ends(MyDatabaseId);
+		topics_follower_forget_database(MyDatabaseId);
+	}
+	leaving = false;
+}
+
+/* Tell a node that it is in the cluster no more. */
+static void
+tell_removed(void *arg)
+{
+	char	  **node = arg;
+	Peer	   *peer = topics_peer_connect(node[0], node[1]);
+
+	PG_TRY();
+	{
+		topics_peer_clear(topics_peer_query(peer, "SELECT topic_log.leave_cluster()", NULL, 0));
+	}
+	PG_FINALLY();
+	{
+		topics_peer_close(peer);
+	}
+	PG_END_TRY();
+}
+
+/* CALL remove_node(node) */
+Datum
+topics_remove_node(PG_FUNCTION_ARGS)
+{
+	char	   *node[] = {get_node_argument(fcinfo, 0), NULL};
+	ClusterRow	row;
+	ErrorData  *error;
+
+	check_call("topics.remove_node()");
+	topics_argument_require_no_block(fcinfo, "topics.remove_node()");
+	row = require_leader("topics.remove_node()");
+	if (strcmp(node[0], row.node) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("node \"%s\" is this node, which leads", node[0])));
+	node[1] = topics_metadata_node_conninfo(node[0]);
+	if (node[1] == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("node \"%s\" is not in the cluster", node[0])));
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	topics_metadata_remove_node(node[0]);
+	SPI_commit();
+	topics_follower_forget(node[0]);
+	error = topics_subtransaction_try(tell_removed, node);
+	if (error && topics_subtransaction_must_raise(error))
+		ReThrowError(error);
+	if (error)
+		ereport(WARNING,
+				(errmsg("node \"%s\" was removed, but could not be told", node[0]),
+				 errdetail_internal("%s", error->detail ? error->detail : error->message),
+				 errhint("It gets nothing any more. SELECT topic_log.leave_cluster() there lets it lead its topics itself.")));
+	SPI_finish();
+	PG_RETURN_VOID();
+}

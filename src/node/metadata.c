@@ -1,0 +1,572 @@
+/*-------------------------------------------------------------------------
+ *
+ * metadata.c
+ *		The internal topic __cluster_metadata: what a cluster's nodes agree on.
+ *
+ * As in Kafka, metadata are records: JSON, with a key for each thing, of which
+ * the latest record counts and a record without a value says that it is gone.
+ *
+ *	node/<name>		a node: conninfo, advertised_conninfo
+ *	topic/<id>		a topic: all that the view topic_log.topic_description says
+ *
+ * The leader's catalogue is the truth of its topics, and the records follow it:
+ * a transaction that may have changed what is described compares the two before
+ * it commits, and produces the records of what differs, so that they are there
+ * if and only if the change is.  On a follower the records are the truth, and the
+ * catalogue follows: topics_metadata_apply compares the same two, and changes the
+ * catalogue.  So nothing has to be remembered of what was done: what was missed,
+ * or failed, is a difference that the next comparison finds.
+ *
+ * A topic has the same id on all nodes, and the same notify_key, which is drawn
+ * when it is created: where the keys of one id differ, they are two topics.
+ * Roles are of each server.  A follower does not wait for a role: a topic whose
+ * owner it does not have belongs to the extension's owner, and a grant to such a
+ * role is left out, until the role is there.
+ *
+ * conninfos may have passwords.  Nobody but superusers may read this topic, but
+ * those who may read everything.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "topic/topic.h"
+#include "node/node.h"
+
+/* The latest record of each key that begins with "prefix/". */
+#define LATEST(prefix) \
+	"SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\"" \
+	" WHERE key LIKE '" prefix "/%' ORDER BY key, \"offset\" DESC"
+
+/* ----------------------------------------------------------------
+ *		Records
+ * ----------------------------------------------------------------
+ */
+
+/* The topic of the metadata. */
+Topic *
+topics_metadata_topic(void)
+{
+	return topics_catalog_lookup(METADATA_TOPIC, false);
+}
+
+/* Produce a record; without a value it says that the thing is gone. */
+static void
+put_record(const char *key, Jsonb *value)
+{
+	RecordDraft draft = {
+		.create_time = GetCurrentTimestamp(),
+		.key = CStringGetTextDatum(key),
+		.value = value ? JsonbPGetDatum(value) : (Datum) 0,
+		.value_isnull = value == NULL,
+		.headers_isnull = true
+	};
+
+	(void) topics_append_buffer(topics_metadata_topic(), &draft);
+}
+
+/* Run a query within a statement's scope, that sees all that is committed. */
+static void
+run_query(const char *sql, Oid *types, Datum *values, int nvalues)
+{
+	topics_settings_override("jit", "off");
+	topics_settings_override("intervalstyle", "postgres");
+	topics_settings_override("extra_float_digits", "1");
+	if (SPI_execute_with_args(sql, nvalues, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the cluster's metadata");
+}
+
+static char *
+get_text(uint64 row, int column)
+{
+	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+}
+
+/* ----------------------------------------------------------------
+ *		Nodes
+ * ----------------------------------------------------------------
+ */
+
+static char *
+make_node_key(const char *node)
+{
+	return psprintf("node/%s", node);
+}
+
+/* Say of a node where it is, for nodes and for clients. */
+void
+topics_metadata_put_node(const char *node, const char *conninfo, const char *advertised)
+{
+	Datum		values[] = {CStringGetTextDatum(conninfo), CStringGetTextDatum(advertised)};
+	Oid			types[] = {TEXTOID, TEXTOID};
+	StatementScope scope = topics_statement_begin();
+	bool		isnull;
+	Jsonb	   *record;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	run_query("SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2)",
+			  types, values, lengthof(values));
+	record = DatumGetJsonbPCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	put_record(make_node_key(node), record);
+	PopActiveSnapshot();
+	topics_statement_end(scope);
+}
+
+void
+topics_metadata_remove_node(const char *node)
+{
+	put_record(make_node_key(node), NULL);
+}
+
+/* Get a node's conninfo, palloc'd, or NULL if it is not in the cluster. */
+char *
+topics_metadata_node_conninfo(const char *node)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	Datum		values[] = {CStringGetTextDatum(make_node_key(node))};
+	Oid			types[] = {TEXTOID};
+	StatementScope scope = topics_statement_begin();
+	char	   *result = NULL;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	run_query("SELECT value ->> 'conninfo' FROM (" LATEST("node") ") latest WHERE key = $1 AND value IS NOT NULL",
+			  types, values, lengthof(values));
+	if (SPI_processed > 0)
+		result = MemoryContextStrdup(cxt, get_text(0, 1));
+	PopActiveSnapshot();
+	topics_statement_end(scope);
+	return result;
+}
+
+/* List the nodes of the cluster by name: MetadataNodes, palloc'd. */
+List *
+topics_metadata_list_nodes(void)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = topics_statement_begin();
+	List	   *result = NIL;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	run_query("SELECT substr(key, 6), value ->> 'advertised_conninfo' FROM (" LATEST("node") ") latest"
+			  " WHERE value IS NOT NULL ORDER BY 1", NULL, NULL, 0);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		MetadataNode *node = palloc(sizeof(MetadataNode));
+
+		node->name = get_text(i, 1);
+		node->advertised = get_text(i, 2);
+		result = lappend(result, node);
+		MemoryContextSwitchTo(old);
+	}
+	PopActiveSnapshot();
+	topics_statement_end(scope);
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		On the leader: the records follow the catalogue
+ * ----------------------------------------------------------------
+ */
+
+/* Produce the records of topics that are not as their latest records say. */
+static void
+put_changed_topics(void)
+{
+	StatementScope scope = topics_statement_begin();
+
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetLatestSnapshot());
+	run_query("SELECT coalesce(d.key, l.key), d.value FROM topic_log.topic_description d"
+			  " FULL JOIN (" LATEST("topic") ") l USING (key)"
+			  " WHERE d.value IS DISTINCT FROM l.value ORDER BY 1", NULL, NULL, 0);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull);
+
+		put_record(get_text(i, 1), isnull ? NULL : DatumGetJsonbP(value));
+	}
+	PopActiveSnapshot();
+	topics_statement_end(scope);
+}
+
+/* Before the commit of a transaction that may have changed topics. */
+void
+topics_metadata_pre_commit(void)
+{
+	ClusterRow	row;
+
+	if (!topics_topic_changes_are_described() || topics_topic_changes_drops_extension() ||
+		!topics_cluster_read_row(&row) || !row.leads)
+		return;
+	put_changed_topics();
+}
+
+/* ----------------------------------------------------------------
+ *		On a follower: the catalogue follows the records
+ * ----------------------------------------------------------------
+ */
+
+/* Columns of "differences" */
+enum
+{
+	DIFFERENCE_ID = 1,
+	DIFFERENCE_WANTED,
+	DIFFERENCE_HERE,
+	DIFFERENCE_SAME,
+	DIFFERENCE_NAME,
+	DIFFERENCE_NAME_HERE,
+	DIFFERENCE_NOTIFY_KEY,
+	DIFFERENCE_KEY_TYPE,
+	DIFFERENCE_VALUE_TYPE,
+	DIFFERENCE_PARTITIONS,
+	DIFFERENCE_PARTITIONS_HERE,
+	DIFFERENCE_OWNER,
+	DIFFERENCE_SETTINGS,
+	DIFFERENCE_GRANTS,
+	DIFFERENCE_OWNER_HERE
+};
+
+/*
+ * Topics whose latest records say another thing than the catalogue.  What the
+ * records say of roles is taken as far as these are here.  What is to go comes
+ * first, for its name may be wanted.
+ */
+static const char *const differences =
+"WITH latest AS (" LATEST("topic") "), known AS ("
+"SELECT key, value || jsonb_build_object("
+" 'owner', coalesce((SELECT rolname::text FROM pg_roles WHERE rolname = value ->> 'owner'), CURRENT_USER::text),"
+" 'grants', (SELECT coalesce(jsonb_agg(g ORDER BY g::text), '[]') FROM jsonb_array_elements(value -> 'grants') g"
+" WHERE g ->> 'grantee' IS NULL OR EXISTS (SELECT FROM pg_roles WHERE rolname = g ->> 'grantee'))) AS value"
+" FROM latest WHERE value IS NOT NULL)"
+" SELECT substr(key, 7)::int8, k.value IS NOT NULL, d.value IS NOT NULL,"
+" k.value -> 'uuid' = d.value -> 'uuid', k.value ->> 'topic', d.value ->> 'topic', k.value ->> 'uuid',"
+" k.value ->> 'key_type', k.value ->> 'value_type', k.value ->> 'partitions', d.value ->> 'partitions',"
+" k.value ->> 'owner', k.value ->> 'settings', k.value ->> 'grants', d.value ->> 'owner'"
+" FROM known k FULL JOIN topic_log.topic_description d USING (key)"
+" WHERE k.value IS DISTINCT FROM d.value"
+" ORDER BY k.value IS NOT NULL, substr(key, 7)::int8";
+
+/* What a topic is to be, and what it is here: texts, or NULL. */
+typedef struct TopicDifference
+{
+	int64		topic_id;
+	bool		wanted;			/* else it is gone */
+	bool		here;
+	bool		same;			/* what is here is this topic, not another of
+								 * its id */
+	char	   *text[DIFFERENCE_OWNER_HERE + 1];
+} TopicDifference;
+
+static bool
+is_true(const char *text)
+{
+	return text &&*text == 't';
+}
+
+/* List what differs, in the memory context "cxt". */
+static List *
+find_differences(MemoryContext cxt)
+{
+	StatementScope scope = topics_statement_begin();
+	List	   *result = NIL;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	run_query(differences, NULL, NULL, 0);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		TopicDifference *difference = palloc0(sizeof(TopicDifference));
+
+		for (int column = DIFFERENCE_ID; column <= DIFFERENCE_OWNER_HERE; column++)
+			difference->text[column] = get_text(i, column);
+		difference->topic_id = pg_strtoint64(difference->text[DIFFERENCE_ID]);
+		difference->wanted = is_true(difference->text[DIFFERENCE_WANTED]);
+		difference->here = is_true(difference->text[DIFFERENCE_HERE]);
+		difference->same = is_true(difference->text[DIFFERENCE_SAME]);
+		result = lappend(result, difference);
+		MemoryContextSwitchTo(old);
+	}
+	PopActiveSnapshot();
+	topics_statement_end(scope);
+	return result;
+}
+
+static int32
+get_partitions(const TopicDifference *difference, int column)
+{
+	return pg_strtoint32(difference->text[column]);
+}
+
+/* Get the settings that a record has. */
+static TopicSettingValues *
+get_settings(const TopicDifference *difference)
+{
+	Datum		values[] = {CStringGetTextDatum(difference->text[DIFFERENCE_SETTINGS])};
+	Oid			types[] = {TEXTOID};
+	StatementScope scope = topics_statement_begin();
+	MemoryContext old;
+	const char *(*pairs)[2];
+	TopicSettingValues *result;
+	int			count;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	run_query("SELECT key, value FROM jsonb_each_text($1::jsonb)", types, values, lengthof(values));
+	count = (int) SPI_processed;
+	pairs = palloc(sizeof(*pairs) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+	{
+		pairs[i][0] = get_text(i, 1);
+		pairs[i][1] = get_text(i, 2);
+	}
+	old = MemoryContextSwitchTo(CurTransactionContext);
+	result = topics_topic_setting_from_text((const char *const(*)[2]) pairs, count);
+	MemoryContextSwitchTo(old);
+	PopActiveSnapshot();
+	topics_statement_end(scope);
+	return result;
+}
+
+/* The view of a topic that is here. */
+static Oid
+get_view(const TopicDifference *difference)
+{
+	return get_relname_relid(difference->text[DIFFERENCE_NAME_HERE],
+							 get_namespace_oid(TOPIC_SCHEMA, false));
+}
+
+/* Run the statements that a query returns, each in a row. */
+static void
+run_statements(const char *sql, Oid *types, Datum *values, int nvalues)
+{
+	StatementScope scope = topics_statement_begin();
+	List	   *statements = NIL;
+	ListCell   *lc;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	run_query(sql, types, values, nvalues);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		statements = lappend(statements, get_text(i, 1));
+	PopActiveSnapshot();
+	foreach(lc, statements)
+		topics_statement_execute("%s", (char *) lfirst(lc));
+	topics_statement_end(scope);
+}
+
+/* Read the grants on a topic's view, as they are now, in the form of records. */
+static char *
+read_grants_here(const TopicDifference *difference)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	Datum		values[] = {Int64GetDatum(difference->topic_id)};
+	Oid			types[] = {INT8OID};
+	StatementScope scope = topics_statement_begin();
+	char	   *result;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	run_query("SELECT value ->> 'grants' FROM topic_log.topic_description WHERE key = 'topic/' || $1",
+			  types, values, lengthof(values));
+	result = MemoryContextStrdup(cxt, SPI_processed > 0 ? get_text(0, 1) : "[]");
+	PopActiveSnapshot();
+	topics_statement_end(scope);
+	return result;
+}
+
+/* Give a topic's view the grants that its record has. */
+static void
+set_grants(const TopicDifference *difference)
+{
+	char	   *here = read_grants_here(difference);
+	Datum		values[] = {
+		CStringGetTextDatum(difference->text[DIFFERENCE_NAME]),
+		CStringGetTextDatum(here),
+		CStringGetTextDatum(difference->text[DIFFERENCE_GRANTS])
+	};
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID};
+
+	/* no ACL stays none */
+	if (strcmp(here, difference->text[DIFFERENCE_GRANTS]) == 0)
+		return;
+	run_statements("SELECT DISTINCT format('REVOKE ALL ON topic.%I FROM %s CASCADE', $1,"
+				   " coalesce(quote_ident(g ->> 'grantee'), 'PUBLIC')) FROM jsonb_array_elements($2::jsonb) g",
+				   types, values, lengthof(values) - 1);
+	run_statements("SELECT format('GRANT %s ON topic.%I TO %s%s', g ->> 'privilege', $1,"
+				   " coalesce(quote_ident(g ->> 'grantee'), 'PUBLIC'),"
+				   " CASE WHEN (g ->> 'grantable')::boolean THEN ' WITH GRANT OPTION' END)"
+				   " FROM jsonb_array_elements($3::jsonb) g WHERE $2 IS NOT NULL",
+				   types, values, lengthof(values));
+}
+
+/*
+ * A topic's name is wanted by another one: if there is a topic here that has it,
+ * by what the records said before, it gets out of the way.  Its own record says
+ * what it is called.
+ */
+static void
+free_name(const char *name)
+{
+	Topic	   *topic = topics_catalog_lookup(name, true);
+
+	if (topic == NULL)
+		return;
+	RenameRelationInternal(topic->view_relid, psprintf("__renamed_" INT64_FORMAT, topic->topic_id),
+						   false, false);
+	CommandCounterIncrement();
+}
+
+static void
+create_topic(const TopicDifference *difference)
+{
+	NewTopic	topic = {
+		.name = difference->text[DIFFERENCE_NAME],
+		.topic_id = difference->topic_id,
+		.notify_key = difference->text[DIFFERENCE_NOTIFY_KEY],
+		.partitions = get_partitions(difference, DIFFERENCE_PARTITIONS),
+		.key_type = difference->text[DIFFERENCE_KEY_TYPE],
+		.value_type = difference->text[DIFFERENCE_VALUE_TYPE],
+		.settings = get_settings(difference),
+		.owner = get_role_oid(difference->text[DIFFERENCE_OWNER], false)
+	};
+
+	free_name(topic.name);
+	if (!topics_make_topic_lock_name(topic.name))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("relation \"%s\" in schema \"%s\" has the name of a topic of the cluster",
+						topic.name, TOPIC_SCHEMA),
+				 errhint("Drop or rename it.")));
+	topics_make_topic_create(&topic);
+	set_grants(difference);
+}
+
+static void
+drop_topic(const TopicDifference *difference)
+{
+	TopicParts	parts;
+
+	LockRelationOid(get_view(difference), AccessExclusiveLock);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (topics_broken_topic_find(difference->topic_id, InvalidOid, &parts))
+		topics_topic_drop_parts(&parts);
+	PopActiveSnapshot();
+}
+
+/* Give a topic that is here the name, settings and so on of its record. */
+static void
+change_topic(const TopicDifference *difference)
+{
+	Oid			view = get_view(difference);
+	const char *name = difference->text[DIFFERENCE_NAME];
+	int32		partitions = get_partitions(difference, DIFFERENCE_PARTITIONS);
+	int32		partitions_here = get_partitions(difference, DIFFERENCE_PARTITIONS_HERE);
+	TopicSettingValues *settings = get_settings(difference);
+	StatementScope scope;
+
+	LockRelationOid(view, AccessExclusiveLock);
+	if (strcmp(name, difference->text[DIFFERENCE_NAME_HERE]) != 0)
+	{
+		free_name(name);
+		RenameRelationInternal(view, name, false, false);
+		CommandCounterIncrement();
+	}
+	scope = topics_statement_begin();
+	if (partitions > partitions_here)
+		topics_make_topic_create_partitions(difference->topic_id, partitions_here, partitions,
+											topics_topic_setting_used(settings).segment_bytes);
+	topics_topic_setting_execute(psprintf("UPDATE topic_log.topic SET partitions = %d, %s"
+										  " WHERE topic_id = " INT64_FORMAT, partitions,
+										  topics_topic_setting_assignments(), difference->topic_id),
+								 settings);
+	CacheInvalidateRelcacheByRelid(view);
+	CommandCounterIncrement();
+	if (strcmp(difference->text[DIFFERENCE_OWNER], difference->text[DIFFERENCE_OWNER_HERE]) != 0)
+		ATExecChangeOwner(view, get_role_oid(difference->text[DIFFERENCE_OWNER], false), true,
+						  AccessExclusiveLock);
+	topics_statement_end(scope);
+	topics_backoff_reset(view);
+	topics_topic_changes_note_settings();
+	set_grants(difference);
+}
+
+/* In a subtransaction: have a topic as its record says. */
+static void
+settle_difference(void *arg)
+{
+	const TopicDifference *difference = arg;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (difference->here && !(difference->wanted && difference->same))
+		drop_topic(difference);
+	if (difference->wanted && difference->here && difference->same)
+		change_topic(difference);
+	else if (difference->wanted)
+		create_topic(difference);
+	PopActiveSnapshot();
+}
+
+/* Error context: which topic of the cluster could not be had. */
+static void
+describe_difference(void *arg)
+{
+	const TopicDifference *difference = arg;
+
+	errcontext("topic \"%s\" as the cluster has it",
+			   difference->wanted ? difference->text[DIFFERENCE_NAME] :
+			   difference->text[DIFFERENCE_NAME_HERE]);
+}
+
+/*
+ * Have the topics of this follower as the records say, each in a transaction of
+ * its own.  One that cannot be had, as its type is not here, does not keep the
+ * others: the first error is raised when all were tried.  "cxt" has what is
+ * needed meanwhile.
+ */
+void
+topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction)
+{
+	ErrorData  *first = NULL;
+	List	   *list = find_differences(cxt);
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		ErrorContextCallback callback = {error_context_stack, describe_difference, lfirst(lc)};
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		ErrorData  *error;
+
+		error_context_stack = &callback;
+		error = topics_subtransaction_try(settle_difference, lfirst(lc));
+		error_context_stack = callback.previous;
+		MemoryContextSwitchTo(old);
+		if (error && topics_subtransaction_must_raise(error))
+			ReThrowError(error);
+		if (error && first == NULL)
+			first = error;
+		next_transaction();
+	}
+	if (first)
+		ReThrowError(first);
+}

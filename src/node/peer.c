@@ -1,0 +1,349 @@
+/*-------------------------------------------------------------------------
+ *
+ * peer.c
+ *		A connection to another node, by libpq.
+ *
+ * Nothing here blocks in libpq: the process waits at its latch as well as at the
+ * socket, so that it can be cancelled, and ends with the postmaster.  An error,
+ * of the connection or of the other node, is raised as our own; the caller
+ * closes the connection then.
+ *
+ * The other node speaks as pg_dump has it spoken to: what is sent as text means
+ * the same at both ends, whatever is set for a role or a database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "libpq-fe.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "node/node.h"
+
+/* Keywords of a connection, before and behind those of its conninfo. */
+#define MAX_KEYWORDS 8
+
+/* The same text at both ends. */
+static const char *const peer_settings =
+"SET search_path = pg_catalog; SET datestyle = ISO; SET intervalstyle = postgres;"
+" SET extra_float_digits = 3; SET bytea_output = hex; SET timezone = 'GMT';"
+" SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;"
+" SET row_security = off; SET default_transaction_isolation = 'read committed'; SET jit = off;"
+" SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; SET xmloption = content";
+
+/* ----------------------------------------------------------------
+ *		Errors
+ * ----------------------------------------------------------------
+ */
+
+/* Copy libpq's message, without its end of line. */
+static char *
+copy_message(const char *message)
+{
+	char	   *copy = pchomp(message ? message : "");
+
+	return *copy ? copy : pstrdup("the connection was lost");
+}
+
+static void
+report_connection(Peer *peer)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("connection to another node failed"),
+			 errdetail_internal("%s", copy_message(PQerrorMessage(peer)))));
+}
+
+/* Raise what the other node has raised; the result is cleared. */
+static void
+report_result(Peer *peer, PeerResult *result)
+{
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
+	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
+	int			code = state ? MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]) :
+		ERRCODE_CONNECTION_FAILURE;
+	char	   *message = primary ? pstrdup(primary) : copy_message(PQerrorMessage(peer));
+	char	   *more = detail ? pstrdup(detail) : NULL;
+	char	   *cure = hint ? pstrdup(hint) : NULL;
+
+	PQclear(result);
+	ereport(ERROR,
+			(errcode(code),
+			 errmsg("another node reports: %s", message),
+			 more ? errdetail_internal("%s", more) : 0,
+			 cure ? errhint("%s", cure) : 0));
+}
+
+/* ----------------------------------------------------------------
+ *		Waiting
+ * ----------------------------------------------------------------
+ */
+
+/* Wait until the socket can be read or written, as "events" say. */
+static void
+wait_for_socket(Peer *peer, int events)
+{
+	int			happened = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events,
+											 PQsocket(peer), -1L, topics_wait_event_get(WAIT_PEER));
+
+	if (happened & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Get the next result of what was sent, or NULL after the last one. */
+static PeerResult *
+get_result(Peer *peer)
+{
+	while (PQisBusy(peer))
+	{
+		wait_for_socket(peer, WL_SOCKET_READABLE);
+		if (!PQconsumeInput(peer))
+			report_connection(peer);
+	}
+	return PQgetResult(peer);
+}
+
+/* Get the last result of what was sent; it is cleared by the caller. */
+static PeerResult *
+get_last_result(Peer *peer, ExecStatusType expected)
+{
+	PeerResult *last = NULL;
+	PeerResult *result;
+
+	while ((result = get_result(peer)) != NULL)
+	{
+		ExecStatusType status = PQresultStatus(result);
+
+		if (status != expected && status != PGRES_COMMAND_OK)
+			report_result(peer, result);
+		PQclear(last);
+		last = result;
+		if (status == PGRES_COPY_OUT)
+			break;
+	}
+	if (last == NULL)
+		report_connection(peer);
+	return last;
+}
+
+/* ----------------------------------------------------------------
+ *		Connections
+ * ----------------------------------------------------------------
+ */
+
+/* Get the value of a keyword in a conninfo that was parsed, or NULL. */
+static const char *
+get_option(const PQconninfoOption *options, const char *keyword)
+{
+	for (; options->keyword; options++)
+		if (strcmp(options->keyword, keyword) == 0)
+			return options->val;
+	return NULL;
+}
+
+/* Append "keyword=value", quoted as libpq wants it, unless there is no value. */
+static void
+append_option(StringInfo text, const PQconninfoOption *options, const char *keyword)
+{
+	const char *value = get_option(options, keyword);
+
+	if (value == NULL)
+		return;
+	appendStringInfo(text, "%s%s='", text->len > 0 ? " " : "", keyword);
+	for (; *value; value++)
+	{
+		if (*value == '\'' || *value == '\\')
+			appendStringInfoChar(text, '\\');
+		appendStringInfoChar(text, *value);
+	}
+	appendStringInfoChar(text, '\'');
+}
+
+/*
+ * Require a conninfo to be one, and return what clients may see of it: where
+ * the database is, and nothing of who connects.  (libpq's message about a
+ * conninfo may show a password, so it is not repeated.)
+ */
+char *
+topics_peer_check_conninfo(const char *conninfo)
+{
+	char	   *message = NULL;
+	PQconninfoOption *options = PQconninfoParse(conninfo, &message);
+	StringInfoData text;
+
+	if (options == NULL)
+	{
+		PQfreemem(message);
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid conninfo"),
+				 errhint("Use keywords of libpq, as in 'host=a.example port=5432 dbname=app user=node', or a URI.")));
+	}
+	initStringInfo(&text);
+	append_option(&text, options, "host");
+	append_option(&text, options, "hostaddr");
+	append_option(&text, options, "port");
+	append_option(&text, options, "dbname");
+	PQconninfoFree(options);
+	return text.data;
+}
+
+/* Take libpq to the end of a connection attempt. */
+static void
+finish_connecting(Peer *peer)
+{
+	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+
+	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
+	{
+		wait_for_socket(peer, status == PGRES_POLLING_READING ? WL_SOCKET_READABLE :
+						PQstatus(peer) == CONNECTION_STARTED ? WL_SOCKET_CONNECTED : WL_SOCKET_WRITEABLE);
+		status = PQconnectPoll(peer);
+	}
+	if (status != PGRES_POLLING_OK)
+		report_connection(peer);
+}
+
+/* Connect to the node of this name, which the message of an error gives. */
+Peer *
+topics_peer_connect(const char *node, const char *conninfo)
+{
+	const char *keywords[MAX_KEYWORDS] = {"dbname", "client_encoding", "fallback_application_name", NULL};
+	const char *values[MAX_KEYWORDS] = {conninfo, GetDatabaseEncodingName(), "pg_topics", NULL};
+	Peer	   *peer;
+
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("no file descriptor is left for a connection to node \"%s\"", node),
+				 errhint("Raise max_files_per_process or the limit of the operating system.")));
+	peer = PQconnectStartParams(keywords, values, true);
+	if (peer == NULL)
+	{
+		ReleaseExternalFD();
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	}
+	PG_TRY();
+	{
+		if (PQstatus(peer) == CONNECTION_BAD)
+			report_connection(peer);
+		finish_connecting(peer);
+		topics_peer_clear(topics_peer_query(peer, peer_settings, NULL, 0));
+	}
+	PG_CATCH();
+	{
+		topics_peer_close(peer);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return peer;
+}
+
+/* Close a connection.  Raises nothing. */
+void
+topics_peer_close(Peer *peer)
+{
+	PQfinish(peer);
+	ReleaseExternalFD();
+}
+
+/* ----------------------------------------------------------------
+ *		Queries
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Run statements on the other node, without parameters, or one with some.  The
+ * result is of the last one.
+ */
+PeerResult *
+topics_peer_query(Peer *peer, const char *sql, const char *const *values, int nvalues)
+{
+	int			sent = nvalues == 0 ? PQsendQuery(peer, sql) :
+		PQsendQueryParams(peer, sql, nvalues, NULL, values, NULL, NULL, 0);
+
+	if (!sent)
+		report_connection(peer);
+	return get_last_result(peer, PGRES_TUPLES_OK);
+}
+
+int
+topics_peer_rows(const PeerResult *result)
+{
+	return PQntuples(result);
+}
+
+/* Get a value of a result as text, or NULL. */
+const char *
+topics_peer_value(const PeerResult *result, int row, int column)
+{
+	return PQgetisnull(result, row, column) ? NULL : PQgetvalue(result, row, column);
+}
+
+int64
+topics_peer_number(const PeerResult *result, int row, int column)
+{
+	return pg_strtoint64(PQgetvalue(result, row, column));
+}
+
+void
+topics_peer_clear(PeerResult *result)
+{
+	PQclear(result);
+}
+
+/* Begin COPY .. TO STDOUT on the other node. */
+void
+topics_peer_copy_begin(Peer *peer, const char *sql)
+{
+	PeerResult *result;
+
+	if (!PQsendQuery(peer, sql))
+		report_connection(peer);
+	result = get_last_result(peer, PGRES_COPY_OUT);
+	PQclear(result);
+}
+
+/* Append what comes next of it.  Return false if nothing comes any more. */
+bool
+topics_peer_copy_read(Peer *peer, StringInfo data)
+{
+	char	   *buffer;
+	int			length;
+
+	while ((length = PQgetCopyData(peer, &buffer, 1)) == 0)
+	{
+		wait_for_socket(peer, WL_SOCKET_READABLE);
+		if (!PQconsumeInput(peer))
+			report_connection(peer);
+	}
+	if (length == -2)
+		report_connection(peer);
+	if (length == -1)
+	{
+		/* an error on the way comes now */
+		PQclear(get_last_result(peer, PGRES_COMMAND_OK));
+		return false;
+	}
+	PG_TRY();
+	{
+		appendBinaryStringInfo(data, buffer, length);
+	}
+	PG_FINALLY();
+	{
+		PQfreemem(buffer);
+	}
+	PG_END_TRY();
+	return true;
+}
