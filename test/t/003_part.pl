@@ -374,8 +374,11 @@ is( $node->safe_psql(
 $node->safe_psql('loose',
 	q{SELECT topics.create_topic('spared', segment_bytes => 65536); SELECT topics.produce('spared', i::text) FROM generate_series(1, 500) i}
 );
-$node->poll_query_until('loose', q{SELECT count(*) = 2 FROM topics.segment WHERE topic = 'spared'})
-  or die 'no spare';
+$node->poll_query_until(
+	'loose', q{
+	SELECT (SELECT count(*) FROM topics.segment WHERE topic = 'spared') = 2 AND next_offset_floor = 500
+	FROM topic_log.partition JOIN topics.topic USING (topic_id) WHERE topic = 'spared'}
+) or die 'no spare';
 my $spared =
   q{SELECT substring(l.relname, '^t\d+_p0_s1$') FROM pg_class l WHERE l.relispartition AND l.relname ~ '_s1$' AND l.relname LIKE}
   . q{ (SELECT 't' || topic_id FROM topics.topic WHERE topic = 'spared') || '\_p0%'};
