@@ -21,8 +21,8 @@
  * log starts above the follower's end, the follower goes on there: as in Kafka.
  *
  * VALUES go in PostgreSQL's binary form where that means the same on both
- * nodes, that is for types that initdb has made.  Others may have OIDs in it,
- * which are of one database; they go as text.  The follower reads them as the
+ * nodes, that is for types that initdb has made, but regclass and the like.
+ * Others may have OIDs in it, which are of one database; they go as text.  The follower reads them as the
  * domain's base type, and checks nothing: the leader has.
  *
  *-------------------------------------------------------------------------
@@ -43,6 +43,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
 #include "base/compat.h"
@@ -434,6 +435,48 @@ take_copy_header(CopyInput *input)
 	(void) take_bytes(input, take_int32(input));
 }
 
+/* Return true if a type has a binary form. */
+static bool
+has_binary_form(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	bool		result = HeapTupleIsValid(tuple) && OidIsValid(((Form_pg_type) GETSTRUCT(tuple))->typreceive);
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
+ * Return true if a type's binary form means the same on all nodes: if initdb has
+ * made the type, and it has no OIDs of one database in it.
+ */
+static bool
+is_same_everywhere(Oid type)
+{
+	Oid			element = get_element_type(type);
+
+	if (type >= FirstNormalObjectId)
+		return false;
+	switch (OidIsValid(element) ? element : type)
+	{
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGCOLLATIONOID:
+		case REGTYPEOID:
+		case REGROLEOID:
+		case REGNAMESPACEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+			return false;
+		default:
+			return has_binary_form(type) && (!OidIsValid(element) || has_binary_form(element));
+	}
+}
+
 /* Find out how values of a column come, of a type that is no domain. */
 static void
 set_column(CopyColumn *column, const char *name, Oid type, int32 typmod)
@@ -441,7 +484,7 @@ set_column(CopyColumn *column, const char *name, Oid type, int32 typmod)
 	Oid			function;
 
 	column->typmod = typmod;
-	column->as_text = type >= FirstNormalObjectId;
+	column->as_text = !is_same_everywhere(type);
 	if (column->as_text)
 	{
 		/* by the output function: a cast to text may be anybody's */

@@ -62,7 +62,12 @@ typedef struct Round
 static WorkerSlot *replicator_slot = NULL;
 static bool finished = false;	/* this database does not follow */
 static Peer *leader = NULL;		/* the connection to it, if there is one */
-static bool metadata_settled = false;	/* the catalogue is as they say */
+
+/*
+ * When to compare the catalogue with the metadata: at once if these have changed,
+ * else from time to time, since a role may have come that they name.
+ */
+static MonotonicTime compare_at = 0;
 
 /* ----------------------------------------------------------------
  *		In the launcher
@@ -220,7 +225,7 @@ follow_partition(Round *round, const LedPartition *led)
 		return true;
 	round->any_news = true;
 	if (led->is_metadata)
-		metadata_settled = false;
+		compare_at = 0;
 	if (!topics_backoff_run(&piece, NameStr(name), fetch_partition, &turn))
 	{
 		close_leader();
@@ -248,11 +253,11 @@ follow_metadata(Round *round, const LedPartition *led)
 	WorkPiece	piece = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
 	NameData	name;
 
-	if (metadata_settled)
+	if (compare_at > topics_clock_now())
 		return;
 	piece.view_relid = find_view(led->topic_id, &name);
-	if (OidIsValid(piece.view_relid))
-		metadata_settled = topics_backoff_run(&piece, NameStr(name), apply_metadata, round);
+	if (OidIsValid(piece.view_relid) && topics_backoff_run(&piece, NameStr(name), apply_metadata, round))
+		compare_at = topics_clock_in(pg_topics_worker_interval);
 }
 
 /* Go once over all that the leader has.  Return false if this node does not follow. */

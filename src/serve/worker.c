@@ -258,6 +258,18 @@ compact_due_partition(void *arg)
 		topics_worker_registry_wake_worker();
 }
 
+/*
+ * Work: have the metadata of the cluster say what the catalogue does, also where
+ * that has changed without a command on a topic, as when a role or a type is
+ * renamed.  The commit looks (metadata.c).
+ */
+static void
+compare_metadata(void *arg)
+{
+	if (topics_extension_exists())
+		topics_topic_changes_note_description();
+}
+
 /* Have a replicator, if this database follows in a cluster. */
 static void
 arrange_replication(void)
@@ -341,6 +353,7 @@ run_round(bool full)
 	const WorkPiece whole = WHOLE_ROUND;
 	const WorkPiece floors = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_FLOORS};
 	const WorkPiece tables = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_TABLES};
+	const WorkPiece metadata = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_METADATA};
 	const MonotonicTime began = topics_clock_now();
 	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics worker",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -359,6 +372,8 @@ run_round(bool full)
 		/* in between, only if they have failed, and are to be tried again now */
 		if (full || topics_backoff_left(&floors) == 0)
 			(void) topics_backoff_run(&floors, NULL, store_log_floors, cxt);
+		if (full || topics_backoff_left(&metadata) == 0)
+			(void) topics_backoff_run(&metadata, NULL, compare_metadata, NULL);
 		pgstat_report_stat(false);
 		if (looked && topics_backoff_left(&whole) < 0)
 		{

@@ -318,6 +318,7 @@ typedef enum WorkKind
 	WORK_COMPACT,				/* what the compactor does (compactor.c) */
 	WORK_TABLES,				/* of dropped topics */
 	WORK_REPLICATE,				/* what the replicator does (replicator.c) */
+	WORK_METADATA,				/* of the cluster, on the node that leads */
 	WORK_KINDS
 } WorkKind;
 

@@ -11,7 +11,7 @@ use Test::More;
 use TopicState;
 use Topics;
 
-my %node = map { $_ => topics_node($_) } qw(a b c);
+my %node = map { $_ => topics_node($_, conf => "pg_topics.worker_interval = '1 s'\n") } qw(a b c);
 my ($a, $b, $c) = @node{ 'a', 'b', 'c' };
 
 # What a has and what another node has is the same, in time.
@@ -64,6 +64,7 @@ $a->safe_psql('postgres',
 	q{CREATE ROLE app; CREATE ROLE reader; CREATE TYPE color AS ENUM ('red', 'green');});
 $_->safe_psql('postgres', q{CREATE ROLE app; CREATE TYPE color AS ENUM ('red', 'green');})
   for $b, $c;
+$c->safe_psql('postgres', 'CREATE ROLE application');
 $a->safe_psql(
 	'postgres', q{
 	SELECT topics.create_topic('colors', 3, key_type => 'color', value_type => 'color[]', notify => false);
@@ -86,9 +87,13 @@ is( $b->safe_psql(
 	'... the rights of roles that are there');
 $b->safe_psql('postgres', 'CREATE ROLE reader');
 add_node('b');
-$a->safe_psql('postgres', q{SELECT topics.create_topic('new')});
-$b->poll_query_until('postgres', q{SELECT has_table_privilege('reader', 'topic.colors', 'SELECT')})
-  or die;
+$a->safe_psql('postgres', q{SELECT topics.create_topic('new'); ALTER ROLE app RENAME TO application});
+$b->safe_psql('postgres', 'CREATE ROLE application');
+$b->poll_query_until(
+	'postgres', q{
+	SELECT has_table_privilege('reader', 'topic.colors', 'SELECT') AND relowner = 'application'::regrole
+	FROM pg_class WHERE relname = 'colors'})
+  or die 'the rights do not come';
 same_on('b', 'those of roles that come later');
 my $ends = $a->safe_psql('postgres',
 	q{SELECT log_end_offset FROM topics.partition WHERE topic = 'old' AND partition = 0});

@@ -13,7 +13,7 @@ use Test::More;
 use Topics;
 use TopicState;
 
-our @EXPORT = qw(make_all_kinds drop_what_pg_upgrade_refuses work_on_all_kinds states_of
+our @EXPORT = qw(make_all_kinds make_surroundings drop_what_pg_upgrade_refuses work_on_all_kinds states_of
   same_states check_all_files $strange_name);
 
 # A database whose name has to be quoted wherever it goes, beside the usual one
@@ -308,6 +308,26 @@ sub produce_types
 	return;
 }
 
+# What topics of all kinds need of a database that gets them from another node.
+sub make_surroundings
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres', $_) for $roles, $surroundings;
+	change_types($node, 'postgres');
+	$node->safe_psql('postgres', 'ALTER ROLE old_name RENAME TO new_name');
+	return;
+}
+
+sub change_types
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql($database,
+		'ALTER TYPE app.pair DROP ATTRIBUTE b; ALTER TABLE app.item DROP COLUMN gone');
+	return;
+}
+
 # Makes all of it.  With test points, there are dead rows as well.
 sub make_all_kinds
 {
@@ -382,8 +402,7 @@ sub make_types
 			"SELECT topics.create_topic('$topic_of{$_}', 2, key_type => '$_', value_type => '$_');"
 		} @types);
 	produce_types($node, $database, @types);
-	$node->safe_psql($database,
-		'ALTER TYPE app.pair DROP ATTRIBUTE b; ALTER TABLE app.item DROP COLUMN gone');
+	change_types($node, $database);
 	$example{'app.pair'} = $example{'app.sum_pair'} = '(1,2.50)';
 	$example{'app.pair[]'} = '{"(1,2.50)","(2,)"}';
 	$example{'app.item'} = '(1,"a name")';
