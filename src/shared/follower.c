@@ -66,7 +66,7 @@ static Follower *
 find_place(const char *node, bool take)
 {
 	Follower   *place = NULL;
-	bits32		numbers = 0;
+	uint32		numbers = 0;
 
 	for (int i = 0; i < FOLLOWER_PLACES; i++)
 	{
