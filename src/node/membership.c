@@ -155,6 +155,25 @@ insert_row(const char *node, const char *leader, const char *leader_conninfo,
 	topics_statement_end(scope);
 }
 
+/*
+ * Drop the topic of the metadata, if there is one.  A database that is in no
+ * cluster may have one from a dump of a node.
+ */
+static void
+drop_metadata(void)
+{
+	Topic	   *topic = topics_catalog_lookup(METADATA_TOPIC, true);
+	TopicParts	parts;
+
+	if (topic == NULL)
+		return;
+	LockRelationOid(topic->view_relid, AccessExclusiveLock);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (topics_broken_topic_find(topic->topic_id, InvalidOid, &parts))
+		topics_topic_drop_parts(&parts);
+	PopActiveSnapshot();
+}
+
 /* create_cluster(node, conninfo, advertised_conninfo) */
 Datum
 topics_create_cluster(PG_FUNCTION_ARGS)
@@ -170,6 +189,7 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("this database is in a cluster already, as node \"%s\"", row.node)));
+	drop_metadata();
 	topics_make_topic_create_internal(METADATA_TOPIC, 1);
 	insert_row(node, node, NULL, NULL, NULL);
 	topics_metadata_put_node(node, conninfo, advertised);
@@ -333,6 +353,7 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 				 errmsg("this database is in a cluster already, as node \"%s\"", row.node),
 				 errhint("Remove it there with topics.remove_node(), or call topic_log.leave_cluster() here.")));
 	}
+	drop_metadata();
 	require_no_topics();
 	insert_row(node, topics_argument_get_text(fcinfo, INVITATION_LEADER),
 			   topics_argument_get_text(fcinfo, INVITATION_CONNINFO),
@@ -355,9 +376,7 @@ Datum
 topics_leave_cluster(PG_FUNCTION_ARGS)
 {
 	StatementScope scope;
-	TopicParts	parts;
 	ClusterRow	row;
-	Topic	   *topic;
 
 	check_call("topic_log.leave_cluster()");
 	lock_row();
@@ -369,12 +388,7 @@ topics_leave_cluster(PG_FUNCTION_ARGS)
 				 errmsg("the node that leads cannot leave its cluster"),
 				 errhint("Remove the other nodes before, with topics.remove_node().")));
 	leaving = true;
-	topic = topics_metadata_topic();
-	LockRelationOid(topic->view_relid, AccessExclusiveLock);
-	PushActiveSnapshot(GetLatestSnapshot());
-	if (topics_broken_topic_find(topic->topic_id, InvalidOid, &parts))
-		topics_topic_drop_parts(&parts);
-	PopActiveSnapshot();
+	drop_metadata();
 	scope = topics_statement_begin();
 	topics_statement_execute("DELETE FROM topic_log.cluster");
 	topics_statement_end(scope);

@@ -87,13 +87,13 @@ is( $b->safe_psql(
 	'... the rights of roles that are there');
 $b->safe_psql('postgres', 'CREATE ROLE reader');
 add_node('b');
-$a->safe_psql('postgres', q{SELECT topics.create_topic('new'); ALTER ROLE app RENAME TO application});
+$a->safe_psql('postgres',
+	q{SELECT topics.create_topic('new'); ALTER ROLE app RENAME TO application});
 $b->safe_psql('postgres', 'CREATE ROLE application');
 $b->poll_query_until(
 	'postgres', q{
 	SELECT has_table_privilege('reader', 'topic.colors', 'SELECT') AND relowner = 'application'::regrole
-	FROM pg_class WHERE relname = 'colors'})
-  or die 'the rights do not come';
+	FROM pg_class WHERE relname = 'colors'}) or die 'the rights do not come';
 same_on('b', 'those of roles that come later');
 my $ends = $a->safe_psql('postgres',
 	q{SELECT log_end_offset FROM topics.partition WHERE topic = 'old' AND partition = 0});
@@ -202,6 +202,35 @@ is( $b->poll_query_until('postgres', q{SELECT count(*) > 0 FROM topic.old WHERE 
 	'b: a missing type does not stop other topics');
 $_->safe_psql('postgres', 'CREATE TYPE pair AS (a int, b text)') for $b, $c;
 same_on('b', 'goes on when the type is there');
+
+# A dump of a node is in no cluster, and can become one, or join one
+for my $dump ('alone', 'joins')
+{
+	$a->safe_psql('postgres', "CREATE DATABASE $dump TEMPLATE template0");
+	$a->command_ok(
+		[
+			'bash',
+			'-c',
+			"pg_dump -d '" . $a->connstr('postgres') =~
+			  s/'//gr . "' | psql -qXAt -v ON_ERROR_STOP=1 -d '" . $a->connstr($dump) =~
+			  s/'//gr . "'"
+		],
+		"$dump: restored");
+}
+is( $a->safe_psql('alone', 'SELECT count(*) FROM topics.node')
+	  . $a->safe_psql('alone',
+		q{CALL topics.send('old', 'x', partition => 0); SELECT topics.create_cluster('z', 'host=z'); SELECT node FROM topics.node}
+	  ) =~ s/^\d\|\d+\n//r,
+	"0\nz",
+	'a dump of the leader leads its own topics, and makes a cluster of its own');
+like(
+	(   sqlstate_of(
+			$a,
+			'joins',
+			q{SELECT topic_log.join_cluster('d', 'a', 'x', 'host=a', 'host=a', '99', gen_random_uuid()::text)}
+		))[1],
+	qr/a database with topics cannot join a cluster/,
+	'... and cannot join one with its topics');
 
 # ----------------------------------------------------------------------
 # A node goes
