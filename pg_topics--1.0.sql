@@ -58,9 +58,10 @@ CREATE TABLE topic_log.partition (
 	next_offset_floor bigint NOT NULL DEFAULT 0,
 	clean_offset bigint NOT NULL DEFAULT 0,
 	gaps_below bigint NOT NULL DEFAULT 0,
+	tombstones_below bigint NOT NULL DEFAULT 0,
 	CONSTRAINT partition_pkey PRIMARY KEY (topic_id, partition)
 ) WITH (fillfactor = 40);
-COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, what its next offset never falls below, how far it is compacted, and below which offset records may be missing. Half of a page is left free: a round of the worker may change every row, in place';
+COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, what its next offset never falls below, how far it is compacted, below which offset records may be missing, and below which tombstones were removed. Half of a page is left free: a round of the worker may change every row, in place';
 
 CREATE TABLE topic_log.segment (
 	topic_id bigint NOT NULL,
@@ -510,9 +511,10 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leave_cluster';
 COMMENT ON FUNCTION topic_log.leave_cluster() IS 'Takes this database out of its cluster: it leads its topics itself. Called by the node that leads, see topics.remove_node; by hand where that could not be';
 
 CREATE FUNCTION topic_log.replica_state(node text, topic_ids bigint[], partitions integer[], log_ends bigint[],
-	OUT topic_id bigint, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint) RETURNS SETOF record
+	OUT topic_id bigint, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint,
+	OUT tombstones_below bigint) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_replica_state';
-COMMENT ON FUNCTION topic_log.replica_state(text, bigint[], integer[], bigint[]) IS 'Where the logs of all partitions start and end, for the node that asks: for roles with the attribute REPLICATION';
+COMMENT ON FUNCTION topic_log.replica_state(text, bigint[], integer[], bigint[]) IS 'Where the logs of all partitions start and end, and below which offset a follower may lack that keys are gone, for the node that asks: for roles with the attribute REPLICATION';
 
 CREATE FUNCTION topics.create_roles(take_over boolean DEFAULT false) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_roles';

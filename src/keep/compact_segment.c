@@ -592,6 +592,7 @@ note_replaced(const CompactTurn *turn, List *group)
 	CompactCandidate *last = llast(group);
 	TimestampTz sealed_at = 0;
 	TimestampTz tombstones_from = 0;
+	int64		tombstones_below = 0;
 	bool		tombstones = false;
 	ListCell   *lc;
 
@@ -599,6 +600,10 @@ note_replaced(const CompactTurn *turn, List *group)
 	{
 		CompactCandidate *candidate = lfirst(lc);
 
+		/* a follower that has not come so far will not hear of them */
+		if (tombstones_go(turn, candidate))
+			tombstones_below = Max(tombstones_below,
+								   Min(candidate->segment.end_offset, turn->run->clean_offset));
 		sealed_at = Max(sealed_at, candidate->sealed_at);
 		tombstones |= candidate->tombstones;
 		if (candidate->tombstones)
@@ -608,6 +613,8 @@ note_replaced(const CompactTurn *turn, List *group)
 		tombstones_from = GetCurrentTimestamp();
 	topics_segment_row_update(&turn->partition->state->id, first->segment.base_offset, sealed_at,
 							  tombstones ? tombstones_from : 0);
+	if (tombstones_below > 0)
+		topics_log_start_note_tombstones(&turn->partition->state->id, tombstones_below);
 }
 
 /*

@@ -349,6 +349,7 @@ typedef struct PartitionRow
 	int64		log_start_offset;
 	int64		next_offset_floor;	/* next_offset never falls below */
 	int64		gaps_below;		/* below it records may be missing */
+	int64		tombstones_below;	/* below it tombstones were removed */
 } PartitionRow;
 
 /* An end of a log, to be stored as the floor of its next offset. */
@@ -372,6 +373,7 @@ extern int64 topics_log_start_move(PartitionState *state, int64 start);
 extern int64 topics_log_start_clean_offset(const TopicPartition *id);
 extern void topics_log_start_raise_clean_offset(const TopicPartition *id, int64 clean_offset);
 extern void topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor);
+extern void topics_log_start_note_tombstones(const TopicPartition *id, int64 tombstones_below);
 extern void topics_log_start_allow_gaps(const TopicPartition *id, int64 gaps_below);
 extern int	topics_log_start_store_floors(LogFloor *floors, int count);
 extern bool topics_log_start_is_pending(void);

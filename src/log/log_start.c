@@ -91,7 +91,8 @@ enum
 	Anum_partition_log_start_offset,
 	Anum_partition_next_offset_floor,
 	Anum_partition_clean_offset,
-	Anum_partition_gaps_below
+	Anum_partition_gaps_below,
+	Anum_partition_tombstones_below
 };
 
 /* A scan of the versions of a partition's row that a snapshot sees. */
@@ -178,7 +179,8 @@ bool
 topics_log_start_read_row(const TopicPartition *id, Snapshot snapshot, PartitionRow *row)
 {
 	static const int columns[] = {
-		Anum_partition_log_start_offset, Anum_partition_next_offset_floor, Anum_partition_gaps_below
+		Anum_partition_log_start_offset, Anum_partition_next_offset_floor, Anum_partition_gaps_below,
+		Anum_partition_tombstones_below
 	};
 	int64		values[lengthof(columns)];
 	bool		found = read_partition_row(id, snapshot, columns, values, lengthof(columns));
@@ -186,6 +188,7 @@ topics_log_start_read_row(const TopicPartition *id, Snapshot snapshot, Partition
 	row->log_start_offset = values[0];
 	row->next_offset_floor = values[1];
 	row->gaps_below = values[2];
+	row->tombstones_below = values[3];
 	return found;
 }
 
@@ -367,6 +370,13 @@ void
 topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor)
 {
 	(void) raise_column(id, "next_offset_floor", next_offset_floor);
+}
+
+/* Note that compaction has removed tombstones below an offset. */
+void
+topics_log_start_note_tombstones(const TopicPartition *id, int64 tombstones_below)
+{
+	(void) raise_column(id, "tombstones_below", tombstones_below);
 }
 
 /*

@@ -169,16 +169,19 @@ insert_topic_row(int64 topic_id, Oid view, int32 partitions, const char *notify_
 								 settings);
 }
 
-/* The settings of pg_topics' own topics. */
+/*
+ * The settings of pg_topics' own topics.  Tombstones of the cluster's metadata
+ * stay for good (node/metadata.c).
+ */
 static TopicSettingValues *
-get_internal_settings(void)
+get_internal_settings(const char *name)
 {
-	static const char *const settings[][2] = {
+	const char *const settings[][2] = {
 		{"retention_time", "-1 day"},
 		{"segment_bytes", CppAsString2(INTERNAL_SEGMENT_BYTES)},
 		{"max_message_bytes", "268435456"},
 		{"cleanup_policy", "compact"},
-		{"delete_retention_time", "10 minutes"},
+		{"delete_retention_time", strcmp(name, "__cluster_metadata") == 0 ? "10000 years" : "10 minutes"},
 		{"notify", "false"}
 	};
 
@@ -201,7 +204,7 @@ get_cautious_settings(void)
 void
 topics_make_topic_insert_row(int64 topic_id, Oid view, const char *name, int32 partitions)
 {
-	TopicSettingValues *settings = topics_catalog_is_internal(name) ? get_internal_settings() :
+	TopicSettingValues *settings = topics_catalog_is_internal(name) ? get_internal_settings(name) :
 		get_cautious_settings();
 
 	topics_topic_setting_add_defaults(settings);
@@ -315,7 +318,7 @@ topics_make_topic_create_internal_as(NewTopic *topic)
 {
 	topic->key_type = "pg_catalog.text";
 	topic->value_type = "pg_catalog.jsonb";
-	topic->settings = get_internal_settings();
+	topic->settings = get_internal_settings(topic->name);
 	if (topics_make_topic_lock_name(topic->name))
 		topics_make_topic_create(topic);
 	else

@@ -23,6 +23,9 @@
  * owner it does not have belongs to the extension's owner, and a grant to such a
  * role is left out, until the role is there.
  *
+ * Tombstones of the metadata stay for good: who was away for however long hears
+ * of each topic that is gone.
+ *
  * conninfos may have passwords.  Nobody but superusers may read this topic, but
  * those who may read everything.
  *
@@ -470,6 +473,25 @@ drop_topic(const TopicDifference *difference)
 	LockRelationOid(get_view(difference), AccessExclusiveLock);
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (topics_broken_topic_find(difference->topic_id, InvalidOid, &parts))
+		topics_topic_drop_parts(&parts);
+	PopActiveSnapshot();
+}
+
+/*
+ * Drop a topic here that the cluster has: the next comparison makes it again,
+ * empty.
+ */
+void
+topics_metadata_begin_anew(Topic *topic)
+{
+	TopicParts	parts;
+
+	ereport(LOG,
+			(errmsg("pg_topics: topic \"%s\" is read anew from the leader", NameStr(topic->name)),
+			 errdetail("The leader has removed tombstones that this node has not seen.")));
+	LockRelationOid(topic->view_relid, AccessExclusiveLock);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (topics_broken_topic_find(topic->topic_id, InvalidOid, &parts))
 		topics_topic_drop_parts(&parts);
 	PopActiveSnapshot();
 }

@@ -48,6 +48,7 @@ typedef struct MetadataNode
 extern List *topics_metadata_list_nodes(void);
 extern char *topics_metadata_node_conninfo(const char *node);
 extern void topics_metadata_pre_commit(void);
+extern void topics_metadata_begin_anew(Topic *topic);
 extern void topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction);
 
 /* ---- replica_fetch.c ---- */
@@ -59,11 +60,14 @@ typedef struct LedPartition
 	int32		partition;
 	int64		log_start;
 	int64		log_end;
+	int64		tombstones_below;	/* who ends below may lack that keys are
+									 * gone */
 	bool		is_metadata;
 } LedPartition;
 
 extern void topics_replica_fetch_report(const LedPartition *led);
 extern List *topics_replica_fetch_ask(Peer *peer, const char *node, bool first);
+extern bool topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led);
 extern bool topics_replica_fetch_step(Peer *peer, Topic *topic, const LedPartition *led);
 
 /* ---- membership.c ---- */

@@ -17,6 +17,10 @@
  * is below the log start.  Such gaps are noted in the follower's catalogue, in
  * the same transaction.
  *
+ * Where the leader has removed tombstones that the follower has not come to, the
+ * follower would keep what they delete: its topic is dropped, and made and read
+ * anew (topics_metadata_begin_anew).
+ *
  * The log start comes along, and is raised here as there.  Where the leader's
  * log starts above the follower's end, the follower goes on there: as in Kafka.
  *
@@ -74,6 +78,7 @@ enum
 	STATE_PARTITION,
 	STATE_LOG_START,
 	STATE_LOG_END,
+	STATE_TOMBSTONES_BELOW,
 	STATE_COLUMNS
 };
 
@@ -106,9 +111,27 @@ find_log_ends(Topic *topic, int32 number, int64 *start, int64 *end)
 	return true;
 }
 
-/* Add a row for each partition of a topic. */
+/*
+ * Find below which offset a follower must not end, if it has anything: tombstones
+ * were removed there.  Where the follower is at the log end nobody looks.
+ */
+static int64
+find_tombstones_below(Topic *topic, int32 number, int follower, int64 end)
+{
+	TopicPartition id = {MyDatabaseId, number, topic->topic_id};
+	PartitionState *state = topics_partition_state_find(&id);
+	PartitionRow row;
+
+	if (!topic->settings.compact ||
+		(state && (int64) pg_atomic_read_u64(&state->follower_end[follower]) == end))
+		return 0;
+	(void) topics_log_start_read_row(&id, NULL, &row);
+	return row.tombstones_below;
+}
+
+/* Add a row for each partition of a topic, for the follower with this number. */
 static void
-put_partitions(Topic *topic, ReturnSetInfo *rsinfo)
+put_partitions(Topic *topic, int follower, ReturnSetInfo *rsinfo)
 {
 	for (int32 number = 0; number < topic->partitions; number++)
 	{
@@ -124,6 +147,7 @@ put_partitions(Topic *topic, ReturnSetInfo *rsinfo)
 		values[STATE_PARTITION] = Int32GetDatum(number);
 		values[STATE_LOG_START] = Int64GetDatum(start);
 		values[STATE_LOG_END] = Int64GetDatum(end);
+		values[STATE_TOMBSTONES_BELOW] = Int64GetDatum(find_tombstones_below(topic, number, follower, end));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 }
@@ -137,8 +161,8 @@ enum
 	ARG_LOG_ENDS
 };
 
-/* Note where the logs of a follower end, as it says. */
-static void
+/* Note where the logs of a follower end, as it says.  Return its number. */
+static int
 take_report(FunctionCallInfo fcinfo, const char *node)
 {
 	static const Oid types[] = {INT8OID, INT4OID, INT8OID};
@@ -175,6 +199,7 @@ take_report(FunctionCallInfo fcinfo, const char *node)
 		if (state)
 			pg_atomic_write_u64(&state->follower_end[number], DatumGetInt64(columns[2][i]));
 	}
+	return number;
 }
 
 /*
@@ -186,6 +211,7 @@ topics_replica_state(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	char	   *node = topics_argument_get_text(fcinfo, ARG_NODE);
+	int			follower;
 	ClusterRow	row;
 	ListCell   *lc;
 
@@ -206,13 +232,13 @@ topics_replica_state(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNKNOWN_MEMBER),
 				 errmsg("node \"%s\" is not in the cluster", node),
 				 errhint("Add it with topics.add_node().")));
-	take_report(fcinfo, node);
+	follower = take_report(fcinfo, node);
 	foreach(lc, topics_catalog_list())
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
 
 		if (topic)
-			put_partitions(topic, rsinfo);
+			put_partitions(topic, follower, rsinfo);
 	}
 	return (Datum) 0;
 }
@@ -299,10 +325,10 @@ topics_replica_fetch_ask(Peer *peer, const char *node, bool first)
 		values[1 + i] = psprintf("{%s}", report[i].data);
 		resetStringInfo(&report[i]);
 	}
-	result = topics_peer_query(peer, "SELECT s.topic_id, s.partition, s.log_start_offset, s.log_end_offset,"
+	result = topics_peer_query(peer, "SELECT s.topic_id, s.partition, s.log_start_offset, s.log_end_offset, s.tombstones_below,"
 							   " t.view = 'topic." METADATA_TOPIC "'::pg_catalog.regclass"
 							   " FROM topic_log.replica_state($1, $2, $3, $4) s JOIN topic_log.topic t USING (topic_id)"
-							   " ORDER BY 5 DESC, 1, 2", values, lengthof(values));
+							   " ORDER BY 6 DESC, 1, 2", values, lengthof(values));
 	for (int row = 0; row < topics_peer_rows(result); row++)
 	{
 		LedPartition *led = palloc(sizeof(LedPartition));
@@ -311,7 +337,8 @@ topics_replica_fetch_ask(Peer *peer, const char *node, bool first)
 		led->partition = (int32) topics_peer_number(result, row, 1);
 		led->log_start = topics_peer_number(result, row, 2);
 		led->log_end = topics_peer_number(result, row, 3);
-		led->is_metadata = *topics_peer_value(result, row, 4) == 't';
+		led->tombstones_below = topics_peer_number(result, row, 4);
+		led->is_metadata = *topics_peer_value(result, row, 5) == 't';
 		list = lappend(list, led);
 	}
 	topics_peer_clear(result);
@@ -607,6 +634,26 @@ follow_log_start(Partition *partition, int64 log_start)
 	start = topics_log_start_move(partition->state, log_start);
 	PopActiveSnapshot();
 	return start;
+}
+
+/*
+ * Return true if a partition cannot be brought on, since the leader has removed
+ * tombstones that it has not seen: the follower would keep what they delete.
+ */
+bool
+topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led)
+{
+	Partition	partition;
+	int64		end;
+	int64		start;
+
+	if (led->tombstones_below == 0 || led->partition >= topic->partitions)
+		return false;
+	partition = topics_catalog_open_for_reading(topic, led->partition);
+	end = topics_log_next_offset(&partition);
+	start = topics_log_start(partition.state);
+	topics_catalog_close_partition(&partition, NoLock);
+	return end < led->tombstones_below && start < end;
 }
 
 /*

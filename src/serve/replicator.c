@@ -170,6 +170,13 @@ fetch_partition(void *arg)
 
 	topics_backoff_step(STEP_FETCH);
 	topics_membership_hold();
+	topic = topics_catalog_by_id(turn->led->topic_id);
+	if (topic && !turn->led->is_metadata && topics_replica_fetch_is_too_late(topic, turn->led))
+	{
+		topics_metadata_begin_anew(topic);
+		compare_at = 0;
+		return;
+	}
 	while (more && (topic = topics_catalog_by_id(turn->led->topic_id)) != NULL)
 	{
 		more = topics_replica_fetch_step(leader, topic, turn->led);

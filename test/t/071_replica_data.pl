@@ -131,6 +131,29 @@ is( $_->safe_psql(
 	"0\n3000",
 	$_->name . ': and starts where the leader\'s does') for $b, $c;
 check_files($_, 'postgres', $_->name) for $b, $c;
+# Tombstones that were removed while a follower was away
+$a->safe_psql(
+	'postgres', q{
+	SELECT topics.create_topic('gone', cleanup_policy => 'compact', segment_bytes => 65536, min_cleanable_dirty_ratio => 0, delete_retention_time => '0');
+	SELECT topics.produce('gone', repeat('x', 1000), key => i::text) FROM generate_series(1, 100) i;});
+same_records('c', 'gone');
+$c->stop;
+$a->safe_psql('postgres',
+	q{SELECT topics.produce('gone', NULL::text, key => i::text) FROM generate_series(1, 90) i});
+compact_by_hand($a, 'gone') or die;
+$a->safe_psql('postgres',
+	q{SELECT topics.produce('gone', 'y', key => i::text) FROM generate_series(91, 100) i});
+compact_by_hand($a, 'gone') or die for 1 .. 2;
+is( $a->safe_psql(
+		'postgres',
+		q{SELECT tombstones_below > 100, (SELECT count(*) FROM topic.gone WHERE value IS NULL) FROM topic_log.partition JOIN topics.topic USING (topic_id) WHERE topic = 'gone'}
+	),
+	't|0',
+	'tombstones were removed');
+$c->start;
+$c->poll_query_until('postgres', q{SELECT count(*) = 10 FROM topics.latest('gone')}) or die;
+same_records('c', 'gone');
+ok($c->log_contains('topic "gone" is read anew'), 'c: has read the topic anew');
 is(scalar $_->log_contains('PANIC|TRAP|terminated by signal'), '', 'no crash of ' . $_->name)
   for $a, $b, $c;
 

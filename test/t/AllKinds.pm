@@ -13,7 +13,8 @@ use Test::More;
 use Topics;
 use TopicState;
 
-our @EXPORT = qw(make_all_kinds make_surroundings drop_what_pg_upgrade_refuses work_on_all_kinds states_of
+our @EXPORT =
+  qw(make_all_kinds make_surroundings drop_what_pg_upgrade_refuses work_on_all_kinds states_of
   same_states check_all_files $strange_name);
 
 # A database whose name has to be quoted wherever it goes, beside the usual one
