@@ -180,7 +180,8 @@ $c->stop('immediate');
 $a->safe_psql('postgres',
 	q{SELECT topics.produce('old', i::text, partition => i % 2) FROM generate_series(1, 3000) i});
 $c->start;
-$a->restart('immediate');
+$a->stop('immediate');
+$a->start;
 wait_for_replica($c, $a);
 is(records_of($c, 'postgres', 'old'), records_of($a, 'postgres', 'old'),
 	'c: after crashes of both');

@@ -112,7 +112,8 @@ for my $round (1 .. 20)
 	$c->start if $round == 5;
 	compact_by_hand($a, 'busy') if $round == 10;
 	$a->safe_psql('postgres', q{SELECT topics.delete_records('busy', 1, 3000)}) if $round == 12;
-	$b->restart('immediate') if $round == 14;
+	$b->stop('immediate') if $round == 13;
+	$b->start if $round == 14;
 }
 $load->quit;
 same_records($_, 'told') for qw(b c);
