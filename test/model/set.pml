@@ -34,9 +34,12 @@
 #ifndef WITHOUT
 #define WITHOUT 0
 #endif
+#ifndef AND_WITHOUT
+#define AND_WITHOUT 0
+#endif
 
 /* The rules, which WITHOUT removes one at a time */
-#define HAS(rule) (WITHOUT != rule)
+#define HAS(rule) (WITHOUT != rule && AND_WITHOUT != rule)
 
 #define ACK_COUNTS_K		1	/* k followers have confirmed what is acknowledged */
 #define ACK_CHECKS_EPOCH	2	/* after its wait a backend looks whether the epoch is its own */
@@ -63,7 +66,66 @@
 #define CONFIRM_HEALED		23	/* ... not while it heals */
 #define CONFIRM_DURABLE		24	/* ... what was flushed */
 #define CONFIRM_NO_GAP		25	/* ... what the log has, whatever the sender's position is */
+#define LEADER_WAITS		26	/* nothing is confirmed in an epoch before k followers adopted it */
+#define COUNT_MEMBERS		27	/* confirmations of members count, of others not */
+#define START_NEW_EPOCH		28	/* a node that starts leads nothing, until a new epoch */
+#define COPY_VOTES_LATER	29	/* a promoted copy does not vote before it is admitted */
+#define COPY_COUNTS_LATER	30	/* ... and does not count */
+#define CHANGE_WAITS		31	/* a leader changes nothing before k followers adopted its epoch */
+#define CHANGE_CONFIRMED	32	/* ... before the new members have what was confirmed */
+#define CHANGE_IN_EPOCH		33	/* a node takes a change from the leader that it follows */
+#define CHANGE_DECIDED		34	/* a majority of the old members has it before only the new count */
+#define VOTES_OF_MEMBERS	35	/* promises of members count, of others not */
+#define VOTE_CONFIGURATION	36	/* who has the change refuses who has not */
+#define ACK_BOTH			37	/* until it is decided old and new members must confirm */
+#define QUORUM_BOTH			38	/* ... and promise */
 
+/* ----------------------------------------------------------------------
+ * Members
+ *
+ * At most one change, from the old members to the new, and from the old k to
+ * the new.  The last node is the one that joins or leaves, or the promoted
+ * copy, which takes the place of the node that it was copied from.
+ * ----------------------------------------------------------------------
+ */
+#define ALL				((1 << NODES) - 1)
+#define LAST_NODE		(NODES - 1)
+#if defined(STANDBY)
+#define OLD_MEMBERS		(ALL >> 1)
+#define NEW_MEMBERS		(ALL - (1 << STANDBY))
+#define OLD_N			(NODES - 1)
+#define NEW_N			(NODES - 1)
+#define IS_ALIVE(n)		((n) != LAST_NODE || promoted)
+#elif defined(JOIN)
+/* so many at once */
+#define OLD_MEMBERS		(ALL >> JOIN)
+#define NEW_MEMBERS		ALL
+#define OLD_N			(NODES - JOIN)
+#define NEW_N			NODES
+#elif defined(REMOVE)
+#define OLD_MEMBERS		ALL
+#define NEW_MEMBERS		(ALL >> REMOVE)
+#define OLD_N			NODES
+#define NEW_N			(NODES - REMOVE)
+#else
+#define OLD_MEMBERS		ALL
+#define NEW_MEMBERS		ALL
+#define OLD_N			NODES
+#define NEW_N			NODES
+#endif
+#if defined(STANDBY) || defined(JOIN) || defined(REMOVE) || defined(NEW_K)
+#define CHANGE			1
+#else
+#define CHANGE			0
+#endif
+#ifndef NEW_K
+#define NEW_K			K
+#endif
+#ifndef IS_ALIVE
+#define IS_ALIVE(n)		true
+#endif
+
+/* promises that make a leader, of n members with k followers for an acknowledgement */
 #define QUORUM_OF(n, k) ( \
 	HAS(QUORUM_MAJORITY) && (n) / 2 + 1 >= (HAS(QUORUM_MEETS_ACKS) -> (n) - (k) : 0) -> (n) / 2 + 1 : \
 	(HAS(QUORUM_MEETS_ACKS) -> (n) - (k) : 0))
@@ -115,6 +177,15 @@ byte follows[NODES];			/* the epoch of the stream that it receives */
 #define CHAIN(n, e)		chain[(n) * (EPOCHS + 1) + (e)]
 #define LOG(n, o)		log[(n) * RECORDS + (o)]
 
+#if CHANGE
+bool knows[NODES];				/* durable: has the change */
+bool vouched[EPOCHS + 1];		/* a fact: the leader of this epoch wrote it */
+bool decided;					/* a fact: a majority of the old members has it */
+#endif
+#ifdef STANDBY
+bool promoted;
+#endif
+
 byte crashes;
 
 /* a backend waits since it appended this record, and its node did not crash */
@@ -143,17 +214,17 @@ hidden byte i, j, to;
 #define EACH_NODE(step)			:: step(0) :: step(1) :: step(2)
 #define EACH_OTHER(step, n)		:: step(n, 0) :: step(n, 1) :: step(n, 2)
 #define EACH_PAIR(step)			EACH_OTHER(step, 0) EACH_OTHER(step, 1) EACH_OTHER(step, 2)
-#define COUNT(test, e, o)		(test(e, o, 0) + test(e, o, 1) + test(e, o, 2))
+#define SUM(test, x, y, z)		(test(x, y, z, 0) + test(x, y, z, 1) + test(x, y, z, 2))
 #elif NODES == 4
 #define EACH_NODE(step)			:: step(0) :: step(1) :: step(2) :: step(3)
 #define EACH_OTHER(step, n)		:: step(n, 0) :: step(n, 1) :: step(n, 2) :: step(n, 3)
 #define EACH_PAIR(step)			EACH_OTHER(step, 0) EACH_OTHER(step, 1) EACH_OTHER(step, 2) EACH_OTHER(step, 3)
-#define COUNT(test, e, o)		(test(e, o, 0) + test(e, o, 1) + test(e, o, 2) + test(e, o, 3))
+#define SUM(test, x, y, z)		(test(x, y, z, 0) + test(x, y, z, 1) + test(x, y, z, 2) + test(x, y, z, 3))
 #else
 #define EACH_NODE(step)			:: step(0) :: step(1) :: step(2) :: step(3) :: step(4)
 #define EACH_OTHER(step, n)		:: step(n, 0) :: step(n, 1) :: step(n, 2) :: step(n, 3) :: step(n, 4)
 #define EACH_PAIR(step)			EACH_OTHER(step, 0) EACH_OTHER(step, 1) EACH_OTHER(step, 2) EACH_OTHER(step, 3) EACH_OTHER(step, 4)
-#define COUNT(test, e, o)		(test(e, o, 0) + test(e, o, 1) + test(e, o, 2) + test(e, o, 3) + test(e, o, 4))
+#define SUM(test, x, y, z)		(test(x, y, z, 0) + test(x, y, z, 1) + test(x, y, z, 2) + test(x, y, z, 3) + test(x, y, z, 4))
 #endif
 
 #if EPOCHS == 2
@@ -219,6 +290,8 @@ inline produce(n)
 {
 	d_step {
 		leads[n] && made < RECORDS && end[leads[n]] < RECORDS ->
+		two_leaders = (end[leads[n]] != length[n]);
+		assert(!two_leaders);
 		made++;
 		epoch_of[made] = leads[n];
 		offset_of[made] = length[n];
@@ -243,9 +316,22 @@ inline produce(n)
 #define CONFIRMS_IN(g, e, o, f)	((g) < (e) && leader_of[g] == leader_of[e] && SAID(g, f) > POSITION(e, o))
 #define CONFIRMS(e, o, f)	(SAID(e, f) > POSITION(e, o) || CONFIRMS_IN(1, e, o, f) || CONFIRMS_IN(2, e, o, f) || CONFIRMS_IN(3, e, o, f))
 #endif
-#define NEEDED				(HAS(ACK_COUNTS_K) -> K : K - 1)
-#define IS_CONFIRMED(e, o)	(COUNT(CONFIRMS, e, o) >= NEEDED)
-#define TO_CONFIRM(n, o)	((o) < end[leads[n]] && (confirmed[o] != PAST(leads[n], o) || confirmed_in[o] > leads[n]) && IS_CONFIRMED(leads[n], o))
+
+/* Whether k of the members have, which are those of the leader, n, and of the change if it has that */
+#define IN(members, f)		(!HAS(COUNT_MEMBERS) || ((members) >> (f) & 1) || (!HAS(COPY_COUNTS_LATER) && (f) == LAST_NODE))
+#define COUNTS(members, e, o, f)	(IN(members, f) && CONFIRMS(e, o, f))
+#define ENOUGH(members, k, e, o) \
+	(SUM(COUNTS, members, e, o) >= (HAS(ACK_COUNTS_K) -> (k) : (k) - 1) || (!HAS(LEADER_WAITS) && (o) < begin[e]))
+#define BY_OLD(e, o)		ENOUGH(OLD_MEMBERS, K, e, o)
+#define BY_NEW(e, o)		ENOUGH(NEW_MEMBERS, NEW_K, e, o)
+#if CHANGE
+#define IS_CONFIRMED(n, e, o) \
+	(knows[n] -> BY_NEW(e, o) && (decided || !HAS(ACK_BOTH) || BY_OLD(e, o)) : BY_OLD(e, o))
+#else
+#define IS_CONFIRMED(n, e, o)	BY_OLD(e, o)
+#endif
+#define TO_CONFIRM(n, o)	((o) < end[leads[n]] && (confirmed[o] != PAST(leads[n], o) || confirmed_in[o] > leads[n]) && \
+	IS_CONFIRMED(n, leads[n], o))
 
 /* A producer hears, or a reader sees, that value is at offset o, from a leader of epoch e */
 inline tell(e, o, value)
@@ -292,7 +378,7 @@ inline confirm_late(n, v)
 {
 	d_step {
 		waits[v] && leads[n] > epoch_of[v] && leader_of[epoch_of[v]] == n + 1 &&
-		IS_CONFIRMED(leads[n], begin[leads[n]] - 1) ->
+		SUM(COUNTS, OLD_MEMBERS, leads[n], begin[leads[n]] - 1) >= K ->
 		waits[v] = false;
 		printf("node %d acknowledges %d of epoch %d in epoch %d\n", n, v, epoch_of[v], leads[n]);
 		tell(epoch_of[v], offset_of[v], v)
@@ -321,20 +407,46 @@ inline promise(n, e)
 	votes[n] = 0
 }
 
+#if CHANGE
+/* as far as node n knows */
+#define IS_MEMBER(n, c)		(((knows[n] -> NEW_MEMBERS : OLD_MEMBERS) >> (c)) & 1)
+#define MAY_TAKE_PART(n)	(IS_ALIVE(n) && (IS_MEMBER(n, n) || (!HAS(COPY_VOTES_LATER) && (n) == LAST_NODE)))
+#define ACCEPTS(n, c)		((IS_MEMBER(n, c) && knows[c] >= knows[n]) || !HAS(VOTE_CONFIGURATION))
+#define CHOSEN_BY(members, n, quorum) \
+	(BITS((HAS(VOTES_OF_MEMBERS) -> votes[n] & (members) : votes[n])) >= (quorum))
+#define BY_OLD_QUORUM(n)	CHOSEN_BY(OLD_MEMBERS, n, QUORUM_OF(OLD_N, K))
+#define BY_NEW_QUORUM(n)	CHOSEN_BY(NEW_MEMBERS, n, QUORUM_OF(NEW_N, NEW_K))
+#define IS_CHOSEN(n) \
+	(knows[n] -> BY_NEW_QUORUM(n) && (decided || !HAS(QUORUM_BOTH) || BY_OLD_QUORUM(n)) : BY_OLD_QUORUM(n))
+#else
+#define MAY_TAKE_PART(n)	true
+#define ACCEPTS(n, c)		true
+#define IS_CHOSEN(n)		(BITS(votes[n]) >= QUORUM_OF(NODES, K))
+#endif
+#ifdef STANDBY
+#define BIT_OF(n)			(!HAS(COPY_VOTES_LATER) && (n) == LAST_NODE -> 1 << STANDBY : 1 << (n))
+#else
+#define BIT_OF(n)			(1 << (n))
+#endif
+
 /* Nodes that are alike until the first of them is a candidate: that is the first of them */
+#if defined(STANDBY) || OLD_N == 2 || NEW_N == 2
+#define MAY_SEEK(n)		true
+#else
 #define MAY_SEEK(n)		((n) < 2 || promised[1] > 1)
+#endif
 
 inline seek(n)
 {
 	d_step {
-		promised[n] < EPOCHS && MAY_SEEK(n) ->
+		promised[n] < EPOCHS && MAY_SEEK(n) && MAY_TAKE_PART(n) ->
 		promise(n, promised[n] + 1);
 		if
 		:: HAS(CANDIDATE_FLUSHES) -> flushed[n] = length[n]
 		:: else
 		fi;
 		seeks[n] = promised[n];
-		votes[n] = 1 << n;
+		votes[n] = BIT_OF(n);
 		printf("node %d seeks epoch %d with last epoch %d, end %d\n", n, seeks[n], last[n], length[n])
 	}
 }
@@ -347,9 +459,9 @@ inline vote(n, c)
 	d_step {
 		n != c && seeks[c] &&
 		(seeks[c] > promised[n] || (!HAS(PROMISE_ONCE) && seeks[c] == promised[n])) &&
-		!AHEAD(n, c) ->
+		MAY_TAKE_PART(n) && ACCEPTS(n, c) && !AHEAD(n, c) ->
 		promise(n, seeks[c]);
-		votes[c] = votes[c] | 1 << n;
+		votes[c] = votes[c] | BIT_OF(n);
 		printf("node %d promises epoch %d to node %d\n", n, seeks[c], c)
 	}
 }
@@ -357,7 +469,7 @@ inline vote(n, c)
 inline lead(n)
 {
 	d_step {
-		seeks[n] && BITS(votes[n]) >= QUORUM_OF(NODES, K) ->
+		seeks[n] && IS_CHOSEN(n) ->
 		two_leaders = (leader_of[seeks[n]] != 0);
 		assert(!two_leaders);
 		leads[n] = seeks[n];
@@ -431,11 +543,11 @@ inline truncate(n)
 inline follow(n, e)
 {
 	d_step {
-		leader_of[e] && leader_of[e] != n + 1 && follows[n] != e && seeks[n] != e &&
+		IS_ALIVE(n) && leader_of[e] && leader_of[e] != n + 1 && follows[n] != e &&
 		(e >= promised[n] || !HAS(PEER_FENCED)) ->
 		if
 		:: e > promised[n] -> promise(n, e)
-		:: else
+		:: else -> seeks[n] = 0; votes[n] = 0
 		fi;
 		follows[n] = e;
 		printf("node %d follows epoch %d", n, e);
@@ -515,7 +627,13 @@ inline adopt(n)
 	}
 }
 
-#define NEXT_EPOCH_AT(n, g, v)	((g) <= EPOCHS && (g) > follows[n] && CHAIN(n, g) && CHAIN(n, g) - 1 <= offset_of[v])
+/* the epoch that the receiver takes a row for: its own, if rows say it, or the stream's */
+#ifdef ROWS_SAY_EPOCH
+#define ROW_EPOCH(n, v)			epoch_of[v]
+#else
+#define ROW_EPOCH(n, v)			follows[n]
+#endif
+#define NEXT_EPOCH_AT(n, g, v)	((g) <= EPOCHS && (g) > ROW_EPOCH(n, v) && CHAIN(n, g) && CHAIN(n, g) - 1 <= offset_of[v])
 #define ROW_ABOVE(n, v)			(NEXT_EPOCH_AT(n, 2, v) || NEXT_EPOCH_AT(n, 3, v) || NEXT_EPOCH_AT(n, EPOCHS, v))
 
 #define IN_STREAM(v, e) \
@@ -577,6 +695,80 @@ inline report(n)
 	}
 }
 
+#if CHANGE
+/* ----------------------------------------------------------------------
+ * A change of members, or of k
+ * ----------------------------------------------------------------------
+ */
+#define ADOPTED(members, e, x, f)	(((members) >> (f) & 1) && SAID(e, f))
+#define LACKS_NEW(n, o)		((o) < end[leads[n]] && BY_OLD(leads[n], o) && !BY_NEW(leads[n], o))
+
+/* The leader writes it */
+inline change(n)
+{
+	d_step {
+		leads[n] && !vouched[leads[n]] && (NEW_MEMBERS >> n & 1) &&
+		(!HAS(CHANGE_WAITS) || SUM(ADOPTED, NEW_MEMBERS, leads[n], 0) >= NEW_K) &&
+		(!HAS(CHANGE_CONFIRMED) || !ANY_OFFSET(LACKS_NEW, n)) ->
+		vouched[leads[n]] = true;
+		knows[n] = true;
+		printf("node %d writes the change in epoch %d\n", n, leads[n])
+	}
+}
+
+inline learn(n, e)
+{
+	d_step {
+		vouched[e] && !knows[n] && IS_ALIVE(n) && (follows[n] == e || !HAS(CHANGE_IN_EPOCH)) ->
+		knows[n] = true;
+		printf("node %d has the change of epoch %d\n", n, e)
+	}
+}
+
+#define HAS_CHANGE(members, x, y, f)	((members) >> (f) & 1 && knows[f])
+
+inline decide()
+{
+	d_step {
+		!decided && SUM(HAS_CHANGE, OLD_MEMBERS, 0, 0) >= (HAS(CHANGE_DECIDED) -> OLD_N / 2 + 1 : 1) ->
+		decided = true;
+		printf("the change is decided\n")
+	}
+}
+#endif
+
+#ifdef STANDBY
+/* The last node is promoted.  It was a standby, and has what its primary had durably, now or, being late, before. */
+inline promote()
+{
+	d_step {
+		!promoted ->
+		promoted = true;
+		promised[LAST_NODE] = promised[STANDBY];
+		last[LAST_NODE] = last[STANDBY];
+		knows[LAST_NODE] = knows[STANDBY];
+		flushed[LAST_NODE] = flushed[STANDBY];
+		length[LAST_NODE] = flushed[STANDBY];
+		i = 0;
+		do
+		:: i < flushed[STANDBY] -> LOG(LAST_NODE, i) = LOG(STANDBY, i); i++
+		:: else -> break
+		od;
+		i = 0;
+		do
+		:: i <= EPOCHS -> CHAIN(LAST_NODE, i) = CHAIN(STANDBY, i); i++
+		:: else -> break
+		od;
+		if
+		:: !HAS(START_NEW_EPOCH) && leader_of[last[STANDBY]] == STANDBY + 1 -> leads[LAST_NODE] = last[STANDBY]
+		:: else
+		fi;
+		printf("node %d, a copy of %d, is promoted, last epoch %d, end %d\n",
+			   LAST_NODE, STANDBY, last[STANDBY], flushed[STANDBY])
+	}
+}
+#endif
+
 /* ----------------------------------------------------------------------
  * Crashes
  * ----------------------------------------------------------------------
@@ -584,7 +776,7 @@ inline report(n)
 inline crash(n)
 {
 	d_step {
-		crashes < CRASHES ->
+		crashes < CRASHES && IS_ALIVE(n) ->
 		crashes++;
 		do
 		:: length[n] > flushed[n] -> length[n]--; LOG(n, length[n]) = 0
@@ -598,6 +790,10 @@ inline crash(n)
 		:: HAS(PROMISE_DURABLE)
 		:: else -> promised[n] = last[n]
 		fi;
+		if
+		:: !HAS(START_NEW_EPOCH) && leader_of[last[n]] == n + 1 && promised[n] == last[n] -> leads[n] = last[n]
+		:: else
+		fi;
 #if !HAS(ACK_CHECKS_EPOCH)
 		i = 1;
 		do
@@ -609,14 +805,14 @@ inline crash(n)
 	}
 }
 
-/* Node 0 leads epoch 1, and the others follow it */
+/* Node 0 leads epoch 1, and the other members follow it */
 init {
 	d_step {
 		leader_of[1] = 1;
 		PAST_CHAIN(1, 1) = 1;
 		i = 0;
 		do
-		:: i < NODES ->
+		:: i < OLD_N ->
 			promised[i] = 1;
 			last[i] = 1;
 			CHAIN(i, 1) = 1;
@@ -641,6 +837,14 @@ init {
 	EACH_NODE_RECORD(receive)
 	EACH_NODE(flush)
 	EACH_NODE(report)
+#if CHANGE
+	EACH_NODE(change)
+	EACH_NODE_EPOCH(learn)
+	:: decide()
+#endif
+#ifdef STANDBY
+	:: promote()
+#endif
 #if CRASHES
 	EACH_NODE(crash)
 #endif
