@@ -79,6 +79,7 @@
 #define VOTE_CONFIGURATION	36	/* who has the change refuses who has not */
 #define ACK_BOTH			37	/* until it is decided old and new members must confirm */
 #define QUORUM_BOTH			38	/* ... and promise */
+#define DECIDED_IN_EPOCH	39	/* a decision says its epoch, which fences the leaders of lower ones */
 
 /* ----------------------------------------------------------------------
  * Members
@@ -178,9 +179,9 @@ byte follows[NODES];			/* the epoch of the stream that it receives */
 #define LOG(n, o)		log[(n) * RECORDS + (o)]
 
 #if CHANGE
-bool knows[NODES];				/* durable: has the change */
+byte knows[NODES];				/* durable: the epoch whose leader it has the change from */
 bool vouched[EPOCHS + 1];		/* a fact: the leader of this epoch wrote it */
-bool decided;					/* a fact: a majority of the old members has it */
+byte decided;					/* a fact: the epoch in which a majority of the old members had it */
 #endif
 #ifdef STANDBY
 bool promoted;
@@ -325,8 +326,10 @@ inline produce(n)
 #define BY_OLD(e, o)		ENOUGH(OLD_MEMBERS, K, e, o)
 #define BY_NEW(e, o)		ENOUGH(NEW_MEMBERS, NEW_K, e, o)
 #if CHANGE
+/* ... for the leader of epoch e */
+#define IS_DECIDED(e)		(decided && (decided <= (e) || !HAS(DECIDED_IN_EPOCH)))
 #define IS_CONFIRMED(n, e, o) \
-	(knows[n] -> BY_NEW(e, o) && (decided || !HAS(ACK_BOTH) || BY_OLD(e, o)) : BY_OLD(e, o))
+	(knows[n] -> BY_NEW(e, o) && (IS_DECIDED(e) || !HAS(ACK_BOTH) || BY_OLD(e, o)) : BY_OLD(e, o))
 #else
 #define IS_CONFIRMED(n, e, o)	BY_OLD(e, o)
 #endif
@@ -411,13 +414,13 @@ inline promise(n, e)
 /* as far as node n knows */
 #define IS_MEMBER(n, c)		(((knows[n] -> NEW_MEMBERS : OLD_MEMBERS) >> (c)) & 1)
 #define MAY_TAKE_PART(n)	(IS_ALIVE(n) && (IS_MEMBER(n, n) || (!HAS(COPY_VOTES_LATER) && (n) == LAST_NODE)))
-#define ACCEPTS(n, c)		((IS_MEMBER(n, c) && knows[c] >= knows[n]) || !HAS(VOTE_CONFIGURATION))
+#define ACCEPTS(n, c)		((IS_MEMBER(n, c) && (knows[c] || !knows[n])) || !HAS(VOTE_CONFIGURATION))
 #define CHOSEN_BY(members, n, quorum) \
 	(BITS((HAS(VOTES_OF_MEMBERS) -> votes[n] & (members) : votes[n])) >= (quorum))
 #define BY_OLD_QUORUM(n)	CHOSEN_BY(OLD_MEMBERS, n, QUORUM_OF(OLD_N, K))
 #define BY_NEW_QUORUM(n)	CHOSEN_BY(NEW_MEMBERS, n, QUORUM_OF(NEW_N, NEW_K))
 #define IS_CHOSEN(n) \
-	(knows[n] -> BY_NEW_QUORUM(n) && (decided || !HAS(QUORUM_BOTH) || BY_OLD_QUORUM(n)) : BY_OLD_QUORUM(n))
+	(knows[n] -> BY_NEW_QUORUM(n) && (IS_DECIDED(seeks[n] - 1) || !HAS(QUORUM_BOTH) || BY_OLD_QUORUM(n)) : BY_OLD_QUORUM(n))
 #else
 #define MAY_TAKE_PART(n)	true
 #define ACCEPTS(n, c)		true
@@ -711,7 +714,7 @@ inline change(n)
 		(!HAS(CHANGE_WAITS) || SUM(ADOPTED, NEW_MEMBERS, leads[n], 0) >= NEW_K) &&
 		(!HAS(CHANGE_CONFIRMED) || !ANY_OFFSET(LACKS_NEW, n)) ->
 		vouched[leads[n]] = true;
-		knows[n] = true;
+		knows[n] = leads[n];
 		printf("node %d writes the change in epoch %d\n", n, leads[n])
 	}
 }
@@ -719,20 +722,22 @@ inline change(n)
 inline learn(n, e)
 {
 	d_step {
-		vouched[e] && !knows[n] && IS_ALIVE(n) && (follows[n] == e || !HAS(CHANGE_IN_EPOCH)) ->
-		knows[n] = true;
+		vouched[e] && knows[n] < e && IS_ALIVE(n) && (follows[n] == e || !HAS(CHANGE_IN_EPOCH)) ->
+		knows[n] = e;
 		printf("node %d has the change of epoch %d\n", n, e)
 	}
 }
 
-#define HAS_CHANGE(members, x, y, f)	((members) >> (f) & 1 && knows[f])
+#define HAS_CHANGE(members, e, x, f)	((members) >> (f) & 1 && knows[f] == (e))
 
-inline decide()
+/* The leader hears that a majority of the old members has it */
+inline decide(n)
 {
 	d_step {
-		!decided && SUM(HAS_CHANGE, OLD_MEMBERS, 0, 0) >= (HAS(CHANGE_DECIDED) -> OLD_N / 2 + 1 : 1) ->
-		decided = true;
-		printf("the change is decided\n")
+		leads[n] && vouched[leads[n]] && (!decided || decided > leads[n]) &&
+		SUM(HAS_CHANGE, OLD_MEMBERS, leads[n], 0) >= (HAS(CHANGE_DECIDED) -> OLD_N / 2 + 1 : 1) ->
+		decided = leads[n];
+		printf("node %d sees the change decided in epoch %d\n", n, leads[n])
 	}
 }
 #endif
@@ -840,7 +845,7 @@ init {
 #if CHANGE
 	EACH_NODE(change)
 	EACH_NODE_EPOCH(learn)
-	:: decide()
+	EACH_NODE(decide)
 #endif
 #ifdef STANDBY
 	:: promote()
