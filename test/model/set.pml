@@ -433,7 +433,7 @@ inline promise(n, e)
 #endif
 
 /* Nodes that are alike until the first of them is a candidate: that is the first of them */
-#if defined(STANDBY) || OLD_N == 2 || NEW_N == 2
+#if defined(STANDBY) || OLD_N < 3 || NEW_N < 3
 #define MAY_SEEK(n)		true
 #else
 #define MAY_SEEK(n)		((n) < 2 || promised[1] > 1)
@@ -526,13 +526,17 @@ inline check_prefix(n)
 	skip
 }
 
-/* The log's records from offset "to" on, and the chain from there, go */
-inline truncate(n)
+/*
+ * The log's records from offset "to" on go, for what epoch e has there.  What
+ * was confirmed in a lower epoch is not among them: a node that knew the high
+ * watermark of it would stop.
+ */
+inline truncate(n, e)
 {
 	do
 	:: length[n] > to ->
 		length[n]--;
-		confirmed_is_truncated = (confirmed[length[n]] && confirmed[length[n]] == LOG(n, length[n]));
+		confirmed_is_truncated = (confirmed[length[n]] && confirmed[length[n]] == LOG(n, length[n]) && confirmed_in[length[n]] < e);
 		assert(!confirmed_is_truncated);
 		LOG(n, length[n]) = 0
 	:: else -> break
@@ -581,7 +585,7 @@ inline follow(n, e)
 		if
 		:: HAS(ADOPT_TRUNCATES) ->
 			last[n] = (last[n] > i -> i : last[n]);
-			truncate(n)
+			truncate(n, e)
 		:: else
 		fi;
 		printf(", common epoch %d, end %d\n", i, length[n])
