@@ -80,6 +80,7 @@
 #define ACK_BOTH			37	/* until it is decided old and new members must confirm */
 #define QUORUM_BOTH			38	/* ... and promise */
 #define DECIDED_IN_EPOCH	39	/* a decision says its epoch, which fences the leaders of lower ones */
+#define RESTORED_REFUSED	40	/* a node restored to an earlier state takes no part */
 
 /* ----------------------------------------------------------------------
  * Members
@@ -185,6 +186,12 @@ byte decided;					/* a fact: the epoch in which a majority of the old members ha
 #endif
 #ifdef STANDBY
 bool promoted;
+#endif
+#ifdef RESTORE
+byte saved;						/* 1: there is a backup, 2: it was restored */
+byte saved_promised, saved_last, saved_flushed;
+byte saved_chain[EPOCHS + 1];
+byte saved_log[RECORDS];
 #endif
 
 byte crashes;
@@ -394,6 +401,14 @@ inline confirm_late(n, v)
  * ----------------------------------------------------------------------
  */
 
+#ifdef RESTORE
+/* Without the rule a restored node is refused if it lacks what it once sent as a leader */
+#define HAS_SENT(n, v)		((v) <= made && leader_of[epoch_of[v]] == RESTORE + 1 && (v) > saved_flushed)
+#define IS_REFUSED(n)		((n) == RESTORE && saved == 2 && (HAS(RESTORED_REFUSED) || ANY_RECORD(HAS_SENT, n)))
+#else
+#define IS_REFUSED(n)		false
+#endif
+
 /* Steps that a promise of epoch e takes, of a candidate as of a voter */
 inline promise(n, e)
 {
@@ -422,7 +437,7 @@ inline promise(n, e)
 #define IS_CHOSEN(n) \
 	(knows[n] -> BY_NEW_QUORUM(n) && (IS_DECIDED(seeks[n] - 1) || !HAS(QUORUM_BOTH) || BY_OLD_QUORUM(n)) : BY_OLD_QUORUM(n))
 #else
-#define MAY_TAKE_PART(n)	true
+#define MAY_TAKE_PART(n)	(!IS_REFUSED(n))
 #define ACCEPTS(n, c)		true
 #define IS_CHOSEN(n)		(BITS(votes[n]) >= QUORUM_OF(NODES, K))
 #endif
@@ -433,7 +448,7 @@ inline promise(n, e)
 #endif
 
 /* Nodes that are alike until the first of them is a candidate: that is the first of them */
-#if defined(STANDBY) || OLD_N < 3 || NEW_N < 3
+#if defined(STANDBY) || defined(RESTORE) || OLD_N < 3 || NEW_N < 3
 #define MAY_SEEK(n)		true
 #else
 #define MAY_SEEK(n)		((n) < 2 || promised[1] > 1)
@@ -692,7 +707,7 @@ inline flush(n)
 inline report(n)
 {
 	d_step {
-		follows[n] && LISTENS(follows[n]) &&
+		follows[n] && LISTENS(follows[n]) && !IS_REFUSED(n) &&
 		(CHAIN(n, follows[n]) ||
 		 (!HAS(CONFIRM_ADOPTED) && length[n] >= begin[follows[n]]) ||
 		 !HAS(CONFIRM_HEALED)) &&
@@ -778,6 +793,59 @@ inline promote()
 }
 #endif
 
+#ifdef RESTORE
+inline save()
+{
+	d_step {
+		!saved ->
+		saved = 1;
+		saved_promised = promised[RESTORE];
+		saved_last = last[RESTORE];
+		saved_flushed = flushed[RESTORE];
+		i = 0;
+		do
+		:: i < saved_flushed -> saved_log[i] = LOG(RESTORE, i); i++
+		:: else -> break
+		od;
+		i = 0;
+		do
+		:: i <= EPOCHS -> saved_chain[i] = CHAIN(RESTORE, i); i++
+		:: else -> break
+		od;
+		printf("node %d is saved, last epoch %d, end %d\n", RESTORE, saved_last, saved_flushed)
+	}
+}
+
+inline restore()
+{
+	d_step {
+		saved == 1 ->
+		saved = 2;
+		stop_leading(RESTORE);
+		seeks[RESTORE] = 0;
+		votes[RESTORE] = 0;
+		follows[RESTORE] = 0;
+		promised[RESTORE] = saved_promised;
+		last[RESTORE] = saved_last;
+		flushed[RESTORE] = saved_flushed;
+		length[RESTORE] = saved_flushed;
+		i = 0;
+		do
+		:: i < RECORDS -> LOG(RESTORE, i) = saved_log[i]; saved_log[i] = 0; i++
+		:: else -> break
+		od;
+		i = 0;
+		do
+		:: i <= EPOCHS -> CHAIN(RESTORE, i) = saved_chain[i]; saved_chain[i] = 0; i++
+		:: else -> break
+		od;
+		saved_promised = 0;
+		saved_last = 0;
+		printf("node %d is restored, last epoch %d, end %d\n", RESTORE, last[RESTORE], length[RESTORE])
+	}
+}
+#endif
+
 /* ----------------------------------------------------------------------
  * Crashes
  * ----------------------------------------------------------------------
@@ -853,6 +921,10 @@ init {
 #endif
 #ifdef STANDBY
 	:: promote()
+#endif
+#ifdef RESTORE
+	:: save()
+	:: restore()
 #endif
 #if CRASHES
 	EACH_NODE(crash)
