@@ -210,10 +210,21 @@ byte confirmed[RECORDS];
 byte confirmed_in[RECORDS];		/* ... and the first epoch whose leader said so */
 
 hidden byte two_leaders;
+hidden byte epoch_has_two_logs;
 hidden byte confirmed_is_lost;
 hidden byte confirmed_two_values;
 hidden byte confirmed_is_truncated;
 hidden byte not_a_prefix;
+
+/* ... and what is reached, or all of it might hold of a model that stands still */
+#ifdef WITNESS
+hidden byte witnessed;
+#if CHANGE
+#define IS_CHANGED		decided
+#else
+#define IS_CHANGED		true
+#endif
+#endif
 
 /* of the steps alone */
 hidden byte i, j, to;
@@ -298,8 +309,8 @@ inline produce(n)
 {
 	d_step {
 		leads[n] && made < RECORDS && end[leads[n]] < RECORDS ->
-		two_leaders = (end[leads[n]] != length[n]);
-		assert(!two_leaders);
+		epoch_has_two_logs = (end[leads[n]] != length[n]);
+		assert(!epoch_has_two_logs);
 		made++;
 		epoch_of[made] = leads[n];
 		offset_of[made] = length[n];
@@ -350,6 +361,10 @@ inline tell(e, o, value)
 	assert(!confirmed_two_values);
 	confirmed_in[o] = (confirmed[o] && confirmed_in[o] < e -> confirmed_in[o] : e);
 	confirmed[o] = value;
+#ifdef WITNESS
+	witnessed = (e == EPOCHS && value == RECORDS && IS_CHANGED);
+	assert(!witnessed);
+#endif
 	j = e + 1;
 	do
 	:: j <= EPOCHS ->
@@ -572,7 +587,6 @@ inline follow(n, e)
 		:: else -> seeks[n] = 0; votes[n] = 0
 		fi;
 		follows[n] = e;
-		printf("node %d follows epoch %d", n, e);
 		/* the largest common epoch, and the ends of both */
 		i = e;
 		do
@@ -600,10 +614,10 @@ inline follow(n, e)
 		if
 		:: HAS(ADOPT_TRUNCATES) ->
 			last[n] = (last[n] > i -> i : last[n]);
+			printf("node %d follows epoch %d, common epoch %d, end %d of %d\n", n, e, i, (to < length[n] -> to : length[n]), length[n]);
 			truncate(n, e)
-		:: else
-		fi;
-		printf(", common epoch %d, end %d\n", i, length[n])
+		:: else -> printf("node %d follows epoch %d\n", n, e)
+		fi
 	}
 }
 
