@@ -163,15 +163,10 @@ static void
 drop_metadata(void)
 {
 	Topic	   *topic = topics_catalog_lookup(METADATA_TOPIC, true);
-	TopicParts	parts;
 
 	if (topic == NULL)
 		return;
-	LockRelationOid(topic->view_relid, AccessExclusiveLock);
-	PushActiveSnapshot(GetLatestSnapshot());
-	if (topics_broken_topic_find(topic->topic_id, InvalidOid, &parts))
-		topics_topic_drop_parts(&parts);
-	PopActiveSnapshot();
+	topics_metadata_drop_topic(topic->topic_id, topic->view_relid);
 }
 
 /* create_cluster(node, conninfo, advertised_conninfo) */

@@ -465,14 +465,15 @@ create_topic(const TopicDifference *difference)
 	set_grants(difference);
 }
 
-static void
-drop_topic(const TopicDifference *difference)
+/* Drop a topic with all its parts, for the cluster. */
+void
+topics_metadata_drop_topic(int64 topic_id, Oid view_relid)
 {
 	TopicParts	parts;
 
-	LockRelationOid(get_view(difference), AccessExclusiveLock);
+	LockRelationOid(view_relid, AccessExclusiveLock);
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (topics_broken_topic_find(difference->topic_id, InvalidOid, &parts))
+	if (topics_broken_topic_find(topic_id, InvalidOid, &parts))
 		topics_topic_drop_parts(&parts);
 	PopActiveSnapshot();
 }
@@ -484,16 +485,10 @@ drop_topic(const TopicDifference *difference)
 void
 topics_metadata_begin_anew(Topic *topic)
 {
-	TopicParts	parts;
-
 	ereport(LOG,
 			(errmsg("pg_topics: topic \"%s\" is read anew from the leader", NameStr(topic->name)),
 			 errdetail("The leader has removed tombstones that this node has not seen.")));
-	LockRelationOid(topic->view_relid, AccessExclusiveLock);
-	PushActiveSnapshot(GetLatestSnapshot());
-	if (topics_broken_topic_find(topic->topic_id, InvalidOid, &parts))
-		topics_topic_drop_parts(&parts);
-	PopActiveSnapshot();
+	topics_metadata_drop_topic(topic->topic_id, topic->view_relid);
 }
 
 /* Give a topic that is here the name, settings and so on of its record. */
@@ -541,7 +536,7 @@ settle_difference(void *arg)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (difference->here && !(difference->wanted && difference->same))
-		drop_topic(difference);
+		topics_metadata_drop_topic(difference->topic_id, get_view(difference));
 	if (difference->wanted && difference->here && difference->same)
 		change_topic(difference);
 	else if (difference->wanted)

@@ -48,6 +48,7 @@ typedef struct MetadataNode
 extern List *topics_metadata_list_nodes(void);
 extern char *topics_metadata_node_conninfo(const char *node);
 extern void topics_metadata_pre_commit(void);
+extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);
 extern void topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction);
 
