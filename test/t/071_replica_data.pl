@@ -101,7 +101,7 @@ ok( poll_until(
 $c->stop('immediate');
 my $load = $a->background_psql('postgres');
 $load->query_safe(
-	q{SELECT topics.create_topic('busy', 2, segment_bytes => 65536, cleanup_policy => 'compact,delete', min_cleanable_dirty_ratio => 0)}
+	q{SELECT topics.create_topic('busy', 2, segment_bytes => 65536, cleanup_policy => 'compact', min_cleanable_dirty_ratio => 0)}
 );
 for my $round (1 .. 20)
 {
