@@ -585,6 +585,19 @@ give_requests_back(int code, Datum arg)
 }
 
 /*
+ * Return true if a log that ends at "end" is to have a spare: by the rule by which
+ * producers ask for one, the active segment is half full; or it has none.
+ */
+static bool
+wants_spare(const Partition *partition, int64 end)
+{
+	Segment		active;
+
+	return !topics_segment_find(partition->rel, end, &active) ||
+		end >= topics_segment_half(active.base_offset, active.end_offset);
+}
+
+/*
  * Decide what is to be done, of what was asked for and of what is due.  Return
  * false if that cannot be known yet.
  */
@@ -600,8 +613,11 @@ choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 	topics_catalog_reopen_partition(partition, AccessShareLock);
 	/* before a restart, or by a foreign writer, anything may be left undone */
 	if (!state->looked_at || pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET)
-		taken->requests |= REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP;
-	(void) topics_log_next_offset(partition);
+	{
+		taken->requests |= REQUEST_SEAL | REQUEST_DROP;
+		if (wants_spare(partition, topics_log_next_offset(partition)))
+			taken->requests |= REQUEST_SPARE;
+	}
 	/* a restore that has not come to the partition's row: leave it alone */
 	known = pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
 	state->looked_at = known;

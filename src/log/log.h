@@ -391,6 +391,7 @@ extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *s
 extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_last(Relation partition_rel, Segment *segment);
 extern Segment *topics_segment_list(Relation partition_rel, int *count);
+extern int64 topics_segment_half(int64 base_offset, int64 end_offset);
 extern bool topics_segment_covers(Relation partition_rel, int64 first, int64 last);
 extern bool topics_segment_fits(Relation partition_rel, int64 first, int64 last);
 extern void topics_segment_protect_from_analyze(Oid relid);

@@ -333,8 +333,7 @@ store_end(PartitionState *state, const EndLookup *lookup)
 	if (lookup->has_active)
 	{
 		state->active_base = lookup->active.base_offset;
-		state->spare_at = state->active_base +
-			(lookup->active.end_offset - state->active_base) / 2;
+		state->spare_at = topics_segment_half(state->active_base, lookup->active.end_offset);
 	}
 	state->role = lookup->role;
 	state->stored_floor = lookup->found.floor;

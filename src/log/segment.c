@@ -292,6 +292,13 @@ topics_segment_list(Relation partition_rel, int *count)
 	return result;
 }
 
+/* The log end at which a segment is half full: then the next one is to be made. */
+int64
+topics_segment_half(int64 base_offset, int64 end_offset)
+{
+	return base_offset + (end_offset - base_offset) / 2;
+}
+
 /* Return true if one segment has all offsets from first to last. */
 bool
 topics_segment_fits(Relation partition_rel, int64 first, int64 last)

@@ -577,7 +577,7 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 		state->active_base = dest->active_base;
 		state->active_started = GetCurrentTimestamp();
 		state->active_toast_bytes = 0;
-		state->spare_at = dest->active_base + (dest->active_end - dest->active_base) / 2;
+		state->spare_at = topics_segment_half(dest->active_base, dest->active_end);
 		/* what lies in the active segment may be expired from the start */
 		requests |= REQUEST_DROP;
 		if (dest->active_base > 0)
