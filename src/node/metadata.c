@@ -90,15 +90,29 @@ put_record(const char *key, Jsonb *value)
 	(void) topics_append_buffer(topics_metadata_topic(), &draft);
 }
 
-/* Run a query within a statement's scope, that sees all that is committed. */
-static void
-run_query(const char *sql, Oid *types, Datum *values, int nvalues)
+/*
+ * Run a query, as the extension's owner, that sees all that is committed.  Its
+ * result is there until end_query.
+ */
+static StatementScope
+begin_query(const char *sql, Oid *types, Datum *values, int nvalues)
 {
+	StatementScope scope = topics_statement_begin();
+
+	PushActiveSnapshot(GetLatestSnapshot());
 	topics_settings_override("jit", "off");
 	topics_settings_override("intervalstyle", "postgres");
 	topics_settings_override("extra_float_digits", "1");
 	if (SPI_execute_with_args(sql, nvalues, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the cluster's metadata");
+	return scope;
+}
+
+static void
+end_query(StatementScope scope)
+{
+	PopActiveSnapshot();
+	topics_statement_end(scope);
 }
 
 static char *
@@ -124,17 +138,15 @@ topics_metadata_put_node(const char *node, const char *conninfo, const char *adv
 {
 	Datum		values[] = {CStringGetTextDatum(conninfo), CStringGetTextDatum(advertised)};
 	Oid			types[] = {TEXTOID, TEXTOID};
-	StatementScope scope = topics_statement_begin();
+	StatementScope scope;
 	bool		isnull;
 	Jsonb	   *record;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	run_query("SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2)",
-			  types, values, lengthof(values));
+	scope = begin_query("SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2)",
+						types, values, lengthof(values));
 	record = DatumGetJsonbPCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	put_record(make_node_key(node), record);
-	PopActiveSnapshot();
-	topics_statement_end(scope);
+	end_query(scope);
 }
 
 void
@@ -150,16 +162,14 @@ topics_metadata_node_conninfo(const char *node)
 	MemoryContext cxt = CurrentMemoryContext;
 	Datum		values[] = {CStringGetTextDatum(make_node_key(node))};
 	Oid			types[] = {TEXTOID};
-	StatementScope scope = topics_statement_begin();
+	StatementScope scope;
 	char	   *result = NULL;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	run_query("SELECT value ->> 'conninfo' FROM (" LATEST("node") ") latest WHERE key = $1 AND value IS NOT NULL",
-			  types, values, lengthof(values));
+	scope = begin_query("SELECT value ->> 'conninfo' FROM (" LATEST("node") ") latest WHERE key = $1 AND value IS NOT NULL",
+						types, values, lengthof(values));
 	if (SPI_processed > 0)
 		result = MemoryContextStrdup(cxt, get_text(0, 1));
-	PopActiveSnapshot();
-	topics_statement_end(scope);
+	end_query(scope);
 	return result;
 }
 
@@ -168,12 +178,11 @@ List *
 topics_metadata_list_nodes(void)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	StatementScope scope = topics_statement_begin();
+	StatementScope scope;
 	List	   *result = NIL;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	run_query("SELECT substr(key, 6), value ->> 'advertised_conninfo' FROM (" LATEST("node") ") latest"
-			  " WHERE value IS NOT NULL ORDER BY 1", NULL, NULL, 0);
+	scope = begin_query("SELECT substr(key, 6), value ->> 'advertised_conninfo' FROM (" LATEST("node") ") latest"
+						" WHERE value IS NOT NULL ORDER BY 1", NULL, NULL, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(cxt);
@@ -184,8 +193,7 @@ topics_metadata_list_nodes(void)
 		result = lappend(result, node);
 		MemoryContextSwitchTo(old);
 	}
-	PopActiveSnapshot();
-	topics_statement_end(scope);
+	end_query(scope);
 	return result;
 }
 
@@ -198,13 +206,12 @@ topics_metadata_list_nodes(void)
 static void
 put_changed_topics(void)
 {
-	StatementScope scope = topics_statement_begin();
+	StatementScope scope;
 
 	CommandCounterIncrement();
-	PushActiveSnapshot(GetLatestSnapshot());
-	run_query("SELECT coalesce(d.key, l.key), d.value FROM topic_log.topic_description d"
-			  " FULL JOIN (" LATEST("topic") ") l USING (key)"
-			  " WHERE d.value IS DISTINCT FROM l.value ORDER BY 1", NULL, NULL, 0);
+	scope = begin_query("SELECT coalesce(d.key, l.key), d.value FROM topic_log.topic_description d"
+						" FULL JOIN (" LATEST("topic") ") l USING (key)"
+						" WHERE d.value IS DISTINCT FROM l.value ORDER BY 1", NULL, NULL, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
@@ -212,8 +219,7 @@ put_changed_topics(void)
 
 		put_record(get_text(i, 1), isnull ? NULL : DatumGetJsonbP(value));
 	}
-	PopActiveSnapshot();
-	topics_statement_end(scope);
+	end_query(scope);
 }
 
 /* Before the commit of a transaction that may have changed topics. */
@@ -294,11 +300,10 @@ is_true(const char *text)
 static List *
 find_differences(MemoryContext cxt)
 {
-	StatementScope scope = topics_statement_begin();
+	StatementScope scope;
 	List	   *result = NIL;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	run_query(differences, NULL, NULL, 0);
+	scope = begin_query(differences, NULL, NULL, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(cxt);
@@ -313,8 +318,7 @@ find_differences(MemoryContext cxt)
 		result = lappend(result, difference);
 		MemoryContextSwitchTo(old);
 	}
-	PopActiveSnapshot();
-	topics_statement_end(scope);
+	end_query(scope);
 	return result;
 }
 
@@ -330,14 +334,13 @@ get_settings(const TopicDifference *difference)
 {
 	Datum		values[] = {CStringGetTextDatum(difference->text[DIFFERENCE_SETTINGS])};
 	Oid			types[] = {TEXTOID};
-	StatementScope scope = topics_statement_begin();
+	StatementScope scope;
 	MemoryContext old;
 	const char *(*pairs)[2];
 	TopicSettingValues *result;
 	int			count;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	run_query("SELECT key, value FROM jsonb_each_text($1::jsonb)", types, values, lengthof(values));
+	scope = begin_query("SELECT key, value FROM jsonb_each_text($1::jsonb)", types, values, lengthof(values));
 	count = (int) SPI_processed;
 	pairs = palloc(sizeof(*pairs) * Max(count, 1));
 	for (int i = 0; i < count; i++)
@@ -348,8 +351,7 @@ get_settings(const TopicDifference *difference)
 	old = MemoryContextSwitchTo(CurTransactionContext);
 	result = topics_topic_setting_from_text((const char *const(*)[2]) pairs, count);
 	MemoryContextSwitchTo(old);
-	PopActiveSnapshot();
-	topics_statement_end(scope);
+	end_query(scope);
 	return result;
 }
 
@@ -365,18 +367,16 @@ get_view(const TopicDifference *difference)
 static void
 run_statements(const char *sql, Oid *types, Datum *values, int nvalues)
 {
-	StatementScope scope = topics_statement_begin();
+	StatementScope scope;
 	List	   *statements = NIL;
 	ListCell   *lc;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	run_query(sql, types, values, nvalues);
+	scope = begin_query(sql, types, values, nvalues);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		statements = lappend(statements, get_text(i, 1));
-	PopActiveSnapshot();
 	foreach(lc, statements)
 		topics_statement_execute("%s", (char *) lfirst(lc));
-	topics_statement_end(scope);
+	end_query(scope);
 }
 
 /* Read the grants on a topic's view, as they are now, in the form of records. */
@@ -386,15 +386,13 @@ read_grants_here(const TopicDifference *difference)
 	MemoryContext cxt = CurrentMemoryContext;
 	Datum		values[] = {Int64GetDatum(difference->topic_id)};
 	Oid			types[] = {INT8OID};
-	StatementScope scope = topics_statement_begin();
+	StatementScope scope;
 	char	   *result;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	run_query("SELECT value ->> 'grants' FROM topic_log.topic_description WHERE key = 'topic/' || $1",
-			  types, values, lengthof(values));
+	scope = begin_query("SELECT value ->> 'grants' FROM topic_log.topic_description WHERE key = 'topic/' || $1",
+						types, values, lengthof(values));
 	result = MemoryContextStrdup(cxt, SPI_processed > 0 ? get_text(0, 1) : "[]");
-	PopActiveSnapshot();
-	topics_statement_end(scope);
+	end_query(scope);
 	return result;
 }
 
