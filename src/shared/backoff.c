@@ -99,6 +99,8 @@ static const char *const step_names[] = {
 	[STEP_FETCH] = "fetch",
 };
 
+StaticAssertDecl(lengthof(step_names) == WORK_STEPS, "each step has a name");
+
 static long count_ms_to_retry(const WorkFailure *failure);
 
 /* ----------------------------------------------------------------
@@ -233,6 +235,7 @@ get_first_step(WorkKind kind)
 		[WORK_METADATA] = STEP_METADATA
 	};
 
+	StaticAssertStmt(lengthof(steps) == WORK_KINDS, "each kind of work has a first step");
 	return steps[kind];
 }
 

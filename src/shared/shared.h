@@ -336,7 +336,8 @@ typedef enum WorkStep
 	STEP_NOTIFY,
 	STEP_CONNECT,
 	STEP_METADATA,
-	STEP_FETCH
+	STEP_FETCH,
+	WORK_STEPS
 } WorkStep;
 
 #define WHOLE_TOPIC (-1)		/* in place of a partition */
