@@ -94,6 +94,8 @@ CREATE TABLE topic_log.cluster (
 	leader_advertised_conninfo text,
 	cluster_id text NOT NULL,
 	system_identifier bigint NOT NULL,
+	epoch bigint NOT NULL,
+	acks_followers integer NOT NULL,
 	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
 );
 COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';
@@ -494,6 +496,10 @@ CREATE FUNCTION topics.create_cluster(node text, conninfo text, advertised_conni
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_cluster';
 COMMENT ON FUNCTION topics.create_cluster(text, text, text) IS 'Makes this database the first node of a cluster, which leads; its topics stay as they are. node: from 1 to 40 lower-case letters, digits and underscores. conninfo: how other nodes reach it, for superusers only to see. advertised_conninfo: where clients find it, by default host, port and dbname of conninfo. Superusers only. Raises 42710 in a cluster, 42602 for a bad name, 22023 for a bad conninfo (Kafka: advertised.listeners, node.id)';
 
+CREATE FUNCTION topics.alter_cluster(acks_followers integer) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_alter_cluster';
+COMMENT ON FUNCTION topics.alter_cluster(integer) IS 'Says how many followers must have a commit with records, or committed offsets, before it is acknowledged and can be read, on the node that leads. acks_followers: from 0, for which no commit waits, to the number of followers that have caught up once; NULL: half of the nodes, rounded down, however many there are. Superusers only. Raises 22023 for another number, TP004 on a follower, 55000 in no cluster (Kafka: the broker''s part in acks=all, min.insync.replicas - 1 of the whole cluster)';
+
 CREATE PROCEDURE topics.add_node(node text, conninfo text, advertised_conninfo text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_add_node';
 COMMENT ON PROCEDURE topics.add_node(text, text, text) IS 'Adds a database as a node, on the node that leads: the database has the extension, and no topics; it gets all of the cluster''s and follows. It connects as a superuser by conninfo. Can be called again after any failure. Raises TP004 on a follower, 55000 if the database has topics, 0A000 for another encoding, TP005 for another version, 25001 inside a transaction block, errors of class 08 if it cannot be reached (Kafka: a broker that joins)';
@@ -510,11 +516,9 @@ CREATE FUNCTION topic_log.leave_cluster() RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leave_cluster';
 COMMENT ON FUNCTION topic_log.leave_cluster() IS 'Takes this database out of its cluster: it leads its topics itself. Called by the node that leads, see topics.remove_node; by hand where that could not be';
 
-CREATE FUNCTION topic_log.replica_state(node text, topic_ids bigint[], partitions integer[], log_ends bigint[],
-	OUT topic_id bigint, OUT partition integer, OUT log_start_offset bigint, OUT log_end_offset bigint,
-	OUT tombstones_below bigint) RETURNS SETOF record
-LANGUAGE C AS 'MODULE_PATHNAME', 'topics_replica_state';
-COMMENT ON FUNCTION topic_log.replica_state(text, bigint[], integer[], bigint[]) IS 'Where the logs of all partitions start and end, and below which offset a follower may lack that keys are gone, for the node that asks: for roles with the attribute REPLICATION';
+CREATE PROCEDURE topic_log.replica_fetch(request bytea, INOUT response bytea)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_replica_fetch';
+COMMENT ON PROCEDURE topic_log.replica_fetch(bytea, bytea) IS 'What a follower lacks of all partitions, and what it confirms: the replication protocol, in src/node/replica_feed.c. For roles with the attribute REPLICATION (Kafka: Fetch with a replica id)';
 
 CREATE FUNCTION topics.create_roles(take_over boolean DEFAULT false) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_roles';
@@ -688,7 +692,7 @@ GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 	topic_log.lag_status(), topic_log.node_status(), topic_log.replica_status() TO PUBLIC;
 
 -- A node's role comes as any client; the function looks who it is.
-GRANT EXECUTE ON FUNCTION topic_log.replica_state(text, bigint[], integer[], bigint[]) TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea) TO PUBLIC;
 
 -- As PostgreSQL's own: pg_monitor reads all administration views
 GRANT USAGE ON SCHEMA topics TO pg_monitor;

@@ -27,10 +27,14 @@
 #define TOPIC_LOG_SCHEMA "topic_log"	/* catalogue and log tables */
 #define TOPIC_LOG_AM "topic_log"	/* the access method of segments */
 
+/* The internal topic of what a cluster's nodes agree on. */
+#define METADATA_TOPIC "__cluster_metadata"
+
 /* Kafka's errors that a client branches on. */
 #define ERRCODE_OFFSET_OUT_OF_RANGE MAKE_SQLSTATE('T', 'P', '0', '0', '1')
 #define ERRCODE_UNKNOWN_MEMBER MAKE_SQLSTATE('T', 'P', '0', '0', '3')
 #define ERRCODE_NOT_LEADER MAKE_SQLSTATE('T', 'P', '0', '0', '4')
+#define ERRCODE_NOT_ENOUGH_REPLICAS MAKE_SQLSTATE('T', 'P', '0', '0', '9')
 #define ERRCODE_VERSION_MISMATCH MAKE_SQLSTATE('T', 'P', '0', '0', '5')
 
 /*

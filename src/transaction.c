@@ -89,7 +89,8 @@ append_transaction(void)
 	if (topics_append_records())
 	{
 		appended = true;
-		topics_durability_defer(wrote_tables || topics_early_work_has_notified());
+		topics_durability_defer(wrote_tables || topics_early_work_has_notified(),
+								topics_append_may_wait());
 	}
 	topics_timeout_end_commit();
 	/* a cancel that has come so far is in time: nothing is committed */
@@ -121,11 +122,12 @@ publish_transaction(void)
 
 	if (appended)
 	{
-		topics_append_release(marks);
+		topics_append_release(mark != 0);
 		topics_durability_publish(lsn, mark);
 	}
 	topics_foreign_writer_tell(topics_offset_table_log_changed);
 	topics_log_start_at_end(true);
+	topics_cluster_at_end(true);
 	topics_membership_at_end(true);
 	topics_topic_changes_at_commit(topics_offset_table_forget_topic,
 								   topics_offset_table_forget_database);
@@ -151,6 +153,7 @@ abort_transaction(void)
 	topics_append_lock_at_abort();
 	topics_cut_at_abort();
 	topics_log_start_at_end(false);
+	topics_cluster_at_end(false);
 	topics_membership_at_end(false);
 	topics_topic_changes_at_abort();
 }
@@ -250,6 +253,7 @@ follow_subtransaction(SubXactEvent event, SubTransactionId subxid,
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
 		topics_append_lock_at_abort();
+		(void) topics_read_cut_show_all(false);
 		topics_buffer_subabort(subxid);
 		topics_consumer_offset_subabort(subxid);
 		topics_cut_at_subend(false, subxid, parent);

@@ -206,10 +206,11 @@ make_points_server() {
 		install DESTDIR="$work/points_server" >>"$work/build.log" 2>&1
 }
 
-# Sets tap_environment, what PostgreSQL::Test wants to know: where the programs are, and where files go
+# Sets tap_environment, what PostgreSQL::Test wants to know: where the programs are, and where files go.
+# And PG_CONFIG, for a test that builds.
 set_tap_environment() {
 	tap_environment=(
-		PATH="$bindir:$PATH" PG_REGRESS="$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress"
+		PATH="$bindir:$PATH" PG_CONFIG="$PG_CONFIG" PG_REGRESS="$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress"
 		TESTDIR="$work/tap" TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log"
 	)
 }
@@ -230,9 +231,9 @@ remove_work() {
 	work=
 }
 
-# Calls a function when the script ends, however it ends
+# Calls a function when the script ends, however it ends; it is not interrupted by another Ctrl-C
 at_exit() {
-	trap "$1" EXIT
+	trap "trap '' HUP INT TERM; $1" EXIT
 	trap 'exit 129' HUP
 	trap 'exit 130' INT
 	trap 'exit 143' TERM

@@ -45,6 +45,16 @@ typedef enum EarlyLockRelease
 	EARLY_LOCK_RELEASE_ON		/* before, always */
 }			EarlyLockRelease;
 
+/* What a producer's commit waits for: Kafka's acks. */
+typedef enum Acks
+{
+	ACKS_NONE,					/* for nothing */
+	ACKS_LEADER,				/* for its own server */
+	ACKS_ALL					/* for followers, too */
+}			Acks;
+
+extern int	pg_topics_acks;		/* Acks */
+extern int	pg_topics_acks_timeout; /* ms; 0: no limit */
 extern int	pg_topics_early_lock_release;	/* EarlyLockRelease */
 extern bool pg_topics_enable_offset_scan;
 extern int	pg_topics_worker_interval;
@@ -98,6 +108,7 @@ typedef enum WaitReason
 	WAIT_COMPACTOR_IDLE,		/* until locks are free that were in the way */
 	WAIT_COMPACTION_PACE,		/* compaction is ahead of its rate */
 	WAIT_REPLICATOR_IDLE,
+	WAIT_REPLICA_FEED,			/* until a follower can be told something new */
 	WAIT_PEER					/* for another node */
 } WaitReason;
 

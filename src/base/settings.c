@@ -26,6 +26,9 @@ int			pg_topics_max_group_offsets;
 /* from 16 on an assertion wants it to have its first value: 0 is another one */
 int			pg_topics_early_lock_release = EARLY_LOCK_RELEASE_AUTO;
 
+int			pg_topics_acks = ACKS_ALL;
+int			pg_topics_acks_timeout;
+
 bool		pg_topics_enable_offset_scan;
 int			pg_topics_worker_interval;
 int			pg_topics_max_workers;
@@ -43,6 +46,14 @@ static const struct config_enum_entry early_lock_release_options[] = {
 	{"no", EARLY_LOCK_RELEASE_OFF, true},
 	{"1", EARLY_LOCK_RELEASE_ON, true},
 	{"0", EARLY_LOCK_RELEASE_OFF, true},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry acks_options[] = {
+	{"all", ACKS_ALL, false},
+	{"1", ACKS_LEADER, false},
+	{"0", ACKS_NONE, false},
+	{"-1", ACKS_ALL, true},
 	{NULL, 0, false}
 };
 
@@ -68,6 +79,16 @@ topics_settings_define(void)
 							 "\"auto\" does not for a transaction that has written to tables, or has used NOTIFY, and waits for synchronous standbys. Acknowledgements wait in any case.",
 							 &pg_topics_early_lock_release, EARLY_LOCK_RELEASE_AUTO,
 							 early_lock_release_options, PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("pg_topics.acks",
+							 "What a commit that produces records, or commits offsets, waits for before it is acknowledged.",
+							 "\"all\": as many followers as topics.alter_cluster() wants, in a cluster; \"1\": its own server; \"0\": nothing, as with synchronous_commit = off.",
+							 &pg_topics_acks, ACKS_ALL, acks_options,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.acks_timeout",
+							"How long a commit waits for followers; then the connection is closed.",
+							"The outcome is not known then. 0 is no limit.",
+							&pg_topics_acks_timeout, 30000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomBoolVariable("pg_topics.enable_offset_scan",
 							 "Lets the planner read topics in the order of offsets, from the first wanted one.",
 							 "Also topics.fetch() in FROM, record by record.",

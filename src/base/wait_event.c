@@ -24,6 +24,7 @@ static const char *const event_names[] = {
 	[WAIT_COMPACTOR_IDLE] = "PgTopicsCompactorIdle",
 	[WAIT_COMPACTION_PACE] = "PgTopicsCompactionPace",
 	[WAIT_REPLICATOR_IDLE] = "PgTopicsReplicatorIdle",
+	[WAIT_REPLICA_FEED] = "PgTopicsReplicaFeed",
 	[WAIT_PEER] = "PgTopicsPeer",
 };
 

@@ -7,7 +7,8 @@
  * without it is in no cluster, and leads all its partitions.  node/ writes it;
  * here is what the log needs of it: a partition's role, which is looked up
  * together with its log end (log_end.c), and the error for who wants to write to
- * what another node leads.
+ * what another node leads.  What the row says is told to shared memory, where
+ * high_watermark.c decides what commits and readers wait for.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +16,9 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -29,7 +33,10 @@ enum
 	Anum_cluster_leader,
 	Anum_cluster_leader_conninfo,
 	Anum_cluster_leader_advertised,
-	Anum_cluster_id
+	Anum_cluster_id,
+	Anum_cluster_system_identifier,
+	Anum_cluster_epoch,
+	Anum_cluster_acks_followers
 };
 
 static char *
@@ -53,6 +60,7 @@ topics_cluster_read_row(ClusterRow *row)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	bool		found;
+	bool		isnull;
 
 	memset(row, 0, sizeof(ClusterRow));
 	if (!OidIsValid(relid))
@@ -69,6 +77,10 @@ topics_cluster_read_row(ClusterRow *row)
 		row->leader_advertised = get_text(tuple, RelationGetDescr(rel),
 										  Anum_cluster_leader_advertised);
 		row->cluster_id = get_text(tuple, RelationGetDescr(rel), Anum_cluster_id);
+		row->epoch = DatumGetInt64(heap_getattr(tuple, Anum_cluster_epoch, RelationGetDescr(rel),
+												&isnull));
+		row->acks_followers = DatumGetInt32(heap_getattr(tuple, Anum_cluster_acks_followers,
+														 RelationGetDescr(rel), &isnull));
 		row->leads = strcmp(row->node, row->leader) == 0;
 	}
 	systable_endscan(scan);
@@ -84,13 +96,74 @@ report_leader(const ClusterRow *row)
 					 row->leader_advertised ? row->leader_advertised : "address unknown");
 }
 
-/* This node's role: the same for all partitions, so far. */
-PartitionRole
-topics_cluster_role(void)
+/* Read what this database is, and how many followers its commits wait for. */
+static ClusterKind
+read_kind(int *acks_followers)
 {
 	ClusterRow	row;
 
-	return topics_cluster_read_row(&row) && !row.leads ? ROLE_FOLLOWER : ROLE_LEADER;
+	*acks_followers = 0;
+	if (!topics_cluster_read_row(&row))
+		return CLUSTER_NONE;
+	*acks_followers = row.acks_followers;
+	return row.leads ? CLUSTER_LEADER : CLUSTER_FOLLOWER;
+}
+
+/*
+ * Have shared memory know what this database is in a cluster, if it does not.
+ * Whoever reads a log does this first: what is not confirmed may be hidden.
+ */
+void
+topics_cluster_attend(void)
+{
+	static bool is_known = false;
+
+	if (likely(is_known))
+		return;
+	if (RecoveryInProgress() || !IsTransactionState())
+		return;
+	if (topics_high_watermark_kind() == CLUSTER_NONE)
+		(void) topics_cluster_role();
+	is_known = true;
+}
+
+/*
+ * Look this node's role up: it is the same for all partitions, so far.  A node is
+ * known to shared memory from then on, and each change of its row.
+ */
+PartitionRole
+topics_cluster_role(void)
+{
+	uint32		changes = topics_high_watermark_row_changes();
+	int			acks_followers;
+	ClusterKind kind = read_kind(&acks_followers);
+
+	if (!RecoveryInProgress())
+		topics_high_watermark_attend(kind, acks_followers, changes);
+	return kind == CLUSTER_FOLLOWER ? ROLE_FOLLOWER : ROLE_LEADER;
+}
+
+/* This transaction changes the row of topic_log.cluster, and what it says then. */
+static bool row_changes = false;
+static ClusterKind next_kind;
+static int	next_acks_followers;
+
+/* The row is as it will be when the transaction commits: note what it says. */
+void
+topics_cluster_note_change(void)
+{
+	CommandCounterIncrement();
+	next_kind = read_kind(&next_acks_followers);
+	row_changes = true;
+}
+
+/* At the end of a transaction.  Raises nothing. */
+void
+topics_cluster_at_end(bool commit)
+{
+	if (commit && row_changes)
+		topics_high_watermark_row_changed(next_kind, next_acks_followers);
+	row_changes = false;
 }
 
 /*

@@ -284,10 +284,15 @@ typedef struct ClusterRow
 	char	   *leader;
 	char	   *leader_conninfo;	/* for nodes; NULL: it leads */
 	char	   *leader_advertised;	/* for clients */
+	int64		epoch;			/* of the leader */
+	int32		acks_followers; /* that a commit waits for */
 	bool		leads;
 } ClusterRow;
 
 extern bool topics_cluster_read_row(ClusterRow *row);
+extern void topics_cluster_attend(void);
+extern void topics_cluster_note_change(void);
+extern void topics_cluster_at_end(bool commit);
 extern PartitionRole topics_cluster_role(void);
 extern PartitionRole topics_cluster_role_of(Topic *topic, int32 partition);
 extern void topics_cluster_require_leader(const char *command);
@@ -495,6 +500,7 @@ extern int64 topics_log_next_offset(const Partition *partition);
 extern int64 topics_log_lock_end(const Partition *partition);
 extern int64 topics_log_next_offset_settled(const Partition *partition);
 extern void topics_log_flush(PartitionState *state);
+extern void topics_log_flush_published(PartitionState *state);
 extern void topics_log_meet_writers(Relation partition_rel, Snapshot snapshot);
 extern void topics_log_forget_transaction(void);
 extern bool topics_log_is_complete(const Partition *partition);
@@ -503,6 +509,7 @@ extern bool topics_log_is_complete(const Partition *partition);
 
 extern bool topics_read_cut_may_hide(Snapshot snapshot);
 extern int64 topics_read_cut_limit(PartitionState *state, Snapshot snapshot);
+extern bool topics_read_cut_show_all(bool show);
 extern void topics_read_cut_forget(void);
 extern void topics_read_cut_init(void);
 

@@ -345,6 +345,7 @@ store_end(PartitionState *state, const EndLookup *lookup)
 	pg_write_barrier();
 	pg_atomic_write_u64(&state->next_offset, lookup->found.end);
 	pg_memory_barrier();
+	topics_high_watermark_note_moved(state);
 	if (lookup->foreign_writes == pg_atomic_read_u32(&state->foreign_writes))
 		return true;
 	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
@@ -538,6 +539,16 @@ topics_log_flush(PartitionState *state)
 	}
 	else
 		lsn = GetXLogInsertRecPtr();
+	if (lsn != InvalidXLogRecPtr)
+		flush_upto(lsn);
+}
+
+/* Make durable what is published of a partition. */
+void
+topics_log_flush_published(PartitionState *state)
+{
+	XLogRecPtr	lsn = pg_atomic_read_u64(&state->commit_lsn);
+
 	if (lsn != InvalidXLogRecPtr)
 		flush_upto(lsn);
 }

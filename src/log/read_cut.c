@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * read_cut.c
- *		How far a snapshot reads where commits wait for synchronous standbys.
+ *		How far a snapshot reads where commits wait to be confirmed.
  *
  * Readers stop at the high watermark (shared/high_watermark.c).  It moves while
  * a statement runs.  So what it was is kept with the statement's snapshot, for
@@ -79,6 +79,9 @@ static ReadCut transaction_cut;
 
 /* In SERIALIZABLE: all up to this mark was waited for; 0: nothing. */
 static uint64 waited_for = 0;
+
+/* What runs now is for the cluster, which is not to miss what is unconfirmed. */
+static bool shows_all = false;
 
 static ExecutorStart_hook_type previous_executor_start = NULL;
 static ExecutorRun_hook_type previous_executor_run = NULL;
@@ -307,11 +310,25 @@ is_cut_kept(Snapshot snapshot)
 bool
 topics_read_cut_may_hide(Snapshot snapshot)
 {
-	if (snapshot && !IsMVCCSnapshot(snapshot))
+	if (shows_all || (snapshot && !IsMVCCSnapshot(snapshot)))
 		return false;
+	topics_cluster_attend();
 	if (likely(!topics_high_watermark_applies()))
 		return is_cut_kept(snapshot);
 	return !RecoveryInProgress();
+}
+
+/*
+ * Show all that is committed, confirmed or not, until this is called again or
+ * the transaction, or a subtransaction, fails.  Return what was shown before.
+ */
+bool
+topics_read_cut_show_all(bool show)
+{
+	bool		before = shows_all;
+
+	shows_all = show;
+	return before;
 }
 
 /*
@@ -348,6 +365,7 @@ topics_read_cut_forget(void)
 		remove_statement(&statements);
 	memset(&transaction_cut, 0, sizeof(transaction_cut));
 	waited_for = 0;
+	shows_all = false;
 }
 
 /* ----------------------------------------------------------------

@@ -14,6 +14,12 @@
  *		rest.
  *	remove_node	the leader says that the node is gone, and tells it, if it can be
  *		reached: it leads its topics itself from then on.
+ *	alter_cluster	says how many followers a commit waits for.
+ *
+ * A new node counts as a copy when it has confirmed all that the leader has
+ * (topics_membership_count_node).  As long as nobody has said how many followers a
+ * commit waits for, that is half of the nodes that count: so a node that comes
+ * keeps no commit waiting before it can confirm.
  *
  * Either step can be repeated after any failure: the record comes first and is
  * committed, and the other node does nothing if it is as it should be already.
@@ -34,6 +40,7 @@
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -48,6 +55,7 @@
 #include "pg_topics.h"
 
 PG_FUNCTION_INFO_V1(topics_create_cluster);
+PG_FUNCTION_INFO_V1(topics_alter_cluster);
 PG_FUNCTION_INFO_V1(topics_add_node);
 PG_FUNCTION_INFO_V1(topics_remove_node);
 PG_FUNCTION_INFO_V1(topics_join_cluster);
@@ -99,6 +107,9 @@ check_call(const char *command)
 	PreventCommandIfReadOnly(command);
 }
 
+#define FIRST_EPOCH 1
+#define COUNTED_POLL_MS 50
+
 /* Lock this node's row, whether there is one or not. */
 static Oid
 get_cluster_table(void)
@@ -146,13 +157,14 @@ insert_row(const char *node, const char *leader, const char *leader_conninfo,
 {
 	StatementScope scope = topics_statement_begin();
 
-	topics_statement_execute("INSERT INTO topic_log.cluster VALUES (%s, %s, %s, %s, %s, " INT64_FORMAT ")",
+	topics_statement_execute("INSERT INTO topic_log.cluster VALUES (%s, %s, %s, %s, %s, " INT64_FORMAT ", 1, 0)",
 							 quote_literal_cstr(node), quote_literal_cstr(leader),
 							 leader_conninfo ? quote_literal_cstr(leader_conninfo) : "NULL",
 							 leader_advertised ? quote_literal_cstr(leader_advertised) : "NULL",
 							 cluster_id ? quote_literal_cstr(cluster_id) : "gen_random_uuid()::text",
 							 (int64) GetSystemIdentifier());
 	topics_statement_end(scope);
+	topics_cluster_note_change();
 }
 
 /*
@@ -187,8 +199,89 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	drop_metadata();
 	topics_make_topic_create_internal(METADATA_TOPIC, 1);
 	insert_row(node, node, NULL, NULL, NULL);
-	topics_metadata_put_node(node, conninfo, advertised);
+	topics_metadata_put_cluster(node, FIRST_EPOCH, 0, true);
+	topics_metadata_put_node(node, conninfo, advertised, true);
 	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		How many followers a commit waits for
+ * ----------------------------------------------------------------
+ */
+
+/* Have commits wait for so many, once this one is done. */
+static void
+set_acks_followers(int acks_followers, bool is_default)
+{
+	StatementScope scope = topics_statement_begin();
+	ClusterRow	row;
+
+	topics_statement_execute("UPDATE topic_log.cluster SET acks_followers = %d", acks_followers);
+	topics_statement_end(scope);
+	topics_cluster_note_change();
+	if (!topics_cluster_read_row(&row))
+		elog(ERROR, "this database is in no cluster any more");
+	topics_metadata_put_cluster(row.leader, row.epoch, acks_followers, is_default);
+}
+
+/*
+ * A node counts as a copy from now on, or does not any more: where nobody has said
+ * otherwise, half of those that count are waited for.
+ */
+static void
+adjust_acks_followers(const char *node, bool counts)
+{
+	bool		is_default;
+	int			count = topics_metadata_count_nodes(node, &is_default) + (counts ? 1 : 0);
+
+	if (is_default)
+		set_acks_followers(count / 2, true);
+}
+
+/* alter_cluster(acks_followers) */
+Datum
+topics_alter_cluster(PG_FUNCTION_ARGS)
+{
+	bool		is_default;
+	int			count;
+
+	check_call("topics.alter_cluster()");
+	lock_row();
+	(void) require_leader("topics.alter_cluster()");
+	count = topics_metadata_count_nodes("", &is_default);
+	if (PG_ARGISNULL(0))
+	{
+		set_acks_followers(count / 2, true);
+		PG_RETURN_VOID();
+	}
+	if (PG_GETARG_INT32(0) < 0 || PG_GETARG_INT32(0) >= count)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid acks_followers: %d", PG_GETARG_INT32(0)),
+				 errdetail("It must be from 0 to %d, the number of followers that have caught up once.",
+						   count - 1)));
+	set_acks_followers(PG_GETARG_INT32(0), false);
+	PG_RETURN_VOID();
+}
+
+/*
+ * On the leader, from the session of a follower that has confirmed all that there
+ * is: it counts as a copy from now on.  Commits.
+ */
+void
+topics_membership_count_node(const char *node)
+{
+	bool		counts;
+
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	lock_row();
+	if (topics_metadata_node_conninfo(node, &counts) && !counts)
+	{
+		topics_metadata_count_node(node);
+		adjust_acks_followers(node, true);
+	}
+	SPI_commit();
+	SPI_finish();
 }
 
 /* ----------------------------------------------------------------
@@ -265,7 +358,7 @@ invite(Peer *peer, const char *node, const char *conninfo, const char *advertise
 
 	check_candidate(peer, node);
 	/* committed before the new node asks */
-	topics_metadata_put_node(node, conninfo, advertised);
+	topics_metadata_put_node(node, conninfo, advertised, false);
 	SPI_commit();
 	read_invitation(invitation);
 	/* one of the values may have a password */
@@ -274,6 +367,24 @@ invite(Peer *peer, const char *node, const char *conninfo, const char *advertise
 										" SET log_parameter_max_length_on_error = 0", NULL, 0));
 	topics_peer_clear(topics_peer_query(peer, "SELECT topic_log.join_cluster($1, $2, $3, $4, $5, $6, $7)",
 										invitation, INVITATION_VALUES));
+}
+
+/* Wait until a new node counts as a copy.  If this is cancelled, it will later. */
+static void
+wait_until_counted(const char *node)
+{
+	bool		counts = false;
+
+	for (;;)
+	{
+		if (topics_metadata_node_conninfo(node, &counts) == NULL || counts)
+			break;
+		SPI_commit();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, COUNTED_POLL_MS,
+						 topics_wait_event_get(WAIT_PEER));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 /* CALL add_node(node, conninfo, advertised_conninfo) */
@@ -304,6 +415,7 @@ topics_add_node(PG_FUNCTION_ARGS)
 		topics_peer_close(peer);
 	}
 	PG_END_TRY();
+	wait_until_counted(node);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -387,6 +499,7 @@ topics_leave_cluster(PG_FUNCTION_ARGS)
 	scope = topics_statement_begin();
 	topics_statement_execute("DELETE FROM topic_log.cluster");
 	topics_statement_end(scope);
+	topics_cluster_note_change();
 	PG_RETURN_VOID();
 }
 
@@ -428,6 +541,8 @@ Datum
 topics_remove_node(PG_FUNCTION_ARGS)
 {
 	char	   *node[] = {get_node_argument(fcinfo, 0), NULL};
+	int			number;
+	bool		counts;
 	ClusterRow	row;
 	ErrorData  *error;
 
@@ -438,15 +553,20 @@ topics_remove_node(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is this node, which leads", node[0])));
-	node[1] = topics_metadata_node_conninfo(node[0]);
+	node[1] = topics_metadata_node_conninfo(node[0], &counts);
 	if (node[1] == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("node \"%s\" is not in the cluster", node[0])));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	lock_row();
+	if (counts)
+		adjust_acks_followers(node[0], false);
 	topics_metadata_remove_node(node[0]);
 	SPI_commit();
-	topics_follower_forget(node[0]);
+	number = topics_follower_forget(node[0]);
+	if (number >= 0)
+		topics_high_watermark_forget_follower(number);
 	error = topics_subtransaction_try(tell_removed, node);
 	if (error && topics_subtransaction_must_raise(error))
 		ReThrowError(error);

@@ -6,7 +6,9 @@
  * As in Kafka, metadata are records: JSON, with a key for each thing, of which
  * the latest record counts and a record without a value says that it is gone.
  *
- *	node/<name>		a node: conninfo, advertised_conninfo
+ *	cluster			who leads, the epoch, and how many followers a commit waits for
+ *	node/<name>		a node: conninfo, advertised_conninfo, and whether it counts as a
+ *					copy
  *	topic/<id>		a topic: all that the view topic_log.topic_description says
  *
  * The leader's catalogue is the truth of its topics, and the records follow it:
@@ -91,8 +93,8 @@ put_record(const char *key, Jsonb *value)
 }
 
 /*
- * Run a query, as the extension's owner, that sees all that is committed.  Its
- * result is there until end_query.
+ * Run a query, as the extension's owner, that sees all that is committed, whether
+ * followers have confirmed it or not.  Its result is there until end_query.
  */
 static StatementScope
 begin_query(const char *sql, Oid *types, Datum *values, int nvalues)
@@ -100,11 +102,13 @@ begin_query(const char *sql, Oid *types, Datum *values, int nvalues)
 	StatementScope scope = topics_statement_begin();
 
 	PushActiveSnapshot(GetLatestSnapshot());
+	(void) topics_read_cut_show_all(true);
 	topics_settings_override("jit", "off");
 	topics_settings_override("intervalstyle", "postgres");
 	topics_settings_override("extra_float_digits", "1");
 	if (SPI_execute_with_args(sql, nvalues, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the cluster's metadata");
+	(void) topics_read_cut_show_all(false);
 	return scope;
 }
 
@@ -121,6 +125,12 @@ get_text(uint64 row, int column)
 	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
 }
 
+static bool
+is_true(const char *text)
+{
+	return text &&*text == 't';
+}
+
 /* ----------------------------------------------------------------
  *		Nodes
  * ----------------------------------------------------------------
@@ -132,21 +142,85 @@ make_node_key(const char *node)
 	return psprintf("node/%s", node);
 }
 
-/* Say of a node where it is, for nodes and for clients. */
-void
-topics_metadata_put_node(const char *node, const char *conninfo, const char *advertised)
+/* Produce the record that a query gives. */
+static void
+put_query(const char *key, const char *sql, Oid *types, Datum *values, int nvalues)
 {
-	Datum		values[] = {CStringGetTextDatum(conninfo), CStringGetTextDatum(advertised)};
-	Oid			types[] = {TEXTOID, TEXTOID};
-	StatementScope scope;
+	StatementScope scope = begin_query(sql, types, values, nvalues);
 	bool		isnull;
-	Jsonb	   *record;
 
-	scope = begin_query("SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2)",
-						types, values, lengthof(values));
-	record = DatumGetJsonbPCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	put_record(make_node_key(node), record);
+	put_record(key, DatumGetJsonbPCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+													 1, &isnull)));
 	end_query(scope);
+}
+
+/*
+ * Say of a node where it is, for nodes and for clients.  With "counts" it counts
+ * as a copy; a node that does already goes on to.
+ */
+void
+topics_metadata_put_node(const char *node, const char *conninfo, const char *advertised, bool counts)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(conninfo), CStringGetTextDatum(advertised),
+		CStringGetTextDatum(make_node_key(node)), BoolGetDatum(counts)
+	};
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID};
+
+	put_query(make_node_key(node),
+			  "SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'counts', $4 OR coalesce("
+			  "(SELECT (value ->> 'counts')::boolean FROM (" LATEST("node") ") latest WHERE key = $3), false))",
+			  types, values, lengthof(values));
+}
+
+/* Say of a node that it counts as a copy from now on. */
+void
+topics_metadata_count_node(const char *node)
+{
+	Datum		values[] = {CStringGetTextDatum(make_node_key(node))};
+	Oid			types[] = {TEXTOID};
+
+	put_query(make_node_key(node), "SELECT value || '{\"counts\": true}' FROM (" LATEST("node") ") latest"
+			  " WHERE key = $1 AND value IS NOT NULL", types, values, lengthof(values));
+}
+
+/*
+ * Say who leads, in which epoch, and how many followers a commit waits for.  By
+ * default that is as the number of nodes wants it.
+ */
+void
+topics_metadata_put_cluster(const char *leader, int64 epoch, int acks_followers, bool is_default)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(leader), Int64GetDatum(epoch), Int32GetDatum(acks_followers),
+		BoolGetDatum(is_default)
+	};
+	Oid			types[] = {TEXTOID, INT8OID, INT4OID, BOOLOID};
+
+	put_query("cluster", "SELECT jsonb_build_object('leader', $1, 'epoch', $2, 'acks_followers', $3, 'is_default', $4)",
+			  types, values, lengthof(values));
+}
+
+/*
+ * Count the nodes that count as copies, but for one.  *is_default says whether
+ * the number of followers that a commit waits for goes by them.
+ */
+int
+topics_metadata_count_nodes(const char *except, bool *is_default)
+{
+	Datum		values[] = {CStringGetTextDatum(make_node_key(except))};
+	Oid			types[] = {TEXTOID};
+	StatementScope scope;
+	int			result;
+
+	scope = begin_query("SELECT count(*) FILTER (WHERE key <> $1 AND (value ->> 'counts')::boolean),"
+						" coalesce((SELECT (value ->> 'is_default')::boolean FROM topic.\"" METADATA_TOPIC "\""
+						" WHERE key = 'cluster' ORDER BY \"offset\" DESC LIMIT 1), true)"
+						" FROM (" LATEST("node") ") latest", types, values, lengthof(values));
+	result = pg_strtoint32(get_text(0, 1));
+	*is_default = *get_text(0, 2) == 't';
+	end_query(scope);
+	return result;
 }
 
 void
@@ -155,9 +229,12 @@ topics_metadata_remove_node(const char *node)
 	put_record(make_node_key(node), NULL);
 }
 
-/* Get a node's conninfo, palloc'd, or NULL if it is not in the cluster. */
+/*
+ * Get a node's conninfo, palloc'd, or NULL if it is not in the cluster.  *counts
+ * says whether it counts as a copy.
+ */
 char *
-topics_metadata_node_conninfo(const char *node)
+topics_metadata_node_conninfo(const char *node, bool *counts)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	Datum		values[] = {CStringGetTextDatum(make_node_key(node))};
@@ -165,10 +242,14 @@ topics_metadata_node_conninfo(const char *node)
 	StatementScope scope;
 	char	   *result = NULL;
 
-	scope = begin_query("SELECT value ->> 'conninfo' FROM (" LATEST("node") ") latest WHERE key = $1 AND value IS NOT NULL",
+	*counts = false;
+	scope = begin_query("SELECT value ->> 'conninfo', value ->> 'counts' FROM (" LATEST("node") ") latest WHERE key = $1 AND value IS NOT NULL",
 						types, values, lengthof(values));
 	if (SPI_processed > 0)
+	{
 		result = MemoryContextStrdup(cxt, get_text(0, 1));
+		*counts = is_true(get_text(0, 2));
+	}
 	end_query(scope);
 	return result;
 }
@@ -289,12 +370,6 @@ typedef struct TopicDifference
 								 * its id */
 	char	   *text[DIFFERENCE_OWNER_HERE + 1];
 } TopicDifference;
-
-static bool
-is_true(const char *text)
-{
-	return text &&*text == 't';
-}
 
 /* List what differs, in the memory context "cxt". */
 static List *
@@ -553,6 +628,30 @@ describe_difference(void *arg)
 			   difference->text[DIFFERENCE_NAME_HERE]);
 }
 
+/* Have the row of this node say of the cluster what its record says. */
+static void
+apply_cluster(void)
+{
+	StatementScope scope;
+	bool		changed;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	(void) topics_read_cut_show_all(true);
+	scope = topics_statement_begin();
+	SPI_execute("UPDATE topic_log.cluster c SET acks_followers = (r.value ->> 'acks_followers')::int,"
+				" epoch = (r.value ->> 'epoch')::int8"
+				" FROM (SELECT value FROM topic.\"" METADATA_TOPIC "\" WHERE key = 'cluster'"
+				" ORDER BY \"offset\" DESC LIMIT 1) r"
+				" WHERE (c.acks_followers, c.epoch) IS DISTINCT FROM"
+				" ((r.value ->> 'acks_followers')::int, (r.value ->> 'epoch')::int8)", false, 0);
+	changed = SPI_processed > 0;
+	topics_statement_end(scope);
+	(void) topics_read_cut_show_all(false);
+	PopActiveSnapshot();
+	if (changed)
+		topics_cluster_note_change();
+}
+
 /*
  * Have the topics of this follower as the records say, each in a transaction of
  * its own.  One that cannot be had, as its type is not here, does not keep the
@@ -563,9 +662,11 @@ void
 topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction)
 {
 	ErrorData  *first = NULL;
-	List	   *list = find_differences(cxt);
+	List	   *list;
 	ListCell   *lc;
 
+	apply_cluster();
+	list = find_differences(cxt);
 	foreach(lc, list)
 	{
 		ErrorContextCallback callback = {error_context_stack, describe_difference, lfirst(lc)};

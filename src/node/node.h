@@ -27,15 +27,19 @@ extern int	topics_peer_rows(const PeerResult *result);
 extern const char *topics_peer_value(const PeerResult *result, int row, int column);
 extern int64 topics_peer_number(const PeerResult *result, int row, int column);
 extern void topics_peer_clear(PeerResult *result);
-extern void topics_peer_copy_begin(Peer *peer, const char *sql);
-extern bool topics_peer_copy_read(Peer *peer, StringInfo data);
+extern void topics_peer_prepare(Peer *peer, const char *name, const char *sql);
+extern void topics_peer_send_bytes(Peer *peer, const char *name, const StringInfoData *bytes);
+extern PeerResult *topics_peer_receive_bytes(Peer *peer, StringInfo bytes);
 
 /* ---- metadata.c ---- */
 
-#define METADATA_TOPIC "__cluster_metadata"
-
 extern Topic *topics_metadata_topic(void);
-extern void topics_metadata_put_node(const char *node, const char *conninfo, const char *advertised);
+extern void topics_metadata_put_node(const char *node, const char *conninfo,
+									 const char *advertised, bool counts);
+extern void topics_metadata_count_node(const char *node);
+extern void topics_metadata_put_cluster(const char *leader, int64 epoch, int acks_followers,
+										bool is_default);
+extern int	topics_metadata_count_nodes(const char *except, bool *is_default);
 extern void topics_metadata_remove_node(const char *node);
 
 /* A node, as clients see it. */
@@ -46,34 +50,63 @@ typedef struct MetadataNode
 }			MetadataNode;
 
 extern List *topics_metadata_list_nodes(void);
-extern char *topics_metadata_node_conninfo(const char *node);
+extern char *topics_metadata_node_conninfo(const char *node, bool *counts);
 extern void topics_metadata_pre_commit(void);
 extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);
 extern void topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction);
 
+/* ---- replica_feed.c, and replica_fetch.c on the other side ---- */
+
+#define REPLICA_PROTOCOL 1		/* version of requests and responses */
+#define NO_CUT (-1)				/* in place of a cut's mark */
+#define PAUSED_PARTITION (-1)	/* in place of a log end: send nothing of it */
+#define END_OF_RECORDS (-1)		/* in place of the next record's offset */
+
 /* ---- replica_fetch.c ---- */
 
-/* What the leader has of a partition. */
+/* What the leader has sent of a partition. */
 typedef struct LedPartition
 {
 	int64		topic_id;
 	int32		partition;
+	bool		is_metadata;
 	int64		log_start;
 	int64		log_end;
 	int64		tombstones_below;	/* who ends below may lack that keys are
 									 * gone */
-	bool		is_metadata;
+	int64		given;			/* where the leader believes that ours ends */
+	int64		upto;			/* how far the records go */
+	int			records;		/* where they begin in the response */
+	int			length;			/* their bytes, or 0 */
 } LedPartition;
 
-extern void topics_replica_fetch_report(const LedPartition *led);
-extern List *topics_replica_fetch_ask(Peer *peer, const char *node, bool first);
+/* What the leader has answered. */
+typedef struct FetchResponse
+{
+	PeerResult *result;			/* has the bytes */
+	StringInfoData data;
+	int64		mark;			/* of its cut */
+	int64		newest_mark;
+	int64		confirmed;		/* what is of marks up to here may be shown */
+	bool		is_complete;	/* the cut is, with this */
+	List	   *led;			/* of LedPartition; those of metadata first */
+}			FetchResponse;
+
+extern void topics_replica_fetch_begin(Peer *peer);
+extern void topics_replica_fetch_report(int64 topic_id, int32 partition, int64 log_end);
+extern void topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first,
+									  int64 durable_mark);
+extern FetchResponse * topics_replica_fetch_receive(Peer *peer);
+extern void topics_replica_fetch_free(FetchResponse * response);
 extern bool topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led);
-extern bool topics_replica_fetch_step(Peer *peer, Topic *topic, const LedPartition *led);
+extern void topics_replica_fetch_append(FetchResponse * response, Topic *topic,
+										const LedPartition *led);
 
 /* ---- membership.c ---- */
 
 extern void topics_membership_hold(void);
 extern void topics_membership_at_end(bool commit);
+extern void topics_membership_count_node(const char *node);
 
 #endif							/* PG_TOPICS_NODE_H */

@@ -129,8 +129,6 @@ get_last_result(Peer *peer, ExecStatusType expected)
 			report_result(peer, result);
 		PQclear(last);
 		last = result;
-		if (status == PGRES_COPY_OUT)
-			break;
 	}
 	if (last == NULL)
 		report_connection(peer);
@@ -303,47 +301,43 @@ topics_peer_clear(PeerResult *result)
 	PQclear(result);
 }
 
-/* Begin COPY .. TO STDOUT on the other node. */
+/* Have the other node know a statement with one parameter, under a name. */
 void
-topics_peer_copy_begin(Peer *peer, const char *sql)
+topics_peer_prepare(Peer *peer, const char *name, const char *sql)
 {
-	PeerResult *result;
-
-	if (!PQsendQuery(peer, sql))
+	if (!PQsendPrepare(peer, name, sql, 0, NULL))
 		report_connection(peer);
-	result = get_last_result(peer, PGRES_COPY_OUT);
-	PQclear(result);
+	topics_peer_clear(get_last_result(peer, PGRES_COMMAND_OK));
 }
 
-/* Append what comes next of it.  Return false if nothing comes any more. */
-bool
-topics_peer_copy_read(Peer *peer, StringInfo data)
+/* Send a prepared statement, whose parameter is bytes. */
+void
+topics_peer_send_bytes(Peer *peer, const char *name, const StringInfoData *bytes)
 {
-	char	   *buffer;
-	int			length;
+	const char *values[] = {bytes->data};
+	const int	lengths[] = {bytes->len};
+	const int	formats[] = {1};
 
-	while ((length = PQgetCopyData(peer, &buffer, 1)) == 0)
-	{
-		wait_for_socket(peer, WL_SOCKET_READABLE);
-		if (!PQconsumeInput(peer))
-			report_connection(peer);
-	}
-	if (length == -2)
+	if (!PQsendQueryPrepared(peer, name, 1, values, lengths, formats, 1))
 		report_connection(peer);
-	if (length == -1)
+	if (PQflush(peer) < 0)
+		report_connection(peer);
+}
+
+/*
+ * Receive what it gives, one row of bytes, which are there until the result is
+ * cleared.
+ */
+PeerResult *
+topics_peer_receive_bytes(Peer *peer, StringInfo bytes)
+{
+	PeerResult *result = get_last_result(peer, PGRES_TUPLES_OK);
+
+	memset(bytes, 0, sizeof(StringInfoData));
+	if (PQntuples(result) == 1)
 	{
-		/* an error on the way comes now */
-		PQclear(get_last_result(peer, PGRES_COMMAND_OK));
-		return false;
+		bytes->data = PQgetvalue(result, 0, 0);
+		bytes->len = PQgetlength(result, 0, 0);
 	}
-	PG_TRY();
-	{
-		appendBinaryStringInfo(data, buffer, length);
-	}
-	PG_FINALLY();
-	{
-		PQfreemem(buffer);
-	}
-	PG_END_TRY();
-	return true;
+	return result;
 }

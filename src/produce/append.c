@@ -678,6 +678,27 @@ topics_append_release(bool unconfirmed_yet)
 }
 
 /*
+ * The mark of what was published is confirmed: return true if that goes for all
+ * partitions of it.
+ */
+bool
+topics_append_is_confirmed(void)
+{
+	if (likely(!topics_high_watermark_has_exclusions()))
+		return true;
+	for (int i = 0; i < nunconfirmed; i++)
+	{
+		const Destination *dest = unconfirmed[i];
+
+		if (memcmp(&dest->partition.state->id, &dest->id, sizeof(TopicPartition)) == 0 &&
+			topics_high_watermark_get(dest->partition.state) <
+			dest->first_offset + topics_destination_span(dest))
+			return false;
+	}
+	return true;
+}
+
+/*
  * Synchronous standbys have confirmed what was published: wake the processes
  * that wait for it again.  Raises nothing.
  */
@@ -725,6 +746,21 @@ topics_append_is_pending(void)
 	foreach(lc, destinations)
 	{
 		if (topics_destination_span(lfirst(lc)) > 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * From append to publish: return true if the transaction has produced to anything
+ * but the cluster's metadata.  Administration is not to hang without followers.
+ */
+bool
+topics_append_may_wait(void)
+{
+	for (int i = 0; i < nappending; i++)
+	{
+		if (strcmp(NameStr(appending[i]->topic), METADATA_TOPIC) != 0)
 			return true;
 	}
 	return false;

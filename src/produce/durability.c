@@ -12,9 +12,13 @@
  *
  * What other sessions see meanwhile can still be lost by a crash, so a scan
  * flushes a commit before it shows the commit's records (log_am.c), and hides
- * what synchronous standbys have still to confirm (high_watermark.c).  That
- * goes for topics.  A transaction that has written to tables as well keeps to
- * PostgreSQL's order where it waits for standbys (early_lock_release = auto).
+ * what is still to be confirmed (high_watermark.c).  That goes for topics.  A
+ * transaction that has written to tables as well keeps to PostgreSQL's order where
+ * it waits for standbys (early_lock_release = auto).
+ *
+ * IN A CLUSTER the commit then waits for the followers (pg_topics.acks).  What
+ * others see of the transaction's writes to tables does not wait: no follower has
+ * these.
  *
  * WHEN THE WAIT FOR A STANDBY IS CANCELLED, PostgreSQL reports the commit as
  * done, with a warning.  To a producer that would be an acknowledgement that is
@@ -22,7 +26,8 @@
  * closed, and the client does not know, as after any lost connection.  CALL
  * send() can still tell: it asks to keep the connection
  * (topics_durability_keep_connection), and raises in its next transaction if
- * the commit was unconfirmed.
+ * the commit was unconfirmed.  So it is with a wait for followers that is
+ * cancelled, or takes longer than pg_topics.acks_timeout.
  *
  * From the commit record on nothing here may raise.
  *
@@ -59,6 +64,9 @@ static XLogRecPtr commit_end = InvalidXLogRecPtr;
 static uint64 commit_mark;
 static bool flush_wanted;
 
+/* From the append to the wait: followers are to confirm. */
+static bool followers_wanted = false;
+
 /* For a commit that no standby has confirmed: see refuse_acknowledgement. */
 static bool keeps_connection = false;
 static bool unconfirmed = false;
@@ -75,7 +83,7 @@ restore_synchronous_commit(void)
 static bool
 waits_for_standbys(void)
 {
-	return SyncRepRequested() && topics_high_watermark_applies();
+	return SyncRepRequested() && topics_high_watermark_has_standbys();
 }
 
 /*
@@ -84,14 +92,18 @@ waits_for_standbys(void)
  * transaction has written to anything but topics, or has used NOTIFY: while a
  * standby is away, that would be visible for hours before it is confirmed.
  * (Who is notified of a record that cannot be read yet does not look again.)
+ * "may_wait" says whether the transaction waits for followers, as far as the
+ * settings say so: what administration has produced does not.
  */
 void
-topics_durability_defer(bool has_other_effects)
+topics_durability_defer(bool has_other_effects, bool may_wait)
 {
 	bool		strict = pg_topics_early_lock_release == EARLY_LOCK_RELEASE_OFF ||
 		(pg_topics_early_lock_release == EARLY_LOCK_RELEASE_AUTO && has_other_effects &&
 		 waits_for_standbys());
 
+	followers_wanted = may_wait && pg_topics_acks == ACKS_ALL &&
+		topics_high_watermark_acks_followers() > 0;
 	if (!strict && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
 	{
 		saved_synchronous_commit = synchronous_commit;
@@ -106,7 +118,7 @@ topics_durability_publish(XLogRecPtr lsn, uint64 mark)
 {
 	commit_end = lsn;
 	commit_mark = mark;
-	flush_wanted = lowered;
+	flush_wanted = lowered && pg_topics_acks != ACKS_NONE;
 	restore_synchronous_commit();
 }
 
@@ -116,6 +128,7 @@ topics_durability_at_abort(void)
 {
 	restore_synchronous_commit();
 	commit_end = InvalidXLogRecPtr;
+	followers_wanted = false;
 }
 
 /* Return true if a standby to wait for has not confirmed "lsn". */
@@ -155,6 +168,21 @@ refuse_acknowledgement(void)
 	InterruptPending = true;
 }
 
+/* Wait until as many followers as are wanted have the commit. */
+static void
+wait_for_followers(XLogRecPtr lsn)
+{
+	MonotonicTime until = pg_topics_acks_timeout == 0 ? NEVER :
+		topics_clock_in(pg_topics_acks_timeout);
+
+	/* also with synchronous_commit = off: no follower gets what can be lost */
+	XLogFlush(lsn);
+	if (topics_high_watermark_wait(commit_mark, topics_append_is_confirmed, until))
+		topics_append_confirmed();
+	else
+		refuse_acknowledgement();
+}
+
 /*
  * When the transaction's locks are gone: wait until it is durable, and, where
  * that is asked for, confirmed by the standbys, and can be read.
@@ -176,11 +204,15 @@ topics_durability_wait(void)
 	}
 	if (standby_is_behind(lsn))
 		refuse_acknowledgement();
-	else if (commit_mark != 0 && synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+	else if (commit_mark != 0 && followers_wanted)
+		wait_for_followers(lsn);
+	else if (commit_mark != 0 && waits_for_standbys() &&
+			 synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 	{
-		topics_high_watermark_wait(commit_mark);
+		(void) topics_high_watermark_wait(commit_mark, NULL, NEVER);
 		topics_append_confirmed();
 	}
+	followers_wanted = false;
 }
 
 /*

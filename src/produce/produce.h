@@ -182,10 +182,12 @@ extern void topics_append_replica_record(Topic *topic, int64 offset, RecordDraft
 extern bool topics_append_records(void);
 extern void topics_append_publish(XLogRecPtr lsn, bool marks);
 extern void topics_append_release(bool unconfirmed_yet);
+extern bool topics_append_is_confirmed(void);
 extern void topics_append_confirmed(void);
 extern void topics_append_at_abort(void);
 extern int64 topics_append_first_offset(int64 topic_id, int32 partition);
 extern bool topics_append_is_pending(void);
+extern bool topics_append_may_wait(void);
 extern void topics_append_forget(void);
 extern const ProducedRange *topics_append_last_produced(int *count);
 
@@ -196,7 +198,7 @@ extern void topics_sticky_partition_forget(void);
 
 /* ---- durability.c ---- */
 
-extern void topics_durability_defer(bool has_other_effects);
+extern void topics_durability_defer(bool has_other_effects, bool may_wait);
 extern void topics_durability_publish(XLogRecPtr lsn, uint64 mark);
 extern void topics_durability_at_abort(void);
 extern void topics_durability_wait(void);

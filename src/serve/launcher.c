@@ -207,6 +207,7 @@ forget_databases(List *known, List *databases)
 		topics_moved_sort(database);
 		topics_offset_table_forget_database(database);
 		topics_follower_forget_database(database);
+		topics_high_watermark_forget_database(database);
 		topics_worker_registry_forget(database);
 	}
 }

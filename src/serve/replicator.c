@@ -7,21 +7,30 @@
  * finds that it is wanted, and the launcher starts it, as a compactor.  It ends
  * when the database does not follow any more.
  *
- * Round after round it asks the leader where all logs end, and reads what the
- * follower lacks (node/replica_fetch.c): the cluster's metadata first, after
- * which the catalogue follows them (node/metadata.c), then the other partitions.
- * So a partition that the leader tells of is one of a topic that is known here, as
- * the metadata had it at that time or later; or of one that cannot be had.
+ * In a session with the leader it asks for what is new, again and again
+ * (node/replica_fetch.c), and appends what comes: the cluster's metadata first,
+ * after which the catalogue follows them (node/metadata.c), then the other
+ * partitions.  A response is appended in one transaction, and the next one is on
+ * the way meanwhile.  When a cut of the leader's is complete, and flushed, the
+ * next request says so.
  *
- * An error costs a partition its turn, and the connection; the others go on.
- * backoff.c decides when it is tried again, and what is logged.  Where the leader
- * cannot be reached, that alone is tried again.
+ * WHAT READERS SEE moves when a cut is complete (shared/high_watermark.c), so of
+ * each transaction of the leader's all records or none, however many responses it
+ * took; and no further than the leader says.
+ *
+ * AN ERROR costs the session.  In the next one each partition is appended by
+ * itself until a cut is complete, and one that fails is paused: the leader sends
+ * nothing of it, the others go on, and what is confirmed is not about it.  backoff.c decides
+ * when it is tried again, in a new session, and what is logged.  So it is with a
+ * topic that cannot be had.  Where the leader cannot be reached, that alone is
+ * tried again.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -38,8 +47,10 @@
 #include "node/node.h"
 #include "serve/serve.h"
 
-#define MIN_NAP_MS 10			/* between rounds, when there is nothing new; */
-#define MAX_NAP_MS 200			/* twice as long each time, up to that */
+#define LOOK_MS 1000			/* between two looks at what this node is */
+#define RETRY_MS 200			/* after an error, at least */
+#define MAX_TOGETHER 50			/* partitions in one transaction: so few do
+								 * not keep others' producers away */
 
 PGDLLEXPORT void topics_replicator_main(Datum main_arg);
 
@@ -50,18 +61,38 @@ typedef struct ReplicatorArgs
 	Oid			database;
 } ReplicatorArgs;
 
-/* What a round goes by. */
-typedef struct Round
+/* A partition that the leader sends nothing of, in this session. */
+typedef struct PausedPartition
+{
+	int64		topic_id;
+	int32		partition;
+}			PausedPartition;
+
+/* A session with the leader. */
+typedef struct Session
 {
 	MemoryContext cxt;			/* of all that follows */
 	ClusterRow	cluster;
-	List	   *led;			/* of LedPartition */
-	bool		any_news;		/* something was read */
-} Round;
+	MonotonicTime look_at;		/* when to look again what this node is */
+	bool		is_first;		/* nothing was asked yet */
+	bool		is_careful;		/* each partition is appended by itself */
+	List	   *paused;			/* of PausedPartition */
+	MonotonicTime retry_at;		/* when these are to be tried again */
+	List	   *moved;			/* partitions with records that were not shown
+								 * yet: PartitionState */
+	int64		moved_mark;		/* the leader's, up to which these are */
+	int64		durable_mark;	/* of the cut that is durable here, or NO_CUT */
+	int64		offsets_topic;	/* committed offsets have come: its id, or 0 */
+	FetchResponse *response;	/* that has come, and is not appended yet */
+	MemoryContext response_cxt;
+	XLogRecPtr	flush_to;		/* what was appended ends there */
+}			Session;
 
 static WorkerSlot *replicator_slot = NULL;
 static bool finished = false;	/* this database does not follow */
 static Peer *leader = NULL;		/* the connection to it, if there is one */
+static Session session;
+static bool fails = false;		/* the last session ended with an error */
 
 /*
  * When to compare the catalogue with the metadata: at once if these have changed,
@@ -119,81 +150,217 @@ commit_and_go_on(void)
 	topics_membership_hold();
 }
 
-/* Read who leads.  Return false if it is not another node. */
+/* Read what this node is.  Return false if it does not follow. */
 static bool
-read_cluster(Round *round)
+read_cluster(void)
 {
 	bool		follows = false;
 
 	StartTransactionCommand();
 	if (topics_extension_exists())
 	{
-		MemoryContext old = MemoryContextSwitchTo(round->cxt);
+		MemoryContext old = MemoryContextSwitchTo(session.cxt);
 
-		follows = topics_cluster_read_row(&round->cluster) && !round->cluster.leads;
+		follows = topics_cluster_read_row(&session.cluster) && !session.cluster.leads;
 		MemoryContextSwitchTo(old);
 	}
 	CommitTransactionCommand();
+	session.look_at = topics_clock_in(LOOK_MS);
 	return follows;
 }
 
-/* Work: ask the leader for the state of its logs. */
-static void
-ask_leader(void *arg)
+/* ----------------------------------------------------------------
+ *		Paused partitions
+ * ----------------------------------------------------------------
+ */
+
+static bool
+is_paused(const LedPartition *led)
 {
-	Round	   *round = arg;
-	const bool	first = leader == NULL;
+	ListCell   *lc;
+
+	foreach(lc, session.paused)
+	{
+		const		PausedPartition *paused = lfirst(lc);
+
+		if (paused->topic_id == led->topic_id && paused->partition == led->partition)
+			return true;
+	}
+	return false;
+}
+
+/* Have the leader send nothing of a partition for some time. */
+static void
+pause_partition(const LedPartition *led, long ms)
+{
+	MemoryContext old = MemoryContextSwitchTo(session.cxt);
+	PausedPartition *paused = palloc(sizeof(PausedPartition));
+
+	paused->topic_id = led->topic_id;
+	paused->partition = led->partition;
+	session.paused = lappend(session.paused, paused);
+	session.retry_at = Min(session.retry_at, topics_clock_in(Max(ms, RETRY_MS)));
+	MemoryContextSwitchTo(old);
+	topics_replica_fetch_report(led->topic_id, led->partition, PAUSED_PARTITION);
+}
+
+/* ----------------------------------------------------------------
+ *		A session begins
+ * ----------------------------------------------------------------
+ */
+
+/* Say where all logs end here. */
+static void
+report_all_ends(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		for (int32 number = 0; topic && number < topic->partitions; number++)
+		{
+			Partition	partition = {.topic = topic,.number = number};
+			PartitionState *state = topics_catalog_partition_state(topic, number);
+			int64		end = pg_atomic_read_u64(&state->next_offset);
+
+			CHECK_FOR_INTERRUPTS();
+			if (end == UNKNOWN_OFFSET)
+			{
+				if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
+					continue;
+				end = topics_log_next_offset(&partition);
+				topics_catalog_close_partition(&partition, AccessShareLock);
+			}
+			topics_replica_fetch_report(topic->topic_id, number, end);
+		}
+	}
+}
+
+/* Receive the next response. */
+static void
+receive(void)
+{
 	MemoryContext old;
 
-	topics_backoff_step(STEP_CONNECT);
-	if (first)
-		leader = topics_peer_connect(round->cluster.leader, round->cluster.leader_conninfo);
-	old = MemoryContextSwitchTo(round->cxt);
-	round->led = topics_replica_fetch_ask(leader, round->cluster.node, first);
+	MemoryContextReset(session.response_cxt);
+	old = MemoryContextSwitchTo(session.response_cxt);
+	session.response = topics_replica_fetch_receive(leader);
 	MemoryContextSwitchTo(old);
 }
 
-/* A partition's turn. */
-typedef struct Turn
-{
-	Round	   *round;
-	const LedPartition *led;
-} Turn;
-
-/* Work: bring a partition to where the leader said that it ends. */
+/* Work: begin a session with the leader. */
 static void
-fetch_partition(void *arg)
+begin_session(void *arg)
 {
-	const Turn *turn = arg;
-	Topic	   *topic;
-	bool		more = true;
-
-	topics_backoff_step(STEP_FETCH);
-	topics_membership_hold();
-	topic = topics_catalog_by_id(turn->led->topic_id);
-	if (topic && !turn->led->is_metadata && topics_replica_fetch_is_too_late(topic, turn->led))
-	{
-		topics_metadata_begin_anew(topic);
-		compare_at = 0;
-		return;
-	}
-	while (more && (topic = topics_catalog_by_id(turn->led->topic_id)) != NULL)
-	{
-		more = topics_replica_fetch_step(leader, topic, turn->led);
-		if (more)
-			commit_and_go_on();
-	}
+	topics_backoff_step(STEP_CONNECT);
+	leader = topics_peer_connect(session.cluster.leader, session.cluster.leader_conninfo);
+	topics_replica_fetch_begin(leader);
+	report_all_ends();
+	topics_high_watermark_forget_leader();
+	topics_replica_fetch_send(leader, &session.cluster, true, NO_CUT);
+	receive();
 }
 
-/* Return true if a partition is where the leader is, as far as shared memory knows. */
+/* Work: raise an error. */
+static void
+raise_error(void *arg)
+{
+	ReThrowError(arg);
+}
+
+/*
+ * Receive the next response.  Return false if that has failed.  It is no piece of
+ * work that is under way: mostly there is nothing new, and a server that ends
+ * meanwhile has failed in nothing.
+ */
 static bool
-is_settled(const LedPartition *led)
+receive_next(void)
+{
+	const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		receive();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(session.cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return error == NULL || topics_backoff_run(&whole, NULL, raise_error, error);
+}
+
+/* ----------------------------------------------------------------
+ *		What the leader has sent
+ * ----------------------------------------------------------------
+ */
+
+/* Partitions of a response that are appended together. */
+typedef struct Share
+{
+	int			first;			/* in the response's list */
+	int			count;
+}			Share;
+
+/* Note that a partition has records that are to be shown when the cut is complete. */
+static void
+note_moved(const Topic *topic, const LedPartition *led)
 {
 	const TopicPartition id = {MyDatabaseId, led->partition, led->topic_id};
 	PartitionState *state = topics_partition_state_find(&id);
+	MemoryContext old = MemoryContextSwitchTo(session.cxt);
 
-	return state && (int64) pg_atomic_read_u64(&state->next_offset) == led->log_end &&
-		(int64) pg_atomic_read_u64(&state->log_start_offset) >= led->log_start;
+	if (state)
+		session.moved = list_append_unique_ptr(session.moved, state);
+	MemoryContextSwitchTo(old);
+	if (strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
+		session.offsets_topic = topic->topic_id;
+	topics_replica_fetch_report(led->topic_id, led->partition, led->upto);
+}
+
+/* Append what has come of a partition. */
+static void
+append_partition(const LedPartition *led)
+{
+	Topic	   *topic = topics_catalog_by_id(led->topic_id);
+
+	if (topic == NULL || led->partition >= topic->partitions)
+	{
+		/* its metadata say something else by now, or it cannot be had */
+		pause_partition(led, pg_topics_worker_interval);
+		return;
+	}
+	if (!led->is_metadata && topics_replica_fetch_is_too_late(topic, led))
+	{
+		topics_metadata_begin_anew(topic);
+		compare_at = 0;
+		pause_partition(led, 0);
+		return;
+	}
+	topics_replica_fetch_append(session.response, topic, led);
+	note_moved(topic, led);
+}
+
+/* Work: append a share of a response. */
+static void
+append_share(void *arg)
+{
+	Share	   *share = arg;
+
+	topics_backoff_step(STEP_FETCH);
+	topics_membership_hold();
+	for (int i = 0; i < share->count; i++)
+	{
+		const LedPartition *led = list_nth(session.response->led, share->first + i);
+
+		if (!is_paused(led))
+			append_partition(led);
+	}
 }
 
 /* Look up the view of a topic, and its name, if it is here. */
@@ -214,34 +381,38 @@ find_view(int64 topic_id, NameData *name)
 	return view;
 }
 
-/*
- * Bring a partition on.  Return false if that has failed, and with it the
- * connection.
- */
-static bool
-follow_partition(Round *round, const LedPartition *led)
+/* What was appended is to be durable before it is confirmed. */
+static void
+note_appended(void)
 {
+	session.flush_to = XactLastCommitEnd;
+	if (session.offsets_topic != 0)
+		topics_offset_table_log_changed(session.offsets_topic);
+	session.offsets_topic = 0;
+}
+
+/* Append one partition, with its own turn when that fails. */
+static void
+append_carefully(Share * share)
+{
+	const LedPartition *led = list_nth(session.response->led, share->first);
 	WorkPiece	piece = {MyDatabaseId, InvalidOid, led->partition, WORK_REPLICATE};
-	Turn		turn = {round, led};
 	NameData	name;
 
-	if (is_settled(led))
-		return true;
 	piece.view_relid = find_view(led->topic_id, &name);
-	if (!OidIsValid(piece.view_relid) || topics_backoff_left(&piece) > 0)
-		return true;
-	round->any_news = true;
-	if (led->is_metadata)
-		compare_at = 0;
-	if (!topics_backoff_run(&piece, NameStr(name), fetch_partition, &turn))
-	{
-		close_leader();
-		return false;
-	}
-	if (strcmp(NameStr(name), CONSUMER_OFFSETS_TOPIC) == 0)
-		topics_offset_table_log_changed(led->topic_id);
-	pgstat_report_stat(false);
-	return true;
+	if (!OidIsValid(piece.view_relid))
+		pause_partition(led, pg_topics_worker_interval);
+	else if (!topics_backoff_run(&piece, NameStr(name), append_share, share))
+		pause_partition(led, topics_backoff_left(&piece));
+}
+
+/* Append some partitions.  Return false if that has failed. */
+static bool
+append_together(Share * share)
+{
+	const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
+
+	return topics_backoff_run(&whole, NULL, append_share, share);
 }
 
 /* Work: have the topics of the cluster here. */
@@ -250,57 +421,192 @@ apply_metadata(void *arg)
 {
 	topics_backoff_step(STEP_METADATA);
 	topics_membership_hold();
-	topics_metadata_apply(((Round *) arg)->cxt, commit_and_go_on);
+	topics_metadata_apply(session.cxt, commit_and_go_on);
 }
 
-/* Have the catalogue follow the metadata, if it may not. */
+/* Have the catalogue follow the metadata. */
 static void
-follow_metadata(Round *round, const LedPartition *led)
+follow_metadata(void)
 {
 	WorkPiece	piece = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
-	NameData	name;
+	Topic	   *topic;
 
-	if (compare_at > topics_clock_now())
-		return;
-	piece.view_relid = find_view(led->topic_id, &name);
-	if (OidIsValid(piece.view_relid) && topics_backoff_run(&piece, NameStr(name), apply_metadata, round))
+	StartTransactionCommand();
+	topic = topics_catalog_lookup(METADATA_TOPIC, true);
+	if (topic)
+		piece.view_relid = topic->view_relid;
+	CommitTransactionCommand();
+	if (OidIsValid(piece.view_relid) && topics_backoff_run(&piece, METADATA_TOPIC, apply_metadata, NULL))
 		compare_at = topics_clock_in(pg_topics_worker_interval);
 }
 
-/* Go once over all that the leader has.  Return false if this node does not follow. */
+/* Append a share, or its partitions one by one.  Return false if that has failed. */
 static bool
-run_round(Round *round)
+append(Share share)
 {
-	const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
-	ListCell   *lc;
+	bool		done = true;
 
-	if (!read_cluster(round))
-		return false;
-	if (!topics_backoff_run(&whole, NULL, ask_leader, round))
+	if (!session.is_careful)
+		done = append_together(&share);
+	else
 	{
-		close_leader();
-		return true;
+		Share		one = {share.first, 1};
+
+		for (; one.first < share.first + share.count; one.first++)
+			append_carefully(&one);
 	}
-	foreach(lc, round->led)
-	{
-		const LedPartition *led = lfirst(lc);
+	note_appended();
+	return done;
+}
 
-		CHECK_FOR_INTERRUPTS();
-		if (!follow_partition(round, led))
-			break;
-		topics_replica_fetch_report(led);
-		if (led->is_metadata)
-			follow_metadata(round, led);
+/* Append a response.  Return false if that has failed. */
+static bool
+append_response(void)
+{
+	int			count = list_length(session.response->led);
+	Share		share = {0, 0};
+
+	if (count > 0 && ((LedPartition *) linitial(session.response->led))->is_metadata)
+	{
+		share.count = 1;
+		if (!append(share))
+			return false;
+		compare_at = 0;
+		share.first = 1;
+	}
+	if (compare_at <= topics_clock_now())
+		follow_metadata();
+	for (; share.first < count; share.first += share.count)
+	{
+		share.count = Min(count - share.first, MAX_TOGETHER);
+		if (!append(share))
+			return false;
 	}
 	return true;
+}
+
+/* ----------------------------------------------------------------
+ *		Cuts
+ * ----------------------------------------------------------------
+ */
+
+/* Wake the processes that wait for what can be shown now. */
+static void
+wake_readers(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, session.moved)
+	{
+		PartitionState *state = lfirst(lc);
+		TopicPartition first = {state->id.database, 0, state->id.topic_id};
+		PartitionState *topic_state = topics_partition_state_find(&first);
+
+		if (topic_state == NULL)
+			continue;
+		topics_wakeup_published(state, topic_state, pg_atomic_read_u64(&state->next_offset));
+		topics_moved_push(state);
+		topics_worker_registry_note_change();
+	}
+	list_free(session.moved);
+	session.moved = NIL;
+}
+
+/* The cut is complete here: make it durable, so that the next request can say so. */
+static void
+end_cut(const FetchResponse * response)
+{
+	if (session.flush_to != InvalidXLogRecPtr)
+		XLogFlush(session.flush_to);
+	session.is_careful = false;
+	session.durable_mark = response->mark;
+	session.moved_mark = response->newest_mark;
+}
+
+/* Show readers what the leader says that can be shown. */
+static void
+show_cut(const FetchResponse * response)
+{
+	if (response->is_complete)
+		topics_high_watermark_end_leader_cut(response->newest_mark);
+	topics_high_watermark_follow(response->confirmed);
+	if (response->is_complete && response->confirmed >= session.moved_mark)
+		wake_readers();
+}
+
+/*
+ * Take a response, and send the next request.  Return false if the session has to
+ * end.
+ */
+static bool
+take_response(void)
+{
+	FetchResponse *response = session.response;
+	bool		done;
+
+	/* the next one is on the way meanwhile */
+	if (!response->is_complete)
+		topics_replica_fetch_send(leader, &session.cluster, false, NO_CUT);
+	done = append_response();
+	if (done && response->is_complete)
+	{
+		end_cut(response);
+		topics_replica_fetch_send(leader, &session.cluster, false, session.durable_mark);
+	}
+	if (done)
+		show_cut(response);
+	topics_replica_fetch_free(response);
+	return done && topics_clock_now() < session.retry_at;
+}
+
+/* ----------------------------------------------------------------
+ *		Sessions
+ * ----------------------------------------------------------------
+ */
+
+/* Look now and then what this node is.  Return false if it does not follow. */
+static bool
+still_follows(void)
+{
+	if (topics_clock_now() < session.look_at)
+		return true;
+	topics_background_wait(0, WAIT_REPLICATOR_IDLE);
+	topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
+	pgstat_report_stat(false);
+	return read_cluster();
+}
+
+/* Follow the leader until something is in the way.  Return false if this node does
+ * not follow. */
+static bool
+run_session(void)
+{
+	const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
+	bool		follows = true;
+	bool		goes_on;
+
+	session.is_careful = fails;
+	session.paused = session.moved = NIL;
+	session.retry_at = NEVER;
+	session.moved_mark = 0;
+	session.flush_to = InvalidXLogRecPtr;
+	if (!read_cluster())
+		return false;
+	goes_on = topics_backoff_run(&whole, NULL, begin_session, NULL);
+	while (goes_on)
+	{
+		goes_on = take_response() && (follows = still_follows()) &&
+			receive_next();
+	}
+	fails = session.is_careful || topics_backoff_left(&whole) > 0;
+	close_leader();
+	return follows;
 }
 
 void
 topics_replicator_main(Datum main_arg)
 {
 	ReplicatorArgs args;
-	MemoryContext cxt;
-	long		nap = MIN_NAP_MS;
 
 	memcpy(&args, topics_background_begin(), sizeof(args));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -311,19 +617,17 @@ topics_replicator_main(Datum main_arg)
 	topics_background_connect(args.database);
 	topics_backoff_take_over(SERVE_REPLICATOR);
 
-	cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics replicator", ALLOCSET_DEFAULT_SIZES);
-	for (;;)
+	session.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics replicator", ALLOCSET_DEFAULT_SIZES);
+	session.response_cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics response",
+												 ALLOCSET_DEFAULT_SIZES);
+	pgstat_report_activity(STATE_RUNNING, "replicating topics");
+	while (run_session())
 	{
-		Round		round = {.cxt = cxt};
+		const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
 
+		MemoryContextReset(session.cxt);
 		topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
-		pgstat_report_activity(STATE_RUNNING, "replicating topics");
-		if (!run_round(&round))
-			break;
-		nap = round.any_news ? MIN_NAP_MS : Min(2 * nap, MAX_NAP_MS);
-		MemoryContextReset(cxt);
-		pgstat_report_activity(STATE_IDLE, NULL);
-		topics_background_wait(nap, WAIT_REPLICATOR_IDLE);
+		topics_background_wait(Max(topics_backoff_left(&whole), RETRY_MS), WAIT_REPLICATOR_IDLE);
 	}
 	finished = true;
 	proc_exit(0);

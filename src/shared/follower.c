@@ -28,6 +28,7 @@
 #include "shared/shared.h"
 
 #define FOLLOWER_PLACES (4 * MAX_FOLLOWERS) /* of all databases together */
+#define IN_SYNC_MS 10000		/* since it had all that there was, at most */
 
 typedef struct FollowerTable
 {
@@ -90,11 +91,12 @@ find_place(const char *node, bool take)
 }
 
 /*
- * A follower of this database has asked.  Return its number, or -1 if there are
- * too many; *is_new says that nothing was known of it.
+ * This process serves a follower of this database from now on; one that has so far
+ * does not any more.  Return its number, or -1 if there are too many; *is_new says
+ * that nothing was known of it.
  */
 int
-topics_follower_note(const char *node, bool *is_new)
+topics_follower_begin(const char *node, bool *is_new)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	Follower   *place;
@@ -106,10 +108,72 @@ topics_follower_note(const char *node, bool *is_new)
 	{
 		*is_new = place->asked == 0;
 		place->asked = now;
+		place->session = MyProcPid;
 		number = place->number;
 	}
 	SpinLockRelease(&followers->mutex);
 	return number;
+}
+
+/*
+ * The follower that this process serves has asked, and had at "caught_up" all that
+ * there was, or 0.  Return false if another process serves it, or it is gone.
+ */
+bool
+topics_follower_note(const char *node, MonotonicTime caught_up)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Follower   *place;
+	bool		ours;
+
+	SpinLockAcquire(&followers->mutex);
+	place = find_place(node, false);
+	ours = place && place->session == MyProcPid;
+	if (ours)
+	{
+		place->asked = now;
+		place->caught_up = Max(place->caught_up, caught_up);
+	}
+	SpinLockRelease(&followers->mutex);
+	return ours;
+}
+
+/* This process serves no follower any more.  Raises nothing. */
+void
+topics_follower_end_session(void)
+{
+	SpinLockAcquire(&followers->mutex);
+	for (int i = 0; i < FOLLOWER_PLACES; i++)
+		if (followers->places[i].database == MyDatabaseId &&
+			followers->places[i].session == MyProcPid)
+			followers->places[i].session = 0;
+	SpinLockRelease(&followers->mutex);
+}
+
+/*
+ * Return true if a follower is in sync: it is connected, and had all that there was
+ * not long ago (Kafka: replica.lag.time.max.ms).
+ */
+bool
+topics_follower_is_in_sync(const Follower * follower)
+{
+	return follower->session != 0 && follower->caught_up != 0 &&
+		topics_clock_now() - follower->caught_up <= IN_SYNC_MS * INT64CONST(1000);
+}
+
+/* Count this database's followers that are in sync. */
+int
+topics_follower_count_in_sync(void)
+{
+	int			count = 0;
+
+	SpinLockAcquire(&followers->mutex);
+	for (int i = 0; i < FOLLOWER_PLACES; i++)
+		if (followers->places[i].database == MyDatabaseId &&
+			topics_follower_is_in_sync(&followers->places[i]))
+			count++;
+	SpinLockRelease(&followers->mutex);
+	return count;
 }
 
 /* Copy what is known of a follower of this database; false if nothing is. */
@@ -126,17 +190,25 @@ topics_follower_read(const char *node, Follower * copy)
 	return place != NULL;
 }
 
-/* Forget a follower of this database that was removed.  Raises nothing. */
-void
+/*
+ * Forget a follower of this database that was removed.  Return the number that it
+ * had, or -1.  Raises nothing.
+ */
+int
 topics_follower_forget(const char *node)
 {
 	Follower   *place;
+	int			number = -1;
 
 	SpinLockAcquire(&followers->mutex);
 	place = find_place(node, false);
 	if (place)
+	{
+		number = place->number;
 		place->database = InvalidOid;
+	}
 	SpinLockRelease(&followers->mutex);
+	return number;
 }
 
 /* Forget those of a database that is no more.  Raises nothing. */

@@ -1,16 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * high_watermark.c
- *		How far the log is confirmed by the synchronous standbys.
+ *		How far the log is confirmed, by synchronous standbys and by followers.
  *
  * With early lock release a commit is visible, and published, before a standby
- * has it.  If the server is lost then, the standby that is promoted gives its
- * offsets to other records.  So where synchronous_standby_names is set, no
- * reader goes beyond what the standbys have confirmed, whatever
- * synchronous_commit the producer had: Kafka's high watermark.  Without it
- * nothing here is done: one flag is read.
+ * has it; and a cluster's followers read only what is published.  If the server
+ * is lost then, the standby that is promoted gives its offsets to other
+ * records.  So where synchronous_standby_names is set, or a cluster wants a
+ * number of followers to confirm (acks_followers), no reader goes beyond what is
+ * confirmed, whatever the producer waited for: Kafka's high watermark.  Without
+ * both nothing here is done: two flags are read.
  *
- * What is confirmed is a position in WAL, which the walsenders write down
+ * What standbys confirm is a position in WAL, which the walsenders write down
  * (WalSndCtl->lsn).  What readers need is, for each partition, an offset; and
  * for all partitions together a cut: of a transaction all records or none, and
  * no record without those that its producer had read.  The map from the one to
@@ -46,14 +47,39 @@
  * reader, under our lock, resets "listed" before it reads append_xid, and sets
  * it again if that is set.  So one of both notices the other.
  *
+ * SLOTS.  A database that is a node of a cluster has marks of its own, since it
+ * waits for others than the rest of the server: a slot, taken when the first
+ * process looks into its topic_log.cluster (log/cluster.c).  The first slot is of
+ * all other databases.  A slot changes hands under its lock and the first one's,
+ * and "changes" tells each process to look for its own again.
+ *
+ * ON A NODE THAT LEADS each publication is also noted in the feed, a ring of
+ * partitions' places.  A follower's session (node/replica_feed.c) reads from it
+ * which partitions have moved, and where they end, all under the lock: a cut at
+ * which no transaction is torn.  The cut closes the open mark.  A follower that
+ * has made a cut durable confirms its mark, and with it all that was published
+ * up to then.  A mark is confirmed when as many followers as are wanted have
+ * confirmed it or a later one; and the standbys, if there are any.  A follower that
+ * does not have all of some partition says so before it confirms: its confirmations
+ * are not about that one (excluded_by), whose end stays where it is until enough
+ * others have it, or this one does.
+ *
+ * ON A NODE THAT FOLLOWS the replicator closes a mark when a cut of the leader's
+ * is here as a whole, and gives it the newest of the leader's marks that has a
+ * commit in the cut.  Readers go as far as the newest mark whose number the
+ * leader has said to be confirmed.  The leader's numbers begin anew when it is
+ * restarted: what had one of before waits for the next cut.
+ *
  * WHEN THE SETTING CHANGES, the first process to notice starts or stops all
  * this.  What was committed before ("granted") counts as confirmed: it could be
  * read already.  A server that starts with the setting begins with nothing
  * confirmed but what the catalogue knows to be (next_offset_floor).
  *
- * LOCKING.  The lock (an LWLock) comes after the append locks.  Under it
- * nothing is acquired but SyncRepLock.  It guards what is in shared memory
- * here, and the group of fields in PartitionState that is named after it.
+ * LOCKING.  A slot's lock (an LWLock) comes after the append locks.  Under it
+ * nothing is acquired but SyncRepLock, and a higher slot's.  It guards the slot,
+ * and for the partitions of its databases the group of fields in PartitionState
+ * that is named after it.  The registry lock comes before slots' locks, and
+ * guards which database has which.
  *
  * See docs/decisions/0011-high-watermark.md.
  *
@@ -81,8 +107,24 @@
 #define MIN_POLL_MS 10			/* between two looks at what is confirmed */
 #define MAX_POLL_MS 100			/* after a while */
 
+#define SLOTS (1 + MAX_CLUSTERS)
+#define FEED_LENGTH 1024		/* publications that a follower may lag behind
+								 * without a look at all partitions */
+#define LINGER_MS 5				/* until a follower is told of nothing but
+								 * what is confirmed */
+#define STALE_MARK PG_UINT64_MAX	/* of a leader that was restarted */
+#define ALL_MARKS ((uint64) PG_INT64_MAX)	/* where nothing is to be
+											 * confirmed */
+
 typedef struct HighWatermark
 {
+	Oid			database;		/* a node's; InvalidOid: free, or the first
+								 * slot */
+	ClusterKind kind;
+	int			acks_followers; /* that a commit waits for, of a leader */
+	uint64		follower_marks[MAX_FOLLOWERS];	/* that they have confirmed */
+	uint32		exclusions;		/* bits that were ever set in excluded_by */
+
 	bool		applies;		/* readers stop at the newest confirmed mark */
 	XLogRecPtr	started_at;		/* all from before the server's start is
 								 * below; invalid: nobody has asked */
@@ -92,23 +134,57 @@ typedef struct HighWatermark
 	uint64		open;			/* the mark that commits belong to now */
 	int			open_commits;	/* that belong to it so far */
 	XLogRecPtr	published;		/* the highest commit of all marks */
-	XLogRecPtr	positions[HIGH_WATERMARK_MARKS];	/* of closed marks, by
-													 * number modulo */
-	ConditionVariable advanced; /* "confirmed" has become another */
+	uint64		positions[HIGH_WATERMARK_MARKS];	/* of closed marks, by
+													 * number modulo: in WAL,
+													 * or the leader's marks */
+	ConditionVariable confirmed_cv[HIGH_WATERMARK_MARKS];	/* of marks, by number
+															 * modulo: they are
+															 * confirmed */
+
+	uint64		fed;			/* publications, of a leader */
+	int			feed[FEED_LENGTH];	/* places of partitions, by number modulo */
+	ConditionVariable feed_cv;	/* there are more, or "confirmed" is another */
 
 	int			nlisted;
 	int			listed[FLEXIBLE_ARRAY_MEMBER];	/* places of partitions */
 } HighWatermark;
 
+typedef struct SlotTable
+{
+	pg_atomic_uint32 changes;	/* of which database has which slot */
+	uint32		row_changes;	/* of rows of topic_log.cluster (registry
+								 * lock) */
+}			SlotTable;
+
+static SlotTable * table = NULL;
+static LWLockPadded *locks = NULL;	/* of the slots, then that of the registry */
+
+/* This process's slot, as of so many changes. */
 static HighWatermark *shared = NULL;
 static LWLock *lock = NULL;
-static bool has_advanced = false;	/* since this process has got the lock */
+static int	own_slot = 0;
+static uint32 changes_seen = 0;
+
+static uint64 confirmed_before; /* when this process got the lock */
+
+static Size
+compute_slot_size(void)
+{
+	return MAXALIGN(add_size(offsetof(HighWatermark, listed),
+							 mul_size(pg_topics_max_partitions, sizeof(int))));
+}
 
 static Size
 compute_shared_size(void)
 {
-	return add_size(offsetof(HighWatermark, listed),
-					mul_size(pg_topics_max_partitions, sizeof(int)));
+	return add_size(MAXALIGN(sizeof(SlotTable)), mul_size(SLOTS, compute_slot_size()));
+}
+
+static HighWatermark *
+get_slot(int number)
+{
+	return (HighWatermark *) ((char *) table + MAXALIGN(sizeof(SlotTable)) +
+							  number * compute_slot_size());
 }
 
 /* shmem_request_hook */
@@ -116,14 +192,20 @@ void
 topics_high_watermark_shmem_request(void)
 {
 	RequestAddinShmemSpace(MAXALIGN(compute_shared_size()));
-	RequestNamedLWLockTranche("pg_topics_high_watermark", 1);
+	RequestNamedLWLockTranche("pg_topics_high_watermark", SLOTS + 1);
 }
 
-/* Return true if commits have to wait for synchronous standbys. */
-static bool
-standbys_are_defined(void)
+/* Begin with a slot of which nothing is published. */
+static void
+begin_slot(HighWatermark *slot, Oid database, ClusterKind kind, int acks_followers)
 {
-	return max_wal_senders > 0 && topics_sync_standbys_defined();
+	memset(slot, 0, offsetof(HighWatermark, confirmed_cv));
+	slot->database = database;
+	slot->kind = kind;
+	slot->acks_followers = acks_followers;
+	slot->open = 1;
+	slot->fed = 0;
+	slot->nlisted = 0;
 }
 
 /* shmem_startup_hook; the caller holds AddinShmemInitLock. */
@@ -132,22 +214,238 @@ topics_high_watermark_shmem_startup(void)
 {
 	bool		found;
 
-	lock = &GetNamedLWLockTranche("pg_topics_high_watermark")[0].lock;
-	shared = ShmemInitStruct("pg_topics high watermark", compute_shared_size(), &found);
+	locks = GetNamedLWLockTranche("pg_topics_high_watermark");
+	table = ShmemInitStruct("pg_topics high watermark", compute_shared_size(), &found);
 	if (!found)
 	{
-		memset(shared, 0, offsetof(HighWatermark, listed));
-		shared->applies = max_wal_senders > 0 && topics_sync_standbys_set();
-		shared->open = 1;
-		ConditionVariableInit(&shared->advanced);
+		memset(table, 0, sizeof(SlotTable));
+		pg_atomic_init_u32(&table->changes, 1);
+		for (int i = 0; i < SLOTS; i++)
+		{
+			begin_slot(get_slot(i), InvalidOid, CLUSTER_NONE, 0);
+			for (int j = 0; j < HIGH_WATERMARK_MARKS; j++)
+				ConditionVariableInit(&get_slot(i)->confirmed_cv[j]);
+			ConditionVariableInit(&get_slot(i)->feed_cv);
+		}
+		get_slot(0)->applies = max_wal_senders > 0 && topics_sync_standbys_set();
 	}
+}
+
+/* ----------------------------------------------------------------
+ *		Slots
+ * ----------------------------------------------------------------
+ */
+
+/* Find the slot of a database: the first, if it has none of its own. */
+static int
+find_slot(Oid database)
+{
+	for (int i = 1; OidIsValid(database) && i < SLOTS; i++)
+	{
+		if (get_slot(i)->database == database)
+			return i;
+	}
+	return 0;
+}
+
+/* Find this process's slot, if any has changed hands. */
+static inline void
+choose_slot(void)
+{
+	uint32		changes = pg_atomic_read_u32(&table->changes);
+
+	if (likely(changes == changes_seen))
+		return;
+	pg_read_barrier();
+	own_slot = find_slot(MyDatabaseId);
+	shared = get_slot(own_slot);
+	lock = &locks[own_slot].lock;
+	changes_seen = changes;
+}
+
+/* Acquire the lock of this process's slot. */
+static void
+acquire_lock(LWLockMode mode)
+{
+	for (;;)
+	{
+		choose_slot();
+		LWLockAcquire(lock, mode);
+		if (likely(changes_seen == pg_atomic_read_u32(&table->changes)))
+			break;
+		LWLockRelease(lock);
+	}
+	confirmed_before = shared->confirmed;
+}
+
+/* Wake all processes that wait for one of a slot's marks: let them look. */
+static void
+wake_waiters(HighWatermark *slot)
+{
+	for (int i = 0; i < HIGH_WATERMARK_MARKS; i++)
+		ConditionVariableBroadcast(&slot->confirmed_cv[i]);
+	ConditionVariableBroadcast(&slot->feed_cv);
+}
+
+/*
+ * Give a slot, or the first one, to a database's partitions.  The caller holds
+ * the registry lock.  Ends of logs are looked up anew afterwards.
+ */
+static void
+move_database(Oid database, int from, int to, ClusterKind kind, int acks_followers)
+{
+	int			low = Min(from, to);
+	int			high = Max(from, to);
+
+	LWLockAcquire(&locks[low].lock, LW_EXCLUSIVE);
+	LWLockAcquire(&locks[high].lock, LW_EXCLUSIVE);
+	topics_partition_state_forget_marks(database);
+	if (from > 0)
+		get_slot(from)->database = InvalidOid;
+	if (to > 0)
+		begin_slot(get_slot(to), database, kind, acks_followers);
+	pg_atomic_fetch_add_u32(&table->changes, 1);
+	LWLockRelease(&locks[high].lock);
+	LWLockRelease(&locks[low].lock);
+	wake_waiters(get_slot(high));
+}
+
+/* Find a slot that no database has; 0 if there is none. */
+static int
+find_free_slot(void)
+{
+	for (int i = 1; i < SLOTS; i++)
+	{
+		if (!OidIsValid(get_slot(i)->database))
+			return i;
+	}
+	return 0;
+}
+
+/*
+ * This database is what its row of topic_log.cluster says.  Return false if no
+ * slot is left.  The caller holds the registry lock.
+ */
+static bool
+set_kind(ClusterKind kind, int acks_followers)
+{
+	int			number = find_slot(MyDatabaseId);
+
+	if (number > 0 && get_slot(number)->kind != kind)
+	{
+		move_database(MyDatabaseId, number, 0, CLUSTER_NONE, 0);
+		number = 0;
+	}
+	if (kind == CLUSTER_NONE)
+		return true;
+	if (number == 0)
+	{
+		number = find_free_slot();
+		if (number == 0)
+			return false;
+		move_database(MyDatabaseId, 0, number, kind, acks_followers);
+	}
+	LWLockAcquire(&locks[number].lock, LW_EXCLUSIVE);
+	get_slot(number)->acks_followers = acks_followers;
+	LWLockRelease(&locks[number].lock);
+	/* who waits looks whether it still has to */
+	wake_waiters(get_slot(number));
+	return true;
+}
+
+/* Get the number of changes of rows, for topics_high_watermark_attend. */
+uint32
+topics_high_watermark_row_changes(void)
+{
+	uint32		result;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
+	result = table->row_changes;
+	LWLockRelease(&locks[SLOTS].lock);
+	return result;
+}
+
+/*
+ * This database's row was read, after so many changes of rows.  What was read
+ * counts for nothing if there was another one since.
+ */
+void
+topics_high_watermark_attend(ClusterKind kind, int acks_followers, uint32 row_changes)
+{
+	bool		done = true;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
+	if (row_changes == table->row_changes)
+		done = set_kind(kind, acks_followers);
+	LWLockRelease(&locks[SLOTS].lock);
+	if (!done)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many databases of this server are nodes of clusters"),
+				 errdetail("There may be %d.", MAX_CLUSTERS)));
+}
+
+/* This database's row has changed, by a commit.  Raises nothing. */
+void
+topics_high_watermark_row_changed(ClusterKind kind, int acks_followers)
+{
+	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
+	table->row_changes++;
+	(void) set_kind(kind, acks_followers);
+	LWLockRelease(&locks[SLOTS].lock);
+	topics_high_watermark_applies();
+}
+
+/* A database is no more.  Raises nothing. */
+void
+topics_high_watermark_forget_database(Oid database)
+{
+	int			number;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
+	number = find_slot(database);
+	if (number > 0)
+		move_database(database, number, 0, CLUSTER_NONE, 0);
+	LWLockRelease(&locks[SLOTS].lock);
+}
+
+/* Get what this database is in a cluster, as far as shared memory knows. */
+ClusterKind
+topics_high_watermark_kind(void)
+{
+	choose_slot();
+	return shared->kind;
+}
+
+/* ----------------------------------------------------------------
+ *		Whether it applies
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if commits have to wait for synchronous standbys. */
+bool
+topics_high_watermark_has_standbys(void)
+{
+	return max_wal_senders > 0 && topics_sync_standbys_defined();
+}
+
+/* Return true if readers stop at what is confirmed. */
+static bool
+has_confirmation(void)
+{
+	return shared->kind == CLUSTER_FOLLOWER ||
+		(shared->kind == CLUSTER_LEADER && shared->acks_followers > 0) ||
+		topics_high_watermark_has_standbys();
 }
 
 /* Start or stop, now that the setting has changed. */
 static void
-follow_setting(bool applies)
+follow_setting(void)
 {
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	bool		applies;
+
+	acquire_lock(LW_EXCLUSIVE);
+	applies = has_confirmation();
 	if (applies && !shared->applies)
 	{
 		/* all that was published so far counts as confirmed */
@@ -165,11 +463,21 @@ follow_setting(bool applies)
 bool
 topics_high_watermark_applies(void)
 {
-	bool		applies = standbys_are_defined();
+	bool		applies;
 
+	choose_slot();
+	applies = has_confirmation();
 	if (unlikely(applies != shared->applies))
-		follow_setting(applies);
+		follow_setting();
 	return applies;
+}
+
+/* Return how many followers a commit of this database waits for. */
+int
+topics_high_watermark_acks_followers(void)
+{
+	choose_slot();
+	return shared->kind == CLUSTER_LEADER ? shared->acks_followers : 0;
 }
 
 /* ----------------------------------------------------------------
@@ -187,73 +495,126 @@ close_mark(void)
 	shared->open_commits = 0;
 }
 
-/* Get the position up to which the standbys have confirmed. */
+/* Get the position up to which the standbys have confirmed, if there are any. */
 static XLogRecPtr
 get_confirmed_position(void)
 {
 	XLogRecPtr	position;
 
+	if (!topics_high_watermark_has_standbys())
+		return PG_UINT64_MAX;
 	LWLockAcquire(SyncRepLock, LW_SHARED);
 	position = WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH];
 	LWLockRelease(SyncRepLock);
 	return position;
 }
 
-/* Find out which marks are confirmed by now; then let release_lock release. */
+/*
+ * Get the newest mark that enough followers have confirmed, but for those that are
+ * in "except", by their bits.
+ */
+static uint64
+get_followers_mark(uint32 except)
+{
+	uint64		marks[MAX_FOLLOWERS];
+	int			count = 0;
+
+	if (shared->kind != CLUSTER_LEADER || shared->acks_followers == 0)
+		return ALL_MARKS;
+	if (shared->acks_followers > MAX_FOLLOWERS)
+		return 0;
+	/* from the newest on, as many as are wanted */
+	for (int i = 0; i < MAX_FOLLOWERS; i++)
+	{
+		uint64		mark = (except & (1 << i)) != 0 ? 0 : shared->follower_marks[i];
+		int			place = count++;
+
+		for (; place > 0 && marks[place - 1] < mark; place--)
+			marks[place] = marks[place - 1];
+		marks[place] = mark;
+	}
+	return marks[shared->acks_followers - 1];
+}
+
+/*
+ * Find out which marks are confirmed by now; then let release_lock release.  A
+ * follower is told by topics_high_watermark_follow.
+ */
 static void
 advance(void)
 {
 	XLogRecPtr	position = get_confirmed_position();
-	uint64		before = shared->confirmed;
+	uint64		mark = get_followers_mark(0);
 
-	while (shared->confirmed + 1 < shared->open &&
+	if (shared->kind == CLUSTER_FOLLOWER)
+		return;
+	while (shared->confirmed + 1 < shared->open && shared->confirmed < mark &&
 		   shared->positions[(shared->confirmed + 1) % HIGH_WATERMARK_MARKS] <= position)
 		shared->confirmed++;
 	if (shared->confirmed + 1 == shared->open && shared->open_commits > 0 &&
-		shared->published <= position)
+		mark == ALL_MARKS && shared->published <= position)
 	{
 		close_mark();
 		shared->confirmed++;
 	}
-	has_advanced |= shared->confirmed != before;
 }
 
 /* Release the lock, and wake those who wait for what is confirmed now. */
 static void
 release_lock(void)
 {
-	bool		wake = has_advanced;
+	uint64		confirmed = shared->confirmed;
+	uint64		mark = confirmed_before;
 
-	has_advanced = false;
 	LWLockRelease(lock);
-	if (wake)
-		ConditionVariableBroadcast(&shared->advanced);
+	if (confirmed == mark)
+		return;
+	mark = Max(mark, confirmed - Min(confirmed, HIGH_WATERMARK_MARKS));
+	while (mark++ < confirmed)
+		ConditionVariableBroadcast(&shared->confirmed_cv[mark % HIGH_WATERMARK_MARKS]);
+	if (shared->kind == CLUSTER_LEADER)
+		ConditionVariableBroadcast(&shared->feed_cv);
+}
+
+/* Return true if one more mark can be closed. */
+static bool
+has_free_mark(void)
+{
+	return shared->open - 1 - shared->confirmed < MAX_UNCONFIRMED;
 }
 
 /*
  * Return true if the open mark is to be closed: after each commit, or, as the
- * marks run short, after so many.
+ * marks run short, after so many.  Where only followers confirm, their cuts close
+ * marks.
  */
 static bool
 is_mark_due(void)
 {
 	int			unconfirmed = shared->open - 1 - shared->confirmed;
 
-	if (unconfirmed >= MAX_UNCONFIRMED)
+	if (!has_free_mark() || !topics_high_watermark_has_standbys())
 		return false;
 	return shared->open_commits >= (unconfirmed < MAX_UNCONFIRMED / 2 ? 1 :
 									unconfirmed < MAX_UNCONFIRMED * 3 / 4 ? 4 : 16);
+}
+
+/* Return true if a partition is in the slot's list. */
+static bool
+is_listed(PartitionState *state)
+{
+	return (pg_atomic_read_u32(&state->listed) & (1 << own_slot)) != 0;
 }
 
 /* Enter a partition into the list, if it is not there. */
 static void
 enter_into_list(PartitionState *state)
 {
-	if (pg_atomic_read_u32(&state->listed) != 0)
+	if (is_listed(state))
 		return;
 	Assert(shared->nlisted < pg_topics_max_partitions);
 	shared->listed[shared->nlisted++] = topics_partition_state_index(state);
-	pg_atomic_write_u32(&state->listed, 1);
+	pg_atomic_fetch_or_u32(&state->listed, 1 << own_slot);
 }
 
 /*
@@ -261,7 +622,7 @@ enter_into_list(PartitionState *state)
  * end is not known, it is what was known before.
  */
 static int64
-get_confirmed_end(const PartitionState *state)
+get_end_at_confirmed_mark(const PartitionState *state)
 {
 	int64		end;
 
@@ -269,6 +630,20 @@ get_confirmed_end(const PartitionState *state)
 		return state->end_at_mark[shared->confirmed % HIGH_WATERMARK_MARKS];
 	end = (int64) pg_atomic_read_u64((pg_atomic_uint64 *) &state->next_offset);
 	return end == UNKNOWN_OFFSET ? state->confirmed_end : end;
+}
+
+/*
+ * Get how far a partition is confirmed.  If what some followers say does not go for
+ * it, and the others are too few or behind, that is as far as it was.
+ */
+static int64
+get_confirmed_end(PartitionState *state)
+{
+	if (likely(state->excluded_by == 0))
+		return get_end_at_confirmed_mark(state);
+	if (get_followers_mark(state->excluded_by) >= shared->confirmed)
+		state->confirmed_end = topics_max(state->confirmed_end, get_end_at_confirmed_mark(state));
+	return state->confirmed_end;
 }
 
 /*
@@ -318,11 +693,18 @@ topics_high_watermark_announce(PartitionState *state)
 	if (likely(!topics_high_watermark_applies()))
 		return;
 	pg_memory_barrier();
-	if (pg_atomic_read_u32(&state->listed) != 0)
+	if (is_listed(state))
 		return;
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	acquire_lock(LW_EXCLUSIVE);
 	enter_into_list(state);
 	LWLockRelease(lock);
+}
+
+/* Note in the feed that something of a partition has changed. */
+static void
+feed_followers(PartitionState *state)
+{
+	shared->feed[shared->fed++ % FEED_LENGTH] = topics_partition_state_index(state);
 }
 
 /*
@@ -333,9 +715,9 @@ topics_high_watermark_announce(PartitionState *state)
 bool
 topics_high_watermark_begin_publication(void)
 {
-	if (likely(!topics_high_watermark_applies()))
+	if (likely(!topics_high_watermark_applies() && shared->kind != CLUSTER_LEADER))
 		return false;
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	acquire_lock(LW_EXCLUSIVE);
 	return true;
 }
 
@@ -346,20 +728,30 @@ void
 topics_high_watermark_publish(PartitionState *state)
 {
 	Assert(LWLockHeldByMeInMode(lock, LW_EXCLUSIVE));
-	note_old_end(state);
+	if (shared->applies)
+		note_old_end(state);
+	if (shared->kind == CLUSTER_LEADER)
+		feed_followers(state);
 }
 
 /*
  * The commit whose record ends at "lsn" is published.  Return its mark, for
- * topics_high_watermark_wait.
+ * topics_high_watermark_wait, or 0 if there is nothing to wait for.
  */
 uint64
 topics_high_watermark_end_publication(XLogRecPtr lsn)
 {
-	uint64		mark = shared->open;
+	uint64		mark = 0;
+	bool		feeds = shared->kind == CLUSTER_LEADER;
 
-	note_published(lsn);
+	if (shared->applies)
+	{
+		mark = shared->open;
+		note_published(lsn);
+	}
 	release_lock();
+	if (feeds)
+		ConditionVariableBroadcast(&shared->feed_cv);
 	return mark;
 }
 
@@ -378,7 +770,7 @@ topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 	bool		applies = topics_high_watermark_applies();
 	XLogRecPtr	position;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	acquire_lock(LW_EXCLUSIVE);
 	if (shared->started_at == InvalidXLogRecPtr)
 		shared->started_at = GetFlushRecPtr(NULL);
 	if (pg_atomic_read_u32(&state->foreign_commits) > 0)
@@ -399,64 +791,317 @@ topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 	return position;
 }
 
+/*
+ * Return true if somebody has found a mark confirmed.  It only rises, and is
+ * written in one piece.
+ */
+static bool
+is_mark_known_confirmed(uint64 mark)
+{
+	return *(volatile uint64 *) &shared->confirmed >= mark;
+}
+
 /* Find out whether a mark is confirmed.  If it is not, have it closed. */
 static bool
 is_mark_confirmed(uint64 mark)
 {
 	bool		confirmed;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (is_mark_known_confirmed(mark))
+		return true;
+	/* followers' sessions close marks, and find them confirmed */
+	if (!topics_high_watermark_has_standbys() || shared->kind == CLUSTER_FOLLOWER)
+		return false;
+	acquire_lock(LW_EXCLUSIVE);
 	advance();
 	confirmed = shared->confirmed >= mark;
-	if (!confirmed && mark == shared->open &&
-		shared->open - 1 - shared->confirmed < MAX_UNCONFIRMED)
+	if (!confirmed && mark == shared->open && has_free_mark())
 		close_mark();
 	release_lock();
 	return confirmed;
 }
 
-/* Return true if somebody has found a mark confirmed. */
-static bool
-is_mark_known_confirmed(uint64 mark)
-{
-	bool		confirmed;
-
-	LWLockAcquire(lock, LW_SHARED);
-	confirmed = shared->confirmed >= mark;
-	LWLockRelease(lock);
-	return confirmed;
-}
-
 /*
  * After a commit has waited for the standbys, as it does by SyncRepWaitForLSN:
- * wait until its mark is confirmed as well, so that its records can be read.
- * If the wait is cancelled this returns at once.  Raises nothing, and is not
- * ended by the postmaster's death here, where the commit is not complete.
+ * wait until its mark is confirmed as well, so that its records can be read; and
+ * until "check", if there is one, says that this goes for all of them.  Return
+ * false if it is not, since the wait was cancelled or has come to its
+ * time.  Raises nothing, and is not ended by the postmaster's death here, where
+ * the commit is not complete.
  *
  * Nobody may be there to advance the mark, say if the commit at its position
  * did not wait.  So the waiter looks by itself now and then.
  */
-void
-topics_high_watermark_wait(uint64 mark)
+bool
+topics_high_watermark_wait(uint64 mark, HighWatermarkCheck check, MonotonicTime until)
 {
-	while (topics_high_watermark_applies() && !is_mark_confirmed(mark))
+	bool		confirmed;
+
+	for (;;)
 	{
+		confirmed = !topics_high_watermark_applies() ||
+			(is_mark_confirmed(mark) && (check == NULL || check()));
+		if (confirmed)
+			break;
 		if (QueryCancelPending || ProcDiePending)
 		{
 			/* it was meant for the wait: the commit stands */
 			QueryCancelPending = false;
 			break;
 		}
-		/* a look that wakes others would take us out of the queue again */
-		ConditionVariablePrepareToSleep(&shared->advanced);
-		if (is_mark_known_confirmed(mark))
+		if (topics_clock_now() >= until)
 			break;
+		/* a look that wakes others would take us out of the queue again */
+		ConditionVariablePrepareToSleep(&shared->confirmed_cv[mark % HIGH_WATERMARK_MARKS]);
+		if (is_mark_known_confirmed(mark) && (check == NULL || check()))
+			continue;
 		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_POSTMASTER_DEATH, MIN_POLL_MS,
 					  WAIT_EVENT_SYNC_REP) & WL_POSTMASTER_DEATH)
 			ProcDiePending = true;
 		ResetLatch(MyLatch);
 	}
 	ConditionVariableCancelSleep();
+	return confirmed;
+}
+
+/* ----------------------------------------------------------------
+ *		A leader's followers
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Something of a partition has become another outside of a commit's publication:
+ * its log start, or an end that was looked up.  Raises nothing.
+ */
+void
+topics_high_watermark_note_moved(PartitionState *state)
+{
+	choose_slot();
+	if (likely(shared->kind != CLUSTER_LEADER))
+		return;
+	acquire_lock(LW_EXCLUSIVE);
+	feed_followers(state);
+	LWLockRelease(lock);
+	ConditionVariableBroadcast(&shared->feed_cv);
+}
+
+/* Add a partition to a cut, if it is this database's. */
+static void
+add_to_cut(FollowerCut * cut, int place)
+{
+	PartitionState *state = topics_partition_state_at(place);
+
+	if (state->id.database != MyDatabaseId)
+		return;
+	Assert(cut->count < cut->room);
+	cut->ends[cut->count].id = state->id;
+	cut->ends[cut->count].log_start = pg_atomic_read_u64(&state->log_start_offset);
+	cut->ends[cut->count++].log_end = pg_atomic_read_u64(&state->next_offset);
+}
+
+/* Get the newest mark that has a commit. */
+static uint64
+get_newest_mark(void)
+{
+	return shared->open_commits > 0 ? shared->open : shared->open - 1;
+}
+
+/* Get the mark up to which a follower may show what it has. */
+static uint64
+get_mark_to_show(void)
+{
+	return shared->applies ? shared->confirmed : ALL_MARKS;
+}
+
+/* Get the room that a cut may need. */
+int
+topics_high_watermark_cut_room(const FollowerCut * cut)
+{
+	return cut->wants_all ? pg_topics_max_partitions : FEED_LENGTH;
+}
+
+/*
+ * Make a cut for a follower: the partitions that have moved since its last one,
+ * or all, and where they start and end.  Return false if these are too many, and
+ * all are wanted.
+ */
+bool
+topics_high_watermark_make_follower_cut(FollowerCut * cut)
+{
+	bool		done;
+
+	cut->count = 0;
+	acquire_lock(LW_EXCLUSIVE);
+	done = cut->wants_all || shared->fed - cut->fed <= FEED_LENGTH;
+	if (!done)
+		cut->wants_all = true;
+	else
+	{
+		if (shared->open_commits > 0 && has_free_mark())
+			close_mark();
+		advance();
+		cut->mark = shared->open - 1;
+		cut->newest_mark = get_newest_mark();
+		cut->confirmed = get_mark_to_show();
+		if (cut->wants_all)
+		{
+			for (int i = 0; i < pg_topics_max_partitions; i++)
+				add_to_cut(cut, i);
+		}
+		else
+		{
+			for (; cut->fed < shared->fed; cut->fed++)
+				add_to_cut(cut, shared->feed[cut->fed % FEED_LENGTH]);
+		}
+		cut->fed = shared->fed;
+		cut->wants_all = false;
+	}
+	release_lock();
+	return done;
+}
+
+/*
+ * Wait until a follower can be told something that it was not told with its last
+ * cut, or until the time is over.  The wait can be interrupted.
+ */
+void
+topics_high_watermark_wait_for_feed(const FollowerCut * cut, MonotonicTime until)
+{
+	MonotonicTime linger_until = NEVER;
+
+	choose_slot();
+	ConditionVariablePrepareToSleep(&shared->feed_cv);
+	for (;;)
+	{
+		bool		has_news;
+		long		left;
+
+		CHECK_FOR_INTERRUPTS();
+		acquire_lock(LW_SHARED);
+		has_news = shared->kind != CLUSTER_LEADER || shared->fed != cut->fed ||
+			(shared->applies && get_newest_mark() > cut->mark);
+		if (get_mark_to_show() != cut->confirmed && linger_until == NEVER)
+			linger_until = topics_clock_in(LINGER_MS);
+		LWLockRelease(lock);
+		left = (long) topics_clock_ms_until(topics_min(until, linger_until));
+		if (has_news || left <= 0)
+			break;
+		(void) ConditionVariableTimedSleep(&shared->feed_cv, left,
+										   topics_wait_event_get(WAIT_REPLICA_FEED));
+	}
+	ConditionVariableCancelSleep();
+}
+
+/*
+ * A follower does not have all of a partition: what it confirms from now on is not
+ * about that.
+ */
+void
+topics_high_watermark_exclude(int follower, PartitionState *state)
+{
+	acquire_lock(LW_EXCLUSIVE);
+	advance();
+	state->confirmed_end = topics_max(state->confirmed_end, get_confirmed_end(state));
+	state->excluded_by |= 1 << follower;
+	shared->exclusions |= 1 << follower;
+	if (shared->applies)
+		enter_into_list(state);
+	release_lock();
+}
+
+/* What a follower is about to confirm is about a partition, too. */
+void
+topics_high_watermark_include(int follower, PartitionState *state)
+{
+	acquire_lock(LW_EXCLUSIVE);
+	state->excluded_by &= ~(1 << follower);
+	release_lock();
+}
+
+/* Return true if what followers confirm may not be about all partitions. */
+bool
+topics_high_watermark_has_exclusions(void)
+{
+	return *(volatile uint32 *) &shared->exclusions != 0;
+}
+
+/* A follower has made durable what was published up to a mark. */
+void
+topics_high_watermark_confirm(int follower, uint64 mark)
+{
+	acquire_lock(LW_EXCLUSIVE);
+	if (shared->kind == CLUSTER_LEADER && shared->follower_marks[follower] < mark &&
+		mark < shared->open)
+		shared->follower_marks[follower] = mark;
+	advance();
+	release_lock();
+}
+
+/* A follower's number is nobody's, or another one's.  Raises nothing. */
+void
+topics_high_watermark_forget_follower(int follower)
+{
+	acquire_lock(LW_EXCLUSIVE);
+	shared->follower_marks[follower] = 0;
+	LWLockRelease(lock);
+}
+
+/* ----------------------------------------------------------------
+ *		A follower
+ * ----------------------------------------------------------------
+ */
+
+/* The leader's marks, as it had told them, say nothing any more. */
+void
+topics_high_watermark_forget_leader(void)
+{
+	acquire_lock(LW_EXCLUSIVE);
+	for (uint64 mark = shared->confirmed + 1; mark < shared->open; mark++)
+		shared->positions[mark % HIGH_WATERMARK_MARKS] = STALE_MARK;
+	LWLockRelease(lock);
+}
+
+/*
+ * All that is published here is a cut of the leader's, whose newest mark this
+ * was: it may be shown when that is confirmed.
+ */
+void
+topics_high_watermark_end_leader_cut(uint64 newest_mark)
+{
+	acquire_lock(LW_EXCLUSIVE);
+	if (shared->kind == CLUSTER_FOLLOWER)
+	{
+		if (shared->open_commits > 0 && has_free_mark())
+		{
+			close_mark();
+			shared->positions[(shared->open - 1) % HIGH_WATERMARK_MARKS] = newest_mark;
+		}
+		else if (shared->open_commits == 0 && shared->confirmed + 1 < shared->open)
+		{
+			uint64	   *position = &shared->positions[(shared->open - 1) % HIGH_WATERMARK_MARKS];
+
+			*position = Min(*position, newest_mark);
+		}
+	}
+	LWLockRelease(lock);
+}
+
+/* The leader says that all up to one of its marks may be shown. */
+void
+topics_high_watermark_follow(uint64 leader_mark)
+{
+	acquire_lock(LW_EXCLUSIVE);
+	if (shared->kind == CLUSTER_FOLLOWER)
+	{
+		for (uint64 mark = shared->open - 1; mark > shared->confirmed; mark--)
+		{
+			if (shared->positions[mark % HIGH_WATERMARK_MARKS] > leader_mark)
+				continue;
+			shared->confirmed = mark;
+			break;
+		}
+	}
+	release_lock();
 }
 
 /* ----------------------------------------------------------------
@@ -470,7 +1115,7 @@ topics_high_watermark_get(PartitionState *state)
 {
 	int64		end;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	acquire_lock(LW_EXCLUSIVE);
 	advance();
 	end = get_confirmed_end(state);
 	release_lock();
@@ -483,12 +1128,13 @@ topics_high_watermark_get(PartitionState *state)
 static bool
 remove_from_list(int place, PartitionState *state)
 {
-	pg_atomic_write_u32(&state->listed, 0);
+	pg_atomic_fetch_and_u32(&state->listed, ~(1 << own_slot));
 	pg_memory_barrier();
-	if (pg_atomic_read_u32(&state->append_xid) != InvalidTransactionId ||
-		pg_atomic_read_u32(&state->foreign_commits) != 0)
+	if (find_slot(state->id.database) == own_slot &&
+		(pg_atomic_read_u32(&state->append_xid) != InvalidTransactionId ||
+		 pg_atomic_read_u32(&state->foreign_commits) != 0))
 	{
-		pg_atomic_write_u32(&state->listed, 1);
+		pg_atomic_fetch_or_u32(&state->listed, 1 << own_slot);
 		return false;
 	}
 	shared->listed[place] = shared->listed[--shared->nlisted];
@@ -506,7 +1152,7 @@ bool
 topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *mark)
 {
 	*count = 0;
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	acquire_lock(LW_EXCLUSIVE);
 	advance();
 	*mark = shared->open;
 	if (room < shared->nlisted)
@@ -518,9 +1164,10 @@ topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *
 	{
 		PartitionState *state = topics_partition_state_at(shared->listed[place]);
 
-		bool		is_gone = !OidIsValid(state->id.database);
+		bool		is_gone = !OidIsValid(state->id.database) ||
+			find_slot(state->id.database) != own_slot;
 
-		if ((is_gone || (state->mark <= shared->confirmed &&
+		if ((is_gone || (state->mark <= shared->confirmed && state->excluded_by == 0 &&
 						 pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET)) &&
 			remove_from_list(place, state))
 			continue;
@@ -539,6 +1186,7 @@ topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *
 int
 topics_high_watermark_count_listed(void)
 {
+	choose_slot();
 	return ((volatile HighWatermark *) shared)->nlisted;
 }
 
@@ -566,8 +1214,8 @@ topics_high_watermark_wait_for_all(void)
 	uint64		mark;
 	int			polls = 0;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	mark = shared->open_commits > 0 ? shared->open : shared->open - 1;
+	acquire_lock(LW_SHARED);
+	mark = get_newest_mark();
 	LWLockRelease(lock);
 	while (topics_high_watermark_applies() && !is_mark_confirmed(mark))
 		topics_high_watermark_nap(&polls);
@@ -583,9 +1231,9 @@ topics_high_watermark_wait_for_position(XLogRecPtr position)
 {
 	int			polls = 0;
 
-	if (!topics_high_watermark_applies())
+	if (!topics_high_watermark_has_standbys())
 		return;
 	XLogFlush(position);
-	while (topics_high_watermark_applies() && get_confirmed_position() < position)
+	while (get_confirmed_position() < position)
 		topics_high_watermark_nap(&polls);
 }

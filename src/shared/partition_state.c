@@ -183,6 +183,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	state->mark = 0;
 	state->found_at_mark = 0;
 	state->confirmed_end = 0;
+	state->excluded_by = 0;
 	memset(state->end_at_mark, 0, sizeof(state->end_at_mark));
 
 	set_u32(&state->requests, 0, is_new);
@@ -495,13 +496,37 @@ topics_partition_state_forget_ends(Oid database)
 	}
 }
 
+/*
+ * A database's partitions have no marks, and nothing of them is known to be
+ * confirmed.  The caller holds the locks of the marks that they had, and of those
+ * that they will have.
+ */
+void
+topics_partition_state_forget_marks(Oid database)
+{
+	for (int i = 0; i < shared->nstates; i++)
+	{
+		PartitionState *state = &shared->states[i];
+
+		if (state->id.database != database)
+			continue;
+		state->mark = 0;
+		state->found_at_mark = 0;
+		state->confirmed_end = 0;
+		state->excluded_by = 0;
+	}
+}
+
 /* A number of this database's is another follower's now, of which nothing is known. */
 void
 topics_partition_state_forget_follower(int number)
 {
 	for (int i = 0; i < shared->nstates; i++)
 		if (shared->states[i].id.database == MyDatabaseId)
+		{
 			pg_atomic_write_u64(&shared->states[i].follower_end[number], UNKNOWN_OFFSET);
+			topics_high_watermark_include(number, &shared->states[i]);
+		}
 }
 
 /*

@@ -35,6 +35,7 @@ typedef enum PartitionRole
 #define HIGH_WATERMARK_MARKS 16 /* moments in time (high_watermark.c) */
 
 #define MAX_FOLLOWERS	8		/* of a database */
+#define MAX_CLUSTERS	8		/* databases of a server that are nodes */
 
 #define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
@@ -135,14 +136,16 @@ typedef struct PartitionState
 	/*
 	 * ---- the lock of high_watermark.c ----
 	 *
-	 * "listed" is read without it, too.  Where no synchronous standbys are
-	 * waited for, all this is left alone.
+	 * "listed" is read without it, too.  Where neither synchronous standbys
+	 * nor followers are waited for, all this is left alone.
 	 */
 
-	pg_atomic_uint32 listed;	/* is in the list there */
+	pg_atomic_uint32 listed;	/* is in the lists there: a bit for each slot */
 	uint64		mark;			/* that the last publication belongs to */
 	uint64		found_at_mark;	/* the open one when the log end was looked up */
 	int64		confirmed_end;	/* an end that was confirmed once */
+	uint32		excluded_by;	/* followers whose confirmations are not about
+								 * this: a bit for each number */
 	int64		end_at_mark[HIGH_WATERMARK_MARKS];	/* log end at marks that
 													 * are needed, by number
 													 * modulo */
@@ -395,6 +398,7 @@ extern void topics_partition_state_release_database(Oid database);
 extern Oid	topics_partition_state_next_database(Oid after);
 extern void topics_partition_state_look_again(Oid database);
 extern void topics_partition_state_forget_ends(Oid database);
+extern void topics_partition_state_forget_marks(Oid database);
 extern void topics_partition_state_forget_follower(int number);
 extern int64 topics_partition_state_active_bytes(const PartitionState *state);
 extern int	topics_partition_state_index(const PartitionState *state);
@@ -484,13 +488,19 @@ typedef struct Follower
 	char		node[MAX_NODE_NAME + 1];
 	int			number;			/* of its own, below MAX_FOLLOWERS */
 	TimestampTz asked;			/* when it last asked; 0: never */
+	pid_t		session;		/* that serves it; 0: it is not connected */
+	MonotonicTime caught_up;	/* it had all that there was then; 0: never */
 }			Follower;
 
 extern void topics_follower_shmem_request(void);
 extern void topics_follower_shmem_startup(void);
-extern int	topics_follower_note(const char *node, bool *is_new);
+extern int	topics_follower_begin(const char *node, bool *is_new);
+extern bool topics_follower_note(const char *node, MonotonicTime caught_up);
+extern void topics_follower_end_session(void);
+extern bool topics_follower_is_in_sync(const Follower * follower);
+extern int	topics_follower_count_in_sync(void);
 extern bool topics_follower_read(const char *node, Follower * copy);
-extern void topics_follower_forget(const char *node);
+extern int	topics_follower_forget(const char *node);
 extern void topics_follower_forget_database(Oid database);
 
 /* ---- moved.c ---- */
@@ -516,6 +526,14 @@ extern void topics_append_lock_at_abort(void);
 
 /* ---- high_watermark.c ---- */
 
+/* What a database is in a cluster. */
+typedef enum ClusterKind
+{
+	CLUSTER_NONE,				/* it is in none */
+	CLUSTER_LEADER,
+	CLUSTER_FOLLOWER
+}			ClusterKind;
+
 /* How far readers of a partition go. */
 typedef struct PartitionLimit
 {
@@ -525,13 +543,21 @@ typedef struct PartitionLimit
 
 extern void topics_high_watermark_shmem_request(void);
 extern void topics_high_watermark_shmem_startup(void);
+extern uint32 topics_high_watermark_row_changes(void);
+extern void topics_high_watermark_attend(ClusterKind kind, int acks_followers, uint32 row_changes);
+extern void topics_high_watermark_row_changed(ClusterKind kind, int acks_followers);
+extern void topics_high_watermark_forget_database(Oid database);
+extern ClusterKind topics_high_watermark_kind(void);
+extern bool topics_high_watermark_has_standbys(void);
+extern int	topics_high_watermark_acks_followers(void);
 extern bool topics_high_watermark_applies(void);
 extern void topics_high_watermark_announce(PartitionState *state);
 extern bool topics_high_watermark_begin_publication(void);
 extern void topics_high_watermark_publish(PartitionState *state);
 extern uint64 topics_high_watermark_end_publication(XLogRecPtr lsn);
 extern XLogRecPtr topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end);
-extern void topics_high_watermark_wait(uint64 mark);
+typedef bool (*HighWatermarkCheck) (void);
+extern bool topics_high_watermark_wait(uint64 mark, HighWatermarkCheck check, MonotonicTime until);
 extern int64 topics_high_watermark_get(PartitionState *state);
 extern int	topics_high_watermark_count_listed(void);
 extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *count,
@@ -539,6 +565,44 @@ extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *cou
 extern void topics_high_watermark_nap(int *polls);
 extern uint64 topics_high_watermark_wait_for_all(void);
 extern void topics_high_watermark_wait_for_position(XLogRecPtr position);
+
+/* Where a partition's log starts and ends, or UNKNOWN_OFFSET. */
+typedef struct PartitionEnds
+{
+	TopicPartition id;
+	int64		log_start;
+	int64		log_end;
+}			PartitionEnds;
+
+/*
+ * What a follower's session on the leader goes by, from one cut to the next.  A
+ * cut is what is published at a moment: of each transaction all records or none.
+ */
+typedef struct FollowerCut
+{
+	bool		wants_all;		/* partitions, not those that have moved */
+	uint64		fed;			/* publications that were looked at */
+	uint64		mark;			/* all up to here is in the cut */
+	uint64		newest_mark;	/* that anything in the cut is of */
+	uint64		confirmed;		/* a follower may show what is of marks up to
+								 * here */
+	PartitionEnds *ends;		/* with room for so many */
+	int			room;
+	int			count;
+}			FollowerCut;
+
+extern void topics_high_watermark_note_moved(PartitionState *state);
+extern int	topics_high_watermark_cut_room(const FollowerCut * cut);
+extern bool topics_high_watermark_make_follower_cut(FollowerCut * cut);
+extern void topics_high_watermark_wait_for_feed(const FollowerCut * cut, MonotonicTime until);
+extern void topics_high_watermark_exclude(int follower, PartitionState *state);
+extern void topics_high_watermark_include(int follower, PartitionState *state);
+extern bool topics_high_watermark_has_exclusions(void);
+extern void topics_high_watermark_confirm(int follower, uint64 mark);
+extern void topics_high_watermark_forget_follower(int follower);
+extern void topics_high_watermark_forget_leader(void);
+extern void topics_high_watermark_end_leader_cut(uint64 newest_mark);
+extern void topics_high_watermark_follow(uint64 leader_mark);
 
 /* ---- append_wait.c ---- */
 

@@ -330,6 +330,20 @@ topics_wakeup_max_wait(const Interval *max_wait, long limit_ms)
 }
 
 /*
+ * A procedure that gives a row runs with a snapshot that is kept for the row's
+ * out-of-line values.  Give it back, as a commit does: our rows have none.
+ */
+static void
+forget_hold_snapshot(void)
+{
+	if (ActivePortal == NULL || ActivePortal->holdSnapshot == NULL)
+		return;
+	if (ActivePortal->resowner)
+		UnregisterSnapshotFromOwner(ActivePortal->holdSnapshot, ActivePortal->resowner);
+	ActivePortal->holdSnapshot = NULL;
+}
+
+/*
  * Give back the snapshots that a procedure was called with, so that its wait
  * does not hold up VACUUM, without ending the transaction.  "command" is for
  * the error, where that is not possible.
@@ -366,6 +380,7 @@ topics_wakeup_release_snapshots(FunctionCallInfo fcinfo, const char *command)
 				 errhint("Set default_transaction_isolation to \"read committed\".")));
 
 	ForgetPortalSnapshots();
+	forget_hold_snapshot();
 	InvalidateCatalogSnapshot();
 	if (TransactionIdIsValid(MyProc->xmin))
 		ereport(ERROR,

@@ -18,7 +18,8 @@ import report
 from server import CORES, Failure, Server
 
 GROUPS = ['bulk', 'single', 'pipelined', 'read', 'random', 'size', 'topics', 'snapshot', 'waiting', 'latency', 'space',
-          'consume', 'wakeup', 'groups', 'retention', 'compaction']
+          'consume', 'wakeup', 'groups', 'retention', 'compaction', 'nodes', 'kafka']
+ON_REQUEST = ['kafka']  # measured only if it is asked for by name
 
 
 class Bench:
@@ -26,6 +27,7 @@ class Bench:
 
     def __init__(self, server, quick):
         self.server = server
+        self.servers = [server]  # all that are measured
         self.quick = quick
         self.rounds = 2 if quick else 5
         self.seconds = 0.5 if quick else 3  # of each measurement by time
@@ -44,7 +46,8 @@ class Bench:
         rounds = rounds or self.rounds
         values = {name: {} for name in contestants}
         say(f'\n{title}')
-        self.server.checkpoint()
+        for server in self.servers:
+            server.checkpoint()
         for turn in range(0 if warm_up else 1, rounds + 1):
             for name, measure in contestants.items():
                 result = measure()
@@ -71,6 +74,9 @@ class Bench:
                 say(f'  {name}: ' + report.metrics_text({m: statistics.median(v) for m, v in metrics.items()}, unit))
         for ratio in measurement['ratios']:
             say('  ' + report.ratio_text(ratio))
+
+    def skip(self, what, reason):
+        say(f'\nSKIPPED: {what}: {reason}')
 
     def note(self, title, unit, values):
         """Keeps numbers that are counted, not timed: contestant -> number."""
@@ -138,12 +144,13 @@ def main():
     about = dict(machine(), load=load, commit=arguments.commit, quick=arguments.quick,
                  server=Server(arguments.work, 'postgres').sql('SHOW server_version'),
                  date=datetime.datetime.now().astimezone().isoformat(timespec='seconds'))
-    for name in arguments.groups or GROUPS:
+    groups = arguments.groups or [group for group in GROUPS if group not in ON_REQUEST]
+    for name in groups:
         result = dict(run_group(name, arguments.work, arguments.quick), about=about)
         with open(os.path.join(results, f'{name}.json'), 'w', encoding='utf-8') as file:
             json.dump(result, file, indent=1)
         report.write(results, GROUPS)
-    say('\n' + report.summary(results, arguments.groups or GROUPS))
+    say('\n' + report.summary(results, groups))
 
 
 if __name__ == '__main__':

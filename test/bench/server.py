@@ -1,6 +1,6 @@
-"""The server that is measured, and the programs that load it: psql, pgbench, load.
+"""The servers that are measured, and the programs that load them: psql, pgbench, load.
 
-Environment variables tell them all where the server is (see run).
+Environment variables tell them all where the server is.
 """
 import contextlib
 import itertools
@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -36,17 +37,19 @@ def run_program(arguments, environment, stdin=None):
 
 
 class Server:
-    """One database, with the extension, of the server that run has started."""
+    """One database, with the extension, of the server that run has started, or of an Instance by its host."""
 
-    def __init__(self, work, database):
+    def __init__(self, work, database, host=None):
         self.work = work
         self.load_program = os.path.join(work, 'load')
+        self.host = host or work
         self.database = database
+        self.conninfo = f'host={self.host} dbname={database} user=bench'
         self.names = itertools.count()
 
     def environment(self, settings=None):
         """For a program that connects, with settings of its sessions."""
-        result = dict(os.environ, PGDATABASE=self.database)
+        result = dict(os.environ, PGHOST=self.host, PGDATABASE=self.database)
         if settings:
             result['PGOPTIONS'] = ' '.join(f'-c {name}={value}' for name, value in settings.items())
         return result
@@ -166,6 +169,42 @@ class Server:
                                   *until, '-D', f'value={VALUE}', '-f', file.name],
                                  self.environment(settings))
         return float(re.search(r'^tps = ([0-9.]+) \(without', output, re.M).group(1))
+
+
+class Instance:
+    """Another server, while in its context: as the one that run has started, but for some settings."""
+
+    def __init__(self, work, name, settings=''):
+        self.work = work
+        self.host = os.path.join(work, name)
+        self.data = os.path.join(self.host, 'data')
+        self.settings = settings
+
+    def __enter__(self):
+        os.mkdir(self.host)
+        run_program(['initdb', '-D', self.data, '--username=bench', '--auth=trust'], os.environ)
+        configuration = shutil.copy(os.path.join(self.work, 'data', 'postgresql.conf'), self.data)
+        with open(configuration, 'a', encoding='utf-8') as file:
+            file.write(f"unix_socket_directories = '{self.host}'\n{self.settings}")
+        self.start()
+        return self
+
+    def __exit__(self, failure, *_):
+        if os.path.exists(os.path.join(self.data, 'postmaster.pid')):
+            self.stop('immediate')
+        if not failure:
+            shutil.rmtree(self.host)
+
+    def start(self):
+        run_program(['pg_ctl', '-D', self.data, '-l', os.path.join(self.host, 'log'), '-w', 'start'], os.environ)
+
+    def stop(self, mode='fast'):
+        run_program(['pg_ctl', '-D', self.data, '-m', mode, '-w', 'stop'], os.environ)
+
+    def create_database(self, name):
+        server = Server(self.work, name, self.host)
+        server.create_database()
+        return server
 
 
 class Session:

@@ -12,6 +12,7 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Session;
 use Time::HiRes qw(usleep);
 
 our @EXPORT =
@@ -236,7 +237,10 @@ sub wait_for_replica
 	  'SELECT t.topic, p.partition, log_end_offset FROM topics.topic t LEFT JOIN topics.partition p USING (topic) ORDER BY 1, 2';
 
 	$database //= 'postgres';
-	return $follower->poll_query_until($database, $query, $leader->safe_psql($database, $query));
+	return poll_until(
+		sub {
+			$follower->safe_psql($database, $query) eq $leader->safe_psql($database, $query);
+		});
 }
 
 1;

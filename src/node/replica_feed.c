@@ -1,0 +1,817 @@
+/*-------------------------------------------------------------------------
+ *
+ * replica_feed.c
+ *		On the leader: give a follower what it lacks, and hear what it has.
+ *
+ * A follower calls topic_log.replica_fetch() again and again: Kafka's replica
+ * fetch, with an incremental fetch session (KIP-227).  The backend that serves it
+ * keeps, for each partition, how far the follower has been given its log.  A call
+ * takes a request and gives a response; both are bytes, in network byte order:
+ *
+ *	request		version, node, cluster id, epoch; whether the session begins;
+ *				the mark of the cut that is durable on the follower, or NO_CUT; how
+ *				long to wait for news; and of partitions where the follower's log ends: all that it
+ *				has when the session begins, later those that have moved, or
+ *				PAUSED_PARTITION
+ *	response	the cut: its number, and the newest mark in it; the mark up to
+ *				which the follower may show what it has; whether the cut is
+ *				complete with this response; and of partitions where the leader's
+ *				log starts and ends, how far this response brings the follower, and
+ *				the records.
+ *
+ * A CUT is made under the lock of the publications (shared/high_watermark.c): the
+ * ends at a moment, so of each transaction all records or none.  It is given in as
+ * many responses as it takes.  Each is about RESPONSE_BYTES long, so a follower
+ * that is far behind, or a transaction of a million records, costs memory for one.
+ *
+ * WHY THE FOLLOWER'S LOG IS A PREFIX OF THE LEADER'S.  What a response brings
+ * begins where the follower's log ends, which the follower checks under the append
+ * lock, and goes no further than the cut.  All records below were committed when
+ * the cut was made, and the snapshot that reads them is later.  So what is not
+ * found is not there any more: it was compacted, or is below the log start.
+ *
+ * WHY NO FOLLOWER HAS WHAT THE LEADER CAN LOSE.  Before records are given, WAL is
+ * flushed up to their commits.
+ *
+ * WHAT IS CONFIRMED.  The follower says that a cut is durable when it is complete,
+ * and flushed.  So it has all that was published up to the cut's mark, but of
+ * partitions that are paused, which it has said before: what it confirms is not
+ * about these, until it confirms a cut that has them again.
+ *
+ * The call holds no snapshot while it waits, and a partition that others have
+ * locked is left for later: until then the cut is not complete, but the other
+ * partitions go on.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "node/node.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_replica_fetch);
+
+#define RESPONSE_BYTES (4 * 1024 * 1024)	/* about so many, or one record */
+#define RETRY_LOCKED_MS 50		/* for a partition that others have locked */
+#define MAX_FETCH_WAIT_MS 60000
+#define FIRST_PARTITIONS 64		/* room for as many at first */
+
+/* How far a follower has been given a partition. */
+typedef struct FedPartition
+{
+	TopicPartition id;			/* hash key */
+	int64		given;			/* its log ends there, or will */
+	int64		start_told;		/* log start that it was told */
+	int64		start;			/* of the cut */
+	int64		end;			/* of the cut */
+	bool		is_told;		/* anything in this session */
+	bool		is_paused;
+	bool		is_pending;		/* is in the list of those that are to be
+								 * given */
+}			FedPartition;
+
+/* The follower's session that this backend serves, if it does. */
+static struct
+{
+	bool		is_open;
+	char		node[MAX_NODE_NAME + 1];
+	int			follower;		/* its number */
+	bool		counts;			/* it counts as a copy */
+	int64		metadata_id;	/* the topic's id */
+	MemoryContext cxt;			/* of all that follows */
+	HTAB	   *partitions;		/* of FedPartition */
+	List	   *pending;		/* of FedPartition: of the cut, not given yet */
+	List	   *locked;			/* likewise, which others have locked */
+	List	   *unknown;		/* whose ends have to be looked up */
+	List	   *excluded;		/* that the follower's confirmations were not
+								 * about */
+	MonotonicTime retry_at;		/* when these two are tried again */
+	MonotonicTime wait_until;	/* how long to wait for news */
+	FollowerCut cut;
+	MonotonicTime cut_made;		/* when */
+}			session;
+
+/* before_shmem_exit: the follower is not connected any more. */
+static void
+end_session(int code, Datum arg)
+{
+	topics_follower_end_session();
+}
+
+/* ----------------------------------------------------------------
+ *		The request
+ * ----------------------------------------------------------------
+ */
+
+/* What a follower asks. */
+typedef struct FetchRequest
+{
+	const char *node;
+	const char *cluster_id;
+	int64		epoch;
+	bool		is_first;
+	int64		durable_mark;	/* of the cut that is durable there, or NO_CUT */
+	int32		max_wait_ms;
+} FetchRequest;
+
+/* Read a request, but for the ends in it, which begin at the cursor then. */
+static void
+read_request(StringInfo message, FetchRequest *request)
+{
+	int			version = pq_getmsgint(message, sizeof(int16));
+
+	if (version != REPLICA_PROTOCOL)
+		ereport(ERROR,
+				(errcode(ERRCODE_VERSION_MISMATCH),
+				 errmsg("a follower speaks version %d of the replication protocol, this node version %d",
+						version, REPLICA_PROTOCOL),
+				 errhint("Install the same version of pg_topics on all nodes.")));
+	request->node = pq_getmsgstring(message);
+	request->cluster_id = pq_getmsgstring(message);
+	request->epoch = pq_getmsgint64(message);
+	request->is_first = pq_getmsgbyte(message) != 0;
+	request->durable_mark = pq_getmsgint64(message);
+	request->max_wait_ms = pq_getmsgint(message, sizeof(int32));
+}
+
+/* Require the caller to be a node of the cluster that this node leads. */
+static void
+check_request(const FetchRequest *request)
+{
+	ClusterRow	row;
+
+	if (!has_rolreplication(GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to replicate topics"),
+				 errhint("A node's role needs the attribute REPLICATION.")));
+	if (RecoveryInProgress() || !topics_cluster_read_row(&row))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database leads no cluster")));
+	topics_cluster_require_leader("topic_log.replica_fetch()");
+	if (strcmp(request->cluster_id, row.cluster_id) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("node \"%s\" is of another cluster", request->node)));
+	if (request->epoch > row.epoch)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("node \"%s\" has seen a later leader than this one", request->node),
+				 errdetail("FENCED_LEADER_EPOCH: its epoch is " INT64_FORMAT ", this leader's " INT64_FORMAT ".",
+						   request->epoch, row.epoch)));
+	if (topics_metadata_node_conninfo(request->node, &session.counts) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNKNOWN_MEMBER),
+				 errmsg("node \"%s\" is not in the cluster", request->node),
+				 errhint("Add it with topics.add_node().")));
+}
+
+static FedPartition *
+get_partition(const TopicPartition *id)
+{
+	bool		found;
+	FedPartition *fed = hash_search(session.partitions, id, HASH_ENTER, &found);
+
+	if (!found)
+		memset((char *) fed + sizeof(TopicPartition), 0, sizeof(FedPartition) - sizeof(TopicPartition));
+	return fed;
+}
+
+/* Add a partition to a list of the session. */
+static void
+add_to(List **list, FedPartition * fed)
+{
+	MemoryContext old = MemoryContextSwitchTo(session.cxt);
+
+	*list = list_append_unique_ptr(*list, fed);
+	MemoryContextSwitchTo(old);
+}
+
+/* Find what the follower's confirmations are not about, since an earlier session. */
+static void
+note_excluded(void)
+{
+	for (int i = 0; i < pg_topics_max_partitions; i++)
+	{
+		PartitionState *state = topics_partition_state_at(i);
+
+		if (state->id.database == MyDatabaseId && (state->excluded_by & (1 << session.follower)) != 0)
+			add_to(&session.excluded, get_partition(&state->id));
+	}
+}
+
+/* Begin a session: the follower has said nothing yet. */
+static void
+begin_session(const FetchRequest *request)
+{
+	static bool is_registered = false;
+	HASHCTL		ctl = {.keysize = sizeof(TopicPartition),.entrysize = sizeof(FedPartition)};
+	bool		is_new;
+
+	if (!is_registered)
+		before_shmem_exit(end_session, 0);
+	is_registered = true;
+	check_request(request);
+	if (session.cxt == NULL)
+		session.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics follower's session",
+											ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(session.cxt);
+	session.is_open = false;
+	session.pending = session.locked = session.unknown = session.excluded = NIL;
+	session.retry_at = 0;
+	memset(&session.cut, 0, sizeof(session.cut));
+	session.cut.wants_all = true;
+	ctl.hcxt = session.cxt;
+	session.partitions = hash_create("pg_topics fed partitions", FIRST_PARTITIONS, &ctl,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	strlcpy(session.node, request->node, sizeof(session.node));
+	session.metadata_id = topics_metadata_topic()->topic_id;
+	session.follower = topics_follower_begin(request->node, &is_new);
+	if (session.follower < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many followers"),
+				 errdetail("A node has up to %d.", MAX_FOLLOWERS)));
+	if (is_new)
+	{
+		topics_high_watermark_forget_follower(session.follower);
+		topics_partition_state_forget_follower(session.follower);
+	}
+	else
+		note_excluded();
+	session.is_open = true;
+}
+
+/* Note where the follower's logs end, as the rest of a request says. */
+static void
+read_ends(StringInfo message, bool is_first)
+{
+	int			count = pq_getmsgint(message, sizeof(int32));
+
+	for (int i = 0; i < count; i++)
+	{
+		TopicPartition id = {.database = MyDatabaseId};
+		FedPartition *fed;
+		PartitionState *state;
+		int64		end;
+
+		id.topic_id = pq_getmsgint64(message);
+		id.partition = pq_getmsgint(message, sizeof(int32));
+		end = pq_getmsgint64(message);
+		fed = get_partition(&id);
+		fed->is_paused = end == PAUSED_PARTITION;
+		state = topics_partition_state_find(&id);
+		if (fed->is_paused)
+		{
+			if (state)
+				topics_high_watermark_exclude(session.follower, state);
+			add_to(&session.excluded, fed);
+			continue;
+		}
+		/* what is on the way will be there, too */
+		fed->given = is_first ? end : Max(fed->given, end);
+		if (state)
+			pg_atomic_write_u64(&state->follower_end[session.follower], end);
+	}
+	pq_getmsgend(message);
+}
+
+/* What the follower is about to confirm is about all that it is not paused for. */
+static void
+include_partitions(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, session.excluded)
+	{
+		FedPartition *fed = lfirst(lc);
+		PartitionState *state = topics_partition_state_find(&fed->id);
+
+		if (fed->is_paused)
+			continue;
+		if (state)
+			topics_high_watermark_include(session.follower, state);
+		session.excluded = foreach_delete_current(session.excluded, lc);
+	}
+}
+
+/* Return true if the follower has been given all of the last cut. */
+static bool
+is_cut_given(void)
+{
+	return session.pending == NIL && session.locked == NIL && session.unknown == NIL;
+}
+
+/* Hear what the follower says, and what it confirms. */
+static void
+hear_follower(StringInfo message)
+{
+	FetchRequest request;
+	bool		confirms;
+
+	read_request(message, &request);
+	if (request.is_first)
+		begin_session(&request);
+	else if (!session.is_open || strcmp(session.node, request.node) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this session is not of node \"%s\"", request.node)));
+	else if (topics_high_watermark_kind() != CLUSTER_LEADER)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("this node does not lead any more")));
+	read_ends(message, request.is_first);
+	confirms = !request.is_first && is_cut_given() &&
+		request.durable_mark == (int64) session.cut.mark;
+	if (!topics_follower_note(session.node, confirms ? session.cut_made : 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("node \"%s\" is served by another session, or was removed", session.node)));
+	if (confirms)
+	{
+		include_partitions();
+		topics_high_watermark_confirm(session.follower, session.cut.mark);
+	}
+	if (confirms && session.excluded == NIL && !session.counts)
+	{
+		topics_membership_count_node(session.node);
+		session.counts = true;
+	}
+	session.wait_until = topics_clock_in(Min(Max(request.max_wait_ms, 0), MAX_FETCH_WAIT_MS));
+}
+
+/* ----------------------------------------------------------------
+ *		Cuts
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Have a partition's ends known to shared memory, and so to the next cut.  Return
+ * false if others have locked it.
+ */
+static bool
+look_up_ends(Topic *topic, int32 number)
+{
+	PartitionState *state = topics_catalog_try_partition_state(topic, number);
+	Partition	partition = {.topic = topic,.number = number};
+
+	if (state && pg_atomic_read_u64(&state->log_start_offset) != UNKNOWN_OFFSET &&
+		pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET)
+		return true;
+	if (!ConditionalLockRelationOid(topic->root_relid, AccessShareLock))
+		return false;
+	if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
+		return true;			/* it is being dropped */
+	(void) topics_log_next_offset(&partition);
+	(void) topics_log_start(partition.state);
+	topics_catalog_close_partition(&partition, AccessShareLock);
+	return true;
+}
+
+/* Look up the ends of all partitions, when a session begins. */
+static void
+look_up_all_ends(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		for (int32 number = 0; topic && number < topic->partitions; number++)
+		{
+			TopicPartition id = {MyDatabaseId, number, topic->topic_id};
+
+			CHECK_FOR_INTERRUPTS();
+			if (!look_up_ends(topic, number))
+				add_to(&session.unknown, get_partition(&id));
+		}
+	}
+}
+
+/* Return true if a partition is there, as far as shared memory knows. */
+static bool
+is_there(const FedPartition * fed)
+{
+	return topics_partition_state_find(&fed->id) != NULL;
+}
+
+/* Try again what was locked, and look up the ends that are not known. */
+static void
+retry_partitions(void)
+{
+	List	   *unknown = session.unknown;
+	ListCell   *lc;
+
+	foreach(lc, session.locked)
+		add_to(&session.pending, lfirst(lc));
+	list_free(session.locked);
+	session.locked = session.unknown = NIL;
+	foreach(lc, unknown)
+	{
+		FedPartition *fed = lfirst(lc);
+		Topic	   *topic = topics_catalog_by_id(fed->id.topic_id);
+		PartitionState *state = topics_partition_state_find(&fed->id);
+
+		if (topic == NULL || fed->id.partition >= topic->partitions ? is_there(fed) :
+			!look_up_ends(topic, fed->id.partition))
+			add_to(&session.unknown, fed);
+		else if (state)
+			/* the next cut has it, whoever has looked it up */
+			topics_high_watermark_note_moved(state);
+	}
+	list_free(unknown);
+	session.retry_at = topics_clock_in(RETRY_LOCKED_MS);
+}
+
+/* Note what a cut says of a partition. */
+static void
+note_ends(const PartitionEnds * ends)
+{
+	FedPartition *fed = get_partition(&ends->id);
+
+	if (ends->log_start == UNKNOWN_OFFSET || ends->log_end == UNKNOWN_OFFSET)
+	{
+		add_to(&session.unknown, fed);
+		session.retry_at = 0;
+		return;
+	}
+	fed->start = ends->log_start;
+	fed->end = ends->log_end;
+	if (fed->is_pending || fed->is_paused ||
+		(fed->is_told && fed->end <= fed->given && fed->start <= fed->start_told))
+		return;
+	fed->is_pending = true;
+	if (fed->id.topic_id == session.metadata_id)
+	{
+		MemoryContext old = MemoryContextSwitchTo(session.cxt);
+
+		session.pending = lcons(fed, session.pending);
+		MemoryContextSwitchTo(old);
+	}
+	else
+		add_to(&session.pending, fed);
+}
+
+/* Make a cut. */
+static void
+make_cut(void)
+{
+	FollowerCut *cut = &session.cut;
+	MonotonicTime now = topics_clock_now();
+
+	do
+	{
+		cut->room = topics_high_watermark_cut_room(cut);
+		cut->ends = palloc(sizeof(PartitionEnds) * cut->room);
+	} while (!topics_high_watermark_make_follower_cut(cut));
+	for (int i = 0; i < cut->count; i++)
+		note_ends(&cut->ends[i]);
+	pfree(cut->ends);
+	session.cut_made = now;
+}
+
+/*
+ * Make the next cut, if the last one is given but for what others have locked:
+ * when there is anything new, or the time is over.
+ */
+static void
+have_news(FunctionCallInfo fcinfo)
+{
+	if (session.pending != NIL)
+		return;
+	if (session.cut.wants_all)
+		look_up_all_ends();
+	else
+	{
+		MonotonicTime until = is_cut_given() ? session.wait_until :
+			topics_min(session.wait_until, session.retry_at);
+
+		topics_wakeup_release_snapshots(fcinfo, "topic_log.replica_fetch()");
+		topics_high_watermark_wait_for_feed(&session.cut, until);
+		topics_wakeup_restore_snapshot();
+	}
+	make_cut();
+	if (session.retry_at <= topics_clock_now() && (session.unknown != NIL || session.locked != NIL))
+	{
+		retry_partitions();
+		make_cut();
+	}
+}
+
+/* ----------------------------------------------------------------
+ *		The response
+ * ----------------------------------------------------------------
+ */
+
+/* How the values of a column are written. */
+typedef struct ValueWriter
+{
+	FmgrInfo	function;
+	bool		as_text;
+	bool		is_varlena_text;	/* the bytes are the value */
+}			ValueWriter;
+
+/* Return true if a type has a binary form. */
+static bool
+has_binary_form(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	bool		result = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_type form = (Form_pg_type) GETSTRUCT(tuple);
+
+		result = OidIsValid(form->typreceive) && OidIsValid(form->typsend);
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
+/*
+ * Values go in PostgreSQL's binary form where that means the same on both nodes:
+ * for types that initdb has made, but those whose values are OIDs of a database.
+ * Others may have OIDs in it; they go as text.
+ */
+static bool
+goes_as_text(Oid type)
+{
+	if (type >= FirstGenbkiObjectId || !has_binary_form(type))
+		return true;
+	switch (type)
+	{
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGROLEOID:
+		case REGNAMESPACEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGCOLLATIONOID:
+			return true;
+		default:
+			return OidIsValid(get_element_type(type)) && goes_as_text(get_element_type(type));
+	}
+}
+
+static void
+set_writer(ValueWriter * writer, Oid type)
+{
+	Oid			function;
+	bool		is_varlena;
+
+	writer->as_text = goes_as_text(type);
+	writer->is_varlena_text = type == TEXTOID || type == BYTEAOID;
+	if (writer->as_text)
+		getTypeOutputInfo(type, &function, &is_varlena);
+	else
+		getTypeBinaryOutputInfo(type, &function, &is_varlena);
+	fmgr_info(function, &writer->function);
+}
+
+/* Write a value: its length, or -1 for NULL, and its bytes. */
+static void
+write_value(StringInfo out, ValueWriter * writer, Datum value, bool isnull)
+{
+	if (isnull)
+		pq_sendint32(out, -1);
+	else if (writer->is_varlena_text)
+	{
+		/* textsend would convert to the client's encoding, which is ours */
+		struct varlena *bytes = pg_detoast_datum_packed((struct varlena *) DatumGetPointer(value));
+
+		pq_sendint32(out, VARSIZE_ANY_EXHDR(bytes));
+		appendBinaryStringInfoNT(out, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
+	}
+	else if (writer->as_text)
+	{
+		char	   *text = OutputFunctionCall(&writer->function, value);
+
+		pq_sendint32(out, strlen(text));
+		appendBinaryStringInfoNT(out, text, strlen(text));
+	}
+	else
+	{
+		bytea	   *bytes = SendFunctionCall(&writer->function, value);
+
+		pq_sendint32(out, VARSIZE(bytes) - VARHDRSZ);
+		appendBinaryStringInfoNT(out, VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ);
+	}
+}
+
+/* Overwrite what was sent before, at a place. */
+static void
+set_int64(StringInfo out, int place, int64 value)
+{
+	uint64		sent = pg_hton64((uint64) value);
+
+	memcpy(out->data + place, &sent, sizeof(sent));
+}
+
+/*
+ * Write records from an offset up to another, until the response is long enough.
+ * Return the offset up to which the log is written then.
+ */
+static int64
+write_records(StringInfo out, const Partition *partition, int64 from, int64 upto)
+{
+	Topic	   *topic = partition->topic;
+	ValueWriter key;
+	ValueWriter value;
+	ValueWriter headers;
+	Snapshot	snapshot;
+	LogReader  *reader;
+	TupleTableSlot *slot;
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics record",
+											  ALLOCSET_DEFAULT_SIZES);
+	bool		before = topics_read_cut_show_all(true);
+
+	set_writer(&key, topic->key.base_type);
+	set_writer(&value, topic->value.base_type);
+	set_writer(&headers, JSONBOID);
+	pq_sendbyte(out, key.as_text);
+	pq_sendbyte(out, value.as_text);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	reader = topics_log_reader_open(partition->rel, from, upto, snapshot, false);
+	while ((slot = topics_log_reader_next(reader)) != NULL)
+	{
+		int64		offset = topics_log_get_offset(slot);
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		if (out->len >= RESPONSE_BYTES)
+		{
+			upto = offset;
+			break;
+		}
+		old = MemoryContextSwitchTo(cxt);
+		slot_getallattrs(slot);
+		pq_sendint64(out, offset);
+		pq_sendint64(out, DatumGetTimestampTz(slot->tts_values[Anum_log_timestamp - 1]));
+		write_value(out, &key, slot->tts_values[Anum_log_key - 1], slot->tts_isnull[Anum_log_key - 1]);
+		write_value(out, &value, slot->tts_values[Anum_log_value - 1], slot->tts_isnull[Anum_log_value - 1]);
+		write_value(out, &headers, slot->tts_values[Anum_log_headers - 1], slot->tts_isnull[Anum_log_headers - 1]);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(cxt);
+	}
+	topics_log_reader_close(reader);
+	UnregisterSnapshot(snapshot);
+	pq_sendint64(out, END_OF_RECORDS);
+	(void) topics_read_cut_show_all(before);
+	MemoryContextDelete(cxt);
+	return upto;
+}
+
+/*
+ * Find below which offset a follower must not end, if it has anything: tombstones
+ * were removed there.
+ */
+static int64
+find_tombstones_below(const Partition *partition)
+{
+	PartitionRow row;
+
+	if (!partition->topic->settings.compact)
+		return 0;
+	(void) topics_log_start_read_row(&partition->state->id, NULL, &row);
+	return row.tombstones_below;
+}
+
+/*
+ * Write what the follower lacks of a partition.  Return false if nothing could be
+ * written, since others have locked it, or we have not heard of its topic yet: a
+ * commit is published before its invalidations are sent.  A partition that is gone
+ * counts as given: the metadata say so.
+ */
+static bool
+write_partition(StringInfo out, FedPartition * fed, int *count)
+{
+	Topic	   *topic = topics_catalog_by_id(fed->id.topic_id);
+	Partition	partition = {.topic = topic,.number = fed->id.partition};
+	int64		from = topics_max(fed->given, fed->start);
+	int64		end = fed->end;
+	int64		upto;
+	int			place;
+
+	if (topic == NULL || fed->id.partition >= topic->partitions)
+		return !is_there(fed);
+	if (from < end && !ConditionalLockRelationOid(topic->root_relid, AccessShareLock))
+		return false;
+	if (from < end && !topics_catalog_try_open_partition(&partition, AccessShareLock))
+		return !is_there(fed);
+	(*count)++;
+	pq_sendint64(out, fed->id.topic_id);
+	pq_sendint32(out, fed->id.partition);
+	pq_sendbyte(out, fed->id.topic_id == session.metadata_id);
+	pq_sendint64(out, fed->start);
+	pq_sendint64(out, end);
+	pq_sendint64(out, from < end ? find_tombstones_below(&partition) : 0);
+	pq_sendint64(out, fed->given);
+	place = out->len;
+	pq_sendint64(out, 0);
+	upto = Min(from, end);
+	pq_sendint32(out, 0);
+	if (from < end)
+	{
+		uint32		length;
+
+		topics_log_flush_published(partition.state);
+		upto = write_records(out, &partition, from, end);
+		topics_catalog_close_partition(&partition, AccessShareLock);
+		length = pg_hton32((uint32) (out->len - place - (int) (sizeof(int64) + sizeof(int32))));
+		memcpy(out->data + place + sizeof(int64), &length, sizeof(length));
+	}
+	set_int64(out, place, upto);
+	fed->is_told = true;
+	fed->start_told = fed->start;
+	fed->given = topics_max(fed->given, upto);
+	return true;
+}
+
+/* Write what is pending, as much as fits. */
+static int
+write_pending(StringInfo out)
+{
+	int			count = 0;
+
+	while (session.pending != NIL && out->len < RESPONSE_BYTES)
+	{
+		FedPartition *fed = linitial(session.pending);
+		bool		is_done = fed->is_paused || write_partition(out, fed, &count);
+
+		CHECK_FOR_INTERRUPTS();
+		if (is_done && !fed->is_paused && fed->given < fed->end && out->len >= RESPONSE_BYTES)
+			break;				/* the rest comes with the next one */
+		session.pending = list_delete_first(session.pending);
+		if (is_done)
+			fed->is_pending = false;
+		else
+			add_to(&session.locked, fed);
+	}
+	return count;
+}
+
+/* replica_fetch(request, response): see above */
+Datum
+topics_replica_fetch(PG_FUNCTION_ARGS)
+{
+	bytea	   *request;
+	StringInfoData message;
+	StringInfoData out;
+	TupleDesc	tupdesc;
+	Datum		result;
+	bool		isnull = false;
+	int			place;
+	uint32		count;
+
+	topics_settings_require_preload();
+	topics_argument_require_all(fcinfo, 1);
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	request = PG_GETARG_BYTEA_PP(0);
+	initStringInfo(&message);
+	appendBinaryStringInfo(&message, VARDATA_ANY(request), VARSIZE_ANY_EXHDR(request));
+	hear_follower(&message);
+	have_news(fcinfo);
+
+	initStringInfo(&out);
+	appendStringInfoSpaces(&out, VARHDRSZ);
+	pq_sendint64(&out, session.cut.mark);
+	pq_sendint64(&out, session.cut.newest_mark);
+	pq_sendint64(&out, session.cut.confirmed);
+	place = out.len;
+	/* these two are known when the rest is written */
+	pq_sendbyte(&out, 0);
+	pq_sendint32(&out, 0);
+	count = pg_hton32((uint32) write_pending(&out));
+	out.data[place] = is_cut_given();
+	memcpy(out.data + place + 1, &count, sizeof(count));
+	SET_VARSIZE(out.data, out.len);
+	result = PointerGetDatum(out.data);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), &result, &isnull)));
+}
