@@ -46,6 +46,7 @@ CREATE TABLE topic_log.topic (
 	min_compaction_lag_time interval NOT NULL,
 	min_cleanable_dirty_ratio double precision NOT NULL,
 	notify boolean NOT NULL,
+	min_insync_replicas integer NOT NULL,
 	notify_key uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid()
 );
 COMMENT ON COLUMN topic_log.topic.notify_key IS 'The secret in the name of the topic''s channel, see topics.channel';
@@ -130,17 +131,18 @@ CREATE FUNCTION topics.create_topic(
 	cleanup_policy text DEFAULT NULL, delete_retention_time interval DEFAULT NULL,
 	min_compaction_lag_time interval DEFAULT NULL,
 	min_cleanable_dirty_ratio double precision DEFAULT NULL,
-	notify boolean DEFAULT NULL, if_not_exists boolean DEFAULT false) RETURNS void
+	notify boolean DEFAULT NULL, min_insync_replicas integer DEFAULT NULL,
+	if_not_exists boolean DEFAULT false) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_topic';
 COMMENT ON FUNCTION topics.create_topic(text, integer, text, text, interval, bigint, bigint,
-	interval, integer, text, text, interval, interval, double precision, boolean, boolean) IS
+	interval, integer, text, text, interval, interval, double precision, boolean, integer, boolean) IS
 'Creates a topic (Kafka: kafka-topics --create). Needs CREATE on schema topic; the caller owns the topic.
 topic: 1 to 63 of A-Z a-z 0-9 . _ -, not . or .., not beginning with __ (42602). partitions: 1 to 10000; NULL: 1.
 key_type, value_type: any type that a column can have; NULL: text. A domain with CHECK is checked when a record is produced, and at the commit if it has got a constraint meanwhile.
 Settings, NULL for the default: retention_time (7 days, negative: unlimited; retention.ms), retention_bytes (-1: unlimited, per partition; retention.bytes),
 segment_bytes (1 GB, at least 65536; segment.bytes), segment_time (7 days, negative: unlimited; segment.ms), max_message_bytes (1048576, from 1 to 268435456, of key, value and headers, these as jsonb; max.message.bytes),
 timestamp_type (CreateTime or LogAppendTime; message.timestamp.type), cleanup_policy (delete, compact, or compact,delete; cleanup.policy), delete_retention_time (1 day; delete.retention.ms),
-min_compaction_lag_time (0; min.compaction.lag.ms), min_cleanable_dirty_ratio (0.5, from 0 to 1; min.cleanable.dirty.ratio), notify (true).
+min_compaction_lag_time (0; min.compaction.lag.ms), min_cleanable_dirty_ratio (0.5, from 0 to 1; min.cleanable.dirty.ratio), notify (true), min_insync_replicas (1, from 1 to 9, and not above 1 + what topics.alter_cluster() says; min.insync.replicas).
 Errors: 42710 topic exists (a notice with if_not_exists), 22023 bad setting, 42501 no right, 54000 pg_topics.max_partitions reached';
 
 CREATE FUNCTION topics.alter_topic(
@@ -151,10 +153,10 @@ CREATE FUNCTION topics.alter_topic(
 	cleanup_policy text DEFAULT NULL, delete_retention_time interval DEFAULT NULL,
 	min_compaction_lag_time interval DEFAULT NULL,
 	min_cleanable_dirty_ratio double precision DEFAULT NULL,
-	notify boolean DEFAULT NULL) RETURNS void
+	notify boolean DEFAULT NULL, min_insync_replicas integer DEFAULT NULL) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_alter_topic';
 COMMENT ON FUNCTION topics.alter_topic(text, interval, bigint, bigint, interval, integer, text,
-	text, interval, interval, double precision, boolean) IS
+	text, interval, interval, double precision, boolean, integer) IS
 'Changes settings of a topic, NULL leaves one as it is (Kafka: kafka-configs --alter). For the topic''s owner. Settings as in topics.create_topic. Records that wait for their commit must conform to the new ones.
 Errors: 42704 no such topic, 42501 not the owner, 22023 bad setting';
 
@@ -245,7 +247,7 @@ CREATE PROCEDURE topics.send_bytea(
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_send';
 COMMENT ON PROCEDURE topics.send(text, text, text, jsonb, integer, timestamptz, bigint) IS
 'Produces a record, commits, and gives one row: its partition and its offset (Kafka: Producer.send().get()). The argument "offset" is never passed in (22023), but as the variable of PL/pgSQL that it goes to. Otherwise as topics.produce.
-Errors: 25001 inside a transaction block, 40003 the wait for a synchronous standby was cancelled, and those of topics.produce';
+Errors: 25001 inside a transaction block, 40003 the wait for a synchronous standby or for followers was cancelled or has come to its time, and those of topics.produce';
 COMMENT ON PROCEDURE topics.send_bytea(text, bytea, bytea, jsonb, integer, timestamptz, bigint) IS
 'As topics.send, with bytes';
 
@@ -508,6 +510,12 @@ CREATE PROCEDURE topics.remove_node(node text)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_remove_node';
 COMMENT ON PROCEDURE topics.remove_node(text) IS 'Removes a node that follows, on the node that leads. If the node can be reached it keeps its topics, and leads them itself from then on; otherwise a WARNING says so. Raises TP004 on a follower, 42704 for an unknown node, 55000 for the node that leads, 25001 inside a transaction block (Kafka: a broker that is unregistered)';
 
+CREATE FUNCTION topics.route(
+	topic text, key text DEFAULT NULL, OUT partition integer, OUT leader text, OUT advertised_conninfo text,
+	OUT is_self boolean) RETURNS record
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'topics_route';
+COMMENT ON FUNCTION topics.route(text, text) IS 'Where records with a key go: the partition, NULL without a key; the node that leads it and where clients find that node, NULL in no cluster; and whether that is this node. key: text as of topics.produce. Needs what producing or reading needs. Raises 42704 for an unknown topic (Kafka: Metadata)';
+
 CREATE FUNCTION topic_log.join_cluster(node text, leader text, cluster_id text, conninfo text, advertised_conninfo text, topic_id text, notify_key text) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_join_cluster';
 COMMENT ON FUNCTION topic_log.join_cluster(text, text, text, text, text, text, text) IS 'Makes this database a follower; called by the node that leads, see topics.add_node';
@@ -552,14 +560,15 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'topics_broken_status';
 COMMENT ON FUNCTION topic_log.broken_status() IS 'The rows of the view topics.broken_topic';
 
 CREATE FUNCTION topic_log.node_status(
-	OUT node text, OUT advertised_conninfo text, OUT role text, OUT is_self boolean,
-	OUT last_asked timestamptz) RETURNS SETOF record
+	OUT node text, OUT advertised_conninfo text, OUT role text, OUT is_self boolean, OUT epoch bigint,
+	OUT counts boolean, OUT in_sync boolean, OUT last_asked timestamptz) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_node_status';
 COMMENT ON FUNCTION topic_log.node_status() IS 'The rows of the view topics.node';
 
 CREATE FUNCTION topic_log.replica_status(
-	OUT topic text, OUT partition integer, OUT node text, OUT role text, OUT log_end_offset bigint,
-	OUT lag bigint, OUT lag_time interval) RETURNS SETOF record
+	OUT topic text, OUT partition integer, OUT node text, OUT role text, OUT epoch bigint,
+	OUT log_end_offset bigint, OUT high_watermark bigint, OUT lag bigint, OUT lag_bytes bigint,
+	OUT lag_time interval, OUT in_sync boolean, OUT state text, OUT message text) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_replica_status';
 COMMENT ON FUNCTION topic_log.replica_status() IS 'The rows of the view topics.replica';
 
@@ -581,7 +590,7 @@ CREATE VIEW topics.topic WITH (security_barrier) AS
 SELECT c.relname::text AS topic, t.topic_id, c.relowner::regrole AS owner, t.partitions,
 	t.retention_time, t.retention_bytes, t.segment_bytes, t.segment_time, t.max_message_bytes,
 	t.timestamp_type, t.cleanup_policy, t.delete_retention_time, t.min_compaction_lag_time,
-	t.min_cleanable_dirty_ratio, t.notify
+	t.min_cleanable_dirty_ratio, t.notify, t.min_insync_replicas
 FROM topic_log.topic t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.view
 WHERE topic_log.may_see(t.view);
 COMMENT ON VIEW topics.topic IS 'Topics that one may read or owns; all for members of topics_admin, topics_monitor and pg_monitor, as in the other views (Kafka: kafka-topics --describe, kafka-configs --describe)';
@@ -611,12 +620,21 @@ COMMENT ON COLUMN topics.node.node IS 'Name';
 COMMENT ON COLUMN topics.node.advertised_conninfo IS 'Where clients find it (Kafka: advertised.listeners)';
 COMMENT ON COLUMN topics.node.role IS 'leader: it is written to; or follower';
 COMMENT ON COLUMN topics.node.is_self IS 'True for this node';
+COMMENT ON COLUMN topics.node.epoch IS 'How often the cluster has had another leader, from 1 on (Kafka: leader epoch)';
+COMMENT ON COLUMN topics.node.counts IS 'Whether it has had all that the leader has, once: until then it is not among the nodes of which topics.alter_cluster() takes half';
+COMMENT ON COLUMN topics.node.in_sync IS 'On the leader: whether it is connected, and has had within 10 s all that there was then; true for the leader; NULL on a follower, which does not know (Kafka: in-sync replica)';
 COMMENT ON COLUMN topics.node.last_asked IS 'On the leader, of a follower: when it last asked for what is new; NULL: not since the server started';
 COMMENT ON COLUMN topics.replica.topic IS 'Name of the topic';
 COMMENT ON COLUMN topics.replica.partition IS 'Number of the partition, from 0';
 COMMENT ON COLUMN topics.replica.node IS 'The node that has it';
 COMMENT ON COLUMN topics.replica.role IS 'leader or follower';
+COMMENT ON COLUMN topics.replica.epoch IS 'Epoch of the leader (Kafka: leader epoch)';
 COMMENT ON COLUMN topics.replica.log_end_offset IS 'Where its log ends there; NULL: this node does not know (Kafka: LEO)';
+COMMENT ON COLUMN topics.replica.high_watermark IS 'How far it is read there: to what enough followers have, or on a follower to what it knows of that; NULL: this node does not know (Kafka: high watermark)';
+COMMENT ON COLUMN topics.replica.lag_bytes IS 'About how much that is, by the size of records that came last; NULL: this node does not know';
+COMMENT ON COLUMN topics.replica.in_sync IS 'On the leader: whether the node is in sync, and the partition not stopped there; NULL on a follower, but for itself if it is stopped (Kafka: Isr)';
+COMMENT ON COLUMN topics.replica.state IS 'leading; following; catching up: it lacks more than what has just come; stopped: this partition cannot be brought on, and the others go on without it; not connected; NULL: this node does not know. A follower knows of itself and of the leader only';
+COMMENT ON COLUMN topics.replica.message IS 'On the follower itself: the last error, if it is stopped or not connected';
 COMMENT ON COLUMN topics.replica.lag IS 'Offsets that the follower lacks; NULL: this node does not know';
 COMMENT ON COLUMN topics.replica.lag_time IS 'How long ago the first record was produced that it lacks, by its timestamp; NULL: it lacks none, or this node does not have it';
 
@@ -635,6 +653,7 @@ COMMENT ON COLUMN topics.topic.delete_retention_time IS 'How long a tombstone is
 COMMENT ON COLUMN topics.topic.min_compaction_lag_time IS 'Age below which records are not compacted (min.compaction.lag.ms)';
 COMMENT ON COLUMN topics.topic.min_cleanable_dirty_ratio IS 'Share of the log not yet compacted at which compaction begins (min.cleanable.dirty.ratio)';
 COMMENT ON COLUMN topics.topic.notify IS 'Whether NOTIFY tells of new records';
+COMMENT ON COLUMN topics.topic.min_insync_replicas IS 'Replicas, with the leader, that must be in sync for records to be taken with pg_topics.acks = all (min.insync.replicas)';
 COMMENT ON COLUMN topics.partition.topic IS 'Name of the topic';
 COMMENT ON COLUMN topics.partition.partition IS 'Number of the partition, from 0';
 COMMENT ON COLUMN topics.partition.log_start_offset IS 'First offset that can be read (logStartOffset)';

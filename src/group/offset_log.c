@@ -493,7 +493,7 @@ topics_offset_log_prepare(bool for_write)
 		topic = find_offsets_topic();
 		if (topic == NULL ? topics_cluster_role() != ROLE_LEADER :
 			topics_cluster_role_of(topic, 0) != ROLE_LEADER)
-			topics_cluster_report_not_leader(CONSUMER_OFFSETS_TOPIC, 0);
+			topics_cluster_report_no_group();
 		if (topic == NULL)
 			create_offsets_topic();
 	}

@@ -180,6 +180,25 @@ topics_cluster_role_of(Topic *topic, int32 partition)
 	return topics_cluster_role();
 }
 
+/*
+ * Raise an error if a commit waits for fewer replicas than a topic is to want in
+ * sync: that would promise what nobody keeps.
+ */
+void
+topics_cluster_check_replicas(int32 min_insync_replicas)
+{
+	ClusterRow	row;
+	int			replicas = topics_cluster_read_row(&row) ? row.acks_followers + 1 : 1;
+
+	if (min_insync_replicas > replicas)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for topic setting \"%s\"", "min_insync_replicas"),
+				 errdetail("A commit waits for %d %s of its records, the leader's among them.",
+						   replicas, replicas == 1 ? "replica" : "replicas"),
+				 errhint("Add nodes with topics.add_node(), or have commits wait for more followers with topics.alter_cluster().")));
+}
+
 /* Require this node to lead: a command changes what all nodes have. */
 void
 topics_cluster_require_leader(const char *command)
@@ -191,6 +210,21 @@ topics_cluster_require_leader(const char *command)
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("%s must be called on the node that leads", command),
+			 report_leader(&row),
+			 errhint("Connect to that node.")));
+}
+
+/* Raise the error of who would use a consumer group on a node that follows. */
+void
+topics_cluster_report_no_group(void)
+{
+	ClusterRow	row;
+
+	if (!topics_cluster_read_row(&row))
+		elog(ERROR, "this database is in no cluster any more");
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_LEADER),
+			 errmsg("consumer groups can be used only on the node that leads"),
 			 report_leader(&row),
 			 errhint("Connect to that node.")));
 }

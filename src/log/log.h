@@ -37,6 +37,7 @@ typedef struct TopicSettings
 	bool		compact;		/* cleanup_policy has "compact" */
 	bool		delete;			/* cleanup_policy has "delete" */
 	bool		notify;			/* NOTIFY tells of new records */
+	int32		min_insync_replicas;	/* for acks = all, with the leader */
 } TopicSettings;
 
 /* A key or value column of a topic: its type and how to get in and out. */
@@ -293,9 +294,11 @@ extern bool topics_cluster_read_row(ClusterRow *row);
 extern void topics_cluster_attend(void);
 extern void topics_cluster_note_change(void);
 extern void topics_cluster_at_end(bool commit);
+extern void topics_cluster_check_replicas(int32 min_insync_replicas);
 extern PartitionRole topics_cluster_role(void);
 extern PartitionRole topics_cluster_role_of(Topic *topic, int32 partition);
 extern void topics_cluster_require_leader(const char *command);
+extern void topics_cluster_report_no_group(void);
 extern void topics_cluster_report_not_leader(const char *topic, int32 partition);
 
 /* ---- make_topic.c ---- */

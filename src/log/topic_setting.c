@@ -36,6 +36,7 @@
 
 #define MIN_SEGMENT_BYTES 65536
 #define MAX_MAX_MESSAGE_BYTES 268435456
+#define MAX_INSYNC_REPLICAS 9	/* MAX_FOLLOWERS, and the leader */
 
 /* What a setting is in SQL, and as what it is kept in TopicSettings. */
 typedef enum SettingKind
@@ -71,6 +72,8 @@ typedef struct SettingRow
 	double		max;
 	const char *const *words;	/* all that are good, then NULL */
 	void		(*take_word) (TopicSettings *settings, const char *word);
+	void		(*check) (Datum value); /* raises an error, here and now, or
+										 * NULL */
 } SettingRow;
 
 static const char *const timestamp_types[] = {"CreateTime", "LogAppendTime", NULL};
@@ -87,6 +90,13 @@ take_cleanup_policy(TopicSettings *settings, const char *word)
 {
 	settings->compact = strstr(word, "compact") != NULL;
 	settings->delete = strstr(word, "delete") != NULL;
+}
+
+/* There must be as many replicas as that, if all followers are there. */
+static void
+check_min_insync_replicas(Datum value)
+{
+	topics_cluster_check_replicas(DatumGetInt32(value));
 }
 
 #define KEPT_IN(member) .field = offsetof(TopicSettings, member)
@@ -115,6 +125,9 @@ static const SettingRow setting_rows[] = {
 	{"min_cleanable_dirty_ratio", SETTING_RATIO, "0.5", KEPT_IN(min_cleanable_dirty_ratio),
 	.rule = "It must be from 0 to 1.",.min = 0,.max = 1},
 	{"notify", SETTING_SWITCH, "true", KEPT_IN(notify)},
+	{"min_insync_replicas", SETTING_INTEGER, "1", KEPT_IN(min_insync_replicas),
+		.rule = "It must be from 1 to " CppAsString2(MAX_INSYNC_REPLICAS) ".",
+	.min = 1,.max = MAX_INSYNC_REPLICAS,.check = check_min_insync_replicas},
 };
 
 #define SETTINGS ((int) lengthof(setting_rows))
@@ -218,6 +231,8 @@ topics_topic_setting_arguments(FunctionCallInfo fcinfo, int first)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid value for topic setting \"%s\"", row->name),
 					 errdetail("%s", row->rule)));
+		if (row->check)
+			row->check(PG_GETARG_DATUM(first + i));
 		set_value(values, i, PG_GETARG_DATUM(first + i));
 	}
 	return values;

@@ -238,6 +238,26 @@ adjust_acks_followers(const char *node, bool counts)
 		set_acks_followers(count / 2, true);
 }
 
+/* Require that no topic wants more replicas in sync. */
+static void
+require_enough_for_topics(int acks_followers)
+{
+	ListCell   *lc;
+
+	foreach(lc, topics_catalog_list())
+	{
+		const Topic *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		if (topic && topic->settings.min_insync_replicas > acks_followers + 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid acks_followers: %d", acks_followers),
+					 errdetail("Topic \"%s\" has min_insync_replicas = %d.", NameStr(topic->name),
+							   topic->settings.min_insync_replicas),
+					 errhint("Lower that with topics.alter_topic() before.")));
+	}
+}
+
 /* alter_cluster(acks_followers) */
 Datum
 topics_alter_cluster(PG_FUNCTION_ARGS)
@@ -260,6 +280,7 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 				 errmsg("invalid acks_followers: %d", PG_GETARG_INT32(0)),
 				 errdetail("It must be from 0 to %d, the number of followers that have caught up once.",
 						   count - 1)));
+	require_enough_for_topics(PG_GETARG_INT32(0));
 	set_acks_followers(PG_GETARG_INT32(0), false);
 	PG_RETURN_VOID();
 }

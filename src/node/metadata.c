@@ -262,7 +262,7 @@ topics_metadata_list_nodes(void)
 	StatementScope scope;
 	List	   *result = NIL;
 
-	scope = begin_query("SELECT substr(key, 6), value ->> 'advertised_conninfo' FROM (" LATEST("node") ") latest"
+	scope = begin_query("SELECT substr(key, 6), value ->> 'advertised_conninfo', value ->> 'counts' FROM (" LATEST("node") ") latest"
 						" WHERE value IS NOT NULL ORDER BY 1", NULL, NULL, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -271,6 +271,7 @@ topics_metadata_list_nodes(void)
 
 		node->name = get_text(i, 1);
 		node->advertised = get_text(i, 2);
+		node->counts = is_true(get_text(i, 3));
 		result = lappend(result, node);
 		MemoryContextSwitchTo(old);
 	}

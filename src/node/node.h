@@ -47,6 +47,7 @@ typedef struct MetadataNode
 {
 	char	   *name;
 	char	   *advertised;
+	bool		counts;			/* as a copy */
 }			MetadataNode;
 
 extern List *topics_metadata_list_nodes(void);

@@ -78,6 +78,27 @@ topics_destination_report_role(const Destination *dest)
 	topics_cluster_report_not_leader(NameStr(dest->topic), dest->id.partition);
 }
 
+/*
+ * Require as many replicas in sync as a topic wants for acks = all, before anything
+ * is appended.
+ */
+static void
+require_replicas(const Topic *topic)
+{
+	int			replicas;
+
+	if (likely(topic->settings.min_insync_replicas <= 1) || pg_topics_acks != ACKS_ALL)
+		return;
+	replicas = 1 + topics_follower_count_in_sync();
+	if (replicas < topic->settings.min_insync_replicas)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_ENOUGH_REPLICAS),
+				 errmsg("too few replicas of topic \"%s\" are in sync", NameStr(topic->name)),
+				 errdetail("NOT_ENOUGH_REPLICAS: %d of %d that the topic wants.",
+						   replicas, topic->settings.min_insync_replicas),
+				 errhint("Look at topics.replica, and try again; or set pg_topics.acks to 1.")));
+}
+
 /* Find the partition's state, table and settings, and lock the table. */
 void
 topics_destination_resolve(Destination *dest)
@@ -106,6 +127,8 @@ topics_destination_resolve(Destination *dest)
 	dest->log_append_time = topic->settings.log_append_time;
 	dest->notify = topic->settings.notify;
 	dest->topic_state = topics_catalog_partition_state(topic, 0);
+	if (!dest->is_replica)
+		require_replicas(topic);
 }
 
 /*

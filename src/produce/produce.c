@@ -204,6 +204,14 @@ choose_partition_for_key(Topic *topic, Datum key)
 	return topics_partitioner_for_key(bytes, len, topic->partitions);
 }
 
+/* Find the partition of a key that is given as text. */
+int32
+topics_produce_partition_of(Topic *topic, text *key)
+{
+	return choose_partition_for_key(topic, topics_produce_convert_to_base(&topic->key, TEXTOID,
+																		  PointerGetDatum(key)));
+}
+
 static int64
 count_datum_bytes(Datum value, bool isnull, int typlen)
 {

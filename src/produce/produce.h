@@ -44,6 +44,7 @@ extern void topics_produce_check_context(const char *command);
 extern void topics_produce_check_call(FunctionCallInfo fcinfo);
 extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
 extern void topics_produce_check_settings(Topic *topic, const RecordDraft *draft);
+extern int32 topics_produce_partition_of(Topic *topic, text *key);
 extern Datum topics_produce_convert_to_base(TopicColumn *column, Oid given, Datum value);
 extern void topics_produce_check_value(Topic *topic, TopicColumn *column, Datum value);
 extern void topics_produce_check_null(Topic *topic, TopicColumn *column);

@@ -37,6 +37,9 @@ enum
 	NODE_ADVERTISED,
 	NODE_ROLE,
 	NODE_IS_SELF,
+	NODE_EPOCH,
+	NODE_COUNTS,
+	NODE_IN_SYNC,
 	NODE_LAST_ASKED,
 	NODE_COLUMNS
 };
@@ -65,9 +68,14 @@ topics_node_status(PG_FUNCTION_ARGS)
 		values[NODE_ADVERTISED] = CStringGetTextDatum(node->advertised);
 		values[NODE_ROLE] = CStringGetTextDatum(leads ? "leader" : "follower");
 		values[NODE_IS_SELF] = BoolGetDatum(strcmp(node->name, row.node) == 0);
+		values[NODE_EPOCH] = Int64GetDatum(row.epoch);
+		values[NODE_COUNTS] = BoolGetDatum(node->counts);
 		nulls[NODE_LAST_ASKED] = !row.leads || leads || !topics_follower_read(node->name, &follower);
 		if (!nulls[NODE_LAST_ASKED])
 			values[NODE_LAST_ASKED] = TimestampTzGetDatum(follower.asked);
+		nulls[NODE_IN_SYNC] = !row.leads;
+		values[NODE_IN_SYNC] = BoolGetDatum(leads || (!nulls[NODE_LAST_ASKED] &&
+													  topics_follower_is_in_sync(&follower)));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
@@ -80,9 +88,15 @@ enum
 	REPLICA_PARTITION,
 	REPLICA_NODE,
 	REPLICA_ROLE,
+	REPLICA_EPOCH,
 	REPLICA_LOG_END,
+	REPLICA_HIGH_WATERMARK,
 	REPLICA_LAG,
+	REPLICA_LAG_BYTES,
 	REPLICA_LAG_TIME,
+	REPLICA_IN_SYNC,
+	REPLICA_STATE,
+	REPLICA_MESSAGE,
 	REPLICA_COLUMNS
 };
 
@@ -90,10 +104,24 @@ enum
 typedef struct ReplicaView
 {
 	ReturnSetInfo *rsinfo;
+	const ClusterRow *row;
+	const WorkFailure *failures;	/* of this server's processes */
+	int			nfailures;
 	Partition	partition;
 	int64		own_end;		/* of the log here */
 	int64		leader_end;		/* of the leader's, as far as it is known */
 }			ReplicaView;
+
+/* What is known of a replica; unknown: UNKNOWN_OFFSET, or NULL. */
+typedef struct ReplicaKnowledge
+{
+	int64		end;
+	int64		high_watermark;
+	const char *state;
+	const char *message;
+	bool		knows_in_sync;
+	bool		in_sync;
+}			ReplicaKnowledge;
 
 /*
  * Put how long it is ago that the first record was appended that a follower
@@ -114,57 +142,148 @@ put_lag_time(const ReplicaView * view, int64 end, Datum *values, bool *nulls)
 	nulls[REPLICA_LAG_TIME] = false;
 }
 
-/* Put a replica, which ends at "end", or UNKNOWN_OFFSET. */
+/* Put about how many bytes so many records have, by those of the active segment. */
 static void
-put_replica(const ReplicaView * view, const char *node, bool leads, int64 end)
+put_lag_bytes(const ReplicaView * view, int64 lag, Datum *values, bool *nulls)
+{
+	const PartitionState *state = view->partition.state;
+	int64		records = view->own_end - state->active_base;
+
+	if (lag > 0 && records <= 0)
+		return;
+	values[REPLICA_LAG_BYTES] = Int64GetDatum(lag == 0 ? 0 :
+											  (int64) ((double) lag * topics_partition_state_active_bytes(state) / records));
+	nulls[REPLICA_LAG_BYTES] = false;
+}
+
+static void
+put_text(int column, const char *text, Datum *values, bool *nulls)
+{
+	nulls[column] = text == NULL;
+
+	if (text)
+		values[column] = CStringGetTextDatum(text);
+}
+
+static void
+put_offset(int column, int64 offset, Datum *values, bool *nulls)
+{
+	nulls[column] = offset == UNKNOWN_OFFSET;
+	values[column] = Int64GetDatum(offset);
+}
+
+/* Put a replica. */
+static void
+put_replica(const ReplicaView * view, const char *node, bool leads, const ReplicaKnowledge * known)
 {
 	Datum		values[REPLICA_COLUMNS];
 	bool		nulls[REPLICA_COLUMNS] = {false};
 
-	values[REPLICA_TOPIC] = CStringGetTextDatum(NameStr(view->partition.topic->name));
+	put_text(REPLICA_TOPIC, NameStr(view->partition.topic->name), values, nulls);
 	values[REPLICA_PARTITION] = Int32GetDatum(view->partition.number);
-	values[REPLICA_NODE] = CStringGetTextDatum(node);
-	values[REPLICA_ROLE] = CStringGetTextDatum(leads ? "leader" : "follower");
-	values[REPLICA_LOG_END] = Int64GetDatum(end);
-	nulls[REPLICA_LOG_END] = end == UNKNOWN_OFFSET;
-	nulls[REPLICA_LAG] = end == UNKNOWN_OFFSET || view->leader_end == UNKNOWN_OFFSET;
-	nulls[REPLICA_LAG_TIME] = true;
+	put_text(REPLICA_NODE, node, values, nulls);
+	put_text(REPLICA_ROLE, leads ? "leader" : "follower", values, nulls);
+	values[REPLICA_EPOCH] = Int64GetDatum(view->row->epoch);
+	put_offset(REPLICA_LOG_END, known->end, values, nulls);
+	put_offset(REPLICA_HIGH_WATERMARK, known->high_watermark, values, nulls);
+	put_text(REPLICA_STATE, known->state, values, nulls);
+	put_text(REPLICA_MESSAGE, known->message, values, nulls);
+	nulls[REPLICA_IN_SYNC] = !known->knows_in_sync;
+	values[REPLICA_IN_SYNC] = BoolGetDatum(known->in_sync);
+	nulls[REPLICA_LAG] = known->end == UNKNOWN_OFFSET || view->leader_end == UNKNOWN_OFFSET;
+	nulls[REPLICA_LAG_TIME] = nulls[REPLICA_LAG_BYTES] = true;
 	if (!nulls[REPLICA_LAG])
 	{
 		/* the follower may know of a record that we have not looked for */
-		int64		lag = topics_max(view->leader_end - end, 0);
+		int64		lag = topics_max(view->leader_end - known->end, 0);
 
 		values[REPLICA_LAG] = Int64GetDatum(lag);
-		if (lag > 0 && end < view->own_end)
-			put_lag_time(view, end, values, nulls);
+		put_lag_bytes(view, lag, values, nulls);
+		if (lag > 0 && known->end < view->own_end)
+			put_lag_time(view, known->end, values, nulls);
 	}
 	tuplestore_putvalues(view->rsinfo->setResult, view->rsinfo->setDesc, values, nulls);
 }
 
-/* Put the replicas of a partition that are known on this node. */
+/* Find why the replicator of this node does not get on, with a partition or at all. */
+static const WorkFailure *
+find_failure(const ReplicaView * view, Oid view_relid, int32 partition)
+{
+	for (int i = 0; i < view->nfailures; i++)
+	{
+		const WorkFailure *failure = &view->failures[i];
+
+		if (failure->piece.database == MyDatabaseId && failure->piece.kind == WORK_REPLICATE &&
+			failure->piece.view_relid == view_relid && failure->piece.partition == partition &&
+			failure->failures > 0)
+			return failure;
+	}
+	return NULL;
+}
+
+/* Say of this node, which follows, how it gets on with a partition. */
 static void
-put_replicas(ReplicaView * view, const ClusterRow *row, List *nodes)
+know_own(const ReplicaView * view, ReplicaKnowledge * known)
+{
+	const Partition *partition = &view->partition;
+	const WorkFailure *stopped = find_failure(view, partition->topic->view_relid, partition->number);
+	const WorkFailure *lost = find_failure(view, InvalidOid, WHOLE_TOPIC);
+
+	known->end = view->own_end;
+	known->high_watermark = topics_log_end(partition, NULL);
+	known->knows_in_sync = stopped != NULL;
+	known->state = stopped ? "stopped" : lost ? "not connected" :
+		view->own_end == view->leader_end ? "following" : "catching up";
+	known->message = stopped ? stopped->message : lost ? lost->message : NULL;
+}
+
+/* Say of a follower what this node, which leads, has heard of it. */
+static void
+know_follower(const ReplicaView * view, const char *node, ReplicaKnowledge * known)
 {
 	PartitionState *state = view->partition.state;
+	Follower	follower;
+	bool		is_stopped;
+
+	if (!topics_follower_read(node, &follower))
+		return;
+	is_stopped = (state->excluded_by & (1 << follower.number)) != 0;
+	known->end = pg_atomic_read_u64(&state->follower_end[follower.number]);
+	known->knows_in_sync = true;
+	known->in_sync = topics_follower_is_in_sync(&follower) && !is_stopped;
+	known->state = is_stopped ? "stopped" : follower.session == 0 ? "not connected" :
+		known->in_sync ? "following" : "catching up";
+}
+
+/* Put the replicas of a partition, with what is known of them on this node. */
+static void
+put_replicas(ReplicaView * view, List *nodes)
+{
+	const ClusterRow *row = view->row;
 	ListCell   *lc;
 
 	view->own_end = topics_log_next_offset(&view->partition);
 	view->leader_end = row->leads ? view->own_end :
-		(int64) pg_atomic_read_u64(&state->leader_end);
+		(int64) pg_atomic_read_u64(&view->partition.state->leader_end);
 	foreach(lc, nodes)
 	{
 		const		MetadataNode *node = lfirst(lc);
 		bool		leads = strcmp(node->name, row->leader) == 0;
-		int64		end = UNKNOWN_OFFSET;
-		Follower	follower;
+		ReplicaKnowledge known = {.end = UNKNOWN_OFFSET,.high_watermark = UNKNOWN_OFFSET};
 
 		if (leads)
-			end = view->leader_end;
+		{
+			known.end = view->leader_end;
+			known.state = "leading";
+			known.knows_in_sync = known.in_sync = row->leads;
+			if (row->leads)
+				known.high_watermark = topics_log_end(&view->partition, NULL);
+		}
 		else if (strcmp(node->name, row->node) == 0)
-			end = view->own_end;
-		else if (row->leads && topics_follower_read(node->name, &follower))
-			end = pg_atomic_read_u64(&state->follower_end[follower.number]);
-		put_replica(view, node->name, leads, end);
+			know_own(view, &known);
+		else if (row->leads)
+			know_follower(view, node->name, &known);
+		put_replica(view, node->name, leads, &known);
 	}
 }
 
@@ -181,6 +300,8 @@ topics_replica_status(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	if (!topics_cluster_read_row(&row))
 		return (Datum) 0;
+	view.row = &row;
+	view.failures = topics_backoff_list(&view.nfailures);
 	nodes = topics_metadata_list_nodes();
 	foreach(lc, topics_catalog_list())
 	{
@@ -195,7 +316,7 @@ topics_replica_status(PG_FUNCTION_ARGS)
 			};
 			if (!topics_catalog_try_open_partition(&view.partition, AccessShareLock))
 				continue;
-			put_replicas(&view, &row, nodes);
+			put_replicas(&view, nodes);
 			topics_catalog_close_partition(&view.partition, AccessShareLock);
 		}
 	}

@@ -199,7 +199,7 @@ pause_partition(const LedPartition *led, long ms)
 	paused->topic_id = led->topic_id;
 	paused->partition = led->partition;
 	session.paused = lappend(session.paused, paused);
-	session.retry_at = Min(session.retry_at, topics_clock_in(Max(ms, RETRY_MS)));
+	session.retry_at = topics_min(session.retry_at, topics_clock_in(Max(ms, RETRY_MS)));
 	MemoryContextSwitchTo(old);
 	topics_replica_fetch_report(led->topic_id, led->partition, PAUSED_PARTITION);
 }
@@ -627,7 +627,7 @@ topics_replicator_main(Datum main_arg)
 
 		MemoryContextReset(session.cxt);
 		topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
-		topics_background_wait(Max(topics_backoff_left(&whole), RETRY_MS), WAIT_REPLICATOR_IDLE);
+		topics_background_wait(topics_max(topics_backoff_left(&whole), RETRY_MS), WAIT_REPLICATOR_IDLE);
 	}
 	finished = true;
 	proc_exit(0);

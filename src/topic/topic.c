@@ -521,6 +521,8 @@ build_description(const Topic *topic)
 					 " (-1, 'value_type', %s, NULL, 'Type of values')",
 					 quote_literal_cstr(format_type_with_typemod(topic->key.type, topic->key.typmod)),
 					 quote_literal_cstr(format_type_with_typemod(topic->value.type, topic->value.typmod)));
+	appendStringInfoString(&rows, ", (-2.5, 'replicas', (SELECT string_agg(node, ', ' ORDER BY role DESC, node)"
+						   " FROM topics.node), NULL, 'Nodes of the cluster, which all have it; the first leads')");
 	appendStringInfoString(&rows, topics_topic_setting_descriptions());
 	return rows.data;
 }
@@ -548,7 +550,7 @@ topics_describe_topic(PG_FUNCTION_ARGS)
 							 " LATERAL (VALUES %s) r (number, name, value, is_default, note)"
 							 " LEFT JOIN pg_attribute a ON attrelid = 'topics.topic'::regclass AND attname = name"
 							 " LEFT JOIN pg_description ON objoid = attrelid AND objsubid = attnum AND classoid = 'pg_class'::regclass"
-							 " WHERE t.topic_id = " INT64_FORMAT " ORDER BY number",
+							 " WHERE t.topic_id = " INT64_FORMAT " AND (name <> 'replicas' OR value IS NOT NULL) ORDER BY number",
 							 build_description(topic), topic->topic_id),
 					true, 0) < 0)
 		elog(ERROR, "could not describe topic \"%s\"", NameStr(topic->name));
