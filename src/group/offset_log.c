@@ -380,9 +380,14 @@ read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
 		read_record_value(record, DatumGetJsonbP(datum), cxt);
 }
 
+/*
+ * Read a range of the log: all of it, confirmed or not, for what was consumed is
+ * consumed.
+ */
 static void
 read_log_range(const Partition *partition, int64 from, int64 upto, HTAB *records, MemoryContext cxt)
 {
+	bool		shows_all = topics_read_cut_show_all(true);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	LogReader  *reader = topics_log_reader_open(partition->rel, from, upto, snapshot, false);
 	MemoryContext row_cxt = AllocSetContextCreate(cxt, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
@@ -400,6 +405,7 @@ read_log_range(const Partition *partition, int64 from, int64 upto, HTAB *records
 	topics_log_reader_close(reader);
 	MemoryContextDelete(row_cxt);
 	UnregisterSnapshot(snapshot);
+	(void) topics_read_cut_show_all(shows_all);
 }
 
 /*
@@ -512,6 +518,7 @@ read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
 	int32		number = topics_offset_log_choose_partition(topic, entry->key.group_id);
 	Partition	partition = topics_catalog_open_for_reading(topic, number);
 	int64		offset = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
+	bool		shows_all = topics_read_cut_show_all(true);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	LogReader  *reader = topics_log_reader_open(partition.rel, offset, offset + 1, snapshot, false);
 	TupleTableSlot *slot = topics_log_reader_next(reader);
@@ -527,6 +534,7 @@ read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
 	}
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);
+	(void) topics_read_cut_show_all(shows_all);
 	topics_catalog_close_partition(&partition, AccessShareLock);
 	return result;
 }

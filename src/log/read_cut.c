@@ -80,7 +80,7 @@ static ReadCut transaction_cut;
 /* In SERIALIZABLE: all up to this mark was waited for; 0: nothing. */
 static uint64 waited_for = 0;
 
-/* What runs now is for the cluster, which is not to miss what is unconfirmed. */
+/* What runs now is for ourselves, and is not to miss what is unconfirmed. */
 static bool shows_all = false;
 
 static ExecutorStart_hook_type previous_executor_start = NULL;

@@ -195,7 +195,26 @@ topics_high_watermark_shmem_request(void)
 	RequestNamedLWLockTranche("pg_topics_high_watermark", SLOTS + 1);
 }
 
-/* Begin with a slot of which nothing is published. */
+/* Return true if commits have to wait for synchronous standbys. */
+bool
+topics_high_watermark_has_standbys(void)
+{
+	return max_wal_senders > 0 && topics_sync_standbys_defined();
+}
+
+/* Return true if readers stop at what is confirmed. */
+static bool
+has_confirmation(const HighWatermark *slot)
+{
+	return slot->kind == CLUSTER_FOLLOWER ||
+		(slot->kind == CLUSTER_LEADER && slot->acks_followers > 0) ||
+		topics_high_watermark_has_standbys();
+}
+
+/*
+ * Begin with a slot of which nothing is published, and so nothing is known to be
+ * confirmed.
+ */
 static void
 begin_slot(HighWatermark *slot, Oid database, ClusterKind kind, int acks_followers)
 {
@@ -203,6 +222,7 @@ begin_slot(HighWatermark *slot, Oid database, ClusterKind kind, int acks_followe
 	slot->database = database;
 	slot->kind = kind;
 	slot->acks_followers = acks_followers;
+	slot->applies = has_confirmation(slot);
 	slot->open = 1;
 	slot->fed = 0;
 	slot->nlisted = 0;
@@ -422,22 +442,6 @@ topics_high_watermark_kind(void)
  * ----------------------------------------------------------------
  */
 
-/* Return true if commits have to wait for synchronous standbys. */
-bool
-topics_high_watermark_has_standbys(void)
-{
-	return max_wal_senders > 0 && topics_sync_standbys_defined();
-}
-
-/* Return true if readers stop at what is confirmed. */
-static bool
-has_confirmation(void)
-{
-	return shared->kind == CLUSTER_FOLLOWER ||
-		(shared->kind == CLUSTER_LEADER && shared->acks_followers > 0) ||
-		topics_high_watermark_has_standbys();
-}
-
 /* Start or stop, now that the setting has changed. */
 static void
 follow_setting(void)
@@ -445,7 +449,7 @@ follow_setting(void)
 	bool		applies;
 
 	acquire_lock(LW_EXCLUSIVE);
-	applies = has_confirmation();
+	applies = has_confirmation(shared);
 	if (applies && !shared->applies)
 	{
 		/* all that was published so far counts as confirmed */
@@ -466,7 +470,7 @@ topics_high_watermark_applies(void)
 	bool		applies;
 
 	choose_slot();
-	applies = has_confirmation();
+	applies = has_confirmation(shared);
 	if (unlikely(applies != shared->applies))
 		follow_setting();
 	return applies;
