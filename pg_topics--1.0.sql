@@ -610,6 +610,14 @@ COMMENT ON VIEW topics.node IS 'The nodes of the cluster that this database is i
 CREATE VIEW topics.replica AS SELECT * FROM topic_log.replica_status();
 COMMENT ON VIEW topics.replica IS 'The replicas of each partition of the topics that one may read or owns, as far as this node knows: the leader of all that have asked since it started, a follower of itself and the leader (Kafka: replicas, as kafka-topics --describe shows them)';
 
+CREATE VIEW topics.progress AS
+SELECT node, 'catching up'::text AS phase, sum(log_end_offset)::bigint AS done, sum(log_end_offset + lag)::bigint AS total
+FROM topics.replica
+WHERE role = 'follower'
+GROUP BY node
+HAVING sum(lag) > 0;
+COMMENT ON VIEW topics.progress IS 'What takes its time: followers that catch up, as far as this node knows of them, in the topics that one may read or owns (Kafka: kafka-reassign-partitions --verify)';
+
 CREATE VIEW topics.worker AS SELECT * FROM topic_log.worker_status();
 COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; a row for each piece that a lock or snapshot of others has been in the way of for 5 s, until it is tried again; and a row if there is work and the worker cannot come, if a process does not answer, or if the server has pg_topics behind other libraries. A worker comes when there is work, and goes when there is none. What fails for a topic is shown to the topic''s owner, members of topics_admin, topics_monitor and pg_monitor; for all topics, to these members. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
 
@@ -624,6 +632,10 @@ COMMENT ON COLUMN topics.node.epoch IS 'How often the cluster has had another le
 COMMENT ON COLUMN topics.node.counts IS 'Whether it has had all that the leader has, once: until then it is not among the nodes of which topics.alter_cluster() takes half';
 COMMENT ON COLUMN topics.node.in_sync IS 'On the leader: whether it is connected, and has had within 10 s all that there was then; true for the leader; NULL on a follower, which does not know (Kafka: in-sync replica)';
 COMMENT ON COLUMN topics.node.last_asked IS 'On the leader, of a follower: when it last asked for what is new; NULL: not since the server started';
+COMMENT ON COLUMN topics.progress.node IS 'The node that it is about';
+COMMENT ON COLUMN topics.progress.phase IS 'catching up: it reads what it lacks from the leader';
+COMMENT ON COLUMN topics.progress.done IS 'Offsets that it has, of all partitions';
+COMMENT ON COLUMN topics.progress.total IS 'Offsets that there are';
 COMMENT ON COLUMN topics.replica.topic IS 'Name of the topic';
 COMMENT ON COLUMN topics.replica.partition IS 'Number of the partition, from 0';
 COMMENT ON COLUMN topics.replica.node IS 'The node that has it';
