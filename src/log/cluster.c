@@ -134,27 +134,41 @@ topics_cluster_attend(void)
 PartitionRole
 topics_cluster_role(void)
 {
-	uint32		changes = topics_high_watermark_row_changes();
+	uint32		changes;
 	int			acks_followers;
-	ClusterKind kind = read_kind(&acks_followers);
+	ClusterKind kind;
 
-	if (!RecoveryInProgress())
-		topics_high_watermark_attend(kind, acks_followers, changes);
+	do
+	{
+		changes = topics_high_watermark_row_changes();
+		kind = read_kind(&acks_followers);
+	} while (!RecoveryInProgress() && !topics_high_watermark_attend(kind, acks_followers, changes));
 	return kind == CLUSTER_FOLLOWER ? ROLE_FOLLOWER : ROLE_LEADER;
 }
 
-/* This transaction changes the row of topic_log.cluster, and what it says then. */
+/*
+ * This transaction may have changed the row of topic_log.cluster; what it says when
+ * the transaction commits.
+ */
 static bool row_changes = false;
 static ClusterKind next_kind;
 static int	next_acks_followers;
 
-/* The row is as it will be when the transaction commits: note what it says. */
+/* The row was changed, unless that is undone. */
 void
 topics_cluster_note_change(void)
 {
+	row_changes = true;
+}
+
+/* Before the commit: see what the row says. */
+void
+topics_cluster_pre_commit(void)
+{
+	if (!row_changes)
+		return;
 	CommandCounterIncrement();
 	next_kind = read_kind(&next_acks_followers);
-	row_changes = true;
 }
 
 /* At the end of a transaction.  Raises nothing. */

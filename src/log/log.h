@@ -293,6 +293,7 @@ typedef struct ClusterRow
 extern bool topics_cluster_read_row(ClusterRow *row);
 extern void topics_cluster_attend(void);
 extern void topics_cluster_note_change(void);
+extern void topics_cluster_pre_commit(void);
 extern void topics_cluster_at_end(bool commit);
 extern void topics_cluster_check_replicas(int32 min_insync_replicas);
 extern PartitionRole topics_cluster_role(void);

@@ -432,6 +432,7 @@ start_statement(QueryDesc *query, int eflags)
 {
 	Statement  *statement = NULL;
 
+	topics_cluster_attend();
 	if (unlikely(topics_high_watermark_applies()) && query->snapshot &&
 		!IsolationUsesXactSnapshot() && !RecoveryInProgress() &&
 	/* otherwise it runs in the statement that has called it */

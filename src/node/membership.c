@@ -109,6 +109,7 @@ check_call(const char *command)
 
 #define FIRST_EPOCH 1
 #define COUNTED_POLL_MS 50
+#define TELL_MS 5000			/* until a node that catches up is told of */
 
 /* Lock this node's row, whether there is one or not. */
 static Oid
@@ -196,6 +197,7 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("this database is in a cluster already, as node \"%s\"", row.node)));
+	topics_high_watermark_require_slot();
 	drop_metadata();
 	topics_make_topic_create_internal(METADATA_TOPIC, 1);
 	insert_row(node, node, NULL, NULL, NULL);
@@ -234,8 +236,16 @@ adjust_acks_followers(const char *node, bool counts)
 	bool		is_default;
 	int			count = topics_metadata_count_nodes(node, &is_default) + (counts ? 1 : 0);
 
+	ClusterRow	row;
+
 	if (is_default)
 		set_acks_followers(count / 2, true);
+	else if (topics_cluster_read_row(&row) && row.acks_followers >= count)
+	{
+		ereport(NOTICE,
+				(errmsg("commits wait for %d followers now, as there are no more", count - 1)));
+		set_acks_followers(count - 1, false);
+	}
 }
 
 /* Require that no topic wants more replicas in sync. */
@@ -358,12 +368,14 @@ read_invitation(const char **values)
 	MemoryContext cxt = CurrentMemoryContext;
 	StatementScope scope = topics_statement_begin();
 
+	(void) topics_read_cut_show_all(true);
 	if (SPI_execute(psprintf("SELECT c.cluster_id, m.value ->> 'conninfo', m.value ->> 'advertised_conninfo', t.topic_id, t.notify_key"
 							 " FROM topic_log.cluster c, topic_log.topic t, topic.\"" METADATA_TOPIC "\" m"
 							 " WHERE t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass AND m.key = 'node/%s'"
 							 " ORDER BY m.\"offset\" DESC LIMIT 1", values[INVITATION_LEADER]), true, 0) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "the metadata do not say where node \"%s\" is", values[INVITATION_LEADER]);
+	(void) topics_read_cut_show_all(false);
 	for (int i = INVITATION_CLUSTER_ID; i < INVITATION_VALUES; i++)
 		values[i] = MemoryContextStrdup(cxt, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 														  i - INVITATION_CLUSTER_ID + 1));
@@ -394,10 +406,18 @@ invite(Peer *peer, const char *node, const char *conninfo, const char *advertise
 static void
 wait_until_counted(const char *node)
 {
+	MonotonicTime tell_at = topics_clock_in(TELL_MS);
 	bool		counts = false;
 
 	for (;;)
 	{
+		if (topics_clock_now() >= tell_at)
+		{
+			ereport(NOTICE,
+					(errmsg("node \"%s\" does not have all yet", node),
+					 errhint("It goes on also when this call is cancelled. Look at topics.progress here, and at topics.worker there.")));
+			tell_at = NEVER;
+		}
 		if (topics_metadata_node_conninfo(node, &counts) == NULL || counts)
 			break;
 		SPI_commit();
@@ -417,6 +437,7 @@ topics_add_node(PG_FUNCTION_ARGS)
 	char	   *advertised = get_advertised_argument(fcinfo, 2, conninfo);
 	ClusterRow	row;
 	Peer	   *peer;
+	bool		counts;
 
 	check_call("topics.add_node()");
 	topics_argument_require_no_block(fcinfo, "topics.add_node()");
@@ -425,6 +446,12 @@ topics_add_node(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("node \"%s\" is this node", node)));
+	if (topics_metadata_node_conninfo(node, &counts) == NULL &&
+		list_length(topics_metadata_list_nodes()) > MAX_FOLLOWERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many nodes"),
+				 errdetail("A cluster has the leader and up to %d followers.", MAX_FOLLOWERS)));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	peer = topics_peer_connect(node, conninfo);
 	PG_TRY();
@@ -481,6 +508,7 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 				 errmsg("this database is in a cluster already, as node \"%s\"", row.node),
 				 errhint("Remove it there with topics.remove_node(), or call topic_log.leave_cluster() here.")));
 	}
+	topics_high_watermark_require_slot();
 	drop_metadata();
 	require_no_topics();
 	insert_row(node, topics_argument_get_text(fcinfo, INVITATION_LEADER),
@@ -531,7 +559,7 @@ topics_leave_cluster(PG_FUNCTION_ARGS)
 void
 topics_membership_at_end(bool commit)
 {
-	if (commit && leaving)
+	if (commit && leaving && topics_high_watermark_kind() == CLUSTER_NONE)
 	{
 		topics_partition_state_forget_ends(MyDatabaseId);
 		topics_follower_forget_database(MyDatabaseId);

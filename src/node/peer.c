@@ -34,8 +34,10 @@ static const char *const peer_settings =
 "SET search_path = pg_catalog; SET datestyle = ISO; SET intervalstyle = postgres;"
 " SET extra_float_digits = 3; SET bytea_output = hex; SET timezone = 'GMT';"
 " SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;"
+" SET idle_session_timeout = 0; SET default_transaction_read_only = off;"
 " SET row_security = off; SET default_transaction_isolation = 'read committed'; SET jit = off;"
-" SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; SET xmloption = content";
+" SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; SET xmloption = content;"
+" SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'";
 
 /* ----------------------------------------------------------------
  *		Errors
@@ -217,8 +219,14 @@ finish_connecting(Peer *peer)
 Peer *
 topics_peer_connect(const char *node, const char *conninfo)
 {
-	const char *keywords[MAX_KEYWORDS] = {"dbname", "client_encoding", "fallback_application_name", NULL};
-	const char *values[MAX_KEYWORDS] = {conninfo, GetDatabaseEncodingName(), "pg_topics", NULL};
+	/* a conninfo may say otherwise of what stands before it */
+	const char *keywords[MAX_KEYWORDS] = {
+		"keepalives_idle", "keepalives_interval", "keepalives_count", "dbname", "client_encoding",
+		"fallback_application_name", NULL
+	};
+	const char *values[MAX_KEYWORDS] = {
+		"10", "5", "3", conninfo, GetDatabaseEncodingName(), "pg_topics", NULL
+	};
 	Peer	   *peer;
 
 	if (!AcquireExternalFD())

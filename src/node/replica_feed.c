@@ -40,7 +40,8 @@
  *
  * The call holds no snapshot while it waits, and a partition that others have
  * locked is left for later: until then the cut is not complete, but the other
- * partitions go on.
+ * partitions go on.  After PATIENCE_MS it is left out, as one that is paused; and so
+ * is at once one that cannot be read.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,12 +50,14 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -73,6 +76,8 @@ PG_FUNCTION_INFO_V1(topics_replica_fetch);
 
 #define RESPONSE_BYTES (4 * 1024 * 1024)	/* about so many, or one record */
 #define RETRY_LOCKED_MS 50		/* for a partition that others have locked */
+#define PATIENCE_MS 1000		/* until cuts go on without it */
+#define RETRY_EXCUSED_MS 1000	/* for what they do without */
 #define MAX_FETCH_WAIT_MS 60000
 #define FIRST_PARTITIONS 64		/* room for as many at first */
 
@@ -85,7 +90,9 @@ typedef struct FedPartition
 	int64		start;			/* of the cut */
 	int64		end;			/* of the cut */
 	bool		is_told;		/* anything in this session */
-	bool		is_paused;
+	bool		is_paused;		/* by the follower */
+	bool		is_excused;		/* it cannot be given now, and is excluded */
+	MonotonicTime stuck_since;	/* it could not be given; 0: it could */
 	bool		is_pending;		/* is in the list of those that are to be
 								 * given */
 }			FedPartition;
@@ -160,11 +167,12 @@ check_request(const FetchRequest *request)
 {
 	ClusterRow	row;
 
-	if (!has_rolreplication(GetUserId()))
+	if (!has_rolreplication(GetUserId()) ||
+		!has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_DATA))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to replicate topics"),
-				 errhint("A node's role needs the attribute REPLICATION.")));
+				 errhint("A node's role needs the attribute REPLICATION, and membership in pg_read_all_data.")));
 	if (RecoveryInProgress() || !topics_cluster_read_row(&row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -206,6 +214,41 @@ add_to(List **list, FedPartition * fed)
 
 	*list = list_append_unique_ptr(*list, fed);
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * A partition cannot be given now.  It is tried again; after a while, or at once,
+ * cuts go on without it, and what the follower confirms is not about it.
+ */
+static void
+put_off(List **list, FedPartition * fed, bool at_once)
+{
+	PartitionState *state = topics_partition_state_find(&fed->id);
+	MonotonicTime now = topics_clock_now();
+
+	if (fed->stuck_since == 0)
+		fed->stuck_since = now;
+	add_to(list, fed);
+	if (fed->is_excused || (!at_once && now - fed->stuck_since < PATIENCE_MS * INT64CONST(1000)))
+		return;
+	fed->is_excused = true;
+	if (state)
+		topics_high_watermark_exclude(session.follower, state);
+	add_to(&session.excluded, fed);
+}
+
+/* Return true if nothing in a list keeps a cut from being complete. */
+static bool
+are_all_excused(const List *list)
+{
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		if (!((FedPartition *) lfirst(lc))->is_excused)
+			return false;
+	}
+	return true;
 }
 
 /* Find what the follower's confirmations are not about, since an earlier session. */
@@ -253,13 +296,11 @@ begin_session(const FetchRequest *request)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("too many followers"),
 				 errdetail("A node has up to %d.", MAX_FOLLOWERS)));
+	/* what it has confirmed so far may not be there any more */
+	topics_high_watermark_forget_follower(session.follower);
 	if (is_new)
-	{
-		topics_high_watermark_forget_follower(session.follower);
 		topics_partition_state_forget_follower(session.follower);
-	}
-	else
-		note_excluded();
+	note_excluded();
 	session.is_open = true;
 }
 
@@ -297,7 +338,7 @@ read_ends(StringInfo message, bool is_first)
 	pq_getmsgend(message);
 }
 
-/* What the follower is about to confirm is about all that it is not paused for. */
+/* What the follower is about to confirm is about all that it was given. */
 static void
 include_partitions(void)
 {
@@ -308,7 +349,7 @@ include_partitions(void)
 		FedPartition *fed = lfirst(lc);
 		PartitionState *state = topics_partition_state_find(&fed->id);
 
-		if (fed->is_paused)
+		if (fed->is_paused || fed->is_excused)
 			continue;
 		if (state)
 			topics_high_watermark_include(session.follower, state);
@@ -316,11 +357,15 @@ include_partitions(void)
 	}
 }
 
-/* Return true if the follower has been given all of the last cut. */
+/*
+ * Return true if the follower has been given all of the last cut, but for what it
+ * does not confirm.
+ */
 static bool
 is_cut_given(void)
 {
-	return session.pending == NIL && session.locked == NIL && session.unknown == NIL;
+	return session.pending == NIL && are_all_excused(session.locked) &&
+		are_all_excused(session.unknown);
 }
 
 /* Hear what the follower says, and what it confirms. */
@@ -366,27 +411,103 @@ hear_follower(StringInfo message)
  * ----------------------------------------------------------------
  */
 
-/*
- * Have a partition's ends known to shared memory, and so to the next cut.  Return
- * false if others have locked it.
- */
+/* Return true if a partition is there, as far as shared memory knows. */
 static bool
-look_up_ends(Topic *topic, int32 number)
+is_there(const FedPartition * fed)
 {
-	PartitionState *state = topics_catalog_try_partition_state(topic, number);
-	Partition	partition = {.topic = topic,.number = number};
+	return topics_partition_state_find(&fed->id) != NULL;
+}
 
-	if (state && pg_atomic_read_u64(&state->log_start_offset) != UNKNOWN_OFFSET &&
-		pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET)
+/* Return true if shared memory knows a partition's ends. */
+static bool
+are_ends_known(PartitionState *state)
+{
+	return pg_atomic_read_u64(&state->log_start_offset) != UNKNOWN_OFFSET &&
+		pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET;
+}
+
+/*
+ * Work that concerns one partition, in a subtransaction: an error there costs this
+ * partition its turn, and no other.
+ */
+typedef struct PartitionWork
+{
+	FedPartition *fed;
+	StringInfo	out;
+	int			count;			/* partitions that are written there */
+	bool		is_done;
+} PartitionWork;
+
+/* Do a work.  Return false if that has failed, which is logged once. */
+static bool
+try_partition(Work work, PartitionWork * arg)
+{
+	ErrorData  *error = topics_subtransaction_try(work, arg);
+
+	if (error == NULL)
 		return true;
-	if (!ConditionalLockRelationOid(topic->root_relid, AccessShareLock))
-		return false;
-	if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
-		return true;			/* it is being dropped */
-	(void) topics_log_next_offset(&partition);
-	(void) topics_log_start(partition.state);
-	topics_catalog_close_partition(&partition, AccessShareLock);
-	return true;
+	if (topics_subtransaction_must_raise(error))
+		ReThrowError(error);
+	if (!arg->fed->is_excused)
+		ereport(LOG,
+				(errmsg("pg_topics: node \"%s\" is not given %s, and the other partitions without it",
+						session.node, topics_catalog_describe(arg->fed->id.topic_id, arg->fed->id.partition)),
+				 errdetail_internal("%s", error->message)));
+	FreeErrorData(error);
+	return false;
+}
+
+/*
+ * Work: have a partition's ends known to shared memory, and so to the next cut, if
+ * nobody has locked it.
+ */
+static void
+look_up_ends(void *arg)
+{
+	PartitionWork *work = arg;
+	const TopicPartition *id = &work->fed->id;
+	Topic	   *topic = topics_catalog_by_id(id->topic_id);
+	Partition	partition = {.topic = topic,.number = id->partition};
+
+	work->is_done = false;
+	if (topic == NULL || id->partition >= topic->partitions ||
+		!ConditionalLockRelationOid(topic->root_relid, AccessShareLock))
+		return;
+	if (topics_catalog_try_open_partition(&partition, AccessShareLock))
+	{
+		(void) topics_log_next_offset(&partition);
+		(void) topics_log_start(partition.state);
+		work->is_done = are_ends_known(partition.state);
+		topics_catalog_close_partition(&partition, AccessShareLock);
+	}
+	UnlockRelationOid(topic->root_relid, AccessShareLock);
+}
+
+/*
+ * Have a partition's ends known.  One that nobody has ever looked up, whose topic is
+ * not there for us, is being made: its first commit will tell of it.
+ */
+static void
+have_ends(FedPartition * fed)
+{
+	PartitionState *state = topics_partition_state_find(&fed->id);
+	PartitionWork work = {.fed = fed};
+
+	if (state == NULL)
+		return;					/* it is gone */
+	if (are_ends_known(state))
+		/* the next cut has it, whoever has looked it up */
+		topics_high_watermark_note_moved(state);
+	else if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET &&
+			 pg_atomic_read_u64(&state->log_start_offset) == UNKNOWN_OFFSET &&
+			 topics_catalog_by_id(fed->id.topic_id) == NULL)
+		return;
+	else if (!try_partition(look_up_ends, &work))
+		put_off(&session.unknown, fed, true);
+	else if (!work.is_done)
+		put_off(&session.unknown, fed, false);
+	else
+		topics_high_watermark_note_moved(state);
 }
 
 /* Look up the ends of all partitions, when a session begins. */
@@ -402,19 +523,13 @@ look_up_all_ends(void)
 		for (int32 number = 0; topic && number < topic->partitions; number++)
 		{
 			TopicPartition id = {MyDatabaseId, number, topic->topic_id};
+			PartitionState *state = topics_catalog_partition_state(topic, number);
 
 			CHECK_FOR_INTERRUPTS();
-			if (!look_up_ends(topic, number))
-				add_to(&session.unknown, get_partition(&id));
+			if (!are_ends_known(state))
+				have_ends(get_partition(&id));
 		}
 	}
-}
-
-/* Return true if a partition is there, as far as shared memory knows. */
-static bool
-is_there(const FedPartition * fed)
-{
-	return topics_partition_state_find(&fed->id) != NULL;
 }
 
 /* Try again what was locked, and look up the ends that are not known. */
@@ -429,20 +544,10 @@ retry_partitions(void)
 	list_free(session.locked);
 	session.locked = session.unknown = NIL;
 	foreach(lc, unknown)
-	{
-		FedPartition *fed = lfirst(lc);
-		Topic	   *topic = topics_catalog_by_id(fed->id.topic_id);
-		PartitionState *state = topics_partition_state_find(&fed->id);
-
-		if (topic == NULL || fed->id.partition >= topic->partitions ? is_there(fed) :
-			!look_up_ends(topic, fed->id.partition))
-			add_to(&session.unknown, fed);
-		else if (state)
-			/* the next cut has it, whoever has looked it up */
-			topics_high_watermark_note_moved(state);
-	}
+		have_ends(lfirst(lc));
 	list_free(unknown);
-	session.retry_at = topics_clock_in(RETRY_LOCKED_MS);
+	session.retry_at = topics_clock_in(are_all_excused(session.unknown) && are_all_excused(session.pending) ?
+									   RETRY_EXCUSED_MS : RETRY_LOCKED_MS);
 }
 
 /* Note what a cut says of a partition. */
@@ -450,11 +555,14 @@ static void
 note_ends(const PartitionEnds * ends)
 {
 	FedPartition *fed = get_partition(&ends->id);
+	MemoryContext old;
 
 	if (ends->log_start == UNKNOWN_OFFSET || ends->log_end == UNKNOWN_OFFSET)
 	{
+		/* at once the first time, and then as retry_partitions says */
+		if (!list_member_ptr(session.unknown, fed))
+			session.retry_at = fed->stuck_since == 0 ? 0 : session.retry_at;
 		add_to(&session.unknown, fed);
-		session.retry_at = 0;
 		return;
 	}
 	fed->start = ends->log_start;
@@ -463,15 +571,12 @@ note_ends(const PartitionEnds * ends)
 		(fed->is_told && fed->end <= fed->given && fed->start <= fed->start_told))
 		return;
 	fed->is_pending = true;
+	old = MemoryContextSwitchTo(session.cxt);
 	if (fed->id.topic_id == session.metadata_id)
-	{
-		MemoryContext old = MemoryContextSwitchTo(session.cxt);
-
 		session.pending = lcons(fed, session.pending);
-		MemoryContextSwitchTo(old);
-	}
 	else
-		add_to(&session.pending, fed);
+		session.pending = lappend(session.pending, fed);
+	MemoryContextSwitchTo(old);
 }
 
 /* Make a cut. */
@@ -703,14 +808,17 @@ find_tombstones_below(const Partition *partition)
 }
 
 /*
- * Write what the follower lacks of a partition.  Return false if nothing could be
- * written, since others have locked it, or we have not heard of its topic yet: a
- * commit is published before its invalidations are sent.  A partition that is gone
- * counts as given: the metadata say so.
+ * Work: write what the follower lacks of a partition.  It is not done if nothing
+ * could be written, since others have locked it, or we have not heard of its topic
+ * yet: a commit is published before its invalidations are sent.  A partition that is
+ * gone counts as given: the metadata say so.
  */
-static bool
-write_partition(StringInfo out, FedPartition * fed, int *count)
+static void
+write_partition(void *arg)
 {
+	PartitionWork *work = arg;
+	StringInfo	out = work->out;
+	FedPartition *fed = work->fed;
 	Topic	   *topic = topics_catalog_by_id(fed->id.topic_id);
 	Partition	partition = {.topic = topic,.number = fed->id.partition};
 	int64		from = topics_max(fed->given, fed->start);
@@ -718,13 +826,16 @@ write_partition(StringInfo out, FedPartition * fed, int *count)
 	int64		upto;
 	int			place;
 
+	work->is_done = !is_there(fed);
 	if (topic == NULL || fed->id.partition >= topic->partitions)
-		return !is_there(fed);
+		return;
 	if (from < end && !ConditionalLockRelationOid(topic->root_relid, AccessShareLock))
-		return false;
+		return;
 	if (from < end && !topics_catalog_try_open_partition(&partition, AccessShareLock))
-		return !is_there(fed);
-	(*count)++;
+	{
+		UnlockRelationOid(topic->root_relid, AccessShareLock);
+		return;
+	}
 	pq_sendint64(out, fed->id.topic_id);
 	pq_sendint32(out, fed->id.partition);
 	pq_sendbyte(out, fed->id.topic_id == session.metadata_id);
@@ -743,37 +854,73 @@ write_partition(StringInfo out, FedPartition * fed, int *count)
 		topics_log_flush_published(partition.state);
 		upto = write_records(out, &partition, from, end);
 		topics_catalog_close_partition(&partition, AccessShareLock);
+		/* the follower may take its time to read */
+		UnlockRelationOid(topic->root_relid, AccessShareLock);
 		length = pg_hton32((uint32) (out->len - place - (int) (sizeof(int64) + sizeof(int32))));
 		memcpy(out->data + place + sizeof(int64), &length, sizeof(length));
 	}
 	set_int64(out, place, upto);
+	work->count++;
+	work->is_done = true;
 	fed->is_told = true;
 	fed->start_told = fed->start;
 	fed->given = topics_max(fed->given, upto);
+	fed->stuck_since = 0;
+	fed->is_excused = false;
+}
+
+/* Forget a partition that is gone. */
+static void
+forget_partition(FedPartition * fed)
+{
+	if (!list_member_ptr(session.excluded, fed) && !list_member_ptr(session.unknown, fed))
+		hash_search(session.partitions, &fed->id, HASH_REMOVE, NULL);
+}
+
+/*
+ * Write the partition that is pending first.  Return false if the rest of it comes
+ * with the next response.
+ */
+static bool
+write_next_pending(PartitionWork * work)
+{
+	StringInfo	out = work->out;
+	FedPartition *fed = linitial(session.pending);
+	const int	length = out->len;
+	bool		failed;
+
+	work->fed = fed;
+	work->is_done = true;
+	failed = !fed->is_paused && !try_partition(write_partition, work);
+	if (failed)
+		out->len = length;
+	else if (work->is_done && !fed->is_paused && fed->given < fed->end && out->len >= RESPONSE_BYTES)
+		return false;
+	session.pending = list_delete_first(session.pending);
+	if (failed || !work->is_done)
+		put_off(&session.locked, fed, failed);
+	else
+	{
+		fed->is_pending = false;
+		if (!is_there(fed))
+			forget_partition(fed);
+	}
 	return true;
 }
 
-/* Write what is pending, as much as fits. */
+/* Write what is pending, as much as fits.  Return how many partitions. */
 static int
 write_pending(StringInfo out)
 {
-	int			count = 0;
+	PartitionWork work = {.out = out};
 
 	while (session.pending != NIL && out->len < RESPONSE_BYTES)
 	{
-		FedPartition *fed = linitial(session.pending);
-		bool		is_done = fed->is_paused || write_partition(out, fed, &count);
-
 		CHECK_FOR_INTERRUPTS();
-		if (is_done && !fed->is_paused && fed->given < fed->end && out->len >= RESPONSE_BYTES)
-			break;				/* the rest comes with the next one */
-		session.pending = list_delete_first(session.pending);
-		if (is_done)
-			fed->is_pending = false;
-		else
-			add_to(&session.locked, fed);
+		if (!write_next_pending(&work))
+			break;
 	}
-	return count;
+	return work.count;
 }
 
 /* replica_fetch(request, response): see above */

@@ -118,7 +118,10 @@ topics_durability_publish(XLogRecPtr lsn, uint64 mark)
 {
 	commit_end = lsn;
 	commit_mark = mark;
-	flush_wanted = lowered && pg_topics_acks != ACKS_NONE;
+	flush_wanted = lowered;
+	/* nothing is waited for */
+	if (lowered && pg_topics_acks == ACKS_NONE)
+		commit_end = InvalidXLogRecPtr;
 	restore_synchronous_commit();
 }
 
@@ -207,6 +210,7 @@ topics_durability_wait(void)
 	else if (commit_mark != 0 && followers_wanted)
 		wait_for_followers(lsn);
 	else if (commit_mark != 0 && waits_for_standbys() &&
+			 topics_high_watermark_acks_followers() == 0 &&
 			 synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 	{
 		(void) topics_high_watermark_wait(commit_mark, NULL, NEVER);

@@ -72,6 +72,7 @@ typedef struct PausedPartition
 typedef struct Session
 {
 	MemoryContext cxt;			/* of all that follows */
+	MemoryContext row_cxt;		/* of this */
 	ClusterRow	cluster;
 	MonotonicTime look_at;		/* when to look again what this node is */
 	bool		is_first;		/* nothing was asked yet */
@@ -159,8 +160,10 @@ read_cluster(void)
 	StartTransactionCommand();
 	if (topics_extension_exists())
 	{
-		MemoryContext old = MemoryContextSwitchTo(session.cxt);
+		MemoryContext old;
 
+		MemoryContextReset(session.row_cxt);
+		old = MemoryContextSwitchTo(session.row_cxt);
 		follows = topics_cluster_read_row(&session.cluster) && !session.cluster.leads;
 		MemoryContextSwitchTo(old);
 	}
@@ -419,9 +422,12 @@ append_together(Share * share)
 static void
 apply_metadata(void *arg)
 {
+	MemoryContext cxt = AllocSetContextCreate(session.cxt, "pg_topics metadata", ALLOCSET_DEFAULT_SIZES);
+
 	topics_backoff_step(STEP_METADATA);
 	topics_membership_hold();
-	topics_metadata_apply(session.cxt, commit_and_go_on);
+	topics_metadata_apply(cxt, commit_and_go_on);
+	MemoryContextDelete(cxt);
 }
 
 /* Have the catalogue follow the metadata. */
@@ -618,6 +624,7 @@ topics_replicator_main(Datum main_arg)
 	topics_backoff_take_over(SERVE_REPLICATOR);
 
 	session.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics replicator", ALLOCSET_DEFAULT_SIZES);
+	session.row_cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics cluster", ALLOCSET_SMALL_SIZES);
 	session.response_cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics response",
 												 ALLOCSET_DEFAULT_SIZES);
 	pgstat_report_activity(STATE_RUNNING, "replicating topics");

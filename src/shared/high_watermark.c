@@ -256,6 +256,9 @@ topics_high_watermark_shmem_startup(void)
  * ----------------------------------------------------------------
  */
 
+static void advance(void);
+static void release_lock(void);
+
 /* Find the slot of a database: the first, if it has none of its own. */
 static int
 find_slot(Oid database)
@@ -321,7 +324,12 @@ move_database(Oid database, int from, int to, ClusterKind kind, int acks_followe
 	LWLockAcquire(&locks[high].lock, LW_EXCLUSIVE);
 	topics_partition_state_forget_marks(database);
 	if (from > 0)
+	{
+		for (int i = 0; i < get_slot(from)->nlisted; i++)
+			pg_atomic_fetch_and_u32(&topics_partition_state_at(get_slot(from)->listed[i])->listed,
+									~(1 << from));
 		get_slot(from)->database = InvalidOid;
+	}
 	if (to > 0)
 		begin_slot(get_slot(to), database, kind, acks_followers);
 	pg_atomic_fetch_add_u32(&table->changes, 1);
@@ -365,9 +373,10 @@ set_kind(ClusterKind kind, int acks_followers)
 			return false;
 		move_database(MyDatabaseId, 0, number, kind, acks_followers);
 	}
-	LWLockAcquire(&locks[number].lock, LW_EXCLUSIVE);
-	get_slot(number)->acks_followers = acks_followers;
-	LWLockRelease(&locks[number].lock);
+	acquire_lock(LW_EXCLUSIVE);
+	shared->acks_followers = acks_followers;
+	advance();
+	release_lock();
 	/* who waits looks whether it still has to */
 	wake_waiters(get_slot(number));
 	return true;
@@ -385,24 +394,46 @@ topics_high_watermark_row_changes(void)
 	return result;
 }
 
-/*
- * This database's row was read, after so many changes of rows.  What was read
- * counts for nothing if there was another one since.
- */
+static void
+report_no_slot(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("too many databases of this server are nodes of clusters"),
+			 errdetail("There may be %d.", MAX_CLUSTERS)));
+}
+
+/* Require that this database has a slot, or can have one. */
 void
+topics_high_watermark_require_slot(void)
+{
+	bool		found;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
+	found = find_slot(MyDatabaseId) > 0 || find_free_slot() > 0;
+	LWLockRelease(&locks[SLOTS].lock);
+	if (!found)
+		report_no_slot();
+}
+
+/*
+ * This database's row was read, after so many changes of rows.  Return false if
+ * there was another one since: then it is to be read again.
+ */
+bool
 topics_high_watermark_attend(ClusterKind kind, int acks_followers, uint32 row_changes)
 {
+	bool		counts;
 	bool		done = true;
 
 	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
-	if (row_changes == table->row_changes)
+	counts = row_changes == table->row_changes;
+	if (counts)
 		done = set_kind(kind, acks_followers);
 	LWLockRelease(&locks[SLOTS].lock);
 	if (!done)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("too many databases of this server are nodes of clusters"),
-				 errdetail("There may be %d.", MAX_CLUSTERS)));
+		report_no_slot();
+	return counts;
 }
 
 /* This database's row has changed, by a commit.  Raises nothing. */
@@ -597,7 +628,8 @@ is_mark_due(void)
 {
 	int			unconfirmed = shared->open - 1 - shared->confirmed;
 
-	if (!has_free_mark() || !topics_high_watermark_has_standbys())
+	if (!has_free_mark() || !topics_high_watermark_has_standbys() ||
+		shared->kind == CLUSTER_FOLLOWER)
 		return false;
 	return shared->open_commits >= (unconfirmed < MAX_UNCONFIRMED / 2 ? 1 :
 									unconfirmed < MAX_UNCONFIRMED * 3 / 4 ? 4 : 16);
@@ -983,7 +1015,7 @@ topics_high_watermark_wait_for_feed(const FollowerCut * cut, MonotonicTime until
 		CHECK_FOR_INTERRUPTS();
 		acquire_lock(LW_SHARED);
 		has_news = shared->kind != CLUSTER_LEADER || shared->fed != cut->fed ||
-			(shared->applies && get_newest_mark() > cut->mark);
+			(shared->applies && get_newest_mark() > cut->mark && has_free_mark());
 		if (get_mark_to_show() != cut->confirmed && linger_until == NEVER)
 			linger_until = topics_clock_in(LINGER_MS);
 		LWLockRelease(lock);
@@ -1075,6 +1107,10 @@ topics_high_watermark_end_leader_cut(uint64 newest_mark)
 	acquire_lock(LW_EXCLUSIVE);
 	if (shared->kind == CLUSTER_FOLLOWER)
 	{
+		/* this cut has what earlier leaders' cuts had */
+		for (uint64 mark = shared->confirmed + 1; mark < shared->open; mark++)
+			if (shared->positions[mark % HIGH_WATERMARK_MARKS] == STALE_MARK)
+				shared->positions[mark % HIGH_WATERMARK_MARKS] = newest_mark;
 		if (shared->open_commits > 0 && has_free_mark())
 		{
 			close_mark();

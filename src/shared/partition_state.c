@@ -523,10 +523,7 @@ topics_partition_state_forget_follower(int number)
 {
 	for (int i = 0; i < shared->nstates; i++)
 		if (shared->states[i].id.database == MyDatabaseId)
-		{
 			pg_atomic_write_u64(&shared->states[i].follower_end[number], UNKNOWN_OFFSET);
-			topics_high_watermark_include(number, &shared->states[i]);
-		}
 }
 
 /*

@@ -544,7 +544,8 @@ typedef struct PartitionLimit
 extern void topics_high_watermark_shmem_request(void);
 extern void topics_high_watermark_shmem_startup(void);
 extern uint32 topics_high_watermark_row_changes(void);
-extern void topics_high_watermark_attend(ClusterKind kind, int acks_followers, uint32 row_changes);
+extern void topics_high_watermark_require_slot(void);
+extern bool topics_high_watermark_attend(ClusterKind kind, int acks_followers, uint32 row_changes);
 extern void topics_high_watermark_row_changed(ClusterKind kind, int acks_followers);
 extern void topics_high_watermark_forget_database(Oid database);
 extern ClusterKind topics_high_watermark_kind(void);
