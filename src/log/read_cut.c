@@ -34,6 +34,7 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
@@ -52,6 +53,7 @@
 #define NO_CUT PG_UINT64_MAX	/* of ReadCut.mark: nothing is hidden */
 #define OURS_AND_EXECUTORS 2	/* registrations of a snapshot */
 #define SPARE_LIMITS 16			/* that are entered while a cut is made */
+#define OLD_XIDS 1000000000		/* transactions: long before the oldest snapshot */
 
 typedef struct ReadCut
 {
@@ -105,6 +107,40 @@ sort_limits(ReadCut *cut)
 {
 	if (cut->count > 1)
 		qsort(cut->limits, cut->count, sizeof(PartitionLimit), compare_limits);
+}
+
+/*
+ * On a follower, when a cut was made: refuse a snapshot that sees a part of what the
+ * leader committed at once.  It was taken while a long cut of the leader's came in,
+ * which is confirmed by now, so that nothing of it is hidden any more.  What was
+ * too long ago is not remembered.
+ */
+static void
+refuse_torn_snapshot(Snapshot snapshot)
+{
+	LongCut		cuts[MAX_LONG_CUTS];
+	TransactionId next = ReadNextTransactionId();
+	bool		is_all;
+	bool		is_torn = false;
+	int			count;
+
+	if (topics_high_watermark_kind() != CLUSTER_FOLLOWER)
+		return;
+	count = topics_high_watermark_long_cuts(cuts, &is_all);
+	for (int i = 0; i < count && !is_torn; i++)
+	{
+		/* what is that old is seen by all snapshots */
+		if (next - cuts[i].last_xid > OLD_XIDS)
+			continue;
+		is_torn = XidInMVCCSnapshot(cuts[i].last_xid, snapshot) &&
+			(!XidInMVCCSnapshot(cuts[i].first_xid, snapshot) || (i == 0 && !is_all));
+	}
+	if (is_torn)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the snapshot was taken while this follower was getting a large transaction, or catching up"),
+				 errdetail("It would show a part of what was committed at once."),
+				 errhint("Try again.")));
 }
 
 /* Make a cut, as of now. */
@@ -230,7 +266,10 @@ find_cut(Snapshot snapshot)
 		cut = &statement->cut;
 	}
 	if (cut->mark == 0)
+	{
 		make_cut(cut, TopTransactionContext);
+		refuse_torn_snapshot(snapshot);
+	}
 	return cut;
 }
 
@@ -347,7 +386,10 @@ topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 	if (IsolationIsSerializable())
 	{
 		if (waited_for == 0 || state->found_at_mark > waited_for)
+		{
 			wait_for_snapshot(snapshot);
+			refuse_torn_snapshot(snapshot);
+		}
 		return NO_LIMIT;
 	}
 	/* not one that can be registered as it is */

@@ -310,6 +310,10 @@ read_ends(StringInfo message, bool is_first)
 {
 	int			count = pq_getmsgint(message, sizeof(int32));
 
+	if (count < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("a follower's request cannot be read")));
 	for (int i = 0; i < count; i++)
 	{
 		TopicPartition id = {.database = MyDatabaseId};

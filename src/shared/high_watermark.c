@@ -66,7 +66,9 @@
  *
  * ON A NODE THAT FOLLOWS the replicator closes a mark when a cut of the leader's
  * is here as a whole, and gives it the newest of the leader's marks that has a
- * commit in the cut.  Readers go as far as the newest mark whose number the
+ * commit in the cut.  A cut that took several transactions here is remembered for a
+ * while: a snapshot that sees some of them and not all must not be used once it is
+ * confirmed (log/read_cut.c).  Readers go as far as the newest mark whose number the
  * leader has said to be confirmed.  The leader's numbers begin anew when it is
  * restarted: what had one of before waits for the next cut.
  *
@@ -87,6 +89,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "replication/syncrep.h"
@@ -140,6 +143,12 @@ typedef struct HighWatermark
 	ConditionVariable confirmed_cv[HIGH_WATERMARK_MARKS];	/* of marks, by number
 															 * modulo: they are
 															 * confirmed */
+
+	/* of a follower: local transactions of the open mark, and earlier long cuts */
+	TransactionId first_xid;	/* invalid: none */
+	TransactionId last_xid;
+	uint64		nlong;			/* that there were */
+	LongCut		long_cuts[MAX_LONG_CUTS];	/* by number modulo */
 
 	uint64		fed;			/* publications, of a leader */
 	int			feed[FEED_LENGTH];	/* places of partitions, by number modulo */
@@ -785,6 +794,12 @@ topics_high_watermark_end_publication(XLogRecPtr lsn)
 		mark = shared->open;
 		note_published(lsn);
 	}
+	if (shared->kind == CLUSTER_FOLLOWER)
+	{
+		shared->last_xid = GetTopTransactionIdIfAny();
+		if (!TransactionIdIsValid(shared->first_xid))
+			shared->first_xid = shared->last_xid;
+	}
 	release_lock();
 	if (feeds)
 		ConditionVariableBroadcast(&shared->feed_cv);
@@ -1097,6 +1112,23 @@ topics_high_watermark_forget_leader(void)
 	LWLockRelease(lock);
 }
 
+/* The open mark is about to be closed: note which transactions are in it, if there
+ * are several. */
+static void
+note_long_cut(void)
+{
+	LongCut    *cut = &shared->long_cuts[shared->nlong % MAX_LONG_CUTS];
+
+	if (shared->first_xid != shared->last_xid)
+	{
+		cut->mark = shared->open;
+		cut->first_xid = shared->first_xid;
+		cut->last_xid = shared->last_xid;
+		shared->nlong++;
+	}
+	shared->first_xid = shared->last_xid = InvalidTransactionId;
+}
+
 /*
  * All that is published here is a cut of the leader's, whose newest mark this
  * was: it may be shown when that is confirmed.
@@ -1113,6 +1145,7 @@ topics_high_watermark_end_leader_cut(uint64 newest_mark)
 				shared->positions[mark % HIGH_WATERMARK_MARKS] = newest_mark;
 		if (shared->open_commits > 0 && has_free_mark())
 		{
+			note_long_cut();
 			close_mark();
 			shared->positions[(shared->open - 1) % HIGH_WATERMARK_MARKS] = newest_mark;
 		}
@@ -1220,6 +1253,26 @@ topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *
 	}
 	release_lock();
 	return true;
+}
+
+/*
+ * On a follower: copy the long cuts that are confirmed, the latest ones; return their
+ * number.  *is_all says whether there were no others.
+ */
+int
+topics_high_watermark_long_cuts(LongCut *cuts, bool *is_all)
+{
+	int			count = 0;
+
+	acquire_lock(LW_SHARED);
+	*is_all = shared->nlong <= MAX_LONG_CUTS;
+	for (uint64 i = *is_all ? 0 : shared->nlong - MAX_LONG_CUTS; i < shared->nlong; i++)
+	{
+		if (shared->long_cuts[i % MAX_LONG_CUTS].mark <= shared->confirmed)
+			cuts[count++] = shared->long_cuts[i % MAX_LONG_CUTS];
+	}
+	LWLockRelease(lock);
+	return count;
 }
 
 /* Return how many partitions of all databases are in the list, about. */

@@ -561,8 +561,23 @@ typedef bool (*HighWatermarkCheck) (void);
 extern bool topics_high_watermark_wait(uint64 mark, HighWatermarkCheck check, MonotonicTime until);
 extern int64 topics_high_watermark_get(PartitionState *state);
 extern int	topics_high_watermark_count_listed(void);
+
+/*
+ * A cut of the leader's that has taken several transactions of this follower's, from
+ * the first to the last one.
+ */
+typedef struct LongCut
+{
+	uint64		mark;
+	TransactionId first_xid;
+	TransactionId last_xid;
+} LongCut;
+
+#define MAX_LONG_CUTS 16		/* the latest ones are remembered */
+
 extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *count,
 									  uint64 *mark);
+extern int	topics_high_watermark_long_cuts(LongCut *cuts, bool *is_all);
 extern void topics_high_watermark_nap(int *polls);
 extern uint64 topics_high_watermark_wait_for_all(void);
 extern void topics_high_watermark_wait_for_position(XLogRecPtr position);
