@@ -70,6 +70,8 @@ class Run:
     def __init__(self, events):
         self.settings = next((event for event in events if event["type"] == "settings"), {})
         self.standby = self.settings.get("standby", False)
+        self.nodes = self.settings.get("nodes", False)
+        self.confirms = self.standby or self.nodes  # readers see what others have confirmed
         self.operations = operations(events)
         self.faults = {event["f"] for event in events if event["type"] == "fault"}
         self.fault_times = []  # (begin, end)
@@ -98,9 +100,11 @@ class Run:
             self._tell(op)
         restarts = [event for event in events if event["type"] == "restart"]
         self.restarts = [(begin["t"], end["t"], begin["promotion"]) for begin, end in zip(restarts[::2], restarts[1::2])]
-        self.hidden = list(self._windows_of_restarts()) if self.standby else []  # (begin, end)
+        self.hidden = list(self._windows_of_restarts()) if self.confirms else []  # (begin, end)
         self.reads = [op for op in self.operations if op.f == "read" and op.outcome == "ok"]
         self.snapshots = [op for op in self.operations if op.f == "snapshot" and op.outcome == "ok"]
+        self.follower_looks = [op for op in self.operations if op.f == "follower_look" and op.outcome == "ok"]
+        self.survivors = [event for event in events if event["type"] == "survivors"]
         self.has_log = bool(self.log)
 
     def is_acknowledged(self, op):
@@ -109,7 +113,13 @@ class Run:
         And it is visible: where a standby is waited for, only what that has confirmed is.
         """
         mode = op.get("synchronous", "on")
+        if self.nodes:
+            return op.outcome == "ok" and not mode.startswith("acks_")
         return op.outcome == "ok" and (mode in ("on", "remote_apply") or not self.standby and (mode == "local" or not self.faults))
+
+    def is_durable(self, op):
+        """The same, but for readers: a leader keeps what it has acknowledged alone, and shows it when a follower has it."""
+        return self.is_acknowledged(op) or self.nodes and op.outcome == "ok" and op["synchronous"] == "acks_1"
 
     def _windows_of_restarts(self):
         """From a restart until the standby has confirmed a commit that began after it, and so all that was before."""
@@ -164,6 +174,9 @@ class Run:
         for op in self.snapshots:
             for partition, offset, id in op["records"] + op.get("again", []):
                 yield op, Place(op["topic"], partition, offset), id
+        for op in self.follower_looks:
+            for topic, partition, offset, id in op["records"] + op.get("again", []):
+                yield op, Place(topic, partition, offset), id
         for op in self.operations:
             for partition, rows in taken(op):
                 for offset, id in rows:
@@ -194,7 +207,7 @@ def lost(run):
     if not run.has_log:
         return
     for op in run.produced:
-        if run.is_acknowledged(op):
+        if run.is_durable(op):
             for record in op.records:
                 if is_checked(record.topic) and record.alive and not record.places and not run.may_be_gone(record):
                     yield Finding("lost", f"{record} was acknowledged, and is not in {record.topic}", [op])
@@ -256,6 +269,16 @@ def torn_transaction(run):
             if missing:
                 yield Finding("torn_transaction", f"a snapshot of {op.client} has records of operation"
                               f" {writer.number}, but not {missing[0]} at {missing[0].places[0]}", [writer, op])
+    for op in run.follower_looks:
+        seen = {(topic, partition, offset) for topic, partition, offset, _ in op["records"]}
+        starts = {(topic, partition): start for topic, partition, start in op["starts"]}
+        for writer in {run.records[topic, id].op for topic, _, _, id in op["records"] if (topic, id) in run.records}:
+            missing = [(record, place) for record in writer.records for place in record.places
+                       if place not in seen and place.offset >= starts.get(place[:2], 0) and place.topic not in workload.KEPT]
+            if missing:
+                record, place = missing[0]
+                yield Finding("torn_transaction", f"a look of {op.client} at {op['node']} has records of operation"
+                              f" {writer.number}, but not {record} at {place}", [writer, op])
 
 
 # ----------------------------------------------------------------------
@@ -325,6 +348,15 @@ def windows(run):
                 rows[partition].append([offset, id])
             for partition, start in op["starts"]:
                 yield op, op["topic"], partition, start, rows[partition]
+    for op in run.follower_looks:
+        starts = {(topic, partition): start for topic, partition, start in op["starts"]}
+        for look in ("records", "again"):
+            rows = collections.defaultdict(list)
+            for topic, partition, offset, id in op.get(look, ()):
+                rows[topic, partition].append([offset, id])
+            for (topic, partition), seen in rows.items():
+                start = seen[0][0] if topic in workload.KEPT else starts.get((topic, partition), 0)
+                yield op, topic, partition, start, seen
     for op in run.operations:
         for partition, rows in taken(op):
             yield op, op["topic"], partition, rows[0][0], rows
@@ -353,7 +385,7 @@ def late_arrival(run):
         if missing:
             yield Finding("late_arrival", f"{op.client} read {topic}[{partition}] from {start} without {missing[0]},"
                           f" which has {final[missing[0]]} ({len(missing)} offsets)", [op])
-    for op in run.snapshots:
+    for op in run.snapshots + run.follower_looks:
         if "again" in op.details:
             yield Finding("late_arrival", f"two looks of {op.client} in one snapshot differ", [op])
 
@@ -673,6 +705,8 @@ def allowed_errors(run, op):
         allowed |= {"42704", "55000", "42P01"}
     if op.get("cancel_after"):
         allowed |= {"57014"}
+    if run.nodes and op.f == "produce":
+        allowed |= {"40003"}  # send() says so of a commit that no follower has confirmed
     if op.f == "reset" and op["partition"] is None:
         allowed |= {"42704"}  # deleted before, by a COMMIT whose answer was lost
     if op.f == "bad_commit":

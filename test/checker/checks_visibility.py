@@ -144,8 +144,8 @@ def _judge(run, op, look):
     rows = [end for way, _, end in look if way == "book"]
     if rows and len(groups[None]) == 1:
         end, = groups[None]
-        # without a standby all that is committed is read; with one, rows may be there before their records
-        if end > rows[0] or end < rows[0] and (not run.standby or op["isolation"] == "SERIALIZABLE"):
+        # where nobody confirms all that is committed is read; else rows may be there before their records
+        if end > rows[0] or end < rows[0] and (not run.confirms or op["isolation"] == "SERIALIZABLE"):
             yield Finding("disagreement", f"{op.client} saw in one statement ({op['isolation']}) {rows[0]} rows, and"
                           f" {end} records that were committed with them", [op])
 

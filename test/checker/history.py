@@ -12,6 +12,8 @@ can be compared.
   {"t":…, "type":"fault", "f":"kill_server", "at":"begin"|"end", …}
   {"t":…, "type":"restart", "at":"begin"|"end", …}
       the server is killed, and will come back, or its standby be promoted
+  {"t":…, "type":"survivors", "killed_at":…, "ends":[[node, [[topic, partition, log end]…]]…]}
+      what both followers have, which were killed at once
   {"t":…, "type":"settings", …}        first line: seed and options
   {"t":…, "type":"final", …}           last lines: what was found at the end
 """

@@ -1,13 +1,8 @@
 """Two private servers: a primary, and its synchronous standby.
 
-To clients and to faults a Pair is a Server: what is not said here is the
-primary's, whichever of both that is.  The standby finds the primary through
-a link to its sockets, which is taken away to cut it off, and which a
-promotion turns round; so both have the same configuration.
-
-fsync is off.  Only processes are killed here, never the machine: what was
-written is in the kernel's cache, and survives.  What is lost is what a
-process had not written, and what the standby had not received.
+The standby finds the primary through a link to its sockets, which is taken
+away to cut it off, and which a promotion turns round; so both have the same
+configuration.
 """
 
 import os
@@ -18,6 +13,7 @@ import threading
 import time
 
 import psycopg2
+from group import Group
 from server import DATABASE, USER, Server, ServerFailure
 
 STANDBY = "standby"  # its name for synchronous_standby_names
@@ -37,7 +33,7 @@ wal_receiver_timeout = 3s
 """
 
 
-class Pair:
+class Pair(Group):
     def __init__(self, bindir, directory, configuration, seed):
         self.directory = directory
         self.link = os.path.join(directory, "primary")
@@ -46,11 +42,8 @@ class Pair:
             names=self.names, link=self.link, user=USER, standby=STANDBY))
         self.standby = Server(bindir, os.path.join(directory, "b"), None)
 
-    def __getattr__(self, name):
-        return getattr(self.primary, name)
-
-    def logs(self):
-        return [self.primary.log, self.standby.log]
+    def others(self):
+        return [self.standby]
 
     # ------------------------------------------------------------------
     # Start and stop
@@ -61,19 +54,10 @@ class Pair:
         self.primary.prepare("SET synchronous_commit = local; " + schema)
         self.rebuild(rewind=False)
 
-    def kill_all(self):
-        self.primary.kill_all()
-        self.standby.kill_all()
-
-    def continue_all(self):
-        self.primary.continue_all()
-        self.standby.continue_all()
-
     def remove(self):
         if os.path.lexists(self.link):
             os.unlink(self.link)
-        self.primary.remove()
-        self.standby.remove()
+        super().remove()
 
     def ensure_up(self):
         """Both run, are joined, and the standby has all that the primary has written until now."""
@@ -82,29 +66,8 @@ class Pair:
         self.standby.ensure_up()
         self.await_standby()
 
-    def connect_to_standby(self, name):
+    def connect_to_standby(self, name, node=None):
         return self.standby.connect(name)
-
-    def ask(self, sql, server=None):
-        """A value, asked of the primary by a session of its own."""
-        connection = (server or self.primary).connect("faults")
-        try:
-            cursor = connection.cursor()
-            cursor.execute(sql)
-            return cursor.fetchone()[0] if cursor.description else None
-        finally:
-            connection.close()
-
-    def await_true(self, sql, server, patience=60):
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            try:
-                if self.ask(sql, server):
-                    return
-            except psycopg2.Error:
-                pass
-            time.sleep(0.05)
-        raise ServerFailure(f"the standby does not come after: not within {patience} s: {sql}")
 
     # ------------------------------------------------------------------
     # What is between them

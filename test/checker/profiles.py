@@ -1,7 +1,9 @@
 """Who takes part in a round: the clients of each profile."""
 
 from damage import Straddler, Tightener, Vandal
+from followers import FollowerComparer, FollowerReader
 from keeping import Idler, Keeper, KeptReader, StateProducer, StateReader, Trimmer
+from nodes import FOLLOWERS
 from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
 from workload import (KEPT, STATE, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
                       SimpleConsumer, Snapshotter, Waiter, Worker)
@@ -22,6 +24,8 @@ def keepers(count, think):
 
 ACKNOWLEDGED_EARLY = {"modes": {"local": 1, "off": 1}}  # goes on without a standby
 
+ACKS = {"modes": {"on": 60, "local": 10, "off": 10, "acks_1": 15, "acks_0": 5}}
+
 # name: lists of (class, number of clients, options)
 PROFILES = {
     # everything, with pauses: about half a processor
@@ -37,6 +41,11 @@ PROFILES = {
                 *readers(3), (StandbyReader, 1, {}), (Seeker, 1, {"think": 0.3}), (Snapshotter, 1, {}), (Waiter, 1, {}),
                 (Listener, 1, {}), (Worker, 2, {}), (SimpleConsumer, 1, {"think": 0.1}), (Copier, 1, {}),
                 (OffsetReader, 1, {}), (Admin, 1, {})],
+    # a cluster's leader, and who reads on its followers
+    "nodes": [(Producer, 3, ACKS), (Pairer, 2, ACKS), (Comparer, 1, {}), (Numberer, 2, {"think": 0.1}), *readers(3),
+              (Seeker, 1, {"think": 0.5}), (Snapshotter, 1, {}), (Waiter, 1, {}), (Listener, 1, {}), (Worker, 2, {}),
+              (SimpleConsumer, 1, {"think": 0.1}), (Copier, 1, {}), (OffsetReader, 1, {}), (Admin, 1, {}), *keepers(1, 0.15),
+              *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in FOLLOWERS]],
     # topics that records leave, by policy, by hand and by compaction
     "keeping": keepers(2, 0.02),
     # what a reader sees, and what follows from that
@@ -56,6 +65,8 @@ PROFILES = {
                 *readers(2), (Snapshotter, 1, {})],
     # producers and nobody who would flush for them
     "producers": [(Producer, 6, {"think": 0.01, "sleep": 0, "side": 0})],
+    # the same in a cluster
+    "nodes_producers": [(Producer, 4, {"think": 0.02, "sleep": 0, "side": 0, "topics": ("main",)})],
     # commits that fail after they have appended; VACUUM behind them; random reads
     "giants": [(Producer, 2, {"kinds": {"giant": 60, "single": 40}, "think": 0.02, "topics": ("main",),
                               "giant_records": 1500, "cancel_after": (1, 9)}),
@@ -84,6 +95,7 @@ PROFILES = {
 }
 
 WITH_STANDBY = {"standby"}
+WITH_NODES = {"nodes", "nodes_producers"}
 
 
 def clients(context, profile):

@@ -98,6 +98,7 @@ class Comparer(PartitionReader):
     window = 30  # records back to begin at
     wait = 0.5  # seconds at most between two statements of a transaction
     modes = {None: 4, "REPEATABLE READ": 3, "SERIALIZABLE": 2}
+    has_book = True
 
     def __init__(self, context, name, **options):
         super().__init__(context, name, **options)
@@ -109,7 +110,8 @@ class Comparer(PartitionReader):
         starts = {partition: self.starts.get((topic, partition), 0) for partition in range(TOPICS[topic])}
         columns = [(way, partition, sql.format(topic=topic, partition=partition, start=start))
                    for way, sql in WAYS.items() for partition, start in starts.items()]
-        if topic == PAIRED:
+        with_book = topic == PAIRED and self.has_book
+        if with_book:
             columns.append(("book", None, "(SELECT count(*) FROM book)"))
         self.random.shuffle(columns)
         statement = "SELECT " + ", ".join(sql for _, _, sql in columns)
@@ -127,7 +129,7 @@ class Comparer(PartitionReader):
             for seconds in waits:
                 time.sleep(seconds)
                 answer["looks"].append(look())
-            if topic == PAIRED:  # rows that a promotion must not take back
+            if with_book:  # rows that a promotion must not take back
                 answer["book"] = [id for id, in self.query(
                     "SELECT id FROM book WHERE synchronous = 'on' ORDER BY number DESC LIMIT 20")]
             if isolation:
@@ -214,13 +216,14 @@ class Listener(PartitionReader):
 
 
 class StandbyReader(Reader):
-    """Reads on the standby; its session stays when that is promoted."""
+    """Reads on the standby, whose promotion its session survives; or on a follower."""
 
     think = 0.1
+    node = None
     isolations = {None: 70, "REPEATABLE READ": 30}
 
     def open(self):
-        return self.context.server.connect_to_standby(self.name)
+        return self.context.server.connect_to_standby(self.name, self.node)
 
     def perform(self, f, body, **plan):
         return super().perform(f, body, standby=True, **plan)

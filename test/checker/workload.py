@@ -263,7 +263,7 @@ class Producer(Client):
     side = 0.03  # also produces to the topic that comes and goes
     sleep = 0.1  # before the commit
     only_partitions = None  # produce to these
-    modes = {"on": 90, "local": 5, "off": 5}  # of synchronous_commit
+    modes = {"on": 90, "local": 5, "off": 5}  # of synchronous_commit; "acks_1", "acks_0": of pg_topics.acks, with "on"
     several = 0.5  # part of transactions that go to two partitions at least
     giant_records = 300  # per partition
     cancel_after = (1, 10)  # milliseconds of its COMMIT
@@ -280,12 +280,13 @@ class Producer(Client):
         getattr(self, kind)()
 
     def perform(self, f, body, **plan):
-        """In one of the modes of synchronous_commit."""
+        """In one of the modes."""
         mode = self.random.choices(list(self.modes), list(self.modes.values()))[0]
 
         def body_in_mode(answer):
             if mode != self.synchronous:
-                self.query(f"SET synchronous_commit = {mode}")
+                self.query(f"SET synchronous_commit = on; SET pg_topics.acks = '{mode[-1]}'" if mode.startswith("acks_")
+                           else f"SET synchronous_commit = {mode}; SET pg_topics.acks = 'all'")
                 self.synchronous = mode
             return body(answer)
         return super().perform(f, body_in_mode, synchronous=mode, **plan)
