@@ -17,7 +17,7 @@ class FollowerReader(Client):
     node = None
     window = 20  # records of each partition
     whole = 0.03
-    wait = 0.3  # seconds at most between two looks at one snapshot
+    wait = 0.3  # seconds at most between two looks at one snapshot, and between a snapshot and the first of them
 
     def __init__(self, context, name, **options):
         super().__init__(context, name, **options)
@@ -37,6 +37,7 @@ class FollowerReader(Client):
         topics = self.random.sample(LOOKED_AT, len(LOOKED_AT))
         one_statement = self.random.random() < 0.5
         again = self.random.random() < 0.2
+        late = self.random.random() < 0.5
 
         def select(topic):
             conditions = [f'(partition = {partition} AND "offset" >= {start})' for partition, start in starts[topic].items()]
@@ -50,7 +51,10 @@ class FollowerReader(Client):
                           for topic, partition, offset, value in self.query(statement))
 
         def body(answer):
-            self.begin("REPEATABLE READ" if again or not one_statement else None)
+            self.begin("REPEATABLE READ" if again or late or not one_statement else None)
+            if late:
+                self.query("SELECT 1")
+                time.sleep(self.random.uniform(0, self.wait))
             answer["records"] = look()
             if again:
                 time.sleep(self.random.uniform(0, self.wait))

@@ -42,7 +42,8 @@ PROFILES = {
                 (Listener, 1, {}), (Worker, 2, {}), (SimpleConsumer, 1, {"think": 0.1}), (Copier, 1, {}),
                 (OffsetReader, 1, {}), (Admin, 1, {})],
     # a cluster's leader, and who reads on its followers
-    "nodes": [(Producer, 3, ACKS), (Pairer, 2, ACKS), (Comparer, 1, {}), (Numberer, 2, {"think": 0.1}), *readers(3),
+    "nodes": [(Producer, 3, ACKS), (Producer, 1, {"kinds": {"wide": 1}, "topics": ("second",), "think": 2, "side": 0}),
+              (Pairer, 2, ACKS), (Comparer, 1, {}), (Numberer, 2, {"think": 0.1}), *readers(3),
               (Seeker, 1, {"think": 0.5}), (Snapshotter, 1, {}), (Waiter, 1, {}), (Listener, 1, {}), (Worker, 2, {}),
               (SimpleConsumer, 1, {"think": 0.1}), (Copier, 1, {}), (OffsetReader, 1, {}), (Admin, 1, {}), *keepers(1, 0.15),
               *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in FOLLOWERS]],

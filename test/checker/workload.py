@@ -266,6 +266,7 @@ class Producer(Client):
     modes = {"on": 90, "local": 5, "off": 5}  # of synchronous_commit; "acks_1", "acks_0": of pg_topics.acks, with "on"
     several = 0.5  # part of transactions that go to two partitions at least
     giant_records = 300  # per partition
+    wide_records = 60  # of about 100 kB
     cancel_after = (1, 10)  # milliseconds of its COMMIT
 
     def __init__(self, context, name, **options):
@@ -315,6 +316,20 @@ class Producer(Client):
 
     def large(self):
         self.single(LARGE)
+
+    def wide(self):
+        """More than a follower is given at once."""
+        places = [self.destination() for _ in range(2)]
+        for number in range(self.wide_records):
+            self.add(*places[number % 2], LARGE)
+
+        def body(answer):
+            self.begin()
+            for topic, partition, id, _ in self.records:
+                self._produce(topic, partition, [id])
+            self.commit()
+            self.ranges(answer)
+        self.perform("produce", body, records=self.records)
 
     def single(self, suffix=""):
         topic, partition = self.destination()
