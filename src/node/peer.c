@@ -29,6 +29,9 @@
 /* Keywords of a connection, before and behind those of its conninfo. */
 #define MAX_KEYWORDS 8
 
+/* A node that connects, or has been asked, is given up when it is silent so long. */
+#define SILENCE_MS 20000
+
 /* The same text at both ends. */
 static const char *const peer_settings =
 "SET search_path = pg_catalog; SET datestyle = ISO; SET intervalstyle = postgres;"
@@ -89,13 +92,22 @@ report_result(Peer *peer, PeerResult *result)
  * ----------------------------------------------------------------
  */
 
-/* Wait until the socket can be read or written, as "events" say. */
+/*
+ * Wait until the socket can be read or written, as "events" say.  Raise an error if
+ * nothing happens there for timeout_ms, or -1.
+ */
 static void
-wait_for_socket(Peer *peer, int events)
+wait_for_socket(Peer *peer, int events, long timeout_ms)
 {
-	int			happened = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events,
-											 PQsocket(peer), -1L, topics_wait_event_get(WAIT_PEER));
+	int			happened = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events |
+											 (timeout_ms >= 0 ? WL_TIMEOUT : 0), PQsocket(peer),
+											 timeout_ms, topics_wait_event_get(WAIT_PEER));
 
+	if (happened & WL_TIMEOUT)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("another node does not answer"),
+				 errdetail("Nothing has come from it for %ld seconds.", timeout_ms / 1000)));
 	if (happened & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
@@ -105,11 +117,11 @@ wait_for_socket(Peer *peer, int events)
 
 /* Get the next result of what was sent, or NULL after the last one. */
 static PeerResult *
-get_result(Peer *peer)
+get_result(Peer *peer, long timeout_ms)
 {
 	while (PQisBusy(peer))
 	{
-		wait_for_socket(peer, WL_SOCKET_READABLE);
+		wait_for_socket(peer, WL_SOCKET_READABLE, timeout_ms);
 		if (!PQconsumeInput(peer))
 			report_connection(peer);
 	}
@@ -118,12 +130,12 @@ get_result(Peer *peer)
 
 /* Get the last result of what was sent; it is cleared by the caller. */
 static PeerResult *
-get_last_result(Peer *peer, ExecStatusType expected)
+get_last_result(Peer *peer, ExecStatusType expected, long timeout_ms)
 {
 	PeerResult *last = NULL;
 	PeerResult *result;
 
-	while ((result = get_result(peer)) != NULL)
+	while ((result = get_result(peer, timeout_ms)) != NULL)
 	{
 		ExecStatusType status = PQresultStatus(result);
 
@@ -208,7 +220,7 @@ finish_connecting(Peer *peer)
 	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
 	{
 		wait_for_socket(peer, status == PGRES_POLLING_READING ? WL_SOCKET_READABLE :
-						PQstatus(peer) == CONNECTION_STARTED ? WL_SOCKET_CONNECTED : WL_SOCKET_WRITEABLE);
+						PQstatus(peer) == CONNECTION_STARTED ? WL_SOCKET_CONNECTED : WL_SOCKET_WRITEABLE, SILENCE_MS);
 		status = PQconnectPoll(peer);
 	}
 	if (status != PGRES_POLLING_OK)
@@ -281,7 +293,7 @@ topics_peer_query(Peer *peer, const char *sql, const char *const *values, int nv
 
 	if (!sent)
 		report_connection(peer);
-	return get_last_result(peer, PGRES_TUPLES_OK);
+	return get_last_result(peer, PGRES_TUPLES_OK, -1);
 }
 
 int
@@ -315,7 +327,7 @@ topics_peer_prepare(Peer *peer, const char *name, const char *sql)
 {
 	if (!PQsendPrepare(peer, name, sql, 0, NULL))
 		report_connection(peer);
-	topics_peer_clear(get_last_result(peer, PGRES_COMMAND_OK));
+	topics_peer_clear(get_last_result(peer, PGRES_COMMAND_OK, SILENCE_MS));
 }
 
 /* Send a prepared statement, whose parameter is bytes. */
@@ -339,7 +351,7 @@ topics_peer_send_bytes(Peer *peer, const char *name, const StringInfoData *bytes
 PeerResult *
 topics_peer_receive_bytes(Peer *peer, StringInfo bytes)
 {
-	PeerResult *result = get_last_result(peer, PGRES_TUPLES_OK);
+	PeerResult *result = get_last_result(peer, PGRES_TUPLES_OK, SILENCE_MS);
 
 	memset(bytes, 0, sizeof(StringInfoData));
 	if (PQntuples(result) == 1)
