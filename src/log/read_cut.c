@@ -53,7 +53,8 @@
 #define NO_CUT PG_UINT64_MAX	/* of ReadCut.mark: nothing is hidden */
 #define OURS_AND_EXECUTORS 2	/* registrations of a snapshot */
 #define SPARE_LIMITS 16			/* that are entered while a cut is made */
-#define OLD_XIDS 1000000000		/* transactions: long before the oldest snapshot */
+#define OLD_XIDS 1000000000		/* transactions: long before the oldest
+								 * snapshot */
 
 typedef struct ReadCut
 {

@@ -48,7 +48,7 @@ typedef struct MetadataNode
 	char	   *name;
 	char	   *advertised;
 	bool		counts;			/* as a copy */
-}			MetadataNode;
+} MetadataNode;
 
 extern List *topics_metadata_list_nodes(void);
 extern char *topics_metadata_node_conninfo(const char *node, bool *counts);
@@ -92,16 +92,16 @@ typedef struct FetchResponse
 	int64		confirmed;		/* what is of marks up to here may be shown */
 	bool		is_complete;	/* the cut is, with this */
 	List	   *led;			/* of LedPartition; those of metadata first */
-}			FetchResponse;
+} FetchResponse;
 
 extern void topics_replica_fetch_begin(Peer *peer);
 extern void topics_replica_fetch_report(int64 topic_id, int32 partition, int64 log_end);
 extern void topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first,
 									  int64 durable_mark);
-extern FetchResponse * topics_replica_fetch_receive(Peer *peer);
-extern void topics_replica_fetch_free(FetchResponse * response);
+extern FetchResponse *topics_replica_fetch_receive(Peer *peer);
+extern void topics_replica_fetch_free(FetchResponse *response);
 extern bool topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led);
-extern void topics_replica_fetch_append(FetchResponse * response, Topic *topic,
+extern void topics_replica_fetch_append(FetchResponse *response, Topic *topic,
 										const LedPartition *led);
 
 /* ---- membership.c ---- */

@@ -95,7 +95,7 @@ typedef struct FedPartition
 	MonotonicTime stuck_since;	/* it could not be given; 0: it could */
 	bool		is_pending;		/* is in the list of those that are to be
 								 * given */
-}			FedPartition;
+} FedPartition;
 
 /* The follower's session that this backend serves, if it does. */
 static struct
@@ -208,7 +208,7 @@ get_partition(const TopicPartition *id)
 
 /* Add a partition to a list of the session. */
 static void
-add_to(List **list, FedPartition * fed)
+add_to(List **list, FedPartition *fed)
 {
 	MemoryContext old = MemoryContextSwitchTo(session.cxt);
 
@@ -221,7 +221,7 @@ add_to(List **list, FedPartition * fed)
  * cuts go on without it, and what the follower confirms is not about it.
  */
 static void
-put_off(List **list, FedPartition * fed, bool at_once)
+put_off(List **list, FedPartition *fed, bool at_once)
 {
 	PartitionState *state = topics_partition_state_find(&fed->id);
 	MonotonicTime now = topics_clock_now();
@@ -417,7 +417,7 @@ hear_follower(StringInfo message)
 
 /* Return true if a partition is there, as far as shared memory knows. */
 static bool
-is_there(const FedPartition * fed)
+is_there(const FedPartition *fed)
 {
 	return topics_partition_state_find(&fed->id) != NULL;
 }
@@ -444,7 +444,7 @@ typedef struct PartitionWork
 
 /* Do a work.  Return false if that has failed, which is logged once. */
 static bool
-try_partition(Work work, PartitionWork * arg)
+try_partition(Work work, PartitionWork *arg)
 {
 	ErrorData  *error = topics_subtransaction_try(work, arg);
 
@@ -492,7 +492,7 @@ look_up_ends(void *arg)
  * not there for us, is being made: its first commit will tell of it.
  */
 static void
-have_ends(FedPartition * fed)
+have_ends(FedPartition *fed)
 {
 	PartitionState *state = topics_partition_state_find(&fed->id);
 	PartitionWork work = {.fed = fed};
@@ -556,7 +556,7 @@ retry_partitions(void)
 
 /* Note what a cut says of a partition. */
 static void
-note_ends(const PartitionEnds * ends)
+note_ends(const PartitionEnds *ends)
 {
 	FedPartition *fed = get_partition(&ends->id);
 	MemoryContext old;
@@ -640,7 +640,7 @@ typedef struct ValueWriter
 	FmgrInfo	function;
 	bool		as_text;
 	bool		is_varlena_text;	/* the bytes are the value */
-}			ValueWriter;
+} ValueWriter;
 
 /* Return true if a type has a binary form. */
 static bool
@@ -689,7 +689,7 @@ goes_as_text(Oid type)
 }
 
 static void
-set_writer(ValueWriter * writer, Oid type)
+set_writer(ValueWriter *writer, Oid type)
 {
 	Oid			function;
 	bool		is_varlena;
@@ -705,7 +705,7 @@ set_writer(ValueWriter * writer, Oid type)
 
 /* Write a value: its length, or -1 for NULL, and its bytes. */
 static void
-write_value(StringInfo out, ValueWriter * writer, Datum value, bool isnull)
+write_value(StringInfo out, ValueWriter *writer, Datum value, bool isnull)
 {
 	if (isnull)
 		pq_sendint32(out, -1);
@@ -875,7 +875,7 @@ write_partition(void *arg)
 
 /* Forget a partition that is gone. */
 static void
-forget_partition(FedPartition * fed)
+forget_partition(FedPartition *fed)
 {
 	if (!list_member_ptr(session.excluded, fed) && !list_member_ptr(session.unknown, fed))
 		hash_search(session.partitions, &fed->id, HASH_REMOVE, NULL);
@@ -886,7 +886,7 @@ forget_partition(FedPartition * fed)
  * with the next response.
  */
 static bool
-write_next_pending(PartitionWork * work)
+write_next_pending(PartitionWork *work)
 {
 	StringInfo	out = work->out;
 	FedPartition *fed = linitial(session.pending);

@@ -164,7 +164,7 @@ topics_replica_fetch_receive(Peer *peer)
 
 /* Free what a response has outside of memory contexts.  Raises nothing. */
 void
-topics_replica_fetch_free(FetchResponse * response)
+topics_replica_fetch_free(FetchResponse *response)
 {
 	topics_peer_clear(response->result);
 	response->result = NULL;
@@ -184,11 +184,11 @@ typedef struct ValueReader
 	int32		typmod;
 	bool		as_text;
 	StringInfoData copy;		/* a value's bytes, with a 0 behind */
-}			ValueReader;
+} ValueReader;
 
 /* Find out how values of a column come, of a type that is no domain. */
 static void
-set_reader(ValueReader * reader, Oid type, int32 typmod, bool as_text)
+set_reader(ValueReader *reader, Oid type, int32 typmod, bool as_text)
 {
 	Oid			function;
 
@@ -205,7 +205,7 @@ set_reader(ValueReader * reader, Oid type, int32 typmod, bool as_text)
 
 /* Read a value; the result is palloc'd. */
 static Datum
-read_value(StringInfo data, ValueReader * reader, bool *isnull)
+read_value(StringInfo data, ValueReader *reader, bool *isnull)
 {
 	int			length = (int) pq_getmsgint(data, sizeof(int32));
 	const char *bytes;
@@ -344,7 +344,7 @@ check_end(const Topic *topic, const LedPartition *led, int64 end)
 
 /* Bring a partition on in this transaction, as far as a response goes. */
 void
-topics_replica_fetch_append(FetchResponse * response, Topic *topic, const LedPartition *led)
+topics_replica_fetch_append(FetchResponse *response, Topic *topic, const LedPartition *led)
 {
 	ReplicaRange range = {.topic = topic,.partition = led->partition,.upto = led->upto};
 	Partition	partition = topics_catalog_open_for_reading(topic, led->partition);

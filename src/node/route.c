@@ -44,7 +44,7 @@ get_leader_address(const ClusterRow *row)
 		return row->leader_advertised;
 	foreach(lc, topics_metadata_list_nodes())
 	{
-		const		MetadataNode *node = lfirst(lc);
+		const MetadataNode *node = lfirst(lc);
 
 		if (strcmp(node->name, row->leader) == 0)
 			return node->advertised;

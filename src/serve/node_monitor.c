@@ -58,7 +58,7 @@ topics_node_status(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	foreach(lc, topics_metadata_list_nodes())
 	{
-		const		MetadataNode *node = lfirst(lc);
+		const MetadataNode *node = lfirst(lc);
 		Datum		values[NODE_COLUMNS];
 		bool		nulls[NODE_COLUMNS] = {false};
 		bool		leads = strcmp(node->name, row.leader) == 0;
@@ -110,7 +110,7 @@ typedef struct ReplicaView
 	Partition	partition;
 	int64		own_end;		/* of the log here */
 	int64		leader_end;		/* of the leader's, as far as it is known */
-}			ReplicaView;
+} ReplicaView;
 
 /* What is known of a replica; unknown: UNKNOWN_OFFSET, or NULL. */
 typedef struct ReplicaKnowledge
@@ -121,14 +121,14 @@ typedef struct ReplicaKnowledge
 	const char *message;
 	bool		knows_in_sync;
 	bool		in_sync;
-}			ReplicaKnowledge;
+} ReplicaKnowledge;
 
 /*
  * Put how long it is ago that the first record was appended that a follower
  * lacks, by its timestamp; only where the record is here.
  */
 static void
-put_lag_time(const ReplicaView * view, int64 end, Datum *values, bool *nulls)
+put_lag_time(const ReplicaView *view, int64 end, Datum *values, bool *nulls)
 {
 	Interval   *lag;
 	TimestampTz timestamp;
@@ -144,7 +144,7 @@ put_lag_time(const ReplicaView * view, int64 end, Datum *values, bool *nulls)
 
 /* Put about how many bytes so many records have, by those of the active segment. */
 static void
-put_lag_bytes(const ReplicaView * view, int64 lag, Datum *values, bool *nulls)
+put_lag_bytes(const ReplicaView *view, int64 lag, Datum *values, bool *nulls)
 {
 	const PartitionState *state = view->partition.state;
 	int64		records = view->own_end - state->active_base;
@@ -174,7 +174,7 @@ put_offset(int column, int64 offset, Datum *values, bool *nulls)
 
 /* Put a replica. */
 static void
-put_replica(const ReplicaView * view, const char *node, bool leads, const ReplicaKnowledge * known)
+put_replica(const ReplicaView *view, const char *node, bool leads, const ReplicaKnowledge *known)
 {
 	Datum		values[REPLICA_COLUMNS];
 	bool		nulls[REPLICA_COLUMNS] = {false};
@@ -207,7 +207,7 @@ put_replica(const ReplicaView * view, const char *node, bool leads, const Replic
 
 /* Find why the replicator of this node does not get on, with a partition or at all. */
 static const WorkFailure *
-find_failure(const ReplicaView * view, Oid view_relid, int32 partition)
+find_failure(const ReplicaView *view, Oid view_relid, int32 partition)
 {
 	for (int i = 0; i < view->nfailures; i++)
 	{
@@ -223,7 +223,7 @@ find_failure(const ReplicaView * view, Oid view_relid, int32 partition)
 
 /* Say of this node, which follows, how it gets on with a partition. */
 static void
-know_own(const ReplicaView * view, ReplicaKnowledge * known)
+know_own(const ReplicaView *view, ReplicaKnowledge *known)
 {
 	const Partition *partition = &view->partition;
 	const WorkFailure *stopped = find_failure(view, partition->topic->view_relid, partition->number);
@@ -239,7 +239,7 @@ know_own(const ReplicaView * view, ReplicaKnowledge * known)
 
 /* Say of a follower what this node, which leads, has heard of it. */
 static void
-know_follower(const ReplicaView * view, const char *node, ReplicaKnowledge * known)
+know_follower(const ReplicaView *view, const char *node, ReplicaKnowledge *known)
 {
 	PartitionState *state = view->partition.state;
 	Follower	follower;
@@ -257,7 +257,7 @@ know_follower(const ReplicaView * view, const char *node, ReplicaKnowledge * kno
 
 /* Put the replicas of a partition, with what is known of them on this node. */
 static void
-put_replicas(ReplicaView * view, List *nodes)
+put_replicas(ReplicaView *view, List *nodes)
 {
 	const ClusterRow *row = view->row;
 	ListCell   *lc;
@@ -267,7 +267,7 @@ put_replicas(ReplicaView * view, List *nodes)
 		(int64) pg_atomic_read_u64(&view->partition.state->leader_end);
 	foreach(lc, nodes)
 	{
-		const		MetadataNode *node = lfirst(lc);
+		const MetadataNode *node = lfirst(lc);
 		bool		leads = strcmp(node->name, row->leader) == 0;
 		ReplicaKnowledge known = {.end = UNKNOWN_OFFSET,.high_watermark = UNKNOWN_OFFSET};
 

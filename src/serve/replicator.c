@@ -66,7 +66,7 @@ typedef struct PausedPartition
 {
 	int64		topic_id;
 	int32		partition;
-}			PausedPartition;
+} PausedPartition;
 
 /* A session with the leader. */
 typedef struct Session
@@ -87,7 +87,7 @@ typedef struct Session
 	FetchResponse *response;	/* that has come, and is not appended yet */
 	MemoryContext response_cxt;
 	XLogRecPtr	flush_to;		/* what was appended ends there */
-}			Session;
+} Session;
 
 static WorkerSlot *replicator_slot = NULL;
 static bool finished = false;	/* this database does not follow */
@@ -184,7 +184,7 @@ is_paused(const LedPartition *led)
 
 	foreach(lc, session.paused)
 	{
-		const		PausedPartition *paused = lfirst(lc);
+		const PausedPartition *paused = lfirst(lc);
 
 		if (paused->topic_id == led->topic_id && paused->partition == led->partition)
 			return true;
@@ -308,7 +308,7 @@ typedef struct Share
 {
 	int			first;			/* in the response's list */
 	int			count;
-}			Share;
+} Share;
 
 /* Note that a partition has records that are to be shown when the cut is complete. */
 static void
@@ -396,7 +396,7 @@ note_appended(void)
 
 /* Append one partition, with its own turn when that fails. */
 static void
-append_carefully(Share * share)
+append_carefully(Share *share)
 {
 	const LedPartition *led = list_nth(session.response->led, share->first);
 	WorkPiece	piece = {MyDatabaseId, InvalidOid, led->partition, WORK_REPLICATE};
@@ -411,7 +411,7 @@ append_carefully(Share * share)
 
 /* Append some partitions.  Return false if that has failed. */
 static bool
-append_together(Share * share)
+append_together(Share *share)
 {
 	const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
 
@@ -520,7 +520,7 @@ wake_readers(void)
 
 /* The cut is complete here: make it durable, so that the next request can say so. */
 static void
-end_cut(const FetchResponse * response)
+end_cut(const FetchResponse *response)
 {
 	if (session.flush_to != InvalidXLogRecPtr)
 		XLogFlush(session.flush_to);
@@ -531,7 +531,7 @@ end_cut(const FetchResponse * response)
 
 /* Show readers what the leader says that can be shown. */
 static void
-show_cut(const FetchResponse * response)
+show_cut(const FetchResponse *response)
 {
 	if (response->is_complete)
 		topics_high_watermark_end_leader_cut(response->newest_mark);

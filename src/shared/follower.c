@@ -34,9 +34,9 @@ typedef struct FollowerTable
 {
 	slock_t		mutex;
 	Follower	places[FOLLOWER_PLACES];	/* without a database: free */
-}			FollowerTable;
+} FollowerTable;
 
-static FollowerTable * followers = NULL;
+static FollowerTable *followers = NULL;
 
 /* shmem_request_hook */
 void
@@ -155,7 +155,7 @@ topics_follower_end_session(void)
  * not long ago (Kafka: replica.lag.time.max.ms).
  */
 bool
-topics_follower_is_in_sync(const Follower * follower)
+topics_follower_is_in_sync(const Follower *follower)
 {
 	return follower->session != 0 && follower->caught_up != 0 &&
 		topics_clock_now() - follower->caught_up <= IN_SYNC_MS * INT64CONST(1000);
@@ -178,7 +178,7 @@ topics_follower_count_in_sync(void)
 
 /* Copy what is known of a follower of this database; false if nothing is. */
 bool
-topics_follower_read(const char *node, Follower * copy)
+topics_follower_read(const char *node, Follower *copy)
 {
 	Follower   *place;
 

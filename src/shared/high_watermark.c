@@ -144,7 +144,10 @@ typedef struct HighWatermark
 															 * modulo: they are
 															 * confirmed */
 
-	/* of a follower: local transactions of the open mark, and earlier long cuts */
+	/*
+	 * of a follower: local transactions of the open mark, and earlier long
+	 * cuts
+	 */
 	TransactionId first_xid;	/* invalid: none */
 	TransactionId last_xid;
 	uint64		nlong;			/* that there were */
@@ -163,9 +166,9 @@ typedef struct SlotTable
 	pg_atomic_uint32 changes;	/* of which database has which slot */
 	uint32		row_changes;	/* of rows of topic_log.cluster (registry
 								 * lock) */
-}			SlotTable;
+} SlotTable;
 
-static SlotTable * table = NULL;
+static SlotTable *table = NULL;
 static LWLockPadded *locks = NULL;	/* of the slots, then that of the registry */
 
 /* This process's slot, as of so many changes. */
@@ -938,7 +941,7 @@ topics_high_watermark_note_moved(PartitionState *state)
 
 /* Add a partition to a cut, if it is this database's. */
 static void
-add_to_cut(FollowerCut * cut, int place)
+add_to_cut(FollowerCut *cut, int place)
 {
 	PartitionState *state = topics_partition_state_at(place);
 
@@ -966,7 +969,7 @@ get_mark_to_show(void)
 
 /* Get the room that a cut may need. */
 int
-topics_high_watermark_cut_room(const FollowerCut * cut)
+topics_high_watermark_cut_room(const FollowerCut *cut)
 {
 	return cut->wants_all ? pg_topics_max_partitions : FEED_LENGTH;
 }
@@ -977,7 +980,7 @@ topics_high_watermark_cut_room(const FollowerCut * cut)
  * all are wanted.
  */
 bool
-topics_high_watermark_make_follower_cut(FollowerCut * cut)
+topics_high_watermark_make_follower_cut(FollowerCut *cut)
 {
 	bool		done;
 
@@ -1016,7 +1019,7 @@ topics_high_watermark_make_follower_cut(FollowerCut * cut)
  * cut, or until the time is over.  The wait can be interrupted.
  */
 void
-topics_high_watermark_wait_for_feed(const FollowerCut * cut, MonotonicTime until)
+topics_high_watermark_wait_for_feed(const FollowerCut *cut, MonotonicTime until)
 {
 	MonotonicTime linger_until = NEVER;
 

@@ -490,16 +490,16 @@ typedef struct Follower
 	TimestampTz asked;			/* when it last asked; 0: never */
 	pid_t		session;		/* that serves it; 0: it is not connected */
 	MonotonicTime caught_up;	/* it had all that there was then; 0: never */
-}			Follower;
+} Follower;
 
 extern void topics_follower_shmem_request(void);
 extern void topics_follower_shmem_startup(void);
 extern int	topics_follower_begin(const char *node, bool *is_new);
 extern bool topics_follower_note(const char *node, MonotonicTime caught_up);
 extern void topics_follower_end_session(void);
-extern bool topics_follower_is_in_sync(const Follower * follower);
+extern bool topics_follower_is_in_sync(const Follower *follower);
 extern int	topics_follower_count_in_sync(void);
-extern bool topics_follower_read(const char *node, Follower * copy);
+extern bool topics_follower_read(const char *node, Follower *copy);
 extern int	topics_follower_forget(const char *node);
 extern void topics_follower_forget_database(Oid database);
 
@@ -532,7 +532,7 @@ typedef enum ClusterKind
 	CLUSTER_NONE,				/* it is in none */
 	CLUSTER_LEADER,
 	CLUSTER_FOLLOWER
-}			ClusterKind;
+} ClusterKind;
 
 /* How far readers of a partition go. */
 typedef struct PartitionLimit
@@ -588,7 +588,7 @@ typedef struct PartitionEnds
 	TopicPartition id;
 	int64		log_start;
 	int64		log_end;
-}			PartitionEnds;
+} PartitionEnds;
 
 /*
  * What a follower's session on the leader goes by, from one cut to the next.  A
@@ -605,12 +605,12 @@ typedef struct FollowerCut
 	PartitionEnds *ends;		/* with room for so many */
 	int			room;
 	int			count;
-}			FollowerCut;
+} FollowerCut;
 
 extern void topics_high_watermark_note_moved(PartitionState *state);
-extern int	topics_high_watermark_cut_room(const FollowerCut * cut);
-extern bool topics_high_watermark_make_follower_cut(FollowerCut * cut);
-extern void topics_high_watermark_wait_for_feed(const FollowerCut * cut, MonotonicTime until);
+extern int	topics_high_watermark_cut_room(const FollowerCut *cut);
+extern bool topics_high_watermark_make_follower_cut(FollowerCut *cut);
+extern void topics_high_watermark_wait_for_feed(const FollowerCut *cut, MonotonicTime until);
 extern void topics_high_watermark_exclude(int follower, PartitionState *state);
 extern void topics_high_watermark_include(int follower, PartitionState *state);
 extern bool topics_high_watermark_has_exclusions(void);

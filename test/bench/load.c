@@ -707,10 +707,10 @@ typedef struct Follower
 	}			state;
 	bool		notified;		/* since he began to consume */
 	bool		got_rows;
-}			Follower;
+} Follower;
 
 static void
-follower_send(Follower * follower, const char *sql)
+follower_send(Follower *follower, const char *sql)
 {
 	if (!PQsendQuery(follower->conn, sql))
 		fail(sql, PQerrorMessage(follower->conn));
@@ -722,7 +722,7 @@ follower_send(Follower * follower, const char *sql)
 
 /* The first column of what is consumed is the value, which begins with the number that its producer gave it */
 static void
-follower_note(Follower * follower, const PGresult *result, double t)
+follower_note(Follower *follower, const PGresult *result, double t)
 {
 	for (int i = 0; i < PQntuples(result); i++)
 	{
@@ -738,7 +738,7 @@ follower_note(Follower * follower, const PGresult *result, double t)
 
 /* What to do after a statement: consume while there are records, then wait */
 static void
-follower_next(Follower * follower)
+follower_next(Follower *follower)
 {
 	if (follower->state == WAITING || follower->got_rows || follower->notified)
 		follower_send(follower, options.consume);
@@ -749,7 +749,7 @@ follower_next(Follower * follower)
 }
 
 static void
-follower_receive(Follower * follower)
+follower_receive(Follower *follower)
 {
 	PGnotify   *notify;
 

@@ -211,7 +211,8 @@ is( $b->poll_query_until('postgres', q{SELECT count(*) > 0 FROM topic.old WHERE 
 	'b: a missing type does not stop other topics');
 $_->safe_psql('postgres', 'CREATE TYPE pair AS (a int, b text)') for $b, $c;
 # a shows it when b has confirmed that it has it
-$_->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topic.pairs}) or die 'it does not go on'
+$_->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topic.pairs})
+  or die 'it does not go on'
   for $b, $a;
 same_on('b', 'goes on when the type is there');
 
