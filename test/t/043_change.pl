@@ -484,7 +484,9 @@ my @settings = (
 	[ delete_retention_time => q{'0'}, q{'2 days'}, q{'1 day'} ],
 	[ min_compaction_lag_time => q{'10 days'}, q{'1 day'} ],
 	[ min_cleanable_dirty_ratio => 0, 1, 0.5 ],
-	[ notify => 'false', 'true' ]);
+	[ notify => 'false', 'true' ],
+	# more than one would want followers
+	[ min_insync_replicas => 1 ]);
 my %refused = (
 	'max_message_bytes => 256' => [ '54000', @producers ],
 	map { ("cleanup_policy => '$_'" => [ '22004', 'keyless' ]) } 'compact', 'compact,delete');
