@@ -169,6 +169,9 @@ is_log_end_reached(void *arg)
 		wait->gap_is_known = true;	/* what comes is a record */
 		return false;
 	}
+	/* whoever finds it confirmed wakes us, if we say so before we look */
+	if (topics_read_cut_limit(wait->partition.state, NULL) < wait->wanted)
+		topics_wakeup_want(wait->partition.state, wait->wanted);
 	if (topics_read_cut_limit(wait->partition.state, NULL) >= wait->wanted)
 	{
 		/* nobody is told of a record that a crash can take back */
