@@ -46,6 +46,7 @@
 #include "group/group.h"
 #include "node/node.h"
 #include "serve/serve.h"
+#include "pg_topics.h"
 
 #define LOOK_MS 1000			/* between two looks at what this node is */
 #define RETRY_MS 200			/* after an error, at least */
@@ -392,6 +393,7 @@ note_appended(void)
 	if (session.offsets_topic != 0)
 		topics_offset_table_log_changed(session.offsets_topic);
 	session.offsets_topic = 0;
+	TEST_POINT("replica-appended");
 }
 
 /* Append one partition, with its own turn when that fails. */

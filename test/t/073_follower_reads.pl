@@ -14,7 +14,7 @@ use Topics;
 
 my $conf =
   "pg_topics.worker_interval = '1 s'\nmax_worker_processes = 20\nmax_connections = 40\npg_topics.max_partitions = 4000\nmax_locks_per_transaction = 500\n";
-my %node = map { $_ => topics_node($_, conf => $conf) } qw(a b c);
+my %node = map { $_ => topics_node($_, conf => $conf, points => 1) } qw(a b c);
 my ($a, $b, $c) = @node{ 'a', 'b', 'c' };
 my $leader = Session->new($a);
 
@@ -144,19 +144,18 @@ looks_until('c catches up', total());
 
 # A snapshot from the middle of it, with which topics are read when it is complete
 my $before = bytes_on($c);
-my $pid = $c->safe_psql('postgres',
-	q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics replicator'});
 my %old = map { $_ => Session->new($c) } ('REPEATABLE READ', 'SERIALIZABLE', 'cursor');
 
 $producer->send($giant);
 poll_until(sub { bytes_on($c) > $before + 20_000_000 }) or die;
-signal_backend('STOP', $pid);
+stop_at($c, 'replica-appended');
+wait_until_at($c, 'replica-appended') or die 'the replicator does not stop';
 $old{$_}->value("BEGIN ISOLATION LEVEL $_; SELECT count(*) FROM pg_class")
   for 'REPEATABLE READ', 'SERIALIZABLE';
 $old{cursor}->value("BEGIN; DECLARE c CURSOR FOR $counts");
 cmp_ok(bytes_on($c), '<', $before + 100_000_000, 'c has some of it');
 is(look($c, $ends), total(), '... and shows nothing');
-signal_backend('CONT', $pid);
+go_on_from($c, 'replica-appended');
 $giants++;
 looks_until('it is completed', total());
 $producer->receive;
