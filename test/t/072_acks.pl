@@ -41,7 +41,7 @@ sub replicator_of
 {
 	my ($node, $database) = @_;
 	my $query =
-	  "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics replicator' AND datname = '$database'";
+	  "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics replicator' AND datname = '$database' AND wait_event IN ('PgTopicsPeer', 'Extension')";
 	my $pid;
 
 	poll_until(sub { $pid = $node->safe_psql('postgres', $query) }) or die 'no replicator';
