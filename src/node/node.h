@@ -23,9 +23,7 @@ extern Peer *topics_peer_connect(const char *node, const char *conninfo);
 extern void topics_peer_close(Peer *peer);
 extern PeerResult *topics_peer_query(Peer *peer, const char *sql, const char *const *values,
 									 int nvalues);
-extern int	topics_peer_rows(const PeerResult *result);
 extern const char *topics_peer_value(const PeerResult *result, int row, int column);
-extern int64 topics_peer_number(const PeerResult *result, int row, int column);
 extern void topics_peer_clear(PeerResult *result);
 extern void topics_peer_prepare(Peer *peer, const char *name, const char *sql);
 extern void topics_peer_send_bytes(Peer *peer, const char *name, const StringInfoData *bytes);

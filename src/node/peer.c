@@ -296,23 +296,11 @@ topics_peer_query(Peer *peer, const char *sql, const char *const *values, int nv
 	return get_last_result(peer, PGRES_TUPLES_OK, -1);
 }
 
-int
-topics_peer_rows(const PeerResult *result)
-{
-	return PQntuples(result);
-}
-
 /* Get a value of a result as text, or NULL. */
 const char *
 topics_peer_value(const PeerResult *result, int row, int column)
 {
 	return PQgetisnull(result, row, column) ? NULL : PQgetvalue(result, row, column);
-}
-
-int64
-topics_peer_number(const PeerResult *result, int row, int column)
-{
-	return pg_strtoint64(PQgetvalue(result, row, column));
 }
 
 void

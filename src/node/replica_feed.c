@@ -735,6 +735,14 @@ write_value(StringInfo out, ValueWriter *writer, Datum value, bool isnull)
 
 /* Overwrite what was sent before, at a place. */
 static void
+set_int32(StringInfo out, int place, int32 value)
+{
+	uint32		sent = pg_hton32((uint32) value);
+
+	memcpy(out->data + place, &sent, sizeof(sent));
+}
+
+static void
 set_int64(StringInfo out, int place, int64 value)
 {
 	uint64		sent = pg_hton64((uint64) value);
@@ -853,15 +861,13 @@ write_partition(void *arg)
 	pq_sendint32(out, 0);
 	if (from < end)
 	{
-		uint32		length;
-
 		topics_log_flush_published(partition.state);
 		upto = write_records(out, &partition, from, end);
 		topics_catalog_close_partition(&partition, AccessShareLock);
 		/* the follower may take its time to read */
 		UnlockRelationOid(topic->root_relid, AccessShareLock);
-		length = pg_hton32((uint32) (out->len - place - (int) (sizeof(int64) + sizeof(int32))));
-		memcpy(out->data + place + sizeof(int64), &length, sizeof(length));
+		set_int32(out, place + sizeof(int64),
+				  out->len - place - (int) (sizeof(int64) + sizeof(int32)));
 	}
 	set_int64(out, place, upto);
 	work->count++;
@@ -938,7 +944,7 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 	Datum		result;
 	bool		isnull = false;
 	int			place;
-	uint32		count;
+	int			count;
 
 	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, 1);
@@ -959,9 +965,9 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 	/* these two are known when the rest is written */
 	pq_sendbyte(&out, 0);
 	pq_sendint32(&out, 0);
-	count = pg_hton32((uint32) write_pending(&out));
+	count = write_pending(&out);
 	out.data[place] = is_cut_given();
-	memcpy(out.data + place + 1, &count, sizeof(count));
+	set_int32(&out, place + 1, count);
 	SET_VARSIZE(out.data, out.len);
 	result = PointerGetDatum(out.data);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), &result, &isnull)));

@@ -76,14 +76,12 @@ typedef struct Session
 	MemoryContext row_cxt;		/* of this */
 	ClusterRow	cluster;
 	MonotonicTime look_at;		/* when to look again what this node is */
-	bool		is_first;		/* nothing was asked yet */
 	bool		is_careful;		/* each partition is appended by itself */
 	List	   *paused;			/* of PausedPartition */
 	MonotonicTime retry_at;		/* when these are to be tried again */
 	List	   *moved;			/* partitions with records that were not shown
 								 * yet: PartitionState */
 	int64		moved_mark;		/* the leader's, up to which these are */
-	int64		durable_mark;	/* of the cut that is durable here, or NO_CUT */
 	int64		offsets_topic;	/* committed offsets have come: its id, or 0 */
 	FetchResponse *response;	/* that has come, and is not appended yet */
 	MemoryContext response_cxt;
@@ -282,7 +280,7 @@ raise_error(void *arg)
 static bool
 receive_next(void)
 {
-	const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
+	const WorkPiece whole = WHOLE_REPLICATION;
 	ErrorData  *volatile error = NULL;
 
 	PG_TRY();
@@ -415,7 +413,7 @@ append_carefully(Share *share)
 static bool
 append_together(Share *share)
 {
-	const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
+	const WorkPiece whole = WHOLE_REPLICATION;
 
 	return topics_backoff_run(&whole, NULL, append_share, share);
 }
@@ -436,7 +434,7 @@ apply_metadata(void *arg)
 static void
 follow_metadata(void)
 {
-	WorkPiece	piece = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
+	WorkPiece	piece = WHOLE_REPLICATION;
 	Topic	   *topic;
 
 	StartTransactionCommand();
@@ -527,7 +525,6 @@ end_cut(const FetchResponse *response)
 	if (session.flush_to != InvalidXLogRecPtr)
 		XLogFlush(session.flush_to);
 	session.is_careful = false;
-	session.durable_mark = response->mark;
 	session.moved_mark = response->newest_mark;
 }
 
@@ -559,7 +556,7 @@ take_response(void)
 	if (done && response->is_complete)
 	{
 		end_cut(response);
-		topics_replica_fetch_send(leader, &session.cluster, false, session.durable_mark);
+		topics_replica_fetch_send(leader, &session.cluster, false, response->mark);
 	}
 	if (done)
 		show_cut(response);
@@ -589,7 +586,7 @@ still_follows(void)
 static bool
 run_session(void)
 {
-	const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
+	const WorkPiece whole = WHOLE_REPLICATION;
 	bool		follows = true;
 	bool		goes_on;
 
@@ -632,7 +629,7 @@ topics_replicator_main(Datum main_arg)
 	pgstat_report_activity(STATE_RUNNING, "replicating topics");
 	while (run_session())
 	{
-		const WorkPiece whole = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE};
+		const WorkPiece whole = WHOLE_REPLICATION;
 
 		MemoryContextReset(session.cxt);
 		topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);

@@ -268,9 +268,6 @@ topics_high_watermark_shmem_startup(void)
  * ----------------------------------------------------------------
  */
 
-static void advance(void);
-static void release_lock(void);
-
 /* Find the slot of a database: the first, if it has none of its own. */
 static int
 find_slot(Oid database)
@@ -360,116 +357,6 @@ find_free_slot(void)
 			return i;
 	}
 	return 0;
-}
-
-/*
- * This database is what its row of topic_log.cluster says.  Return false if no
- * slot is left.  The caller holds the registry lock.
- */
-static bool
-set_kind(ClusterKind kind, int acks_followers)
-{
-	int			number = find_slot(MyDatabaseId);
-
-	if (number > 0 && get_slot(number)->kind != kind)
-	{
-		move_database(MyDatabaseId, number, 0, CLUSTER_NONE, 0);
-		number = 0;
-	}
-	if (kind == CLUSTER_NONE)
-		return true;
-	if (number == 0)
-	{
-		number = find_free_slot();
-		if (number == 0)
-			return false;
-		move_database(MyDatabaseId, 0, number, kind, acks_followers);
-	}
-	acquire_lock(LW_EXCLUSIVE);
-	shared->acks_followers = acks_followers;
-	advance();
-	release_lock();
-	/* who waits looks whether it still has to */
-	wake_waiters(get_slot(number));
-	return true;
-}
-
-/* Get the number of changes of rows, for topics_high_watermark_attend. */
-uint32
-topics_high_watermark_row_changes(void)
-{
-	uint32		result;
-
-	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
-	result = table->row_changes;
-	LWLockRelease(&locks[SLOTS].lock);
-	return result;
-}
-
-static void
-report_no_slot(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("too many databases of this server are nodes of clusters"),
-			 errdetail("There may be %d.", MAX_CLUSTERS)));
-}
-
-/* Require that this database has a slot, or can have one. */
-void
-topics_high_watermark_require_slot(void)
-{
-	bool		found;
-
-	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
-	found = find_slot(MyDatabaseId) > 0 || find_free_slot() > 0;
-	LWLockRelease(&locks[SLOTS].lock);
-	if (!found)
-		report_no_slot();
-}
-
-/*
- * This database's row was read, after so many changes of rows.  Return false if
- * there was another one since: then it is to be read again.
- */
-bool
-topics_high_watermark_attend(ClusterKind kind, int acks_followers, uint32 row_changes)
-{
-	bool		counts;
-	bool		done = true;
-
-	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
-	counts = row_changes == table->row_changes;
-	if (counts)
-		done = set_kind(kind, acks_followers);
-	LWLockRelease(&locks[SLOTS].lock);
-	if (!done)
-		report_no_slot();
-	return counts;
-}
-
-/* This database's row has changed, by a commit.  Raises nothing. */
-void
-topics_high_watermark_row_changed(ClusterKind kind, int acks_followers)
-{
-	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
-	table->row_changes++;
-	(void) set_kind(kind, acks_followers);
-	LWLockRelease(&locks[SLOTS].lock);
-	topics_high_watermark_applies();
-}
-
-/* A database is no more.  Raises nothing. */
-void
-topics_high_watermark_forget_database(Oid database)
-{
-	int			number;
-
-	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
-	number = find_slot(database);
-	if (number > 0)
-		move_database(database, number, 0, CLUSTER_NONE, 0);
-	LWLockRelease(&locks[SLOTS].lock);
 }
 
 /* Get what this database is in a cluster, as far as shared memory knows. */
@@ -724,6 +611,121 @@ note_published(XLogRecPtr lsn)
 		advance();
 	if (shared->open == mark && is_mark_due())
 		close_mark();
+}
+
+/* ----------------------------------------------------------------
+ *		Which database has which slot
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * This database is what its row of topic_log.cluster says.  Return false if no
+ * slot is left.  The caller holds the registry lock.
+ */
+static bool
+set_kind(ClusterKind kind, int acks_followers)
+{
+	int			number = find_slot(MyDatabaseId);
+
+	if (number > 0 && get_slot(number)->kind != kind)
+	{
+		move_database(MyDatabaseId, number, 0, CLUSTER_NONE, 0);
+		number = 0;
+	}
+	if (kind == CLUSTER_NONE)
+		return true;
+	if (number == 0)
+	{
+		number = find_free_slot();
+		if (number == 0)
+			return false;
+		move_database(MyDatabaseId, 0, number, kind, acks_followers);
+	}
+	acquire_lock(LW_EXCLUSIVE);
+	shared->acks_followers = acks_followers;
+	advance();
+	release_lock();
+	/* who waits looks whether it still has to */
+	wake_waiters(get_slot(number));
+	return true;
+}
+
+/* Get the number of changes of rows, for topics_high_watermark_attend. */
+uint32
+topics_high_watermark_row_changes(void)
+{
+	uint32		result;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
+	result = table->row_changes;
+	LWLockRelease(&locks[SLOTS].lock);
+	return result;
+}
+
+static void
+report_no_slot(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("too many databases of this server are nodes of clusters"),
+			 errdetail("There may be %d.", MAX_CLUSTERS)));
+}
+
+/* Require that this database has a slot, or can have one. */
+void
+topics_high_watermark_require_slot(void)
+{
+	bool		found;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
+	found = find_slot(MyDatabaseId) > 0 || find_free_slot() > 0;
+	LWLockRelease(&locks[SLOTS].lock);
+	if (!found)
+		report_no_slot();
+}
+
+/*
+ * This database's row was read, after so many changes of rows.  Return false if
+ * there was another one since: then it is to be read again.
+ */
+bool
+topics_high_watermark_attend(ClusterKind kind, int acks_followers, uint32 row_changes)
+{
+	bool		counts;
+	bool		done = true;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
+	counts = row_changes == table->row_changes;
+	if (counts)
+		done = set_kind(kind, acks_followers);
+	LWLockRelease(&locks[SLOTS].lock);
+	if (!done)
+		report_no_slot();
+	return counts;
+}
+
+/* This database's row has changed, by a commit.  Raises nothing. */
+void
+topics_high_watermark_row_changed(ClusterKind kind, int acks_followers)
+{
+	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
+	table->row_changes++;
+	(void) set_kind(kind, acks_followers);
+	LWLockRelease(&locks[SLOTS].lock);
+	topics_high_watermark_applies();
+}
+
+/* A database is no more.  Raises nothing. */
+void
+topics_high_watermark_forget_database(Oid database)
+{
+	int			number;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
+	number = find_slot(database);
+	if (number > 0)
+		move_database(database, number, 0, CLUSTER_NONE, 0);
+	LWLockRelease(&locks[SLOTS].lock);
 }
 
 /* ----------------------------------------------------------------

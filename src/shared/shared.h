@@ -369,6 +369,9 @@ typedef bool (*OthersWait) (void);
 /* The piece that looks for what is to be done in this database. */
 #define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN}
 
+/* The session of a follower with its leader. */
+#define WHOLE_REPLICATION {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE}
+
 #define MAX_FAILURE_MESSAGE 256 /* bytes, with the final 0 */
 
 /* A piece of work that is under way, or has failed. */

@@ -523,12 +523,7 @@ like($first->receive->{rows}[0], qr/^0/, '... and goes on');
 $all .= ' here';
 pause('b/fourth');
 $session{second}->send(q{CALL topics.send('t', 'second')});
-poll_until(
-	sub {
-		$observer->value(
-			"SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $session{second}{pid}")
-		  eq 't';
-	}) or die;
+poll_until(sub { is_waiting($session{second}) }) or die;
 like(answer($other, q{CALL topics.send('t', 'first')}), qr/^0/, 'the other way round');
 $all .= ' first';
 is(values_on($a, 't'), $all, '... its readers neither');
@@ -540,12 +535,7 @@ resume('b/fourth');
 like($session{second}->receive->{rows}[0], qr/^0/, 'it goes on');
 $b->safe_psql('postgres', 'DROP DATABASE fourth WITH (FORCE)');
 $session{second}->send(q{CALL topics.send('t', 'dropped')});
-poll_until(
-	sub {
-		$observer->value(
-			"SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $session{second}{pid}")
-		  eq 't';
-	}) or die;
+poll_until(sub { is_waiting($session{second}) }) or die;
 is($a->safe_psql('second', 'SELECT count(*) FROM topic.t'),
 	2, 'a follower that was dropped confirms nothing');
 like(
