@@ -110,6 +110,8 @@ publish_transaction(void)
 
 	if (wrote_log)
 		TEST_POINT("commit-visible");
+	if (topics_cut_is_pending())
+		TEST_POINT("bounds-visible");
 	if (appended)
 		topics_consumer_offset_publish();
 

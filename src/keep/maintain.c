@@ -360,7 +360,8 @@ cover_cut(Upkeep *upkeep)
 {
 	Partition  *partition = &upkeep->partition;
 
-	topics_cut_cover_offset(partition, upkeep->cut_at, partition->topic->settings.segment_bytes);
+	topics_cut_cover_offset(partition, upkeep->cut_at, partition->topic->settings.segment_bytes,
+							COVER_ALONE);
 	pg_atomic_fetch_or_u32(&partition->state->requests, REQUEST_SEAL);
 	upkeep->cut = false;
 	return RESULT_DONE;
@@ -387,7 +388,8 @@ attach_spare(Upkeep *upkeep)
 	needed = !topics_segment_covers(partition->rel, wanted, wanted);
 	topics_catalog_close_partition(partition, NoLock);
 	if (needed)
-		topics_cut_cover_offset(partition, wanted, partition->topic->settings.segment_bytes);
+		topics_cut_cover_offset(partition, wanted, partition->topic->settings.segment_bytes,
+								COVER_ALONE);
 	return RESULT_DONE;
 }
 

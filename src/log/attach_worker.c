@@ -65,7 +65,7 @@ topics_attach_worker_main(Datum main_arg)
 		{
 			PushActiveSnapshot(GetTransactionSnapshot());
 			partition.state = topics_partition_state_get(&request.id);
-			done = topics_cut_cover(&partition, &request.cover, true);
+			done = topics_cut_cover(&partition, &request.cover, COVER_ALONE);
 			PopActiveSnapshot();
 		}
 		else

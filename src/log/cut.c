@@ -65,6 +65,18 @@
  * finds none has it attached by another process.  Only if that fails the
  * producer attaches it in its own transaction.
  *
+ * WHY NOBODY USES A CHANGE THAT IS NOT ANNOUNCED
+ *
+ * A commit is visible before its invalidation messages are sent.  A reader that
+ * takes its snapshot in between does not hear of the change, so it must not see
+ * records that go by it.  A segment that is attached stays locked ACCESS EXCLUSIVE
+ * until the messages are sent, and a producer locks the segment.  For a change of
+ * bounds, which locks nobody out, producers are kept below the lowest offset that
+ * gets another segment, by append_limit.  A producer that attaches a segment in
+ * its own transaction has its records there when it becomes visible: as long
+ * as there is one (topics_cut_is_unannounced), readers go by no segments that
+ * they have in memory (topics_segment_hear).
+ *
  * Early is not enough: a transaction that runs a cached plan while it holds
  * all locks hears of no new segment for as long as it runs.  So the records
  * that one transaction produces to a partition lie in one segment.  Where they
@@ -124,6 +136,7 @@ typedef struct PendingChange
 	bool		has_limit;		/* we set append_limit */
 	bool		is_cut;			/* ... in a cut's first half */
 	bool		is_undone;		/* we take that back */
+	bool		is_beside_records;	/* this transaction has records for them */
 	int64		completes;		/* the cut_end that our commit makes obsolete */
 } PendingChange;
 
@@ -170,7 +183,9 @@ typedef struct Cover
 	PendingChange *change;
 	const CoverRequest *request;
 	bool		drained;		/* no old readers: offsets can change hands */
-	bool		may_repeat;		/* another transaction can follow */
+	CoverMode	mode;
+	int64		lowest;			/* offset that gets another segment, or
+								 * NO_LIMIT */
 
 	/* of the current step */
 	int64		first;
@@ -194,7 +209,7 @@ note_change(PartitionState *state)
 	change->state = state;
 	change->id = state->id;
 	change->subxid = GetCurrentSubTransactionId();
-	change->has_limit = change->is_cut = change->is_undone = false;
+	change->has_limit = change->is_cut = change->is_undone = change->is_beside_records = false;
 	change->completes = 0;
 	pending_changes = lappend(pending_changes, change);
 	MemoryContextSwitchTo(old);
@@ -220,9 +235,11 @@ announce_change(const PendingChange *change, bool commit)
 {
 	PartitionState *state = change->state;
 
+	if (change->is_beside_records)
+		topics_partition_state_count_unannounced(-1);
 	if (memcmp(&state->id, &change->id, sizeof(TopicPartition)) != 0)
 		return;
-	if (change->has_limit && !commit)
+	if (change->is_cut && !commit)
 		state->cut_end = 0;
 	if (change->completes != 0 && commit)
 		state->cut_end = 0;
@@ -267,6 +284,16 @@ bool
 topics_cut_is_pending(void)
 {
 	return pending_changes != NIL;
+}
+
+/*
+ * Return true if a commit may be visible that has put records into segments of
+ * its own, and of which no message is sent yet.
+ */
+bool
+topics_cut_is_unannounced(void)
+{
+	return topics_partition_state_has_unannounced();
 }
 
 void
@@ -408,7 +435,7 @@ may_move_next(const Cover *cover)
 {
 	Segment		top;
 
-	return cover->may_repeat && topics_segment_last(cover->partition->rel, &top) &&
+	return cover->mode == COVER_ALONE && topics_segment_last(cover->partition->rel, &top) &&
 		top.relid == cover->next.relid;
 }
 
@@ -449,6 +476,13 @@ classify_offsets(Cover *cover)
 	return result;
 }
 
+/* This transaction gives offsets from here on another segment. */
+static void
+note_lowest(Cover *cover, int64 offset)
+{
+	cover->lowest = topics_min(cover->lowest, offset);
+}
+
 /*
  * Take the first half of a cut back: the segment that ends where the offsets
  * begin gets its old end.  No segment was attached since, so no descriptor of
@@ -458,7 +492,7 @@ classify_offsets(Cover *cover)
  * another one.
  */
 static void
-undo_cut(const Cover *cover)
+undo_cut(Cover *cover)
 {
 	Partition  *partition = cover->partition;
 	Segment		segment;
@@ -471,6 +505,7 @@ undo_cut(const Cover *cover)
 	if (!found)
 		elog(ERROR, "no segment ends at offset " INT64_FORMAT, cover->first);
 	segment.end_offset = partition->state->cut_end;
+	note_lowest(cover, cover->first);
 	topics_segment_set_bounds(partition->relid, &segment);
 	cover->change->is_undone = true;
 	TEST_POINT("cut-undone");
@@ -478,11 +513,12 @@ undo_cut(const Cover *cover)
 
 /* Bring the segment above the gap down to where the gap begins. */
 static void
-close_gap(const Cover *cover)
+close_gap(Cover *cover)
 {
 	Segment		lowered = cover->next;
 
 	lowered.base_offset = cover->gap;
+	note_lowest(cover, cover->gap);
 	topics_segment_set_bounds(cover->partition->relid, &lowered);
 	TEST_POINT("gap-closed");
 }
@@ -503,7 +539,7 @@ guess_records(PartitionState *state, int64 bytes)
 
 /* Attach a segment above the others, at least up to the last of the offsets. */
 static void
-attach_above(const Cover *cover)
+attach_above(Cover *cover)
 {
 	Partition  *partition = cover->partition;
 	Segment		top;
@@ -523,16 +559,18 @@ attach_above(const Cover *cover)
 							cover->last + 1);
 	if (end_offset == partition->state->cut_end)
 		end_offset++;			/* see the head of this file: a hot standby */
+	note_lowest(cover, base_offset);
 	topics_segment_attach(partition->relid, base_offset, end_offset);
 }
 
 /* Raise the end of the segment that has the first offset. */
 static void
-raise_end(const Cover *cover)
+raise_end(Cover *cover)
 {
 	Segment		raised = cover->segment;
 
 	raised.end_offset = cover->last + 1;
+	note_lowest(cover, cover->segment.end_offset);
 	topics_segment_set_bounds(cover->partition->relid, &raised);
 	TEST_POINT("end-raised");
 }
@@ -562,7 +600,7 @@ move_spare_up(const Cover *cover)
  * another transaction.
  */
 static bool
-take_cover_step(const Cover *cover, CoverSituation situation)
+take_cover_step(Cover *cover, CoverSituation situation)
 {
 	switch (situation)
 	{
@@ -589,14 +627,14 @@ take_cover_step(const Cover *cover, CoverSituation situation)
 /*
  * See to it that the offsets from request->first to request->last have one
  * segment, or several if one cannot be had, in the caller's transaction.
- * Return false, only with may_repeat, if it takes another transaction after
+ * Return false, only with COVER_ALONE, if it takes another transaction after
  * this one.  The caller holds no append lock, and does not have the partition's
  * table open.
  */
 bool
-topics_cut_cover(Partition *partition, const CoverRequest *request, bool may_repeat)
+topics_cut_cover(Partition *partition, const CoverRequest *request, CoverMode mode)
 {
-	Cover		cover = {.partition = partition,.request = request,.may_repeat = may_repeat};
+	Cover		cover = {.partition = partition,.request = request,.mode = mode,.lowest = NO_LIMIT};
 	OwnerScope	scope;
 	CoverSituation situation;
 	bool		again;
@@ -607,6 +645,11 @@ topics_cut_cover(Partition *partition, const CoverRequest *request, bool may_rep
 	topics_segment_forget_bounds(partition->relid);
 	cover.change = note_change(partition->state);
 	cover.change->completes = partition->state->cut_end;
+	if (mode == COVER_FOR_RECORDS)
+	{
+		topics_partition_state_count_unannounced(1);
+		cover.change->is_beside_records = true;
+	}
 	scope = topics_extension_become_owner();
 	cover.drained = wait_for_old_readers();
 	do
@@ -615,17 +658,21 @@ topics_cut_cover(Partition *partition, const CoverRequest *request, bool may_rep
 		situation = classify_offsets(&cover);
 		again = take_cover_step(&cover, situation);
 	} while (situation != COVERED && !again);
+	/* last: no lock is waited for under the limit */
+	if (mode == COVER_ALONE && cover.lowest != NO_LIMIT && !again &&
+		!set_append_limit(&cover, cover.lowest))
+		elog(ERROR, "partition %d has records at offsets that had no segment", partition->number);
 	topics_extension_become_caller(scope);
 	return !again;
 }
 
-/* The same for a single offset, in the caller's transaction alone. */
+/* The same for a single offset. */
 void
-topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes)
+topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes, CoverMode mode)
 {
 	CoverRequest request = {offset, offset, segment_bytes};
 
-	(void) topics_cut_cover(partition, &request, false);
+	(void) topics_cut_cover(partition, &request, mode);
 }
 
 /* ----------------------------------------------------------------

@@ -13,6 +13,8 @@
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
+#include "partitioning/partdefs.h"
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -393,9 +395,12 @@ extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,
 /* ---- segment.c ---- */
 
 extern void topics_segment_forget_bounds(Oid partition_relid);
+extern bool topics_segment_is_known(Oid relid);
+extern void topics_segment_hear(void);
 extern bool topics_segment_learn_table(Oid relid);
 extern void topics_segment_learn(const Partition *partition);
-extern void topics_segment_learn_topic(Oid relid);
+extern void topics_segment_note_planned(Oid relid, int nparts, PartitionBoundInfo bounds);
+extern bool topics_segment_plan_lacks_records(const PlannedStmt *plan, Oid relid);
 extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_last(Relation partition_rel, Segment *segment);
@@ -430,10 +435,20 @@ typedef struct CoverRequest
 	int64		segment_bytes;	/* what a new segment is made for */
 } CoverRequest;
 
-extern bool topics_cut_cover(Partition *partition, const CoverRequest *request, bool may_repeat);
-extern void topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes);
+/* What the transaction that covers offsets does besides. */
+typedef enum CoverMode
+{
+	COVER_ALONE,				/* nothing: another can follow it */
+	COVER_FOR_RECORDS,			/* it commits, with records for them */
+	COVER_BESIDES				/* anything else */
+}			CoverMode;
+
+extern bool topics_cut_cover(Partition *partition, const CoverRequest *request, CoverMode mode);
+extern void topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes,
+									CoverMode mode);
 extern bool topics_cut_active_segment(Partition *partition, int64 *cut_at);
 extern bool topics_cut_is_pending(void);
+extern bool topics_cut_is_unannounced(void);
 extern void topics_cut_at_commit(void);
 extern void topics_cut_at_abort(void);
 extern void topics_cut_at_subend(bool commit, SubTransactionId subxid, SubTransactionId parent);

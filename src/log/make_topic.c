@@ -105,7 +105,7 @@ topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 
 		topics_statement_execute("INSERT INTO topic_log.partition (topic_id, partition)"
 								 " VALUES (" INT64_FORMAT ", %d)", topic_id, partition);
 		created.state = topics_partition_state_get(&id);
-		topics_cut_cover_offset(&created, 0, segment_bytes);
+		topics_cut_cover_offset(&created, 0, segment_bytes, COVER_BESIDES);
 	}
 }
 

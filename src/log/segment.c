@@ -48,6 +48,7 @@
 #include "parser/parse_utilcmd.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
@@ -64,6 +65,15 @@
 #include "log/log.h"
 #include "pg_topics.h"
 
+#define PLANNED_SEGMENTS 4		/* that are remembered: those that get records */
+#define NOT_KNOWN 0				/* of KnownTable.generation */
+
+typedef struct OffsetRange
+{
+	int64		base_offset;
+	int64		end_offset;
+}			OffsetRange;
+
 /*
  * A table whose descriptor is known to be current: no relcache invalidation of
  * it has come since it had none.
@@ -72,12 +82,17 @@ typedef struct KnownTable
 {
 	Oid			relid;			/* hash key */
 	uint32		generation;		/* of the table of them, or it does not count */
+	int			nplanned;		/* when the planner has last looked: so many
+								 * partitions, or segments; -1: it has not */
+	OffsetRange planned[PLANNED_SEGMENTS];	/* the highest of these segments,
+											 * from the top */
 } KnownTable;
 
 #define FIRST_TABLES 64			/* room for as many at first */
+#define MANY_TABLES 10000		/* then those go that are not known */
 
 static HTAB *known_tables = NULL;
-static uint32 known_generation = 0; /* counts invalidations of everything */
+static uint32 known_generation = 1; /* counts invalidations of everything */
 
 /* ----------------------------------------------------------------
  *		Finding
@@ -129,6 +144,13 @@ topics_segment_forget_bounds(Oid partition_relid)
 	RelationCacheInvalidateEntry(partition_relid);
 }
 
+static void
+forget_all_tables(void)
+{
+	if (++known_generation == NOT_KNOWN)
+		known_generation++;
+}
+
 /*
  * Called for each relcache invalidation, maybe while a descriptor of the table
  * is being built: it is not known any more to be current.
@@ -137,18 +159,76 @@ static void
 forget_table(Datum arg, Oid relid)
 {
 	if (OidIsValid(relid))
-		(void) hash_search(known_tables, &relid, HASH_REMOVE, NULL);
+	{
+		KnownTable *known = hash_search(known_tables, &relid, HASH_FIND, NULL);
+
+		if (known)
+			known->generation = NOT_KNOWN;
+	}
 	else
-		known_generation++;
+		forget_all_tables();
 }
 
 /* Return true if the table's descriptor, if it has one, is current. */
-static bool
-is_table_known(Oid relid)
+bool
+topics_segment_is_known(Oid relid)
 {
 	KnownTable *known = known_tables ? hash_search(known_tables, &relid, HASH_FIND, NULL) : NULL;
 
 	return known && known->generation == known_generation;
+}
+
+/*
+ * Hear of all segments that any snapshot of ours may see records in.  A commit
+ * may be visible of which no message has come (cut.c): as long as there may be
+ * one, no table is known.  If it was announced before we ask, its messages are
+ * there.
+ */
+void
+topics_segment_hear(void)
+{
+	if (topics_cut_is_unannounced())
+		forget_all_tables();
+	AcceptInvalidationMessages();
+}
+
+/* Remove the tables that are not known. */
+static void
+remove_unknown_tables(void)
+{
+	HASH_SEQ_STATUS seq;
+	KnownTable *known;
+
+	hash_seq_init(&seq, known_tables);
+	while ((known = hash_seq_search(&seq)) != NULL)
+		if (known->generation != known_generation)
+			(void) hash_search(known_tables, &known->relid, HASH_REMOVE, NULL);
+}
+
+/* Find or make the entry of a table; one that is new is not known. */
+static KnownTable *
+get_known_table(Oid relid)
+{
+	KnownTable *known;
+	bool		found;
+
+	if (known_tables == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(Oid),.entrysize = sizeof(KnownTable)};
+
+		known_tables = hash_create("pg_topics known tables", FIRST_TABLES, &ctl,
+								   HASH_ELEM | HASH_BLOBS);
+		CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
+	}
+	if (hash_get_num_entries(known_tables) >= MANY_TABLES)
+		remove_unknown_tables();
+	known = hash_search(known_tables, &relid, HASH_ENTER, &found);
+	if (!found)
+	{
+		known->generation = NOT_KNOWN;
+		known->nplanned = -1;
+	}
+	return known;
 }
 
 /*
@@ -159,22 +239,10 @@ is_table_known(Oid relid)
 bool
 topics_segment_learn_table(Oid relid)
 {
-	KnownTable *known;
-	bool		found;
-
-	if (is_table_known(relid))
+	if (topics_segment_is_known(relid))
 		return true;
 	topics_segment_forget_bounds(relid);
-	if (known_tables == NULL)
-	{
-		HASHCTL		ctl = {.keysize = sizeof(Oid),.entrysize = sizeof(KnownTable)};
-
-		known_tables = hash_create("pg_topics known tables", FIRST_TABLES, &ctl,
-								   HASH_ELEM | HASH_BLOBS);
-		CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
-	}
-	known = hash_search(known_tables, &relid, HASH_ENTER, &found);
-	known->generation = known_generation;
+	get_known_table(relid)->generation = known_generation;
 	return false;
 }
 
@@ -198,7 +266,7 @@ get_descriptor(Relation rel)
 			return desc;
 		TEST_POINT("descriptor-built");
 		AcceptInvalidationMessages();
-		if (is_table_known(RelationGetRelid(rel)) || debug_discard_caches > 0)
+		if (topics_segment_is_known(RelationGetRelid(rel)) || debug_discard_caches > 0)
 			return desc;
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -208,36 +276,132 @@ get_descriptor(Relation rel)
 void
 topics_segment_learn(const Partition *partition)
 {
-	AcceptInvalidationMessages();
+	topics_segment_hear();
 	(void) topics_segment_learn_table(partition->relid);
 }
 
 /*
- * Before the planner looks at the partitions of a topic, whose log table
- * "relid" is: know their segments as they are now.  For any other table this
- * does nothing.  At the topic's own table the planner has looked already; so
- * if that is not known, it stays so, and start_query (stale_plan.c) finds it.
+ * The planner looks at the partitions of a topic, whose log table this is: know
+ * their segments as they are now.  At the topic's own table the planner has
+ * looked already; so if that is not known, it stays so, and start_query
+ * (stale_plan.c) finds it.
+ */
+static void
+learn_partitions(Oid relid)
+{
+	Relation	root = table_open(relid, NoLock);
+	PartitionDesc desc = RelationGetPartitionDesc(root, true);
+
+	for (int i = 0; i < desc->nparts; i++)
+		(void) topics_segment_learn_table(desc->oids[i]);
+	table_close(root, NoLock);
+}
+
+/* Remember the highest segments of a partition as the planner has found them. */
+static void
+note_planned_segments(KnownTable *known, PartitionBoundInfo bounds)
+{
+	int			count = 0;
+
+	for (int i = bounds ? bounds->ndatums - 1 : 0; i > 0 && count < PLANNED_SEGMENTS; i--)
+	{
+		if (bounds->indexes[i] < 0)
+			continue;
+		known->planned[count].base_offset = DatumGetInt64(bounds->datums[i - 1][0]);
+		known->planned[count++].end_offset = DatumGetInt64(bounds->datums[i][0]);
+	}
+}
+
+/*
+ * The planner has looked at a partitioned table, and found so many children, with
+ * these bounds.  For any that is not a topic's this does nothing.
  */
 void
-topics_segment_learn_topic(Oid relid)
+topics_segment_note_planned(Oid relid, int nparts, PartitionBoundInfo bounds)
 {
 	int64		topic_id;
 	int64		sequence;
 	int32		partition;
 	char	   *name;
-	Relation	root;
-	PartitionDesc desc;
+	KnownTable *known;
 
 	if (get_rel_namespace(relid) != get_namespace_oid(TOPIC_LOG_SCHEMA, true) ||
 		(name = get_rel_name(relid)) == NULL ||
-		!topics_log_am_parse_name(name, &topic_id, &partition, &sequence) ||
-		partition != -1)
+		!topics_log_am_parse_name(name, &topic_id, &partition, &sequence))
 		return;
-	root = table_open(relid, NoLock);
-	desc = RelationGetPartitionDesc(root, true);
-	for (int i = 0; i < desc->nparts; i++)
-		(void) topics_segment_learn_table(desc->oids[i]);
-	table_close(root, NoLock);
+	if (partition == -1)
+	{
+		topics_segment_hear();
+		learn_partitions(relid);
+	}
+	known = get_known_table(relid);
+	known->nplanned = nparts;
+	if (partition != -1)
+		note_planned_segments(known, bounds);
+}
+
+/* Return true if the planner has known a segment, for all offsets that it has now. */
+static bool
+was_planned(const KnownTable *known, const Segment *segment)
+{
+	int			count = Min(known->nplanned, PLANNED_SEGMENTS);
+
+	for (int i = 0; i < count; i++)
+		if (known->planned[i].base_offset <= segment->base_offset &&
+			known->planned[i].end_offset >= segment->end_offset)
+			return true;
+	/* below those that are remembered no segment gets records */
+	return known->nplanned > PLANNED_SEGMENTS &&
+		segment->end_offset <= known->planned[PLANNED_SEGMENTS - 1].base_offset;
+}
+
+static bool
+has_rows(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	bool		result = RelationGetNumberOfBlocks(rel) > 0;
+
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/* Return true if a plan has a table. */
+static bool
+is_in_plan(const PlannedStmt *plan, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, plan->rtable)
+		if (lfirst_node(RangeTblEntry, lc)->relid == relid)
+		return true;
+	return false;
+}
+
+/*
+ * A table of a topic is not known any more as the planner has known it.  Return
+ * true if it has children with records which the plan lacks and the planner has
+ * not known.  The caller has absorbed messages, and has a lock on the table.
+ */
+bool
+topics_segment_plan_lacks_records(const PlannedStmt *plan, Oid relid)
+{
+	KnownTable	known = *get_known_table(relid);
+	Relation	rel = table_open(relid, NoLock);
+	PartitionDesc desc = get_descriptor(rel);
+	bool		lacks = false;
+	Segment		segment;
+
+	if (known.nplanned >= 0 && desc->nparts > 0)
+	{
+		if (desc->boundinfo->strategy == PARTITION_STRATEGY_LIST)
+			lacks = desc->nparts > known.nplanned;
+		else
+			for (int i = desc->boundinfo->ndatums - 1; i > 0 && !lacks; i--)
+				lacks = get_bound_segment(desc, i, &segment) && !was_planned(&known, &segment) &&
+					!is_in_plan(plan, segment.relid) && has_rows(segment.relid);
+	}
+	table_close(rel, NoLock);
+	return lacks;
 }
 
 /* Find the segment for an offset.  Return false if there is none. */

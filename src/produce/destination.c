@@ -18,6 +18,7 @@
 #include "access/toast_internals.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -34,6 +35,8 @@
 								 * overtake us without making us start over */
 #define MAX_ATTEMPTS 3			/* at having one segment for all records */
 #define CUT_NAP_MS 10
+#define ATTACH_PATIENCE 1000	/* naps while another producer has a segment
+								 * attached */
 #define CUT_PATIENCE 10			/* naps while a cut is completed */
 
 pg_noreturn static void
@@ -273,6 +276,70 @@ lock_tables_to_attach(const List *all)
 	}
 }
 
+/* Callback: this process has a segment attached no more. */
+static void
+end_attaching(int code, Datum arg)
+{
+	PartitionState *state = (PartitionState *) DatumGetPointer(arg);
+	uint32		expected = MyProcPid;
+
+	(void) pg_atomic_compare_exchange_u32(&state->attacher, &expected, 0);
+	ConditionVariableBroadcast(&state->append_cv);
+}
+
+/*
+ * Have another process attach a segment.  Return false if there is none to be
+ * had; true says only that one has tried.
+ */
+static bool
+run_attach_worker(const Partition *partition, const CoverRequest *request)
+{
+	Datum		arg = PointerGetDatum(partition->state);
+	bool		result;
+
+	PG_ENSURE_ERROR_CLEANUP(end_attaching, arg);
+	{
+		result = topics_attach_worker_run(partition, request);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(end_attaching, arg);
+	end_attaching(0, arg);
+	return result;
+}
+
+/*
+ * Wait while another producer has a segment attached, but not for ever.  Return
+ * true if it has done so.
+ */
+static bool
+wait_for_attacher(PartitionState *state)
+{
+	int			patience = ATTACH_PATIENCE;
+
+	while (pg_atomic_read_u32(&state->attacher) != 0 && patience-- > 0)
+		topics_append_lock_sleep(state, CUT_NAP_MS);
+	topics_append_lock_end_sleeping();
+	return patience >= 0;
+}
+
+/*
+ * Return true if another process was there to attach a segment: then the caller
+ * looks again.  Of several producers of a partition one asks for it.
+ */
+static bool
+have_attached(const Partition *partition, const CoverRequest *request)
+{
+	uint32		nobody = 0;
+
+	if (!pg_atomic_compare_exchange_u32(&partition->state->attacher, &nobody, MyProcPid))
+		return wait_for_attacher(partition->state);
+	if (!run_attach_worker(partition, request))
+		return false;
+	topics_segment_learn(partition);
+	/* or others have filled what was attached */
+	return topics_segment_covers(partition->rel, request->first, request->last) ||
+		topics_log_next_offset(partition) > request->first;
+}
+
 /*
  * Let another process attach a segment for offsets first .. last, so that its
  * commit comes before their first record, or else do it here; see cut.c.  No
@@ -285,17 +352,13 @@ make_room(Destination *dest, const List *all, int64 first, int64 last)
 	CoverRequest request = {first, last, dest->segment_bytes};
 	bool		is_ours = partition->rel->rd_createSubid != InvalidSubTransactionId;
 
-	if (!is_ours && topics_attach_worker_run(partition, &request))
-	{
-		AcceptInvalidationMessages();
-		if (topics_segment_covers(partition->rel, first, last))
-			return;
-	}
+	if (!is_ours && have_attached(partition, &request))
+		return;
 	if (!is_ours)
 		lock_tables_to_attach(all);
 	topics_catalog_close_partition(partition, NoLock);
 	PushActiveSnapshot(GetLatestSnapshot());
-	topics_cut_cover(partition, &request, false);
+	(void) topics_cut_cover(partition, &request, is_ours ? COVER_BESIDES : COVER_FOR_RECORDS);
 	PopActiveSnapshot();
 	topics_destination_resolve(dest);
 }

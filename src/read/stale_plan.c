@@ -18,16 +18,20 @@
  * cached plan is taken to be good.  That is always safe to say; it costs a look
  * at the table of local locks, and the next query a look at the message queue.
  *
- * The snapshot of a statement is taken after that, and a segment gets its first
- * record some time after it was attached (cut.c).  What is left is a segment
- * that is attached, and filled by a commit, between the two.
+ * The snapshot of a statement is taken after that.  So a segment may be attached,
+ * and filled by a commit, between the two.  And a producer that could have no
+ * process to attach a segment for it has attached it itself: then its commit is
+ * visible with the segment, before any message of that is sent (cut.c).
  *
- * A message that arrives while the planner looks at the segments can make a
- * plan that lacks one, or is made from two ages of them (segment.c).  If such
- * a plan were kept for later executions, nothing would say that it is out of
- * date: the message is read.  So at the start of each query it is asked
- * whether its tables are still known as the planner has known them.  If not,
- * cached plans are made anew the next time.
+ * So at the start of each query, when it has its snapshot, the session reads the
+ * messages, and it is asked whether the query's tables are still known as the
+ * planner has known them.  If not, cached plans are made anew the next time: a
+ * message that arrives while the planner looks at the segments can make a plan
+ * that lacks one, or is made from two ages of them (segment.c), and nothing else
+ * would say that it is out of date.  And if there are segments with records that the
+ * planner has not known, this query is refused: its snapshot may see half of a
+ * transaction otherwise.  That takes a segment that is attached and gets records
+ * while a query is planned.
  *
  * This is so for every plan on a topic, whether it has an Offset Scan or not.
  *
@@ -79,13 +83,42 @@ learn_segment_bounds(TOPICS_RELATION_HOOK_ARGS)
 	if (previous_relation_hook)
 		previous_relation_hook(TOPICS_RELATION_HOOK_PASS);
 	if (OidIsValid(parent))
-		topics_segment_learn_topic(parent);
+		topics_segment_note_planned(parent, rel->nparts, rel->boundinfo);
+}
+
+static void
+report_plan_lacks_records(Oid relid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("a segment of %s was made, and got records, while the query was planned",
+					topics_catalog_describe_log(relid)),
+			 errdetail("The query would show a part of what was committed at once."),
+			 errhint("Try again.")));
+}
+
+/* A query has its snapshot: is a topic's table still as it was planned? */
+static void
+check_table(const QueryDesc *query, const RangeTblEntry *rte, int eflags)
+{
+	bool		lacks;
+
+	read_messages_again(rte->relid, rte->rellockmode);
+	if (topics_segment_is_known(rte->relid))
+		return;
+	lacks = (eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0 &&
+		topics_segment_plan_lacks_records(query->plannedstmt, rte->relid);
+	(void) topics_segment_learn_table(rte->relid);
+	ResetPlanCache();
+	if (lacks)
+		report_plan_lacks_records(rte->relid);
 }
 
 /* ExecutorStart_hook: see the head of this file. */
 static void
 start_query(QueryDesc *query, int eflags)
 {
+	bool		has_heard = false;
 	ListCell   *lc;
 
 	if (previous_query_start)
@@ -102,9 +135,10 @@ start_query(QueryDesc *query, int eflags)
 		if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_PARTITIONED_TABLE &&
 			get_rel_namespace(rte->relid) == get_namespace_oid(TOPIC_LOG_SCHEMA, true))
 		{
-			read_messages_again(rte->relid, rte->rellockmode);
-			if (!topics_segment_learn_table(rte->relid))
-				ResetPlanCache();
+			if (!has_heard)
+				topics_segment_hear();
+			has_heard = true;
+			check_table(query, rte, eflags);
 		}
 	}
 }

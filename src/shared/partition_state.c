@@ -62,6 +62,8 @@
 
 typedef struct PartitionArray
 {
+	pg_atomic_uint32 unannounced;	/* see
+									 * topics_partition_state_count_unannounced */
 	int			free_head;		/* first free element, or -1 */
 	int			nfree;
 	int			nstates;
@@ -189,6 +191,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	set_u32(&state->requests, 0, is_new);
 	count_up_u32(&state->foreign_writes, is_new);
 	set_u32(&state->foreign_commits, 0, is_new);
+	set_u32(&state->attacher, 0, is_new);
 	set_u64(&state->wake_at, NOBODY_WAITS, is_new);
 	set_u64(&state->log_start_offset, UNKNOWN_OFFSET, is_new);
 	set_u64(&state->log_start_sought, UNKNOWN_OFFSET, is_new);
@@ -232,6 +235,7 @@ topics_partition_state_shmem_startup(void)
 	shared = ShmemInitStruct("pg_topics partitions", compute_shared_size(), &found);
 	if (!found)
 	{
+		pg_atomic_init_u32(&shared->unannounced, 0);
 		shared->nstates = pg_topics_max_partitions;
 		shared->free_head = 0;
 		shared->nfree = shared->nstates;
@@ -248,6 +252,26 @@ topics_partition_state_shmem_startup(void)
 	ctl.entrysize = sizeof(RegistryEntry);
 	state_registry = topics_shmem_init_hash("pg_topics registry", pg_topics_max_partitions,
 											&ctl, HASH_ELEM | HASH_BLOBS);
+}
+
+/*
+ * Count transactions in progress that put records into segments of their own, and
+ * whose messages are not all sent (cut.c).  Raises nothing.
+ */
+void
+topics_partition_state_count_unannounced(int change)
+{
+	pg_atomic_fetch_add_u32(&shared->unannounced, change);
+}
+
+bool
+topics_partition_state_has_unannounced(void)
+{
+	bool		result = pg_atomic_read_u32(&shared->unannounced) > 0;
+
+	/* what was sent before it was counted down is there now */
+	pg_read_barrier();
+	return result;
 }
 
 /* The state of a partition, or NULL if nobody has needed it so far. */

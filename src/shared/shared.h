@@ -156,6 +156,8 @@ typedef struct PartitionState
 	pg_atomic_uint32 foreign_writes;	/* commits of writers other than
 										 * produce */
 	pg_atomic_uint32 foreign_commits;	/* of theirs that are in progress */
+	pg_atomic_uint32 attacher;	/* pid of the producer that has a segment
+								 * attached by another process, or 0 */
 	pg_atomic_uint64 wake_at;	/* lowest log end that anybody waits for, or
 								 * NOBODY_WAITS (wakeup.c) */
 
@@ -391,6 +393,8 @@ typedef struct WorkFailure
 
 extern void topics_partition_state_shmem_request(void);
 extern void topics_partition_state_shmem_startup(void);
+extern void topics_partition_state_count_unannounced(int change);
+extern bool topics_partition_state_has_unannounced(void);
 extern PartitionState *topics_partition_state_find(const TopicPartition *id);
 extern PartitionState *topics_partition_state_get(const TopicPartition *id);
 extern bool topics_partition_state_is_current(const PartitionState *state);

@@ -594,7 +594,7 @@ repair_log(const Repair *repair, int32 number)
 	topics_high_watermark_wait_for_position(XactLastRecEnd);
 	put_loss(repair, number, &contents, &row, &after, tail_lost);
 	topics_cut_cover_offset(&partition, Max(after.next_offset_floor, contents.last + 1),
-							repair->settings.segment_bytes);
+							repair->settings.segment_bytes, COVER_BESIDES);
 }
 
 /* ----------------------------------------------------------------

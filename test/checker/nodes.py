@@ -68,16 +68,17 @@ class Proxy(threading.Thread):
         while True:
             client = self.listener.accept()[0]
             server = socket.socket(socket.AF_UNIX)
+            pair = client, server
+            self.connections[pair] = False  # from now on go() ends it; what it has said before is looked at next
             try:
                 if self.way == "refuse":
                     raise ConnectionRefusedError
                 server.connect(self.target)
             except OSError:
+                self._end(pair)
                 client.close()
                 server.close()
                 continue
-            pair = client, server
-            self.connections[pair] = False
             threading.Thread(target=self._pump, args=(pair, "up", client, server), daemon=True).start()
             threading.Thread(target=self._pump, args=(pair, "down", server, client), daemon=True).start()
 

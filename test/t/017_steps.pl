@@ -28,7 +28,7 @@ my %operations = (
 	roll => {
 		sql => q{CALL topics.roll_segment('%s')},
 		points => [
-			qw(cut-limited cut-bound bounds-committed cut-done segment-created segment-attached seal-frozen seal-indexed)
+			qw(cut-limited cut-bound bounds-visible bounds-committed cut-done segment-created segment-attached seal-frozen seal-indexed)
 		]
 	},
 	# there is one
@@ -38,20 +38,21 @@ my %operations = (
 		records_before => 300,
 		segments => 3,
 		sql => q{CALL topics.roll_segment('%s')},
-		points =>
-		  [qw(cut-limited cut-bound bounds-committed cut-done gap-closed seal-frozen seal-indexed)]
+		points => [
+			qw(cut-limited cut-bound bounds-visible bounds-committed cut-done gap-closed seal-frozen seal-indexed)
+		]
 	},
 	# the worker comes for it
 	spare => {
 		sql => q{INSERT INTO topic.%s (value) SELECT 'new' FROM generate_series(1, 300)},
 		records => 300,
-		points => [qw(segment-created segment-attached bounds-committed)]
+		points => [qw(segment-created segment-attached bounds-visible bounds-committed)]
 	},
 	# more than the segment has room for
 	giant => {
 		sql => q{INSERT INTO topic.%s (value) SELECT 'new' FROM generate_series(1, 2000)},
 		records => 2000,
-		points => [qw(end-raised bounds-committed)]
+		points => [qw(end-raised bounds-visible bounds-committed)]
 	},
 	'giant before a spare' => {
 		before => q{INSERT INTO topic.%s (value) SELECT 'old' FROM generate_series(1, 300)},
@@ -69,7 +70,7 @@ my %operations = (
 
 # past the commit record, where nothing can fail any more
 my %committed = map { $_ => 1 }
-  qw(commit-visible commit-published commit-durable bounds-committed topics-committed);
+  qw(commit-visible commit-published commit-durable bounds-visible bounds-committed topics-committed);
 
 my $node =
   topics_node('main', points => 1, conf => "fsync = on\npg_topics.worker_interval = '1h'\n");
