@@ -97,6 +97,7 @@ CREATE TABLE topic_log.cluster (
 	system_identifier bigint NOT NULL,
 	epoch bigint NOT NULL,
 	acks_followers integer NOT NULL,
+	epoch_id uuid,
 	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
 );
 COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';

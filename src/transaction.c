@@ -85,6 +85,7 @@ append_transaction(void)
 	topics_consumer_offset_pre_commit();
 	topics_cluster_pre_commit();
 	topics_metadata_pre_commit();
+	topics_membership_pre_commit();
 	if (topics_append_is_pending())
 		topics_early_work_run();
 	if (topics_append_records())
@@ -114,6 +115,8 @@ publish_transaction(void)
 		TEST_POINT("bounds-visible");
 	if (appended)
 		topics_consumer_offset_publish();
+
+	topics_membership_publish();
 
 	/* all that the transaction has written to logs belongs to one mark */
 	marks = wrote_log && topics_high_watermark_begin_publication();

@@ -20,6 +20,7 @@
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -36,7 +37,8 @@ enum
 	Anum_cluster_id,
 	Anum_cluster_system_identifier,
 	Anum_cluster_epoch,
-	Anum_cluster_acks_followers
+	Anum_cluster_acks_followers,
+	Anum_cluster_epoch_id
 };
 
 static char *
@@ -46,6 +48,16 @@ get_text(HeapTuple tuple, TupleDesc desc, AttrNumber column)
 	Datum		value = heap_getattr(tuple, column, desc, &isnull);
 
 	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/* Get a uuid in its text form, or "" for NULL. */
+static char *
+get_uuid(HeapTuple tuple, TupleDesc desc, AttrNumber column)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, column, desc, &isnull);
+
+	return isnull ? pstrdup("") : DatumGetCString(DirectFunctionCall1(uuid_out, value));
 }
 
 /*
@@ -81,6 +93,7 @@ topics_cluster_read_row(ClusterRow *row)
 												&isnull));
 		row->acks_followers = DatumGetInt32(heap_getattr(tuple, Anum_cluster_acks_followers,
 														 RelationGetDescr(rel), &isnull));
+		row->epoch_id = get_uuid(tuple, RelationGetDescr(rel), Anum_cluster_epoch_id);
 		row->leads = strcmp(row->node, row->leader) == 0;
 	}
 	systable_endscan(scan);
@@ -110,6 +123,14 @@ read_kind(int *acks_followers)
 }
 
 /*
+ * This transaction may have changed the row of topic_log.cluster; what it says when
+ * the transaction commits.
+ */
+static bool row_changes = false;
+static ClusterKind next_kind;
+static int	next_acks_followers;
+
+/*
  * Have shared memory know what this database is in a cluster, if it does not.
  * Whoever reads a log does this first: what is not confirmed may be hidden.
  */
@@ -120,7 +141,7 @@ topics_cluster_attend(void)
 
 	if (likely(is_known))
 		return;
-	if (RecoveryInProgress() || !IsTransactionState())
+	if (row_changes || RecoveryInProgress() || !IsTransactionState())
 		return;
 	if (topics_high_watermark_kind() == CLUSTER_NONE)
 		(void) topics_cluster_role();
@@ -129,7 +150,8 @@ topics_cluster_attend(void)
 
 /*
  * Look this node's role up: it is the same for all partitions, so far.  A node is
- * known to shared memory from then on, and each change of its row.
+ * known to shared memory from then on, and each change of its row when that is
+ * committed.
  */
 PartitionRole
 topics_cluster_role(void)
@@ -142,17 +164,10 @@ topics_cluster_role(void)
 	{
 		changes = topics_high_watermark_row_changes();
 		kind = read_kind(&acks_followers);
-	} while (!RecoveryInProgress() && !topics_high_watermark_attend(kind, acks_followers, changes));
+	} while (!row_changes && !RecoveryInProgress() &&
+			 !topics_high_watermark_attend(kind, acks_followers, changes));
 	return kind == CLUSTER_FOLLOWER ? ROLE_FOLLOWER : ROLE_LEADER;
 }
-
-/*
- * This transaction may have changed the row of topic_log.cluster; what it says when
- * the transaction commits.
- */
-static bool row_changes = false;
-static ClusterKind next_kind;
-static int	next_acks_followers;
 
 /* The row was changed, unless that is undone. */
 void

@@ -287,7 +287,8 @@ typedef struct ClusterRow
 	char	   *leader;
 	char	   *leader_conninfo;	/* for nodes; NULL: it leads */
 	char	   *leader_advertised;	/* for clients */
-	int64		epoch;			/* of the leader */
+	int64		epoch;			/* of the leader; 0: not heard of yet */
+	char	   *epoch_id;		/* or "" */
 	int32		acks_followers; /* that a commit waits for */
 	bool		leads;
 } ClusterRow;

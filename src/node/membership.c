@@ -50,6 +50,7 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
+#include "produce/produce.h"
 #include "topic/topic.h"
 #include "node/node.h"
 #include "pg_topics.h"
@@ -107,7 +108,6 @@ check_call(const char *command)
 	PreventCommandIfReadOnly(command);
 }
 
-#define FIRST_EPOCH 1
 #define COUNTED_POLL_MS 50
 #define TELL_MS 5000			/* until a node that catches up is told of */
 
@@ -158,7 +158,7 @@ insert_row(const char *node, const char *leader, const char *leader_conninfo,
 {
 	StatementScope scope = topics_statement_begin();
 
-	topics_statement_execute("INSERT INTO topic_log.cluster VALUES (%s, %s, %s, %s, %s, " INT64_FORMAT ", 1, 0)",
+	topics_statement_execute("INSERT INTO topic_log.cluster VALUES (%s, %s, %s, %s, %s, " INT64_FORMAT ", 0, 0)",
 							 quote_literal_cstr(node), quote_literal_cstr(leader),
 							 leader_conninfo ? quote_literal_cstr(leader_conninfo) : "NULL",
 							 leader_advertised ? quote_literal_cstr(leader_advertised) : "NULL",
@@ -182,6 +182,80 @@ drop_metadata(void)
 	topics_metadata_drop_topic(topic->topic_id, topic->view_relid);
 }
 
+/* ----------------------------------------------------------------
+ *		Epochs
+ * ----------------------------------------------------------------
+ */
+
+/* This transaction begins an epoch. */
+static bool begins_epoch = false;
+
+/* Change this node's row, which is locked, as an assignment says. */
+static void
+update_row(const char *assignment)
+{
+	StatementScope scope;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scope = topics_statement_begin();
+	topics_statement_execute("UPDATE topic_log.cluster SET %s", assignment);
+	topics_statement_end(scope);
+	PopActiveSnapshot();
+}
+
+/* Begin an epoch, in a transaction that has locked the row. */
+static void
+begin_epoch(void)
+{
+	ClusterRow	row;
+
+	update_row("epoch = epoch + 1, epoch_id = gen_random_uuid()");
+	if (!topics_cluster_read_row(&row))
+		elog(ERROR, "this database is in no cluster any more");
+	topics_metadata_put_epoch(row.epoch, row.epoch_id, topics_high_watermark_start_position());
+	begins_epoch = true;
+}
+
+/*
+ * Before a commit with records: on a node that leads, the first one since the
+ * server's start begins an epoch.  So a leader that has lost what followers have,
+ * since it was restored to an earlier state, or is a standby that was promoted, is
+ * in another epoch than they when it writes anything (replica_feed.c).
+ */
+void
+topics_membership_pre_commit(void)
+{
+	ClusterRow	row;
+
+	if (begins_epoch || !topics_append_is_pending())
+		return;
+	topics_cluster_attend();
+	if (likely(topics_high_watermark_has_epoch()))
+		return;
+	lock_row();
+	if (!topics_high_watermark_has_epoch() && topics_cluster_read_row(&row) && row.leads)
+		begin_epoch();
+}
+
+/*
+ * The commit is visible, and its records are about to be published: whoever is
+ * given them is told of the epoch.  Raises nothing.
+ */
+void
+topics_membership_publish(void)
+{
+	if (begins_epoch && topics_high_watermark_kind() == CLUSTER_LEADER)
+		topics_high_watermark_note_epoch();
+}
+
+/* On a follower: the leader is in another epoch. */
+void
+topics_membership_adopt_epoch(int64 epoch, const char *id)
+{
+	lock_row();
+	update_row(psprintf("epoch = " INT64_FORMAT ", epoch_id = %s", epoch, quote_literal_cstr(id)));
+}
+
 /* create_cluster(node, conninfo, advertised_conninfo) */
 Datum
 topics_create_cluster(PG_FUNCTION_ARGS)
@@ -201,7 +275,8 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	drop_metadata();
 	topics_make_topic_create_internal(METADATA_TOPIC, 1);
 	insert_row(node, node, NULL, NULL, NULL);
-	topics_metadata_put_cluster(node, FIRST_EPOCH, 0, true);
+	begin_epoch();
+	topics_metadata_put_cluster(node, 0, true);
 	topics_metadata_put_node(node, conninfo, advertised, true);
 	PG_RETURN_VOID();
 }
@@ -215,15 +290,13 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 static void
 set_acks_followers(int acks_followers, bool is_default)
 {
-	StatementScope scope = topics_statement_begin();
 	ClusterRow	row;
 
-	topics_statement_execute("UPDATE topic_log.cluster SET acks_followers = %d", acks_followers);
-	topics_statement_end(scope);
+	update_row(psprintf("acks_followers = %d", acks_followers));
 	topics_cluster_note_change();
 	if (!topics_cluster_read_row(&row))
 		elog(ERROR, "this database is in no cluster any more");
-	topics_metadata_put_cluster(row.leader, row.epoch, acks_followers, is_default);
+	topics_metadata_put_cluster(row.leader, acks_followers, is_default);
 }
 
 /*
@@ -565,6 +638,10 @@ topics_membership_at_end(bool commit)
 		topics_follower_forget_database(MyDatabaseId);
 	}
 	leaving = false;
+	/* the cluster that has just been made */
+	if (commit)
+		topics_membership_publish();
+	begins_epoch = false;
 }
 
 /* Tell a node that it is in the cluster no more. */

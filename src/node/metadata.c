@@ -6,7 +6,9 @@
  * As in Kafka, metadata are records: JSON, with a key for each thing, of which
  * the latest record counts and a record without a value says that it is gone.
  *
- *	cluster			who leads, the epoch, and how many followers a commit waits for
+ *	cluster			who leads, and how many followers a commit waits for
+ *	epoch/<number>	an epoch: its id, and where in the leader's WAL the start of the
+ *					server began which has begun it
  *	node/<name>		a node: conninfo, advertised_conninfo, and whether it counts as a
  *					copy
  *	topic/<id>		a topic: all that the view topic_log.topic_description says
@@ -47,6 +49,8 @@
 #include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/fmgrprotos.h"
+#include "utils/pg_lsn.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -185,20 +189,54 @@ topics_metadata_count_node(const char *node)
 }
 
 /*
- * Say who leads, in which epoch, and how many followers a commit waits for.  By
- * default that is as the number of nodes wants it.
+ * Say who leads, and how many followers a commit waits for.  By default that is as
+ * the number of nodes wants it.
  */
 void
-topics_metadata_put_cluster(const char *leader, int64 epoch, int acks_followers, bool is_default)
+topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_default)
 {
 	Datum		values[] = {
-		CStringGetTextDatum(leader), Int64GetDatum(epoch), Int32GetDatum(acks_followers),
-		BoolGetDatum(is_default)
+		CStringGetTextDatum(leader), Int32GetDatum(acks_followers), BoolGetDatum(is_default)
 	};
-	Oid			types[] = {TEXTOID, INT8OID, INT4OID, BOOLOID};
+	Oid			types[] = {TEXTOID, INT4OID, BOOLOID};
 
-	put_query("cluster", "SELECT jsonb_build_object('leader', $1, 'epoch', $2, 'acks_followers', $3, 'is_default', $4)",
+	put_query("cluster", "SELECT jsonb_build_object('leader', $1, 'acks_followers', $2, 'is_default', $3)",
 			  types, values, lengthof(values));
+}
+
+/* Say that an epoch has begun, and where in WAL this start of the server has. */
+void
+topics_metadata_put_epoch(int64 epoch, const char *id, XLogRecPtr started_at)
+{
+	Datum		values[] = {CStringGetTextDatum(id), LSNGetDatum(started_at)};
+	Oid			types[] = {TEXTOID, PG_LSNOID};
+
+	put_query(psprintf("epoch/" INT64_FORMAT, epoch), "SELECT jsonb_build_object('id', $1, 'started_at', $2)",
+			  types, values, lengthof(values));
+}
+
+/*
+ * Find an epoch by its id.  *ended_at is set to where the next one's server has
+ * started, or to InvalidXLogRecPtr if it is the last one.
+ */
+bool
+topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at)
+{
+	Datum		values[] = {CStringGetTextDatum(id)};
+	Oid			types[] = {TEXTOID};
+	StatementScope scope;
+	bool		found;
+	char	   *text;
+
+	scope = begin_query("WITH epoch AS (SELECT split_part(key, '/', 2)::int8 AS number, value ->> 'id' AS id,"
+						" (value ->> 'started_at')::pg_lsn AS started_at FROM (" LATEST("epoch") ") latest)"
+						" SELECT (SELECT min(started_at) FROM epoch later WHERE later.number > e.number) FROM epoch e WHERE id = $1",
+						types, values, lengthof(values));
+	found = SPI_processed > 0;
+	text = found ? get_text(0, 1) : NULL;
+	*ended_at = text ? DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(text))) : InvalidXLogRecPtr;
+	end_query(scope);
+	return found;
 }
 
 /*
@@ -639,12 +677,10 @@ apply_cluster(void)
 	PushActiveSnapshot(GetLatestSnapshot());
 	(void) topics_read_cut_show_all(true);
 	scope = topics_statement_begin();
-	SPI_execute("UPDATE topic_log.cluster c SET acks_followers = (r.value ->> 'acks_followers')::int,"
-				" epoch = (r.value ->> 'epoch')::int8"
+	SPI_execute("UPDATE topic_log.cluster c SET acks_followers = (r.value ->> 'acks_followers')::int"
 				" FROM (SELECT value FROM topic.\"" METADATA_TOPIC "\" WHERE key = 'cluster'"
 				" ORDER BY \"offset\" DESC LIMIT 1) r"
-				" WHERE (c.acks_followers, c.epoch) IS DISTINCT FROM"
-				" ((r.value ->> 'acks_followers')::int, (r.value ->> 'epoch')::int8)", false, 0);
+				" WHERE c.acks_followers <> (r.value ->> 'acks_followers')::int", false, 0);
 	changed = SPI_processed > 0;
 	topics_statement_end(scope);
 	(void) topics_read_cut_show_all(false);

@@ -35,8 +35,9 @@ extern Topic *topics_metadata_topic(void);
 extern void topics_metadata_put_node(const char *node, const char *conninfo,
 									 const char *advertised, bool counts);
 extern void topics_metadata_count_node(const char *node);
-extern void topics_metadata_put_cluster(const char *leader, int64 epoch, int acks_followers,
-										bool is_default);
+extern void topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_default);
+extern void topics_metadata_put_epoch(int64 epoch, const char *id, XLogRecPtr started_at);
+extern bool topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at);
 extern int	topics_metadata_count_nodes(const char *except, bool *is_default);
 extern void topics_metadata_remove_node(const char *node);
 
@@ -85,6 +86,10 @@ typedef struct FetchResponse
 {
 	PeerResult *result;			/* has the bytes */
 	StringInfoData data;
+	int64		epoch;			/* of the leader */
+	const char *epoch_id;
+	int64		position;		/* in its WAL: all that was given is below, and
+								 * durable there */
 	int64		mark;			/* of its cut */
 	int64		newest_mark;
 	int64		confirmed;		/* what is of marks up to here may be shown */
@@ -95,7 +100,7 @@ typedef struct FetchResponse
 extern void topics_replica_fetch_begin(Peer *peer);
 extern void topics_replica_fetch_report(int64 topic_id, int32 partition, int64 log_end);
 extern void topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first,
-									  int64 durable_mark);
+									  int64 position, int64 durable_mark);
 extern FetchResponse *topics_replica_fetch_receive(Peer *peer);
 extern void topics_replica_fetch_free(FetchResponse *response);
 extern bool topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led);
@@ -105,6 +110,9 @@ extern void topics_replica_fetch_append(FetchResponse *response, Topic *topic,
 /* ---- membership.c ---- */
 
 extern void topics_membership_hold(void);
+extern void topics_membership_pre_commit(void);
+extern void topics_membership_publish(void);
+extern void topics_membership_adopt_epoch(int64 epoch, const char *id);
 extern void topics_membership_at_end(bool commit);
 extern void topics_membership_count_node(const char *node);
 

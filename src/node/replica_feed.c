@@ -8,12 +8,13 @@
  * keeps, for each partition, how far the follower has been given its log.  A call
  * takes a request and gives a response; both are bytes, in network byte order:
  *
- *	request		version, node, cluster id, epoch; whether the session begins;
+ *	request		version, node, cluster id, epoch, its id, position that comes with what
+ *				the follower has; whether the session begins;
  *				the mark of the cut that is durable on the follower, or NO_CUT; how
  *				long to wait for news; and of partitions where the follower's log ends: all that it
  *				has when the session begins, later those that have moved, or
  *				PAUSED_PARTITION
- *	response	the cut: its number, and the newest mark in it; the mark up to
+ *	response	epoch, its id, position in WAL; the cut: its number, and the newest mark in it; the mark up to
  *				which the follower may show what it has; whether the cut is
  *				complete with this response; and of partitions where the leader's
  *				log starts and ends, how far this response brings the follower, and
@@ -32,6 +33,15 @@
  *
  * WHY NO FOLLOWER HAS WHAT THE LEADER CAN LOSE.  Before records are given, WAL is
  * flushed up to their commits.
+ *
+ * WHY NO FOLLOWER GOES ON FROM WHAT THE LEADER HAS LOST.  A leader that was
+ * restored to an earlier state, or is a standby that was promoted, may lack records
+ * that a follower has, and give their offsets to others.  So each start of a server
+ * that leads, and writes, is an epoch, with an id of its own (node/membership.c);
+ * the metadata say where in WAL it has started.  A follower keeps, with the records
+ * and in the same commit, the epoch and a position in WAL behind all that it was
+ * given, which is flushed.  A session begins only if the leader has that epoch, and
+ * the next start came behind that position.
  *
  * WHAT IS CONFIRMED.  The follower says that a cut is durable when it is complete,
  * and flushed.  So it has all that was published up to the cut's mark, but of
@@ -79,6 +89,7 @@ PG_FUNCTION_INFO_V1(topics_replica_fetch);
 #define PATIENCE_MS 1000		/* until cuts go on without it */
 #define RETRY_EXCUSED_MS 1000	/* for what they do without */
 #define MAX_FETCH_WAIT_MS 60000
+#define UUID_TEXT 37			/* bytes of its text form */
 #define FIRST_PARTITIONS 64		/* room for as many at first */
 
 /* How far a follower has been given a partition. */
@@ -105,6 +116,10 @@ static struct
 	int			follower;		/* its number */
 	bool		counts;			/* it counts as a copy */
 	int64		metadata_id;	/* the topic's id */
+	int64		epoch;
+	char		epoch_id[UUID_TEXT];
+	bool		has_epoch;		/* that of this start of the server */
+	XLogRecPtr	position;		/* all that was given is below, and flushed */
 	MemoryContext cxt;			/* of all that follows */
 	HTAB	   *partitions;		/* of FedPartition */
 	List	   *pending;		/* of FedPartition: of the cut, not given yet */
@@ -136,6 +151,8 @@ typedef struct FetchRequest
 	const char *node;
 	const char *cluster_id;
 	int64		epoch;
+	const char *epoch_id;		/* or "": of a follower that has nothing */
+	XLogRecPtr	position;		/* behind all that it has of the epoch */
 	bool		is_first;
 	int64		durable_mark;	/* of the cut that is durable there, or NO_CUT */
 	int32		max_wait_ms;
@@ -156,9 +173,52 @@ read_request(StringInfo message, FetchRequest *request)
 	request->node = pq_getmsgstring(message);
 	request->cluster_id = pq_getmsgstring(message);
 	request->epoch = pq_getmsgint64(message);
+	request->epoch_id = pq_getmsgstring(message);
+	request->position = pq_getmsgint64(message);
 	request->is_first = pq_getmsgbyte(message) != 0;
 	request->durable_mark = pq_getmsgint64(message);
 	request->max_wait_ms = pq_getmsgint(message, sizeof(int32));
+}
+
+/*
+ * Require this node to have all that a follower has.  "has_epoch": this start of the
+ * server has begun one.
+ */
+static void
+check_history(const FetchRequest *request, bool has_epoch)
+{
+	XLogRecPtr	ended_at;
+
+	if (*request->epoch_id == '\0')
+		return;
+	if (topics_metadata_find_epoch(request->epoch_id, &ended_at))
+	{
+		if (ended_at == InvalidXLogRecPtr)
+			ended_at = has_epoch ? PG_UINT64_MAX : topics_high_watermark_start_position();
+		if (request->position <= ended_at)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("node \"%s\" has records that this node does not have any more", request->node),
+			 errdetail("FENCED_LEADER_EPOCH: it has followed this node in epoch " INT64_FORMAT " up to %X/%X, which is not in this node's history. This server was restored to an earlier state, or is a standby that was promoted.",
+					   request->epoch, LSN_FORMAT_ARGS(request->position)),
+			 errhint("Have that node leave the cluster and lead what it has, or remove it with topics.remove_node(), drop its topics, and add it again.")));
+}
+
+/* Read which epoch this node leads in, for the follower to be told. */
+static void
+read_epoch(void)
+{
+	ClusterRow	row;
+
+	topics_cluster_attend();
+	/* before the row: an epoch that comes now is read the next time */
+	session.has_epoch = topics_high_watermark_has_epoch();
+	if (!topics_cluster_read_row(&row))
+		elog(ERROR, "this database is in no cluster any more");
+	session.epoch = row.epoch;
+	strlcpy(session.epoch_id, row.epoch_id, sizeof(session.epoch_id));
 }
 
 /* Require the caller to be a node of the cluster that this node leads. */
@@ -182,17 +242,13 @@ check_request(const FetchRequest *request)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is of another cluster", request->node)));
-	if (request->epoch > row.epoch)
-		ereport(ERROR,
-				(errcode(ERRCODE_NOT_LEADER),
-				 errmsg("node \"%s\" has seen a later leader than this one", request->node),
-				 errdetail("FENCED_LEADER_EPOCH: its epoch is " INT64_FORMAT ", this leader's " INT64_FORMAT ".",
-						   request->epoch, row.epoch)));
 	if (topics_metadata_node_conninfo(request->node, &session.counts) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNKNOWN_MEMBER),
 				 errmsg("node \"%s\" is not in the cluster", request->node),
 				 errhint("Add it with topics.add_node().")));
+	read_epoch();
+	check_history(request, session.has_epoch);
 }
 
 static FedPartition *
@@ -283,6 +339,7 @@ begin_session(const FetchRequest *request)
 	session.is_open = false;
 	session.pending = session.locked = session.unknown = session.excluded = NIL;
 	session.retry_at = 0;
+	session.position = InvalidXLogRecPtr;
 	memset(&session.cut, 0, sizeof(session.cut));
 	session.cut.wants_all = true;
 	ctl.hcxt = session.cxt;
@@ -861,7 +918,10 @@ write_partition(void *arg)
 	pq_sendint32(out, 0);
 	if (from < end)
 	{
+		XLogRecPtr	position = pg_atomic_read_u64(&partition.state->commit_lsn);
+
 		topics_log_flush_published(partition.state);
+		session.position = Max(session.position, position);
 		upto = write_records(out, &partition, from, end);
 		topics_catalog_close_partition(&partition, AccessShareLock);
 		/* the follower may take its time to read */
@@ -943,6 +1003,7 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 	TupleDesc	tupdesc;
 	Datum		result;
 	bool		isnull = false;
+	int			position_place;
 	int			place;
 	int			count;
 
@@ -955,9 +1016,16 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 	appendBinaryStringInfo(&message, VARDATA_ANY(request), VARSIZE_ANY_EXHDR(request));
 	hear_follower(&message);
 	have_news(fcinfo);
+	/* the cut may have records of a new one */
+	if (unlikely(session.has_epoch != topics_high_watermark_has_epoch()))
+		read_epoch();
 
 	initStringInfo(&out);
 	appendStringInfoSpaces(&out, VARHDRSZ);
+	pq_sendint64(&out, session.epoch);
+	appendBinaryStringInfo(&out, session.epoch_id, strlen(session.epoch_id) + 1);
+	position_place = out.len;
+	pq_sendint64(&out, 0);
 	pq_sendint64(&out, session.cut.mark);
 	pq_sendint64(&out, session.cut.newest_mark);
 	pq_sendint64(&out, session.cut.confirmed);
@@ -966,6 +1034,7 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 	pq_sendbyte(&out, 0);
 	pq_sendint32(&out, 0);
 	count = write_pending(&out);
+	set_int64(&out, position_place, session.position);
 	out.data[place] = is_cut_given();
 	set_int32(&out, place + 1, count);
 	SET_VARSIZE(out.data, out.len);

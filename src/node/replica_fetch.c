@@ -84,11 +84,13 @@ topics_replica_fetch_report(int64 topic_id, int32 partition, int64 log_end)
 }
 
 /*
- * Send a request.  "first" says that the connection is new, "durable_mark" which
- * cut is durable here, or NO_CUT.
+ * Send a request.  "first" says that the connection is new, "position" how far the
+ * leader's WAL is known here to have gone, "durable_mark" which cut is durable here,
+ * or NO_CUT.
  */
 void
-topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first, int64 durable_mark)
+topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first, int64 position,
+						  int64 durable_mark)
 {
 	StringInfoData request;
 
@@ -97,6 +99,8 @@ topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first, int
 	appendBinaryStringInfo(&request, cluster->node, strlen(cluster->node) + 1);
 	appendBinaryStringInfo(&request, cluster->cluster_id, strlen(cluster->cluster_id) + 1);
 	pq_sendint64(&request, cluster->epoch);
+	appendBinaryStringInfo(&request, cluster->epoch_id, strlen(cluster->epoch_id) + 1);
+	pq_sendint64(&request, position);
 	pq_sendbyte(&request, first);
 	pq_sendint64(&request, durable_mark);
 	pq_sendint32(&request, FETCH_WAIT_MS);
@@ -144,6 +148,9 @@ topics_replica_fetch_receive(Peer *peer)
 	response->result = topics_peer_receive_bytes(peer, data);
 	PG_TRY();
 	{
+		response->epoch = pq_getmsgint64(data);
+		response->epoch_id = pq_getmsgrawstring(data);
+		response->position = pq_getmsgint64(data);
 		response->mark = pq_getmsgint64(data);
 		response->newest_mark = pq_getmsgint64(data);
 		response->confirmed = pq_getmsgint64(data);

@@ -716,6 +716,7 @@ topics_launcher_main(Datum main_arg)
 	BackgroundWorkerUnblockSignals();
 	topics_background_connect(InvalidOid);
 
+	(void) topics_high_watermark_start_position();
 	topics_worker_registry_enter_launcher();
 	before_shmem_exit(leave_launcher, 0);
 	cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics launcher", ALLOCSET_DEFAULT_SIZES);

@@ -35,11 +35,13 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "replication/origin.h"
 #include "storage/ipc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
 
+#include "base/compat.h"
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
@@ -92,6 +94,7 @@ static WorkerSlot *replicator_slot = NULL;
 static bool finished = false;	/* this database does not follow */
 static Peer *leader = NULL;		/* the connection to it, if there is one */
 static Session session;
+static bool has_origin = false;	/* this process has taken it */
 static bool fails = false;		/* the last session ended with an error */
 
 /*
@@ -240,6 +243,78 @@ report_all_ends(void)
 	}
 }
 
+/*
+ * The leader's place: the position in its WAL that comes with what is appended here is
+ * kept by PostgreSQL's replication origins, with each commit and as durable as that.
+ * The epoch is in this node's row.  Both together tell whether a leader still has
+ * what it has given (node/replica_feed.c).
+ */
+static char *
+make_origin_name(void)
+{
+	return psprintf("pg_topics_%u", MyDatabaseId);
+}
+
+/* Work: take the origin; a new one for who has nothing of a leader. */
+static void
+take_origin(void *arg)
+{
+	char	   *name = make_origin_name();
+	TopicsOriginId origin;
+
+	if (has_origin)
+		return;
+	topics_backoff_step(STEP_CONNECT);
+	if (*session.cluster.epoch_id == '\0')
+		replorigin_drop_by_name(name, true, true);
+	origin = replorigin_by_name(name, true);
+	if (origin == 0)
+		origin = replorigin_create(name);
+	topics_replorigin_session_setup(origin);
+	topics_replorigin_set(origin, InvalidXLogRecPtr);
+	has_origin = true;
+}
+
+/* This database follows no leader any more. */
+static void
+drop_origin(void)
+{
+	if (has_origin)
+	{
+		topics_replorigin_set(0, InvalidXLogRecPtr);
+		replorigin_session_reset();
+	}
+	has_origin = false;
+	StartTransactionCommand();
+	replorigin_drop_by_name(make_origin_name(), true, true);
+	CommitTransactionCommand();
+}
+
+/* Work: the leader is in another epoch, which is noted before anything of it is appended. */
+static void
+adopt_epoch(void *arg)
+{
+	const FetchResponse *response = arg;
+
+	topics_membership_adopt_epoch(response->epoch, response->epoch_id);
+}
+
+/*
+ * Note where the leader is, before what it has sent is appended.  Return false if that
+ * has failed.
+ */
+static bool
+note_leader_place(FetchResponse *response)
+{
+	const WorkPiece whole = WHOLE_REPLICATION;
+
+	if (strcmp(response->epoch_id, session.cluster.epoch_id) != 0 &&
+		!(topics_backoff_run(&whole, NULL, adopt_epoch, response) && read_cluster()))
+		return false;
+	topics_replorigin_advance(response->position);
+	return true;
+}
+
 /* Receive the next response. */
 static void
 receive(void)
@@ -261,7 +336,8 @@ begin_session(void *arg)
 	topics_replica_fetch_begin(leader);
 	report_all_ends();
 	topics_high_watermark_forget_leader();
-	topics_replica_fetch_send(leader, &session.cluster, true, NO_CUT);
+	topics_replica_fetch_send(leader, &session.cluster, true, replorigin_session_get_progress(false),
+							  NO_CUT);
 	receive();
 }
 
@@ -551,12 +627,13 @@ take_response(void)
 
 	/* the next one is on the way meanwhile */
 	if (!response->is_complete)
-		topics_replica_fetch_send(leader, &session.cluster, false, NO_CUT);
-	done = append_response();
+		topics_replica_fetch_send(leader, &session.cluster, false, response->position, NO_CUT);
+	done = note_leader_place(response) && append_response();
 	if (done && response->is_complete)
 	{
 		end_cut(response);
-		topics_replica_fetch_send(leader, &session.cluster, false, response->mark);
+		topics_replica_fetch_send(leader, &session.cluster, false, response->position,
+								  response->mark);
 	}
 	if (done)
 		show_cut(response);
@@ -597,7 +674,8 @@ run_session(void)
 	session.flush_to = InvalidXLogRecPtr;
 	if (!read_cluster())
 		return false;
-	goes_on = topics_backoff_run(&whole, NULL, begin_session, NULL);
+	goes_on = topics_backoff_run(&whole, NULL, take_origin, NULL) &&
+		topics_backoff_run(&whole, NULL, begin_session, NULL);
 	while (goes_on)
 	{
 		goes_on = take_response() && (follows = still_follows()) &&
@@ -635,6 +713,7 @@ topics_replicator_main(Datum main_arg)
 		topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
 		topics_background_wait(topics_max(topics_backoff_left(&whole), RETRY_MS), WAIT_REPLICATOR_IDLE);
 	}
+	drop_origin();
 	finished = true;
 	proc_exit(0);
 }

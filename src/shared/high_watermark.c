@@ -90,7 +90,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/timeline.h"
 #include "access/xlog.h"
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
 #include "miscadmin.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
@@ -125,12 +128,11 @@ typedef struct HighWatermark
 								 * slot */
 	ClusterKind kind;
 	int			acks_followers; /* that a commit waits for, of a leader */
+	bool		has_epoch;		/* a leader's: begun since the server's start */
 	uint64		follower_marks[MAX_FOLLOWERS];	/* that they have confirmed */
 	uint32		exclusions;		/* bits that were ever set in excluded_by */
 
 	bool		applies;		/* readers stop at the newest confirmed mark */
-	XLogRecPtr	started_at;		/* all from before the server's start is
-								 * below; invalid: nobody has asked */
 	XLogRecPtr	granted;		/* what is below counts as confirmed */
 
 	uint64		confirmed;		/* the newest mark known to be confirmed */
@@ -166,6 +168,7 @@ typedef struct SlotTable
 	pg_atomic_uint32 changes;	/* of which database has which slot */
 	uint32		row_changes;	/* of rows of topic_log.cluster (registry
 								 * lock) */
+	pg_atomic_uint64 start_position;	/* in WAL; 0: nobody has asked */
 } SlotTable;
 
 static SlotTable *table = NULL;
@@ -252,6 +255,7 @@ topics_high_watermark_shmem_startup(void)
 	{
 		memset(table, 0, sizeof(SlotTable));
 		pg_atomic_init_u32(&table->changes, 1);
+		pg_atomic_init_u64(&table->start_position, 0);
 		for (int i = 0; i < SLOTS; i++)
 		{
 			begin_slot(get_slot(i), InvalidOid, CLUSTER_NONE, 0);
@@ -357,6 +361,68 @@ find_free_slot(void)
 			return i;
 	}
 	return 0;
+}
+
+/* ----------------------------------------------------------------
+ *		The server's start
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Find where this start of the server has begun to write WAL: behind all that
+ * earlier ones have left, and below all that this one commits.  Recovery ends with
+ * a checkpoint there; with a promotion there is none, but a timeline begins.  The
+ * launcher asks first, before there is another checkpoint.
+ */
+static XLogRecPtr
+find_start_position(void)
+{
+	bool		crc_is_right;
+	ControlFileData *control = get_controlfile(DataDir, &crc_is_right);
+	XLogRecPtr	result = control->checkPointCopy.redo;
+	List	   *history = readTimeLineHistory(GetWALInsertionTimeLine());
+
+	if (!crc_is_right)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("could not read pg_control")));
+	result = topics_max(result, ((TimeLineHistoryEntry *) linitial(history))->begin);
+	list_free_deep(history);
+	pfree(control);
+	return result;
+}
+
+/* Get the position in WAL at which this start of the server has begun. */
+XLogRecPtr
+topics_high_watermark_start_position(void)
+{
+	uint64		result = pg_atomic_read_u64(&table->start_position);
+	uint64		unknown = 0;
+
+	if (likely(result != 0))
+		return result;
+	result = find_start_position();
+	return pg_atomic_compare_exchange_u64(&table->start_position, &unknown, result) ? result : unknown;
+}
+
+/*
+ * Return true unless this node leads and has begun no epoch since the server's
+ * start: its next commit with records does.
+ */
+bool
+topics_high_watermark_has_epoch(void)
+{
+	choose_slot();
+	return shared->kind != CLUSTER_LEADER || shared->has_epoch;
+}
+
+/* A transaction has begun an epoch, and is committed.  Raises nothing. */
+void
+topics_high_watermark_note_epoch(void)
+{
+	acquire_lock(LW_EXCLUSIVE);
+	shared->has_epoch = true;
+	LWLockRelease(lock);
 }
 
 /* Get what this database is in a cluster, as far as shared memory knows. */
@@ -824,17 +890,16 @@ XLogRecPtr
 topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 {
 	bool		applies = topics_high_watermark_applies();
+	XLogRecPtr	start = topics_high_watermark_start_position();
 	XLogRecPtr	position;
 
 	acquire_lock(LW_EXCLUSIVE);
-	if (shared->started_at == InvalidXLogRecPtr)
-		shared->started_at = GetFlushRecPtr(NULL);
 	if (pg_atomic_read_u32(&state->foreign_commits) > 0)
 		position = GetXLogInsertRecPtr();
 	else
 	{
 		position = pg_atomic_read_u64(&state->commit_lsn);
-		position = Max(position, shared->started_at);
+		position = Max(position, start);
 	}
 	if (applies && position > shared->granted)
 	{

@@ -65,7 +65,7 @@ $a->safe_psql('postgres',
 is( $a->safe_psql(
 		'postgres',
 		q{SELECT string_agg(key, ' ' ORDER BY "offset") FROM topic."__cluster_metadata"}),
-	'cluster node/a topic/1',
+	'epoch/1 cluster node/a topic/1',
 	'the metadata have the node and its topic');
 $a->safe_psql('postgres',
 	q{CREATE ROLE app; CREATE ROLE reader; CREATE TYPE color AS ENUM ('red', 'green');});

@@ -623,13 +623,15 @@ sub request
 		node => 'b',
 		cluster => $cluster_id,
 		epoch => $epoch,
+		epoch_id => '',
+		position => 0,
 		first => 1,
 		mark => -1,
 		wait => 0,
 		ends => [],
 		@_);
-	my $bytes = pack 'n Z* Z* q> C q> N N', $r{version}, $r{node}, $r{cluster}, $r{epoch},
-	  $r{first}, $r{mark}, $r{wait}, $r{count} // scalar @{ $r{ends} };
+	my $bytes = pack 'n Z* Z* q> Z* q> C q> N N', $r{version}, $r{node}, $r{cluster}, $r{epoch},
+	  $r{epoch_id}, $r{position}, $r{first}, $r{mark}, $r{wait}, $r{count} // scalar @{ $r{ends} };
 
 	$bytes .= pack 'q> N q>', @$_ for @{ $r{ends} };
 	return unpack 'H*', $bytes;
@@ -663,7 +665,11 @@ is(fetch_answer($fetch, 'ff' x 100), 'TP005', 'garbage is another version');
 is(fetch_answer($fetch, request(version => $_)), 'TP005', "version $_") for 0, 2, 65535;
 is(fetch_answer($fetch, request(cluster => 'x')), '55000', 'of another cluster');
 is(fetch_answer($fetch, request(cluster => '')), '55000', 'of none');
-is(fetch_answer($fetch, request(epoch => 1000)), 'TP004', 'of a later leader');
+my $epoch_id = $observer->value('SELECT epoch_id FROM topic_log.cluster');
+is(fetch_answer($fetch, request(epoch_id => $_)),
+	'XX001', "of another epoch: '" . substr($_, 0, 20) . "'")
+  for '00000000-0000-0000-0000-000000000000', 'x', q{' OR '1'='1}, 'a' x 100000;
+is(fetch_answer($fetch, request(epoch_id => $epoch_id)), '', 'of this one');
 is(fetch_answer($fetch, request(node => $_)), 'TP003', "node '" . substr($_, 0, 20) . "'")
   for 'z', '', 'a' x 100000, q{b' OR '1'='1};
 is(fetch_answer($fetch, request(node => "b\xff")), '22021', 'a node that is not UTF-8');
