@@ -455,24 +455,38 @@ read_invitation(const char **values)
 	topics_statement_end(scope);
 }
 
-/* Have a node that is connected to join; within SPI. */
+/*
+ * Have a node that is connected to join; within SPI.  It is in the metadata before it
+ * asks for anything, and only if it can join.
+ */
 static void
 invite(Peer *peer, const char *node, const char *conninfo, const char *advertised,
 	   const char *leader)
 {
 	const char *invitation[INVITATION_VALUES] = {node, leader};
+	PeerResult *result;
+	bool		counted;
+	bool		joins;
 
 	check_candidate(peer, node);
-	/* committed before the new node asks */
-	topics_metadata_put_node(node, conninfo, advertised, false);
-	SPI_commit();
 	read_invitation(invitation);
 	/* one of the values may have a password */
 	topics_peer_clear(topics_peer_query(peer, "SET log_statement = 'none'; SET log_min_duration_statement = -1;"
 										" SET log_min_duration_sample = -1; SET log_parameter_max_length = 0;"
-										" SET log_parameter_max_length_on_error = 0", NULL, 0));
-	topics_peer_clear(topics_peer_query(peer, "SELECT topic_log.join_cluster($1, $2, $3, $4, $5, $6, $7)",
-										invitation, INVITATION_VALUES));
+										" SET log_parameter_max_length_on_error = 0; BEGIN", NULL, 0));
+	result = topics_peer_query(peer, "SELECT topic_log.join_cluster($1, $2, $3, $4, $5, $6, $7)",
+							   invitation, INVITATION_VALUES);
+	joins = *topics_peer_value(result, 0, 0) == 't';
+	topics_peer_clear(result);
+
+	lock_row();
+	(void) topics_metadata_node_conninfo(node, &counted);
+	/* who joins anew has nothing, whatever it had before */
+	topics_metadata_put_node(node, conninfo, advertised, counted && !joins);
+	if (counted && joins)
+		adjust_acks_followers(node, false);
+	SPI_commit();
+	topics_peer_clear(topics_peer_query(peer, "COMMIT", NULL, 0));
 }
 
 /* Wait until a new node counts as a copy.  If this is cancelled, it will later. */
@@ -550,12 +564,12 @@ require_no_topics(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a database with topics cannot join a cluster"),
 				 errdetail("It gets the cluster's topics, under the same names and ids."),
-				 errhint("Drop its topics, __consumer_offsets too, or use a new database.")));
+				 errhint("Use a new database, or run DROP EXTENSION pg_topics CASCADE there, and CREATE EXTENSION pg_topics.")));
 }
 
 /*
  * join_cluster(node, leader, cluster_id, conninfo, advertised, topic_id,
- * notify_key), on the new node
+ * notify_key), on the new node: false if it is that node already
  */
 Datum
 topics_join_cluster(PG_FUNCTION_ARGS)
@@ -575,7 +589,7 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 	if (topics_cluster_read_row(&row))
 	{
 		if (strcmp(row.cluster_id, cluster_id) == 0 && strcmp(row.node, node) == 0)
-			PG_RETURN_VOID();
+			PG_RETURN_BOOL(false);
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("this database is in a cluster already, as node \"%s\"", row.node),
@@ -589,7 +603,7 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 			   topics_argument_get_text(fcinfo, INVITATION_ADVERTISED), cluster_id);
 	topics_make_topic_create_internal_as(&topic);
 	topics_topic_changes_want_round();
-	PG_RETURN_VOID();
+	PG_RETURN_BOOL(true);
 }
 
 /* ----------------------------------------------------------------
@@ -644,16 +658,56 @@ topics_membership_at_end(bool commit)
 	begins_epoch = false;
 }
 
-/* Tell a node that it is in the cluster no more. */
+typedef struct RemovedNode
+{
+	const char *node;
+	const char *conninfo;
+	const char *cluster_id;
+} RemovedNode;
+
+/* Tell a node that it is in the cluster no more, if it is that node. */
 static void
 tell_removed(void *arg)
 {
-	char	  **node = arg;
-	Peer	   *peer = topics_peer_connect(node[0], node[1]);
+	const RemovedNode *removed = arg;
+	const char *values[] = {removed->node, removed->cluster_id};
+	Peer	   *peer = topics_peer_connect(removed->node, removed->conninfo);
 
 	PG_TRY();
 	{
-		topics_peer_clear(topics_peer_query(peer, "SELECT topic_log.leave_cluster()", NULL, 0));
+		PeerResult *result = topics_peer_query(peer, "SELECT topic_log.leave_cluster() FROM topic_log.cluster"
+											   " WHERE node = $1 AND cluster_id = $2", values, lengthof(values));
+		bool		is_it = topics_peer_count(result) > 0;
+
+		topics_peer_clear(result);
+		if (!is_it)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the database there is not that node")));
+	}
+	PG_FINALLY();
+	{
+		topics_peer_close(peer);
+	}
+	PG_END_TRY();
+}
+
+/* On a follower: have the leader remove a node. */
+static void
+have_leader_remove(const ClusterRow *row, const char *node)
+{
+	const char *values[] = {node};
+	Peer	   *peer;
+
+	if (strcmp(node, row->node) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("node \"%s\" is this node", node),
+				 errhint("Call topics.remove_node() on another one.")));
+	peer = topics_peer_connect(row->leader, row->leader_conninfo);
+	PG_TRY();
+	{
+		topics_peer_clear(topics_peer_query(peer, "CALL topics.remove_node($1)", values, lengthof(values)));
 	}
 	PG_FINALLY();
 	{
@@ -666,7 +720,7 @@ tell_removed(void *arg)
 Datum
 topics_remove_node(PG_FUNCTION_ARGS)
 {
-	char	   *node[] = {get_node_argument(fcinfo, 0), NULL};
+	RemovedNode removed = {.node = get_node_argument(fcinfo, 0)};
 	int			number;
 	bool		counts;
 	ClusterRow	row;
@@ -674,31 +728,37 @@ topics_remove_node(PG_FUNCTION_ARGS)
 
 	check_call("topics.remove_node()");
 	topics_argument_require_no_block(fcinfo, "topics.remove_node()");
+	if (topics_cluster_read_row(&row) && !row.leads)
+	{
+		have_leader_remove(&row, removed.node);
+		PG_RETURN_VOID();
+	}
 	row = require_leader("topics.remove_node()");
-	if (strcmp(node[0], row.node) == 0)
+	removed.cluster_id = row.cluster_id;
+	if (strcmp(removed.node, row.node) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("node \"%s\" is this node, which leads", node[0])));
-	node[1] = topics_metadata_node_conninfo(node[0], &counts);
-	if (node[1] == NULL)
+				 errmsg("node \"%s\" is this node, which leads", removed.node)));
+	removed.conninfo = topics_metadata_node_conninfo(removed.node, &counts);
+	if (removed.conninfo == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("node \"%s\" is not in the cluster", node[0])));
+				 errmsg("node \"%s\" is not in the cluster", removed.node)));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	lock_row();
 	if (counts)
-		adjust_acks_followers(node[0], false);
-	topics_metadata_remove_node(node[0]);
+		adjust_acks_followers(removed.node, false);
+	topics_metadata_remove_node(removed.node);
 	SPI_commit();
-	number = topics_follower_forget(node[0]);
+	number = topics_follower_forget(removed.node);
 	if (number >= 0)
 		topics_high_watermark_forget_follower(number);
-	error = topics_subtransaction_try(tell_removed, node);
+	error = topics_subtransaction_try(tell_removed, &removed);
 	if (error && topics_subtransaction_must_raise(error))
 		ReThrowError(error);
 	if (error)
 		ereport(WARNING,
-				(errmsg("node \"%s\" was removed, but could not be told", node[0]),
+				(errmsg("node \"%s\" was removed, but could not be told", removed.node),
 				 errdetail_internal("%s", error->detail ? error->detail : error->message),
 				 errhint("It gets nothing any more. SELECT topic_log.leave_cluster() there lets it lead its topics itself.")));
 	SPI_finish();

@@ -159,21 +159,19 @@ put_query(const char *key, const char *sql, Oid *types, Datum *values, int nvalu
 }
 
 /*
- * Say of a node where it is, for nodes and for clients.  With "counts" it counts
- * as a copy; a node that does already goes on to.
+ * Say of a node where it is, for nodes and for clients, and whether it counts as a
+ * copy.
  */
 void
 topics_metadata_put_node(const char *node, const char *conninfo, const char *advertised, bool counts)
 {
 	Datum		values[] = {
-		CStringGetTextDatum(conninfo), CStringGetTextDatum(advertised),
-		CStringGetTextDatum(make_node_key(node)), BoolGetDatum(counts)
+		CStringGetTextDatum(conninfo), CStringGetTextDatum(advertised), BoolGetDatum(counts)
 	};
-	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID};
+	Oid			types[] = {TEXTOID, TEXTOID, BOOLOID};
 
 	put_query(make_node_key(node),
-			  "SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'counts', $4 OR coalesce("
-			  "(SELECT (value ->> 'counts')::boolean FROM (" LATEST("node") ") latest WHERE key = $3), false))",
+			  "SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'counts', $3)",
 			  types, values, lengthof(values));
 }
 

@@ -24,6 +24,7 @@ extern void topics_peer_close(Peer *peer);
 extern PeerResult *topics_peer_query(Peer *peer, const char *sql, const char *const *values,
 									 int nvalues);
 extern const char *topics_peer_value(const PeerResult *result, int row, int column);
+extern int	topics_peer_count(const PeerResult *result);
 extern void topics_peer_clear(PeerResult *result);
 extern void topics_peer_prepare(Peer *peer, const char *name, const char *sql);
 extern void topics_peer_send_bytes(Peer *peer, const char *name, const StringInfoData *bytes);

@@ -61,8 +61,7 @@ report_connection(Peer *peer)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("connection to another node failed"),
-			 errdetail_internal("%s", copy_message(PQerrorMessage(peer)))));
+			 errmsg("connection to another node failed: %s", copy_message(PQerrorMessage(peer)))));
 }
 
 /* Raise what the other node has raised; the result is cleared. */
@@ -301,6 +300,12 @@ const char *
 topics_peer_value(const PeerResult *result, int row, int column)
 {
 	return PQgetisnull(result, row, column) ? NULL : PQgetvalue(result, row, column);
+}
+
+int
+topics_peer_count(const PeerResult *result)
+{
+	return PQntuples(result);
 }
 
 void

@@ -181,9 +181,18 @@ wait_for_followers(XLogRecPtr lsn)
 	/* also with synchronous_commit = off: no follower gets what can be lost */
 	XLogFlush(lsn);
 	if (topics_high_watermark_wait(commit_mark, topics_append_is_confirmed, until))
+	{
 		topics_append_confirmed();
-	else
-		refuse_acknowledgement();
+		return;
+	}
+	/* as PostgreSQL warns of standbys; it is sent before the connection is closed */
+	if (!keeps_connection)
+		ereport(WARNING,
+				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),
+				 errmsg("closing the connection, since too few followers have confirmed the commit"),
+				 errdetail("The transaction is committed here. Its records are shown when as many followers have them as acks_followers says, and may be lost if this server is lost before. The wait was cancelled, or took longer than pg_topics.acks_timeout."),
+				 errhint("Look at topics.node for followers that are not in sync.")));
+	refuse_acknowledgement();
 }
 
 /*

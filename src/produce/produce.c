@@ -552,8 +552,9 @@ commit_for_send(void)
 	if (topics_durability_is_unconfirmed())
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),
-				 errmsg("the record is committed, but no other server has confirmed it"),
-				 errdetail("The wait for synchronous standbys or followers was cancelled, or took longer than pg_topics.acks_timeout. The record may be lost if this server fails.")));
+				 errmsg("the record is committed, but too few other servers have confirmed it"),
+				 errdetail("The wait for synchronous standbys or followers was cancelled, or took longer than pg_topics.acks_timeout. The record may be lost if this server fails."),
+				 errhint("Look at topics.node, or pg_stat_replication, for servers that are behind.")));
 	SPI_finish();
 }
 

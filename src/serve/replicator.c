@@ -667,7 +667,7 @@ run_session(void)
 	bool		follows = true;
 	bool		goes_on;
 
-	session.is_careful = fails;
+	session.is_careful = fails || topics_backoff_has_failures(WORK_REPLICATE);
 	session.paused = session.moved = NIL;
 	session.retry_at = NEVER;
 	session.moved_mark = 0;
@@ -708,10 +708,14 @@ topics_replicator_main(Datum main_arg)
 	while (run_session())
 	{
 		const WorkPiece whole = WHOLE_REPLICATION;
+		long		left;
 
 		MemoryContextReset(session.cxt);
 		topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
-		topics_background_wait(topics_max(topics_backoff_left(&whole), RETRY_MS), WAIT_REPLICATOR_IDLE);
+		topics_background_wait(RETRY_MS, WAIT_REPLICATOR_IDLE);
+		/* topics.maintain() can end it early */
+		while ((left = topics_backoff_left(&whole)) > 0)
+			topics_background_wait(topics_min(left, LOOK_MS), WAIT_REPLICATOR_IDLE);
 	}
 	drop_origin();
 	finished = true;

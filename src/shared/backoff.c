@@ -8,8 +8,8 @@
  * in shared memory, and not tried again before its time has come: 1 s after
  * the first failure, then twice as long each time, up to 5 minutes.  So a
  * broken topic costs the others nothing, and the log a line for each try.  A
- * failure that says no more than that another process was in the way is tried
- * again within 10 s.  The note goes when the piece has succeeded, when the
+ * failure that says no more than that another process was in the way, or that
+ * another server cannot be reached, is tried again within 10 s.  The note goes when the piece has succeeded, when the
  * topic is altered, or when maintain() is called for it.
  *
  * A piece can also end the worker, or crash the server, again and again.  So it
@@ -56,7 +56,8 @@
 #include "shared/shared.h"
 
 #define FIRST_DELAY_MS 1000
-#define BUSY_DELAY_MS 10000		/* at most, if another process was in the way */
+#define BUSY_DELAY_MS 10000		/* at most, if another process was in the way,
+								 * or another server cannot be reached */
 #define MAX_DELAY_MS 300000
 #define MAX_BROKEN 1000			/* pieces of topics and partitions */
 #define PLACES (MAX_BROKEN + WORK_KINDS * MAX_WORKERS)
@@ -277,7 +278,9 @@ static void
 count_failure(WorkFailure *failure, int sqlstate, const char *message)
 {
 	bool		busy = sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
-		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_QUERY_CANCELED;
+		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_QUERY_CANCELED ||
+		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION ||
+		sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
 	int64		delay = FIRST_DELAY_MS;
 
 	for (int i = 0; i < failure->failures && delay < MAX_DELAY_MS; i++)
@@ -708,6 +711,20 @@ topics_backoff_reset(Oid view_relid)
 	LWLockRelease(notes_lock);
 	/* its time was what a worker would have come for */
 	topics_worker_registry_note_change();
+}
+
+/* Return true if work of a kind has failed in this database, and not succeeded since. */
+bool
+topics_backoff_has_failures(WorkKind kind)
+{
+	bool		result = false;
+
+	LWLockAcquire(notes_lock, LW_SHARED);
+	for (int i = 0; i < backoff->count && !result; i++)
+		result = backoff->failures[i].piece.database == MyDatabaseId &&
+			backoff->failures[i].piece.kind == kind && backoff->failures[i].failures > 0;
+	LWLockRelease(notes_lock);
+	return result;
 }
 
 /*

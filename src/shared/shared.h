@@ -686,6 +686,7 @@ extern void topics_backoff_step(WorkStep step);
 extern const char *topics_backoff_step_name(WorkStep step);
 extern void topics_backoff_take_over(ServeKind kind);
 extern void topics_backoff_excuse(ServeKind kind);
+extern bool topics_backoff_has_failures(WorkKind kind);
 extern void topics_backoff_reset(Oid view_relid);
 extern void topics_backoff_forget_untried(MonotonicTime began);
 extern void topics_backoff_forget_database(void);

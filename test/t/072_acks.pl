@@ -669,7 +669,8 @@ my $epoch_id = $observer->value('SELECT epoch_id FROM topic_log.cluster');
 is(fetch_answer($fetch, request(epoch_id => $_)),
 	'XX001', "of another epoch: '" . substr($_, 0, 20) . "'")
   for '00000000-0000-0000-0000-000000000000', 'x', q{' OR '1'='1}, 'a' x 100000;
-is(fetch_answer($fetch, request(epoch_id => $epoch_id)), '', 'of this one');
+is(fetch_answer(Session->new($a, user => 'fetcher'), request(epoch_id => $epoch_id)),
+	'response', 'of this one');
 is(fetch_answer($fetch, request(node => $_)), 'TP003', "node '" . substr($_, 0, 20) . "'")
   for 'z', '', 'a' x 100000, q{b' OR '1'='1};
 is(fetch_answer($fetch, request(node => "b\xff")), '22021', 'a node that is not UTF-8');
