@@ -509,7 +509,7 @@ COMMENT ON PROCEDURE topics.add_node(text, text, text) IS 'Adds a database as a 
 
 CREATE PROCEDURE topics.remove_node(node text)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_remove_node';
-COMMENT ON PROCEDURE topics.remove_node(text) IS 'Removes a node that follows, on the node that leads. If the node can be reached it keeps its topics, and leads them itself from then on; otherwise a WARNING says so. Raises TP004 on a follower, 42704 for an unknown node, 55000 for the node that leads, 25001 inside a transaction block (Kafka: a broker that is unregistered)';
+COMMENT ON PROCEDURE topics.remove_node(text) IS 'Removes a node that follows: on the node that leads, or on another one, which has the leader do it. If the node can be reached it keeps its topics, and leads them itself from then on; otherwise a WARNING says so. Raises 42704 for an unknown node, 55000 for this node or the one that leads, class 08 if the leader cannot be reached, 25001 inside a transaction block (Kafka: a broker that is unregistered)';
 
 CREATE FUNCTION topics.route(
 	topic text, key text DEFAULT NULL, OUT partition integer, OUT leader text, OUT advertised_conninfo text,
@@ -620,7 +620,7 @@ HAVING sum(lag) > 0;
 COMMENT ON VIEW topics.progress IS 'What takes its time: followers that catch up, as far as this node knows of them, in the topics that one may read or owns (Kafka: kafka-reassign-partitions --verify)';
 
 CREATE VIEW topics.worker AS SELECT * FROM topic_log.worker_status();
-COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; a row for each piece that a lock or snapshot of others has been in the way of for 5 s, until it is tried again; and a row if there is work and the worker cannot come, if a process does not answer, or if the server has pg_topics behind other libraries. A worker comes when there is work, and goes when there is none. What fails for a topic is shown to the topic''s owner, members of topics_admin, topics_monitor and pg_monitor; for all topics, to these members. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
+COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each piece of its work that fails, or one without if none does; a row for each piece that a lock or snapshot of others has been in the way of for 5 s, until it is tried again; and a row if there is work and the worker cannot come, if a process does not answer, or if the server has pg_topics behind other libraries. A worker comes when there is work, and goes when there is none. What fails for a topic is shown to the topic''s owner, members of topics_admin, topics_monitor and pg_monitor; for all topics, to these members. What failed is tried again after 1 s, then after twice as long each time, up to 5 minutes (10 s if it was only locked out, 3 s if another node cannot be reached); at once after topics.alter_topic and topics.maintain. No Kafka counterpart';
 
 CREATE VIEW topics.append_wait AS SELECT * FROM topic_log.append_wait_status();
 COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mostly at their commit, for the right to append to a partition, each with the one that has it. pg_locks and pg_blocking_pids do not know of these waits. For partitions of topics that one may read or owns; for members of topics_admin, topics_monitor and pg_monitor, of all topics. No Kafka counterpart';
@@ -629,7 +629,7 @@ COMMENT ON COLUMN topics.node.node IS 'Name';
 COMMENT ON COLUMN topics.node.advertised_conninfo IS 'Where clients find it (Kafka: advertised.listeners)';
 COMMENT ON COLUMN topics.node.role IS 'leader: it is written to; or follower';
 COMMENT ON COLUMN topics.node.is_self IS 'True for this node';
-COMMENT ON COLUMN topics.node.epoch IS 'How often the cluster has had another leader, from 1 on (Kafka: leader epoch)';
+COMMENT ON COLUMN topics.node.epoch IS 'Of the leader, from 1 on: each start of its server that has written records is another; 0: a follower that has not heard of one (Kafka: leader epoch)';
 COMMENT ON COLUMN topics.node.counts IS 'Whether it has had all that the leader has, once: until then it is not among the nodes of which topics.alter_cluster() takes half';
 COMMENT ON COLUMN topics.node.in_sync IS 'On the leader: whether it is connected, and has had within 10 s all that there was then; true for the leader; NULL on a follower, which does not know (Kafka: in-sync replica)';
 COMMENT ON COLUMN topics.node.last_asked IS 'On the leader, of a follower: when it last asked for what is new; NULL: not since the server started';

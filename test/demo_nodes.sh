@@ -135,7 +135,7 @@ END
 	wait_for b
 	wait_for c
 	on a <<'END'
--- Followers ask the leader for what is new, some times a second. A moment later they have all:
+-- The commit was acknowledged when one follower had it. A moment later both have all:
 SELECT partition, node, role, log_end_offset, lag FROM topics.replica WHERE topic = 'payments' ORDER BY 1, 2;
 END
 }
@@ -180,7 +180,7 @@ lose_follower() {
 	# Until its parent has asked for it, it seems to be alive.  In some containers nobody ever asks.
 	rm -f "$work/c/data/postmaster.pid" "$work/c"/.s.PGSQL.*.lock
 	say
-	produce 500 '-- Producers go on: no commit waits for a follower. 500 more records'
+	produce 500 '-- Producers go on: commits wait for one follower, and b is there. 500 more records'
 	wait_for b
 	on a <<'END'
 -- b has them. Of c the leader knows what c said last, and so what it lacks.

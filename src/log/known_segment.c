@@ -49,7 +49,7 @@ typedef struct OffsetRange
 {
 	int64		base_offset;
 	int64		end_offset;
-}			OffsetRange;
+} OffsetRange;
 
 /*
  * A table whose descriptor is known to be current: no relcache invalidation of

@@ -442,7 +442,7 @@ typedef enum CoverMode
 	COVER_ALONE,				/* nothing: another can follow it */
 	COVER_FOR_RECORDS,			/* it commits, with records for them */
 	COVER_BESIDES				/* anything else */
-}			CoverMode;
+} CoverMode;
 
 extern bool topics_cut_cover(Partition *partition, const CoverRequest *request, CoverMode mode);
 extern void topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes,

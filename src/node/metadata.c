@@ -233,6 +233,7 @@ topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at)
 	found = SPI_processed > 0;
 	text = found ? get_text(0, 1) : NULL;
 	*ended_at = text ? DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(text))) : InvalidXLogRecPtr;
+
 	end_query(scope);
 	return found;
 }

@@ -89,8 +89,8 @@ typedef struct FetchResponse
 	StringInfoData data;
 	int64		epoch;			/* of the leader */
 	const char *epoch_id;
-	int64		position;		/* in its WAL: all that was given is below, and
-								 * durable there */
+	int64		position;		/* in its WAL: all that was given is below,
+								 * and durable there */
 	int64		mark;			/* of its cut */
 	int64		newest_mark;
 	int64		confirmed;		/* what is of marks up to here may be shown */

@@ -32,9 +32,14 @@
 /* A node that connects, or has been asked, is given up when it is silent so long. */
 #define SILENCE_MS 20000
 
-/* The same text at both ends. */
+/*
+ * The same text at both ends; and the other end notices, too, when this one is gone
+ * without a word.
+ */
 static const char *const peer_settings =
-"SET search_path = pg_catalog; SET datestyle = ISO; SET intervalstyle = postgres;"
+"SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
+" SET tcp_user_timeout = '60 s';"
+" SET search_path = pg_catalog; SET datestyle = ISO; SET intervalstyle = postgres;"
 " SET extra_float_digits = 3; SET bytea_output = hex; SET timezone = 'GMT';"
 " SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;"
 " SET idle_session_timeout = 0; SET default_transaction_read_only = off;"

@@ -185,7 +185,11 @@ wait_for_followers(XLogRecPtr lsn)
 		topics_append_confirmed();
 		return;
 	}
-	/* as PostgreSQL warns of standbys; it is sent before the connection is closed */
+
+	/*
+	 * as PostgreSQL warns of standbys; it is sent before the connection is
+	 * closed
+	 */
 	if (!keeps_connection)
 		ereport(WARNING,
 				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),

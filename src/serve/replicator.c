@@ -94,7 +94,7 @@ static WorkerSlot *replicator_slot = NULL;
 static bool finished = false;	/* this database does not follow */
 static Peer *leader = NULL;		/* the connection to it, if there is one */
 static Session session;
-static bool has_origin = false;	/* this process has taken it */
+static bool has_origin = false; /* this process has taken it */
 static bool fails = false;		/* the last session ended with an error */
 
 /*

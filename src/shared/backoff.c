@@ -8,8 +8,8 @@
  * in shared memory, and not tried again before its time has come: 1 s after
  * the first failure, then twice as long each time, up to 5 minutes.  So a
  * broken topic costs the others nothing, and the log a line for each try.  A
- * failure that says no more than that another process was in the way, or that
- * another server cannot be reached, is tried again within 10 s.  The note goes when the piece has succeeded, when the
+ * failure that says no more than that another process was in the way is tried
+ * again within 10 s, and within 3 s if another server cannot be reached.  The note goes when the piece has succeeded, when the
  * topic is altered, or when maintain() is called for it.
  *
  * A piece can also end the worker, or crash the server, again and again.  So it
@@ -56,8 +56,9 @@
 #include "shared/shared.h"
 
 #define FIRST_DELAY_MS 1000
-#define BUSY_DELAY_MS 10000		/* at most, if another process was in the way,
-								 * or another server cannot be reached */
+#define BUSY_DELAY_MS 10000		/* at most, if another process was in the way */
+#define UNREACHABLE_DELAY_MS 3000	/* at most, if another server cannot be
+									 * reached: commits there may wait for us */
 #define MAX_DELAY_MS 300000
 #define MAX_BROKEN 1000			/* pieces of topics and partitions */
 #define PLACES (MAX_BROKEN + WORK_KINDS * MAX_WORKERS)
@@ -278,14 +279,14 @@ static void
 count_failure(WorkFailure *failure, int sqlstate, const char *message)
 {
 	bool		busy = sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
-		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_QUERY_CANCELED ||
-		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION ||
+		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_QUERY_CANCELED;
+	bool		unreachable = ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION ||
 		sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
 	int64		delay = FIRST_DELAY_MS;
 
 	for (int i = 0; i < failure->failures && delay < MAX_DELAY_MS; i++)
 		delay *= 2;
-	delay = Min(delay, busy ? BUSY_DELAY_MS : MAX_DELAY_MS);
+	delay = Min(delay, unreachable ? UNREACHABLE_DELAY_MS : busy ? BUSY_DELAY_MS : MAX_DELAY_MS);
 
 	failure->under_way = false;
 	if (failure->failures++ == 0)

@@ -140,8 +140,47 @@ is($observer->query("SELECT topics.alter_cluster($_)")->{sqlstate}, '22023', "al
 is(acks_followers(), 3, '... changes nothing');
 $observer->value('SELECT topics.alter_cluster(NULL)');
 is(acks_followers(), 2, 'alter_cluster(NULL)');
-$observer->value(q{CALL topics.remove_node('d')});
-is(acks_followers(), 1, 'remove_node: three nodes again');
+
+# a node at another one's address
+for ([ 'e', address_of($b) ], [ 'b', address_of($c) ])
+{
+	my ($name, $address) = @$_;
+	my $before = $observer->value(
+		q{SELECT string_agg(n::text, ' ') FROM (
+		SELECT node, advertised_conninfo, counts FROM topics.node ORDER BY 1) n});
+
+	is($observer->query("CALL topics.add_node('$name', \$\$$address\$\$)")->{sqlstate},
+		'42710', "add_node: $name, at the address of another");
+	is( $observer->value(
+			q{SELECT string_agg(n::text, ' ') FROM (
+		SELECT node, advertised_conninfo, counts FROM topics.node ORDER BY 1) n}),
+		$before,
+		'... changes nothing');
+}
+
+# a node that was made anew at its address has nothing
+$b->safe_psql('fourth', 'DROP EXTENSION pg_topics CASCADE; CREATE EXTENSION pg_topics');
+add_node('d', $b, 'fourth');
+is(acks_followers(), 2, 'add_node: who has lost all counts again');
+is($b->safe_psql('fourth', q{SELECT count(*) FROM topics.topic WHERE topic = 't'}),
+	'1', '... when it has all');
+
+$b->safe_psql('postgres', q{CALL topics.remove_node('d')});
+is(acks_followers(), 1, 'remove_node, from a follower: three nodes again');
+is((sqlstate_of($b, 'postgres', q{CALL topics.remove_node('b')}))[0],
+	'55000', '... not on the node itself');
+
+# the database at a node's address is another node
+$b->safe_psql('fourth', 'DROP EXTENSION pg_topics CASCADE; CREATE EXTENSION pg_topics');
+add_node('d', $b, 'fourth');
+$b->safe_psql('fourth', 'DROP EXTENSION pg_topics CASCADE; CREATE EXTENSION pg_topics');
+$b->safe_psql('fourth', q{SELECT topics.create_cluster('other', 'host=other')});
+like(
+	$observer->query(q{CALL topics.remove_node('d')})->{text},
+	qr/WARNING.*could not be told/,
+	'remove_node: of whom another has the place');
+is($b->safe_psql('fourth', 'SELECT node FROM topics.node'), 'other', '... which stays what it is');
+$b->safe_psql('fourth', 'SELECT topic_log.leave_cluster()');
 is((sqlstate_of($b, 'postgres', 'SELECT topics.alter_cluster(0)'))[0],
 	'TP004', 'alter_cluster: on a follower');
 $observer->value('CREATE ROLE nobody LOGIN');
@@ -320,6 +359,7 @@ for my $sql (
 	$session->value(q{SET pg_topics.acks_timeout = '20 ms'});
 	my $result = $session->query($sql);
 	ok($result->{lost}, 'acks_timeout: the connection is closed: ' . substr $sql, 0, 40);
+	like($result->{text}, qr/too few followers have confirmed/, '... and says why');
 	is(scalar(grep { /COMMIT|INSERT|COPY|DO/ } @{ $result->{rows} }),
 		0, '... without an acknowledgement');
 }
