@@ -38,7 +38,7 @@ request_shmem(void)
 	topics_worker_registry_shmem_request();
 	topics_moved_shmem_request();
 	topics_append_lock_shmem_request();
-	topics_high_watermark_shmem_request();
+	topics_mark_slot_shmem_request();
 	topics_append_wait_shmem_request();
 	topics_offset_table_shmem_request();
 	topics_backoff_shmem_request();
@@ -55,7 +55,7 @@ start_shmem(void)
 	topics_worker_registry_shmem_startup();
 	topics_moved_shmem_startup();
 	topics_append_lock_shmem_startup();
-	topics_high_watermark_shmem_startup();
+	topics_mark_slot_shmem_startup();
 	topics_append_wait_shmem_startup();
 	topics_offset_table_shmem_startup();
 	topics_backoff_shmem_startup();

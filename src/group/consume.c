@@ -601,7 +601,7 @@ topics_wait(PG_FUNCTION_ARGS)
 	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(WAIT_ARG_MAX_WAIT), WAKEUP_MAX_WAIT_MS);
 
 	topics_cluster_attend();
-	if (topics_high_watermark_kind() == CLUSTER_FOLLOWER)
+	if (topics_mark_slot_kind() == CLUSTER_FOLLOWER)
 		topics_cluster_require_leader("topics.wait()");
 	look_up_topic(&consumer);
 	topics_offset_log_prepare(false);

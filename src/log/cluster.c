@@ -8,7 +8,7 @@
  * here is what the log needs of it: a partition's role, which is looked up
  * together with its log end (log_end.c), and the error for who wants to write to
  * what another node leads.  What the row says is told to shared memory, where
- * high_watermark.c decides what commits and readers wait for.
+ * mark_slot.c keeps it, and high_watermark.c decides what commits and readers wait for.
  *
  *-------------------------------------------------------------------------
  */
@@ -143,7 +143,7 @@ topics_cluster_attend(void)
 		return;
 	if (row_changes || RecoveryInProgress() || !IsTransactionState())
 		return;
-	if (topics_high_watermark_kind() == CLUSTER_NONE)
+	if (topics_mark_slot_kind() == CLUSTER_NONE)
 		(void) topics_cluster_role();
 	is_known = true;
 }
@@ -162,10 +162,10 @@ topics_cluster_role(void)
 
 	do
 	{
-		changes = topics_high_watermark_row_changes();
+		changes = topics_mark_slot_row_changes();
 		kind = read_kind(&acks_followers);
 	} while (!row_changes && !RecoveryInProgress() &&
-			 !topics_high_watermark_attend(kind, acks_followers, changes));
+			 !topics_mark_slot_attend(kind, acks_followers, changes));
 	return kind == CLUSTER_FOLLOWER ? ROLE_FOLLOWER : ROLE_LEADER;
 }
 
@@ -191,7 +191,7 @@ void
 topics_cluster_at_end(bool commit)
 {
 	if (commit && row_changes)
-		topics_high_watermark_row_changed(next_kind, next_acks_followers);
+		topics_mark_slot_row_changed(next_kind, next_acks_followers);
 	row_changes = false;
 }
 

@@ -210,7 +210,7 @@ topics_foreign_writer_pre_commit(void)
 
 			topic_states[nstates] = topics_partition_state_get(&first);
 			states[nstates] = topics_partition_state_get(&id);
-			if (topics_high_watermark_applies() || topics_high_watermark_kind() == CLUSTER_LEADER)
+			if (topics_high_watermark_applies() || topics_mark_slot_kind() == CLUSTER_LEADER)
 				make_end_known(lfirst_oid(lc), states[nstates]);
 			pg_atomic_fetch_add_u32(&states[nstates]->foreign_commits, 1);
 			nannounced = nstates + 1;

@@ -345,7 +345,7 @@ store_end(PartitionState *state, const EndLookup *lookup)
 	pg_write_barrier();
 	pg_atomic_write_u64(&state->next_offset, lookup->found.end);
 	pg_memory_barrier();
-	topics_high_watermark_note_moved(state);
+	topics_replica_cut_note_moved(state);
 	if (lookup->foreign_writes == pg_atomic_read_u32(&state->foreign_writes))
 		return true;
 	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);

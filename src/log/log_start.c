@@ -503,7 +503,7 @@ topics_log_start_at_end(bool commit)
 		if (!commit || memcmp(&move->state->id, &move->id, sizeof(TopicPartition)) != 0)
 			continue;
 		raise_start(&move->state->log_start_offset, move->start);
-		topics_high_watermark_note_moved(move->state);
+		topics_replica_cut_note_moved(move->state);
 		pg_atomic_fetch_or_u32(&move->state->requests, REQUEST_DROP);
 	}
 	pending_starts = NIL;

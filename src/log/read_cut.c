@@ -125,9 +125,9 @@ refuse_torn_snapshot(Snapshot snapshot)
 	bool		is_torn = false;
 	int			count;
 
-	if (topics_high_watermark_kind() != CLUSTER_FOLLOWER)
+	if (topics_mark_slot_kind() != CLUSTER_FOLLOWER)
 		return;
-	count = topics_high_watermark_long_cuts(cuts, &is_all);
+	count = topics_replica_cut_long(cuts, &is_all);
 	for (int i = 0; i < count && !is_torn; i++)
 	{
 		/* what is that old is seen by all snapshots */

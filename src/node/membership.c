@@ -212,7 +212,7 @@ begin_epoch(void)
 	update_row("epoch = epoch + 1, epoch_id = gen_random_uuid()");
 	if (!topics_cluster_read_row(&row))
 		elog(ERROR, "this database is in no cluster any more");
-	topics_metadata_put_epoch(row.epoch, row.epoch_id, topics_high_watermark_start_position());
+	topics_metadata_put_epoch(row.epoch, row.epoch_id, topics_mark_slot_start_position());
 	begins_epoch = true;
 }
 
@@ -230,10 +230,10 @@ topics_membership_pre_commit(void)
 	if (begins_epoch || !topics_append_is_pending())
 		return;
 	topics_cluster_attend();
-	if (likely(topics_high_watermark_has_epoch()))
+	if (likely(topics_mark_slot_has_epoch()))
 		return;
 	lock_row();
-	if (!topics_high_watermark_has_epoch() && topics_cluster_read_row(&row) && row.leads)
+	if (!topics_mark_slot_has_epoch() && topics_cluster_read_row(&row) && row.leads)
 		begin_epoch();
 }
 
@@ -244,8 +244,8 @@ topics_membership_pre_commit(void)
 void
 topics_membership_publish(void)
 {
-	if (begins_epoch && topics_high_watermark_kind() == CLUSTER_LEADER)
-		topics_high_watermark_note_epoch();
+	if (begins_epoch && topics_mark_slot_kind() == CLUSTER_LEADER)
+		topics_mark_slot_note_epoch();
 }
 
 /* On a follower: the leader is in another epoch. */
@@ -271,7 +271,7 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("this database is in a cluster already, as node \"%s\"", row.node)));
-	topics_high_watermark_require_slot();
+	topics_mark_slot_require();
 	drop_metadata();
 	topics_make_topic_create_internal(METADATA_TOPIC, 1);
 	insert_row(node, node, NULL, NULL, NULL);
@@ -595,7 +595,7 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 				 errmsg("this database is in a cluster already, as node \"%s\"", row.node),
 				 errhint("Remove it there with topics.remove_node(), or call topic_log.leave_cluster() here.")));
 	}
-	topics_high_watermark_require_slot();
+	topics_mark_slot_require();
 	drop_metadata();
 	require_no_topics();
 	insert_row(node, topics_argument_get_text(fcinfo, INVITATION_LEADER),
@@ -646,7 +646,7 @@ topics_leave_cluster(PG_FUNCTION_ARGS)
 void
 topics_membership_at_end(bool commit)
 {
-	if (commit && leaving && topics_high_watermark_kind() == CLUSTER_NONE)
+	if (commit && leaving && topics_mark_slot_kind() == CLUSTER_NONE)
 	{
 		topics_partition_state_forget_ends(MyDatabaseId);
 		topics_follower_forget_database(MyDatabaseId);
@@ -752,7 +752,7 @@ topics_remove_node(PG_FUNCTION_ARGS)
 	SPI_commit();
 	number = topics_follower_forget(removed.node);
 	if (number >= 0)
-		topics_high_watermark_forget_follower(number);
+		topics_replica_cut_forget_follower(number);
 	error = topics_subtransaction_try(tell_removed, &removed);
 	if (error && topics_subtransaction_must_raise(error))
 		ReThrowError(error);

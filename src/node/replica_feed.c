@@ -20,7 +20,7 @@
  *				log starts and ends, how far this response brings the follower, and
  *				the records.
  *
- * A CUT is made under the lock of the publications (shared/high_watermark.c): the
+ * A CUT is made under the lock of the publications (shared/replica_cut.c): the
  * ends at a moment, so of each transaction all records or none.  It is given in as
  * many responses as it takes.  Each is about RESPONSE_BYTES long, so a follower
  * that is far behind, or a transaction of a million records, costs memory for one.
@@ -194,7 +194,7 @@ check_history(const FetchRequest *request, bool has_epoch)
 	if (topics_metadata_find_epoch(request->epoch_id, &ended_at))
 	{
 		if (ended_at == InvalidXLogRecPtr)
-			ended_at = has_epoch ? PG_UINT64_MAX : topics_high_watermark_start_position();
+			ended_at = has_epoch ? PG_UINT64_MAX : topics_mark_slot_start_position();
 		if (request->position <= ended_at)
 			return;
 	}
@@ -214,7 +214,7 @@ read_epoch(void)
 
 	topics_cluster_attend();
 	/* before the row: an epoch that comes now is read the next time */
-	session.has_epoch = topics_high_watermark_has_epoch();
+	session.has_epoch = topics_mark_slot_has_epoch();
 	if (!topics_cluster_read_row(&row))
 		elog(ERROR, "this database is in no cluster any more");
 	session.epoch = row.epoch;
@@ -289,7 +289,7 @@ put_off(List **list, FedPartition *fed, bool at_once)
 		return;
 	fed->is_excused = true;
 	if (state)
-		topics_high_watermark_exclude(session.follower, state);
+		topics_replica_cut_exclude(session.follower, state);
 	add_to(&session.excluded, fed);
 }
 
@@ -354,7 +354,7 @@ begin_session(const FetchRequest *request)
 				 errmsg("too many followers"),
 				 errdetail("A node has up to %d.", MAX_FOLLOWERS)));
 	/* what it has confirmed so far may not be there any more */
-	topics_high_watermark_forget_follower(session.follower);
+	topics_replica_cut_forget_follower(session.follower);
 	if (is_new)
 		topics_partition_state_forget_follower(session.follower);
 	note_excluded();
@@ -387,7 +387,7 @@ read_ends(StringInfo message, bool is_first)
 		if (fed->is_paused)
 		{
 			if (state)
-				topics_high_watermark_exclude(session.follower, state);
+				topics_replica_cut_exclude(session.follower, state);
 			add_to(&session.excluded, fed);
 			continue;
 		}
@@ -413,7 +413,7 @@ include_partitions(void)
 		if (fed->is_paused || fed->is_excused)
 			continue;
 		if (state)
-			topics_high_watermark_include(session.follower, state);
+			topics_replica_cut_include(session.follower, state);
 		session.excluded = foreach_delete_current(session.excluded, lc);
 	}
 }
@@ -443,7 +443,7 @@ hear_follower(StringInfo message)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this session is not of node \"%s\"", request.node)));
-	else if (topics_high_watermark_kind() != CLUSTER_LEADER)
+	else if (topics_mark_slot_kind() != CLUSTER_LEADER)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_LEADER),
 				 errmsg("this node does not lead any more")));
@@ -457,7 +457,7 @@ hear_follower(StringInfo message)
 	if (confirms)
 	{
 		include_partitions();
-		topics_high_watermark_confirm(session.follower, session.cut.mark);
+		topics_replica_cut_confirm(session.follower, session.cut.mark);
 	}
 	if (confirms && session.excluded == NIL && !session.counts)
 	{
@@ -558,7 +558,7 @@ have_ends(FedPartition *fed)
 		return;					/* it is gone */
 	if (are_ends_known(state))
 		/* the next cut has it, whoever has looked it up */
-		topics_high_watermark_note_moved(state);
+		topics_replica_cut_note_moved(state);
 	else if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET &&
 			 pg_atomic_read_u64(&state->log_start_offset) == UNKNOWN_OFFSET &&
 			 topics_catalog_by_id(fed->id.topic_id) == NULL)
@@ -568,7 +568,7 @@ have_ends(FedPartition *fed)
 	else if (!work.is_done)
 		put_off(&session.unknown, fed, false);
 	else
-		topics_high_watermark_note_moved(state);
+		topics_replica_cut_note_moved(state);
 }
 
 /* Look up the ends of all partitions, when a session begins. */
@@ -649,9 +649,9 @@ make_cut(void)
 
 	do
 	{
-		cut->room = topics_high_watermark_cut_room(cut);
+		cut->room = topics_replica_cut_room(cut);
 		cut->ends = palloc(sizeof(PartitionEnds) * cut->room);
-	} while (!topics_high_watermark_make_follower_cut(cut));
+	} while (!topics_replica_cut_make(cut));
 	for (int i = 0; i < cut->count; i++)
 		note_ends(&cut->ends[i]);
 	pfree(cut->ends);
@@ -675,7 +675,7 @@ have_news(FunctionCallInfo fcinfo)
 			topics_min(session.wait_until, session.retry_at);
 
 		topics_wakeup_release_snapshots(fcinfo, "topic_log.replica_fetch()");
-		topics_high_watermark_wait_for_feed(&session.cut, until);
+		topics_replica_cut_wait(&session.cut, until);
 		topics_wakeup_restore_snapshot();
 	}
 	make_cut();
@@ -1017,7 +1017,7 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 	hear_follower(&message);
 	have_news(fcinfo);
 	/* the cut may have records of a new one */
-	if (unlikely(session.has_epoch != topics_high_watermark_has_epoch()))
+	if (unlikely(session.has_epoch != topics_mark_slot_has_epoch()))
 		read_epoch();
 
 	initStringInfo(&out);

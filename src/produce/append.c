@@ -684,7 +684,7 @@ topics_append_release(bool unconfirmed_yet)
 bool
 topics_append_is_confirmed(void)
 {
-	if (likely(!topics_high_watermark_has_exclusions()))
+	if (likely(!topics_replica_cut_has_exclusions()))
 		return true;
 	for (int i = 0; i < nunconfirmed; i++)
 	{

@@ -103,7 +103,7 @@ topics_durability_defer(bool has_other_effects, bool may_wait)
 		 waits_for_standbys());
 
 	followers_wanted = may_wait && pg_topics_acks == ACKS_ALL &&
-		topics_high_watermark_acks_followers() > 0;
+		topics_mark_slot_acks_followers() > 0;
 	if (!strict && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
 	{
 		saved_synchronous_commit = synchronous_commit;
@@ -223,7 +223,7 @@ topics_durability_wait(void)
 	else if (commit_mark != 0 && followers_wanted)
 		wait_for_followers(lsn);
 	else if (commit_mark != 0 && waits_for_standbys() &&
-			 topics_high_watermark_acks_followers() == 0 &&
+			 topics_mark_slot_acks_followers() == 0 &&
 			 synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 	{
 		(void) topics_high_watermark_wait(commit_mark, NULL, NEVER);

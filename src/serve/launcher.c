@@ -207,7 +207,7 @@ forget_databases(List *known, List *databases)
 		topics_moved_sort(database);
 		topics_offset_table_forget_database(database);
 		topics_follower_forget_database(database);
-		topics_high_watermark_forget_database(database);
+		topics_mark_slot_forget_database(database);
 		topics_worker_registry_forget(database);
 	}
 }
@@ -716,7 +716,7 @@ topics_launcher_main(Datum main_arg)
 	BackgroundWorkerUnblockSignals();
 	topics_background_connect(InvalidOid);
 
-	(void) topics_high_watermark_start_position();
+	(void) topics_mark_slot_start_position();
 	topics_worker_registry_enter_launcher();
 	before_shmem_exit(leave_launcher, 0);
 	cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics launcher", ALLOCSET_DEFAULT_SIZES);

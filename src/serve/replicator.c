@@ -14,7 +14,7 @@
  * the way meanwhile.  When a cut of the leader's is complete, and flushed, the
  * next request says so.
  *
- * WHAT READERS SEE moves when a cut is complete (shared/high_watermark.c), so of
+ * WHAT READERS SEE moves when a cut is complete (shared/replica_cut.c), so of
  * each transaction of the leader's all records or none, however many responses it
  * took; and no further than the leader says.
  *
@@ -335,7 +335,7 @@ begin_session(void *arg)
 	leader = topics_peer_connect(session.cluster.leader, session.cluster.leader_conninfo);
 	topics_replica_fetch_begin(leader);
 	report_all_ends();
-	topics_high_watermark_forget_leader();
+	topics_replica_cut_forget_leader();
 	topics_replica_fetch_send(leader, &session.cluster, true, replorigin_session_get_progress(false),
 							  NO_CUT);
 	receive();
@@ -609,8 +609,8 @@ static void
 show_cut(const FetchResponse *response)
 {
 	if (response->is_complete)
-		topics_high_watermark_end_leader_cut(response->newest_mark);
-	topics_high_watermark_follow(response->confirmed);
+		topics_replica_cut_end(response->newest_mark);
+	topics_replica_cut_follow(response->confirmed);
 	if (response->is_complete && response->confirmed >= session.moved_mark)
 		wake_readers();
 }

@@ -134,7 +134,7 @@ typedef struct PartitionState
 								 * complete, or 0 */
 
 	/*
-	 * ---- the lock of high_watermark.c ----
+	 * ---- the lock of mark_slot.c ----
 	 *
 	 * "listed" is read without it, too.  Where neither synchronous standbys
 	 * nor followers are waited for, all this is left alone.
@@ -531,7 +531,7 @@ extern void topics_append_lock_sleep(PartitionState *state, long timeout_ms);
 extern void topics_append_lock_end_sleeping(void);
 extern void topics_append_lock_at_abort(void);
 
-/* ---- high_watermark.c ---- */
+/* ---- mark_slot.c ---- */
 
 /* What a database is in a cluster. */
 typedef enum ClusterKind
@@ -541,6 +541,21 @@ typedef enum ClusterKind
 	CLUSTER_FOLLOWER
 } ClusterKind;
 
+extern void topics_mark_slot_shmem_request(void);
+extern void topics_mark_slot_shmem_startup(void);
+extern uint32 topics_mark_slot_row_changes(void);
+extern void topics_mark_slot_require(void);
+extern bool topics_mark_slot_attend(ClusterKind kind, int acks_followers, uint32 row_changes);
+extern void topics_mark_slot_row_changed(ClusterKind kind, int acks_followers);
+extern void topics_mark_slot_forget_database(Oid database);
+extern ClusterKind topics_mark_slot_kind(void);
+extern int	topics_mark_slot_acks_followers(void);
+extern XLogRecPtr topics_mark_slot_start_position(void);
+extern bool topics_mark_slot_has_epoch(void);
+extern void topics_mark_slot_note_epoch(void);
+
+/* ---- high_watermark.c ---- */
+
 /* How far readers of a partition go. */
 typedef struct PartitionLimit
 {
@@ -548,49 +563,25 @@ typedef struct PartitionLimit
 	int64		limit;			/* they stop before this offset */
 } PartitionLimit;
 
-extern void topics_high_watermark_shmem_request(void);
-extern void topics_high_watermark_shmem_startup(void);
-extern uint32 topics_high_watermark_row_changes(void);
-extern void topics_high_watermark_require_slot(void);
-extern bool topics_high_watermark_attend(ClusterKind kind, int acks_followers, uint32 row_changes);
-extern void topics_high_watermark_row_changed(ClusterKind kind, int acks_followers);
-extern void topics_high_watermark_forget_database(Oid database);
-extern ClusterKind topics_high_watermark_kind(void);
+typedef bool (*HighWatermarkCheck) (void);
+
 extern bool topics_high_watermark_has_standbys(void);
-extern int	topics_high_watermark_acks_followers(void);
-extern XLogRecPtr topics_high_watermark_start_position(void);
-extern bool topics_high_watermark_has_epoch(void);
-extern void topics_high_watermark_note_epoch(void);
 extern bool topics_high_watermark_applies(void);
 extern void topics_high_watermark_announce(PartitionState *state);
 extern bool topics_high_watermark_begin_publication(void);
 extern void topics_high_watermark_publish(PartitionState *state);
 extern uint64 topics_high_watermark_end_publication(XLogRecPtr lsn);
 extern XLogRecPtr topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end);
-typedef bool (*HighWatermarkCheck) (void);
 extern bool topics_high_watermark_wait(uint64 mark, HighWatermarkCheck check, MonotonicTime until);
 extern int64 topics_high_watermark_get(PartitionState *state);
 extern int	topics_high_watermark_count_listed(void);
-
-/*
- * A cut of the leader's that has taken several transactions of this follower's, from
- * the first to the last one.
- */
-typedef struct LongCut
-{
-	uint64		mark;
-	TransactionId first_xid;
-	TransactionId last_xid;
-} LongCut;
-
-#define MAX_LONG_CUTS 16		/* the latest ones are remembered */
-
 extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *count,
 									  uint64 *mark);
-extern int	topics_high_watermark_long_cuts(LongCut *cuts, bool *is_all);
 extern void topics_high_watermark_nap(int *polls);
 extern uint64 topics_high_watermark_wait_for_all(void);
 extern void topics_high_watermark_wait_for_position(XLogRecPtr position);
+
+/* ---- replica_cut.c ---- */
 
 /* Where a partition's log starts and ends, or UNKNOWN_OFFSET. */
 typedef struct PartitionEnds
@@ -617,18 +608,33 @@ typedef struct FollowerCut
 	int			count;
 } FollowerCut;
 
-extern void topics_high_watermark_note_moved(PartitionState *state);
-extern int	topics_high_watermark_cut_room(const FollowerCut *cut);
-extern bool topics_high_watermark_make_follower_cut(FollowerCut *cut);
-extern void topics_high_watermark_wait_for_feed(const FollowerCut *cut, MonotonicTime until);
-extern void topics_high_watermark_exclude(int follower, PartitionState *state);
-extern void topics_high_watermark_include(int follower, PartitionState *state);
-extern bool topics_high_watermark_has_exclusions(void);
-extern void topics_high_watermark_confirm(int follower, uint64 mark);
-extern void topics_high_watermark_forget_follower(int follower);
-extern void topics_high_watermark_forget_leader(void);
-extern void topics_high_watermark_end_leader_cut(uint64 newest_mark);
-extern void topics_high_watermark_follow(uint64 leader_mark);
+extern void topics_replica_cut_note_moved(PartitionState *state);
+extern int	topics_replica_cut_room(const FollowerCut *cut);
+extern bool topics_replica_cut_make(FollowerCut *cut);
+extern void topics_replica_cut_wait(const FollowerCut *cut, MonotonicTime until);
+extern void topics_replica_cut_exclude(int follower, PartitionState *state);
+extern void topics_replica_cut_include(int follower, PartitionState *state);
+extern bool topics_replica_cut_has_exclusions(void);
+extern void topics_replica_cut_confirm(int follower, uint64 mark);
+extern void topics_replica_cut_forget_follower(int follower);
+extern void topics_replica_cut_forget_leader(void);
+extern void topics_replica_cut_end(uint64 newest_mark);
+extern void topics_replica_cut_follow(uint64 leader_mark);
+
+/*
+ * A cut of the leader's that has taken several transactions of this follower's, from
+ * the first to the last one.
+ */
+typedef struct LongCut
+{
+	uint64		mark;
+	TransactionId first_xid;
+	TransactionId last_xid;
+} LongCut;
+
+#define MAX_LONG_CUTS 16		/* the latest ones are remembered */
+
+extern int	topics_replica_cut_long(LongCut *cuts, bool *is_all);
 
 /* ---- append_wait.c ---- */
 

@@ -1,0 +1,437 @@
+/*-------------------------------------------------------------------------
+ *
+ * mark_slot.c
+ *		Which database has marks of its own, and what it is in a cluster.
+ *
+ * The marks of high_watermark.c are those of all databases of the server, but a
+ * database that is a node of a cluster has marks of its own, since it waits for
+ * others than the rest: a slot, taken when the first process looks into its
+ * topic_log.cluster (log/cluster.c).  The first slot is of all other databases.  A
+ * slot changes hands under its lock and the first one's, and "changes" tells each
+ * process to look for its own again.
+ *
+ * LOCKING.  A slot's lock (an LWLock) comes after the append locks.  Under it
+ * nothing is acquired but SyncRepLock, and a higher slot's.  It guards the slot,
+ * and for the partitions of its databases the group of fields in PartitionState
+ * that is named after it.  The registry lock comes before slots' locks, and
+ * guards which database has which.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/timeline.h"
+#include "access/xlog.h"
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
+#include "miscadmin.h"
+#include "replication/syncrep.h"
+#include "replication/walsender.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "shared/mark_slot.h"
+
+#define SLOTS (1 + MAX_CLUSTERS)
+
+typedef struct SlotTable
+{
+	pg_atomic_uint32 changes;	/* of which database has which slot */
+	uint32		row_changes;	/* of rows of topic_log.cluster (registry
+								 * lock) */
+	pg_atomic_uint64 start_position;	/* in WAL; 0: nobody has asked */
+} SlotTable;
+
+static SlotTable *table = NULL;
+static LWLockPadded *locks = NULL;	/* of the slots, then that of the registry */
+
+/* This process's slot, as of so many changes. */
+HighWatermark *topics_mark_slot = NULL;
+static LWLock *lock = NULL;
+static int	own_slot = 0;
+static uint32 changes_seen = 0;
+
+uint64		topics_mark_slot_confirmed_before;	/* when this process got the
+												 * lock */
+
+static Size
+compute_slot_size(void)
+{
+	return MAXALIGN(add_size(offsetof(HighWatermark, listed),
+							 mul_size(pg_topics_max_partitions, sizeof(int))));
+}
+
+static Size
+compute_shared_size(void)
+{
+	return add_size(MAXALIGN(sizeof(SlotTable)), mul_size(SLOTS, compute_slot_size()));
+}
+
+static HighWatermark *
+get_slot(int number)
+{
+	return (HighWatermark *) ((char *) table + MAXALIGN(sizeof(SlotTable)) +
+							  number * compute_slot_size());
+}
+
+/* shmem_request_hook */
+void
+topics_mark_slot_shmem_request(void)
+{
+	RequestAddinShmemSpace(MAXALIGN(compute_shared_size()));
+	RequestNamedLWLockTranche("pg_topics_high_watermark", SLOTS + 1);
+}
+
+/*
+ * Begin with a slot of which nothing is published, and so nothing is known to be
+ * confirmed.
+ */
+static void
+begin_slot(HighWatermark *slot, Oid database, ClusterKind kind, int acks_followers)
+{
+	memset(slot, 0, offsetof(HighWatermark, confirmed_cv));
+	slot->database = database;
+	slot->kind = kind;
+	slot->acks_followers = acks_followers;
+	slot->applies = topics_high_watermark_wants_confirmation(slot);
+	slot->open = 1;
+	slot->fed = 0;
+	slot->nlisted = 0;
+}
+
+/* shmem_startup_hook; the caller holds AddinShmemInitLock. */
+void
+topics_mark_slot_shmem_startup(void)
+{
+	bool		found;
+
+	locks = GetNamedLWLockTranche("pg_topics_high_watermark");
+	table = ShmemInitStruct("pg_topics high watermark", compute_shared_size(), &found);
+	if (!found)
+	{
+		memset(table, 0, sizeof(SlotTable));
+		pg_atomic_init_u32(&table->changes, 1);
+		pg_atomic_init_u64(&table->start_position, 0);
+		for (int i = 0; i < SLOTS; i++)
+		{
+			begin_slot(get_slot(i), InvalidOid, CLUSTER_NONE, 0);
+			for (int j = 0; j < HIGH_WATERMARK_MARKS; j++)
+				ConditionVariableInit(&get_slot(i)->confirmed_cv[j]);
+			ConditionVariableInit(&get_slot(i)->feed_cv);
+		}
+		get_slot(0)->applies = max_wal_senders > 0 && topics_sync_standbys_set();
+	}
+}
+
+/* ----------------------------------------------------------------
+ *		Slots
+ * ----------------------------------------------------------------
+ */
+
+/* Find the slot of a database: the first, if it has none of its own. */
+int
+topics_mark_slot_of(Oid database)
+{
+	for (int i = 1; OidIsValid(database) && i < SLOTS; i++)
+	{
+		if (get_slot(i)->database == database)
+			return i;
+	}
+	return 0;
+}
+
+/* Find this process's slot, if any has changed hands. */
+void
+topics_mark_slot_choose(void)
+{
+	uint32		changes = pg_atomic_read_u32(&table->changes);
+
+	if (likely(changes == changes_seen))
+		return;
+	pg_read_barrier();
+	own_slot = topics_mark_slot_of(MyDatabaseId);
+	topics_mark_slot = get_slot(own_slot);
+	lock = &locks[own_slot].lock;
+	changes_seen = changes;
+}
+
+/* Acquire the lock of this process's slot. */
+void
+topics_mark_slot_acquire(LWLockMode mode)
+{
+	for (;;)
+	{
+		topics_mark_slot_choose();
+		LWLockAcquire(lock, mode);
+		if (likely(changes_seen == pg_atomic_read_u32(&table->changes)))
+			break;
+		LWLockRelease(lock);
+	}
+	topics_mark_slot_confirmed_before = topics_mark_slot->confirmed;
+}
+
+/* Get the number of this process's slot. */
+int
+topics_mark_slot_number(void)
+{
+	return own_slot;
+}
+
+/* Return true if this process has the lock of its slot. */
+bool
+topics_mark_slot_is_locked(void)
+{
+	return LWLockHeldByMeInMode(lock, LW_EXCLUSIVE);
+}
+
+/* Release the lock, where nothing can have been confirmed. */
+void
+topics_mark_slot_release(void)
+{
+	LWLockRelease(lock);
+}
+
+/* Wake all processes that wait for one of a slot's marks: let them look. */
+void
+topics_mark_slot_wake(HighWatermark *slot)
+{
+	for (int i = 0; i < HIGH_WATERMARK_MARKS; i++)
+		ConditionVariableBroadcast(&slot->confirmed_cv[i]);
+	ConditionVariableBroadcast(&slot->feed_cv);
+}
+
+/*
+ * Give a slot, or the first one, to a database's partitions.  The caller holds
+ * the registry lock.  Ends of logs are looked up anew afterwards.
+ */
+static void
+move_database(Oid database, int from, int to, ClusterKind kind, int acks_followers)
+{
+	int			low = Min(from, to);
+	int			high = Max(from, to);
+
+	LWLockAcquire(&locks[low].lock, LW_EXCLUSIVE);
+	LWLockAcquire(&locks[high].lock, LW_EXCLUSIVE);
+	topics_partition_state_forget_marks(database);
+	if (from > 0)
+	{
+		for (int i = 0; i < get_slot(from)->nlisted; i++)
+			pg_atomic_fetch_and_u32(&topics_partition_state_at(get_slot(from)->listed[i])->listed,
+									~(1 << from));
+		get_slot(from)->database = InvalidOid;
+	}
+	if (to > 0)
+		begin_slot(get_slot(to), database, kind, acks_followers);
+	pg_atomic_fetch_add_u32(&table->changes, 1);
+	LWLockRelease(&locks[high].lock);
+	LWLockRelease(&locks[low].lock);
+	topics_mark_slot_wake(get_slot(high));
+}
+
+/* Find a slot that no database has; 0 if there is none. */
+static int
+find_free_slot(void)
+{
+	for (int i = 1; i < SLOTS; i++)
+	{
+		if (!OidIsValid(get_slot(i)->database))
+			return i;
+	}
+	return 0;
+}
+
+/* ----------------------------------------------------------------
+ *		The server's start
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Find where this start of the server has begun to write WAL: behind all that
+ * earlier ones have left, and below all that this one commits.  Recovery ends with
+ * a checkpoint there; with a promotion there is none, but a timeline begins.  The
+ * launcher asks first, before there is another checkpoint.
+ */
+static XLogRecPtr
+find_start_position(void)
+{
+	bool		crc_is_right;
+	ControlFileData *control = get_controlfile(DataDir, &crc_is_right);
+	XLogRecPtr	result = control->checkPointCopy.redo;
+	List	   *history = readTimeLineHistory(GetWALInsertionTimeLine());
+
+	if (!crc_is_right)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("could not read pg_control")));
+	result = topics_max(result, ((TimeLineHistoryEntry *) linitial(history))->begin);
+	list_free_deep(history);
+	pfree(control);
+	return result;
+}
+
+/* Get the position in WAL at which this start of the server has begun. */
+XLogRecPtr
+topics_mark_slot_start_position(void)
+{
+	uint64		result = pg_atomic_read_u64(&table->start_position);
+	uint64		unknown = 0;
+
+	if (likely(result != 0))
+		return result;
+	result = find_start_position();
+	return pg_atomic_compare_exchange_u64(&table->start_position, &unknown, result) ? result : unknown;
+}
+
+/*
+ * Return true unless this node leads and has begun no epoch since the server's
+ * start: its next commit with records does.
+ */
+bool
+topics_mark_slot_has_epoch(void)
+{
+	topics_mark_slot_choose();
+	return topics_mark_slot->kind != CLUSTER_LEADER || topics_mark_slot->has_epoch;
+}
+
+/* A transaction has begun an epoch, and is committed.  Raises nothing. */
+void
+topics_mark_slot_note_epoch(void)
+{
+	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot->has_epoch = true;
+	topics_mark_slot_release();
+}
+
+/* Get what this database is in a cluster, as far as shared memory knows. */
+ClusterKind
+topics_mark_slot_kind(void)
+{
+	topics_mark_slot_choose();
+	return topics_mark_slot->kind;
+}
+
+/* Return how many followers a commit of this database waits for. */
+int
+topics_mark_slot_acks_followers(void)
+{
+	topics_mark_slot_choose();
+	return topics_mark_slot->kind == CLUSTER_LEADER ? topics_mark_slot->acks_followers : 0;
+}
+
+/* ----------------------------------------------------------------
+ *		Which database has which slot
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * This database is what its row of topic_log.cluster says.  Return false if no
+ * slot is left.  The caller holds the registry lock.
+ */
+static bool
+set_kind(ClusterKind kind, int acks_followers)
+{
+	int			number = topics_mark_slot_of(MyDatabaseId);
+
+	if (number > 0 && get_slot(number)->kind != kind)
+	{
+		move_database(MyDatabaseId, number, 0, CLUSTER_NONE, 0);
+		number = 0;
+	}
+	if (kind == CLUSTER_NONE)
+		return true;
+	if (number == 0)
+	{
+		number = find_free_slot();
+		if (number == 0)
+			return false;
+		move_database(MyDatabaseId, 0, number, kind, acks_followers);
+	}
+	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot->acks_followers = acks_followers;
+	topics_high_watermark_advance();
+	topics_high_watermark_release();
+	/* who waits looks whether it still has to */
+	topics_mark_slot_wake(get_slot(number));
+	return true;
+}
+
+/* Get the number of changes of rows, for topics_mark_slot_attend. */
+uint32
+topics_mark_slot_row_changes(void)
+{
+	uint32		result;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
+	result = table->row_changes;
+	LWLockRelease(&locks[SLOTS].lock);
+	return result;
+}
+
+static void
+report_no_slot(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("too many databases of this server are nodes of clusters"),
+			 errdetail("There may be %d.", MAX_CLUSTERS)));
+}
+
+/* Require that this database has a slot, or can have one. */
+void
+topics_mark_slot_require(void)
+{
+	bool		found;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
+	found = topics_mark_slot_of(MyDatabaseId) > 0 || find_free_slot() > 0;
+	LWLockRelease(&locks[SLOTS].lock);
+	if (!found)
+		report_no_slot();
+}
+
+/*
+ * This database's row was read, after so many changes of rows.  Return false if
+ * there was another one since: then it is to be read again.
+ */
+bool
+topics_mark_slot_attend(ClusterKind kind, int acks_followers, uint32 row_changes)
+{
+	bool		counts;
+	bool		done = true;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
+	counts = row_changes == table->row_changes;
+	if (counts)
+		done = set_kind(kind, acks_followers);
+	LWLockRelease(&locks[SLOTS].lock);
+	if (!done)
+		report_no_slot();
+	return counts;
+}
+
+/* This database's row has changed, by a commit.  Raises nothing. */
+void
+topics_mark_slot_row_changed(ClusterKind kind, int acks_followers)
+{
+	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
+	table->row_changes++;
+	(void) set_kind(kind, acks_followers);
+	LWLockRelease(&locks[SLOTS].lock);
+	topics_high_watermark_applies();
+}
+
+/* A database is no more.  Raises nothing. */
+void
+topics_mark_slot_forget_database(Oid database)
+{
+	int			number;
+
+	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
+	number = topics_mark_slot_of(database);
+	if (number > 0)
+		move_database(database, number, 0, CLUSTER_NONE, 0);
+	LWLockRelease(&locks[SLOTS].lock);
+}
