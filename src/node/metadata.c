@@ -655,15 +655,25 @@ settle_difference(void *arg)
 	PopActiveSnapshot();
 }
 
+static const char *
+get_difference_name(const TopicDifference *difference)
+{
+	return difference->text[difference->wanted ? DIFFERENCE_NAME : DIFFERENCE_NAME_HERE];
+}
+
 /* Error context: which topic of the cluster could not be had. */
 static void
 describe_difference(void *arg)
 {
-	const TopicDifference *difference = arg;
+	errcontext("topic \"%s\" as the cluster has it", get_difference_name(arg));
+}
 
-	errcontext("topic \"%s\" as the cluster has it",
-			   difference->wanted ? difference->text[DIFFERENCE_NAME] :
-			   difference->text[DIFFERENCE_NAME_HERE]);
+/* Have an error name its topic where only its message is shown (topics.worker). */
+static void
+name_topic(ErrorData *error, const TopicDifference *difference)
+{
+	error->message = psprintf("topic \"%s\" cannot be had: %s", get_difference_name(difference),
+							  error->message);
 }
 
 /* Have the row of this node say of the cluster what its record says. */
@@ -698,6 +708,7 @@ void
 topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction)
 {
 	ErrorData  *first = NULL;
+	int			failures = 0;
 	List	   *list;
 	ListCell   *lc;
 
@@ -712,13 +723,18 @@ topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction)
 		error_context_stack = &callback;
 		error = topics_subtransaction_try(settle_difference, lfirst(lc));
 		error_context_stack = callback.previous;
-		MemoryContextSwitchTo(old);
 		if (error && topics_subtransaction_must_raise(error))
 			ReThrowError(error);
-		if (error && first == NULL)
+		if (error && failures++ == 0)
+		{
+			name_topic(error, lfirst(lc));
 			first = error;
+		}
+		MemoryContextSwitchTo(old);
 		next_transaction();
 	}
+	if (failures > 1)
+		first->message = psprintf("%s (and %d more)", first->message, failures - 1);
 	if (first)
 		ReThrowError(first);
 }

@@ -204,7 +204,7 @@ $a->safe_psql(
 	INSERT INTO topic.pairs (value) VALUES ((1, 'x'));
 	SELECT topics.produce('old', 'beside', partition => 0);});
 $b->poll_query_until('postgres',
-	q{SELECT message ~ 'type "public.pair" does not exist' FROM topics.worker WHERE step = 'metadata'}
+	q{SELECT message ~ '^topic "[a-z]+" cannot be had: type "public.pair" does not exist' FROM topics.worker WHERE step = 'metadata'}
 ) or die 'not told of';
 is( $b->poll_query_until('postgres', q{SELECT count(*) > 0 FROM topic.old WHERE value = 'beside'}),
 	1,
