@@ -713,7 +713,9 @@ is(fetch_answer(Session->new($a, user => 'fetcher'), request(epoch_id => $epoch_
 	'response', 'of this one');
 is(fetch_answer($fetch, request(node => $_)), 'TP003', "node '" . substr($_, 0, 20) . "'")
   for 'z', '', 'a' x 100000, q{b' OR '1'='1};
-is(fetch_answer($fetch, request(node => "b\xff")), '22021', 'a node that is not UTF-8');
+is( fetch_answer($fetch, request(node => "b\xff")),
+	$observer->value('SHOW server_encoding') eq 'UTF8' ? '22021' : 'TP003',
+	'a node that is not UTF-8');
 is(fetch_answer($fetch, request(first => 0)), '55000', 'no session was begun');
 my $whole = request(ends => [ [ 1, 0, 5 ], [ 2, 1, 7 ] ]);
 my %answers;
