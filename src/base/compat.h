@@ -376,14 +376,12 @@ topics_result_relations(const PlannedStmt *stmt)
 /* Where this process's commits come from, by PostgreSQL's replication origins. */
 #if PG_VERSION_NUM >= 190000
 #define TopicsOriginId ReplOriginId
-#define topics_replorigin_set(id, lsn) \
-	(replorigin_xact_state.origin = (id), replorigin_xact_state.origin_lsn = (lsn))
-#define topics_replorigin_advance(lsn) (replorigin_xact_state.origin_lsn = (lsn))
+#define topics_replorigin_id replorigin_xact_state.origin
+#define topics_replorigin_lsn replorigin_xact_state.origin_lsn
 #else
 #define TopicsOriginId RepOriginId
-#define topics_replorigin_set(id, lsn) \
-	(replorigin_session_origin = (id), replorigin_session_origin_lsn = (lsn))
-#define topics_replorigin_advance(lsn) (replorigin_session_origin_lsn = (lsn))
+#define topics_replorigin_id replorigin_session_origin
+#define topics_replorigin_lsn replorigin_session_origin_lsn
 #endif
 #if PG_VERSION_NUM >= 160000
 #define topics_replorigin_session_setup(id) replorigin_session_setup(id, 0)

@@ -7,8 +7,8 @@
  * without it is in no cluster, and leads all its partitions.  node/ writes it;
  * here is what the log needs of it: a partition's role, which is looked up
  * together with its log end (log_end.c), and the error for who wants to write to
- * what another node leads.  What the row says is told to shared memory, where
- * mark_slot.c keeps it, and high_watermark.c decides what commits and readers wait for.
+ * what another node leads.  What the row says is told to shared memory: mark_slot.c
+ * keeps it, and high_watermark.c decides what commits and readers wait for.
  *
  *-------------------------------------------------------------------------
  */
@@ -99,6 +99,14 @@ topics_cluster_read_row(ClusterRow *row)
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
+}
+
+/* Read the row of a database that was found to be in a cluster. */
+void
+topics_cluster_require_row(ClusterRow *row)
+{
+	if (!topics_cluster_read_row(row))
+		elog(ERROR, "this database is in no cluster any more");
 }
 
 /* errdetail() of all that another node has to be asked for, with Kafka's name. */
@@ -249,8 +257,7 @@ topics_cluster_report_no_group(void)
 {
 	ClusterRow	row;
 
-	if (!topics_cluster_read_row(&row))
-		elog(ERROR, "this database is in no cluster any more");
+	topics_cluster_require_row(&row);
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("consumer groups can be used only on the node that leads"),

@@ -74,8 +74,8 @@
  * bounds, which locks nobody out, producers are kept below the lowest offset that
  * gets another segment, by append_limit.  A producer that attaches a segment in
  * its own transaction has its records there when it becomes visible: as long
- * as there is one (topics_cut_is_unannounced), readers go by no segments that
- * they have in memory (topics_segment_hear).
+ * as there is one (topics_partition_state_has_unannounced), readers go by no segments
+ * that they have in memory (topics_segment_hear).
  *
  * Early is not enough: a transaction that runs a cached plan while it holds
  * all locks hears of no new segment for as long as it runs.  So the records
@@ -284,16 +284,6 @@ bool
 topics_cut_is_pending(void)
 {
 	return pending_changes != NIL;
-}
-
-/*
- * Return true if a commit may be visible that has put records into segments of
- * its own, and of which no message is sent yet.
- */
-bool
-topics_cut_is_unannounced(void)
-{
-	return topics_partition_state_has_unannounced();
 }
 
 void

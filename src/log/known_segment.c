@@ -39,6 +39,7 @@
 #include "utils/relcache.h"
 
 #include "base/base.h"
+#include "shared/shared.h"
 #include "log/log.h"
 #include "pg_topics.h"
 
@@ -126,7 +127,7 @@ topics_segment_is_known(Oid relid)
 void
 topics_segment_hear(void)
 {
-	if (topics_cut_is_unannounced())
+	if (topics_partition_state_has_unannounced())
 		forget_all_tables();
 	AcceptInvalidationMessages();
 }

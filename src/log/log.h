@@ -294,6 +294,7 @@ typedef struct ClusterRow
 } ClusterRow;
 
 extern bool topics_cluster_read_row(ClusterRow *row);
+extern void topics_cluster_require_row(ClusterRow *row);
 extern void topics_cluster_attend(void);
 extern void topics_cluster_note_change(void);
 extern void topics_cluster_pre_commit(void);
@@ -449,7 +450,6 @@ extern void topics_cut_cover_offset(Partition *partition, int64 offset, int64 se
 									CoverMode mode);
 extern bool topics_cut_active_segment(Partition *partition, int64 *cut_at);
 extern bool topics_cut_is_pending(void);
-extern bool topics_cut_is_unannounced(void);
 extern void topics_cut_at_commit(void);
 extern void topics_cut_at_abort(void);
 extern void topics_cut_at_subend(bool commit, SubTransactionId subxid, SubTransactionId parent);

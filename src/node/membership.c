@@ -210,8 +210,7 @@ begin_epoch(void)
 	ClusterRow	row;
 
 	update_row("epoch = epoch + 1, epoch_id = gen_random_uuid()");
-	if (!topics_cluster_read_row(&row))
-		elog(ERROR, "this database is in no cluster any more");
+	topics_cluster_require_row(&row);
 	topics_metadata_put_epoch(row.epoch, row.epoch_id, topics_mark_slot_start_position());
 	begins_epoch = true;
 }
@@ -294,8 +293,7 @@ set_acks_followers(int acks_followers, bool is_default)
 
 	update_row(psprintf("acks_followers = %d", acks_followers));
 	topics_cluster_note_change();
-	if (!topics_cluster_read_row(&row))
-		elog(ERROR, "this database is in no cluster any more");
+	topics_cluster_require_row(&row);
 	topics_metadata_put_cluster(row.leader, acks_followers, is_default);
 }
 
@@ -665,55 +663,53 @@ typedef struct RemovedNode
 	const char *cluster_id;
 } RemovedNode;
 
+/* Connect to a node for one statement.  Return how many rows it gives. */
+static int
+run_on(const char *node, const char *conninfo, const char *sql, const char *const *values,
+	   int nvalues)
+{
+	Peer	   *peer = topics_peer_connect(node, conninfo);
+	volatile int count = 0;
+
+	PG_TRY();
+	{
+		PeerResult *result = topics_peer_query(peer, sql, values, nvalues);
+
+		count = topics_peer_count(result);
+		topics_peer_clear(result);
+	}
+	PG_FINALLY();
+	{
+		topics_peer_close(peer);
+	}
+	PG_END_TRY();
+	return count;
+}
+
 /* Tell a node that it is in the cluster no more, if it is that node. */
 static void
 tell_removed(void *arg)
 {
 	const RemovedNode *removed = arg;
 	const char *values[] = {removed->node, removed->cluster_id};
-	Peer	   *peer = topics_peer_connect(removed->node, removed->conninfo);
 
-	PG_TRY();
-	{
-		PeerResult *result = topics_peer_query(peer, "SELECT topic_log.leave_cluster() FROM topic_log.cluster"
-											   " WHERE node = $1 AND cluster_id = $2", values, lengthof(values));
-		bool		is_it = topics_peer_count(result) > 0;
-
-		topics_peer_clear(result);
-		if (!is_it)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("the database there is not that node")));
-	}
-	PG_FINALLY();
-	{
-		topics_peer_close(peer);
-	}
-	PG_END_TRY();
+	if (run_on(removed->node, removed->conninfo, "SELECT topic_log.leave_cluster() FROM topic_log.cluster"
+			   " WHERE node = $1 AND cluster_id = $2", values, lengthof(values)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the database there is not that node")));
 }
 
 /* On a follower: have the leader remove a node. */
 static void
 have_leader_remove(const ClusterRow *row, const char *node)
 {
-	const char *values[] = {node};
-	Peer	   *peer;
-
 	if (strcmp(node, row->node) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is this node", node),
 				 errhint("Call topics.remove_node() on another one.")));
-	peer = topics_peer_connect(row->leader, row->leader_conninfo);
-	PG_TRY();
-	{
-		topics_peer_clear(topics_peer_query(peer, "CALL topics.remove_node($1)", values, lengthof(values)));
-	}
-	PG_FINALLY();
-	{
-		topics_peer_close(peer);
-	}
-	PG_END_TRY();
+	(void) run_on(row->leader, row->leader_conninfo, "CALL topics.remove_node($1)", &node, 1);
 }
 
 /* CALL remove_node(node) */

@@ -14,11 +14,11 @@
  *				long to wait for news; and of partitions where the follower's log ends: all that it
  *				has when the session begins, later those that have moved, or
  *				PAUSED_PARTITION
- *	response	epoch, its id, position in WAL; the cut: its number, and the newest mark in it; the mark up to
- *				which the follower may show what it has; whether the cut is
- *				complete with this response; and of partitions where the leader's
- *				log starts and ends, how far this response brings the follower, and
- *				the records.
+ *	response	epoch, its id, position in WAL; the cut: its number, and the newest
+ *				mark in it; the mark up to which the follower may show what it has;
+ *				whether the cut is complete with this response; and of partitions
+ *				where the leader's log starts and ends, how far this response brings
+ *				the follower, and the records.
  *
  * A CUT is made under the lock of the publications (shared/replica_cut.c): the
  * ends at a moment, so of each transaction all records or none.  It is given in as
@@ -215,8 +215,7 @@ read_epoch(void)
 	topics_cluster_attend();
 	/* before the row: an epoch that comes now is read the next time */
 	session.has_epoch = topics_mark_slot_has_epoch();
-	if (!topics_cluster_read_row(&row))
-		elog(ERROR, "this database is in no cluster any more");
+	topics_cluster_require_row(&row);
 	session.epoch = row.epoch;
 	strlcpy(session.epoch_id, row.epoch_id, sizeof(session.epoch_id));
 }

@@ -271,7 +271,8 @@ take_origin(void *arg)
 	if (origin == 0)
 		origin = replorigin_create(name);
 	topics_replorigin_session_setup(origin);
-	topics_replorigin_set(origin, InvalidXLogRecPtr);
+	topics_replorigin_id = origin;
+	topics_replorigin_lsn = InvalidXLogRecPtr;
 	has_origin = true;
 }
 
@@ -281,7 +282,7 @@ drop_origin(void)
 {
 	if (has_origin)
 	{
-		topics_replorigin_set(0, InvalidXLogRecPtr);
+		topics_replorigin_id = 0;
 		replorigin_session_reset();
 	}
 	has_origin = false;
@@ -290,7 +291,10 @@ drop_origin(void)
 	CommitTransactionCommand();
 }
 
-/* Work: the leader is in another epoch, which is noted before anything of it is appended. */
+/*
+ * Work: the leader is in another epoch, which is noted before anything of it is
+ * appended.
+ */
 static void
 adopt_epoch(void *arg)
 {
@@ -311,7 +315,7 @@ note_leader_place(FetchResponse *response)
 	if (strcmp(response->epoch_id, session.cluster.epoch_id) != 0 &&
 		!(topics_backoff_run(&whole, NULL, adopt_epoch, response) && read_cluster()))
 		return false;
-	topics_replorigin_advance(response->position);
+	topics_replorigin_lsn = response->position;
 	return true;
 }
 

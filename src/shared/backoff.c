@@ -9,8 +9,9 @@
  * the first failure, then twice as long each time, up to 5 minutes.  So a
  * broken topic costs the others nothing, and the log a line for each try.  A
  * failure that says no more than that another process was in the way is tried
- * again within 10 s, and within 3 s if another server cannot be reached.  The note goes when the piece has succeeded, when the
- * topic is altered, or when maintain() is called for it.
+ * again within 10 s, and within 3 s if another server cannot be reached.  The
+ * note goes when the piece has succeeded, when the topic is altered, or when
+ * maintain() is called for it.
  *
  * A piece can also end the worker, or crash the server, again and again.  So it
  * is noted before it begins.  A worker that finds such a note of its

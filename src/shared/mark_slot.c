@@ -195,8 +195,8 @@ topics_mark_slot_release(void)
 }
 
 /* Wake all processes that wait for one of a slot's marks: let them look. */
-void
-topics_mark_slot_wake(HighWatermark *slot)
+static void
+wake_waiters(HighWatermark *slot)
 {
 	for (int i = 0; i < HIGH_WATERMARK_MARKS; i++)
 		ConditionVariableBroadcast(&slot->confirmed_cv[i]);
@@ -228,7 +228,7 @@ move_database(Oid database, int from, int to, ClusterKind kind, int acks_followe
 	pg_atomic_fetch_add_u32(&table->changes, 1);
 	LWLockRelease(&locks[high].lock);
 	LWLockRelease(&locks[low].lock);
-	topics_mark_slot_wake(get_slot(high));
+	wake_waiters(get_slot(high));
 }
 
 /* Find a slot that no database has; 0 if there is none. */
@@ -354,7 +354,7 @@ set_kind(ClusterKind kind, int acks_followers)
 	topics_high_watermark_advance();
 	topics_high_watermark_release();
 	/* who waits looks whether it still has to */
-	topics_mark_slot_wake(get_slot(number));
+	wake_waiters(get_slot(number));
 	return true;
 }
 

@@ -69,7 +69,6 @@ extern int	topics_mark_slot_of(Oid database);
 extern void topics_mark_slot_acquire(LWLockMode mode);
 extern bool topics_mark_slot_is_locked(void);
 extern void topics_mark_slot_release(void);
-extern void topics_mark_slot_wake(HighWatermark *slot);
 
 extern bool topics_high_watermark_wants_confirmation(const HighWatermark *slot);
 extern bool topics_high_watermark_has_free_mark(void);

@@ -264,6 +264,7 @@ topics_partition_state_count_unannounced(int change)
 	pg_atomic_fetch_add_u32(&shared->unannounced, change);
 }
 
+/* Return true if there is such a transaction, which may be visible already. */
 bool
 topics_partition_state_has_unannounced(void)
 {

@@ -236,8 +236,10 @@ topics_replica_cut_forget_leader(void)
 	topics_mark_slot_release();
 }
 
-/* The open mark is about to be closed: note which transactions are in it, if there
- * are several. */
+/*
+ * The open mark is about to be closed: note which transactions are in it, if there
+ * are several.
+ */
 static void
 note_long_cut(void)
 {
