@@ -783,6 +783,17 @@ class CheckTest(unittest.TestCase):
         self.story.complete(reindex, "ok", table="topic_log.t1_p0_s1")
         self.assert_finds()
 
+    def test_serialization_failure_without_isolation(self):
+        op = self.story.invoke("compare", "comparer-1")
+        self.story.complete(op, "fail", error="40001", message="could not serialize access")
+        self.assert_finds("unexpected_error")
+
+    def test_plan_older_than_a_segment(self):
+        op = self.story.invoke("compare", "comparer-1")
+        self.story.complete(op, "fail", error="40001", message='a segment of partition 1 of topic "paired" was made,'
+                            " and got records, while the query was planned")
+        self.assert_finds()
+
     def test_expected_error(self):
         self.story.fault("full_data_disk")
         self.story.produce("a", outcome="fail", error="53100", message="disk full")
