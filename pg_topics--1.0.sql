@@ -60,9 +60,10 @@ CREATE TABLE topic_log.partition (
 	clean_offset bigint NOT NULL DEFAULT 0,
 	gaps_below bigint NOT NULL DEFAULT 0,
 	tombstones_below bigint NOT NULL DEFAULT 0,
+	high_watermark bigint NOT NULL DEFAULT 0,
 	CONSTRAINT partition_pkey PRIMARY KEY (topic_id, partition)
 ) WITH (fillfactor = 40);
-COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, what its next offset never falls below, how far it is compacted, below which offset records may be missing, and below which tombstones were removed. Half of a page is left free: a round of the worker may change every row, in place';
+COMMENT ON TABLE topic_log.partition IS 'What the bounds of segments do not say of a partition: where its log starts, what its next offset never falls below, how far it is compacted, below which offset records may be missing, below which tombstones were removed, and what was confirmed, by the latest cut of all partitions that was stored. Half of a page is left free: a round of the worker may change every row, in place';
 
 CREATE TABLE topic_log.segment (
 	topic_id bigint NOT NULL,

@@ -57,7 +57,7 @@
  *
  * next_offset_floor rises before the first file is swapped: the last record of
  * the log may be a tombstone that goes, and its offset must not be given
- * again.  With it rises gaps_below, which tells readers that check (fetch.c) up
+ * again.  And the stored high watermark is above all of it (checkpoint.c).  With it rises gaps_below, which tells readers that check (fetch.c) up
  * to where the log can have gaps, whatever cleanup_policy says by then.
  *
  * WHAT IS NOT TOUCHED: a clean segment from which nothing goes is read, since
@@ -110,11 +110,13 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -570,6 +572,12 @@ take_map_turn(const Partition *partition, const TopicSettings *settings)
 		topics_delay_end(&partition->state->compact_delay);
 	if (run->mapped == run->clean_offset && !run->expired)
 		return finish_run(partition->state);
+	/* else a reader after a restart would see neither of two records of a key */
+	if (!topics_checkpoint_reach(partition->state, run->mapped))
+	{
+		run->blocked = get_relname_relid("partition", get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+		return give_way(partition->state);
+	}
 	run->mapping = false;
 	run->next = 0;
 	(void) topics_log_start_settle(partition->state);

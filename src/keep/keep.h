@@ -123,10 +123,14 @@ extern void topics_pace_begin(Oid root_relid, Oid partition_relid);
 extern void topics_pace_note_locked(Oid segment_relid);
 extern void topics_pace_account(Size bytes);
 
+/* ---- checkpoint.c ---- */
+
+extern void topics_checkpoint_store(Oid view_relid, MemoryContext cxt,
+									NextTransaction next_transaction);
+extern bool topics_checkpoint_reach(const PartitionState *state, int64 offset);
+
 /* ---- maintain.c ---- */
 
-extern void topics_maintain_store_floors(Oid view_relid, MemoryContext cxt,
-										 NextTransaction next_transaction);
 extern bool topics_maintain_is_due(Topic *topic, int32 partition);
 extern List *topics_maintain_collect_compaction(MemoryContext cxt);
 extern bool topics_maintain_compact(Oid view_relid, int32 partition,

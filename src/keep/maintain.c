@@ -22,7 +22,8 @@
  *
  * To compact a partition is no step: it takes many turns, by a process of its
  * own (compactor.c), by the worker where there is none, or by hand.  Nor is it
- * one to store how far logs have come, which is done for many at once.
+ * one to store how far logs have come, which is done for all at once
+ * (checkpoint.c).
  *
  * TO ADD A STEP: a function that does its part in one transaction, and a row of
  * the table "steps", at its place in the order; a WorkStep for it (shared.h),
@@ -59,8 +60,6 @@
 
 PG_FUNCTION_INFO_V1(topics_maintain);
 PG_FUNCTION_INFO_V1(topics_roll_segment);
-
-#define FLOORS_BATCH 200		/* partitions whose ends are stored at once */
 
 /* The work on one partition, step by step. */
 typedef struct Upkeep
@@ -253,87 +252,6 @@ log_end_is_known(Partition *partition)
 }
 
 /* ----------------------------------------------------------------
- *		Ends of logs, for the catalogue
- * ----------------------------------------------------------------
- */
-
-/* Store a batch of floors, and go to the next transaction. */
-static void
-store_floors(LogFloor *floors, int count, NextTransaction next_transaction)
-{
-	int			stored;
-
-	PushActiveSnapshot(GetTransactionSnapshot());
-	stored = topics_log_start_store_floors(floors, count);
-	PopActiveSnapshot();
-	next_transaction();
-	/* the state may be another topic's by now, whose floor is not this one */
-	for (int i = 0; i < stored; i++)
-		if (memcmp(&floors[i].state->id, &floors[i].id, sizeof(TopicPartition)) == 0)
-			floors[i].state->stored_floor = floors[i].floor;
-}
-
-/*
- * Get the end of a partition's log if it has grown since it was stored.  Looks
- * at shared memory only, unless it has.
- */
-static bool
-get_grown_end(Topic *topic, int32 number, LogFloor *floor)
-{
-	Partition	partition = {.topic = topic,.number = number};
-	const TopicPartition id = {MyDatabaseId, number, topic->topic_id};
-	uint64		next_offset;
-
-	floor->state = topics_partition_state_find(&id);
-	if (floor->state == NULL)
-		return false;
-	next_offset = pg_atomic_read_u64(&floor->state->next_offset);
-	if (next_offset == UNKNOWN_OFFSET || (int64) next_offset <= floor->state->stored_floor ||
-		!topics_catalog_try_open_partition(&partition, AccessShareLock))
-		return false;
-	floor->id = id;
-	floor->floor = topics_log_end(&partition, NULL);
-	topics_catalog_close_partition(&partition, AccessShareLock);
-	return floor->floor > floor->state->stored_floor;
-}
-
-/*
- * Store the ends of logs that have grown as the floors of their next offsets
- * (log_start.c): of a topic, or of all if "view_relid" is invalid.  The call is
- * made in a transaction, and returns in another one; "cxt" outlives both.
- */
-void
-topics_maintain_store_floors(Oid view_relid, MemoryContext cxt, NextTransaction next_transaction)
-{
-	LogFloor	floors[FLOORS_BATCH];
-	List	   *views;
-	MemoryContext old = MemoryContextSwitchTo(cxt);
-	int			count = 0;
-	ListCell   *lc;
-
-	views = OidIsValid(view_relid) ? list_make1_oid(view_relid) : topics_catalog_list();
-	MemoryContextSwitchTo(old);
-	foreach(lc, views)
-	{
-		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
-
-		for (int32 number = 0; topic && number < topic->partitions; number++)
-		{
-			if (get_grown_end(topic, number, &floors[count]))
-				count++;
-			if (count < FLOORS_BATCH)
-				continue;
-			store_floors(floors, count, next_transaction);
-			count = 0;
-			topic = topics_catalog_get(lfirst_oid(lc), true);
-		}
-	}
-	if (count > 0)
-		store_floors(floors, count, next_transaction);
-	list_free(views);
-}
-
-/* ----------------------------------------------------------------
  *		Steps: each does its part in one transaction
  * ----------------------------------------------------------------
  */
@@ -429,7 +347,7 @@ seal_segment(Upkeep *upkeep)
 	{
 		LogFloor	floor = {partition->state, partition->state->id, segment.end_offset};
 
-		(void) topics_log_start_store_floors(&floor, 1);
+		(void) topics_log_start_store_floors(&floor, 1, false);
 		partition->state->compact_at = LOOK_NOW;
 	}
 	upkeep->sealed_upto = segment.end_offset;
@@ -836,11 +754,13 @@ topics_maintain(PG_FUNCTION_ARGS)
 			if (topic == NULL)
 				break;
 		}
-		if (topic)
-			topics_maintain_store_floors(topic->view_relid, PortalContext, commit_by_hand);
+		if (topic && !all)
+			topics_checkpoint_store(topic->view_relid, PortalContext, commit_by_hand);
 		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
 			topics_offset_log_follow_owners(PortalContext, commit_by_hand);
 	}
+	if (all)
+		topics_checkpoint_store(InvalidOid, PortalContext, commit_by_hand);
 	/* to whom they belonged is not known any more, nor does it matter */
 	if (all)
 		(void) topics_dropped_topic_finish(topics_catalog_is_admin(), PortalContext, commit_by_hand,

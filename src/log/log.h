@@ -363,6 +363,8 @@ typedef struct PartitionRow
 	int64		next_offset_floor;	/* next_offset never falls below */
 	int64		gaps_below;		/* below it records may be missing */
 	int64		tombstones_below;	/* below it tombstones were removed */
+	int64		high_watermark; /* what was confirmed, by the latest cut that
+								 * was stored (keep/checkpoint.c) */
 } PartitionRow;
 
 /* An end of a log, to be stored as the floor of its next offset. */
@@ -388,7 +390,8 @@ extern void topics_log_start_raise_clean_offset(const TopicPartition *id, int64 
 extern void topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor);
 extern void topics_log_start_note_tombstones(const TopicPartition *id, int64 tombstones_below);
 extern void topics_log_start_allow_gaps(const TopicPartition *id, int64 gaps_below);
-extern int	topics_log_start_store_floors(LogFloor *floors, int count);
+extern void topics_log_start_raise_high_watermark(const TopicPartition *id, int64 high_watermark);
+extern int	topics_log_start_store_floors(LogFloor *floors, int count, bool is_cut);
 extern bool topics_log_start_is_pending(void);
 extern void topics_log_start_at_end(bool commit);
 extern void topics_log_start_at_subend(bool commit, SubTransactionId subxid,

@@ -133,6 +133,7 @@ typedef struct FoundEnd
 	int64		end;
 	int64		floor;			/* what is sure of it without the records */
 	int64		stored_floor;	/* what the catalogue says of it */
+	int64		confirmed;		/* what is sure to be confirmed */
 	int64		lowest_base;	/* where the lowest segment begins, or 0 */
 	int64		last_offset;	/* of the last record, or -1 */
 	TimestampTz last_timestamp; /* of it, or 0 */
@@ -156,6 +157,7 @@ find_end(const Partition *partition, Snapshot snapshot)
 	(void) find_last_record(partition->rel, snapshot, &found.last_offset, &found.last_timestamp);
 	found.floor = Max(Max(row.log_start_offset, found.lowest_base), found.stored_floor);
 	found.end = Max(found.floor, found.last_offset + 1);
+	found.confirmed = Max(Max(row.log_start_offset, found.lowest_base), row.high_watermark);
 	return found;
 }
 
@@ -337,9 +339,10 @@ store_end(PartitionState *state, const EndLookup *lookup)
 	}
 	state->role = lookup->role;
 	state->stored_floor = lookup->found.floor;
+	state->stored_high_watermark = lookup->found.confirmed;
 	state->last_append_time = Max(state->last_append_time, lookup->found.last_timestamp);
 	pg_atomic_write_u64(&state->commit_lsn,
-						topics_high_watermark_looked_up(state, lookup->found.floor));
+						topics_high_watermark_looked_up(state, lookup->found.confirmed));
 	/* a snapshot that was taken before takes this for running */
 	pg_atomic_write_u64(&state->publish_xid, LOOKED_UP | ReadNextTransactionId());
 	pg_write_barrier();

@@ -92,7 +92,8 @@ enum
 	Anum_partition_next_offset_floor,
 	Anum_partition_clean_offset,
 	Anum_partition_gaps_below,
-	Anum_partition_tombstones_below
+	Anum_partition_tombstones_below,
+	Anum_partition_high_watermark
 };
 
 /* A scan of the versions of a partition's row that a snapshot sees. */
@@ -174,13 +175,13 @@ topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
 	return found;
 }
 
-/* The same, and below which offset records may be missing. */
+/* The same, and what else there is. */
 bool
 topics_log_start_read_row(const TopicPartition *id, Snapshot snapshot, PartitionRow *row)
 {
 	static const int columns[] = {
 		Anum_partition_log_start_offset, Anum_partition_next_offset_floor, Anum_partition_gaps_below,
-		Anum_partition_tombstones_below
+		Anum_partition_tombstones_below, Anum_partition_high_watermark
 	};
 	int64		values[lengthof(columns)];
 	bool		found = read_partition_row(id, snapshot, columns, values, lengthof(columns));
@@ -189,6 +190,7 @@ topics_log_start_read_row(const TopicPartition *id, Snapshot snapshot, Partition
 	row->next_offset_floor = values[1];
 	row->gaps_below = values[2];
 	row->tombstones_below = values[3];
+	row->high_watermark = values[4];
 	return found;
 }
 
@@ -372,6 +374,13 @@ topics_log_start_raise_floor(const TopicPartition *id, int64 next_offset_floor)
 	(void) raise_column(id, "next_offset_floor", next_offset_floor);
 }
 
+/* Note that what is below an offset was confirmed (keep/checkpoint.c). */
+void
+topics_log_start_raise_high_watermark(const TopicPartition *id, int64 high_watermark)
+{
+	(void) raise_column(id, "high_watermark", high_watermark);
+}
+
 /* Note that compaction has removed tombstones below an offset. */
 void
 topics_log_start_note_tombstones(const TopicPartition *id, int64 tombstones_below)
@@ -390,27 +399,33 @@ topics_log_start_allow_gaps(const TopicPartition *id, int64 gaps_below)
 }
 
 /*
- * Store ends of logs as the floors of their next offsets, in the caller's
- * transaction, by one statement.  A row that another transaction has locked, as
- * delete_records() does, is left for the next time.  Return how many of the
- * floors stand in the catalogue when the transaction commits; these come first
+ * Store ends of logs as the floors of their next offsets, and, where they are a cut,
+ * as high watermarks (keep/checkpoint.c), in the caller's transaction, by one
+ * statement.  A row that another transaction has locked, as delete_records() does,
+ * is left for the next time, and with it the high watermarks of all.  Return how many
+ * of the floors stand in the catalogue when the transaction commits; these come first
  * in "floors" then.
  */
 int
-topics_log_start_store_floors(LogFloor *floors, int count)
+topics_log_start_store_floors(LogFloor *floors, int count, bool is_cut)
 {
 	static const char *const sql =
-		"WITH moved AS (SELECT number, p.topic_id, p.partition, floor FROM"
+		"WITH moved AS MATERIALIZED (SELECT number, p.topic_id, p.partition, floor FROM"
 		" ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))"
 		" WITH ORDINALITY m (topic_id, partition, floor, number)"
 		" JOIN topic_log.partition p ON p.topic_id OPERATOR(pg_catalog.=) m.topic_id"
 		" AND p.partition OPERATOR(pg_catalog.=) m.partition FOR NO KEY UPDATE OF p SKIP LOCKED),"
-		" raised AS (UPDATE topic_log.partition p SET next_offset_floor = floor FROM moved"
+		" cut AS (SELECT $4 AND pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.cardinality($1)"
+		" AS is_whole FROM moved),"
+		" raised AS (UPDATE topic_log.partition p SET next_offset_floor = GREATEST(next_offset_floor, floor),"
+		" high_watermark = CASE WHEN is_whole THEN GREATEST(high_watermark, floor) ELSE high_watermark END"
+		" FROM moved, cut"
 		" WHERE p.topic_id OPERATOR(pg_catalog.=) moved.topic_id"
 		" AND p.partition OPERATOR(pg_catalog.=) moved.partition"
-		" AND next_offset_floor OPERATOR(pg_catalog.<) floor)"
+		" AND (next_offset_floor OPERATOR(pg_catalog.<) floor"
+		" OR is_whole AND high_watermark OPERATOR(pg_catalog.<) floor))"
 		" SELECT number FROM moved ORDER BY number";
-	static const Oid types[] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID};
+	static const Oid types[] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, BOOLOID};
 	Datum	   *topics = palloc(sizeof(Datum) * count);
 	Datum	   *partitions = palloc(sizeof(Datum) * count);
 	Datum	   *ends = palloc(sizeof(Datum) * count);
@@ -430,6 +445,7 @@ topics_log_start_store_floors(LogFloor *floors, int count)
 												true, TYPALIGN_INT));
 	values[2] = PointerGetDatum(construct_array(ends, count, INT8OID, sizeof(int64),
 												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[3] = BoolGetDatum(is_cut);
 
 	scope = topics_extension_become_owner();
 	SPI_connect();

@@ -602,7 +602,11 @@ topics_metadata_begin_anew(Topic *topic)
 	topics_metadata_drop_topic(topic->topic_id, topic->view_relid);
 }
 
-/* Give a topic that is here the name, settings and so on of its record. */
+/*
+ * Give a topic that is here the name, settings and so on of its record.  Readers are
+ * in the way, for as long as their transactions last, of what they are in the way of on
+ * the leader, too, and of nothing else: what is lacking meanwhile others see.
+ */
 static void
 change_topic(const TopicDifference *difference)
 {
@@ -611,10 +615,13 @@ change_topic(const TopicDifference *difference)
 	int32		partitions = get_partitions(difference, DIFFERENCE_PARTITIONS);
 	int32		partitions_here = get_partitions(difference, DIFFERENCE_PARTITIONS_HERE);
 	TopicSettingValues *settings = get_settings(difference);
+	bool		renames = strcmp(name, difference->text[DIFFERENCE_NAME_HERE]) != 0;
+	bool		changes_owner = strcmp(difference->text[DIFFERENCE_OWNER],
+									   difference->text[DIFFERENCE_OWNER_HERE]) != 0;
 	StatementScope scope;
 
-	LockRelationOid(view, AccessExclusiveLock);
-	if (strcmp(name, difference->text[DIFFERENCE_NAME_HERE]) != 0)
+	LockRelationOid(view, renames || changes_owner ? AccessExclusiveLock : ShareUpdateExclusiveLock);
+	if (renames)
 	{
 		free_name(name);
 		RenameRelationInternal(view, name, false, false);
@@ -630,7 +637,7 @@ change_topic(const TopicDifference *difference)
 								 settings);
 	CacheInvalidateRelcacheByRelid(view);
 	CommandCounterIncrement();
-	if (strcmp(difference->text[DIFFERENCE_OWNER], difference->text[DIFFERENCE_OWNER_HERE]) != 0)
+	if (changes_owner)
 		ATExecChangeOwner(view, get_role_oid(difference->text[DIFFERENCE_OWNER], false), true,
 						  AccessExclusiveLock);
 	topics_statement_end(scope);

@@ -153,7 +153,7 @@ static void
 store_log_floors(void *arg)
 {
 	if (topics_extension_exists())
-		topics_maintain_store_floors(InvalidOid, (MemoryContext) arg, commit_and_notify);
+		topics_checkpoint_store(InvalidOid, (MemoryContext) arg, commit_and_notify);
 }
 
 /*

@@ -53,7 +53,7 @@
  * WHEN THE SETTING CHANGES, the first process to notice starts or stops all
  * this.  What was committed before ("granted") counts as confirmed: it could be
  * read already.  A server that starts with the setting begins with nothing
- * confirmed but what the catalogue knows to be (next_offset_floor).
+ * confirmed but what the catalogue knows to be (keep/checkpoint.c).
  *
  * LOCKING.  All is guarded by the slot's lock: the head of mark_slot.c.
  *
@@ -323,6 +323,14 @@ note_old_end(PartitionState *state)
 	state->mark = topics_mark_slot->open;
 }
 
+/* Return true if what ends at a position in WAL is confirmed, whatever the mark. */
+static bool
+is_position_confirmed(XLogRecPtr position)
+{
+	return topics_mark_slot->kind != CLUSTER_FOLLOWER && get_followers_mark(0) == ALL_MARKS &&
+		position <= get_confirmed_position();
+}
+
 /* A commit that ends at "lsn", or that much of WAL, was published. */
 static void
 note_published(XLogRecPtr lsn)
@@ -427,7 +435,9 @@ topics_high_watermark_end_publication(XLogRecPtr lsn)
  * last commit the state knows, unless another one is in progress.
  *
  * Nobody knows what of it is confirmed, but for the offsets below
- * "confirmed_end".  The rest is when that position is.
+ * "confirmed_end".  The rest is when that position is: by now, or when a mark says
+ * so.  (If it were left to a mark in any case, this partition would end below others
+ * for a moment, in which nothing is hidden any more of what was committed with it.)
  */
 XLogRecPtr
 topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
@@ -444,7 +454,7 @@ topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 		position = pg_atomic_read_u64(&state->commit_lsn);
 		position = Max(position, start);
 	}
-	if (applies && position > topics_mark_slot->granted)
+	if (applies && position > topics_mark_slot->granted && !is_position_confirmed(position))
 	{
 		state->confirmed_end = Max(state->confirmed_end, confirmed_end);
 		state->found_at_mark = topics_mark_slot->open;

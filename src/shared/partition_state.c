@@ -213,6 +213,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 
 	state->looked_at = false;
 	state->stored_floor = 0;
+	state->stored_high_watermark = 0;
 	state->lowest_kept = DT_NOBEGIN;
 	state->retention_looked = 0;
 	state->droppable_bytes = UNKNOWN_BYTES;

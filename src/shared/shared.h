@@ -191,6 +191,7 @@ typedef struct PartitionState
 
 	bool		looked_at;		/* for what an earlier server left undone */
 	int64		stored_floor;	/* next_offset_floor in the catalogue, or less */
+	int64		stored_high_watermark;	/* high_watermark there, or less */
 	TimestampTz lowest_kept;	/* the lowest segment has something to be kept
 								 * that is of this time; DT_NOBEGIN: look */
 	TimestampTz retention_looked;	/* when that was found; in the future:

@@ -24,9 +24,9 @@
  * another topic, restored beside this one, and stay where they are.
  *
  * The partition's table is locked against producers and foreign writers, as a
- * foreign writer does it, and its log end becomes unknown at the commit.  What
- * lies below the floor counts as confirmed by synchronous standbys, also after
- * a restart: so the repair waits until all that the log has is.
+ * foreign writer does it, and its log end becomes unknown at the commit.  A row
+ * that is made anew says that all that the log has is confirmed by synchronous
+ * standbys or followers, also after a restart: so the repair waits until it is.
  *
  *-------------------------------------------------------------------------
  */
@@ -498,10 +498,10 @@ store_row(const Repair *repair, PartitionState *state, bool has_row, const Parti
 	if (!has_row)
 	{
 		topics_statement_execute("INSERT INTO topic_log.partition"
-								 " (topic_id, partition, log_start_offset, next_offset_floor, gaps_below)"
-								 " VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT ", " INT64_FORMAT ", " INT64_FORMAT ")",
+								 " (topic_id, partition, log_start_offset, next_offset_floor, gaps_below, high_watermark)"
+								 " VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT ", " INT64_FORMAT ", " INT64_FORMAT ", " INT64_FORMAT ")",
 								 repair->parts.topic_id, state->id.partition, row->log_start_offset,
-								 row->next_offset_floor, row->gaps_below);
+								 row->next_offset_floor, row->gaps_below, row->next_offset_floor);
 		return;
 	}
 	(void) topics_log_start_move(state, row->log_start_offset);

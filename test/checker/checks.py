@@ -255,16 +255,10 @@ def torn_transaction(run):
     for op in run.snapshots:
         starts = dict((partition, start) for partition, start in op["starts"])
         seen = {id for _, _, id in op["records"]}
-        writers = collections.defaultdict(set)  # {operation: partitions in which the snapshot has something of it}
-        for partition, _, id in op["records"]:
-            if (op["topic"], id) in run.records:
-                writers[run.records[op["topic"], id].op].add(partition)
-        for writer, partitions in writers.items():
-            if not run.may_hide(op):  # then partitions may differ in what is known to be confirmed
-                partitions = starts
+        for writer in {run.records[op["topic"], id].op for _, _, id in op["records"] if (op["topic"], id) in run.records}:
             missing = [record for record in writer.records
                        if record.topic == op["topic"] and record.may_exist and record.id not in seen
-                       and any(place.partition in partitions and place.offset >= starts[place.partition]
+                       and any(place.partition in starts and place.offset >= starts[place.partition]
                                for place in record.places)]
             if missing:
                 yield Finding("torn_transaction", f"a snapshot of {op.client} has records of operation"

@@ -70,7 +70,7 @@ def log_start(run):
     for time, topic, partition, start, end, op in looks:
         for what, now, known in (("starts", start, limits.starts[topic, partition].before(time)),
                                  ("ends", end, limits.ends[topic, partition].before(time))):
-            if now is not None and now < known.value:
+            if now is not None and now < known.value and not (what == "ends" and op and run.may_hide(op)):
                 yield Finding("log_start", f"{topic}[{partition}] {what} at {now}, and {known.op} knew of {known.value}",
                               [source for source in (known.op, op) if source])
     for op in run.reads:
@@ -176,8 +176,11 @@ class State:
         self.acknowledged = {key: Rising([Bound(version.known, version.offset, version) for version in versions
                                           if version.known != float("inf")]) for key, versions in self.versions.items()}
 
-    def latest_before(self, key, time):
-        """The latest version of a key that was acknowledged by then, or None."""
+    def latest_before(self, key, time, below=None):
+        """The latest version of a key that was acknowledged by then, or None; "below" of an offset, or of none."""
+        if below is not None:
+            versions = [version for version in self.versions.get(key, ()) if version.offset < below and version.known < time]
+            return versions[-1] if versions else None
         known = self.acknowledged.get(key)
         return known.before(time).op if known else None
 
@@ -198,6 +201,20 @@ def state_looks(run):
             yield op, op["rows"], op["complete"], op["from"], op["partition"], op.start, op.get("snapshot_at", op.end)
     for event in run.of("state_log"):
         yield None, event["rows"], True, 0, None, float("inf"), float("inf")
+
+
+def partition_of(key):
+    return int(key[1:]) % workload.TOPICS[workload.STATE]
+
+
+def shown_ends(run, op, rows):
+    """{partition: where the log ended for who looked}, if that may be lower than what was acknowledged; or None."""
+    if op is None or not run.may_hide(op):
+        return None
+    ends = collections.defaultdict(int)
+    for partition, offset, *_ in rows:
+        ends[partition] = max(ends[partition], offset + 1)
+    return ends
 
 
 def as_list(*ops):
@@ -227,10 +244,11 @@ def compaction(run):
                 yield Finding("compaction", f"{who} has {key} {id}, which was produced after its snapshot",
                               as_list(op, state.ids[id]))
             highest[key] = offset
+        shown = shown_ends(run, op, rows)
         for key in state.versions if complete else ():
-            latest = state.latest_before(key, begin)
+            latest = state.latest_before(key, begin, None if shown is None else shown[partition_of(key)])
             if latest is None or latest.id is None or latest.offset < start \
-                    or partition not in (None, int(key[1:]) % workload.TOPICS[workload.STATE]):
+                    or partition not in (None, partition_of(key)):
                 continue
             if highest.get(key, -1) < latest.offset and None not in state.unplaced(key, end) \
                     and all(version.id for version in state.may_replace(key, latest, end)):
@@ -270,8 +288,9 @@ def latest(run):
             if key in found:
                 yield Finding("latest", f"{op or 'latest() at the end'} has {key} twice", as_list(op))
             found[key] = offset, id
+        shown = shown_ends(run, op, rows)
         for key in sorted({*state.versions, *found}):
-            known = state.latest_before(key, begin)
+            known = state.latest_before(key, begin, None if shown is None else shown[partition_of(key)])
             possible = [(version.offset, version.id) for version in state.may_replace(key, known, end)]
             unplaced = state.unplaced(key, end)
             if key not in found:

@@ -26,7 +26,8 @@ class FollowerReader(Client):
     def open(self):
         connection = self.context.server.connect_to_standby(self.name, self.node)
         cursor = connection.cursor()
-        cursor.execute("SELECT pg_postmaster_start_time()::text, pg_backend_pid()")
+        # the checkpointer is started anew after a crash, too
+        cursor.execute("SELECT backend_start::text, pg_backend_pid() FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
         self.started, self.pid = cursor.fetchone()
         return connection
 

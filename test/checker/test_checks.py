@@ -591,6 +591,17 @@ class CheckTest(unittest.TestCase):
         op = self.story.invoke("state_read", "statereader-1", partition=None, **{"from": start})
         self.story.complete(op, "ok", rows=[[0, *row] for row in rows], complete=True, **details)
 
+    def test_state_that_is_hidden_after_a_restart(self):
+        self.story.events[0].update(nodes=True)
+        self.state(("k0", "a"), ("k2", "b"), ("k0", "c"))
+        self.story.restart()
+        self.state_read((0, "k0", "a"), (1, "k2", "b"))
+        self.state_latest((0, "k0", "a"), (1, "k2", "b"))
+        self.assert_finds()
+        self.state_read((1, "k2", "b"))
+        self.state_latest((1, "k2", "b"))
+        self.assert_finds("compaction", "latest")
+
     def state_latest(self, *rows):
         op = self.story.invoke("latest", "statereader-1")
         self.story.complete(op, "ok", rows=[[0, *row] for row in rows])

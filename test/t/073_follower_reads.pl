@@ -172,6 +172,24 @@ for my $how (sort keys %old)
 undef %old;
 
 # ----------------------------------------------------------------------
+# A transaction that has read, and stays
+# ----------------------------------------------------------------------
+
+my $open = Session->new($b);
+$open->value('BEGIN; SELECT count(*) FROM topic.left');
+$leader->value(
+	q{SELECT topics.add_partitions('left', 4), topics.alter_topic('left', max_message_bytes => 12345)}
+);
+ok( poll_until(
+		sub {
+			$b->safe_psql('postgres',
+				q{SELECT partitions, max_message_bytes FROM topics.topic WHERE topic = 'left'}) eq
+			  '4|12345';
+		}),
+	'readers of a follower are not in the way of new partitions and settings');
+undef $open;
+
+# ----------------------------------------------------------------------
 # Very many partitions, and two topics
 # ----------------------------------------------------------------------
 
