@@ -121,14 +121,14 @@ topics_segment_is_known(Oid relid)
 /*
  * Hear of all segments that any snapshot of ours may see records in.  A commit
  * may be visible of which no message has come (cut.c): as long as there may be
- * one, no table is known.  If it was announced before we ask, its messages are
- * there.
+ * one, no table is known, nor are the bounds of a segment, which are in the cache of
+ * pg_class.  If it was announced before we ask, its messages are there.
  */
 void
 topics_segment_hear(void)
 {
 	if (topics_partition_state_has_unannounced())
-		forget_all_tables();
+		InvalidateSystemCaches();
 	AcceptInvalidationMessages();
 }
 
