@@ -60,6 +60,7 @@ typedef struct ReadCut
 {
 	uint64		mark;			/* the open one when it was made; NO_CUT; or
 								 * 0: not made */
+	XLogRecPtr	position;		/* what was confirmed then, whatever the mark */
 	int			count;
 	int			room;
 	PartitionLimit *limits;		/* by address of the state */
@@ -156,7 +157,8 @@ make_cut(ReadCut *cut, MemoryContext cxt)
 			pfree(cut->limits);
 		cut->room = topics_high_watermark_count_listed() + SPARE_LIMITS;
 		cut->limits = MemoryContextAlloc(cxt, sizeof(PartitionLimit) * cut->room);
-	} while (!topics_high_watermark_cut(cut->limits, cut->room, &cut->count, &cut->mark));
+	} while (!topics_high_watermark_cut(cut->limits, cut->room, &cut->count, &cut->mark,
+										&cut->position));
 	sort_limits(cut);
 }
 
@@ -164,7 +166,7 @@ make_cut(ReadCut *cut, MemoryContext cxt)
 static int64
 add_limit(ReadCut *cut, PartitionState *state)
 {
-	int64		limit = topics_high_watermark_get(state);
+	int64		limit = topics_high_watermark_limit_found(state, cut->position);
 
 	if (cut->count == cut->room)
 	{

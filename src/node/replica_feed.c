@@ -84,6 +84,7 @@
 
 PG_FUNCTION_INFO_V1(topics_replica_fetch);
 
+#define FETCH_PROCEDURE "topic_log.replica_fetch()"
 #define RESPONSE_BYTES (4 * 1024 * 1024)	/* about so many, or one record */
 #define RETRY_LOCKED_MS 50		/* for a partition that others have locked */
 #define PATIENCE_MS 1000		/* until cuts go on without it */
@@ -673,7 +674,7 @@ have_news(FunctionCallInfo fcinfo)
 		MonotonicTime until = is_cut_given() ? session.wait_until :
 			topics_min(session.wait_until, session.retry_at);
 
-		topics_wakeup_release_snapshots(fcinfo, "topic_log.replica_fetch()");
+		topics_wakeup_release_snapshots(fcinfo, FETCH_PROCEDURE);
 		topics_replica_cut_wait(&session.cut, until);
 		topics_wakeup_restore_snapshot();
 	}
@@ -1038,5 +1039,9 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 	set_int32(&out, place + 1, count);
 	SET_VARSIZE(out.data, out.len);
 	result = PointerGetDatum(out.data);
+	/* the follower may take its time to read: VACUUM does not wait for that */
+	topics_read_cut_forget();
+	topics_wakeup_release_snapshots(fcinfo, FETCH_PROCEDURE);
+	topics_wakeup_restore_snapshot();
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), &result, &isnull)));
 }

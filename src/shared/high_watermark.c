@@ -323,12 +323,13 @@ note_old_end(PartitionState *state)
 	state->mark = topics_mark_slot->open;
 }
 
-/* Return true if what ends at a position in WAL is confirmed, whatever the mark. */
-static bool
-is_position_confirmed(XLogRecPtr position)
+/* Get the position below which all is confirmed, whatever the mark: by standbys alone. */
+static XLogRecPtr
+get_position_confirmed_alone(void)
 {
-	return topics_mark_slot->kind != CLUSTER_FOLLOWER && get_followers_mark(0) == ALL_MARKS &&
-		position <= get_confirmed_position();
+	if (topics_mark_slot->kind == CLUSTER_FOLLOWER || get_followers_mark(0) != ALL_MARKS)
+		return InvalidXLogRecPtr;
+	return get_confirmed_position();
 }
 
 /* A commit that ends at "lsn", or that much of WAL, was published. */
@@ -454,12 +455,17 @@ topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 		position = pg_atomic_read_u64(&state->commit_lsn);
 		position = Max(position, start);
 	}
-	if (applies && position > topics_mark_slot->granted && !is_position_confirmed(position))
+	if (applies && position > topics_mark_slot->granted)
 	{
 		state->confirmed_end = Max(state->confirmed_end, confirmed_end);
 		state->found_at_mark = topics_mark_slot->open;
-		note_old_end(state);
-		note_published(position);
+		state->found_position = position;
+		state->found_confirmed = state->confirmed_end;
+		if (get_position_confirmed_alone() < position)
+		{
+			note_old_end(state);
+			note_published(position);
+		}
 	}
 	topics_high_watermark_release();
 	return position;
@@ -578,17 +584,20 @@ remove_from_list(int place, PartitionState *state)
 /*
  * Make a cut: the partitions of this database in which something may be hidden,
  * each with the offset at which to stop.  "limits" has room for "room" of them;
- * *count is set to their number, and *mark to what is open now: a partition
- * whose end is looked up later is not among them.  Return false if there was
- * not enough room.
+ * *count is set to their number, *mark to what is open now, and *position to what is
+ * confirmed whatever the mark: a partition whose end is looked up later is not among
+ * them (topics_high_watermark_limit_found).  Return false if there was not enough
+ * room.
  */
 bool
-topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *mark)
+topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *mark,
+						  XLogRecPtr *position)
 {
 	*count = 0;
 	topics_mark_slot_acquire(LW_EXCLUSIVE);
 	topics_high_watermark_advance();
 	*mark = topics_mark_slot->open;
+	*position = get_position_confirmed_alone();
 	if (room < topics_mark_slot->nlisted)
 	{
 		topics_high_watermark_release();
@@ -614,6 +623,23 @@ topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *
 	}
 	topics_high_watermark_release();
 	return true;
+}
+
+/*
+ * Get the offset at which a cut stops in a partition whose end was looked up after
+ * the cut was made, or NO_LIMIT.  What was found is from before the server's start, as
+ * a rule, and other partitions in the cut have of it what was known to be confirmed
+ * then, or all: so has this one, whatever was confirmed since.
+ */
+int64
+topics_high_watermark_limit_found(PartitionState *state, XLogRecPtr position)
+{
+	int64		limit;
+
+	topics_mark_slot_acquire(LW_SHARED);
+	limit = position >= state->found_position ? NO_LIMIT : state->found_confirmed;
+	topics_mark_slot_release();
+	return limit;
 }
 
 /* Return how many partitions of all databases are in the list, about. */

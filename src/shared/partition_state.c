@@ -184,6 +184,8 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 		pg_atomic_init_u32(&state->listed, 0);
 	state->mark = 0;
 	state->found_at_mark = 0;
+	state->found_position = InvalidXLogRecPtr;
+	state->found_confirmed = 0;
 	state->confirmed_end = 0;
 	state->excluded_by = 0;
 	memset(state->end_at_mark, 0, sizeof(state->end_at_mark));
@@ -538,6 +540,8 @@ topics_partition_state_forget_marks(Oid database)
 			continue;
 		state->mark = 0;
 		state->found_at_mark = 0;
+		state->found_position = InvalidXLogRecPtr;
+		state->found_confirmed = 0;
 		state->confirmed_end = 0;
 		state->excluded_by = 0;
 	}

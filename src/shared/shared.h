@@ -143,6 +143,10 @@ typedef struct PartitionState
 	pg_atomic_uint32 listed;	/* is in the lists there: a bit for each slot */
 	uint64		mark;			/* that the last publication belongs to */
 	uint64		found_at_mark;	/* the open one when the log end was looked up */
+	XLogRecPtr	found_position; /* all that was found is confirmed when this
+								 * is, by standbys alone */
+	int64		found_confirmed;	/* what was known to be confirmed of it
+									 * then */
 	int64		confirmed_end;	/* an end that was confirmed once */
 	uint32		excluded_by;	/* followers whose confirmations are not about
 								 * this: a bit for each number */
@@ -576,8 +580,9 @@ extern XLogRecPtr topics_high_watermark_looked_up(PartitionState *state, int64 c
 extern bool topics_high_watermark_wait(uint64 mark, HighWatermarkCheck check, MonotonicTime until);
 extern int64 topics_high_watermark_get(PartitionState *state);
 extern int	topics_high_watermark_count_listed(void);
+extern int64 topics_high_watermark_limit_found(PartitionState *state, XLogRecPtr position);
 extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *count,
-									  uint64 *mark);
+									  uint64 *mark, XLogRecPtr *position);
 extern void topics_high_watermark_nap(int *polls);
 extern uint64 topics_high_watermark_wait_for_all(void);
 extern void topics_high_watermark_wait_for_position(XLogRecPtr position);

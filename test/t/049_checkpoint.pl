@@ -147,4 +147,20 @@ $standby->stop('immediate');
 start_with('standby');
 shows("2 unconfirmed 5 $six|1 2 4 5 $six|6", 'what was confirmed is shown after a crash');
 
+# A snapshot stays as it is when the standby comes, also in a topic that nobody has
+# read since the crash: there is no worker that would
+start_with('');
+produce('7', 'a', 'b');
+$node->append_conf('postgresql.conf', 'max_worker_processes = 0');
+start_with('standby');
+my $seven = q{SELECT count(*) FROM topic.%s WHERE value = '7'};
+my $snapshot = Session->new($node);
+
+is($snapshot->value('BEGIN ISOLATION LEVEL REPEATABLE READ; ' . sprintf $seven, 'a'),
+	"BEGIN\n0", 'a snapshot without what is not known to be confirmed');
+$standby->start;
+ok($node->poll_query_until('postgres', sprintf($seven, 'a'), '1'), '... others see it confirmed');
+is($snapshot->value(sprintf $seven, 'b'), '0', '... and the snapshot nothing of it');
+is($snapshot->value('COMMIT; ' . sprintf $seven, 'b'), "COMMIT\n1", '... until its end');
+
 done_testing();

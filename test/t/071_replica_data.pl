@@ -95,6 +95,23 @@ ok( poll_until(
 	'a listener is told');
 
 # ----------------------------------------------------------------------
+# A follower that does not read what it gets
+# ----------------------------------------------------------------------
+
+my $replicator = $b->safe_psql('postgres',
+	q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics replicator'});
+
+signal_backend('STOP', $replicator);
+$a->safe_psql('postgres',
+	q{SELECT count(topics.produce('told', repeat('x', 1000))) FROM generate_series(1, 20000)});
+ok( $a->poll_query_until(
+		'postgres',
+		q{SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'ClientWrite'
+		AND query LIKE '%replica_fetch%' AND backend_xmin IS NULL AND backend_xid IS NULL}),
+	'nothing on the leader waits for a follower that does not read');
+signal_backend('CONT', $replicator);
+
+# ----------------------------------------------------------------------
 # While records come
 # ----------------------------------------------------------------------
 
