@@ -17,6 +17,7 @@ import workload
 from history import operations
 
 CHECKS = []
+LOCK_RETRIED = 15000000  # microseconds after a lock of at most 5 s has gone until a follower has tried again
 LIMIT = 20  # findings of one kind that are reported
 
 
@@ -75,11 +76,14 @@ class Run:
         self.operations = operations(events)
         self.faults = {event["f"] for event in events if event["type"] == "fault"}
         self.fault_times = []  # (begin, end)
+        self.locked = []  # (node, topic, begin, end until the follower has tried again)
         for event in events:
             if event["type"] == "fault" and event["at"] == "begin":
                 self.fault_times.append((event["t"], float("inf")))
             elif event["type"] == "fault":
                 self.fault_times[-1] = (self.fault_times[-1][0], event["t"])
+                if event["f"] == "follower_locked":
+                    self.locked.append((event.get("node"), event.get("topic"), self.fault_times[-1][0], event["t"] + LOCK_RETRIED))
         self.final = [event for event in events if event["type"] == "final"]
 
         # {(topic, partition): [[offset, id, timestamp]…]}, in physical order
@@ -131,6 +135,11 @@ class Run:
     def may_hide(self, op):
         """Readers may see less than others have seen before: it is confirmed, and the server does not know any more."""
         return op.get("isolation") != "SERIALIZABLE" and any(begin <= op.start < end for begin, end in self.hidden)
+
+    def may_be_behind(self, op, topic):
+        """Somebody has locked a topic of the follower that is looked at: its partitions are brought on later than others."""
+        return any(node == op.get("node") and name == topic and begin <= op.end and op.start <= end
+                   for node, name, begin, end in self.locked)
 
     def is_promoted_between(self, begin, end):
         return any(promotion and begin <= killed and time <= end for time, killed, promotion in self.restarts)
@@ -268,7 +277,8 @@ def torn_transaction(run):
         starts = {(topic, partition): start for topic, partition, start in op["starts"]}
         for writer in {run.records[topic, id].op for topic, _, _, id in op["records"] if (topic, id) in run.records}:
             missing = [(record, place) for record in writer.records for place in record.places
-                       if place not in seen and place.offset >= starts.get(place[:2], 0) and place.topic not in workload.KEPT]
+                       if place not in seen and place.offset >= starts.get(place[:2], 0) and place.topic not in workload.KEPT
+                       and not run.may_be_behind(op, place.topic)]
             if missing:
                 record, place = missing[0]
                 yield Finding("torn_transaction", f"a look of {op.client} at {op['node']} has records of operation"

@@ -123,9 +123,8 @@ class NodesFaults(faults.Faults):
         """Somebody keeps all others from a topic of a follower: what comes of it has to wait, and the rest goes on."""
         node = self.one()
         server = self.server.followers[node]
-        tables = self.server.ask_rows("SELECT oid::regclass::text FROM pg_class WHERE relname ~ '^t[0-9]+$'"
-                                      " AND relnamespace = 'topic_log'::regnamespace", server)
-        table = self.random.choice(tables)[0]
+        tables = self.server.ask_rows("SELECT topic, 'topic_log.t' || topic_id FROM topics.topic", server)
+        topic, table = self.random.choice(tables)
         connection = server.connect("faults")
         try:
             cursor = connection.cursor()
@@ -135,4 +134,4 @@ class NodesFaults(faults.Faults):
             pass  # others have it
         finally:
             connection.close()
-        return {"node": node, "table": table}
+        return {"node": node, "topic": topic}

@@ -75,7 +75,6 @@ class FollowerReader(Client):
 class FollowerComparer(Comparer):
     """Compares what ways to learn a log end say on a follower."""
 
-    node = None
     modes = {None: 4, "REPEATABLE READ": 3}
     has_book = False
 

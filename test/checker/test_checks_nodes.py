@@ -24,6 +24,21 @@ class NodesTest(unittest.TestCase):
                                starts=[list(start) for start in starts])
         self.story.complete(op, "ok", records=[list(record) for record in records], **details)
 
+    def lock_on_follower(self, node, topic):
+        self.story.events.append({"t": self.story.tick(), "type": "fault", "f": "follower_locked", "at": "begin"})
+        self.story.events.append({"t": self.story.tick(), "type": "fault", "f": "follower_locked", "at": "end",
+                                  "node": node, "topic": topic})
+
+    def test_torn_where_a_topic_was_locked(self):
+        self.produce_to_two()
+        self.story.log("a")
+        self.story.log("b", topic="second", partition=1)
+        self.lock_on_follower("b", "main")
+        self.look(("second", 1, 0, "b"))
+        self.assert_finds()
+        self.look(("second", 1, 0, "b"), node="c")
+        self.assert_finds("torn_transaction")
+
     def produce_to_two(self, outcome="ok"):
         op = self.story.invoke("produce", "producer-1", records=[["main", 0, "a", True], ["second", 1, "b", True]])
         self.story.complete(op, outcome, commit_at=self.story.tick(),

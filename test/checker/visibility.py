@@ -97,6 +97,7 @@ class Comparer(PartitionReader):
     topics = (PAIRED, PAIRED, SOURCE)
     window = 30  # records back to begin at
     wait = 0.5  # seconds at most between two statements of a transaction
+    node = None  # of a follower
     modes = {None: 4, "REPEATABLE READ": 3, "SERIALIZABLE": 2}
     has_book = True
 
@@ -134,7 +135,8 @@ class Comparer(PartitionReader):
                     "SELECT id FROM book WHERE synchronous = 'on' ORDER BY number DESC LIMIT 20")]
             if isolation:
                 self.query("COMMIT")
-        answer = self.perform("compare", body, topic=topic, isolation=isolation, starts=list(starts.items()))
+        answer = self.perform("compare", body, topic=topic, isolation=isolation, starts=list(starts.items()),
+                              **({"node": self.node} if self.node else {}))
         for _, partition, end in answer["looks"][0] if answer else ():
             if partition is not None:
                 self.starts[topic, partition] = max(self.starts.get((topic, partition), 0), end - self.window)
