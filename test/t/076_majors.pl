@@ -13,6 +13,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use AllKinds;
+use Session;
 use Topics;
 use TopicState;
 
@@ -100,18 +101,23 @@ sub check_cluster
 	{
 		my @lacking = lacking_on($follower, $leader);
 
-		$leader->safe_psql('postgres',
-				"CALL topics.add_node('"
+		# it waits until the node has all topics
+		my $adding = Session->new($leader);
+
+		$adding->send("CALL topics.add_node('"
 			  . $follower->name
 			  . "', \$\$"
 			  . $follower->connstr('postgres')
 			  . '$$)');
-		next unless @lacking;
-		ok( $follower->poll_query_until(
-				'postgres',
-				q{SELECT count(*) > 0 FROM topics.worker WHERE error LIKE '%cannot be had%'}),
-			$of->($follower) . ": @lacking cannot be had, and is shown");
-		$leader->safe_psql('postgres', "SELECT topics.drop_topic('$_')") for @lacking;
+		if (@lacking)
+		{
+			ok( $follower->poll_query_until(
+					'postgres',
+					q{SELECT count(*) > 0 FROM topics.worker WHERE message LIKE '%cannot be had%'}),
+				$of->($follower) . ": @lacking cannot be had, and is shown");
+			$leader->safe_psql('postgres', "SELECT topics.drop_topic('$_')") for @lacking;
+		}
+		is($adding->receive->{sqlstate}, '', $of->($follower) . ': the node is added');
 	}
 	same_records($_, $leader, $of->($_)) for @followers;
 
