@@ -84,7 +84,6 @@
 
 PG_FUNCTION_INFO_V1(topics_replica_fetch);
 
-#define FETCH_PROCEDURE "topic_log.replica_fetch()"
 #define RESPONSE_BYTES (4 * 1024 * 1024)	/* about so many, or one record */
 #define RETRY_LOCKED_MS 50		/* for a partition that others have locked */
 #define PATIENCE_MS 1000		/* until cuts go on without it */
@@ -92,6 +91,7 @@ PG_FUNCTION_INFO_V1(topics_replica_fetch);
 #define MAX_FETCH_WAIT_MS 60000
 #define UUID_TEXT 37			/* bytes of its text form */
 #define FIRST_PARTITIONS 64		/* room for as many at first */
+#define FETCH_PROCEDURE "topic_log.replica_fetch()"
 
 /* How far a follower has been given a partition. */
 typedef struct FedPartition
