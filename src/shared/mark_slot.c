@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include "access/timeline.h"
+#include "access/transam.h"
 #include "access/xlog.h"
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
@@ -98,6 +99,8 @@ begin_slot(HighWatermark *slot, Oid database, ClusterKind kind, int acks_followe
 	slot->acks_followers = acks_followers;
 	slot->applies = topics_high_watermark_wants_confirmation(slot);
 	slot->open = 1;
+	/* a part of the first cut may have come before the server's start */
+	slot->first_xid = kind == CLUSTER_FOLLOWER ? FrozenTransactionId : InvalidTransactionId;
 	slot->fed = 0;
 	slot->nlisted = 0;
 }

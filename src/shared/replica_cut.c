@@ -238,7 +238,8 @@ topics_replica_cut_forget_leader(void)
 
 /*
  * The open mark is about to be closed: note which transactions are in it, if there
- * are several.
+ * are several.  The first one after the server's start goes on with what had come
+ * before that: it counts as if it had begun there.
  */
 static void
 note_long_cut(void)
