@@ -7,29 +7,31 @@
  * all partitions that have grown, in one transaction:
  *
  *	next_offset_floor	the log has had all offsets below it (log_start.c);
- *	high_watermark		what is below it was confirmed (shared/high_watermark.c): Kafka's
- *						checkpoint of the high watermark.
+ *	high_watermark		what is below it was confirmed (high_watermark.c):
+ *						Kafka's checkpoint of the high watermark.
  *
  * AFTER A RESTART nobody knows what was confirmed, but for what is below
- * high_watermark.  Readers stop there until followers, or standbys, have confirmed
- * the rest again; and so they do on a follower until the leader says more.  So the
- * high watermarks that are stored are a cut: of a transaction all records are below
- * them or none.  They come from one snapshot, with the cut that readers keep with it
- * (log/read_cut.c), and are stored all together or not at all:
+ * high_watermark.  Readers stop there until followers, or standbys, have
+ * confirmed the rest again; and so they do on a follower until the leader says
+ * more.  So the high watermarks that are stored are a cut: of a transaction all
+ * records are below them or none.  They come from one snapshot, with the cut that
+ * readers keep with it (read_cut.c), and are stored all together or not at all:
  *
- *	- the snapshot is taken before topics are listed: the list has what it sees;
- *	- a log end that is not known is looked up; a log that has lost records has none,
- *	  and is left out;
- *	- a row that another transaction has locked, as delete_records() does, leaves the
- *	  high watermarks of all for the next time.  Floors are stored without it.
+ *	- the snapshot is taken before topics are listed: the list has what it
+ *	  sees;
+ *	- a log end that is not known is looked up; a log that has lost records
+ *	  has none, and is left out;
+ *	- a row that another transaction has locked, as delete_records() does,
+ *	  leaves the high watermarks of all for the next time.  Floors are stored
+ *	  without it.
  *
  * A floor tells nothing of other partitions: what seals a segment raises it, too.
  *
- * COMPACTION removes a record because of a later one of its key.  A reader who stops
- * in between would see neither.  So before the first file is swapped the stored high
- * watermark has to be above all that was mapped (topics_checkpoint_reach).  Where
- * nobody confirms anything it is raised alone if the cut cannot be stored, lest
- * compaction wait.
+ * COMPACTION removes a record because of a later one of its key.  A reader who
+ * stops in between would see neither.  So before the first file is swapped the
+ * stored high watermark has to be above all that was mapped
+ * (topics_checkpoint_reach).  Where nobody confirms anything it is raised alone if
+ * the cut cannot be stored, lest compaction wait.
  *
  *-------------------------------------------------------------------------
  */
@@ -83,12 +85,20 @@ add_end(Checkpoint *checkpoint, PartitionState *state, int64 end)
 	added->floor = end;
 }
 
+/* Get up to where there is nothing to store of a partition. */
+static int64
+get_stored(const Checkpoint *checkpoint, const PartitionState *state)
+{
+	return checkpoint->is_cut ? Min(state->stored_floor, state->stored_high_watermark) :
+		state->stored_floor;
+}
+
 /*
  * Return true if the end of a log is not known, or above what is stored.  Looks at
  * shared memory only.
  */
 static bool
-has_grown(const TopicPartition *id)
+has_grown(const Checkpoint *checkpoint, const TopicPartition *id)
 {
 	PartitionState *state = topics_partition_state_find(id);
 	uint64		next_offset;
@@ -96,23 +106,30 @@ has_grown(const TopicPartition *id)
 	if (state == NULL)
 		return true;
 	next_offset = pg_atomic_read_u64(&state->next_offset);
-	return next_offset == UNKNOWN_OFFSET ||
-		(int64) next_offset > Min(state->stored_floor, state->stored_high_watermark);
+	return next_offset == UNKNOWN_OFFSET || (int64) next_offset > get_stored(checkpoint, state);
 }
 
-/* Collect the end of a partition's log; in a subtransaction. */
+/*
+ * Collect the end of a partition's log, unless it is stored, as while nobody confirms
+ * more; in a subtransaction.
+ */
 static void
 collect_end(void *arg)
 {
 	Collection *collection = arg;
+	Checkpoint *checkpoint = collection->checkpoint;
 	Partition	partition = {.topic = collection->topic,.number = collection->number};
 
 	if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
 		return;
 	(void) topics_log_next_offset(&partition);
 	if (pg_atomic_read_u64(&partition.state->next_offset) != UNKNOWN_OFFSET)
-		add_end(collection->checkpoint, partition.state,
-				topics_log_end(&partition, collection->snapshot));
+	{
+		int64		end = topics_log_end(&partition, collection->snapshot);
+
+		if (end > get_stored(checkpoint, partition.state))
+			add_end(checkpoint, partition.state, end);
+	}
 	topics_catalog_close_partition(&partition, AccessShareLock);
 }
 
@@ -126,7 +143,7 @@ try_to_collect_end(Collection *collection)
 	const TopicPartition id = {MyDatabaseId, collection->number, collection->topic->topic_id};
 	ErrorData  *error;
 
-	if (!has_grown(&id))
+	if (!has_grown(collection->checkpoint, &id))
 		return;
 	error = topics_subtransaction_try(collect_end, collection);
 	if (error == NULL)

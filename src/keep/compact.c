@@ -57,8 +57,9 @@
  *
  * next_offset_floor rises before the first file is swapped: the last record of
  * the log may be a tombstone that goes, and its offset must not be given
- * again.  And the stored high watermark is above all of it (checkpoint.c).  With it rises gaps_below, which tells readers that check (fetch.c) up
- * to where the log can have gaps, whatever cleanup_policy says by then.
+ * again.  With it rises gaps_below, which tells readers that check (fetch.c) up
+ * to where the log can have gaps, whatever cleanup_policy says by then.  The
+ * stored high watermark is above all of it by then (checkpoint.c).
  *
  * WHAT IS NOT TOUCHED: a clean segment from which nothing goes is read, since
  * only its keys tell that, but not written; nor is it merged with much smaller
@@ -110,13 +111,11 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -575,7 +574,7 @@ take_map_turn(const Partition *partition, const TopicSettings *settings)
 	/* else a reader after a restart would see neither of two records of a key */
 	if (!topics_checkpoint_reach(partition->state, run->mapped))
 	{
-		run->blocked = get_relname_relid("partition", get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+		run->blocked = topics_log_start_relid();
 		return give_way(partition->state);
 	}
 	run->mapping = false;

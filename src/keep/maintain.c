@@ -760,11 +760,12 @@ topics_maintain(PG_FUNCTION_ARGS)
 			topics_offset_log_follow_owners(PortalContext, commit_by_hand);
 	}
 	if (all)
+	{
 		topics_checkpoint_store(InvalidOid, PortalContext, commit_by_hand);
-	/* to whom they belonged is not known any more, nor does it matter */
-	if (all)
+		/* to whom they belonged is not known any more, nor does it matter */
 		(void) topics_dropped_topic_finish(topics_catalog_is_admin(), PortalContext, commit_by_hand,
 										   NULL);
+	}
 	end_by_hand();
 	PG_RETURN_VOID();
 }

@@ -379,6 +379,7 @@ extern bool topics_log_start_read_row(const TopicPartition *id, Snapshot snapsho
 									  PartitionRow *row);
 extern bool topics_log_start_read(const TopicPartition *id, Snapshot snapshot,
 								  int64 *log_start_offset, int64 *next_offset_floor);
+extern Oid	topics_log_start_relid(void);
 extern int64 topics_log_start(PartitionState *state);
 extern int64 topics_log_start_lowest(PartitionState *state);
 extern int64 topics_log_start_settle(PartitionState *state);

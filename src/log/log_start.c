@@ -104,13 +104,20 @@ typedef struct PartitionScan
 	ScanKeyData key[2];
 } PartitionScan;
 
+/* Get the table that has the rows. */
+Oid
+topics_log_start_relid(void)
+{
+	return get_relname_relid("partition", get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+}
+
 /* Begin such a scan; a snapshot of NULL is the latest. */
 static void
 begin_partition_scan(PartitionScan *scan, const TopicPartition *id, Snapshot snapshot)
 {
 	Oid			namespace = get_namespace_oid(TOPIC_LOG_SCHEMA, false);
 
-	scan->rel = table_open(get_relname_relid("partition", namespace), AccessShareLock);
+	scan->rel = table_open(topics_log_start_relid(), AccessShareLock);
 	ScanKeyInit(&scan->key[0], Anum_partition_topic_id, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(id->topic_id));
 	ScanKeyInit(&scan->key[1], Anum_partition_partition, BTEqualStrategyNumber, F_INT4EQ,

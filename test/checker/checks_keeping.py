@@ -176,10 +176,11 @@ class State:
         self.acknowledged = {key: Rising([Bound(version.known, version.offset, version) for version in versions
                                           if version.known != float("inf")]) for key, versions in self.versions.items()}
 
-    def latest_before(self, key, time, below=None):
-        """The latest version of a key that was acknowledged by then, or None; "below" of an offset, or of none."""
-        if below is not None:
-            versions = [version for version in self.versions.get(key, ()) if version.offset < below and version.known < time]
+    def latest_before(self, key, time, shown=None):
+        """The latest version of a key that was acknowledged by then, or None; of what was shown_ends, if that is not None."""
+        if shown is not None:
+            versions = [version for version in self.versions.get(key, ())
+                        if version.offset < shown[partition_of(key)] and version.known < time]
             return versions[-1] if versions else None
         known = self.acknowledged.get(key)
         return known.before(time).op if known else None
@@ -246,7 +247,7 @@ def compaction(run):
             highest[key] = offset
         shown = shown_ends(run, op, rows)
         for key in state.versions if complete else ():
-            latest = state.latest_before(key, begin, None if shown is None else shown[partition_of(key)])
+            latest = state.latest_before(key, begin, shown)
             if latest is None or latest.id is None or latest.offset < start \
                     or partition not in (None, partition_of(key)):
                 continue
@@ -290,7 +291,7 @@ def latest(run):
             found[key] = offset, id
         shown = shown_ends(run, op, rows)
         for key in sorted({*state.versions, *found}):
-            known = state.latest_before(key, begin, None if shown is None else shown[partition_of(key)])
+            known = state.latest_before(key, begin, shown)
             possible = [(version.offset, version.id) for version in state.may_replace(key, known, end)]
             unplaced = state.unplaced(key, end)
             if key not in found:
