@@ -508,6 +508,10 @@ CREATE PROCEDURE topics.add_node(node text, conninfo text, advertised_conninfo t
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_add_node';
 COMMENT ON PROCEDURE topics.add_node(text, text, text) IS 'Adds a database as a node, on the node that leads: the database has the extension, and no topics; it gets all of the cluster''s and follows. It connects as a superuser by conninfo. Can be called again after any failure. Raises TP004 on a follower, 55000 if the database has topics, 0A000 for another encoding, TP005 for another version, 25001 inside a transaction block, errors of class 08 if it cannot be reached (Kafka: a broker that joins)';
 
+CREATE FUNCTION topics.alter_node(node text, conninfo text, advertised_conninfo text DEFAULT NULL) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_alter_node';
+COMMENT ON FUNCTION topics.alter_node(text, text, text) IS 'Says where a node is, on the node that leads: conninfo and advertised_conninfo as of topics.create_cluster. Of the node that leads, all others go by it when they connect the next time. On a follower, of the node that leads: where this follower looks for it, until that one says otherwise. Superusers only. Raises 42704 for an unknown node, TP004 on a follower for another node, 55000 in no cluster, 22023 for a bad conninfo (Kafka: advertised.listeners)';
+
 CREATE PROCEDURE topics.remove_node(node text)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_remove_node';
 COMMENT ON PROCEDURE topics.remove_node(text) IS 'Removes a node that follows: on the node that leads, or on another one, which has the leader do it. If the node can be reached it keeps its topics, and leads them itself from then on; otherwise a WARNING says so. Raises 42704 for an unknown node, 55000 for this node or the one that leads, class 08 if the leader cannot be reached, 25001 inside a transaction block (Kafka: a broker that is unregistered)';
@@ -525,6 +529,10 @@ COMMENT ON FUNCTION topic_log.join_cluster(text, text, text, text, text, text, t
 CREATE FUNCTION topic_log.leave_cluster() RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leave_cluster';
 COMMENT ON FUNCTION topic_log.leave_cluster() IS 'Takes this database out of its cluster: it leads its topics itself. Called by the node that leads, see topics.remove_node; by hand where that could not be';
+
+CREATE FUNCTION topic_log.check_follower(node text, cluster_id text) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_check_follower';
+COMMENT ON FUNCTION topic_log.check_follower(text, text) IS 'Raises an error if this database does not lead that cluster, or the role that calls may not replicate; called by a node that is to join, see topics.add_node';
 
 CREATE PROCEDURE topic_log.replica_fetch(request bytea, INOUT response bytea)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_replica_fetch';
@@ -606,6 +614,9 @@ COMMENT ON VIEW topics.segment IS 'Segments of partitions of the topics that top
 CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
+CREATE VIEW topics.cluster AS SELECT cluster_id, node, leader, epoch, acks_followers FROM topic_log.cluster;
+COMMENT ON VIEW topics.cluster IS 'The cluster that this database is in: one row, or none (Kafka: kafka-metadata-quorum describe --status)';
+
 CREATE VIEW topics.node AS SELECT * FROM topic_log.node_status();
 COMMENT ON VIEW topics.node IS 'The nodes of the cluster that this database is in; no row if it is in none (Kafka: brokers)';
 
@@ -626,6 +637,11 @@ COMMENT ON VIEW topics.worker IS 'This database''s worker, with a row for each p
 CREATE VIEW topics.append_wait AS SELECT * FROM topic_log.append_wait_status();
 COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mostly at their commit, for the right to append to a partition, each with the one that has it. pg_locks and pg_blocking_pids do not know of these waits. For partitions of topics that one may read or owns; for members of topics_admin, topics_monitor and pg_monitor, of all topics. No Kafka counterpart';
 
+COMMENT ON COLUMN topics.cluster.cluster_id IS 'The same on all nodes, and of no other cluster (Kafka: cluster.id)';
+COMMENT ON COLUMN topics.cluster.node IS 'Name of this node';
+COMMENT ON COLUMN topics.cluster.leader IS 'Name of the node that leads';
+COMMENT ON COLUMN topics.cluster.epoch IS 'As in topics.node';
+COMMENT ON COLUMN topics.cluster.acks_followers IS 'How many followers a commit waits for, see topics.alter_cluster()';
 COMMENT ON COLUMN topics.node.node IS 'Name';
 COMMENT ON COLUMN topics.node.advertised_conninfo IS 'Where clients find it (Kafka: advertised.listeners)';
 COMMENT ON COLUMN topics.node.role IS 'leader: it is written to; or follower';
@@ -724,8 +740,9 @@ GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 	topic_log.append_wait_status(), topic_log.group_status(), topic_log.offset_status(),
 	topic_log.lag_status(), topic_log.node_status(), topic_log.replica_status() TO PUBLIC;
 
--- A node's role comes as any client; the function looks who it is.
+-- A node's role comes as any client; the functions look who it is.
 GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text) TO PUBLIC;
 
 -- As PostgreSQL's own: pg_monitor reads all administration views
 GRANT USAGE ON SCHEMA topics TO pg_monitor;

@@ -46,11 +46,6 @@
 #define PLANNED_SEGMENTS 4		/* that are remembered: those that get records */
 #define NOT_KNOWN 0				/* of KnownTable.generation */
 
-typedef struct OffsetRange
-{
-	int64		base_offset;
-	int64		end_offset;
-} OffsetRange;
 
 /*
  * A table whose descriptor is known to be current: no relcache invalidation of
@@ -62,8 +57,8 @@ typedef struct KnownTable
 	uint32		generation;		/* of the table of them, or it does not count */
 	int			nplanned;		/* when the planner has last looked: so many
 								 * partitions, or segments; -1: it has not */
-	OffsetRange planned[PLANNED_SEGMENTS];	/* the highest of these segments,
-											 * from the top */
+	Segment		planned[PLANNED_SEGMENTS];	/* the highest of these segments,
+											 * from the top, as they were */
 } KnownTable;
 
 #define FIRST_TABLES 64			/* room for as many at first */
@@ -218,31 +213,35 @@ learn_partitions(Oid relid)
 
 /* Remember the highest segments of a partition as the planner has found them. */
 static void
-note_planned_segments(KnownTable *known, PartitionBoundInfo bounds)
+note_planned_segments(KnownTable *known, const PartitionDesc desc)
 {
+	PartitionBoundInfo bounds = desc->boundinfo;
 	int			count = 0;
 
 	for (int i = bounds ? bounds->ndatums - 1 : 0; i > 0 && count < PLANNED_SEGMENTS; i--)
 	{
 		if (bounds->indexes[i] < 0)
 			continue;
+		known->planned[count].relid = desc->oids[bounds->indexes[i]];
 		known->planned[count].base_offset = DatumGetInt64(bounds->datums[i - 1][0]);
 		known->planned[count++].end_offset = DatumGetInt64(bounds->datums[i][0]);
 	}
 }
 
 /*
- * The planner has looked at a partitioned table, and found so many children, with
- * these bounds.  For any that is not a topic's this does nothing.
+ * The planner has looked at a partitioned table, and has its children in a directory.
+ * For any that is not a topic's this does nothing.
  */
 void
-topics_segment_note_planned(Oid relid, int nparts, PartitionBoundInfo bounds)
+topics_segment_note_planned(Oid relid, PartitionDirectory directory)
 {
 	int64		topic_id;
 	int64		sequence;
 	int32		partition;
 	char	   *name;
 	KnownTable *known;
+	Relation	rel;
+	PartitionDesc desc;
 
 	if (get_rel_namespace(relid) != get_namespace_oid(TOPIC_LOG_SCHEMA, true) ||
 		(name = get_rel_name(relid)) == NULL ||
@@ -253,35 +252,13 @@ topics_segment_note_planned(Oid relid, int nparts, PartitionBoundInfo bounds)
 		topics_segment_hear();
 		learn_partitions(relid);
 	}
+	rel = table_open(relid, NoLock);
+	desc = PartitionDirectoryLookup(directory, rel);
 	known = get_known_table(relid);
-	known->nplanned = nparts;
+	known->nplanned = desc->nparts;
 	if (partition != -1)
-		note_planned_segments(known, bounds);
-}
-
-/* Return true if the planner has known a segment, for all offsets that it has now. */
-static bool
-was_planned(const KnownTable *known, const Segment *segment)
-{
-	int			count = Min(known->nplanned, PLANNED_SEGMENTS);
-
-	for (int i = 0; i < count; i++)
-		if (known->planned[i].base_offset <= segment->base_offset &&
-			known->planned[i].end_offset >= segment->end_offset)
-			return true;
-	/* below those that are remembered no segment gets records */
-	return known->nplanned > PLANNED_SEGMENTS &&
-		segment->end_offset <= known->planned[PLANNED_SEGMENTS - 1].base_offset;
-}
-
-static bool
-has_rows(Oid relid)
-{
-	Relation	rel = table_open(relid, AccessShareLock);
-	bool		result = RelationGetNumberOfBlocks(rel) > 0;
-
-	table_close(rel, AccessShareLock);
-	return result;
+		note_planned_segments(known, desc);
+	table_close(rel, NoLock);
 }
 
 /* Return true if a plan has a table. */
@@ -297,9 +274,38 @@ is_in_plan(const PlannedStmt *plan, Oid relid)
 }
 
 /*
+ * Return true if the planner has known all offsets of a segment, and wants none of
+ * them: they were those of a segment, this one or one that was cut since, which it has
+ * left out.
+ */
+static bool
+is_left_out(const PlannedStmt *plan, const KnownTable *known, const Segment *segment)
+{
+	int			count = Min(known->nplanned, PLANNED_SEGMENTS);
+
+	for (int i = 0; i < count; i++)
+		if (known->planned[i].base_offset <= segment->base_offset &&
+			known->planned[i].end_offset >= segment->end_offset)
+			return !is_in_plan(plan, known->planned[i].relid);
+	/* below those that are remembered no segment gets records */
+	return known->nplanned > PLANNED_SEGMENTS &&
+		segment->end_offset <= known->planned[PLANNED_SEGMENTS - 1].base_offset;
+}
+
+static bool
+has_rows(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	bool		result = RelationGetNumberOfBlocks(rel) > 0;
+
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
  * A table of a topic is not known any more as the planner has known it.  Return
- * true if it has children with records which the plan lacks and the planner has
- * not known.  The caller has absorbed messages, and has a lock on the table.
+ * true if it has children with records which the plan lacks, and which the planner
+ * has not left out.  The caller has absorbed messages, and has a lock on the table.
  */
 bool
 topics_segment_plan_lacks_records(const PlannedStmt *plan, Oid relid)
@@ -319,7 +325,7 @@ topics_segment_plan_lacks_records(const PlannedStmt *plan, Oid relid)
 	{
 		segments = topics_segment_list(rel, &count);
 		for (int i = count - 1; i >= 0 && !lacks; i--)
-			lacks = !was_planned(&known, &segments[i]) && !is_in_plan(plan, segments[i].relid) &&
+			lacks = !is_in_plan(plan, segments[i].relid) && !is_left_out(plan, &known, &segments[i]) &&
 				has_rows(segments[i].relid);
 		pfree(segments);
 	}

@@ -405,7 +405,7 @@ extern bool topics_segment_is_known(Oid relid);
 extern void topics_segment_hear(void);
 extern bool topics_segment_learn_table(Oid relid);
 extern void topics_segment_learn(const Partition *partition);
-extern void topics_segment_note_planned(Oid relid, int nparts, PartitionBoundInfo bounds);
+extern void topics_segment_note_planned(Oid relid, PartitionDirectory directory);
 extern bool topics_segment_plan_lacks_records(const PlannedStmt *plan, Oid relid);
 extern bool topics_segment_find(Relation partition_rel, int64 offset, Segment *segment);
 extern bool topics_segment_find_next(Relation partition_rel, int64 offset, Segment *segment);

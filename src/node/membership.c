@@ -15,6 +15,7 @@
  *	remove_node	the leader says that the node is gone, and tells it, if it can be
  *		reached: it leads its topics itself from then on.
  *	alter_cluster	says how many followers a commit waits for.
+ *	alter_node	says where a node is.
  *
  * A new node counts as a copy when it has confirmed all that the leader has
  * (topics_membership_count_node).  As long as nobody has said how many followers a
@@ -58,6 +59,7 @@
 PG_FUNCTION_INFO_V1(topics_create_cluster);
 PG_FUNCTION_INFO_V1(topics_alter_cluster);
 PG_FUNCTION_INFO_V1(topics_add_node);
+PG_FUNCTION_INFO_V1(topics_alter_node);
 PG_FUNCTION_INFO_V1(topics_remove_node);
 PG_FUNCTION_INFO_V1(topics_join_cluster);
 PG_FUNCTION_INFO_V1(topics_leave_cluster);
@@ -144,6 +146,38 @@ require_leader(const char *command)
 				 errhint("Make one with topics.create_cluster().")));
 	topics_cluster_require_leader(command);
 	return row;
+}
+
+static void
+report_no_node(const char *node)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("node \"%s\" is not in the cluster", node),
+			 errhint("topics.node has those that are.")));
+}
+
+/* Connect to a node for one statement.  Return how many rows it gives. */
+static int
+run_on(const char *node, const char *conninfo, const char *sql, const char *const *values,
+	   int nvalues)
+{
+	Peer	   *peer = topics_peer_connect(node, conninfo);
+	volatile int count = 0;
+
+	PG_TRY();
+	{
+		PeerResult *result = topics_peer_query(peer, sql, values, nvalues);
+
+		count = topics_peer_count(result);
+		topics_peer_clear(result);
+	}
+	PG_FINALLY();
+	{
+		topics_peer_close(peer);
+	}
+	PG_END_TRY();
+	return count;
 }
 
 /* ----------------------------------------------------------------
@@ -565,6 +599,17 @@ require_no_topics(void)
 				 errhint("Use a new database, or run DROP EXTENSION pg_topics CASCADE there, and CREATE EXTENSION pg_topics.")));
 }
 
+/* Require the leader to be where its conninfo says, and to let this node replicate. */
+static void
+require_leader_answers(const char *node, const char *leader, const char *conninfo,
+					   const char *cluster_id)
+{
+	const char *values[] = {node, cluster_id};
+
+	(void) run_on(leader, conninfo, "SELECT topic_log.check_follower($1, $2)", values,
+				  lengthof(values));
+}
+
 /*
  * join_cluster(node, leader, cluster_id, conninfo, advertised, topic_id,
  * notify_key), on the new node: false if it is that node already
@@ -573,7 +618,9 @@ Datum
 topics_join_cluster(PG_FUNCTION_ARGS)
 {
 	char	   *node = get_node_argument(fcinfo, INVITATION_NODE);
+	char	   *leader = topics_argument_get_text(fcinfo, INVITATION_LEADER);
 	char	   *cluster_id = topics_argument_get_text(fcinfo, INVITATION_CLUSTER_ID);
+	char	   *conninfo = topics_argument_get_text(fcinfo, INVITATION_CONNINFO);
 	NewTopic	topic = {
 		.name = METADATA_TOPIC,
 		.partitions = 1,
@@ -596,12 +643,49 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 	topics_mark_slot_require();
 	drop_metadata();
 	require_no_topics();
-	insert_row(node, topics_argument_get_text(fcinfo, INVITATION_LEADER),
-			   topics_argument_get_text(fcinfo, INVITATION_CONNINFO),
-			   topics_argument_get_text(fcinfo, INVITATION_ADVERTISED), cluster_id);
+	require_leader_answers(node, leader, conninfo, cluster_id);
+	insert_row(node, leader, conninfo, topics_argument_get_text(fcinfo, INVITATION_ADVERTISED),
+			   cluster_id);
 	topics_make_topic_create_internal_as(&topic);
 	topics_topic_changes_want_round();
 	PG_RETURN_BOOL(true);
+}
+
+/* ----------------------------------------------------------------
+ *		Where a node is
+ * ----------------------------------------------------------------
+ */
+
+/* On a follower: where its leader is, until the leader says otherwise. */
+static void
+find_leader_at(const char *conninfo, const char *advertised)
+{
+	update_row(psprintf("leader_conninfo = %s, leader_advertised_conninfo = %s",
+						quote_literal_cstr(conninfo), quote_literal_cstr(advertised)));
+}
+
+/* alter_node(node, conninfo, advertised_conninfo) */
+Datum
+topics_alter_node(PG_FUNCTION_ARGS)
+{
+	char	   *node = get_node_argument(fcinfo, 0);
+	char	   *conninfo = topics_argument_get_text(fcinfo, 1);
+	char	   *advertised = get_advertised_argument(fcinfo, 2, conninfo);
+	ClusterRow	row;
+	bool		counts;
+
+	check_call("topics.alter_node()");
+	lock_row();
+	if (topics_cluster_read_row(&row) && !row.leads && strcmp(node, row.leader) == 0)
+	{
+		find_leader_at(conninfo, advertised);
+		PG_RETURN_VOID();
+	}
+	(void) require_leader("topics.alter_node()");
+	if (topics_metadata_node_conninfo(node, &counts) == NULL)
+		report_no_node(node);
+	topics_metadata_put_node(node, conninfo, advertised, counts);
+	PG_RETURN_VOID();
 }
 
 /* ----------------------------------------------------------------
@@ -663,29 +747,6 @@ typedef struct RemovedNode
 	const char *cluster_id;
 } RemovedNode;
 
-/* Connect to a node for one statement.  Return how many rows it gives. */
-static int
-run_on(const char *node, const char *conninfo, const char *sql, const char *const *values,
-	   int nvalues)
-{
-	Peer	   *peer = topics_peer_connect(node, conninfo);
-	volatile int count = 0;
-
-	PG_TRY();
-	{
-		PeerResult *result = topics_peer_query(peer, sql, values, nvalues);
-
-		count = topics_peer_count(result);
-		topics_peer_clear(result);
-	}
-	PG_FINALLY();
-	{
-		topics_peer_close(peer);
-	}
-	PG_END_TRY();
-	return count;
-}
-
 /* Tell a node that it is in the cluster no more, if it is that node. */
 static void
 tell_removed(void *arg)
@@ -737,9 +798,7 @@ topics_remove_node(PG_FUNCTION_ARGS)
 				 errmsg("node \"%s\" is this node, which leads", removed.node)));
 	removed.conninfo = topics_metadata_node_conninfo(removed.node, &counts);
 	if (removed.conninfo == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("node \"%s\" is not in the cluster", removed.node)));
+		report_no_node(removed.node);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	lock_row();
 	if (counts)

@@ -683,7 +683,7 @@ name_topic(ErrorData *error, const TopicDifference *difference)
 							  error->message);
 }
 
-/* Have the row of this node say of the cluster what its record says. */
+/* Have the row of this node say of the cluster and its leader what the records say. */
 static void
 apply_cluster(void)
 {
@@ -693,10 +693,15 @@ apply_cluster(void)
 	PushActiveSnapshot(GetLatestSnapshot());
 	(void) topics_read_cut_show_all(true);
 	scope = topics_statement_begin();
-	SPI_execute("UPDATE topic_log.cluster c SET acks_followers = (r.value ->> 'acks_followers')::int"
-				" FROM (SELECT value FROM topic.\"" METADATA_TOPIC "\" WHERE key = 'cluster'"
-				" ORDER BY \"offset\" DESC LIMIT 1) r"
-				" WHERE c.acks_followers <> (r.value ->> 'acks_followers')::int", false, 0);
+	SPI_execute("WITH said AS (SELECT key, (r.value ->> 'acks_followers')::int AS acks_followers,"
+				" n.value ->> 'conninfo' AS conninfo, n.value ->> 'advertised_conninfo' AS advertised"
+				" FROM (" LATEST("node") ") n, (SELECT value FROM topic.\"" METADATA_TOPIC "\""
+				" WHERE key = 'cluster' ORDER BY \"offset\" DESC LIMIT 1) r)"
+				" UPDATE topic_log.cluster c SET acks_followers = s.acks_followers,"
+				" leader_conninfo = s.conninfo, leader_advertised_conninfo = s.advertised"
+				" FROM said s WHERE s.key = 'node/' || c.leader AND s.conninfo IS NOT NULL"
+				" AND (c.acks_followers, c.leader_conninfo, c.leader_advertised_conninfo)"
+				" IS DISTINCT FROM (s.acks_followers, s.conninfo, s.advertised)", false, 0);
 	changed = SPI_processed > 0;
 	topics_statement_end(scope);
 	(void) topics_read_cut_show_all(false);

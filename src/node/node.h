@@ -15,7 +15,7 @@
 
 /* ---- peer.c ---- */
 
-typedef struct pg_conn Peer;	/* a connection to another node */
+typedef struct Peer Peer;		/* a connection to another node */
 typedef struct pg_result PeerResult;
 
 extern char *topics_peer_check_conninfo(const char *conninfo);

@@ -21,10 +21,17 @@
 #include "storage/fd.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "base/compat.h"
 #include "base/base.h"
 #include "node/node.h"
+
+struct Peer
+{
+	PGconn	   *conn;
+	char		node[MAX_NODE_NAME + 1];	/* its name, for messages */
+};
 
 /* Keywords of a connection, before and behind those of its conninfo. */
 #define MAX_KEYWORDS 8
@@ -66,7 +73,8 @@ report_connection(Peer *peer)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("connection to another node failed: %s", copy_message(PQerrorMessage(peer)))));
+			 errmsg("connection to node \"%s\" failed: %s", peer->node,
+					copy_message(PQerrorMessage(peer->conn)))));
 }
 
 /* Raise what the other node has raised; the result is cleared. */
@@ -79,14 +87,14 @@ report_result(Peer *peer, PeerResult *result)
 	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
 	int			code = state ? MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]) :
 		ERRCODE_CONNECTION_FAILURE;
-	char	   *message = primary ? pstrdup(primary) : copy_message(PQerrorMessage(peer));
+	char	   *message = primary ? pstrdup(primary) : copy_message(PQerrorMessage(peer->conn));
 	char	   *more = detail ? pstrdup(detail) : NULL;
 	char	   *cure = hint ? pstrdup(hint) : NULL;
 
 	PQclear(result);
 	ereport(ERROR,
 			(errcode(code),
-			 errmsg("another node reports: %s", message),
+			 errmsg("node \"%s\" reports: %s", peer->node, message),
 			 more ? errdetail_internal("%s", more) : 0,
 			 cure ? errhint("%s", cure) : 0));
 }
@@ -104,13 +112,13 @@ static void
 wait_for_socket(Peer *peer, int events, long timeout_ms)
 {
 	int			happened = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events |
-											 (timeout_ms >= 0 ? WL_TIMEOUT : 0), PQsocket(peer),
+											 (timeout_ms >= 0 ? WL_TIMEOUT : 0), PQsocket(peer->conn),
 											 timeout_ms, topics_wait_event_get(WAIT_PEER));
 
 	if (happened & WL_TIMEOUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("another node does not answer"),
+				 errmsg("node \"%s\" does not answer", peer->node),
 				 errdetail("Nothing has come from it for %ld seconds.", timeout_ms / 1000)));
 	if (happened & WL_LATCH_SET)
 	{
@@ -123,13 +131,13 @@ wait_for_socket(Peer *peer, int events, long timeout_ms)
 static PeerResult *
 get_result(Peer *peer, long timeout_ms)
 {
-	while (PQisBusy(peer))
+	while (PQisBusy(peer->conn))
 	{
 		wait_for_socket(peer, WL_SOCKET_READABLE, timeout_ms);
-		if (!PQconsumeInput(peer))
+		if (!PQconsumeInput(peer->conn))
 			report_connection(peer);
 	}
-	return PQgetResult(peer);
+	return PQgetResult(peer->conn);
 }
 
 /* Get the last result of what was sent; it is cleared by the caller. */
@@ -224,14 +232,14 @@ finish_connecting(Peer *peer)
 	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
 	{
 		wait_for_socket(peer, status == PGRES_POLLING_READING ? WL_SOCKET_READABLE :
-						PQstatus(peer) == CONNECTION_STARTED ? WL_SOCKET_CONNECTED : WL_SOCKET_WRITEABLE, SILENCE_MS);
-		status = PQconnectPoll(peer);
+						PQstatus(peer->conn) == CONNECTION_STARTED ? WL_SOCKET_CONNECTED : WL_SOCKET_WRITEABLE, SILENCE_MS);
+		status = PQconnectPoll(peer->conn);
 	}
 	if (status != PGRES_POLLING_OK)
 		report_connection(peer);
 }
 
-/* Connect to the node of this name, which the message of an error gives. */
+/* Connect to the node of this name, which the messages of errors give. */
 Peer *
 topics_peer_connect(const char *node, const char *conninfo)
 {
@@ -243,22 +251,27 @@ topics_peer_connect(const char *node, const char *conninfo)
 	const char *values[MAX_KEYWORDS] = {
 		"10", "5", "3", conninfo, GetDatabaseEncodingName(), "pg_topics", NULL
 	};
-	Peer	   *peer;
+	Peer	   *peer = MemoryContextAlloc(TopMemoryContext, sizeof(Peer));
 
+	strlcpy(peer->node, node, sizeof(peer->node));
 	if (!AcquireExternalFD())
+	{
+		pfree(peer);
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("no file descriptor is left for a connection to node \"%s\"", node),
 				 errhint("Raise max_files_per_process or the limit of the operating system.")));
-	peer = PQconnectStartParams(keywords, values, true);
-	if (peer == NULL)
+	}
+	peer->conn = PQconnectStartParams(keywords, values, true);
+	if (peer->conn == NULL)
 	{
+		pfree(peer);
 		ReleaseExternalFD();
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	}
 	PG_TRY();
 	{
-		if (PQstatus(peer) == CONNECTION_BAD)
+		if (PQstatus(peer->conn) == CONNECTION_BAD)
 			report_connection(peer);
 		finish_connecting(peer);
 		topics_peer_clear(topics_peer_query(peer, peer_settings, NULL, 0));
@@ -276,7 +289,8 @@ topics_peer_connect(const char *node, const char *conninfo)
 void
 topics_peer_close(Peer *peer)
 {
-	PQfinish(peer);
+	PQfinish(peer->conn);
+	pfree(peer);
 	ReleaseExternalFD();
 }
 
@@ -292,8 +306,8 @@ topics_peer_close(Peer *peer)
 PeerResult *
 topics_peer_query(Peer *peer, const char *sql, const char *const *values, int nvalues)
 {
-	int			sent = nvalues == 0 ? PQsendQuery(peer, sql) :
-		PQsendQueryParams(peer, sql, nvalues, NULL, values, NULL, NULL, 0);
+	int			sent = nvalues == 0 ? PQsendQuery(peer->conn, sql) :
+		PQsendQueryParams(peer->conn, sql, nvalues, NULL, values, NULL, NULL, 0);
 
 	if (!sent)
 		report_connection(peer);
@@ -323,7 +337,7 @@ topics_peer_clear(PeerResult *result)
 void
 topics_peer_prepare(Peer *peer, const char *name, const char *sql)
 {
-	if (!PQsendPrepare(peer, name, sql, 0, NULL))
+	if (!PQsendPrepare(peer->conn, name, sql, 0, NULL))
 		report_connection(peer);
 	topics_peer_clear(get_last_result(peer, PGRES_COMMAND_OK, SILENCE_MS));
 }
@@ -336,9 +350,9 @@ topics_peer_send_bytes(Peer *peer, const char *name, const StringInfoData *bytes
 	const int	lengths[] = {bytes->len};
 	const int	formats[] = {1};
 
-	if (!PQsendQueryPrepared(peer, name, 1, values, lengths, formats, 1))
+	if (!PQsendQueryPrepared(peer->conn, name, 1, values, lengths, formats, 1))
 		report_connection(peer);
-	if (PQflush(peer) < 0)
+	if (PQflush(peer->conn) < 0)
 		report_connection(peer);
 }
 

@@ -82,6 +82,7 @@
 #include "node/node.h"
 #include "pg_topics.h"
 
+PG_FUNCTION_INFO_V1(topics_check_follower);
 PG_FUNCTION_INFO_V1(topics_replica_fetch);
 
 #define RESPONSE_BYTES (4 * 1024 * 1024)	/* about so many, or one record */
@@ -221,9 +222,12 @@ read_epoch(void)
 	strlcpy(session.epoch_id, row.epoch_id, sizeof(session.epoch_id));
 }
 
-/* Require the caller to be a node of the cluster that this node leads. */
+/*
+ * Require the caller to have what a node's role needs, and this node to lead that
+ * cluster, which "node" is of.
+ */
 static void
-check_request(const FetchRequest *request)
+check_caller(const char *node, const char *cluster_id)
 {
 	ClusterRow	row;
 
@@ -238,10 +242,17 @@ check_request(const FetchRequest *request)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database leads no cluster")));
 	topics_cluster_require_leader("topic_log.replica_fetch()");
-	if (strcmp(request->cluster_id, row.cluster_id) != 0)
+	if (strcmp(cluster_id, row.cluster_id) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("node \"%s\" is of another cluster", request->node)));
+				 errmsg("node \"%s\" is of another cluster", node)));
+}
+
+/* Require the caller to be a node of the cluster that this node leads. */
+static void
+check_request(const FetchRequest *request)
+{
+	check_caller(request->node, request->cluster_id);
 	if (topics_metadata_node_conninfo(request->node, &session.counts) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNKNOWN_MEMBER),
@@ -249,6 +260,17 @@ check_request(const FetchRequest *request)
 				 errhint("Add it with topics.add_node().")));
 	read_epoch();
 	check_history(request, session.has_epoch);
+}
+
+/*
+ * check_follower(node, cluster_id): whether a node that is to come may ask, by the
+ * role that it has connected as
+ */
+Datum
+topics_check_follower(PG_FUNCTION_ARGS)
+{
+	check_caller(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 1));
+	PG_RETURN_VOID();
 }
 
 static FedPartition *

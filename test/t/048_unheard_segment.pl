@@ -117,5 +117,44 @@ go_on_from($node, 'bounds-visible');
 is($producer->receive->{sqlstate}, '', '... the producer goes on');
 is($roller->receive->{sqlstate}, '', '... as does the roll');
 is($reader->value($above), '5|300', '... whose records the reader sees');
+
+# A segment is cut, and another attached for offsets that the first one had, while a
+# query is planned: there is no spare, and segments are made smaller now.
+$observer->value(
+	q{
+	SELECT topics.create_topic('cut', 2, segment_bytes => 1048576);
+	SELECT topics.create_topic('beside');
+	INSERT INTO topic.cut (value, partition) SELECT 'x', 0 FROM generate_series(1, 100);
+	INSERT INTO topic.beside (value) VALUES ('x');
+	SELECT topics.alter_topic('cut', segment_bytes => 65536)});
+my $cut = $count =~ s/topic\.t/topic.cut/r;
+is($reader->value($cut), '100|0', 'a topic has a large segment');
+my $beside = $observer->value(
+	q{SELECT c.oid::regclass FROM topics.topic, pg_class c WHERE topic = 'beside' AND relname ~ ('^t' || topic_id || '_p0_s')}
+);
+my $locker = Session->new($node);
+$locker->value("BEGIN; LOCK TABLE $beside");
+$reader->send("$cut UNION ALL SELECT count(*), 0 FROM topic.beside");
+ok( poll_until(
+		sub {
+			$observer->value(
+				qq{SELECT wait_event_type FROM pg_stat_activity WHERE pid = $reader->{pid}}) eq
+			  'Lock';
+		}),
+	'... a query that has it waits for a lock while it is planned');
+$roller->value(q{CALL topics.roll_segment('cut', 0)});
+like(
+	$observer->value(
+		q{
+		SELECT string_agg(pg_get_expr(c.relpartbound, c.oid), ' ' ORDER BY c.oid)
+		FROM topics.topic, pg_class c WHERE topic = 'cut' AND relname ~ ('^t' || topic_id || '_p0_s')}
+	),
+	qr/^FOR VALUES FROM \('0'\) TO \('100'\) FOR VALUES FROM \('100'\) TO \('\d{3}'\)$/,
+	'... a segment has offsets that were those of the large one');
+$producer->value(
+	q{INSERT INTO topic.cut (value, partition) SELECT 'new', p FROM generate_series(0, 1) p});
+$locker->value('COMMIT');
+is($reader->receive->{sqlstate}, '40001', '... the query is told to try again');
+is($reader->value($cut), '101|1', '... and then sees both records');
 $node->stop;
 done_testing();
