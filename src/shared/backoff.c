@@ -19,7 +19,9 @@
  * are written to a file as well, since a crash takes shared memory with it.
  * The file need not be flushed: what an operating system's crash takes along is
  * found out again.  After a crash that had another cause the piece loses a
- * second.
+ * second; but for replication, which is tried again at once the first time: a
+ * follower's readers would lack this partition, and have what was committed with it
+ * in others.
  * The notes of a server that was a primary and starts as a standby are dropped.
  *
  * There are MAX_BROKEN notes of topics.  If more pieces fail at the same
@@ -283,7 +285,9 @@ count_failure(WorkFailure *failure, int sqlstate, const char *message)
 		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_QUERY_CANCELED;
 	bool		unreachable = ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION ||
 		sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
-	int64		delay = FIRST_DELAY_MS;
+	bool		may_be_blameless = sqlstate == 0 && failure->failures == 0 &&
+		failure->piece.kind == WORK_REPLICATE;
+	int64		delay = may_be_blameless ? 0 : FIRST_DELAY_MS;
 
 	for (int i = 0; i < failure->failures && delay < MAX_DELAY_MS; i++)
 		delay *= 2;

@@ -142,6 +142,27 @@ $broads++;
 $c->start;
 looks_until('c catches up', total());
 
+# c is killed in work on all, and then in work on one partition: neither waits, for
+# what is committed with it is there
+my $log_end = -s $c->logfile;
+stop_at($c, 'append-done');
+$leader->value(
+	q{SELECT topics.produce('broad', i::text, partition => i % 1000) FROM generate_series(1, 1000) i}
+);
+$broads++;
+for my $time (1 .. 2)
+{
+	wait_until_at($c, 'append-done') or die 'the replicator does not stop';
+	$c->stop('immediate');
+	$time == 1 ? stop_at($c, 'append-done') : go_on_from($c, 'append-done');
+	$c->start;
+}
+looks_until('c goes on', total());
+is( join("\n",
+		slurp_file($c->logfile, $log_end) =~ /tried again in (.* s)\n.*step "fetch" for (\w+)/g),
+	"0 s\nall\n0 s\npartition",
+	'... at once');
+
 # A snapshot from the middle of it, with which topics are read when it is complete
 my $before = bytes_on($c);
 my %old = map { $_ => Session->new($c) } ('REPEATABLE READ', 'SERIALIZABLE', 'cursor');
