@@ -99,6 +99,7 @@ CREATE TABLE topic_log.cluster (
 	epoch bigint NOT NULL,
 	acks_followers integer NOT NULL,
 	epoch_id uuid,
+	incarnation uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
 	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
 );
 COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';
@@ -522,9 +523,9 @@ CREATE FUNCTION topics.route(
 LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'topics_route';
 COMMENT ON FUNCTION topics.route(text, text) IS 'Where records with a key go: the partition, NULL without a key; the node that leads it and where clients find that node, NULL in no cluster; and whether that is this node. key: text as of topics.produce. Needs what producing or reading needs. Raises 42704 for an unknown topic (Kafka: Metadata)';
 
-CREATE FUNCTION topic_log.join_cluster(node text, leader text, cluster_id text, conninfo text, advertised_conninfo text, topic_id text, notify_key text) RETURNS boolean
+CREATE FUNCTION topic_log.join_cluster(node text, leader text, cluster_id text, conninfo text, advertised_conninfo text, topic_id text, notify_key text) RETURNS text
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_join_cluster';
-COMMENT ON FUNCTION topic_log.join_cluster(text, text, text, text, text, text, text) IS 'Makes this database a follower, or returns false if it is that already; called by the node that leads, see topics.add_node';
+COMMENT ON FUNCTION topic_log.join_cluster(text, text, text, text, text, text, text) IS 'Makes this database a follower, if it is not that already, and returns its incarnation: which joining it is a node by. Called by the node that leads, see topics.add_node';
 
 CREATE FUNCTION topic_log.leave_cluster() RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leave_cluster';

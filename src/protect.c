@@ -25,6 +25,9 @@
  * its triggers and its owner's rights (hooks.c has what concerns the view as a
  * whole).
  *
+ * On a node that follows in a cluster, a topic's view keeps its name, its owner and
+ * its grants, too: they are the leader's.
+ *
  * Tables of which the catalogue knows nothing, which a dump in part can leave,
  * may be altered and dropped.  That is also why a restore is not in the way of
  * this: the catalogue's rows come after all tables were made.
@@ -315,6 +318,8 @@ check_alter_table(const AlterTableStmt *statement)
 			refuse_change(relid, describe_command(command->subtype));
 		if (is_view)
 			check_view_options(relid, command);
+		if (is_view && command->subtype == AT_ChangeOwner)
+			topics_cluster_require_leader("ALTER VIEW .. OWNER TO of a topic");
 		/* below a table of another, it would change with that */
 		relative = find_relative(command);
 		if (OidIsValid(relative) && is_own_table(relative))
@@ -349,6 +354,8 @@ check_rename(const RenameStmt *statement)
 		   is_log_table(relid)))))
 		refuse_change(relid, statement->renameType == OBJECT_COLUMN ? "rename a column" :
 					  "change the name");
+	if (is_topic_view(relid))
+		topics_cluster_require_leader("ALTER VIEW .. RENAME TO of a topic");
 }
 
 /* Return true if a trigger of a relation calls one of our functions. */
@@ -460,6 +467,33 @@ check_truncate(const TruncateStmt *statement)
 				 errhint("Use topics.delete_records() for each partition, with -1 for the log end.")));
 }
 
+/* GRANT and REVOKE on topics, by name or on all tables of their schema */
+static void
+check_grant(const GrantStmt *statement)
+{
+	ListCell   *lc;
+
+	if (statement->objtype != OBJECT_TABLE)
+		return;
+	foreach(lc, statement->objects)
+	{
+		Oid			relid;
+
+		if (statement->targtype == ACL_TARGET_ALL_IN_SCHEMA)
+		{
+			if (strcmp(strVal(lfirst(lc)), TOPIC_SCHEMA) != 0)
+				continue;
+		}
+		else
+		{
+			relid = look_up(lfirst_node(RangeVar, lc));
+			if (!OidIsValid(relid) || !is_topic_view(relid))
+				continue;
+		}
+		topics_cluster_require_leader(statement->is_grant ? "GRANT on a topic" : "REVOKE on a topic");
+	}
+}
+
 /* Check a command before it is run. */
 void
 topics_protect_check(Node *statement)
@@ -478,6 +512,7 @@ topics_protect_check(Node *statement)
 		case T_RuleStmt:
 		case T_CreateTrigStmt:
 		case T_TruncateStmt:
+		case T_GrantStmt:
 			break;
 		default:
 			return;
@@ -505,6 +540,8 @@ topics_protect_check(Node *statement)
 		check_create_table((CreateStmt *) statement);
 	else if (IsA(statement, IndexStmt))
 		check_index((IndexStmt *) statement);
+	else if (IsA(statement, GrantStmt))
+		check_grant((GrantStmt *) statement);
 	else if (IsA(statement, TruncateStmt))
 		check_truncate((TruncateStmt *) statement);
 	else if (IsA(statement, ViewStmt))

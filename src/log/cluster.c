@@ -38,7 +38,8 @@ enum
 	Anum_cluster_system_identifier,
 	Anum_cluster_epoch,
 	Anum_cluster_acks_followers,
-	Anum_cluster_epoch_id
+	Anum_cluster_epoch_id,
+	Anum_cluster_incarnation
 };
 
 static char *
@@ -94,6 +95,7 @@ topics_cluster_read_row(ClusterRow *row)
 		row->acks_followers = DatumGetInt32(heap_getattr(tuple, Anum_cluster_acks_followers,
 														 RelationGetDescr(rel), &isnull));
 		row->epoch_id = get_uuid(tuple, RelationGetDescr(rel), Anum_cluster_epoch_id);
+		row->incarnation = get_uuid(tuple, RelationGetDescr(rel), Anum_cluster_incarnation);
 		row->leads = strcmp(row->node, row->leader) == 0;
 	}
 	systable_endscan(scan);

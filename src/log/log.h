@@ -289,6 +289,7 @@ typedef struct ClusterRow
 	char	   *leader_advertised;	/* for clients */
 	int64		epoch;			/* of the leader; 0: not heard of yet */
 	char	   *epoch_id;		/* or "" */
+	char	   *incarnation;	/* of this node: drawn when it joins */
 	int32		acks_followers; /* that a commit waits for */
 	bool		leads;
 } ClusterRow;

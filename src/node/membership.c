@@ -296,6 +296,7 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	char	   *node = get_node_argument(fcinfo, 0);
 	char	   *conninfo = topics_argument_get_text(fcinfo, 1);
 	char	   *advertised = get_advertised_argument(fcinfo, 2, conninfo);
+	MetadataNode self = {.name = node,.conninfo = conninfo,.advertised = advertised,.counts = true};
 	ClusterRow	row;
 
 	check_call("topics.create_cluster()");
@@ -310,7 +311,9 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	insert_row(node, node, NULL, NULL, NULL);
 	begin_epoch();
 	topics_metadata_put_cluster(node, 0, true);
-	topics_metadata_put_node(node, conninfo, advertised, true);
+	topics_cluster_require_row(&row);
+	self.incarnation = row.incarnation;
+	topics_metadata_put_node(&self);
 	PG_RETURN_VOID();
 }
 
@@ -348,7 +351,9 @@ adjust_acks_followers(const char *node, bool counts)
 	else if (topics_cluster_read_row(&row) && row.acks_followers >= count)
 	{
 		ereport(NOTICE,
-				(errmsg("commits wait for %d followers now, as there are no more", count - 1)));
+				(errmsg_plural("commits wait for %d follower now, as there are no more",
+							   "commits wait for %d followers now, as there are no more",
+							   count - 1, count - 1)));
 		set_acks_followers(count - 1, false);
 	}
 }
@@ -386,6 +391,7 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 	count = topics_metadata_count_nodes("", &is_default);
 	if (PG_ARGISNULL(0))
 	{
+		require_enough_for_topics(count / 2);
 		set_acks_followers(count / 2, true);
 		PG_RETURN_VOID();
 	}
@@ -407,11 +413,12 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 void
 topics_membership_count_node(const char *node)
 {
-	bool		counts;
+	const MetadataNode *known;
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	lock_row();
-	if (topics_metadata_node_conninfo(node, &counts) && !counts)
+	known = topics_metadata_find_node(node);
+	if (known && !known->counts)
 	{
 		topics_metadata_count_node(node);
 		adjust_acks_followers(node, true);
@@ -487,20 +494,32 @@ read_invitation(const char **values)
 	topics_statement_end(scope);
 }
 
+/* Require a node's name not to be that of another database, which follows. */
+static void
+require_not_followed(const char *node)
+{
+	Follower	follower;
+
+	if (topics_follower_read(node, &follower) && follower.session != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("node \"%s\" is another database, which follows", node),
+				 errhint("Choose another name, or remove that one with topics.remove_node().")));
+}
+
 /*
  * Have a node that is connected to join; within SPI.  It is in the metadata before it
  * asks for anything, and only if it can join.
  */
 static void
-invite(Peer *peer, const char *node, const char *conninfo, const char *advertised,
-	   const char *leader)
+invite(Peer *peer, const char *leader, MetadataNode *node)
 {
-	const char *invitation[INVITATION_VALUES] = {node, leader};
+	const char *invitation[INVITATION_VALUES] = {node->name, leader};
 	PeerResult *result;
-	bool		counted;
+	const MetadataNode *before;
 	bool		joins;
 
-	check_candidate(peer, node);
+	check_candidate(peer, node->name);
 	read_invitation(invitation);
 	/* one of the values may have a password */
 	topics_peer_clear(topics_peer_query(peer, "SET log_statement = 'none'; SET log_min_duration_statement = -1;"
@@ -508,15 +527,19 @@ invite(Peer *peer, const char *node, const char *conninfo, const char *advertise
 										" SET log_parameter_max_length_on_error = 0; BEGIN", NULL, 0));
 	result = topics_peer_query(peer, "SELECT topic_log.join_cluster($1, $2, $3, $4, $5, $6, $7)",
 							   invitation, INVITATION_VALUES);
-	joins = *topics_peer_value(result, 0, 0) == 't';
+	node->incarnation = pstrdup(topics_peer_value(result, 0, 0));
 	topics_peer_clear(result);
 
 	lock_row();
-	(void) topics_metadata_node_conninfo(node, &counted);
-	/* who joins anew has nothing, whatever it had before */
-	topics_metadata_put_node(node, conninfo, advertised, counted && !joins);
-	if (counted && joins)
-		adjust_acks_followers(node, false);
+	before = topics_metadata_find_node(node->name);
+	joins = before == NULL || strcmp(before->incarnation, node->incarnation) != 0;
+	if (before && joins)
+		require_not_followed(node->name);
+	/* who joins anew has nothing, whatever the one of this name had before */
+	node->counts = !joins && before->counts;
+	topics_metadata_put_node(node);
+	if (before && before->counts && joins)
+		adjust_acks_followers(node->name, false);
 	SPI_commit();
 	topics_peer_clear(topics_peer_query(peer, "COMMIT", NULL, 0));
 }
@@ -526,10 +549,11 @@ static void
 wait_until_counted(const char *node)
 {
 	MonotonicTime tell_at = topics_clock_in(TELL_MS);
-	bool		counts = false;
 
 	for (;;)
 	{
+		const MetadataNode *known;
+
 		if (topics_clock_now() >= tell_at)
 		{
 			ereport(NOTICE,
@@ -537,7 +561,8 @@ wait_until_counted(const char *node)
 					 errhint("It goes on also when this call is cancelled. Look at topics.progress here, and at topics.worker there.")));
 			tell_at = NEVER;
 		}
-		if (topics_metadata_node_conninfo(node, &counts) == NULL || counts)
+		known = topics_metadata_find_node(node);
+		if (known == NULL || known->counts)
 			break;
 		SPI_commit();
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, COUNTED_POLL_MS,
@@ -554,9 +579,9 @@ topics_add_node(PG_FUNCTION_ARGS)
 	char	   *node = get_node_argument(fcinfo, 0);
 	char	   *conninfo = topics_argument_get_text(fcinfo, 1);
 	char	   *advertised = get_advertised_argument(fcinfo, 2, conninfo);
+	MetadataNode joining = {.name = node,.conninfo = conninfo,.advertised = advertised};
 	ClusterRow	row;
 	Peer	   *peer;
-	bool		counts;
 
 	check_call("topics.add_node()");
 	topics_argument_require_no_block(fcinfo, "topics.add_node()");
@@ -564,8 +589,9 @@ topics_add_node(PG_FUNCTION_ARGS)
 	if (strcmp(node, row.node) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("node \"%s\" is this node", node)));
-	if (topics_metadata_node_conninfo(node, &counts) == NULL &&
+				 errmsg("node \"%s\" is this node", node),
+				 errhint("topics.alter_node() says where it is.")));
+	if (topics_metadata_find_node(node) == NULL &&
 		list_length(topics_metadata_list_nodes()) > MAX_FOLLOWERS)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -575,7 +601,7 @@ topics_add_node(PG_FUNCTION_ARGS)
 	peer = topics_peer_connect(node, conninfo);
 	PG_TRY();
 	{
-		invite(peer, node, conninfo, advertised, row.node);
+		invite(peer, row.node, &joining);
 	}
 	PG_FINALLY();
 	{
@@ -612,7 +638,7 @@ require_leader_answers(const char *node, const char *leader, const char *conninf
 
 /*
  * join_cluster(node, leader, cluster_id, conninfo, advertised, topic_id,
- * notify_key), on the new node: false if it is that node already
+ * notify_key), on the new node: its incarnation, also if it is that node already
  */
 Datum
 topics_join_cluster(PG_FUNCTION_ARGS)
@@ -634,11 +660,11 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 	if (topics_cluster_read_row(&row))
 	{
 		if (strcmp(row.cluster_id, cluster_id) == 0 && strcmp(row.node, node) == 0)
-			PG_RETURN_BOOL(false);
+			PG_RETURN_TEXT_P(cstring_to_text(row.incarnation));
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("this database is in a cluster already, as node \"%s\"", row.node),
-				 errhint("Remove it there with topics.remove_node(), or call topic_log.leave_cluster() here.")));
+				 errmsg("the database is in a cluster already, as node \"%s\"", row.node),
+				 errhint("Call topics.remove_node('%s') on the node that leads that cluster, or run SELECT topic_log.leave_cluster() in the database.", row.node)));
 	}
 	topics_mark_slot_require();
 	drop_metadata();
@@ -648,7 +674,8 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 			   cluster_id);
 	topics_make_topic_create_internal_as(&topic);
 	topics_topic_changes_want_round();
-	PG_RETURN_BOOL(true);
+	topics_cluster_require_row(&row);
+	PG_RETURN_TEXT_P(cstring_to_text(row.incarnation));
 }
 
 /* ----------------------------------------------------------------
@@ -671,8 +698,8 @@ topics_alter_node(PG_FUNCTION_ARGS)
 	char	   *node = get_node_argument(fcinfo, 0);
 	char	   *conninfo = topics_argument_get_text(fcinfo, 1);
 	char	   *advertised = get_advertised_argument(fcinfo, 2, conninfo);
+	MetadataNode *known;
 	ClusterRow	row;
-	bool		counts;
 
 	check_call("topics.alter_node()");
 	lock_row();
@@ -682,9 +709,12 @@ topics_alter_node(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 	(void) require_leader("topics.alter_node()");
-	if (topics_metadata_node_conninfo(node, &counts) == NULL)
+	known = topics_metadata_find_node(node);
+	if (known == NULL)
 		report_no_node(node);
-	topics_metadata_put_node(node, conninfo, advertised, counts);
+	known->conninfo = conninfo;
+	known->advertised = advertised;
+	topics_metadata_put_node(known);
 	PG_RETURN_VOID();
 }
 
@@ -778,8 +808,8 @@ Datum
 topics_remove_node(PG_FUNCTION_ARGS)
 {
 	RemovedNode removed = {.node = get_node_argument(fcinfo, 0)};
+	const MetadataNode *known;
 	int			number;
-	bool		counts;
 	ClusterRow	row;
 	ErrorData  *error;
 
@@ -796,12 +826,13 @@ topics_remove_node(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is this node, which leads", removed.node)));
-	removed.conninfo = topics_metadata_node_conninfo(removed.node, &counts);
-	if (removed.conninfo == NULL)
+	known = topics_metadata_find_node(removed.node);
+	if (known == NULL)
 		report_no_node(removed.node);
+	removed.conninfo = known->conninfo;
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	lock_row();
-	if (counts)
+	if (known->counts)
 		adjust_acks_followers(removed.node, false);
 	topics_metadata_remove_node(removed.node);
 	SPI_commit();

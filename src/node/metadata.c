@@ -9,8 +9,8 @@
  *	cluster			who leads, and how many followers a commit waits for
  *	epoch/<number>	an epoch: its id, and where in the leader's WAL the start of the
  *					server began which has begun it
- *	node/<name>		a node: conninfo, advertised_conninfo, and whether it counts as a
- *					copy
+ *	node/<name>		a node: conninfo, advertised_conninfo, the incarnation, and whether
+ *					it counts as a copy
  *	topic/<id>		a topic: all that the view topic_log.topic_description says
  *
  * The leader's catalogue is the truth of its topics, and the records follow it:
@@ -158,20 +158,18 @@ put_query(const char *key, const char *sql, Oid *types, Datum *values, int nvalu
 	end_query(scope);
 }
 
-/*
- * Say of a node where it is, for nodes and for clients, and whether it counts as a
- * copy.
- */
+/* Say of a node all that there is to be said. */
 void
-topics_metadata_put_node(const char *node, const char *conninfo, const char *advertised, bool counts)
+topics_metadata_put_node(const MetadataNode *node)
 {
 	Datum		values[] = {
-		CStringGetTextDatum(conninfo), CStringGetTextDatum(advertised), BoolGetDatum(counts)
+		CStringGetTextDatum(node->conninfo), CStringGetTextDatum(node->advertised),
+		CStringGetTextDatum(node->incarnation), BoolGetDatum(node->counts)
 	};
-	Oid			types[] = {TEXTOID, TEXTOID, BOOLOID};
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID};
 
-	put_query(make_node_key(node),
-			  "SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'counts', $3)",
+	put_query(make_node_key(node->name),
+			  "SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'incarnation', $3, 'counts', $4)",
 			  types, values, lengthof(values));
 }
 
@@ -266,31 +264,6 @@ topics_metadata_remove_node(const char *node)
 	put_record(make_node_key(node), NULL);
 }
 
-/*
- * Get a node's conninfo, palloc'd, or NULL if it is not in the cluster.  *counts
- * says whether it counts as a copy.
- */
-char *
-topics_metadata_node_conninfo(const char *node, bool *counts)
-{
-	MemoryContext cxt = CurrentMemoryContext;
-	Datum		values[] = {CStringGetTextDatum(make_node_key(node))};
-	Oid			types[] = {TEXTOID};
-	StatementScope scope;
-	char	   *result = NULL;
-
-	*counts = false;
-	scope = begin_query("SELECT value ->> 'conninfo', value ->> 'counts' FROM (" LATEST("node") ") latest WHERE key = $1 AND value IS NOT NULL",
-						types, values, lengthof(values));
-	if (SPI_processed > 0)
-	{
-		result = MemoryContextStrdup(cxt, get_text(0, 1));
-		*counts = is_true(get_text(0, 2));
-	}
-	end_query(scope);
-	return result;
-}
-
 /* List the nodes of the cluster by name: MetadataNodes, palloc'd. */
 List *
 topics_metadata_list_nodes(void)
@@ -299,7 +272,8 @@ topics_metadata_list_nodes(void)
 	StatementScope scope;
 	List	   *result = NIL;
 
-	scope = begin_query("SELECT substr(key, 6), value ->> 'advertised_conninfo', value ->> 'counts' FROM (" LATEST("node") ") latest"
+	scope = begin_query("SELECT substr(key, 6), value ->> 'conninfo', value ->> 'advertised_conninfo',"
+						" value ->> 'incarnation', value ->> 'counts' FROM (" LATEST("node") ") latest"
 						" WHERE value IS NOT NULL ORDER BY 1", NULL, NULL, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -307,13 +281,31 @@ topics_metadata_list_nodes(void)
 		MetadataNode *node = palloc(sizeof(MetadataNode));
 
 		node->name = get_text(i, 1);
-		node->advertised = get_text(i, 2);
-		node->counts = is_true(get_text(i, 3));
+		node->conninfo = get_text(i, 2);
+		node->advertised = get_text(i, 3);
+		node->incarnation = get_text(i, 4);
+		node->counts = is_true(get_text(i, 5));
 		result = lappend(result, node);
 		MemoryContextSwitchTo(old);
 	}
 	end_query(scope);
 	return result;
+}
+
+/* Get a node, palloc'd, or NULL if it is not in the cluster. */
+MetadataNode *
+topics_metadata_find_node(const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, topics_metadata_list_nodes())
+	{
+		MetadataNode *node = lfirst(lc);
+
+		if (strcmp(node->name, name) == 0)
+			return node;
+	}
+	return NULL;
 }
 
 /* ----------------------------------------------------------------

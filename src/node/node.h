@@ -33,8 +33,6 @@ extern PeerResult *topics_peer_receive_bytes(Peer *peer, StringInfo bytes);
 /* ---- metadata.c ---- */
 
 extern Topic *topics_metadata_topic(void);
-extern void topics_metadata_put_node(const char *node, const char *conninfo,
-									 const char *advertised, bool counts);
 extern void topics_metadata_count_node(const char *node);
 extern void topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_default);
 extern void topics_metadata_put_epoch(int64 epoch, const char *id, XLogRecPtr started_at);
@@ -42,16 +40,20 @@ extern bool topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at);
 extern int	topics_metadata_count_nodes(const char *except, bool *is_default);
 extern void topics_metadata_remove_node(const char *node);
 
-/* A node, as clients see it. */
+/* A node, as its record says. */
 typedef struct MetadataNode
 {
 	char	   *name;
-	char	   *advertised;
+	char	   *conninfo;		/* for nodes: it may have a password */
+	char	   *advertised;		/* for clients */
+	char	   *incarnation;	/* of the database that has joined under the
+								 * name */
 	bool		counts;			/* as a copy */
 } MetadataNode;
 
+extern void topics_metadata_put_node(const MetadataNode *node);
 extern List *topics_metadata_list_nodes(void);
-extern char *topics_metadata_node_conninfo(const char *node, bool *counts);
+extern MetadataNode *topics_metadata_find_node(const char *name);
 extern void topics_metadata_pre_commit(void);
 extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);

@@ -77,6 +77,10 @@ report_connection(Peer *peer)
 					copy_message(PQerrorMessage(peer->conn)))));
 }
 
+/* What is needed of the role that a conninfo names; a schema's error does not say it. */
+static const char *const roles_hint =
+"By the leader's conninfo a node connects as a role with the attribute REPLICATION and membership in pg_read_all_data; by another node's, as a superuser.";
+
 /* Raise what the other node has raised; the result is cleared. */
 static void
 report_result(Peer *peer, PeerResult *result)
@@ -89,7 +93,7 @@ report_result(Peer *peer, PeerResult *result)
 		ERRCODE_CONNECTION_FAILURE;
 	char	   *message = primary ? pstrdup(primary) : copy_message(PQerrorMessage(peer->conn));
 	char	   *more = detail ? pstrdup(detail) : NULL;
-	char	   *cure = hint ? pstrdup(hint) : NULL;
+	const char *cure = hint ? pstrdup(hint) : code == ERRCODE_INSUFFICIENT_PRIVILEGE ? roles_hint : NULL;
 
 	PQclear(result);
 	ereport(ERROR,

@@ -151,6 +151,7 @@ end_session(int code, Datum arg)
 typedef struct FetchRequest
 {
 	const char *node;
+	const char *incarnation;
 	const char *cluster_id;
 	int64		epoch;
 	const char *epoch_id;		/* or "": of a follower that has nothing */
@@ -173,6 +174,7 @@ read_request(StringInfo message, FetchRequest *request)
 						version, REPLICA_PROTOCOL),
 				 errhint("Install the same version of pg_topics on all nodes.")));
 	request->node = pq_getmsgstring(message);
+	request->incarnation = pq_getmsgstring(message);
 	request->cluster_id = pq_getmsgstring(message);
 	request->epoch = pq_getmsgint64(message);
 	request->epoch_id = pq_getmsgstring(message);
@@ -252,12 +254,21 @@ check_caller(const char *node, const char *cluster_id)
 static void
 check_request(const FetchRequest *request)
 {
+	const MetadataNode *node;
+
 	check_caller(request->node, request->cluster_id);
-	if (topics_metadata_node_conninfo(request->node, &session.counts) == NULL)
+	node = topics_metadata_find_node(request->node);
+	if (node == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNKNOWN_MEMBER),
 				 errmsg("node \"%s\" is not in the cluster", request->node),
-				 errhint("Add it with topics.add_node().")));
+				 errhint("If it was removed, run SELECT topic_log.leave_cluster() there.")));
+	if (strcmp(node->incarnation, request->incarnation) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNKNOWN_MEMBER),
+				 errmsg("node \"%s\" is another database by now", request->node),
+				 errhint("Run SELECT topic_log.leave_cluster() in the one that is not in the cluster any more.")));
+	session.counts = node->counts;
 	read_epoch();
 	check_history(request, session.has_epoch);
 }

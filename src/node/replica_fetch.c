@@ -97,6 +97,7 @@ topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first, int
 	initStringInfo(&request);
 	pq_sendint16(&request, REPLICA_PROTOCOL);
 	appendBinaryStringInfo(&request, cluster->node, strlen(cluster->node) + 1);
+	appendBinaryStringInfo(&request, cluster->incarnation, strlen(cluster->incarnation) + 1);
 	appendBinaryStringInfo(&request, cluster->cluster_id, strlen(cluster->cluster_id) + 1);
 	pq_sendint64(&request, cluster->epoch);
 	appendBinaryStringInfo(&request, cluster->epoch_id, strlen(cluster->epoch_id) + 1);

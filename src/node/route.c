@@ -38,18 +38,12 @@ enum
 static char *
 get_leader_address(const ClusterRow *row)
 {
-	ListCell   *lc;
+	const MetadataNode *self;
 
 	if (!row->leads)
 		return row->leader_advertised;
-	foreach(lc, topics_metadata_list_nodes())
-	{
-		const MetadataNode *node = lfirst(lc);
-
-		if (strcmp(node->name, row->leader) == 0)
-			return node->advertised;
-	}
-	return NULL;
+	self = topics_metadata_find_node(row->leader);
+	return self ? self->advertised : NULL;
 }
 
 /* route(topic, key): the key's partition, and who leads it */

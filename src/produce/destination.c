@@ -83,7 +83,8 @@ topics_destination_report_role(const Destination *dest)
 
 /*
  * Require as many replicas in sync as a topic wants for acks = all, before anything
- * is appended.
+ * is appended.  In no cluster there are none to be had: a topic that comes from one
+ * still says what it wants.
  */
 static void
 require_replicas(const Topic *topic)
@@ -92,6 +93,9 @@ require_replicas(const Topic *topic)
 
 	if (likely(topic->settings.min_insync_replicas <= 1) || pg_topics_acks != ACKS_ALL)
 		return;
+	topics_cluster_attend();
+	if (topics_mark_slot_kind() == CLUSTER_NONE)
+		return;
 	replicas = 1 + topics_follower_count_in_sync();
 	if (replicas < topic->settings.min_insync_replicas)
 		ereport(ERROR,
@@ -99,7 +103,7 @@ require_replicas(const Topic *topic)
 				 errmsg("too few replicas of topic \"%s\" are in sync", NameStr(topic->name)),
 				 errdetail("NOT_ENOUGH_REPLICAS: %d of %d that the topic wants.",
 						   replicas, topic->settings.min_insync_replicas),
-				 errhint("Look at topics.replica, and try again; or set pg_topics.acks to 1.")));
+				 errhint("Look at topics.replica, and try again; or set pg_topics.acks to 1. If there are to be fewer nodes, lower min_insync_replicas with topics.alter_topic().")));
 }
 
 /* Find the partition's state, table and settings, and lock the table. */

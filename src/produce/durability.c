@@ -195,7 +195,7 @@ wait_for_followers(XLogRecPtr lsn)
 				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),
 				 errmsg("closing the connection, since too few followers have confirmed the commit"),
 				 errdetail("The transaction is committed here. Its records are shown when as many followers have them as acks_followers says, and may be lost if this server is lost before. The wait was cancelled, or took longer than pg_topics.acks_timeout."),
-				 errhint("Look at topics.node for followers that are not in sync.")));
+				 errhint("Look at topics.replica for followers that are not in sync, and at topics.worker there.")));
 	refuse_acknowledgement();
 }
 

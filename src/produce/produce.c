@@ -554,7 +554,7 @@ commit_for_send(void)
 				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),
 				 errmsg("the record is committed, but too few other servers have confirmed it"),
 				 errdetail("The wait for synchronous standbys or followers was cancelled, or took longer than pg_topics.acks_timeout. The record may be lost if this server fails."),
-				 errhint("Look at topics.node, or pg_stat_replication, for servers that are behind.")));
+				 errhint("Look at topics.replica, or pg_stat_replication, for servers that are behind, and at topics.worker there.")));
 	SPI_finish();
 }
 

@@ -80,6 +80,7 @@ typedef struct Session
 	MonotonicTime look_at;		/* when to look again what this node is */
 	bool		is_careful;		/* each partition is appended by itself */
 	List	   *paused;			/* of PausedPartition */
+	int			failing;		/* so many of them have failed */
 	MonotonicTime retry_at;		/* when these are to be tried again */
 	List	   *moved;			/* partitions with records that were not shown
 								 * yet: PartitionState */
@@ -262,8 +263,6 @@ take_origin(void *arg)
 	char	   *name = make_origin_name();
 	TopicsOriginId origin;
 
-	if (has_origin)
-		return;
 	topics_backoff_step(STEP_CONNECT);
 	if (*session.cluster.epoch_id == '\0')
 		replorigin_drop_by_name(name, true, true);
@@ -486,7 +485,10 @@ append_carefully(Share *share)
 	if (!OidIsValid(piece.view_relid))
 		pause_partition(led, pg_topics_worker_interval);
 	else if (!topics_backoff_run(&piece, NameStr(name), append_share, share))
+	{
 		pause_partition(led, topics_backoff_left(&piece));
+		session.failing++;
+	}
 }
 
 /* Append some partitions.  Return false if that has failed. */
@@ -510,9 +512,12 @@ apply_metadata(void *arg)
 	MemoryContextDelete(cxt);
 }
 
-/* Have the catalogue follow the metadata. */
+/*
+ * Have the catalogue follow the metadata; also while it cannot in some, if there are
+ * new ones.
+ */
 static void
-follow_metadata(void)
+follow_metadata(bool are_new)
 {
 	WorkPiece	piece = WHOLE_REPLICATION;
 	Topic	   *topic;
@@ -522,6 +527,8 @@ follow_metadata(void)
 	if (topic)
 		piece.view_relid = topic->view_relid;
 	CommitTransactionCommand();
+	if (are_new)
+		topics_backoff_reset(piece.view_relid);
 	if (OidIsValid(piece.view_relid) && topics_backoff_run(&piece, METADATA_TOPIC, apply_metadata, NULL))
 		compare_at = topics_clock_in(pg_topics_worker_interval);
 }
@@ -561,7 +568,7 @@ append_response(void)
 		share.first = 1;
 	}
 	if (compare_at <= topics_clock_now())
-		follow_metadata();
+		follow_metadata(share.first == 1);
 	for (; share.first < count; share.first += share.count)
 	{
 		share.count = Min(count - share.first, MAX_TOGETHER);
@@ -620,6 +627,17 @@ show_cut(const FetchResponse *response)
 }
 
 /*
+ * Return true if paused partitions are to be tried again: by the time, or since
+ * somebody has had a failure forgotten (topics.maintain).
+ */
+static bool
+must_retry(void)
+{
+	return topics_clock_now() >= session.retry_at ||
+		(session.failing > 0 && topics_backoff_count_failures(WORK_REPLICATE) < session.failing);
+}
+
+/*
  * Take a response, and send the next request.  Return false if the session has to
  * end.
  */
@@ -642,7 +660,7 @@ take_response(void)
 	if (done)
 		show_cut(response);
 	topics_replica_fetch_free(response);
-	return done && topics_clock_now() < session.retry_at;
+	return done && !must_retry();
 }
 
 /* ----------------------------------------------------------------
@@ -671,14 +689,15 @@ run_session(void)
 	bool		follows = true;
 	bool		goes_on;
 
-	session.is_careful = fails || topics_backoff_has_failures(WORK_REPLICATE);
+	session.is_careful = fails || topics_backoff_count_failures(WORK_REPLICATE) > 0;
 	session.paused = session.moved = NIL;
+	session.failing = 0;
 	session.retry_at = NEVER;
 	session.moved_mark = 0;
 	session.flush_to = InvalidXLogRecPtr;
 	if (!read_cluster())
 		return false;
-	goes_on = topics_backoff_run(&whole, NULL, take_origin, NULL) &&
+	goes_on = (has_origin || topics_backoff_run(&whole, NULL, take_origin, NULL)) &&
 		topics_backoff_run(&whole, NULL, begin_session, NULL);
 	while (goes_on)
 	{
@@ -722,6 +741,7 @@ topics_replicator_main(Datum main_arg)
 			topics_background_wait(topics_min(left, LOOK_MS), WAIT_REPLICATOR_IDLE);
 	}
 	drop_origin();
+	topics_backoff_forget_kind(WORK_REPLICATE);
 	finished = true;
 	proc_exit(0);
 }

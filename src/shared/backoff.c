@@ -719,18 +719,34 @@ topics_backoff_reset(Oid view_relid)
 	topics_worker_registry_note_change();
 }
 
-/* Return true if work of a kind has failed in this database, and not succeeded since. */
-bool
-topics_backoff_has_failures(WorkKind kind)
+/*
+ * Return how many pieces of a kind have failed in this database, and not succeeded
+ * since.
+ */
+int
+topics_backoff_count_failures(WorkKind kind)
 {
-	bool		result = false;
+	int			count = 0;
 
 	LWLockAcquire(notes_lock, LW_SHARED);
-	for (int i = 0; i < backoff->count && !result; i++)
-		result = backoff->failures[i].piece.database == MyDatabaseId &&
-			backoff->failures[i].piece.kind == kind && backoff->failures[i].failures > 0;
+	for (int i = 0; i < backoff->count; i++)
+		if (backoff->failures[i].piece.database == MyDatabaseId &&
+			backoff->failures[i].piece.kind == kind && backoff->failures[i].failures > 0)
+			count++;
 	LWLockRelease(notes_lock);
-	return result;
+	return count;
+}
+
+/* Work of a kind is not wanted any more in this database. */
+void
+topics_backoff_forget_kind(WorkKind kind)
+{
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	for (int i = backoff->count - 1; i >= 0; i--)
+		if (backoff->failures[i].piece.database == MyDatabaseId &&
+			backoff->failures[i].piece.kind == kind)
+			drop_note(&backoff->failures[i]);
+	LWLockRelease(notes_lock);
 }
 
 /*

@@ -60,8 +60,8 @@ $a->safe_psql(
 
 # The role by which followers read the leader may not do more than that
 $a->safe_psql('postgres', 'CREATE ROLE replica LOGIN REPLICATION IN ROLE pg_read_all_data');
-$a->safe_psql('postgres',
-	q{SELECT topics.create_cluster('a', $$} . $a->connstr('postgres') . ' user=replica$$)');
+my $connstr = $a->connstr('postgres');
+$a->safe_psql('postgres', qq{SELECT topics.create_cluster('a', \$\$$connstr user=replica\$\$)});
 is( $a->safe_psql(
 		'postgres',
 		q{SELECT string_agg(key, ' ' ORDER BY "offset") FROM topic."__cluster_metadata"}),
@@ -84,8 +84,41 @@ $a->safe_psql(
 # A node comes
 # ----------------------------------------------------------------------
 
+# By the leader's conninfo the new node must come to the leader, and be let in
+$a->safe_psql('postgres', 'CREATE ROLE nobody LOGIN');
+for (
+	[
+		'host=/nowhere user=replica',
+		'08006', qr/node "b" reports: connection to node "a" failed:.*nowhere/s
+	],
+	[
+		"$connstr user=nobody",
+		'42501', qr/node "a" reports: permission denied.*attribute REPLICATION/s
+	],
+	[ $b->connstr('postgres'), '55000', qr/node "a" reports: this database leads no cluster/ ])
+{
+	my ($conninfo, $expected_state, $pattern) = @$_;
+
+	$a->safe_psql('postgres', "SELECT topics.alter_node('a', \$\$$conninfo\$\$)");
+	my ($state, $message) = sqlstate_of($a, 'postgres',
+		"CALL topics.add_node('b', \$\$" . $b->connstr('postgres') . '$$)');
+	is($state, $expected_state, "a node is not added: $conninfo");
+	like($message, $pattern, '... and the error says why');
+}
+is( $a->safe_psql('postgres', 'SELECT node FROM topics.node')
+	  . $b->safe_psql('postgres', 'SELECT count(*) FROM topics.cluster'),
+	'a0',
+	'... nothing has become of it');
+$a->safe_psql('postgres', qq{SELECT topics.alter_node('a', \$\$$connstr user=replica\$\$)});
+
 add_node('b');
 wait_for_replica($b, $a);
+is( $b->safe_psql('postgres', 'SELECT node, leader, epoch > 0, acks_followers FROM topics.cluster'),
+	'b|a|t|1',
+	'what b is');
+is( $a->safe_psql('postgres', 'SELECT cluster_id FROM topics.cluster'),
+	$b->safe_psql('postgres', 'SELECT cluster_id FROM topics.cluster'),
+	'... in the same cluster');
 is(records_of($b, 'postgres', $_), records_of($a, 'postgres', $_), "b: records of $_")
   for qw(old colors);
 is( $b->safe_psql(
@@ -138,6 +171,11 @@ check_refused($_, 'TP004', $elsewhere)
 	q{SELECT topics.add_partitions('old', 5)},
 	q{SELECT topics.drop_topic('old')},
 	q{SELECT topics.delete_records('old', 0, 10)},
+	q{ALTER VIEW topic.old RENAME TO older},
+	q{ALTER TABLE topic.old RENAME TO older},
+	q{ALTER VIEW topic.old OWNER TO app},
+	q{GRANT SELECT ON topic.old TO app},
+	q{REVOKE ALL ON ALL TABLES IN SCHEMA topic FROM app},
 	q{CALL topics.add_node('d', 'host=/nowhere')});
 is( $b->safe_psql('postgres', q{SELECT count(*) FROM topics.fetch('old', 0, 0)}),
 	$a->safe_psql('postgres', q{SELECT count(*) FROM topics.fetch('old', 0, 0)}),
@@ -195,6 +233,30 @@ is(records_of($c, 'postgres', 'old'), records_of($a, 'postgres', 'old'),
 $a->safe_psql('postgres', q{SELECT topics.produce('old', 'more', partition => 1)});
 same_on('b', 'b: all the same');
 
+# The leader is elsewhere: its followers hear of that, or are told where to look
+$a->safe_psql('postgres',
+	qq{SELECT topics.alter_node('a', \$\$$connstr user=replica connect_timeout=9\$\$, 'host=new')});
+$b->poll_query_until('postgres',
+	q{SELECT leader_conninfo ~ 'connect_timeout=9' FROM topic_log.cluster})
+  or die 'the new address does not come';
+like(
+	(sqlstate_of($b, 'postgres', q{SELECT topics.produce('old', 'x')}))[1],
+	qr/leads: host=new\./,
+	"the leader's new address");
+$b->safe_psql('postgres',
+	qq{SELECT topics.alter_node('a', \$\$$connstr user=replica connect_timeout=8\$\$)});
+is( $b->safe_psql(
+		'postgres', q{SELECT leader_conninfo ~ 'connect_timeout=8' FROM topic_log.cluster}),
+	't',
+	'... as a follower is told itself');
+$a->safe_psql('postgres', qq{SELECT topics.alter_node('a', \$\$$connstr user=replica\$\$)});
+$b->poll_query_until('postgres',
+	q{SELECT leader_conninfo !~ 'connect_timeout' FROM topic_log.cluster})
+  or die 'the old address does not come back';
+is((sqlstate_of($_->[0], 'postgres', "SELECT topics.alter_node('$_->[1]', 'host=x')"))[0],
+	$_->[2], 'alter_node: ' . $_->[0]->name . " of $_->[1]")
+  for [ $a, 'z', '42704' ], [ $a, 'Z', '42602' ], [ $b, 'b', 'TP004' ], [ $b, 'z', 'TP004' ];
+
 # A type that is not there stops its topic alone
 $a->safe_psql(
 	'postgres', q{
@@ -209,6 +271,17 @@ $b->poll_query_until('postgres',
 is( $b->poll_query_until('postgres', q{SELECT count(*) > 0 FROM topic.old WHERE value = 'beside'}),
 	1,
 	'b: a missing type does not stop other topics');
+for my $name ('beside_1', 'beside_2')
+{
+	$a->safe_psql('postgres', "SELECT topics.create_topic('$name')");
+	ok( poll_until(
+			sub {
+				$b->safe_psql('postgres', "SELECT count(*) FROM topics.topic WHERE topic = '$name'")
+				  eq '1';
+			}),
+		'... nor those that are made later, however long it is missing');
+	sleep 3;
+}
 $_->safe_psql('postgres', 'CREATE TYPE pair AS (a int, b text)') for $b, $c;
 # a shows it when b has confirmed that it has it
 $_->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topic.pairs})
@@ -267,6 +340,63 @@ is((sqlstate_of($c, 'postgres', q{SELECT topics.produce('old', 'x')}))[0],
 	'TP004', '... and does not lead by itself');
 $c->safe_psql('postgres', 'SELECT topic_log.leave_cluster()');
 $c->safe_psql('postgres', q{SELECT topics.produce('old', 'x')});
+poll_until(
+	sub {
+		$c->safe_psql('postgres', q{SELECT count(*) FROM topics.worker WHERE step IS NOT NULL}) eq
+		  '0';
+	}) or die 'what failed for a node that has left is still told of';
+
+# ----------------------------------------------------------------------
+# A name is one database's
+# ----------------------------------------------------------------------
+
+my %same = (first => $c, second => $b);
+
+$same{$_}->safe_psql('postgres', "CREATE DATABASE $_"),
+  $same{$_}->safe_psql($_,
+	q{CREATE EXTENSION pg_topics; CREATE TYPE color AS ENUM ('red', 'green'); CREATE TYPE pair AS (a int, b text)}
+  ) for keys %same;
+
+# The SQLSTATE, '' if there was no error, and the message
+sub add_same
+{
+	my ($state, $message) = sqlstate_of($a, 'postgres',
+		"CALL topics.add_node('d', \$\$" . $same{ $_[0] }->connstr($_[0]) . '$$)');
+
+	return ($state eq '00000' ? '' : $state, $message);
+}
+
+is((add_same('first'))[0], '', 'a database becomes a node');
+my ($state, $message) = add_same('second');
+is($state, '42710', '... and another one of the same name does not');
+like(
+	$message,
+	qr/node "d" is another database, which follows.*HINT:.*remove_node/s,
+	'... which the error says');
+is($b->safe_psql('second', 'SELECT count(*) FROM topics.cluster'),
+	'0', '... nothing has become of it');
+is((add_same('first'))[0], '', '... but the first may be added again');
+$c->stop('immediate');
+poll_until(sub { (add_same('second'))[0] eq '' }) or die 'a node cannot be replaced';
+$c->start;
+$c->poll_query_until('first',
+	q{SELECT message ~ 'node "d" is another database by now' FROM topics.worker WHERE step = 'connect'}
+) or die 'not told of';
+is($a->safe_psql('postgres', q{SELECT in_sync FROM topics.node WHERE node = 'd'}),
+	't', '... when the first was lost, another one takes its place for good');
+$a->safe_psql('postgres', q{CALL topics.remove_node('d')});
+$c->safe_psql('first', 'SELECT topic_log.leave_cluster()');
+
+# Alone again: what a topic wanted of a cluster is in nobody's way
+$b->safe_psql(
+	'second', q{
+	SELECT topics.create_cluster('b', 'host=b');
+	UPDATE topic_log.topic SET min_insync_replicas = 2 WHERE topic_id = (SELECT topic_id FROM topics.topic WHERE topic = 'old')}
+);
+is((sqlstate_of($b, 'second', q{SELECT topics.produce('old', 'x')}))[0],
+	'TP009', 'a cluster of one has too few replicas');
+$b->safe_psql('second', 'SELECT topic_log.leave_cluster()');
+$b->safe_psql('second', q{SELECT topics.produce('old', 'x')});
 is(scalar $_->log_contains('PANIC|TRAP|terminated by signal'), '', 'no crash of ' . $_->name)
   for values %node;
 

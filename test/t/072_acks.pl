@@ -652,6 +652,10 @@ resume('b', 'c');
 # What is sent to replica_fetch()
 # ----------------------------------------------------------------------
 
+my $incarnation =
+  $observer->value(
+	q{SELECT value ->> 'incarnation' FROM topic."__cluster_metadata" WHERE key = 'node/b' ORDER BY "offset" DESC LIMIT 1}
+  );
 my ($cluster_id, $epoch) = split /\|/,
   $observer->value('SELECT cluster_id, epoch FROM topic_log.cluster');
 
@@ -661,6 +665,7 @@ sub request
 	my (%r) = (
 		version => 1,
 		node => 'b',
+		incarnation => $incarnation,
 		cluster => $cluster_id,
 		epoch => $epoch,
 		epoch_id => '',
@@ -670,7 +675,8 @@ sub request
 		wait => 0,
 		ends => [],
 		@_);
-	my $bytes = pack 'n Z* Z* q> Z* q> C q> N N', $r{version}, $r{node}, $r{cluster}, $r{epoch},
+	my $bytes = pack 'n Z* Z* Z* q> Z* q> C q> N N', $r{version}, $r{node}, $r{incarnation},
+	  $r{cluster}, $r{epoch},
 	  $r{epoch_id}, $r{position}, $r{first}, $r{mark}, $r{wait}, $r{count} // scalar @{ $r{ends} };
 
 	$bytes .= pack 'q> N q>', @$_ for @{ $r{ends} };
@@ -713,6 +719,8 @@ is(fetch_answer(Session->new($a, user => 'fetcher'), request(epoch_id => $epoch_
 	'response', 'of this one');
 is(fetch_answer($fetch, request(node => $_)), 'TP003', "node '" . substr($_, 0, 20) . "'")
   for 'z', '', 'a' x 100000, q{b' OR '1'='1};
+is(fetch_answer($fetch, request(incarnation => $_)), 'TP003', "incarnation '$_'")
+  for '', 'x', '00000000-0000-0000-0000-000000000000';
 is( fetch_answer($fetch, request(node => "b\xff")),
 	$observer->value('SHOW server_encoding') eq 'UTF8' ? '22021' : 'TP003',
 	'a node that is not UTF-8');
