@@ -289,6 +289,22 @@ $_->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topic.pairs})
   for $b, $a;
 same_on('b', 'goes on when the type is there');
 
+# What has failed is tried again at once when somebody says that it is put right
+$a->safe_psql('postgres', q{ALTER TYPE color ADD VALUE 'blue'});
+$a->safe_psql('postgres',
+	q{SET pg_topics.acks = 1; INSERT INTO topic.hues (key, partition) VALUES ('blue', 0)});
+$b->poll_query_until('postgres',
+	q{SELECT failures >= 4 FROM topics.worker WHERE step = 'fetch' AND topic = 'hues'})
+  or die 'a missing value is not told of';
+my $next_try = $b->safe_psql('postgres',
+	q{SELECT next_try FROM topics.worker WHERE step = 'fetch' AND topic = 'hues'});
+$_->safe_psql('postgres', q{ALTER TYPE color ADD VALUE 'blue'}) for $b, $c;
+$b->safe_psql('postgres', q{CALL topics.maintain('hues')});
+$b->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topic.hues WHERE key = 'blue'})
+  or die 'it does not go on';
+is($b->safe_psql('postgres', "SELECT clock_timestamp() < '$next_try'"),
+	't', 'topics.maintain() has what failed on a follower tried again');
+
 # A dump of a node is in no cluster, and can become one, or join one
 for my $dump ('alone', 'joins')
 {
@@ -354,7 +370,7 @@ my %same = (first => $c, second => $b);
 
 $same{$_}->safe_psql('postgres', "CREATE DATABASE $_"),
   $same{$_}->safe_psql($_,
-	q{CREATE EXTENSION pg_topics; CREATE TYPE color AS ENUM ('red', 'green'); CREATE TYPE pair AS (a int, b text)}
+	q{CREATE EXTENSION pg_topics; CREATE TYPE color AS ENUM ('red', 'green', 'blue'); CREATE TYPE pair AS (a int, b text)}
   ) for keys %same;
 
 # The SQLSTATE, '' if there was no error, and the message
