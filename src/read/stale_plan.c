@@ -82,7 +82,7 @@ learn_segment_bounds(TOPICS_RELATION_HOOK_ARGS)
 
 	if (previous_relation_hook)
 		previous_relation_hook(TOPICS_RELATION_HOOK_PASS);
-	if (OidIsValid(parent))
+	if (OidIsValid(parent) && rel->part_scheme)
 		topics_segment_note_planned(parent, root->glob->partition_directory);
 }
 
