@@ -110,8 +110,8 @@ check_call(const char *command)
 	PreventCommandIfReadOnly(command);
 }
 
-#define COUNTED_POLL_MS 50
-#define TELL_MS 5000			/* until a node that catches up is told of */
+#define POLL_MS 50
+#define PATIENCE_MS 5000		/* until a node that is waited for is told of */
 
 /* Lock this node's row, whether there is one or not. */
 static Oid
@@ -494,17 +494,39 @@ read_invitation(const char **values)
 	topics_statement_end(scope);
 }
 
-/* Require a node's name not to be that of another database, which follows. */
-static void
-require_not_followed(const char *node)
+static bool
+is_followed(const char *node)
 {
 	Follower	follower;
 
-	if (topics_follower_read(node, &follower) && follower.session != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("node \"%s\" is another database, which follows", node),
-				 errhint("Choose another name, or remove that one with topics.remove_node().")));
+	return topics_follower_read(node, &follower) && follower.session != 0;
+}
+
+/* Wait until the next look.  The wait can be cancelled. */
+static void
+nap(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS,
+					 topics_wait_event_get(WAIT_PEER));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * Require a node's name not to be that of another database, which follows.  One that
+ * has just lost all takes a moment to notice.
+ */
+static void
+require_not_followed(const char *node)
+{
+	MonotonicTime until = topics_clock_in(PATIENCE_MS);
+
+	for (; is_followed(node); nap())
+		if (topics_clock_now() >= until)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("node \"%s\" is another database, which follows", node),
+					 errhint("Choose another name, or remove that one with topics.remove_node().")));
 }
 
 /*
@@ -548,7 +570,7 @@ invite(Peer *peer, const char *leader, MetadataNode *node)
 static void
 wait_until_counted(const char *node)
 {
-	MonotonicTime tell_at = topics_clock_in(TELL_MS);
+	MonotonicTime tell_at = topics_clock_in(PATIENCE_MS);
 
 	for (;;)
 	{
@@ -565,10 +587,7 @@ wait_until_counted(const char *node)
 		if (known == NULL || known->counts)
 			break;
 		SPI_commit();
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, COUNTED_POLL_MS,
-						 topics_wait_event_get(WAIT_PEER));
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		nap();
 	}
 }
 
