@@ -434,7 +434,8 @@ topics_membership_count_node(const char *node)
 
 /* What this database is, for the question whether it may join. */
 static const char *const join_check =
-"SELECT pg_catalog.current_setting('server_encoding'), (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_topics')";
+"SELECT pg_catalog.current_setting('server_encoding'), (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_topics'),"
+" pg_catalog.current_setting('is_superuser')";
 
 /* Require the other database to be one that can join. */
 static void
@@ -444,8 +445,16 @@ check_candidate(Peer *peer, const char *node)
 	char	   *encoding = pstrdup(topics_peer_value(result, 0, 0));
 	const char *version = topics_peer_value(result, 0, 1);
 
+	bool		is_superuser = strcmp(topics_peer_value(result, 0, 2), "on") == 0;
+
 	version = version ? pstrdup(version) : "none";
 	topics_peer_clear(result);
+	if (!is_superuser)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to make a database node \"%s\"", node),
+				 errdetail("The role of the conninfo is no superuser there."),
+				 errhint("By the conninfo of a new node the leader connects as a superuser; by that of the leader the new node connects as a role with REPLICATION and pg_read_all_data.")));
 	if (strcmp(encoding, GetDatabaseEncodingName()) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -105,6 +105,13 @@ for (
 	is($state, $expected_state, "a node is not added: $conninfo");
 	like($message, $pattern, '... and the error says why');
 }
+$b->safe_psql('postgres', 'CREATE ROLE replica LOGIN REPLICATION IN ROLE pg_read_all_data');
+like(
+	(   sqlstate_of(
+			$a, 'postgres',
+			"CALL topics.add_node('b', \$\$" . $b->connstr('postgres') . ' user=replica$$)'))[1],
+	qr/42501: permission denied to make a database node "b".*HINT:.*superuser/s,
+	'... nor by a role that is no superuser');
 is( $a->safe_psql('postgres', 'SELECT node FROM topics.node')
 	  . $b->safe_psql('postgres', 'SELECT count(*) FROM topics.cluster'),
 	'a0',
