@@ -41,7 +41,8 @@ for my $name (keys %node)
 {
 	my $where = $node{$name}->host =~ s/'/''/gr . ' port=' . $node{$name}->port;
 
-	$statements =~ s/host=$name dbname=app user=node/host=$where dbname=postgres/;
+	$statements =~ s/host=$name dbname=app/host=$where dbname=postgres/;
+	$statements =~ s/ user=postgres//;
 }
 is( $a->safe_psql('postgres', $statements) =~ s/\|[^|]*\|(leader|follower)\|.*/|$1/gr,
 	"\na|leader\nb|follower\nc|follower",

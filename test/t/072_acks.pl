@@ -138,6 +138,10 @@ is(acks_followers(), 3, 'all three');
 is($observer->query("SELECT topics.alter_cluster($_)")->{sqlstate}, '22023', "alter_cluster($_)")
   for -1, 4, 2147483647;
 is(acks_followers(), 3, '... changes nothing');
+$observer->value(q{SELECT topics.alter_topic('t', min_insync_replicas => 4)});
+is($observer->query('SELECT topics.alter_cluster(NULL)')->{sqlstate},
+	'22023', 'alter_cluster(NULL): a topic wants more');
+$observer->value(q{SELECT topics.alter_topic('t', min_insync_replicas => 1)});
 $observer->value('SELECT topics.alter_cluster(NULL)');
 is(acks_followers(), 2, 'alter_cluster(NULL)');
 
