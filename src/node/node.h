@@ -8,6 +8,7 @@
 #ifndef PG_TOPICS_NODE_H
 #define PG_TOPICS_NODE_H
 
+#include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 
@@ -109,6 +110,32 @@ extern void topics_replica_fetch_free(FetchResponse *response);
 extern bool topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led);
 extern void topics_replica_fetch_append(FetchResponse *response, Topic *topic,
 										const LedPartition *led);
+
+/* ---- replica_value.c ---- */
+
+/* How the values of a column are written. */
+typedef struct ValueWriter
+{
+	FmgrInfo	function;
+	bool		as_text;
+	bool		is_varlena_text;	/* the bytes are the value */
+} ValueWriter;
+
+/* How the values of a column come. */
+typedef struct ValueReader
+{
+	Oid			type;
+	FmgrInfo	function;
+	Oid			ioparam;
+	int32		typmod;
+	bool		as_text;
+	StringInfoData copy;		/* a value's bytes, with a 0 behind */
+} ValueReader;
+
+extern void topics_replica_value_set_writer(ValueWriter *writer, Oid type);
+extern void topics_replica_value_write(StringInfo out, ValueWriter *writer, Datum value, bool isnull);
+extern void topics_replica_value_set_reader(ValueReader *reader, Oid type, int32 typmod, bool as_text);
+extern Datum topics_replica_value_read(StringInfo data, ValueReader *reader, bool *isnull);
 
 /* ---- membership.c ---- */
 

@@ -70,10 +70,8 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "base/compat.h"
 #include "base/base.h"
@@ -724,105 +722,6 @@ have_news(FunctionCallInfo fcinfo)
  * ----------------------------------------------------------------
  */
 
-/* How the values of a column are written. */
-typedef struct ValueWriter
-{
-	FmgrInfo	function;
-	bool		as_text;
-	bool		is_varlena_text;	/* the bytes are the value */
-} ValueWriter;
-
-/* Return true if a type has a binary form. */
-static bool
-has_binary_form(Oid type)
-{
-	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
-	bool		result = false;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		Form_pg_type form = (Form_pg_type) GETSTRUCT(tuple);
-
-		result = OidIsValid(form->typreceive) && OidIsValid(form->typsend);
-		ReleaseSysCache(tuple);
-	}
-	return result;
-}
-
-/*
- * Values go in PostgreSQL's binary form where that means the same on both nodes:
- * for types that initdb has made, but those whose values are OIDs of a database.
- * Others may have OIDs in it; they go as text.
- */
-static bool
-goes_as_text(Oid type)
-{
-	if (type >= FirstGenbkiObjectId || !has_binary_form(type))
-		return true;
-	switch (type)
-	{
-		case REGPROCOID:
-		case REGPROCEDUREOID:
-		case REGOPEROID:
-		case REGOPERATOROID:
-		case REGCLASSOID:
-		case REGTYPEOID:
-		case REGROLEOID:
-		case REGNAMESPACEOID:
-		case REGCONFIGOID:
-		case REGDICTIONARYOID:
-		case REGCOLLATIONOID:
-			return true;
-		default:
-			return OidIsValid(get_element_type(type)) && goes_as_text(get_element_type(type));
-	}
-}
-
-static void
-set_writer(ValueWriter *writer, Oid type)
-{
-	Oid			function;
-	bool		is_varlena;
-
-	writer->as_text = goes_as_text(type);
-	writer->is_varlena_text = type == TEXTOID || type == BYTEAOID;
-	if (writer->as_text)
-		getTypeOutputInfo(type, &function, &is_varlena);
-	else
-		getTypeBinaryOutputInfo(type, &function, &is_varlena);
-	fmgr_info(function, &writer->function);
-}
-
-/* Write a value: its length, or -1 for NULL, and its bytes. */
-static void
-write_value(StringInfo out, ValueWriter *writer, Datum value, bool isnull)
-{
-	if (isnull)
-		pq_sendint32(out, -1);
-	else if (writer->is_varlena_text)
-	{
-		/* textsend would convert to the client's encoding, which is ours */
-		struct varlena *bytes = pg_detoast_datum_packed((struct varlena *) DatumGetPointer(value));
-
-		pq_sendint32(out, VARSIZE_ANY_EXHDR(bytes));
-		appendBinaryStringInfoNT(out, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
-	}
-	else if (writer->as_text)
-	{
-		char	   *text = OutputFunctionCall(&writer->function, value);
-
-		pq_sendint32(out, strlen(text));
-		appendBinaryStringInfoNT(out, text, strlen(text));
-	}
-	else
-	{
-		bytea	   *bytes = SendFunctionCall(&writer->function, value);
-
-		pq_sendint32(out, VARSIZE(bytes) - VARHDRSZ);
-		appendBinaryStringInfoNT(out, VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ);
-	}
-}
-
 /* Overwrite what was sent before, at a place. */
 static void
 set_int32(StringInfo out, int place, int32 value)
@@ -858,9 +757,9 @@ write_records(StringInfo out, const Partition *partition, int64 from, int64 upto
 											  ALLOCSET_DEFAULT_SIZES);
 	bool		before = topics_read_cut_show_all(true);
 
-	set_writer(&key, topic->key.base_type);
-	set_writer(&value, topic->value.base_type);
-	set_writer(&headers, JSONBOID);
+	topics_replica_value_set_writer(&key, topic->key.base_type);
+	topics_replica_value_set_writer(&value, topic->value.base_type);
+	topics_replica_value_set_writer(&headers, JSONBOID);
 	pq_sendbyte(out, key.as_text);
 	pq_sendbyte(out, value.as_text);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -880,9 +779,9 @@ write_records(StringInfo out, const Partition *partition, int64 from, int64 upto
 		slot_getallattrs(slot);
 		pq_sendint64(out, offset);
 		pq_sendint64(out, DatumGetTimestampTz(slot->tts_values[Anum_log_timestamp - 1]));
-		write_value(out, &key, slot->tts_values[Anum_log_key - 1], slot->tts_isnull[Anum_log_key - 1]);
-		write_value(out, &value, slot->tts_values[Anum_log_value - 1], slot->tts_isnull[Anum_log_value - 1]);
-		write_value(out, &headers, slot->tts_values[Anum_log_headers - 1], slot->tts_isnull[Anum_log_headers - 1]);
+		topics_replica_value_write(out, &key, slot->tts_values[Anum_log_key - 1], slot->tts_isnull[Anum_log_key - 1]);
+		topics_replica_value_write(out, &value, slot->tts_values[Anum_log_value - 1], slot->tts_isnull[Anum_log_value - 1]);
+		topics_replica_value_write(out, &headers, slot->tts_values[Anum_log_headers - 1], slot->tts_isnull[Anum_log_headers - 1]);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(cxt);
 	}

@@ -33,7 +33,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -183,57 +182,6 @@ topics_replica_fetch_free(FetchResponse *response)
  * ----------------------------------------------------------------
  */
 
-/* How the values of a column come. */
-typedef struct ValueReader
-{
-	Oid			type;
-	FmgrInfo	function;
-	Oid			ioparam;
-	int32		typmod;
-	bool		as_text;
-	StringInfoData copy;		/* a value's bytes, with a 0 behind */
-} ValueReader;
-
-/* Find out how values of a column come, of a type that is no domain. */
-static void
-set_reader(ValueReader *reader, Oid type, int32 typmod, bool as_text)
-{
-	Oid			function;
-
-	reader->type = type;
-	reader->typmod = typmod;
-	reader->as_text = as_text;
-	if (as_text)
-		getTypeInputInfo(type, &function, &reader->ioparam);
-	else
-		getTypeBinaryInputInfo(type, &function, &reader->ioparam);
-	fmgr_info(function, &reader->function);
-	initStringInfo(&reader->copy);
-}
-
-/* Read a value; the result is palloc'd. */
-static Datum
-read_value(StringInfo data, ValueReader *reader, bool *isnull)
-{
-	int			length = (int) pq_getmsgint(data, sizeof(int32));
-	const char *bytes;
-	Datum		result;
-
-	*isnull = length == -1;
-	if (*isnull)
-		return (Datum) 0;
-	bytes = pq_getmsgbytes(data, length);
-	if (reader->typmod < 0 && (reader->type == TEXTOID || reader->type == BYTEAOID))
-		return PointerGetDatum(cstring_to_text_with_len(bytes, length));
-	resetStringInfo(&reader->copy);
-	appendBinaryStringInfo(&reader->copy, bytes, length);
-	if (reader->as_text)
-		return InputFunctionCall(&reader->function, reader->copy.data, reader->ioparam, reader->typmod);
-	result = ReceiveFunctionCall(&reader->function, &reader->copy, reader->ioparam, reader->typmod);
-	pq_getmsgend(&reader->copy);
-	return result;
-}
-
 /* Records of a partition, while they are appended. */
 typedef struct ReplicaRange
 {
@@ -258,9 +206,9 @@ append_records(StringInfo data, ReplicaRange *range)
 	ValueReader headers;
 	int64		offset;
 
-	set_reader(&key, topic->key.base_type, topic->key.base_typmod, key_as_text);
-	set_reader(&value, topic->value.base_type, topic->value.base_typmod, value_as_text);
-	set_reader(&headers, JSONBOID, -1, false);
+	topics_replica_value_set_reader(&key, topic->key.base_type, topic->key.base_typmod, key_as_text);
+	topics_replica_value_set_reader(&value, topic->value.base_type, topic->value.base_typmod, value_as_text);
+	topics_replica_value_set_reader(&headers, JSONBOID, -1, false);
 	while ((offset = pq_getmsgint64(data)) != END_OF_RECORDS)
 	{
 		RecordDraft draft = {.partition = range->partition};
@@ -275,9 +223,9 @@ append_records(StringInfo data, ReplicaRange *range)
 			range->gap_end = offset;
 		range->next = offset + 1;
 		draft.create_time = (TimestampTz) pq_getmsgint64(data);
-		draft.key = read_value(data, &key, &draft.key_isnull);
-		draft.value = read_value(data, &value, &draft.value_isnull);
-		draft.headers = read_value(data, &headers, &draft.headers_isnull);
+		draft.key = topics_replica_value_read(data, &key, &draft.key_isnull);
+		draft.value = topics_replica_value_read(data, &value, &draft.value_isnull);
+		draft.headers = topics_replica_value_read(data, &headers, &draft.headers_isnull);
 		topics_append_replica_record(topic, offset, &draft);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(cxt);
