@@ -90,7 +90,7 @@ class Observer(workload.Rereader):
         "bytes of sized above its lowest segment": (
             "SELECT coalesce(sum(size_bytes), 0)::bigint FROM (SELECT size_bytes, row_number() OVER (ORDER BY base_offset) AS number"
             f" FROM topics.segment WHERE topic = '{workload.SIZED}' AND state IN ('sealed', 'active')) s WHERE number > 1",
-            workload.RETENTION_BYTES + 4 * 8192),
+            workload.RETENTION_BYTES + 4 * 8192 + workload.DEAD_BYTES),
         "records of aged that are too old": (
             f"SELECT count(*) FROM topic.{workload.AGED} WHERE \"timestamp\" < now() - interval '{workload.RETENTION_SECONDS + 15} s'", 0),
         "segments that are deleted, and not dropped": ("SELECT count(*) FROM topics.segment WHERE state = 'deleted'", 0),

@@ -52,6 +52,9 @@ DAMAGED = "damaged"  # loses rows of the catalogue, and is repaired
 LARGE = "L"  # ends the id of a value that is larger than most segments
 LIMITED, LIMITED_TYPE = "limited", "limited_value"  # of a domain that gets constraints
 RETENTION_BYTES = 150000  # of SIZED
+# What transactions that failed may leave behind a segment's last record: counted as long as it is there, if the server
+# has been started since, and cut off when the segment is sealed
+DEAD_BYTES = 4 * 8192
 RETENTION_SECONDS = 5  # of AGED
 
 # nothing but AGED is to go by age: the clock jumps by years
