@@ -25,6 +25,11 @@
  * Either step can be repeated after any failure: the record comes first and is
  * committed, and the other node does nothing if it is as it should be already.
  *
+ * INCARNATIONS.  A database draws a uuid when it joins.  The node's record has it, and
+ * so has each of its requests (replica_feed.c): of two databases that have joined by one
+ * name, since the first was lost, or seemed to be, only the second is served, and can
+ * confirm.  While the first follows, there is no second one (require_not_followed).
+ *
  * LOCKING.  Who changes this node's row holds EXCLUSIVE on topic_log.cluster
  * until its transaction has ended, and who replicates holds ROW SHARE
  * (topics_membership_hold): so a node's role changes while nobody replicates.
