@@ -26,7 +26,8 @@
  * whole).
  *
  * On a node that follows in a cluster, a topic's view keeps its name, its owner and
- * its grants, too: they are the leader's.
+ * its grants, too: they are the leader's.  (What changes these for many objects at
+ * once, as DROP OWNED does, is put back by the replicator.)
  *
  * Tables of which the catalogue knows nothing, which a dump in part can leave,
  * may be altered and dropped.  That is also why a restore is not in the way of
@@ -354,7 +355,8 @@ check_rename(const RenameStmt *statement)
 		   is_log_table(relid)))))
 		refuse_change(relid, statement->renameType == OBJECT_COLUMN ? "rename a column" :
 					  "change the name");
-	if (is_topic_view(relid))
+	if ((statement->renameType == OBJECT_VIEW || statement->renameType == OBJECT_TABLE) &&
+		is_topic_view(relid))
 		topics_cluster_require_leader("ALTER VIEW .. RENAME TO of a topic");
 }
 

@@ -258,6 +258,9 @@ topics_segment_note_planned(Oid relid, PartitionDirectory directory)
 	known->nplanned = desc->nparts;
 	if (partition != -1)
 		note_planned_segments(known, desc);
+	/* the directory's is of an earlier part of the query */
+	if (desc != RelationGetPartitionDesc(rel, true))
+		known->generation = NOT_KNOWN;
 	table_close(rel, NoLock);
 }
 

@@ -178,12 +178,17 @@ topics_role_grant_new_topic(const char *topic)
 	}
 }
 
-/* Give a role its right to all topics that there are. */
+/*
+ * Give a role its right to all topics that there are.  On a node that follows they have
+ * the leader's grants, also to this role when it is there.
+ */
 static void
 grant_all_topics(const RoleFacts *facts)
 {
 	ListCell   *lc;
 
+	if (topics_cluster_role() == ROLE_FOLLOWER)
+		return;
 	foreach(lc, topics_catalog_list())
 	{
 		Oid			view = lfirst_oid(lc);

@@ -416,14 +416,14 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
  * is: it counts as a copy from now on.  Commits.
  */
 void
-topics_membership_count_node(const char *node)
+topics_membership_count_node(const char *node, const char *incarnation)
 {
 	const MetadataNode *known;
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	lock_row();
 	known = topics_metadata_find_node(node);
-	if (known && !known->counts)
+	if (known && !known->counts && strcmp(known->incarnation, incarnation) == 0)
 	{
 		topics_metadata_count_node(node);
 		adjust_acks_followers(node, true);
@@ -528,12 +528,12 @@ nap(void)
 
 /*
  * Require a node's name not to be that of another database, which follows.  One that
- * has just lost all takes a moment to notice.
+ * has just lost all takes a moment to notice, for which we wait.
  */
 static void
-require_not_followed(const char *node)
+require_not_followed(const char *node, long patience_ms)
 {
-	MonotonicTime until = topics_clock_in(PATIENCE_MS);
+	MonotonicTime until = topics_clock_in(patience_ms);
 
 	for (; is_followed(node); nap())
 		if (topics_clock_now() >= until)
@@ -541,6 +541,25 @@ require_not_followed(const char *node)
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("node \"%s\" is another database, which follows", node),
 					 errhint("Choose another name, or remove that one with topics.remove_node().")));
+}
+
+/* Return true if a node's name is that of another database so far. */
+static bool
+replaces(const MetadataNode *node)
+{
+	const MetadataNode *before = topics_metadata_find_node(node->name);
+
+	return before && strcmp(before->incarnation, node->incarnation) != 0;
+}
+
+/* What was known of a follower is of another one, or of none. */
+static void
+forget_follower(const char *node)
+{
+	int			number = topics_follower_forget(node);
+
+	if (number >= 0)
+		topics_replica_cut_forget_follower(number);
 }
 
 /*
@@ -566,17 +585,21 @@ invite(Peer *peer, const char *leader, MetadataNode *node)
 	node->incarnation = pstrdup(topics_peer_value(result, 0, 0));
 	topics_peer_clear(result);
 
+	if (replaces(node))
+		require_not_followed(node->name, PATIENCE_MS);
 	lock_row();
 	before = topics_metadata_find_node(node->name);
 	joins = before == NULL || strcmp(before->incarnation, node->incarnation) != 0;
 	if (before && joins)
-		require_not_followed(node->name);
+		require_not_followed(node->name, 0);
 	/* who joins anew has nothing, whatever the one of this name had before */
 	node->counts = !joins && before->counts;
 	topics_metadata_put_node(node);
 	if (before && before->counts && joins)
 		adjust_acks_followers(node->name, false);
 	SPI_commit();
+	if (before && joins)
+		forget_follower(node->name);
 	topics_peer_clear(topics_peer_query(peer, "COMMIT", NULL, 0));
 }
 
@@ -585,9 +608,12 @@ static void
 wait_until_counted(const char *node)
 {
 	MonotonicTime tell_at = topics_clock_in(PATIENCE_MS);
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics look at nodes",
+											  ALLOCSET_SMALL_SIZES);
 
 	for (;;)
 	{
+		MemoryContext old;
 		const MetadataNode *known;
 
 		if (topics_clock_now() >= tell_at)
@@ -597,7 +623,10 @@ wait_until_counted(const char *node)
 					 errhint("It goes on also when this call is cancelled. Look at topics.progress here, and at topics.worker there.")));
 			tell_at = NEVER;
 		}
+		MemoryContextReset(cxt);
+		old = MemoryContextSwitchTo(cxt);
 		known = topics_metadata_find_node(node);
+		MemoryContextSwitchTo(old);
 		if (known == NULL || known->counts)
 			break;
 		SPI_commit();
@@ -665,7 +694,9 @@ require_leader_answers(const char *node, const char *leader, const char *conninf
 {
 	const char *values[] = {node, cluster_id};
 
-	(void) run_on(leader, conninfo, "SELECT topic_log.check_follower($1, $2)", values,
+	/* somebody there may wait for a lock behind who waits for us */
+	(void) run_on(leader, conninfo, "SELECT topic_log.check_follower($1, $2)"
+				  " FROM pg_catalog.set_config('lock_timeout', '10s', true)", values,
 				  lengthof(values));
 }
 
@@ -842,7 +873,6 @@ topics_remove_node(PG_FUNCTION_ARGS)
 {
 	RemovedNode removed = {.node = get_node_argument(fcinfo, 0)};
 	const MetadataNode *known;
-	int			number;
 	ClusterRow	row;
 	ErrorData  *error;
 
@@ -859,19 +889,17 @@ topics_remove_node(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is this node, which leads", removed.node)));
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	lock_row();
 	known = topics_metadata_find_node(removed.node);
 	if (known == NULL)
 		report_no_node(removed.node);
 	removed.conninfo = known->conninfo;
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	lock_row();
 	if (known->counts)
 		adjust_acks_followers(removed.node, false);
 	topics_metadata_remove_node(removed.node);
 	SPI_commit();
-	number = topics_follower_forget(removed.node);
-	if (number >= 0)
-		topics_replica_cut_forget_follower(number);
+	forget_follower(removed.node);
 	error = topics_subtransaction_try(tell_removed, &removed);
 	if (error && topics_subtransaction_must_raise(error))
 		ReThrowError(error);

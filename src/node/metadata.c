@@ -272,8 +272,8 @@ topics_metadata_list_nodes(void)
 	StatementScope scope;
 	List	   *result = NIL;
 
-	scope = begin_query("SELECT substr(key, 6), value ->> 'conninfo', value ->> 'advertised_conninfo',"
-						" value ->> 'incarnation', value ->> 'counts' FROM (" LATEST("node") ") latest"
+	scope = begin_query("SELECT substr(key, 6), coalesce(value ->> 'conninfo', ''), coalesce(value ->> 'advertised_conninfo', ''),"
+						" coalesce(value ->> 'incarnation', ''), value ->> 'counts' FROM (" LATEST("node") ") latest"
 						" WHERE value IS NOT NULL ORDER BY 1", NULL, NULL, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{

@@ -144,6 +144,6 @@ extern void topics_membership_pre_commit(void);
 extern void topics_membership_publish(void);
 extern void topics_membership_adopt_epoch(int64 epoch, const char *id);
 extern void topics_membership_at_end(bool commit);
-extern void topics_membership_count_node(const char *node);
+extern void topics_membership_count_node(const char *node, const char *incarnation);
 
 #endif							/* PG_TOPICS_NODE_H */

@@ -113,6 +113,7 @@ static struct
 {
 	bool		is_open;
 	char		node[MAX_NODE_NAME + 1];
+	char		incarnation[UUID_TEXT];
 	int			follower;		/* its number */
 	bool		counts;			/* it counts as a copy */
 	int64		metadata_id;	/* the topic's id */
@@ -227,7 +228,7 @@ read_epoch(void)
  * cluster, which "node" is of.
  */
 static void
-check_caller(const char *node, const char *cluster_id)
+check_caller(const char *command, const char *node, const char *cluster_id)
 {
 	ClusterRow	row;
 
@@ -241,7 +242,7 @@ check_caller(const char *node, const char *cluster_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database leads no cluster")));
-	topics_cluster_require_leader("topic_log.replica_fetch()");
+	topics_cluster_require_leader(command);
 	if (strcmp(cluster_id, row.cluster_id) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -254,7 +255,7 @@ check_request(const FetchRequest *request)
 {
 	const MetadataNode *node;
 
-	check_caller(request->node, request->cluster_id);
+	check_caller(FETCH_PROCEDURE, request->node, request->cluster_id);
 	node = topics_metadata_find_node(request->node);
 	if (node == NULL)
 		ereport(ERROR,
@@ -278,7 +279,8 @@ check_request(const FetchRequest *request)
 Datum
 topics_check_follower(PG_FUNCTION_ARGS)
 {
-	check_caller(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 1));
+	check_caller("topic_log.check_follower()", topics_argument_get_text(fcinfo, 0),
+				 topics_argument_get_text(fcinfo, 1));
 	PG_RETURN_VOID();
 }
 
@@ -377,6 +379,7 @@ begin_session(const FetchRequest *request)
 	session.partitions = hash_create("pg_topics fed partitions", FIRST_PARTITIONS, &ctl,
 									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	strlcpy(session.node, request->node, sizeof(session.node));
+	strlcpy(session.incarnation, request->incarnation, sizeof(session.incarnation));
 	session.metadata_id = topics_metadata_topic()->topic_id;
 	session.follower = topics_follower_begin(request->node, &is_new);
 	if (session.follower < 0)
@@ -384,6 +387,8 @@ begin_session(const FetchRequest *request)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("too many followers"),
 				 errdetail("A node has up to %d.", MAX_FOLLOWERS)));
+	/* one that has taken its place is served by another session, or will be */
+	check_request(request);
 	/* what it has confirmed so far may not be there any more */
 	topics_replica_cut_forget_follower(session.follower);
 	if (is_new)
@@ -492,7 +497,7 @@ hear_follower(StringInfo message)
 	}
 	if (confirms && session.excluded == NIL && !session.counts)
 	{
-		topics_membership_count_node(session.node);
+		topics_membership_count_node(session.node, session.incarnation);
 		session.counts = true;
 	}
 	session.wait_until = topics_clock_in(Min(Max(request.max_wait_ms, 0), MAX_FETCH_WAIT_MS));

@@ -69,6 +69,8 @@ typedef struct PausedPartition
 {
 	int64		topic_id;
 	int32		partition;
+	bool		has_failed;		/* the piece that follows */
+	WorkPiece	piece;
 } PausedPartition;
 
 /* A session with the leader. */
@@ -80,7 +82,6 @@ typedef struct Session
 	MonotonicTime look_at;		/* when to look again what this node is */
 	bool		is_careful;		/* each partition is appended by itself */
 	List	   *paused;			/* of PausedPartition */
-	int			failing;		/* so many of them have failed */
 	MonotonicTime retry_at;		/* when these are to be tried again */
 	List	   *moved;			/* partitions with records that were not shown
 								 * yet: PartitionState */
@@ -195,15 +196,21 @@ is_paused(const LedPartition *led)
 	return false;
 }
 
-/* Have the leader send nothing of a partition for some time. */
+/*
+ * Have the leader send nothing of a partition for some time, or until the failure of a
+ * piece, if that has one, is forgotten (topics.maintain).
+ */
 static void
-pause_partition(const LedPartition *led, long ms)
+pause_partition(const LedPartition *led, const WorkPiece *piece, long ms)
 {
 	MemoryContext old = MemoryContextSwitchTo(session.cxt);
 	PausedPartition *paused = palloc(sizeof(PausedPartition));
 
 	paused->topic_id = led->topic_id;
 	paused->partition = led->partition;
+	paused->has_failed = piece && topics_backoff_left(piece) >= 0;
+	if (paused->has_failed)
+		paused->piece = *piece;
 	session.paused = lappend(session.paused, paused);
 	session.retry_at = topics_min(session.retry_at, topics_clock_in(Max(ms, RETRY_MS)));
 	MemoryContextSwitchTo(old);
@@ -256,14 +263,13 @@ make_origin_name(void)
 	return psprintf("pg_topics_%u", MyDatabaseId);
 }
 
-/* Work: take the origin; a new one for who has nothing of a leader. */
+/* Take the origin; a new one for who has nothing of a leader. */
 static void
-take_origin(void *arg)
+take_origin(void)
 {
 	char	   *name = make_origin_name();
 	TopicsOriginId origin;
 
-	topics_backoff_step(STEP_CONNECT);
 	if (*session.cluster.epoch_id == '\0')
 		replorigin_drop_by_name(name, true, true);
 	origin = replorigin_by_name(name, true);
@@ -335,6 +341,12 @@ static void
 begin_session(void *arg)
 {
 	topics_backoff_step(STEP_CONNECT);
+	if (!has_origin)
+	{
+		take_origin();
+		CommitTransactionCommand();
+		StartTransactionCommand();
+	}
 	leader = topics_peer_connect(session.cluster.leader, session.cluster.leader_conninfo);
 	topics_replica_fetch_begin(leader);
 	report_all_ends();
@@ -413,14 +425,14 @@ append_partition(const LedPartition *led)
 	if (topic == NULL || led->partition >= topic->partitions)
 	{
 		/* its metadata say something else by now, or it cannot be had */
-		pause_partition(led, pg_topics_worker_interval);
+		pause_partition(led, NULL, pg_topics_worker_interval);
 		return;
 	}
 	if (!led->is_metadata && topics_replica_fetch_is_too_late(topic, led))
 	{
 		topics_metadata_begin_anew(topic);
 		compare_at = 0;
-		pause_partition(led, 0);
+		pause_partition(led, NULL, 0);
 		return;
 	}
 	topics_replica_fetch_append(session.response, topic, led);
@@ -481,14 +493,13 @@ append_carefully(Share *share)
 	WorkPiece	piece = {MyDatabaseId, InvalidOid, led->partition, WORK_REPLICATE};
 	NameData	name;
 
+	if (is_paused(led))
+		return;					/* this response was on the way already */
 	piece.view_relid = find_view(led->topic_id, &name);
 	if (!OidIsValid(piece.view_relid))
-		pause_partition(led, pg_topics_worker_interval);
+		pause_partition(led, NULL, pg_topics_worker_interval);
 	else if (!topics_backoff_run(&piece, NameStr(name), append_share, share))
-	{
-		pause_partition(led, topics_backoff_left(&piece));
-		session.failing++;
-	}
+		pause_partition(led, &piece, topics_backoff_left(&piece));
 }
 
 /* Append some partitions.  Return false if that has failed. */
@@ -527,9 +538,11 @@ follow_metadata(bool are_new)
 	if (topic)
 		piece.view_relid = topic->view_relid;
 	CommitTransactionCommand();
+	if (!OidIsValid(piece.view_relid))
+		return;
 	if (are_new)
-		topics_backoff_reset(piece.view_relid);
-	if (OidIsValid(piece.view_relid) && topics_backoff_run(&piece, METADATA_TOPIC, apply_metadata, NULL))
+		topics_backoff_reset_piece(&piece);
+	if (topics_backoff_run(&piece, METADATA_TOPIC, apply_metadata, NULL))
 		compare_at = topics_clock_in(pg_topics_worker_interval);
 }
 
@@ -557,18 +570,21 @@ static bool
 append_response(void)
 {
 	int			count = list_length(session.response->led);
+	const LedPartition *first = count > 0 ? linitial(session.response->led) : NULL;
+	bool		has_metadata = false;
 	Share		share = {0, 0};
 
-	if (count > 0 && ((LedPartition *) linitial(session.response->led))->is_metadata)
+	if (first && first->is_metadata)
 	{
 		share.count = 1;
 		if (!append(share))
 			return false;
+		has_metadata = first->length > 0 && !is_paused(first);
 		compare_at = 0;
 		share.first = 1;
 	}
 	if (compare_at <= topics_clock_now())
-		follow_metadata(share.first == 1);
+		follow_metadata(has_metadata);
 	for (; share.first < count; share.first += share.count)
 	{
 		share.count = Min(count - share.first, MAX_TOGETHER);
@@ -627,14 +643,24 @@ show_cut(const FetchResponse *response)
 }
 
 /*
- * Return true if paused partitions are to be tried again: by the time, or since
- * somebody has had a failure forgotten (topics.maintain).
+ * Return true if paused partitions are to be tried again: by the time, or since a
+ * failure was forgotten.
  */
 static bool
 must_retry(void)
 {
-	return topics_clock_now() >= session.retry_at ||
-		(session.failing > 0 && topics_backoff_count_failures(WORK_REPLICATE) < session.failing);
+	ListCell   *lc;
+
+	if (topics_clock_now() >= session.retry_at)
+		return true;
+	foreach(lc, session.paused)
+	{
+		const PausedPartition *paused = lfirst(lc);
+
+		if (paused->has_failed && topics_backoff_left(&paused->piece) < 0)
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -689,16 +715,14 @@ run_session(void)
 	bool		follows = true;
 	bool		goes_on;
 
-	session.is_careful = fails || topics_backoff_count_failures(WORK_REPLICATE) > 0;
+	session.is_careful = fails || topics_backoff_has_failures(WORK_REPLICATE);
 	session.paused = session.moved = NIL;
-	session.failing = 0;
 	session.retry_at = NEVER;
 	session.moved_mark = 0;
 	session.flush_to = InvalidXLogRecPtr;
 	if (!read_cluster())
 		return false;
-	goes_on = (has_origin || topics_backoff_run(&whole, NULL, take_origin, NULL)) &&
-		topics_backoff_run(&whole, NULL, begin_session, NULL);
+	goes_on = topics_backoff_run(&whole, NULL, begin_session, NULL);
 	while (goes_on)
 	{
 		goes_on = take_response() && (follows = still_follows()) &&

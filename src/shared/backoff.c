@@ -9,7 +9,8 @@
  * the first failure, then twice as long each time, up to 5 minutes.  So a
  * broken topic costs the others nothing, and the log a line for each try.  A
  * failure that says no more than that another process was in the way is tried
- * again within 10 s, and within 3 s if another server cannot be reached.  The
+ * again within 10 s, and within 3 s if another server cannot be reached, or does not
+ * let us in.  The
  * note goes when the piece has succeeded, when the topic is altered, or when
  * maintain() is called for it.
  *
@@ -61,7 +62,8 @@
 #define FIRST_DELAY_MS 1000
 #define BUSY_DELAY_MS 10000		/* at most, if another process was in the way */
 #define UNREACHABLE_DELAY_MS 3000	/* at most, if another server cannot be
-									 * reached: commits there may wait for us */
+									 * reached, or refuses us: commits there
+									 * may wait for us */
 #define MAX_DELAY_MS 300000
 #define MAX_BROKEN 1000			/* pieces of topics and partitions */
 #define PLACES (MAX_BROKEN + WORK_KINDS * MAX_WORKERS)
@@ -284,7 +286,7 @@ count_failure(WorkFailure *failure, int sqlstate, const char *message)
 	bool		busy = sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
 		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_QUERY_CANCELED;
 	bool		unreachable = ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION ||
-		sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
+		sqlstate == ERRCODE_CANNOT_CONNECT_NOW || (failure->step == STEP_CONNECT && sqlstate != 0);
 	bool		may_be_blameless = sqlstate == 0 && failure->failures == 0 &&
 		failure->piece.kind == WORK_REPLICATE;
 	int64		delay = may_be_blameless ? 0 : FIRST_DELAY_MS;
@@ -704,6 +706,19 @@ forget_failures(WorkFailure *failure)
 		drop_note(failure);
 }
 
+/* Try a piece again at once. */
+void
+topics_backoff_reset_piece(const WorkPiece *piece)
+{
+	WorkFailure *failure;
+
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	failure = find_note(piece);
+	if (failure)
+		forget_failures(failure);
+	LWLockRelease(notes_lock);
+}
+
 /* Try a topic's work again at once; with InvalidOid, that of the database. */
 void
 topics_backoff_reset(Oid view_relid)
@@ -719,22 +734,18 @@ topics_backoff_reset(Oid view_relid)
 	topics_worker_registry_note_change();
 }
 
-/*
- * Return how many pieces of a kind have failed in this database, and not succeeded
- * since.
- */
-int
-topics_backoff_count_failures(WorkKind kind)
+/* Return true if work of a kind has failed in this database, and not succeeded since. */
+bool
+topics_backoff_has_failures(WorkKind kind)
 {
-	int			count = 0;
+	bool		result = false;
 
 	LWLockAcquire(notes_lock, LW_SHARED);
-	for (int i = 0; i < backoff->count; i++)
-		if (backoff->failures[i].piece.database == MyDatabaseId &&
-			backoff->failures[i].piece.kind == kind && backoff->failures[i].failures > 0)
-			count++;
+	for (int i = 0; i < backoff->count && !result; i++)
+		result = backoff->failures[i].piece.database == MyDatabaseId &&
+			backoff->failures[i].piece.kind == kind && backoff->failures[i].failures > 0;
 	LWLockRelease(notes_lock);
-	return count;
+	return result;
 }
 
 /* Work of a kind is not wanted any more in this database. */

@@ -312,6 +312,21 @@ $b->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topic.hues WHERE key
 is($b->safe_psql('postgres', "SELECT clock_timestamp() < '$next_try'"),
 	't', 'topics.maintain() has what failed on a follower tried again');
 
+# Nor does it keep others when it is so much that several responses have it
+$a->safe_psql('postgres', q{ALTER TYPE color ADD VALUE 'violet'});
+$a->safe_psql(
+	'postgres', q{
+	SET pg_topics.acks = 1;
+	SELECT topics.create_topic('big', key_type => 'color', max_message_bytes => 2000000);
+	INSERT INTO topic.big (key, value) SELECT 'violet', repeat(md5(i::text), 31250) FROM generate_series(1, 13) i;
+	SELECT topics.produce('old', 'behind', partition => 0);});
+ok( $b->poll_query_until('postgres', q{SELECT count(*) > 0 FROM topic.old WHERE value = 'behind'}),
+	'b: much of one partition, which cannot be had, does not stop others');
+$_->safe_psql('postgres', q{ALTER TYPE color ADD VALUE 'violet'; CALL topics.maintain('big')})
+  for $b, $c;
+wait_for_replica($b, $a);
+same_on('b', 'goes on with much of one partition');
+
 # A dump of a node is in no cluster, and can become one, or join one
 for my $dump ('alone', 'joins')
 {
@@ -340,6 +355,15 @@ like(
 		))[1],
 	qr/a database with topics cannot join a cluster/,
 	'... and cannot join one with its topics');
+
+# The roles are each server's
+$c->safe_psql('postgres', 'SELECT topics.create_roles()');
+is( $c->safe_psql(
+		'postgres',
+		q{SELECT has_table_privilege('topics_monitor', 'topics.topic', 'SELECT'), has_table_privilege('topics_reader', 'topic.old', 'SELECT')}
+	),
+	't|f',
+	'a follower has its own roles, and the grants of the leader');
 
 # ----------------------------------------------------------------------
 # A node goes
@@ -377,7 +401,7 @@ my %same = (first => $c, second => $b);
 
 $same{$_}->safe_psql('postgres', "CREATE DATABASE $_"),
   $same{$_}->safe_psql($_,
-	q{CREATE EXTENSION pg_topics; CREATE TYPE color AS ENUM ('red', 'green', 'blue'); CREATE TYPE pair AS (a int, b text)}
+	q{CREATE EXTENSION pg_topics; CREATE TYPE color AS ENUM ('red', 'green', 'blue', 'violet'); CREATE TYPE pair AS (a int, b text)}
   ) for keys %same;
 
 # The SQLSTATE, '' if there was no error, and the message
