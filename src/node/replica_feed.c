@@ -701,9 +701,11 @@ make_cut(void)
 static void
 have_news(FunctionCallInfo fcinfo)
 {
+	bool		is_first = session.cut.wants_all;
+
 	if (session.pending != NIL)
 		return;
-	if (session.cut.wants_all)
+	if (is_first)
 		look_up_all_ends();
 	else
 	{
@@ -715,6 +717,8 @@ have_news(FunctionCallInfo fcinfo)
 		topics_wakeup_restore_snapshot();
 	}
 	make_cut();
+	if (is_first)
+		TEST_POINT("replica-first-cut");
 	if (session.retry_at <= topics_clock_now() && (session.unknown != NIL || session.locked != NIL))
 	{
 		retry_partitions();
@@ -746,10 +750,11 @@ set_int64(StringInfo out, int place, int64 value)
 
 /*
  * Write records from an offset up to another, until the response is long enough.
- * Return the offset up to which the log is written then.
+ * Return the offset up to which the log is written then; *first is set to that of the
+ * first record, or to the same if there is none.
  */
 static int64
-write_records(StringInfo out, const Partition *partition, int64 from, int64 upto)
+write_records(StringInfo out, const Partition *partition, int64 from, int64 upto, int64 *first)
 {
 	Topic	   *topic = partition->topic;
 	ValueWriter key;
@@ -769,6 +774,7 @@ write_records(StringInfo out, const Partition *partition, int64 from, int64 upto
 	pq_sendbyte(out, value.as_text);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	reader = topics_log_reader_open(partition->rel, from, upto, snapshot, false);
+	*first = upto;
 	while ((slot = topics_log_reader_next(reader)) != NULL)
 	{
 		int64		offset = topics_log_get_offset(slot);
@@ -780,6 +786,7 @@ write_records(StringInfo out, const Partition *partition, int64 from, int64 upto
 			upto = offset;
 			break;
 		}
+		*first = Min(*first, offset);
 		old = MemoryContextSwitchTo(cxt);
 		slot_getallattrs(slot);
 		pq_sendint64(out, offset);
@@ -793,6 +800,7 @@ write_records(StringInfo out, const Partition *partition, int64 from, int64 upto
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);
 	pq_sendint64(out, END_OF_RECORDS);
+	*first = Min(*first, upto);
 	(void) topics_read_cut_show_all(before);
 	MemoryContextDelete(cxt);
 	return upto;
@@ -830,6 +838,7 @@ write_partition(void *arg)
 	int64		from = topics_max(fed->given, fed->start);
 	int64		end = fed->end;
 	int64		upto;
+	int			start_place;
 	int			place;
 
 	work->is_done = !is_there(fed);
@@ -845,6 +854,7 @@ write_partition(void *arg)
 	pq_sendint64(out, fed->id.topic_id);
 	pq_sendint32(out, fed->id.partition);
 	pq_sendbyte(out, fed->id.topic_id == session.metadata_id);
+	start_place = out->len;
 	pq_sendint64(out, fed->start);
 	pq_sendint64(out, end);
 	pq_sendint64(out, from < end ? find_tombstones_below(&partition) : 0);
@@ -856,10 +866,18 @@ write_partition(void *arg)
 	if (from < end)
 	{
 		XLogRecPtr	position = pg_atomic_read_u64(&partition.state->commit_lsn);
+		int64		first;
 
 		topics_log_flush_published(partition.state);
 		session.position = Max(session.position, position);
-		upto = write_records(out, &partition, from, end);
+		upto = write_records(out, &partition, from, end, &first);
+
+		/*
+		 * what has expired since the cut was made, and was dropped, is no
+		 * gap: the log starts behind it
+		 */
+		fed->start = topics_max(fed->start, Min(topics_log_start(partition.state), first));
+		set_int64(out, start_place, fed->start);
 		topics_catalog_close_partition(&partition, AccessShareLock);
 		/* the follower may take its time to read */
 		UnlockRelationOid(topic->root_relid, AccessShareLock);

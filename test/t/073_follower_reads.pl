@@ -211,6 +211,47 @@ ok( poll_until(
 undef $open;
 
 # ----------------------------------------------------------------------
+# What expires between the leader's cut and its response
+# ----------------------------------------------------------------------
+
+$leader->value(
+	q{SELECT topics.create_topic('expiring', segment_bytes => 65536); SELECT topics.produce('expiring', 'x') FROM generate_series(1, 5)}
+);
+$c->poll_query_until('postgres', q{SELECT count(*) = 5 FROM topic.expiring}) or die;
+$c->stop;
+for (1 .. 6)
+{
+	$leader->value(
+		q{SELECT count(topics.produce('expiring', repeat('x', 500))) FROM generate_series(1, 100)});
+	$leader->value(q{CALL topics.roll_segment('expiring', 0)});
+}
+stop_at($a, 'replica-first-cut');
+$c->start;
+wait_until_at($a, 'replica-first-cut') or die 'no session begins';
+$leader->value(q{SELECT topics.delete_records('expiring', 0, 505)});
+$leader->value(q{CALL topics.maintain('expiring')});
+ok( poll_until(
+		sub {
+			$leader->value(q{SELECT min(base_offset) FROM topics.segment WHERE topic = 'expiring'})
+			  == 505;
+		}),
+	'segments are dropped that are in the cut of a follower');
+stop_at($c, 'replica-appended');
+go_on_from($a, 'replica-first-cut');
+my $place = '5|0';
+for (
+	my $pid = wait_until_at($c, 'replica-appended');
+	$pid && $place eq '5|0';
+	$pid = stop_again_at($c, 'replica-appended', $pid))
+{
+	$place = $c->safe_psql('postgres',
+		q{SELECT r.log_end_offset, p.log_start_offset FROM topics.replica r JOIN topics.partition p USING (topic, partition) WHERE topic = 'expiring' AND node = 'c'}
+	);
+}
+go_on_from($c, 'replica-appended');
+is($place, '605|505', '... whose log does not go on behind a gap');
+
+# ----------------------------------------------------------------------
 # Very many partitions, and two topics
 # ----------------------------------------------------------------------
 
