@@ -876,7 +876,7 @@ write_partition(void *arg)
 		 * what has expired since the cut was made, and was dropped, is no
 		 * gap: the log starts behind it
 		 */
-		fed->start = topics_max(fed->start, Min(topics_log_start(partition.state), first));
+		fed->start = topics_max(fed->start, topics_min(topics_log_start(partition.state), first));
 		set_int64(out, start_place, fed->start);
 		topics_catalog_close_partition(&partition, AccessShareLock);
 		/* the follower may take its time to read */
