@@ -110,8 +110,8 @@ has_grown(const Checkpoint *checkpoint, const TopicPartition *id)
 }
 
 /*
- * Collect the end of a partition's log, unless it is stored, as while nobody confirms
- * more; in a subtransaction.
+ * Collect the end of a partition's log, unless it is stored, as while nobody
+ * confirms more; in a subtransaction.
  */
 static void
 collect_end(void *arg)
@@ -134,8 +134,8 @@ collect_end(void *arg)
 }
 
 /*
- * Collect the end of a partition's log, if it has grown.  One that cannot be read is
- * left out: the worker's steps say so.
+ * Collect the end of a partition's log, if it has grown.  One that cannot be
+ * read is left out: the worker's steps say so.
  */
 static void
 try_to_collect_end(Collection *collection)
@@ -191,7 +191,8 @@ collect_cut(void *arg)
 /*
  * Collect what is to be stored of a topic, or of all: a cut, if it is of all.  In a
  * serializable transaction that would have to wait for the followers; and a
- * follower may refuse the snapshot, since it has a part of one of the leader's cuts.
+ * follower may refuse the snapshot, since it has a part of one of the leader's
+ * cuts.
  */
 static void
 collect(Checkpoint *checkpoint)

@@ -459,7 +459,7 @@ check_candidate(Peer *peer, const char *node)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to make a database node \"%s\"", node),
 				 errdetail("The role of the conninfo is no superuser there."),
-				 errhint("By the conninfo of a new node the leader connects as a superuser; by that of the leader the new node connects as a role with REPLICATION and pg_read_all_data.")));
+				 errhint("%s", topics_peer_roles_hint)));
 	if (strcmp(encoding, GetDatabaseEncodingName()) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -543,12 +543,10 @@ require_not_followed(const char *node, long patience_ms)
 					 errhint("Choose another name, or remove that one with topics.remove_node().")));
 }
 
-/* Return true if a node's name is that of another database so far. */
+/* Return true if who has had a node's name so far, or NULL, is another database. */
 static bool
-replaces(const MetadataNode *node)
+is_another(const MetadataNode *before, const MetadataNode *node)
 {
-	const MetadataNode *before = topics_metadata_find_node(node->name);
-
 	return before && strcmp(before->incarnation, node->incarnation) != 0;
 }
 
@@ -572,7 +570,7 @@ invite(Peer *peer, const char *leader, MetadataNode *node)
 	const char *invitation[INVITATION_VALUES] = {node->name, leader};
 	PeerResult *result;
 	const MetadataNode *before;
-	bool		joins;
+	bool		replaces;
 
 	check_candidate(peer, node->name);
 	read_invitation(invitation);
@@ -585,20 +583,20 @@ invite(Peer *peer, const char *leader, MetadataNode *node)
 	node->incarnation = pstrdup(topics_peer_value(result, 0, 0));
 	topics_peer_clear(result);
 
-	if (replaces(node))
+	if (is_another(topics_metadata_find_node(node->name), node))
 		require_not_followed(node->name, PATIENCE_MS);
 	lock_row();
 	before = topics_metadata_find_node(node->name);
-	joins = before == NULL || strcmp(before->incarnation, node->incarnation) != 0;
-	if (before && joins)
+	replaces = is_another(before, node);
+	if (replaces)
 		require_not_followed(node->name, 0);
 	/* who joins anew has nothing, whatever the one of this name had before */
-	node->counts = !joins && before->counts;
+	node->counts = before && before->counts && !replaces;
 	topics_metadata_put_node(node);
-	if (before && before->counts && joins)
+	if (replaces && before->counts)
 		adjust_acks_followers(node->name, false);
 	SPI_commit();
-	if (before && joins)
+	if (replaces)
 		forget_follower(node->name);
 	topics_peer_clear(topics_peer_query(peer, "COMMIT", NULL, 0));
 }

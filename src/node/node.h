@@ -19,6 +19,7 @@
 typedef struct Peer Peer;		/* a connection to another node */
 typedef struct pg_result PeerResult;
 
+extern const char *const topics_peer_roles_hint;
 extern char *topics_peer_check_conninfo(const char *conninfo);
 extern Peer *topics_peer_connect(const char *node, const char *conninfo);
 extern void topics_peer_close(Peer *peer);

@@ -78,7 +78,7 @@ report_connection(Peer *peer)
 }
 
 /* What is needed of the role that a conninfo names; a schema's error does not say it. */
-static const char *const roles_hint =
+const char *const topics_peer_roles_hint =
 "By the leader's conninfo a node connects as a role with the attribute REPLICATION and membership in pg_read_all_data; by another node's, as a superuser.";
 
 /* Raise what the other node has raised; the result is cleared. */
@@ -93,7 +93,7 @@ report_result(Peer *peer, PeerResult *result)
 		ERRCODE_CONNECTION_FAILURE;
 	char	   *message = primary ? pstrdup(primary) : copy_message(PQerrorMessage(peer->conn));
 	char	   *more = detail ? pstrdup(detail) : NULL;
-	const char *cure = hint ? pstrdup(hint) : code == ERRCODE_INSUFFICIENT_PRIVILEGE ? roles_hint : NULL;
+	const char *cure = hint ? pstrdup(hint) : code == ERRCODE_INSUFFICIENT_PRIVILEGE ? topics_peer_roles_hint : NULL;
 
 	PQclear(result);
 	ereport(ERROR,

@@ -9,10 +9,9 @@
  * the first failure, then twice as long each time, up to 5 minutes.  So a
  * broken topic costs the others nothing, and the log a line for each try.  A
  * failure that says no more than that another process was in the way is tried
- * again within 10 s, and within 3 s if another server cannot be reached, or does not
- * let us in.  The
- * note goes when the piece has succeeded, when the topic is altered, or when
- * maintain() is called for it.
+ * again within 10 s, and within 3 s if another server cannot be reached, or
+ * does not let us in.  The note goes when the piece has succeeded, when the
+ * topic is altered, or when maintain() is called for it.
  *
  * A piece can also end the worker, or crash the server, again and again.  So it
  * is noted before it begins.  A worker that finds such a note of its
@@ -21,8 +20,8 @@
  * The file need not be flushed: what an operating system's crash takes along is
  * found out again.  After a crash that had another cause the piece loses a
  * second; but for replication, which is tried again at once the first time: a
- * follower's readers would lack this partition, and have what was committed with it
- * in others.
+ * follower's readers would lack this partition, and have what was committed
+ * with it in others.
  * The notes of a server that was a primary and starts as a standby are dropped.
  *
  * There are MAX_BROKEN notes of topics.  If more pieces fail at the same
