@@ -100,9 +100,43 @@ CREATE TABLE topic_log.cluster (
 	acks_followers integer NOT NULL,
 	epoch_id uuid,
 	incarnation uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+	term bigint NOT NULL DEFAULT 0,
+	promised_term bigint NOT NULL DEFAULT 0,
+	promised_to text NOT NULL DEFAULT '',
+	voters integer NOT NULL DEFAULT 1,
 	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
 );
 COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';
+
+CREATE TABLE topic_log.unfinished_cut (
+	topic_id bigint NOT NULL,
+	partition integer NOT NULL,
+	log_end bigint NOT NULL,
+	CONSTRAINT unfinished_cut_pkey PRIMARY KEY (topic_id, partition)
+);
+COMMENT ON TABLE topic_log.unfinished_cut IS 'On a follower that has a part of one of the leader''s cuts: where the logs ended that are longer since, to which it goes back when it becomes the leader; not dumped';
+
+CREATE TABLE topic_log.lacking (
+	topic_id bigint NOT NULL,
+	partition integer NOT NULL,
+	log_end bigint NOT NULL,
+	CONSTRAINT lacking_pkey PRIMARY KEY (topic_id, partition)
+);
+COMMENT ON TABLE topic_log.lacking IS 'On a follower: partitions that were stopped when it came into the leader''s term, and up to where it must have them before it can lead; not dumped';
+
+CREATE TABLE topic_log.truncated (
+	topic text NOT NULL,
+	partition integer NOT NULL,
+	"offset" bigint NOT NULL,
+	"timestamp" timestamptz NOT NULL,
+	key text,
+	value text,
+	headers jsonb,
+	epoch bigint NOT NULL,
+	truncated_at timestamptz NOT NULL DEFAULT pg_catalog.transaction_timestamp(),
+	number bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT truncated_pkey PRIMARY KEY
+);
+COMMENT ON TABLE topic_log.truncated IS 'The rows of the view topics.truncated; not dumped';
 
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('topic_log.topic', '');
@@ -523,6 +557,40 @@ CREATE FUNCTION topics.route(
 LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'topics_route';
 COMMENT ON FUNCTION topics.route(text, text) IS 'Where records with a key go: the partition, NULL without a key; the node that leads it and where clients find that node, NULL in no cluster; and whether that is this node. key: text as of topics.produce. Needs what producing or reading needs. Raises 42704 for an unknown topic (Kafka: Metadata)';
 
+CREATE PROCEDURE topics.move_leader(to_node text, from_node text DEFAULT NULL)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_move_leader';
+COMMENT ON PROCEDURE topics.move_leader(text, text) IS 'Has another node lead, with nothing lost, doubled or reordered, whatever pg_topics.acks is: commits with records wait until the other node has all and leads, and then raise TP004. from_node: the node that leads, by default this one; on any other node the leader is told. Returns when the other node leads; after any failure it can be called again. Superusers only. Raises 42704 for an unknown node, TP004 if from_node does not lead, TP009 if to_node does not have all within 5 s, or too few nodes promise to follow it, 55006 during another move, 55000 in no cluster, 25001 inside a transaction block, class 08 if a node cannot be reached (Kafka: controlled shutdown, kafka-leader-election)';
+
+CREATE PROCEDURE topics.failover(lost_node text, allow_data_loss boolean DEFAULT false)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_failover';
+COMMENT ON PROCEDURE topics.failover(text, boolean) IS 'Has this node lead in place of one that is lost, which is not asked. Enough of the others must promise to follow, for nothing that was acknowledged to be lost. allow_data_loss: lead also without them, with what this node has; who is ahead of it goes back to that. If this node leads already, nothing is done; after any failure it can be called again. Superusers only. Raises TP009 if too few nodes promise, with each one''s reason, 42704 for an unknown node, 55000 for this node, in no cluster, or if this node lacks what it was stopped in, 40001 if another one was faster, 25001 inside a transaction block (Kafka: leader election; with allow_data_loss: unclean leader election)';
+
+CREATE PROCEDURE topics.rebalance_leaders()
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_rebalance_leaders';
+COMMENT ON PROCEDURE topics.rebalance_leaders() IS 'Has the preferred node lead again, the one that has made the cluster, as topics.move_leader does. Superusers only. Raises what that raises (Kafka: preferred replica election)';
+
+CREATE FUNCTION topic_log.promise(cluster_id text, candidate text, incarnation text, term bigint, last_term bigint, ends text, only_asks boolean,
+	OUT refusal text, OUT promised_term bigint) RETURNS record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_promise';
+COMMENT ON FUNCTION topic_log.promise(text, text, text, bigint, bigint, text, boolean) IS 'Has this node promise to follow a candidate, in src/node/promise.c; why it does not, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: Vote)';
+
+CREATE FUNCTION topic_log.follow(cluster_id text, leader text, incarnation text, term bigint) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_follow';
+COMMENT ON FUNCTION topic_log.follow(text, text, text, bigint) IS 'Tells this node who leads, in a term; called by that node. For roles with the attribute REPLICATION (Kafka: BeginQuorumEpoch)';
+
+CREATE FUNCTION topic_log.leadership(node text, cluster_id text, OUT leader text, OUT leads boolean, OUT term bigint) RETURNS record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leadership';
+COMMENT ON FUNCTION topic_log.leadership(text, text) IS 'Who leads, as far as this node knows, whether it is this one, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: FetchSnapshot''s and Vote''s leader id)';
+
+CREATE FUNCTION topic_log.find_divergence(node text, incarnation text, cluster_id text, promised_term bigint, term bigint, numbers text, ids text,
+	OUT leader_term bigint, OUT epoch bigint, OUT epoch_id text, OUT epoch_term bigint, OUT ends text, OUT data_loss boolean, OUT began_with text) RETURNS record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_find_divergence';
+COMMENT ON FUNCTION topic_log.find_divergence(text, text, text, bigint, bigint, text, text) IS 'Where a node''s log and this one''s part, in src/node/divergence.c. For roles with the attribute REPLICATION (Kafka: OffsetsForLeaderEpoch)';
+
+CREATE PROCEDURE topic_log.take_lead()
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_take_lead';
+COMMENT ON PROCEDURE topic_log.take_lead() IS 'Has this node lead; called by the node that does so far, see topics.move_leader';
+
 CREATE FUNCTION topic_log.join_cluster(node text, leader text, cluster_id text, conninfo text, advertised_conninfo text, topic_id text, notify_key text) RETURNS text
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_join_cluster';
 COMMENT ON FUNCTION topic_log.join_cluster(text, text, text, text, text, text, text) IS 'Makes this database a follower, if it is not that already, and returns its incarnation: which joining it is a node by. Called by the node that leads, see topics.add_node';
@@ -617,6 +685,13 @@ COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or ow
 
 CREATE VIEW topics.cluster AS SELECT cluster_id, node, leader, epoch, acks_followers FROM topic_log.cluster;
 COMMENT ON VIEW topics.cluster IS 'The cluster that this database is in: one row, or none (Kafka: kafka-metadata-quorum describe --status)';
+
+CREATE VIEW topics.truncated WITH (security_barrier) AS
+SELECT topic, partition, "offset", "timestamp", key, value, headers, epoch, truncated_at
+FROM topic_log.truncated r
+WHERE EXISTS (SELECT FROM topic_log.topic t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.view
+	WHERE c.relname OPERATOR(pg_catalog.=) r.topic::name AND pg_catalog.has_table_privilege(c.oid, 'SELECT'));
+COMMENT ON VIEW topics.truncated IS 'Records that were taken out of this node''s logs, since the node that leads does not have them: nobody had confirmed them when another leader was elected. The newest 100,000, or 64 MB, of the topics that one may read (Kafka drops them)';
 
 CREATE VIEW topics.node AS SELECT * FROM topic_log.node_status();
 COMMENT ON VIEW topics.node IS 'The nodes of the cluster that this database is in; no row if it is in none (Kafka: brokers)';
@@ -743,7 +818,10 @@ GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 
 -- A node's role comes as any client; the functions look who it is.
 GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text),
+	topic_log.promise(text, text, text, bigint, bigint, text, boolean), topic_log.follow(text, text, text, bigint),
+	topic_log.leadership(text, text),
+	topic_log.find_divergence(text, text, text, bigint, bigint, text, text) TO PUBLIC;
 
 -- As PostgreSQL's own: pg_monitor reads all administration views
 GRANT USAGE ON SCHEMA topics TO pg_monitor;

@@ -133,6 +133,7 @@ publish_transaction(void)
 	}
 	topics_foreign_writer_tell(topics_offset_table_log_changed);
 	topics_log_start_at_end(true);
+	topics_truncate_at_end(true);
 	topics_cluster_at_end(true);
 	topics_membership_at_end(true);
 	topics_topic_changes_at_commit(topics_offset_table_forget_topic,
@@ -159,6 +160,7 @@ abort_transaction(void)
 	topics_append_lock_at_abort();
 	topics_cut_at_abort();
 	topics_log_start_at_end(false);
+	topics_truncate_at_end(false);
 	topics_cluster_at_end(false);
 	topics_membership_at_end(false);
 	topics_topic_changes_at_abort();

@@ -55,6 +55,8 @@ typedef enum Acks
 
 extern int	pg_topics_acks;		/* Acks */
 extern int	pg_topics_acks_timeout; /* ms; 0: no limit */
+extern int	pg_topics_node_timeout; /* ms */
+extern bool pg_topics_automatic_failover;
 extern int	pg_topics_early_lock_release;	/* EarlyLockRelease */
 extern bool pg_topics_enable_offset_scan;
 extern int	pg_topics_worker_interval;
@@ -109,7 +111,8 @@ typedef enum WaitReason
 	WAIT_COMPACTION_PACE,		/* compaction is ahead of its rate */
 	WAIT_REPLICATOR_IDLE,
 	WAIT_REPLICA_FEED,			/* until a follower can be told something new */
-	WAIT_PEER					/* for another node */
+	WAIT_PEER,					/* for another node */
+	WAIT_MOVED_LEADER			/* while another node takes the lead over */
 } WaitReason;
 
 extern uint32 topics_wait_event_get(WaitReason reason);

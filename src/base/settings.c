@@ -28,6 +28,8 @@ int			pg_topics_early_lock_release = EARLY_LOCK_RELEASE_AUTO;
 
 int			pg_topics_acks = ACKS_ALL;
 int			pg_topics_acks_timeout;
+int			pg_topics_node_timeout;
+bool		pg_topics_automatic_failover;
 
 bool		pg_topics_enable_offset_scan;
 int			pg_topics_worker_interval;
@@ -89,6 +91,16 @@ topics_settings_define(void)
 							"The outcome is not known then. 0 is no limit.",
 							&pg_topics_acks_timeout, 30000, 0, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.node_timeout",
+							"How long a cluster's node is silent until it is taken for lost.",
+							"A follower that has not heard from the leader for so long has another one elected. A leader that has not heard from enough followers for so long takes no records with acks = 1 or 0. Has to be the same on all nodes.",
+							&pg_topics_node_timeout, 9000, 100, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("pg_topics.automatic_failover",
+							 "Lets a follower lead, if most nodes want it, when the leader is lost.",
+							 "Without it, topics.failover() has to be called.",
+							 &pg_topics_automatic_failover, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("pg_topics.enable_offset_scan",
 							 "Lets the planner read topics in the order of offsets, from the first wanted one.",
 							 "Also topics.fetch() in FROM, record by record.",

@@ -26,6 +26,7 @@ static const char *const event_names[] = {
 	[WAIT_REPLICATOR_IDLE] = "PgTopicsReplicatorIdle",
 	[WAIT_REPLICA_FEED] = "PgTopicsReplicaFeed",
 	[WAIT_PEER] = "PgTopicsPeer",
+	[WAIT_MOVED_LEADER] = "PgTopicsMovedLeader",
 };
 
 /*

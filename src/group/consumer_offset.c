@@ -436,7 +436,7 @@ topics_consumer_offset_pre_commit(void)
 		if (!needs_record(local))
 			continue;
 		/* a follower gets the records from the leader */
-		if (topics_cluster_role() != ROLE_LEADER)
+		if (topics_cluster_follows())
 			break;
 		if (offsets_topic == NULL)
 		{

@@ -497,8 +497,7 @@ topics_offset_log_prepare(bool for_write)
 	if (for_write)
 	{
 		topic = find_offsets_topic();
-		if (topic == NULL ? topics_cluster_role() != ROLE_LEADER :
-			topics_cluster_role_of(topic, 0) != ROLE_LEADER)
+		if (topics_cluster_follows())
 			topics_cluster_report_no_group();
 		if (topic == NULL)
 			create_offsets_topic();

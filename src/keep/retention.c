@@ -343,7 +343,7 @@ topics_retention_advance(Partition *partition)
 	}
 	/* a follower's log starts where the leader's does */
 	if (partition->topic->settings.delete &&
-		topics_cluster_role_of(partition->topic, partition->number) == ROLE_LEADER)
+		!topics_cluster_follows())
 	{
 		int64		start;
 

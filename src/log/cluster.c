@@ -5,10 +5,10 @@
  *
  * The row is this node's own: it is not replicated, and not dumped.  A database
  * without it is in no cluster, and leads all its partitions.  node/ writes it;
- * here is what the log needs of it: a partition's role, which is looked up
- * together with its log end (log_end.c), and the error for who wants to write to
- * what another node leads.  What the row says is told to shared memory: mark_slot.c
- * keeps it, and high_watermark.c decides what commits and readers wait for.
+ * here is what the log needs of it: whether this node leads, and the error for who
+ * wants to write to what another node leads.  What the row says is told to shared
+ * memory: mark_slot.c keeps it, and high_watermark.c decides what commits and readers
+ * wait for.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,7 +39,11 @@ enum
 	Anum_cluster_epoch,
 	Anum_cluster_acks_followers,
 	Anum_cluster_epoch_id,
-	Anum_cluster_incarnation
+	Anum_cluster_incarnation,
+	Anum_cluster_term,
+	Anum_cluster_promised_term,
+	Anum_cluster_promised_to,
+	Anum_cluster_voters
 };
 
 static char *
@@ -96,6 +100,13 @@ topics_cluster_read_row(ClusterRow *row)
 														 RelationGetDescr(rel), &isnull));
 		row->epoch_id = get_uuid(tuple, RelationGetDescr(rel), Anum_cluster_epoch_id);
 		row->incarnation = get_uuid(tuple, RelationGetDescr(rel), Anum_cluster_incarnation);
+		row->term = DatumGetInt64(heap_getattr(tuple, Anum_cluster_term, RelationGetDescr(rel),
+											   &isnull));
+		row->promised_term = DatumGetInt64(heap_getattr(tuple, Anum_cluster_promised_term,
+														RelationGetDescr(rel), &isnull));
+		row->promised_to = get_text(tuple, RelationGetDescr(rel), Anum_cluster_promised_to);
+		row->voters = DatumGetInt32(heap_getattr(tuple, Anum_cluster_voters, RelationGetDescr(rel),
+												 &isnull));
 		row->leads = strcmp(row->node, row->leader) == 0;
 	}
 	systable_endscan(scan);
@@ -115,21 +126,36 @@ topics_cluster_require_row(ClusterRow *row)
 static int
 report_leader(const ClusterRow *row)
 {
+	if (*row->leader == '\0')
+		return errdetail("NOT_LEADER_OR_FOLLOWER: no node leads, as far as is known here.");
 	return errdetail("NOT_LEADER_OR_FOLLOWER: node \"%s\" leads: %s.", row->leader,
 					 row->leader_advertised ? row->leader_advertised : "address unknown");
 }
 
-/* Read what this database is, and how many followers its commits wait for. */
-static ClusterKind
-read_kind(int *acks_followers)
+/*
+ * Count the nodes whose promises let one lead, its own among them: a majority, so that
+ * there are no two; and so many that one of them has any commit that was acknowledged.
+ */
+int
+topics_cluster_quorum(const ClusterRow *row)
 {
+	return topics_max(row->voters / 2 + 1, row->voters - row->acks_followers);
+}
+
+/* Read what this database is. */
+static ClusterFacts
+read_facts(void)
+{
+	ClusterFacts facts = {CLUSTER_NONE, 0, 0, 0};
 	ClusterRow	row;
 
-	*acks_followers = 0;
 	if (!topics_cluster_read_row(&row))
-		return CLUSTER_NONE;
-	*acks_followers = row.acks_followers;
-	return row.leads ? CLUSTER_LEADER : CLUSTER_FOLLOWER;
+		return facts;
+	facts.kind = row.leads ? CLUSTER_LEADER : CLUSTER_FOLLOWER;
+	facts.acks_followers = row.acks_followers;
+	facts.lease_followers = row.voters - topics_cluster_quorum(&row);
+	facts.term = row.leads ? row.term : 0;
+	return facts;
 }
 
 /*
@@ -137,8 +163,7 @@ read_kind(int *acks_followers)
  * the transaction commits.
  */
 static bool row_changes = false;
-static ClusterKind next_kind;
-static int	next_acks_followers;
+static ClusterFacts next_facts;
 
 /*
  * Have shared memory know what this database is in a cluster, if it does not.
@@ -154,29 +179,26 @@ topics_cluster_attend(void)
 	if (row_changes || RecoveryInProgress() || !IsTransactionState())
 		return;
 	if (topics_mark_slot_kind() == CLUSTER_NONE)
-		(void) topics_cluster_role();
+		topics_cluster_look();
 	is_known = true;
 }
 
 /*
- * Look this node's role up: it is the same for all partitions, so far.  A node is
- * known to shared memory from then on, and each change of its row when that is
- * committed.
+ * Look up what this node is.  It is known to shared memory from then on, and each
+ * change of its row when that is committed.
  */
-PartitionRole
-topics_cluster_role(void)
+void
+topics_cluster_look(void)
 {
 	uint32		changes;
-	int			acks_followers;
-	ClusterKind kind;
+	ClusterFacts facts;
 
 	do
 	{
 		changes = topics_mark_slot_row_changes();
-		kind = read_kind(&acks_followers);
+		facts = read_facts();
 	} while (!row_changes && !RecoveryInProgress() &&
-			 !topics_mark_slot_attend(kind, acks_followers, changes));
-	return kind == CLUSTER_FOLLOWER ? ROLE_FOLLOWER : ROLE_LEADER;
+			 !topics_mark_slot_attend(&facts, changes));
 }
 
 /* The row was changed, unless that is undone. */
@@ -193,7 +215,7 @@ topics_cluster_pre_commit(void)
 	if (!row_changes)
 		return;
 	CommandCounterIncrement();
-	next_kind = read_kind(&next_acks_followers);
+	next_facts = read_facts();
 }
 
 /* At the end of a transaction.  Raises nothing. */
@@ -201,22 +223,16 @@ void
 topics_cluster_at_end(bool commit)
 {
 	if (commit && row_changes)
-		topics_mark_slot_row_changed(next_kind, next_acks_followers);
+		topics_mark_slot_row_changed(&next_facts);
 	row_changes = false;
 }
 
-/*
- * This node's role for a partition, without a look at a table where it is known
- * already.
- */
-PartitionRole
-topics_cluster_role_of(Topic *topic, int32 partition)
+/* Return true if this node follows: its logs are written by replication alone. */
+bool
+topics_cluster_follows(void)
 {
-	const PartitionState *state = topics_catalog_try_partition_state(topic, partition);
-
-	if (state && pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &state->next_offset)) != UNKNOWN_OFFSET)
-		return state->role;
-	return topics_cluster_role();
+	topics_cluster_attend();
+	return topics_mark_slot_kind() == CLUSTER_FOLLOWER;
 }
 
 /*
@@ -251,6 +267,20 @@ topics_cluster_require_leader(const char *command)
 			 errmsg("%s must be called on the node that leads", command),
 			 report_leader(&row),
 			 errhint("Connect to that node.")));
+}
+
+/* Raise the error of who takes another node for the leader. */
+void
+topics_cluster_report_other_leader(const char *node)
+{
+	ClusterRow	row;
+
+	topics_cluster_require_row(&row);
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_LEADER),
+			 errmsg("node \"%s\" does not lead", node),
+			 report_leader(&row),
+			 errhint("topics.node says who leads.")));
 }
 
 /* Raise the error of who would use a consumer group on a node that follows. */

@@ -284,13 +284,17 @@ typedef struct ClusterRow
 {
 	char	   *node;			/* its own name */
 	char	   *cluster_id;
-	char	   *leader;
+	char	   *leader;			/* "": none is known */
 	char	   *leader_conninfo;	/* for nodes; NULL: it leads */
 	char	   *leader_advertised;	/* for clients */
 	int64		epoch;			/* of the leader; 0: not heard of yet */
 	char	   *epoch_id;		/* or "" */
 	char	   *incarnation;	/* of this node: drawn when it joins */
 	int32		acks_followers; /* that a commit waits for */
+	int32		voters;			/* nodes that count, with this one */
+	int64		term;			/* of the epoch: it begins with an election */
+	int64		promised_term;	/* nothing is taken of a lower one */
+	char	   *promised_to;	/* the candidate, or "" */
 	bool		leads;
 } ClusterRow;
 
@@ -301,11 +305,19 @@ extern void topics_cluster_note_change(void);
 extern void topics_cluster_pre_commit(void);
 extern void topics_cluster_at_end(bool commit);
 extern void topics_cluster_check_replicas(int32 min_insync_replicas);
-extern PartitionRole topics_cluster_role(void);
-extern PartitionRole topics_cluster_role_of(Topic *topic, int32 partition);
+extern bool topics_cluster_follows(void);
+extern void topics_cluster_look(void);
 extern void topics_cluster_require_leader(const char *command);
+extern int	topics_cluster_quorum(const ClusterRow *row);
+extern void topics_cluster_report_other_leader(const char *node);
 extern void topics_cluster_report_no_group(void);
 extern void topics_cluster_report_not_leader(const char *topic, int32 partition);
+
+/* ---- truncate.c ---- */
+
+extern int64 topics_truncate_log(const Partition *partition, int64 end, int64 epoch);
+extern bool topics_truncate_is_pending(void);
+extern void topics_truncate_at_end(bool commit);
 
 /* ---- make_topic.c ---- */
 

@@ -259,7 +259,6 @@ typedef struct EndLookup
 {
 	uint32		foreign_writes; /* counted when we began */
 	FoundEnd	found;
-	PartitionRole role;
 
 	/*
 	 * for the roll by size and by age, of the active segment, if there is one
@@ -300,7 +299,7 @@ look_up_end(const Partition *partition, EndLookup *lookup)
 	lookup->foreign_writes = pg_atomic_read_u32(&partition->state->foreign_writes);
 	pg_memory_barrier();
 	AcceptInvalidationMessages();
-	lookup->role = topics_cluster_role();
+	topics_cluster_attend();
 	lookup->found = find_end_now(partition);
 	/* a restore is not at its end yet: this may not be that of the log */
 	if (lookup->found.complete)
@@ -337,7 +336,6 @@ store_end(PartitionState *state, const EndLookup *lookup)
 		state->active_base = lookup->active.base_offset;
 		state->spare_at = topics_segment_half(state->active_base, lookup->active.end_offset);
 	}
-	state->role = lookup->role;
 	state->stored_floor = lookup->found.floor;
 	state->stored_high_watermark = lookup->found.confirmed;
 	state->last_append_time = Max(state->last_append_time, lookup->found.last_timestamp);

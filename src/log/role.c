@@ -187,7 +187,7 @@ grant_all_topics(const RoleFacts *facts)
 {
 	ListCell   *lc;
 
-	if (topics_cluster_role() == ROLE_FOLLOWER)
+	if (topics_cluster_follows())
 		return;
 	foreach(lc, topics_catalog_list())
 	{

@@ -103,8 +103,8 @@ get_advertised_argument(FunctionCallInfo fcinfo, int argument, const char *conni
 }
 
 /* Require all that a call needs that changes the cluster. */
-static void
-check_call(const char *command)
+void
+topics_membership_check_call(const char *command)
 {
 	topics_settings_require_preload();
 	if (!superuser())
@@ -125,8 +125,8 @@ get_cluster_table(void)
 	return get_relname_relid("cluster", get_namespace_oid(TOPIC_LOG_SCHEMA, false));
 }
 
-static void
-lock_row(void)
+void
+topics_membership_lock(void)
 {
 	LockRelationOid(get_cluster_table(), ExclusiveLock);
 }
@@ -153,8 +153,8 @@ require_leader(const char *command)
 	return row;
 }
 
-static void
-report_no_node(const char *node)
+void
+topics_membership_report_no_node(const char *node)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -197,12 +197,13 @@ insert_row(const char *node, const char *leader, const char *leader_conninfo,
 {
 	StatementScope scope = topics_statement_begin();
 
-	topics_statement_execute("INSERT INTO topic_log.cluster VALUES (%s, %s, %s, %s, %s, " INT64_FORMAT ", 0, 0)",
+	topics_statement_execute("INSERT INTO topic_log.cluster (node, leader, leader_conninfo, leader_advertised_conninfo, cluster_id, system_identifier, epoch, acks_followers, term)"
+							 " VALUES (%s, %s, %s, %s, %s, " INT64_FORMAT ", 0, 0, %d)",
 							 quote_literal_cstr(node), quote_literal_cstr(leader),
 							 leader_conninfo ? quote_literal_cstr(leader_conninfo) : "NULL",
 							 leader_advertised ? quote_literal_cstr(leader_advertised) : "NULL",
 							 cluster_id ? quote_literal_cstr(cluster_id) : "gen_random_uuid()::text",
-							 (int64) GetSystemIdentifier());
+							 (int64) GetSystemIdentifier(), strcmp(node, leader) == 0 ? 1 : 0);
 	topics_statement_end(scope);
 	topics_cluster_note_change();
 }
@@ -242,15 +243,26 @@ update_row(const char *assignment)
 	PopActiveSnapshot();
 }
 
-/* Begin an epoch, in a transaction that has locked the row. */
+/* The epoch that begins next does so without a majority. */
+static bool begins_with_loss = false;
+
+/*
+ * Begin an epoch, in a transaction that has locked the row.  The first one of a term says
+ * where all logs end: nobody appends before it has begun.
+ */
 static void
 begin_epoch(void)
 {
+	MetadataEpoch epoch = {.started_at = topics_mark_slot_start_position(),.data_loss = begins_with_loss};
 	ClusterRow	row;
 
 	update_row("epoch = epoch + 1, epoch_id = gen_random_uuid()");
 	topics_cluster_require_row(&row);
-	topics_metadata_put_epoch(row.epoch, row.epoch_id, topics_mark_slot_start_position());
+	epoch.number = row.epoch;
+	epoch.id = row.epoch_id;
+	epoch.term = row.term;
+	epoch.ends = topics_metadata_find_term(row.term) ? NULL : topics_log_ends_get_all();
+	topics_metadata_put_epoch(&epoch);
 	begins_epoch = true;
 }
 
@@ -270,7 +282,7 @@ topics_membership_pre_commit(void)
 	topics_cluster_attend();
 	if (likely(topics_mark_slot_has_epoch()))
 		return;
-	lock_row();
+	topics_membership_lock();
 	if (!topics_mark_slot_has_epoch() && topics_cluster_read_row(&row) && row.leads)
 		begin_epoch();
 }
@@ -286,12 +298,126 @@ topics_membership_publish(void)
 		topics_mark_slot_note_epoch();
 }
 
-/* On a follower: the leader is in another epoch. */
+/* ----------------------------------------------------------------
+ *		Terms
+ * ----------------------------------------------------------------
+ */
+
+/* On a follower: the leader is in another epoch of its term. */
 void
 topics_membership_adopt_epoch(int64 epoch, const char *id)
 {
-	lock_row();
+	topics_membership_lock();
 	update_row(psprintf("epoch = " INT64_FORMAT ", epoch_id = %s", epoch, quote_literal_cstr(id)));
+}
+
+/* On a follower, which has all that there was when it began: come into a term. */
+void
+topics_membership_adopt_term(int64 term, int64 epoch, const char *id)
+{
+	update_row(psprintf("term = " INT64_FORMAT ", epoch = " INT64_FORMAT ", epoch_id = %s,"
+						" promised_term = GREATEST(promised_term, " INT64_FORMAT ")",
+						term, epoch, quote_literal_cstr(id), term));
+}
+
+/* On a node whose log was truncated: its last epoch is an earlier one. */
+void
+topics_membership_go_back(int64 term, int64 epoch, const char *id)
+{
+	update_row(psprintf("term = " INT64_FORMAT ", epoch = " INT64_FORMAT ", epoch_id = %s",
+						term, epoch, quote_literal_cstr(id)));
+}
+
+/*
+ * Have the row, which is locked, say who leads or may come to lead: nobody in place of
+ * ourselves, as that is for topics_membership_lead.
+ */
+static void
+say_leader(const char *name)
+{
+	ClusterRow	row;
+	const MetadataNode *node;
+
+	topics_cluster_require_row(&row);
+	/* it leads on until it does in the higher term, or another one does */
+	if (row.leads && strcmp(name, row.node) == 0)
+		return;
+	node = strcmp(name, row.node) == 0 ? NULL : topics_metadata_find_node(name);
+	if (node == NULL)
+		update_row("leader = '', leader_conninfo = NULL, leader_advertised_conninfo = NULL");
+	else
+		update_row(psprintf("leader = %s, leader_conninfo = %s, leader_advertised_conninfo = %s",
+							quote_literal_cstr(node->name), quote_literal_cstr(node->conninfo),
+							quote_literal_cstr(node->advertised)));
+	topics_cluster_note_change();
+	topics_topic_changes_want_round();
+}
+
+/* Promise a node, or ourselves, a term; the row is locked. */
+void
+topics_membership_promise(int64 term, const char *node)
+{
+	update_row(psprintf("promised_term = " INT64_FORMAT ", promised_to = %s", term, quote_literal_cstr(node)));
+	say_leader(node);
+}
+
+/* A node was elected in a term without our promise: follow it; the row is locked. */
+void
+topics_membership_follow(int64 term, const char *node)
+{
+	ClusterRow	row;
+
+	topics_cluster_require_row(&row);
+	if (row.promised_term > term || row.term > term)
+		return;
+	topics_membership_promise(term, node);
+}
+
+/* Lead from the commit on, in a term; the row is locked. */
+void
+topics_membership_lead(int64 term)
+{
+	StatementScope scope;
+
+	update_row(psprintf("leader = node, leader_conninfo = NULL, leader_advertised_conninfo = NULL, term = " INT64_FORMAT, term));
+	PushActiveSnapshot(GetLatestSnapshot());
+	scope = topics_statement_begin();
+	(void) topics_read_cut_show_all(true);
+	topics_statement_execute("DELETE FROM topic_log.lacking");
+	/* topics that this node makes have ids above those of all others */
+	topics_statement_execute("SELECT setval('topic_log.topic_id_seq', max(id), true)"
+							 " FROM (SELECT substr(key, 7)::int8 AS id FROM topic.\"" METADATA_TOPIC "\" WHERE key LIKE 'topic/%%'"
+							 " UNION ALL SELECT topic_id FROM topic_log.topic UNION ALL SELECT last_value FROM topic_log.topic_id_seq) i"
+							 " HAVING max(id) > 0");
+	(void) topics_read_cut_show_all(false);
+	topics_statement_end(scope);
+	PopActiveSnapshot();
+	topics_cluster_note_change();
+	topics_topic_changes_want_round();
+}
+
+/* Say in the metadata that this node leads: the first records of its term. */
+void
+topics_membership_say_leader(bool data_loss)
+{
+	ClusterRow	row;
+	bool		is_default;
+
+	topics_cluster_require_row(&row);
+	if (!row.leads)
+		return;
+	begins_with_loss = data_loss;
+	(void) topics_metadata_count_nodes("", &is_default);
+	topics_metadata_put_cluster(row.node, row.acks_followers, is_default);
+}
+
+/* Return true unless this node leads, and has not begun its term. */
+bool
+topics_membership_has_begun_term(void)
+{
+	ClusterRow	row;
+
+	return !topics_cluster_read_row(&row) || !row.leads || topics_metadata_find_term(row.term) != NULL;
 }
 
 /* create_cluster(node, conninfo, advertised_conninfo) */
@@ -304,8 +430,8 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	MetadataNode self = {.name = node,.conninfo = conninfo,.advertised = advertised,.counts = true};
 	ClusterRow	row;
 
-	check_call("topics.create_cluster()");
-	lock_row();
+	topics_membership_check_call("topics.create_cluster()");
+	topics_membership_lock();
 	if (topics_cluster_read_row(&row))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -351,6 +477,8 @@ adjust_acks_followers(const char *node, bool counts)
 
 	ClusterRow	row;
 
+	update_row(psprintf("voters = %d", count));
+	topics_cluster_note_change();
 	if (is_default)
 		set_acks_followers(count / 2, true);
 	else if (topics_cluster_read_row(&row) && row.acks_followers >= count)
@@ -390,8 +518,8 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 	bool		is_default;
 	int			count;
 
-	check_call("topics.alter_cluster()");
-	lock_row();
+	topics_membership_check_call("topics.alter_cluster()");
+	topics_membership_lock();
 	(void) require_leader("topics.alter_cluster()");
 	count = topics_metadata_count_nodes("", &is_default);
 	if (PG_ARGISNULL(0))
@@ -421,7 +549,7 @@ topics_membership_count_node(const char *node, const char *incarnation)
 	const MetadataNode *known;
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	lock_row();
+	topics_membership_lock();
 	known = topics_metadata_find_node(node);
 	if (known && !known->counts && strcmp(known->incarnation, incarnation) == 0)
 	{
@@ -585,7 +713,7 @@ invite(Peer *peer, const char *leader, MetadataNode *node)
 
 	if (is_another(topics_metadata_find_node(node->name), node))
 		require_not_followed(node->name, PATIENCE_MS);
-	lock_row();
+	topics_membership_lock();
 	before = topics_metadata_find_node(node->name);
 	replaces = is_another(before, node);
 	if (replaces)
@@ -643,7 +771,7 @@ topics_add_node(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 	Peer	   *peer;
 
-	check_call("topics.add_node()");
+	topics_membership_check_call("topics.add_node()");
 	topics_argument_require_no_block(fcinfo, "topics.add_node()");
 	row = require_leader("topics.add_node()");
 	if (strcmp(node, row.node) == 0)
@@ -717,8 +845,8 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 	};
 	ClusterRow	row;
 
-	check_call("topic_log.join_cluster()");
-	lock_row();
+	topics_membership_check_call("topic_log.join_cluster()");
+	topics_membership_lock();
 	if (topics_cluster_read_row(&row))
 	{
 		if (strcmp(row.cluster_id, cluster_id) == 0 && strcmp(row.node, node) == 0)
@@ -763,8 +891,8 @@ topics_alter_node(PG_FUNCTION_ARGS)
 	MetadataNode *known;
 	ClusterRow	row;
 
-	check_call("topics.alter_node()");
-	lock_row();
+	topics_membership_check_call("topics.alter_node()");
+	topics_membership_lock();
 	if (topics_cluster_read_row(&row) && !row.leads && strcmp(node, row.leader) == 0)
 	{
 		find_leader_at(conninfo, advertised);
@@ -773,7 +901,7 @@ topics_alter_node(PG_FUNCTION_ARGS)
 	(void) require_leader("topics.alter_node()");
 	known = topics_metadata_find_node(node);
 	if (known == NULL)
-		report_no_node(node);
+		topics_membership_report_no_node(node);
 	known->conninfo = conninfo;
 	known->advertised = advertised;
 	topics_metadata_put_node(known);
@@ -795,8 +923,8 @@ topics_leave_cluster(PG_FUNCTION_ARGS)
 	StatementScope scope;
 	ClusterRow	row;
 
-	check_call("topic_log.leave_cluster()");
-	lock_row();
+	topics_membership_check_call("topic_log.leave_cluster()");
+	topics_membership_lock();
 	if (!topics_cluster_read_row(&row))
 		PG_RETURN_VOID();
 	if (row.leads && list_length(topics_metadata_list_nodes()) > 1)
@@ -829,7 +957,7 @@ topics_membership_at_end(bool commit)
 	/* the cluster that has just been made */
 	if (commit)
 		topics_membership_publish();
-	begins_epoch = false;
+	begins_epoch = begins_with_loss = false;
 }
 
 typedef struct RemovedNode
@@ -874,7 +1002,7 @@ topics_remove_node(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 	ErrorData  *error;
 
-	check_call("topics.remove_node()");
+	topics_membership_check_call("topics.remove_node()");
 	topics_argument_require_no_block(fcinfo, "topics.remove_node()");
 	if (topics_cluster_read_row(&row) && !row.leads)
 	{
@@ -888,10 +1016,10 @@ topics_remove_node(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is this node, which leads", removed.node)));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	lock_row();
+	topics_membership_lock();
 	known = topics_metadata_find_node(removed.node);
 	if (known == NULL)
-		report_no_node(removed.node);
+		topics_membership_report_no_node(removed.node);
 	removed.conninfo = known->conninfo;
 	if (known->counts)
 		adjust_acks_followers(removed.node, false);

@@ -7,8 +7,9 @@
  * the latest record counts and a record without a value says that it is gone.
  *
  *	cluster			who leads, and how many followers a commit waits for
- *	epoch/<number>	an epoch: its id, and where in the leader's WAL the start of the
- *					server began which has begun it
+ *	epoch/<number>	an epoch: its id and term, and where in the leader's WAL the start of
+ *					the server began which has begun it; if an election has, where all
+ *					logs ended then
  *	node/<name>		a node: conninfo, advertised_conninfo, the incarnation, and whether
  *					it counts as a copy
  *	topic/<id>		a topic: all that the view topic_log.topic_description says
@@ -65,6 +66,8 @@
 #include "node/node.h"
 
 /* The latest record of each key that begins with "prefix/". */
+#define LATEST_CLUSTER \
+	"SELECT value FROM topic.\"" METADATA_TOPIC "\" WHERE key = 'cluster' ORDER BY \"offset\" DESC LIMIT 1"
 #define LATEST(prefix) \
 	"SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\"" \
 	" WHERE key LIKE '" prefix "/%' ORDER BY key, \"offset\" DESC"
@@ -186,7 +189,8 @@ topics_metadata_count_node(const char *node)
 
 /*
  * Say who leads, and how many followers a commit waits for.  By default that is as
- * the number of nodes wants it.
+ * the number of nodes wants it.  The first node that is said to lead is the preferred
+ * one for good.
  */
 void
 topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_default)
@@ -196,24 +200,58 @@ topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_defa
 	};
 	Oid			types[] = {TEXTOID, INT4OID, BOOLOID};
 
-	put_query("cluster", "SELECT jsonb_build_object('leader', $1, 'acks_followers', $2, 'is_default', $3)",
+	put_query("cluster", "SELECT jsonb_build_object('leader', $1, 'acks_followers', $2, 'is_default', $3,"
+			  " 'preferred_leader', coalesce((" LATEST_CLUSTER ") ->> 'preferred_leader', $1))",
 			  types, values, lengthof(values));
 }
 
-/* Say that an epoch has begun, and where in WAL this start of the server has. */
-void
-topics_metadata_put_epoch(int64 epoch, const char *id, XLogRecPtr started_at)
+/* Get the node that is to lead if it can; palloc'd, or NULL. */
+char *
+topics_metadata_preferred_leader(void)
 {
-	Datum		values[] = {CStringGetTextDatum(id), LSNGetDatum(started_at)};
-	Oid			types[] = {TEXTOID, PG_LSNOID};
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = begin_query("SELECT (" LATEST_CLUSTER ") ->> 'preferred_leader'", NULL, NULL, 0);
+	char	   *text = get_text(0, 1);
+	char	   *result = text ? MemoryContextStrdup(cxt, text) : NULL;
 
-	put_query(psprintf("epoch/" INT64_FORMAT, epoch), "SELECT jsonb_build_object('id', $1, 'started_at', $2)",
+	end_query(scope);
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Epochs
+ * ----------------------------------------------------------------
+ */
+
+/* The epochs, with what their records say. */
+#define EPOCHS \
+	"epoch AS (SELECT split_part(key, '/', 2)::int8 AS number, value ->> 'id' AS id," \
+	" (value ->> 'term')::int8 AS term, (value ->> 'started_at')::pg_lsn AS started_at," \
+	" value -> 'ends' AS ends, coalesce((value ->> 'data_loss')::boolean, false) AS data_loss" \
+	" FROM (" LATEST("epoch") ") latest)"
+
+/*
+ * Say that an epoch has begun.  One that begins with an election has the ends that all
+ * logs had then.
+ */
+void
+topics_metadata_put_epoch(const MetadataEpoch *epoch)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(epoch->id), LSNGetDatum(epoch->started_at), Int64GetDatum(epoch->term),
+		CStringGetTextDatum(epoch->ends ? epoch->ends : ""), BoolGetDatum(epoch->data_loss)
+	};
+	Oid			types[] = {TEXTOID, PG_LSNOID, INT8OID, TEXTOID, BOOLOID};
+
+	put_query(psprintf("epoch/" INT64_FORMAT, epoch->number),
+			  "SELECT jsonb_strip_nulls(jsonb_build_object('id', $1, 'started_at', $2, 'term', $3,"
+			  " 'data_loss', nullif($5, false))) || CASE WHEN $4 = '' THEN '{}' ELSE jsonb_build_object('ends', $4::jsonb) END",
 			  types, values, lengthof(values));
 }
 
 /*
- * Find an epoch by its id.  *ended_at is set to where the next one's server has
- * started, or to InvalidXLogRecPtr if it is the last one.
+ * Find an epoch by its id.  *ended_at is set to where the server's next start in the
+ * same term was, or to InvalidXLogRecPtr if it was the last one.
  */
 bool
 topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at)
@@ -224,9 +262,8 @@ topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at)
 	bool		found;
 	char	   *text;
 
-	scope = begin_query("WITH epoch AS (SELECT split_part(key, '/', 2)::int8 AS number, value ->> 'id' AS id,"
-						" (value ->> 'started_at')::pg_lsn AS started_at FROM (" LATEST("epoch") ") latest)"
-						" SELECT (SELECT min(started_at) FROM epoch later WHERE later.number > e.number) FROM epoch e WHERE id = $1",
+	scope = begin_query("WITH " EPOCHS " SELECT (SELECT min(started_at) FROM epoch later"
+						" WHERE later.number > e.number AND later.term = e.term) FROM epoch e WHERE id = $1",
 						types, values, lengthof(values));
 	found = SPI_processed > 0;
 	text = found ? get_text(0, 1) : NULL;
@@ -234,6 +271,94 @@ topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at)
 
 	end_query(scope);
 	return found;
+}
+
+/* Copy the epoch in a query's first row, or return NULL if it has none. */
+static MetadataEpoch *
+copy_epoch(MemoryContext cxt)
+{
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	MetadataEpoch *epoch = SPI_processed > 0 ? palloc0(sizeof(MetadataEpoch)) : NULL;
+
+	if (epoch)
+	{
+		epoch->number = pg_strtoint64(get_text(0, 1));
+		epoch->id = get_text(0, 2);
+		epoch->term = pg_strtoint64(get_text(0, 3));
+		epoch->ends = get_text(0, 4);
+		epoch->data_loss = is_true(get_text(0, 5));
+	}
+	MemoryContextSwitchTo(old);
+	return epoch;
+}
+
+/*
+ * Find the first epoch above a number that began with an election, with the ends of
+ * then: there the epoch of that number ended.  NULL: it goes on.
+ */
+MetadataEpoch *
+topics_metadata_next_election(int64 number)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	Datum		values[] = {Int64GetDatum(number)};
+	Oid			types[] = {INT8OID};
+	StatementScope scope = begin_query("WITH " EPOCHS " SELECT number, id, term, ends, data_loss FROM epoch"
+									   " WHERE number > $1 AND ends IS NOT NULL ORDER BY number LIMIT 1",
+									   types, values, lengthof(values));
+	MetadataEpoch *result = copy_epoch(cxt);
+
+	end_query(scope);
+	return result;
+}
+
+/* Find the epoch by which a term began, or NULL. */
+MetadataEpoch *
+topics_metadata_find_term(int64 term)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	Datum		values[] = {Int64GetDatum(term)};
+	Oid			types[] = {INT8OID};
+	StatementScope scope = begin_query("WITH " EPOCHS " SELECT number, id, term, ends, data_loss FROM epoch"
+									   " WHERE term = $1 ORDER BY number LIMIT 1",
+									   types, values, lengthof(values));
+	MetadataEpoch *result = copy_epoch(cxt);
+
+	end_query(scope);
+	return result;
+}
+
+/* Get all epochs that are known here, as two arrays in text form: numbers, and ids. */
+void
+topics_metadata_list_epochs(char **numbers, char **ids)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = begin_query("WITH " EPOCHS " SELECT coalesce(array_agg(number ORDER BY number), '{}'),"
+									   " coalesce(array_agg(id ORDER BY number), '{}') FROM epoch",
+									   NULL, NULL, 0);
+
+	*numbers = MemoryContextStrdup(cxt, get_text(0, 1));
+	*ids = MemoryContextStrdup(cxt, get_text(0, 2));
+	end_query(scope);
+}
+
+/*
+ * Find the latest epoch of those that another node has, in the form of
+ * topics_metadata_list_epochs, that is known here.  NULL: none is.
+ */
+MetadataEpoch *
+topics_metadata_find_common_epoch(const char *numbers, const char *ids)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	Datum		values[] = {CStringGetTextDatum(numbers), CStringGetTextDatum(ids)};
+	Oid			types[] = {TEXTOID, TEXTOID};
+	StatementScope scope = begin_query("WITH " EPOCHS " SELECT e.number, e.id, e.term, e.ends, e.data_loss FROM epoch e"
+									   " JOIN ROWS FROM (unnest($1::int8[]), unnest($2::text[])) AS other (number, id) USING (number, id)"
+									   " ORDER BY e.number DESC LIMIT 1",
+									   types, values, lengthof(values));
+	MetadataEpoch *result = copy_epoch(cxt);
+
+	end_query(scope);
+	return result;
 }
 
 /*
@@ -249,8 +374,7 @@ topics_metadata_count_nodes(const char *except, bool *is_default)
 	int			result;
 
 	scope = begin_query("SELECT count(*) FILTER (WHERE key <> $1 AND (value ->> 'counts')::boolean),"
-						" coalesce((SELECT (value ->> 'is_default')::boolean FROM topic.\"" METADATA_TOPIC "\""
-						" WHERE key = 'cluster' ORDER BY \"offset\" DESC LIMIT 1), true)"
+						" coalesce(((" LATEST_CLUSTER ") ->> 'is_default')::boolean, true)"
 						" FROM (" LATEST("node") ") latest", types, values, lengthof(values));
 	result = pg_strtoint32(get_text(0, 1));
 	*is_default = *get_text(0, 2) == 't';
@@ -401,6 +525,12 @@ typedef struct TopicDifference
 	char	   *text[DIFFERENCE_OWNER_HERE + 1];
 } TopicDifference;
 
+static int32
+get_partitions(const TopicDifference *difference, int column)
+{
+	return pg_strtoint32(difference->text[column]);
+}
+
 /* List what differs, in the memory context "cxt". */
 static List *
 find_differences(MemoryContext cxt)
@@ -420,17 +550,16 @@ find_differences(MemoryContext cxt)
 		difference->wanted = is_true(difference->text[DIFFERENCE_WANTED]);
 		difference->here = is_true(difference->text[DIFFERENCE_HERE]);
 		difference->same = is_true(difference->text[DIFFERENCE_SAME]);
+		/* partitions that another leader had added are none of this one's */
+		if (difference->wanted && difference->here &&
+			get_partitions(difference, DIFFERENCE_PARTITIONS_HERE) >
+			get_partitions(difference, DIFFERENCE_PARTITIONS))
+			difference->same = false;
 		result = lappend(result, difference);
 		MemoryContextSwitchTo(old);
 	}
 	end_query(scope);
 	return result;
-}
-
-static int32
-get_partitions(const TopicDifference *difference, int column)
-{
-	return pg_strtoint32(difference->text[column]);
 }
 
 /* Get the settings that a record has. */
@@ -686,14 +815,14 @@ apply_cluster(void)
 	(void) topics_read_cut_show_all(true);
 	scope = topics_statement_begin();
 	SPI_execute("WITH said AS (SELECT key, (r.value ->> 'acks_followers')::int AS acks_followers,"
-				" n.value ->> 'conninfo' AS conninfo, n.value ->> 'advertised_conninfo' AS advertised"
-				" FROM (" LATEST("node") ") n, (SELECT value FROM topic.\"" METADATA_TOPIC "\""
-				" WHERE key = 'cluster' ORDER BY \"offset\" DESC LIMIT 1) r)"
-				" UPDATE topic_log.cluster c SET acks_followers = s.acks_followers,"
+				" n.value ->> 'conninfo' AS conninfo, n.value ->> 'advertised_conninfo' AS advertised,"
+				" count(*) FILTER (WHERE (n.value ->> 'counts')::boolean) OVER () AS voters"
+				" FROM (" LATEST("node") ") n, (" LATEST_CLUSTER ") r)"
+				" UPDATE topic_log.cluster c SET acks_followers = s.acks_followers, voters = s.voters,"
 				" leader_conninfo = s.conninfo, leader_advertised_conninfo = s.advertised"
 				" FROM said s WHERE s.key = 'node/' || c.leader AND s.conninfo IS NOT NULL"
-				" AND (c.acks_followers, c.leader_conninfo, c.leader_advertised_conninfo)"
-				" IS DISTINCT FROM (s.acks_followers, s.conninfo, s.advertised)", false, 0);
+				" AND (c.acks_followers, c.voters, c.leader_conninfo, c.leader_advertised_conninfo)"
+				" IS DISTINCT FROM (s.acks_followers, s.voters, s.conninfo, s.advertised)", false, 0);
 	changed = SPI_processed > 0;
 	topics_statement_end(scope);
 	(void) topics_read_cut_show_all(false);

@@ -22,9 +22,12 @@ typedef struct pg_result PeerResult;
 extern const char *const topics_peer_roles_hint;
 extern char *topics_peer_check_conninfo(const char *conninfo);
 extern Peer *topics_peer_connect(const char *node, const char *conninfo);
+extern Peer *topics_peer_connect_within(const char *node, const char *conninfo, long ms);
 extern void topics_peer_close(Peer *peer);
 extern PeerResult *topics_peer_query(Peer *peer, const char *sql, const char *const *values,
 									 int nvalues);
+extern PeerResult *topics_peer_query_within(Peer *peer, const char *sql, const char *const *values,
+											int nvalues, long ms);
 extern const char *topics_peer_value(const PeerResult *result, int row, int column);
 extern int	topics_peer_count(const PeerResult *result);
 extern void topics_peer_clear(PeerResult *result);
@@ -37,8 +40,26 @@ extern PeerResult *topics_peer_receive_bytes(Peer *peer, StringInfo bytes);
 extern Topic *topics_metadata_topic(void);
 extern void topics_metadata_count_node(const char *node);
 extern void topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_default);
-extern void topics_metadata_put_epoch(int64 epoch, const char *id, XLogRecPtr started_at);
+extern char *topics_metadata_preferred_leader(void);
+
+/* An epoch, as its record says. */
+typedef struct MetadataEpoch
+{
+	int64		number;
+	char	   *id;
+	int64		term;			/* begins with an election, with its first epoch */
+	XLogRecPtr	started_at;		/* in the leader's WAL: its server, or InvalidXLogRecPtr */
+	char	   *ends;			/* of a term's first epoch: where all logs ended, as
+								 * jsonb (epoch.c); else NULL */
+	bool		data_loss;		/* it began without a majority */
+} MetadataEpoch;
+
+extern void topics_metadata_put_epoch(const MetadataEpoch *epoch);
 extern bool topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at);
+extern MetadataEpoch *topics_metadata_next_election(int64 number);
+extern MetadataEpoch *topics_metadata_find_term(int64 term);
+extern void topics_metadata_list_epochs(char **numbers, char **ids);
+extern MetadataEpoch *topics_metadata_find_common_epoch(const char *numbers, const char *ids);
 extern int	topics_metadata_count_nodes(const char *except, bool *is_default);
 extern void topics_metadata_remove_node(const char *node);
 
@@ -61,9 +82,57 @@ extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);
 extern void topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction);
 
+/* ---- log_ends.c ---- */
+
+/* Where a partition's log ends, or is to end. */
+typedef struct LogEnd
+{
+	int64		topic_id;
+	int32		partition;
+	int64		log_end;
+} LogEnd;
+
+extern char *topics_log_ends_get(void);
+extern char *topics_log_ends_get_all(void);
+extern char *topics_log_ends_find_longer(const char *here, const char *there);
+extern List *topics_log_ends_list_longer(const char *longer, const char *ends);
+extern List *topics_log_ends_list(const char *ends);
+extern void topics_log_ends_note_unfinished(int64 topic_id, int32 partition, int64 log_end);
+extern void topics_log_ends_note_finished(void);
+extern bool topics_log_ends_are_unfinished(void);
+extern void topics_log_ends_note_lacking(const char *began_with);
+extern bool topics_log_ends_are_lacking(void);
+
+/* ---- divergence.c ---- */
+
+/* Where the log of a node that is to follow, and the leader's, part. */
+typedef struct Divergence
+{
+	int64		term;			/* of the leader */
+	char	   *began_with;		/* the ends of all logs then, as jsonb */
+	bool		has_common;		/* the latest epoch that both know: */
+	int64		epoch;
+	char	   *epoch_id;
+	int64		epoch_term;
+	char	   *ends;			/* of it at the leader; NULL: it goes on */
+	bool		data_loss;		/* confirmed records may be lost */
+} Divergence;
+
+extern Divergence *topics_divergence_ask(Peer *peer, const ClusterRow *row);
+extern void topics_divergence_heal(const Divergence *divergence, const ClusterRow *row);
+extern void topics_divergence_finish_cut(const ClusterRow *row);
+
+/* ---- election.c ---- */
+
+extern void topics_election_stand(MemoryContext cxt, NextTransaction next_transaction);
+
 /* ---- replica_feed.c, and replica_fetch.c on the other side ---- */
 
-#define REPLICA_PROTOCOL 1		/* version of requests and responses */
+extern void topics_replica_feed_check_role(const char *node, const char *cluster_id);
+extern void topics_replica_feed_check_node(const char *node, const char *incarnation,
+										   const char *cluster_id, int64 term, int64 promised_term);
+
+#define REPLICA_PROTOCOL 2		/* version of requests and responses */
 #define NO_CUT (-1)				/* in place of a cut's mark */
 #define PAUSED_PARTITION (-1)	/* in place of a log end: send nothing of it */
 #define END_OF_RECORDS (-1)		/* in place of the next record's offset */
@@ -91,7 +160,8 @@ typedef struct FetchResponse
 {
 	PeerResult *result;			/* has the bytes */
 	StringInfoData data;
-	int64		epoch;			/* of the leader */
+	int64		term;			/* of the leader */
+	int64		epoch;			/* likewise */
 	const char *epoch_id;
 	int64		position;		/* in its WAL: all that was given is below,
 								 * and durable there */
@@ -110,7 +180,7 @@ extern FetchResponse *topics_replica_fetch_receive(Peer *peer);
 extern void topics_replica_fetch_free(FetchResponse *response);
 extern bool topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led);
 extern void topics_replica_fetch_append(FetchResponse *response, Topic *topic,
-										const LedPartition *led);
+										const LedPartition *led, bool is_whole);
 
 /* ---- replica_value.c ---- */
 
@@ -144,6 +214,16 @@ extern void topics_membership_hold(void);
 extern void topics_membership_pre_commit(void);
 extern void topics_membership_publish(void);
 extern void topics_membership_adopt_epoch(int64 epoch, const char *id);
+extern void topics_membership_adopt_term(int64 term, int64 epoch, const char *id);
+extern void topics_membership_go_back(int64 term, int64 epoch, const char *id);
+extern void topics_membership_lock(void);
+extern void topics_membership_promise(int64 term, const char *node);
+extern void topics_membership_follow(int64 term, const char *node);
+extern void topics_membership_lead(int64 term);
+extern void topics_membership_say_leader(bool data_loss);
+extern bool topics_membership_has_begun_term(void);
+extern void topics_membership_check_call(const char *command);
+extern void topics_membership_report_no_node(const char *node);
 extern void topics_membership_at_end(bool commit);
 extern void topics_membership_count_node(const char *node, const char *incarnation);
 

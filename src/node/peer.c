@@ -31,6 +31,7 @@ struct Peer
 {
 	PGconn	   *conn;
 	char		node[MAX_NODE_NAME + 1];	/* its name, for messages */
+	long		patience_ms;	/* to be connected */
 };
 
 /* Keywords of a connection, before and behind those of its conninfo. */
@@ -38,6 +39,7 @@ struct Peer
 
 /* A node that connects, or has been asked, is given up when it is silent so long. */
 #define SILENCE_MS 20000
+#define MIN_SILENCE_MS 1000
 
 /*
  * The same text at both ends; and the other end notices, too, when this one is gone
@@ -236,7 +238,7 @@ finish_connecting(Peer *peer)
 	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
 	{
 		wait_for_socket(peer, status == PGRES_POLLING_READING ? WL_SOCKET_READABLE :
-						PQstatus(peer->conn) == CONNECTION_STARTED ? WL_SOCKET_CONNECTED : WL_SOCKET_WRITEABLE, SILENCE_MS);
+						PQstatus(peer->conn) == CONNECTION_STARTED ? WL_SOCKET_CONNECTED : WL_SOCKET_WRITEABLE, peer->patience_ms);
 		status = PQconnectPoll(peer->conn);
 	}
 	if (status != PGRES_POLLING_OK)
@@ -246,6 +248,13 @@ finish_connecting(Peer *peer)
 /* Connect to the node of this name, which the messages of errors give. */
 Peer *
 topics_peer_connect(const char *node, const char *conninfo)
+{
+	return topics_peer_connect_within(node, conninfo, SILENCE_MS);
+}
+
+/* The same; the node is given up when it is silent for so long. */
+Peer *
+topics_peer_connect_within(const char *node, const char *conninfo, long ms)
 {
 	/* a conninfo may say otherwise of what stands before it */
 	const char *keywords[MAX_KEYWORDS] = {
@@ -258,6 +267,7 @@ topics_peer_connect(const char *node, const char *conninfo)
 	Peer	   *peer = MemoryContextAlloc(TopMemoryContext, sizeof(Peer));
 
 	strlcpy(peer->node, node, sizeof(peer->node));
+	peer->patience_ms = ms;
 	if (!AcquireExternalFD())
 	{
 		pfree(peer);
@@ -278,7 +288,7 @@ topics_peer_connect(const char *node, const char *conninfo)
 		if (PQstatus(peer->conn) == CONNECTION_BAD)
 			report_connection(peer);
 		finish_connecting(peer);
-		topics_peer_clear(topics_peer_query(peer, peer_settings, NULL, 0));
+		topics_peer_clear(topics_peer_query_within(peer, peer_settings, NULL, 0, ms));
 	}
 	PG_CATCH();
 	{
@@ -310,12 +320,19 @@ topics_peer_close(Peer *peer)
 PeerResult *
 topics_peer_query(Peer *peer, const char *sql, const char *const *values, int nvalues)
 {
+	return topics_peer_query_within(peer, sql, values, nvalues, -1);
+}
+
+/* The same; the node is given up when it is silent for so long, or -1. */
+PeerResult *
+topics_peer_query_within(Peer *peer, const char *sql, const char *const *values, int nvalues, long ms)
+{
 	int			sent = nvalues == 0 ? PQsendQuery(peer->conn, sql) :
 		PQsendQueryParams(peer->conn, sql, nvalues, NULL, values, NULL, NULL, 0);
 
 	if (!sent)
 		report_connection(peer);
-	return get_last_result(peer, PGRES_TUPLES_OK, -1);
+	return get_last_result(peer, PGRES_TUPLES_OK, ms);
 }
 
 /* Get a value of a result as text, or NULL. */
@@ -367,7 +384,8 @@ topics_peer_send_bytes(Peer *peer, const char *name, const StringInfoData *bytes
 PeerResult *
 topics_peer_receive_bytes(Peer *peer, StringInfo bytes)
 {
-	PeerResult *result = get_last_result(peer, PGRES_TUPLES_OK, SILENCE_MS);
+	/* the leader answers by then, news or not; and another one is looked for */
+	PeerResult *result = get_last_result(peer, PGRES_TUPLES_OK, topics_max(pg_topics_node_timeout, MIN_SILENCE_MS));
 
 	memset(bytes, 0, sizeof(StringInfoData));
 	if (PQntuples(result) == 1)

@@ -106,6 +106,8 @@ typedef struct FedPartition
 	MonotonicTime stuck_since;	/* it could not be given; 0: it could */
 	bool		is_pending;		/* is in the list of those that are to be
 								 * given */
+	int64		term_start;		/* where the term began, to a follower that is
+								 * not in it */
 } FedPartition;
 
 /* The follower's session that this backend serves, if it does. */
@@ -117,6 +119,9 @@ static struct
 	int			follower;		/* its number */
 	bool		counts;			/* it counts as a copy */
 	int64		metadata_id;	/* the topic's id */
+	uint64		generation;		/* as what this node serves it */
+	int64		term;
+	bool		is_before_term; /* the follower is not in it yet */
 	int64		epoch;
 	char		epoch_id[UUID_TEXT];
 	bool		has_epoch;		/* that of this start of the server */
@@ -154,6 +159,8 @@ typedef struct FetchRequest
 	const char *cluster_id;
 	int64		epoch;
 	const char *epoch_id;		/* or "": of a follower that has nothing */
+	int64		term;			/* of that; 0: it has nothing */
+	int64		promised_term;	/* it takes nothing of a lower one */
 	XLogRecPtr	position;		/* behind all that it has of the epoch */
 	bool		is_first;
 	int64		durable_mark;	/* of the cut that is durable there, or NO_CUT */
@@ -177,6 +184,8 @@ read_request(StringInfo message, FetchRequest *request)
 	request->cluster_id = pq_getmsgstring(message);
 	request->epoch = pq_getmsgint64(message);
 	request->epoch_id = pq_getmsgstring(message);
+	request->term = pq_getmsgint64(message);
+	request->promised_term = pq_getmsgint64(message);
 	request->position = pq_getmsgint64(message);
 	request->is_first = pq_getmsgbyte(message) != 0;
 	request->durable_mark = pq_getmsgint64(message);
@@ -192,7 +201,7 @@ check_history(const FetchRequest *request, bool has_epoch)
 {
 	XLogRecPtr	ended_at;
 
-	if (*request->epoch_id == '\0')
+	if (*request->epoch_id == '\0' || request->term != session.term)
 		return;
 	if (topics_metadata_find_epoch(request->epoch_id, &ended_at))
 	{
@@ -220,15 +229,16 @@ read_epoch(void)
 	session.has_epoch = topics_mark_slot_has_epoch();
 	topics_cluster_require_row(&row);
 	session.epoch = row.epoch;
+	session.term = row.term;
 	strlcpy(session.epoch_id, row.epoch_id, sizeof(session.epoch_id));
 }
 
 /*
- * Require the caller to have what a node's role needs, and this node to lead that
+ * Require the caller to have what a node's role needs, and this node to be of that
  * cluster, which "node" is of.
  */
-static void
-check_caller(const char *command, const char *node, const char *cluster_id)
+void
+topics_replica_feed_check_role(const char *node, const char *cluster_id)
 {
 	ClusterRow	row;
 
@@ -242,32 +252,66 @@ check_caller(const char *command, const char *node, const char *cluster_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database leads no cluster")));
-	topics_cluster_require_leader(command);
 	if (strcmp(cluster_id, row.cluster_id) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is of another cluster", node)));
 }
 
-/* Require the caller to be a node of the cluster that this node leads. */
+/* The same, and this node to lead. */
 static void
-check_request(const FetchRequest *request)
+check_caller(const char *command, const char *node, const char *cluster_id)
 {
-	const MetadataNode *node;
+	topics_replica_feed_check_role(node, cluster_id);
+	topics_cluster_require_leader(command);
+}
 
-	check_caller(FETCH_PROCEDURE, request->node, request->cluster_id);
-	node = topics_metadata_find_node(request->node);
+/*
+ * Require the caller to be a node of the cluster that this node leads, which has
+ * promised nobody a higher term.  Return true if it counts as a copy.
+ */
+static bool
+check_node(const char *name, const char *incarnation, int64 term, int64 promised_term)
+{
+	const MetadataNode *node = topics_metadata_find_node(name);
+	ClusterRow	row;
+
 	if (node == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNKNOWN_MEMBER),
-				 errmsg("node \"%s\" is not in the cluster", request->node),
+				 errmsg("node \"%s\" is not in the cluster", name),
 				 errhint("If it was removed, run SELECT topic_log.leave_cluster() there.")));
-	if (strcmp(node->incarnation, request->incarnation) != 0)
+	if (strcmp(node->incarnation, incarnation) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNKNOWN_MEMBER),
-				 errmsg("node \"%s\" is another database by now", request->node),
+				 errmsg("node \"%s\" is another database by now", name),
 				 errhint("Run SELECT topic_log.leave_cluster() in the one that is not in the cluster any more.")));
-	session.counts = node->counts;
+	topics_cluster_require_row(&row);
+	if (topics_max(term, promised_term) > row.term)
+	{
+		topics_mark_slot_note_higher_term(topics_max(term, promised_term));
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("node \"%s\" is in term " INT64_FORMAT ", or has promised it, and this node leads in term " INT64_FORMAT,
+						name, topics_max(term, promised_term), row.term)));
+	}
+	return node->counts;
+}
+
+void
+topics_replica_feed_check_node(const char *node, const char *incarnation, const char *cluster_id,
+							   int64 term, int64 promised_term)
+{
+	check_caller("topic_log.find_divergence()", node, cluster_id);
+	(void) check_node(node, incarnation, term, promised_term);
+}
+
+/* Require this node to lead the one that asks, and to have all that it has. */
+static void
+check_request(const FetchRequest *request)
+{
+	check_caller(FETCH_PROCEDURE, request->node, request->cluster_id);
+	session.counts = check_node(request->node, request->incarnation, request->term, request->promised_term);
 	read_epoch();
 	check_history(request, session.has_epoch);
 }
@@ -353,6 +397,29 @@ note_excluded(void)
 	}
 }
 
+/*
+ * The follower is not in this node's term: until it has all that there was when that
+ * began, and has said so, it is given no more.
+ */
+static void
+note_term_starts(void)
+{
+	const MetadataEpoch *began = topics_metadata_find_term(session.term);
+	ListCell   *lc;
+
+	if (began == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the node that leads has not begun its term yet")));
+	foreach(lc, topics_log_ends_list(began->ends))
+	{
+		const LogEnd *end = lfirst(lc);
+		TopicPartition id = {MyDatabaseId, end->partition, end->topic_id};
+
+		get_partition(&id)->term_start = end->log_end;
+	}
+}
+
 /* Begin a session: the follower has said nothing yet. */
 static void
 begin_session(const FetchRequest *request)
@@ -364,6 +431,8 @@ begin_session(const FetchRequest *request)
 	if (!is_registered)
 		before_shmem_exit(end_session, 0);
 	is_registered = true;
+	topics_cluster_attend();
+	session.generation = topics_mark_slot_generation();
 	check_request(request);
 	if (session.cxt == NULL)
 		session.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics follower's session",
@@ -394,6 +463,9 @@ begin_session(const FetchRequest *request)
 	if (is_new)
 		topics_partition_state_forget_follower(session.follower);
 	note_excluded();
+	session.is_before_term = request->term < session.term;
+	if (session.is_before_term)
+		note_term_starts();
 	session.is_open = true;
 }
 
@@ -479,14 +551,16 @@ hear_follower(StringInfo message)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this session is not of node \"%s\"", request.node)));
-	else if (topics_mark_slot_kind() != CLUSTER_LEADER)
+	else if (topics_mark_slot_kind() != CLUSTER_LEADER ||
+			 topics_mark_slot_generation() != session.generation)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_LEADER),
 				 errmsg("this node does not lead any more")));
 	read_ends(message, request.is_first);
-	confirms = !request.is_first && is_cut_given() &&
+	/* what it has before it is in the term says nothing of what is of the term */
+	confirms = !request.is_first && !session.is_before_term && is_cut_given() &&
 		request.durable_mark == (int64) session.cut.mark;
-	if (!topics_follower_note(session.node, confirms ? session.cut_made : 0))
+	if (!topics_follower_note(session.node, session.counts, confirms ? session.cut_made : 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("node \"%s\" is served by another session, or was removed", session.node)));
@@ -499,6 +573,11 @@ hear_follower(StringInfo message)
 	{
 		topics_membership_count_node(session.node, session.incarnation);
 		session.counts = true;
+	}
+	if (session.is_before_term && request.term == session.term)
+	{
+		session.is_before_term = false;
+		session.cut.wants_all = true;
 	}
 	session.wait_until = topics_clock_in(Min(Max(request.max_wait_ms, 0), MAX_FETCH_WAIT_MS));
 }
@@ -663,7 +742,7 @@ note_ends(const PartitionEnds *ends)
 		return;
 	}
 	fed->start = ends->log_start;
-	fed->end = ends->log_end;
+	fed->end = session.is_before_term ? topics_min(ends->log_end, fed->term_start) : ends->log_end;
 	if (fed->is_pending || fed->is_paused ||
 		(fed->is_told && fed->end <= fed->given && fed->start <= fed->start_told))
 		return;
@@ -977,6 +1056,7 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 
 	initStringInfo(&out);
 	appendStringInfoSpaces(&out, VARHDRSZ);
+	pq_sendint64(&out, session.term);
 	pq_sendint64(&out, session.epoch);
 	appendBinaryStringInfo(&out, session.epoch_id, strlen(session.epoch_id) + 1);
 	position_place = out.len;

@@ -100,10 +100,12 @@ topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first, int
 	appendBinaryStringInfo(&request, cluster->cluster_id, strlen(cluster->cluster_id) + 1);
 	pq_sendint64(&request, cluster->epoch);
 	appendBinaryStringInfo(&request, cluster->epoch_id, strlen(cluster->epoch_id) + 1);
+	pq_sendint64(&request, cluster->term);
+	pq_sendint64(&request, cluster->promised_term);
 	pq_sendint64(&request, position);
 	pq_sendbyte(&request, first);
 	pq_sendint64(&request, durable_mark);
-	pq_sendint32(&request, FETCH_WAIT_MS);
+	pq_sendint32(&request, topics_min(FETCH_WAIT_MS, pg_topics_node_timeout / 3));
 	pq_sendint32(&request, nreported);
 	appendBinaryStringInfo(&request, reported.data, reported.len);
 	topics_peer_send_bytes(peer, FETCH_STATEMENT, &request);
@@ -148,6 +150,7 @@ topics_replica_fetch_receive(Peer *peer)
 	response->result = topics_peer_receive_bytes(peer, data);
 	PG_TRY();
 	{
+		response->term = pq_getmsgint64(data);
 		response->epoch = pq_getmsgint64(data);
 		response->epoch_id = pq_getmsgrawstring(data);
 		response->position = pq_getmsgint64(data);
@@ -298,9 +301,13 @@ check_end(const Topic *topic, const LedPartition *led, int64 end)
 						   end, led->given)));
 }
 
-/* Bring a partition on in this transaction, as far as a response goes. */
+/*
+ * Bring a partition on in this transaction, as far as a response goes.  "is_whole" says
+ * that the transaction has all that is lacking of the leader's cut.
+ */
 void
-topics_replica_fetch_append(FetchResponse *response, Topic *topic, const LedPartition *led)
+topics_replica_fetch_append(FetchResponse *response, Topic *topic, const LedPartition *led,
+							bool is_whole)
 {
 	ReplicaRange range = {.topic = topic,.partition = led->partition,.upto = led->upto};
 	Partition	partition = topics_catalog_open_for_reading(topic, led->partition);
@@ -311,6 +318,8 @@ topics_replica_fetch_append(FetchResponse *response, Topic *topic, const LedPart
 	pg_atomic_write_u64(&partition.state->leader_end, led->log_end);
 	check_end(topic, led, end);
 	range.next = topics_max(end, start);
+	if (topics_max(led->upto, range.next) > end && !is_whole)
+		topics_log_ends_note_unfinished(led->topic_id, led->partition, end);
 	if (topics_max(led->upto, range.next) > end)
 		topics_append_replica_range(topic, led->partition, end, topics_max(led->upto, range.next));
 	if (led->length == 0)

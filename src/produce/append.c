@@ -49,6 +49,9 @@ static int	nunconfirmed = 0;
 
 static bool committing = false; /* records that come now would be lost */
 
+/* From append to the wait: as what this node has appended (mark_slot.c). */
+static uint64 generation;
+
 /* The result of topics.last_produced(), and the one that will replace it. */
 static ProducedRange *produced = NULL;
 static int	nproduced = 0;
@@ -87,7 +90,7 @@ find_destination(Topic *topic, int32 partition, bool is_replica)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
 
-		if (!is_replica && topics_cluster_role_of(topic, partition) != ROLE_LEADER)
+		if (!is_replica && topics_cluster_follows())
 			topics_cluster_report_not_leader(NameStr(topic->name), partition);
 		dest = palloc0(sizeof(Destination));
 		dest->id = id;
@@ -266,15 +269,21 @@ lock_destinations(void)
 		Destination *changed = NULL;
 
 		prepare_for_locks();
+		if (unlikely(topics_mark_slot_is_frozen()))
+			topics_mark_slot_wait_frozen();
 		topics_append_lock_acquire(states, nappending);
+		/* before the role is looked at */
+		generation = topics_mark_slot_generation();
 		for (int i = 0; i < nappending && changed == NULL; i++)
 			if (!destination_still_fits(appending[i]))
 				changed = appending[i];
-		if (changed == NULL)
+		if (changed == NULL && likely(!topics_mark_slot_is_frozen()))
 			break;
 
 		topics_append_lock_release();
 		CHECK_FOR_INTERRUPTS();
+		if (changed == NULL)
+			continue;
 		topics_catalog_close_partition(&changed->partition, NoLock);
 		topics_destination_resolve(changed);
 		topics_destination_open_segments(changed, destinations);
@@ -618,6 +627,21 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 }
 
 /*
+ * This node has got another role since the append, which says whose log goes on: this
+ * partition's end is looked up.  The caller holds the lock under which roles change.
+ */
+static void
+forget_destination(Destination *dest)
+{
+	PartitionState *state = dest->partition.state;
+
+	pg_atomic_fetch_add_u32(&state->foreign_writes, 1);
+	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
+	pg_write_barrier();
+	pg_atomic_write_u32(&state->append_xid, InvalidTransactionId);
+}
+
+/*
  * Wake the processes that wait for records of these partitions.  The caller may
  * hold no lock: a topic that was dropped meanwhile has no readers, and its
  * states may be another one's, whose readers are not to miss anything.
@@ -646,11 +670,18 @@ wake_readers(Destination *const *published, int count)
 void
 topics_append_publish(XLogRecPtr lsn, bool marks)
 {
+	bool		is_overtaken = marks && topics_mark_slot_generation() != generation;
+
 	for (int i = 0; i < nappending; i++)
 	{
-		if (marks)
-			topics_high_watermark_publish(appending[i]->partition.state);
-		publish_destination(appending[i], lsn);
+		if (is_overtaken)
+			forget_destination(appending[i]);
+		else
+		{
+			if (marks)
+				topics_high_watermark_publish(appending[i]->partition.state);
+			publish_destination(appending[i], lsn);
+		}
 	}
 }
 
@@ -764,6 +795,13 @@ topics_append_may_wait(void)
 			return true;
 	}
 	return false;
+}
+
+/* As what this node has appended: see topics_mark_slot_generation. */
+uint64
+topics_append_generation(void)
+{
+	return generation;
 }
 
 /* Forget all at the end of a transaction. */

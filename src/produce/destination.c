@@ -58,14 +58,13 @@ topics_destination_span(const Destination *dest)
 }
 
 /*
- * Return true if this node may write the records: it leads the partition, or
- * follows and has them from the leader.  The role is known as long as next_offset
- * is.
+ * Return true if this node may write the records: it leads, or follows and has them
+ * from the leader.
  */
 bool
 topics_destination_has_role(const Destination *dest)
 {
-	return dest->partition.state->role == (dest->is_replica ? ROLE_FOLLOWER : ROLE_LEADER);
+	return topics_cluster_follows() == dest->is_replica;
 }
 
 /* Raise the error if it may not. */

@@ -180,7 +180,7 @@ wait_for_followers(XLogRecPtr lsn)
 
 	/* also with synchronous_commit = off: no follower gets what can be lost */
 	XLogFlush(lsn);
-	if (topics_high_watermark_wait(commit_mark, topics_append_is_confirmed, until))
+	if (topics_high_watermark_wait(commit_mark, topics_append_generation(), topics_append_is_confirmed, until))
 	{
 		topics_append_confirmed();
 		return;
@@ -218,7 +218,11 @@ topics_durability_wait(void)
 		TEST_POINT("commit-durable");
 		SyncRepWaitForLSN(lsn, true);
 	}
-	if (standby_is_behind(lsn))
+	/* the log of another leader goes on, and this commit is not in it */
+	if (topics_mark_slot_kind() == CLUSTER_FOLLOWER &&
+		topics_mark_slot_generation() != topics_append_generation())
+		refuse_acknowledgement();
+	else if (standby_is_behind(lsn))
 		refuse_acknowledgement();
 	else if (commit_mark != 0 && followers_wanted)
 		wait_for_followers(lsn);
@@ -226,7 +230,7 @@ topics_durability_wait(void)
 			 topics_mark_slot_acks_followers() == 0 &&
 			 synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 	{
-		(void) topics_high_watermark_wait(commit_mark, NULL, NEVER);
+		(void) topics_high_watermark_wait(commit_mark, topics_append_generation(), NULL, NEVER);
 		topics_append_confirmed();
 	}
 	followers_wanted = false;

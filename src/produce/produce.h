@@ -184,6 +184,7 @@ extern bool topics_append_records(void);
 extern void topics_append_publish(XLogRecPtr lsn, bool marks);
 extern void topics_append_release(bool unconfirmed_yet);
 extern bool topics_append_is_confirmed(void);
+extern uint64 topics_append_generation(void);
 extern void topics_append_confirmed(void);
 extern void topics_append_at_abort(void);
 extern int64 topics_append_first_offset(int64 topic_id, int32 partition);

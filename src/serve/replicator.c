@@ -31,12 +31,14 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "replication/origin.h"
 #include "storage/ipc.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
@@ -52,6 +54,9 @@
 
 #define LOOK_MS 1000			/* between two looks at what this node is */
 #define RETRY_MS 200			/* after an error, at least */
+#define MIN_PATIENCE_MS 1000	/* with a node that is silent */
+#define MAX_JITTER_MS 300		/* by which elections are put off at random */
+#define ROW_LOOK_MS 20			/* between two looks whether another node leads */
 #define MAX_TOGETHER 50			/* partitions in one transaction: so few do
 								 * not keep others' producers away */
 
@@ -79,7 +84,10 @@ typedef struct Session
 	MemoryContext cxt;			/* of all that follows */
 	MemoryContext row_cxt;		/* of this */
 	ClusterRow	cluster;
+	uint32		row_changes;	/* before that was read */
 	MonotonicTime look_at;		/* when to look again what this node is */
+	Divergence *divergence;		/* from the leader */
+	bool		was_heard;		/* the leader has answered */
 	bool		is_careful;		/* each partition is appended by itself */
 	List	   *paused;			/* of PausedPartition */
 	MonotonicTime retry_at;		/* when these are to be tried again */
@@ -98,6 +106,9 @@ static Peer *leader = NULL;		/* the connection to it, if there is one */
 static Session session;
 static bool has_origin = false; /* this process has taken it */
 static bool fails = false;		/* the last session ended with an error */
+
+/* A part of a cut is here, as topic_log.unfinished_cut has it. */
+static bool has_unfinished = true;
 
 /*
  * When to compare the catalogue with the metadata: at once if these have changed,
@@ -145,22 +156,13 @@ close_leader(void)
 	leader = NULL;
 }
 
-/* Between two transactions of a piece of work. */
-static void
-commit_and_go_on(void)
-{
-	CommitTransactionCommand();
-	CHECK_FOR_INTERRUPTS();
-	StartTransactionCommand();
-	topics_membership_hold();
-}
-
-/* Read what this node is.  Return false if it does not follow. */
+/* Read what this node is.  Return false if it is in no cluster. */
 static bool
-read_cluster(void)
+read_row(void)
 {
-	bool		follows = false;
+	bool		found = false;
 
+	session.row_changes = topics_mark_slot_row_changes();
 	StartTransactionCommand();
 	if (topics_extension_exists())
 	{
@@ -168,12 +170,49 @@ read_cluster(void)
 
 		MemoryContextReset(session.row_cxt);
 		old = MemoryContextSwitchTo(session.row_cxt);
-		follows = topics_cluster_read_row(&session.cluster) && !session.cluster.leads;
+		found = topics_cluster_read_row(&session.cluster);
 		MemoryContextSwitchTo(old);
 	}
 	CommitTransactionCommand();
 	session.look_at = topics_clock_in(LOOK_MS);
-	return follows;
+	return found;
+}
+
+/* The same.  Return false if it does not follow. */
+static bool
+read_cluster(void)
+{
+	return read_row() && !session.cluster.leads;
+}
+
+/*
+ * In a transaction: keep this node what it is, and require that it is what it was when
+ * its row was read.  A promise to another node ends the session with this one.
+ */
+static void
+hold_row(void)
+{
+	ClusterRow	row;
+
+	topics_membership_hold();
+	if (likely(topics_mark_slot_row_changes() == session.row_changes))
+		return;
+	topics_cluster_require_row(&row);
+	if (strcmp(row.leader, session.cluster.leader) != 0 || row.term != session.cluster.term ||
+		row.promised_term != session.cluster.promised_term)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this node follows node \"%s\" no more", session.cluster.leader)));
+}
+
+/* Between two transactions of a piece of work. */
+static void
+commit_and_go_on(void)
+{
+	CommitTransactionCommand();
+	CHECK_FOR_INTERRUPTS();
+	StartTransactionCommand();
+	hold_row();
 }
 
 /* ----------------------------------------------------------------
@@ -281,9 +320,12 @@ take_origin(void)
 	has_origin = true;
 }
 
-/* This database follows no leader any more. */
+/*
+ * In a transaction: drop the origin, as the leader whose positions it had is another one,
+ * or none.
+ */
 static void
-drop_origin(void)
+give_origin_up(void)
 {
 	if (has_origin)
 	{
@@ -291,8 +333,15 @@ drop_origin(void)
 		replorigin_session_reset();
 	}
 	has_origin = false;
-	StartTransactionCommand();
 	replorigin_drop_by_name(make_origin_name(), true, true);
+}
+
+/* This database follows no leader any more. */
+static void
+drop_origin(void)
+{
+	StartTransactionCommand();
+	give_origin_up();
 	CommitTransactionCommand();
 }
 
@@ -309,6 +358,33 @@ adopt_epoch(void *arg)
 }
 
 /*
+ * Work: this node has all that there was when the leader's term began, but for what is
+ * stopped here, and comes into it.
+ */
+static void
+adopt_term(void *arg)
+{
+	const FetchResponse *response = arg;
+
+	topics_membership_lock();
+	hold_row();
+	topics_log_ends_note_lacking(session.divergence->began_with);
+	topics_membership_adopt_term(response->term, response->epoch, response->epoch_id);
+	give_origin_up();
+	TEST_POINT("replica-adopts");
+	CommitTransactionCommand();
+	StartTransactionCommand();
+	take_origin();
+}
+
+/* Return true if this node is not in the leader's term yet. */
+static bool
+is_before_term(const FetchResponse *response)
+{
+	return response->term != session.cluster.term;
+}
+
+/*
  * Note where the leader is, before what it has sent is appended.  Return false if that
  * has failed.
  */
@@ -317,7 +393,9 @@ note_leader_place(FetchResponse *response)
 {
 	const WorkPiece whole = WHOLE_REPLICATION;
 
-	if (strcmp(response->epoch_id, session.cluster.epoch_id) != 0 &&
+	topics_mark_slot_note_leader();
+	session.was_heard = true;
+	if (!is_before_term(response) && strcmp(response->epoch_id, session.cluster.epoch_id) != 0 &&
 		!(topics_backoff_run(&whole, NULL, adopt_epoch, response) && read_cluster()))
 		return false;
 	topics_replorigin_lsn = response->position;
@@ -336,18 +414,54 @@ receive(void)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * Go back to where this node's log and the leader's are the same, if it comes from
+ * another term.
+ */
+static void
+heal(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(session.cxt);
+
+	session.divergence = topics_divergence_ask(leader, &session.cluster);
+	MemoryContextSwitchTo(old);
+	if (session.divergence->term == session.cluster.term)
+		return;
+	topics_membership_lock();
+	hold_row();
+	topics_divergence_heal(session.divergence, &session.cluster);
+	if (session.divergence->has_common && session.divergence->epoch != session.cluster.epoch)
+		give_origin_up();
+	TEST_POINT("replica-truncates");
+	CommitTransactionCommand();
+	topics_offset_table_forget_database(MyDatabaseId);
+	compare_at = 0;
+	if (!read_cluster())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this node follows no more")));
+	StartTransactionCommand();
+}
+
 /* Work: begin a session with the leader. */
 static void
 begin_session(void *arg)
 {
 	topics_backoff_step(STEP_CONNECT);
+	if (session.cluster.leader_conninfo == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("no node leads, as far as is known here"),
+				 errhint("Without a majority of nodes topics.failover() has one lead.")));
+	leader = topics_peer_connect_within(session.cluster.leader, session.cluster.leader_conninfo,
+										topics_max(pg_topics_node_timeout, MIN_PATIENCE_MS));
+	heal();
 	if (!has_origin)
 	{
 		take_origin();
 		CommitTransactionCommand();
 		StartTransactionCommand();
 	}
-	leader = topics_peer_connect(session.cluster.leader, session.cluster.leader_conninfo);
 	topics_replica_fetch_begin(leader);
 	report_all_ends();
 	topics_replica_cut_forget_leader();
@@ -398,6 +512,7 @@ typedef struct Share
 {
 	int			first;			/* in the response's list */
 	int			count;
+	bool		is_whole;		/* nothing else is lacking of the leader's cut */
 } Share;
 
 /* Note that a partition has records that are to be shown when the cut is complete. */
@@ -418,7 +533,7 @@ note_moved(const Topic *topic, const LedPartition *led)
 
 /* Append what has come of a partition. */
 static void
-append_partition(const LedPartition *led)
+append_partition(const LedPartition *led, bool is_whole)
 {
 	Topic	   *topic = topics_catalog_by_id(led->topic_id);
 
@@ -435,7 +550,7 @@ append_partition(const LedPartition *led)
 		pause_partition(led, NULL, 0);
 		return;
 	}
-	topics_replica_fetch_append(session.response, topic, led);
+	topics_replica_fetch_append(session.response, topic, led, is_whole);
 	note_moved(topic, led);
 }
 
@@ -446,13 +561,13 @@ append_share(void *arg)
 	Share	   *share = arg;
 
 	topics_backoff_step(STEP_FETCH);
-	topics_membership_hold();
+	hold_row();
 	for (int i = 0; i < share->count; i++)
 	{
 		const LedPartition *led = list_nth(session.response->led, share->first + i);
 
 		if (!is_paused(led))
-			append_partition(led);
+			append_partition(led, share->is_whole);
 	}
 }
 
@@ -518,7 +633,7 @@ apply_metadata(void *arg)
 	MemoryContext cxt = AllocSetContextCreate(session.cxt, "pg_topics metadata", ALLOCSET_DEFAULT_SIZES);
 
 	topics_backoff_step(STEP_METADATA);
-	topics_membership_hold();
+	hold_row();
 	topics_metadata_apply(cxt, commit_and_go_on);
 	MemoryContextDelete(cxt);
 }
@@ -556,7 +671,7 @@ append(Share share)
 		done = append_together(&share);
 	else
 	{
-		Share		one = {share.first, 1};
+		Share		one = {share.first, 1, share.is_whole};
 
 		for (; one.first < share.first + share.count; one.first++)
 			append_carefully(&one);
@@ -572,7 +687,11 @@ append_response(void)
 	int			count = list_length(session.response->led);
 	const LedPartition *first = count > 0 ? linitial(session.response->led) : NULL;
 	bool		has_metadata = false;
-	Share		share = {0, 0};
+	bool		is_whole = session.response->is_complete && !session.is_careful && !has_unfinished &&
+		count <= MAX_TOGETHER && !(count > 1 && first->is_metadata);
+	Share		share = {0, 0, is_whole};
+
+	has_unfinished |= !is_whole && count > 0;
 
 	if (first && first->is_metadata)
 	{
@@ -621,14 +740,36 @@ wake_readers(void)
 	session.moved = NIL;
 }
 
-/* The cut is complete here: make it durable, so that the next request can say so. */
+/* Work: a cut that took several transactions is here as a whole. */
 static void
-end_cut(const FetchResponse *response)
+finish_cut(void *arg)
 {
+	hold_row();
+	topics_log_ends_note_finished();
+}
+
+/*
+ * The cut is complete here: make it durable, so that the next request can say so.  Return
+ * false if that has failed.
+ */
+static bool
+end_cut(FetchResponse *response)
+{
+	const WorkPiece whole = WHOLE_REPLICATION;
+
+	if (has_unfinished && !topics_backoff_run(&whole, NULL, finish_cut, NULL))
+		return false;
+	if (has_unfinished)
+		session.flush_to = XactLastCommitEnd;
+	has_unfinished = false;
+	if (is_before_term(response) &&
+		!(topics_backoff_run(&whole, NULL, adopt_term, response) && read_cluster()))
+		return false;
 	if (session.flush_to != InvalidXLogRecPtr)
 		XLogFlush(session.flush_to);
 	session.is_careful = false;
 	session.moved_mark = response->newest_mark;
+	return true;
 }
 
 /* Show readers what the leader says that can be shown. */
@@ -679,9 +820,10 @@ take_response(void)
 	done = note_leader_place(response) && append_response();
 	if (done && response->is_complete)
 	{
-		end_cut(response);
-		topics_replica_fetch_send(leader, &session.cluster, false, response->position,
-								  response->mark);
+		done = end_cut(response);
+		if (done)
+			topics_replica_fetch_send(leader, &session.cluster, false, response->position,
+									  response->mark);
 	}
 	if (done)
 		show_cut(response);
@@ -706,13 +848,11 @@ still_follows(void)
 	return read_cluster();
 }
 
-/* Follow the leader until something is in the way.  Return false if this node does
- * not follow. */
-static bool
+/* Follow the leader until something is in the way. */
+static void
 run_session(void)
 {
 	const WorkPiece whole = WHOLE_REPLICATION;
-	bool		follows = true;
 	bool		goes_on;
 
 	session.is_careful = fails || topics_backoff_has_failures(WORK_REPLICATE);
@@ -720,17 +860,193 @@ run_session(void)
 	session.retry_at = NEVER;
 	session.moved_mark = 0;
 	session.flush_to = InvalidXLogRecPtr;
-	if (!read_cluster())
-		return false;
+	session.was_heard = false;
 	goes_on = topics_backoff_run(&whole, NULL, begin_session, NULL);
 	while (goes_on)
-	{
-		goes_on = take_response() && (follows = still_follows()) &&
-			receive_next();
-	}
+		goes_on = take_response() && still_follows() && receive_next();
 	fails = session.is_careful || topics_backoff_left(&whole) > 0;
 	close_leader();
-	return follows;
+}
+
+/* ----------------------------------------------------------------
+ *		Who leads
+ * ----------------------------------------------------------------
+ */
+
+/* What another node says of that. */
+typedef struct Leadership
+{
+	const MetadataNode *node;	/* that is asked */
+	char	   *leader;
+	bool		leads;			/* it leads itself */
+	int64		term;			/* that it is in, or has promised */
+} Leadership;
+
+/* In a subtransaction: ask a node who leads. */
+static void
+ask_who_leads(void *arg)
+{
+	Leadership *leadership = arg;
+	const char *values[] = {session.cluster.node, session.cluster.cluster_id};
+	long		patience = topics_min(MIN_PATIENCE_MS, pg_topics_node_timeout);
+	Peer	   *peer = topics_peer_connect_within(leadership->node->name, leadership->node->conninfo, patience);
+
+	PG_TRY();
+	{
+		PeerResult *result = topics_peer_query_within(peer, "SELECT * FROM topic_log.leadership($1, $2)",
+													  values, lengthof(values), patience);
+
+		leadership->leader = pstrdup(topics_peer_value(result, 0, 0));
+		leadership->leads = strcmp(topics_peer_value(result, 0, 1), "t") == 0;
+		leadership->term = pg_strtoint64(topics_peer_value(result, 0, 2));
+		topics_peer_clear(result);
+	}
+	PG_FINALLY();
+	{
+		topics_peer_close(peer);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Work: look for a node that leads in a higher term than the one that this node knows of,
+ * or has promised, or in the same one, and follow it.
+ */
+static void
+look_for_leader(void *arg)
+{
+	int64	   *highest_term = arg;
+	Leadership	best = {.term = topics_max(session.cluster.term, session.cluster.promised_term)};
+	ListCell   *lc;
+
+	topics_backoff_step(STEP_CONNECT);
+	foreach(lc, topics_metadata_list_nodes())
+	{
+		Leadership	said = {.node = lfirst(lc)};
+		ErrorData  *error;
+
+		if (strcmp(said.node->name, session.cluster.node) == 0)
+			continue;
+		error = topics_subtransaction_try(ask_who_leads, &said);
+		if (error && topics_subtransaction_must_raise(error))
+			ReThrowError(error);
+		if (error)
+			continue;
+		*highest_term = topics_max(*highest_term, said.term);
+		if (said.leads && said.term >= best.term && said.term > session.cluster.term)
+			best = said;
+	}
+	if (best.node == NULL || strcmp(best.node->name, session.cluster.leader) == 0)
+		return;
+	topics_membership_lock();
+	topics_membership_follow(best.term, best.node->name);
+}
+
+/* Commit a step of an election. */
+static void
+commit_election_step(void)
+{
+	CommitTransactionCommand();
+	CHECK_FOR_INTERRUPTS();
+	StartTransactionCommand();
+}
+
+/* Work: have this node elected. */
+static void
+stand_for_election(void *arg)
+{
+	MemoryContext cxt = AllocSetContextCreate(session.cxt, "pg_topics election", ALLOCSET_DEFAULT_SIZES);
+
+	topics_backoff_step(STEP_CONNECT);
+	topics_election_stand(cxt, commit_election_step);
+	MemoryContextDelete(cxt);
+}
+
+/* Work: begin the term that this node was elected in, unless it has. */
+static void
+begin_own_term(void *arg)
+{
+	if (topics_membership_has_begun_term())
+		return;
+	topics_membership_lock();
+	topics_membership_say_leader(false);
+}
+
+/* When this node will stand for election, unless the leader is heard by then. */
+static MonotonicTime stand_at = NEVER;
+
+/* Not before so long, and not all nodes at once. */
+static void
+put_election_off(int64 ms)
+{
+	stand_at = topics_clock_in(ms + (int64) (pg_prng_double(&pg_global_prng_state) * MAX_JITTER_MS));
+}
+
+/*
+ * The session with the leader has ended.  Look who leads, and lead if nobody is heard
+ * for too long.
+ */
+static void
+look_after_leadership(void)
+{
+	const WorkPiece whole = WHOLE_REPLICATION;
+	int64		highest_term = 0;
+
+	if (session.was_heard || stand_at == NEVER)
+		put_election_off(pg_topics_node_timeout);
+	if (!read_row() || session.cluster.leads)
+		return;
+	if (topics_clock_now() < stand_at)
+		return;
+	(void) topics_backoff_run(&whole, NULL, look_for_leader, &highest_term);
+	if (topics_mark_slot_row_changes() == session.row_changes && pg_topics_automatic_failover &&
+		session.cluster.voters > 2)
+		(void) topics_backoff_run(&whole, NULL, stand_for_election, NULL);
+	put_election_off(RETRY_MS);
+}
+
+/*
+ * This node leads: see whether it still does.  Followers that are heard have promised
+ * nobody else a higher term.
+ */
+static void
+look_after_followers(void)
+{
+	const WorkPiece whole = WHOLE_REPLICATION;
+	int64		highest_term = topics_mark_slot_higher_term();
+
+	(void) topics_backoff_run(&whole, NULL, begin_own_term, NULL);
+	if (highest_term > session.cluster.term || !topics_follower_is_heard(session.cluster.voters / 2))
+		(void) topics_backoff_run(&whole, NULL, look_for_leader, &highest_term);
+	/* a candidate was promised a term, and did not come to lead in it */
+	if (topics_mark_slot_row_changes() == session.row_changes && highest_term > session.cluster.term &&
+		pg_topics_automatic_failover)
+		(void) topics_backoff_run(&whole, NULL, stand_for_election, NULL);
+}
+
+/*
+ * Wait until the next try; less if this node is to follow another one meanwhile.  (A call of
+ * topics.maintain() can end it early, too.)
+ */
+static void
+wait_for_next_try(long ms)
+{
+	const WorkPiece whole = WHOLE_REPLICATION;
+	MonotonicTime until = topics_clock_in(ms);
+	long		left;
+
+	for (;;)
+	{
+		left = topics_max(topics_clock_ms_until(until), topics_backoff_left(&whole));
+		if (left <= 0 || topics_clock_now() >= stand_at)
+			return;
+		if (topics_mark_slot_row_changes() != session.row_changes)
+		{
+			topics_backoff_reset_piece(&whole);
+			return;
+		}
+		topics_background_wait(topics_min(left, ROW_LOOK_MS), WAIT_REPLICATOR_IDLE);
+	}
 }
 
 void
@@ -752,17 +1068,22 @@ topics_replicator_main(Datum main_arg)
 	session.response_cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics response",
 												 ALLOCSET_DEFAULT_SIZES);
 	pgstat_report_activity(STATE_RUNNING, "replicating topics");
-	while (run_session())
+	while (read_row())
 	{
-		const WorkPiece whole = WHOLE_REPLICATION;
-		long		left;
-
 		MemoryContextReset(session.cxt);
 		topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
-		topics_background_wait(RETRY_MS, WAIT_REPLICATOR_IDLE);
-		/* topics.maintain() can end it early */
-		while ((left = topics_backoff_left(&whole)) > 0)
-			topics_background_wait(topics_min(left, LOOK_MS), WAIT_REPLICATOR_IDLE);
+		if (session.cluster.leads && session.cluster.voters < 2)
+			break;
+		if (session.cluster.leads)
+		{
+			stand_at = NEVER;
+			look_after_followers();
+			wait_for_next_try(topics_min(LOOK_MS, pg_topics_node_timeout / 3));
+			continue;
+		}
+		run_session();
+		look_after_leadership();
+		wait_for_next_try(RETRY_MS);
 	}
 	drop_origin();
 	topics_backoff_forget_kind(WORK_REPLICATE);

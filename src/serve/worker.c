@@ -270,13 +270,15 @@ compare_metadata(void *arg)
 		topics_topic_changes_note_description();
 }
 
-/* Have a replicator, if this database follows in a cluster. */
+/* Have a replicator, if this database is in a cluster with other nodes. */
 static void
 arrange_replication(void)
 {
+	ClusterRow	row;
+
 	StartTransactionCommand();
 	(void) topics_worker_slot_want(worker_slot, SERVE_REPLICATOR,
-								   topics_cluster_role() == ROLE_FOLLOWER);
+								   topics_cluster_read_row(&row) && (!row.leads || row.voters > 1));
 	CommitTransactionCommand();
 }
 

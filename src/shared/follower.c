@@ -120,9 +120,10 @@ topics_follower_begin(const char *node, bool *is_new)
  * there was, or 0.  Return false if another process serves it, or it is gone.
  */
 bool
-topics_follower_note(const char *node, MonotonicTime caught_up)
+topics_follower_note(const char *node, bool counts, MonotonicTime caught_up)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	MonotonicTime heard = topics_clock_now();
 	Follower   *place;
 	bool		ours;
 
@@ -132,6 +133,8 @@ topics_follower_note(const char *node, MonotonicTime caught_up)
 	if (ours)
 	{
 		place->asked = now;
+		place->heard = heard;
+		place->counts = counts;
 		place->caught_up = Max(place->caught_up, caught_up);
 	}
 	SpinLockRelease(&followers->mutex);
@@ -174,6 +177,56 @@ topics_follower_count_in_sync(void)
 			count++;
 	SpinLockRelease(&followers->mutex);
 	return count;
+}
+
+/*
+ * Return true if so many followers that count have asked not long ago: none of these
+ * had promised to follow another node then.
+ */
+bool
+topics_follower_is_heard(int count)
+{
+	MonotonicTime since = topics_clock_in(-(int64) pg_topics_node_timeout);
+	int			heard = 0;
+
+	SpinLockAcquire(&followers->mutex);
+	for (int i = 0; i < FOLLOWER_PLACES; i++)
+		if (followers->places[i].database == MyDatabaseId && followers->places[i].counts &&
+			followers->places[i].heard != 0 && followers->places[i].heard >= since)
+			heard++;
+	SpinLockRelease(&followers->mutex);
+	return heard >= count;
+}
+
+/* Nothing was heard since this node leads, or does not any more.  Raises nothing. */
+void
+topics_follower_forget_heard(void)
+{
+	SpinLockAcquire(&followers->mutex);
+	for (int i = 0; i < FOLLOWER_PLACES; i++)
+		if (followers->places[i].database == MyDatabaseId)
+			followers->places[i].heard = followers->places[i].caught_up = 0;
+	SpinLockRelease(&followers->mutex);
+}
+
+/* Return true if a follower has said that it has all that there is, by its number. */
+bool
+topics_follower_has_all(int number)
+{
+	for (int i = 0; i < pg_topics_max_partitions; i++)
+	{
+		PartitionState *state = topics_partition_state_at(i);
+		uint64		end = pg_atomic_read_u64(&state->next_offset);
+		uint64		has = pg_atomic_read_u64(&state->follower_end[number]);
+
+		if (state->id.database != MyDatabaseId)
+			continue;
+		if ((state->excluded_by & (1 << number)) != 0)
+			return false;
+		if (end != UNKNOWN_OFFSET && end > 0 && (has == UNKNOWN_OFFSET || has < end))
+			return false;
+	}
+	return true;
 }
 
 /* Copy what is known of a follower of this database; false if nothing is. */

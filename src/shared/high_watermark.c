@@ -472,6 +472,28 @@ topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 }
 
 /*
+ * A log was truncated, and nobody appends: what was known of its end goes for nothing,
+ * and no reader goes beyond the new one.  Raises nothing.
+ */
+void
+topics_high_watermark_truncate(PartitionState *state, int64 end)
+{
+	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	state->confirmed_end = topics_min(state->confirmed_end, end);
+	state->found_confirmed = topics_min(state->found_confirmed, end);
+	for (int i = 0; i < HIGH_WATERMARK_MARKS; i++)
+		state->end_at_mark[i] = topics_min(state->end_at_mark[i], end);
+	state->stored_floor = topics_min(state->stored_floor, end);
+	state->stored_high_watermark = topics_min(state->stored_high_watermark, end);
+	state->told_end = topics_min(state->told_end, end);
+	pg_atomic_write_u64(&state->leader_end, UNKNOWN_OFFSET);
+	/* who is looking it up right now does so again (log_end.c) */
+	pg_atomic_fetch_add_u32(&state->foreign_writes, 1);
+	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
+	topics_mark_slot_release();
+}
+
+/*
  * Return true if somebody has found a mark confirmed.  It only rises, and is
  * written in one piece.
  */
@@ -506,21 +528,28 @@ is_mark_confirmed(uint64 mark)
  * wait until its mark is confirmed as well, so that its records can be read; and
  * until "check", if there is one, says that this goes for all of them.  Return
  * false if it is not, since the wait was cancelled or has come to its
- * time.  Raises nothing, and is not ended by the postmaster's death here, where
+ * time, or this database is not what it was in "generation": the mark is another one
+ * then, and another node may have no such commit.  Raises nothing, and is not ended by the postmaster's death here, where
  * the commit is not complete.
  *
  * Nobody may be there to advance the mark, say if the commit at its position
  * did not wait.  So the waiter looks by itself now and then.
  */
 bool
-topics_high_watermark_wait(uint64 mark, HighWatermarkCheck check, MonotonicTime until)
+topics_high_watermark_wait(uint64 mark, uint64 generation, HighWatermarkCheck check,
+						   MonotonicTime until)
 {
 	bool		confirmed;
 
 	for (;;)
 	{
+		confirmed = false;
+		if (topics_mark_slot_generation() != generation)
+			break;
 		confirmed = !topics_high_watermark_applies() ||
 			(is_mark_confirmed(mark) && (check == NULL || check()));
+		/* in between the mark may have become another one */
+		confirmed = confirmed && topics_mark_slot_generation() == generation;
 		if (confirmed)
 			break;
 		if (QueryCancelPending || ProcDiePending)

@@ -37,14 +37,18 @@
 #include "shared/mark_slot.h"
 
 #define SLOTS (1 + MAX_CLUSTERS)
+#define FROZEN_LOOK_MS 100
 
 typedef struct SlotTable
 {
 	pg_atomic_uint32 changes;	/* of which database has which slot */
+	pg_atomic_uint64 generations;	/* that slots have had */
 	uint32		row_changes;	/* of rows of topic_log.cluster (registry
 								 * lock) */
 	pg_atomic_uint64 start_position;	/* in WAL; 0: nobody has asked */
 } SlotTable;
+
+static const ClusterFacts no_cluster = {CLUSTER_NONE, 0, 0, 0};
 
 static SlotTable *table = NULL;
 static LWLockPadded *locks = NULL;	/* of the slots, then that of the registry */
@@ -91,16 +95,19 @@ topics_mark_slot_shmem_request(void)
  * confirmed.
  */
 static void
-begin_slot(HighWatermark *slot, Oid database, ClusterKind kind, int acks_followers)
+begin_slot(HighWatermark *slot, Oid database, const ClusterFacts *facts)
 {
 	memset(slot, 0, offsetof(HighWatermark, confirmed_cv));
 	slot->database = database;
-	slot->kind = kind;
-	slot->acks_followers = acks_followers;
+	slot->kind = facts->kind;
+	slot->acks_followers = facts->acks_followers;
+	slot->lease_followers = facts->lease_followers;
+	slot->term = facts->term;
+	slot->generation = pg_atomic_add_fetch_u64(&table->generations, 1);
 	slot->applies = topics_high_watermark_wants_confirmation(slot);
 	slot->open = 1;
 	/* a part of the first cut may have come before the server's start */
-	slot->first_xid = kind == CLUSTER_FOLLOWER ? FrozenTransactionId : InvalidTransactionId;
+	slot->first_xid = facts->kind == CLUSTER_FOLLOWER ? FrozenTransactionId : InvalidTransactionId;
 	slot->fed = 0;
 	slot->nlisted = 0;
 }
@@ -118,12 +125,14 @@ topics_mark_slot_shmem_startup(void)
 		memset(table, 0, sizeof(SlotTable));
 		pg_atomic_init_u32(&table->changes, 1);
 		pg_atomic_init_u64(&table->start_position, 0);
+		pg_atomic_init_u64(&table->generations, 0);
 		for (int i = 0; i < SLOTS; i++)
 		{
-			begin_slot(get_slot(i), InvalidOid, CLUSTER_NONE, 0);
+			begin_slot(get_slot(i), InvalidOid, &no_cluster);
 			for (int j = 0; j < HIGH_WATERMARK_MARKS; j++)
 				ConditionVariableInit(&get_slot(i)->confirmed_cv[j]);
 			ConditionVariableInit(&get_slot(i)->feed_cv);
+			ConditionVariableInit(&get_slot(i)->frozen_cv);
 		}
 		get_slot(0)->applies = max_wal_senders > 0 && topics_sync_standbys_set();
 	}
@@ -204,6 +213,7 @@ wake_waiters(HighWatermark *slot)
 	for (int i = 0; i < HIGH_WATERMARK_MARKS; i++)
 		ConditionVariableBroadcast(&slot->confirmed_cv[i]);
 	ConditionVariableBroadcast(&slot->feed_cv);
+	ConditionVariableBroadcast(&slot->frozen_cv);
 }
 
 /*
@@ -211,7 +221,7 @@ wake_waiters(HighWatermark *slot)
  * the registry lock.  Ends of logs are looked up anew afterwards.
  */
 static void
-move_database(Oid database, int from, int to, ClusterKind kind, int acks_followers)
+move_database(Oid database, int from, int to, const ClusterFacts *facts)
 {
 	int			low = Min(from, to);
 	int			high = Max(from, to);
@@ -227,11 +237,68 @@ move_database(Oid database, int from, int to, ClusterKind kind, int acks_followe
 		get_slot(from)->database = InvalidOid;
 	}
 	if (to > 0)
-		begin_slot(get_slot(to), database, kind, acks_followers);
+		begin_slot(get_slot(to), database, facts);
 	pg_atomic_fetch_add_u32(&table->changes, 1);
 	LWLockRelease(&locks[high].lock);
 	LWLockRelease(&locks[low].lock);
 	wake_waiters(get_slot(high));
+}
+
+/*
+ * The open mark of a slot that has just begun gets what a partition's log has beyond
+ * what was known to be confirmed.
+ */
+static void
+carry_over(HighWatermark *slot, int number, PartitionState *state, int64 confirmed_end)
+{
+	int64		end = pg_atomic_read_u64(&state->next_offset);
+
+	pg_atomic_fetch_and_u32(&state->listed, ~(1 << number));
+	state->mark = 0;
+	state->found_at_mark = 0;
+	state->found_position = InvalidXLogRecPtr;
+	state->found_confirmed = state->confirmed_end = confirmed_end;
+	state->excluded_by = 0;
+	if (!slot->applies || end == UNKNOWN_OFFSET || end <= confirmed_end)
+		return;
+	topics_high_watermark_enter(state);
+	state->found_at_mark = state->mark = slot->open;
+	state->found_position = slot->published;
+	state->end_at_mark[slot->confirmed % HIGH_WATERMARK_MARKS] = confirmed_end;
+	slot->open_commits++;
+}
+
+/*
+ * This database leads from now on, or follows: its slot begins anew.  Nobody has to
+ * look up ends, nor is anything seen that was not before: what was not confirmed is to
+ * be confirmed again, now by others.
+ */
+static void
+change_kind(int number, const ClusterFacts *facts)
+{
+	HighWatermark *slot = get_slot(number);
+
+	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	Assert(topics_mark_slot == slot);
+	for (int i = 0; i < pg_topics_max_partitions; i++)
+	{
+		PartitionState *state = topics_partition_state_at(i);
+
+		if (state->id.database == MyDatabaseId)
+			state->confirmed_end = topics_high_watermark_confirmed_end(state);
+	}
+	begin_slot(slot, MyDatabaseId, facts);
+	slot->published = GetXLogInsertRecPtr();
+	for (int i = 0; i < pg_topics_max_partitions; i++)
+	{
+		PartitionState *state = topics_partition_state_at(i);
+
+		if (state->id.database == MyDatabaseId)
+			carry_over(slot, number, state, state->confirmed_end);
+	}
+	topics_mark_slot_release();
+	topics_follower_forget_heard();
+	wake_waiters(slot);
 }
 
 /* Find a slot that no database has; 0 if there is none. */
@@ -308,12 +375,125 @@ topics_mark_slot_note_epoch(void)
 	topics_mark_slot_release();
 }
 
+/*
+ * Get the generation of what this database is.  Who appends remembers it before
+ * looking whether this node leads: when it is another one afterwards, somebody else
+ * may lead, and what was appended stands for nothing.
+ */
+uint64
+topics_mark_slot_generation(void)
+{
+	topics_mark_slot_choose();
+	return *(volatile uint64 *) &topics_mark_slot->generation;
+}
+
 /* Get what this database is in a cluster, as far as shared memory knows. */
 ClusterKind
 topics_mark_slot_kind(void)
 {
 	topics_mark_slot_choose();
 	return topics_mark_slot->kind;
+}
+
+/* On a leader: a follower has promised a term that is higher than ours. */
+void
+topics_mark_slot_note_higher_term(int64 term)
+{
+	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot->higher_term = topics_max(topics_mark_slot->higher_term, term);
+	topics_mark_slot_release();
+}
+
+/* Get the highest of these, or 0. */
+int64
+topics_mark_slot_higher_term(void)
+{
+	topics_mark_slot_choose();
+	return *(volatile int64 *) &topics_mark_slot->higher_term;
+}
+
+/* On a follower: the leader has answered. */
+void
+topics_mark_slot_note_leader(void)
+{
+	topics_mark_slot_choose();
+	*(volatile MonotonicTime *) &topics_mark_slot->leader_heard = topics_clock_now();
+}
+
+/* On a follower: return true if the leader has answered within so many ms. */
+bool
+topics_mark_slot_hears_leader(int64 ms)
+{
+	MonotonicTime heard;
+
+	topics_mark_slot_choose();
+	heard = *(volatile MonotonicTime *) &topics_mark_slot->leader_heard;
+	return heard != 0 && heard >= topics_clock_in(-ms);
+}
+
+/*
+ * Return true unless this node leads, and another one may have been elected by now: too
+ * few followers have asked for too long.
+ */
+bool
+topics_mark_slot_has_lease(void)
+{
+	topics_mark_slot_choose();
+	return topics_mark_slot->kind != CLUSTER_LEADER || topics_mark_slot->lease_followers == 0 ||
+		!pg_topics_automatic_failover || topics_follower_is_heard(topics_mark_slot->lease_followers);
+}
+
+/* ----------------------------------------------------------------
+ *		A leader's role is handed over
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Have nobody append any more, until topics_mark_slot_thaw or another role.  Return
+ * false if this node does not lead, or another process hands it over.  Appends that are
+ * under way go on: the caller takes each append lock once.
+ */
+bool
+topics_mark_slot_freeze(void)
+{
+	bool		done;
+
+	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	done = topics_mark_slot->kind == CLUSTER_LEADER && topics_mark_slot->frozen_by == 0;
+	if (done)
+		topics_mark_slot->frozen_by = MyProcPid;
+	topics_mark_slot_release();
+	return done;
+}
+
+/* Let others append again, if this process kept them from it.  Raises nothing. */
+void
+topics_mark_slot_thaw(void)
+{
+	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	if (topics_mark_slot->frozen_by == MyProcPid)
+		topics_mark_slot->frozen_by = 0;
+	topics_mark_slot_release();
+	ConditionVariableBroadcast(&topics_mark_slot->frozen_cv);
+}
+
+bool
+topics_mark_slot_is_frozen(void)
+{
+	topics_mark_slot_choose();
+	return *(volatile pid_t *) &topics_mark_slot->frozen_by != 0;
+}
+
+/* Wait until others may append again.  The wait can be interrupted. */
+void
+topics_mark_slot_wait_frozen(void)
+{
+	topics_mark_slot_choose();
+	ConditionVariablePrepareToSleep(&topics_mark_slot->frozen_cv);
+	while (topics_mark_slot_is_frozen())
+		(void) ConditionVariableTimedSleep(&topics_mark_slot->frozen_cv, FROZEN_LOOK_MS,
+										   topics_wait_event_get(WAIT_MOVED_LEADER));
+	ConditionVariableCancelSleep();
 }
 
 /* Return how many followers a commit of this database waits for. */
@@ -334,26 +514,26 @@ topics_mark_slot_acks_followers(void)
  * slot is left.  The caller holds the registry lock.
  */
 static bool
-set_kind(ClusterKind kind, int acks_followers)
+set_kind(const ClusterFacts *facts)
 {
 	int			number = topics_mark_slot_of(MyDatabaseId);
 
-	if (number > 0 && get_slot(number)->kind != kind)
-	{
-		move_database(MyDatabaseId, number, 0, CLUSTER_NONE, 0);
-		number = 0;
-	}
-	if (kind == CLUSTER_NONE)
+	if (number > 0 && facts->kind == CLUSTER_NONE)
+		move_database(MyDatabaseId, number, 0, facts);
+	if (facts->kind == CLUSTER_NONE)
 		return true;
+	if (number > 0 && (get_slot(number)->kind != facts->kind || get_slot(number)->term != facts->term))
+		change_kind(number, facts);
 	if (number == 0)
 	{
 		number = find_free_slot();
 		if (number == 0)
 			return false;
-		move_database(MyDatabaseId, 0, number, kind, acks_followers);
+		move_database(MyDatabaseId, 0, number, facts);
 	}
 	topics_mark_slot_acquire(LW_EXCLUSIVE);
-	topics_mark_slot->acks_followers = acks_followers;
+	topics_mark_slot->acks_followers = facts->acks_followers;
+	topics_mark_slot->lease_followers = facts->lease_followers;
 	topics_high_watermark_advance();
 	topics_high_watermark_release();
 	/* who waits looks whether it still has to */
@@ -400,7 +580,7 @@ topics_mark_slot_require(void)
  * there was another one since: then it is to be read again.
  */
 bool
-topics_mark_slot_attend(ClusterKind kind, int acks_followers, uint32 row_changes)
+topics_mark_slot_attend(const ClusterFacts *facts, uint32 row_changes)
 {
 	bool		counts;
 	bool		done = true;
@@ -408,7 +588,7 @@ topics_mark_slot_attend(ClusterKind kind, int acks_followers, uint32 row_changes
 	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
 	counts = row_changes == table->row_changes;
 	if (counts)
-		done = set_kind(kind, acks_followers);
+		done = set_kind(facts);
 	LWLockRelease(&locks[SLOTS].lock);
 	if (!done)
 		report_no_slot();
@@ -417,11 +597,11 @@ topics_mark_slot_attend(ClusterKind kind, int acks_followers, uint32 row_changes
 
 /* This database's row has changed, by a commit.  Raises nothing. */
 void
-topics_mark_slot_row_changed(ClusterKind kind, int acks_followers)
+topics_mark_slot_row_changed(const ClusterFacts *facts)
 {
 	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
 	table->row_changes++;
-	(void) set_kind(kind, acks_followers);
+	(void) set_kind(facts);
 	LWLockRelease(&locks[SLOTS].lock);
 	topics_high_watermark_applies();
 }
@@ -435,6 +615,6 @@ topics_mark_slot_forget_database(Oid database)
 	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
 	number = topics_mark_slot_of(database);
 	if (number > 0)
-		move_database(database, number, 0, CLUSTER_NONE, 0);
+		move_database(database, number, 0, &no_cluster);
 	LWLockRelease(&locks[SLOTS].lock);
 }

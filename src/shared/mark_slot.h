@@ -24,7 +24,14 @@ typedef struct HighWatermark
 								 * slot */
 	ClusterKind kind;
 	int			acks_followers; /* that a commit waits for, of a leader */
+	int			lease_followers;	/* see ClusterFacts */
+	int64		term;			/* a leader's */
+	int64		higher_term;	/* a leader's: that a follower has promised */
+	MonotonicTime leader_heard; /* a follower's: when it last answered */
 	bool		has_epoch;		/* a leader's: begun since the server's start */
+	uint64		generation;		/* of what the database is: no other has it */
+	pid_t		frozen_by;		/* the process that hands a leader's role over, for
+								 * which all appending waits; 0: none */
 	uint64		follower_marks[MAX_FOLLOWERS];	/* that they have confirmed */
 	uint32		exclusions;		/* bits that were ever set in excluded_by */
 
@@ -55,6 +62,7 @@ typedef struct HighWatermark
 	uint64		fed;			/* publications, of a leader */
 	int			feed[FEED_LENGTH];	/* places of partitions, by number modulo */
 	ConditionVariable feed_cv;	/* there are more, or "confirmed" is another */
+	ConditionVariable frozen_cv;	/* frozen_by is 0 */
 
 	int			nlisted;
 	int			listed[FLEXIBLE_ARRAY_MEMBER];	/* places of partitions */

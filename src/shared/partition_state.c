@@ -174,7 +174,6 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 	state->active_started = 0;
 	state->spare_at = NO_LIMIT;
 	state->active_file = InvalidOid;
-	state->role = ROLE_LEADER;
 
 	state->bounds_changes = is_new ? 0 : state->bounds_changes + 1;
 	state->append_limit = NO_LIMIT;

@@ -20,12 +20,6 @@
 #include "base/base.h"
 #include "pg_topics.h"
 
-typedef enum PartitionRole
-{
-	ROLE_LEADER,				/* accepts records: all, without a cluster */
-	ROLE_FOLLOWER				/* is written by replication only */
-} PartitionRole;
-
 /* What somebody asks of the worker for a partition (PartitionState.requests) */
 #define REQUEST_SPARE	0x01	/* attach the segment after the active segment */
 #define REQUEST_ROLL	0x02	/* cut the active segment at next_offset */
@@ -116,7 +110,6 @@ typedef struct PartitionState
 	int64		spare_at;		/* next_offset at which to ask for a spare */
 	Oid			active_file;	/* that active_blocks is of, or invalid: not
 								 * known */
-	PartitionRole role;			/* known as long as next_offset is */
 
 	/*
 	 * ---- the lock on the partition's table, SHARE UPDATE EXCLUSIVE ----
@@ -502,12 +495,17 @@ typedef struct Follower
 	TimestampTz asked;			/* when it last asked; 0: never */
 	pid_t		session;		/* that serves it; 0: it is not connected */
 	MonotonicTime caught_up;	/* it had all that there was then; 0: never */
+	MonotonicTime heard;		/* when it last asked; 0: not since this node leads */
+	bool		counts;			/* as a copy */
 } Follower;
 
 extern void topics_follower_shmem_request(void);
 extern void topics_follower_shmem_startup(void);
 extern int	topics_follower_begin(const char *node, bool *is_new);
-extern bool topics_follower_note(const char *node, MonotonicTime caught_up);
+extern bool topics_follower_note(const char *node, bool counts, MonotonicTime caught_up);
+extern bool topics_follower_is_heard(int count);
+extern bool topics_follower_has_all(int number);
+extern void topics_follower_forget_heard(void);
 extern void topics_follower_end_session(void);
 extern bool topics_follower_is_in_sync(const Follower *follower);
 extern int	topics_follower_count_in_sync(void);
@@ -546,17 +544,37 @@ typedef enum ClusterKind
 	CLUSTER_FOLLOWER
 } ClusterKind;
 
+/* What its row says of that. */
+typedef struct ClusterFacts
+{
+	ClusterKind kind;
+	int			acks_followers; /* that a commit waits for */
+	int			lease_followers;	/* that a leader must hear from, or else another
+									 * one may have been elected */
+	int64		term;			/* that a leader leads in */
+} ClusterFacts;
+
 extern void topics_mark_slot_shmem_request(void);
 extern void topics_mark_slot_shmem_startup(void);
 extern uint32 topics_mark_slot_row_changes(void);
 extern void topics_mark_slot_require(void);
-extern bool topics_mark_slot_attend(ClusterKind kind, int acks_followers, uint32 row_changes);
-extern void topics_mark_slot_row_changed(ClusterKind kind, int acks_followers);
+extern bool topics_mark_slot_attend(const ClusterFacts *facts, uint32 row_changes);
+extern void topics_mark_slot_row_changed(const ClusterFacts *facts);
 extern void topics_mark_slot_forget_database(Oid database);
 extern ClusterKind topics_mark_slot_kind(void);
+extern uint64 topics_mark_slot_generation(void);
+extern bool topics_mark_slot_freeze(void);
+extern void topics_mark_slot_thaw(void);
+extern bool topics_mark_slot_is_frozen(void);
+extern void topics_mark_slot_wait_frozen(void);
 extern int	topics_mark_slot_acks_followers(void);
 extern XLogRecPtr topics_mark_slot_start_position(void);
 extern bool topics_mark_slot_has_epoch(void);
+extern void topics_mark_slot_note_higher_term(int64 term);
+extern int64 topics_mark_slot_higher_term(void);
+extern void topics_mark_slot_note_leader(void);
+extern bool topics_mark_slot_hears_leader(int64 ms);
+extern bool topics_mark_slot_has_lease(void);
 extern void topics_mark_slot_note_epoch(void);
 
 /* ---- high_watermark.c ---- */
@@ -576,8 +594,10 @@ extern void topics_high_watermark_announce(PartitionState *state);
 extern bool topics_high_watermark_begin_publication(void);
 extern void topics_high_watermark_publish(PartitionState *state);
 extern uint64 topics_high_watermark_end_publication(XLogRecPtr lsn);
+extern void topics_high_watermark_truncate(PartitionState *state, int64 end);
 extern XLogRecPtr topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end);
-extern bool topics_high_watermark_wait(uint64 mark, HighWatermarkCheck check, MonotonicTime until);
+extern bool topics_high_watermark_wait(uint64 mark, uint64 generation, HighWatermarkCheck check,
+									   MonotonicTime until);
 extern int64 topics_high_watermark_get(PartitionState *state);
 extern int	topics_high_watermark_count_listed(void);
 extern int64 topics_high_watermark_limit_found(PartitionState *state, XLogRecPtr position);

@@ -1,0 +1,667 @@
+/*-------------------------------------------------------------------------
+ *
+ * election.c
+ *		A node comes to lead: by failover, by a planned move, or as others want it.
+ *
+ *	failover	this node is the candidate, and asks the others for a promise (promise.c)
+ *	move_leader	the node that leads has another one be the candidate, when that one has
+ *		all, and lets nobody append meanwhile
+ *	rebalance_leaders	... the node that is preferred
+ *
+ * HOW MANY PROMISES.  So many that of any two elections one node promises in both, and
+ * that of the nodes that promise one has any commit that was ever acknowledged: a
+ * majority, or all but as many as have such a commit without the leader
+ * (topics_cluster_quorum).  The candidate's own is one of them.  It has in each
+ * partition what each of those that promise has, so it has all that was acknowledged.
+ *
+ * WHEN IT LEADS.  The candidate goes back to its last whole cut, and says in its row that
+ * it leads, in one transaction.  The next one begins the epoch: the first records of
+ * the term are those of the metadata that say so (membership.c).  Followers come into
+ * the term when they have all that there was before (replica_feed.c), and confirm from
+ * then on; so nothing of the new term is acknowledged, and nothing of earlier ones that
+ * was not, before enough of them are in it.
+ *
+ * AFTER ANY FAILURE the same call can be made again.  A candidate that has promised itself,
+ * and does not come to lead, stands in nobody's way: the next term is higher.
+ *
+ * A PLANNED MOVE loses nothing, also with acks = 1: nobody appends from before the other
+ * node has all until this one has promised.  Commits wait meanwhile, and are refused
+ * (TP004) when it has.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "group/group.h"
+#include "node/node.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_failover);
+PG_FUNCTION_INFO_V1(topics_move_leader);
+PG_FUNCTION_INFO_V1(topics_rebalance_leaders);
+PG_FUNCTION_INFO_V1(topics_take_lead);
+
+#define PEER_PATIENCE_MS 2000	/* for a node to answer a candidate */
+#define MOVE_PATIENCE_MS 5000	/* for the other node to have all */
+#define MOVE_LOOK_MS 2
+#define TERM_TRIES 3			/* with a higher term, if another was promised */
+
+/* An election in which this node is the candidate; all is in "cxt". */
+typedef struct Election
+{
+	MemoryContext cxt;
+	NextTransaction next_transaction;
+	ClusterRow	row;
+	int64		term;
+	char	   *ends;
+	bool		allow_data_loss;	/* lead also without enough promises */
+	const char *lost_node;		/* which is not asked, or NULL */
+	List	   *peers;			/* of ElectionPeer */
+	int			granted;		/* promises, with our own */
+	int			needed;
+	int64		highest_term;	/* that anybody has said */
+	StringInfoData refusals;	/* why others do not promise */
+} Election;
+
+typedef struct ElectionPeer
+{
+	const char *name;
+	Peer	   *peer;
+} ElectionPeer;
+
+/* ----------------------------------------------------------------
+ *		The other nodes
+ * ----------------------------------------------------------------
+ */
+
+/* A connection that is tried. */
+typedef struct Attempt
+{
+	const Election *election;
+	const MetadataNode *node;
+	Peer	   *peer;			/* the result, or to be asked */
+	bool		only_asks;
+	const char *refusal;		/* the result; NULL: it promises */
+	int64		term;
+} Attempt;
+
+static void
+try_to_connect(void *arg)
+{
+	Attempt    *attempt = arg;
+
+	attempt->peer = topics_peer_connect_within(attempt->node->name, attempt->node->conninfo, PEER_PATIENCE_MS);
+}
+
+/* Add why a node does not promise. */
+static void
+note_refusal(Election *election, const char *node, const char *refusal)
+{
+	appendStringInfo(&election->refusals, "%snode \"%s\": %s", election->refusals.len > 0 ? "; " : "",
+					 node, refusal);
+}
+
+/*
+ * Do something with another node that may fail.  Return false if it has failed, for a
+ * reason that is none to end for us.
+ */
+static bool
+try_peer(Election *election, const char *node, void (*work) (void *arg), void *arg)
+{
+	ErrorData  *error = topics_subtransaction_try(work, arg);
+
+	if (error == NULL)
+		return true;
+	if (topics_subtransaction_must_raise(error))
+		ReThrowError(error);
+	note_refusal(election, node, error->message);
+	FreeErrorData(error);
+	return false;
+}
+
+/* Connect to the other nodes that count, but for the one that is lost. */
+static void
+connect_peers(Election *election)
+{
+	ListCell   *lc;
+
+	foreach(lc, topics_metadata_list_nodes())
+	{
+		Attempt		attempt = {.election = election,.node = lfirst(lc)};
+		ElectionPeer *peer;
+
+		if (!attempt.node->counts || strcmp(attempt.node->name, election->row.node) == 0)
+			continue;
+		if (election->lost_node && strcmp(attempt.node->name, election->lost_node) == 0)
+			continue;
+		if (!try_peer(election, attempt.node->name, try_to_connect, &attempt))
+			continue;
+		peer = palloc(sizeof(ElectionPeer));
+		peer->name = attempt.node->name;
+		peer->peer = attempt.peer;
+		election->peers = lappend(election->peers, peer);
+	}
+}
+
+static void
+close_peers(Election *election)
+{
+	ListCell   *lc;
+
+	foreach(lc, election->peers)
+		topics_peer_close(((ElectionPeer *) lfirst(lc))->peer);
+	election->peers = NIL;
+}
+
+static void
+ask_peer(void *arg)
+{
+	Attempt    *attempt = arg;
+	const Election *election = attempt->election;
+	const char *values[] = {
+		election->row.cluster_id, election->row.node, election->row.incarnation,
+		psprintf(INT64_FORMAT, election->term), psprintf(INT64_FORMAT, election->row.term),
+		election->ends, attempt->only_asks ? "t" : "f"
+	};
+	PeerResult *result = topics_peer_query_within(attempt->peer, "SELECT * FROM topic_log.promise($1, $2, $3, $4::int8, $5::int8, $6, $7::bool)",
+												  values, lengthof(values), PEER_PATIENCE_MS);
+	const char *refusal = topics_peer_value(result, 0, 0);
+
+	attempt->refusal = refusal ? pstrdup(refusal) : NULL;
+	attempt->term = pg_strtoint64(topics_peer_value(result, 0, 1));
+	topics_peer_clear(result);
+}
+
+/* Ask all for their promise, or, with "only_asks", what they would say. */
+static void
+ask_peers(Election *election, bool only_asks)
+{
+	ListCell   *lc;
+
+	election->granted = 1;
+	resetStringInfo(&election->refusals);
+	foreach(lc, election->peers)
+	{
+		ElectionPeer *peer = lfirst(lc);
+		Attempt		attempt = {.election = election,.peer = peer->peer,.only_asks = only_asks};
+
+		if (!try_peer(election, peer->name, ask_peer, &attempt))
+			continue;
+		election->highest_term = topics_max(election->highest_term, attempt.term);
+		if (attempt.refusal)
+			note_refusal(election, peer->name, attempt.refusal);
+		else
+			election->granted++;
+	}
+}
+
+static void
+tell_peer(void *arg)
+{
+	Attempt    *attempt = arg;
+	const ClusterRow *row = &attempt->election->row;
+	const char *values[] = {
+		row->cluster_id, row->node, row->incarnation, psprintf(INT64_FORMAT, attempt->election->term)
+	};
+
+	topics_peer_clear(topics_peer_query_within(attempt->peer, "SELECT topic_log.follow($1, $2, $3, $4::int8)",
+											   values, lengthof(values), PEER_PATIENCE_MS));
+}
+
+/* Tell the others that this node leads; who does not hear of it asks. */
+static void
+tell_peers(Election *election)
+{
+	ListCell   *lc;
+
+	foreach(lc, election->peers)
+	{
+		ElectionPeer *peer = lfirst(lc);
+		Attempt		attempt = {.election = election,.peer = peer->peer};
+
+		(void) try_peer(election, peer->name, tell_peer, &attempt);
+	}
+}
+
+/* ----------------------------------------------------------------
+ *		The candidate
+ * ----------------------------------------------------------------
+ */
+
+/* Go to the next transaction, and stay in our memory. */
+static void
+next_transaction(Election *election)
+{
+	election->next_transaction();
+	MemoryContextSwitchTo(election->cxt);
+}
+
+/* Promise ourselves; nothing comes from an earlier leader from then on.  Commits. */
+static void
+promise_self(Election *election)
+{
+	topics_membership_lock();
+	topics_cluster_require_row(&election->row);
+	election->term = topics_max(topics_max(election->row.term, election->row.promised_term),
+								election->highest_term) + 1;
+	topics_membership_promise(election->term, election->row.node);
+	ForceSyncCommit();
+	next_transaction(election);
+	TEST_POINT("election-promised");
+	/* they stay as they are now, unless another one comes to lead */
+	election->ends = topics_log_ends_get();
+}
+
+/*
+ * Lead, if nothing has been promised to another one meanwhile.  Commits.  Return false
+ * if it has.
+ */
+static bool
+begin_term(Election *election, bool data_loss)
+{
+	ClusterRow	row;
+
+	topics_membership_lock();
+	topics_cluster_require_row(&row);
+	if (row.promised_term != election->term || strcmp(row.promised_to, row.node) != 0)
+		return false;
+	topics_divergence_finish_cut(&row);
+	topics_membership_lead(election->term);
+	ForceSyncCommit();
+	next_transaction(election);
+	topics_offset_table_forget_database(MyDatabaseId);
+	TEST_POINT("election-won");
+	topics_membership_lock();
+	topics_membership_say_leader(data_loss);
+	next_transaction(election);
+	tell_peers(election);
+	return true;
+}
+
+/* Raise why this node does not come to lead. */
+static void
+report_no_quorum(const Election *election)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_ENOUGH_REPLICAS),
+			 errmsg("node \"%s\" cannot lead", election->row.node),
+			 errdetail("%d of %d nodes have promised to follow it, and %d are needed%s%s.", election->granted,
+					   election->row.voters, election->needed, election->refusals.len > 0 ? ": " : "",
+					   election->refusals.data),
+			 errhint("Call topics.failover() on a node that has more, or when more nodes can be reached. With allow_data_loss this node leads what it has.")));
+}
+
+/* Raise an error if this node lacks what was there before its term. */
+static void
+require_whole(const Election *election)
+{
+	if (topics_log_ends_are_lacking())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("node \"%s\" cannot lead", election->row.node),
+				 errdetail("It does not have all of some partitions, which were stopped there."),
+				 errhint("Call topics.failover() on another node. With allow_data_loss this node leads what it has.")));
+}
+
+/* Begin an election, with all that is in "cxt". */
+static void
+begin_election(Election *election, MemoryContext cxt, NextTransaction next, const char *lost_node)
+{
+	memset(election, 0, sizeof(Election));
+	election->cxt = cxt;
+	election->next_transaction = next;
+	election->lost_node = lost_node;
+	initStringInfo(&election->refusals);
+	topics_cluster_require_row(&election->row);
+	election->needed = topics_cluster_quorum(&election->row);
+}
+
+/* Have this node elected.  Raises an error if it is not. */
+static void
+elect(Election *election)
+{
+	if (!election->allow_data_loss)
+		require_whole(election);
+	if (election->peers == NIL)
+		connect_peers(election);
+	for (int tries = 0; tries < TERM_TRIES; tries++)
+	{
+		promise_self(election);
+		ask_peers(election, false);
+		if (election->granted >= election->needed || election->highest_term < election->term)
+			break;
+	}
+	TEST_POINT("election-asked");
+	if (election->granted < election->needed && !election->allow_data_loss)
+		report_no_quorum(election);
+	if (!begin_term(election, election->granted < election->needed))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("node \"%s\" has promised to follow another one meanwhile", election->row.node),
+				 errhint("Look at topics.node, and call topics.failover() again if no node leads.")));
+}
+
+/* The same, if enough of the others would promise. */
+static void
+elect_if_wanted(Election *election)
+{
+	election->term = topics_max(election->row.term, election->row.promised_term) + 1;
+	election->ends = topics_log_ends_get();
+	require_whole(election);
+	connect_peers(election);
+	ask_peers(election, true);
+	if (election->granted < election->needed)
+		report_no_quorum(election);
+	elect(election);
+}
+
+/* Run an election, by one of the two, and close the connections that it has made. */
+static void
+run_election(Election *election, void (*run) (Election *election))
+{
+	PG_TRY();
+	{
+		run(election);
+	}
+	PG_CATCH();
+	{
+		close_peers(election);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	close_peers(election);
+}
+
+/*
+ * From the replicator of a node that does not hear from the leader: have this node
+ * elected, if enough of the others would promise.  Raises an error if they would not.
+ * All is in "cxt".
+ */
+void
+topics_election_stand(MemoryContext cxt, NextTransaction next)
+{
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	Election	election;
+
+	begin_election(&election, cxt, next, NULL);
+	election.lost_node = election.row.leads ? NULL : election.row.leader;
+	run_election(&election, elect_if_wanted);
+	MemoryContextSwitchTo(old);
+}
+
+/* ----------------------------------------------------------------
+ *		failover
+ * ----------------------------------------------------------------
+ */
+
+static void
+commit_in_procedure(void)
+{
+	SPI_commit();
+}
+
+static void
+require_call(FunctionCallInfo fcinfo, const char *command)
+{
+	topics_membership_check_call(command);
+	topics_argument_require_no_block(fcinfo, command);
+}
+
+/* Read the row of a database that is in a cluster. */
+static void
+read_row(ClusterRow *row)
+{
+	if (!topics_cluster_read_row(row))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database is in no cluster"),
+				 errhint("Make one with topics.create_cluster().")));
+}
+
+/* CALL failover(lost_node, allow_data_loss) */
+Datum
+topics_failover(PG_FUNCTION_ARGS)
+{
+	char	   *lost_node = topics_argument_get_text(fcinfo, 0);
+	bool		allow_data_loss = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	Election	election;
+	ClusterRow	row;
+
+	require_call(fcinfo, "topics.failover()");
+	read_row(&row);
+	if (strcmp(lost_node, row.node) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("node \"%s\" is this node", lost_node),
+				 errhint("Call topics.failover() on the node that is to lead, or topics.move_leader() here.")));
+	if (topics_metadata_find_node(lost_node) == NULL)
+		topics_membership_report_no_node(lost_node);
+	if (row.leads)
+	{
+		/* it was called before, or another way of failover was faster */
+		ereport(NOTICE, (errmsg("node \"%s\" leads already", row.node)));
+		PG_RETURN_VOID();
+	}
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	begin_election(&election, CurrentMemoryContext, commit_in_procedure, lost_node);
+	election.allow_data_loss = allow_data_loss;
+	run_election(&election, elect);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/*
+ * take_lead(): have this node elected, for the node that leads, which is asked, too: see
+ * move_leader
+ */
+Datum
+topics_take_lead(PG_FUNCTION_ARGS)
+{
+	Election	election;
+	ClusterRow	row;
+
+	require_call(fcinfo, "topic_log.take_lead()");
+	read_row(&row);
+	if (row.leads)
+		PG_RETURN_VOID();
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	begin_election(&election, CurrentMemoryContext, commit_in_procedure, NULL);
+	run_election(&election, elect);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		move_leader
+ * ----------------------------------------------------------------
+ */
+
+static void
+nap(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, MOVE_LOOK_MS,
+					 topics_wait_event_get(WAIT_PEER));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* Wait until all appends that were under way are published. */
+static void
+let_appends_finish(void)
+{
+	for (int i = 0; i < pg_topics_max_partitions; i++)
+	{
+		PartitionState *state = topics_partition_state_at(i);
+
+		if (state->id.database != MyDatabaseId)
+			continue;
+		topics_append_lock_acquire(&state, 1);
+		topics_append_lock_release();
+	}
+}
+
+/* Wait until a follower has all that there is.  Raise an error if it takes too long. */
+static void
+wait_for_node(const char *node)
+{
+	MonotonicTime until = topics_clock_in(MOVE_PATIENCE_MS);
+	Follower	follower;
+
+	for (;; nap())
+	{
+		if (topics_follower_read(node, &follower) && follower.session != 0 &&
+			topics_follower_has_all(follower.number))
+			return;
+		if (topics_clock_now() >= until)
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_ENOUGH_REPLICAS),
+					 errmsg("node \"%s\" does not have all that this node has", node),
+					 errdetail("This node goes on leading. The other one was given %d s.", MOVE_PATIENCE_MS / 1000),
+					 errhint("Look at topics.replica, and call topics.move_leader() again when the node is in sync.")));
+	}
+}
+
+/* before_shmem_exit and PG_ENSURE_ERROR_CLEANUP: others may append again. */
+static void
+thaw(int code, Datum arg)
+{
+	topics_mark_slot_thaw();
+}
+
+/* Hand over to a node that is connected, and in sync. */
+static void
+hand_over(Peer *peer, const char *node)
+{
+	if (!topics_mark_slot_freeze())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("this node is handing over, or does not lead any more"),
+				 errhint("Look at topics.node.")));
+	PG_ENSURE_ERROR_CLEANUP(thaw, (Datum) 0);
+	{
+		let_appends_finish();
+		TEST_POINT("move-frozen");
+		wait_for_node(node);
+		topics_peer_clear(topics_peer_query(peer, "CALL topic_log.take_lead()", NULL, 0));
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(thaw, (Datum) 0);
+	topics_mark_slot_thaw();
+}
+
+/* Have another node lead, by way of a connection to it. */
+static void
+move_to(const MetadataNode *to)
+{
+	Peer	   *peer = topics_peer_connect(to->name, to->conninfo);
+
+	PG_TRY();
+	{
+		/* what it lacks is not waited for while nobody may append */
+		wait_for_node(to->name);
+		hand_over(peer, to->name);
+	}
+	PG_FINALLY();
+	{
+		topics_peer_close(peer);
+	}
+	PG_END_TRY();
+	topics_offset_table_forget_database(MyDatabaseId);
+}
+
+/* Run a call on the node that leads. */
+static void
+run_on_leader(const ClusterRow *row, const char *sql, const char *const *values, int nvalues)
+{
+	Peer	   *peer = topics_peer_connect(row->leader, row->leader_conninfo);
+
+	PG_TRY();
+	{
+		topics_peer_clear(topics_peer_query(peer, sql, values, nvalues));
+	}
+	PG_FINALLY();
+	{
+		topics_peer_close(peer);
+	}
+	PG_END_TRY();
+}
+
+/* CALL move_leader(to_node, from_node) */
+Datum
+topics_move_leader(PG_FUNCTION_ARGS)
+{
+	char	   *to_node = topics_argument_get_text(fcinfo, 0);
+	char	   *from_node = PG_ARGISNULL(1) ? NULL : topics_argument_get_text(fcinfo, 1);
+	const MetadataNode *to;
+	ClusterRow	row;
+
+	require_call(fcinfo, "topics.move_leader()");
+	read_row(&row);
+	if (from_node == NULL)
+		from_node = row.node;
+	to = topics_metadata_find_node(to_node);
+	if (to == NULL)
+		topics_membership_report_no_node(to_node);
+	if (topics_metadata_find_node(from_node) == NULL)
+		topics_membership_report_no_node(from_node);
+	/* it was called before */
+	if (strcmp(row.leader, to_node) == 0)
+		PG_RETURN_VOID();
+	if (strcmp(row.leader, from_node) != 0)
+		topics_cluster_report_other_leader(from_node);
+	if (!row.leads)
+	{
+		const char *values[] = {to_node};
+
+		run_on_leader(&row, "CALL topics.move_leader($1)", values, lengthof(values));
+		PG_RETURN_VOID();
+	}
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	/* who is asked for a promise waits for no snapshot or lock of ours */
+	SPI_commit();
+	move_to(to);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* CALL rebalance_leaders() */
+Datum
+topics_rebalance_leaders(PG_FUNCTION_ARGS)
+{
+	const MetadataNode *to;
+	const char *preferred;
+	ClusterRow	row;
+
+	require_call(fcinfo, "topics.rebalance_leaders()");
+	read_row(&row);
+	preferred = topics_metadata_preferred_leader();
+	if (preferred == NULL || strcmp(preferred, row.leader) == 0)
+		PG_RETURN_VOID();
+	if (!row.leads)
+	{
+		run_on_leader(&row, "CALL topics.rebalance_leaders()", NULL, 0);
+		PG_RETURN_VOID();
+	}
+	to = topics_metadata_find_node(preferred);
+	if (to == NULL)
+	{
+		ereport(NOTICE,
+				(errmsg("node \"%s\", which is the preferred leader, has left the cluster", preferred)));
+		PG_RETURN_VOID();
+	}
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	SPI_commit();
+	move_to(to);
+	SPI_finish();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,353 @@
+/*-------------------------------------------------------------------------
+ *
+ * log_ends.c
+ *		Where all logs of this node end, as one value that goes to other nodes.
+ *
+ * It is jsonb, an object with a field for each topic, by its id: an array with the
+ * log end of each partition, or null where that cannot be known.  What it does not
+ * have was not there.  An epoch's record has the ends at which it began (metadata.c),
+ * and a candidate says by its own what it has (promise.c).
+ *
+ * A FOLLOWER'S ENDS are those of the last cut of the leader's that it has as a whole.
+ * One that takes several transactions is noted before, partition by partition, in
+ * topic_log.unfinished_cut, in the transactions that append; so a leader that begins
+ * where its last whole cut ended shows of each transaction all records or none.
+ *
+ * WHAT A FOLLOWER LACKS.  One that comes into a leader's term has all that there was
+ * when it began, but for partitions that are stopped here: these are noted in
+ * topic_log.lacking, and until it has them it does not lead.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "node/node.h"
+
+/* Where a log ended when the last whole cut was here. */
+typedef struct UnfinishedEnd
+{
+	int64		topic_id;
+	int32		partition;
+	int64		log_end;
+} UnfinishedEnd;
+
+static int64
+get_int(uint64 row, int column)
+{
+	bool		isnull;
+
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull));
+}
+
+/* Run a query as the extension's owner, with a text parameter for each value. */
+static StatementScope
+begin_query(const char *sql, const char *const *texts, int ntexts, bool reads_only)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[lengthof(types)];
+	char		nulls[lengthof(types)];
+	StatementScope scope;
+
+	Assert(ntexts <= lengthof(types));
+	for (int i = 0; i < ntexts; i++)
+	{
+		nulls[i] = texts[i] ? ' ' : 'n';
+		values[i] = texts[i] ? CStringGetTextDatum(texts[i]) : (Datum) 0;
+	}
+	PushActiveSnapshot(GetLatestSnapshot());
+	scope = topics_statement_begin();
+	(void) topics_read_cut_show_all(true);
+	if (SPI_execute_with_args(sql, ntexts, types, values, nulls, reads_only, 0) < 0)
+		elog(ERROR, "could not look at the ends of logs");
+	(void) topics_read_cut_show_all(false);
+	return scope;
+}
+
+static void
+end_query(StatementScope scope)
+{
+	topics_statement_end(scope);
+	PopActiveSnapshot();
+}
+
+/* List the ends of logs of which a part of a cut is here. */
+static List *
+read_unfinished(void)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = begin_query("SELECT topic_id, partition::int8, log_end FROM topic_log.unfinished_cut", NULL, 0, true);
+	List	   *result = NIL;
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		UnfinishedEnd *end = palloc(sizeof(UnfinishedEnd));
+
+		end->topic_id = get_int(i, 1);
+		end->partition = (int32) get_int(i, 2);
+		end->log_end = get_int(i, 3);
+		result = lappend(result, end);
+	}
+	MemoryContextSwitchTo(old);
+	end_query(scope);
+	return result;
+}
+
+/* Get the end of a partition's log, or UNKNOWN_OFFSET if it cannot be read. */
+static int64
+get_end(Topic *topic, int32 number, const List *unfinished)
+{
+	Partition	partition = {.topic = topic,.number = number};
+	int64		end;
+	ListCell   *lc;
+
+	if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
+		return UNKNOWN_OFFSET;
+	end = topics_log_next_offset(&partition);
+	topics_catalog_close_partition(&partition, AccessShareLock);
+	foreach(lc, unfinished)
+	{
+		const UnfinishedEnd *found = lfirst(lc);
+
+		if (found->topic_id == topic->topic_id && found->partition == number)
+			end = topics_min(end, found->log_end);
+	}
+	return end;
+}
+
+static char *
+make_ends(const List *unfinished)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	appendStringInfoChar(&text, '{');
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		if (topic == NULL)
+			continue;
+		appendStringInfo(&text, "%s\"" INT64_FORMAT "\": [", text.len > 1 ? ", " : "", topic->topic_id);
+		for (int32 number = 0; number < topic->partitions; number++)
+		{
+			int64		end = get_end(topic, number, unfinished);
+
+			CHECK_FOR_INTERRUPTS();
+			appendStringInfoString(&text, number > 0 ? ", " : "");
+			if (end == UNKNOWN_OFFSET)
+				appendStringInfoString(&text, "null");
+			else
+				appendStringInfo(&text, INT64_FORMAT, end);
+		}
+		appendStringInfoChar(&text, ']');
+	}
+	appendStringInfoChar(&text, '}');
+	return text.data;
+}
+
+/* Get the ends of all logs at the last whole cut, as jsonb in text form, palloc'd. */
+char *
+topics_log_ends_get(void)
+{
+	return make_ends(read_unfinished());
+}
+
+/* The same, of all that there is. */
+char *
+topics_log_ends_get_all(void)
+{
+	return make_ends(NIL);
+}
+
+/*
+ * The ends of both nodes, by partition, as "here" and "there"; a partition that one of
+ * them does not have ends at 0 there.
+ */
+#define COMPARED \
+	"(SELECT topic_id, partition, coalesce(here.log_end, 0) AS here, coalesce(there.log_end, 0) AS there," \
+	" here.is_null OR there.is_null AS is_unknown FROM" \
+	" (SELECT t.key::int8 AS topic_id, p.number - 1 AS partition, (p.value #>> '{}')::int8 AS log_end, p.value = 'null' AS is_null" \
+	" FROM jsonb_each($1::jsonb) t, jsonb_array_elements(t.value) WITH ORDINALITY p (value, number)) here FULL JOIN" \
+	" (SELECT t.key::int8 AS topic_id, p.number - 1 AS partition, (p.value #>> '{}')::int8 AS log_end, p.value = 'null' AS is_null" \
+	" FROM jsonb_each($2::jsonb) t, jsonb_array_elements(t.value) WITH ORDINALITY p (value, number)) there USING (topic_id, partition))"
+
+/*
+ * Find a partition whose log is longer "here" than "there".  Return its description,
+ * palloc'd, or NULL if there is none.
+ */
+char *
+topics_log_ends_find_longer(const char *here, const char *there)
+{
+	const char *texts[] = {here, there};
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = begin_query("SELECT topic_id, partition, here, there FROM " COMPARED " c"
+									   " WHERE here > there AND is_unknown IS NOT true ORDER BY 1, 2 LIMIT 1",
+									   texts, lengthof(texts), true);
+	char	   *result = NULL;
+
+	if (SPI_processed > 0)
+	{
+		int64		topic_id = get_int(0, 1);
+		int64		partition = get_int(0, 2);
+		int64		end = get_int(0, 3);
+		int64		other = get_int(0, 4);
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		char	   *name = topics_catalog_describe(topic_id, (int32) partition);
+
+		result = psprintf("%s: its log ends at offset " INT64_FORMAT ", and not at offset " INT64_FORMAT,
+						  name ? name : "a topic that was dropped", end, other);
+		MemoryContextSwitchTo(old);
+	}
+	end_query(scope);
+	return result;
+}
+
+/* List what "longer" has beyond "ends": LogEnds, palloc'd. */
+List *
+topics_log_ends_list_longer(const char *longer, const char *ends)
+{
+	const char *texts[] = {longer, ends};
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = begin_query("SELECT topic_id, partition, there FROM " COMPARED " c"
+									   " WHERE here > there AND is_unknown IS NOT true ORDER BY 1, 2",
+									   texts, lengthof(texts), true);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	List	   *result = NIL;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		LogEnd	   *end = palloc(sizeof(LogEnd));
+
+		end->topic_id = get_int(i, 1);
+		end->partition = (int32) get_int(i, 2);
+		end->log_end = get_int(i, 3);
+		result = lappend(result, end);
+	}
+	MemoryContextSwitchTo(old);
+	end_query(scope);
+	return result;
+}
+
+/* List all ends that are known. */
+List *
+topics_log_ends_list(const char *ends)
+{
+	const char *texts[] = {ends};
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = begin_query("SELECT t.key::int8, p.number - 1, (p.value #>> '{}')::int8"
+									   " FROM jsonb_each($1::jsonb) t, jsonb_array_elements(t.value) WITH ORDINALITY p (value, number)"
+									   " WHERE p.value <> 'null'", texts, lengthof(texts), true);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	List	   *result = NIL;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		LogEnd	   *end = palloc(sizeof(LogEnd));
+
+		end->topic_id = get_int(i, 1);
+		end->partition = (int32) get_int(i, 2);
+		end->log_end = get_int(i, 3);
+		result = lappend(result, end);
+	}
+	MemoryContextSwitchTo(old);
+	end_query(scope);
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Cuts that are not finished
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * A transaction appends to a log what is only a part of the leader's cut: note where it
+ * ended before, unless that was noted since the last whole cut.
+ */
+void
+topics_log_ends_note_unfinished(int64 topic_id, int32 partition, int64 log_end)
+{
+	StatementScope scope;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scope = topics_statement_begin();
+	topics_statement_execute("INSERT INTO topic_log.unfinished_cut VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT
+							 ") ON CONFLICT DO NOTHING", topic_id, partition, log_end);
+	topics_statement_end(scope);
+	PopActiveSnapshot();
+}
+
+/* The cut is here as a whole, with this transaction. */
+void
+topics_log_ends_note_finished(void)
+{
+	StatementScope scope;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scope = topics_statement_begin();
+	topics_statement_execute("DELETE FROM topic_log.unfinished_cut");
+	topics_statement_end(scope);
+	PopActiveSnapshot();
+}
+
+/* Return true if a part of a cut is here. */
+bool
+topics_log_ends_are_unfinished(void)
+{
+	return read_unfinished() != NIL;
+}
+
+/* ----------------------------------------------------------------
+ *		What is lacking
+ * ----------------------------------------------------------------
+ */
+
+/* This follower comes into a term that began with these ends: note what it lacks. */
+void
+topics_log_ends_note_lacking(const char *began_with)
+{
+	char	   *here = topics_log_ends_get();
+	const char *texts[] = {began_with, here};
+
+	end_query(begin_query("INSERT INTO topic_log.lacking SELECT topic_id, partition, here FROM " COMPARED " c"
+						  " WHERE here > there AND EXISTS (SELECT FROM topic.\"" METADATA_TOPIC "\" m"
+						  " WHERE m.key = 'topic/' || topic_id OR topic_id = (SELECT t.topic_id FROM topic_log.topic t"
+						  " WHERE t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass))"
+						  " ON CONFLICT (topic_id, partition) DO UPDATE SET log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
+						  texts, lengthof(texts), false));
+}
+
+/*
+ * Forget what is not lacking any more.  Return true if anything is: this node cannot
+ * lead without a loss.
+ */
+bool
+topics_log_ends_are_lacking(void)
+{
+	char	   *here = topics_log_ends_get();
+	const char *texts[] = {here, "{}"};
+	StatementScope scope;
+	bool		result;
+
+	end_query(begin_query("DELETE FROM topic_log.lacking l WHERE log_end <= coalesce((SELECT here FROM " COMPARED " c"
+						  " WHERE c.topic_id = l.topic_id AND c.partition = l.partition), 0)"
+						  " OR NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\""
+						  " WHERE key = 'topic/' || l.topic_id ORDER BY key, \"offset\" DESC) m WHERE m.value IS NOT NULL)",
+						  texts, lengthof(texts), false));
+	scope = begin_query("SELECT FROM topic_log.lacking LIMIT 1", NULL, 0, true);
+	result = SPI_processed > 0;
+	end_query(scope);
+	return result;
+}
