@@ -205,7 +205,12 @@ topics_topic_changes_at_commit(TopicCallback forget, DatabaseCallback forget_all
 			continue;
 		release_states(note);
 		if (note->topic_id == ALL_TOPICS)
+		{
 			forget_all(MyDatabaseId);
+			/* it is no node of a cluster any more */
+			topics_follower_forget_database(MyDatabaseId);
+			topics_mark_slot_forget_database(MyDatabaseId);
+		}
 		else
 			forget(note->topic_id);
 	}
