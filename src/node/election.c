@@ -361,9 +361,8 @@ elect_if_wanted(Election *election)
 	require_whole(election);
 	connect_peers(election);
 	ask_peers(election, true);
-	if (election->granted < election->needed)
-		report_no_quorum(election);
-	elect(election);
+	if (election->granted >= election->needed)
+		elect(election);
 }
 
 /* Run an election, by one of the two, and close the connections that it has made. */
@@ -385,11 +384,11 @@ run_election(Election *election, void (*run) (Election *election))
 
 /*
  * From the replicator of a node that does not hear from the leader: have this node
- * elected, if enough of the others would promise.  Raises an error if they would not.
- * All is in "cxt".
+ * elected, if enough of the others would promise.  Return false if they would not, or,
+ * with "reports", raise an error that says why.  All is in "cxt".
  */
-void
-topics_election_stand(MemoryContext cxt, NextTransaction next)
+bool
+topics_election_stand(MemoryContext cxt, NextTransaction next, bool reports)
 {
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	Election	election;
@@ -397,7 +396,10 @@ topics_election_stand(MemoryContext cxt, NextTransaction next)
 	begin_election(&election, cxt, next, NULL);
 	election.lost_node = election.row.leads ? NULL : election.row.leader;
 	run_election(&election, elect_if_wanted);
+	if (election.granted < election.needed && reports)
+		report_no_quorum(&election);
 	MemoryContextSwitchTo(old);
+	return election.granted >= election.needed;
 }
 
 /* ----------------------------------------------------------------

@@ -124,7 +124,7 @@ extern void topics_divergence_finish_cut(const ClusterRow *row);
 
 /* ---- election.c ---- */
 
-extern void topics_election_stand(MemoryContext cxt, NextTransaction next_transaction);
+extern bool topics_election_stand(MemoryContext cxt, NextTransaction next_transaction, bool reports);
 
 /* ---- replica_feed.c, and replica_fetch.c on the other side ---- */
 

@@ -254,6 +254,22 @@ describe_wait(void *arg)
 	}
 }
 
+/*
+ * Under the locks: who does not wait for followers needs to know that no other node has
+ * come to lead.
+ */
+static void
+require_lease(void)
+{
+	if (pg_topics_acks == ACKS_ALL || appending[0]->is_replica || likely(topics_mark_slot_has_lease()))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_LEADER),
+			 errmsg("this node does not know whether it still leads"),
+			 errdetail("NOT_LEADER_OR_FOLLOWER: too few followers have asked it for anything since pg_topics.node_timeout, and another node may have been elected."),
+			 errhint("Look at topics.node on other nodes, and try again. With pg_topics.acks = all the commit waits for followers.")));
+}
+
 /* Take all append locks, with everything found right under them. */
 static void
 lock_destinations(void)
@@ -274,6 +290,7 @@ lock_destinations(void)
 		topics_append_lock_acquire(states, nappending);
 		/* before the role is looked at */
 		generation = topics_mark_slot_generation();
+		require_lease();
 		for (int i = 0; i < nappending && changed == NULL; i++)
 			if (!destination_still_fits(appending[i]))
 				changed = appending[i];

@@ -56,6 +56,7 @@
 #define RETRY_MS 200			/* after an error, at least */
 #define MIN_PATIENCE_MS 1000	/* with a node that is silent */
 #define MAX_JITTER_MS 300		/* by which elections are put off at random */
+#define QUIET_MS 5000			/* in which an election may come to nothing */
 #define ROW_LOOK_MS 20			/* between two looks whether another node leads */
 #define MAX_TOGETHER 50			/* partitions in one transaction: so few do
 								 * not keep others' producers away */
@@ -919,7 +920,6 @@ look_for_leader(void *arg)
 	Leadership	best = {.term = topics_max(session.cluster.term, session.cluster.promised_term)};
 	ListCell   *lc;
 
-	topics_backoff_step(STEP_CONNECT);
 	foreach(lc, topics_metadata_list_nodes())
 	{
 		Leadership	said = {.node = lfirst(lc)};
@@ -951,14 +951,19 @@ commit_election_step(void)
 	StartTransactionCommand();
 }
 
+/* When elections that come to nothing, as others hear the leader yet, are an error. */
+static MonotonicTime complain_at = NEVER;
+
 /* Work: have this node elected. */
 static void
 stand_for_election(void *arg)
 {
 	MemoryContext cxt = AllocSetContextCreate(session.cxt, "pg_topics election", ALLOCSET_DEFAULT_SIZES);
 
-	topics_backoff_step(STEP_CONNECT);
-	topics_election_stand(cxt, commit_election_step);
+	if (topics_election_stand(cxt, commit_election_step, topics_clock_now() >= complain_at))
+		complain_at = NEVER;
+	else if (complain_at == NEVER)
+		complain_at = topics_clock_in(QUIET_MS);
 	MemoryContextDelete(cxt);
 }
 
@@ -989,7 +994,7 @@ put_election_off(int64 ms)
 static void
 look_after_leadership(void)
 {
-	const WorkPiece whole = WHOLE_REPLICATION;
+	const WorkPiece election = WHOLE_ELECTION;
 	int64		highest_term = 0;
 
 	if (session.was_heard || stand_at == NEVER)
@@ -998,10 +1003,10 @@ look_after_leadership(void)
 		return;
 	if (topics_clock_now() < stand_at)
 		return;
-	(void) topics_backoff_run(&whole, NULL, look_for_leader, &highest_term);
+	(void) topics_backoff_run(&election, NULL, look_for_leader, &highest_term);
 	if (topics_mark_slot_row_changes() == session.row_changes && pg_topics_automatic_failover &&
 		session.cluster.voters > 2)
-		(void) topics_backoff_run(&whole, NULL, stand_for_election, NULL);
+		(void) topics_backoff_run(&election, NULL, stand_for_election, NULL);
 	put_election_off(RETRY_MS);
 }
 
@@ -1012,16 +1017,16 @@ look_after_leadership(void)
 static void
 look_after_followers(void)
 {
-	const WorkPiece whole = WHOLE_REPLICATION;
+	const WorkPiece election = WHOLE_ELECTION;
 	int64		highest_term = topics_mark_slot_higher_term();
 
-	(void) topics_backoff_run(&whole, NULL, begin_own_term, NULL);
+	(void) topics_backoff_run(&election, NULL, begin_own_term, NULL);
 	if (highest_term > session.cluster.term || !topics_follower_is_heard(session.cluster.voters / 2))
-		(void) topics_backoff_run(&whole, NULL, look_for_leader, &highest_term);
+		(void) topics_backoff_run(&election, NULL, look_for_leader, &highest_term);
 	/* a candidate was promised a term, and did not come to lead in it */
 	if (topics_mark_slot_row_changes() == session.row_changes && highest_term > session.cluster.term &&
 		pg_topics_automatic_failover)
-		(void) topics_backoff_run(&whole, NULL, stand_for_election, NULL);
+		(void) topics_backoff_run(&election, NULL, stand_for_election, NULL);
 }
 
 /*
@@ -1087,6 +1092,7 @@ topics_replicator_main(Datum main_arg)
 	}
 	drop_origin();
 	topics_backoff_forget_kind(WORK_REPLICATE);
+	topics_backoff_forget_kind(WORK_ELECT);
 	finished = true;
 	proc_exit(0);
 }

@@ -103,6 +103,7 @@ static const char *const step_names[] = {
 	[STEP_CONNECT] = "connect",
 	[STEP_METADATA] = "metadata",
 	[STEP_FETCH] = "fetch",
+	[STEP_ELECT] = "elect",
 };
 
 StaticAssertDecl(lengthof(step_names) == WORK_STEPS, "each step has a name");
@@ -238,7 +239,8 @@ get_first_step(WorkKind kind)
 		[WORK_COMPACT] = STEP_COMPACT,
 		[WORK_TABLES] = STEP_DROP,
 		[WORK_REPLICATE] = STEP_CONNECT,
-		[WORK_METADATA] = STEP_METADATA
+		[WORK_METADATA] = STEP_METADATA,
+		[WORK_ELECT] = STEP_ELECT
 	};
 
 	StaticAssertStmt(lengthof(steps) == WORK_KINDS, "each kind of work has a first step");
@@ -285,7 +287,7 @@ count_failure(WorkFailure *failure, int sqlstate, const char *message)
 	bool		busy = sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
 		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED || sqlstate == ERRCODE_QUERY_CANCELED;
 	bool		unreachable = ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION ||
-		sqlstate == ERRCODE_CANNOT_CONNECT_NOW || (failure->step == STEP_CONNECT && sqlstate != 0);
+		sqlstate == ERRCODE_CANNOT_CONNECT_NOW || ((failure->step == STEP_CONNECT || failure->step == STEP_ELECT) && sqlstate != 0);
 	bool		may_be_blameless = sqlstate == 0 && failure->failures == 0 &&
 		failure->piece.kind == WORK_REPLICATE;
 	int64		delay = may_be_blameless ? 0 : FIRST_DELAY_MS;
@@ -363,7 +365,7 @@ static bool
 has_own_time(const WorkPiece *piece)
 {
 	return piece->kind == WORK_NOTIFY || piece->kind == WORK_COMPACT ||
-		piece->kind == WORK_REPLICATE;
+		piece->kind == WORK_REPLICATE || piece->kind == WORK_ELECT;
 }
 
 /*
@@ -604,7 +606,7 @@ static ServeKind
 find_process(WorkKind kind)
 {
 	return kind == WORK_COMPACT ? SERVE_COMPACTOR :
-		kind == WORK_REPLICATE ? SERVE_REPLICATOR : SERVE_WORKER;
+		kind == WORK_REPLICATE || kind == WORK_ELECT ? SERVE_REPLICATOR : SERVE_WORKER;
 }
 
 /*

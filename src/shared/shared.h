@@ -322,6 +322,7 @@ typedef enum WorkKind
 	WORK_TABLES,				/* of dropped topics */
 	WORK_REPLICATE,				/* what the replicator does (replicator.c) */
 	WORK_METADATA,				/* of the cluster, on the node that leads */
+	WORK_ELECT,					/* who leads (replicator.c) */
 	WORK_KINDS
 } WorkKind;
 
@@ -340,6 +341,7 @@ typedef enum WorkStep
 	STEP_CONNECT,
 	STEP_METADATA,
 	STEP_FETCH,
+	STEP_ELECT,
 	WORK_STEPS
 } WorkStep;
 
@@ -368,6 +370,9 @@ typedef bool (*OthersWait) (void);
 
 /* The piece that looks for what is to be done in this database. */
 #define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN}
+
+/* To see who leads, and that somebody does. */
+#define WHOLE_ELECTION {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_ELECT}
 
 /* The session of a follower with its leader. */
 #define WHOLE_REPLICATION {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE}

@@ -660,28 +660,30 @@ my $incarnation =
   $observer->value(
 	q{SELECT value ->> 'incarnation' FROM topic."__cluster_metadata" WHERE key = 'node/b' ORDER BY "offset" DESC LIMIT 1}
   );
-my ($cluster_id, $epoch) = split /\|/,
-  $observer->value('SELECT cluster_id, epoch FROM topic_log.cluster');
+my ($cluster_id, $epoch, $term) = split /\|/,
+  $observer->value('SELECT cluster_id, epoch, term FROM topic_log.cluster');
 
 # A request, as replica_feed.c has it
 sub request
 {
 	my (%r) = (
-		version => 1,
+		version => 2,
 		node => 'b',
 		incarnation => $incarnation,
 		cluster => $cluster_id,
 		epoch => $epoch,
 		epoch_id => '',
+		term => $term,
+		promised_term => 0,
 		position => 0,
 		first => 1,
 		mark => -1,
 		wait => 0,
 		ends => [],
 		@_);
-	my $bytes = pack 'n Z* Z* Z* q> Z* q> C q> N N', $r{version}, $r{node}, $r{incarnation},
+	my $bytes = pack 'n Z* Z* Z* q> Z* q> q> q> C q> N N', $r{version}, $r{node}, $r{incarnation},
 	  $r{cluster}, $r{epoch},
-	  $r{epoch_id}, $r{position}, $r{first}, $r{mark}, $r{wait}, $r{count} // scalar @{ $r{ends} };
+	  $r{epoch_id}, $r{term}, $r{promised_term}, $r{position}, $r{first}, $r{mark}, $r{wait}, $r{count} // scalar @{ $r{ends} };
 
 	$bytes .= pack 'q> N q>', @$_ for @{ $r{ends} };
 	return unpack 'H*', $bytes;
@@ -712,7 +714,7 @@ my $fetch = Session->new($a, user => 'fetcher');
 is($fetch->query('CALL topic_log.replica_fetch(NULL, NULL)')->{sqlstate}, '22004', 'NULL');
 is(fetch_answer($fetch, ''), '08P01', 'no bytes');
 is(fetch_answer($fetch, 'ff' x 100), 'TP005', 'garbage is another version');
-is(fetch_answer($fetch, request(version => $_)), 'TP005', "version $_") for 0, 2, 65535;
+is(fetch_answer($fetch, request(version => $_)), 'TP005', "version $_") for 0, 1, 3, 65535;
 is(fetch_answer($fetch, request(cluster => 'x')), '55000', 'of another cluster');
 is(fetch_answer($fetch, request(cluster => '')), '55000', 'of none');
 my $epoch_id = $observer->value('SELECT epoch_id FROM topic_log.cluster');

@@ -97,4 +97,79 @@ is( $a->safe_psql('postgres', q{SELECT count(*), min(value), max(value) FROM top
 ok($a->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topics.topic WHERE topic = 'later'}),
 	'... and new topics come there');
 
+# ----------------------------------------------------------------------
+# A majority elects a leader by itself
+# ----------------------------------------------------------------------
+
+# A node that takes records, in time; undef if there is none.
+sub find_leader
+{
+	my (@nodes) = @_;
+	my $leader;
+
+	poll_until(
+		sub {
+			for my $node (@nodes)
+			{
+				my $got = eval {
+					$node->psql(
+						'postgres',
+						q{SET pg_topics.acks_timeout = '5 s'; SELECT topics.produce('t', 'probe')},
+						on_error_stop => 1,
+						timeout => 30);
+				};
+				$leader = $node if defined $got && $got == 0;
+				return 1 if $leader;
+			}
+			return 0;
+		});
+	return $leader;
+}
+
+sub others
+{
+	my ($leader) = @_;
+
+	return grep { $_ != $leader } $a, $b, $c;
+}
+
+for my $node ($a, $b, $c)
+{
+	$node->safe_psql('postgres', 'ALTER SYSTEM SET pg_topics.automatic_failover = on');
+	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+}
+my $leader = find_leader($b);
+for my $round (1 .. 3)
+{
+	my $lost = $leader;
+
+	$lost->stop('immediate');
+	$leader = find_leader(others($lost));
+	ok($leader, "round $round: another node is elected") or last;
+	is(produce($leader, "round$round", 10), 10, '... and takes records');
+	$lost->start;
+	check_same($leader, "round $round", others($leader));
+}
+
+# A leader that stands still for a while
+my $pid = $leader->safe_psql('postgres', 'SELECT pg_backend_pid()') && $leader->{_pid};
+my @stopped = ($pid, split ' ', `ps -o pid= --ppid $pid`);
+kill STOP => @stopped;
+my $stopped = $leader;
+$leader = find_leader(others($stopped));
+ok($leader, 'a leader stands still: another node is elected');
+is(produce($leader, 'meanwhile', 10), 10, '... and takes records');
+kill CONT => reverse @stopped;
+check_same($leader, 'a leader stood still', others($leader));
+is((sqlstate_of($stopped, 'postgres', q{SELECT topics.produce('t', 'x')}))[0],
+	'TP004', '... it takes no records any more');
+
+# All at once
+$_->stop('immediate') for $a, $b, $c;
+$_->start for $a, $b, $c;
+$leader = find_leader($a, $b, $c);
+ok($leader, 'all nodes were killed: one leads');
+is(produce($leader, 'again', 10), 10, '... and takes records');
+check_same($leader, 'all nodes were killed', others($leader));
+
 done_testing();
