@@ -104,6 +104,7 @@ CREATE TABLE topic_log.cluster (
 	promised_term bigint NOT NULL DEFAULT 0,
 	promised_to text NOT NULL DEFAULT '',
 	voters integer NOT NULL DEFAULT 1,
+	timeline bigint NOT NULL DEFAULT 0,
 	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
 );
 COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';
@@ -683,7 +684,7 @@ COMMENT ON VIEW topics.segment IS 'Segments of partitions of the topics that top
 CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
-CREATE VIEW topics.cluster AS SELECT cluster_id, node, leader, epoch, acks_followers FROM topic_log.cluster;
+CREATE VIEW topics.cluster AS SELECT cluster_id, node, nullif(leader, '') AS leader, epoch, acks_followers FROM topic_log.cluster;
 COMMENT ON VIEW topics.cluster IS 'The cluster that this database is in: one row, or none (Kafka: kafka-metadata-quorum describe --status)';
 
 CREATE VIEW topics.truncated WITH (security_barrier) AS
@@ -715,7 +716,7 @@ COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mos
 
 COMMENT ON COLUMN topics.cluster.cluster_id IS 'The same on all nodes, and of no other cluster (Kafka: cluster.id)';
 COMMENT ON COLUMN topics.cluster.node IS 'Name of this node';
-COMMENT ON COLUMN topics.cluster.leader IS 'Name of the node that leads';
+COMMENT ON COLUMN topics.cluster.leader IS 'Name of the node that leads, or that this one has promised to follow; NULL: none is known';
 COMMENT ON COLUMN topics.cluster.epoch IS 'As in topics.node';
 COMMENT ON COLUMN topics.cluster.acks_followers IS 'How many followers a commit waits for, see topics.alter_cluster()';
 COMMENT ON SEQUENCE topic_log.truncated_number_seq IS 'Order of the rows of topic_log.truncated';

@@ -4,7 +4,10 @@
  *		What this node is in a cluster: the row of topic_log.cluster.
  *
  * The row is this node's own: it is not replicated, and not dumped.  A database
- * without it is in no cluster, and leads all its partitions.  node/ writes it;
+ * without it is in no cluster, and leads all its partitions.  The files of a server can
+ * be copied, and the copy be started, as a standby is that is promoted: it has another
+ * timeline, or system identifier, than the row says, and neither leads nor promises
+ * anything until others have admitted it (node/admission.c).  node/ writes it;
  * here is what the log needs of it: whether this node leads, and the error for who
  * wants to write to what another node leads.  What the row says is told to shared
  * memory: mark_slot.c keeps it, and high_watermark.c decides what commits and readers
@@ -43,7 +46,8 @@ enum
 	Anum_cluster_term,
 	Anum_cluster_promised_term,
 	Anum_cluster_promised_to,
-	Anum_cluster_voters
+	Anum_cluster_voters,
+	Anum_cluster_timeline
 };
 
 static char *
@@ -107,7 +111,12 @@ topics_cluster_read_row(ClusterRow *row)
 		row->promised_to = get_text(tuple, RelationGetDescr(rel), Anum_cluster_promised_to);
 		row->voters = DatumGetInt32(heap_getattr(tuple, Anum_cluster_voters, RelationGetDescr(rel),
 												 &isnull));
-		row->leads = strcmp(row->node, row->leader) == 0;
+		row->is_admitted = RecoveryInProgress() || row->voters <= 1 ||
+			(DatumGetInt64(heap_getattr(tuple, Anum_cluster_system_identifier, RelationGetDescr(rel),
+										&isnull)) == (int64) GetSystemIdentifier() &&
+			 DatumGetInt64(heap_getattr(tuple, Anum_cluster_timeline, RelationGetDescr(rel),
+										&isnull)) == GetWALInsertionTimeLine());
+		row->leads = row->is_admitted && strcmp(row->node, row->leader) == 0;
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -140,6 +149,18 @@ int
 topics_cluster_quorum(const ClusterRow *row)
 {
 	return topics_max(row->voters / 2 + 1, row->voters - row->acks_followers);
+}
+
+/*
+ * Count the others whose promises let a copy of a node lead, such as a standby that was
+ * promoted: it may not know what the node itself has promised or confirmed, so it does
+ * not count.  One of so many others is in each election, and has each commit that was
+ * acknowledged.
+ */
+int
+topics_cluster_copy_quorum(const ClusterRow *row)
+{
+	return topics_max(row->voters - topics_cluster_quorum(row) + 1, row->voters - row->acks_followers);
 }
 
 /* Read what this database is. */

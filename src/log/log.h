@@ -295,6 +295,8 @@ typedef struct ClusterRow
 	int64		term;			/* of the epoch: it begins with an election */
 	int64		promised_term;	/* nothing is taken of a lower one */
 	char	   *promised_to;	/* the candidate, or "" */
+	bool		is_admitted;	/* this server is the one whose promises the row
+								 * has, and no copy of it */
 	bool		leads;
 } ClusterRow;
 
@@ -309,6 +311,7 @@ extern bool topics_cluster_follows(void);
 extern void topics_cluster_look(void);
 extern void topics_cluster_require_leader(const char *command);
 extern int	topics_cluster_quorum(const ClusterRow *row);
+extern int	topics_cluster_copy_quorum(const ClusterRow *row);
 extern void topics_cluster_report_other_leader(const char *node);
 extern void topics_cluster_report_no_group(void);
 extern void topics_cluster_report_not_leader(const char *topic, int32 partition);

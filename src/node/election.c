@@ -68,6 +68,7 @@ typedef struct Election
 	bool		allow_data_loss;	/* lead also without enough promises */
 	const char *lost_node;		/* which is not asked, or NULL */
 	List	   *peers;			/* of ElectionPeer */
+	int			own;			/* promises of our own that count: not of a copy */
 	int			granted;		/* promises, with our own */
 	int			needed;
 	int64		highest_term;	/* that anybody has said */
@@ -189,7 +190,7 @@ ask_peers(Election *election, bool only_asks)
 {
 	ListCell   *lc;
 
-	election->granted = 1;
+	election->granted = election->own;
 	resetStringInfo(&election->refusals);
 	foreach(lc, election->peers)
 	{
@@ -324,7 +325,9 @@ begin_election(Election *election, MemoryContext cxt, NextTransaction next, cons
 	election->lost_node = lost_node;
 	initStringInfo(&election->refusals);
 	topics_cluster_require_row(&election->row);
-	election->needed = topics_cluster_quorum(&election->row);
+	election->own = election->row.is_admitted ? 1 : 0;
+	election->needed = election->row.is_admitted ? topics_cluster_quorum(&election->row) :
+		topics_cluster_copy_quorum(&election->row);
 }
 
 /* Have this node elected.  Raises an error if it is not. */

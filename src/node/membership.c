@@ -197,13 +197,13 @@ insert_row(const char *node, const char *leader, const char *leader_conninfo,
 {
 	StatementScope scope = topics_statement_begin();
 
-	topics_statement_execute("INSERT INTO topic_log.cluster (node, leader, leader_conninfo, leader_advertised_conninfo, cluster_id, system_identifier, epoch, acks_followers, term)"
-							 " VALUES (%s, %s, %s, %s, %s, " INT64_FORMAT ", 0, 0, %d)",
+	topics_statement_execute("INSERT INTO topic_log.cluster (node, leader, leader_conninfo, leader_advertised_conninfo, cluster_id, system_identifier, epoch, acks_followers, term, timeline)"
+							 " VALUES (%s, %s, %s, %s, %s, " INT64_FORMAT ", 0, 0, %d, %u)",
 							 quote_literal_cstr(node), quote_literal_cstr(leader),
 							 leader_conninfo ? quote_literal_cstr(leader_conninfo) : "NULL",
 							 leader_advertised ? quote_literal_cstr(leader_advertised) : "NULL",
 							 cluster_id ? quote_literal_cstr(cluster_id) : "gen_random_uuid()::text",
-							 (int64) GetSystemIdentifier(), strcmp(node, leader) == 0 ? 1 : 0);
+							 (int64) GetSystemIdentifier(), strcmp(node, leader) == 0 ? 1 : 0, GetWALInsertionTimeLine());
 	topics_statement_end(scope);
 	topics_cluster_note_change();
 }
@@ -241,6 +241,15 @@ update_row(const char *assignment)
 	topics_statement_execute("UPDATE topic_log.cluster SET %s", assignment);
 	topics_statement_end(scope);
 	PopActiveSnapshot();
+}
+
+/* This server is the node from the commit on, and no copy of it; the row is locked. */
+void
+topics_membership_admit(void)
+{
+	update_row(psprintf("timeline = %u, system_identifier = " INT64_FORMAT, GetWALInsertionTimeLine(),
+						(int64) GetSystemIdentifier()));
+	topics_cluster_note_change();
 }
 
 /* The epoch that begins next does so without a majority. */
@@ -373,12 +382,21 @@ topics_membership_follow(int64 term, const char *node)
 	topics_membership_promise(term, node);
 }
 
+/* Promise nothing that is lower than a term; the row is locked. */
+void
+topics_membership_raise_term(int64 term)
+{
+	update_row(psprintf("promised_to = CASE WHEN promised_term < " INT64_FORMAT " THEN '' ELSE promised_to END,"
+						" promised_term = GREATEST(promised_term, " INT64_FORMAT ")", term, term));
+}
+
 /* Lead from the commit on, in a term; the row is locked. */
 void
 topics_membership_lead(int64 term)
 {
 	StatementScope scope;
 
+	topics_membership_admit();
 	update_row(psprintf("leader = node, leader_conninfo = NULL, leader_advertised_conninfo = NULL, term = " INT64_FORMAT, term));
 	PushActiveSnapshot(GetLatestSnapshot());
 	scope = topics_statement_begin();
@@ -478,7 +496,7 @@ adjust_acks_followers(const char *node, bool counts)
 	ClusterRow	row;
 
 	update_row(psprintf("voters = %d", count));
-	topics_cluster_note_change();
+	topics_membership_admit();
 	if (is_default)
 		set_acks_followers(count / 2, true);
 	else if (topics_cluster_read_row(&row) && row.acks_followers >= count)

@@ -122,6 +122,23 @@ extern Divergence *topics_divergence_ask(Peer *peer, const ClusterRow *row);
 extern void topics_divergence_heal(const Divergence *divergence, const ClusterRow *row);
 extern void topics_divergence_finish_cut(const ClusterRow *row);
 
+/* ---- admission.c ---- */
+
+#define LEADERSHIP_PATIENCE_MS 1000 /* for a node to say who leads */
+
+/* What another node says of that. */
+typedef struct Leadership
+{
+	const MetadataNode *node;	/* that was asked */
+	char	   *leader;
+	bool		leads;			/* it leads itself */
+	int64		term;			/* that it is in, or has promised */
+} Leadership;
+
+extern void topics_leadership_ask(const ClusterRow *row, const MetadataNode *node, Leadership *leadership);
+extern int	topics_leadership_survey(const ClusterRow *row, Leadership *best, int64 *highest_term);
+extern bool topics_admission_ask(const ClusterRow *row);
+
 /* ---- election.c ---- */
 
 extern bool topics_election_stand(MemoryContext cxt, NextTransaction next_transaction, bool reports);
@@ -219,6 +236,8 @@ extern void topics_membership_go_back(int64 term, int64 epoch, const char *id);
 extern void topics_membership_lock(void);
 extern void topics_membership_promise(int64 term, const char *node);
 extern void topics_membership_follow(int64 term, const char *node);
+extern void topics_membership_admit(void);
+extern void topics_membership_raise_term(int64 term);
 extern void topics_membership_lead(int64 term);
 extern void topics_membership_say_leader(bool data_loss);
 extern bool topics_membership_has_begun_term(void);

@@ -107,6 +107,8 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 {
 	const MetadataNode *node = topics_metadata_find_node(candidate->name);
 
+	if (!row->is_admitted)
+		return psprintf("node \"%s\" is a copy of that node, which was not admitted yet", row->node);
 	if (node == NULL || strcmp(node->incarnation, candidate->incarnation) != 0)
 		return psprintf("node \"%s\" does not know this database as a node of the cluster", row->node);
 	if (!node->counts)
@@ -117,7 +119,8 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 						row->node, row->promised_term, row->promised_to);
 	if (candidate->term <= row->term)
 		return psprintf("node \"%s\" is in term " INT64_FORMAT, row->node, row->term);
-	if (candidate->only_asks && !row->leads && topics_mark_slot_hears_leader(pg_topics_node_timeout))
+	if (candidate->only_asks && !row->leads && strcmp(row->leader, candidate->name) != 0 &&
+		topics_mark_slot_hears_leader(pg_topics_node_timeout))
 		return psprintf("node \"%s\" hears from node \"%s\", which leads", row->node, row->leader);
 	if (candidate->only_asks && row->leads && topics_follower_is_heard(row->voters - topics_cluster_quorum(row)))
 		return psprintf("node \"%s\" leads", row->node);

@@ -565,15 +565,19 @@ hear_follower(StringInfo message)
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("node \"%s\" is served by another session, or was removed", session.node)));
 	if (confirms)
-	{
 		include_partitions();
-		topics_replica_cut_confirm(session.follower, session.cut.mark);
-	}
+
+	/*
+	 * who does not count is in no election's quorum: it confirms for nobody
+	 * before it counts
+	 */
 	if (confirms && session.excluded == NIL && !session.counts)
 	{
 		topics_membership_count_node(session.node, session.incarnation);
 		session.counts = true;
 	}
+	if (confirms && session.counts)
+		topics_replica_cut_confirm(session.follower, session.cut.mark);
 	if (session.is_before_term && request.term == session.term)
 	{
 		session.is_before_term = false;

@@ -44,6 +44,13 @@ enum
 	NODE_COLUMNS
 };
 
+/* Return true if a node leads, as far as this one knows: a copy of one does not yet. */
+static bool
+is_leader(const ClusterRow *row, const char *node)
+{
+	return strcmp(node, row->leader) == 0 && (row->leads || strcmp(node, row->node) != 0);
+}
+
 /* node_status(): the rows of the view topics.node */
 Datum
 topics_node_status(PG_FUNCTION_ARGS)
@@ -61,7 +68,7 @@ topics_node_status(PG_FUNCTION_ARGS)
 		const MetadataNode *node = lfirst(lc);
 		Datum		values[NODE_COLUMNS];
 		bool		nulls[NODE_COLUMNS] = {false};
-		bool		leads = strcmp(node->name, row.leader) == 0;
+		bool		leads = is_leader(&row, node->name);
 		Follower	follower;
 
 		values[NODE_NAME] = CStringGetTextDatum(node->name);
@@ -268,7 +275,7 @@ put_replicas(ReplicaView *view, List *nodes)
 	foreach(lc, nodes)
 	{
 		const MetadataNode *node = lfirst(lc);
-		bool		leads = strcmp(node->name, row->leader) == 0;
+		bool		leads = is_leader(row, node->name);
 		ReplicaKnowledge known = {.end = UNKNOWN_OFFSET,.high_watermark = UNKNOWN_OFFSET};
 
 		if (leads)

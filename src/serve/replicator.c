@@ -749,6 +749,15 @@ finish_cut(void *arg)
 	topics_log_ends_note_finished();
 }
 
+/* Work: a copy of this node has all that the leader has, and is the node. */
+static void
+note_admitted(void *arg)
+{
+	topics_membership_lock();
+	hold_row();
+	topics_membership_admit();
+}
+
 /*
  * The cut is complete here: make it durable, so that the next request can say so.  Return
  * false if that has failed.
@@ -768,6 +777,9 @@ end_cut(FetchResponse *response)
 		return false;
 	if (session.flush_to != InvalidXLogRecPtr)
 		XLogFlush(session.flush_to);
+	if (unlikely(!session.cluster.is_admitted) && session.paused == NIL &&
+		!(topics_backoff_run(&whole, NULL, note_admitted, NULL) && read_cluster()))
+		return false;
 	session.is_careful = false;
 	session.moved_mark = response->newest_mark;
 	return true;
@@ -874,41 +886,6 @@ run_session(void)
  * ----------------------------------------------------------------
  */
 
-/* What another node says of that. */
-typedef struct Leadership
-{
-	const MetadataNode *node;	/* that is asked */
-	char	   *leader;
-	bool		leads;			/* it leads itself */
-	int64		term;			/* that it is in, or has promised */
-} Leadership;
-
-/* In a subtransaction: ask a node who leads. */
-static void
-ask_who_leads(void *arg)
-{
-	Leadership *leadership = arg;
-	const char *values[] = {session.cluster.node, session.cluster.cluster_id};
-	long		patience = topics_min(MIN_PATIENCE_MS, pg_topics_node_timeout);
-	Peer	   *peer = topics_peer_connect_within(leadership->node->name, leadership->node->conninfo, patience);
-
-	PG_TRY();
-	{
-		PeerResult *result = topics_peer_query_within(peer, "SELECT * FROM topic_log.leadership($1, $2)",
-													  values, lengthof(values), patience);
-
-		leadership->leader = pstrdup(topics_peer_value(result, 0, 0));
-		leadership->leads = strcmp(topics_peer_value(result, 0, 1), "t") == 0;
-		leadership->term = pg_strtoint64(topics_peer_value(result, 0, 2));
-		topics_peer_clear(result);
-	}
-	PG_FINALLY();
-	{
-		topics_peer_close(peer);
-	}
-	PG_END_TRY();
-}
-
 /*
  * Work: look for a node that leads in a higher term than the one that this node knows of,
  * or has promised, or in the same one, and follow it.
@@ -917,26 +894,11 @@ static void
 look_for_leader(void *arg)
 {
 	int64	   *highest_term = arg;
-	Leadership	best = {.term = topics_max(session.cluster.term, session.cluster.promised_term)};
-	ListCell   *lc;
+	Leadership	best;
 
-	foreach(lc, topics_metadata_list_nodes())
-	{
-		Leadership	said = {.node = lfirst(lc)};
-		ErrorData  *error;
-
-		if (strcmp(said.node->name, session.cluster.node) == 0)
-			continue;
-		error = topics_subtransaction_try(ask_who_leads, &said);
-		if (error && topics_subtransaction_must_raise(error))
-			ReThrowError(error);
-		if (error)
-			continue;
-		*highest_term = topics_max(*highest_term, said.term);
-		if (said.leads && said.term >= best.term && said.term > session.cluster.term)
-			best = said;
-	}
-	if (best.node == NULL || strcmp(best.node->name, session.cluster.leader) == 0)
+	(void) topics_leadership_survey(&session.cluster, &best, highest_term);
+	if (best.node == NULL || strcmp(best.node->name, session.cluster.leader) == 0 ||
+		best.term <= session.cluster.term || best.term < session.cluster.promised_term)
 		return;
 	topics_membership_lock();
 	topics_membership_follow(best.term, best.node->name);
@@ -975,6 +937,18 @@ begin_own_term(void *arg)
 		return;
 	topics_membership_lock();
 	topics_membership_say_leader(false);
+}
+
+/* A copy of a node has heard what that may have promised. */
+static bool may_follow = false;
+
+/* Work: have a copy of a node take its place. */
+static void
+be_admitted(void *arg)
+{
+	may_follow = topics_admission_ask(&session.cluster);
+	if (!may_follow)
+		stand_for_election(NULL);
 }
 
 /* When this node will stand for election, unless the leader is heard by then. */
@@ -1084,6 +1058,14 @@ topics_replicator_main(Datum main_arg)
 			stand_at = NEVER;
 			look_after_followers();
 			wait_for_next_try(topics_min(LOOK_MS, pg_topics_node_timeout / 3));
+			continue;
+		}
+		if (!session.cluster.is_admitted && !may_follow)
+		{
+			const WorkPiece election = WHOLE_ELECTION;
+
+			(void) topics_backoff_run(&election, NULL, be_admitted, NULL);
+			wait_for_next_try(LOOK_MS);
 			continue;
 		}
 		run_session();

@@ -194,6 +194,21 @@ get_followers_mark(uint32 except)
 	return marks[topics_mark_slot->acks_followers - 1];
 }
 
+/* Lower the number of followers that a commit waits for, if enough know of that by now. */
+static void
+lower_acks_followers(void)
+{
+	int			count = 0;
+
+	for (int i = 0; i < MAX_FOLLOWERS; i++)
+		if (topics_mark_slot->follower_marks[i] >= topics_mark_slot->lower_at_mark)
+			count++;
+	if (count < topics_mark_slot->lower_confirmed_by)
+		return;
+	topics_mark_slot->acks_followers = topics_mark_slot->lower_acks_followers;
+	topics_mark_slot->lower_at_mark = 0;
+}
+
 /*
  * Find out which marks are confirmed by now; then let release_lock release.  A
  * follower is told by topics_replica_cut_follow.
@@ -202,8 +217,11 @@ void
 topics_high_watermark_advance(void)
 {
 	XLogRecPtr	position = get_confirmed_position();
-	uint64		mark = get_followers_mark(0);
+	uint64		mark;
 
+	if (unlikely(topics_mark_slot->lower_at_mark != 0))
+		lower_acks_followers();
+	mark = get_followers_mark(0);
 	if (topics_mark_slot->kind == CLUSTER_FOLLOWER)
 		return;
 	while (topics_mark_slot->confirmed + 1 < topics_mark_slot->open && topics_mark_slot->confirmed < mark &&

@@ -510,6 +510,25 @@ topics_mark_slot_acks_followers(void)
  */
 
 /*
+ * Have commits wait for so many followers.  For fewer not before so many nodes know of that
+ * that none is elected without one of them: others would count on more copies than
+ * there are.
+ */
+static void
+set_acks_followers(HighWatermark *slot, const ClusterFacts *facts)
+{
+	bool		waits = slot->kind == CLUSTER_LEADER && facts->acks_followers < slot->acks_followers &&
+		slot->lease_followers > 0;
+
+	slot->lower_at_mark = waits ? topics_high_watermark_newest_mark() : 0;
+	slot->lower_confirmed_by = slot->lease_followers;
+	slot->lower_acks_followers = facts->acks_followers;
+	if (!waits)
+		slot->acks_followers = facts->acks_followers;
+	slot->lease_followers = facts->lease_followers;
+}
+
+/*
  * This database is what its row of topic_log.cluster says.  Return false if no
  * slot is left.  The caller holds the registry lock.
  */
@@ -532,8 +551,7 @@ set_kind(const ClusterFacts *facts)
 		move_database(MyDatabaseId, 0, number, facts);
 	}
 	topics_mark_slot_acquire(LW_EXCLUSIVE);
-	topics_mark_slot->acks_followers = facts->acks_followers;
-	topics_mark_slot->lease_followers = facts->lease_followers;
+	set_acks_followers(topics_mark_slot, facts);
 	topics_high_watermark_advance();
 	topics_high_watermark_release();
 	/* who waits looks whether it still has to */

@@ -25,6 +25,11 @@ typedef struct HighWatermark
 	ClusterKind kind;
 	int			acks_followers; /* that a commit waits for, of a leader */
 	int			lease_followers;	/* see ClusterFacts */
+
+	/* of a leader: acks_followers is going to be lower */
+	uint64		lower_at_mark;	/* when that is confirmed; 0: it is not */
+	int			lower_confirmed_by; /* by so many */
+	int			lower_acks_followers;
 	int64		term;			/* a leader's */
 	int64		higher_term;	/* a leader's: that a follower has promised */
 	MonotonicTime leader_heard; /* a follower's: when it last answered */

@@ -15,6 +15,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use File::Path qw(remove_tree);
 use Session;
+use TopicState;
 use Topics;
 
 my $a = topics_node(
@@ -189,6 +190,11 @@ sub promote_in_place_of_leader
 	return;
 }
 
+sub leads
+{
+	return $a->safe_psql('postgres', q{SELECT role = 'leader' FROM topics.node WHERE is_self});
+}
+
 add_again();
 $a->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
@@ -200,6 +206,7 @@ $standby->stop;
 ok(wait_for_replica($b, $a), 'the follower has what the standby has');
 $a->stop;
 promote_in_place_of_leader($standby->data_dir);
+ok(poll_until(sub { leads() eq 't' }), 'a standby that has all is elected');
 produce('of the promoted', 20);
 check_followed('a standby that has all');
 
@@ -211,8 +218,23 @@ check_followed('with more');
 $whole = records($b);
 $a->stop;
 promote_in_place_of_leader($a->basedir . '/behind');
-check_refused('a standby that was behind');
-is(records($b), $whole, '... with what was acknowledged');
+ok( poll_until(
+		sub {
+			$a->safe_psql('postgres',
+				q{SELECT count(*) FROM topics.worker WHERE message ~ 'cannot lead' AND step = 'elect'}) > 0;
+		}),
+	'a standby that was behind is not elected, and says so');
+is(leads(), 'f', '... and does not lead');
+is((sqlstate_of($a, 'postgres', q{SELECT topics.produce('t', 'x')}))[0], 'TP004', '... nor take records');
+is(records($b), $whole, 'the follower has what was acknowledged');
+my ($state, $message) = sqlstate_of($b, 'postgres', q{CALL topics.failover('a')});
+is($state, 'TP009', '... and cannot lead by itself');
+$b->safe_psql('postgres', q{CALL topics.failover('a', allow_data_loss => true)});
+ok(poll_until(sub { records($a) eq $whole }), '... but if it is told to, the standby follows it, and heals');
+$b->safe_psql('postgres', q{SELECT topics.produce('t', 'of b')});
+ok(poll_until(sub { records($a) eq records($b) }), '... and both go on');
+$whole = records($b);
+$b->safe_psql('postgres', q{CALL topics.remove_node('a')});
 
 # the follower leads what it has
 $b->safe_psql('postgres', 'SELECT topic_log.leave_cluster()');
