@@ -295,8 +295,8 @@ typedef struct ClusterRow
 	int64		term;			/* of the epoch: it begins with an election */
 	int64		promised_term;	/* nothing is taken of a lower one */
 	char	   *promised_to;	/* the candidate, or "" */
-	bool		is_admitted;	/* this server is the one whose promises the row
-								 * has, and no copy of it */
+	bool		is_admitted;	/* this server is the one whose promises the
+								 * row has, and no copy of it */
 	bool		leads;
 } ClusterRow;
 

@@ -43,7 +43,8 @@
 #include "pg_topics.h"
 
 #define MAX_KEPT 100000			/* records in topic_log.truncated */
-#define MAX_KEPT_BYTES (64 * 1024 * 1024)	/* of their keys, values and headers */
+#define MAX_KEPT_BYTES (64 * 1024 * 1024)	/* of their keys, values and
+											 * headers */
 
 /* A log that is truncated when the transaction commits. */
 typedef struct PendingEnd

@@ -61,6 +61,7 @@ static void
 put_text(Datum *values, bool *nulls, int column, const char *text)
 {
 	nulls[column] = text == NULL;
+
 	if (text)
 		values[column] = CStringGetTextDatum(text);
 }
@@ -141,7 +142,8 @@ topics_divergence_ask(Peer *peer, const ClusterRow *row)
 							   values, lengthof(values));
 	result->term = pg_strtoint64(topics_peer_value(answer, 0, DIVERGENCE_TERM));
 	text = topics_peer_value(answer, 0, DIVERGENCE_EPOCH);
-	result->has_common = text != NULL;
+	result->has_common = text !=NULL;
+
 	if (text)
 	{
 		result->epoch = pg_strtoint64(text);
@@ -150,9 +152,11 @@ topics_divergence_ask(Peer *peer, const ClusterRow *row)
 	}
 	text = topics_peer_value(answer, 0, DIVERGENCE_ENDS);
 	result->ends = text ? pstrdup(text) : NULL;
+
 	result->data_loss = strcmp(topics_peer_value(answer, 0, DIVERGENCE_DATA_LOSS), "t") == 0;
 	text = topics_peer_value(answer, 0, DIVERGENCE_BEGAN_WITH);
 	result->began_with = text ? pstrdup(text) : pstrdup("{}");
+
 	topics_peer_clear(answer);
 	return result;
 }

@@ -68,7 +68,8 @@ typedef struct Election
 	bool		allow_data_loss;	/* lead also without enough promises */
 	const char *lost_node;		/* which is not asked, or NULL */
 	List	   *peers;			/* of ElectionPeer */
-	int			own;			/* promises of our own that count: not of a copy */
+	int			own;			/* promises of our own that count: not of a
+								 * copy */
 	int			granted;		/* promises, with our own */
 	int			needed;
 	int64		highest_term;	/* that anybody has said */

@@ -47,10 +47,12 @@ typedef struct MetadataEpoch
 {
 	int64		number;
 	char	   *id;
-	int64		term;			/* begins with an election, with its first epoch */
-	XLogRecPtr	started_at;		/* in the leader's WAL: its server, or InvalidXLogRecPtr */
-	char	   *ends;			/* of a term's first epoch: where all logs ended, as
-								 * jsonb (epoch.c); else NULL */
+	int64		term;			/* begins with an election, with its first
+								 * epoch */
+	XLogRecPtr	started_at;		/* in the leader's WAL: its server, or
+								 * InvalidXLogRecPtr */
+	char	   *ends;			/* of a term's first epoch: where all logs
+								 * ended, as jsonb (epoch.c); else NULL */
 	bool		data_loss;		/* it began without a majority */
 } MetadataEpoch;
 

@@ -557,7 +557,11 @@ hear_follower(StringInfo message)
 				(errcode(ERRCODE_NOT_LEADER),
 				 errmsg("this node does not lead any more")));
 	read_ends(message, request.is_first);
-	/* what it has before it is in the term says nothing of what is of the term */
+
+	/*
+	 * what it has before it is in the term says nothing of what is of the
+	 * term
+	 */
 	confirms = !request.is_first && !session.is_before_term && is_cut_given() &&
 		request.durable_mark == (int64) session.cut.mark;
 	if (!topics_follower_note(session.node, session.counts, confirms ? session.cut_made : 0))

@@ -31,7 +31,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -55,9 +54,8 @@
 #define LOOK_MS 1000			/* between two looks at what this node is */
 #define RETRY_MS 200			/* after an error, at least */
 #define MIN_PATIENCE_MS 1000	/* with a node that is silent */
-#define MAX_JITTER_MS 300		/* by which elections are put off at random */
-#define QUIET_MS 5000			/* in which an election may come to nothing */
-#define ROW_LOOK_MS 20			/* between two looks whether another node leads */
+#define ROW_LOOK_MS 20			/* between two looks whether another node
+								 * leads */
 #define MAX_TOGETHER 50			/* partitions in one transaction: so few do
 								 * not keep others' producers away */
 
@@ -84,8 +82,7 @@ typedef struct Session
 {
 	MemoryContext cxt;			/* of all that follows */
 	MemoryContext row_cxt;		/* of this */
-	ClusterRow	cluster;
-	uint32		row_changes;	/* before that was read */
+	NodeView	node;			/* what this one is */
 	MonotonicTime look_at;		/* when to look again what this node is */
 	Divergence *divergence;		/* from the leader */
 	bool		was_heard;		/* the leader has answered */
@@ -163,7 +160,7 @@ read_row(void)
 {
 	bool		found = false;
 
-	session.row_changes = topics_mark_slot_row_changes();
+	session.node.row_changes = topics_mark_slot_row_changes();
 	StartTransactionCommand();
 	if (topics_extension_exists())
 	{
@@ -171,7 +168,7 @@ read_row(void)
 
 		MemoryContextReset(session.row_cxt);
 		old = MemoryContextSwitchTo(session.row_cxt);
-		found = topics_cluster_read_row(&session.cluster);
+		found = topics_cluster_read_row(&session.node.row);
 		MemoryContextSwitchTo(old);
 	}
 	CommitTransactionCommand();
@@ -183,7 +180,7 @@ read_row(void)
 static bool
 read_cluster(void)
 {
-	return read_row() && !session.cluster.leads;
+	return read_row() && !session.node.row.leads;
 }
 
 /*
@@ -196,14 +193,14 @@ hold_row(void)
 	ClusterRow	row;
 
 	topics_membership_hold();
-	if (likely(topics_mark_slot_row_changes() == session.row_changes))
+	if (likely(topics_mark_slot_row_changes() == session.node.row_changes))
 		return;
 	topics_cluster_require_row(&row);
-	if (strcmp(row.leader, session.cluster.leader) != 0 || row.term != session.cluster.term ||
-		row.promised_term != session.cluster.promised_term)
+	if (strcmp(row.leader, session.node.row.leader) != 0 || row.term != session.node.row.term ||
+		row.promised_term != session.node.row.promised_term)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this node follows node \"%s\" no more", session.cluster.leader)));
+				 errmsg("this node follows node \"%s\" no more", session.node.row.leader)));
 }
 
 /* Between two transactions of a piece of work. */
@@ -310,7 +307,7 @@ take_origin(void)
 	char	   *name = make_origin_name();
 	TopicsOriginId origin;
 
-	if (*session.cluster.epoch_id == '\0')
+	if (*session.node.row.epoch_id == '\0')
 		replorigin_drop_by_name(name, true, true);
 	origin = replorigin_by_name(name, true);
 	if (origin == 0)
@@ -382,7 +379,7 @@ adopt_term(void *arg)
 static bool
 is_before_term(const FetchResponse *response)
 {
-	return response->term != session.cluster.term;
+	return response->term != session.node.row.term;
 }
 
 /*
@@ -396,7 +393,7 @@ note_leader_place(FetchResponse *response)
 
 	topics_mark_slot_note_leader();
 	session.was_heard = true;
-	if (!is_before_term(response) && strcmp(response->epoch_id, session.cluster.epoch_id) != 0 &&
+	if (!is_before_term(response) && strcmp(response->epoch_id, session.node.row.epoch_id) != 0 &&
 		!(topics_backoff_run(&whole, NULL, adopt_epoch, response) && read_cluster()))
 		return false;
 	topics_replorigin_lsn = response->position;
@@ -424,14 +421,14 @@ heal(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(session.cxt);
 
-	session.divergence = topics_divergence_ask(leader, &session.cluster);
+	session.divergence = topics_divergence_ask(leader, &session.node.row);
 	MemoryContextSwitchTo(old);
-	if (session.divergence->term == session.cluster.term)
+	if (session.divergence->term == session.node.row.term)
 		return;
 	topics_membership_lock();
 	hold_row();
-	topics_divergence_heal(session.divergence, &session.cluster);
-	if (session.divergence->has_common && session.divergence->epoch != session.cluster.epoch)
+	topics_divergence_heal(session.divergence, &session.node.row);
+	if (session.divergence->has_common && session.divergence->epoch != session.node.row.epoch)
 		give_origin_up();
 	TEST_POINT("replica-truncates");
 	CommitTransactionCommand();
@@ -449,12 +446,12 @@ static void
 begin_session(void *arg)
 {
 	topics_backoff_step(STEP_CONNECT);
-	if (session.cluster.leader_conninfo == NULL)
+	if (session.node.row.leader_conninfo == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_LEADER),
 				 errmsg("no node leads, as far as is known here"),
 				 errhint("Without a majority of nodes topics.failover() has one lead.")));
-	leader = topics_peer_connect_within(session.cluster.leader, session.cluster.leader_conninfo,
+	leader = topics_peer_connect_within(session.node.row.leader, session.node.row.leader_conninfo,
 										topics_max(pg_topics_node_timeout, MIN_PATIENCE_MS));
 	heal();
 	if (!has_origin)
@@ -466,7 +463,7 @@ begin_session(void *arg)
 	topics_replica_fetch_begin(leader);
 	report_all_ends();
 	topics_replica_cut_forget_leader();
-	topics_replica_fetch_send(leader, &session.cluster, true, replorigin_session_get_progress(false),
+	topics_replica_fetch_send(leader, &session.node.row, true, replorigin_session_get_progress(false),
 							  NO_CUT);
 	receive();
 }
@@ -777,7 +774,7 @@ end_cut(FetchResponse *response)
 		return false;
 	if (session.flush_to != InvalidXLogRecPtr)
 		XLogFlush(session.flush_to);
-	if (unlikely(!session.cluster.is_admitted) && session.paused == NIL &&
+	if (unlikely(!session.node.row.is_admitted) && session.paused == NIL &&
 		!(topics_backoff_run(&whole, NULL, note_admitted, NULL) && read_cluster()))
 		return false;
 	session.is_careful = false;
@@ -829,13 +826,13 @@ take_response(void)
 
 	/* the next one is on the way meanwhile */
 	if (!response->is_complete)
-		topics_replica_fetch_send(leader, &session.cluster, false, response->position, NO_CUT);
+		topics_replica_fetch_send(leader, &session.node.row, false, response->position, NO_CUT);
 	done = note_leader_place(response) && append_response();
 	if (done && response->is_complete)
 	{
 		done = end_cut(response);
 		if (done)
-			topics_replica_fetch_send(leader, &session.cluster, false, response->position,
+			topics_replica_fetch_send(leader, &session.node.row, false, response->position,
 									  response->mark);
 	}
 	if (done)
@@ -882,126 +879,9 @@ run_session(void)
 }
 
 /* ----------------------------------------------------------------
- *		Who leads
+ *		The process
  * ----------------------------------------------------------------
  */
-
-/*
- * Work: look for a node that leads in a higher term than the one that this node knows of,
- * or has promised, or in the same one, and follow it.
- */
-static void
-look_for_leader(void *arg)
-{
-	int64	   *highest_term = arg;
-	Leadership	best;
-
-	(void) topics_leadership_survey(&session.cluster, &best, highest_term);
-	if (best.node == NULL || strcmp(best.node->name, session.cluster.leader) == 0 ||
-		best.term <= session.cluster.term || best.term < session.cluster.promised_term)
-		return;
-	topics_membership_lock();
-	topics_membership_follow(best.term, best.node->name);
-}
-
-/* Commit a step of an election. */
-static void
-commit_election_step(void)
-{
-	CommitTransactionCommand();
-	CHECK_FOR_INTERRUPTS();
-	StartTransactionCommand();
-}
-
-/* When elections that come to nothing, as others hear the leader yet, are an error. */
-static MonotonicTime complain_at = NEVER;
-
-/* Work: have this node elected. */
-static void
-stand_for_election(void *arg)
-{
-	MemoryContext cxt = AllocSetContextCreate(session.cxt, "pg_topics election", ALLOCSET_DEFAULT_SIZES);
-
-	if (topics_election_stand(cxt, commit_election_step, topics_clock_now() >= complain_at))
-		complain_at = NEVER;
-	else if (complain_at == NEVER)
-		complain_at = topics_clock_in(QUIET_MS);
-	MemoryContextDelete(cxt);
-}
-
-/* Work: begin the term that this node was elected in, unless it has. */
-static void
-begin_own_term(void *arg)
-{
-	if (topics_membership_has_begun_term())
-		return;
-	topics_membership_lock();
-	topics_membership_say_leader(false);
-}
-
-/* A copy of a node has heard what that may have promised. */
-static bool may_follow = false;
-
-/* Work: have a copy of a node take its place. */
-static void
-be_admitted(void *arg)
-{
-	may_follow = topics_admission_ask(&session.cluster);
-	if (!may_follow)
-		stand_for_election(NULL);
-}
-
-/* When this node will stand for election, unless the leader is heard by then. */
-static MonotonicTime stand_at = NEVER;
-
-/* Not before so long, and not all nodes at once. */
-static void
-put_election_off(int64 ms)
-{
-	stand_at = topics_clock_in(ms + (int64) (pg_prng_double(&pg_global_prng_state) * MAX_JITTER_MS));
-}
-
-/*
- * The session with the leader has ended.  Look who leads, and lead if nobody is heard
- * for too long.
- */
-static void
-look_after_leadership(void)
-{
-	const WorkPiece election = WHOLE_ELECTION;
-	int64		highest_term = 0;
-
-	if (session.was_heard || stand_at == NEVER)
-		put_election_off(pg_topics_node_timeout);
-	if (!read_row() || session.cluster.leads)
-		return;
-	if (topics_clock_now() < stand_at)
-		return;
-	(void) topics_backoff_run(&election, NULL, look_for_leader, &highest_term);
-	if (topics_mark_slot_row_changes() == session.row_changes && pg_topics_automatic_failover &&
-		session.cluster.voters > 2)
-		(void) topics_backoff_run(&election, NULL, stand_for_election, NULL);
-	put_election_off(RETRY_MS);
-}
-
-/*
- * This node leads: see whether it still does.  Followers that are heard have promised
- * nobody else a higher term.
- */
-static void
-look_after_followers(void)
-{
-	const WorkPiece election = WHOLE_ELECTION;
-	int64		highest_term = topics_mark_slot_higher_term();
-
-	(void) topics_backoff_run(&election, NULL, begin_own_term, NULL);
-	if (highest_term > session.cluster.term || !topics_follower_is_heard(session.cluster.voters / 2))
-		(void) topics_backoff_run(&election, NULL, look_for_leader, &highest_term);
-	/* a candidate was promised a term, and did not come to lead in it */
-	if (topics_mark_slot_row_changes() == session.row_changes && highest_term > session.cluster.term &&
-		pg_topics_automatic_failover)
-		(void) topics_backoff_run(&election, NULL, stand_for_election, NULL);
-}
 
 /*
  * Wait until the next try; less if this node is to follow another one meanwhile.  (A call of
@@ -1017,9 +897,9 @@ wait_for_next_try(long ms)
 	for (;;)
 	{
 		left = topics_max(topics_clock_ms_until(until), topics_backoff_left(&whole));
-		if (left <= 0 || topics_clock_now() >= stand_at)
+		if (left <= 0 || topics_leadership_is_due())
 			return;
-		if (topics_mark_slot_row_changes() != session.row_changes)
+		if (topics_mark_slot_row_changes() != session.node.row_changes)
 		{
 			topics_backoff_reset_piece(&whole);
 			return;
@@ -1043,6 +923,7 @@ topics_replicator_main(Datum main_arg)
 	topics_backoff_take_over(SERVE_REPLICATOR);
 
 	session.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics replicator", ALLOCSET_DEFAULT_SIZES);
+	session.node.cxt = session.cxt;
 	session.row_cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics cluster", ALLOCSET_SMALL_SIZES);
 	session.response_cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics response",
 												 ALLOCSET_DEFAULT_SIZES);
@@ -1051,25 +932,22 @@ topics_replicator_main(Datum main_arg)
 	{
 		MemoryContextReset(session.cxt);
 		topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
-		if (session.cluster.leads && session.cluster.voters < 2)
+		if (session.node.row.leads && session.node.row.voters < 2)
 			break;
-		if (session.cluster.leads)
+		if (session.node.row.leads)
 		{
-			stand_at = NEVER;
-			look_after_followers();
+			topics_leadership_keep(&session.node);
 			wait_for_next_try(topics_min(LOOK_MS, pg_topics_node_timeout / 3));
 			continue;
 		}
-		if (!session.cluster.is_admitted && !may_follow)
+		if (!topics_leadership_may_follow(&session.node))
 		{
-			const WorkPiece election = WHOLE_ELECTION;
-
-			(void) topics_backoff_run(&election, NULL, be_admitted, NULL);
 			wait_for_next_try(LOOK_MS);
 			continue;
 		}
 		run_session();
-		look_after_leadership();
+		if (read_row())
+			topics_leadership_seek(&session.node, session.was_heard);
 		wait_for_next_try(RETRY_MS);
 	}
 	drop_origin();

@@ -23,6 +23,21 @@ extern struct BackgroundWorkerHandle *topics_compactor_start(int slot, Oid datab
 
 extern struct BackgroundWorkerHandle *topics_replicator_start(int slot, Oid database);
 
+/* ---- leadership.c ---- */
+
+/* What this node is, as the replicator has read it. */
+typedef struct NodeView
+{
+	ClusterRow	row;
+	uint32		row_changes;	/* before that was read */
+	MemoryContext cxt;			/* of what an election needs */
+} NodeView;
+
+extern bool topics_leadership_may_follow(NodeView *node);
+extern bool topics_leadership_is_due(void);
+extern void topics_leadership_seek(NodeView *node, bool was_heard);
+extern void topics_leadership_keep(NodeView *node);
+
 /* ---- guarded.c ---- */
 
 /* What has become of a look at a partition. */

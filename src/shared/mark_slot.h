@@ -35,8 +35,9 @@ typedef struct HighWatermark
 	MonotonicTime leader_heard; /* a follower's: when it last answered */
 	bool		has_epoch;		/* a leader's: begun since the server's start */
 	uint64		generation;		/* of what the database is: no other has it */
-	pid_t		frozen_by;		/* the process that hands a leader's role over, for
-								 * which all appending waits; 0: none */
+	pid_t		frozen_by;		/* the process that hands a leader's role
+								 * over, for which all appending waits; 0:
+								 * none */
 	uint64		follower_marks[MAX_FOLLOWERS];	/* that they have confirmed */
 	uint32		exclusions;		/* bits that were ever set in excluded_by */
 

@@ -500,7 +500,8 @@ typedef struct Follower
 	TimestampTz asked;			/* when it last asked; 0: never */
 	pid_t		session;		/* that serves it; 0: it is not connected */
 	MonotonicTime caught_up;	/* it had all that there was then; 0: never */
-	MonotonicTime heard;		/* when it last asked; 0: not since this node leads */
+	MonotonicTime heard;		/* when it last asked; 0: not since this node
+								 * leads */
 	bool		counts;			/* as a copy */
 } Follower;
 
@@ -554,8 +555,8 @@ typedef struct ClusterFacts
 {
 	ClusterKind kind;
 	int			acks_followers; /* that a commit waits for */
-	int			lease_followers;	/* that a leader must hear from, or else another
-									 * one may have been elected */
+	int			lease_followers;	/* that a leader must hear from, or else
+									 * another one may have been elected */
 	int64		term;			/* that a leader leads in */
 } ClusterFacts;
 

@@ -683,7 +683,8 @@ sub request
 		@_);
 	my $bytes = pack 'n Z* Z* Z* q> Z* q> q> q> C q> N N', $r{version}, $r{node}, $r{incarnation},
 	  $r{cluster}, $r{epoch},
-	  $r{epoch_id}, $r{term}, $r{promised_term}, $r{position}, $r{first}, $r{mark}, $r{wait}, $r{count} // scalar @{ $r{ends} };
+	  $r{epoch_id}, $r{term}, $r{promised_term}, $r{position}, $r{first}, $r{mark}, $r{wait},
+	  $r{count} // scalar @{ $r{ends} };
 
 	$bytes .= pack 'q> N q>', @$_ for @{ $r{ends} };
 	return unpack 'H*', $bytes;

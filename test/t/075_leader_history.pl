@@ -221,16 +221,19 @@ promote_in_place_of_leader($a->basedir . '/behind');
 ok( poll_until(
 		sub {
 			$a->safe_psql('postgres',
-				q{SELECT count(*) FROM topics.worker WHERE message ~ 'cannot lead' AND step = 'elect'}) > 0;
+				q{SELECT count(*) FROM topics.worker WHERE message ~ 'cannot lead' AND step = 'elect'}
+			) > 0;
 		}),
 	'a standby that was behind is not elected, and says so');
 is(leads(), 'f', '... and does not lead');
-is((sqlstate_of($a, 'postgres', q{SELECT topics.produce('t', 'x')}))[0], 'TP004', '... nor take records');
+is((sqlstate_of($a, 'postgres', q{SELECT topics.produce('t', 'x')}))[0],
+	'TP004', '... nor take records');
 is(records($b), $whole, 'the follower has what was acknowledged');
 my ($state, $message) = sqlstate_of($b, 'postgres', q{CALL topics.failover('a')});
 is($state, 'TP009', '... and cannot lead by itself');
 $b->safe_psql('postgres', q{CALL topics.failover('a', allow_data_loss => true)});
-ok(poll_until(sub { records($a) eq $whole }), '... but if it is told to, the standby follows it, and heals');
+ok(poll_until(sub { records($a) eq $whole }),
+	'... but if it is told to, the standby follows it, and heals');
 $b->safe_psql('postgres', q{SELECT topics.produce('t', 'of b')});
 ok(poll_until(sub { records($a) eq records($b) }), '... and both go on');
 $whole = records($b);

@@ -22,7 +22,8 @@ sub records
 	my ($node) = @_;
 
 	return $node->safe_psql('postgres',
-		q{SELECT string_agg(partition || ':' || "offset" || '=' || value, ' ' ORDER BY partition, "offset") FROM topic.t});
+		q{SELECT string_agg(partition || ':' || "offset" || '=' || value, ' ' ORDER BY partition, "offset") FROM topic.t}
+	);
 }
 
 sub produce
@@ -45,19 +46,21 @@ sub check_same
 		my $name = $other->name;
 
 		ok( $other->poll_query_until(
-				'postgres',
-				"SELECT leader = '" . $leader->name . "' FROM topics.cluster"),
+				'postgres', "SELECT leader = '" . $leader->name . "' FROM topics.cluster"),
 			"$test_name: $name follows " . $leader->name);
-		ok(poll_until(sub { records($other) eq records($leader) }),
-			"$test_name: $name has the leader's records")
-		  or diag(records($other) . "\n" . records($leader));
+		ok( poll_until(sub { records($other) eq records($leader) }),
+			"$test_name: $name has the leader's records"
+		) or diag(records($other) . "\n" . records($leader));
 	}
 	return;
 }
 
 $a->safe_psql('postgres',
-	'SELECT topics.create_topic(\'t\', 3); SELECT topics.create_cluster(\'a\', $$' . $a->connstr('postgres') . '$$)');
-$a->safe_psql('postgres', "CALL topics.add_node('$_', \$\$" . $node{$_}->connstr('postgres') . '$$)')
+		'SELECT topics.create_topic(\'t\', 3); SELECT topics.create_cluster(\'a\', $$'
+	  . $a->connstr('postgres')
+	  . '$$)');
+$a->safe_psql('postgres',
+	"CALL topics.add_node('$_', \$\$" . $node{$_}->connstr('postgres') . '$$)')
   for qw(b c);
 produce($a, 'first', 20);
 check_same($a, 'three nodes', $b, $c);
@@ -92,9 +95,10 @@ check_same($b, 'after the failover', $c);
 $b->safe_psql('postgres', q{SELECT topics.create_topic('later')});
 $a->start;
 check_same($b, 'the lost node comes back', $a);
-is( $a->safe_psql('postgres', q{SELECT count(*), min(value), max(value) FROM topics.truncated}),
+is($a->safe_psql('postgres', q{SELECT count(*), min(value), max(value) FROM topics.truncated}),
 	'5|lost1|lost5', '... and what nobody had confirmed is in topics.truncated');
-ok($a->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topics.topic WHERE topic = 'later'}),
+ok( $a->poll_query_until(
+		'postgres', q{SELECT count(*) = 1 FROM topics.topic WHERE topic = 'later'}),
 	'... and new topics come there');
 
 # ----------------------------------------------------------------------
