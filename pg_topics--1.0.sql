@@ -579,9 +579,9 @@ CREATE FUNCTION topic_log.follow(cluster_id text, leader text, incarnation text,
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_follow';
 COMMENT ON FUNCTION topic_log.follow(text, text, text, bigint) IS 'Tells this node who leads, in a term; called by that node. For roles with the attribute REPLICATION (Kafka: BeginQuorumEpoch)';
 
-CREATE FUNCTION topic_log.leadership(node text, cluster_id text, OUT leader text, OUT leads boolean, OUT term bigint) RETURNS record
+CREATE FUNCTION topic_log.leadership(node text, cluster_id text, promised_term bigint, OUT leader text, OUT leads boolean, OUT term bigint) RETURNS record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leadership';
-COMMENT ON FUNCTION topic_log.leadership(text, text) IS 'Who leads, as far as this node knows, whether it is this one, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: FetchSnapshot''s and Vote''s leader id)';
+COMMENT ON FUNCTION topic_log.leadership(text, text, bigint) IS 'Who leads, as far as this node knows, whether it is this one, and the term that it is in or has promised; promised_term: that of the node that asks. For roles with the attribute REPLICATION (Kafka: FetchSnapshot''s and Vote''s leader id)';
 
 CREATE FUNCTION topic_log.find_divergence(node text, incarnation text, cluster_id text, promised_term bigint, term bigint, numbers text, ids text,
 	OUT leader_term bigint, OUT epoch bigint, OUT epoch_id text, OUT epoch_term bigint, OUT ends text, OUT data_loss boolean, OUT began_with text) RETURNS record
@@ -831,7 +831,7 @@ GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text),
 	topic_log.promise(text, text, text, bigint, bigint, text, boolean), topic_log.follow(text, text, text, bigint),
-	topic_log.leadership(text, text),
+	topic_log.leadership(text, text, bigint),
 	topic_log.find_divergence(text, text, text, bigint, bigint, text, text) TO PUBLIC;
 
 -- As PostgreSQL's own: pg_monitor reads all administration views

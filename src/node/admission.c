@@ -34,13 +34,15 @@
 void
 topics_leadership_ask(const ClusterRow *row, const MetadataNode *node, Leadership *leadership)
 {
-	const char *values[] = {row->node, row->cluster_id};
+	const char *values[] = {
+		row->node, row->cluster_id, psprintf(INT64_FORMAT, topics_max(row->term, row->promised_term))
+	};
 	long		patience = topics_min(LEADERSHIP_PATIENCE_MS, pg_topics_node_timeout);
 	Peer	   *peer = topics_peer_connect_within(node->name, node->conninfo, patience);
 
 	PG_TRY();
 	{
-		PeerResult *result = topics_peer_query_within(peer, "SELECT * FROM topic_log.leadership($1, $2)",
+		PeerResult *result = topics_peer_query_within(peer, "SELECT * FROM topic_log.leadership($1, $2, $3::int8)",
 													  values, lengthof(values), patience);
 
 		leadership->node = node;

@@ -502,21 +502,6 @@ nap(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* Wait until all appends that were under way are published. */
-static void
-let_appends_finish(void)
-{
-	for (int i = 0; i < pg_topics_max_partitions; i++)
-	{
-		PartitionState *state = topics_partition_state_at(i);
-
-		if (state->id.database != MyDatabaseId)
-			continue;
-		topics_append_lock_acquire(&state, 1);
-		topics_append_lock_release();
-	}
-}
-
 /* Wait until a follower has all that there is.  Raise an error if it takes too long. */
 static void
 wait_for_node(const char *node)
@@ -549,14 +534,13 @@ thaw(int code, Datum arg)
 static void
 hand_over(Peer *peer, const char *node)
 {
-	if (!topics_mark_slot_freeze())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("this node is handing over, or does not lead any more"),
-				 errhint("Look at topics.node.")));
 	PG_ENSURE_ERROR_CLEANUP(thaw, (Datum) 0);
 	{
-		let_appends_finish();
+		if (!topics_mark_slot_freeze(false))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("this node is handing over, or does not lead any more"),
+					 errhint("Look at topics.node.")));
 		TEST_POINT("move-frozen");
 		wait_for_node(node);
 		topics_peer_clear(topics_peer_query(peer, "CALL topic_log.take_lead()", NULL, 0));

@@ -362,6 +362,17 @@ say_leader(const char *name)
 	topics_topic_changes_want_round();
 }
 
+/* This transaction keeps others from appending. */
+static bool freezes = false;
+
+/* Until the transaction ends, on a node that leads: nobody appends; the row is locked. */
+void
+topics_membership_freeze(void)
+{
+	freezes = true;
+	(void) topics_mark_slot_freeze(true);
+}
+
 /* Promise a node, or ourselves, a term; the row is locked. */
 void
 topics_membership_promise(int64 term, const char *node)
@@ -972,6 +983,9 @@ topics_membership_at_end(bool commit)
 		topics_follower_forget_database(MyDatabaseId);
 	}
 	leaving = false;
+	if (freezes)
+		topics_mark_slot_thaw();
+	freezes = false;
 	/* the cluster that has just been made */
 	if (commit)
 		topics_membership_publish();

@@ -236,6 +236,7 @@ extern void topics_membership_adopt_epoch(int64 epoch, const char *id);
 extern void topics_membership_adopt_term(int64 term, int64 epoch, const char *id);
 extern void topics_membership_go_back(int64 term, int64 epoch, const char *id);
 extern void topics_membership_lock(void);
+extern void topics_membership_freeze(void);
 extern void topics_membership_promise(int64 term, const char *node);
 extern void topics_membership_follow(int64 term, const char *node);
 extern void topics_membership_admit(void);

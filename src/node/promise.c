@@ -14,7 +14,9 @@
  *	- it takes nothing from a leader of a lower term: whoever replicates holds the row,
  *	  and has seen that it is the same as before (replicator.c);
  *	- if it leads, it does not any more: commits find that under the append lock, and
- *	  those that wait to be confirmed are not acknowledged (mark_slot.c).
+ *	  those that wait to be confirmed are not acknowledged (mark_slot.c).  Nobody appends
+ *	  from before it compares its log with the candidate's: what another node could confirm
+ *	  in between would not be in the candidate's log.
  *
  * WHO IS REFUSED.  A candidate whose last term is lower than ours, or, in the same one,
  * whose log is shorter in any partition: both are prefixes of the log of that term's
@@ -160,6 +162,13 @@ topics_promise(PG_FUNCTION_ARGS)
 	else
 		topics_membership_lock();
 	topics_cluster_require_row(&row);
+
+	/*
+	 * what is appended while the logs are compared could be confirmed by
+	 * others, and not be in the candidate's
+	 */
+	if (row.leads && !candidate.only_asks)
+		topics_membership_freeze();
 	refusal = find_refusal(&candidate, &row);
 	if (refusal == NULL && !candidate.only_asks)
 	{
@@ -193,7 +202,10 @@ topics_follow(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* leadership(node, cluster_id): who leads, as far as this node knows, and in which term */
+/*
+ * leadership(node, cluster_id, promised_term): who leads, as far as this node knows, and in
+ * which term.  If it is this one, it hears what the other has promised.
+ */
 Datum
 topics_leadership(PG_FUNCTION_ARGS)
 {
@@ -206,7 +218,10 @@ topics_leadership(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	topics_replica_feed_check_role(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 1));
+	topics_argument_require_all(fcinfo, PG_NARGS());
 	topics_cluster_require_row(&row);
+	if (row.leads && PG_GETARG_INT64(2) > row.term)
+		topics_mark_slot_note_higher_term(PG_GETARG_INT64(2));
 	values[LEADERSHIP_LEADER] = CStringGetTextDatum(row.leader);
 	values[LEADERSHIP_LEADS] = BoolGetDatum(row.leads);
 	values[LEADERSHIP_TERM] = Int64GetDatum(topics_max(row.promised_term, row.term));

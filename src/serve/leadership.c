@@ -186,6 +186,6 @@ topics_leadership_keep(NodeView *node)
 	if (search.highest_term > node->row.term || !topics_follower_is_heard(node->row.voters / 2))
 		(void) topics_backoff_run(&election, NULL, look_for_leader, &search);
 	/* a candidate was promised a term, and did not come to lead in it */
-	if (is_same(node) && search.highest_term > node->row.term && pg_topics_automatic_failover)
+	if (is_same(node) && search.highest_term > node->row.term)
 		(void) topics_backoff_run(&election, NULL, stand_for_election, node);
 }

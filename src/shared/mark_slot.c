@@ -450,19 +450,29 @@ topics_mark_slot_has_lease(void)
 
 /*
  * Have nobody append any more, until topics_mark_slot_thaw or another role.  Return
- * false if this node does not lead, or another process hands it over.  Appends that are
- * under way go on: the caller takes each append lock once.
+ * false if this node does not lead, or another process hands it over; with "takes_over" that
+ * one does not any more.  Appends that were under way have ended then.
  */
 bool
-topics_mark_slot_freeze(void)
+topics_mark_slot_freeze(bool takes_over)
 {
 	bool		done;
 
 	topics_mark_slot_acquire(LW_EXCLUSIVE);
-	done = topics_mark_slot->kind == CLUSTER_LEADER && topics_mark_slot->frozen_by == 0;
+	done = topics_mark_slot->kind == CLUSTER_LEADER &&
+		(topics_mark_slot->frozen_by == 0 || takes_over);
 	if (done)
 		topics_mark_slot->frozen_by = MyProcPid;
 	topics_mark_slot_release();
+	for (int i = 0; done && i < pg_topics_max_partitions; i++)
+	{
+		PartitionState *state = topics_partition_state_at(i);
+
+		if (state->id.database != MyDatabaseId)
+			continue;
+		topics_append_lock_acquire(&state, 1);
+		topics_append_lock_release();
+	}
 	return done;
 }
 

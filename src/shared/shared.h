@@ -569,7 +569,7 @@ extern void topics_mark_slot_row_changed(const ClusterFacts *facts);
 extern void topics_mark_slot_forget_database(Oid database);
 extern ClusterKind topics_mark_slot_kind(void);
 extern uint64 topics_mark_slot_generation(void);
-extern bool topics_mark_slot_freeze(void);
+extern bool topics_mark_slot_freeze(bool takes_over);
 extern void topics_mark_slot_thaw(void);
 extern bool topics_mark_slot_is_frozen(void);
 extern void topics_mark_slot_wait_frozen(void);
