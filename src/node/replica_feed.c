@@ -32,7 +32,9 @@
  * found is not there any more: it was compacted, or is below the log start.
  *
  * WHY NO FOLLOWER HAS WHAT THE LEADER CAN LOSE.  Before records are given, WAL is
- * flushed up to their commits.
+ * flushed up to their commits, here and on the synchronous standbys, if there are any:
+ * one of these may take this server's place, and a follower that is ahead of it would
+ * not follow.
  *
  * WHY NO FOLLOWER GOES ON FROM WHAT THE LEADER HAS LOST.  A leader that was
  * restored to an earlier state, or is a standby that was promoted, may lack records
@@ -126,6 +128,8 @@ static struct
 	char		epoch_id[UUID_TEXT];
 	bool		has_epoch;		/* that of this start of the server */
 	XLogRecPtr	position;		/* all that was given is below, and flushed */
+	XLogRecPtr	on_standbys;	/* likewise all that is pending, if it was
+								 * waited for; or PG_UINT64_MAX */
 	MemoryContext cxt;			/* of all that follows */
 	HTAB	   *partitions;		/* of FedPartition */
 	List	   *pending;		/* of FedPartition: of the cut, not given yet */
@@ -956,7 +960,7 @@ write_partition(void *arg)
 		int64		first;
 
 		topics_log_flush_published(partition.state);
-		session.position = Max(session.position, position);
+		session.position = Max(session.position, Min(position, session.on_standbys));
 		upto = write_records(out, &partition, from, end, &first);
 
 		/*
@@ -1020,12 +1024,42 @@ write_next_pending(PartitionWork *work)
 	return true;
 }
 
+/*
+ * Wait until the synchronous standbys have what is pending.  Return false if they do not
+ * have it in time: the follower hears that this node is there, and asks again.
+ */
+static bool
+wait_for_standbys(void)
+{
+	XLogRecPtr	position;
+	ListCell   *lc;
+
+	session.on_standbys = PG_UINT64_MAX;
+	if (session.pending == NIL || !topics_high_watermark_has_standbys())
+		return true;
+	/* what is older than the server's start has no position of its own */
+	position = topics_mark_slot_start_position();
+	foreach(lc, session.pending)
+	{
+		PartitionState *state = topics_partition_state_find(&((FedPartition *) lfirst(lc))->id);
+		XLogRecPtr	commit = state ? pg_atomic_read_u64(&state->commit_lsn) : InvalidXLogRecPtr;
+
+		position = Max(position, commit);
+	}
+	if (!topics_high_watermark_wait_for_standbys(position, session.wait_until))
+		return false;
+	session.on_standbys = position;
+	return true;
+}
+
 /* Write what is pending, as much as fits.  Return how many partitions. */
 static int
 write_pending(StringInfo out)
 {
 	PartitionWork work = {.out = out};
 
+	if (!wait_for_standbys())
+		return 0;
 	while (session.pending != NIL && out->len < RESPONSE_BYTES)
 	{
 		CHECK_FOR_INTERRUPTS();

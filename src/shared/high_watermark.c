@@ -82,6 +82,7 @@
 
 #define MIN_POLL_MS 10			/* between two looks at what is confirmed */
 #define MAX_POLL_MS 100			/* after a while */
+#define STANDBY_LOOK_MS 1		/* while a follower waits for standbys */
 
 /* Return true if commits have to wait for synchronous standbys. */
 bool
@@ -743,4 +744,24 @@ topics_high_watermark_wait_for_position(XLogRecPtr position)
 	XLogFlush(position);
 	while (get_confirmed_position() < position)
 		topics_high_watermark_nap(&polls);
+}
+
+/*
+ * The same, until a time.  Return false if they have not by then.  It is looked often:
+ * a follower waits for it, and commits for the follower.
+ */
+bool
+topics_high_watermark_wait_for_standbys(XLogRecPtr position, MonotonicTime until)
+{
+	XLogFlush(position);
+	while (topics_high_watermark_has_standbys() && get_confirmed_position() < position)
+	{
+		if (topics_clock_now() >= until)
+			return false;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, STANDBY_LOOK_MS,
+						 topics_wait_event_get(WAIT_HIGH_WATERMARK));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
 }

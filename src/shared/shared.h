@@ -612,6 +612,7 @@ extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *cou
 extern void topics_high_watermark_nap(int *polls);
 extern uint64 topics_high_watermark_wait_for_all(void);
 extern void topics_high_watermark_wait_for_position(XLogRecPtr position);
+extern bool topics_high_watermark_wait_for_standbys(XLogRecPtr position, MonotonicTime until);
 
 /* ---- replica_cut.c ---- */
 
