@@ -136,29 +136,18 @@ sub start_patroni
 	return run_process($name, 'patroni', "$directory/$name.yml");
 }
 
-sub is_primary
+# Waits until Patroni says of one of its servers that it is the primary, or the synchronous
+# standby, which may be promoted.
+sub wait_for_role
 {
-	my ($server) = @_;
-	my ($result, $out) = (1);
-
-	$result = $server->psql(
-		'postgres', 'SELECT NOT pg_is_in_recovery()',
-		stdout => \$out,
-		stderr => \my $error);
-	return $result == 0 && $out eq 't';
-}
-
-# Until the primary waits for the other one, and Patroni has noted that it may be promoted
-sub wait_for_synchronous
-{
-	my ($standby, $test_name) = @_;
+	my ($name, $role, $test_name) = @_;
+	my $http = HTTP::Tiny->new(timeout => 3);
 
 	return ok(
 		poll_until(
 			sub {
 				usleep(50_000);
-				return HTTP::Tiny->new(timeout => 3)->get("http://$rest{$standby}/synchronous")
-				  ->{success};
+				return $http->get("http://$rest{$name}/$role")->{success};
 			}),
 		$test_name);
 }
@@ -289,7 +278,7 @@ run_process(
 	'--initial-cluster' => "default=$etcd_peers");
 write_patroni_conf($_) for values %server;
 start_patroni('one');
-ok(poll_until(sub { usleep(100_000); is_primary($server{one}) }), 'Patroni has made a server');
+wait_for_role('one', 'primary', 'Patroni has made a server');
 start_patroni('two');
 my $b = topics_node('b',
 	conf =>
@@ -298,7 +287,7 @@ my $b = topics_node('b',
 $server{one}->safe_psql('postgres',
 	qq{CREATE EXTENSION pg_topics; SELECT topics.create_topic('t', 3); SELECT topics.create_cluster('a', '$conninfo')}
 );
-wait_for_synchronous('two', 'and a synchronous standby');
+wait_for_role('two', 'synchronous', 'and a synchronous standby');
 $server{one}
   ->safe_psql('postgres', q{CALL topics.add_node('b', $$} . $b->connstr('postgres') . '$$)');
 
@@ -307,13 +296,12 @@ $server{one}
 # ----------------------------------------------------------------------
 
 my ($primary, $standby) = qw(one two);
-for my $round (1 .. 2)
+for my $round (1 .. ($ENV{PG_TOPICS_LONG} ? 3 : 1))
 {
 	start_producers(map { "$round$_" } 1 .. 3);
 	wait_for_records(100, "round $round: records are acknowledged");
 	lose($primary);
-	ok(poll_until(sub { usleep(50_000); is_primary($server{$standby}) }),
-		"round $round: the standby is promoted")
+	wait_for_role($standby, 'primary', "round $round: the standby is promoted")
 	  or last;
 	wait_for_records(100, "round $round: ... and records are acknowledged again");
 	stop_producers();
@@ -322,7 +310,7 @@ for my $round (1 .. 2)
 	check_records("round $round", $server{$standby}, $b);
 	start_patroni($primary);
 	($primary, $standby) = ($standby, $primary);
-	wait_for_synchronous($standby, "round $round: the lost server is the standby now");
+	wait_for_role($standby, 'synchronous', "round $round: the lost server is the standby now");
 }
 
 # ----------------------------------------------------------------------
@@ -333,8 +321,7 @@ $server{$primary}->safe_psql('postgres', q{CALL topics.move_leader('b')});
 $b->safe_psql('postgres',
 	q{SELECT topics.produce('t', 'moved ' || i) FROM generate_series(1, 100) i});
 lose($primary);
-ok(poll_until(sub { usleep(50_000); is_primary($server{$standby}) }),
-	'the node follows: the standby is promoted');
+wait_for_role($standby, 'primary', 'the node follows: the standby is promoted');
 $b->safe_psql('postgres',
 	q{SELECT topics.produce('t', 'promoted ' || i) FROM generate_series(1, 100) i});
 ok(wait_for_replica($server{$standby}, $b), '... and follows');
@@ -344,5 +331,22 @@ is($b->safe_psql('postgres', q{SELECT count(*) FROM topic.t WHERE value ~ '^(mov
 $b->safe_psql('postgres', q{CALL topics.move_leader('a')});
 is($server{$standby}->safe_psql('postgres', 'SELECT leader FROM topics.cluster'),
 	'a', '... and leads again');
+
+# ----------------------------------------------------------------------
+# The hook of docs/high-availability.md
+# ----------------------------------------------------------------------
+
+my ($hook) =
+  slurp_file("$FindBin::RealBin/../../docs/high-availability.md") =~
+  /^(    SELECT format\('CALL.*?\\gexec\n)/ms;
+ok( $server{$standby}
+	  ->poll_query_until('postgres', q{SELECT in_sync FROM topics.node WHERE node = 'b'}),
+	'the follower is in sync');
+$b->safe_psql('postgres', $hook);
+is($b->safe_psql('postgres', 'SELECT leader FROM topics.cluster'),
+	'a', 'a hook on the node that follows does nothing');
+$server{$standby}->safe_psql('postgres', $hook);
+is($b->safe_psql('postgres', 'SELECT leader FROM topics.cluster'),
+	'b', '... and on the one that leads it has another one lead');
 $b->stop;
 done_testing();
