@@ -107,7 +107,7 @@ topics_find_divergence(PG_FUNCTION_ARGS)
 		values[DIVERGENCE_EPOCH] = Int64GetDatum(common->number);
 		values[DIVERGENCE_EPOCH_TERM] = Int64GetDatum(common->term);
 	}
-	next = common ? topics_metadata_next_election(common->number) : NULL;
+	next = common ? topics_metadata_next_epoch(common->number) : NULL;
 	put_text(values, nulls, DIVERGENCE_ENDS, next ? next->ends : NULL);
 	values[DIVERGENCE_DATA_LOSS] = BoolGetDatum((next && next->data_loss) || began->data_loss);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
@@ -262,7 +262,7 @@ topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
 				 errmsg("node \"%s\" has no epoch in common with the node that leads", row->node),
 				 errdetail("UNKNOWN_LEADER_EPOCH: it is in epoch " INT64_FORMAT ".", row->epoch),
 				 errhint("Remove it with topics.remove_node(), drop its topics, and add it again.")));
-	own = topics_metadata_next_election(divergence->epoch);
+	own = topics_metadata_next_epoch(divergence->epoch);
 	/* read before the metadata go back as well */
 	ends = divergence->ends ? topics_log_ends_list_longer(topics_log_ends_get_all(), divergence->ends) : NIL;
 	truncate_all(ends, row, divergence->data_loss, divergence->epoch);

@@ -256,8 +256,8 @@ topics_membership_admit(void)
 static bool begins_with_loss = false;
 
 /*
- * Begin an epoch, in a transaction that has locked the row.  The first one of a term says
- * where all logs end: nobody appends before it has begun.
+ * Begin an epoch, in a transaction that has locked the row.  It says where all logs end:
+ * nobody appends before it has begun.
  */
 static void
 begin_epoch(void)
@@ -270,7 +270,7 @@ begin_epoch(void)
 	epoch.number = row.epoch;
 	epoch.id = row.epoch_id;
 	epoch.term = row.term;
-	epoch.ends = topics_metadata_find_term(row.term) ? NULL : topics_log_ends_get_all();
+	epoch.ends = topics_log_ends_get_all();
 	topics_metadata_put_epoch(&epoch);
 	begins_epoch = true;
 }

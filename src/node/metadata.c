@@ -7,9 +7,8 @@
  * the latest record counts and a record without a value says that it is gone.
  *
  *	cluster			who leads, and how many followers a commit waits for
- *	epoch/<number>	an epoch: its id and term, and where in the leader's WAL the start of
- *					the server began which has begun it; if an election has, where all
- *					logs ended then
+ *	epoch/<number>	an epoch: its id and term, where in the leader's WAL the start of the
+ *					server began which has begun it, and where all logs ended then
  *	node/<name>		a node: conninfo, advertised_conninfo, the incarnation, and whether
  *					it counts as a copy
  *	topic/<id>		a topic: all that the view topic_log.topic_description says
@@ -230,22 +229,19 @@ topics_metadata_preferred_leader(void)
 	" value -> 'ends' AS ends, coalesce((value ->> 'data_loss')::boolean, false) AS data_loss" \
 	" FROM (" LATEST("epoch") ") latest)"
 
-/*
- * Say that an epoch has begun.  One that begins with an election has the ends that all
- * logs had then.
- */
+/* Say that an epoch has begun, and where all logs ended then. */
 void
 topics_metadata_put_epoch(const MetadataEpoch *epoch)
 {
 	Datum		values[] = {
 		CStringGetTextDatum(epoch->id), LSNGetDatum(epoch->started_at), Int64GetDatum(epoch->term),
-		CStringGetTextDatum(epoch->ends ? epoch->ends : ""), BoolGetDatum(epoch->data_loss)
+		CStringGetTextDatum(epoch->ends), BoolGetDatum(epoch->data_loss)
 	};
 	Oid			types[] = {TEXTOID, PG_LSNOID, INT8OID, TEXTOID, BOOLOID};
 
 	put_query(psprintf("epoch/" INT64_FORMAT, epoch->number),
 			  "SELECT jsonb_strip_nulls(jsonb_build_object('id', $1, 'started_at', $2, 'term', $3,"
-			  " 'data_loss', nullif($5, false))) || CASE WHEN $4 = '' THEN '{}' ELSE jsonb_build_object('ends', $4::jsonb) END",
+			  " 'data_loss', nullif($5, false))) || jsonb_build_object('ends', $4::jsonb)",
 			  types, values, lengthof(values));
 }
 
@@ -293,17 +289,17 @@ copy_epoch(MemoryContext cxt)
 }
 
 /*
- * Find the first epoch above a number that began with an election, with the ends of
- * then: there the epoch of that number ended.  NULL: it goes on.
+ * Find the first epoch above a number, with the ends that all logs had when it began: there
+ * the epoch of that number ended.  NULL: it goes on.
  */
 MetadataEpoch *
-topics_metadata_next_election(int64 number)
+topics_metadata_next_epoch(int64 number)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	Datum		values[] = {Int64GetDatum(number)};
 	Oid			types[] = {INT8OID};
 	StatementScope scope = begin_query("WITH " EPOCHS " SELECT number, id, term, ends, data_loss FROM epoch"
-									   " WHERE number > $1 AND ends IS NOT NULL ORDER BY number LIMIT 1",
+									   " WHERE number > $1 ORDER BY number LIMIT 1",
 									   types, values, lengthof(values));
 	MetadataEpoch *result = copy_epoch(cxt);
 

@@ -51,14 +51,13 @@ typedef struct MetadataEpoch
 								 * epoch */
 	XLogRecPtr	started_at;		/* in the leader's WAL: its server, or
 								 * InvalidXLogRecPtr */
-	char	   *ends;			/* of a term's first epoch: where all logs
-								 * ended, as jsonb (epoch.c); else NULL */
+	char	   *ends;			/* where all logs ended, as jsonb (log_ends.c) */
 	bool		data_loss;		/* it began without a majority */
 } MetadataEpoch;
 
 extern void topics_metadata_put_epoch(const MetadataEpoch *epoch);
 extern bool topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at);
-extern MetadataEpoch *topics_metadata_next_election(int64 number);
+extern MetadataEpoch *topics_metadata_next_epoch(int64 number);
 extern MetadataEpoch *topics_metadata_find_term(int64 term);
 extern void topics_metadata_list_epochs(char **numbers, char **ids);
 extern MetadataEpoch *topics_metadata_find_common_epoch(const char *numbers, const char *ids);
