@@ -12,6 +12,8 @@ produced=0
 digest=
 # the heading that stands last
 where=
+# the node that leads
+leader=a
 
 # ----------------------------------------------------------------------
 # What steps are made of.  What is shown ends with an empty line, as psql's tables do
@@ -42,7 +44,7 @@ conninfo() { say "host=$work/$1 dbname=demo user=demo"; }
 
 # produce <number> <comment>: so many records
 produce() {
-	on a <<END
+	on "$leader" <<END
 $2
 INSERT INTO topic.payments (key, value)
 SELECT (ARRAY['anna', 'boris', 'chen', 'goran'])[1 + n % 4], jsonb_build_object('euro', n) FROM generate_series(1, $1) n;
@@ -54,7 +56,7 @@ END
 
 # lag_of <follower>: how many records it lacks, as the leader knows; nothing if that does not know
 lag_of() {
-	ask a "SELECT sum(lag) FROM topics.replica WHERE topic = 'payments' AND node = '$1' HAVING bool_and(lag IS NOT NULL)"
+	ask "$leader" "SELECT sum(lag) FROM topics.replica WHERE topic = 'payments' AND node = '$1' HAVING bool_and(lag IS NOT NULL)"
 }
 
 # wait_for <follower>: until the leader knows that it lacks nothing
@@ -101,6 +103,32 @@ wait_for_end() {
 	done
 }
 
+# kill_node <node>: its server is killed
+kill_node() {
+	local pid
+	pid=$(head -n 1 "$work/$1/data/postmaster.pid")
+	say_where "The server of $1 is killed"
+	say "\$ kill -KILL $pid"
+	kill -KILL "$pid"
+	wait_for_end "$1"
+	# Until its parent has asked for it, it seems to be alive.  In some containers nobody ever asks.
+	rm -f "$work/$1/data/postmaster.pid" "$work/$1"/.s.PGSQL.*.lock
+	say
+}
+
+# find_leader <node...>: sets "leader" to one of these that leads
+find_leader() {
+	local node end=$((SECONDS + 60))
+	leader=
+	while [ -z "$leader" ]; do
+		[ $SECONDS -lt $end ] || wrong "no node leads after a minute"
+		for node in "$@"; do
+			[ "$(ask "$node" "SELECT role FROM topics.node WHERE is_self")" != leader ] || leader=$node
+		done
+		sleep 0.1
+	done
+}
+
 # ----------------------------------------------------------------------
 # Steps
 # ----------------------------------------------------------------------
@@ -117,7 +145,10 @@ start_nodes() {
 	say 'CREATE EXTENSION pg_topics;'
 	for node in "${nodes[@]}"; do
 		ask "$node" 'CREATE EXTENSION pg_topics'
+		ask "$node" "ALTER SYSTEM SET pg_topics.node_timeout = '1 s'"
+		ask "$node" 'SELECT pg_reload_conf()' >/dev/null
 	done
+	say "ALTER SYSTEM SET pg_topics.node_timeout = '1 s';  -- after which a node that is silent is taken for lost"
 	say
 }
 
@@ -171,15 +202,8 @@ END
 }
 
 lose_follower() {
-	local lag pid
-	pid=$(head -n 1 "$work/c/data/postmaster.pid")
-	say_where 'The server of c is killed'
-	say "\$ kill -KILL $pid"
-	kill -KILL "$pid"
-	wait_for_end c
-	# Until its parent has asked for it, it seems to be alive.  In some containers nobody ever asks.
-	rm -f "$work/c/data/postmaster.pid" "$work/c"/.s.PGSQL.*.lock
-	say
+	local lag
+	kill_node c
 	produce 500 '-- Producers go on: commits wait for one follower, and b is there. 500 more records'
 	wait_for b
 	on a <<'END'
@@ -206,6 +230,46 @@ END
 	expect_same '-- Nothing is missing, doubled or in another order.' 'topic.payments r' "${nodes[@]}"
 }
 
+lose_leader() {
+	on a <<'END'
+-- A consumer group reads what there is, and commits how far it has come.
+SELECT count(*) FROM topics.consume('accounting', 'payments', 700);
+END
+	kill_node a
+	find_leader b c
+	on "$leader" <<'END'
+-- The others did not hear from it for a second, and have elected one of them:
+SELECT node, leader, epoch FROM topics.cluster;
+END
+	produce 500 '-- Producers go on there: 500 more records'
+	on "$leader" <<'END'
+-- So does the group, from where it was.
+SELECT count(*) FROM topics.consume('accounting', 'payments', 5000);
+END
+}
+
+return_leader() {
+	say_where 'The server of a starts again'
+	say "\$ pg_ctl -D $work/a/data start"
+	start_server "$work/a"
+	say
+	wait_for a
+	on a <<'END'
+-- a has heard who leads by now, and follows.
+SELECT node, role, is_self FROM topics.node;
+END
+	expect_same '-- Nothing is missing, doubled or in another order.' 'topic.payments r' "${nodes[@]}"
+	on "$leader" <<'END'
+-- As planned, a leads again, since it has made the cluster. Nobody loses anything by that.
+CALL topics.rebalance_leaders();
+END
+	leader=a
+	produce 100 '-- a takes records again.'
+	wait_for b
+	wait_for c
+	expect_same '-- And all have them.' 'topic.payments r' "${nodes[@]}"
+}
+
 # ----------------------------------------------------------------------
 
 show_nodes() {
@@ -215,6 +279,8 @@ show_nodes() {
 	write_to_follower
 	lose_follower
 	return_follower
+	lose_leader
+	return_leader
 }
 
 try_nodes() {
