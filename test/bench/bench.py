@@ -7,6 +7,7 @@ them alike.  What counts is the median of the ratios within rounds.
 import argparse
 import datetime
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -18,8 +19,9 @@ import report
 from server import CORES, Failure, Server
 
 GROUPS = ['bulk', 'single', 'pipelined', 'read', 'random', 'size', 'topics', 'snapshot', 'waiting', 'latency', 'space',
-          'consume', 'wakeup', 'groups', 'retention', 'compaction', 'nodes', 'kafka']
-ON_REQUEST = ['kafka']  # measured only if it is asked for by name
+          'consume', 'wakeup', 'groups', 'retention', 'compaction', 'nodes', 'leaders', 'kafka',
+          'kafka_leaders']
+ON_REQUEST = ['kafka', 'kafka_leaders']  # measured only if they are asked for by name
 
 
 class Bench:
@@ -41,6 +43,7 @@ class Bench:
 
         contestants: name -> function without arguments that gives a number, or a dictionary of metric -> number.
         ratios: (contestant, against, target, metric); target is text like '>= 0.95', or None.  Metric can be left out.
+            against is another contestant, or a number in the same unit.
         warm_up: a round before, which is not counted.
         """
         rounds = rounds or self.rounds
@@ -84,7 +87,8 @@ class Bench:
 
 
 def make_ratio(values, contestant, against, target=None, metric=''):
-    pairs = list(zip(values[contestant][metric], values[against][metric]))
+    base = values[against][metric] if against in values else itertools.repeat(against)
+    pairs = list(zip(values[contestant][metric], base))
     if not all(b > 0 for _, b in pairs):
         raise Failure(f'{against} has done nothing that {contestant} could be compared with')
     ratios = [a / b for a, b in pairs]
@@ -93,7 +97,7 @@ def make_ratio(values, contestant, against, target=None, metric=''):
     if target:
         sign, limit = target.split()
         met = median >= float(limit) if sign == '>=' else median <= float(limit)
-    return {'contestant': contestant, 'against': against, 'metric': metric, 'target': target, 'met': met,
+    return {'contestant': contestant, 'against': str(against), 'metric': metric, 'target': target, 'met': met,
             'median': median, 'min': min(ratios), 'max': max(ratios)}
 
 
