@@ -53,8 +53,9 @@ static const char *const peer_settings =
 " SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;"
 " SET idle_session_timeout = 0; SET default_transaction_read_only = off;"
 " SET row_security = off; SET default_transaction_isolation = 'read committed'; SET jit = off;"
-" SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; SET xmloption = content;"
-" SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'";
+" SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; SET xmloption = content;";
+
+#define TRANSACTION_TIMEOUT_VERSION 170000	/* the first server that has it */
 
 /* ----------------------------------------------------------------
  *		Errors
@@ -245,6 +246,19 @@ finish_connecting(Peer *peer)
 		report_connection(peer);
 }
 
+/* Have the other end work as this one expects it to. */
+static void
+say_settings(Peer *peer)
+{
+	char	   *sql = psprintf("%s%s", peer_settings, PQserverVersion(peer->conn) >= TRANSACTION_TIMEOUT_VERSION ?
+							   " SET transaction_timeout = 0" : "");
+
+	if (!PQsendQuery(peer->conn, sql))
+		report_connection(peer);
+	topics_peer_clear(get_last_result(peer, PGRES_COMMAND_OK, peer->patience_ms));
+	pfree(sql);
+}
+
 /* Connect to the node of this name, which the messages of errors give. */
 Peer *
 topics_peer_connect(const char *node, const char *conninfo)
@@ -288,7 +302,7 @@ topics_peer_connect_within(const char *node, const char *conninfo, long ms)
 		if (PQstatus(peer->conn) == CONNECTION_BAD)
 			report_connection(peer);
 		finish_connecting(peer);
-		topics_peer_clear(topics_peer_query_within(peer, peer_settings, NULL, 0, ms));
+		say_settings(peer);
 	}
 	PG_CATCH();
 	{
