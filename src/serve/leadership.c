@@ -144,11 +144,11 @@ topics_leadership_may_follow(NodeView *node)
 	return false;
 }
 
-/* Return true if it is time to look who leads. */
-bool
-topics_leadership_is_due(void)
+/* Get when it is time to look who leads. */
+MonotonicTime
+topics_leadership_due_at(void)
 {
-	return topics_clock_now() >= stand_at;
+	return stand_at;
 }
 
 /*
@@ -163,7 +163,7 @@ topics_leadership_seek(NodeView *node, bool was_heard)
 
 	if (was_heard || stand_at == NEVER)
 		put_election_off(pg_topics_node_timeout);
-	if (node->row.leads || !topics_leadership_is_due())
+	if (node->row.leads || topics_clock_now() < stand_at)
 		return;
 	(void) topics_backoff_run(&election, NULL, look_for_leader, &search);
 	if (is_same(node) && pg_topics_automatic_failover && node->row.voters >= MIN_VOTERS)

@@ -54,8 +54,8 @@
 #define LOOK_MS 1000			/* between two looks at what this node is */
 #define RETRY_MS 200			/* after an error, at least */
 #define MIN_PATIENCE_MS 1000	/* with a node that is silent */
-#define ROW_LOOK_MS 20			/* between two looks whether another node
-								 * leads */
+#define WAIT_LOOK_MS 100		/* between two looks whether there is to be another
+								 * try */
 #define MAX_TOGETHER 50			/* partitions in one transaction: so few do
 								 * not keep others' producers away */
 
@@ -892,20 +892,27 @@ wait_for_next_try(long ms)
 {
 	const WorkPiece whole = WHOLE_REPLICATION;
 	MonotonicTime until = topics_clock_in(ms);
+	MonotonicTime due_at;
 	long		left;
 
 	for (;;)
 	{
+		topics_mark_slot_watch_rows();
 		left = topics_max(topics_clock_ms_until(until), topics_backoff_left(&whole));
-		if (left <= 0 || topics_leadership_is_due())
-			return;
+		due_at = topics_leadership_due_at();
+		if (left <= 0 || topics_clock_now() >= due_at)
+			break;
 		if (topics_mark_slot_row_changes() != session.node.row_changes)
 		{
 			topics_backoff_reset_piece(&whole);
-			return;
+			break;
 		}
-		topics_background_wait(topics_min(left, ROW_LOOK_MS), WAIT_REPLICATOR_IDLE);
+		left = topics_min(left, WAIT_LOOK_MS);
+		if (due_at != NEVER)
+			left = topics_min(left, topics_max(topics_clock_ms_until(due_at), 1));
+		topics_background_wait(left, WAIT_REPLICATOR_IDLE);
 	}
+	topics_mark_slot_unwatch_rows();
 }
 
 void

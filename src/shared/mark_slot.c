@@ -45,6 +45,7 @@ typedef struct SlotTable
 	pg_atomic_uint64 generations;	/* that slots have had */
 	uint32		row_changes;	/* of rows of topic_log.cluster (registry
 								 * lock) */
+	ConditionVariable row_cv;	/* these */
 	pg_atomic_uint64 start_position;	/* in WAL; 0: nobody has asked */
 } SlotTable;
 
@@ -124,6 +125,7 @@ topics_mark_slot_shmem_startup(void)
 	{
 		memset(table, 0, sizeof(SlotTable));
 		pg_atomic_init_u32(&table->changes, 1);
+		ConditionVariableInit(&table->row_cv);
 		pg_atomic_init_u64(&table->start_position, 0);
 		pg_atomic_init_u64(&table->generations, 0);
 		for (int i = 0; i < SLOTS; i++)
@@ -581,6 +583,19 @@ topics_mark_slot_row_changes(void)
 	return result;
 }
 
+/* Have this process's latch set when there is one more, until it has not. */
+void
+topics_mark_slot_watch_rows(void)
+{
+	ConditionVariablePrepareToSleep(&table->row_cv);
+}
+
+void
+topics_mark_slot_unwatch_rows(void)
+{
+	ConditionVariableCancelSleep();
+}
+
 static void
 report_no_slot(void)
 {
@@ -631,6 +646,7 @@ topics_mark_slot_row_changed(const ClusterFacts *facts)
 	table->row_changes++;
 	(void) set_kind(facts);
 	LWLockRelease(&locks[SLOTS].lock);
+	ConditionVariableBroadcast(&table->row_cv);
 	topics_high_watermark_applies();
 }
 

@@ -563,6 +563,8 @@ typedef struct ClusterFacts
 extern void topics_mark_slot_shmem_request(void);
 extern void topics_mark_slot_shmem_startup(void);
 extern uint32 topics_mark_slot_row_changes(void);
+extern void topics_mark_slot_watch_rows(void);
+extern void topics_mark_slot_unwatch_rows(void);
 extern void topics_mark_slot_require(void);
 extern bool topics_mark_slot_attend(const ClusterFacts *facts, uint32 row_changes);
 extern void topics_mark_slot_row_changed(const ClusterFacts *facts);
