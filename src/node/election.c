@@ -167,7 +167,7 @@ close_peers(Election *election)
 }
 
 static void
-ask_peer(void *arg)
+send_to_peer(void *arg)
 {
 	Attempt    *attempt = arg;
 	const Election *election = attempt->election;
@@ -176,8 +176,16 @@ ask_peer(void *arg)
 		psprintf(INT64_FORMAT, election->term), psprintf(INT64_FORMAT, election->row.term),
 		election->ends, attempt->only_asks ? "t" : "f"
 	};
-	PeerResult *result = topics_peer_query_within(attempt->peer, "SELECT * FROM topic_log.promise($1, $2, $3, $4::int8, $5::int8, $6, $7::bool)",
-												  values, lengthof(values), PEER_PATIENCE_MS);
+
+	topics_peer_send(attempt->peer, "SELECT * FROM topic_log.promise($1, $2, $3, $4::int8, $5::int8, $6, $7::bool)",
+					 values, lengthof(values));
+}
+
+static void
+hear_peer(void *arg)
+{
+	Attempt    *attempt = arg;
+	PeerResult *result = topics_peer_receive(attempt->peer, PEER_PATIENCE_MS);
 	const char *refusal = topics_peer_value(result, 0, 0);
 
 	attempt->refusal = refusal ? pstrdup(refusal) : NULL;
@@ -185,10 +193,11 @@ ask_peer(void *arg)
 	topics_peer_clear(result);
 }
 
-/* Ask all for their promise, or, with "only_asks", what they would say. */
+/* Ask all at once for their promise, or, with "only_asks", what they would say. */
 static void
 ask_peers(Election *election, bool only_asks)
 {
+	List	   *asked = NIL;
 	ListCell   *lc;
 
 	election->granted = election->own;
@@ -198,7 +207,15 @@ ask_peers(Election *election, bool only_asks)
 		ElectionPeer *peer = lfirst(lc);
 		Attempt		attempt = {.election = election,.peer = peer->peer,.only_asks = only_asks};
 
-		if (!try_peer(election, peer->name, ask_peer, &attempt))
+		if (try_peer(election, peer->name, send_to_peer, &attempt))
+			asked = lappend(asked, peer);
+	}
+	foreach(lc, asked)
+	{
+		ElectionPeer *peer = lfirst(lc);
+		Attempt		attempt = {.election = election,.peer = peer->peer};
+
+		if (!try_peer(election, peer->name, hear_peer, &attempt))
 			continue;
 		election->highest_term = topics_max(election->highest_term, attempt.term);
 		if (attempt.refusal)

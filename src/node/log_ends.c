@@ -193,11 +193,14 @@ topics_log_ends_find_longer(const char *here, const char *there)
 {
 	const char *texts[] = {here, there};
 	MemoryContext cxt = CurrentMemoryContext;
-	StatementScope scope = begin_query("SELECT topic_id, partition, here, there FROM " COMPARED " c"
-									   " WHERE here > there AND is_unknown IS NOT true ORDER BY 1, 2 LIMIT 1",
-									   texts, lengthof(texts), true);
+	StatementScope scope;
 	char	   *result = NULL;
 
+	if (strcmp(here, there) == 0)
+		return NULL;
+	scope = begin_query("SELECT topic_id, partition, here, there FROM " COMPARED " c"
+						" WHERE here > there AND is_unknown IS NOT true ORDER BY 1, 2 LIMIT 1",
+						texts, lengthof(texts), true);
 	if (SPI_processed > 0)
 	{
 		int64		topic_id = get_int(0, 1);

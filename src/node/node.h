@@ -28,6 +28,8 @@ extern PeerResult *topics_peer_query(Peer *peer, const char *sql, const char *co
 									 int nvalues);
 extern PeerResult *topics_peer_query_within(Peer *peer, const char *sql, const char *const *values,
 											int nvalues, long ms);
+extern void topics_peer_send(Peer *peer, const char *sql, const char *const *values, int nvalues);
+extern PeerResult *topics_peer_receive(Peer *peer, long ms);
 extern const char *topics_peer_value(const PeerResult *result, int row, int column);
 extern int	topics_peer_count(const PeerResult *result);
 extern void topics_peer_clear(PeerResult *result);

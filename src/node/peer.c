@@ -341,11 +341,24 @@ topics_peer_query(Peer *peer, const char *sql, const char *const *values, int nv
 PeerResult *
 topics_peer_query_within(Peer *peer, const char *sql, const char *const *values, int nvalues, long ms)
 {
+	topics_peer_send(peer, sql, values, nvalues);
+	return topics_peer_receive(peer, ms);
+}
+
+/* The same in two steps, so that several nodes work at once. */
+void
+topics_peer_send(Peer *peer, const char *sql, const char *const *values, int nvalues)
+{
 	int			sent = nvalues == 0 ? PQsendQuery(peer->conn, sql) :
 		PQsendQueryParams(peer->conn, sql, nvalues, NULL, values, NULL, NULL, 0);
 
-	if (!sent)
+	if (!sent || PQflush(peer->conn) < 0)
 		report_connection(peer);
+}
+
+PeerResult *
+topics_peer_receive(Peer *peer, long ms)
+{
 	return get_last_result(peer, PGRES_TUPLES_OK, ms);
 }
 
