@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -43,6 +44,9 @@ PG_FUNCTION_INFO_V1(topics_find_divergence);
  *		On the leader
  * ----------------------------------------------------------------
  */
+
+#define BEGIN_WAIT_MS 1000		/* for a candidate to begin its term */
+#define BEGIN_LOOK_MS 2
 
 /* Columns of find_divergence's result */
 enum
@@ -67,6 +71,31 @@ put_text(Datum *values, bool *nulls, int column, const char *text)
 }
 
 /*
+ * This node may be about to lead, and a node that has promised to follow it has come
+ * already: wait a moment until the term has begun.  The connection is there then, and
+ * nothing is acknowledged before followers are in the term.
+ */
+static void
+wait_for_term(int64 promised_term)
+{
+	MonotonicTime until = topics_clock_in(topics_min(BEGIN_WAIT_MS, pg_topics_node_timeout / 3));
+	ClusterRow	row;
+
+	for (;;)
+	{
+		topics_cluster_require_row(&row);
+		if (row.promised_term < promised_term || strcmp(row.promised_to, row.node) != 0 ||
+			(row.leads && row.term >= promised_term && topics_metadata_find_term(row.term) != NULL) ||
+			topics_clock_now() >= until)
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BEGIN_LOOK_MS,
+						 topics_wait_event_get(WAIT_PEER));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
  * find_divergence(node, incarnation, cluster_id, promised_term, term, numbers, ids): what a
  * node that is in an earlier term, and knows these epochs, has to know before it
  * follows this one
@@ -88,6 +117,8 @@ topics_find_divergence(PG_FUNCTION_ARGS)
 	topics_argument_require_all(fcinfo, PG_NARGS());
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
+	topics_replica_feed_check_role(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 2));
+	wait_for_term(promised_term);
 	topics_replica_feed_check_node(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 1),
 								   topics_argument_get_text(fcinfo, 2), term, promised_term);
 	topics_cluster_require_row(&row);
