@@ -588,9 +588,9 @@ CREATE FUNCTION topic_log.find_divergence(node text, incarnation text, cluster_i
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_find_divergence';
 COMMENT ON FUNCTION topic_log.find_divergence(text, text, text, bigint, bigint, text, text) IS 'Where a node''s log and this one''s part, in src/node/divergence.c. For roles with the attribute REPLICATION (Kafka: OffsetsForLeaderEpoch)';
 
-CREATE PROCEDURE topic_log.take_lead()
+CREATE PROCEDURE topic_log.take_lead(prepares boolean)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_take_lead';
-COMMENT ON PROCEDURE topic_log.take_lead() IS 'Has this node lead; called by the node that does so far, see topics.move_leader';
+COMMENT ON PROCEDURE topic_log.take_lead(boolean) IS 'Has this node lead, or prepares that; called by the node that does so far, see topics.move_leader';
 
 CREATE FUNCTION topic_log.join_cluster(node text, leader text, cluster_id text, conninfo text, advertised_conninfo text, topic_id text, notify_key text) RETURNS text
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_join_cluster';

@@ -142,6 +142,7 @@ connect_peers(Election *election)
 	{
 		Attempt		attempt = {.election = election,.node = lfirst(lc)};
 		ElectionPeer *peer;
+		MemoryContext old;
 
 		if (!attempt.node->counts || strcmp(attempt.node->name, election->row.node) == 0)
 			continue;
@@ -149,10 +150,12 @@ connect_peers(Election *election)
 			continue;
 		if (!try_peer(election, attempt.node->name, try_to_connect, &attempt))
 			continue;
+		old = MemoryContextSwitchTo(election->cxt);
 		peer = palloc(sizeof(ElectionPeer));
-		peer->name = attempt.node->name;
+		peer->name = pstrdup(attempt.node->name);
 		peer->peer = attempt.peer;
 		election->peers = lappend(election->peers, peer);
+		MemoryContextSwitchTo(old);
 	}
 }
 
@@ -484,13 +487,32 @@ topics_failover(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Connections for the election that comes, in TopMemoryContext. */
+static List *prepared_peers = NIL;
+
+/* Connect to the others, and ask them what they would say: then they know all that they look up. */
+static void
+prepare_election(Election *election)
+{
+	election->peers = prepared_peers;
+	prepared_peers = NIL;
+	close_peers(election);
+	connect_peers(election);
+	election->term = topics_max(election->row.term, election->row.promised_term) + 1;
+	election->ends = topics_log_ends_get();
+	ask_peers(election, true);
+	prepared_peers = election->peers;
+	election->peers = NIL;
+}
+
 /*
- * take_lead(): have this node elected, for the node that leads, which is asked, too: see
- * move_leader
+ * take_lead(prepares): have this node elected, for the node that leads, which is asked,
+ * too; or prepare that: see move_leader
  */
 Datum
 topics_take_lead(PG_FUNCTION_ARGS)
 {
+	bool		prepares = PG_GETARG_BOOL(0);
 	Election	election;
 	ClusterRow	row;
 
@@ -499,8 +521,13 @@ topics_take_lead(PG_FUNCTION_ARGS)
 	if (row.leads)
 		PG_RETURN_VOID();
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	begin_election(&election, CurrentMemoryContext, commit_in_procedure, NULL);
-	run_election(&election, elect);
+	begin_election(&election, prepares ? TopMemoryContext : CurrentMemoryContext, commit_in_procedure, NULL);
+	if (!prepares)
+	{
+		election.peers = prepared_peers;
+		prepared_peers = NIL;
+	}
+	run_election(&election, prepares ? prepare_election : elect);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -519,9 +546,12 @@ nap(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* Wait until a follower has all that there is.  Raise an error if it takes too long. */
+/*
+ * Wait until a follower has all that there is, or, with "ends", all that there was.  Raise
+ * an error if it takes too long.
+ */
 static void
-wait_for_node(const char *node)
+wait_for_node(const char *node, const uint64 *ends)
 {
 	MonotonicTime until = topics_clock_in(MOVE_PATIENCE_MS);
 	Follower	follower;
@@ -529,7 +559,7 @@ wait_for_node(const char *node)
 	for (;; nap())
 	{
 		if (topics_follower_read(node, &follower) && follower.session != 0 &&
-			topics_follower_has_all(follower.number))
+			topics_follower_has_all(follower.number, ends))
 			return;
 		if (topics_clock_now() >= until)
 			ereport(ERROR,
@@ -559,8 +589,8 @@ hand_over(Peer *peer, const char *node)
 					 errmsg("this node is handing over, or does not lead any more"),
 					 errhint("Look at topics.node.")));
 		TEST_POINT("move-frozen");
-		wait_for_node(node);
-		topics_peer_clear(topics_peer_query(peer, "CALL topic_log.take_lead()", NULL, 0));
+		wait_for_node(node, NULL);
+		topics_peer_clear(topics_peer_query(peer, "CALL topic_log.take_lead(false)", NULL, 0));
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(thaw, (Datum) 0);
 	topics_mark_slot_thaw();
@@ -574,8 +604,9 @@ move_to(const MetadataNode *to)
 
 	PG_TRY();
 	{
-		/* what it lacks is not waited for while nobody may append */
-		wait_for_node(to->name);
+		/* this much is not waited for while nobody may append */
+		wait_for_node(to->name, topics_follower_get_ends());
+		topics_peer_clear(topics_peer_query(peer, "CALL topic_log.take_lead(true)", NULL, 0));
 		hand_over(peer, to->name);
 	}
 	PG_FINALLY();

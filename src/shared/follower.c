@@ -209,14 +209,32 @@ topics_follower_forget_heard(void)
 	SpinLockRelease(&followers->mutex);
 }
 
-/* Return true if a follower has said that it has all that there is, by its number. */
+/* Get where all logs end, by the places of their states in shared memory; palloc'd. */
+uint64 *
+topics_follower_get_ends(void)
+{
+	uint64	   *ends = palloc0(mul_size(pg_topics_max_partitions, sizeof(uint64)));
+
+	for (int i = 0; i < pg_topics_max_partitions; i++)
+	{
+		PartitionState *state = topics_partition_state_at(i);
+
+		ends[i] = state->id.database == MyDatabaseId ? pg_atomic_read_u64(&state->next_offset) : 0;
+	}
+	return ends;
+}
+
+/*
+ * Return true if a follower has said that it has all that there is, by its number, or,
+ * with "ends", all that there was then.
+ */
 bool
-topics_follower_has_all(int number)
+topics_follower_has_all(int number, const uint64 *ends)
 {
 	for (int i = 0; i < pg_topics_max_partitions; i++)
 	{
 		PartitionState *state = topics_partition_state_at(i);
-		uint64		end = pg_atomic_read_u64(&state->next_offset);
+		uint64		end = ends ? ends[i] : pg_atomic_read_u64(&state->next_offset);
 		uint64		has = pg_atomic_read_u64(&state->follower_end[number]);
 
 		if (state->id.database != MyDatabaseId)
