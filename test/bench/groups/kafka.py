@@ -51,25 +51,44 @@ def java(work, *arguments):
 
 
 @contextlib.contextmanager
-def brokers(work):
-    """Brokers that are controllers as well; the addresses by which clients find them."""
+def brokers(work, settings=''):
+    """Brokers that are controllers as well, with some settings more, by the addresses by which clients find them."""
     free = free_addresses(2 * BROKERS)
     addresses, controllers = free[:BROKERS], free[BROKERS:]
     voters = ','.join(f'{number}@{address}' for number, address in enumerate(controllers, 1))
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip('=')
+    started = {}
     with contextlib.ExitStack() as stack:
         for number, (address, controller) in enumerate(zip(addresses, controllers), 1):
             directory = stack.enter_context(tempfile.TemporaryDirectory(dir=work))
             configuration = os.path.join(directory, 'server.properties')
             with open(configuration, 'w', encoding='ascii') as file:
                 file.write(CONFIGURATION.format(number=number, directory=directory, voters=voters, address=address,
-                                                controller=controller))
+                                                controller=controller) + settings)
             run_program(java(work, 'kafka.tools.StorageTool', 'format', '-t', cluster_id, '-c', configuration),
                         os.environ)
-            process = subprocess.Popen(java(work, 'kafka.Kafka', configuration), stdin=subprocess.DEVNULL,
-                                       stdout=subprocess.DEVNULL)
-            stack.callback(end, process)
-        yield addresses
+            started[address] = Broker(java(work, 'kafka.Kafka', configuration))
+            stack.callback(started[address].kill)
+        yield started
+
+
+class Broker:
+    """A broker's process."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self.arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    def kill(self):
+        end(self.process)
+
+    def shut_down(self):
+        """The controlled shutdown: its partitions get other leaders before."""
+        self.process.terminate()
+        self.process.wait()
 
 
 def end(process):

@@ -11,6 +11,7 @@ import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.common.TopicPartitionInfo;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /**
@@ -22,6 +23,11 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  *     brokers COUNT                              waits until there are so many; "done"
  *     create TOPIC REPLICAS [SETTING=VALUE ...]  of one partition; "done"
  *     measure TOPIC CLIENTS WARM_UP SECONDS      acknowledgements a second
+ *     start TOPIC CLIENTS                        they send until "stop"; "done"
+ *     stop                                       the longest time, in ms, without an acknowledgement to any of
+ *                                                them, and to one of them
+ *     leader TOPIC                               the broker that leads: its host and port
+ *     replicas TOPIC COUNT                       waits until so many are in sync; "done"
  */
 public class Meter {
     private static final int VALUE_LENGTH = 100;
@@ -29,7 +35,36 @@ public class Meter {
     private final Map<String, Object> connection;
     private final Admin admin;
     private final List<KafkaProducer<byte[], byte[]>> producers = new ArrayList<>();
+    private final Gaps gaps = new Gaps();
+    private final List<Thread> started = new ArrayList<>();
     private volatile boolean ended;
+
+    /** The longest times without an acknowledgement. */
+    private static class Gaps {
+        private final Map<Thread, Long> last = new HashMap<>();
+        private long lastOfAll;
+        private long longest;
+        private long longestOfOne;
+
+        synchronized void begin() {
+            last.clear();
+            lastOfAll = longest = longestOfOne = 0;
+        }
+
+        synchronized void note() {
+            long now = System.nanoTime();
+            Long before = last.put(Thread.currentThread(), now);
+            if (before != null) {
+                longestOfOne = Math.max(longestOfOne, now - before);
+                longest = Math.max(longest, now - lastOfAll);
+            }
+            lastOfAll = now;
+        }
+
+        synchronized String text() {
+            return longest / 1e6 + " " + longestOfOne / 1e6;
+        }
+    }
 
     private Meter(String servers) {
         connection = Map.of("bootstrap.servers", servers);
@@ -52,6 +87,18 @@ public class Meter {
                 return "done";
             case "create":
                 create(command);
+                return "done";
+            case "start":
+                gaps.begin();
+                start(command[1], Integer.parseInt(command[2]), gaps::note, started);
+                return "done";
+            case "stop":
+                stop(started);
+                return gaps.text();
+            case "leader":
+                return leader(command[1]);
+            case "replicas":
+                waitForReplicas(command[1], Integer.parseInt(command[2]));
                 return "done";
             default:
                 return String.valueOf(measure(command[1], Integer.parseInt(command[2]), Double.parseDouble(command[3]),
@@ -81,22 +128,48 @@ public class Meter {
     private double measure(String topic, int clients, double warmUp, double seconds) throws Exception {
         LongAdder acknowledged = new LongAdder();
         List<Thread> threads = new ArrayList<>();
+        start(topic, clients, acknowledged::increment, threads);
+        Thread.sleep((long) (warmUp * 1000));
+        long before = acknowledged.sum();
+        long started = System.nanoTime();
+        Thread.sleep((long) (seconds * 1000));
+        double rate = (acknowledged.sum() - before) / ((System.nanoTime() - started) / 1e9);
+        stop(threads);
+        return rate;
+    }
+
+    private void start(String topic, int clients, Runnable acknowledged, List<Thread> threads) {
         ended = false;
         for (int i = 0; i < clients; i++) {
             KafkaProducer<byte[], byte[]> producer = producer(i);
             threads.add(new Thread(() -> send(producer, topic, acknowledged)));
         }
         threads.forEach(Thread::start);
-        Thread.sleep((long) (warmUp * 1000));
-        long before = acknowledged.sum();
-        long started = System.nanoTime();
-        Thread.sleep((long) (seconds * 1000));
-        double rate = (acknowledged.sum() - before) / ((System.nanoTime() - started) / 1e9);
+    }
+
+    private void stop(List<Thread> threads) throws Exception {
         ended = true;
         for (Thread thread : threads) {
             thread.join();
         }
-        return rate;
+        threads.clear();
+    }
+
+    private TopicPartitionInfo describe(String topic) throws Exception {
+        return admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions().get(0);
+    }
+
+    private String leader(String topic) throws Exception {
+        return describe(topic).leader().host() + ":" + describe(topic).leader().port();
+    }
+
+    private void waitForReplicas(String topic, int count) throws Exception {
+        for (int tries = 0; describe(topic).isr().size() < count; tries++) {
+            if (tries == 600) {
+                throw new IllegalStateException("replicas have not come in a minute");
+            }
+            Thread.sleep(100);
+        }
     }
 
     /** The producer of a client, which is kept. */
@@ -110,13 +183,13 @@ public class Meter {
         return producers.get(client);
     }
 
-    private void send(KafkaProducer<byte[], byte[]> producer, String topic, LongAdder acknowledged) {
+    private void send(KafkaProducer<byte[], byte[]> producer, String topic, Runnable acknowledged) {
         byte[] value = new byte[VALUE_LENGTH];
         new Random().nextBytes(value);
         try {
             while (!ended) {
                 producer.send(new ProducerRecord<>(topic, 0, null, value)).get();
-                acknowledged.increment();
+                acknowledged.run();
             }
         } catch (Exception failure) {
             failure.printStackTrace();
