@@ -251,9 +251,9 @@ log_truncation(int64 records, int partitions, int64 epoch)
 
 /*
  * Take logs back to the ends of a list, in this transaction.  Topics that have to be
- * read anew are dropped.
+ * read anew are dropped.  Return true if anything was taken away.
  */
-static void
+static bool
 truncate_all(const List *ends, const ClusterRow *row, bool data_loss, int64 epoch)
 {
 	int64		records = 0;
@@ -273,20 +273,22 @@ truncate_all(const List *ends, const ClusterRow *row, bool data_loss, int64 epoc
 		partitions += count > 0 ? 1 : 0;
 	}
 	log_truncation(records, partitions, epoch);
+	return ends != NIL;
 }
 
 /*
  * Go back to where this node's log and the leader's are the same; in a transaction, on a
- * node whose row nobody changes until it ends.
+ * node whose row nobody changes until it ends.  Return true if anything was taken away.
  */
-void
+bool
 topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
 {
 	const MetadataEpoch *own;
 	List	   *ends;
+	bool		result;
 
 	if (row->epoch == 0 || divergence->term == row->term)
-		return;
+		return false;
 	if (!divergence->has_common)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -296,13 +298,14 @@ topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
 	own = topics_metadata_next_epoch(divergence->epoch);
 	/* read before the metadata go back as well */
 	ends = divergence->ends ? topics_log_ends_list_longer(topics_log_ends_get_all(), divergence->ends) : NIL;
-	truncate_all(ends, row, divergence->data_loss, divergence->epoch);
+	result = truncate_all(ends, row, divergence->data_loss, divergence->epoch);
 	CommandCounterIncrement();
 	if (own && own->ends)
-		truncate_all(topics_log_ends_list_longer(topics_log_ends_get_all(), own->ends), row,
-					 divergence->data_loss, divergence->epoch);
+		result |= truncate_all(topics_log_ends_list_longer(topics_log_ends_get_all(), own->ends), row,
+							   divergence->data_loss, divergence->epoch);
 	if (divergence->epoch != row->epoch)
 		topics_membership_go_back(divergence->epoch_term, divergence->epoch, divergence->epoch_id);
+	return result;
 }
 
 /* A node that is going to lead goes back to its last whole cut, in this transaction. */
@@ -313,6 +316,6 @@ topics_divergence_finish_cut(const ClusterRow *row)
 
 	if (!topics_log_ends_are_unfinished())
 		return;
-	truncate_all(topics_log_ends_list_longer(topics_log_ends_get_all(), whole), row, false, row->epoch);
+	(void) truncate_all(topics_log_ends_list_longer(topics_log_ends_get_all(), whole), row, false, row->epoch);
 	topics_log_ends_note_finished();
 }

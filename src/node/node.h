@@ -122,7 +122,7 @@ typedef struct Divergence
 } Divergence;
 
 extern Divergence *topics_divergence_ask(Peer *peer, const ClusterRow *row);
-extern void topics_divergence_heal(const Divergence *divergence, const ClusterRow *row);
+extern bool topics_divergence_heal(const Divergence *divergence, const ClusterRow *row);
 extern void topics_divergence_finish_cut(const ClusterRow *row);
 
 /* ---- admission.c ---- */

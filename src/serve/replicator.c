@@ -427,13 +427,14 @@ heal(void)
 		return;
 	topics_membership_lock();
 	hold_row();
-	topics_divergence_heal(session.divergence, &session.node.row);
+	/* the catalogue follows metadata that are other ones now, before records come */
+	if (topics_divergence_heal(session.divergence, &session.node.row))
+		compare_at = 0;
 	if (session.divergence->has_common && session.divergence->epoch != session.node.row.epoch)
 		give_origin_up();
 	TEST_POINT("replica-truncates");
 	CommitTransactionCommand();
 	topics_offset_table_forget_database(MyDatabaseId);
-	compare_at = 0;
 	if (!read_cluster())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
