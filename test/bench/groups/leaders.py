@@ -137,10 +137,10 @@ class Producers:
             at, client, node, sqlstate = line.split()
             self.answers.append((float(at), int(client), self.nodes.names[int(node)], sqlstate))
         self.answers.sort()
-        self.show()
+        self.keep()
 
-    def show(self):
-        """What else they were answered, for who looks into a gap."""
+    def keep(self):
+        """All that they were answered, for who looks into a gap."""
         directory = os.environ.get('PG_TOPICS_BENCH_ANSWERS')
         if directory:
             path = os.path.join(directory, f'{time.time():.3f}')
