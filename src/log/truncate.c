@@ -91,6 +91,9 @@ reopen_segments(const Partition *partition, int64 end)
 							 partition->state->id.topic_id, partition->number);
 }
 
+#define KEPT_BYTES \
+	"coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + coalesce(octet_length(headers::text), 0)"
+
 /* Keep the newest of what is going to be taken away. */
 static void
 keep_records(const Partition *partition, int64 end, int64 epoch)
@@ -102,11 +105,12 @@ keep_records(const Partition *partition, int64 end, int64 epoch)
 							 quote_literal_cstr(NameStr(partition->topic->name)), partition->number, epoch,
 							 quote_identifier(RelationGetRelationName(partition->rel)), end, MAX_KEPT);
 	(void) topics_read_cut_show_all(false);
+	/* the places are only looked up if there are too many */
 	topics_statement_execute("DELETE FROM topic_log.truncated t USING (SELECT number, row_number() OVER w AS place,"
-							 " sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)"
-							 " + coalesce(octet_length(headers::text), 0)) OVER w AS bytes FROM topic_log.truncated"
-							 " WINDOW w AS (ORDER BY number DESC)) r WHERE r.number = t.number AND (place > %d OR bytes > %d)",
-							 MAX_KEPT, MAX_KEPT_BYTES);
+							 " sum(" KEPT_BYTES ") OVER w AS bytes FROM topic_log.truncated"
+							 " WINDOW w AS (ORDER BY number DESC)) r WHERE r.number = t.number AND (place > %d OR bytes > %d)"
+							 " AND (SELECT count(*) > %d OR sum(" KEPT_BYTES ") > %d FROM topic_log.truncated)",
+							 MAX_KEPT, MAX_KEPT_BYTES, MAX_KEPT, MAX_KEPT_BYTES);
 }
 
 /* Delete the records from an offset on.  Return how many there were. */
