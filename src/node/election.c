@@ -384,7 +384,14 @@ elect_if_wanted(Election *election)
 	election->ends = topics_log_ends_get();
 	require_whole(election);
 	connect_peers(election);
-	ask_peers(election, true);
+	for (int tries = 0; tries < TERM_TRIES; tries++)
+	{
+		ask_peers(election, true);
+		if (election->granted >= election->needed || election->highest_term < election->term)
+			break;
+		/* a node that has promised itself a term, and cannot lead, is in nobody's way */
+		election->term = election->highest_term + 1;
+	}
 	if (election->granted >= election->needed)
 		elect(election);
 }
