@@ -17,9 +17,11 @@ import time
 import checks
 import checks_damage  # their checks are among those of "checks" then
 import checks_keeping
+import checks_leaders
 import checks_nodes
 import checks_visibility
 import faults
+import faults_leaders
 import faults_nodes
 import faults_pair
 import followers
@@ -27,6 +29,7 @@ import profiles
 import psycopg2
 import workload
 from history import History, load, operations
+from leaders import Leaders
 from nodes import Cluster
 from pair import Pair
 from server import Server, ServerFailure
@@ -165,7 +168,8 @@ class Round:
         self.kinds = kinds
         self.seconds = options.seconds
         self.standby = profile in profiles.WITH_STANDBY
-        self.nodes = profile in profiles.WITH_NODES
+        self.leaders = profile in profiles.WITH_LEADERS
+        self.nodes = self.leaders or profile in profiles.WITH_NODES
         self.directory = os.path.join(options.directory, f"round-{seed}")
         self.history_path = os.path.join(self.directory, "history.jsonl")
 
@@ -176,7 +180,8 @@ class Round:
         server = self._make_server()
         history = History(self.history_path)
         history.event("settings", seed=self.seed, profile=self.profile, faults=self.kinds,
-                      seconds=self.seconds, standby=self.standby, nodes=self.nodes)
+                      seconds=self.seconds, standby=self.standby, nodes=self.nodes,
+                      leaders=self.leaders)
         context = workload.Context(server, history, self.seed)
         try:
             if not server.start():
@@ -197,13 +202,14 @@ class Round:
         if self.standby:
             return Pair(self.options.bindir, self.directory, configuration, self.seed)
         if self.nodes:
-            return Cluster(self.options.bindir, self.directory, configuration)
+            return (Leaders if self.leaders else Cluster)(self.options.bindir, self.directory, configuration)
         disks = self.options.disks if faults.DISK_FAULTS & set(self.kinds) else None
         return Server(self.options.bindir, self.directory, configuration, disks, fake_clock="clock" in self.kinds)
 
     def _load(self, server, context):
         self.clients = profiles.clients(context, self.profile)
-        kind_of_faults = faults_pair.PairFaults if self.standby else faults_nodes.NodesFaults if self.nodes else faults.Faults
+        kind_of_faults = (faults_pair.PairFaults if self.standby else faults_leaders.LeadersFaults if self.leaders
+                          else faults_nodes.NodesFaults if self.nodes else faults.Faults)
         nemesis = kind_of_faults(context, self.kinds, self.options.pause)
         for client in self.clients:
             client.start()
@@ -353,7 +359,8 @@ def parse_arguments(arguments):
     parser.add_argument("--faults", default="each",
                         help="kinds, by commas, all together in each round; or all, none; or each: one kind"
                         f" after the other, and all. Kinds: {', '.join(faults.KINDS)}; with a standby:"
-                        f" {', '.join(faults_pair.ALL_KINDS)}; in a cluster: {', '.join(faults_nodes.ALL_KINDS)}")
+                        f" {', '.join(faults_pair.ALL_KINDS)}; in a cluster: {', '.join(faults_nodes.ALL_KINDS)};"
+                        f" where any node may lead: {', '.join(faults_leaders.ALL_KINDS)}")
     parser.add_argument("--pause", type=float, default=3, help="seconds between faults, about")
     parser.add_argument("--patience", type=float, default=20, help="seconds for operations after the last fault")
     parser.add_argument("--conf", action="append", metavar="LINE", help="of postgresql.conf")
@@ -384,6 +391,8 @@ def choose_kinds(options, profile):
         sys.exit(f"there is no profile {profile}")
     if profile in profiles.WITH_STANDBY:
         known, possible, missing = faults_pair.ALL_KINDS, faults_pair.ALL_KINDS, {}
+    elif profile in profiles.WITH_LEADERS:
+        known, possible, missing = faults_leaders.ALL_KINDS, faults_leaders.ALL_KINDS, {}
     elif profile in profiles.WITH_NODES:
         known, possible, missing = faults_nodes.ALL_KINDS, faults_nodes.ALL_KINDS, {}
     else:

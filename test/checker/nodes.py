@@ -13,6 +13,7 @@ import threading
 import psycopg2
 from group import Group
 from server import DATABASE, USER, Server, ServerFailure
+from workload import OWN
 
 FOLLOWERS = ("b", "c")  # their names
 ACKS_TIMEOUT = 4  # seconds
@@ -23,12 +24,6 @@ CONFIGURATION = f"""
 fsync = off
 wal_level = logical
 pg_topics.acks_timeout = {ACKS_TIMEOUT}s
-"""
-
-# what is each server's own: types are not replicated
-FOLLOWER_SCHEMA = """
-CREATE EXTENSION pg_topics;
-CREATE DOMAIN limited_value bigint;
 """
 
 # Where logs end, also what readers are not shown yet: of the node itself
@@ -131,15 +126,19 @@ class Cluster(Group):
     def prepare(self, schema):
         """Topics are there before followers come."""
         self.primary.prepare(schema)
-        conninfo = f"user={USER} dbname={DATABASE}"
-        self.ask(f"SELECT topics.create_cluster('a', '{conninfo}', 'host=a')")
+        self.ask(f"SELECT topics.create_cluster('a', '{self.conninfo('a')}', 'host=a')")
         for node, follower in self.followers.items():
             if not follower.start():
                 raise ServerFailure("a follower does not start")
-            follower.prepare(FOLLOWER_SCHEMA)
-            self.ask(f"CALL topics.add_node('{node}', 'host={follower.sockets} {conninfo}')")
+            follower.prepare(OWN)
+            self.ask(f"CALL topics.add_node('{node}', '{self.conninfo(node)}')")
         self.await_true("SELECT acks_followers = 1 FROM topic_log.cluster", self.primary)
         self.await_followers()
+
+    def conninfo(self, node):
+        """How others reach a node."""
+        host = f"host={self.followers[node].sockets} " if node in self.followers else ""
+        return f"{host}user={USER} dbname={DATABASE}"
 
     def remove(self):
         super().remove()
@@ -161,7 +160,7 @@ class Cluster(Group):
     def log_ends(self, node):
         return {(topic, partition): end for topic, partition, end in self.ask_rows(LOG_ENDS, self.followers[node])}
 
-    def await_followers(self):
+    def await_followers(self, patience=60):
         asked = {}
 
         def have_all(follower):
@@ -174,9 +173,9 @@ class Cluster(Group):
             asked.update({(topic, partition): end for topic, partition, end in topics})
             return True
 
-        self.await_that(ask, "the leader knows where its logs end")
+        self.await_that(ask, "the leader knows where its logs end", patience)
         for node, follower in self.followers.items():
-            self.await_that(lambda follower=follower: have_all(follower), f"{node} shows all that the leader had")
+            self.await_that(lambda follower=follower: have_all(follower), f"{node} shows all that the leader had", patience)
 
     def replicator(self, node):
         """The follower's process that asks the leader, or None."""

@@ -3,6 +3,7 @@
 from damage import Straddler, Tightener, Vandal
 from followers import FollowerComparer, FollowerReader
 from keeping import Idler, Keeper, KeptReader, StateProducer, StateReader, Trimmer
+from leaders import NODES, LeaderConsumer, LeaderProducer, LeaderWorker
 from nodes import FOLLOWERS
 from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
 from workload import (KEPT, STATE, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
@@ -47,6 +48,11 @@ PROFILES = {
               (Seeker, 1, {"think": 0.5}), (Snapshotter, 1, {}), (Waiter, 1, {}), (Listener, 1, {}), (Worker, 2, {}),
               (SimpleConsumer, 1, {"think": 0.1}), (Copier, 1, {}), (OffsetReader, 1, {}), (Admin, 1, {}), *keepers(1, 0.15),
               *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in FOLLOWERS]],
+    # a cluster in which any node may lead, and who reads on all of them
+    "leaders": [(LeaderProducer, 7, {"side": 0, "modes": {"on": 95, "local": 2, "off": 3}}),
+                (LeaderProducer, 1, {"side": 0, "modes": {"acks_1": 1}}), (LeaderWorker, 3, {}),
+                *[(LeaderConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
+                *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in NODES]],
     # topics that records leave, by policy, by hand and by compaction
     "keeping": keepers(2, 0.02),
     # what a reader sees, and what follows from that
@@ -97,6 +103,7 @@ PROFILES = {
 
 WITH_STANDBY = {"standby"}
 WITH_NODES = {"nodes", "nodes_producers"}
+WITH_LEADERS = {"leaders"}
 
 
 def clients(context, profile):

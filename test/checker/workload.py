@@ -57,9 +57,19 @@ RETENTION_BYTES = 150000  # of SIZED
 DEAD_BYTES = 4 * 8192
 RETENTION_SECONDS = 5  # of AGED
 
-# nothing but AGED is to go by age: the clock jumps by years
-SCHEMA = f"""
+# what is each server's own: types and tables are not replicated
+OWN = """
 CREATE EXTENSION pg_topics;
+CREATE DOMAIN limited_value bigint;
+CREATE TABLE book (number bigserial PRIMARY KEY, id text, synchronous text);
+CREATE TABLE work (group_id text, partition int, "offset" bigint, id text);
+CREATE TABLE place (partition int PRIMARY KEY, next_offset bigint NOT NULL DEFAULT 0);
+CREATE TABLE balance (account int PRIMARY KEY, amount int NOT NULL);
+INSERT INTO balance SELECT generate_series(1, 4), 0;
+"""
+
+# nothing but AGED is to go by age: the clock jumps by years
+SCHEMA = OWN + f"""
 SELECT topics.create_topic('main', 3, segment_bytes => 262144, retention_time => '-1 s');
 SELECT topics.create_topic('second', 2, segment_bytes => 131072, retention_time => '-1 s',
     timestamp_type => 'LogAppendTime');
@@ -75,13 +85,7 @@ SELECT topics.create_topic('trimmed', 1, segment_bytes => 65536, retention_time 
 SELECT topics.create_topic('paired', 2, segment_bytes => 131072, retention_time => '-1 s');
 SELECT topics.create_topic('numbered', 20, retention_time => '-1 s');
 SELECT topics.create_topic('damaged', 2, segment_bytes => 65536, retention_time => '-1 s');
-CREATE DOMAIN limited_value bigint;
 SELECT topics.create_topic('limited', 1, segment_bytes => 65536, value_type => 'limited_value');
-CREATE TABLE book (number bigserial PRIMARY KEY, id text, synchronous text);
-CREATE TABLE work (group_id text, partition int, "offset" bigint, id text);
-CREATE TABLE place (partition int PRIMARY KEY, next_offset bigint NOT NULL DEFAULT 0);
-CREATE TABLE balance (account int PRIMARY KEY, amount int NOT NULL);
-INSERT INTO balance SELECT generate_series(1, 4), 0;
 """
 
 STATEMENT_TIMEOUT = "57014"

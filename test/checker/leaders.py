@@ -1,0 +1,167 @@
+"""A cluster of three in which any node may lead, and its clients.
+
+The nodes are the same.  Each reaches each other one through a proxy of its
+own, so that any can be cut off, in one direction too: all have the same
+conninfo of a node, which names a service, and a service file of their own.
+Clients are not cut off: they reach a leader that has been deposed, and does
+not know.
+"""
+
+import os
+import socket
+import time
+
+import psycopg2
+from nodes import PORT, Cluster, Proxy
+from nodes import CONFIGURATION as OF_NODES
+from server import DATABASE, USER, Server, ServerFailure
+from workload import Producer, SimpleConsumer, Worker
+
+NODES = ("a", "b", "c")
+NODE_TIMEOUT = 1  # seconds
+
+CONFIGURATION = f"""{OF_NODES}
+pg_topics.node_timeout = {NODE_TIMEOUT}s
+"""
+
+
+class Leaders(Cluster):
+    def __init__(self, bindir, directory, configuration):
+        self.directory = directory
+        self.nodes = {node: Server(bindir, os.path.join(directory, node), configuration + CONFIGURATION) for node in NODES}
+        self.primary = self.nodes["a"]  # that was last known to lead
+        self.proxies = {(node, other): Proxy(os.path.join(directory, f"{node}-{other}"),
+                                             os.path.join(self.nodes[other].sockets, f".s.PGSQL.{PORT}"))
+                        for node in NODES for other in NODES if node != other}
+        self.connections = {node: [] for node in NODES}  # of clients that are where the leader is
+        for node, server in self.nodes.items():
+            server.environment["PGSERVICEFILE"] = path = os.path.join(directory, f"{node}.services")
+            with open(path, "w", encoding="utf-8") as file:
+                for other in NODES:
+                    place = self.nodes[node].sockets if other == node else os.path.join(directory, f"{node}-{other}")
+                    file.write(f"[{other}]\nhost={place}\nuser={USER}\ndbname={DATABASE}\n")
+
+    @property
+    def followers(self):
+        return {node: server for node, server in self.nodes.items() if server is not self.primary}
+
+    def conninfo(self, node):
+        return f"service={node}"
+
+    def name_of(self, server):
+        return next(node for node, other in self.nodes.items() if other is server)
+
+    # ------------------------------------------------------------------
+    # Who leads
+    # ------------------------------------------------------------------
+
+    def look(self):
+        """The name of the node that leads: of those that say so the one in the highest term."""
+        terms = {}
+        for node, server in self.nodes.items():
+            try:
+                terms[node] = self.ask("SELECT term FROM topic_log.cluster WHERE leader = node", server)
+            except psycopg2.Error:
+                pass
+        leading = [(term, node) for node, term in terms.items() if term is not None]
+        if leading:
+            self.primary = self.nodes[max(leading)[1]]
+        return max(leading)[1] if leading else None
+
+    def await_leader(self, *without, patience=15):
+        """Until another node leads than these; the result is how many seconds that took, or None if it never came."""
+        started = time.monotonic()
+        while time.monotonic() < started + patience:
+            if self.look() not in (None, *without):
+                return round(time.monotonic() - started, 2)
+            time.sleep(0.05)
+        return None
+
+    def all_agree(self):
+        """All follow the node that leads."""
+        leader = self.look()
+        return leader and all(self.ask("SELECT leader FROM topics.cluster", server) == leader
+                              for server in self.nodes.values())
+
+    def ensure_up(self):
+        """All run, reach each other, follow the same node, and show all that it has now."""
+        for proxy in self.proxies.values():
+            proxy.go("pass")
+        for server in self.nodes.values():
+            server.ensure_up()
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.await_that(self.all_agree, "all nodes follow the same one", 30)
+                return self.await_followers(10)
+            except ServerFailure:  # another one may lead by now
+                if time.monotonic() > deadline:
+                    raise
+
+    def settle(self):
+        """Who leads leads on, however loaded the machine is."""
+        for server in self.nodes.values():
+            self.ask("ALTER SYSTEM SET pg_topics.automatic_failover = off", server)
+            self.ask("SELECT pg_reload_conf()", server)
+        self.ensure_up()
+
+    # ------------------------------------------------------------------
+    # Clients
+    # ------------------------------------------------------------------
+
+    def connect_to_standby(self, name, node):
+        return self.nodes[node].connect(name)
+
+    def connect_to_leader(self, name, random):
+        """A session with a node that says that it leads."""
+        for node in random.sample(NODES, len(NODES)):
+            try:
+                connection = self.nodes[node].connect(name, connect_timeout=2)
+                self.connections[node] = [*(other for other in self.connections[node] if not other.closed), connection]
+                cursor = connection.cursor()
+                cursor.execute("SELECT leader = node FROM topics.cluster")
+                if cursor.fetchone()[0]:
+                    return connection
+                connection.close()
+            except psycopg2.Error:
+                pass
+        raise psycopg2.OperationalError("no node leads")
+
+    def give_up(self, node):
+        """Clients wait no longer for a node that does not answer."""
+        connections, self.connections[node] = self.connections[node], []
+        for connection in connections:
+            try:
+                with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+                    wire.shutdown(socket.SHUT_RDWR)
+            except (OSError, psycopg2.Error):
+                pass  # it has ended
+
+
+class AtLeader:
+    """A client of whichever node leads: one that does not lead any more is left, as one that has gone."""
+
+    def open(self):
+        return self.context.server.connect_to_leader(self.name, self.random)
+
+    def _outcome_of(self, error, answer):
+        outcome = super()._outcome_of(error, answer)
+        if error.pgcode == "TP004":
+            self.disconnect()
+        return outcome
+
+
+class LeaderProducer(AtLeader, Producer):
+    """An attempt is never made again: each has ids of its own."""
+
+
+# Tables are each node's own: what a group has done is what it has produced
+
+class LeaderWorker(AtLeader, Worker):
+    def work(self, partition, rows):
+        pass
+
+
+class LeaderConsumer(AtLeader, SimpleConsumer):
+    def work(self, partition, rows):
+        pass
