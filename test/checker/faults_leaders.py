@@ -138,9 +138,9 @@ class LeadersFaults(NodesFaults):
         """A planned move, or two."""
         results = []
         for _ in range(self.random.randint(1, 2)):
-            to = self.other(self.leader())
-            at = self.random.choice(NODES)
-            results.append([at, to, self.call(at, f"CALL topics.move_leader('{to}')")])
+            node = self.leader()
+            to, at = self.other(node), self.random.choice(NODES)
+            results.append([at, node, to, self.call(at, f"CALL topics.move_leader('{to}', '{node}')")])
         return {"moves": results}
 
     def move_interrupted(self):
