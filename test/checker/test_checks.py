@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import checks
 import checks_damage  # their checks are among those of "checks" then
 import checks_keeping
+import checks_leaders
 import checks_nodes
 import checks_visibility
 import faults
@@ -855,7 +856,7 @@ class CompletenessTest(unittest.TestCase):
     def test_every_check_is_seen_to_complain(self):
         directory = os.path.dirname(os.path.abspath(__file__))
         source = ""
-        for name in ("test_checks.py", "test_checks_nodes.py", "test_checks_visibility.py"):
+        for name in ("test_checks.py", "test_checks_leaders.py", "test_checks_nodes.py", "test_checks_visibility.py"):
             with open(os.path.join(directory, name), encoding="utf-8") as file:
                 source += file.read()
         for function in checks.CHECKS:
