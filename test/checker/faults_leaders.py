@@ -55,14 +55,23 @@ class LeadersFaults(NodesFaults):
     # ------------------------------------------------------------------
 
     def leader_killed(self):
-        """It comes back when another one leads, or before."""
+        """It comes back when another one leads, or before.  Now and then one of the others is behind."""
         node = self.leader()
+        behind = self.random.random() < 0.4 and self.other(node)
+        if behind:
+            frozen = [pid for pid in self.all_of(self.server.nodes[behind]) if pid]
+            for pid in frozen:
+                self.server.send(pid, signal.SIGSTOP)
+            self.sleep(0.1, NODE_TIMEOUT)
         self.kill(node)
+        if behind:
+            for pid in frozen:
+                self.server.send(pid, signal.SIGCONT)
         waits = self.random.random() < 0.7
         elected = {"elected": self.server.await_leader(node)} if waits else {}
         self.sleep(0, 3 if waits else NODE_TIMEOUT)
         self.come_back(node)
-        return {"node": node, **elected}
+        return {"node": node, "behind": behind, **elected}
 
     def two_leaders_killed(self):
         """The second one as soon as it leads: the third has to wait for one of them."""
@@ -169,16 +178,22 @@ class LeadersFaults(NodesFaults):
         return {"node": node, "elected": elected, **result}
 
     def leader_deposed(self):
-        """The same, but the leader is well, and its clients go on with it until they hear of that."""
+        """
+        The same, but the leader is well, and its clients go on with it until they hear of that.  Or each of the others
+        takes the other one for lost, so that both ask the leader for its promise.
+        """
         node = self.leader()
-        return {"node": node, **self.call_failover(node)}
+        return {"node": node, **self.call_failover(node, self.random.random() < 0.5)}
 
-    def call_failover(self, lost):
-        candidates = [node for node in NODES if node != lost]
-        candidates = self.random.sample(candidates, self.random.randint(1, 2))
+    def call_failover(self, leader, each_other=False):
+        candidates = [node for node in NODES if node != leader]
+        lost = dict(zip(candidates, reversed(candidates))) if each_other else dict.fromkeys(candidates, leader)
         results = {}
-        calls = [threading.Thread(target=lambda to=to: results.update({to: self.call(to, f"CALL topics.failover('{lost}')")}),
-                                  daemon=True) for to in candidates]
+
+        def call(to):
+            results[to] = self.call(to, f"CALL topics.failover('{lost[to]}')")
+        calls = [threading.Thread(target=call, args=(to,), daemon=True)
+                 for to in self.random.sample(candidates, 2 if each_other else self.random.randint(1, 2))]
         for thread in calls:
             thread.start()
         for thread in calls:

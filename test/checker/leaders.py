@@ -30,6 +30,7 @@ class Leaders(Cluster):
         self.directory = directory
         self.nodes = {node: Server(bindir, os.path.join(directory, node), configuration + CONFIGURATION) for node in NODES}
         self.primary = self.nodes["a"]  # that was last known to lead
+        self.terms = {}  # {term: which node was seen to lead in it}
         self.proxies = {(node, other): Proxy(os.path.join(directory, f"{node}-{other}"),
                                              os.path.join(self.nodes[other].sockets, f".s.PGSQL.{PORT}"))
                         for node in NODES for other in NODES if node != other}
@@ -64,6 +65,9 @@ class Leaders(Cluster):
             except psycopg2.Error:
                 pass
         leading = [(term, node) for node, term in terms.items() if term is not None]
+        for term, node in leading:
+            if self.terms.setdefault(term, node) != node:
+                raise ServerFailure(f"both {self.terms[term]} and {node} have led in term {term}")
         if leading:
             self.primary = self.nodes[max(leading)[1]]
         return max(leading)[1] if leading else None
