@@ -149,7 +149,7 @@ extern void topics_offset_table_forget_database(Oid database);
 extern Oid	topics_offset_table_next_database(Oid after);
 extern void topics_offset_table_report_full(int wanted);
 extern bool topics_offset_table_begin_load(void);
-extern void topics_offset_table_end_load(int64 offsets_topic_id);
+extern bool topics_offset_table_end_load(int64 offsets_topic_id);
 extern void topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
 											int64 offset, TimestampTz commit_time,
 											int64 record_offset, bool has_metadata);

@@ -502,12 +502,15 @@ topics_offset_log_prepare(bool for_write)
 		if (topic == NULL)
 			create_offsets_topic();
 	}
-	if (!topics_offset_table_begin_load())
-		return;
-	topic = find_offsets_topic();
-	if (topic)
-		load_offsets_topic(topic);
-	topics_offset_table_end_load(topic ? topic->topic_id : NO_TOPIC);
+	while (topics_offset_table_begin_load())
+	{
+		topic = find_offsets_topic();
+		if (topic)
+			load_offsets_topic(topic);
+		TEST_POINT("offsets-read");
+		if (topics_offset_table_end_load(topic ? topic->topic_id : NO_TOPIC))
+			break;
+	}
 }
 
 /* Read a string in the record of an entry, palloc'd, or NULL. */

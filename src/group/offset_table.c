@@ -18,7 +18,8 @@
  *
  * LOADED.  An entry of its own says that a database's log has been read, and
  * which topic that was: after a restart there is none.  If it is not committed
- * any more, the log is to be read again.
+ * any more, the log is to be read again; so it is if the log has changed, or
+ * all was forgotten, while it was read.
  *
  * IN RECOVERY nobody maintains the table, and what was read into it would be
  * old at once.  So a reader on a hot standby reads the log into a table of its
@@ -63,6 +64,8 @@
 
 #define LOCK_MAGIC 0x7470		/* tells our locks of this kind from others' */
 #define LOADED_TOPIC INT64CONST(-1) /* key of the entry that says "loaded" */
+#define IT_IS_READ INT64CONST(2)	/* "committed" of that entry, until the log has been
+								 * read or changed */
 
 #define FIRST_PRIVATE 256		/* room for as many entries at first */
 
@@ -502,6 +505,8 @@ remove_entries(Oid database, int64 topic_id)
 			continue;
 		pg_atomic_write_u64(&entry->committed, NO_OFFSET);
 		pg_atomic_write_u64(&entry->start, NO_OFFSET);
+		/* the log may have been truncated below that */
+		pg_atomic_write_u64(&entry->record_offset, 0);
 		if (pg_atomic_read_u32(&entry->pins) == 0)
 			remove_entry(&shared_table, entry);
 	}
@@ -578,9 +583,29 @@ is_log_loaded(void)
 
 	LWLockAcquire(table_lock, LW_SHARED);
 	entry = hash_search(table->hash, &key, HASH_FIND, NULL);
-	loaded = entry && is_entry_committed(entry);
+	loaded = entry && pg_atomic_read_u64(&entry->committed) == IT_EXISTS;
 	LWLockRelease(table_lock);
 	return loaded;
+}
+
+/* The log is going to be read: whoever changes it meanwhile says so. */
+static void
+note_load_begins(void)
+{
+	GroupOffsetKey key = make_loaded_key();
+	GroupOffset *entry;
+	bool		made;
+
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	entry = find_or_make_entry(&key, NULL, &made);
+	if (entry)
+	{
+		set_loaded_topic(entry, NO_TOPIC);
+		pg_atomic_write_u64(&entry->committed, IT_IS_READ);
+	}
+	LWLockRelease(table_lock);
+	if (entry == NULL)
+		topics_offset_table_report_full(1);
 }
 
 /*
@@ -604,36 +629,39 @@ topics_offset_table_begin_load(void)
 		return false;
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 	if (!is_log_loaded())
+	{
+		note_load_begins();
 		return true;
+	}
 	LockRelease(&tag, ExclusiveLock, false);
 	return false;
 }
 
 /*
- * The log of this topic has been read, or NO_TOPIC if there was none.
+ * The log of this topic has been read, or NO_TOPIC if there was none.  What has come
+ * to it meanwhile is lacking, and the next one to ask reads it again.  Return false if
+ * what was read has been forgotten: then the caller begins anew.
  */
-void
+bool
 topics_offset_table_end_load(int64 offsets_topic_id)
 {
 	GroupOffsetKey key = make_loaded_key();
 	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
 	GroupOffset *entry;
-	bool		made;
 
 	/* what was read in recovery is good for now only, even if that is over */
 	if (table == &private_table)
-		return;
+		return true;
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = find_or_make_entry(&key, NULL, &made);
-	if (entry)
+	entry = hash_search(table->hash, &key, HASH_FIND, NULL);
+	if (entry && pg_atomic_read_u64(&entry->committed) == IT_IS_READ)
 	{
 		set_loaded_topic(entry, offsets_topic_id);
 		pg_atomic_write_u64(&entry->committed, IT_EXISTS);
 	}
 	LWLockRelease(table_lock);
-	if (entry == NULL)
-		topics_offset_table_report_full(1);
 	LockRelease(&tag, ExclusiveLock, false);
+	return entry != NULL;
 }
 
 /*

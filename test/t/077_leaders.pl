@@ -14,12 +14,34 @@ use TopicState;
 use Topics;
 
 my ($a, $b, $c) =
-  make_cluster(conf =>
+  make_cluster(
+	points => 1,
+	conf =>
 	  "pg_topics.worker_interval = '1 s'\npg_topics.automatic_failover = off\npg_topics.node_timeout = '1 s'\npg_topics.acks_timeout = '20 s'\n"
   );
 
 produce_records($a, 'first', 20);
 check_same($a, 'three nodes', $b, $c);
+
+# ----------------------------------------------------------------------
+# Committed offsets that come while they are read
+# ----------------------------------------------------------------------
+
+my $place = q{SELECT committed_offset FROM topics.consumer_offset WHERE group_id = 'g'};
+my $reader = Session->new($b);
+
+$a->safe_psql('postgres', q{SELECT topics.commit_offset('g', 't', 0, 1)});
+ok($b->poll_query_until('postgres', "SELECT ($place) = 1"), 'a follower has a committed offset');
+$a->safe_psql('postgres', q{SELECT topics.commit_offset('g', 't', 0, 2)});
+wait_for_replica($b, $a, 'postgres');
+stop_at($b, 'offsets-read');
+$reader->send($place);
+wait_until_at($b, 'offsets-read') or die 'nobody reads offsets';
+$a->safe_psql('postgres', q{SELECT topics.commit_offset('g', 't', 0, 3)});
+wait_for_replica($b, $a, 'postgres');
+go_on_from($b, 'offsets-read');
+$reader->receive;
+is($b->safe_psql('postgres', $place), '3', '... and the next one, which came meanwhile');
 
 # ----------------------------------------------------------------------
 # A planned move
