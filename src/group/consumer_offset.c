@@ -435,9 +435,15 @@ topics_consumer_offset_pre_commit(void)
 		local->ordinal = -1;
 		if (!needs_record(local))
 			continue;
-		/* a follower gets the records from the leader */
 		if (topics_cluster_follows())
-			break;
+		{
+			/* records of topics that are dropped come from the leader */
+			if (local->change->rewrite_of != 0 ||
+				(local->change->deleted && local->shared->key.topic_id != NO_TOPIC))
+				continue;
+			/* this node led when the offset was to be committed */
+			topics_cluster_report_no_group();
+		}
 		if (offsets_topic == NULL)
 		{
 			offsets_topic = topics_offset_log_require_topic();

@@ -18,11 +18,12 @@ def consumed_twice(run):
         if op.f != "consume" or op.outcome != "ok":
             continue
         for partition, rows in op["takes"]:
-            for offset, _ in rows:
-                place = Place(op["topic"], partition, offset)
-                other = consumed.setdefault((op["group"], place), op)
-                if other is not op:
-                    yield Finding("consumed_twice", f"{place} was consumed for {op['group']} by {other} and by {op}", [other, op])
+            places = [(op["group"], Place(op["topic"], partition, offset)) for offset, _ in rows]
+            again = [place for place in places if consumed.setdefault(place, op) is not op]
+            if again:
+                other = consumed[again[0]]
+                yield Finding("consumed_twice", f"{again[0][1]} was consumed for {op['group']} by {other} and by {op}"
+                              f" ({len(again)} records)", [other, op])
 
 
 @check

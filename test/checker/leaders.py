@@ -49,6 +49,10 @@ class Leaders(Cluster):
     def conninfo(self, node):
         return f"service={node}"
 
+    def backends(self):
+        """Of all nodes: a client may be anywhere."""
+        return {pid: what for server in self.nodes.values() for pid, what in server.backends().items()}
+
     def name_of(self, server):
         return next(node for node, other in self.nodes.items() if other is server)
 

@@ -47,7 +47,15 @@ is($b->safe_psql('postgres', $place), '3', '... and the next one, which came mea
 # A planned move
 # ----------------------------------------------------------------------
 
+$reader = Session->new($a);
+$reader->value(q{BEGIN; SELECT topics.commit_offset('g', 't', 0, 4)});
+my $deleter = Session->new($a);
+$deleter->value(q{SELECT topics.commit_offset('other', 't', 0, 4); BEGIN; SELECT topics.delete_group('other')});
 $a->safe_psql('postgres', q{CALL topics.move_leader('b')});
+is($reader->query('COMMIT')->{sqlstate},
+	'TP004', 'an offset is not committed where another node leads by now');
+is($deleter->query('COMMIT')->{sqlstate}, 'TP004', '... and no group is deleted');
+is($b->safe_psql('postgres', $place), '3', '... nor does the group stand there');
 is($b->safe_psql('postgres', 'SELECT leader FROM topics.cluster'), 'b', 'b leads after the move');
 is((sqlstate_of($a, 'postgres', q{SELECT topics.produce('t', 'x')}))[0],
 	'TP004', '... and a takes no records');
@@ -89,6 +97,35 @@ for my $node ($a, $b, $c)
 	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
 }
 my $leader = find_leader($b);
+
+# Has a follower ask for promises that is behind; the other one refuses
+sub candidate_in_vain
+{
+	my ($test_name, $leader_lives) = @_;
+	my ($behind, $other) = others($leader);
+
+	stop_at($behind, 'replica-appended');
+	produce($leader, 'seen', 5);
+	wait_until_at($behind, 'replica-appended') or die 'the replicator does not stop';
+	produce($leader, 'unseen', 5);
+	$leader->stop('immediate') unless $leader_lives;
+	is((sqlstate_of($behind, 'postgres', "CALL topics.failover('" . $leader->name . "')"))[0],
+		'TP009', "$test_name: who is behind does not lead");
+	go_on_from($behind, 'replica-appended');
+	return $other;
+}
+
+candidate_in_vain('the leader is well', 1);
+$leader = find_leader($leader);
+check_same($leader, 'a candidate in vain', others($leader));
+
+my $ahead = candidate_in_vain('the leader is lost', 0);
+my $gone = $leader;
+$leader = find_leader($ahead);
+is($leader, $ahead, 'who has more is elected');
+$gone->start;
+check_same($leader, 'another candidate in vain', others($leader));
+
 for my $round (1 .. 3)
 {
 	my $lost = $leader;
