@@ -74,6 +74,9 @@ static SubTransactionId group_locked = InvalidSubTransactionId;
 
 static int64 offsets_topic_id;	/* where this commit's records go */
 
+/* What this node was when the first one was used; 0: in no cluster. */
+static uint64 generation;
+
 /* ----------------------------------------------------------------
  *		While the transaction runs
  * ----------------------------------------------------------------
@@ -127,6 +130,8 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 	GroupOffset *entry;
 	uint32		pins = 0;
 
+	if (locals == NIL)
+		generation = topics_mark_slot_kind() == CLUSTER_NONE ? 0 : topics_mark_slot_generation();
 	local->ordinal = -1;
 	local->subxid = GetCurrentSubTransactionId();
 	locals = lappend(locals, local);
@@ -421,6 +426,22 @@ needs_record(LocalOffset *local)
 	return local->shared->key.partition != NO_PARTITION || !is_entry_committed(local->shared);
 }
 
+/*
+ * Require this node to be what it was when the group was used: otherwise others may have
+ * used it on another node, which led meanwhile.
+ */
+static void
+require_same_role(void)
+{
+	if (topics_cluster_follows())
+		topics_cluster_report_no_group();
+	if (generation != 0 && topics_mark_slot_generation() != generation)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("another node may have led since this transaction has used a consumer group"),
+				 errhint("The transaction might succeed if retried.")));
+}
+
 /* Before the commit record: give records to the transaction's buffer. */
 void
 topics_consumer_offset_pre_commit(void)
@@ -433,17 +454,16 @@ topics_consumer_offset_pre_commit(void)
 		LocalOffset *local = lfirst(lc);
 
 		local->ordinal = -1;
+		if (local->change == NULL)
+			continue;
+		if (local->change->rewrite_of == 0 &&
+			(!local->change->deleted || local->shared->key.topic_id == NO_TOPIC))
+			require_same_role();
+		/* of a topic that is dropped a follower gets the records from the leader */
+		else if (topics_cluster_follows())
+			continue;
 		if (!needs_record(local))
 			continue;
-		if (topics_cluster_follows())
-		{
-			/* records of topics that are dropped come from the leader */
-			if (local->change->rewrite_of != 0 ||
-				(local->change->deleted && local->shared->key.topic_id != NO_TOPIC))
-				continue;
-			/* this node led when the offset was to be committed */
-			topics_cluster_report_no_group();
-		}
 		if (offsets_topic == NULL)
 		{
 			offsets_topic = topics_offset_log_require_topic();

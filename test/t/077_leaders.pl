@@ -49,6 +49,8 @@ is($b->safe_psql('postgres', $place), '3', '... and the next one, which came mea
 
 $reader = Session->new($a);
 $reader->value(q{BEGIN; SELECT topics.commit_offset('g', 't', 0, 4)});
+my $consumer = Session->new($a);
+$consumer->value(q{BEGIN; SELECT count(*) > 0 FROM topics.consume('h', 't', 5)});
 my $deleter = Session->new($a);
 $deleter->value(q{SELECT topics.commit_offset('other', 't', 0, 4); BEGIN; SELECT topics.delete_group('other')});
 $a->safe_psql('postgres', q{CALL topics.move_leader('b')});
@@ -60,10 +62,13 @@ is($b->safe_psql('postgres', 'SELECT leader FROM topics.cluster'), 'b', 'b leads
 is((sqlstate_of($a, 'postgres', q{SELECT topics.produce('t', 'x')}))[0],
 	'TP004', '... and a takes no records');
 is(produce_records($b, 'moved', 20), 20, '... and b does, which followers confirm');
+$b->safe_psql('postgres', q{SELECT count(*) FROM topics.consume('h', 't', 5)}) for 1 .. 3;
 check_same($b, 'after the move', $a, $c);
 $a->safe_psql('postgres', q{CALL topics.move_leader('a', 'b')});
 is(produce_records($a, 'back', 20), 20, 'and back, called on another node');
 check_same($a, 'after the move back', $b, $c);
+is($consumer->query('COMMIT')->{sqlstate},
+	'40001', 'nothing is consumed that may have been consumed elsewhere meanwhile');
 
 # ----------------------------------------------------------------------
 # Failover, with a tail that nobody has confirmed
