@@ -145,6 +145,26 @@ refuse_torn_snapshot(Snapshot snapshot)
 				 errhint("Try again.")));
 }
 
+/*
+ * When a cut was made: refuse a snapshot that sees records which were taken away since,
+ * as another node has come to lead.  Others have their offsets by now, and are
+ * confirmed, so that nothing there is hidden any more.
+ */
+static void
+refuse_truncated_snapshot(Snapshot snapshot)
+{
+	TransactionId xid = topics_high_watermark_truncated_by();
+
+	if (likely(!TransactionIdIsValid(xid)) || ReadNextTransactionId() - xid > OLD_XIDS ||
+		!XidInMVCCSnapshot(xid, snapshot))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the snapshot was taken before unconfirmed records were truncated"),
+			 errdetail("It would show records that the node that leads does not have."),
+			 errhint("Try again.")));
+}
+
 /* Make a cut, as of now. */
 static void
 make_cut(ReadCut *cut, MemoryContext cxt)
@@ -272,6 +292,7 @@ find_cut(Snapshot snapshot)
 	{
 		make_cut(cut, TopTransactionContext);
 		refuse_torn_snapshot(snapshot);
+		refuse_truncated_snapshot(snapshot);
 	}
 	return cut;
 }
@@ -392,6 +413,7 @@ topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 		{
 			wait_for_snapshot(snapshot);
 			refuse_torn_snapshot(snapshot);
+			refuse_truncated_snapshot(snapshot);
 		}
 		return NO_LIMIT;
 	}

@@ -498,6 +498,7 @@ void
 topics_high_watermark_truncate(PartitionState *state, int64 end)
 {
 	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot->truncated_by = GetTopTransactionIdIfAny();
 	state->confirmed_end = topics_min(state->confirmed_end, end);
 	state->found_confirmed = topics_min(state->found_confirmed, end);
 	for (int i = 0; i < HIGH_WATERMARK_MARKS; i++)
@@ -510,6 +511,17 @@ topics_high_watermark_truncate(PartitionState *state, int64 end)
 	pg_atomic_fetch_add_u32(&state->foreign_writes, 1);
 	pg_atomic_write_u64(&state->next_offset, UNKNOWN_OFFSET);
 	topics_mark_slot_release();
+}
+
+/*
+ * Get the latest transaction that has truncated a log of this database since the
+ * server's start: a snapshot that does not see it sees what was taken away.
+ */
+TransactionId
+topics_high_watermark_truncated_by(void)
+{
+	topics_mark_slot_choose();
+	return *(volatile TransactionId *) &topics_mark_slot->truncated_by;
 }
 
 /*

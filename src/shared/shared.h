@@ -604,6 +604,7 @@ extern bool topics_high_watermark_begin_publication(void);
 extern void topics_high_watermark_publish(PartitionState *state);
 extern uint64 topics_high_watermark_end_publication(XLogRecPtr lsn);
 extern void topics_high_watermark_truncate(PartitionState *state, int64 end);
+extern TransactionId topics_high_watermark_truncated_by(void);
 extern XLogRecPtr topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end);
 extern bool topics_high_watermark_wait(uint64 mark, uint64 generation, HighWatermarkCheck check,
 									   MonotonicTime until);
