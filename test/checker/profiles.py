@@ -74,6 +74,8 @@ PROFILES = {
     "producers": [(Producer, 6, {"think": 0.01, "sleep": 0, "side": 0})],
     # the same in a cluster
     "nodes_producers": [(Producer, 4, {"think": 0.02, "sleep": 0, "side": 0, "topics": ("main",)})],
+    # few commits, so that no node has more than others when it is asked for a promise
+    "elections": [(LeaderProducer, 2, {"side": 0, "think": 0.7, "sleep": 0, "kinds": {"single": 1}})],
     # commits that fail after they have appended; VACUUM behind them; random reads
     "giants": [(Producer, 2, {"kinds": {"giant": 60, "single": 40}, "think": 0.02, "topics": ("main",),
                               "giant_records": 1500, "cancel_after": (1, 9)}),
@@ -103,7 +105,7 @@ PROFILES = {
 
 WITH_STANDBY = {"standby"}
 WITH_NODES = {"nodes", "nodes_producers"}
-WITH_LEADERS = {"leaders"}
+WITH_LEADERS = {"leaders", "elections"}
 
 
 def clients(context, profile):
