@@ -134,6 +134,9 @@ publish_transaction(void)
 	topics_foreign_writer_tell(topics_offset_table_log_changed);
 	topics_log_start_at_end(true);
 	topics_truncate_at_end(true);
+	/* committed offsets are those of another log then */
+	if (topics_cluster_changes_role())
+		topics_offset_table_forget_database(MyDatabaseId);
 	topics_cluster_at_end(true);
 	topics_membership_at_end(true);
 	topics_topic_changes_at_commit(topics_offset_table_forget_topic,

@@ -239,6 +239,13 @@ topics_cluster_pre_commit(void)
 	next_facts = read_facts();
 }
 
+/* Before that end: return true if this transaction makes this node lead, or follow. */
+bool
+topics_cluster_changes_role(void)
+{
+	return row_changes && next_facts.kind != topics_mark_slot_kind();
+}
+
 /* At the end of a transaction.  Raises nothing. */
 void
 topics_cluster_at_end(bool commit)

@@ -302,7 +302,6 @@ begin_term(Election *election, bool data_loss)
 	topics_membership_lead(election->term);
 	ForceSyncCommit();
 	next_transaction(election);
-	topics_offset_table_forget_database(MyDatabaseId);
 	TEST_POINT("election-won");
 	topics_membership_lock();
 	topics_membership_say_leader(data_loss);
@@ -621,7 +620,6 @@ move_to(const MetadataNode *to)
 		topics_peer_close(peer);
 	}
 	PG_END_TRY();
-	topics_offset_table_forget_database(MyDatabaseId);
 }
 
 /* Run a call on the node that leads. */
