@@ -459,7 +459,11 @@ topics_consumer_offset_pre_commit(void)
 		if (local->change->rewrite_of == 0 &&
 			(!local->change->deleted || local->shared->key.topic_id == NO_TOPIC))
 			require_same_role();
-		/* of a topic that is dropped a follower gets the records from the leader */
+
+		/*
+		 * of a topic that is dropped a follower gets the records from the
+		 * leader
+		 */
 		else if (topics_cluster_follows())
 			continue;
 		if (!needs_record(local))

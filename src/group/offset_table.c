@@ -64,8 +64,8 @@
 
 #define LOCK_MAGIC 0x7470		/* tells our locks of this kind from others' */
 #define LOADED_TOPIC INT64CONST(-1) /* key of the entry that says "loaded" */
-#define IT_IS_READ INT64CONST(2)	/* "committed" of that entry, until the log has been
-								 * read or changed */
+#define IT_IS_READ INT64CONST(2)	/* "committed" of that entry, until the
+									 * log has been read or changed */
 
 #define FIRST_PRIVATE 256		/* room for as many entries at first */
 

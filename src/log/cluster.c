@@ -47,7 +47,8 @@ enum
 	Anum_cluster_promised_term,
 	Anum_cluster_promised_to,
 	Anum_cluster_voters,
-	Anum_cluster_timeline
+	Anum_cluster_timeline,
+	Anum_cluster_data_loss
 };
 
 static char *
@@ -116,6 +117,7 @@ topics_cluster_read_row(ClusterRow *row)
 										&isnull)) == (int64) GetSystemIdentifier() &&
 			 DatumGetInt64(heap_getattr(tuple, Anum_cluster_timeline, RelationGetDescr(rel),
 										&isnull)) == GetWALInsertionTimeLine());
+		row->data_loss = DatumGetBool(heap_getattr(tuple, Anum_cluster_data_loss, RelationGetDescr(rel), &isnull));
 		row->leads = row->is_admitted && strcmp(row->node, row->leader) == 0;
 	}
 	systable_endscan(scan);

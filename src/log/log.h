@@ -297,6 +297,7 @@ typedef struct ClusterRow
 	char	   *promised_to;	/* the candidate, or "" */
 	bool		is_admitted;	/* this server is the one whose promises the
 								 * row has, and no copy of it */
+	bool		data_loss;		/* its term was begun without a majority */
 	bool		leads;
 } ClusterRow;
 

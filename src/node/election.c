@@ -299,12 +299,12 @@ begin_term(Election *election, bool data_loss)
 	if (row.promised_term != election->term || strcmp(row.promised_to, row.node) != 0)
 		return false;
 	topics_divergence_finish_cut(&row);
-	topics_membership_lead(election->term);
+	topics_membership_lead(election->term, data_loss);
 	ForceSyncCommit();
 	next_transaction(election);
 	TEST_POINT("election-won");
 	topics_membership_lock();
-	topics_membership_say_leader(data_loss);
+	topics_membership_say_leader();
 	next_transaction(election);
 	tell_peers(election);
 	return true;
@@ -388,7 +388,11 @@ elect_if_wanted(Election *election)
 		ask_peers(election, true);
 		if (election->granted >= election->needed || election->highest_term < election->term)
 			break;
-		/* a node that has promised itself a term, and cannot lead, is in nobody's way */
+
+		/*
+		 * a node that has promised itself a term, and cannot lead, is in
+		 * nobody's way
+		 */
 		election->term = election->highest_term + 1;
 	}
 	if (election->granted >= election->needed)

@@ -252,9 +252,6 @@ topics_membership_admit(void)
 	topics_cluster_note_change();
 }
 
-/* The epoch that begins next does so without a majority. */
-static bool begins_with_loss = false;
-
 /*
  * Begin an epoch, in a transaction that has locked the row.  It says where all logs end:
  * nobody appends before it has begun.
@@ -262,7 +259,7 @@ static bool begins_with_loss = false;
 static void
 begin_epoch(void)
 {
-	MetadataEpoch epoch = {.started_at = topics_mark_slot_start_position(),.data_loss = begins_with_loss};
+	MetadataEpoch epoch = {.started_at = topics_mark_slot_start_position(),};
 	ClusterRow	row;
 
 	update_row("epoch = epoch + 1, epoch_id = gen_random_uuid()");
@@ -270,6 +267,7 @@ begin_epoch(void)
 	epoch.number = row.epoch;
 	epoch.id = row.epoch_id;
 	epoch.term = row.term;
+	epoch.data_loss = row.data_loss && topics_metadata_find_term(row.term) == NULL;
 	epoch.ends = topics_log_ends_get_all();
 	topics_metadata_put_epoch(&epoch);
 	begins_epoch = true;
@@ -401,14 +399,18 @@ topics_membership_raise_term(int64 term)
 						" promised_term = GREATEST(promised_term, " INT64_FORMAT ")", term, term));
 }
 
-/* Lead from the commit on, in a term; the row is locked. */
+/*
+ * Lead from the commit on, in a term, which begins without a majority or with one; the row is
+ * locked.
+ */
 void
-topics_membership_lead(int64 term)
+topics_membership_lead(int64 term, bool data_loss)
 {
 	StatementScope scope;
 
 	topics_membership_admit();
-	update_row(psprintf("leader = node, leader_conninfo = NULL, leader_advertised_conninfo = NULL, term = " INT64_FORMAT, term));
+	update_row(psprintf("leader = node, leader_conninfo = NULL, leader_advertised_conninfo = NULL,"
+						" term = " INT64_FORMAT ", data_loss = %s", term, data_loss ? "true" : "false"));
 	PushActiveSnapshot(GetLatestSnapshot());
 	scope = topics_statement_begin();
 	(void) topics_read_cut_show_all(true);
@@ -427,7 +429,7 @@ topics_membership_lead(int64 term)
 
 /* Say in the metadata that this node leads: the first records of its term. */
 void
-topics_membership_say_leader(bool data_loss)
+topics_membership_say_leader(void)
 {
 	ClusterRow	row;
 	bool		is_default;
@@ -435,7 +437,6 @@ topics_membership_say_leader(bool data_loss)
 	topics_cluster_require_row(&row);
 	if (!row.leads)
 		return;
-	begins_with_loss = data_loss;
 	(void) topics_metadata_count_nodes("", &is_default);
 	topics_metadata_put_cluster(row.node, row.acks_followers, is_default);
 }
@@ -989,7 +990,7 @@ topics_membership_at_end(bool commit)
 	/* the cluster that has just been made */
 	if (commit)
 		topics_membership_publish();
-	begins_epoch = begins_with_loss = false;
+	begins_epoch = false;
 }
 
 typedef struct RemovedNode

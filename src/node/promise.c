@@ -177,7 +177,11 @@ topics_promise(PG_FUNCTION_ARGS)
 		/* the candidate hears of it when it is durable */
 		ForceSyncCommit();
 	}
-	/* it asks for the term above what it has promised: then it can follow us in no lower one */
+
+	/*
+	 * it asks for the term above what it has promised: then it can follow us
+	 * in no lower one
+	 */
 	if (refusal && candidate.only_asks && row.leads && candidate.term - 1 > row.term)
 		topics_mark_slot_note_higher_term(candidate.term - 1);
 	nulls[ANSWER_REFUSAL] = refusal == NULL;

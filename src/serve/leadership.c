@@ -95,7 +95,7 @@ begin_own_term(void *arg)
 	if (topics_membership_has_begun_term())
 		return;
 	topics_membership_lock();
-	topics_membership_say_leader(false);
+	topics_membership_say_leader();
 }
 
 /* A copy of a node has heard what that may have promised. */

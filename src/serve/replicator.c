@@ -54,8 +54,8 @@
 #define LOOK_MS 1000			/* between two looks at what this node is */
 #define RETRY_MS 200			/* after an error, at least */
 #define MIN_PATIENCE_MS 1000	/* with a node that is silent */
-#define WAIT_LOOK_MS 100		/* between two looks whether there is to be another
-								 * try */
+#define WAIT_LOOK_MS 100		/* between two looks whether there is to be
+								 * another try */
 #define MAX_TOGETHER 50			/* partitions in one transaction: so few do
 								 * not keep others' producers away */
 
@@ -427,7 +427,11 @@ heal(void)
 		return;
 	topics_membership_lock();
 	hold_row();
-	/* the catalogue follows metadata that are other ones now, before records come */
+
+	/*
+	 * the catalogue follows metadata that are other ones now, before records
+	 * come
+	 */
 	if (topics_divergence_heal(session.divergence, &session.node.row))
 		compare_at = 0;
 	if (session.divergence->has_common && session.divergence->epoch != session.node.row.epoch)

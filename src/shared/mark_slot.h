@@ -65,9 +65,9 @@ typedef struct HighWatermark
 	ConditionVariable confirmed_cv[HIGH_WATERMARK_MARKS];	/* of marks, by number
 															 * modulo: they are
 															 * confirmed */
-	TransactionId truncated_by; /* the latest transaction that has taken records
-								 * away which nobody had confirmed; invalid:
-								 * none */
+	TransactionId truncated_by; /* the latest transaction that has taken
+								 * records away which nobody had confirmed;
+								 * invalid: none */
 	uint64		fed;			/* publications, of a leader */
 	int			feed[FEED_LENGTH];	/* places of partitions, by number modulo */
 	ConditionVariable feed_cv;	/* there are more, or "confirmed" is another */

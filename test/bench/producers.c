@@ -35,7 +35,7 @@ typedef struct Answer
 	double		time;
 	int			node;
 	char		sqlstate[6];
-} Answer;
+}			Answer;
 
 typedef struct Client
 {
@@ -45,7 +45,7 @@ typedef struct Client
 	Answer	   *answers;
 	long		count;
 	long		size;
-} Client;
+}			Client;
 
 static const char *sql;
 static char **conninfos;
@@ -69,7 +69,7 @@ ignore_notice(void *arg, const PGresult *result)
 }
 
 static void
-note_answer(Client *client, int node, const char *sqlstate)
+note_answer(Client * client, int node, const char *sqlstate)
 {
 	struct timespec t;
 	Answer	   *answer;
@@ -89,7 +89,7 @@ note_answer(Client *client, int node, const char *sqlstate)
 }
 
 static void
-disconnect(Client *client, int node)
+disconnect(Client * client, int node)
 {
 	PQfinish(client->connections[node]);
 	client->connections[node] = NULL;
@@ -97,7 +97,7 @@ disconnect(Client *client, int node)
 
 /* Connects to a node, if it can be reached */
 static bool
-reach(Client *client, int node)
+reach(Client * client, int node)
 {
 	PGconn	   *conn = client->connections[node];
 	PGresult   *result;
@@ -116,7 +116,7 @@ reach(Client *client, int node)
 
 /* Whether a node has acknowledged a record */
 static bool
-produce(Client *client, int node)
+produce(Client * client, int node)
 {
 	static const char *const values[] = {value};
 	PGresult   *result;
@@ -138,7 +138,7 @@ produce(Client *client, int node)
 
 /* Of the nodes that a client is connected to only that one stays */
 static void
-settle(Client *client, int node)
+settle(Client * client, int node)
 {
 	client->node = node;
 	for (int i = 0; i < nodes && !stays_connected; i++)

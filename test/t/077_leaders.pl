@@ -13,12 +13,11 @@ use Session;
 use TopicState;
 use Topics;
 
-my ($a, $b, $c) =
-  make_cluster(
+my ($a, $b, $c) = make_cluster(
 	points => 1,
 	conf =>
 	  "pg_topics.worker_interval = '1 s'\npg_topics.automatic_failover = off\npg_topics.node_timeout = '1 s'\npg_topics.acks_timeout = '20 s'\n"
-  );
+);
 
 produce_records($a, 'first', 20);
 check_same($a, 'three nodes', $b, $c);
@@ -52,7 +51,8 @@ $reader->value(q{BEGIN; SELECT topics.commit_offset('g', 't', 0, 4)});
 my $consumer = Session->new($a);
 $consumer->value(q{BEGIN; SELECT count(*) > 0 FROM topics.consume('h', 't', 5)});
 my $deleter = Session->new($a);
-$deleter->value(q{SELECT topics.commit_offset('other', 't', 0, 4); BEGIN; SELECT topics.delete_group('other')});
+$deleter->value(
+	q{SELECT topics.commit_offset('other', 't', 0, 4); BEGIN; SELECT topics.delete_group('other')});
 $a->safe_psql('postgres', q{CALL topics.move_leader('b')});
 is($reader->query('COMMIT')->{sqlstate},
 	'TP004', 'an offset is not committed where another node leads by now');
@@ -107,12 +107,12 @@ my $leader = find_leader($b);
 sub candidate_in_vain
 {
 	my ($test_name, $leader_lives) = @_;
-	my ($behind, $other) = others($leader);
+	my ($behind, $other) = others_than($leader);
 
 	stop_at($behind, 'replica-appended');
-	produce($leader, 'seen', 5);
+	produce_records($leader, 'seen', 5);
 	wait_until_at($behind, 'replica-appended') or die 'the replicator does not stop';
-	produce($leader, 'unseen', 5);
+	produce_records($leader, 'unseen', 5);
 	$leader->stop('immediate') unless $leader_lives;
 	is((sqlstate_of($behind, 'postgres', "CALL topics.failover('" . $leader->name . "')"))[0],
 		'TP009', "$test_name: who is behind does not lead");
@@ -122,14 +122,14 @@ sub candidate_in_vain
 
 candidate_in_vain('the leader is well', 1);
 $leader = find_leader($leader);
-check_same($leader, 'a candidate in vain', others($leader));
+check_same($leader, 'a candidate in vain', others_than($leader));
 
 my $ahead = candidate_in_vain('the leader is lost', 0);
 my $gone = $leader;
 $leader = find_leader($ahead);
 is($leader, $ahead, 'who has more is elected');
 $gone->start;
-check_same($leader, 'another candidate in vain', others($leader));
+check_same($leader, 'another candidate in vain', others_than($leader));
 
 for my $round (1 .. 3)
 {

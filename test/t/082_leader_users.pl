@@ -75,7 +75,7 @@ my $channel = $c->safe_psql('postgres', q{SELECT topics.channel('one')});
 my $waiter = Session->new($c);
 my $listener = Session->new($c);
 $listener->query("LISTEN \"$channel\"");
-$waiter->send(q{SELECT topics.wait_offset('one', 0, 30, '1 min')});
+$waiter->send(q{CALL topics.wait_offset('one', 0, 30, '1 min')});
 $a->stop('immediate');
 $c->safe_psql('postgres', q{CALL topics.failover('a')});
 $c->safe_psql('postgres', q{SELECT topics.produce('one', 'woken')});
