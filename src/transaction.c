@@ -80,6 +80,7 @@ append_transaction(void)
 	bool		wrote_tables = TransactionIdIsValid(GetTopTransactionIdIfAny());
 
 	topics_timeout_begin_commit();
+	topics_append_note_generation();
 	topics_foreign_writer_pre_commit();
 	topics_topic_changes_pre_commit();
 	topics_consumer_offset_pre_commit();
@@ -191,6 +192,8 @@ forget_transaction(void)
  */
 static const PendingWork pending_work[] = {
 	{topics_topic_changes_drops_extension, "has dropped the extension"},
+	{topics_cluster_is_pending, "has changed what this node is in its cluster"},
+	{topics_truncate_is_pending, "has truncated a log"},
 	{topics_log_start_is_pending, "has deleted records"},
 	{topics_foreign_writer_is_pending, "has written to a log table"},
 	{topics_topic_changes_is_pending, "has created or changed a topic"},

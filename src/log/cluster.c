@@ -169,7 +169,7 @@ topics_cluster_copy_quorum(const ClusterRow *row)
 static ClusterFacts
 read_facts(void)
 {
-	ClusterFacts facts = {CLUSTER_NONE, 0, 0, 0};
+	ClusterFacts facts = {CLUSTER_NONE, 0, 0, 0, 0};
 	ClusterRow	row;
 
 	if (!topics_cluster_read_row(&row))
@@ -178,6 +178,7 @@ read_facts(void)
 	facts.acks_followers = row.acks_followers;
 	facts.lease_followers = row.voters - topics_cluster_quorum(&row);
 	facts.term = row.leads ? row.term : 0;
+	facts.voters = row.voters;
 	return facts;
 }
 
@@ -241,6 +242,13 @@ topics_cluster_pre_commit(void)
 	next_facts = read_facts();
 }
 
+/* Return true if this transaction has changed the row. */
+bool
+topics_cluster_is_pending(void)
+{
+	return row_changes;
+}
+
 /* Before that end: return true if this transaction makes this node lead, or follow. */
 bool
 topics_cluster_changes_role(void)
@@ -296,7 +304,7 @@ topics_cluster_require_leader(const char *command)
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("%s must be called on the node that leads", command),
 			 report_leader(&row),
-			 errhint("Connect to that node.")));
+			 errhint("%s", *row.leader ? "Connect to that node." : "Look at topics.node on other nodes. topics.failover() has one lead.")));
 }
 
 /* Raise the error of who takes another node for the leader. */
@@ -324,7 +332,7 @@ topics_cluster_report_no_group(void)
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("consumer groups can be used only on the node that leads"),
 			 report_leader(&row),
-			 errhint("Connect to that node.")));
+			 errhint("%s", *row.leader ? "Connect to that node." : "Look at topics.node on other nodes. topics.failover() has one lead.")));
 }
 
 /* Raise the error of who would write to a partition that is led elsewhere. */
@@ -341,5 +349,5 @@ topics_cluster_report_not_leader(const char *topic, int32 partition)
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("partition %d of topic \"%s\" is not led by this node", partition, topic),
 			 report_leader(&row),
-			 errhint("Connect to that node.")));
+			 errhint("%s", *row.leader ? "Connect to that node." : "Look at topics.node on other nodes. topics.failover() has one lead.")));
 }

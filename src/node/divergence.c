@@ -220,6 +220,9 @@ truncate_partition(const LogEnd *end, const ClusterRow *row, bool data_loss)
 
 	if (topic == NULL || end->partition >= topic->partitions)
 		return 0;
+	/* it was dropped there, or made here only */
+	if (end->is_absent && strcmp(NameStr(topic->name), METADATA_TOPIC) != 0)
+		return -1;
 	partition = topics_catalog_open_for_reading(topic, end->partition);
 	(void) topics_log_start_read_row(&partition.state->id, NULL, &known);
 	confirmed = topics_max(topics_high_watermark_get(partition.state), known.high_watermark);
@@ -267,7 +270,10 @@ truncate_all(const List *ends, const ClusterRow *row, bool data_loss, int64 epoc
 
 		CHECK_FOR_INTERRUPTS();
 		if (count < 0)
+		{
 			topics_metadata_begin_anew(topics_catalog_by_id(end->topic_id));
+			CommandCounterIncrement();
+		}
 		else
 			records += count;
 		partitions += count > 0 ? 1 : 0;
@@ -287,8 +293,11 @@ topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
 	List	   *ends;
 	bool		result;
 
-	if (row->epoch == 0 || divergence->term == row->term)
+	if (divergence->term == row->term)
 		return false;
+	/* a node that has joined, and has come into no term yet: it has confirmed nothing */
+	if (!divergence->has_common && row->epoch == 0)
+		return truncate_all(topics_log_ends_list_longer(topics_log_ends_get_all(), "{}"), row, true, 0);
 	if (!divergence->has_common)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),

@@ -53,6 +53,7 @@ PG_FUNCTION_INFO_V1(topics_rebalance_leaders);
 PG_FUNCTION_INFO_V1(topics_take_lead);
 
 #define PEER_PATIENCE_MS 2000	/* for a node to answer a candidate */
+#define PEER_TIMEOUT "SET statement_timeout = '2 s'"
 #define MOVE_PATIENCE_MS 5000	/* for the other node to have all */
 #define MOVE_LOOK_MS 2
 #define TERM_TRIES 3			/* with a higher term, if another was promised */
@@ -104,6 +105,8 @@ try_to_connect(void *arg)
 	Attempt    *attempt = arg;
 
 	attempt->peer = topics_peer_connect_within(attempt->node->name, attempt->node->conninfo, PEER_PATIENCE_MS);
+	/* what nobody waits for any more is not to go on there */
+	topics_peer_clear(topics_peer_query_within(attempt->peer, PEER_TIMEOUT, NULL, 0, PEER_PATIENCE_MS));
 }
 
 /* Add why a node does not promise. */
@@ -269,12 +272,25 @@ next_transaction(Election *election)
 	MemoryContextSwitchTo(election->cxt);
 }
 
+/* Find how many promises are needed, by the nodes that this one knows of now. */
+static void
+set_quorum(Election *election)
+{
+	election->own = election->row.is_admitted ? 1 : 0;
+	election->needed = election->row.is_admitted ? topics_cluster_quorum(&election->row) :
+		topics_cluster_copy_quorum(&election->row);
+}
+
 /* Promise ourselves; nothing comes from an earlier leader from then on.  Commits. */
 static void
 promise_self(Election *election)
 {
 	topics_membership_lock();
+	if (!election->row.leads)
+		topics_metadata_apply_cluster();
+	CommandCounterIncrement();
 	topics_cluster_require_row(&election->row);
+	set_quorum(election);
 	election->term = topics_max(topics_max(election->row.term, election->row.promised_term),
 								election->highest_term) + 1;
 	topics_membership_promise(election->term, election->row.node);
@@ -306,6 +322,9 @@ begin_term(Election *election, bool data_loss)
 	topics_membership_lock();
 	topics_membership_say_leader();
 	next_transaction(election);
+	ereport(data_loss ? WARNING : LOG,
+			(errmsg("pg_topics: node \"%s\" leads from now on, in term " INT64_FORMAT, row.node, election->term),
+			 data_loss ? errdetail("Too few nodes have promised to follow it: what was acknowledged may be lost.") : 0));
 	tell_peers(election);
 	return true;
 }
@@ -345,9 +364,7 @@ begin_election(Election *election, MemoryContext cxt, NextTransaction next, cons
 	election->lost_node = lost_node;
 	initStringInfo(&election->refusals);
 	topics_cluster_require_row(&election->row);
-	election->own = election->row.is_admitted ? 1 : 0;
-	election->needed = election->row.is_admitted ? topics_cluster_quorum(&election->row) :
-		topics_cluster_copy_quorum(&election->row);
+	set_quorum(election);
 }
 
 /* Have this node elected.  Raises an error if it is not. */
@@ -486,9 +503,13 @@ topics_failover(PG_FUNCTION_ARGS)
 	if (row.leads)
 	{
 		/* it was called before, or another way of failover was faster */
+		if (allow_data_loss)
+			topics_mark_slot_accept_change();
 		ereport(NOTICE, (errmsg("node \"%s\" leads already", row.node)));
 		PG_RETURN_VOID();
 	}
+	if (*row.leader && strcmp(lost_node, row.leader) != 0 && topics_mark_slot_hears_leader(pg_topics_node_timeout))
+		topics_cluster_report_other_leader(lost_node);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	begin_election(&election, CurrentMemoryContext, commit_in_procedure, lost_node);
 	election.allow_data_loss = allow_data_loss;
@@ -600,7 +621,7 @@ hand_over(Peer *peer, const char *node)
 					 errhint("Look at topics.node.")));
 		TEST_POINT("move-frozen");
 		wait_for_node(node, NULL);
-		topics_peer_clear(topics_peer_query(peer, "CALL topic_log.take_lead(false)", NULL, 0));
+		topics_peer_clear(topics_peer_query_within(peer, "CALL topic_log.take_lead(false)", NULL, 0, 2 * MOVE_PATIENCE_MS));
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(thaw, (Datum) 0);
 	topics_mark_slot_thaw();
@@ -616,7 +637,7 @@ move_to(const MetadataNode *to)
 	{
 		/* this much is not waited for while nobody may append */
 		wait_for_node(to->name, topics_follower_get_ends());
-		topics_peer_clear(topics_peer_query(peer, "CALL topic_log.take_lead(true)", NULL, 0));
+		topics_peer_clear(topics_peer_query_within(peer, "CALL topic_log.take_lead(true)", NULL, 0, 2 * MOVE_PATIENCE_MS));
 		hand_over(peer, to->name);
 	}
 	PG_FINALLY();
@@ -630,8 +651,11 @@ move_to(const MetadataNode *to)
 static void
 run_on_leader(const ClusterRow *row, const char *sql, const char *const *values, int nvalues)
 {
-	Peer	   *peer = topics_peer_connect(row->leader, row->leader_conninfo);
+	Peer	   *peer;
 
+	if (row->leader_conninfo == NULL)
+		topics_cluster_require_leader("this procedure");
+	peer = topics_peer_connect(row->leader, row->leader_conninfo);
 	PG_TRY();
 	{
 		topics_peer_clear(topics_peer_query(peer, sql, values, nvalues));

@@ -109,13 +109,17 @@ static int64
 get_end(Topic *topic, int32 number, const List *unfinished)
 {
 	Partition	partition = {.topic = topic,.number = number};
-	int64		end;
+	int64		end = pg_atomic_read_u64(&topics_catalog_partition_state(topic, number)->next_offset);
 	ListCell   *lc;
 
-	if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
-		return UNKNOWN_OFFSET;
-	end = topics_log_next_offset(&partition);
-	topics_catalog_close_partition(&partition, AccessShareLock);
+	/* who drops a topic has locked it, and may wait for us */
+	if (end == UNKNOWN_OFFSET)
+	{
+		if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
+			return UNKNOWN_OFFSET;
+		end = topics_log_next_offset(&partition);
+		topics_catalog_close_partition(&partition, AccessShareLock);
+	}
 	foreach(lc, unfinished)
 	{
 		const UnfinishedEnd *found = lfirst(lc);
@@ -124,6 +128,24 @@ get_end(Topic *topic, int32 number, const List *unfinished)
 			end = topics_min(end, found->log_end);
 	}
 	return end;
+}
+
+/* Append topics that the metadata have, and that could not be had here: with no partition. */
+static void
+append_missing(StringInfo text)
+{
+	MemoryContext cxt = text->data ? GetMemoryChunkContext(text->data) : CurrentMemoryContext;
+	StatementScope scope = begin_query("SELECT substr(key, 7) FROM (SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\""
+									   " WHERE key LIKE 'topic/%' ORDER BY key, \"offset\" DESC) latest"
+									   " WHERE value IS NOT NULL AND substr(key, 7)::int8 NOT IN (SELECT topic_id FROM topic_log.topic)",
+									   NULL, 0, true);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+		appendStringInfo(text, "%s\"%s\": []", text->len > 1 ? ", " : "",
+						 SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+	MemoryContextSwitchTo(old);
+	end_query(scope);
 }
 
 static char *
@@ -154,6 +176,7 @@ make_ends(const List *unfinished)
 		}
 		appendStringInfoChar(&text, ']');
 	}
+	append_missing(&text);
 	appendStringInfoChar(&text, '}');
 	return text.data;
 }
@@ -178,7 +201,7 @@ topics_log_ends_get_all(void)
  */
 #define COMPARED \
 	"(SELECT topic_id, partition, coalesce(here.log_end, 0) AS here, coalesce(there.log_end, 0) AS there," \
-	" here.is_null OR there.is_null AS is_unknown FROM" \
+	" here.is_null OR there.is_null AS is_unknown, NOT $2::jsonb ? topic_id::text AS is_absent FROM" \
 	" (SELECT t.key::int8 AS topic_id, p.number - 1 AS partition, (p.value #>> '{}')::int8 AS log_end, p.value = 'null' AS is_null" \
 	" FROM jsonb_each($1::jsonb) t, jsonb_array_elements(t.value) WITH ORDINALITY p (value, number)) here FULL JOIN" \
 	" (SELECT t.key::int8 AS topic_id, p.number - 1 AS partition, (p.value #>> '{}')::int8 AS log_end, p.value = 'null' AS is_null" \
@@ -186,7 +209,8 @@ topics_log_ends_get_all(void)
 
 /*
  * Find a partition whose log is longer "here" than "there".  Return its description,
- * palloc'd, or NULL if there is none.
+ * palloc'd, or NULL if there is none.  A topic that is not there at all was dropped, by the
+ * metadata, which are compared as well.
  */
 char *
 topics_log_ends_find_longer(const char *here, const char *there)
@@ -199,7 +223,7 @@ topics_log_ends_find_longer(const char *here, const char *there)
 	if (strcmp(here, there) == 0)
 		return NULL;
 	scope = begin_query("SELECT topic_id, partition, here, there FROM " COMPARED " c"
-						" WHERE here > there AND is_unknown IS NOT true ORDER BY 1, 2 LIMIT 1",
+						" WHERE here > there AND is_unknown IS NOT true AND NOT is_absent ORDER BY 1, 2 LIMIT 1",
 						texts, lengthof(texts), true);
 	if (SPI_processed > 0)
 	{
@@ -224,7 +248,7 @@ topics_log_ends_list_longer(const char *longer, const char *ends)
 {
 	const char *texts[] = {longer, ends};
 	MemoryContext cxt = CurrentMemoryContext;
-	StatementScope scope = begin_query("SELECT topic_id, partition, there FROM " COMPARED " c"
+	StatementScope scope = begin_query("SELECT topic_id, partition, there, is_absent::int::int8 FROM " COMPARED " c"
 									   " WHERE here > there AND is_unknown IS NOT true ORDER BY 1, 2",
 									   texts, lengthof(texts), true);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
@@ -232,11 +256,12 @@ topics_log_ends_list_longer(const char *longer, const char *ends)
 
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		LogEnd	   *end = palloc(sizeof(LogEnd));
+		LogEnd	   *end = palloc0(sizeof(LogEnd));
 
 		end->topic_id = get_int(i, 1);
 		end->partition = (int32) get_int(i, 2);
 		end->log_end = get_int(i, 3);
+		end->is_absent = get_int(i, 4) != 0;
 		result = lappend(result, end);
 	}
 	MemoryContextSwitchTo(old);
@@ -258,7 +283,7 @@ topics_log_ends_list(const char *ends)
 
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		LogEnd	   *end = palloc(sizeof(LogEnd));
+		LogEnd	   *end = palloc0(sizeof(LogEnd));
 
 		end->topic_id = get_int(i, 1);
 		end->partition = (int32) get_int(i, 2);

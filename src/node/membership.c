@@ -570,14 +570,17 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 }
 
 /*
- * On the leader, from the session of a follower that has confirmed all that there
- * is: it counts as a copy from now on.  Commits.
+ * On the leader, from the session of a follower that has confirmed all that there is: it
+ * counts as a copy from now on.  Commits.  Return false if it does not yet, as too few nodes
+ * know of the latest change.
  */
-void
-topics_membership_count_node(const char *node, const char *incarnation)
+bool
+topics_membership_count_node(const char *node, const char *incarnation, int number)
 {
 	const MetadataNode *known;
 
+	if (topics_mark_slot_is_changing())
+		return false;
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	topics_membership_lock();
 	known = topics_metadata_find_node(node);
@@ -585,9 +588,23 @@ topics_membership_count_node(const char *node, const char *incarnation)
 	{
 		topics_metadata_count_node(node);
 		adjust_acks_followers(node, true);
+		topics_mark_slot_note_newcomer(number);
 	}
 	SPI_commit();
 	SPI_finish();
+	return true;
+}
+
+/* Require enough nodes to know of the latest change of nodes, for there is one at a time. */
+static void
+require_no_change(void)
+{
+	if (topics_mark_slot_is_changing())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("too few nodes know of the latest change of nodes"),
+				 errdetail("They could elect another node without knowing of it."),
+				 errhint("Wait until they follow. If they are lost for good, CALL topics.failover() with one of them and allow_data_loss => true here lets this node go on without them.")));
 }
 
 /* ----------------------------------------------------------------
@@ -751,6 +768,8 @@ invite(Peer *peer, const char *leader, MetadataNode *node)
 	/* who joins anew has nothing, whatever the one of this name had before */
 	node->counts = before && before->counts && !replaces;
 	topics_metadata_put_node(node);
+	if (replaces && before->counts)
+		require_no_change();
 	if (replaces && before->counts)
 		adjust_acks_followers(node->name, false);
 	SPI_commit();
@@ -1023,6 +1042,8 @@ have_leader_remove(const ClusterRow *row, const char *node)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is this node", node),
 				 errhint("Call topics.remove_node() on another one.")));
+	if (row->leader_conninfo == NULL)
+		topics_cluster_require_leader("topics.remove_node()");
 	(void) run_on(row->leader, row->leader_conninfo, "CALL topics.remove_node($1)", &node, 1);
 }
 
@@ -1053,6 +1074,8 @@ topics_remove_node(PG_FUNCTION_ARGS)
 	known = topics_metadata_find_node(removed.node);
 	if (known == NULL)
 		topics_membership_report_no_node(removed.node);
+	if (known->counts)
+		require_no_change();
 	removed.conninfo = known->conninfo;
 	if (known->counts)
 		adjust_acks_followers(removed.node, false);

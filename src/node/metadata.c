@@ -801,8 +801,8 @@ name_topic(ErrorData *error, const TopicDifference *difference)
 }
 
 /* Have the row of this node say of the cluster and its leader what the records say. */
-static void
-apply_cluster(void)
+void
+topics_metadata_apply_cluster(void)
 {
 	StatementScope scope;
 	bool		changed;
@@ -841,7 +841,7 @@ topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction)
 	List	   *list;
 	ListCell   *lc;
 
-	apply_cluster();
+	topics_metadata_apply_cluster();
 	list = find_differences(cxt);
 	foreach(lc, list)
 	{

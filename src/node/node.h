@@ -83,6 +83,7 @@ extern MetadataNode *topics_metadata_find_node(const char *name);
 extern void topics_metadata_pre_commit(void);
 extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);
+extern void topics_metadata_apply_cluster(void);
 extern void topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction);
 
 /* ---- log_ends.c ---- */
@@ -93,6 +94,7 @@ typedef struct LogEnd
 	int64		topic_id;
 	int32		partition;
 	int64		log_end;
+	bool		is_absent;		/* the whole topic is */
 } LogEnd;
 
 extern char *topics_log_ends_get(void);
@@ -248,6 +250,6 @@ extern bool topics_membership_has_begun_term(void);
 extern void topics_membership_check_call(const char *command);
 extern void topics_membership_report_no_node(const char *node);
 extern void topics_membership_at_end(bool commit);
-extern void topics_membership_count_node(const char *node, const char *incarnation);
+extern bool topics_membership_count_node(const char *node, const char *incarnation, int number);
 
 #endif							/* PG_TOPICS_NODE_H */

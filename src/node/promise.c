@@ -174,6 +174,10 @@ topics_promise(PG_FUNCTION_ARGS)
 	{
 		TEST_POINT("promise-given");
 		topics_membership_promise(candidate.term, candidate.name);
+		if (row.leads)
+			ereport(LOG,
+					(errmsg("pg_topics: node \"%s\" leads no more: node \"%s\" is to, in term " INT64_FORMAT,
+							row.node, candidate.name, candidate.term)));
 		/* the candidate hears of it when it is durable */
 		ForceSyncCommit();
 	}

@@ -541,6 +541,17 @@ is_cut_given(void)
 		are_all_excused(session.unknown);
 }
 
+/* Require this node to lead as it did when the session began. */
+static void
+require_generation(void)
+{
+	if (topics_mark_slot_kind() != CLUSTER_LEADER ||
+		topics_mark_slot_generation() != session.generation)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("this node does not lead any more")));
+}
+
 /* Hear what the follower says, and what it confirms. */
 static void
 hear_follower(StringInfo message)
@@ -555,11 +566,8 @@ hear_follower(StringInfo message)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this session is not of node \"%s\"", request.node)));
-	else if (topics_mark_slot_kind() != CLUSTER_LEADER ||
-			 topics_mark_slot_generation() != session.generation)
-		ereport(ERROR,
-				(errcode(ERRCODE_NOT_LEADER),
-				 errmsg("this node does not lead any more")));
+	else
+		require_generation();
 	read_ends(message, request.is_first);
 
 	/*
@@ -581,11 +589,10 @@ hear_follower(StringInfo message)
 	 */
 	if (confirms && session.excluded == NIL && !session.counts)
 	{
-		topics_membership_count_node(session.node, session.incarnation);
-		session.counts = true;
+		session.counts = topics_membership_count_node(session.node, session.incarnation, session.follower);
 	}
 	if (confirms && session.counts)
-		topics_replica_cut_confirm(session.follower, session.cut.mark);
+		topics_replica_cut_confirm(session.follower, session.cut.mark, session.generation);
 	if (session.is_before_term && request.term == session.term)
 	{
 		session.is_before_term = false;
@@ -1092,6 +1099,7 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 	appendBinaryStringInfo(&message, VARDATA_ANY(request), VARSIZE_ANY_EXHDR(request));
 	hear_follower(&message);
 	have_news(fcinfo);
+	require_generation();
 	/* the cut may have records of a new one */
 	if (unlikely(session.has_epoch != topics_mark_slot_has_epoch()))
 		read_epoch();

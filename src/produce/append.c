@@ -51,6 +51,7 @@ static bool committing = false; /* records that come now would be lost */
 
 /* From append to the wait: as what this node has appended (mark_slot.c). */
 static uint64 generation;
+static uint64 expected_generation;
 
 /* The result of topics.last_produced(), and the one that will replace it. */
 static ProducedRange *produced = NULL;
@@ -295,7 +296,11 @@ lock_destinations(void)
 			if (!destination_still_fits(appending[i]))
 				changed = appending[i];
 		if (changed == NULL && likely(!topics_mark_slot_is_frozen()))
+		{
+			if (!appending[0]->is_replica && generation != expected_generation)
+				topics_cluster_report_not_leader(NameStr(appending[0]->topic), appending[0]->id.partition);
 			break;
+		}
 
 		topics_append_lock_release();
 		CHECK_FOR_INTERRUPTS();
@@ -517,6 +522,16 @@ append_needs_snapshot(void)
 }
 
 /*
+ * What goes by this node's role is looked at from now on: the records are appended if it is
+ * the same then.
+ */
+void
+topics_append_note_generation(void)
+{
+	expected_generation = topics_mark_slot_generation();
+}
+
+/*
  * Append the records of this transaction, and keep the append locks.  Return
  * false if there are none.
  */
@@ -563,6 +578,9 @@ topics_append_records(void)
 	for (int i = 0; i < nappending; i++)
 		append_destination(appending[i], slots, tuples, most);
 	TEST_POINT("append-done");
+	/* another node may lead by now, whose log goes on without this */
+	if (!appending[0]->is_replica && topics_mark_slot_generation() != generation)
+		topics_cluster_report_not_leader(NameStr(appending[0]->topic), appending[0]->id.partition);
 
 	note_last_produced();
 	for (int i = 0; i < nappending; i++)

@@ -180,6 +180,7 @@ extern int64 topics_destination_measure_toast(const OpenSegment *open);
 extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
 extern void topics_append_replica_range(Topic *topic, int32 partition, int64 from, int64 upto);
 extern void topics_append_replica_record(Topic *topic, int64 offset, RecordDraft *draft);
+extern void topics_append_note_generation(void);
 extern bool topics_append_records(void);
 extern void topics_append_publish(XLogRecPtr lsn, bool marks);
 extern void topics_append_release(bool unconfirmed_yet);

@@ -83,6 +83,8 @@ typedef struct Session
 	MemoryContext cxt;			/* of all that follows */
 	MemoryContext row_cxt;		/* of this */
 	NodeView	node;			/* what this one is */
+	char		leader[MAX_NODE_NAME + 1];	/* that the session is with */
+	uint32		row_changes_held;	/* after which it was that still */
 	MonotonicTime look_at;		/* when to look again what this node is */
 	Divergence *divergence;		/* from the leader */
 	bool		was_heard;		/* the leader has answered */
@@ -183,9 +185,16 @@ read_cluster(void)
 	return read_row() && !session.node.row.leads;
 }
 
+/* Return true if a row says that the node leads that this session is with. */
+static bool
+is_with_leader(const ClusterRow *row)
+{
+	return strcmp(row->leader, session.leader) == 0;
+}
+
 /*
- * In a transaction: keep this node what it is, and require that it is what it was when
- * its row was read.  A promise to another node ends the session with this one.
+ * In a transaction: keep this node what it is, and require it to follow the node that the
+ * session is with.  A promise to another node, or to this one itself, ends it.
  */
 static void
 hold_row(void)
@@ -193,14 +202,14 @@ hold_row(void)
 	ClusterRow	row;
 
 	topics_membership_hold();
-	if (likely(topics_mark_slot_row_changes() == session.node.row_changes))
+	if (likely(topics_mark_slot_row_changes() == session.row_changes_held))
 		return;
+	session.row_changes_held = topics_mark_slot_row_changes();
 	topics_cluster_require_row(&row);
-	if (strcmp(row.leader, session.node.row.leader) != 0 || row.term != session.node.row.term ||
-		row.promised_term != session.node.row.promised_term)
+	if (!is_with_leader(&row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this node follows node \"%s\" no more", session.node.row.leader)));
+				 errmsg("this node follows node \"%s\" no more", session.leader)));
 }
 
 /* Between two transactions of a piece of work. */
@@ -352,6 +361,8 @@ adopt_epoch(void *arg)
 {
 	const FetchResponse *response = arg;
 
+	topics_membership_lock();
+	hold_row();
 	topics_membership_adopt_epoch(response->epoch, response->epoch_id);
 }
 
@@ -427,6 +438,8 @@ heal(void)
 		return;
 	topics_membership_lock();
 	hold_row();
+	/* what this node has begun to commit while it led is there, or is not */
+	topics_mark_slot_drain();
 
 	/*
 	 * the catalogue follows metadata that are other ones now, before records
@@ -439,10 +452,10 @@ heal(void)
 	TEST_POINT("replica-truncates");
 	CommitTransactionCommand();
 	topics_offset_table_forget_database(MyDatabaseId);
-	if (!read_cluster())
+	if (!read_cluster() || !is_with_leader(&session.node.row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this node follows no more")));
+				 errmsg("this node follows node \"%s\" no more", session.leader)));
 	StartTransactionCommand();
 }
 
@@ -451,6 +464,8 @@ static void
 begin_session(void *arg)
 {
 	topics_backoff_step(STEP_CONNECT);
+	strlcpy(session.leader, session.node.row.leader, sizeof(session.leader));
+	session.row_changes_held = session.node.row_changes;
 	if (session.node.row.leader_conninfo == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_LEADER),
@@ -860,7 +875,7 @@ still_follows(void)
 	topics_background_wait(0, WAIT_REPLICATOR_IDLE);
 	topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
 	pgstat_report_stat(false);
-	return read_cluster();
+	return read_cluster() && is_with_leader(&session.node.row);
 }
 
 /* Follow the leader until something is in the way. */

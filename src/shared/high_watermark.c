@@ -96,7 +96,7 @@ bool
 topics_high_watermark_wants_confirmation(const HighWatermark *slot)
 {
 	return slot->kind == CLUSTER_FOLLOWER ||
-		(slot->kind == CLUSTER_LEADER && slot->acks_followers > 0) ||
+		(slot->kind == CLUSTER_LEADER && topics_mark_slot_wanted(slot) > 0) ||
 		topics_high_watermark_has_standbys();
 }
 
@@ -169,18 +169,18 @@ get_confirmed_position(void)
 }
 
 /*
- * Get the newest mark that enough followers have confirmed, but for those that are
- * in "except", by their bits.
+ * Get the newest mark that so many followers have confirmed, but for those that are in
+ * "except", by their bits.
  */
 static uint64
-get_followers_mark(uint32 except)
+get_mark_of(int followers, uint32 except)
 {
 	uint64		marks[MAX_FOLLOWERS];
 	int			count = 0;
 
-	if (topics_mark_slot->kind != CLUSTER_LEADER || topics_mark_slot->acks_followers == 0)
+	if (followers == 0)
 		return ALL_MARKS;
-	if (topics_mark_slot->acks_followers > MAX_FOLLOWERS)
+	if (followers > MAX_FOLLOWERS)
 		return 0;
 	/* from the newest on, as many as are wanted */
 	for (int i = 0; i < MAX_FOLLOWERS; i++)
@@ -192,22 +192,34 @@ get_followers_mark(uint32 except)
 			marks[place] = marks[place - 1];
 		marks[place] = mark;
 	}
-	return marks[topics_mark_slot->acks_followers - 1];
+	return marks[followers - 1];
 }
 
-/* Lower the number of followers that a commit waits for, if enough know of that by now. */
-static void
-lower_acks_followers(void)
+/*
+ * Get the newest mark that enough followers have confirmed, but for those that are in
+ * "except", by their bits.
+ */
+static uint64
+get_followers_mark(uint32 except)
 {
-	int			count = 0;
+	uint64		mark;
 
-	for (int i = 0; i < MAX_FOLLOWERS; i++)
-		if (topics_mark_slot->follower_marks[i] >= topics_mark_slot->lower_at_mark)
-			count++;
-	if (count < topics_mark_slot->lower_confirmed_by)
-		return;
-	topics_mark_slot->acks_followers = topics_mark_slot->lower_acks_followers;
-	topics_mark_slot->lower_at_mark = 0;
+	if (topics_mark_slot->kind != CLUSTER_LEADER)
+		return ALL_MARKS;
+	mark = get_mark_of(topics_mark_slot->acks_followers, except);
+	if (unlikely(topics_mark_slot->change_at_mark != 0))
+		mark = Min(mark, get_mark_of(topics_mark_slot->former_acks_followers,
+									 except | topics_mark_slot->newcomers));
+	return mark;
+}
+
+/* See whether enough of the former nodes know of the latest change of nodes. */
+static void
+end_change(void)
+{
+	if (get_mark_of(topics_mark_slot->change_confirmed_by, topics_mark_slot->newcomers) >=
+		topics_mark_slot->change_at_mark)
+		topics_mark_slot->change_at_mark = 0;
 }
 
 /*
@@ -220,8 +232,8 @@ topics_high_watermark_advance(void)
 	XLogRecPtr	position = get_confirmed_position();
 	uint64		mark;
 
-	if (unlikely(topics_mark_slot->lower_at_mark != 0))
-		lower_acks_followers();
+	if (unlikely(topics_mark_slot->change_at_mark != 0))
+		end_change();
 	mark = get_followers_mark(0);
 	if (topics_mark_slot->kind == CLUSTER_FOLLOWER)
 		return;

@@ -49,7 +49,9 @@ typedef struct SlotTable
 	pg_atomic_uint64 start_position;	/* in WAL; 0: nobody has asked */
 } SlotTable;
 
-static const ClusterFacts no_cluster = {CLUSTER_NONE, 0, 0, 0};
+static const ClusterFacts no_cluster = {CLUSTER_NONE, 0, 0, 0, 0};
+
+static uint32 newcomer = 0;		/* the bit of a follower that is going to count */
 
 static SlotTable *table = NULL;
 static LWLockPadded *locks = NULL;	/* of the slots, then that of the registry */
@@ -103,7 +105,15 @@ begin_slot(HighWatermark *slot, Oid database, const ClusterFacts *facts)
 	slot->kind = facts->kind;
 	slot->acks_followers = facts->acks_followers;
 	slot->lease_followers = facts->lease_followers;
+	slot->voters = facts->voters;
 	slot->term = facts->term;
+	/* nobody knows whether others know of the latest change */
+	if (facts->kind == CLUSTER_LEADER && facts->voters - (facts->voters / 2 + 1) > 0)
+	{
+		slot->change_at_mark = 1;
+		slot->change_confirmed_by = facts->voters - (facts->voters / 2 + 1);
+		slot->former_acks_followers = topics_max(facts->acks_followers, facts->voters / 2);
+	}
 	slot->generation = pg_atomic_add_fetch_u64(&table->generations, 1);
 	slot->applies = topics_high_watermark_wants_confirmation(slot);
 	slot->open = 1;
@@ -450,6 +460,21 @@ topics_mark_slot_has_lease(void)
  * ----------------------------------------------------------------
  */
 
+/* Wait until all appends that are under way have ended. */
+void
+topics_mark_slot_drain(void)
+{
+	for (int i = 0; i < pg_topics_max_partitions; i++)
+	{
+		PartitionState *state = topics_partition_state_at(i);
+
+		if (state->id.database != MyDatabaseId)
+			continue;
+		topics_append_lock_acquire(&state, 1);
+		topics_append_lock_release();
+	}
+}
+
 /*
  * Have nobody append any more, until topics_mark_slot_thaw or another role.  Return
  * false if this node does not lead, or another process hands it over; with "takes_over" that
@@ -466,15 +491,8 @@ topics_mark_slot_freeze(bool takes_over)
 	if (done)
 		topics_mark_slot->frozen_by = MyProcPid;
 	topics_mark_slot_release();
-	for (int i = 0; done && i < pg_topics_max_partitions; i++)
-	{
-		PartitionState *state = topics_partition_state_at(i);
-
-		if (state->id.database != MyDatabaseId)
-			continue;
-		topics_append_lock_acquire(&state, 1);
-		topics_append_lock_release();
-	}
+	if (done)
+		topics_mark_slot_drain();
 	return done;
 }
 
@@ -513,7 +531,7 @@ int
 topics_mark_slot_acks_followers(void)
 {
 	topics_mark_slot_choose();
-	return topics_mark_slot->kind == CLUSTER_LEADER ? topics_mark_slot->acks_followers : 0;
+	return topics_mark_slot->kind == CLUSTER_LEADER ? topics_mark_slot_wanted(topics_mark_slot) : 0;
 }
 
 /* ----------------------------------------------------------------
@@ -522,22 +540,57 @@ topics_mark_slot_acks_followers(void)
  */
 
 /*
- * Have commits wait for so many followers.  For fewer not before so many nodes know of that
- * that none is elected without one of them: others would count on more copies than
- * there are.
+ * Nodes or acks_followers may have changed.  An election by nodes that do not know of that
+ * has the former quorum: so what was waited for goes on being waited for, until so many
+ * of the former nodes know that there is no such election without one of them.
  */
 static void
-set_acks_followers(HighWatermark *slot, const ClusterFacts *facts)
+change_nodes(HighWatermark *slot, const ClusterFacts *facts)
 {
-	bool		waits = slot->kind == CLUSTER_LEADER && facts->acks_followers < slot->acks_followers &&
-		slot->lease_followers > 0;
+	bool		changes = slot->kind == CLUSTER_LEADER &&
+		(facts->acks_followers != slot->acks_followers || facts->voters != slot->voters);
 
-	slot->lower_at_mark = waits ? topics_high_watermark_newest_mark() : 0;
-	slot->lower_confirmed_by = slot->lease_followers;
-	slot->lower_acks_followers = facts->acks_followers;
-	if (!waits)
-		slot->acks_followers = facts->acks_followers;
+	if (changes && (slot->lease_followers > 0 || slot->change_at_mark != 0))
+	{
+		bool		again = slot->change_at_mark != 0;
+
+		slot->former_acks_followers = again ?
+			topics_max(slot->former_acks_followers, slot->acks_followers) : slot->acks_followers;
+		slot->change_confirmed_by = again ?
+			topics_max(slot->change_confirmed_by, slot->lease_followers) : slot->lease_followers;
+		slot->newcomers = (again ? slot->newcomers : 0) | newcomer;
+		slot->change_at_mark = topics_high_watermark_newest_mark();
+	}
+	newcomer = 0;
+	slot->acks_followers = facts->acks_followers;
 	slot->lease_followers = facts->lease_followers;
+	slot->voters = facts->voters;
+}
+
+/* The change of nodes that this transaction commits is that a follower counts. */
+void
+topics_mark_slot_note_newcomer(int number)
+{
+	newcomer = 1 << number;
+}
+
+/* Return true if too few nodes know of the latest change of nodes. */
+bool
+topics_mark_slot_is_changing(void)
+{
+	topics_mark_slot_choose();
+	return *(volatile uint64 *) &topics_mark_slot->change_at_mark != 0;
+}
+
+/* Let the latest change go, whoever knows of it. */
+void
+topics_mark_slot_accept_change(void)
+{
+	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot->change_at_mark = 0;
+	topics_high_watermark_advance();
+	topics_high_watermark_release();
+	wake_waiters(topics_mark_slot);
 }
 
 /*
@@ -563,7 +616,7 @@ set_kind(const ClusterFacts *facts)
 		move_database(MyDatabaseId, 0, number, facts);
 	}
 	topics_mark_slot_acquire(LW_EXCLUSIVE);
-	set_acks_followers(topics_mark_slot, facts);
+	change_nodes(topics_mark_slot, facts);
 	topics_high_watermark_advance();
 	topics_high_watermark_release();
 	/* who waits looks whether it still has to */

@@ -24,12 +24,19 @@ typedef struct HighWatermark
 								 * slot */
 	ClusterKind kind;
 	int			acks_followers; /* that a commit waits for, of a leader */
+	int			voters;			/* of a leader: nodes that count */
 	int			lease_followers;	/* see ClusterFacts */
 
-	/* of a leader: acks_followers is going to be lower */
-	uint64		lower_at_mark;	/* when that is confirmed; 0: it is not */
-	int			lower_confirmed_by; /* by so many */
-	int			lower_acks_followers;
+	/*
+	 * of a leader: nodes, or acks_followers, have changed, and others may not
+	 * know: until so many that knew the former ones have confirmed a mark, the
+	 * former ones go, too
+	 */
+	uint64		change_at_mark; /* 0: there is no such change */
+	int			change_confirmed_by;
+	int			former_acks_followers;
+	uint32		newcomers;		/* bits of followers that are not among the
+								 * former nodes */
 	int64		term;			/* a leader's */
 	int64		higher_term;	/* a leader's: that a follower has promised */
 	MonotonicTime leader_heard; /* a follower's: when it last answered */
@@ -76,6 +83,14 @@ typedef struct HighWatermark
 	int			nlisted;
 	int			listed[FLEXIBLE_ARRAY_MEMBER];	/* places of partitions */
 } HighWatermark;
+
+/* How many followers a commit waits for, by what was, or is, agreed on. */
+static inline int
+topics_mark_slot_wanted(const HighWatermark *slot)
+{
+	return slot->change_at_mark != 0 && slot->former_acks_followers > slot->acks_followers ?
+		slot->former_acks_followers : slot->acks_followers;
+}
 
 extern HighWatermark *topics_mark_slot; /* this process's */
 extern uint64 topics_mark_slot_confirmed_before;	/* when it got the lock */

@@ -200,12 +200,15 @@ topics_replica_cut_has_exclusions(void)
 	return *(volatile uint32 *) &topics_mark_slot->exclusions != 0;
 }
 
-/* A follower has made durable what was published up to a mark. */
+/*
+ * A follower has made durable what was published up to a mark, of what this database was in
+ * a generation.
+ */
 void
-topics_replica_cut_confirm(int follower, uint64 mark)
+topics_replica_cut_confirm(int follower, uint64 mark, uint64 generation)
 {
 	topics_mark_slot_acquire(LW_EXCLUSIVE);
-	if (topics_mark_slot->kind == CLUSTER_LEADER && topics_mark_slot->follower_marks[follower] < mark &&
+	if (topics_mark_slot->generation == generation && topics_mark_slot->kind == CLUSTER_LEADER && topics_mark_slot->follower_marks[follower] < mark &&
 		mark < topics_mark_slot->open)
 		topics_mark_slot->follower_marks[follower] = mark;
 	topics_high_watermark_advance();

@@ -559,6 +559,7 @@ typedef struct ClusterFacts
 	int			lease_followers;	/* that a leader must hear from, or else
 									 * another one may have been elected */
 	int64		term;			/* that a leader leads in */
+	int			voters;			/* nodes that count */
 } ClusterFacts;
 
 extern void topics_mark_slot_shmem_request(void);
@@ -572,6 +573,10 @@ extern void topics_mark_slot_row_changed(const ClusterFacts *facts);
 extern void topics_mark_slot_forget_database(Oid database);
 extern ClusterKind topics_mark_slot_kind(void);
 extern uint64 topics_mark_slot_generation(void);
+extern void topics_mark_slot_note_newcomer(int number);
+extern bool topics_mark_slot_is_changing(void);
+extern void topics_mark_slot_accept_change(void);
+extern void topics_mark_slot_drain(void);
 extern bool topics_mark_slot_freeze(bool takes_over);
 extern void topics_mark_slot_thaw(void);
 extern bool topics_mark_slot_is_frozen(void);
@@ -652,7 +657,7 @@ extern void topics_replica_cut_wait(const FollowerCut *cut, MonotonicTime until)
 extern void topics_replica_cut_exclude(int follower, PartitionState *state);
 extern void topics_replica_cut_include(int follower, PartitionState *state);
 extern bool topics_replica_cut_has_exclusions(void);
-extern void topics_replica_cut_confirm(int follower, uint64 mark);
+extern void topics_replica_cut_confirm(int follower, uint64 mark, uint64 generation);
 extern void topics_replica_cut_forget_follower(int follower);
 extern void topics_replica_cut_forget_leader(void);
 extern void topics_replica_cut_end(uint64 newest_mark);
