@@ -84,7 +84,7 @@ check_nothing_left($output, 'one server');
 is($status, 0, 'three servers');
 like(
 	$output,
-	qr/^ a    \|    1500 \| (\w{32})\n b    \|    1500 \| \1\n c    \|    1500 \| \1\n\nThat took .*\n.* servers are stopped and .* removed\.$/m,
+	qr/^ a    \|    2100 \| (\w{32})\n b    \|    2100 \| \1\n c    \|    2100 \| \1\n\nThat took .*\n.* servers are stopped and .* removed\.$/m,
 	'... to the same records on all');
 is( join(' ', $output =~ /^(?:ERROR|FATAL|WARNING):.*/mg),
 	'ERROR:  TP004: partition 1 of topic "payments" is not led by this node',
