@@ -187,6 +187,10 @@ read_facts(void)
  * the transaction commits.
  */
 static bool row_changes = false;
+
+/* This transaction has done what only the node that leads may do; 0: it has not. */
+static uint64 required_generation = 0;
+
 static ClusterFacts next_facts;
 
 /*
@@ -236,6 +240,15 @@ topics_cluster_note_change(void)
 void
 topics_cluster_pre_commit(void)
 {
+	ClusterRow	row;
+
+	if (required_generation != 0 && topics_mark_slot_generation() != required_generation &&
+		topics_cluster_read_row(&row) && !row.leads && !row_changes)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("another node has come to lead before the transaction committed"),
+				 report_leader(&row),
+				 errhint("Run the transaction on that node.")));
 	if (!row_changes)
 		return;
 	CommandCounterIncrement();
@@ -263,6 +276,7 @@ topics_cluster_at_end(bool commit)
 	if (commit && row_changes)
 		topics_mark_slot_row_changed(&next_facts);
 	row_changes = false;
+	required_generation = 0;
 }
 
 /* Return true if this node follows: its logs are written by replication alone. */
@@ -292,14 +306,24 @@ topics_cluster_check_replicas(int32 min_insync_replicas)
 				 errhint("Add nodes with topics.add_node(), or have commits wait for more followers with topics.alter_cluster().")));
 }
 
-/* Require this node to lead: a command changes what all nodes have. */
+/*
+ * Require this node to lead, until the transaction has ended: a command changes what all
+ * nodes have.
+ */
 void
 topics_cluster_require_leader(const char *command)
 {
 	ClusterRow	row;
+	uint64		generation = topics_mark_slot_generation();
 
-	if (!topics_cluster_read_row(&row) || row.leads)
+	if (!topics_cluster_read_row(&row))
 		return;
+	if (row.leads)
+	{
+		if (required_generation == 0)
+			required_generation = generation;
+		return;
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("%s must be called on the node that leads", command),

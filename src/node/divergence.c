@@ -295,7 +295,11 @@ topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
 
 	if (divergence->term == row->term)
 		return false;
-	/* a node that has joined, and has come into no term yet: it has confirmed nothing */
+
+	/*
+	 * a node that has joined, and has come into no term yet: it has confirmed
+	 * nothing
+	 */
 	if (!divergence->has_common && row->epoch == 0)
 		return truncate_all(topics_log_ends_list_longer(topics_log_ends_get_all(), "{}"), row, true, 0);
 	if (!divergence->has_common)

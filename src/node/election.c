@@ -508,7 +508,9 @@ topics_failover(PG_FUNCTION_ARGS)
 		ereport(NOTICE, (errmsg("node \"%s\" leads already", row.node)));
 		PG_RETURN_VOID();
 	}
-	if (*row.leader && strcmp(lost_node, row.leader) != 0 && topics_mark_slot_hears_leader(pg_topics_node_timeout))
+	/* one that it has promised to follow may not lead */
+	if (*row.leader && strcmp(lost_node, row.leader) != 0 && row.promised_term <= row.term &&
+		topics_mark_slot_hears_leader(pg_topics_node_timeout))
 		topics_cluster_report_other_leader(lost_node);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	begin_election(&election, CurrentMemoryContext, commit_in_procedure, lost_node);

@@ -1012,6 +1012,16 @@ topics_membership_at_end(bool commit)
 	begins_epoch = false;
 }
 
+/* Give others some time to hear of the latest change of nodes.  The wait can be cancelled. */
+static void
+wait_for_no_change(void)
+{
+	MonotonicTime until = topics_clock_in(PATIENCE_MS);
+
+	while (topics_mark_slot_is_changing() && topics_clock_now() < until)
+		nap();
+}
+
 typedef struct RemovedNode
 {
 	const char *node;
@@ -1070,6 +1080,7 @@ topics_remove_node(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is this node, which leads", removed.node)));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	wait_for_no_change();
 	topics_membership_lock();
 	known = topics_metadata_find_node(removed.node);
 	if (known == NULL)

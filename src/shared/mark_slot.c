@@ -51,7 +51,8 @@ typedef struct SlotTable
 
 static const ClusterFacts no_cluster = {CLUSTER_NONE, 0, 0, 0, 0};
 
-static uint32 newcomer = 0;		/* the bit of a follower that is going to count */
+static uint32 newcomer = 0;		/* the bit of a follower that is going to
+								 * count */
 
 static SlotTable *table = NULL;
 static LWLockPadded *locks = NULL;	/* of the slots, then that of the registry */

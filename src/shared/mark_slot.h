@@ -29,8 +29,8 @@ typedef struct HighWatermark
 
 	/*
 	 * of a leader: nodes, or acks_followers, have changed, and others may not
-	 * know: until so many that knew the former ones have confirmed a mark, the
-	 * former ones go, too
+	 * know: until so many that knew the former ones have confirmed a mark,
+	 * the former ones go, too
 	 */
 	uint64		change_at_mark; /* 0: there is no such change */
 	int			change_confirmed_by;

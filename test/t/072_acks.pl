@@ -338,6 +338,8 @@ pause('c');
 $first = waiting(q{CALL topics.send('t', 'lowered')});
 $observer->value('SELECT topics.alter_cluster(0)');
 ok(is_waiting($first), '0: not before another node knows of it');
+$observer->value('SELECT topics.alter_cluster(0)');
+ok(is_waiting($first), '... however often it is said');
 resume('c');
 like($first->receive->{rows}[0], qr/^0/, '... then it goes on');
 pause('c');

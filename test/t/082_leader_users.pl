@@ -91,6 +91,31 @@ $a->start;
 check_same($c, 'a is back', $a, $b);
 
 # ----------------------------------------------------------------------
+# Topics that are dropped
+# ----------------------------------------------------------------------
+
+$c->safe_psql('postgres',
+	q{SELECT topics.create_topic('short'); SELECT topics.produce('short', 'x') FROM generate_series(1, 100)}
+);
+ok($b->poll_query_until('postgres', q{SELECT count(*) = 100 FROM topic.short}), 'b has a topic');
+kill_server($b);
+$c->safe_psql('postgres', q{SELECT topics.drop_topic('short')});
+$c->safe_psql('postgres', q{CALL topics.move_leader('a')});
+$b->start;
+check_same($a, 'a topic was dropped meanwhile', $b, $c);
+ok( $b->poll_query_until(
+		'postgres', q{SELECT count(*) = 0 FROM topics.topic WHERE topic = 'short'}),
+	'... it goes');
+
+# ... by a transaction that has not ended
+$a->safe_psql('postgres', q{SELECT topics.create_topic('dropping')});
+my $dropper = Session->new($a);
+$dropper->query($_) for 'BEGIN', q{SELECT topics.drop_topic('dropping')};
+$a->safe_psql('postgres', q{CALL topics.move_leader('c')});
+is($dropper->query('COMMIT')->{sqlstate}, 'TP004', 'who drops a topic keeps no other from leading');
+check_same($c, 'a topic was to be dropped', $a, $b);
+
+# ----------------------------------------------------------------------
 # Topics that only the old leader has changed
 # ----------------------------------------------------------------------
 
@@ -124,7 +149,7 @@ is( $b->safe_psql(
 		'postgres',
 		q{SELECT string_agg(topic, ' ' ORDER BY topic) FROM topics.topic WHERE topic NOT LIKE '\_\_%'}
 	),
-	'gone grown new one t',
+	'dropping gone grown new one t',
 	'... and nothing of what nobody had heard of');
 ok( poll_until(
 		sub {
