@@ -209,7 +209,7 @@ get_followers_mark(uint32 except)
 	mark = get_mark_of(topics_mark_slot->acks_followers, except);
 	if (unlikely(topics_mark_slot->change_at_mark != 0))
 		mark = topics_min(mark, get_mark_of(topics_mark_slot->former_acks_followers,
-									 except | topics_mark_slot->newcomers));
+											except | topics_mark_slot->newcomers));
 	return mark;
 }
 
