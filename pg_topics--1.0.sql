@@ -106,6 +106,7 @@ CREATE TABLE topic_log.cluster (
 	voters integer NOT NULL DEFAULT 1,
 	timeline bigint NOT NULL DEFAULT 0,
 	data_loss boolean NOT NULL DEFAULT false,
+	is_removed boolean NOT NULL DEFAULT false,
 	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
 );
 COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';

@@ -48,7 +48,8 @@ enum
 	Anum_cluster_promised_to,
 	Anum_cluster_voters,
 	Anum_cluster_timeline,
-	Anum_cluster_data_loss
+	Anum_cluster_data_loss,
+	Anum_cluster_is_removed
 };
 
 static char *
@@ -118,6 +119,8 @@ topics_cluster_read_row(ClusterRow *row)
 			 DatumGetInt64(heap_getattr(tuple, Anum_cluster_timeline, RelationGetDescr(rel),
 										&isnull)) == GetWALInsertionTimeLine());
 		row->data_loss = DatumGetBool(heap_getattr(tuple, Anum_cluster_data_loss, RelationGetDescr(rel), &isnull));
+		row->is_removed = DatumGetBool(heap_getattr(tuple, Anum_cluster_is_removed,
+													RelationGetDescr(rel), &isnull));
 		row->leads = row->is_admitted && strcmp(row->node, row->leader) == 0;
 	}
 	systable_endscan(scan);
@@ -169,7 +172,7 @@ topics_cluster_copy_quorum(const ClusterRow *row)
 static ClusterFacts
 read_facts(void)
 {
-	ClusterFacts facts = {CLUSTER_NONE, 0, 0, 0, 0};
+	ClusterFacts facts = {CLUSTER_NONE, 0, 0, 0, 0, false};
 	ClusterRow	row;
 
 	if (!topics_cluster_read_row(&row))
@@ -179,6 +182,7 @@ read_facts(void)
 	facts.lease_followers = row.voters - topics_cluster_quorum(&row);
 	facts.term = row.leads ? row.term : 0;
 	facts.voters = row.voters;
+	facts.data_loss = row.data_loss;
 	return facts;
 }
 

@@ -298,6 +298,7 @@ typedef struct ClusterRow
 	bool		is_admitted;	/* this server is the one whose promises the
 								 * row has, and no copy of it */
 	bool		data_loss;		/* its term was begun without a majority */
+	bool		is_removed;		/* the leader says that it is no node any more */
 	bool		leads;
 } ClusterRow;
 

@@ -504,7 +504,10 @@ topics_failover(PG_FUNCTION_ARGS)
 	{
 		/* it was called before, or another way of failover was faster */
 		if (allow_data_loss)
-			topics_mark_slot_accept_change();
+		{
+			topics_membership_lock();
+			topics_membership_accept_loss();
+		}
 		ereport(NOTICE, (errmsg("node \"%s\" leads already", row.node)));
 		PG_RETURN_VOID();
 	}
@@ -512,6 +515,11 @@ topics_failover(PG_FUNCTION_ARGS)
 	if (*row.leader && strcmp(lost_node, row.leader) != 0 && row.promised_term <= row.term &&
 		topics_mark_slot_hears_leader(pg_topics_node_timeout))
 		topics_cluster_report_other_leader(lost_node);
+	if (row.is_removed && !allow_data_loss)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("node \"%s\" was removed from the cluster", row.node),
+				 errhint("SELECT topic_log.leave_cluster() has it lead its topics by itself; topics.add_node() on the node that leads has it come back.")));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	begin_election(&election, CurrentMemoryContext, commit_in_procedure, lost_node);
 	election.allow_data_loss = allow_data_loss;

@@ -391,6 +391,24 @@ topics_membership_follow(int64 term, const char *node)
 	topics_membership_promise(term, node);
 }
 
+/*
+ * On the node that leads: go on whatever others know, and may do without us, until another
+ * term; the row is locked.
+ */
+void
+topics_membership_accept_loss(void)
+{
+	update_row("data_loss = true");
+	topics_cluster_note_change();
+}
+
+/* On a follower: the node that leads says that this one is not in the cluster, or has it again. */
+void
+topics_membership_note_removed(bool is_removed)
+{
+	update_row(is_removed ? "is_removed = true" : "is_removed = false");
+}
+
 /* Promise nothing that is lower than a term; the row is locked. */
 void
 topics_membership_raise_term(int64 term)

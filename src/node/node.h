@@ -245,6 +245,8 @@ extern void topics_membership_follow(int64 term, const char *node);
 extern void topics_membership_admit(void);
 extern void topics_membership_raise_term(int64 term);
 extern void topics_membership_lead(int64 term, bool data_loss);
+extern void topics_membership_accept_loss(void);
+extern void topics_membership_note_removed(bool is_removed);
 extern void topics_membership_say_leader(void);
 extern bool topics_membership_has_begun_term(void);
 extern void topics_membership_check_call(const char *command);

@@ -109,6 +109,8 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 {
 	const MetadataNode *node = topics_metadata_find_node(candidate->name);
 
+	if (row->is_removed)
+		return psprintf("node \"%s\" was removed from the cluster", row->node);
 	if (!row->is_admitted)
 		return psprintf("node \"%s\" is a copy of that node, which was not admitted yet", row->node);
 	if (node == NULL || strcmp(node->incarnation, candidate->incarnation) != 0)

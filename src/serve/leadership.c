@@ -166,7 +166,8 @@ topics_leadership_seek(NodeView *node, bool was_heard)
 	if (node->row.leads || topics_clock_now() < stand_at)
 		return;
 	(void) topics_backoff_run(&election, NULL, look_for_leader, &search);
-	if (is_same(node) && pg_topics_automatic_failover && node->row.voters >= MIN_VOTERS)
+	if (is_same(node) && pg_topics_automatic_failover && !node->row.is_removed &&
+		node->row.voters >= MIN_VOTERS)
 		(void) topics_backoff_run(&election, NULL, stand_for_election, node);
 	put_election_off(RETRY_MS);
 }

@@ -88,6 +88,7 @@ typedef struct Session
 	MonotonicTime look_at;		/* when to look again what this node is */
 	Divergence *divergence;		/* from the leader */
 	bool		was_heard;		/* the leader has answered */
+	bool		is_removed;		/* ... that this is no node any more */
 	bool		is_careful;		/* each partition is appended by itself */
 	List	   *paused;			/* of PausedPartition */
 	MonotonicTime retry_at;		/* when these are to be tried again */
@@ -432,7 +433,16 @@ heal(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(session.cxt);
 
-	session.divergence = topics_divergence_ask(leader, &session.node.row);
+	PG_TRY();
+	{
+		session.divergence = topics_divergence_ask(leader, &session.node.row);
+	}
+	PG_CATCH();
+	{
+		session.is_removed = geterrcode() == ERRCODE_UNKNOWN_MEMBER;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	if (session.divergence->term == session.node.row.term)
 		return;
@@ -878,11 +888,20 @@ still_follows(void)
 	return read_cluster() && is_with_leader(&session.node.row);
 }
 
+/* Work: note whether this is a node, by what the leader says. */
+static void
+note_removed(void *arg)
+{
+	topics_membership_lock();
+	topics_membership_note_removed(*(const bool *) arg);
+}
+
 /* Follow the leader until something is in the way. */
 static void
 run_session(void)
 {
 	const WorkPiece whole = WHOLE_REPLICATION;
+	const WorkPiece election = WHOLE_ELECTION;
 	bool		goes_on;
 
 	session.is_careful = fails || topics_backoff_has_failures(WORK_REPLICATE);
@@ -890,8 +909,10 @@ run_session(void)
 	session.retry_at = NEVER;
 	session.moved_mark = 0;
 	session.flush_to = InvalidXLogRecPtr;
-	session.was_heard = false;
+	session.was_heard = session.is_removed = false;
 	goes_on = topics_backoff_run(&whole, NULL, begin_session, NULL);
+	if (session.is_removed != session.node.row.is_removed && (goes_on || session.is_removed))
+		(void) topics_backoff_run(&election, NULL, note_removed, &session.is_removed);
 	while (goes_on)
 		goes_on = take_response() && still_follows() && receive_next();
 	fails = session.is_careful || topics_backoff_left(&whole) > 0;

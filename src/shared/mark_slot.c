@@ -49,7 +49,7 @@ typedef struct SlotTable
 	pg_atomic_uint64 start_position;	/* in WAL; 0: nobody has asked */
 } SlotTable;
 
-static const ClusterFacts no_cluster = {CLUSTER_NONE, 0, 0, 0, 0};
+static const ClusterFacts no_cluster = {CLUSTER_NONE, 0, 0, 0, 0, false};
 
 static uint32 newcomer = 0;		/* the bit of a follower that is going to
 								 * count */
@@ -109,7 +109,7 @@ begin_slot(HighWatermark *slot, Oid database, const ClusterFacts *facts)
 	slot->voters = facts->voters;
 	slot->term = facts->term;
 	/* nobody knows whether others know of the latest change */
-	if (facts->kind == CLUSTER_LEADER && facts->voters - (facts->voters / 2 + 1) > 0)
+	if (facts->kind == CLUSTER_LEADER && !facts->data_loss && facts->voters - (facts->voters / 2 + 1) > 0)
 	{
 		slot->change_at_mark = 1;
 		slot->change_confirmed_by = facts->voters - (facts->voters / 2 + 1);
@@ -551,7 +551,9 @@ change_nodes(HighWatermark *slot, const ClusterFacts *facts)
 	bool		changes = slot->kind == CLUSTER_LEADER &&
 		(facts->acks_followers != slot->acks_followers || facts->voters != slot->voters);
 
-	if (changes && (slot->lease_followers > 0 || slot->change_at_mark != 0))
+	if (facts->data_loss)
+		slot->change_at_mark = 0;
+	else if (changes && (slot->lease_followers > 0 || slot->change_at_mark != 0))
 	{
 		bool		again = slot->change_at_mark != 0;
 
@@ -581,17 +583,6 @@ topics_mark_slot_is_changing(void)
 {
 	topics_mark_slot_choose();
 	return *(volatile uint64 *) &topics_mark_slot->change_at_mark != 0;
-}
-
-/* Let the latest change go, whoever knows of it. */
-void
-topics_mark_slot_accept_change(void)
-{
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
-	topics_mark_slot->change_at_mark = 0;
-	topics_high_watermark_advance();
-	topics_high_watermark_release();
-	wake_waiters(topics_mark_slot);
 }
 
 /*

@@ -560,6 +560,7 @@ typedef struct ClusterFacts
 									 * another one may have been elected */
 	int64		term;			/* that a leader leads in */
 	int			voters;			/* nodes that count */
+	bool		data_loss;		/* it leads whatever others know */
 } ClusterFacts;
 
 extern void topics_mark_slot_shmem_request(void);
@@ -575,7 +576,6 @@ extern ClusterKind topics_mark_slot_kind(void);
 extern uint64 topics_mark_slot_generation(void);
 extern void topics_mark_slot_note_newcomer(int number);
 extern bool topics_mark_slot_is_changing(void);
-extern void topics_mark_slot_accept_change(void);
 extern void topics_mark_slot_drain(void);
 extern bool topics_mark_slot_freeze(bool takes_over);
 extern void topics_mark_slot_thaw(void);

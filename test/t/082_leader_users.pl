@@ -126,6 +126,7 @@ for my $node ($a, $b)
 	ok( $node->poll_query_until(
 			'postgres', q{SELECT count(*) = 2 FROM topics.topic WHERE topic IN ('gone', 'grown')}),
 		$node->name . ' has the topics');
+	$node->safe_psql('postgres', 'CHECKPOINT');    # nobody waits for topics to be durable there
 }
 kill_server($_) for $a, $b;
 $c->safe_psql(
@@ -170,6 +171,12 @@ is( $a->safe_psql(
 	'a leader, c follower',
 	'a lost node is removed');
 is(produce_records($a, 'two', 10), 10, '... and the others go on');
+$b->start;
+ok($b->poll_query_until('postgres', 'SELECT is_removed FROM topic_log.cluster'),
+	'... it hears of that when it comes back');
+is((sqlstate_of($b, 'postgres', q{CALL topics.failover('a')}))[0],
+	'55000', '... and does not lead others that were removed');
+kill_server($b);
 
 # ----------------------------------------------------------------------
 # Two nodes
@@ -217,5 +224,13 @@ is( $c->safe_psql(
 		'postgres', q{SELECT count(*) FROM topics.truncated WHERE value LIKE 'confirmed%'}),
 	'5',
 	'... are in topics.truncated');
+
+
+# ... and of three nodes one is left
+kill_server($c);
+$a->safe_psql('postgres', q{CALL topics.remove_node('c')});
+is(produce_records($a, 'alone', 5), 5, 'the last node goes on alone');
+is($a->safe_psql('postgres', 'SELECT acks_followers FROM topics.cluster'),
+	'0', '... and waits for nobody');
 
 done_testing();
