@@ -129,6 +129,8 @@ COMMENT ON TABLE topic_log.lacking IS 'On a follower: partitions that were stopp
 
 CREATE TABLE topic_log.truncated (
 	topic text NOT NULL,
+	topic_id bigint NOT NULL,
+	notify_key uuid NOT NULL,
 	partition integer NOT NULL,
 	"offset" bigint NOT NULL,
 	"timestamp" timestamptz NOT NULL,
@@ -592,7 +594,7 @@ COMMENT ON FUNCTION topic_log.find_divergence(text, text, text, bigint, bigint, 
 
 CREATE PROCEDURE topic_log.take_lead(prepares boolean)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_take_lead';
-COMMENT ON PROCEDURE topic_log.take_lead(boolean) IS 'Has this node lead, or prepares that; called by the node that does so far, see topics.move_leader';
+COMMENT ON PROCEDURE topic_log.take_lead(boolean) IS 'Has this node lead, or prepares that; called by the node that does so far, see topics.move_leader. For roles with the attribute REPLICATION';
 
 CREATE FUNCTION topic_log.join_cluster(node text, leader text, cluster_id text, conninfo text, advertised_conninfo text, topic_id text, notify_key text) RETURNS text
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_join_cluster';
@@ -692,8 +694,9 @@ COMMENT ON VIEW topics.cluster IS 'The cluster that this database is in: one row
 CREATE VIEW topics.truncated WITH (security_barrier) AS
 SELECT topic, partition, "offset", "timestamp", key, value, headers, epoch, truncated_at
 FROM topic_log.truncated r
-WHERE EXISTS (SELECT FROM topic_log.topic t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.view
-	WHERE c.relname OPERATOR(pg_catalog.=) r.topic::name AND pg_catalog.has_table_privilege(c.oid, 'SELECT'));
+WHERE pg_catalog.pg_has_role('pg_read_all_data', 'USAGE') OR EXISTS (SELECT FROM topic_log.topic t
+	WHERE t.topic_id OPERATOR(pg_catalog.=) r.topic_id AND t.notify_key OPERATOR(pg_catalog.=) r.notify_key
+	AND pg_catalog.has_table_privilege(t.view::oid, 'SELECT'));
 COMMENT ON VIEW topics.truncated IS 'Records that were taken out of this node''s logs, since the node that leads does not have them: nobody had confirmed them when another leader was elected. The newest 100,000, or 64 MB, of the topics that one may read (Kafka drops them)';
 
 CREATE VIEW topics.node AS SELECT * FROM topic_log.node_status();
@@ -830,7 +833,7 @@ GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 	topic_log.lag_status(), topic_log.node_status(), topic_log.replica_status() TO PUBLIC;
 
 -- A node's role comes as any client; the functions look who it is.
-GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea) TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea), topic_log.take_lead(boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text),
 	topic_log.promise(text, text, text, bigint, bigint, text, boolean), topic_log.follow(text, text, text, bigint),
 	topic_log.leadership(text, text, bigint),

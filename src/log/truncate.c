@@ -99,11 +99,13 @@ static void
 keep_records(const Partition *partition, int64 end, int64 epoch)
 {
 	(void) topics_read_cut_show_all(true);
-	topics_statement_execute("INSERT INTO topic_log.truncated (topic, partition, \"offset\", \"timestamp\", key, value, headers, epoch)"
-							 " SELECT * FROM (SELECT %s, %d, \"offset\", \"timestamp\", key::text, value::text, headers, " INT64_FORMAT
-							 " FROM topic_log.%s WHERE \"offset\" >= " INT64_FORMAT " ORDER BY \"offset\" DESC LIMIT %d) t ORDER BY \"offset\"",
+	topics_statement_execute("INSERT INTO topic_log.truncated (topic, topic_id, notify_key, partition, \"offset\", \"timestamp\", key, value, headers, epoch)"
+							 " SELECT * FROM (SELECT %s, t.topic_id, t.notify_key, %d, \"offset\", \"timestamp\", key::text, value::text, headers, " INT64_FORMAT
+							 " FROM topic_log.%s, topic_log.topic t WHERE t.topic_id = " INT64_FORMAT
+							 " AND \"offset\" >= " INT64_FORMAT " ORDER BY \"offset\" DESC LIMIT %d) r ORDER BY \"offset\"",
 							 quote_literal_cstr(NameStr(partition->topic->name)), partition->number, epoch,
-							 quote_identifier(RelationGetRelationName(partition->rel)), end, MAX_KEPT);
+							 quote_identifier(RelationGetRelationName(partition->rel)),
+							 partition->state->id.topic_id, end, MAX_KEPT);
 	(void) topics_read_cut_show_all(false);
 	/* the places are only looked up if there are too many */
 	topics_statement_execute("DELETE FROM topic_log.truncated t USING (SELECT number, row_number() OVER w AS place,"

@@ -557,8 +557,11 @@ topics_take_lead(PG_FUNCTION_ARGS)
 	Election	election;
 	ClusterRow	row;
 
-	require_call(fcinfo, "topic_log.take_lead()");
+	topics_settings_require_preload();
+	PreventCommandIfReadOnly("topic_log.take_lead()");
+	topics_argument_require_no_block(fcinfo, "topic_log.take_lead()");
 	read_row(&row);
+	topics_replica_feed_check_role(row.node, row.cluster_id);
 	if (row.leads)
 		PG_RETURN_VOID();
 	SPI_connect_ext(SPI_OPT_NONATOMIC);

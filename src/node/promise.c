@@ -49,6 +49,8 @@ PG_FUNCTION_INFO_V1(topics_promise);
 PG_FUNCTION_INFO_V1(topics_follow);
 PG_FUNCTION_INFO_V1(topics_leadership);
 
+#define MAX_TERMS_AHEAD INT64CONST(1000000) /* that a node may have missed */
+
 /* Arguments of promise */
 enum
 {
@@ -101,6 +103,16 @@ compare_logs(const Candidate *candidate, const ClusterRow *row)
 						candidate->last_term, row->node, row->term);
 	longer = topics_log_ends_find_longer(topics_log_ends_get(), candidate->ends);
 	return longer ? psprintf("node \"%s\" has more of %s", row->node, longer) : NULL;
+}
+
+/* Require a term to be one that there can be, so that others come after it. */
+static void
+check_term(int64 term, const ClusterRow *row)
+{
+	if (term < 0 || term > topics_max(row->term, row->promised_term) + MAX_TERMS_AHEAD)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid term " INT64_FORMAT, term)));
 }
 
 /* Find why a candidate is refused; NULL: it is not. */
@@ -164,6 +176,7 @@ topics_promise(PG_FUNCTION_ARGS)
 	else
 		topics_membership_lock();
 	topics_cluster_require_row(&row);
+	check_term(candidate.term, &row);
 
 	/*
 	 * what is appended while the logs are compared could be confirmed by
@@ -204,11 +217,14 @@ topics_follow(PG_FUNCTION_ARGS)
 	const char *cluster_id = topics_argument_get_text(fcinfo, 0);
 	const char *leader = topics_argument_get_text(fcinfo, 1);
 	const MetadataNode *node;
+	ClusterRow	row;
 
 	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, PG_NARGS());
 	topics_replica_feed_check_role(leader, cluster_id);
 	topics_membership_lock();
+	topics_cluster_require_row(&row);
+	check_term(PG_GETARG_INT64(3), &row);
 	node = topics_metadata_find_node(leader);
 	if (node && strcmp(node->incarnation, topics_argument_get_text(fcinfo, 2)) == 0)
 		topics_membership_follow(PG_GETARG_INT64(3), leader);

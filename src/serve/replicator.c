@@ -658,12 +658,15 @@ append_together(Share *share)
 static void
 apply_metadata(void *arg)
 {
-	MemoryContext cxt = AllocSetContextCreate(session.cxt, "pg_topics metadata", ALLOCSET_DEFAULT_SIZES);
+	static MemoryContext cxt = NULL;
 
+	if (cxt == NULL)
+		cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics metadata", ALLOCSET_DEFAULT_SIZES);
+	/* what the last time has left, if it has failed */
+	MemoryContextReset(cxt);
 	topics_backoff_step(STEP_METADATA);
 	hold_row();
 	topics_metadata_apply(cxt, commit_and_go_on);
-	MemoryContextDelete(cxt);
 }
 
 /*

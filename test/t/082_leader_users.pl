@@ -36,6 +36,14 @@ sub committed
 		q{SELECT current_offset FROM topics.consumer_lag WHERE group_id = 'g' AND topic = 'one'});
 }
 
+# By the conninfo of a, others connect as a role that may replicate and read, and no more
+for my $node ($a, $b, $c)
+{
+	$node->safe_psql('postgres', 'CREATE ROLE replica LOGIN REPLICATION IN ROLE pg_read_all_data');
+}
+$a->safe_psql('postgres',
+	q{SELECT topics.alter_node('a', $$} . $a->connstr('postgres') . ' user=replica$$)');
+
 # ----------------------------------------------------------------------
 # Groups
 # ----------------------------------------------------------------------
