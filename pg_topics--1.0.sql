@@ -123,9 +123,10 @@ CREATE TABLE topic_log.lacking (
 	topic_id bigint NOT NULL,
 	partition integer NOT NULL,
 	log_end bigint NOT NULL,
+	is_anew boolean NOT NULL DEFAULT false,
 	CONSTRAINT lacking_pkey PRIMARY KEY (topic_id, partition)
 );
-COMMENT ON TABLE topic_log.lacking IS 'On a follower: partitions that were stopped when it came into the leader''s term, and up to where it must have them before it can lead; not dumped';
+COMMENT ON TABLE topic_log.lacking IS 'On a follower: partitions that were stopped when it came into the leader''s term, or are read anew, and up to where it must have them before it can lead, or, of those, promise anything; not dumped';
 
 CREATE TABLE topic_log.truncated (
 	topic text NOT NULL,

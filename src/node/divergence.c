@@ -271,7 +271,9 @@ truncate_all(const List *ends, const ClusterRow *row, bool data_loss, int64 epoc
 		CHECK_FOR_INTERRUPTS();
 		if (count < 0)
 		{
-			topics_metadata_begin_anew(topics_catalog_by_id(end->topic_id));
+			Topic	   *topic = topics_catalog_by_id(end->topic_id);
+
+			topics_metadata_drop_topic(topic->topic_id, topic->view_relid);
 			CommandCounterIncrement();
 		}
 		else

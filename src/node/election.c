@@ -346,7 +346,7 @@ report_no_quorum(const Election *election)
 static void
 require_whole(const Election *election)
 {
-	if (topics_log_ends_are_lacking())
+	if (topics_log_ends_are_lacking(false))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" cannot lead", election->row.node),

@@ -358,11 +358,36 @@ topics_log_ends_note_lacking(const char *began_with)
 }
 
 /*
+ * A topic is dropped here, and so many of its partitions are read anew from the leader: note
+ * where their logs end, since this node has confirmed what they have.
+ */
+void
+topics_log_ends_note_anew(Topic *topic, int32 partitions)
+{
+	StatementScope scope;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scope = topics_statement_begin();
+	for (int32 number = 0; number < partitions; number++)
+	{
+		int64		end = get_end(topic, number, NIL);
+
+		if (end != UNKNOWN_OFFSET && end > 0)
+			topics_statement_execute("INSERT INTO topic_log.lacking VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT ", true)"
+									 " ON CONFLICT (topic_id, partition) DO UPDATE SET is_anew = true,"
+									 " log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
+									 topic->topic_id, number, end);
+	}
+	topics_statement_end(scope);
+	PopActiveSnapshot();
+}
+
+/*
  * Forget what is not lacking any more.  Return true if anything is: this node cannot
- * lead without a loss.
+ * lead without a loss; with "anew" only if it is read anew: then it cannot vote either.
  */
 bool
-topics_log_ends_are_lacking(void)
+topics_log_ends_are_lacking(bool anew)
 {
 	char	   *here = topics_log_ends_get();
 	const char *texts[] = {here, "{}"};
@@ -374,7 +399,8 @@ topics_log_ends_are_lacking(void)
 						  " OR NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\""
 						  " WHERE key = 'topic/' || l.topic_id ORDER BY key, \"offset\" DESC) m WHERE m.value IS NOT NULL)",
 						  texts, lengthof(texts), false));
-	scope = begin_query("SELECT FROM topic_log.lacking LIMIT 1", NULL, 0, true);
+	scope = begin_query(anew ? "SELECT FROM topic_log.lacking WHERE is_anew LIMIT 1" :
+						"SELECT FROM topic_log.lacking LIMIT 1", NULL, 0, true);
 	result = SPI_processed > 0;
 	end_query(scope);
 	return result;

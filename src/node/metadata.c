@@ -518,6 +518,7 @@ typedef struct TopicDifference
 	bool		here;
 	bool		same;			/* what is here is this topic, not another of
 								 * its id */
+	bool		shrinks;		/* it would be, but has too many partitions */
 	char	   *text[DIFFERENCE_OWNER_HERE + 1];
 } TopicDifference;
 
@@ -550,7 +551,10 @@ find_differences(MemoryContext cxt)
 		if (difference->wanted && difference->here &&
 			get_partitions(difference, DIFFERENCE_PARTITIONS_HERE) >
 			get_partitions(difference, DIFFERENCE_PARTITIONS))
+		{
+			difference->shrinks = difference->same;
 			difference->same = false;
+		}
 		result = lappend(result, difference);
 		MemoryContextSwitchTo(old);
 	}
@@ -715,7 +719,8 @@ topics_metadata_begin_anew(Topic *topic)
 {
 	ereport(LOG,
 			(errmsg("pg_topics: topic \"%s\" is read anew from the leader", NameStr(topic->name)),
-			 errdetail("The leader has removed tombstones that this node has not seen.")));
+			 errdetail("What is here does not go on as it does there: the leader has removed tombstones that this node has not seen, say.")));
+	topics_log_ends_note_anew(topic, topic->partitions);
 	topics_metadata_drop_topic(topic->topic_id, topic->view_relid);
 }
 
@@ -770,6 +775,13 @@ settle_difference(void *arg)
 	const TopicDifference *difference = arg;
 
 	PushActiveSnapshot(GetLatestSnapshot());
+	if (difference->here && difference->wanted && difference->shrinks)
+	{
+		Topic	   *topic = topics_catalog_by_id(difference->topic_id);
+
+		if (topic)
+			topics_log_ends_note_anew(topic, get_partitions(difference, DIFFERENCE_PARTITIONS));
+	}
 	if (difference->here && !(difference->wanted && difference->same))
 		topics_metadata_drop_topic(difference->topic_id, get_view(difference));
 	if (difference->wanted && difference->here && difference->same)

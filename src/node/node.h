@@ -106,7 +106,8 @@ extern void topics_log_ends_note_unfinished(int64 topic_id, int32 partition, int
 extern void topics_log_ends_note_finished(void);
 extern bool topics_log_ends_are_unfinished(void);
 extern void topics_log_ends_note_lacking(const char *began_with);
-extern bool topics_log_ends_are_lacking(void);
+extern void topics_log_ends_note_anew(Topic *topic, int32 partitions);
+extern bool topics_log_ends_are_lacking(bool anew);
 
 /* ---- divergence.c ---- */
 

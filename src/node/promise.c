@@ -101,6 +101,8 @@ compare_logs(const Candidate *candidate, const ClusterRow *row)
 	if (candidate->last_term < row->term)
 		return psprintf("its log is of term " INT64_FORMAT ", and that of node \"%s\" of term " INT64_FORMAT,
 						candidate->last_term, row->node, row->term);
+	if (topics_log_ends_are_lacking(true))
+		return psprintf("node \"%s\" reads a topic anew, of which it has confirmed more than it has", row->node);
 	longer = topics_log_ends_find_longer(topics_log_ends_get(), candidate->ends);
 	return longer ? psprintf("node \"%s\" has more of %s", row->node, longer) : NULL;
 }
