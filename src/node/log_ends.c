@@ -34,14 +34,6 @@
 #include "log/log.h"
 #include "node/node.h"
 
-/* Where a log ended when the last whole cut was here. */
-typedef struct UnfinishedEnd
-{
-	int64		topic_id;
-	int32		partition;
-	int64		log_end;
-} UnfinishedEnd;
-
 static int64
 get_int(uint64 row, int column)
 {
@@ -81,27 +73,45 @@ end_query(StatementScope scope)
 	PopActiveSnapshot();
 }
 
-/* List the ends of logs of which a part of a cut is here. */
+/* Run a statement that changes something. */
+static void
+execute(const char *sql, const char *const *texts, int ntexts)
+{
+	end_query(begin_query(sql, texts, ntexts, false));
+}
+
+/*
+ * List what a query gives: topic, partition, end, and whether the topic is absent (0, 1), all
+ * int8.  LogEnds, palloc'd.
+ */
 static List *
-read_unfinished(void)
+list_ends(const char *sql, const char *const *texts, int ntexts)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	StatementScope scope = begin_query("SELECT topic_id, partition::int8, log_end FROM topic_log.unfinished_cut", NULL, 0, true);
+	StatementScope scope = begin_query(sql, texts, ntexts, true);
 	List	   *result = NIL;
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		UnfinishedEnd *end = palloc(sizeof(UnfinishedEnd));
+		LogEnd	   *end = palloc(sizeof(LogEnd));
 
 		end->topic_id = get_int(i, 1);
 		end->partition = (int32) get_int(i, 2);
 		end->log_end = get_int(i, 3);
+		end->is_absent = get_int(i, 4) != 0;
 		result = lappend(result, end);
 	}
 	MemoryContextSwitchTo(old);
 	end_query(scope);
 	return result;
+}
+
+/* List the ends of logs of which a part of a cut is here. */
+static List *
+read_unfinished(void)
+{
+	return list_ends("SELECT topic_id, partition::int8, log_end, 0::int8 FROM topic_log.unfinished_cut", NULL, 0);
 }
 
 /* Get the end of a partition's log, or UNKNOWN_OFFSET if it cannot be read. */
@@ -122,7 +132,7 @@ get_end(Topic *topic, int32 number, const List *unfinished)
 	}
 	foreach(lc, unfinished)
 	{
-		const UnfinishedEnd *found = lfirst(lc);
+		const LogEnd *found = lfirst(lc);
 
 		if (found->topic_id == topic->topic_id && found->partition == number)
 			end = topics_min(end, found->log_end);
@@ -195,17 +205,19 @@ topics_log_ends_get_all(void)
 	return make_ends(NIL);
 }
 
+/* The rows of such a value, which is a parameter. */
+#define ENDS_OF(parameter) \
+	"(SELECT t.key::int8 AS topic_id, p.number - 1 AS partition, (p.value #>> '{}')::int8 AS log_end, p.value = 'null' AS is_null" \
+	" FROM jsonb_each(" parameter "::jsonb) t, jsonb_array_elements(t.value) WITH ORDINALITY p (value, number))"
+
 /*
  * The ends of both nodes, by partition, as "here" and "there"; a partition that one of
  * them does not have ends at 0 there.
  */
 #define COMPARED \
 	"(SELECT topic_id, partition, coalesce(here.log_end, 0) AS here, coalesce(there.log_end, 0) AS there," \
-	" here.is_null OR there.is_null AS is_unknown, NOT $2::jsonb ? topic_id::text AS is_absent FROM" \
-	" (SELECT t.key::int8 AS topic_id, p.number - 1 AS partition, (p.value #>> '{}')::int8 AS log_end, p.value = 'null' AS is_null" \
-	" FROM jsonb_each($1::jsonb) t, jsonb_array_elements(t.value) WITH ORDINALITY p (value, number)) here FULL JOIN" \
-	" (SELECT t.key::int8 AS topic_id, p.number - 1 AS partition, (p.value #>> '{}')::int8 AS log_end, p.value = 'null' AS is_null" \
-	" FROM jsonb_each($2::jsonb) t, jsonb_array_elements(t.value) WITH ORDINALITY p (value, number)) there USING (topic_id, partition))"
+	" here.is_null OR there.is_null AS is_unknown, NOT $2::jsonb ? topic_id::text AS is_absent FROM " \
+	ENDS_OF("$1") " here FULL JOIN " ENDS_OF("$2") " there USING (topic_id, partition))"
 
 /*
  * Find a partition whose log is longer "here" than "there".  Return its description,
@@ -247,52 +259,17 @@ List *
 topics_log_ends_list_longer(const char *longer, const char *ends)
 {
 	const char *texts[] = {longer, ends};
-	MemoryContext cxt = CurrentMemoryContext;
-	StatementScope scope = begin_query("SELECT topic_id, partition, there, is_absent::int::int8 FROM " COMPARED " c"
-									   " WHERE here > there AND is_unknown IS NOT true ORDER BY 1, 2",
-									   texts, lengthof(texts), true);
-	MemoryContext old = MemoryContextSwitchTo(cxt);
-	List	   *result = NIL;
 
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		LogEnd	   *end = palloc0(sizeof(LogEnd));
-
-		end->topic_id = get_int(i, 1);
-		end->partition = (int32) get_int(i, 2);
-		end->log_end = get_int(i, 3);
-		end->is_absent = get_int(i, 4) != 0;
-		result = lappend(result, end);
-	}
-	MemoryContextSwitchTo(old);
-	end_query(scope);
-	return result;
+	return list_ends("SELECT topic_id, partition, there, is_absent::int::int8 FROM " COMPARED " c"
+					 " WHERE here > there AND is_unknown IS NOT true ORDER BY 1, 2", texts, lengthof(texts));
 }
 
 /* List all ends that are known. */
 List *
 topics_log_ends_list(const char *ends)
 {
-	const char *texts[] = {ends};
-	MemoryContext cxt = CurrentMemoryContext;
-	StatementScope scope = begin_query("SELECT t.key::int8, p.number - 1, (p.value #>> '{}')::int8"
-									   " FROM jsonb_each($1::jsonb) t, jsonb_array_elements(t.value) WITH ORDINALITY p (value, number)"
-									   " WHERE p.value <> 'null'", texts, lengthof(texts), true);
-	MemoryContext old = MemoryContextSwitchTo(cxt);
-	List	   *result = NIL;
-
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		LogEnd	   *end = palloc0(sizeof(LogEnd));
-
-		end->topic_id = get_int(i, 1);
-		end->partition = (int32) get_int(i, 2);
-		end->log_end = get_int(i, 3);
-		result = lappend(result, end);
-	}
-	MemoryContextSwitchTo(old);
-	end_query(scope);
-	return result;
+	return list_ends("SELECT topic_id, partition, log_end, 0::int8 FROM " ENDS_OF("$1") " e WHERE NOT is_null",
+					 &ends, 1);
 }
 
 /* ----------------------------------------------------------------
@@ -307,27 +284,15 @@ topics_log_ends_list(const char *ends)
 void
 topics_log_ends_note_unfinished(int64 topic_id, int32 partition, int64 log_end)
 {
-	StatementScope scope;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	scope = topics_statement_begin();
-	topics_statement_execute("INSERT INTO topic_log.unfinished_cut VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT
-							 ") ON CONFLICT DO NOTHING", topic_id, partition, log_end);
-	topics_statement_end(scope);
-	PopActiveSnapshot();
+	execute(psprintf("INSERT INTO topic_log.unfinished_cut VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT
+					 ") ON CONFLICT DO NOTHING", topic_id, partition, log_end), NULL, 0);
 }
 
 /* The cut is here as a whole, with this transaction. */
 void
 topics_log_ends_note_finished(void)
 {
-	StatementScope scope;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	scope = topics_statement_begin();
-	topics_statement_execute("DELETE FROM topic_log.unfinished_cut");
-	topics_statement_end(scope);
-	PopActiveSnapshot();
+	execute("DELETE FROM topic_log.unfinished_cut", NULL, 0);
 }
 
 /* Return true if a part of a cut is here. */
@@ -349,12 +314,12 @@ topics_log_ends_note_lacking(const char *began_with)
 	char	   *here = topics_log_ends_get();
 	const char *texts[] = {began_with, here};
 
-	end_query(begin_query("INSERT INTO topic_log.lacking SELECT topic_id, partition, here FROM " COMPARED " c"
-						  " WHERE here > there AND EXISTS (SELECT FROM topic.\"" METADATA_TOPIC "\" m"
-						  " WHERE m.key = 'topic/' || topic_id OR topic_id = (SELECT t.topic_id FROM topic_log.topic t"
-						  " WHERE t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass))"
-						  " ON CONFLICT (topic_id, partition) DO UPDATE SET log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
-						  texts, lengthof(texts), false));
+	execute("INSERT INTO topic_log.lacking SELECT topic_id, partition, here FROM " COMPARED " c"
+			" WHERE here > there AND EXISTS (SELECT FROM topic.\"" METADATA_TOPIC "\" m"
+			" WHERE m.key = 'topic/' || topic_id OR topic_id = (SELECT t.topic_id FROM topic_log.topic t"
+			" WHERE t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass))"
+			" ON CONFLICT (topic_id, partition) DO UPDATE SET log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
+			texts, lengthof(texts));
 }
 
 /*
@@ -364,22 +329,28 @@ topics_log_ends_note_lacking(const char *began_with)
 void
 topics_log_ends_note_anew(Topic *topic, int32 partitions)
 {
-	StatementScope scope;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	scope = topics_statement_begin();
 	for (int32 number = 0; number < partitions; number++)
 	{
 		int64		end = get_end(topic, number, NIL);
 
 		if (end != UNKNOWN_OFFSET && end > 0)
-			topics_statement_execute("INSERT INTO topic_log.lacking VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT ", true)"
-									 " ON CONFLICT (topic_id, partition) DO UPDATE SET is_anew = true,"
-									 " log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
-									 topic->topic_id, number, end);
+			execute(psprintf("INSERT INTO topic_log.lacking VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT ", true)"
+							 " ON CONFLICT (topic_id, partition) DO UPDATE SET is_anew = true,"
+							 " log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
+							 topic->topic_id, number, end), NULL, 0);
 	}
-	topics_statement_end(scope);
-	PopActiveSnapshot();
+}
+
+/* Return true if anything is noted as lacking, or, with "anew", as read anew. */
+static bool
+is_noted(bool anew)
+{
+	StatementScope scope = begin_query(anew ? "SELECT FROM topic_log.lacking WHERE is_anew LIMIT 1" :
+									   "SELECT FROM topic_log.lacking LIMIT 1", NULL, 0, true);
+	bool		result = SPI_processed > 0;
+
+	end_query(scope);
+	return result;
 }
 
 /*
@@ -389,19 +360,16 @@ topics_log_ends_note_anew(Topic *topic, int32 partitions)
 bool
 topics_log_ends_are_lacking(bool anew)
 {
-	char	   *here = topics_log_ends_get();
-	const char *texts[] = {here, "{}"};
-	StatementScope scope;
-	bool		result;
+	const char *texts[] = {NULL, "{}"};
 
-	end_query(begin_query("DELETE FROM topic_log.lacking l WHERE log_end <= coalesce((SELECT here FROM " COMPARED " c"
-						  " WHERE c.topic_id = l.topic_id AND c.partition = l.partition), 0)"
-						  " OR NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\""
-						  " WHERE key = 'topic/' || l.topic_id ORDER BY key, \"offset\" DESC) m WHERE m.value IS NOT NULL)",
-						  texts, lengthof(texts), false));
-	scope = begin_query(anew ? "SELECT FROM topic_log.lacking WHERE is_anew LIMIT 1" :
-						"SELECT FROM topic_log.lacking LIMIT 1", NULL, 0, true);
-	result = SPI_processed > 0;
-	end_query(scope);
-	return result;
+	/* mostly there is nothing to look for */
+	if (!is_noted(anew))
+		return false;
+	texts[0] = topics_log_ends_get();
+	execute("DELETE FROM topic_log.lacking l WHERE log_end <= coalesce((SELECT here FROM " COMPARED " c"
+			" WHERE c.topic_id = l.topic_id AND c.partition = l.partition), 0)"
+			" OR NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\""
+			" WHERE key = 'topic/' || l.topic_id ORDER BY key, \"offset\" DESC) m WHERE m.value IS NOT NULL)",
+			texts, lengthof(texts));
+	return is_noted(anew);
 }

@@ -269,13 +269,21 @@ topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at)
 	return found;
 }
 
-/* Copy the epoch in a query's first row, or return NULL if it has none. */
+/*
+ * Find the first epoch that the rest of a query on "epoch e" gives; palloc'd, or NULL.  Its
+ * parameters are of one type.
+ */
 static MetadataEpoch *
-copy_epoch(MemoryContext cxt)
+search_epoch(const char *rest, Oid type, Datum *values, int nvalues)
 {
+	MemoryContext cxt = CurrentMemoryContext;
+	Oid			types[] = {type, type};
+	char	   *sql = psprintf("%s%s LIMIT 1", "WITH " EPOCHS " SELECT e.number, e.id, e.term, e.ends, e.data_loss FROM epoch e ", rest);
+	StatementScope scope = begin_query(sql, types, values, nvalues);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	MetadataEpoch *epoch = SPI_processed > 0 ? palloc0(sizeof(MetadataEpoch)) : NULL;
 
+	Assert(nvalues <= lengthof(types));
 	if (epoch)
 	{
 		epoch->number = pg_strtoint64(get_text(0, 1));
@@ -285,6 +293,7 @@ copy_epoch(MemoryContext cxt)
 		epoch->data_loss = is_true(get_text(0, 5));
 	}
 	MemoryContextSwitchTo(old);
+	end_query(scope);
 	return epoch;
 }
 
@@ -295,32 +304,31 @@ copy_epoch(MemoryContext cxt)
 MetadataEpoch *
 topics_metadata_next_epoch(int64 number)
 {
-	MemoryContext cxt = CurrentMemoryContext;
 	Datum		values[] = {Int64GetDatum(number)};
-	Oid			types[] = {INT8OID};
-	StatementScope scope = begin_query("WITH " EPOCHS " SELECT number, id, term, ends, data_loss FROM epoch"
-									   " WHERE number > $1 ORDER BY number LIMIT 1",
-									   types, values, lengthof(values));
-	MetadataEpoch *result = copy_epoch(cxt);
 
-	end_query(scope);
-	return result;
+	return search_epoch("WHERE number > $1 ORDER BY number", INT8OID, values, lengthof(values));
 }
 
 /* Find the epoch by which a term began, or NULL. */
 MetadataEpoch *
 topics_metadata_find_term(int64 term)
 {
-	MemoryContext cxt = CurrentMemoryContext;
 	Datum		values[] = {Int64GetDatum(term)};
-	Oid			types[] = {INT8OID};
-	StatementScope scope = begin_query("WITH " EPOCHS " SELECT number, id, term, ends, data_loss FROM epoch"
-									   " WHERE term = $1 ORDER BY number LIMIT 1",
-									   types, values, lengthof(values));
-	MetadataEpoch *result = copy_epoch(cxt);
 
-	end_query(scope);
-	return result;
+	return search_epoch("WHERE term = $1 ORDER BY number", INT8OID, values, lengthof(values));
+}
+
+/*
+ * Find the latest epoch of those that another node has, in the form of
+ * topics_metadata_list_epochs, that is known here.  NULL: none is.
+ */
+MetadataEpoch *
+topics_metadata_find_common_epoch(const char *numbers, const char *ids)
+{
+	Datum		values[] = {CStringGetTextDatum(numbers), CStringGetTextDatum(ids)};
+
+	return search_epoch("JOIN ROWS FROM (unnest($1::int8[]), unnest($2::text[])) AS other (number, id) USING (number, id)"
+						" ORDER BY e.number DESC", TEXTOID, values, lengthof(values));
 }
 
 /* Get all epochs that are known here, as two arrays in text form: numbers, and ids. */
@@ -335,26 +343,6 @@ topics_metadata_list_epochs(char **numbers, char **ids)
 	*numbers = MemoryContextStrdup(cxt, get_text(0, 1));
 	*ids = MemoryContextStrdup(cxt, get_text(0, 2));
 	end_query(scope);
-}
-
-/*
- * Find the latest epoch of those that another node has, in the form of
- * topics_metadata_list_epochs, that is known here.  NULL: none is.
- */
-MetadataEpoch *
-topics_metadata_find_common_epoch(const char *numbers, const char *ids)
-{
-	MemoryContext cxt = CurrentMemoryContext;
-	Datum		values[] = {CStringGetTextDatum(numbers), CStringGetTextDatum(ids)};
-	Oid			types[] = {TEXTOID, TEXTOID};
-	StatementScope scope = begin_query("WITH " EPOCHS " SELECT e.number, e.id, e.term, e.ends, e.data_loss FROM epoch e"
-									   " JOIN ROWS FROM (unnest($1::int8[]), unnest($2::text[])) AS other (number, id) USING (number, id)"
-									   " ORDER BY e.number DESC LIMIT 1",
-									   types, values, lengthof(values));
-	MetadataEpoch *result = copy_epoch(cxt);
-
-	end_query(scope);
-	return result;
 }
 
 /*
