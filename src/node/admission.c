@@ -30,25 +30,35 @@
 #include "node/node.h"
 #include "pg_topics.h"
 
-/* Ask a node who leads; the result is palloc'd. */
-void
-topics_leadership_ask(const ClusterRow *row, const MetadataNode *node, Leadership *leadership)
+#define LEADERSHIP_PATIENCE_MS 1000 /* for a node to say who leads */
+
+/* A node is asked who leads, in a subtransaction. */
+typedef struct Question
 {
+	const ClusterRow *row;
+	Leadership	answer;			/* its node is set before */
+} Question;
+
+static void
+ask_node(void *arg)
+{
+	Question   *question = arg;
+	const ClusterRow *row = question->row;
+	Leadership *answer = &question->answer;
 	const char *values[] = {
 		row->node, row->cluster_id, psprintf(INT64_FORMAT, topics_max(row->term, row->promised_term))
 	};
 	long		patience = topics_min(LEADERSHIP_PATIENCE_MS, pg_topics_node_timeout);
-	Peer	   *peer = topics_peer_connect_within(node->name, node->conninfo, patience);
+	Peer	   *peer = topics_peer_connect_within(answer->node->name, answer->node->conninfo, patience);
 
 	PG_TRY();
 	{
 		PeerResult *result = topics_peer_query_within(peer, "SELECT * FROM topic_log.leadership($1, $2, $3::int8)",
 													  values, lengthof(values), patience);
 
-		leadership->node = node;
-		leadership->leader = pstrdup(topics_peer_value(result, 0, 0));
-		leadership->leads = strcmp(topics_peer_value(result, 0, 1), "t") == 0;
-		leadership->term = pg_strtoint64(topics_peer_value(result, 0, 2));
+		answer->leader = pstrdup(topics_peer_value(result, 0, 0));
+		answer->leads = strcmp(topics_peer_value(result, 0, 1), "t") == 0;
+		answer->term = pg_strtoint64(topics_peer_value(result, 0, 2));
 		topics_peer_clear(result);
 	}
 	PG_FINALLY();
@@ -56,22 +66,6 @@ topics_leadership_ask(const ClusterRow *row, const MetadataNode *node, Leadershi
 		topics_peer_close(peer);
 	}
 	PG_END_TRY();
-}
-
-/* A question, in a subtransaction. */
-typedef struct Question
-{
-	const ClusterRow *row;
-	const MetadataNode *node;
-	Leadership	answer;
-} Question;
-
-static void
-ask_node(void *arg)
-{
-	Question   *question = arg;
-
-	topics_leadership_ask(question->row, question->node, &question->answer);
 }
 
 /*
@@ -88,17 +82,18 @@ topics_leadership_survey(const ClusterRow *row, Leadership *best, int64 *highest
 	memset(best, 0, sizeof(Leadership));
 	foreach(lc, topics_metadata_list_nodes())
 	{
-		Question	question = {.row = row,.node = lfirst(lc)};
+		const MetadataNode *node = lfirst(lc);
+		Question	question = {.row = row,.answer.node = node};
 		ErrorData  *error;
 
-		if (strcmp(question.node->name, row->node) == 0)
+		if (strcmp(node->name, row->node) == 0)
 			continue;
 		error = topics_subtransaction_try(ask_node, &question);
 		if (error && topics_subtransaction_must_raise(error))
 			ReThrowError(error);
 		if (error)
 			continue;
-		count += question.node->counts ? 1 : 0;
+		count += node->counts ? 1 : 0;
 		*highest_term = topics_max(*highest_term, question.answer.term);
 		if (question.answer.leads && (best->node == NULL || question.answer.term > best->term))
 			*best = question.answer;

@@ -26,7 +26,6 @@
 #include "access/xact.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -34,7 +33,6 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
-#include "group/group.h"
 #include "node/node.h"
 #include "pg_topics.h"
 
@@ -88,10 +86,7 @@ wait_for_term(int64 promised_term)
 			(row.leads && row.term >= promised_term && topics_metadata_find_term(row.term) != NULL) ||
 			topics_clock_now() >= until)
 			return;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BEGIN_LOOK_MS,
-						 topics_wait_event_get(WAIT_PEER));
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		topics_peer_nap(BEGIN_LOOK_MS);
 	}
 }
 

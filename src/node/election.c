@@ -36,14 +36,12 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
-#include "group/group.h"
 #include "node/node.h"
 #include "pg_topics.h"
 
@@ -581,15 +579,6 @@ topics_take_lead(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-static void
-nap(void)
-{
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, MOVE_LOOK_MS,
-					 topics_wait_event_get(WAIT_PEER));
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
 /*
  * Wait until a follower has all that there is, or, with "ends", all that there was.  Raise
  * an error if it takes too long.
@@ -600,7 +589,7 @@ wait_for_node(const char *node, const uint64 *ends)
 	MonotonicTime until = topics_clock_in(MOVE_PATIENCE_MS);
 	Follower	follower;
 
-	for (;; nap())
+	for (;; topics_peer_nap(MOVE_LOOK_MS))
 	{
 		if (topics_follower_read(node, &follower) && follower.session != 0 &&
 			topics_follower_has_all(follower.number, ends))
@@ -640,12 +629,16 @@ hand_over(Peer *peer, const char *node)
 	topics_mark_slot_thaw();
 }
 
-/* Have another node lead, by way of a connection to it. */
+/* Have another node lead, by way of a connection to it.  The transaction is committed before. */
 static void
 move_to(const MetadataNode *to)
 {
-	Peer	   *peer = topics_peer_connect(to->name, to->conninfo);
+	Peer	   *peer;
 
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	/* who is asked for a promise waits for no snapshot or lock of ours */
+	SPI_commit();
+	peer = topics_peer_connect(to->name, to->conninfo);
 	PG_TRY();
 	{
 		/* this much is not waited for while nobody may append */
@@ -658,26 +651,7 @@ move_to(const MetadataNode *to)
 		topics_peer_close(peer);
 	}
 	PG_END_TRY();
-}
-
-/* Run a call on the node that leads. */
-static void
-run_on_leader(const ClusterRow *row, const char *sql, const char *const *values, int nvalues)
-{
-	Peer	   *peer;
-
-	if (row->leader_conninfo == NULL)
-		topics_cluster_require_leader("this procedure");
-	peer = topics_peer_connect(row->leader, row->leader_conninfo);
-	PG_TRY();
-	{
-		topics_peer_clear(topics_peer_query(peer, sql, values, nvalues));
-	}
-	PG_FINALLY();
-	{
-		topics_peer_close(peer);
-	}
-	PG_END_TRY();
+	SPI_finish();
 }
 
 /* CALL move_leader(to_node, from_node) */
@@ -707,14 +681,10 @@ topics_move_leader(PG_FUNCTION_ARGS)
 	{
 		const char *values[] = {to_node};
 
-		run_on_leader(&row, "CALL topics.move_leader($1)", values, lengthof(values));
+		topics_membership_run_on_leader(&row, "this procedure", "CALL topics.move_leader($1)", values, lengthof(values));
 		PG_RETURN_VOID();
 	}
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	/* who is asked for a promise waits for no snapshot or lock of ours */
-	SPI_commit();
 	move_to(to);
-	SPI_finish();
 	PG_RETURN_VOID();
 }
 
@@ -733,7 +703,7 @@ topics_rebalance_leaders(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	if (!row.leads)
 	{
-		run_on_leader(&row, "CALL topics.rebalance_leaders()", NULL, 0);
+		topics_membership_run_on_leader(&row, "this procedure", "CALL topics.rebalance_leaders()", NULL, 0);
 		PG_RETURN_VOID();
 	}
 	to = topics_metadata_find_node(preferred);
@@ -743,9 +713,6 @@ topics_rebalance_leaders(PG_FUNCTION_ARGS)
 				(errmsg("node \"%s\", which is the preferred leader, has left the cluster", preferred)));
 		PG_RETURN_VOID();
 	}
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	SPI_commit();
 	move_to(to);
-	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -46,7 +46,6 @@
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -162,27 +161,14 @@ topics_membership_report_no_node(const char *node)
 			 errhint("topics.node has those that are.")));
 }
 
-/* Connect to a node for one statement.  Return how many rows it gives. */
-static int
-run_on(const char *node, const char *conninfo, const char *sql, const char *const *values,
-	   int nvalues)
+/* Run a call on the node that leads, and that is another one. */
+void
+topics_membership_run_on_leader(const ClusterRow *row, const char *procedure, const char *sql,
+								const char *const *values, int nvalues)
 {
-	Peer	   *peer = topics_peer_connect(node, conninfo);
-	volatile int count = 0;
-
-	PG_TRY();
-	{
-		PeerResult *result = topics_peer_query(peer, sql, values, nvalues);
-
-		count = topics_peer_count(result);
-		topics_peer_clear(result);
-	}
-	PG_FINALLY();
-	{
-		topics_peer_close(peer);
-	}
-	PG_END_TRY();
-	return count;
+	if (row->leader_conninfo == NULL)
+		topics_cluster_require_leader(procedure);
+	(void) topics_peer_run(row->leader, row->leader_conninfo, sql, values, nvalues);
 }
 
 /* ----------------------------------------------------------------
@@ -709,16 +695,6 @@ is_followed(const char *node)
 	return topics_follower_read(node, &follower) && follower.session != 0;
 }
 
-/* Wait until the next look.  The wait can be cancelled. */
-static void
-nap(void)
-{
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS,
-					 topics_wait_event_get(WAIT_PEER));
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
 /*
  * Require a node's name not to be that of another database, which follows.  One that
  * has just lost all takes a moment to notice, for which we wait.
@@ -728,7 +704,7 @@ require_not_followed(const char *node, long patience_ms)
 {
 	MonotonicTime until = topics_clock_in(patience_ms);
 
-	for (; is_followed(node); nap())
+	for (; is_followed(node); topics_peer_nap(POLL_MS))
 		if (topics_clock_now() >= until)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -823,7 +799,7 @@ wait_until_counted(const char *node)
 		if (known == NULL || known->counts)
 			break;
 		SPI_commit();
-		nap();
+		topics_peer_nap(POLL_MS);
 	}
 }
 
@@ -888,9 +864,9 @@ require_leader_answers(const char *node, const char *leader, const char *conninf
 	const char *values[] = {node, cluster_id};
 
 	/* somebody there may wait for a lock behind who waits for us */
-	(void) run_on(leader, conninfo, "SELECT topic_log.check_follower($1, $2)"
-				  " FROM pg_catalog.set_config('lock_timeout', '10s', true)", values,
-				  lengthof(values));
+	(void) topics_peer_run(leader, conninfo, "SELECT topic_log.check_follower($1, $2)"
+						   " FROM pg_catalog.set_config('lock_timeout', '10s', true)", values,
+						   lengthof(values));
 }
 
 /*
@@ -1037,7 +1013,7 @@ wait_for_no_change(void)
 	MonotonicTime until = topics_clock_in(PATIENCE_MS);
 
 	while (topics_mark_slot_is_changing() && topics_clock_now() < until)
-		nap();
+		topics_peer_nap(POLL_MS);
 }
 
 typedef struct RemovedNode
@@ -1054,8 +1030,8 @@ tell_removed(void *arg)
 	const RemovedNode *removed = arg;
 	const char *values[] = {removed->node, removed->cluster_id};
 
-	if (run_on(removed->node, removed->conninfo, "SELECT topic_log.leave_cluster() FROM topic_log.cluster"
-			   " WHERE node = $1 AND cluster_id = $2", values, lengthof(values)) == 0)
+	if (topics_peer_run(removed->node, removed->conninfo, "SELECT topic_log.leave_cluster() FROM topic_log.cluster"
+						" WHERE node = $1 AND cluster_id = $2", values, lengthof(values)) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the database there is not that node")));
@@ -1070,9 +1046,7 @@ have_leader_remove(const ClusterRow *row, const char *node)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is this node", node),
 				 errhint("Call topics.remove_node() on another one.")));
-	if (row->leader_conninfo == NULL)
-		topics_cluster_require_leader("topics.remove_node()");
-	(void) run_on(row->leader, row->leader_conninfo, "CALL topics.remove_node($1)", &node, 1);
+	topics_membership_run_on_leader(row, "topics.remove_node()", "CALL topics.remove_node($1)", &node, 1);
 }
 
 /* CALL remove_node(node) */

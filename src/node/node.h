@@ -36,6 +36,9 @@ extern void topics_peer_clear(PeerResult *result);
 extern void topics_peer_prepare(Peer *peer, const char *name, const char *sql);
 extern void topics_peer_send_bytes(Peer *peer, const char *name, const StringInfoData *bytes);
 extern PeerResult *topics_peer_receive_bytes(Peer *peer, StringInfo bytes);
+extern int	topics_peer_run(const char *node, const char *conninfo, const char *sql,
+							const char *const *values, int nvalues);
+extern void topics_peer_nap(long ms);
 
 /* ---- metadata.c ---- */
 
@@ -130,9 +133,7 @@ extern void topics_divergence_finish_cut(const ClusterRow *row);
 
 /* ---- admission.c ---- */
 
-#define LEADERSHIP_PATIENCE_MS 1000 /* for a node to say who leads */
-
-/* What another node says of that. */
+/* What another node says of who leads. */
 typedef struct Leadership
 {
 	const MetadataNode *node;	/* that was asked */
@@ -141,7 +142,6 @@ typedef struct Leadership
 	int64		term;			/* that it is in, or has promised */
 } Leadership;
 
-extern void topics_leadership_ask(const ClusterRow *row, const MetadataNode *node, Leadership *leadership);
 extern int	topics_leadership_survey(const ClusterRow *row, Leadership *best, int64 *highest_term);
 extern bool topics_admission_ask(const ClusterRow *row);
 
@@ -240,6 +240,8 @@ extern void topics_membership_adopt_epoch(int64 epoch, const char *id);
 extern void topics_membership_adopt_term(int64 term, int64 epoch, const char *id);
 extern void topics_membership_go_back(int64 term, int64 epoch, const char *id);
 extern void topics_membership_lock(void);
+extern void topics_membership_run_on_leader(const ClusterRow *row, const char *procedure, const char *sql,
+											const char *const *values, int nvalues);
 extern void topics_membership_freeze(void);
 extern void topics_membership_promise(int64 term, const char *node);
 extern void topics_membership_follow(int64 term, const char *node);

@@ -422,3 +422,36 @@ topics_peer_receive_bytes(Peer *peer, StringInfo bytes)
 	}
 	return result;
 }
+
+/* Connect to a node for one statement.  Return how many rows it gives. */
+int
+topics_peer_run(const char *node, const char *conninfo, const char *sql, const char *const *values,
+				int nvalues)
+{
+	Peer	   *peer = topics_peer_connect(node, conninfo);
+	volatile int count = 0;
+
+	PG_TRY();
+	{
+		PeerResult *result = topics_peer_query(peer, sql, values, nvalues);
+
+		count = topics_peer_count(result);
+		topics_peer_clear(result);
+	}
+	PG_FINALLY();
+	{
+		topics_peer_close(peer);
+	}
+	PG_END_TRY();
+	return count;
+}
+
+/* Wait until the next look at what another node has done.  The wait can be cancelled. */
+void
+topics_peer_nap(long ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms,
+					 topics_wait_event_get(WAIT_PEER));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
