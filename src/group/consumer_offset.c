@@ -427,8 +427,8 @@ needs_record(LocalOffset *local)
 }
 
 /*
- * Require this node to be what it was when the group was used: otherwise others may have
- * used it on another node, which led meanwhile.
+ * Require this node to be what it was when the group was used: otherwise others
+ * may have used it on another node, which led meanwhile.
  */
 static void
 require_same_role(void)

@@ -638,9 +638,9 @@ topics_offset_table_begin_load(void)
 }
 
 /*
- * The log of this topic has been read, or NO_TOPIC if there was none.  What has come
- * to it meanwhile is lacking, and the next one to ask reads it again.  Return false if
- * what was read has been forgotten: then the caller begins anew.
+ * The log of this topic has been read, or NO_TOPIC if there was none.  What has
+ * come to it meanwhile is lacking, and the next one to ask reads it again.  Return
+ * false if what was read has been forgotten: then the caller begins anew.
  */
 bool
 topics_offset_table_end_load(int64 offsets_topic_id)

@@ -123,7 +123,7 @@ topics_find_divergence(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the node that leads has not begun its term yet")));
 	values[DIVERGENCE_TERM] = Int64GetDatum(row.term);
-	put_text(values, nulls, DIVERGENCE_BEGAN_WITH, began->ends);
+	values[DIVERGENCE_BEGAN_WITH] = CStringGetTextDatum(began->ends);
 	common = topics_metadata_find_common_epoch(topics_argument_get_text(fcinfo, 5),
 											   topics_argument_get_text(fcinfo, 6));
 	nulls[DIVERGENCE_EPOCH] = nulls[DIVERGENCE_EPOCH_TERM] = common == NULL;
@@ -180,9 +180,7 @@ topics_divergence_ask(Peer *peer, const ClusterRow *row)
 	result->ends = text ? pstrdup(text) : NULL;
 
 	result->data_loss = strcmp(topics_peer_value(answer, 0, DIVERGENCE_DATA_LOSS), "t") == 0;
-	text = topics_peer_value(answer, 0, DIVERGENCE_BEGAN_WITH);
-	result->began_with = text ? pstrdup(text) : pstrdup("{}");
-
+	result->began_with = pstrdup(topics_peer_value(answer, 0, DIVERGENCE_BEGAN_WITH));
 	topics_peer_clear(answer);
 	return result;
 }
@@ -310,11 +308,11 @@ topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
 	ends = divergence->ends ? topics_log_ends_list_longer(topics_log_ends_get_all(), divergence->ends) : NIL;
 	result = truncate_all(ends, row, divergence->data_loss, divergence->epoch);
 	CommandCounterIncrement();
-	if (own && own->ends)
+	if (own)
 		result |= truncate_all(topics_log_ends_list_longer(topics_log_ends_get_all(), own->ends), row,
 							   divergence->data_loss, divergence->epoch);
 	if (divergence->epoch != row->epoch)
-		topics_membership_go_back(divergence->epoch_term, divergence->epoch, divergence->epoch_id);
+		topics_membership_enter_epoch(divergence->epoch_term, divergence->epoch, divergence->epoch_id);
 	return result;
 }
 
@@ -322,10 +320,11 @@ topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
 void
 topics_divergence_finish_cut(const ClusterRow *row)
 {
-	char	   *whole = topics_log_ends_get();
+	char	   *whole;
 
 	if (!topics_log_ends_are_unfinished())
 		return;
+	whole = topics_log_ends_get();
 	(void) truncate_all(topics_log_ends_list_longer(topics_log_ends_get_all(), whole), row, false, row->epoch);
 	topics_log_ends_note_finished();
 }

@@ -245,7 +245,7 @@ topics_membership_admit(void)
 static void
 begin_epoch(void)
 {
-	MetadataEpoch epoch = {.started_at = topics_mark_slot_start_position(),};
+	MetadataEpoch epoch = {.started_at = topics_mark_slot_start_position()};
 	ClusterRow	row;
 
 	update_row("epoch = epoch + 1, epoch_id = gen_random_uuid()");
@@ -296,29 +296,16 @@ topics_membership_publish(void)
  * ----------------------------------------------------------------
  */
 
-/* On a follower: the leader is in another epoch of its term. */
+/*
+ * On a follower, which has all that there was when it began: come into an epoch, maybe of
+ * another term; or go back to an earlier one, as the log does.  The row is locked.
+ */
 void
-topics_membership_adopt_epoch(int64 epoch, const char *id)
-{
-	topics_membership_lock();
-	update_row(psprintf("epoch = " INT64_FORMAT ", epoch_id = %s", epoch, quote_literal_cstr(id)));
-}
-
-/* On a follower, which has all that there was when it began: come into a term. */
-void
-topics_membership_adopt_term(int64 term, int64 epoch, const char *id)
+topics_membership_enter_epoch(int64 term, int64 epoch, const char *id)
 {
 	update_row(psprintf("term = " INT64_FORMAT ", epoch = " INT64_FORMAT ", epoch_id = %s,"
 						" promised_term = GREATEST(promised_term, " INT64_FORMAT ")",
 						term, epoch, quote_literal_cstr(id), term));
-}
-
-/* On a node whose log was truncated: its last epoch is an earlier one. */
-void
-topics_membership_go_back(int64 term, int64 epoch, const char *id)
-{
-	update_row(psprintf("term = " INT64_FORMAT ", epoch = " INT64_FORMAT ", epoch_id = %s",
-						term, epoch, quote_literal_cstr(id)));
 }
 
 /*
@@ -330,12 +317,14 @@ say_leader(const char *name)
 {
 	ClusterRow	row;
 	const MetadataNode *node;
+	bool		is_own;
 
 	topics_cluster_require_row(&row);
+	is_own = strcmp(name, row.node) == 0;
 	/* it leads on until it does in the higher term, or another one does */
-	if (row.leads && strcmp(name, row.node) == 0)
+	if (row.leads && is_own)
 		return;
-	node = strcmp(name, row.node) == 0 ? NULL : topics_metadata_find_node(name);
+	node = is_own ? NULL : topics_metadata_find_node(name);
 	if (node == NULL)
 		update_row("leader = '', leader_conninfo = NULL, leader_advertised_conninfo = NULL");
 	else
@@ -763,9 +752,10 @@ invite(Peer *peer, const char *leader, MetadataNode *node)
 	node->counts = before && before->counts && !replaces;
 	topics_metadata_put_node(node);
 	if (replaces && before->counts)
+	{
 		require_no_change();
-	if (replaces && before->counts)
 		adjust_acks_followers(node->name, false);
+	}
 	SPI_commit();
 	if (replaces)
 		forget_follower(node->name);

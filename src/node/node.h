@@ -236,9 +236,7 @@ extern Datum topics_replica_value_read(StringInfo data, ValueReader *reader, boo
 extern void topics_membership_hold(void);
 extern void topics_membership_pre_commit(void);
 extern void topics_membership_publish(void);
-extern void topics_membership_adopt_epoch(int64 epoch, const char *id);
-extern void topics_membership_adopt_term(int64 term, int64 epoch, const char *id);
-extern void topics_membership_go_back(int64 term, int64 epoch, const char *id);
+extern void topics_membership_enter_epoch(int64 term, int64 epoch, const char *id);
 extern void topics_membership_lock(void);
 extern void topics_membership_run_on_leader(const ClusterRow *row, const char *procedure, const char *sql,
 											const char *const *values, int nvalues);

@@ -213,6 +213,14 @@ hold_row(void)
 				 errmsg("this node follows node \"%s\" no more", session.leader)));
 }
 
+/* The same, and change its row. */
+static void
+lock_row(void)
+{
+	topics_membership_lock();
+	hold_row();
+}
+
 /* Between two transactions of a piece of work. */
 static void
 commit_and_go_on(void)
@@ -362,9 +370,8 @@ adopt_epoch(void *arg)
 {
 	const FetchResponse *response = arg;
 
-	topics_membership_lock();
-	hold_row();
-	topics_membership_adopt_epoch(response->epoch, response->epoch_id);
+	lock_row();
+	topics_membership_enter_epoch(response->term, response->epoch, response->epoch_id);
 }
 
 /*
@@ -376,10 +383,9 @@ adopt_term(void *arg)
 {
 	const FetchResponse *response = arg;
 
-	topics_membership_lock();
-	hold_row();
+	lock_row();
 	topics_log_ends_note_lacking(session.divergence->began_with);
-	topics_membership_adopt_term(response->term, response->epoch, response->epoch_id);
+	topics_membership_enter_epoch(response->term, response->epoch, response->epoch_id);
 	give_origin_up();
 	TEST_POINT("replica-adopts");
 	CommitTransactionCommand();
@@ -446,8 +452,7 @@ heal(void)
 	MemoryContextSwitchTo(old);
 	if (session.divergence->term == session.node.row.term)
 		return;
-	topics_membership_lock();
-	hold_row();
+	lock_row();
 	/* what this node has begun to commit while it led is there, or is not */
 	topics_mark_slot_drain();
 
@@ -783,8 +788,7 @@ finish_cut(void *arg)
 static void
 note_admitted(void *arg)
 {
-	topics_membership_lock();
-	hold_row();
+	lock_row();
 	topics_membership_admit();
 }
 

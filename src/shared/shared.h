@@ -322,7 +322,7 @@ typedef enum WorkKind
 	WORK_TABLES,				/* of dropped topics */
 	WORK_REPLICATE,				/* what the replicator does (replicator.c) */
 	WORK_METADATA,				/* of the cluster, on the node that leads */
-	WORK_ELECT,					/* who leads (replicator.c) */
+	WORK_ELECT,					/* who leads (leadership.c) */
 	WORK_KINDS
 } WorkKind;
 
