@@ -722,6 +722,8 @@ def allowed_errors(run, op):
         allowed |= {"57014"} | ({"lost"} if run.nodes else set())  # or in the wait for followers, which closes the connection
     if run.nodes and op.f == "produce":
         allowed |= {"40003"}  # send() says so of a commit that no follower has confirmed
+        if op.get("synchronous", "on").startswith("acks_"):
+            allowed |= {"TP004"}  # no follower has asked for anything since pg_topics.node_timeout
     if run.leaders:
         allowed |= {"TP004", "40001"}  # another node leads, or has just come to lead
     if op.f == "reset" and op["partition"] is None:

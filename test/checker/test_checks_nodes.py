@@ -145,6 +145,12 @@ class NodesTest(unittest.TestCase):
         self.story.log("a")
         self.assert_finds()
 
+    def test_refused_while_no_follower_is_heard(self):
+        self.story.produce("a", outcome="fail", error="TP004", message="", synchronous="acks_1")
+        self.assert_finds()
+        self.story.produce("b", outcome="fail", error="TP004", message="", synchronous="on")
+        self.assert_finds("unexpected_error")
+
     # ------------------------------------------------------------------
     # What followers are at the end
     # ------------------------------------------------------------------
