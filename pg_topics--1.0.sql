@@ -313,23 +313,24 @@ COMMENT ON FUNCTION topics.murmur2(bytea) IS
 CREATE FUNCTION topics.fetch(
 	topic text, partition integer, from_offset bigint,
 	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576,
-	max_wait interval DEFAULT '0',
+	max_wait interval DEFAULT '0', leader_epoch integer DEFAULT NULL,
 	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key text,
 	OUT value text, OUT headers jsonb) RETURNS SETOF record
 LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_fetch';
 CREATE FUNCTION topics.fetch_bytea(
 	topic text, partition integer, from_offset bigint,
 	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576,
-	max_wait interval DEFAULT '0',
+	max_wait interval DEFAULT '0', leader_epoch integer DEFAULT NULL,
 	OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz, OUT key bytea,
 	OUT value bytea, OUT headers jsonb) RETURNS SETOF record
 LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_fetch';
-COMMENT ON FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval) IS
+COMMENT ON FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval, integer) IS
 'Records of a partition from an offset on, in order, as the statement''s snapshot sees them (Kafka: assign, seek and poll). Keeps nothing: the caller remembers its own place. Needs SELECT on the topic''s view.
 max_records, max_bytes (of key, value and headers): at least 1; one record comes even if it is larger.
 max_wait (fetch.max.wait.ms): 0 to 1 minute. If there is no record, waits for one as long, and then sees also what was committed after the statement began. Keeps the statement''s snapshot meanwhile, so wait longer with topics.wait_offset. In REPEATABLE READ and SERIALIZABLE nothing is waited for.
-Errors: TP001 offset out of range (OFFSET_OUT_OF_RANGE, with both ends of the log), 42704 no such topic, 42501 no right, 22023 bad partition or limit, XX001 a record is missing';
-COMMENT ON FUNCTION topics.fetch_bytea(text, integer, bigint, integer, integer, interval) IS
+leader_epoch (last_fetched_epoch): in a cluster, what topics.offset_for_leader_epoch gave in the statement that read what is before from_offset; from 0. Has a reader told that another node leads without what it read; otherwise only an offset beyond the end tells that.
+Errors: TP001 offset out of range (OFFSET_OUT_OF_RANGE, with both ends of the log), TP004 a leader_epoch that is not known here (UNKNOWN_LEADER_EPOCH), TP010 what was read was truncated (LogTruncationException), 42704 no such topic, 42501 no right, 22023 bad partition, limit or leader_epoch, XX001 a record is missing';
+COMMENT ON FUNCTION topics.fetch_bytea(text, integer, bigint, integer, integer, interval, integer) IS
 'As topics.fetch, with key and value as bytes';
 
 CREATE FUNCTION topics.latest(topic text,
@@ -355,6 +356,14 @@ LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_list_offsets_by_time';
 COMMENT ON FUNCTION topics.list_offsets(text, timestamptz) IS
 'For each partition the first offset whose record''s timestamp is not before the time given, also where timestamps are out of order; the log end without timestamp where there is none (Kafka: offsetsForTimes). Needs SELECT on the topic''s view. Reads at most one segment that is not sealed.
 Errors: 42704 no such topic, 42501 no right';
+
+CREATE FUNCTION topics.offset_for_leader_epoch(
+	topic text, partition integer, INOUT leader_epoch integer DEFAULT NULL, OUT end_offset bigint) RETURNS record
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'topics_offset_for_leader_epoch';
+COMMENT ON FUNCTION topics.offset_for_leader_epoch(text, integer, integer) IS
+'The latest leader epoch of a partition''s log up to leader_epoch, and where its records end: where the next one began, or at the log end (Kafka: OffsetsForLeaderEpoch). Without leader_epoch the latest one; NULLs if that is lower than leader_epoch. As the statement''s snapshot sees the log. Each election begins a leader epoch; all is of epoch 0 without a cluster. Needs SELECT on the topic''s view.
+leader_epoch: from 0.
+Errors: 42704 no such topic, 42501 no right, 22023 bad partition or leader_epoch';
 
 CREATE PROCEDURE topics.wait_offset(
 	topic text, partition integer, after_offset bigint, max_wait interval DEFAULT '30 s')
@@ -395,7 +404,7 @@ COMMENT ON FUNCTION topics.consume(text, text, integer, integer, interval, text)
 'Records of one partition from the group''s committed offset on; the offset moves behind them when the transaction commits (Kafka: poll and commitSync, in one transaction with the work). Until then the partition is claimed: other transactions of the group get other partitions, or nothing. Of the free partitions with records the one served longest ago; a second call in a transaction goes on. Needs SELECT on the topic''s view; a group belongs to the role that used it first.
 max_records, max_bytes, max_wait: as in topics.fetch. auto_offset_reset: where the group begins in the topic, and goes on if its place was removed: earliest, latest or none; fixed by the group''s first call (auto.offset.reset, whose default is latest).
 All records returned count as consumed: call it alone in its statement, without LIMIT.
-Errors: 42704 no such topic, 42501 no right to the topic or the group, 42602 bad group_id, 22023 bad limit, TP001 the committed offset is not in the log, 40001 there are records, but the transaction''s snapshot is older than the commit that set the committed offset, 54000 pg_topics.max_group_offsets reached';
+Errors: 42704 no such topic, 42501 no right to the topic or the group, 42602 bad group_id, 22023 bad limit, TP001 the committed offset is not in the log, TP010 what the group had consumed was truncated (LogTruncationException), 40001 there are records, but the transaction''s snapshot is older than the commit that set the committed offset, 54000 pg_topics.max_group_offsets reached';
 COMMENT ON FUNCTION topics.consume_bytea(text, text, integer, integer, interval, text) IS
 'As topics.consume, with key and value as bytes';
 
@@ -689,7 +698,7 @@ COMMENT ON VIEW topics.segment IS 'Segments of partitions of the topics that top
 CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
-CREATE VIEW topics.cluster AS SELECT cluster_id, node, nullif(leader, '') AS leader, epoch, acks_followers FROM topic_log.cluster;
+CREATE VIEW topics.cluster AS SELECT cluster_id, node, nullif(leader, '') AS leader, term AS epoch, acks_followers FROM topic_log.cluster;
 COMMENT ON VIEW topics.cluster IS 'The cluster that this database is in: one row, or none (Kafka: kafka-metadata-quorum describe --status)';
 
 CREATE VIEW topics.truncated WITH (security_barrier) AS
@@ -733,13 +742,13 @@ COMMENT ON COLUMN topics.truncated."timestamp" IS 'As of the record';
 COMMENT ON COLUMN topics.truncated.key IS 'As of the record, as text';
 COMMENT ON COLUMN topics.truncated.value IS 'As of the record, as text';
 COMMENT ON COLUMN topics.truncated.headers IS 'As of the record';
-COMMENT ON COLUMN topics.truncated.epoch IS 'The last one that this node was in before';
+COMMENT ON COLUMN topics.truncated.epoch IS 'The leader epoch that this node was in before';
 COMMENT ON COLUMN topics.truncated.truncated_at IS 'When it was taken out';
 COMMENT ON COLUMN topics.node.node IS 'Name';
 COMMENT ON COLUMN topics.node.advertised_conninfo IS 'Where clients find it (Kafka: advertised.listeners)';
 COMMENT ON COLUMN topics.node.role IS 'leader: it is written to; or follower';
 COMMENT ON COLUMN topics.node.is_self IS 'True for this node';
-COMMENT ON COLUMN topics.node.epoch IS 'Of the leader, from 1 on: each start of its server that has written records is another; 0: a follower that has not heard of one (Kafka: leader epoch)';
+COMMENT ON COLUMN topics.node.epoch IS 'Leader epoch, from 1 on: each election begins one; 0: a follower that has not come into one yet';
 COMMENT ON COLUMN topics.node.counts IS 'Whether it has had all that the leader has, once: until then it is not among the nodes of which topics.alter_cluster() takes half';
 COMMENT ON COLUMN topics.node.in_sync IS 'On the leader: whether it is connected, and has had within 10 s all that there was then; true for the leader; NULL on a follower, which does not know (Kafka: in-sync replica)';
 COMMENT ON COLUMN topics.node.last_asked IS 'On the leader, of a follower: when it last asked for what is new; NULL: not since the server started';
@@ -751,7 +760,7 @@ COMMENT ON COLUMN topics.replica.topic IS 'Name of the topic';
 COMMENT ON COLUMN topics.replica.partition IS 'Number of the partition, from 0';
 COMMENT ON COLUMN topics.replica.node IS 'The node that has it';
 COMMENT ON COLUMN topics.replica.role IS 'leader or follower';
-COMMENT ON COLUMN topics.replica.epoch IS 'Epoch of the leader (Kafka: leader epoch)';
+COMMENT ON COLUMN topics.replica.epoch IS 'Leader epoch, as in topics.node';
 COMMENT ON COLUMN topics.replica.log_end_offset IS 'Where its log ends there; NULL: this node does not know (Kafka: LEO)';
 COMMENT ON COLUMN topics.replica.high_watermark IS 'How far it is read there: to what enough followers have, or on a follower to what it knows of that; NULL: this node does not know (Kafka: high watermark)';
 COMMENT ON COLUMN topics.replica.lag_bytes IS 'About how much that is, by the size of records that came last; NULL: this node does not know';

@@ -92,7 +92,7 @@ GRANT SELECT ON topic.fetch_scan TO fetch_reader;
 SET ROLE fetch_reader;
 SELECT "offset" FROM topics.fetch('fetch_scan', 0, 0, 1);
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval)
+GRANT EXECUTE ON FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval, integer)
 	TO fetch_reader;
 SET ROLE fetch_reader;
 SELECT "offset" FROM topics.fetch('fetch_scan', 0, 0, 1);
@@ -111,7 +111,7 @@ SELECT * FROM public."fetch"('fetch_scan', 0, 0);
 
 -- a plan of it does not outlive the function
 BEGIN;
-ALTER FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval)
+ALTER FUNCTION topics.fetch(text, integer, bigint, integer, integer, interval, integer)
 	RENAME TO fetch_renamed;
 EXECUTE f('fetch_scan', 3, 1);
 SELECT "offset" FROM topics.fetch('fetch_scan', 0, 0, 1);

@@ -12,6 +12,7 @@
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "utils/hsearch.h"
+#include "utils/jsonb.h"
 
 #include "pg_topics.h"
 
@@ -89,6 +90,11 @@ extern int64 topics_clock_ms_until(MonotonicTime time);
 extern bool topics_fixed_text_is_needed(Oid type);
 extern int	topics_fixed_text_begin(bool needed);
 extern void topics_fixed_text_end(int guc_level);
+
+/* ---- json_value.c ---- */
+
+extern JsonbValue *topics_json_field(Jsonb *value, const char *name);
+extern int64 topics_json_number(const JsonbValue *value, int64 missing);
 
 /* ---- argument.c ---- */
 

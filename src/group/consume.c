@@ -88,6 +88,8 @@ typedef struct Place
 {
 	Partition	partition;
 	int64		position;		/* next offset to be consumed, or NO_OFFSET */
+	int64		parted_at;		/* of a group that had consumed what is gone,
+								 * or NO_OFFSET */
 	int64		log_start;
 	int64		log_end;		/* that may be read */
 	int64		next_offset;	/* that is published */
@@ -151,19 +153,23 @@ look_at_group(const Consumer *consumer, Place *place)
 	LocalOffset *local;
 	uint32		claimed_by = 0;
 
-	place->position = NO_OFFSET;
+	place->position = place->parted_at = NO_OFFSET;
 	place->served = 0;
 	if (topics_offset_table_peek(consumer->group_id, consumer->topic_id, number, &entry))
 	{
 		place->position = pg_atomic_read_u64(&entry.committed);
 		if (place->position == NO_OFFSET)
 			place->position = pg_atomic_read_u64(&entry.start);
+		place->parted_at = pg_atomic_read_u64(&entry.parted_at);
 		place->served = pg_atomic_read_u64(&entry.served);
 		claimed_by = pg_atomic_read_u32(&entry.claimed_by);
 	}
 	local = topics_consumer_offset_find_local(consumer->group_id, consumer->topic_id, number);
 	if (local && local->change)
+	{
+		place->parted_at = NO_OFFSET;
 		place->position = topics_consumer_offset_get_position(local);
+	}
 	if (place->position == NO_OFFSET && consumer->reset != RESET_NONE)
 		place->position = 0;
 	place->is_claimed = claimed_by != 0 && claimed_by != (uint32) MyProcPid;
@@ -175,7 +181,7 @@ has_record_or_error(const Place *place)
 {
 	if (place->position == NO_OFFSET)
 		return place->log_end > place->log_start;
-	return place->position > place->next_offset ||
+	return place->parted_at != NO_OFFSET || place->position > place->next_offset ||
 		place->log_end > Max(place->position, place->log_start);
 }
 
@@ -331,6 +337,18 @@ report_out_of_range(const Consumer *consumer, const Place *place)
 			 errhint("Set another one with topics.reset_offset().")));
 }
 
+/* The group has consumed records that are gone, and maybe others are in their place. */
+static void
+report_truncated(const Consumer *consumer, const Place *place)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_LOG_TRUNCATED),
+			 errmsg("partition %d of topic \"%s\" was truncated below the committed offset " INT64_FORMAT " of consumer group \"%s\"",
+					place->partition.number, consumer->topic_name, place->position, consumer->group_id),
+			 errdetail("LogTruncationException: a node has come to lead whose log ended at offset " INT64_FORMAT ".", place->parted_at),
+			 errhint("Set another one with topics.reset_offset(): offset " INT64_FORMAT " misses nothing.", place->parted_at)));
+}
+
 /*
  * Move the group on where nothing was read.  The table is locked here, as
  * reading a record would have done.
@@ -402,6 +420,8 @@ claim_place(const Consumer *consumer, Place *place)
 	place->partition = topics_catalog_partition(consumer->topic, place->partition.number);
 	look_at_group(consumer, place);
 	look_at_log(place);
+	if (place->parted_at != NO_OFFSET)
+		report_truncated(consumer, place);
 	if (place->position > place->next_offset)
 		look_at_settled_log(place);
 	if (place->position == NO_OFFSET ? has_record_or_error(place) : place->position > place->next_offset)
@@ -500,7 +520,7 @@ read_place(Consumer *consumer, const Place *place)
 
 	/* taken after the end was read: it sees all records below */
 	Snapshot	snapshot = RegisterSnapshot(is_fresh ? GetLatestSnapshot() : GetTransactionSnapshot());
-	FetchRequest request = {consumer->topic, place->partition.number, from, consumer->limits, true};
+	FetchRequest request = {consumer->topic, place->partition.number, from, consumer->limits, true, NO_LEADER_EPOCH};
 	int64		next = from;
 
 	TEST_POINT("place-claimed");

@@ -500,6 +500,7 @@ publish_change(LocalOffset *local, uint64 xid)
 		pg_atomic_write_u64(&entry->commit_xid, xid);
 	pg_atomic_write_u64(&entry->record_offset, local->ordinal +
 						topics_append_first_offset(offsets_topic_id, local->log_partition));
+	pg_atomic_write_u64(&entry->parted_at, NO_OFFSET);
 	pg_atomic_write_u64(&entry->committed, offset);
 }
 

@@ -78,6 +78,9 @@ typedef struct GroupOffset
 	pg_atomic_uint64 commit_xid;	/* full xid of the last commit, or 0 */
 	pg_atomic_uint64 commit_time;
 	pg_atomic_uint64 record_offset; /* of its record in __consumer_offsets */
+	pg_atomic_uint64 parted_at; /* where the log ended that goes on without
+								 * what the group had consumed beyond, or
+								 * NO_OFFSET */
 	pg_atomic_uint64 served;	/* number of its last claim; of a subscription
 								 * the last number given */
 	pg_atomic_uint32 claimed_by;	/* pid of the process with the claim, or 0 */
@@ -152,9 +155,10 @@ extern bool topics_offset_table_begin_load(void);
 extern bool topics_offset_table_end_load(int64 offsets_topic_id);
 extern void topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
 											int64 offset, TimestampTz commit_time,
-											int64 record_offset, bool has_metadata);
+											int64 record_offset, int64 parted_at, bool has_metadata);
 extern void topics_offset_table_load_start(const GroupOffsetKey *key, int64 start);
 extern void topics_offset_table_log_changed(int64 topic_id);
+extern void topics_offset_table_epoch_begins(void);
 
 /* ---- consumer_offset.c ---- */
 

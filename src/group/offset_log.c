@@ -69,6 +69,7 @@
 #include "shared/shared.h"
 #include "log/log.h"
 #include "produce/produce.h"
+#include "read/read.h"
 #include "group/group.h"
 #include "pg_topics.h"
 
@@ -230,21 +231,6 @@ topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local)
  * ----------------------------------------------------------------
  */
 
-static JsonbValue *
-get_json_field(Jsonb *value, const char *name)
-{
-	return getKeyJsonValueFromContainer(&value->root, name, strlen(name), NULL);
-}
-
-/* Return a number, or "missing" if the value is none. */
-static int64
-get_json_number(JsonbValue *value, int64 missing)
-{
-	if (value == NULL || value->type != jbvNumeric)
-		return missing;
-	return DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(value->val.numeric)));
-}
-
 /* Return a string, palloc'd, or NULL if the value is none. */
 static char *
 get_json_string(JsonbValue *value)
@@ -286,9 +272,9 @@ parse_record_key(const char *text, GroupOffsetKey *key)
 static Oid
 read_owner(Jsonb *value)
 {
-	char	   *name = get_json_string(get_json_field(value, "owner"));
-	Oid			owner = (Oid) get_json_number(get_json_field(value, "owner_id"), InvalidOid);
-	JsonbValue *system = get_json_field(value, "system");
+	char	   *name = get_json_string(topics_json_field(value, "owner"));
+	Oid			owner = (Oid) topics_json_number(topics_json_field(value, "owner_id"), InvalidOid);
+	JsonbValue *system = topics_json_field(value, "system");
 	char	   *here = psprintf(UINT64_FORMAT, GetSystemIdentifier());
 
 	if (system && system->type == jbvNumeric &&
@@ -321,30 +307,30 @@ read_group_starts(LoadedRecord *record, JsonbValue *starts, MemoryContext cxt)
 	record->starts = MemoryContextAlloc(cxt, sizeof(int64) * Max(record->nstarts, 1));
 	for (int i = 0; i < record->nstarts; i++)
 		record->starts[i] =
-			get_json_number(getIthJsonbValueFromContainer(starts->val.binary.data, i), 0);
+			topics_json_number(getIthJsonbValueFromContainer(starts->val.binary.data, i), 0);
 }
 
 static void
 read_record_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
 {
 	record->offset = IT_EXISTS;
-	record->has_metadata = get_json_field(value, "metadata") != NULL;
+	record->has_metadata = topics_json_field(value, "metadata") != NULL;
 	if (record->key.topic_id == NO_TOPIC)
 	{
 		record->facts.owner = read_owner(value);
-		record->facts.kind = find_name(get_json_string(get_json_field(value, "kind")),
+		record->facts.kind = find_name(get_json_string(topics_json_field(value, "kind")),
 									   kind_names, lengthof(kind_names));
 	}
 	else if (record->key.partition == NO_PARTITION)
 	{
-		record->facts.reset = find_name(get_json_string(get_json_field(value, "auto_offset_reset")),
+		record->facts.reset = find_name(get_json_string(topics_json_field(value, "auto_offset_reset")),
 										reset_names, lengthof(reset_names));
-		record->facts.partitions = get_json_number(get_json_field(value, "partitions"), 0);
+		record->facts.partitions = topics_json_number(topics_json_field(value, "partitions"), 0);
 		if (record->facts.reset == RESET_LATEST)
-			read_group_starts(record, get_json_field(value, "starts"), cxt);
+			read_group_starts(record, topics_json_field(value, "starts"), cxt);
 	}
 	else
-		record->offset = get_json_number(get_json_field(value, "offset"), 0);
+		record->offset = topics_json_number(topics_json_field(value, "offset"), 0);
 }
 
 static bool
@@ -443,20 +429,38 @@ unload_missing(Topic *topic, HTAB *records, const int64 *ends)
 
 		/* as if by a tombstone at the end: what was committed later stays */
 		if (record == NULL || record->deleted)
-			topics_offset_table_load_record(key, NULL, NO_OFFSET, 0, ends[partition] - 1, false);
+			topics_offset_table_load_record(key, NULL, NO_OFFSET, 0, ends[partition] - 1, NO_OFFSET, false);
 	}
 	pfree(entries);
 }
 
+/*
+ * Return where the log of a partition parted from what a group had consumed there, or
+ * NO_OFFSET.  Another node may have come to lead without the records, though with the
+ * committed offset, where somebody had it lead without a majority.
+ */
+static int64
+find_parted_at(Topic *topic, const LoadedRecord *record)
+{
+	TopicPartition log;
+	int64		end;
+
+	if (record->key.partition == NO_PARTITION || record->offset <= 0)
+		return NO_OFFSET;
+	log = topics_catalog_partition_state(topic, topics_offset_log_choose_partition(topic, record->key.group_id))->id;
+	end = topics_leader_epoch_find_end(&log, record->record_offset, record->key.topic_id, record->key.partition);
+	return record->offset > end ? end : NO_OFFSET;
+}
+
 static void
-load_record(const LoadedRecord *record)
+load_record(Topic *topic, const LoadedRecord *record)
 {
 	GroupOffsetKey place = record->key;
 
 	topics_offset_table_load_record(&record->key,
 									place.partition == NO_PARTITION ? &record->facts : NULL,
 									record->offset, record->commit_time, record->record_offset,
-									record->has_metadata);
+									find_parted_at(topic, record), record->has_metadata);
 	for (place.partition = 0; place.partition < record->nstarts; place.partition++)
 		topics_offset_table_load_start(&place, record->starts[place.partition]);
 }
@@ -479,7 +483,7 @@ load_offsets_topic(Topic *topic)
 	hash_seq_init(&seq, records);
 	while ((record = hash_seq_search(&seq)) != NULL)
 		if (!record->deleted && !record->topic_is_gone)
-			load_record(record);
+			load_record(topic, record);
 	hash_destroy(records);
 	MemoryContextDelete(cxt);
 	pfree(ends);
@@ -532,7 +536,7 @@ read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
 		Datum		value = slot_getattr(slot, Anum_log_value, &isnull);
 
 		if (!isnull)
-			result = get_json_string(get_json_field(DatumGetJsonbP(value), name));
+			result = get_json_string(topics_json_field(DatumGetJsonbP(value), name));
 	}
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);

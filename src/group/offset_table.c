@@ -220,6 +220,7 @@ find_or_make_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, boo
 	pg_atomic_init_u64(&entry->commit_xid, 0);
 	pg_atomic_init_u64(&entry->commit_time, 0);
 	pg_atomic_init_u64(&entry->record_offset, 0);
+	pg_atomic_init_u64(&entry->parted_at, NO_OFFSET);
 	pg_atomic_init_u64(&entry->served, 0);
 	pg_atomic_init_u32(&entry->claimed_by, 0);
 	pg_atomic_init_u32(&entry->pins, 0);
@@ -507,6 +508,7 @@ remove_entries(Oid database, int64 topic_id)
 		pg_atomic_write_u64(&entry->start, NO_OFFSET);
 		/* the log may have been truncated below that */
 		pg_atomic_write_u64(&entry->record_offset, 0);
+		pg_atomic_write_u64(&entry->parted_at, NO_OFFSET);
 		if (pg_atomic_read_u32(&entry->pins) == 0)
 			remove_entry(&shared_table, entry);
 	}
@@ -666,12 +668,13 @@ topics_offset_table_end_load(int64 offsets_topic_id)
 
 /*
  * Store what a record of the log says; offset NO_OFFSET is a tombstone.  An
- * entry that is newer already stays as it is.
+ * entry that is newer already stays as it is.  "parted_at" is where the log parted
+ * from what the group had consumed, or NO_OFFSET.
  */
 void
 topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
 								int64 offset, TimestampTz commit_time,
-								int64 record_offset, bool has_metadata)
+								int64 record_offset, int64 parted_at, bool has_metadata)
 {
 	GroupOffset *entry;
 	bool		made;
@@ -685,6 +688,7 @@ topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFact
 		entry->has_metadata = has_metadata;
 		pg_atomic_write_u64(&entry->commit_time, commit_time);
 		pg_atomic_write_u64(&entry->record_offset, record_offset);
+		pg_atomic_write_u64(&entry->parted_at, parted_at);
 		pg_atomic_write_u64(&entry->committed, offset);
 	}
 	LWLockRelease(table_lock);
@@ -710,12 +714,9 @@ topics_offset_table_load_start(const GroupOffsetKey *key, int64 start)
 		topics_offset_table_report_full(1);
 }
 
-/*
- * A foreign writer has committed to a topic's log.  If that is, or may be,
- * __consumer_offsets, it is to be read again.
- */
-void
-topics_offset_table_log_changed(int64 topic_id)
+/* What was loaded of a log is to be read again; of any log with NO_TOPIC. */
+static void
+forget_load(int64 topic_id)
 {
 	GroupOffsetKey key = make_loaded_key();
 	GroupOffset *entry;
@@ -726,8 +727,25 @@ topics_offset_table_log_changed(int64 topic_id)
 	{
 		int64		offsets_topic_id = get_loaded_topic(entry);
 
-		if (offsets_topic_id == NO_TOPIC || offsets_topic_id == topic_id)
+		if (topic_id == NO_TOPIC || offsets_topic_id == NO_TOPIC || offsets_topic_id == topic_id)
 			pg_atomic_write_u64(&entry->committed, NO_OFFSET);
 	}
 	LWLockRelease(table_lock);
+}
+
+/*
+ * A foreign writer has committed to a topic's log.  If that is, or may be,
+ * __consumer_offsets, it is to be read again.
+ */
+void
+topics_offset_table_log_changed(int64 topic_id)
+{
+	forget_load(topic_id);
+}
+
+/* This node begins an epoch: which committed offsets are beyond its log is to be seen. */
+void
+topics_offset_table_epoch_begins(void)
+{
+	forget_load(NO_TOPIC);
 }

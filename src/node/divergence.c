@@ -228,7 +228,7 @@ truncate_partition(const LogEnd *end, const ClusterRow *row, bool data_loss)
 		topics_catalog_close_partition(&partition, NoLock);
 		return -1;
 	}
-	result = topics_truncate_log(&partition, end->log_end, row->epoch);
+	result = topics_truncate_log(&partition, end->log_end, row->term);
 	topics_catalog_close_partition(&partition, NoLock);
 	return result;
 }

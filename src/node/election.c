@@ -279,6 +279,15 @@ set_quorum(Election *election)
 		topics_cluster_copy_quorum(&election->row);
 }
 
+/* Take the next term that is this node's, above all that are known. */
+static void
+set_term(Election *election)
+{
+	int64		above = topics_max(topics_max(election->row.term, election->row.promised_term), election->highest_term);
+
+	election->term = topics_metadata_next_term(election->row.node, above);
+}
+
 /* Promise ourselves; nothing comes from an earlier leader from then on.  Commits. */
 static void
 promise_self(Election *election)
@@ -289,8 +298,7 @@ promise_self(Election *election)
 	CommandCounterIncrement();
 	topics_cluster_require_row(&election->row);
 	set_quorum(election);
-	election->term = topics_max(topics_max(election->row.term, election->row.promised_term),
-								election->highest_term) + 1;
+	set_term(election);
 	topics_membership_promise(election->term, election->row.node);
 	ForceSyncCommit();
 	next_transaction(election);
@@ -394,7 +402,7 @@ elect(Election *election)
 static void
 elect_if_wanted(Election *election)
 {
-	election->term = topics_max(election->row.term, election->row.promised_term) + 1;
+	set_term(election);
 	election->ends = topics_log_ends_get();
 	require_whole(election);
 	connect_peers(election);
@@ -408,7 +416,7 @@ elect_if_wanted(Election *election)
 		 * a node that has promised itself a term, and cannot lead, is in
 		 * nobody's way
 		 */
-		election->term = election->highest_term + 1;
+		set_term(election);
 	}
 	if (election->granted >= election->needed)
 		elect(election);
@@ -537,7 +545,7 @@ prepare_election(Election *election)
 	prepared_peers = NIL;
 	close_peers(election);
 	connect_peers(election);
-	election->term = topics_max(election->row.term, election->row.promised_term) + 1;
+	set_term(election);
 	election->ends = topics_log_ends_get();
 	ask_peers(election, true);
 	prepared_peers = election->peers;

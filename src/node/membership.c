@@ -56,6 +56,7 @@
 #include "shared/shared.h"
 #include "log/log.h"
 #include "produce/produce.h"
+#include "group/group.h"
 #include "topic/topic.h"
 #include "node/node.h"
 #include "pg_topics.h"
@@ -288,7 +289,10 @@ void
 topics_membership_publish(void)
 {
 	if (begins_epoch && topics_mark_slot_kind() == CLUSTER_LEADER)
+	{
 		topics_mark_slot_note_epoch();
+		topics_offset_table_epoch_begins();
+	}
 }
 
 /* ----------------------------------------------------------------

@@ -9,8 +9,8 @@
  *	cluster			who leads, and how many followers a commit waits for
  *	epoch/<number>	an epoch: its id and term, where in the leader's WAL the start of the
  *					server began which has begun it, and where all logs ended then
- *	node/<name>		a node: conninfo, advertised_conninfo, the incarnation, and whether
- *					it counts as a copy
+ *	node/<name>		a node: its number, conninfo, advertised_conninfo, the incarnation, and
+ *					whether it counts as a copy
  *	topic/<id>		a topic: all that the view topic_log.topic_description says
  *
  * The leader's catalogue is the truth of its topics, and the records follow it:
@@ -63,6 +63,8 @@
 #include "produce/produce.h"
 #include "topic/topic.h"
 #include "node/node.h"
+
+#define TERM_STRIDE 16			/* more than a cluster has nodes */
 
 /* The latest record of each key that begins with "prefix/". */
 #define LATEST_CLUSTER \
@@ -166,13 +168,35 @@ topics_metadata_put_node(const MetadataNode *node)
 {
 	Datum		values[] = {
 		CStringGetTextDatum(node->conninfo), CStringGetTextDatum(node->advertised),
-		CStringGetTextDatum(node->incarnation), BoolGetDatum(node->counts)
+		CStringGetTextDatum(node->incarnation), BoolGetDatum(node->counts),
+		CStringGetTextDatum(make_node_key(node->name)), Int32GetDatum(TERM_STRIDE)
 	};
-	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID};
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID, INT4OID};
 
-	put_query(make_node_key(node->name),
-			  "SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'incarnation', $3, 'counts', $4)",
+	put_query(make_node_key(node->name), "WITH known AS (" LATEST("node") ")"
+			  " SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'incarnation', $3, 'counts', $4,"
+			  " 'number', coalesce((SELECT (value ->> 'number')::int FROM known WHERE key = $5),"
+			  " (SELECT min(n) FROM generate_series(1, $6 - 1) n WHERE n NOT IN"
+			  " (SELECT (value ->> 'number')::int FROM known WHERE value IS NOT NULL))))",
 			  types, values, lengthof(values));
+}
+
+/*
+ * Get the lowest term above one that a node may lead in.  Each node has terms of its own, by its
+ * number: so no two nodes ever lead in the same term, whoever has had them lead without a majority.
+ */
+int64
+topics_metadata_next_term(const char *node, int64 above)
+{
+	Datum		values[] = {CStringGetTextDatum(make_node_key(node))};
+	Oid			types[] = {TEXTOID};
+	StatementScope scope = begin_query("SELECT value ->> 'number' FROM (" LATEST("node") ") latest"
+									   " WHERE key = $1 AND value IS NOT NULL", types, values, lengthof(values));
+	int64		number = SPI_processed > 0 ? pg_strtoint64(get_text(0, 1)) : 0;
+	int64		result = above - above % TERM_STRIDE + number;
+
+	end_query(scope);
+	return result > above ? result : result + TERM_STRIDE;
 }
 
 /* Say of a node that it counts as a copy from now on. */

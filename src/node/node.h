@@ -43,6 +43,7 @@ extern void topics_peer_nap(long ms);
 /* ---- metadata.c ---- */
 
 extern Topic *topics_metadata_topic(void);
+extern int64 topics_metadata_next_term(const char *node, int64 above);
 extern void topics_metadata_count_node(const char *node);
 extern void topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_default);
 extern char *topics_metadata_preferred_leader(void);

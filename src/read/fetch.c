@@ -238,6 +238,8 @@ topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot)
 	fetch->has_gaps = topic->settings.compact;
 	fetch->may_be_removed = request->may_be_removed;
 	fetch->partition = topics_catalog_open_for_reading(topic, request->partition);
+	if (request->leader_epoch != NO_LEADER_EPOCH)
+		topics_leader_epoch_check(topic, request->partition, request->from, request->leader_epoch, snapshot);
 	fetch->reader = topics_log_reader_open(fetch->partition.rel, request->from,
 										   check_offset(fetch, request->from, snapshot), snapshot,
 										   true);
@@ -322,15 +324,16 @@ topics_fetch_records(const FetchRequest *request, Snapshot snapshot, FetchResult
 FetchRequest
 topics_fetch_request(FunctionCallInfo fcinfo)
 {
-	FetchRequest request = {.may_be_removed = false};
+	FetchRequest request = {0};
 
 	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, FETCH_ARGUMENTS);
+	topics_argument_require_all(fcinfo, FETCH_LEADER_EPOCH);
 	request.limits = topics_fetch_limits(fcinfo, FETCH_MAX_RECORDS);
 	request.topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(FETCH_TOPIC)), false);
 	topics_catalog_require(request.topic, ACL_SELECT);
 	request.partition = PG_GETARG_INT32(FETCH_PARTITION);
 	request.from = PG_GETARG_INT64(FETCH_FROM_OFFSET);
+	request.leader_epoch = topics_leader_epoch_argument(fcinfo, FETCH_LEADER_EPOCH);
 	return request;
 }
 
@@ -351,8 +354,8 @@ topics_fetch_wait(FetchRequest *request)
 }
 
 /*
- * fetch(topic, partition, from_offset, max_records, max_bytes, max_wait), where
- * it is called as a function; in FROM it mostly is a scan (fetch_scan.c).
+ * fetch(topic, partition, from_offset, max_records, max_bytes, max_wait, leader_epoch),
+ * where it is called as a function; in FROM it mostly is a scan (fetch_scan.c).
  */
 Datum
 topics_fetch(PG_FUNCTION_ARGS)

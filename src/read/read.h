@@ -36,6 +36,7 @@ enum
 	FETCH_MAX_RECORDS,
 	FETCH_MAX_BYTES,
 	FETCH_MAX_WAIT,
+	FETCH_LEADER_EPOCH,
 	FETCH_ARGUMENTS
 };
 
@@ -54,6 +55,8 @@ typedef struct FetchRequest
 	int64		from;
 	FetchLimits limits;
 	bool		may_be_removed; /* nothing is read then, else that is an error */
+	int32		leader_epoch;	/* in which the reader has read what is
+								 * before; or NO_LEADER_EPOCH */
 } FetchRequest;
 
 /* How a topic's column becomes the text or bytea of a result. */
@@ -105,6 +108,15 @@ extern void topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcin
 extern void topics_fetch_put_record(FetchResult *result, TupleTableSlot *slot);
 extern int32 topics_fetch_records(const FetchRequest *request, Snapshot snapshot,
 								  FetchResult *result, int64 *next);
+
+/* ---- leader_epoch.c ---- */
+
+#define NO_LEADER_EPOCH (-1)
+extern int32 topics_leader_epoch_argument(FunctionCallInfo fcinfo, int argument);
+extern void topics_leader_epoch_check(const Topic *topic, int32 partition, int64 from,
+									  int32 leader_epoch, Snapshot snapshot);
+extern int64 topics_leader_epoch_find_end(const TopicPartition *log, int64 record_offset,
+										  int64 topic_id, int32 partition);
 
 /* ---- list_offsets.c ---- */
 

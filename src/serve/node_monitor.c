@@ -75,7 +75,7 @@ topics_node_status(PG_FUNCTION_ARGS)
 		values[NODE_ADVERTISED] = CStringGetTextDatum(node->advertised);
 		values[NODE_ROLE] = CStringGetTextDatum(leads ? "leader" : "follower");
 		values[NODE_IS_SELF] = BoolGetDatum(strcmp(node->name, row.node) == 0);
-		values[NODE_EPOCH] = Int64GetDatum(row.epoch);
+		values[NODE_EPOCH] = Int64GetDatum(row.term);
 		values[NODE_COUNTS] = BoolGetDatum(node->counts);
 		nulls[NODE_LAST_ASKED] = !row.leads || leads || !topics_follower_read(node->name, &follower);
 		if (!nulls[NODE_LAST_ASKED])
@@ -190,7 +190,7 @@ put_replica(const ReplicaView *view, const char *node, bool leads, const Replica
 	values[REPLICA_PARTITION] = Int32GetDatum(view->partition.number);
 	put_text(REPLICA_NODE, node, values, nulls);
 	put_text(REPLICA_ROLE, leads ? "leader" : "follower", values, nulls);
-	values[REPLICA_EPOCH] = Int64GetDatum(view->row->epoch);
+	values[REPLICA_EPOCH] = Int64GetDatum(view->row->term);
 	put_offset(REPLICA_LOG_END, known->end, values, nulls);
 	put_offset(REPLICA_HIGH_WATERMARK, known->high_watermark, values, nulls);
 	put_text(REPLICA_STATE, known->state, values, nulls);

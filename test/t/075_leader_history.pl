@@ -125,8 +125,8 @@ $a->safe_psql('postgres',
 		q{SELECT topics.create_topic('t'); SELECT topics.create_cluster('a', $$}
 	  . $a->connstr('postgres')
 	  . '$$)');
-is($a->safe_psql('postgres', 'SELECT epoch FROM topics.node'), '1',
-	'a cluster begins with epoch 1');
+is($a->safe_psql('postgres', 'SELECT epoch FROM topic_log.cluster'),
+	'1', 'a cluster begins with epoch 1');
 produce('first', 10);
 $a->safe_psql('postgres', q{CALL topics.add_node('b', $$} . $b->connstr('postgres') . '$$)');
 check_followed('at first');
@@ -143,12 +143,12 @@ for my $round (1 .. 3)
 	produce("after round $round", 10);
 	check_followed("killed, round $round");
 }
-is($a->safe_psql('postgres', 'SELECT max(epoch) FROM topics.node'),
+is($a->safe_psql('postgres', 'SELECT epoch FROM topic_log.cluster'),
 	'3', 'an epoch for each start that has written');
 $a->restart;
 $b->restart;
 check_followed('restarted');
-is($a->safe_psql('postgres', 'SELECT max(epoch) FROM topics.node'),
+is($a->safe_psql('postgres', 'SELECT epoch FROM topic_log.cluster'),
 	'3', 'none for one that has not');
 
 # ----------------------------------------------------------------------
