@@ -107,6 +107,7 @@ CREATE TABLE topic_log.cluster (
 	timeline bigint NOT NULL DEFAULT 0,
 	data_loss boolean NOT NULL DEFAULT false,
 	is_removed boolean NOT NULL DEFAULT false,
+	feature_level integer NOT NULL DEFAULT 0,
 	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
 );
 COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';
@@ -597,10 +598,14 @@ CREATE FUNCTION topic_log.leadership(node text, cluster_id text, promised_term b
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leadership';
 COMMENT ON FUNCTION topic_log.leadership(text, text, bigint) IS 'Who leads, as far as this node knows, whether it is this one, and the term that it is in or has promised; promised_term: that of the node that asks. For roles with the attribute REPLICATION (Kafka: FetchSnapshot''s and Vote''s leader id)';
 
-CREATE FUNCTION topic_log.find_divergence(node text, incarnation text, cluster_id text, promised_term bigint, term bigint, numbers text, ids text,
+CREATE FUNCTION topic_log.feature_level() RETURNS integer LANGUAGE SQL IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp RETURN 1;
+COMMENT ON FUNCTION topic_log.feature_level() IS 'What this version can write, and read, of what nodes share: src/node/feature_level.c (Kafka: metadata.version)';
+
+CREATE FUNCTION topic_log.find_divergence(node text, incarnation text, cluster_id text, promised_term bigint, term bigint, numbers text, ids text, feature_level integer,
 	OUT leader_term bigint, OUT epoch bigint, OUT epoch_id text, OUT epoch_term bigint, OUT ends text, OUT data_loss boolean, OUT began_with text) RETURNS record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_find_divergence';
-COMMENT ON FUNCTION topic_log.find_divergence(text, text, text, bigint, bigint, text, text) IS 'Where a node''s log and this one''s part, in src/node/divergence.c. For roles with the attribute REPLICATION (Kafka: OffsetsForLeaderEpoch)';
+COMMENT ON FUNCTION topic_log.find_divergence(text, text, text, bigint, bigint, text, text, integer) IS 'Where a node''s log and this one''s part, in src/node/divergence.c. For roles with the attribute REPLICATION (Kafka: OffsetsForLeaderEpoch)';
 
 CREATE PROCEDURE topic_log.take_lead(prepares boolean)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_take_lead';
@@ -655,7 +660,7 @@ COMMENT ON FUNCTION topic_log.broken_status() IS 'The rows of the view topics.br
 
 CREATE FUNCTION topic_log.node_status(
 	OUT node text, OUT advertised_conninfo text, OUT role text, OUT is_self boolean, OUT epoch bigint,
-	OUT counts boolean, OUT in_sync boolean, OUT last_asked timestamptz) RETURNS SETOF record
+	OUT counts boolean, OUT in_sync boolean, OUT last_asked timestamptz, OUT feature_level integer) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_node_status';
 COMMENT ON FUNCTION topic_log.node_status() IS 'The rows of the view topics.node';
 
@@ -698,7 +703,7 @@ COMMENT ON VIEW topics.segment IS 'Segments of partitions of the topics that top
 CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
-CREATE VIEW topics.cluster AS SELECT cluster_id, node, nullif(leader, '') AS leader, term AS epoch, acks_followers FROM topic_log.cluster;
+CREATE VIEW topics.cluster AS SELECT cluster_id, node, nullif(leader, '') AS leader, term AS epoch, acks_followers, feature_level FROM topic_log.cluster;
 COMMENT ON VIEW topics.cluster IS 'The cluster that this database is in: one row, or none (Kafka: kafka-metadata-quorum describe --status)';
 
 CREATE VIEW topics.truncated WITH (security_barrier) AS
@@ -734,6 +739,7 @@ COMMENT ON COLUMN topics.cluster.node IS 'Name of this node';
 COMMENT ON COLUMN topics.cluster.leader IS 'Name of the node that leads, or that this one has promised to follow; NULL: none is known';
 COMMENT ON COLUMN topics.cluster.epoch IS 'As in topics.node';
 COMMENT ON COLUMN topics.cluster.acks_followers IS 'How many followers a commit waits for, see topics.alter_cluster()';
+COMMENT ON COLUMN topics.cluster.feature_level IS 'The lowest feature level of all nodes; 0: not heard of yet (Kafka: metadata.version, finalized)';
 COMMENT ON SEQUENCE topic_log.truncated_number_seq IS 'Order of the rows of topic_log.truncated';
 COMMENT ON COLUMN topics.truncated.topic IS 'Name of the topic, as it was then';
 COMMENT ON COLUMN topics.truncated.partition IS 'Number of the partition, from 0';
@@ -752,6 +758,7 @@ COMMENT ON COLUMN topics.node.epoch IS 'Leader epoch, from 1 on: each election b
 COMMENT ON COLUMN topics.node.counts IS 'Whether it has had all that the leader has, once: until then it is not among the nodes of which topics.alter_cluster() takes half';
 COMMENT ON COLUMN topics.node.in_sync IS 'On the leader: whether it is connected, and has had within 10 s all that there was then; true for the leader; NULL on a follower, which does not know (Kafka: in-sync replica)';
 COMMENT ON COLUMN topics.node.last_asked IS 'On the leader, of a follower: when it last asked for what is new; NULL: not since the server started';
+COMMENT ON COLUMN topics.node.feature_level IS 'What its version can do, as it said when it last began to follow (Kafka: metadata.version, supported)';
 COMMENT ON COLUMN topics.progress.node IS 'The node that it is about';
 COMMENT ON COLUMN topics.progress.phase IS 'catching up: it reads what it lacks from the leader';
 COMMENT ON COLUMN topics.progress.done IS 'Offsets that it has, of all partitions';
@@ -847,7 +854,7 @@ GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea), topic_log.take
 GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text),
 	topic_log.promise(text, text, text, bigint, bigint, text, boolean), topic_log.follow(text, text, text, bigint),
 	topic_log.leadership(text, text, bigint),
-	topic_log.find_divergence(text, text, text, bigint, bigint, text, text) TO PUBLIC;
+	topic_log.find_divergence(text, text, text, bigint, bigint, text, text, integer) TO PUBLIC;
 
 -- As PostgreSQL's own: pg_monitor reads all administration views
 GRANT USAGE ON SCHEMA topics TO pg_monitor;

@@ -49,7 +49,8 @@ enum
 	Anum_cluster_voters,
 	Anum_cluster_timeline,
 	Anum_cluster_data_loss,
-	Anum_cluster_is_removed
+	Anum_cluster_is_removed,
+	Anum_cluster_feature_level
 };
 
 static char *
@@ -121,6 +122,8 @@ topics_cluster_read_row(ClusterRow *row)
 		row->data_loss = DatumGetBool(heap_getattr(tuple, Anum_cluster_data_loss, RelationGetDescr(rel), &isnull));
 		row->is_removed = DatumGetBool(heap_getattr(tuple, Anum_cluster_is_removed,
 													RelationGetDescr(rel), &isnull));
+		row->feature_level = DatumGetInt32(heap_getattr(tuple, Anum_cluster_feature_level,
+														RelationGetDescr(rel), &isnull));
 		row->leads = row->is_admitted && strcmp(row->node, row->leader) == 0;
 	}
 	systable_endscan(scan);

@@ -299,6 +299,7 @@ typedef struct ClusterRow
 								 * row has, and no copy of it */
 	bool		data_loss;		/* its term was begun without a majority */
 	bool		is_removed;		/* the leader says that it is no node any more */
+	int			feature_level;	/* that all nodes have; 0: not heard of yet */
 	bool		leads;
 } ClusterRow;
 

@@ -91,9 +91,9 @@ wait_for_term(int64 promised_term)
 }
 
 /*
- * find_divergence(node, incarnation, cluster_id, promised_term, term, numbers, ids): what a
- * node that is in an earlier term, and knows these epochs, has to know before it
- * follows this one
+ * find_divergence(node, incarnation, cluster_id, promised_term, term, numbers, ids,
+ * feature_level): what a node that is in an earlier term, and knows these epochs, has to
+ * know before it follows this one
  */
 Datum
 topics_find_divergence(PG_FUNCTION_ARGS)
@@ -117,6 +117,7 @@ topics_find_divergence(PG_FUNCTION_ARGS)
 	topics_replica_feed_check_node(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 1),
 								   topics_argument_get_text(fcinfo, 2), term, promised_term);
 	topics_cluster_require_row(&row);
+	topics_feature_level_note(&row, topics_argument_get_text(fcinfo, 0), PG_GETARG_INT32(7));
 	began = topics_metadata_find_term(row.term);
 	if (began == NULL)
 		ereport(ERROR,
@@ -156,7 +157,7 @@ topics_divergence_ask(Peer *peer, const ClusterRow *row)
 	char	   *ids;
 	const char *values[] = {
 		row->node, row->incarnation, row->cluster_id, psprintf(INT64_FORMAT, row->promised_term),
-		psprintf(INT64_FORMAT, row->term), NULL, NULL
+		psprintf(INT64_FORMAT, row->term), NULL, NULL, psprintf("%d", topics_feature_level_own())
 	};
 	PeerResult *answer;
 	const char *text;
@@ -164,7 +165,7 @@ topics_divergence_ask(Peer *peer, const ClusterRow *row)
 	topics_metadata_list_epochs(&numbers, &ids);
 	values[5] = numbers;
 	values[6] = ids;
-	answer = topics_peer_query(peer, "SELECT * FROM topic_log.find_divergence($1, $2, $3, $4::int8, $5::int8, $6, $7)",
+	answer = topics_peer_query(peer, "SELECT * FROM topic_log.find_divergence($1, $2, $3, $4::int8, $5::int8, $6, $7, $8::int4)",
 							   values, lengthof(values));
 	result->term = pg_strtoint64(topics_peer_value(answer, 0, DIVERGENCE_TERM));
 	text = topics_peer_value(answer, 0, DIVERGENCE_EPOCH);

@@ -370,6 +370,7 @@ begin_election(Election *election, MemoryContext cxt, NextTransaction next, cons
 	election->lost_node = lost_node;
 	initStringInfo(&election->refusals);
 	topics_cluster_require_row(&election->row);
+	topics_feature_level_require(&election->row, election->row.node, topics_feature_level_own());
 	set_quorum(election);
 }
 

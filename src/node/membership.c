@@ -251,6 +251,7 @@ begin_epoch(void)
 
 	update_row("epoch = epoch + 1, epoch_id = gen_random_uuid()");
 	topics_cluster_require_row(&row);
+	topics_feature_level_require(&row, row.node, topics_feature_level_own());
 	epoch.number = row.epoch;
 	epoch.id = row.epoch_id;
 	epoch.term = row.term;
@@ -381,6 +382,20 @@ topics_membership_accept_loss(void)
 	topics_cluster_note_change();
 }
 
+/* On the node that leads: all nodes have a feature level; the row is locked. */
+void
+topics_membership_raise_feature_level(int level)
+{
+	ClusterRow	row;
+	bool		is_default;
+
+	update_row(psprintf("feature_level = %d", level));
+	topics_cluster_note_change();
+	topics_cluster_require_row(&row);
+	(void) topics_metadata_count_nodes("", &is_default);
+	topics_metadata_put_cluster(row.node, row.acks_followers, is_default);
+}
+
 /* On a follower: the node that leads says that this one is not in the cluster, or has it again. */
 void
 topics_membership_note_removed(bool is_removed)
@@ -467,6 +482,8 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	drop_metadata();
 	topics_make_topic_create_internal(METADATA_TOPIC, 1);
 	insert_row(node, node, NULL, NULL, NULL);
+	self.feature_level = topics_feature_level_own();
+	update_row(psprintf("feature_level = %d", self.feature_level));
 	begin_epoch();
 	topics_metadata_put_cluster(node, 0, true);
 	topics_cluster_require_row(&row);
@@ -616,8 +633,9 @@ static const char *const join_check =
 
 /* Require the other database to be one that can join. */
 static void
-check_candidate(Peer *peer, const char *node)
+check_candidate(Peer *peer, const ClusterRow *row, MetadataNode *candidate)
 {
+	const char *node = candidate->name;
 	PeerResult *result = topics_peer_query(peer, join_check, NULL, 0);
 	char	   *encoding = pstrdup(topics_peer_value(result, 0, 0));
 	const char *version = topics_peer_value(result, 0, 1);
@@ -644,6 +662,10 @@ check_candidate(Peer *peer, const char *node)
 				 errmsg("node \"%s\" does not have version %s of pg_topics", node, PG_TOPICS_VERSION),
 				 errdetail("The version of the extension in its database is: %s.", version),
 				 errhint("Run CREATE EXTENSION pg_topics there, or ALTER EXTENSION pg_topics UPDATE.")));
+	result = topics_peer_query(peer, topics_feature_level_query, NULL, 0);
+	candidate->feature_level = pg_strtoint32(topics_peer_value(result, 0, 0));
+	topics_peer_clear(result);
+	topics_feature_level_require(row, node, candidate->feature_level);
 }
 
 /* What a new node is told, in the order of the arguments of join_cluster(). */
@@ -727,14 +749,14 @@ forget_follower(const char *node)
  * asks for anything, and only if it can join.
  */
 static void
-invite(Peer *peer, const char *leader, MetadataNode *node)
+invite(Peer *peer, const ClusterRow *row, MetadataNode *node)
 {
-	const char *invitation[INVITATION_VALUES] = {node->name, leader};
+	const char *invitation[INVITATION_VALUES] = {node->name, row->node};
 	PeerResult *result;
 	const MetadataNode *before;
 	bool		replaces;
 
-	check_candidate(peer, node->name);
+	check_candidate(peer, row, node);
 	read_invitation(invitation);
 	/* one of the values may have a password */
 	topics_peer_clear(topics_peer_query(peer, "SET log_statement = 'none'; SET log_min_duration_statement = -1;"
@@ -826,7 +848,7 @@ topics_add_node(PG_FUNCTION_ARGS)
 	peer = topics_peer_connect(node, conninfo);
 	PG_TRY();
 	{
-		invite(peer, row.node, &joining);
+		invite(peer, &row, &joining);
 	}
 	PG_FINALLY();
 	{

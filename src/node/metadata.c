@@ -6,11 +6,11 @@
  * As in Kafka, metadata are records: JSON, with a key for each thing, of which
  * the latest record counts and a record without a value says that it is gone.
  *
- *	cluster			who leads, and how many followers a commit waits for
+ *	cluster			who leads, how many followers a commit waits for, and the feature level
  *	epoch/<number>	an epoch: its id and term, where in the leader's WAL the start of the
  *					server began which has begun it, and where all logs ended then
- *	node/<name>		a node: its number, conninfo, advertised_conninfo, the incarnation, and
- *					whether it counts as a copy
+ *	node/<name>		a node: its number, conninfo, advertised_conninfo, the incarnation, the
+ *					feature level that it has, and whether it counts as a copy
  *	topic/<id>		a topic: all that the view topic_log.topic_description says
  *
  * The leader's catalogue is the truth of its topics, and the records follow it:
@@ -169,12 +169,13 @@ topics_metadata_put_node(const MetadataNode *node)
 	Datum		values[] = {
 		CStringGetTextDatum(node->conninfo), CStringGetTextDatum(node->advertised),
 		CStringGetTextDatum(node->incarnation), BoolGetDatum(node->counts),
-		CStringGetTextDatum(make_node_key(node->name)), Int32GetDatum(TERM_STRIDE)
+		CStringGetTextDatum(make_node_key(node->name)), Int32GetDatum(TERM_STRIDE),
+		Int32GetDatum(node->feature_level)
 	};
-	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID, INT4OID};
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID, INT4OID, INT4OID};
 
 	put_query(make_node_key(node->name), "WITH known AS (" LATEST("node") ")"
-			  " SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'incarnation', $3, 'counts', $4,"
+			  " SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'incarnation', $3, 'counts', $4, 'feature_level', $7,"
 			  " 'number', coalesce((SELECT (value ->> 'number')::int FROM known WHERE key = $5),"
 			  " (SELECT min(n) FROM generate_series(1, $6 - 1) n WHERE n NOT IN"
 			  " (SELECT (value ->> 'number')::int FROM known WHERE value IS NOT NULL))))",
@@ -224,7 +225,8 @@ topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_defa
 	Oid			types[] = {TEXTOID, INT4OID, BOOLOID};
 
 	put_query("cluster", "SELECT jsonb_build_object('leader', $1, 'acks_followers', $2, 'is_default', $3,"
-			  " 'preferred_leader', coalesce((" LATEST_CLUSTER ") ->> 'preferred_leader', $1))",
+			  " 'preferred_leader', coalesce((" LATEST_CLUSTER ") ->> 'preferred_leader', $1),"
+			  " 'feature_level', (SELECT feature_level FROM topic_log.cluster))",
 			  types, values, lengthof(values));
 }
 
@@ -405,7 +407,8 @@ topics_metadata_list_nodes(void)
 	List	   *result = NIL;
 
 	scope = begin_query("SELECT substr(key, 6), coalesce(value ->> 'conninfo', ''), coalesce(value ->> 'advertised_conninfo', ''),"
-						" coalesce(value ->> 'incarnation', ''), value ->> 'counts' FROM (" LATEST("node") ") latest"
+						" coalesce(value ->> 'incarnation', ''), value ->> 'counts',"
+						" coalesce(value ->> 'feature_level', '0') FROM (" LATEST("node") ") latest"
 						" WHERE value IS NOT NULL ORDER BY 1", NULL, NULL, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -417,6 +420,7 @@ topics_metadata_list_nodes(void)
 		node->advertised = get_text(i, 3);
 		node->incarnation = get_text(i, 4);
 		node->counts = is_true(get_text(i, 5));
+		node->feature_level = pg_strtoint32(get_text(i, 6));
 		result = lappend(result, node);
 		MemoryContextSwitchTo(old);
 	}
@@ -835,14 +839,14 @@ topics_metadata_apply_cluster(void)
 	(void) topics_read_cut_show_all(true);
 	scope = topics_statement_begin();
 	SPI_execute("WITH said AS (SELECT key, (r.value ->> 'acks_followers')::int AS acks_followers,"
-				" n.value ->> 'conninfo' AS conninfo, n.value ->> 'advertised_conninfo' AS advertised,"
+				" (r.value ->> 'feature_level')::int AS feature_level, n.value ->> 'conninfo' AS conninfo, n.value ->> 'advertised_conninfo' AS advertised,"
 				" count(*) FILTER (WHERE (n.value ->> 'counts')::boolean) OVER () AS voters"
 				" FROM (" LATEST("node") ") n, (" LATEST_CLUSTER ") r)"
-				" UPDATE topic_log.cluster c SET acks_followers = s.acks_followers, voters = s.voters,"
+				" UPDATE topic_log.cluster c SET acks_followers = s.acks_followers, voters = s.voters, feature_level = s.feature_level,"
 				" leader_conninfo = s.conninfo, leader_advertised_conninfo = s.advertised"
 				" FROM said s WHERE s.key = 'node/' || c.leader AND s.conninfo IS NOT NULL"
-				" AND (c.acks_followers, c.voters, c.leader_conninfo, c.leader_advertised_conninfo)"
-				" IS DISTINCT FROM (s.acks_followers, s.voters, s.conninfo, s.advertised)", false, 0);
+				" AND (c.acks_followers, c.voters, c.feature_level, c.leader_conninfo, c.leader_advertised_conninfo)"
+				" IS DISTINCT FROM (s.acks_followers, s.voters, s.feature_level, s.conninfo, s.advertised)", false, 0);
 	changed = SPI_processed > 0;
 	topics_statement_end(scope);
 	(void) topics_read_cut_show_all(false);

@@ -79,6 +79,7 @@ typedef struct MetadataNode
 	char	   *incarnation;	/* of the database that has joined under the
 								 * name */
 	bool		counts;			/* as a copy */
+	int			feature_level;	/* that its version has */
 } MetadataNode;
 
 extern void topics_metadata_put_node(const MetadataNode *node);
@@ -89,6 +90,13 @@ extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);
 extern void topics_metadata_apply_cluster(void);
 extern void topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction);
+
+/* ---- feature_level.c ---- */
+
+extern const char *const topics_feature_level_query;
+extern int	topics_feature_level_own(void);
+extern void topics_feature_level_require(const ClusterRow *row, const char *node, int level);
+extern void topics_feature_level_note(const ClusterRow *row, const char *node, int level);
 
 /* ---- log_ends.c ---- */
 
@@ -248,6 +256,7 @@ extern void topics_membership_admit(void);
 extern void topics_membership_raise_term(int64 term);
 extern void topics_membership_lead(int64 term, bool data_loss);
 extern void topics_membership_accept_loss(void);
+extern void topics_membership_raise_feature_level(int level);
 extern void topics_membership_note_removed(bool is_removed);
 extern void topics_membership_say_leader(void);
 extern bool topics_membership_has_begun_term(void);

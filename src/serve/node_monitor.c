@@ -41,6 +41,7 @@ enum
 	NODE_COUNTS,
 	NODE_IN_SYNC,
 	NODE_LAST_ASKED,
+	NODE_FEATURE_LEVEL,
 	NODE_COLUMNS
 };
 
@@ -77,6 +78,7 @@ topics_node_status(PG_FUNCTION_ARGS)
 		values[NODE_IS_SELF] = BoolGetDatum(strcmp(node->name, row.node) == 0);
 		values[NODE_EPOCH] = Int64GetDatum(row.term);
 		values[NODE_COUNTS] = BoolGetDatum(node->counts);
+		values[NODE_FEATURE_LEVEL] = Int32GetDatum(node->feature_level);
 		nulls[NODE_LAST_ASKED] = !row.leads || leads || !topics_follower_read(node->name, &follower);
 		if (!nulls[NODE_LAST_ASKED])
 			values[NODE_LAST_ASKED] = TimestampTzGetDatum(follower.asked);
