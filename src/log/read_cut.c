@@ -316,7 +316,7 @@ awaits_publication(const ReadCut *cut, Snapshot snapshot)
 	return false;
 }
 
-/* Wait until all that a snapshot sees is confirmed. */
+/* Wait until all that a snapshot sees is confirmed, unless that was truncated. */
 static void
 wait_for_snapshot(Snapshot snapshot)
 {
@@ -334,7 +334,7 @@ wait_for_snapshot(Snapshot snapshot)
 			break;
 		topics_high_watermark_nap(&polls);
 	}
-	waited_for = topics_high_watermark_wait_for_all();
+	waited_for = topics_high_watermark_wait_for_all(refuse_truncated_snapshot, snapshot);
 }
 
 /* ----------------------------------------------------------------

@@ -737,11 +737,11 @@ topics_high_watermark_nap(int *polls)
 
 /*
  * Wait until all that is published now is confirmed, and return its mark.  The
- * wait can be cancelled.  It ends, too, when there are no synchronous standbys
- * any more.
+ * wait can be cancelled; "check" is called meanwhile, and may raise an error.  It ends, too,
+ * when there are no synchronous standbys any more.
  */
 uint64
-topics_high_watermark_wait_for_all(void)
+topics_high_watermark_wait_for_all(SnapshotCheck check, Snapshot snapshot)
 {
 	uint64		mark;
 	int			polls = 0;
@@ -750,7 +750,10 @@ topics_high_watermark_wait_for_all(void)
 	mark = topics_high_watermark_newest_mark();
 	topics_mark_slot_release();
 	while (topics_high_watermark_applies() && !is_mark_confirmed(mark))
+	{
+		check(snapshot);
 		topics_high_watermark_nap(&polls);
+	}
 	return mark;
 }
 

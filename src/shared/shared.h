@@ -15,6 +15,7 @@
 #include "storage/block.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
+#include "utils/snapshot.h"
 #include "utils/timestamp.h"
 
 #include "base/base.h"
@@ -601,6 +602,7 @@ typedef struct PartitionLimit
 } PartitionLimit;
 
 typedef bool (*HighWatermarkCheck) (void);
+typedef void (*SnapshotCheck) (Snapshot snapshot);
 
 extern bool topics_high_watermark_has_standbys(void);
 extern bool topics_high_watermark_applies(void);
@@ -619,7 +621,7 @@ extern int64 topics_high_watermark_limit_found(PartitionState *state, XLogRecPtr
 extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *count,
 									  uint64 *mark, XLogRecPtr *position);
 extern void topics_high_watermark_nap(int *polls);
-extern uint64 topics_high_watermark_wait_for_all(void);
+extern uint64 topics_high_watermark_wait_for_all(SnapshotCheck check, Snapshot snapshot);
 extern void topics_high_watermark_wait_for_position(XLogRecPtr position);
 extern bool topics_high_watermark_wait_for_standbys(XLogRecPtr position, MonotonicTime until);
 

@@ -143,16 +143,42 @@ for my $round (1 .. 3)
 	check_same($leader, "round $round", others_than($leader));
 }
 
-# A leader that stands still for a while
-my $pid = $leader->safe_psql('postgres', 'SELECT pg_backend_pid()') && $leader->{_pid};
-my @stopped = ($pid, split ' ', `ps -o pid= --ppid $pid`);
-kill STOP => @stopped;
+sub waits_at
+{
+	my ($node, $session, $event) = @_;
+
+	return $node->poll_query_until('postgres',
+		"SELECT wait_event IN ('$event', 'Extension') FROM pg_stat_activity WHERE pid = $session->{pid}");
+}
+
+# The processes of nodes stand still.
+sub freeze
+{
+	my @pids = map { ($_->{_pid}, split ' ', `ps -o pid= --ppid $_->{_pid}`) } @_;
+
+	kill STOP => @pids;
+	return reverse @pids;
+}
+
+# A leader that stands still for a while, with a commit that waits, and a reader for it
+my @others = others_than($leader);
+my ($producer, $serializable) = map { Session->new($leader) } 1 .. 2;
+$serializable->query('BEGIN ISOLATION LEVEL SERIALIZABLE');
+kill_server($_) for @others;
+$producer->send(q{SELECT topics.produce('t', 'nobody has heard')});
+ok(waits_at($leader, $producer, 'SyncRep'), 'a commit waits for followers that are gone');
+$serializable->send(q{SELECT count(*) FROM topic.t WHERE value = 'nobody has heard'});
+ok(waits_at($leader, $serializable, 'PgTopicsHighWatermark'), '... and a reader for the commit');
+my @stopped = freeze($leader);
+$_->start for @others;
 my $stopped = $leader;
-$leader = find_leader(others_than($stopped));
-ok($leader, 'a leader stands still: another node is elected');
+$leader = find_leader(@others);
+ok($leader, 'the leader stands still: another node is elected');
 is(produce_records($leader, 'meanwhile', 10), 10, '... and takes records');
-kill CONT => reverse @stopped;
+kill CONT => @stopped;
 check_same($leader, 'a leader stood still', others_than($leader));
+ok($producer->receive(30)->{lost}, 'the commit is not acknowledged');
+is($serializable->receive(30)->{sqlstate}, '40001', 'the reader hears that it was truncated');
 is((sqlstate_of($stopped, 'postgres', q{SELECT topics.produce('t', 'x')}))[0],
 	'TP004', '... it takes no records any more');
 
