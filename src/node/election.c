@@ -73,6 +73,8 @@ typedef struct Election
 	int			needed;
 	int64		highest_term;	/* that anybody has said */
 	StringInfoData refusals;	/* why others do not promise */
+	int			unreached;		/* length of those of nodes that could not be
+								 * reached, which come first */
 } Election;
 
 typedef struct ElectionPeer
@@ -139,6 +141,7 @@ connect_peers(Election *election)
 {
 	ListCell   *lc;
 
+	resetStringInfo(&election->refusals);
 	foreach(lc, topics_metadata_list_nodes())
 	{
 		Attempt		attempt = {.election = election,.node = lfirst(lc)};
@@ -158,6 +161,7 @@ connect_peers(Election *election)
 		election->peers = lappend(election->peers, peer);
 		MemoryContextSwitchTo(old);
 	}
+	election->unreached = election->refusals.len;
 }
 
 static void
@@ -205,7 +209,10 @@ ask_peers(Election *election, bool only_asks)
 	ListCell   *lc;
 
 	election->granted = election->own;
-	resetStringInfo(&election->refusals);
+	election->refusals.len = election->unreached;
+	election->refusals.data[election->unreached] = '\0';
+	if (election->own == 0)
+		note_refusal(election, election->row.node, "it is a copy of that node, which was not admitted yet");
 	foreach(lc, election->peers)
 	{
 		ElectionPeer *peer = lfirst(lc);
