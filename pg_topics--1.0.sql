@@ -120,6 +120,13 @@ CREATE TABLE topic_log.unfinished_cut (
 );
 COMMENT ON TABLE topic_log.unfinished_cut IS 'On a follower that has a part of one of the leader''s cuts: where the logs ended that are longer since, to which it goes back when it becomes the leader; not dumped';
 
+CREATE TABLE topic_log.admitted (
+	node text NOT NULL CONSTRAINT admitted_pkey PRIMARY KEY,
+	incarnation uuid NOT NULL,
+	server text NOT NULL
+);
+COMMENT ON TABLE topic_log.admitted IS 'Copies of other nodes that this one has admitted, by system identifier and timeline: it refuses these nodes on other servers; not dumped';
+
 CREATE TABLE topic_log.lacking (
 	topic_id bigint NOT NULL,
 	partition integer NOT NULL,
@@ -585,10 +592,10 @@ CREATE PROCEDURE topics.rebalance_leaders()
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_rebalance_leaders';
 COMMENT ON PROCEDURE topics.rebalance_leaders() IS 'Has the preferred node lead again, the one that has made the cluster, as topics.move_leader does. Superusers only. Raises what that raises (Kafka: preferred replica election)';
 
-CREATE FUNCTION topic_log.promise(cluster_id text, candidate text, incarnation text, term bigint, last_term bigint, ends text, only_asks boolean,
+CREATE FUNCTION topic_log.promise(cluster_id text, candidate text, incarnation text, server text, term bigint, last_term bigint, ends text, only_asks boolean,
 	OUT refusal text, OUT promised_term bigint) RETURNS record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_promise';
-COMMENT ON FUNCTION topic_log.promise(text, text, text, bigint, bigint, text, boolean) IS 'Has this node promise to follow a candidate, in src/node/promise.c; why it does not, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: Vote)';
+COMMENT ON FUNCTION topic_log.promise(text, text, text, text, bigint, bigint, text, boolean) IS 'Has this node promise to follow a candidate, in src/node/promise.c; why it does not, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: Vote)';
 
 CREATE FUNCTION topic_log.follow(cluster_id text, leader text, incarnation text, term bigint) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_follow';
@@ -598,14 +605,18 @@ CREATE FUNCTION topic_log.leadership(node text, cluster_id text, promised_term b
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leadership';
 COMMENT ON FUNCTION topic_log.leadership(text, text, bigint) IS 'Who leads, as far as this node knows, whether it is this one, and the term that it is in or has promised; promised_term: that of the node that asks. For roles with the attribute REPLICATION (Kafka: FetchSnapshot''s and Vote''s leader id)';
 
+CREATE FUNCTION topic_log.admit(node text, cluster_id text, incarnation text, server text) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_admit';
+COMMENT ON FUNCTION topic_log.admit(text, text, text, text) IS 'Has this node take a server, which is a copy of a node, for that node, and no other server any more; called by the copy. For roles with the attribute REPLICATION. No Kafka counterpart';
+
 CREATE FUNCTION topic_log.feature_level() RETURNS integer LANGUAGE SQL IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp RETURN 1;
 COMMENT ON FUNCTION topic_log.feature_level() IS 'What this version can write, and read, of what nodes share: src/node/feature_level.c (Kafka: metadata.version)';
 
-CREATE FUNCTION topic_log.find_divergence(node text, incarnation text, cluster_id text, promised_term bigint, term bigint, numbers text, ids text, feature_level integer,
+CREATE FUNCTION topic_log.find_divergence(node text, incarnation text, server text, cluster_id text, promised_term bigint, term bigint, numbers text, ids text, feature_level integer,
 	OUT leader_term bigint, OUT epoch bigint, OUT epoch_id text, OUT epoch_term bigint, OUT ends text, OUT data_loss boolean, OUT began_with text) RETURNS record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_find_divergence';
-COMMENT ON FUNCTION topic_log.find_divergence(text, text, text, bigint, bigint, text, text, integer) IS 'Where a node''s log and this one''s part, in src/node/divergence.c. For roles with the attribute REPLICATION (Kafka: OffsetsForLeaderEpoch)';
+COMMENT ON FUNCTION topic_log.find_divergence(text, text, text, text, bigint, bigint, text, text, integer) IS 'Where a node''s log and this one''s part, in src/node/divergence.c. For roles with the attribute REPLICATION (Kafka: OffsetsForLeaderEpoch)';
 
 CREATE PROCEDURE topic_log.take_lead(prepares boolean)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_take_lead';
@@ -852,9 +863,10 @@ GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 -- A node's role comes as any client; the functions look who it is.
 GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea), topic_log.take_lead(boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text),
-	topic_log.promise(text, text, text, bigint, bigint, text, boolean), topic_log.follow(text, text, text, bigint),
+	topic_log.promise(text, text, text, text, bigint, bigint, text, boolean), topic_log.follow(text, text, text, bigint),
 	topic_log.leadership(text, text, bigint),
-	topic_log.find_divergence(text, text, text, bigint, bigint, text, text, integer) TO PUBLIC;
+	topic_log.find_divergence(text, text, text, text, bigint, bigint, text, text, integer),
+	topic_log.admit(text, text, text, text) TO PUBLIC;
 
 -- As PostgreSQL's own: pg_monitor reads all administration views
 GRANT USAGE ON SCHEMA topics TO pg_monitor;

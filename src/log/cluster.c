@@ -149,6 +149,13 @@ report_leader(const ClusterRow *row)
 					 row->leader_advertised ? row->leader_advertised : "address unknown");
 }
 
+/* Get what tells this server from copies of it: system identifier and timeline; palloc'd. */
+char *
+topics_cluster_own_server(void)
+{
+	return psprintf(UINT64_FORMAT "/%u", GetSystemIdentifier(), GetWALInsertionTimeLine());
+}
+
 /*
  * Count the nodes whose promises let one lead, its own among them: a majority, so that
  * there are no two; and so many that one of them has any commit that was acknowledged.

@@ -315,6 +315,7 @@ extern void topics_cluster_check_replicas(int32 min_insync_replicas);
 extern bool topics_cluster_follows(void);
 extern void topics_cluster_look(void);
 extern void topics_cluster_require_leader(const char *command);
+extern char *topics_cluster_own_server(void);
 extern int	topics_cluster_quorum(const ClusterRow *row);
 extern int	topics_cluster_copy_quorum(const ClusterRow *row);
 extern void topics_cluster_report_other_leader(const char *node);

@@ -14,21 +14,30 @@
  *	  all that the leader has (replicator.c);
  *	- or, if the node led, it is elected by so many others, each of which it is level with.
  *
- * The node itself, if it lives on beside its copy, is refused by those that have promised
- * the copy a higher term.
+ * THE NODE ITSELF, if it lives on beside its copy, or is started again in its place, knows
+ * nothing of what the copy has confirmed and promised.  So a copy has each of these others
+ * note, durably, which server it is (topic_log.admitted), before it hears what they know.
+ * From then on they refuse the node on any other server.  Who promises holds its row, and so
+ * does who notes: no promise to the old server comes in between.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
 #include "node/node.h"
 #include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_admit);
 
 #define LEADERSHIP_PATIENCE_MS 1000 /* for a node to say who leads */
 
@@ -38,6 +47,16 @@ typedef struct Question
 	const ClusterRow *row;
 	Leadership	answer;			/* its node is set before */
 } Question;
+
+/* Have another node note that this server is the node, and no other one. */
+static void
+have_admitted(Peer *peer, const ClusterRow *row, long patience)
+{
+	const char *values[] = {row->node, row->cluster_id, row->incarnation, topics_cluster_own_server()};
+
+	topics_peer_clear(topics_peer_query_within(peer, "SELECT topic_log.admit($1, $2, $3, $4)",
+											   values, lengthof(values), patience));
+}
 
 static void
 ask_node(void *arg)
@@ -53,8 +72,12 @@ ask_node(void *arg)
 
 	PG_TRY();
 	{
-		PeerResult *result = topics_peer_query_within(peer, "SELECT * FROM topic_log.leadership($1, $2, $3::int8)",
-													  values, lengthof(values), patience);
+		PeerResult *result;
+
+		if (!row->is_admitted)
+			have_admitted(peer, row, patience);
+		result = topics_peer_query_within(peer, "SELECT * FROM topic_log.leadership($1, $2, $3::int8)",
+										  values, lengthof(values), patience);
 
 		answer->leader = pstrdup(topics_peer_value(result, 0, 0));
 		answer->leads = strcmp(topics_peer_value(result, 0, 1), "t") == 0;
@@ -134,4 +157,59 @@ topics_admission_ask(const ClusterRow *row)
 	else
 		topics_membership_raise_term(highest_term);
 	return best.node != NULL || strcmp(row->leader, row->node) != 0;
+}
+
+/* ----------------------------------------------------------------
+ *		The others
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if this node has admitted another server as a node than the one that asks. */
+bool
+topics_admission_is_replaced(const char *node, const char *incarnation, const char *server)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(node), CStringGetTextDatum(incarnation), CStringGetTextDatum(server)};
+	StatementScope scope;
+	bool		result;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scope = topics_statement_begin();
+	if (SPI_execute_with_args("SELECT FROM topic_log.admitted WHERE node = $1 AND incarnation::text = $2 AND server <> $3",
+							  lengthof(types), types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for admitted servers");
+	result = SPI_processed > 0;
+	topics_statement_end(scope);
+	PopActiveSnapshot();
+	return result;
+}
+
+/* admit(node, cluster_id, incarnation, server): this server is the node from now on */
+Datum
+topics_admit(PG_FUNCTION_ARGS)
+{
+	const char *node = topics_argument_get_text(fcinfo, 0);
+	const MetadataNode *known;
+	StatementScope scope;
+
+	topics_settings_require_preload();
+	topics_argument_require_all(fcinfo, PG_NARGS());
+	topics_replica_feed_check_role(node, topics_argument_get_text(fcinfo, 1));
+	topics_membership_lock();
+	known = topics_metadata_find_node(node);
+	if (known == NULL || strcmp(known->incarnation, topics_argument_get_text(fcinfo, 2)) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNKNOWN_MEMBER),
+				 errmsg("this database is not known as node \"%s\" of the cluster", node)));
+	PushActiveSnapshot(GetLatestSnapshot());
+	scope = topics_statement_begin();
+	topics_statement_execute("INSERT INTO topic_log.admitted VALUES (%s, %s, %s) ON CONFLICT (node) DO UPDATE"
+							 " SET incarnation = EXCLUDED.incarnation, server = EXCLUDED.server",
+							 quote_literal_cstr(node), quote_literal_cstr(known->incarnation),
+							 quote_literal_cstr(topics_argument_get_text(fcinfo, 3)));
+	topics_statement_end(scope);
+	PopActiveSnapshot();
+	/* the copy hears of it when it is durable */
+	ForceSyncCommit();
+	PG_RETURN_VOID();
 }

@@ -91,15 +91,15 @@ wait_for_term(int64 promised_term)
 }
 
 /*
- * find_divergence(node, incarnation, cluster_id, promised_term, term, numbers, ids,
+ * find_divergence(node, incarnation, server, cluster_id, promised_term, term, numbers, ids,
  * feature_level): what a node that is in an earlier term, and knows these epochs, has to
  * know before it follows this one
  */
 Datum
 topics_find_divergence(PG_FUNCTION_ARGS)
 {
-	int64		promised_term = PG_GETARG_INT64(3);
-	int64		term = PG_GETARG_INT64(4);
+	int64		promised_term = PG_GETARG_INT64(4);
+	int64		term = PG_GETARG_INT64(5);
 	Datum		values[DIVERGENCE_COLUMNS];
 	bool		nulls[DIVERGENCE_COLUMNS] = {false};
 	TupleDesc	tupdesc;
@@ -112,12 +112,13 @@ topics_find_divergence(PG_FUNCTION_ARGS)
 	topics_argument_require_all(fcinfo, PG_NARGS());
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	topics_replica_feed_check_role(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 2));
+	topics_replica_feed_check_role(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 3));
 	wait_for_term(promised_term);
 	topics_replica_feed_check_node(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 1),
-								   topics_argument_get_text(fcinfo, 2), term, promised_term);
+								   topics_argument_get_text(fcinfo, 2), topics_argument_get_text(fcinfo, 3),
+								   term, promised_term);
 	topics_cluster_require_row(&row);
-	topics_feature_level_note(&row, topics_argument_get_text(fcinfo, 0), PG_GETARG_INT32(7));
+	topics_feature_level_note(&row, topics_argument_get_text(fcinfo, 0), PG_GETARG_INT32(8));
 	began = topics_metadata_find_term(row.term);
 	if (began == NULL)
 		ereport(ERROR,
@@ -125,8 +126,8 @@ topics_find_divergence(PG_FUNCTION_ARGS)
 				 errmsg("the node that leads has not begun its term yet")));
 	values[DIVERGENCE_TERM] = Int64GetDatum(row.term);
 	values[DIVERGENCE_BEGAN_WITH] = CStringGetTextDatum(began->ends);
-	common = topics_metadata_find_common_epoch(topics_argument_get_text(fcinfo, 5),
-											   topics_argument_get_text(fcinfo, 6));
+	common = topics_metadata_find_common_epoch(topics_argument_get_text(fcinfo, 6),
+											   topics_argument_get_text(fcinfo, 7));
 	nulls[DIVERGENCE_EPOCH] = nulls[DIVERGENCE_EPOCH_TERM] = common == NULL;
 	put_text(values, nulls, DIVERGENCE_EPOCH_ID, common ? common->id : NULL);
 	if (common)
@@ -156,16 +157,16 @@ topics_divergence_ask(Peer *peer, const ClusterRow *row)
 	char	   *numbers;
 	char	   *ids;
 	const char *values[] = {
-		row->node, row->incarnation, row->cluster_id, psprintf(INT64_FORMAT, row->promised_term),
+		row->node, row->incarnation, topics_cluster_own_server(), row->cluster_id, psprintf(INT64_FORMAT, row->promised_term),
 		psprintf(INT64_FORMAT, row->term), NULL, NULL, psprintf("%d", topics_feature_level_own())
 	};
 	PeerResult *answer;
 	const char *text;
 
 	topics_metadata_list_epochs(&numbers, &ids);
-	values[5] = numbers;
-	values[6] = ids;
-	answer = topics_peer_query(peer, "SELECT * FROM topic_log.find_divergence($1, $2, $3, $4::int8, $5::int8, $6, $7, $8::int4)",
+	values[6] = numbers;
+	values[7] = ids;
+	answer = topics_peer_query(peer, "SELECT * FROM topic_log.find_divergence($1, $2, $3, $4, $5::int8, $6::int8, $7, $8, $9::int4)",
 							   values, lengthof(values));
 	result->term = pg_strtoint64(topics_peer_value(answer, 0, DIVERGENCE_TERM));
 	text = topics_peer_value(answer, 0, DIVERGENCE_EPOCH);

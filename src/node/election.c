@@ -181,11 +181,11 @@ send_to_peer(void *arg)
 	const Election *election = attempt->election;
 	const char *values[] = {
 		election->row.cluster_id, election->row.node, election->row.incarnation,
-		psprintf(INT64_FORMAT, election->term), psprintf(INT64_FORMAT, election->row.term),
+		topics_cluster_own_server(), psprintf(INT64_FORMAT, election->term), psprintf(INT64_FORMAT, election->row.term),
 		election->ends, attempt->only_asks ? "t" : "f"
 	};
 
-	topics_peer_send(attempt->peer, "SELECT * FROM topic_log.promise($1, $2, $3, $4::int8, $5::int8, $6, $7::bool)",
+	topics_peer_send(attempt->peer, "SELECT * FROM topic_log.promise($1, $2, $3, $4, $5::int8, $6::int8, $7, $8::bool)",
 					 values, lengthof(values));
 }
 

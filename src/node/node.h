@@ -153,6 +153,7 @@ typedef struct Leadership
 
 extern int	topics_leadership_survey(const ClusterRow *row, Leadership *best, int64 *highest_term);
 extern bool topics_admission_ask(const ClusterRow *row);
+extern bool topics_admission_is_replaced(const char *node, const char *incarnation, const char *server);
 
 /* ---- election.c ---- */
 
@@ -162,7 +163,8 @@ extern bool topics_election_stand(MemoryContext cxt, NextTransaction next_transa
 
 extern void topics_replica_feed_check_role(const char *node, const char *cluster_id);
 extern void topics_replica_feed_check_node(const char *node, const char *incarnation,
-										   const char *cluster_id, int64 term, int64 promised_term);
+										   const char *server, const char *cluster_id, int64 term,
+										   int64 promised_term);
 
 #define REPLICA_PROTOCOL 2		/* version of requests and responses */
 #define NO_CUT (-1)				/* in place of a cut's mark */

@@ -57,6 +57,7 @@ enum
 	PROMISE_CLUSTER_ID,
 	PROMISE_CANDIDATE,
 	PROMISE_INCARNATION,
+	PROMISE_SERVER,
 	PROMISE_TERM,
 	PROMISE_LAST_TERM,
 	PROMISE_ENDS,
@@ -84,6 +85,7 @@ typedef struct Candidate
 {
 	const char *name;
 	const char *incarnation;
+	const char *server;			/* that it runs on (admission.c) */
 	int64		term;			/* that is to begin */
 	int64		last_term;		/* of its log */
 	const char *ends;			/* of its logs (log_ends.c) */
@@ -129,6 +131,8 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 		return psprintf("node \"%s\" is a copy of that node, which was not admitted yet", row->node);
 	if (node == NULL || strcmp(node->incarnation, candidate->incarnation) != 0)
 		return psprintf("node \"%s\" does not know this database as a node of the cluster", row->node);
+	if (topics_admission_is_replaced(candidate->name, candidate->incarnation, candidate->server))
+		return psprintf("node \"%s\" has admitted another server as that node", row->node);
 	if (!node->counts)
 		return pstrdup("it has not had all that the leader has");
 	if (candidate->term < row->promised_term ||
@@ -146,7 +150,7 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 }
 
 /*
- * promise(cluster_id, candidate, incarnation, term, last_term, ends, only_asks): whether
+ * promise(cluster_id, candidate, incarnation, server, term, last_term, ends, only_asks): whether
  * this node follows the candidate when it leads in that term, and nobody of a lower
  * one from now on
  */
@@ -157,6 +161,7 @@ topics_promise(PG_FUNCTION_ARGS)
 	Candidate	candidate = {
 		.name = topics_argument_get_text(fcinfo, PROMISE_CANDIDATE),
 		.incarnation = topics_argument_get_text(fcinfo, PROMISE_INCARNATION),
+		.server = topics_argument_get_text(fcinfo, PROMISE_SERVER),
 		.term = PG_GETARG_INT64(PROMISE_TERM),
 		.last_term = PG_GETARG_INT64(PROMISE_LAST_TERM),
 		.ends = topics_argument_get_text(fcinfo, PROMISE_ENDS),
@@ -199,12 +204,6 @@ topics_promise(PG_FUNCTION_ARGS)
 		ForceSyncCommit();
 	}
 
-	/*
-	 * it asks for the term above what it has promised: then it can follow us
-	 * in no lower one
-	 */
-	if (refusal && candidate.only_asks && row.leads && candidate.term - 1 > row.term)
-		topics_mark_slot_note_higher_term(candidate.term - 1);
 	nulls[ANSWER_REFUSAL] = refusal == NULL;
 	if (refusal)
 		values[ANSWER_REFUSAL] = CStringGetTextDatum(refusal);

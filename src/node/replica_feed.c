@@ -303,10 +303,15 @@ check_node(const char *name, const char *incarnation, int64 term, int64 promised
 }
 
 void
-topics_replica_feed_check_node(const char *node, const char *incarnation, const char *cluster_id,
-							   int64 term, int64 promised_term)
+topics_replica_feed_check_node(const char *node, const char *incarnation, const char *server,
+							   const char *cluster_id, int64 term, int64 promised_term)
 {
 	check_caller("topic_log.find_divergence()", node, cluster_id);
+	if (topics_admission_is_replaced(node, incarnation, server))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNKNOWN_MEMBER),
+				 errmsg("another server was admitted as node \"%s\"", node),
+				 errhint("Start that one again, or remove the node with topics.remove_node(), and add it with nothing.")));
 	(void) check_node(node, incarnation, term, promised_term);
 }
 

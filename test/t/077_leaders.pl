@@ -148,7 +148,8 @@ sub waits_at
 	my ($node, $session, $event) = @_;
 
 	return $node->poll_query_until('postgres',
-		"SELECT wait_event IN ('$event', 'Extension') FROM pg_stat_activity WHERE pid = $session->{pid}");
+		"SELECT wait_event IN ('$event', 'Extension') FROM pg_stat_activity WHERE pid = $session->{pid}"
+	);
 }
 
 # The processes of nodes stand still.
