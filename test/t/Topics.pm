@@ -239,7 +239,10 @@ sub wait_for_replica
 	$database //= 'postgres';
 	return poll_until(
 		sub {
-			$follower->safe_psql($database, $query) eq $leader->safe_psql($database, $query);
+			# a follower that catches up may answer with 40001
+			my (undef, $here) = $follower->psql($database, $query);
+
+			return $here eq $leader->safe_psql($database, $query);
 		});
 }
 
