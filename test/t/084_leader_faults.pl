@@ -223,6 +223,14 @@ move_leader_to($a);
 # A promise in the middle of an append
 # ----------------------------------------------------------------------
 
+# Whether a topic is there.
+sub is_known
+{
+	my ($node, $topic) = @_;
+
+	return $node->safe_psql('postgres', "SELECT count(*) FROM topics.topic WHERE topic = '$topic'");
+}
+
 # Whether a node asks this one for its promise, and waits.
 sub is_asked
 {
@@ -265,6 +273,30 @@ is($call->receive->{sqlstate}, '', '... and b leads');
 is(produce_records($b, 'then', 6), 6, '... with a majority');
 $a->start;
 check_whole($b, 'who has what is appended is elected');
+
+# ... or it has promised, with more of the old leader at hand that it has not appended: it
+# must not confirm that any more.  The old leader knows of nothing, and would acknowledge it.
+move_leader_to($a);
+kill_server($c);
+$a->safe_psql('postgres', q{SELECT topics.create_topic('made')});
+ok(poll_until(sub { is_known($b, 'made') }), 'b has a new topic');
+stop_at($b, 'replica-appended');
+produce_records($a, 'before', 1, '1');
+wait_until_at($b, 'replica-appended') or die 'b does not stop';
+$producer = produce_alone($a, 'late');
+stop_at($c, 'replica-appended');
+$c->start;
+wait_until_at($c, 'replica-appended') or die 'c does not stop';
+is($c->safe_psql('postgres', q{SELECT leader FROM topics.cluster}), 'a', 'c follows a');
+is(call_failover($b, $a)->receive->{sqlstate}, '', '... and promises to follow b');
+go_on_from($c, 'replica-appended');
+go_on_from($b, 'replica-appended');
+$result = $producer->receive;
+ok($result->{lost}, '... the old leader does not acknowledge what c had at hand')
+  or die 'what was acknowledged is lost';
+is(find_leader($b), $b, '... b leads');
+is(is_shown($b, 'late'), '0', '... without that');
+check_whole($b, 'a promise, and more of the old leader');
 
 check_terms('at the end');
 done_testing();
