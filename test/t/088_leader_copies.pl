@@ -170,18 +170,20 @@ sub hours_off
 		'SELECT round((extract(epoch FROM clock_timestamp()) - ' . time . ') / 3600)');
 }
 
-# LogAppendTime of a topic is the same on all nodes, whichever led.
+# LogAppendTime of a topic does not go back on any node, whichever led, and is the same.
 sub check_append_time
 {
 	my ($leader, $test_name) = @_;
 	my $query =
-	  q{SELECT string_agg("offset" || ' ' || extract(epoch FROM "timestamp"), ', ' ORDER BY "offset") FROM topic.appended};
+	  q{SELECT string_agg("offset" || ' ' || extract(epoch FROM "timestamp"), ', ' ORDER BY "offset"), bool_and("timestamp" >= before) IS NOT FALSE
+		FROM (SELECT *, lag("timestamp") OVER (ORDER BY "offset") AS before FROM topic.appended) r};
 	my $expected = $leader->safe_psql('postgres', $query);
 
+	like($expected, qr/\|t$/, "$test_name: LogAppendTime has not gone back");
 	for my $other (others_than($leader))
 	{
-		ok( poll_until(sub { $other->safe_psql('postgres', $query) eq $expected }),
-			"$test_name: LogAppendTime is the same on " . $other->name);
+		ok(poll_until(sub { $other->safe_psql('postgres', $query) eq $expected }),
+			'... and is the same on ' . $other->name);
 	}
 	return;
 }
