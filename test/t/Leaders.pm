@@ -11,27 +11,87 @@ use Session;
 use Topics;
 
 our @EXPORT =
-  qw(make_cluster all_records produce_records check_same find_leader others_than check_acknowledged);
+  qw(make_cluster all_records produce_records check_same find_leader wait_for_leader others_than check_acknowledged note_acknowledged check_terms
+  is_shown wait_in_commit move_leader_to wait_for_all own_end term_of set_automatic cut_link cut_off heal_links);
 
 my @nodes;
 my %acknowledged;
 
-# Three servers a, b and c, with topic t; a leads.  Options as of topics_node.
+# How nodes reach each other.  With links: by a directory in their own data directory,
+# which is where a server's processes are, with a link to the other one's socket.
+my $has_links;
+
+sub conninfo_of
+{
+	my ($node) = @_;
+
+	return $node->connstr('postgres') unless $has_links;
+	return 'port=' . $node->port . ' dbname=postgres host=/proc/self/cwd/peers/' . $node->name;
+}
+
+# Three servers a, b and c, with topic t; a leads.  Options as of topics_node, and
+# links => 1 for nodes that can be cut off.
 sub make_cluster
 {
 	my (%options) = @_;
 
+	$has_links = delete $options{links};
 	@nodes = map { topics_node($_, %options) } qw(a b c);
 	my ($first, @others) = @nodes;
 
+	heal_links() if $has_links;
 	$first->safe_psql('postgres',
 			q{SELECT topics.create_topic('t', 3); SELECT topics.create_cluster('a', $$}
-		  . $first->connstr('postgres')
+		  . conninfo_of($first)
 		  . '$$)');
 	$first->safe_psql('postgres',
-		"CALL topics.add_node('" . $_->name . q{', $$} . $_->connstr('postgres') . '$$)')
+		"CALL topics.add_node('" . $_->name . q{', $$} . conninfo_of($_) . '$$)')
 	  for @others;
 	return @nodes;
+}
+
+# All nodes reach each other.
+sub heal_links
+{
+	for my $from (@nodes)
+	{
+		my $peers = $from->data_dir . '/peers';
+
+		mkdir $peers;
+		for my $to (@nodes)
+		{
+			my $link = "$peers/" . $to->name;
+
+			symlink $to->host, $link or die "could not link $link: $!" unless -l $link;
+		}
+	}
+	return;
+}
+
+# A node does not reach another one any more.  Both run.
+sub cut_link
+{
+	my ($from, $to) = @_;
+
+	unlink $from->data_dir . '/peers/' . $to->name or die "could not cut a link: $!";
+	# who still has one connects again
+	$to->safe_psql('postgres',
+		q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pg_topics' AND backend_type = 'client backend'}
+	);
+	return;
+}
+
+# A node reaches nobody, and nobody reaches it.
+sub cut_off
+{
+	my ($node) = @_;
+
+	for my $other (others_than($node))
+	{
+		cut_link($node, $other);
+		cut_link($other, $node);
+	}
+	return;
 }
 
 sub others_than
@@ -123,6 +183,135 @@ sub find_leader
 			return 0;
 		});
 	return $leader;
+}
+
+# What was acknowledged in another way than by produce_records.
+sub note_acknowledged
+{
+	$acknowledged{$_} = 1 for @_;
+	return;
+}
+
+# How often a record is shown on a node.
+sub is_shown
+{
+	my ($node, $value) = @_;
+
+	return $node->safe_psql('postgres', "SELECT count(*) FROM topic.t WHERE value = '$value'");
+}
+
+# Waits until a session waits for followers in its commit.
+sub wait_in_commit
+{
+	my ($node, $session) = @_;
+
+	return $node->poll_query_until('postgres',
+		"SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $session->{pid}");
+}
+
+# Waits until these nodes, or all, have all that the leader has, whether it is confirmed or not.
+sub wait_for_all
+{
+	my ($leader, @others) = @_;
+	my $ends = q{
+		SELECT string_agg(topic || ' ' || partition || ' ' || log_end_offset, ', ' ORDER BY topic, partition) FROM topics.replica
+		WHERE node = (SELECT node FROM topics.node WHERE is_self)};
+
+	@others = others_than($leader) unless @others;
+	return poll_until(
+		sub {
+			my $wanted = $leader->safe_psql('postgres', $ends);
+
+			return !grep { $_->safe_psql('postgres', $ends) ne $wanted } @others;
+		});
+}
+
+# Has a node lead, where all are there; when it does, all have the same.
+sub move_leader_to
+{
+	my ($to) = @_;
+	my $leader = wait_for_leader(@nodes);
+
+	$leader->safe_psql('postgres', "CALL topics.move_leader('" . $to->name . "')")
+	  if $leader != $to;
+	check_same($to, 'moved to ' . $to->name, others_than($to));
+	wait_for_all($to) or die 'nodes do not have the same';
+	return;
+}
+
+# Where the logs of topic t end on a node, in all, with what is not confirmed.
+sub own_end
+{
+	my ($node) = @_;
+
+	return $node->safe_psql(
+		'postgres', q{
+		SELECT sum(log_end_offset) FROM topics.replica
+		WHERE topic = 't' AND node = (SELECT node FROM topics.node WHERE is_self)});
+}
+
+sub term_of
+{
+	my ($node) = @_;
+
+	return $node->safe_psql('postgres', 'SELECT term FROM topic_log.cluster');
+}
+
+# These nodes, or all, elect a leader by themselves, or do not.
+sub set_automatic
+{
+	my ($value, @those) = @_;
+
+	for my $node (@those ? @those : @nodes)
+	{
+		$node->safe_psql('postgres', "ALTER SYSTEM SET pg_topics.automatic_failover = $value");
+		$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+	}
+	return;
+}
+
+# Of these nodes the one that says that it leads, in the highest term if there are two,
+# in time; undef if there is none.
+sub wait_for_leader
+{
+	my (@candidates) = @_;
+	my ($leader, $highest);
+
+	poll_until(
+		sub {
+			($leader, $highest) = (undef, 0);
+			for my $node (@candidates)
+			{
+				my ($result, $term) =
+				  $node->psql('postgres', 'SELECT term FROM topic_log.cluster WHERE leader = node');
+
+				($leader, $highest) = ($node, $term)
+				  if $result == 0 && $term ne '' && $term > $highest;
+			}
+			return $leader;
+		});
+	return $leader;
+}
+
+# By the logs of the servers nobody has led in a term of another one.
+sub check_terms
+{
+	my ($test_name) = @_;
+	my (%leader, @wrong);
+
+	for my $node (@nodes)
+	{
+		my $name = $node->name;
+
+		for
+		  my $term (slurp_file($node->logfile) =~ /node "$name" leads from now on, in term (\d+)/g)
+		{
+			push @wrong, "$leader{$term} and $name in term $term" if $leader{$term};
+			$leader{$term} = $name;
+		}
+	}
+	cmp_ok(scalar keys %leader, '>', 0, "$test_name: nodes were elected");
+	return is("@wrong", '', "$test_name: of each term one leads, and was elected once");
 }
 
 1;

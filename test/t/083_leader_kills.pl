@@ -1,0 +1,295 @@
+# The leader is killed again and again, under producers and consumers: what was acknowledged
+# is there once and in order, and is consumed once, and all nodes have the same at the end.
+#
+# Some producers are content with the leader's own acknowledgement (acks = 1), so that a
+# leader that is killed has a tail that nobody else has, and which it has to take back.
+# leader_clients.py has the clients, and says what they were told and what is there.
+# PG_TOPICS_LEADER_KILLS is how many leaders are killed at least.
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use IO::Handle;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Leaders;
+use Session;
+use TopicState;
+use Topics;
+
+my $wanted = $ENV{PG_TOPICS_LEADER_KILLS} // ($ENV{PG_TOPICS_LONG} ? 50 : 10);
+my ($python) = grep { -x && !system "$_ -c 'import psycopg2' 2>/dev/null" }
+  map { "$_/python3" } split(/:/, $ENV{PATH}), '/usr/bin';
+plan skip_all => 'not installed: python3 with psycopg2' unless defined $python;
+
+my @nodes =
+  make_cluster(conf =>
+	  "pg_topics.worker_interval = '1 s'\npg_topics.node_timeout = '1 s'\npg_topics.acks_timeout = '5 s'\nmax_connections = 100\n"
+  );
+my $leader = $nodes[0];
+my %is_down;
+my $killed = 0;
+
+$leader->safe_psql('postgres',
+	q{SELECT topics.drop_topic('t'); SELECT topics.create_topic('t', 4), topics.create_topic('copy', 4)}
+);
+ok(wait_for_replica($_, $leader), $_->name . ' has the topics') for others_than($leader);
+
+# ----------------------------------------------------------------------
+# Kills
+# ----------------------------------------------------------------------
+
+# Of the nodes that are up, the one that leads, in time.
+sub await_leader
+{
+	$leader = wait_for_leader(grep { !$is_down{ $_->name } } @nodes) or die 'no node leads';
+	return $leader;
+}
+
+sub kill_nodes
+{
+	my (@killed) = @_;
+
+	for my $node (@killed)
+	{
+		# both are the end of it, and the second one in the middle of anything
+		if   ($killed % 3 == 2) { $node->stop('immediate') }
+		else                    { kill_server($node) }
+		$is_down{ $node->name } = 1;
+	}
+	$killed++;
+	return;
+}
+
+sub start_nodes
+{
+	for my $node (grep { $is_down{ $_->name } } @nodes)
+	{
+		$node->start;
+		delete $is_down{ $node->name };
+	}
+	return;
+}
+
+sub replicator_of
+{
+	my ($node) = @_;
+
+	return $node->safe_psql('postgres',
+		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics replicator'});
+}
+
+# How many records the leader has that are not confirmed.
+sub unconfirmed
+{
+	return $leader->safe_psql(
+		'postgres', q{
+		SELECT sum(r.log_end_offset - p.log_end_offset) FROM topics.replica r JOIN topics.partition p USING (topic, partition)
+		WHERE topic = 't' AND node = (SELECT node FROM topics.node WHERE is_self)});
+}
+
+# The leader is killed when it has records that these followers have not.
+sub kill_ahead_of
+{
+	my (@behind) = @_;
+	my @stopped = map { replicator_of($_) } @behind;
+
+	signal_backend('STOP', $_) for @stopped;
+	if (@behind == 2)
+	{
+		# more than those have that wait for followers; or it takes none any more
+		my $looks = 100;
+
+		poll_until(sub { unconfirmed() >= 60 || !$looks-- });
+	}
+	else
+	{
+		wait_for_records(50);
+	}
+	kill_nodes($leader);
+	signal_backend('CONT', $_) for @stopped;
+	return await_leader();
+}
+
+my %kill = (
+	plain => sub {
+		kill_nodes($leader);
+		return await_leader();
+	},
+
+	# what the leader has alone goes
+	tail => sub { return kill_ahead_of(others_than($leader)) },
+
+	# one of the others cannot be elected
+	behind => sub {
+		my ($behind) = others_than($leader);
+		my $new = kill_ahead_of($behind);
+
+		isnt($new->name, $behind->name, 'who is behind does not lead');
+		return;
+	},
+
+	# before anybody misses it
+	called => sub {
+		my ($one) = others_than($leader);
+		my $lost = $leader->name;
+
+		kill_nodes($leader);
+		my ($state) = sqlstate_of($one, 'postgres', "CALL topics.failover('$lost')");
+		like($state, qr/^(00000|40001|TP009)$/, 'failover is called');
+		return await_leader();
+	},
+
+	# the next one as soon as it leads: one node is left
+	two => sub {
+		kill_nodes($leader);
+		kill_nodes(await_leader());
+		return;
+	},
+
+	# ... and the one that leads when the first one is back
+	three => sub {
+		my $first = $leader;
+
+		kill_nodes($first);
+		kill_nodes(await_leader());
+		$first->start;
+		delete $is_down{ $first->name };
+		kill_nodes(await_leader());
+		return;
+	},
+
+	all => sub {
+		kill_nodes(@nodes);
+		return;
+	});
+
+# ----------------------------------------------------------------------
+# Clients
+# ----------------------------------------------------------------------
+
+my $results = "$PostgreSQL::Test::Utils::tmp_check/leader_clients.txt";
+open my $clients, '|-', $python, '-B', "$FindBin::RealBin/leader_clients.py", $results, $wanted,
+  map { $_->connstr('postgres') } @nodes
+  or die "could not start the clients: $!";
+$clients->autoflush(1);
+
+# Waits for so many more records that are confirmed, whoever leads.
+sub wait_for_records
+{
+	my ($more) = @_;
+	my $before;
+
+	return poll_until(
+		sub {
+			my ($result, $count) = $leader->psql('postgres',
+				q{SELECT sum(log_end_offset) FROM topics.partition WHERE topic = 't'});
+
+			if ($result != 0)
+			{
+				await_leader();
+				return 0;
+			}
+			$before //= $count;
+			return $count >= $before + $more;
+		});
+}
+
+# All nodes are there, and follow.
+sub all_in_sync
+{
+	return poll_until(
+		sub {
+			await_leader()
+			  ->safe_psql('postgres', 'SELECT count(*) = 3 FROM topics.node WHERE in_sync') eq 't';
+		});
+}
+
+ok(wait_for_records(100), 'the clients work');
+my @round = qw(tail two all called three behind plain);
+while ($killed < $wanted)
+{
+	my $kind = shift @round;
+
+	push @round, $kind;
+	$kill{$kind}->();
+	start_nodes();
+	await_leader();
+	ok(wait_for_records(100), "$killed killed ($kind): the clients go on with " . $leader->name)
+	  && ok(all_in_sync(), '... and all nodes are there')
+	  or last;
+}
+
+# ----------------------------------------------------------------------
+# What was acknowledged, and what is there
+# ----------------------------------------------------------------------
+
+# whoever leads leads on, however loaded the machine is
+for my $node (@nodes)
+{
+	$node->safe_psql('postgres', 'ALTER SYSTEM SET pg_topics.automatic_failover = off');
+	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+}
+all_in_sync();
+print {$clients} $leader->connstr('postgres') . "\n";
+ok(close $clients, 'the clients have ended');
+
+my %result = map { /^([^\t]*)\t(\d+)\t?(.*)/ ? ($1 => [ $2, $3 ]) : () } split /\n/,
+  slurp_file($results);
+my %means = (
+	'lost' => 'what was acknowledged is there',
+	'doubled' => 'nothing is there twice',
+	'reordered' => 'the records of a producer are in order in each partition',
+	'rolled back' => 'nothing that was rolled back is there',
+	'invented' => 'nothing that nobody has produced is there',
+	'torn' => 'of a transaction all is there or nothing',
+	'taken back' => 'what was ever read is where it was',
+	'consumed twice' => 'nothing was consumed in two transactions that were acknowledged',
+	'skipped' => 'everything was consumed',
+	'copied twice' => 'nothing was copied in two transactions',
+	'not copied' => 'everything was copied',
+	'failed clients' => 'no client has failed');
+
+for my $check (sort keys %means)
+{
+	my ($count, $cases) = @{ $result{$check} // [ 'not checked', '' ] };
+
+	is($count, 0, "$killed leaders killed: $means{$check}") or diag("$check: $cases");
+}
+my @counts = map { "$_: $result{$_}[0]" } 'acknowledged', 'unknown', 'hasty and lost', 'consumed',
+  'consumed, unknown';
+cmp_ok($result{acknowledged}[0], '>', 100, 'records were acknowledged');
+cmp_ok($result{consumed}[0], '>', 100, '... and consumed');
+cmp_ok($result{'hasty and lost'}[0], '>', 0, '... and lost, of who did not wait for followers');
+
+my $truncated = 0;
+for my $node (@nodes)
+{
+	$truncated += $node->safe_psql('postgres', 'SELECT count(*) FROM topics.truncated');
+	check_files($node, 'postgres', $node->name);
+}
+cmp_ok($truncated, '>', 0, 'leaders came back with what nobody else had');
+# who asks for many wants to know
+my $report = join "\n", "$killed leaders killed", @counts, "truncated: $truncated";
+$ENV{PG_TOPICS_LEADER_KILLS} ? diag($report) : note($report);
+
+# each node compacts by itself: the latest record of a key is the same
+my $latest = '(SELECT DISTINCT ON (partition, key) * FROM topic.__consumer_offsets'
+  . ' ORDER BY partition, key, "offset" DESC)';
+for my $topic ('topic.t', 'topic.copy', $latest)
+{
+	my $records = qq{SELECT partition, count(*), md5(string_agg(r::text, ' ' ORDER BY "offset"))
+		FROM $topic r GROUP BY 1 ORDER BY 1};
+	my $expected = $leader->safe_psql('postgres', $records);
+
+	for my $other (others_than($leader))
+	{
+		ok(poll_until(sub { $other->safe_psql('postgres', $records) eq $expected }),
+			$other->name . " has what the leader has of $topic");
+	}
+}
+check_terms("$killed leaders killed");
+done_testing();
