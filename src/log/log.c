@@ -316,6 +316,13 @@ topics_log_tuple_offset(const HeapTupleData *tuple)
 	return *(const int64 *) ((const char *) tuple->t_data + tuple->t_data->t_hoff);
 }
 
+/* The same, of its timestamp. */
+TimestampTz
+topics_log_tuple_timestamp(const HeapTupleData *tuple)
+{
+	return *(const TimestampTz *) ((const char *) tuple->t_data + tuple->t_data->t_hoff + sizeof(int64));
+}
+
 /*
  * Give tuples that were formed with offset and timestamp 0 their offsets, or
  * leave them GIVEN_OFFSETS, and append them.  With append_time not 0, it is their

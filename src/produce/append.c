@@ -369,6 +369,7 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 	OpenSegment *open = NULL;
 	RecordCursor cursor;
 	bool		is_first = true;
+	TimestampTz last_timestamp = 0;
 	int			count;
 
 	dest->first_offset = offset;
@@ -407,8 +408,12 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 			is_first = false;
 			offset += fitting;
 			done += fitting;
+			last_timestamp = topics_log_tuple_timestamp(&tuples[done - 1]);
 		}
 	}
+	/* where this node leads one day, time does not go back either */
+	if (dest->log_append_time && dest->is_replica)
+		dest->append_time = topics_max(last_timestamp, state->last_append_time);
 	Assert(dest->is_replica || offset == dest->first_offset + topics_destination_span(dest));
 	/* readers of the partition are warned of more than the segments they saw */
 	CheckForSerializableConflictIn(dest->partition.rel, NULL, InvalidBlockNumber);

@@ -85,6 +85,8 @@ typedef struct Session
 	NodeView	node;			/* what this one is */
 	char		leader[MAX_NODE_NAME + 1];	/* that the session is with */
 	uint32		row_changes_held;	/* after which it was that still */
+	bool		has_ended;		/* this node follows another one: it takes,
+								 * and confirms, nothing more */
 	MonotonicTime look_at;		/* when to look again what this node is */
 	Divergence *divergence;		/* from the leader */
 	bool		was_heard;		/* the leader has answered */
@@ -195,22 +197,26 @@ is_with_leader(const ClusterRow *row)
 
 /*
  * In a transaction: keep this node what it is, and require it to follow the node that the
- * session is with.  A promise to another node, or to this one itself, ends it.
+ * session is with.  A promise to another node, or to this one itself, ends it, whatever
+ * becomes of the error.
  */
 static void
 hold_row(void)
 {
 	ClusterRow	row;
+	uint32		changes;
 
 	topics_membership_hold();
-	if (likely(topics_mark_slot_row_changes() == session.row_changes_held))
+	changes = topics_mark_slot_row_changes();
+	if (likely(changes == session.row_changes_held && !session.has_ended))
 		return;
-	session.row_changes_held = topics_mark_slot_row_changes();
 	topics_cluster_require_row(&row);
-	if (!is_with_leader(&row))
+	session.has_ended |= !is_with_leader(&row);
+	if (session.has_ended)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this node follows node \"%s\" no more", session.leader)));
+	session.row_changes_held = changes;
 }
 
 /* The same, and change its row. */
@@ -646,7 +652,11 @@ append_carefully(Share *share)
 	piece.view_relid = find_view(led->topic_id, &name);
 	if (!OidIsValid(piece.view_relid))
 		pause_partition(led, NULL, pg_topics_worker_interval);
-	else if (!topics_backoff_run(&piece, NameStr(name), append_share, share))
+	else if (topics_backoff_run(&piece, NameStr(name), append_share, share))
+		return;
+	else if (session.has_ended)
+		topics_backoff_reset_piece(&piece);
+	else
 		pause_partition(led, &piece, topics_backoff_left(&piece));
 }
 
@@ -713,7 +723,7 @@ append(Share share)
 			append_carefully(&one);
 	}
 	note_appended();
-	return done;
+	return done && !session.has_ended;
 }
 
 /* Append a response.  Return false if that has failed. */
@@ -740,6 +750,8 @@ append_response(void)
 	}
 	if (compare_at <= topics_clock_now())
 		follow_metadata(has_metadata);
+	if (session.has_ended)
+		return false;
 	for (; share.first < count; share.first += share.count)
 	{
 		share.count = Min(count - share.first, MAX_TOGETHER);
@@ -916,7 +928,7 @@ run_session(void)
 	session.retry_at = NEVER;
 	session.moved_mark = 0;
 	session.flush_to = InvalidXLogRecPtr;
-	session.was_heard = session.is_removed = false;
+	session.was_heard = session.is_removed = session.has_ended = false;
 	goes_on = topics_backoff_run(&whole, NULL, begin_session, NULL);
 	if (session.is_removed != session.node.row.is_removed && (goes_on || session.is_removed))
 		(void) topics_backoff_run(&election, NULL, note_removed, &session.is_removed);
@@ -983,10 +995,13 @@ topics_replicator_main(Datum main_arg)
 	session.response_cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics response",
 												 ALLOCSET_DEFAULT_SIZES);
 	pgstat_report_activity(STATE_RUNNING, "replicating topics");
-	while (read_row())
+	for (;;)
 	{
-		MemoryContextReset(session.cxt);
+		/* before the row is read: what changes then is another wish */
 		topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
+		if (!read_row())
+			break;
+		MemoryContextReset(session.cxt);
 		if (session.node.row.leads && session.node.row.voters < 2)
 			break;
 		if (session.node.row.leads)
