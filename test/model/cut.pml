@@ -9,12 +9,13 @@
  * The log of a term is a list of transactions.  The first one of a term says
  * that it has begun, and goes to partition 0; others go to both.  Where a
  * partition ends is told by how many transactions it has its part of.  There
- * are three nodes, and acknowledgements by one follower.
+ * are three nodes; one follower has to confirm.
  *
  * README says what stands for what; run has the scenarios, and checks them.
  *
- * -DTERMS=3 -DLENGTH=4 -DPAUSES=0                         bounds
+ * -DTERMS=3 -DLENGTH=3 -DPAUSES=0                         bounds
  * -DPARTS_ALONE                                           transactions of one partition as well
+ * -DBEHIND                                                begin in term 2, of which a node knows nothing
  * -DWITHOUT=12                                            a rule is removed
  */
 
@@ -23,7 +24,7 @@
 #endif
 /* transactions in a log */
 #ifndef LENGTH
-#define LENGTH 4
+#define LENGTH 3
 #endif
 /* how often a partition is stopped on a node */
 #ifndef PAUSES
@@ -40,13 +41,13 @@
 #define VOTE_EACH_PARTITION	1	/* who has more in any partition refuses */
 #define CUT_NOTED			2	/* where a partition ended before a part of a cut came is noted */
 #define CUT_WHOLE			3	/* who leads goes back to the last whole cut */
-#define CUT_CONFIRMED		4	/* ... and follower confirms whole cuts */
+#define CUT_CONFIRMED		4	/* ... and a follower confirms whole cuts */
 #define PAUSED_EXCLUDED		5	/* what it confirms is not about a partition that is stopped there */
 #define LACKING_NOTED		6	/* who comes into a term without all of a partition does not lead before it has that */
 #define PAUSED_LACKS		7	/* nor does who has stopped one in this term */
 #define BEFORE_TERM			8	/* who is not in the term is given what there was when it began, and no more */
-#define METADATA_FIRST		10	/* the metadata come before what they tell of, and nothing goes on without them */
 #define TERM_BY_CUT			9	/* a node's term rises with a whole cut, not with what it knows of epochs */
+#define METADATA_FIRST		10	/* the metadata come before what they tell of, and nothing goes on without them */
 
 /* ----------------------------------------------------------------------
  * Facts
@@ -196,10 +197,16 @@ inline promise(n, t)
 #define WHOLE(n, p)			(BEFORE(n, p) && BEFORE(n, p) - 1 < ENDS(n, p) -> BEFORE(n, p) - 1 : ENDS(n, p))
 
 /* Nodes 1 and 2 are alike until the first of them is a candidate: that is node 1 */
+#ifdef BEHIND
+#define MAY_SEEK(n)			true
+#else
+#define MAY_SEEK(n)			((n) < 2 || promised[1] > 1)
+#endif
+
 inline seek(n)
 {
 	d_step {
-		promised[n] < TERMS && !lacking[n] && (n < 2 || promised[1] > 1) ->
+		promised[n] < TERMS && !lacking[n] && MAY_SEEK(n) ->
 		promise(n, promised[n] + 1);
 		seeks[n] = promised[n];
 		votes[n] = 1 << n;
@@ -413,7 +420,32 @@ init {
 			i++
 		:: else -> break
 		od;
-		leads[0] = 1
+		leads[0] = 1;
+#ifdef BEHIND
+		/* ... until term 2, after node 2 has confirmed a transaction that node 1 has not */
+		PAST(1, 1) = 1;
+		PARTS(1, 1) = 3;
+		end[1] = 2;
+		ENDS(2, 0) = 2;
+		ENDS(2, 1) = 2;
+		follows[2] = 0;
+		confirmed[0] = 1;
+		confirmed[1] = 1;
+		confirmed_in[0] = 1;
+		confirmed_in[1] = 1;
+		leader_of[2] = 1;
+		PAST(2, 0) = 1;
+		PAST(2, 1) = 1;
+		begin[2] = 2;
+		end[2] = 2;
+		promised[0] = 2;
+		promised[1] = 2;
+		follows[1] = 0;
+		leads[0] = 2;
+		append(0, 1);
+		last[0] = 2;
+		log_of[0] = 2
+#endif
 	}
 	do
 #ifdef PARTS_ALONE

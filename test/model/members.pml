@@ -61,27 +61,27 @@
 
 #define CHANGE_IN_LOG		1	/* who lacks a change that a voter has is refused, as for any record */
 #define VOTES_OF_MEMBERS	2	/* promises of those count who are members by the candidate's log */
-#define OWN_VOTE_COUNTS		3	/* ... its own as well */
-#define ONE_AT_A_TIME		4	/* no change of nodes while too few know of the one before */
-#define FORMER_K			5	/* until then as many followers as before must confirm, too */
-#define FORMER_NODES		6	/* ... of those that were members before */
-#define KNOWN_TO_FORMER		7	/* who has just joined does not count among those who know */
-#define KNOWN_TO_ENOUGH		8	/* so many know that the former nodes elect nobody without one of them */
-#define START_IS_CHANGE		9	/* a leader that begins takes it that others do not know */
-#define START_BY_HALF		10	/* ... until half of its followers are in its term */
-#define START_FORMER_K		11	/* ... and that k was half of the nodes */
-#define CHANGE_AT_ONCE		12	/* a change is in effect when others can hear of it */
-#define COUNT_MEMBERS		13	/* confirmations of members count, of others not */
-#define COPY_BY_QUORUM		14	/* others elect a copy as they would elect one another */
-#define COPY_VOTES_LATER	15	/* a copy does not promise before it is admitted */
-#define COPY_QUORUM			16	/* it leads by others' promises alone, of which there are more */
-#define COPY_COUNTS_LATER	17	/* ... and does not confirm */
-#define COPY_ASKS			18	/* it hears what it may have promised before it follows */
-#define COPY_HAS_ALL		19	/* it is admitted when it has all that the leader has */
-#define ORIGINAL_ENDS		20	/* the node that it was copied from is no more */
-#define CANDIDATE_IS_KNOWN	21	/* a voter knows the candidate as a member */
-#define NEWCOMER_HAS_ALL	22	/* who joins has all that the leader has */
-#define COPY_ASKS_ALL		23	/* ... from all others */
+#define OWN_VOTE_COUNTS		3	/* ... and so its own only then */
+#define COUNT_MEMBERS		4	/* confirmations of members count, of others not */
+#define ONE_AT_A_TIME		5	/* no change of nodes while too few know of the one before */
+#define FORMER_K			6	/* until then as many followers as before must confirm, too */
+#define FORMER_NODES		7	/* ... of those that were members before */
+#define KNOWN_TO_FORMER		8	/* who has just joined does not count among those who know */
+#define KNOWN_TO_ENOUGH		9	/* so many know that the former nodes elect nobody without one of them */
+#define CHANGE_AT_ONCE		10	/* a change is in effect as soon as others can have it */
+#define START_IS_CHANGE		11	/* a leader that begins, or is restarted, takes it that others do not know */
+#define START_BY_HALF		12	/* ... until half of the nodes, not counting itself, have what it has */
+#define START_FORMER_K		13	/* ... and that k was half of the nodes at least */
+#define NEWCOMER_HAS_ALL	14	/* who joins has all that the leader has */
+#define CANDIDATE_IS_KNOWN	15	/* a voter knows the candidate as a member */
+#define COPY_VOTES_LATER	16	/* a copy does not promise before it is admitted */
+#define COPY_COUNTS_LATER	17	/* ... nor confirm */
+#define COPY_QUORUM			18	/* it leads by others' promises alone */
+#define COPY_BY_QUORUM		19	/* ... of which there are as many as make any leader */
+#define COPY_ASKS			20	/* before it follows it hears what it may have promised */
+#define COPY_ASKS_ALL		21	/* ... from all others */
+#define COPY_HAS_ALL		22	/* it is admitted when it has all that the leader has */
+#define ORIGINAL_ENDS		23	/* the node that it was copied from does nothing any more */
 
 #define LAST_NODE			(NODES - 1)
 /* who a node is to others, as a bit */
@@ -168,7 +168,7 @@ byte confirmed[RECORDS];
 byte confirmed_in[RECORDS];
 
 hidden byte two_leaders, confirmed_is_lost, confirmed_two_values, confirmed_is_truncated;
-hidden byte i, j, c, k, kind;
+hidden byte i, j, c;
 #ifdef WITNESS
 hidden byte witnessed;
 #endif
@@ -370,15 +370,14 @@ inline use(n)
 }
 #endif
 
-#define TO_CONFIRM(n, o)	((o) < length[n] && (confirmed[o] != PAST(leads[n], o) || confirmed_in[o] > leads[n]) && IS_CONFIRMED(n, o))
-
-inline confirm(n, o)
+/* Acknowledgements go as far as enough have confirmed */
+inline confirm(n)
 {
 	d_step {
-		leads[n] && TO_CONFIRM(n, o) ->
+		leads[n] && length[n] && IS_CONFIRMED(n, 0) ->
 		i = 0;
 		do
-		:: i <= o ->
+		:: i < length[n] && IS_CONFIRMED(n, i) ->
 			confirmed_two_values = (confirmed[i] && confirmed[i] != PAST(leads[n], i));
 			assert(!confirmed_two_values);
 			confirmed_in[i] = (confirmed[i] && confirmed_in[i] < leads[n] -> confirmed_in[i] : leads[n]);
@@ -395,10 +394,10 @@ inline confirm(n, o)
 		:: else -> break
 		od;
 #ifdef WITNESS
-		witnessed = (leads[n] == TERMS && length[n] == RECORDS && o == RECORDS - 1 && changes == CHANGES && alters == ALTERS && !IS_CHANGING(n));
+		witnessed = (leads[n] == TERMS && i == RECORDS && changes == CHANGES && alters == ALTERS && !IS_CHANGING(n));
 		assert(!witnessed);
 #endif
-		printf("node %d confirms up to %d in term %d\n", n, o, leads[n])
+		printf("node %d confirms %d records in term %d\n", n, i, leads[n])
 	}
 }
 
@@ -509,54 +508,63 @@ inline lead(n)
 /* the leader still listens */
 #define LISTENS(t)			(leads[leader_of[t] - 1] == (t))
 
-/* A follower goes on in term t: what it has beyond goes, and it has so many records of the term's leader */
-inline fetch(n, t, upto)
+#define MAY_SAY(n, t)		(IS_ADMITTED(n) || length[n] == end[t] || !HAS(COPY_HAS_ALL))
+
+/* A follower says what it has of term t's log; a copy that has all is admitted then */
+inline say(n, t)
+{
+#ifdef COPY
+	if
+	:: n == LAST_NODE && MAY_SAY(n, t) -> admitted = true; heard = 0
+	:: else
+	fi;
+#endif
+	if
+	:: LISTENS(t) && (IS_ADMITTED(n) || !HAS(COPY_COUNTS_LATER)) -> SAID(t, n) = length[n] + 1
+	:: else
+	fi;
+	printf("node %d has %d records of term %d\n", n, length[n], t)
+}
+
+/* It comes into term t: it has all that there was when that began, and nothing beyond; or it says so again */
+inline enter(n, t)
 {
 	d_step {
-		IS_ALIVE(n) && leader_of[t] && BIT_OF(leader_of[t] - 1) != BIT_OF(n) && t >= promised[n] && t >= last[n] &&
-		upto >= begin[t] && upto <= end[t] && MAY_FOLLOW(n) &&
-		(last[n] == t -> upto >= length[n] : true) &&
-		(last[n] != t || upto > length[n] || (LISTENS(t) && SAID(t, n) <= upto && !(n == LAST_NODE && !IS_ADMITTED(n) && upto < end[t]))) ->
+		IS_ALIVE(n) && leader_of[t] && ID_OF(leader_of[t] - 1) != ID_OF(n) && t >= promised[n] && MAY_FOLLOW(n) &&
+		(last[n] < t || (last[n] == t && LISTENS(t) && SAID(t, n) != length[n] + 1 && MAY_SAY(n, t))) ->
 		if
 		:: promised[n] < t -> promise(n, t)
 		:: else -> seeks[n] = 0; votes[n] = 0
 		fi;
 		i = 0;
 		do
-		:: i < length[n] ->
-			confirmed_is_truncated = (confirmed[i] && confirmed_in[i] < t && confirmed[i] == PAST(last[n], i) && (i >= upto || PAST(t, i) != confirmed[i]));
+		:: last[n] < t && i < length[n] ->
+			confirmed_is_truncated = (confirmed[i] && confirmed_in[i] < t && confirmed[i] == PAST(last[n], i) && (i >= begin[t] || PAST(t, i) != confirmed[i]));
 			assert(!confirmed_is_truncated);
 			i++
 		:: else -> break
 		od;
+		length[n] = (last[n] < t -> begin[t] : length[n]);
 		last[n] = t;
-		length[n] = upto;
-#ifdef COPY
-		if
-		:: n == LAST_NODE && (upto == end[t] || !HAS(COPY_HAS_ALL)) -> admitted = true; heard = 0
-		:: else
-		fi;
-#endif
-		if
-		:: LISTENS(t) && (IS_ADMITTED(n) || !HAS(COPY_COUNTS_LATER)) -> SAID(t, n) = upto + 1
-		:: else
-		fi;
-		printf("node %d has %d records of term %d\n", n, upto, t)
+		say(n, t)
 	}
 }
 
-#define FETCH_0(n, t)	fetch(n, t, 0)
-#define FETCH_1(n, t)	fetch(n, t, 1)
-#define FETCH_2(n, t)	fetch(n, t, 2)
-#define FETCH_3(n, t)	fetch(n, t, 3)
-#define FETCH_4(n, t)	fetch(n, t, 4)
-#define ALTER_0(n)		alter(n, 0)
-#define ALTER_1(n)		alter(n, 1)
-#define ALTER_2(n)		alter(n, 2)
-#define CONFIRM_0(n)	confirm(n, 0)
-#define CONFIRM_1(n)	confirm(n, 1)
-#define CONFIRM_2(n)	confirm(n, 2)
-#define CONFIRM_3(n)	confirm(n, 3)
+/* ... and has one more record */
+inline take(n)
+{
+	d_step {
+		IS_ALIVE(n) && ID_OF(leader_of[last[n]] - 1) != ID_OF(n) && promised[n] == last[n] && length[n] < end[last[n]] && MAY_FOLLOW(n) ->
+		seeks[n] = 0;
+		votes[n] = 0;
+		length[n]++;
+		say(n, last[n])
+	}
+}
+
+#define ALTER_0(n)			alter(n, 0)
+#define ALTER_1(n)			alter(n, 1)
+#define ALTER_2(n)			alter(n, 2)
 
 /* ----------------------------------------------------------------------
  * Restarts and copies
@@ -652,30 +660,12 @@ init {
 #if !HAS(CHANGE_AT_ONCE)
 	EACH_NODE(use)
 #endif
-	EACH_NODE(CONFIRM_0)
-#if RECORDS > 1
-	EACH_NODE(CONFIRM_1)
-#endif
-#if RECORDS > 2
-	EACH_NODE(CONFIRM_2)
-#endif
-#if RECORDS > 3
-	EACH_NODE(CONFIRM_3)
-#endif
+	EACH_NODE(confirm)
 	EACH_NODE(seek)
 	EACH_PAIR(vote)
 	EACH_NODE(lead)
-	EACH_NODE_TERM(FETCH_0)
-	EACH_NODE_TERM(FETCH_1)
-#if RECORDS > 1
-	EACH_NODE_TERM(FETCH_2)
-#endif
-#if RECORDS > 2
-	EACH_NODE_TERM(FETCH_3)
-#endif
-#if RECORDS > 3
-	EACH_NODE_TERM(FETCH_4)
-#endif
+	EACH_NODE_TERM(enter)
+	EACH_NODE(take)
 #if CRASHES
 	EACH_NODE(restart)
 #endif
