@@ -61,7 +61,7 @@
 
 #define CHANGE_IN_LOG		1	/* who lacks a change that a voter has is refused, as for any record */
 #define VOTES_OF_MEMBERS	2	/* promises of those count who are members by the candidate's log */
-#define OWN_VOTE_COUNTS		3	/* ... and so its own only then */
+#define CANDIDATE_IS_MEMBER	3	/* ... and only such a node is a candidate */
 #define COUNT_MEMBERS		4	/* confirmations of members count, of others not */
 #define ONE_AT_A_TIME		5	/* no change of nodes while too few know of the one before */
 #define FORMER_K			6	/* until then as many followers as before must confirm, too */
@@ -415,8 +415,7 @@ inline promise(n, t)
 
 #define MAY_VOTE(n)			(IS_ADMITTED(n) || !HAS(COPY_VOTES_LATER))
 #define IS_AS_MEMBER(n)		(IS_ADMITTED(n) || !HAS(COPY_QUORUM))
-#define OWN_BIT(n)			(!HAS(OWN_VOTE_COUNTS) -> BIT_OF(n) : 0)
-#define VOTES(n)			(HAS(VOTES_OF_MEMBERS) -> votes[n] & (WHO(KNOWS(n)) | OWN_BIT(n)) : votes[n])
+#define VOTES(n)			(HAS(VOTES_OF_MEMBERS) -> votes[n] & (WHO(KNOWS(n)) | BIT_OF(n)) : votes[n])
 #define QUORUM_OF_COPY(n)	(HAS(COPY_BY_QUORUM) -> QUORUM(KNOWS(n)) : ENOUGH_OTHERS(KNOWS(n)))
 #define IS_CHOSEN(n) \
 	(IS_AS_MEMBER(n) -> BITS(VOTES(n)) >= QUORUM(KNOWS(n)) : BITS(VOTES(n) & ~BIT_OF(n)) >= QUORUM_OF_COPY(n))
@@ -432,7 +431,7 @@ inline promise(n, t)
 inline seek(n)
 {
 	d_step {
-		promised[n] < TERMS && IS_ALIVE(n) && MAY_SEEK(n) ->
+		promised[n] < TERMS && IS_ALIVE(n) && MAY_SEEK(n) && ((WHO(KNOWS(n)) & BIT_OF(n)) || !HAS(CANDIDATE_IS_MEMBER)) ->
 		promise(n, promised[n] + 1);
 		seeks[n] = promised[n];
 		votes[n] = BIT_OF(n);
