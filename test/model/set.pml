@@ -8,10 +8,13 @@
  * late, doubled and lost messages need no state.  A node that is down is one
  * that takes no step.
  *
+ * Who is in the set, and how many have to confirm, stays as it is: members.pml
+ * has how that changes, and cut.pml what there is to more than one partition.
+ *
  * README says what stands for what, and names the scenarios; run checks them.
  *
  * -DNODES=3 -DEPOCHS=3 -DRECORDS=2 -DCRASHES=1 -DK=1      bounds
- * -DSTANDBY=1 -DJOIN -DREMOVE -DALTER=0                   scenarios
+ * -DRESTORE=1                                             a node is restored to an earlier state
  * -DWITHOUT=12                                            a rule is removed
  */
 
@@ -67,65 +70,9 @@
 #define CONFIRM_DURABLE		24	/* ... what was flushed */
 #define CONFIRM_NO_GAP		25	/* ... what the log has, whatever the sender's position is */
 #define LEADER_WAITS		26	/* nothing is confirmed in an epoch before k followers adopted it */
-#define COUNT_MEMBERS		27	/* confirmations of members count, of others not */
-#define START_NEW_EPOCH		28	/* a node that starts leads nothing, until a new epoch */
-#define COPY_VOTES_LATER	29	/* a promoted copy does not vote before it is admitted */
-#define COPY_COUNTS_LATER	30	/* ... and does not count */
-#define CHANGE_WAITS		31	/* a leader changes nothing before k followers adopted its epoch */
-#define CHANGE_CONFIRMED	32	/* ... before the new members have what was confirmed */
-#define CHANGE_IN_EPOCH		33	/* a node takes a change from the leader that it follows */
-#define CHANGE_DECIDED		34	/* a majority of the old members has it before only the new count */
-#define VOTES_OF_MEMBERS	35	/* promises of members count, of others not */
-#define VOTE_CONFIGURATION	36	/* who has the change refuses who has not */
-#define ACK_BOTH			37	/* until it is decided old and new members must confirm */
-#define QUORUM_BOTH			38	/* ... and promise */
-#define DECIDED_IN_EPOCH	39	/* a decision says its epoch, which fences the leaders of lower ones */
-#define RESTORED_REFUSED	40	/* a node restored to an earlier state takes no part */
-
-/* ----------------------------------------------------------------------
- * Members
- *
- * At most one change, from the old members to the new, and from the old k to
- * the new.  The last node is the one that joins or leaves, or the promoted
- * copy, which takes the place of the node that it was copied from.
- * ----------------------------------------------------------------------
- */
-#define ALL				((1 << NODES) - 1)
-#define LAST_NODE		(NODES - 1)
-#if defined(STANDBY)
-#define OLD_MEMBERS		(ALL >> 1)
-#define NEW_MEMBERS		(ALL - (1 << STANDBY))
-#define OLD_N			(NODES - 1)
-#define NEW_N			(NODES - 1)
-#define IS_ALIVE(n)		((n) != LAST_NODE || promoted)
-#elif defined(JOIN)
-/* so many at once */
-#define OLD_MEMBERS		(ALL >> JOIN)
-#define NEW_MEMBERS		ALL
-#define OLD_N			(NODES - JOIN)
-#define NEW_N			NODES
-#elif defined(REMOVE)
-#define OLD_MEMBERS		ALL
-#define NEW_MEMBERS		(ALL >> REMOVE)
-#define OLD_N			NODES
-#define NEW_N			(NODES - REMOVE)
-#else
-#define OLD_MEMBERS		ALL
-#define NEW_MEMBERS		ALL
-#define OLD_N			NODES
-#define NEW_N			NODES
-#endif
-#if defined(STANDBY) || defined(JOIN) || defined(REMOVE) || defined(NEW_K)
-#define CHANGE			1
-#else
-#define CHANGE			0
-#endif
-#ifndef NEW_K
-#define NEW_K			K
-#endif
-#ifndef IS_ALIVE
-#define IS_ALIVE(n)		true
-#endif
+#define PROMISE_FREEZES		27	/* a leader appends nothing from before it compares logs until it has promised */
+#define PROMISE_HOLDS		28	/* a follower takes nothing meanwhile */
+#define RESTORED_REFUSED	29	/* a node restored to an earlier state takes no part */
 
 /* promises that make a leader, of n members with k followers for an acknowledgement */
 #define QUORUM_OF(n, k) ( \
@@ -179,14 +126,6 @@ byte follows[NODES];			/* the epoch of the stream that it receives */
 #define CHAIN(n, e)		chain[(n) * (EPOCHS + 1) + (e)]
 #define LOG(n, o)		log[(n) * RECORDS + (o)]
 
-#if CHANGE
-byte knows[NODES];				/* durable: the epoch whose leader it has the change from */
-bool vouched[EPOCHS + 1];		/* a fact: the leader of this epoch wrote it */
-byte decided;					/* a fact: the epoch in which a majority of the old members had it */
-#endif
-#ifdef STANDBY
-bool promoted;
-#endif
 #ifdef RESTORE
 byte saved;						/* 1: there is a backup, 2: it was restored */
 byte saved_promised, saved_last, saved_flushed;
@@ -195,6 +134,15 @@ byte saved_log[RECORDS];
 #endif
 
 byte crashes;
+
+/* the epoch of the candidate that the node has compared logs with */
+#if !HAS(PROMISE_FREEZES) || !HAS(PROMISE_HOLDS)
+byte compared[NODES];
+/* what it appends then makes that void, while it has the rule for what it is */
+#define HAS_APPENDED(n)		compared[n] = ((leads[n] -> HAS(PROMISE_FREEZES) : HAS(PROMISE_HOLDS)) -> 0 : compared[n])
+#else
+#define HAS_APPENDED(n)		skip
+#endif
 
 /* a backend waits since it appended this record, and its node did not crash */
 #if !HAS(ACK_CHECKS_EPOCH)
@@ -219,11 +167,6 @@ hidden byte not_a_prefix;
 /* ... and what is reached, or all of it might hold of a model that stands still */
 #ifdef WITNESS
 hidden byte witnessed;
-#if CHANGE
-#define IS_CHANGED		decided
-#else
-#define IS_CHANGED		true
-#endif
 #endif
 
 /* of the steps alone */
@@ -233,17 +176,17 @@ hidden byte i, j, to;
 #define EACH_NODE(step)			:: step(0) :: step(1) :: step(2)
 #define EACH_OTHER(step, n)		:: step(n, 0) :: step(n, 1) :: step(n, 2)
 #define EACH_PAIR(step)			EACH_OTHER(step, 0) EACH_OTHER(step, 1) EACH_OTHER(step, 2)
-#define SUM(test, x, y, z)		(test(x, y, z, 0) + test(x, y, z, 1) + test(x, y, z, 2))
+#define SUM(test, x, y)		(test(x, y, 0) + test(x, y, 1) + test(x, y, 2))
 #elif NODES == 4
 #define EACH_NODE(step)			:: step(0) :: step(1) :: step(2) :: step(3)
 #define EACH_OTHER(step, n)		:: step(n, 0) :: step(n, 1) :: step(n, 2) :: step(n, 3)
 #define EACH_PAIR(step)			EACH_OTHER(step, 0) EACH_OTHER(step, 1) EACH_OTHER(step, 2) EACH_OTHER(step, 3)
-#define SUM(test, x, y, z)		(test(x, y, z, 0) + test(x, y, z, 1) + test(x, y, z, 2) + test(x, y, z, 3))
+#define SUM(test, x, y)		(test(x, y, 0) + test(x, y, 1) + test(x, y, 2) + test(x, y, 3))
 #else
 #define EACH_NODE(step)			:: step(0) :: step(1) :: step(2) :: step(3) :: step(4)
 #define EACH_OTHER(step, n)		:: step(n, 0) :: step(n, 1) :: step(n, 2) :: step(n, 3) :: step(n, 4)
 #define EACH_PAIR(step)			EACH_OTHER(step, 0) EACH_OTHER(step, 1) EACH_OTHER(step, 2) EACH_OTHER(step, 3) EACH_OTHER(step, 4)
-#define SUM(test, x, y, z)		(test(x, y, z, 0) + test(x, y, z, 1) + test(x, y, z, 2) + test(x, y, z, 3) + test(x, y, z, 4))
+#define SUM(test, x, y)		(test(x, y, 0) + test(x, y, 1) + test(x, y, 2) + test(x, y, 3) + test(x, y, 4))
 #endif
 
 #if EPOCHS == 2
@@ -317,6 +260,7 @@ inline produce(n)
 		LOG(n, length[n]) = made;
 		length[n]++;
 		flushed[n] = length[n];
+		HAS_APPENDED(n);
 		PAST(leads[n], offset_of[made]) = made;
 		end[leads[n]] = length[n];
 #if !HAS(ACK_CHECKS_EPOCH)
@@ -336,23 +280,11 @@ inline produce(n)
 #define CONFIRMS(e, o, f)	(SAID(e, f) > POSITION(e, o) || CONFIRMS_IN(1, e, o, f) || CONFIRMS_IN(2, e, o, f) || CONFIRMS_IN(3, e, o, f))
 #endif
 
-/* Whether k of the members have, which are those of the leader, n, and of the change if it has that */
-#define IN(members, f)		(!HAS(COUNT_MEMBERS) || ((members) >> (f) & 1) || (!HAS(COPY_COUNTS_LATER) && (f) == LAST_NODE))
-#define COUNTS(members, e, o, f)	(IN(members, f) && CONFIRMS(e, o, f))
-#define ENOUGH(members, k, e, o) \
-	(SUM(COUNTS, members, e, o) >= (HAS(ACK_COUNTS_K) -> (k) : (k) - 1) || (!HAS(LEADER_WAITS) && (o) < begin[e]))
-#define BY_OLD(e, o)		ENOUGH(OLD_MEMBERS, K, e, o)
-#define BY_NEW(e, o)		ENOUGH(NEW_MEMBERS, NEW_K, e, o)
-#if CHANGE
-/* ... for the leader of epoch e */
-#define IS_DECIDED(e)		(decided && (decided <= (e) || !HAS(DECIDED_IN_EPOCH)))
-#define IS_CONFIRMED(n, e, o) \
-	(knows[n] -> BY_NEW(e, o) && (IS_DECIDED(e) || !HAS(ACK_BOTH) || BY_OLD(e, o)) : BY_OLD(e, o))
-#else
-#define IS_CONFIRMED(n, e, o)	BY_OLD(e, o)
-#endif
+/* Whether k followers have */
+#define IS_CONFIRMED(e, o) \
+	(SUM(CONFIRMS, e, o) >= (HAS(ACK_COUNTS_K) -> K : K - 1) || (!HAS(LEADER_WAITS) && (o) < begin[e]))
 #define TO_CONFIRM(n, o)	((o) < end[leads[n]] && (confirmed[o] != PAST(leads[n], o) || confirmed_in[o] > leads[n]) && \
-	IS_CONFIRMED(n, leads[n], o))
+	IS_CONFIRMED(leads[n], o))
 
 /* A producer hears, or a reader sees, that value is at offset o, from a leader of epoch e */
 inline tell(e, o, value)
@@ -362,7 +294,7 @@ inline tell(e, o, value)
 	confirmed_in[o] = (confirmed[o] && confirmed_in[o] < e -> confirmed_in[o] : e);
 	confirmed[o] = value;
 #ifdef WITNESS
-	witnessed = (e == EPOCHS && value == RECORDS && IS_CHANGED);
+	witnessed = (e == EPOCHS && value == RECORDS);
 	assert(!witnessed);
 #endif
 	j = e + 1;
@@ -403,7 +335,7 @@ inline confirm_late(n, v)
 {
 	d_step {
 		waits[v] && leads[n] > epoch_of[v] && leader_of[epoch_of[v]] == n + 1 &&
-		SUM(COUNTS, OLD_MEMBERS, leads[n], begin[leads[n]] - 1) >= K ->
+		SUM(CONFIRMS, leads[n], begin[leads[n]] - 1) >= K ->
 		waits[v] = false;
 		printf("node %d acknowledges %d of epoch %d in epoch %d\n", n, v, epoch_of[v], leads[n]);
 		tell(epoch_of[v], offset_of[v], v)
@@ -440,30 +372,10 @@ inline promise(n, e)
 	votes[n] = 0
 }
 
-#if CHANGE
-/* as far as node n knows */
-#define IS_MEMBER(n, c)		(((knows[n] -> NEW_MEMBERS : OLD_MEMBERS) >> (c)) & 1)
-#define MAY_TAKE_PART(n)	(IS_ALIVE(n) && (IS_MEMBER(n, n) || (!HAS(COPY_VOTES_LATER) && (n) == LAST_NODE)))
-#define ACCEPTS(n, c)		((IS_MEMBER(n, c) && (knows[c] || !knows[n])) || !HAS(VOTE_CONFIGURATION))
-#define CHOSEN_BY(members, n, quorum) \
-	(BITS((HAS(VOTES_OF_MEMBERS) -> votes[n] & (members) : votes[n])) >= (quorum))
-#define BY_OLD_QUORUM(n)	CHOSEN_BY(OLD_MEMBERS, n, QUORUM_OF(OLD_N, K))
-#define BY_NEW_QUORUM(n)	CHOSEN_BY(NEW_MEMBERS, n, QUORUM_OF(NEW_N, NEW_K))
-#define IS_CHOSEN(n) \
-	(knows[n] -> BY_NEW_QUORUM(n) && (IS_DECIDED(seeks[n] - 1) || !HAS(QUORUM_BOTH) || BY_OLD_QUORUM(n)) : BY_OLD_QUORUM(n))
-#else
-#define MAY_TAKE_PART(n)	(!IS_REFUSED(n))
-#define ACCEPTS(n, c)		true
 #define IS_CHOSEN(n)		(BITS(votes[n]) >= QUORUM_OF(NODES, K))
-#endif
-#ifdef STANDBY
-#define BIT_OF(n)			(!HAS(COPY_VOTES_LATER) && (n) == LAST_NODE -> 1 << STANDBY : 1 << (n))
-#else
-#define BIT_OF(n)			(1 << (n))
-#endif
 
 /* Nodes that are alike until the first of them is a candidate: that is the first of them */
-#if defined(STANDBY) || defined(RESTORE) || OLD_N < 3 || NEW_N < 3
+#ifdef RESTORE
 #define MAY_SEEK(n)		true
 #else
 #define MAY_SEEK(n)		((n) < 2 || promised[1] > 1)
@@ -472,14 +384,14 @@ inline promise(n, e)
 inline seek(n)
 {
 	d_step {
-		promised[n] < EPOCHS && MAY_SEEK(n) && MAY_TAKE_PART(n) ->
+		promised[n] < EPOCHS && MAY_SEEK(n) && !IS_REFUSED(n) ->
 		promise(n, promised[n] + 1);
 		if
 		:: HAS(CANDIDATE_FLUSHES) -> flushed[n] = length[n]
 		:: else
 		fi;
 		seeks[n] = promised[n];
-		votes[n] = BIT_OF(n);
+		votes[n] = 1 << n;
 		printf("node %d seeks epoch %d with last epoch %d, end %d\n", n, seeks[n], last[n], length[n])
 	}
 }
@@ -487,14 +399,30 @@ inline seek(n)
 #define AHEAD(n, c) \
 	((HAS(VOTE_LAST_EPOCH) && last[n] > last[c]) || (HAS(VOTE_END) && last[n] == last[c] && length[n] > length[c]))
 
+/* Without one of the rules a node compares logs in a step of its own */
+#if HAS(PROMISE_FREEZES) && HAS(PROMISE_HOLDS)
+#define IS_BEHIND(n, c)		(!AHEAD(n, c))
+#else
+#define IS_BEHIND(n, c)		(compared[n] == seeks[c])
+
+inline compare(n, c)
+{
+	d_step {
+		n != c && seeks[c] > promised[n] && !AHEAD(n, c) && compared[n] != seeks[c] ->
+		compared[n] = seeks[c];
+		printf("node %d compares its log with that of node %d\n", n, c)
+	}
+}
+#endif
+
 inline vote(n, c)
 {
 	d_step {
 		n != c && seeks[c] &&
 		(seeks[c] > promised[n] || (!HAS(PROMISE_ONCE) && seeks[c] == promised[n])) &&
-		MAY_TAKE_PART(n) && ACCEPTS(n, c) && !AHEAD(n, c) ->
+		!IS_REFUSED(n) && IS_BEHIND(n, c) ->
 		promise(n, seeks[c]);
-		votes[c] = votes[c] | BIT_OF(n);
+		votes[c] = votes[c] | 1 << n;
 		printf("node %d promises epoch %d to node %d\n", n, seeks[c], c)
 	}
 }
@@ -580,7 +508,7 @@ inline truncate(n, e)
 inline follow(n, e)
 {
 	d_step {
-		IS_ALIVE(n) && leader_of[e] && leader_of[e] != n + 1 && follows[n] != e &&
+		leader_of[e] && leader_of[e] != n + 1 && follows[n] != e &&
 		(e >= promised[n] || !HAS(PEER_FENCED)) ->
 		if
 		:: e > promised[n] -> promise(n, e)
@@ -632,8 +560,7 @@ inline heal(n)
 		:: i < follows[n] ->
 			if
 			:: HAS(HEAL_COPIES_CHAIN) && PAST_CHAIN(follows[n], i) && PAST_CHAIN(follows[n], i) <= length[n] + 1 ->
-				CHAIN(n, i) = PAST_CHAIN(follows[n], i);
-				last[n] = (i > last[n] -> i : last[n])
+				CHAIN(n, i) = PAST_CHAIN(follows[n], i)
 			:: else
 			fi;
 			i++
@@ -641,7 +568,8 @@ inline heal(n)
 		od;
 		length[n]++;
 		flushed[n] = length[n];
-		printf("node %d heals %d, last epoch %d\n", n, length[n] - 1, last[n])
+		HAS_APPENDED(n);
+		printf("node %d heals %d\n", n, length[n] - 1)
 	}
 }
 
@@ -685,6 +613,7 @@ inline receive(n, v)
 		!(HAS(ROW_BELOW_NEXT) && ROW_ABOVE(n, v)) ->
 		LOG(n, length[n]) = v;
 		length[n]++;
+		HAS_APPENDED(n);
 		printf("node %d receives %d at %d\n", n, v, offset_of[v]);
 		check_prefix(n)
 	}
@@ -730,82 +659,6 @@ inline report(n)
 		printf("node %d confirms position %d of epoch %d\n", n, SAID(follows[n], n) - 1, follows[n])
 	}
 }
-
-#if CHANGE
-/* ----------------------------------------------------------------------
- * A change of members, or of k
- * ----------------------------------------------------------------------
- */
-#define ADOPTED(members, e, x, f)	(((members) >> (f) & 1) && SAID(e, f))
-#define LACKS_NEW(n, o)		((o) < end[leads[n]] && BY_OLD(leads[n], o) && !BY_NEW(leads[n], o))
-
-/* The leader writes it */
-inline change(n)
-{
-	d_step {
-		leads[n] && !vouched[leads[n]] && (NEW_MEMBERS >> n & 1) &&
-		(!HAS(CHANGE_WAITS) || SUM(ADOPTED, NEW_MEMBERS, leads[n], 0) >= NEW_K) &&
-		(!HAS(CHANGE_CONFIRMED) || !ANY_OFFSET(LACKS_NEW, n)) ->
-		vouched[leads[n]] = true;
-		knows[n] = leads[n];
-		printf("node %d writes the change in epoch %d\n", n, leads[n])
-	}
-}
-
-inline learn(n, e)
-{
-	d_step {
-		vouched[e] && knows[n] < e && IS_ALIVE(n) && (follows[n] == e || !HAS(CHANGE_IN_EPOCH)) ->
-		knows[n] = e;
-		printf("node %d has the change of epoch %d\n", n, e)
-	}
-}
-
-#define HAS_CHANGE(members, e, x, f)	((members) >> (f) & 1 && knows[f] == (e))
-
-/* The leader hears that a majority of the old members has it */
-inline decide(n)
-{
-	d_step {
-		leads[n] && vouched[leads[n]] && (!decided || decided > leads[n]) &&
-		SUM(HAS_CHANGE, OLD_MEMBERS, leads[n], 0) >= (HAS(CHANGE_DECIDED) -> OLD_N / 2 + 1 : 1) ->
-		decided = leads[n];
-		printf("node %d sees the change decided in epoch %d\n", n, leads[n])
-	}
-}
-#endif
-
-#ifdef STANDBY
-/* The last node is promoted.  It was a standby, and has what its primary had durably, now or, being late, before. */
-inline promote()
-{
-	d_step {
-		!promoted ->
-		promoted = true;
-		promised[LAST_NODE] = promised[STANDBY];
-		last[LAST_NODE] = last[STANDBY];
-		knows[LAST_NODE] = knows[STANDBY];
-		flushed[LAST_NODE] = flushed[STANDBY];
-		length[LAST_NODE] = flushed[STANDBY];
-		i = 0;
-		do
-		:: i < flushed[STANDBY] -> LOG(LAST_NODE, i) = LOG(STANDBY, i); i++
-		:: else -> break
-		od;
-		i = 0;
-		do
-		:: i <= EPOCHS -> CHAIN(LAST_NODE, i) = CHAIN(STANDBY, i); i++
-		:: else -> break
-		od;
-		if
-		:: !HAS(START_NEW_EPOCH) && leader_of[last[STANDBY]] == STANDBY + 1 -> leads[LAST_NODE] = last[STANDBY]
-		:: else
-		fi;
-		printf("node %d, a copy of %d, is promoted, last epoch %d, end %d\n",
-			   LAST_NODE, STANDBY, last[STANDBY], flushed[STANDBY])
-	}
-}
-#endif
 
 #ifdef RESTORE
 inline save()
@@ -867,7 +720,7 @@ inline restore()
 inline crash(n)
 {
 	d_step {
-		crashes < CRASHES && IS_ALIVE(n) ->
+		crashes < CRASHES ->
 		crashes++;
 		do
 		:: length[n] > flushed[n] -> length[n]--; LOG(n, length[n]) = 0
@@ -882,7 +735,8 @@ inline crash(n)
 		:: else -> promised[n] = last[n]
 		fi;
 		if
-		:: !HAS(START_NEW_EPOCH) && leader_of[last[n]] == n + 1 && promised[n] == last[n] -> leads[n] = last[n]
+		/* it leads on, as its row says so, and what it has sent is durable */
+		:: leader_of[last[n]] == n + 1 && promised[n] == last[n] && !IS_REFUSED(n) -> leads[n] = last[n]
 		:: else
 		fi;
 #if !HAS(ACK_CHECKS_EPOCH)
@@ -896,14 +750,14 @@ inline crash(n)
 	}
 }
 
-/* Node 0 leads epoch 1, and the other members follow it */
+/* Node 0 leads epoch 1, and the others follow it */
 init {
 	d_step {
 		leader_of[1] = 1;
 		PAST_CHAIN(1, 1) = 1;
 		i = 0;
 		do
-		:: i < OLD_N ->
+		:: i < NODES ->
 			promised[i] = 1;
 			last[i] = 1;
 			CHAIN(i, 1) = 1;
@@ -920,6 +774,9 @@ init {
 	EACH_NODE_RECORD(confirm_late)
 #endif
 	EACH_NODE(seek)
+#if !HAS(PROMISE_FREEZES) || !HAS(PROMISE_HOLDS)
+	EACH_PAIR(compare)
+#endif
 	EACH_PAIR(vote)
 	EACH_NODE(lead)
 	EACH_NODE_EPOCH(follow)
@@ -928,14 +785,6 @@ init {
 	EACH_NODE_RECORD(receive)
 	EACH_NODE(flush)
 	EACH_NODE(report)
-#if CHANGE
-	EACH_NODE(change)
-	EACH_NODE_EPOCH(learn)
-	EACH_NODE(decide)
-#endif
-#ifdef STANDBY
-	:: promote()
-#endif
 #ifdef RESTORE
 	:: save()
 	:: restore()
