@@ -108,6 +108,7 @@ CREATE TABLE topic_log.cluster (
 	data_loss boolean NOT NULL DEFAULT false,
 	is_removed boolean NOT NULL DEFAULT false,
 	feature_level integer NOT NULL DEFAULT 0,
+	change_open boolean NOT NULL DEFAULT false,
 	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
 );
 COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';
@@ -592,10 +593,10 @@ CREATE PROCEDURE topics.rebalance_leaders()
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_rebalance_leaders';
 COMMENT ON PROCEDURE topics.rebalance_leaders() IS 'Has the preferred node lead again, the one that has made the cluster, as topics.move_leader does. Superusers only. Raises what that raises (Kafka: preferred replica election)';
 
-CREATE FUNCTION topic_log.promise(cluster_id text, candidate text, incarnation text, server text, term bigint, last_term bigint, ends text, only_asks boolean,
+CREATE FUNCTION topic_log.promise(voter text, voter_server text, cluster_id text, candidate text, incarnation text, server text, term bigint, last_term bigint, ends text, only_asks boolean,
 	OUT refusal text, OUT promised_term bigint) RETURNS record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_promise';
-COMMENT ON FUNCTION topic_log.promise(text, text, text, text, bigint, bigint, text, boolean) IS 'Has this node promise to follow a candidate, in src/node/promise.c; why it does not, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: Vote)';
+COMMENT ON FUNCTION topic_log.promise(text, text, text, text, text, text, bigint, bigint, text, boolean) IS 'Has this node promise to follow a candidate, in src/node/promise.c; why it does not, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: Vote)';
 
 CREATE FUNCTION topic_log.follow(cluster_id text, leader text, incarnation text, term bigint) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_follow';
@@ -863,7 +864,7 @@ GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 -- A node's role comes as any client; the functions look who it is.
 GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea), topic_log.take_lead(boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text),
-	topic_log.promise(text, text, text, text, bigint, bigint, text, boolean), topic_log.follow(text, text, text, bigint),
+	topic_log.promise(text, text, text, text, text, text, bigint, bigint, text, boolean), topic_log.follow(text, text, text, bigint),
 	topic_log.leadership(text, text, bigint),
 	topic_log.find_divergence(text, text, text, text, bigint, bigint, text, text, integer),
 	topic_log.admit(text, text, text, text) TO PUBLIC;

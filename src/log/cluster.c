@@ -50,7 +50,8 @@ enum
 	Anum_cluster_timeline,
 	Anum_cluster_data_loss,
 	Anum_cluster_is_removed,
-	Anum_cluster_feature_level
+	Anum_cluster_feature_level,
+	Anum_cluster_change_open
 };
 
 static char *
@@ -124,6 +125,8 @@ topics_cluster_read_row(ClusterRow *row)
 													RelationGetDescr(rel), &isnull));
 		row->feature_level = DatumGetInt32(heap_getattr(tuple, Anum_cluster_feature_level,
 														RelationGetDescr(rel), &isnull));
+		row->change_open = DatumGetBool(heap_getattr(tuple, Anum_cluster_change_open,
+													 RelationGetDescr(rel), &isnull));
 		row->leads = row->is_admitted && strcmp(row->node, row->leader) == 0;
 	}
 	systable_endscan(scan);
@@ -169,20 +172,20 @@ topics_cluster_quorum(const ClusterRow *row)
 /*
  * Count the others whose promises let a copy of a node lead, such as a standby that was
  * promoted: it may not know what the node itself has promised or confirmed, so it does
- * not count.  One of so many others is in each election, and has each commit that was
- * acknowledged.
+ * not count.  One of so many others is in each election, knows of each change of nodes, and
+ * has each commit that was acknowledged.
  */
 int
 topics_cluster_copy_quorum(const ClusterRow *row)
 {
-	return topics_max(row->voters - topics_cluster_quorum(row) + 1, row->voters - row->acks_followers);
+	return topics_min(topics_cluster_quorum(row), row->voters - 1);
 }
 
 /* Read what this database is. */
 static ClusterFacts
 read_facts(void)
 {
-	ClusterFacts facts = {CLUSTER_NONE, 0, 0, 0, 0, false};
+	ClusterFacts facts = {CLUSTER_NONE};
 	ClusterRow	row;
 
 	if (!topics_cluster_read_row(&row))
@@ -193,6 +196,7 @@ read_facts(void)
 	facts.term = row.leads ? row.term : 0;
 	facts.voters = row.voters;
 	facts.data_loss = row.data_loss;
+	facts.change_open = row.change_open;
 	return facts;
 }
 

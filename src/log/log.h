@@ -300,6 +300,8 @@ typedef struct ClusterRow
 	bool		data_loss;		/* its term was begun without a majority */
 	bool		is_removed;		/* the leader says that it is no node any more */
 	int			feature_level;	/* that all nodes have; 0: not heard of yet */
+	bool		change_open;	/* too few others may know of the latest
+								 * change of nodes */
 	bool		leads;
 } ClusterRow;
 

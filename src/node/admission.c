@@ -8,11 +8,12 @@
  * records that it has confirmed.  Such a copy does not know what it lacks, so for an
  * election, and for what is acknowledged, it is not there, until
  *
- *	- it has heard from so many others that one of them has each promise that an election
- *	  rests on (topics_cluster_copy_quorum), and promises nothing that is lower than what
- *	  they say; then it follows, if another node leads, and is the node again when it has
- *	  all that the leader has (replicator.c);
- *	- or, if the node led, it is elected by so many others, each of which it is level with.
+ *	- it has heard from all others that count, of which one may have asked the node for a
+ *	  promise, and promises nothing that is lower than what they say; then it follows, if
+ *	  another node leads, and is the node again when it has all that the leader has
+ *	  (replicator.c);
+ *	- or, if the node led, and nobody else does, it is elected by so many others that one of
+ *	  them is in each election (topics_cluster_copy_quorum), each of which it is level with.
  *
  * THE NODE ITSELF, if it lives on beside its copy, or is started again in its place, knows
  * nothing of what the copy has confirmed and promised.  So a copy has each of these others
@@ -132,10 +133,11 @@ topics_leadership_survey(const ClusterRow *row, Leadership *best, int64 *highest
 bool
 topics_admission_ask(const ClusterRow *row)
 {
-	int			needed = topics_cluster_copy_quorum(row);
+	bool		led = strcmp(row->leader, row->node) == 0;
 	int64		highest_term = row->promised_term;
 	Leadership	best;
 	int			count;
+	int			needed;
 
 	if (row->voters <= 1)
 	{
@@ -144,6 +146,7 @@ topics_admission_ask(const ClusterRow *row)
 		return true;
 	}
 	count = topics_leadership_survey(row, &best, &highest_term);
+	needed = led && best.node == NULL ? topics_cluster_copy_quorum(row) : row->voters - 1;
 	if (count < needed)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_ENOUGH_REPLICAS),
@@ -156,7 +159,7 @@ topics_admission_ask(const ClusterRow *row)
 		topics_membership_follow(best.term, best.node->name);
 	else
 		topics_membership_raise_term(highest_term);
-	return best.node != NULL || strcmp(row->leader, row->node) != 0;
+	return best.node != NULL || !led;
 }
 
 /* ----------------------------------------------------------------
@@ -164,24 +167,40 @@ topics_admission_ask(const ClusterRow *row)
  * ----------------------------------------------------------------
  */
 
+/* Get the server that this node has admitted as another one, palloc'd, or NULL. */
+char *
+topics_admission_server(const char *node)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	const MetadataNode *known = topics_metadata_find_node(node);
+	Oid			types[] = {TEXTOID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(node), CStringGetTextDatum(known ? known->incarnation : "")};
+	char	   *result = NULL;
+	StatementScope scope;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	scope = topics_statement_begin();
+	if (SPI_execute_with_args("SELECT server FROM topic_log.admitted WHERE node = $1 AND incarnation::text = $2",
+							  lengthof(types), types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for admitted servers");
+	if (SPI_processed > 0)
+		result = MemoryContextStrdup(cxt, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
+	topics_statement_end(scope);
+	PopActiveSnapshot();
+	return result;
+}
+
 /* Return true if this node has admitted another server as a node than the one that asks. */
 bool
 topics_admission_is_replaced(const char *node, const char *incarnation, const char *server)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(node), CStringGetTextDatum(incarnation), CStringGetTextDatum(server)};
-	StatementScope scope;
-	bool		result;
+	const MetadataNode *known = topics_metadata_find_node(node);
+	const char *admitted;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	scope = topics_statement_begin();
-	if (SPI_execute_with_args("SELECT FROM topic_log.admitted WHERE node = $1 AND incarnation::text = $2 AND server <> $3",
-							  lengthof(types), types, values, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for admitted servers");
-	result = SPI_processed > 0;
-	topics_statement_end(scope);
-	PopActiveSnapshot();
-	return result;
+	if (known == NULL || strcmp(known->incarnation, incarnation) != 0)
+		return false;
+	admitted = topics_admission_server(node);
+	return admitted && strcmp(admitted, server) != 0;
 }
 
 /* admit(node, cluster_id, incarnation, server): this server is the node from now on */

@@ -313,7 +313,12 @@ topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
 	if (own)
 		result |= truncate_all(topics_log_ends_list_longer(topics_log_ends_get_all(), own->ends), row,
 							   divergence->data_loss, divergence->epoch);
-	if (divergence->epoch != row->epoch)
+
+	/*
+	 * never a higher term: metadata can be here that say of an epoch, and not
+	 * what there was when it began
+	 */
+	if (divergence->epoch < row->epoch)
 		topics_membership_enter_epoch(divergence->epoch_term, divergence->epoch, divergence->epoch_id);
 	return result;
 }

@@ -67,6 +67,8 @@ typedef struct Election
 	bool		allow_data_loss;	/* lead also without enough promises */
 	const char *lost_node;		/* which is not asked, or NULL */
 	List	   *peers;			/* of ElectionPeer */
+	bool		counts;			/* this node is one that counts, as far as it
+								 * knows */
 	int			own;			/* promises of our own that count: not of a
 								 * copy */
 	int			granted;		/* promises, with our own */
@@ -80,6 +82,7 @@ typedef struct Election
 typedef struct ElectionPeer
 {
 	const char *name;
+	const char *incarnation;
 	Peer	   *peer;
 } ElectionPeer;
 
@@ -94,6 +97,7 @@ typedef struct Attempt
 	const Election *election;
 	const MetadataNode *node;
 	Peer	   *peer;			/* the result, or to be asked */
+	const char *voter;			/* its name */
 	bool		only_asks;
 	const char *refusal;		/* the result; NULL: it promises */
 	int64		term;
@@ -157,6 +161,7 @@ connect_peers(Election *election)
 		old = MemoryContextSwitchTo(election->cxt);
 		peer = palloc(sizeof(ElectionPeer));
 		peer->name = pstrdup(attempt.node->name);
+		peer->incarnation = pstrdup(attempt.node->incarnation);
 		peer->peer = attempt.peer;
 		election->peers = lappend(election->peers, peer);
 		MemoryContextSwitchTo(old);
@@ -180,12 +185,12 @@ send_to_peer(void *arg)
 	Attempt    *attempt = arg;
 	const Election *election = attempt->election;
 	const char *values[] = {
-		election->row.cluster_id, election->row.node, election->row.incarnation,
-		topics_cluster_own_server(), psprintf(INT64_FORMAT, election->term), psprintf(INT64_FORMAT, election->row.term),
+		attempt->voter, topics_admission_server(attempt->voter), election->row.cluster_id, election->row.node,
+		election->row.incarnation, topics_cluster_own_server(), psprintf(INT64_FORMAT, election->term), psprintf(INT64_FORMAT, election->row.term),
 		election->ends, attempt->only_asks ? "t" : "f"
 	};
 
-	topics_peer_send(attempt->peer, "SELECT * FROM topic_log.promise($1, $2, $3, $4, $5::int8, $6::int8, $7, $8::bool)",
+	topics_peer_send(attempt->peer, "SELECT * FROM topic_log.promise($1, $2, $3, $4, $5, $6, $7::int8, $8::int8, $9, $10::bool)",
 					 values, lengthof(values));
 }
 
@@ -216,7 +221,7 @@ ask_peers(Election *election, bool only_asks)
 	foreach(lc, election->peers)
 	{
 		ElectionPeer *peer = lfirst(lc);
-		Attempt		attempt = {.election = election,.peer = peer->peer,.only_asks = only_asks};
+		Attempt		attempt = {.election = election,.peer = peer->peer,.voter = peer->name,.only_asks = only_asks};
 
 		if (try_peer(election, peer->name, send_to_peer, &attempt))
 			asked = lappend(asked, peer);
@@ -281,7 +286,10 @@ next_transaction(Election *election)
 static void
 set_quorum(Election *election)
 {
-	election->own = election->row.is_admitted ? 1 : 0;
+	const MetadataNode *self = topics_metadata_find_node(election->row.node);
+
+	election->counts = self && self->counts && strcmp(self->incarnation, election->row.incarnation) == 0;
+	election->own = election->row.is_admitted && election->counts ? 1 : 0;
 	election->needed = election->row.is_admitted ? topics_cluster_quorum(&election->row) :
 		topics_cluster_copy_quorum(&election->row);
 }
@@ -295,6 +303,39 @@ set_term(Election *election)
 	election->term = topics_metadata_next_term(election->row.node, above);
 }
 
+/* Forget connections to nodes that do not count any more, as far as is known now. */
+static void
+drop_peers(Election *election)
+{
+	ListCell   *lc;
+
+	foreach(lc, election->peers)
+	{
+		ElectionPeer *peer = lfirst(lc);
+		const MetadataNode *node = topics_metadata_find_node(peer->name);
+
+		if (node && node->counts && strcmp(node->incarnation, peer->incarnation) == 0)
+			continue;
+		topics_peer_close(peer->peer);
+		election->peers = foreach_delete_current(election->peers, lc);
+	}
+}
+
+/*
+ * Raise an error if this node does not count.  Who counts may have elected another one
+ * without it.
+ */
+static void
+require_counted(const Election *election)
+{
+	if (!election->counts)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("node \"%s\" cannot lead", election->row.node),
+				 errdetail("As far as it knows, it does not count as a copy, as it has not had all that the leader has, or was removed."),
+				 errhint("Call topics.failover() on another node. With allow_data_loss this node leads what it has.")));
+}
+
 /* Promise ourselves; nothing comes from an earlier leader from then on.  Commits. */
 static void
 promise_self(Election *election)
@@ -306,6 +347,7 @@ promise_self(Election *election)
 	topics_cluster_require_row(&election->row);
 	set_quorum(election);
 	set_term(election);
+	drop_peers(election);
 	topics_membership_promise(election->term, election->row.node);
 	ForceSyncCommit();
 	next_transaction(election);
@@ -386,12 +428,17 @@ static void
 elect(Election *election)
 {
 	if (!election->allow_data_loss)
+	{
 		require_whole(election);
+		require_counted(election);
+	}
 	if (election->peers == NIL)
 		connect_peers(election);
 	for (int tries = 0; tries < TERM_TRIES; tries++)
 	{
 		promise_self(election);
+		if (!election->allow_data_loss)
+			require_counted(election);
 		ask_peers(election, false);
 		if (election->granted >= election->needed || election->highest_term < election->term)
 			break;
@@ -413,6 +460,7 @@ elect_if_wanted(Election *election)
 	set_term(election);
 	election->ends = topics_log_ends_get();
 	require_whole(election);
+	require_counted(election);
 	connect_peers(election);
 	for (int tries = 0; tries < TERM_TRIES; tries++)
 	{
@@ -626,6 +674,23 @@ thaw(int code, Datum arg)
 	topics_mark_slot_thaw();
 }
 
+/*
+ * A node has been elected, maybe without our promise: follow it, before anybody appends here
+ * again.
+ */
+static void
+follow_taker(Peer *peer, const char *node)
+{
+	PeerResult *result = topics_peer_query_within(peer, "SELECT term FROM topic_log.cluster WHERE leader = node",
+												  NULL, 0, 2 * MOVE_PATIENCE_MS);
+	int64		term = topics_peer_count(result) > 0 ? pg_strtoint64(topics_peer_value(result, 0, 0)) : 0;
+
+	topics_peer_clear(result);
+	topics_membership_lock();
+	topics_membership_follow(term, node);
+	SPI_commit();
+}
+
 /* Hand over to a node that is connected, and in sync. */
 static void
 hand_over(Peer *peer, const char *node)
@@ -640,6 +705,7 @@ hand_over(Peer *peer, const char *node)
 		TEST_POINT("move-frozen");
 		wait_for_node(node, NULL);
 		topics_peer_clear(topics_peer_query_within(peer, "CALL topic_log.take_lead(false)", NULL, 0, 2 * MOVE_PATIENCE_MS));
+		follow_taker(peer, node);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(thaw, (Datum) 0);
 	topics_mark_slot_thaw();

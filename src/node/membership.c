@@ -382,6 +382,19 @@ topics_membership_accept_loss(void)
 	topics_cluster_note_change();
 }
 
+/*
+ * On the node that leads, which had its row say so before: enough others know of the latest
+ * change of nodes by now.  So this server need not wait for that when it starts again.
+ */
+void
+topics_membership_close_change(void)
+{
+	topics_membership_lock();
+	/* who changes nodes holds the row until this is told */
+	if (!topics_mark_slot_is_changing())
+		update_row("change_open = false");
+}
+
 /* On the node that leads: all nodes have a feature level; the row is locked. */
 void
 topics_membership_raise_feature_level(int level)
@@ -422,7 +435,7 @@ topics_membership_lead(int64 term, bool data_loss)
 
 	topics_membership_admit();
 	update_row(psprintf("leader = node, leader_conninfo = NULL, leader_advertised_conninfo = NULL,"
-						" term = " INT64_FORMAT ", data_loss = %s", term, data_loss ? "true" : "false"));
+						" term = " INT64_FORMAT ", change_open = true, data_loss = %s", term, data_loss ? "true" : "false"));
 	PushActiveSnapshot(GetLatestSnapshot());
 	scope = topics_statement_begin();
 	(void) topics_read_cut_show_all(true);
@@ -503,7 +516,7 @@ set_acks_followers(int acks_followers, bool is_default)
 {
 	ClusterRow	row;
 
-	update_row(psprintf("acks_followers = %d", acks_followers));
+	update_row(psprintf("acks_followers = %d, change_open = true", acks_followers));
 	topics_cluster_note_change();
 	topics_cluster_require_row(&row);
 	topics_metadata_put_cluster(row.leader, acks_followers, is_default);
@@ -521,7 +534,7 @@ adjust_acks_followers(const char *node, bool counts)
 
 	ClusterRow	row;
 
-	update_row(psprintf("voters = %d", count));
+	update_row(psprintf("voters = %d, change_open = true", count));
 	topics_membership_admit();
 	if (is_default)
 		set_acks_followers(count / 2, true);

@@ -153,6 +153,7 @@ typedef struct Leadership
 
 extern int	topics_leadership_survey(const ClusterRow *row, Leadership *best, int64 *highest_term);
 extern bool topics_admission_ask(const ClusterRow *row);
+extern char *topics_admission_server(const char *node);
 extern bool topics_admission_is_replaced(const char *node, const char *incarnation, const char *server);
 
 /* ---- election.c ---- */
@@ -258,6 +259,7 @@ extern void topics_membership_admit(void);
 extern void topics_membership_raise_term(int64 term);
 extern void topics_membership_lead(int64 term, bool data_loss);
 extern void topics_membership_accept_loss(void);
+extern void topics_membership_close_change(void);
 extern void topics_membership_raise_feature_level(int level);
 extern void topics_membership_note_removed(bool is_removed);
 extern void topics_membership_say_leader(void);

@@ -54,6 +54,8 @@ PG_FUNCTION_INFO_V1(topics_leadership);
 /* Arguments of promise */
 enum
 {
+	PROMISE_VOTER,
+	PROMISE_VOTER_SERVER,
 	PROMISE_CLUSTER_ID,
 	PROMISE_CANDIDATE,
 	PROMISE_INCARNATION,
@@ -119,6 +121,29 @@ check_term(int64 term, const ClusterRow *row)
 				 errmsg("invalid term " INT64_FORMAT, term)));
 }
 
+/*
+ * Require this node to be the one that a candidate asks, on the server that this one has
+ * admitted, if any: its vote counts once.
+ */
+static void
+check_voter(FunctionCallInfo fcinfo)
+{
+	const char *voter = topics_argument_get_text(fcinfo, PROMISE_VOTER);
+	ClusterRow	row;
+
+	topics_cluster_require_row(&row);
+	if (strcmp(voter, row.node) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNKNOWN_MEMBER),
+				 errmsg("this is node \"%s\", not node \"%s\"", row.node, voter),
+				 errhint("topics.alter_node() says where a node is.")));
+	if (!PG_ARGISNULL(PROMISE_VOTER_SERVER) &&
+		strcmp(topics_argument_get_text(fcinfo, PROMISE_VOTER_SERVER), topics_cluster_own_server()) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNKNOWN_MEMBER),
+				 errmsg("another server was admitted as node \"%s\"", voter)));
+}
+
 /* Find why a candidate is refused; NULL: it is not. */
 static char *
 find_refusal(const Candidate *candidate, const ClusterRow *row)
@@ -150,7 +175,7 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 }
 
 /*
- * promise(cluster_id, candidate, incarnation, server, term, last_term, ends, only_asks): whether
+ * promise(voter, voter_server, cluster_id, candidate, incarnation, server, term, last_term, ends, only_asks): whether
  * this node follows the candidate when it leads in that term, and nobody of a lower
  * one from now on
  */
@@ -174,10 +199,12 @@ topics_promise(PG_FUNCTION_ARGS)
 	char	   *refusal;
 
 	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, PG_NARGS());
+	for (int i = PROMISE_CLUSTER_ID; i <= PROMISE_ONLY_ASKS; i++)
+		topics_argument_require(fcinfo, i);
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	topics_replica_feed_check_role(candidate.name, cluster_id);
+	check_voter(fcinfo);
 	if (candidate.only_asks)
 		topics_membership_hold();
 	else

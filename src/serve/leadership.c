@@ -101,6 +101,13 @@ begin_own_term(void *arg)
 /* A copy of a node has heard what that may have promised. */
 static bool may_follow = false;
 
+/* Work: enough others know of the latest change of nodes. */
+static void
+close_change(void *arg)
+{
+	topics_membership_close_change();
+}
+
 /* Work: have a copy of a node take its place. */
 static void
 be_admitted(void *arg)
@@ -184,6 +191,8 @@ topics_leadership_keep(NodeView *node)
 
 	stand_at = NEVER;
 	(void) topics_backoff_run(&election, NULL, begin_own_term, NULL);
+	if (node->row.change_open && !topics_mark_slot_is_changing())
+		(void) topics_backoff_run(&election, NULL, close_change, NULL);
 	if (search.highest_term > node->row.term || !topics_follower_is_heard(node->row.voters / 2))
 		(void) topics_backoff_run(&election, NULL, look_for_leader, &search);
 	/* a candidate was promised a term, and did not come to lead in it */

@@ -719,7 +719,7 @@ append(Share share)
 	{
 		Share		one = {share.first, 1, share.is_whole};
 
-		for (; one.first < share.first + share.count; one.first++)
+		for (; !session.has_ended && one.first < share.first + share.count; one.first++)
 			append_carefully(&one);
 	}
 	note_appended();
@@ -742,9 +742,14 @@ append_response(void)
 	if (first && first->is_metadata)
 	{
 		share.count = 1;
-		if (!append(share))
+
+		/*
+		 * what they say of epochs and topics comes before records, or nothing
+		 * does
+		 */
+		if (!append(share) || is_paused(first))
 			return false;
-		has_metadata = first->length > 0 && !is_paused(first);
+		has_metadata = first->length > 0;
 		compare_at = 0;
 		share.first = 1;
 	}

@@ -49,7 +49,7 @@ typedef struct SlotTable
 	pg_atomic_uint64 start_position;	/* in WAL; 0: nobody has asked */
 } SlotTable;
 
-static const ClusterFacts no_cluster = {CLUSTER_NONE, 0, 0, 0, 0, false};
+static const ClusterFacts no_cluster = {CLUSTER_NONE};
 
 static uint32 newcomer = 0;		/* the bit of a follower that is going to
 								 * count */
@@ -108,11 +108,12 @@ begin_slot(HighWatermark *slot, Oid database, const ClusterFacts *facts)
 	slot->lease_followers = facts->lease_followers;
 	slot->voters = facts->voters;
 	slot->term = facts->term;
-	/* nobody knows whether others know of the latest change */
-	if (facts->kind == CLUSTER_LEADER && !facts->data_loss && facts->voters - (facts->voters / 2 + 1) > 0)
+
+	/* before the latest change there may have been one node more */
+	if (facts->kind == CLUSTER_LEADER && facts->change_open && !facts->data_loss && facts->voters > 1)
 	{
 		slot->change_at_mark = 1;
-		slot->change_confirmed_by = facts->voters - (facts->voters / 2 + 1);
+		slot->change_confirmed_by = facts->voters / 2;
 		slot->former_acks_followers = topics_max(facts->acks_followers, facts->voters / 2);
 	}
 	slot->generation = pg_atomic_add_fetch_u64(&table->generations, 1);
@@ -550,17 +551,24 @@ change_nodes(HighWatermark *slot, const ClusterFacts *facts)
 {
 	bool		changes = slot->kind == CLUSTER_LEADER &&
 		(facts->acks_followers != slot->acks_followers || facts->voters != slot->voters);
+	bool		again = slot->change_at_mark != 0;
+
+	/*
+	 * a copy of this node is elected without it; who removes the last other
+	 * node knows
+	 */
+	int			confirmed_by = slot->voters > 1 && facts->voters > 1 ?
+		Max(slot->lease_followers, 1) : slot->lease_followers;
 
 	if (facts->data_loss)
 		slot->change_at_mark = 0;
-	else if (changes && (slot->lease_followers > 0 || slot->change_at_mark != 0))
+	else if (changes && (confirmed_by > 0 || again))
 	{
-		bool		again = slot->change_at_mark != 0;
 
 		slot->former_acks_followers = again ?
 			topics_max(slot->former_acks_followers, slot->acks_followers) : slot->acks_followers;
 		slot->change_confirmed_by = again ?
-			topics_max(slot->change_confirmed_by, slot->lease_followers) : slot->lease_followers;
+			topics_max(slot->change_confirmed_by, confirmed_by) : confirmed_by;
 		slot->newcomers = (again ? slot->newcomers : 0) | newcomer;
 		slot->change_at_mark = topics_high_watermark_newest_mark();
 	}

@@ -562,6 +562,8 @@ typedef struct ClusterFacts
 	int64		term;			/* that a leader leads in */
 	int			voters;			/* nodes that count */
 	bool		data_loss;		/* it leads whatever others know */
+	bool		change_open;	/* too few others may know of the latest
+								 * change of nodes */
 } ClusterFacts;
 
 extern void topics_mark_slot_shmem_request(void);

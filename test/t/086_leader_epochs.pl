@@ -228,7 +228,10 @@ $b->start;
 ok(follows($b, $a), 'the node that led follows');
 $a->safe_psql('postgres', q{CALL topics.move_leader('b')});
 produce($b, qw(r15));
-is($b->safe_psql('postgres', q{SELECT string_agg(value, ' ') FROM topics.consume('g', 't')}),
-	'r15', '... and the group goes on there');
+is( $b->safe_psql(
+		'postgres',
+		q{SELECT string_agg(value, ' ') FROM topics.consume('g', 't', max_wait => '1 min')}),
+	'r15',
+	'... and the group goes on there');
 
 done_testing();
