@@ -173,12 +173,13 @@ topics_cluster_quorum(const ClusterRow *row)
  * Count the others whose promises let a copy of a node lead, such as a standby that was
  * promoted: it may not know what the node itself has promised or confirmed, so it does
  * not count.  One of so many others is in each election, knows of each change of nodes, and
- * has each commit that was acknowledged.
+ * has each commit that was acknowledged.  Where commits wait for nobody that takes more than
+ * there are.
  */
 int
 topics_cluster_copy_quorum(const ClusterRow *row)
 {
-	return topics_min(topics_cluster_quorum(row), row->voters - 1);
+	return topics_max(topics_min(topics_cluster_quorum(row), row->voters - 1), row->voters - row->acks_followers);
 }
 
 /* Read what this database is. */

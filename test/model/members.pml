@@ -98,6 +98,7 @@
 #endif
 #define BITS(m)				(((m) & 1) + ((m) >> 1 & 1) + ((m) >> 2 & 1) + ((m) >> 3 & 1) + ((m) >> 4 & 1))
 #define MAX(a, b)			((a) > (b) -> (a) : (b))
+#define MIN(a, b)			((a) < (b) -> (a) : (b))
 
 /* members as bits, and k, in one number */
 #define AGREED(members, k)	((members) + (k) * 32)
@@ -293,6 +294,11 @@ inline agree(n, new)
 {
 	i = KNOWS(n);
 	j = N_OF(i) - QUORUM(i);
+	/* a copy of the leader is elected without it */
+	if
+	:: N_OF(i) > 1 && N_OF(c) > 1 -> j = MAX(j, 1)
+	:: else
+	fi;
 	if
 	:: !HAS(KNOWN_TO_ENOUGH) -> j = 0
 	:: else
@@ -416,7 +422,7 @@ inline promise(n, t)
 #define MAY_VOTE(n)			(IS_ADMITTED(n) || !HAS(COPY_VOTES_LATER))
 #define IS_AS_MEMBER(n)		(IS_ADMITTED(n) || !HAS(COPY_QUORUM))
 #define VOTES(n)			(HAS(VOTES_OF_MEMBERS) -> votes[n] & (WHO(KNOWS(n)) | BIT_OF(n)) : votes[n])
-#define QUORUM_OF_COPY(n)	(HAS(COPY_BY_QUORUM) -> QUORUM(KNOWS(n)) : ENOUGH_OTHERS(KNOWS(n)))
+#define QUORUM_OF_COPY(n)	(HAS(COPY_BY_QUORUM) -> MAX(MIN(QUORUM(KNOWS(n)), N_OF(KNOWS(n)) - 1), N_OF(KNOWS(n)) - K_OF(KNOWS(n))) : ENOUGH_OTHERS(KNOWS(n)))
 #define IS_CHOSEN(n) \
 	(IS_AS_MEMBER(n) -> BITS(VOTES(n)) >= QUORUM(KNOWS(n)) : BITS(VOTES(n) & ~BIT_OF(n)) >= QUORUM_OF_COPY(n))
 
