@@ -570,12 +570,21 @@ note_moved(const Topic *topic, const LedPartition *led)
 	topics_replica_fetch_report(led->topic_id, led->partition, led->upto);
 }
 
+/* Return true if a partition is not here yet, and there is nothing of it to be had. */
+static bool
+is_to_come(const Topic *topic, const LedPartition *led)
+{
+	return (topic == NULL || led->partition >= topic->partitions) && led->length == 0 && led->log_end == 0;
+}
+
 /* Append what has come of a partition. */
 static void
 append_partition(const LedPartition *led, bool is_whole)
 {
 	Topic	   *topic = topics_catalog_by_id(led->topic_id);
 
+	if (is_to_come(topic, led))
+		return;
 	if (topic == NULL || led->partition >= topic->partitions)
 	{
 		/* its metadata say something else by now, or it cannot be had */
@@ -650,6 +659,8 @@ append_carefully(Share *share)
 	if (is_paused(led))
 		return;					/* this response was on the way already */
 	piece.view_relid = find_view(led->topic_id, &name);
+	if (!OidIsValid(piece.view_relid) && is_to_come(NULL, led))
+		return;
 	if (!OidIsValid(piece.view_relid))
 		pause_partition(led, NULL, pg_topics_worker_interval);
 	else if (topics_backoff_run(&piece, NameStr(name), append_share, share))
