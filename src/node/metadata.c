@@ -191,7 +191,7 @@ topics_metadata_next_term(const char *node, int64 above)
 {
 	Datum		values[] = {CStringGetTextDatum(make_node_key(node))};
 	Oid			types[] = {TEXTOID};
-	StatementScope scope = begin_query("SELECT value ->> 'number' FROM (" LATEST("node") ") latest"
+	StatementScope scope = begin_query("SELECT coalesce(value ->> 'number', '0') FROM (" LATEST("node") ") latest"
 									   " WHERE key = $1 AND value IS NOT NULL", types, values, lengthof(values));
 	int64		number = SPI_processed > 0 ? pg_strtoint64(get_text(0, 1)) : 0;
 	int64		result = above - above % TERM_STRIDE + number;

@@ -24,7 +24,7 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
+#include "access/xlog.h"
 #include "executor/tuptable.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -91,8 +91,9 @@ static struct
 static void
 begin_chain(const Topic *topic, TransactionId truncated_by)
 {
+	/* a standby hears of no truncation */
 	if (chain.cxt && chain.view_relid == topic->view_relid && chain.topic_id == topic->topic_id &&
-		chain.truncated_by == truncated_by)
+		chain.truncated_by == truncated_by && !RecoveryInProgress())
 		return;
 	if (chain.cxt)
 		MemoryContextDelete(chain.cxt);
