@@ -122,18 +122,24 @@ delete_records(const Partition *partition, int64 end)
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	LogReader  *reader = topics_log_reader_open(partition->rel, end, PG_INT64_MAX, snapshot, true);
 	TupleTableSlot *slot;
+	Relation	rel = NULL;
 	int64		count = 0;
 
 	while ((slot = topics_log_reader_next(reader)) != NULL)
 	{
-		Relation	rel = table_open(slot->tts_tableOid, RowExclusiveLock);
-
+		if (rel == NULL || RelationGetRelid(rel) != slot->tts_tableOid)
+		{
+			if (rel)
+				table_close(rel, NoLock);
+			rel = table_open(slot->tts_tableOid, RowExclusiveLock);
+		}
 		CHECK_FOR_INTERRUPTS();
 		/* past the access method, which refuses this of everybody */
 		simple_heap_delete(rel, &slot->tts_tid);
-		table_close(rel, NoLock);
 		count++;
 	}
+	if (rel)
+		table_close(rel, NoLock);
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);
 	return count;
