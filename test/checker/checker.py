@@ -217,8 +217,10 @@ class Round:
             nemesis.start()
         context.stop.wait(self.seconds)
         until = time.monotonic() + 9 * self.seconds
-        while context.history.operations < self.options.operations and time.monotonic() < until:
+        while context.history.operations < self.options.operations and time.monotonic() < until and not nemesis.failure:
             context.stop.wait(0.2)
+        if nemesis.failure:
+            raise nemesis.failure
         if self.kinds:
             nemesis.heal()
             time.sleep(1)  # clients come back, and work for a moment without faults

@@ -78,14 +78,16 @@ class Run:
         self.faults = {event["f"] for event in events if event["type"] == "fault"}
         self.fault_times = []  # (begin, end)
         self.fault_ends = [event for event in events if event["type"] == "fault" and event["at"] == "end"]
+        self.leads = [event for event in events if event["type"] == "leads"]
         self.locked = []  # (node, topic, begin, end until the follower has tried again)
         for event in events:
             if event["type"] == "fault" and event["at"] == "begin":
                 self.fault_times.append((event["t"], float("inf")))
             elif event["type"] == "fault":
                 self.fault_times[-1] = (self.fault_times[-1][0], event["t"])
-                if event["f"] == "follower_locked":
-                    self.locked.append((event.get("node"), event.get("topic"), self.fault_times[-1][0], event["t"] + LOCK_RETRIED))
+                # where a leader has one follower, which cannot have a topic, readers of the leader see less of that, too
+                nodes = {"follower_locked": [event.get("node")], "topic_locked": event.get("nodes")}.get(event["f"], ())
+                self.locked += [(node, event["topic"], self.fault_times[-1][0], event["t"] + LOCK_RETRIED) for node in nodes]
         self.final = [event for event in events if event["type"] == "final"]
 
         # {(topic, partition): [[offset, id, timestamp]…]}, in physical order

@@ -7,6 +7,8 @@ read stays, checks.py and checks_nodes.py look at.
 
 from checks import Finding, Place, check
 
+LEASE = 1500000  # microseconds: node_timeout (leaders.py), and some more
+
 
 @check
 def consumed_twice(run):
@@ -32,3 +34,19 @@ def leaderless(run):
     for event in run.fault_ends:
         if event.get("elected", 0) is None:
             yield Finding("leaderless", f"no node led in time in the fault {event['f']} at {event['t']}: {event}")
+
+
+@check
+def lease(run):
+    """
+    A node took a commit that waits for no followers, though another one had led in a later term for longer than the
+    node may lead without hearing of them.
+    """
+    for op in run.produced:
+        if op.outcome != "ok" or "led" not in op.details:
+            continue
+        node, term = op["led"]
+        later = [event for event in run.leads if event["term"] > term and event["t"] + LEASE < op.start]
+        if later:
+            yield Finding("lease", f"{op} was taken by {node} in term {term} at {op.start}, and {later[0]['node']} had led in term"
+                          f" {later[0]['term']} at {later[0]['t']}", [op])

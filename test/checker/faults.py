@@ -54,6 +54,7 @@ class Faults(threading.Thread):
         self.kinds = list(kinds)
         self.pause = pause
         self.done = threading.Event()
+        self.stop = context.stop  # of the clients
         self.counts = {}
         self.failure = None
 
@@ -73,6 +74,7 @@ class Faults(threading.Thread):
                     self.server.ensure_up()
         except Exception as failure:  # the runner reports it
             self.failure = failure
+            self.stop.set()
 
     def heal(self):
         """No more faults, and the end of those that last."""

@@ -7,6 +7,7 @@ many seconds one did ("elected").
 
 import signal
 import threading
+import time
 
 import faults
 import nodes
@@ -15,12 +16,13 @@ from faults_nodes import NodesFaults
 from leaders import NODE_TIMEOUT, NODES
 
 KINDS = ("leader_killed", "two_leaders_killed", "nodes_killed", "node_killed", "leader_crash", "leader_frozen", "node_frozen",
-         "leader_cut", "node_cut", "leader_moved", "move_interrupted", "failover", "leader_deposed")
+         "leader_cut", "node_cut", "leader_moved", "move_interrupted", "failover", "leader_deposed", "leader_asked",
+         "promised_killed", "promised_cut", "topic_locked", "acks_changed")
 # of those of any server, for the one that leads
 ALL_KINDS = KINDS + ("cancel", "terminate", "kill_worker", "terminate_worker", "stop_worker")
 
 faults.KILLS.update({"leader_killed": 1, "two_leaders_killed": 2, "nodes_killed": 3, "node_killed": 1, "leader_crash": 1,
-                     "move_interrupted": 1, "failover": 1})
+                     "move_interrupted": 1, "failover": 1, "promised_killed": 2, "promised_cut": 1, "topic_locked": 2})
 
 
 class LeadersFaults(NodesFaults):
@@ -30,6 +32,12 @@ class LeadersFaults(NodesFaults):
 
     def leader(self):
         return self.server.look() or self.server.name_of(self.server.primary)
+
+    def note_leader(self):
+        """For who still takes another one for the leader."""
+        if self.server.look():
+            term = max(self.server.terms)
+            self.history.event("leads", node=self.server.terms[term], term=term)
 
     def other(self, *without):
         return self.random.choice([node for node in NODES if node not in without])
@@ -132,10 +140,101 @@ class LeadersFaults(NodesFaults):
                if here == node and whose != "theirs" or there == node and whose != "own"]
         for proxy in cut:
             proxy.go(way)
-        self.sleep(NODE_TIMEOUT / 2, 6 * NODE_TIMEOUT)
+        until = time.monotonic() + self.random.uniform(NODE_TIMEOUT / 2, 6 * NODE_TIMEOUT)
+        while time.monotonic() < until and not self.done.wait(0.1):
+            self.note_leader()
         for proxy in cut:
             proxy.go("pass")
         return {"node": node, "way": way, "whose": whose}
+
+    def between(self, way, *pairs):
+        for pair in pairs:
+            self.server.proxies[pair].go(way)
+
+    def ask_leader(self, to, leader, third):
+        """A node, which the third one cannot reach, asks the leader for its promise: before that, it has given up hearing it."""
+        return [self.call(to, f"CALL topics.failover('{lost}')") for lost in (leader, third)]
+
+    def promise(self, goes_on):
+        """
+        The leader promises one of the others, from which it and the third one are cut off then.  goes_on(leader, third)
+        returns which of these two has gone when they are not cut off any more, and the other one hears who leads.
+        """
+        leader = self.leader()
+        to = self.other(leader)
+        third = self.other(leader, to)
+        cut = [(leader, to), (third, to), (to, third)]
+        self.between("refuse", *cut)
+        result = self.ask_leader(to, leader, third)
+        cut.append((to, leader))
+        self.between("refuse", *cut)
+        gone = goes_on(leader, third)
+        self.kill(gone)
+        self.between("pass", *cut)
+        elected = self.server.await_leader(gone)
+        self.sleep(0, 2)
+        self.come_back(gone)
+        return {"node": leader, "to": to, "result": result, "gone": gone, "elected": elected}
+
+    def promised_killed(self):
+        """It is killed at once: when it is back it leads no more."""
+        def kill(leader, _):
+            self.kill(leader)
+            self.server.nodes[leader].ensure_up()
+            self.sleep(1, 3)
+            return leader
+        return self.promise(kill)
+
+    def promised_cut(self):
+        """The third one misses it, and asks it for a promise of its own, which has to be for a higher term."""
+        def ask(leader, third):
+            to = self.other(leader, third)
+            self.ask_leader(third, leader, to)
+            self.sleep(NODE_TIMEOUT, 3 * NODE_TIMEOUT)
+            return third
+        return self.promise(ask)
+
+    def topic_locked(self):
+        """
+        A node cannot bring a topic on, comes into the term of the next leader without, and could be elected by a node that
+        was away meanwhile.
+        """
+        first = self.leader()
+        behind = self.other(first)
+        second = self.other(first, behind)
+        elected = 0
+        connection = self.server.nodes[behind].connect("faults")
+        try:
+            cursor = connection.cursor()
+            cursor.execute("SELECT 'topic_log.t' || topic_id FROM topics.topic WHERE topic = 'main'")
+            table, = cursor.fetchone()
+            cursor.execute(f"SET lock_timeout = '2s'; BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            self.sleep(1, 3)
+            self.kill(first)
+            elected = self.server.await_leader(first)
+            self.sleep(1, 3)
+            self.kill(second)
+        except psycopg2.Error:
+            pass  # others have it
+        finally:
+            connection.close()
+        self.come_back(first)
+        self.sleep(2, 4)
+        self.come_back(second)
+        return {"nodes": [behind, second, first], "topic": "main", "elected": elected}
+
+    def acks_changed(self):
+        """The leader is cut off, and told to wait for nobody: as long as others do not know, they could elect another one."""
+        node = self.leader()
+        cut = [pair for pair in self.server.proxies if node in pair]
+        self.between("refuse", *cut)
+        result = self.call(node, "SELECT topics.alter_cluster(0)")
+        self.sleep(0, 4 * NODE_TIMEOUT)
+        self.between("pass", *cut)
+        until = time.monotonic() + 15
+        while self.call(self.leader(), "SELECT topics.alter_cluster(NULL)") != "00000" and time.monotonic() < until:
+            time.sleep(0.1)
+        return {"node": node, "result": result}
 
     def leader_cut(self):
         return self.cut(self.leader())
@@ -178,24 +277,34 @@ class LeadersFaults(NodesFaults):
         return {"node": node, "elected": elected, **result}
 
     def leader_deposed(self):
-        """
-        The same, but the leader is well, and its clients go on with it until they hear of that.  Or each of the others
-        takes the other one for lost, so that both ask the leader for its promise.
-        """
+        """The same, but the leader is well, and its clients go on with it until they hear of that."""
         node = self.leader()
-        return {"node": node, **self.call_failover(node, self.random.random() < 0.5)}
+        return {"node": node, **self.call_failover(node)}
 
-    def call_failover(self, leader, each_other=False):
+    def leader_asked(self):
+        """One of the others, or each, takes the other one for lost, and asks the leader, which is well, for its promise."""
+        node = self.leader()
+        others = [other for other in NODES if other != node]
+        pairs = [tuple(others), tuple(reversed(others))]
+        self.between("refuse", *pairs)
+        results = self.at_once(lambda to: self.ask_leader(to, node, dict(pairs)[to]), others)
+        self.between("pass", *pairs)
+        return {"node": node, "results": results}
+
+    def call_failover(self, leader):
         candidates = [node for node in NODES if node != leader]
-        lost = dict(zip(candidates, reversed(candidates))) if each_other else dict.fromkeys(candidates, leader)
+        return {"results": self.at_once(lambda to: self.call(to, f"CALL topics.failover('{leader}')"), candidates)}
+
+    def at_once(self, call, candidates):
+        """Calls it for one of two nodes, or for both at once.  The result is {node: result}."""
         results = {}
 
-        def call(to):
-            results[to] = self.call(to, f"CALL topics.failover('{lost[to]}')")
-        calls = [threading.Thread(target=call, args=(to,), daemon=True)
-                 for to in self.random.sample(candidates, 2 if each_other else self.random.randint(1, 2))]
+        def note(to):
+            results[to] = call(to)
+        calls = [threading.Thread(target=note, args=(to,), daemon=True)
+                 for to in self.random.sample(candidates, self.random.randint(1, 2))]
         for thread in calls:
             thread.start()
         for thread in calls:
             thread.join()
-        return {"results": results}
+        return results

@@ -14,6 +14,8 @@ can be compared.
       the server is killed, and will come back, or its standby be promoted
   {"t":…, "type":"survivors", "killed_at":…, "ends":[[node, [[topic, partition, log end]…]]…]}
       what both followers have, which were killed at once
+  {"t":…, "type":"leads", "node":…, "term":…}
+      a node was seen to lead in a term
   {"t":…, "type":"settings", …}        first line: seed and options
   {"t":…, "type":"final", …}           last lines: what was found at the end
 """

@@ -20,9 +20,17 @@ from workload import Producer, SimpleConsumer, Worker
 NODES = ("a", "b", "c")
 NODE_TIMEOUT = 1  # seconds
 
+TERM = "SELECT node, term FROM topic_log.cluster WHERE leader = node"
+
+STOPPED = b"has confirmed records that the leader does not have"  # in a node's log
+
 CONFIGURATION = f"""{OF_NODES}
 pg_topics.node_timeout = {NODE_TIMEOUT}s
 """
+
+
+class ConfirmedLost(ServerFailure):
+    """A node has confirmed what the log of its leader does not have, and so does not follow any more."""
 
 
 class Leaders(Cluster):
@@ -35,6 +43,7 @@ class Leaders(Cluster):
                                              os.path.join(self.nodes[other].sockets, f".s.PGSQL.{PORT}"))
                         for node in NODES for other in NODES if node != other}
         self.connections = {node: [] for node in NODES}  # of clients that are where the leader is
+        self.logs_seen = dict.fromkeys(NODES, 0)  # bytes of their servers' logs
         for node, server in self.nodes.items():
             server.environment["PGSERVICEFILE"] = path = os.path.join(directory, f"{node}.services")
             with open(path, "w", encoding="utf-8") as file:
@@ -85,8 +94,18 @@ class Leaders(Cluster):
             time.sleep(0.05)
         return None
 
+    def look_into_logs(self):
+        for node, server in self.nodes.items():
+            with open(server.log, "rb") as log:
+                log.seek(self.logs_seen[node])
+                lines = log.read().rpartition(b"\n")[0]
+            if STOPPED in lines:
+                raise ConfirmedLost(next(line.decode(errors="replace") for line in lines.split(b"\n") if STOPPED in line))
+            self.logs_seen[node] += len(lines)
+
     def all_agree(self):
         """All follow the node that leads."""
+        self.look_into_logs()
         leader = self.look()
         return leader and all(self.ask("SELECT leader FROM topics.cluster", server) == leader
                               for server in self.nodes.values())
@@ -102,6 +121,8 @@ class Leaders(Cluster):
             try:
                 self.await_that(self.all_agree, "all nodes follow the same one", 30)
                 return self.await_followers(10)
+            except ConfirmedLost:
+                raise
             except ServerFailure:  # another one may lead by now
                 if time.monotonic() > deadline:
                     raise
@@ -160,7 +181,32 @@ class AtLeader:
 
 
 class LeaderProducer(AtLeader, Producer):
-    """An attempt is never made again: each has ids of its own."""
+    """
+    An attempt is never made again: each has ids of its own.  Each session says which node leads, and in which term; those
+    that do not wait for followers say at each commit in which one it was.
+    """
+
+    def open(self):
+        connection = super().open()
+        with connection.cursor() as cursor:
+            cursor.execute(TERM)
+            node, term = cursor.fetchone() or (None, None)
+        if term is not None:
+            self.history.event("leads", node=node, term=term)
+        return connection
+
+    def perform(self, f, body, **plan):
+        def body_in_term(answer):
+            before = self.query(TERM)
+            outcome = body(answer)
+            try:
+                if outcome is None and self.connection and self.query(TERM) == before and before:
+                    answer["led"] = before[0]
+            except psycopg2.Error:
+                if self.connection.closed:
+                    self.disconnect()
+            return outcome
+        return super().perform(f, body_in_term if "acks_1" in self.modes else body, **plan)
 
 
 # Tables are each node's own: what a group has done is what it has produced

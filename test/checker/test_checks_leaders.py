@@ -103,6 +103,25 @@ class LeadersTest(unittest.TestCase):
         self.elected(None)
         self.assert_finds("leaderless")
 
+    def taken(self, seconds, term=1):
+        """With acks=1, so long after another node was seen to lead in term 2."""
+        self.story.events.append({"t": self.story.time, "type": "leads", "node": "b", "term": 2})
+        self.story.time += (seconds - 1) * 1000000
+        self.story.produce("a", at=0, synchronous="acks_1", led=["a", term])
+        self.story.log("a")
+
+    def test_taken_within_the_lease(self):
+        self.taken(1)
+        self.assert_finds()
+
+    def test_taken_after_the_lease(self):
+        self.taken(2)
+        self.assert_finds("lease")
+
+    def test_taken_in_the_later_term(self):
+        self.taken(2, term=2)
+        self.assert_finds()
+
 
 if __name__ == "__main__":
     unittest.main()

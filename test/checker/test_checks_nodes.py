@@ -39,6 +39,16 @@ class NodesTest(unittest.TestCase):
         self.look(("second", 1, 0, "b"), node="c")
         self.assert_finds("torn_transaction")
 
+    def test_torn_on_a_leader_whose_follower_was_locked(self):
+        self.produce_to_two()
+        self.story.log("a")
+        self.story.log("b", topic="second", partition=1)
+        self.story.fault("topic_locked")
+        self.story.events[-1].update(nodes=["b", "c"], topic="main")
+        self.look(("second", 1, 0, "b"))
+        self.look(("second", 1, 0, "b"), node="c")
+        self.assert_finds()
+
     def produce_to_two(self, outcome="ok"):
         op = self.story.invoke("produce", "producer-1", records=[["main", 0, "a", True], ["second", 1, "b", True]])
         self.story.complete(op, outcome, commit_at=self.story.tick(),
