@@ -109,6 +109,7 @@ CREATE TABLE topic_log.cluster (
 	is_removed boolean NOT NULL DEFAULT false,
 	feature_level integer NOT NULL DEFAULT 0,
 	change_open boolean NOT NULL DEFAULT false,
+	numbers_given bigint NOT NULL DEFAULT 0,
 	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
 );
 COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';

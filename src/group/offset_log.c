@@ -474,16 +474,24 @@ load_offsets_topic(Topic *topic)
 	int64	   *ends = palloc(sizeof(int64) * topic->partitions);
 	HASHCTL		ctl = {.keysize = sizeof(GroupOffsetKey),.entrysize = sizeof(LoadedRecord),.hcxt = cxt};
 	HTAB	   *records = hash_create("pg_topics load", FIRST_RECORDS, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	MemoryContext record_cxt = AllocSetContextCreate(cxt, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
 	HASH_SEQ_STATUS seq;
 	LoadedRecord *record;
 
 	for (int32 number = 0; number < topic->partitions; number++)
 		ends[number] = read_partition(topic, number, records, cxt);
 	unload_missing(topic, records, ends);
+	topics_leader_epoch_load();
 	hash_seq_init(&seq, records);
 	while ((record = hash_seq_search(&seq)) != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(record_cxt);
+
 		if (!record->deleted && !record->topic_is_gone)
 			load_record(topic, record);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(record_cxt);
+	}
 	hash_destroy(records);
 	MemoryContextDelete(cxt);
 	pfree(ends);

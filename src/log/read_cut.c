@@ -404,7 +404,12 @@ topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 	ReadCut    *cut;
 
 	if (likely(!topics_read_cut_may_hide(snapshot)))
+	{
+		/* where nothing is hidden something can have been taken away, too */
+		if (snapshot && !shows_all && IsMVCCSnapshot(snapshot))
+			refuse_truncated_snapshot(snapshot);
 		return NO_LIMIT;
+	}
 	if (snapshot == NULL)
 		return topics_high_watermark_get(state);
 	if (IsolationIsSerializable())

@@ -395,6 +395,13 @@ topics_membership_close_change(void)
 		update_row("change_open = false");
 }
 
+/* On the node that leads: so many numbers of nodes were given; the row is locked. */
+void
+topics_membership_note_numbers(int64 given)
+{
+	update_row(psprintf("numbers_given = " INT64_FORMAT, given));
+}
+
 /* On the node that leads: all nodes have a feature level; the row is locked. */
 void
 topics_membership_raise_feature_level(int level)
@@ -498,9 +505,9 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	self.feature_level = topics_feature_level_own();
 	update_row(psprintf("feature_level = %d", self.feature_level));
 	begin_epoch();
-	topics_metadata_put_cluster(node, 0, true);
 	topics_cluster_require_row(&row);
 	self.incarnation = row.incarnation;
+	/* with its number comes the record of the cluster */
 	topics_metadata_put_node(&self);
 	PG_RETURN_VOID();
 }
@@ -593,6 +600,11 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 						   count - 1)));
 	require_enough_for_topics(PG_GETARG_INT32(0));
 	set_acks_followers(PG_GETARG_INT32(0), false);
+	if (!topics_follower_is_heard(count / 2))
+		ereport(WARNING,
+				(errmsg("commits wait as before until more nodes know of this"),
+				 errdetail("Too few followers are heard. They could elect another node without knowing of it."),
+				 errhint("If they are lost for good, CALL topics.failover() with one of them and allow_data_loss => true here lets this node go on without them.")));
 	PG_RETURN_VOID();
 }
 

@@ -64,7 +64,8 @@
 #include "topic/topic.h"
 #include "node/node.h"
 
-#define TERM_STRIDE 16			/* more than a cluster has nodes */
+#define TERM_STRIDE 64			/* numbers are given again after so many nodes
+								 * have joined */
 
 /* The latest record of each key that begins with "prefix/". */
 #define LATEST_CLUSTER \
@@ -162,6 +163,42 @@ put_query(const char *key, const char *sql, Oid *types, Datum *values, int nvalu
 	end_query(scope);
 }
 
+/*
+ * Get a node's number.  A database that joins gets one that no other node has, nor one that
+ * was removed, or replaced, until all numbers were given: such a node may lead without
+ * hearing of that.  The cluster's record says how many were given.
+ */
+static int32
+get_node_number(const MetadataNode *node)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(make_node_key(node->name)), CStringGetTextDatum(node->incarnation), Int32GetDatum(TERM_STRIDE - 1)
+	};
+	Oid			types[] = {TEXTOID, TEXTOID, INT4OID};
+	StatementScope scope;
+	ClusterRow	row;
+	int64		given;
+	int32		result;
+	bool		is_default;
+
+	scope = begin_query("WITH known AS (" LATEST("node") ")"
+						" SELECT (SELECT (value ->> 'number')::int FROM known WHERE key = $1 AND value ->> 'incarnation' = $2),"
+						" (SELECT min(i) FROM topic_log.cluster, generate_series(numbers_given + 1, numbers_given + $3) i"
+						" WHERE (i - 1) % $3 + 1 NOT IN (SELECT coalesce((value ->> 'number')::int, 0) FROM known WHERE value IS NOT NULL))",
+						types, values, lengthof(values));
+	result = get_text(0, 1) ? pg_strtoint32(get_text(0, 1)) : 0;
+	given = pg_strtoint64(get_text(0, 2));
+	end_query(scope);
+	if (result != 0)
+		return result;
+
+	topics_membership_note_numbers(given);
+	topics_cluster_require_row(&row);
+	(void) topics_metadata_count_nodes("", &is_default);
+	topics_metadata_put_cluster(row.node, row.acks_followers, is_default);
+	return (int32) ((given - 1) % (TERM_STRIDE - 1) + 1);
+}
+
 /* Say of a node all that there is to be said. */
 void
 topics_metadata_put_node(const MetadataNode *node)
@@ -169,17 +206,13 @@ topics_metadata_put_node(const MetadataNode *node)
 	Datum		values[] = {
 		CStringGetTextDatum(node->conninfo), CStringGetTextDatum(node->advertised),
 		CStringGetTextDatum(node->incarnation), BoolGetDatum(node->counts),
-		CStringGetTextDatum(make_node_key(node->name)), Int32GetDatum(TERM_STRIDE),
-		Int32GetDatum(node->feature_level)
+		Int32GetDatum(node->feature_level), Int32GetDatum(get_node_number(node))
 	};
-	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID, INT4OID, INT4OID};
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID, INT4OID, INT4OID};
 
-	put_query(make_node_key(node->name), "WITH known AS (" LATEST("node") ")"
-			  " SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'incarnation', $3, 'counts', $4, 'feature_level', $7,"
-			  " 'number', coalesce((SELECT (value ->> 'number')::int FROM known WHERE key = $5),"
-			  " (SELECT min(n) FROM generate_series(1, $6 - 1) n WHERE n NOT IN"
-			  " (SELECT (value ->> 'number')::int FROM known WHERE value IS NOT NULL))))",
-			  types, values, lengthof(values));
+	put_query(make_node_key(node->name),
+			  "SELECT jsonb_build_object('conninfo', $1, 'advertised_conninfo', $2, 'incarnation', $3, 'counts', $4,"
+			  " 'feature_level', $5, 'number', $6)", types, values, lengthof(values));
 }
 
 /*
@@ -226,7 +259,8 @@ topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_defa
 
 	put_query("cluster", "SELECT jsonb_build_object('leader', $1, 'acks_followers', $2, 'is_default', $3,"
 			  " 'preferred_leader', coalesce((" LATEST_CLUSTER ") ->> 'preferred_leader', $1),"
-			  " 'feature_level', (SELECT feature_level FROM topic_log.cluster))",
+			  " 'feature_level', (SELECT feature_level FROM topic_log.cluster),"
+			  " 'numbers_given', (SELECT numbers_given FROM topic_log.cluster))",
 			  types, values, lengthof(values));
 }
 
@@ -839,14 +873,14 @@ topics_metadata_apply_cluster(void)
 	(void) topics_read_cut_show_all(true);
 	scope = topics_statement_begin();
 	SPI_execute("WITH said AS (SELECT key, (r.value ->> 'acks_followers')::int AS acks_followers,"
-				" (r.value ->> 'feature_level')::int AS feature_level, n.value ->> 'conninfo' AS conninfo, n.value ->> 'advertised_conninfo' AS advertised,"
+				" (r.value ->> 'feature_level')::int AS feature_level, (r.value ->> 'numbers_given')::int8 AS numbers_given, n.value ->> 'conninfo' AS conninfo, n.value ->> 'advertised_conninfo' AS advertised,"
 				" count(*) FILTER (WHERE (n.value ->> 'counts')::boolean) OVER () AS voters"
 				" FROM (" LATEST("node") ") n, (" LATEST_CLUSTER ") r)"
-				" UPDATE topic_log.cluster c SET acks_followers = s.acks_followers, voters = s.voters, feature_level = s.feature_level,"
+				" UPDATE topic_log.cluster c SET acks_followers = s.acks_followers, voters = s.voters, feature_level = s.feature_level, numbers_given = s.numbers_given,"
 				" leader_conninfo = s.conninfo, leader_advertised_conninfo = s.advertised"
 				" FROM said s WHERE s.key = 'node/' || c.leader AND s.conninfo IS NOT NULL"
-				" AND (c.acks_followers, c.voters, c.feature_level, c.leader_conninfo, c.leader_advertised_conninfo)"
-				" IS DISTINCT FROM (s.acks_followers, s.voters, s.feature_level, s.conninfo, s.advertised)", false, 0);
+				" AND (c.acks_followers, c.voters, c.feature_level, c.numbers_given, c.leader_conninfo, c.leader_advertised_conninfo)"
+				" IS DISTINCT FROM (s.acks_followers, s.voters, s.feature_level, s.numbers_given, s.conninfo, s.advertised)", false, 0);
 	changed = SPI_processed > 0;
 	topics_statement_end(scope);
 	(void) topics_read_cut_show_all(false);

@@ -260,6 +260,7 @@ extern void topics_membership_raise_term(int64 term);
 extern void topics_membership_lead(int64 term, bool data_loss);
 extern void topics_membership_accept_loss(void);
 extern void topics_membership_close_change(void);
+extern void topics_membership_note_numbers(int64 given);
 extern void topics_membership_raise_feature_level(int level);
 extern void topics_membership_note_removed(bool is_removed);
 extern void topics_membership_say_leader(void);

@@ -341,16 +341,29 @@ topics_fetch_request(FunctionCallInfo fcinfo)
  * There was no record: wait for one.  Return a registered snapshot to read it
  * with, since the statement's own cannot see what came after it, or NULL if
  * there still is no record.  A transaction with one snapshot for all its
- * statements would wait in vain.
+ * statements would wait in vain.  A reader that tells its leader epoch gets nothing if
+ * another one began meanwhile.
  */
 Snapshot
 topics_fetch_wait(FetchRequest *request)
 {
+	int64		epoch = 0;
+	Snapshot	snapshot;
+
 	if (request->limits.max_wait_ms == 0 || IsolationUsesXactSnapshot())
 		return NULL;
+	if (request->leader_epoch != NO_LEADER_EPOCH)
+		epoch = topics_leader_epoch_latest(GetActiveSnapshot());
 	request->topic = topics_wait_for_record(request->topic, request->partition, request->from,
 											request->limits.max_wait_ms);
-	return request->topic ? RegisterSnapshot(GetLatestSnapshot()) : NULL;
+	if (request->topic == NULL)
+		return NULL;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (request->leader_epoch == NO_LEADER_EPOCH || topics_leader_epoch_latest(snapshot) == epoch)
+		return snapshot;
+	/* the statement says an epoch which these records are not of */
+	UnregisterSnapshot(snapshot);
+	return NULL;
 }
 
 /*

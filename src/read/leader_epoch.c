@@ -89,11 +89,11 @@ static struct
 
 /* Forget what was read of another topic, or before a truncation. */
 static void
-begin_chain(const Topic *topic, TransactionId truncated_by)
+begin_chain(const Topic *topic, TransactionId truncated_by, int64 end)
 {
 	/* a standby hears of no truncation */
 	if (chain.cxt && chain.view_relid == topic->view_relid && chain.topic_id == topic->topic_id &&
-		chain.truncated_by == truncated_by && !RecoveryInProgress())
+		chain.truncated_by == truncated_by && chain.read_upto <= end && !RecoveryInProgress())
 		return;
 	if (chain.cxt)
 		MemoryContextDelete(chain.cxt);
@@ -184,8 +184,8 @@ load_chain(Snapshot snapshot)
 	if (topic == NULL)
 		return 0;
 	partition = topics_catalog_open_for_reading(topic, 0);
-	begin_chain(topic, truncated_by);
 	end = topics_log_next_offset(&partition);
+	begin_chain(topic, truncated_by, end);
 	if (end > chain.read_upto)
 		read_records(&partition, end);
 	if (snapshot)
@@ -265,27 +265,42 @@ topics_leader_epoch_check(const Topic *topic, int32 partition, int64 from, int32
 	end = get_end_before(upto, count, topic->topic_id, partition);
 	if (leader_epoch == get_epoch_number(upto) && from <= end)
 		return;
-	end = topics_min(end, from);
 	ereport(ERROR,
 			(errcode(ERRCODE_LOG_TRUNCATED),
 			 errmsg("partition %d of topic \"%s\" was truncated", partition, NameStr(topic->name)),
 			 leader_epoch == get_epoch_number(upto) ?
 			 errdetail("LogTruncationException: the records of leader epoch %d end at offset " INT64_FORMAT ", before offset " INT64_FORMAT ".",
 					   leader_epoch, end, from) :
-			 errdetail("LogTruncationException: none of the records of leader epoch %d are in the log, which has those of leader epoch " INT64_FORMAT " up to offset " INT64_FORMAT ".",
-					   leader_epoch, get_epoch_number(upto), end),
-			 errhint("Go back to offset " INT64_FORMAT ", with leader_epoch => " INT64_FORMAT ": what was read from there on is gone.",
-					 end, get_epoch_number(upto))));
+			 errdetail("LogTruncationException: none of the records of leader epoch %d are in the log.", leader_epoch),
+			 leader_epoch == get_epoch_number(upto) ?
+			 errhint("Go back to offset " INT64_FORMAT ", with leader_epoch => %d: what was read from there on is gone.",
+					 end, leader_epoch) :
+			 errhint("Go back to where that epoch began in what was read, with the leader_epoch before it.")));
+}
+
+/* Return the latest leader epoch that a reader with a snapshot may know of. */
+int64
+topics_leader_epoch_latest(Snapshot snapshot)
+{
+	return get_epoch_number(load_chain(snapshot));
+}
+
+/* Read all that there is of the chain, for topics_leader_epoch_find_end. */
+void
+topics_leader_epoch_load(void)
+{
+	(void) load_chain(NULL);
 }
 
 /*
  * A record of a log says an offset of another partition's log.  Return where the log of that
- * partition ended when the epoch after that record's began, or PG_INT64_MAX.
+ * partition ended when the epoch after that record's began, or PG_INT64_MAX.  The chain was
+ * loaded before.
  */
 int64
 topics_leader_epoch_find_end(const TopicPartition *log, int64 record_offset, int64 topic_id, int32 partition)
 {
-	int			count = load_chain(NULL);
+	int			count = chain.count;
 	int			after = count;
 
 	while (after > 0)

@@ -150,7 +150,7 @@ is($a->safe_psql('postgres', q{SELECT string_agg(value, ' ') FROM topics.fetch('
 	'r9', 'who tells no epoch is told nothing');
 $reader = Session->new($a);
 is($reader->value(q{SELECT topics.offset_for_leader_epoch('t', 0)}),
-	'(17,10)', 'a session that knows the epochs');
+	'(65,10)', 'a session that knows the epochs');
 $b->start;
 ok(follows($b, $a), 'the node that led follows');
 is(fetched($b, 9, 2), 'TP010', '... and tells their reader, too');
@@ -162,27 +162,27 @@ is($b->safe_psql('postgres', q{SELECT DISTINCT epoch FROM topics.truncated}),
 kill_server($a);
 $b->safe_psql('postgres', q{CALL topics.failover('a', allow_data_loss => true)});
 produce($b, qw(r10));
-is(epoch_end($b), '18|11', 'b leads without a');
+is(epoch_end($b), '66|11', 'b leads without a');
 kill_server($b);
 $a->start;
 produce($a, qw(lost10 lost11));
-is(epoch_end($a), '17|12', '... and a without b');
-is(fetched($a, 11, 18), 'TP004', '... and b\'s reader is told that a knows nothing of that');
+is(epoch_end($a), '65|12', '... and a without b');
+is(fetched($a, 11, 66), 'TP004', '... and b\'s reader is told that a knows nothing of that');
 $reader = Session->new($a);
 is($reader->value(q{SELECT topics.offset_for_leader_epoch('t', 0)}),
-	'(17,12)', '... which a session has seen');
+	'(65,12)', '... which a session has seen');
 $b->start;
 ok(follows($a, $b), 'the lower one gives way');
 is($reader->value(q{SELECT topics.offset_for_leader_epoch('t', 0)}),
-	'(18,11)', '... and the session sees that');
+	'(66,11)', '... and the session sees that');
 
 for my $node ($a, $b)
 {
 	my $name = 'on ' . $node->name;
 
-	is(epoch_end($node), '18|11', "one epoch, $name");
-	is(fetched($node, 11, 17), 'TP010', "the other one's reader is told, $name");
-	is(fetched($node, 11, 18), '', "... and its own one goes on, $name");
+	is(epoch_end($node), '66|11', "one epoch, $name");
+	is(fetched($node, 11, 65), 'TP010', "the other one's reader is told, $name");
+	is(fetched($node, 11, 66), '', "... and its own one goes on, $name");
 }
 
 # ----------------------------------------------------------------------
@@ -233,5 +233,24 @@ is( $b->safe_psql(
 		q{SELECT string_agg(value, ' ') FROM topics.consume('g', 't', max_wait => '1 min')}),
 	'r15',
 	'... and the group goes on there');
+
+# ----------------------------------------------------------------------
+# A reader that waits while another node comes to lead
+# ----------------------------------------------------------------------
+
+ok(follows($a, $b), 'both nodes have all');
+my $epoch =
+  $b->safe_psql('postgres', q{SELECT leader_epoch FROM topics.offset_for_leader_epoch('t', 0)});
+my $waiter = Session->new($b);
+$waiter->send(
+	"SELECT value, (topics.offset_for_leader_epoch('t', 0)).leader_epoch FROM topics.fetch('t', 0, 16, max_wait => '30 s', leader_epoch => $epoch)"
+);
+$b->safe_psql('postgres', q{CALL topics.move_leader('a')});
+produce($a, qw(r16));
+my $waited = $waiter->receive;
+is( "$waited->{sqlstate} @{ $waited->{rows} }",
+	' ',
+	'it gets no record of a later epoch than it is told');
+is(fetched($b, 16, $epoch), 'r16', '... but the next time');
 
 done_testing();
