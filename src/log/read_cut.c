@@ -146,9 +146,11 @@ refuse_torn_snapshot(Snapshot snapshot)
 }
 
 /*
- * When a cut was made: refuse a snapshot that sees records which were taken away since,
- * as another node has come to lead.  Others have their offsets by now, and are
- * confirmed, so that nothing there is hidden any more.
+ * Whenever a reader asks how far it may read, also with a cut from before: refuse a
+ * snapshot that sees records which were taken away since, as another node has come to
+ * lead.  Others have their offsets by now, and are confirmed, so that nothing there is hidden
+ * any more; and a segment can have been cut where the log ended then, with these records
+ * behind its end.
  */
 static void
 refuse_truncated_snapshot(Snapshot snapshot)
@@ -292,8 +294,8 @@ find_cut(Snapshot snapshot)
 	{
 		make_cut(cut, TopTransactionContext);
 		refuse_torn_snapshot(snapshot);
-		refuse_truncated_snapshot(snapshot);
 	}
+	refuse_truncated_snapshot(snapshot);
 	return cut;
 }
 
@@ -418,8 +420,8 @@ topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 		{
 			wait_for_snapshot(snapshot);
 			refuse_torn_snapshot(snapshot);
-			refuse_truncated_snapshot(snapshot);
 		}
+		refuse_truncated_snapshot(snapshot);
 		return NO_LIMIT;
 	}
 	/* not one that can be registered as it is */
