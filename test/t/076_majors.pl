@@ -121,9 +121,13 @@ sub check_cluster
 	}
 	same_records($_, $leader, $of->($_)) for @followers;
 
+	# while the other one hears of it
+	if (@followers == 1)
+	{
+		$leader->safe_psql('postgres', 'SELECT topics.alter_cluster(acks_followers => 0)');
+		$leader->poll_query_until('postgres', 'SELECT NOT change_open FROM topic_log.cluster');
+	}
 	$followers[-1]->stop('immediate');
-	$leader->safe_psql('postgres', 'SELECT topics.alter_cluster(acks_followers => 0)')
-	  if @followers == 1;
 	work_on_all_kinds($leader, $leader->pg_version . ' with followers');
 	$followers[-1]->start;
 	same_records($_, $leader, $of->($_) . ', after work') for @followers;
