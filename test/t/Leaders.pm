@@ -101,13 +101,20 @@ sub others_than
 	return grep { $_ != $node } @nodes;
 }
 
+# A node that goes back to what another one has refuses who has begun to read before.
 sub all_records
 {
 	my ($node) = @_;
 
-	return $node->safe_psql('postgres',
-		q{SELECT string_agg(partition || ':' || "offset" || '=' || value, ' ' ORDER BY partition, "offset") FROM topic.t}
-	);
+	for (;;)
+	{
+		my ($failed, $records, $error) = $node->psql('postgres',
+			q{SELECT string_agg(partition || ':' || "offset" || '=' || value, ' ' ORDER BY partition, "offset") FROM topic.t}
+		);
+
+		return $records unless $failed;
+		die $error unless $error =~ /Try again/;
+	}
 }
 
 # Produces so many records, whose values begin with a word; they are acknowledged
