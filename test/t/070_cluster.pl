@@ -324,6 +324,8 @@ ok( $b->poll_query_until('postgres', q{SELECT count(*) > 0 FROM topic.old WHERE 
 	'b: much of one partition, which cannot be had, does not stop others');
 $_->safe_psql('postgres', q{ALTER TYPE color ADD VALUE 'violet'; CALL topics.maintain('big')})
   for $b, $c;
+# nobody sees it before a follower has it
+$a->poll_query_until('postgres', 'SELECT count(*) = 13 FROM topic.big') or die 'nobody has it';
 wait_for_replica($b, $a);
 same_on('b', 'goes on with much of one partition');
 
