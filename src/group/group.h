@@ -158,7 +158,6 @@ extern void topics_offset_table_load_record(const GroupOffsetKey *key, const Gro
 											int64 record_offset, int64 parted_at, bool has_metadata);
 extern void topics_offset_table_load_start(const GroupOffsetKey *key, int64 start);
 extern void topics_offset_table_log_changed(int64 topic_id);
-extern void topics_offset_table_epoch_begins(void);
 
 /* ---- consumer_offset.c ---- */
 

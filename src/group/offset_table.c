@@ -714,9 +714,13 @@ topics_offset_table_load_start(const GroupOffsetKey *key, int64 start)
 		topics_offset_table_report_full(1);
 }
 
-/* What was loaded of a log is to be read again; of any log with NO_TOPIC. */
-static void
-forget_load(int64 topic_id)
+/*
+ * A foreign writer has committed to a topic's log.  If that is, or may be,
+ * __consumer_offsets, it is to be read again.  With NO_TOPIC it is in any case: this node
+ * begins an epoch, and which committed offsets are beyond its log is to be seen.
+ */
+void
+topics_offset_table_log_changed(int64 topic_id)
 {
 	GroupOffsetKey key = make_loaded_key();
 	GroupOffset *entry;
@@ -731,21 +735,4 @@ forget_load(int64 topic_id)
 			pg_atomic_write_u64(&entry->committed, NO_OFFSET);
 	}
 	LWLockRelease(table_lock);
-}
-
-/*
- * A foreign writer has committed to a topic's log.  If that is, or may be,
- * __consumer_offsets, it is to be read again.
- */
-void
-topics_offset_table_log_changed(int64 topic_id)
-{
-	forget_load(topic_id);
-}
-
-/* This node begins an epoch: which committed offsets are beyond its log is to be seen. */
-void
-topics_offset_table_epoch_begins(void)
-{
-	forget_load(NO_TOPIC);
 }

@@ -216,7 +216,7 @@ ask_peers(Election *election, bool only_asks)
 	election->granted = election->own;
 	election->refusals.len = election->unreached;
 	election->refusals.data[election->unreached] = '\0';
-	if (election->own == 0)
+	if (!election->row.is_admitted)
 		note_refusal(election, election->row.node, "it is a copy of that node, which was not admitted yet");
 	foreach(lc, election->peers)
 	{

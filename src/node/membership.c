@@ -292,7 +292,7 @@ topics_membership_publish(void)
 	if (begins_epoch && topics_mark_slot_kind() == CLUSTER_LEADER)
 	{
 		topics_mark_slot_note_epoch();
-		topics_offset_table_epoch_begins();
+		topics_offset_table_log_changed(NO_TOPIC);
 	}
 }
 
@@ -400,20 +400,16 @@ void
 topics_membership_note_numbers(int64 given)
 {
 	update_row(psprintf("numbers_given = " INT64_FORMAT, given));
+	topics_membership_say_leader();
 }
 
 /* On the node that leads: all nodes have a feature level; the row is locked. */
 void
 topics_membership_raise_feature_level(int level)
 {
-	ClusterRow	row;
-	bool		is_default;
-
 	update_row(psprintf("feature_level = %d", level));
 	topics_cluster_note_change();
-	topics_cluster_require_row(&row);
-	(void) topics_metadata_count_nodes("", &is_default);
-	topics_metadata_put_cluster(row.node, row.acks_followers, is_default);
+	topics_membership_say_leader();
 }
 
 /* On a follower: the node that leads says that this one is not in the cluster, or has it again. */
@@ -459,7 +455,10 @@ topics_membership_lead(int64 term, bool data_loss)
 	topics_topic_changes_want_round();
 }
 
-/* Say in the metadata that this node leads: the first records of its term. */
+/*
+ * Have the metadata say what the row does: that this node leads, which is the first record of
+ * its term, and what is the same on all nodes.
+ */
 void
 topics_membership_say_leader(void)
 {

@@ -176,10 +176,8 @@ get_node_number(const MetadataNode *node)
 	};
 	Oid			types[] = {TEXTOID, TEXTOID, INT4OID};
 	StatementScope scope;
-	ClusterRow	row;
 	int64		given;
 	int32		result;
-	bool		is_default;
 
 	scope = begin_query("WITH known AS (" LATEST("node") ")"
 						" SELECT (SELECT (value ->> 'number')::int FROM known WHERE key = $1 AND value ->> 'incarnation' = $2),"
@@ -193,9 +191,6 @@ get_node_number(const MetadataNode *node)
 		return result;
 
 	topics_membership_note_numbers(given);
-	topics_cluster_require_row(&row);
-	(void) topics_metadata_count_nodes("", &is_default);
-	topics_metadata_put_cluster(row.node, row.acks_followers, is_default);
 	return (int32) ((given - 1) % (TERM_STRIDE - 1) + 1);
 }
 

@@ -19,7 +19,6 @@ my ($a, $b, $c) = make_cluster(
 	conf =>
 	  "pg_topics.worker_interval = '1 s'\npg_topics.automatic_failover = off\npg_topics.node_timeout = '1 s'\npg_topics.acks_timeout = '20 s'\n"
 );
-my $round = 0;
 
 # Kills a node that a call, made on another one or on itself, has brought to a step; without
 # a call it comes there by itself.
@@ -34,18 +33,6 @@ sub kill_at
 	kill_server($killed);
 	go_on_from($killed, $point);
 	return $session;
-}
-
-# All nodes are up: the leader takes records, and the others have the same.
-sub check_whole
-{
-	my ($leader, $test_name) = @_;
-
-	is(produce_records($leader, 'whole' . ++$round . '_', 6),
-		6, "$test_name: " . $leader->name . ' leads');
-	check_same($leader, $test_name, others_than($leader));
-	check_acknowledged($leader, $test_name);
-	return;
 }
 
 # ----------------------------------------------------------------------

@@ -22,19 +22,6 @@ my ($a, $b, $c) = make_cluster(
 	conf =>
 	  "pg_topics.worker_interval = '1 s'\npg_topics.node_timeout = '1 s'\npg_topics.acks_timeout = '2 min'\n"
 );
-my $round = 0;
-
-# All nodes are there, and whole: the leader takes records, and the others have the same.
-sub check_whole
-{
-	my ($leader, $test_name) = @_;
-
-	is(produce_records($leader, 'whole' . ++$round . '_', 6),
-		6, "$test_name: " . $leader->name . ' leads');
-	check_same($leader, $test_name, others_than($leader));
-	check_acknowledged($leader, $test_name);
-	return;
-}
 
 sub count_like
 {

@@ -11,7 +11,7 @@ use Session;
 use Topics;
 
 our @EXPORT =
-  qw(make_cluster all_records produce_records check_same find_leader wait_for_leader others_than check_acknowledged note_acknowledged check_terms
+  qw(make_cluster all_records produce_records check_same find_leader wait_for_leader others_than check_acknowledged check_whole note_acknowledged check_terms
   is_shown wait_in_commit move_leader_to wait_for_all own_end term_of set_automatic cut_link cut_off heal_links);
 
 my @nodes;
@@ -164,6 +164,20 @@ sub check_same
 			"$test_name: $name has the leader's records")
 		  or diag(all_records($other) . "\n" . all_records($leader));
 	}
+	return;
+}
+
+my $round = 0;
+
+# All nodes are there, and whole: the leader takes records, and the others have the same.
+sub check_whole
+{
+	my ($leader, $test_name) = @_;
+
+	is(produce_records($leader, 'whole' . ++$round . '_', 6),
+		6, "$test_name: " . $leader->name . ' leads');
+	check_same($leader, $test_name, others_than($leader));
+	check_acknowledged($leader, $test_name);
 	return;
 }
 

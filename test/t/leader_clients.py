@@ -45,6 +45,7 @@ class Client(threading.Thread):
         self.random = random.Random(f"{seed} {name}")
         self.nodes = self.random.sample(nodes, len(nodes))
         self.connection = None
+        self.acknowledged, self.refused, self.unknown = [], [], []
 
     def run(self):
         try:
@@ -72,6 +73,18 @@ class Client(threading.Thread):
                 raise Unknown(str(error)) from error
             raise Refused(str(error)) from error
 
+    def note(self, work, what):
+        """The same; "what" is noted by what became of it.  False if it was refused."""
+        try:
+            self.transaction(work)
+            self.acknowledged.append(what)
+        except Unknown:
+            self.unknown.append(what)
+        except Refused:
+            self.refused.append(what)
+            return False
+        return True
+
     def leave(self):
         if self.connection is not None:
             self.connection.close()
@@ -87,7 +100,6 @@ class Producer(Client):
         super().__init__(name, nodes, seed)
         self.acks = acks
         self.number = 0
-        self.acknowledged, self.refused, self.unknown = [], [], []
 
     def step(self):
         ids = []
@@ -100,13 +112,7 @@ class Producer(Client):
             cursor.execute("SELECT set_config('pg_topics.acks', %s, false)", [self.acks])
             for one, partition in zip(ids, partitions):
                 cursor.execute("SELECT topics.produce('t', %s, partition => %s)", [one, partition])
-        try:
-            self.transaction(produce)
-            self.acknowledged.append(ids)
-        except Unknown:
-            self.unknown.append(ids)
-        except Refused:
-            self.refused.append(ids)
+        self.note(produce, ids)
         time.sleep(self.random.uniform(0, 0.02))
 
 
@@ -116,7 +122,6 @@ class Consumer(Client):
     def __init__(self, name, nodes, seed, group):
         super().__init__(name, nodes, seed)
         self.group = group
-        self.acknowledged, self.refused, self.unknown = [], [], []
 
     def step(self):
         if not self.consume():
@@ -135,15 +140,7 @@ class Consumer(Client):
                                [got[0][0], [value for _, _, value in got]])
             if not ending.is_set() and self.random.random() < 0.1:
                 raise psycopg2.Error("rolled back on purpose")
-        try:
-            self.transaction(take)
-            self.acknowledged.append(got)
-        except Unknown:
-            self.unknown.append(got)
-        except Refused:
-            self.refused.append(got)
-            return True
-        return bool(got)
+        return not self.note(take, got) or bool(got)
 
 
 def all_of(clients, *kinds):
