@@ -107,8 +107,8 @@ publish_transaction(void)
 {
 	XLogRecPtr	lsn = XactLastCommitEnd;
 	bool		wrote_log = appended || topics_foreign_writer_is_pending();
-	bool		marks;
-	uint64		mark = 0;
+	uint64		marks[MAX_LEADER_SETS] = {0};
+	bool		has_marks = false;
 
 	if (wrote_log)
 		TEST_POINT("commit-visible");
@@ -119,18 +119,28 @@ publish_transaction(void)
 
 	topics_membership_publish();
 
-	/* all that the transaction has written to logs belongs to one mark */
-	marks = wrote_log && topics_high_watermark_begin_publication();
-	if (appended)
-		topics_append_publish(lsn, marks);
-	topics_foreign_writer_publish(lsn, marks);
-	if (marks)
-		mark = topics_high_watermark_end_publication(lsn);
+	if (wrote_log)
+	{
+		uint32		sets = topics_append_sets() | topics_foreign_writer_sets();
+
+		/* what the transaction has written to logs of a set belongs to one mark */
+		for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		{
+			bool		is_marked = topics_high_watermark_begin_publication(set);
+
+			topics_append_publish(set, lsn, is_marked);
+			topics_foreign_writer_publish(set, lsn, is_marked);
+			if (is_marked)
+				marks[set] = topics_high_watermark_end_publication(lsn);
+			has_marks |= marks[set] != 0;
+		}
+	}
+	topics_foreign_writer_end();
 
 	if (appended)
 	{
-		topics_append_release(mark != 0);
-		topics_durability_publish(lsn, mark);
+		topics_append_release(has_marks);
+		topics_durability_publish(lsn, marks);
 	}
 	topics_foreign_writer_tell(topics_offset_table_log_changed);
 	topics_log_start_at_end(true);

@@ -433,7 +433,7 @@ needs_record(LocalOffset *local)
 static void
 require_same_role(void)
 {
-	if (topics_cluster_follows())
+	if (topics_cluster_follows(METADATA_SET))
 		topics_cluster_report_no_group();
 	if (generation != 0 && topics_mark_slot_generation() != generation)
 		ereport(ERROR,
@@ -464,7 +464,7 @@ topics_consumer_offset_pre_commit(void)
 		 * of a topic that is dropped a follower gets the records from the
 		 * leader
 		 */
-		else if (topics_cluster_follows())
+		else if (topics_cluster_follows(METADATA_SET))
 			continue;
 		if (!needs_record(local))
 			continue;

@@ -509,7 +509,7 @@ topics_offset_log_prepare(bool for_write)
 	if (for_write)
 	{
 		topic = find_offsets_topic();
-		if (topics_cluster_follows())
+		if (topics_cluster_follows(METADATA_SET))
 			topics_cluster_report_no_group();
 		if (topic == NULL)
 			create_offsets_topic();

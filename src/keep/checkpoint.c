@@ -288,7 +288,7 @@ topics_checkpoint_reach(const PartitionState *state, int64 offset)
 	CommandCounterIncrement();
 	if (is_stored(state, offset))
 		return true;
-	if (topics_high_watermark_applies())
+	if (topics_high_watermark_applies_to(state->set))
 		return false;
 	topics_log_start_raise_high_watermark(&state->id, offset);
 	return true;

@@ -343,7 +343,7 @@ topics_retention_advance(Partition *partition)
 	}
 	/* a follower's log starts where the leader's does */
 	if (partition->topic->settings.delete &&
-		!topics_cluster_follows())
+		!topics_cluster_follows(state->set))
 	{
 		int64		start;
 

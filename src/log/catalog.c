@@ -401,6 +401,13 @@ topics_catalog_by_id(int64 topic_id)
 	return OidIsValid(view_relid) ? topics_catalog_get(view_relid, true) : NULL;
 }
 
+/* Get the leader set of a partition. */
+int
+topics_catalog_leader_set(const Topic *topic, int32 partition)
+{
+	return METADATA_SET;
+}
+
 /*
  * Name a partition, or with WHOLE_TOPIC a topic, for a message.  The result is
  * palloc'd; NULL if the catalogue does not know the topic.

@@ -182,23 +182,22 @@ topics_cluster_copy_quorum(const ClusterRow *row)
 	return topics_max(topics_min(topics_cluster_quorum(row), row->voters - 1), row->voters - row->acks_followers);
 }
 
-/* Read what this database is. */
-static ClusterFacts
-read_facts(void)
+/* Read what this database is in each leader set. */
+static void
+read_facts(ClusterFacts facts[MAX_LEADER_SETS])
 {
-	ClusterFacts facts = {CLUSTER_NONE};
 	ClusterRow	row;
 
+	memset(facts, 0, sizeof(ClusterFacts) * MAX_LEADER_SETS);
 	if (!topics_cluster_read_row(&row))
-		return facts;
-	facts.kind = row.leads ? CLUSTER_LEADER : CLUSTER_FOLLOWER;
-	facts.acks_followers = row.acks_followers;
-	facts.lease_followers = row.voters - topics_cluster_quorum(&row);
-	facts.term = row.leads ? row.term : 0;
-	facts.voters = row.voters;
-	facts.data_loss = row.data_loss;
-	facts.change_open = row.change_open;
-	return facts;
+		return;
+	facts[METADATA_SET].kind = row.leads ? CLUSTER_LEADER : CLUSTER_FOLLOWER;
+	facts[METADATA_SET].acks_followers = row.acks_followers;
+	facts[METADATA_SET].lease_followers = row.voters - topics_cluster_quorum(&row);
+	facts[METADATA_SET].term = row.leads ? row.term : 0;
+	facts[METADATA_SET].voters = row.voters;
+	facts[METADATA_SET].data_loss = row.data_loss;
+	facts[METADATA_SET].change_open = row.change_open;
 }
 
 /*
@@ -207,10 +206,14 @@ read_facts(void)
  */
 static bool row_changes = false;
 
-/* This transaction has done what only the node that leads may do; 0: it has not. */
+/*
+ * This transaction has done what only the node that leads a set may do; a generation of 0: it
+ * has not.
+ */
+static int	required_set = METADATA_SET;
 static uint64 required_generation = 0;
 
-static ClusterFacts next_facts;
+static ClusterFacts next_facts[MAX_LEADER_SETS];
 
 /*
  * Have shared memory know what this database is in a cluster, if it does not.
@@ -225,7 +228,7 @@ topics_cluster_attend(void)
 		return;
 	if (row_changes || RecoveryInProgress() || !IsTransactionState())
 		return;
-	if (topics_mark_slot_kind() == CLUSTER_NONE)
+	if (topics_mark_slot_kind_of(METADATA_SET) == CLUSTER_NONE)
 		topics_cluster_look();
 	is_known = true;
 }
@@ -238,14 +241,14 @@ void
 topics_cluster_look(void)
 {
 	uint32		changes;
-	ClusterFacts facts;
+	ClusterFacts facts[MAX_LEADER_SETS];
 
 	do
 	{
 		changes = topics_mark_slot_row_changes();
-		facts = read_facts();
+		read_facts(facts);
 	} while (!row_changes && !RecoveryInProgress() &&
-			 !topics_mark_slot_attend(&facts, changes));
+			 !topics_mark_slot_attend(facts, changes));
 }
 
 /* The row was changed, unless that is undone. */
@@ -261,7 +264,8 @@ topics_cluster_pre_commit(void)
 {
 	ClusterRow	row;
 
-	if (required_generation != 0 && topics_mark_slot_generation() != required_generation &&
+	if (required_generation != 0 &&
+		topics_mark_slot_generation_of(required_set) != required_generation &&
 		topics_cluster_read_row(&row) && !row.leads && !row_changes)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_LEADER),
@@ -271,7 +275,7 @@ topics_cluster_pre_commit(void)
 	if (!row_changes)
 		return;
 	CommandCounterIncrement();
-	next_facts = read_facts();
+	read_facts(next_facts);
 }
 
 /* Return true if this transaction has changed the row. */
@@ -285,7 +289,11 @@ topics_cluster_is_pending(void)
 bool
 topics_cluster_changes_role(void)
 {
-	return row_changes && next_facts.kind != topics_mark_slot_kind();
+	bool		changes = false;
+
+	for (int set = 0; row_changes && set < MAX_LEADER_SETS; set++)
+		changes |= next_facts[set].kind != topics_mark_slot_kind_of(set);
+	return changes;
 }
 
 /* At the end of a transaction.  Raises nothing. */
@@ -293,17 +301,17 @@ void
 topics_cluster_at_end(bool commit)
 {
 	if (commit && row_changes)
-		topics_mark_slot_row_changed(&next_facts);
+		topics_mark_slot_row_changed(next_facts);
 	row_changes = false;
 	required_generation = 0;
 }
 
-/* Return true if this node follows: its logs are written by replication alone. */
+/* Return true if this node follows in a leader set: its logs are written by replication alone. */
 bool
-topics_cluster_follows(void)
+topics_cluster_follows(int set)
 {
 	topics_cluster_attend();
-	return topics_mark_slot_kind() == CLUSTER_FOLLOWER;
+	return topics_mark_slot_kind_of(set) == CLUSTER_FOLLOWER;
 }
 
 /*
@@ -326,8 +334,8 @@ topics_cluster_check_replicas(int32 min_insync_replicas)
 }
 
 /*
- * Require this node to lead, until the transaction has ended: a command changes what all
- * nodes have.
+ * Require this node to lead the set that this process acts for, until the transaction has
+ * ended: a command changes what all nodes have.
  */
 void
 topics_cluster_require_leader(const char *command)
@@ -340,7 +348,10 @@ topics_cluster_require_leader(const char *command)
 	if (row.leads)
 	{
 		if (required_generation == 0)
+		{
+			required_set = topics_leader_set;
 			required_generation = generation;
+		}
 		return;
 	}
 	ereport(ERROR,

@@ -210,7 +210,8 @@ topics_foreign_writer_pre_commit(void)
 
 			topic_states[nstates] = topics_partition_state_get(&first);
 			states[nstates] = topics_partition_state_get(&id);
-			if (topics_high_watermark_applies() || topics_mark_slot_kind() == CLUSTER_LEADER)
+			if (topics_high_watermark_applies_to(states[nstates]->set) ||
+				topics_mark_slot_kind_of(states[nstates]->set) == CLUSTER_LEADER)
 				make_end_known(lfirst_oid(lc), states[nstates]);
 			pg_atomic_fetch_add_u32(&states[nstates]->foreign_commits, 1);
 			nannounced = nstates + 1;
@@ -219,23 +220,42 @@ topics_foreign_writer_pre_commit(void)
 	}
 }
 
+/* The leader sets of what was written, a bit for each. */
+uint32
+topics_foreign_writer_sets(void)
+{
+	uint32		sets = 0;
+
+	for (int i = 0; i < nstates; i++)
+		sets |= 1 << states[i]->set;
+	return sets;
+}
+
 /*
- * After the commit record, whose end is "lsn": make the log end unknown, so
- * that it is looked up anew; log_end.c says why this order is right.  With
+ * After the commit record, whose end is "lsn": make the log ends in a leader set unknown, so
+ * that they are looked up anew; log_end.c says why this order is right.  With
  * "marks" the caller has begun a publication (high_watermark.c).  Raises
  * nothing.
  */
 void
-topics_foreign_writer_publish(XLogRecPtr lsn, bool marks)
+topics_foreign_writer_publish(int set, XLogRecPtr lsn, bool marks)
 {
 	for (int i = 0; i < nstates; i++)
 	{
+		if (states[i]->set != set)
+			continue;
 		if (marks)
 			topics_high_watermark_publish(states[i]);
 		pg_atomic_write_u64(&states[i]->commit_lsn, lsn);
 		pg_atomic_fetch_add_u32(&states[i]->foreign_writes, 1);
 		pg_atomic_write_u64(&states[i]->next_offset, UNKNOWN_OFFSET);
 	}
+}
+
+/* All is published. */
+void
+topics_foreign_writer_end(void)
+{
 	end_announcements();
 }
 

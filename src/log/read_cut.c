@@ -50,17 +50,24 @@
 #include "shared/shared.h"
 #include "log/log.h"
 
-#define NO_CUT PG_UINT64_MAX	/* of ReadCut.mark: nothing is hidden */
 #define OURS_AND_EXECUTORS 2	/* registrations of a snapshot */
 #define SPARE_LIMITS 16			/* that are entered while a cut is made */
 #define OLD_XIDS 1000000000		/* transactions: long before the oldest
 								 * snapshot */
 
+typedef enum CutState
+{
+	CUT_NOT_MADE,
+	CUT_MADE,
+	NO_CUT						/* nothing is hidden */
+} CutState;
+
 typedef struct ReadCut
 {
-	uint64		mark;			/* the open one when it was made; NO_CUT; or
-								 * 0: not made */
-	XLogRecPtr	position;		/* what was confirmed then, whatever the mark */
+	CutState	is_made;
+	uint64		marks[MAX_LEADER_SETS]; /* the open ones when it was made */
+	XLogRecPtr	positions[MAX_LEADER_SETS]; /* what was confirmed then,
+											 * whatever the marks */
 	int			count;
 	int			room;
 	PartitionLimit *limits;		/* by address of the state */
@@ -81,8 +88,8 @@ static Statement *statements = NULL;	/* the one that began last comes first */
 /* That of a transaction in REPEATABLE READ. */
 static ReadCut transaction_cut;
 
-/* In SERIALIZABLE: all up to this mark was waited for; 0: nothing. */
-static uint64 waited_for = 0;
+/* In SERIALIZABLE: all up to these marks was waited for; 0: nothing. */
+static uint64 waited_for[MAX_LEADER_SETS];
 
 /* What runs now is for ourselves, and is not to miss what is unconfirmed. */
 static bool shows_all = false;
@@ -118,7 +125,7 @@ sort_limits(ReadCut *cut)
  * too long ago is not remembered.
  */
 static void
-refuse_torn_snapshot(Snapshot snapshot)
+refuse_torn_set(int set, Snapshot snapshot)
 {
 	LongCut		cuts[MAX_LONG_CUTS];
 	TransactionId next = ReadNextTransactionId();
@@ -126,9 +133,9 @@ refuse_torn_snapshot(Snapshot snapshot)
 	bool		is_torn = false;
 	int			count;
 
-	if (topics_mark_slot_kind() != CLUSTER_FOLLOWER)
+	if (topics_mark_slot_kind_of(set) != CLUSTER_FOLLOWER)
 		return;
-	count = topics_replica_cut_long(cuts, &is_all);
+	count = topics_replica_cut_long(set, cuts, &is_all);
 	for (int i = 0; i < count && !is_torn; i++)
 	{
 		/* what is that old is seen by all snapshots */
@@ -145,6 +152,15 @@ refuse_torn_snapshot(Snapshot snapshot)
 				 errhint("Try again.")));
 }
 
+static void
+refuse_torn_snapshot(Snapshot snapshot)
+{
+	uint32		sets = topics_mark_slot_sets();
+
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		refuse_torn_set(set, snapshot);
+}
+
 /*
  * Whenever a reader asks how far it may read, also with a cut from before: refuse a
  * snapshot that sees records which were taken away since, as another node has come to
@@ -153,9 +169,9 @@ refuse_torn_snapshot(Snapshot snapshot)
  * behind its end.
  */
 static void
-refuse_truncated_snapshot(Snapshot snapshot)
+refuse_truncated_set(int set, Snapshot snapshot)
 {
-	TransactionId xid = topics_high_watermark_truncated_by();
+	TransactionId xid = topics_high_watermark_truncated_by(set);
 
 	if (likely(!TransactionIdIsValid(xid)) || ReadNextTransactionId() - xid > OLD_XIDS ||
 		!XidInMVCCSnapshot(xid, snapshot))
@@ -167,28 +183,59 @@ refuse_truncated_snapshot(Snapshot snapshot)
 			 errhint("Try again.")));
 }
 
-/* Make a cut, as of now. */
+static void
+refuse_truncated_snapshot(Snapshot snapshot)
+{
+	uint32		sets = topics_mark_slot_sets();
+
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		refuse_truncated_set(set, snapshot);
+}
+
+/* Add to a cut what there is in a leader set, as of now. */
+static void
+add_set(ReadCut *cut, int set)
+{
+	int			count;
+
+	for (;;)
+	{
+		int			room = topics_high_watermark_count_listed(set) + SPARE_LIMITS;
+
+		if (cut->limits == NULL)
+			cut->limits = MemoryContextAlloc(cut->cxt, sizeof(PartitionLimit) * room);
+		else if (cut->room < cut->count + room)
+			cut->limits = repalloc(cut->limits, sizeof(PartitionLimit) * (cut->count + room));
+		cut->room = topics_max(cut->room, cut->count + room);
+		if (topics_high_watermark_cut(set, cut->limits + cut->count, cut->room - cut->count, &count,
+									  &cut->marks[set], &cut->positions[set]))
+			break;
+	}
+	cut->count += count;
+}
+
+/*
+ * Make a cut, as of now.  It is one of each leader set: what a transaction has in several is
+ * confirmed by the followers of each.
+ */
 static void
 make_cut(ReadCut *cut, MemoryContext cxt)
 {
+	uint32		sets = topics_mark_slot_sets();
+
+	memset(cut, 0, sizeof(ReadCut));
 	cut->cxt = cxt;
-	cut->limits = NULL;
-	do
-	{
-		if (cut->limits)
-			pfree(cut->limits);
-		cut->room = topics_high_watermark_count_listed() + SPARE_LIMITS;
-		cut->limits = MemoryContextAlloc(cxt, sizeof(PartitionLimit) * cut->room);
-	} while (!topics_high_watermark_cut(cut->limits, cut->room, &cut->count, &cut->mark,
-										&cut->position));
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		add_set(cut, set);
 	sort_limits(cut);
+	cut->is_made = CUT_MADE;
 }
 
 /* Add a partition to a cut. */
 static int64
 add_limit(ReadCut *cut, PartitionState *state)
 {
-	int64		limit = topics_high_watermark_limit_found(state, cut->position);
+	int64		limit = topics_high_watermark_limit_found(state, cut->positions[state->set]);
 
 	if (cut->count == cut->room)
 	{
@@ -208,12 +255,14 @@ find_limit(ReadCut *cut, PartitionState *state)
 	PartitionLimit key = {.state = state};
 	PartitionLimit *found = NULL;
 
+	if (cut->is_made == NO_CUT)
+		return NO_LIMIT;
 	if (cut->count > 0)
 		found = bsearch(&key, cut->limits, cut->count, sizeof(PartitionLimit), compare_limits);
 	if (found)
 		return found->limit;
 	/* not in the list when the cut was made, since its end was not known */
-	if (state->found_at_mark >= cut->mark)
+	if (state->found_at_mark >= cut->marks[state->set])
 		return add_limit(cut, state);
 	return NO_LIMIT;
 }
@@ -290,7 +339,7 @@ find_cut(Snapshot snapshot)
 			statement = add_statement(snapshot, false);
 		cut = &statement->cut;
 	}
-	if (cut->mark == 0)
+	if (cut->is_made == CUT_NOT_MADE)
 	{
 		make_cut(cut, TopTransactionContext);
 		refuse_torn_snapshot(snapshot);
@@ -336,7 +385,8 @@ wait_for_snapshot(Snapshot snapshot)
 			break;
 		topics_high_watermark_nap(&polls);
 	}
-	waited_for = topics_high_watermark_wait_for_all(refuse_truncated_snapshot, snapshot);
+	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
+		waited_for[set] = topics_high_watermark_wait_for_all(set, refuse_truncated_snapshot, snapshot);
 }
 
 /* ----------------------------------------------------------------
@@ -356,14 +406,14 @@ is_cut_kept(Snapshot snapshot)
 		return false;
 	if (IsolationUsesXactSnapshot())
 	{
-		if (transaction_cut.mark == 0)
-			transaction_cut.mark = NO_CUT;
-		return transaction_cut.mark != NO_CUT;
+		if (transaction_cut.is_made == CUT_NOT_MADE)
+			transaction_cut.is_made = NO_CUT;
+		return transaction_cut.is_made != NO_CUT;
 	}
 	for (Statement *statement = statements; statement; statement = statement->outer)
 	{
 		if (statement->snapshot == snapshot)
-			return statement->cut.mark != 0;
+			return statement->cut.is_made != CUT_NOT_MADE;
 	}
 	return false;
 }
@@ -416,7 +466,7 @@ topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 		return topics_high_watermark_get(state);
 	if (IsolationIsSerializable())
 	{
-		if (waited_for == 0 || state->found_at_mark > waited_for)
+		if (waited_for[state->set] == 0 || state->found_at_mark > waited_for[state->set])
 		{
 			wait_for_snapshot(snapshot);
 			refuse_torn_snapshot(snapshot);
@@ -438,7 +488,7 @@ topics_read_cut_forget(void)
 	while (statements)
 		remove_statement(&statements);
 	memset(&transaction_cut, 0, sizeof(transaction_cut));
-	waited_for = 0;
+	memset(waited_for, 0, sizeof(waited_for));
 	shows_all = false;
 }
 
@@ -558,7 +608,7 @@ must_run_alone(const QueryDesc *query)
 		return true;
 	/* in REPEATABLE READ functions that workers call may read logs, too */
 	if (!reads_log(query->plannedstmt) &&
-		!(IsolationUsesXactSnapshot() && transaction_cut.mark != 0))
+		!(IsolationUsesXactSnapshot() && transaction_cut.is_made != CUT_NOT_MADE))
 		return false;
 	return find_cut(query->snapshot)->count > 0;
 }

@@ -187,7 +187,7 @@ grant_all_topics(const RoleFacts *facts)
 {
 	ListCell   *lc;
 
-	if (topics_cluster_follows())
+	if (topics_cluster_follows(METADATA_SET))
 		return;
 	foreach(lc, topics_catalog_list())
 	{

@@ -599,7 +599,7 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 						   count - 1)));
 	require_enough_for_topics(PG_GETARG_INT32(0));
 	set_acks_followers(PG_GETARG_INT32(0), false);
-	if (!topics_follower_is_heard(count / 2))
+	if (!topics_follower_is_heard(topics_leader_set, count / 2))
 		ereport(WARNING,
 				(errmsg("commits wait as before until more nodes know of this"),
 				 errdetail("Too few followers are heard. They could elect another node without knowing of it."),

@@ -169,7 +169,7 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 	if (candidate->only_asks && !row->leads && strcmp(row->leader, candidate->name) != 0 &&
 		topics_mark_slot_hears_leader(pg_topics_node_timeout))
 		return psprintf("node \"%s\" hears from node \"%s\", which leads", row->node, row->leader);
-	if (candidate->only_asks && row->leads && topics_follower_is_heard(row->voters - topics_cluster_quorum(row)))
+	if (candidate->only_asks && row->leads && topics_follower_is_heard(topics_leader_set, row->voters - topics_cluster_quorum(row)))
 		return psprintf("node \"%s\" leads", row->node);
 	return compare_logs(candidate, row);
 }

@@ -401,7 +401,8 @@ note_excluded(void)
 	{
 		PartitionState *state = topics_partition_state_at(i);
 
-		if (state->id.database == MyDatabaseId && (state->excluded_by & (1 << session.follower)) != 0)
+		if (state->id.database == MyDatabaseId && state->set == topics_leader_set &&
+			(state->excluded_by & (1 << session.follower)) != 0)
 			add_to(&session.excluded, get_partition(&state->id));
 	}
 }
@@ -470,7 +471,7 @@ begin_session(const FetchRequest *request)
 	/* what it has confirmed so far may not be there any more */
 	topics_replica_cut_forget_follower(session.follower);
 	if (is_new)
-		topics_partition_state_forget_follower(session.follower);
+		topics_partition_state_forget_follower(topics_leader_set, session.follower);
 	note_excluded();
 	session.is_before_term = request->term < session.term;
 	if (session.is_before_term)

@@ -49,9 +49,10 @@ static int	nunconfirmed = 0;
 
 static bool committing = false; /* records that come now would be lost */
 
-/* From append to the wait: as what this node has appended (mark_slot.c). */
-static uint64 generation;
-static uint64 expected_generation;
+/* From append to the wait: the leader sets, and as what this node has appended (mark_slot.c). */
+static uint32 appending_sets = 0;
+static uint64 generations[MAX_LEADER_SETS];
+static uint64 expected_generations[MAX_LEADER_SETS];
 
 /* The result of topics.last_produced(), and the one that will replace it. */
 static ProducedRange *produced = NULL;
@@ -90,11 +91,13 @@ find_destination(Topic *topic, int32 partition, bool is_replica)
 	if (dest == NULL)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
+		int			set = topics_catalog_leader_set(topic, partition);
 
-		if (!is_replica && topics_cluster_follows())
+		if (!is_replica && topics_cluster_follows(set))
 			topics_cluster_report_not_leader(NameStr(topic->name), partition);
 		dest = palloc0(sizeof(Destination));
 		dest->id = id;
+		dest->set = set;
 		dest->is_replica = is_replica;
 		dest->topic = topic->name;
 		dest->partition.number = partition;
@@ -260,15 +263,59 @@ describe_wait(void *arg)
  * come to lead.
  */
 static void
-require_lease(void)
+require_lease(int set)
 {
-	if (pg_topics_acks == ACKS_ALL || appending[0]->is_replica || likely(topics_mark_slot_has_lease()))
+	if (pg_topics_acks == ACKS_ALL || appending[0]->is_replica || likely(topics_mark_slot_has_lease(set)))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("this node does not know whether it still leads"),
 			 errdetail("NOT_LEADER_OR_FOLLOWER: too few followers have asked it for anything since pg_topics.node_timeout, and another node may have been elected."),
 			 errhint("Look at topics.node on other nodes, and try again. With pg_topics.acks = all the commit waits for followers.")));
+}
+
+/* Return one of the leader sets of which this node hands over the lead, or -1. */
+static int
+find_frozen_set(void)
+{
+	for (int set = -1; (set = topics_leader_set_after(appending_sets, set)) >= 0;)
+		if (unlikely(topics_mark_slot_is_frozen(set)))
+			return set;
+	return -1;
+}
+
+/* Raise the error of who appends to what another node has come to lead. */
+static void
+report_not_leader(int set)
+{
+	for (int i = 0; i < nappending; i++)
+		if (appending[i]->set == set)
+			topics_cluster_report_not_leader(NameStr(appending[i]->topic), appending[i]->id.partition);
+}
+
+/*
+ * Under the locks: note as what this node appends, before it is looked whether it may.  Both
+ * are looked at again when that is done.
+ */
+static void
+note_generations(void)
+{
+	for (int set = -1; (set = topics_leader_set_after(appending_sets, set)) >= 0;)
+	{
+		generations[set] = topics_mark_slot_generation_of(set);
+		require_lease(set);
+	}
+}
+
+/* Require this node to be what it was when the transaction began to commit. */
+static void
+require_same_role(const uint64 *before)
+{
+	if (appending[0]->is_replica)
+		return;
+	for (int set = -1; (set = topics_leader_set_after(appending_sets, set)) >= 0;)
+		if (topics_mark_slot_generation_of(set) != before[set])
+			report_not_leader(set);
 }
 
 /* Take all append locks, with everything found right under them. */
@@ -286,19 +333,16 @@ lock_destinations(void)
 		Destination *changed = NULL;
 
 		prepare_for_locks();
-		if (unlikely(topics_mark_slot_is_frozen()))
-			topics_mark_slot_wait_frozen();
+		for (int set = find_frozen_set(); set >= 0; set = find_frozen_set())
+			topics_mark_slot_wait_frozen(set);
 		topics_append_lock_acquire(states, nappending);
-		/* before the role is looked at */
-		generation = topics_mark_slot_generation();
-		require_lease();
+		note_generations();
 		for (int i = 0; i < nappending && changed == NULL; i++)
 			if (!destination_still_fits(appending[i]))
 				changed = appending[i];
-		if (changed == NULL && likely(!topics_mark_slot_is_frozen()))
+		if (changed == NULL && likely(find_frozen_set() < 0))
 		{
-			if (!appending[0]->is_replica && generation != expected_generation)
-				topics_cluster_report_not_leader(NameStr(appending[0]->topic), appending[0]->id.partition);
+			require_same_role(expected_generations);
 			break;
 		}
 
@@ -469,6 +513,7 @@ collect_destinations(void)
 	appending = MemoryContextAlloc(TopTransactionContext,
 								   sizeof(Destination *) * list_length(destinations));
 	nappending = 0;
+	appending_sets = 0;
 	/* tables are locked in the order in which domain.c locks them */
 	list_sort(destinations, compare_destination_ids);
 	foreach(lc, destinations)
@@ -479,6 +524,7 @@ collect_destinations(void)
 			continue;
 		topics_destination_resolve(dest);
 		appending[nappending++] = dest;
+		appending_sets |= 1 << dest->set;
 	}
 	if (nappending > 1)
 		qsort(appending, nappending, sizeof(Destination *), compare_destinations);
@@ -533,7 +579,8 @@ append_needs_snapshot(void)
 void
 topics_append_note_generation(void)
 {
-	expected_generation = topics_mark_slot_generation();
+	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
+		expected_generations[set] = topics_mark_slot_generation_of(set);
 }
 
 /*
@@ -584,8 +631,7 @@ topics_append_records(void)
 		append_destination(appending[i], slots, tuples, most);
 	TEST_POINT("append-done");
 	/* another node may lead by now, whose log goes on without this */
-	if (!appending[0]->is_replica && topics_mark_slot_generation() != generation)
-		topics_cluster_report_not_leader(NameStr(appending[0]->topic), appending[0]->id.partition);
+	require_same_role(generations);
 
 	note_last_produced();
 	for (int i = 0; i < nappending; i++)
@@ -703,17 +749,26 @@ wake_readers(Destination *const *published, int count)
 	}
 }
 
+/* From append to publish: the leader sets of what was appended, a bit for each. */
+uint32
+topics_append_sets(void)
+{
+	return nappending > 0 ? appending_sets : 0;
+}
+
 /*
- * Publish what was appended.  Raises nothing; "lsn" is the end of the commit
+ * Publish what was appended to a leader set.  Raises nothing; "lsn" is the end of the commit
  * record.  With "marks" the caller has begun a publication (high_watermark.c).
  */
 void
-topics_append_publish(XLogRecPtr lsn, bool marks)
+topics_append_publish(int set, XLogRecPtr lsn, bool marks)
 {
-	bool		is_overtaken = marks && topics_mark_slot_generation() != generation;
+	bool		is_overtaken = marks && topics_mark_slot_generation_of(set) != generations[set];
 
 	for (int i = 0; i < nappending; i++)
 	{
+		if (appending[i]->set != set)
+			continue;
 		if (is_overtaken)
 			forget_destination(appending[i]);
 		else
@@ -749,19 +804,19 @@ topics_append_release(bool unconfirmed_yet)
 }
 
 /*
- * The mark of what was published is confirmed: return true if that goes for all
- * partitions of it.
+ * The mark of what was published in a leader set is confirmed: return true if that goes for
+ * all partitions of it.
  */
 bool
-topics_append_is_confirmed(void)
+topics_append_is_confirmed(int set)
 {
-	if (likely(!topics_replica_cut_has_exclusions()))
+	if (likely(!topics_replica_cut_has_exclusions(set)))
 		return true;
 	for (int i = 0; i < nunconfirmed; i++)
 	{
 		const Destination *dest = unconfirmed[i];
 
-		if (memcmp(&dest->partition.state->id, &dest->id, sizeof(TopicPartition)) == 0 &&
+		if (dest->set == set && memcmp(&dest->partition.state->id, &dest->id, sizeof(TopicPartition)) == 0 &&
 			topics_high_watermark_get(dest->partition.state) <
 			dest->first_offset + topics_destination_span(dest))
 			return false;
@@ -839,9 +894,9 @@ topics_append_may_wait(void)
 
 /* As what this node has appended: see topics_mark_slot_generation. */
 uint64
-topics_append_generation(void)
+topics_append_generation(int set)
 {
-	return generation;
+	return generations[set];
 }
 
 /* Forget all at the end of a transaction. */

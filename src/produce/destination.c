@@ -64,7 +64,7 @@ topics_destination_span(const Destination *dest)
 bool
 topics_destination_has_role(const Destination *dest)
 {
-	return topics_cluster_follows() == dest->is_replica;
+	return topics_cluster_follows(dest->set) == dest->is_replica;
 }
 
 /* Raise the error if it may not. */
@@ -86,16 +86,16 @@ topics_destination_report_role(const Destination *dest)
  * still says what it wants.
  */
 static void
-require_replicas(const Topic *topic)
+require_replicas(const Topic *topic, int set)
 {
 	int			replicas;
 
 	if (likely(topic->settings.min_insync_replicas <= 1) || pg_topics_acks != ACKS_ALL)
 		return;
 	topics_cluster_attend();
-	if (topics_mark_slot_kind() == CLUSTER_NONE)
+	if (topics_mark_slot_kind_of(set) == CLUSTER_NONE)
 		return;
-	replicas = 1 + topics_follower_count_in_sync();
+	replicas = 1 + topics_follower_count_in_sync(set);
 	if (replicas < topic->settings.min_insync_replicas)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_ENOUGH_REPLICAS),
@@ -134,7 +134,7 @@ topics_destination_resolve(Destination *dest)
 	dest->notify = topic->settings.notify;
 	dest->topic_state = topics_catalog_partition_state(topic, 0);
 	if (!dest->is_replica)
-		require_replicas(topic);
+		require_replicas(topic, dest->set);
 }
 
 /*

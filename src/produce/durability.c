@@ -61,7 +61,8 @@ static int	saved_synchronous_commit;
  * flush.
  */
 static XLogRecPtr commit_end = InvalidXLogRecPtr;
-static uint64 commit_mark;
+static uint64 commit_marks[MAX_LEADER_SETS];
+static uint32 commit_sets = 0;	/* those that have a mark */
 static bool flush_wanted;
 
 /* From the append to the wait: followers are to confirm. */
@@ -86,6 +87,16 @@ waits_for_standbys(void)
 	return SyncRepRequested() && topics_high_watermark_has_standbys();
 }
 
+/* Return true if commits to any of some leader sets wait for followers. */
+static bool
+wants_followers(uint32 sets)
+{
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		if (topics_mark_slot_acks_followers(set) > 0)
+			return true;
+	return false;
+}
+
 /*
  * After the append: have PostgreSQL commit without a wait for durability,
  * unless the strict order is wanted.  "has_other_effects" says whether the
@@ -102,8 +113,7 @@ topics_durability_defer(bool has_other_effects, bool may_wait)
 		(pg_topics_early_lock_release == EARLY_LOCK_RELEASE_AUTO && has_other_effects &&
 		 waits_for_standbys());
 
-	followers_wanted = may_wait && pg_topics_acks == ACKS_ALL &&
-		topics_mark_slot_acks_followers() > 0;
+	followers_wanted = may_wait && pg_topics_acks == ACKS_ALL && wants_followers(topics_append_sets());
 	if (!strict && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
 	{
 		saved_synchronous_commit = synchronous_commit;
@@ -112,12 +122,18 @@ topics_durability_defer(bool has_other_effects, bool may_wait)
 	}
 }
 
-/* After the commit record, whose end is "lsn": note what to wait for. */
+/*
+ * After the commit record, whose end is "lsn": note what to wait for, a mark in each leader set,
+ * or 0.
+ */
 void
-topics_durability_publish(XLogRecPtr lsn, uint64 mark)
+topics_durability_publish(XLogRecPtr lsn, const uint64 marks[MAX_LEADER_SETS])
 {
 	commit_end = lsn;
-	commit_mark = mark;
+	memcpy(commit_marks, marks, sizeof(commit_marks));
+	commit_sets = 0;
+	for (int set = 0; set < MAX_LEADER_SETS; set++)
+		commit_sets |= marks[set] != 0 ? 1 << set : 0;
 	flush_wanted = lowered;
 	/* nothing is waited for */
 	if (lowered && pg_topics_acks == ACKS_NONE)
@@ -171,6 +187,17 @@ refuse_acknowledgement(void)
 	InterruptPending = true;
 }
 
+/* Wait until the marks of a commit are confirmed.  Return false if one is not. */
+static bool
+wait_for_marks(HighWatermarkCheck check, MonotonicTime until)
+{
+	bool		confirmed = true;
+
+	for (int set = -1; confirmed && (set = topics_leader_set_after(commit_sets, set)) >= 0;)
+		confirmed = topics_high_watermark_wait(set, commit_marks[set], topics_append_generation(set), check, until);
+	return confirmed;
+}
+
 /* Wait until as many followers as are wanted have the commit. */
 static void
 wait_for_followers(XLogRecPtr lsn)
@@ -180,7 +207,7 @@ wait_for_followers(XLogRecPtr lsn)
 
 	/* also with synchronous_commit = off: no follower gets what can be lost */
 	XLogFlush(lsn);
-	if (topics_high_watermark_wait(commit_mark, topics_append_generation(), topics_append_is_confirmed, until))
+	if (wait_for_marks(topics_append_is_confirmed, until))
 	{
 		topics_append_confirmed();
 		return;
@@ -197,6 +224,17 @@ wait_for_followers(XLogRecPtr lsn)
 				 errdetail("The transaction is committed here. Its records are shown when as many followers have them as acks_followers says, and may be lost if this server is lost before. The wait was cancelled, or took longer than pg_topics.acks_timeout."),
 				 errhint("Look at topics.replica for followers that are not in sync, and at topics.worker there.")));
 	refuse_acknowledgement();
+}
+
+/* Return true if this node does not lead any more what the transaction has appended to. */
+static bool
+is_deposed(void)
+{
+	for (int set = -1; (set = topics_leader_set_after(commit_sets, set)) >= 0;)
+		if (topics_mark_slot_kind_of(set) == CLUSTER_FOLLOWER &&
+			topics_mark_slot_generation_of(set) != topics_append_generation(set))
+			return true;
+	return false;
 }
 
 /*
@@ -219,18 +257,16 @@ topics_durability_wait(void)
 		SyncRepWaitForLSN(lsn, true);
 	}
 	/* the log of another leader goes on, and this commit is not in it */
-	if (topics_mark_slot_kind() == CLUSTER_FOLLOWER &&
-		topics_mark_slot_generation() != topics_append_generation())
+	if (is_deposed())
 		refuse_acknowledgement();
 	else if (standby_is_behind(lsn))
 		refuse_acknowledgement();
-	else if (commit_mark != 0 && followers_wanted)
+	else if (commit_sets != 0 && followers_wanted)
 		wait_for_followers(lsn);
-	else if (commit_mark != 0 && waits_for_standbys() &&
-			 topics_mark_slot_acks_followers() == 0 &&
+	else if (commit_sets != 0 && waits_for_standbys() && !wants_followers(commit_sets) &&
 			 synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 	{
-		(void) topics_high_watermark_wait(commit_mark, topics_append_generation(), NULL, NEVER);
+		(void) wait_for_marks(NULL, NEVER);
 		topics_append_confirmed();
 	}
 	followers_wanted = false;

@@ -135,6 +135,7 @@ typedef struct OpenSegment
 struct Destination
 {
 	TopicPartition id;
+	int			set;			/* the leader set */
 	NameData	topic;
 	Partition	partition;		/* its topic's array "destinations" points to
 								 * us; resolved and open during the commit */
@@ -182,10 +183,11 @@ extern void topics_append_replica_range(Topic *topic, int32 partition, int64 fro
 extern void topics_append_replica_record(Topic *topic, int64 offset, RecordDraft *draft);
 extern void topics_append_note_generation(void);
 extern bool topics_append_records(void);
-extern void topics_append_publish(XLogRecPtr lsn, bool marks);
+extern uint32 topics_append_sets(void);
+extern void topics_append_publish(int set, XLogRecPtr lsn, bool marks);
 extern void topics_append_release(bool unconfirmed_yet);
-extern bool topics_append_is_confirmed(void);
-extern uint64 topics_append_generation(void);
+extern bool topics_append_is_confirmed(int set);
+extern uint64 topics_append_generation(int set);
 extern void topics_append_confirmed(void);
 extern void topics_append_at_abort(void);
 extern int64 topics_append_first_offset(int64 topic_id, int32 partition);
@@ -202,7 +204,7 @@ extern void topics_sticky_partition_forget(void);
 /* ---- durability.c ---- */
 
 extern void topics_durability_defer(bool has_other_effects, bool may_wait);
-extern void topics_durability_publish(XLogRecPtr lsn, uint64 mark);
+extern void topics_durability_publish(XLogRecPtr lsn, const uint64 marks[MAX_LEADER_SETS]);
 extern void topics_durability_at_abort(void);
 extern void topics_durability_wait(void);
 extern void topics_durability_keep_connection(bool keep);

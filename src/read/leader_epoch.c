@@ -175,7 +175,7 @@ static int
 load_chain(Snapshot snapshot)
 {
 	Topic	   *topic = topics_catalog_lookup(METADATA_TOPIC, true);
-	TransactionId truncated_by = topics_high_watermark_truncated_by();
+	TransactionId truncated_by = topics_high_watermark_truncated_by(METADATA_SET);
 	Partition	partition;
 	int64		end;
 	int64		limit = PG_INT64_MAX;

@@ -193,7 +193,7 @@ topics_leadership_keep(NodeView *node)
 	(void) topics_backoff_run(&election, NULL, begin_own_term, NULL);
 	if (node->row.change_open && !topics_mark_slot_is_changing())
 		(void) topics_backoff_run(&election, NULL, close_change, NULL);
-	if (search.highest_term > node->row.term || !topics_follower_is_heard(node->row.voters / 2))
+	if (search.highest_term > node->row.term || !topics_follower_is_heard(topics_leader_set, node->row.voters / 2))
 		(void) topics_backoff_run(&election, NULL, look_for_leader, &search);
 	/* a candidate was promised a term, and did not come to lead in it */
 	if (is_same(node) && search.highest_term > node->row.term)

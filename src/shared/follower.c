@@ -5,8 +5,8 @@
  *
  * On the leader, in shared memory only: which followers of a database have asked
  * for its logs, when, and how far theirs reach.  After a restart nothing is known
- * until they ask again.  A follower has a number in its database, from 0 on, under
- * which each partition's state has its log end (PartitionState.follower_end).
+ * until they ask again.  It asks for each leader set by itself, and has a number there, from
+ * 0 on, under which each partition's state has its log end (PartitionState.follower_end).
  *
  * LOCKING
  *
@@ -27,7 +27,8 @@
 #include "base/base.h"
 #include "shared/shared.h"
 
-#define FOLLOWER_PLACES (4 * MAX_FOLLOWERS) /* of all databases together */
+#define FOLLOWER_PLACES (MAX_LEADER_SETS * MAX_FOLLOWERS)	/* of all databases
+															 * together */
 #define IN_SYNC_MS 10000		/* since it had all that there was, at most */
 
 typedef struct FollowerTable
@@ -59,9 +60,16 @@ topics_follower_shmem_startup(void)
 	}
 }
 
+/* Return true if a place is that of a follower of this database in a leader set. */
+static bool
+is_of_set(const Follower *place, int set)
+{
+	return place->database == MyDatabaseId && place->set == set;
+}
+
 /*
- * Find the place of a follower of this database, or with "take" take one, the
- * number of which no other has.  The caller holds the mutex.
+ * Find the place of a follower in the leader set that this process acts for, or with
+ * "take" take one, the number of which no other has.  The caller holds the mutex.
  */
 static Follower *
 find_place(const char *node, bool take)
@@ -73,9 +81,9 @@ find_place(const char *node, bool take)
 	{
 		Follower   *other = &followers->places[i];
 
-		if (other->database == MyDatabaseId && strcmp(other->node, node) == 0)
+		if (is_of_set(other, topics_leader_set) && strcmp(other->node, node) == 0)
 			return other;
-		if (other->database == MyDatabaseId)
+		if (is_of_set(other, topics_leader_set))
 			numbers |= 1 << other->number;
 		else if (!OidIsValid(other->database) && place == NULL)
 			place = other;
@@ -84,6 +92,7 @@ find_place(const char *node, bool take)
 		return NULL;
 	memset(place, 0, sizeof(Follower));
 	place->database = MyDatabaseId;
+	place->set = topics_leader_set;
 	strlcpy(place->node, node, sizeof(place->node));
 	while (numbers & (1 << place->number))
 		place->number++;
@@ -164,15 +173,15 @@ topics_follower_is_in_sync(const Follower *follower)
 		topics_clock_now() - follower->caught_up <= IN_SYNC_MS * INT64CONST(1000);
 }
 
-/* Count this database's followers that are in sync. */
+/* Count the followers in a leader set that are in sync. */
 int
-topics_follower_count_in_sync(void)
+topics_follower_count_in_sync(int set)
 {
 	int			count = 0;
 
 	SpinLockAcquire(&followers->mutex);
 	for (int i = 0; i < FOLLOWER_PLACES; i++)
-		if (followers->places[i].database == MyDatabaseId &&
+		if (is_of_set(&followers->places[i], set) &&
 			topics_follower_is_in_sync(&followers->places[i]))
 			count++;
 	SpinLockRelease(&followers->mutex);
@@ -184,14 +193,14 @@ topics_follower_count_in_sync(void)
  * had promised to follow another node then.
  */
 bool
-topics_follower_is_heard(int count)
+topics_follower_is_heard(int set, int count)
 {
 	MonotonicTime since = topics_clock_in(-(int64) pg_topics_node_timeout);
 	int			heard = 0;
 
 	SpinLockAcquire(&followers->mutex);
 	for (int i = 0; i < FOLLOWER_PLACES; i++)
-		if (followers->places[i].database == MyDatabaseId && followers->places[i].counts &&
+		if (is_of_set(&followers->places[i], set) && followers->places[i].counts &&
 			followers->places[i].heard != 0 && followers->places[i].heard >= since)
 			heard++;
 	SpinLockRelease(&followers->mutex);
@@ -200,16 +209,16 @@ topics_follower_is_heard(int count)
 
 /* Nothing was heard since this node leads, or does not any more.  Raises nothing. */
 void
-topics_follower_forget_heard(void)
+topics_follower_forget_heard(int set)
 {
 	SpinLockAcquire(&followers->mutex);
 	for (int i = 0; i < FOLLOWER_PLACES; i++)
-		if (followers->places[i].database == MyDatabaseId)
+		if (is_of_set(&followers->places[i], set))
 			followers->places[i].heard = followers->places[i].caught_up = 0;
 	SpinLockRelease(&followers->mutex);
 }
 
-/* Get where all logs end, by the places of their states in shared memory; palloc'd. */
+/* Get where all logs of the leader set end, by the places of their states in shared memory; palloc'd. */
 uint64 *
 topics_follower_get_ends(void)
 {
@@ -219,7 +228,7 @@ topics_follower_get_ends(void)
 	{
 		PartitionState *state = topics_partition_state_at(i);
 
-		ends[i] = state->id.database == MyDatabaseId ? pg_atomic_read_u64(&state->next_offset) : 0;
+		ends[i] = state->id.database == MyDatabaseId && state->set == topics_leader_set ? pg_atomic_read_u64(&state->next_offset) : 0;
 	}
 	return ends;
 }
@@ -237,7 +246,7 @@ topics_follower_has_all(int number, const uint64 *ends)
 		uint64		end = ends ? ends[i] : pg_atomic_read_u64(&state->next_offset);
 		uint64		has = pg_atomic_read_u64(&state->follower_end[number]);
 
-		if (state->id.database != MyDatabaseId)
+		if (state->id.database != MyDatabaseId || state->set != topics_leader_set)
 			continue;
 		if ((state->excluded_by & (1 << number)) != 0)
 			return false;
@@ -247,7 +256,7 @@ topics_follower_has_all(int number, const uint64 *ends)
 	return true;
 }
 
-/* Copy what is known of a follower of this database; false if nothing is. */
+/* Copy what is known of a follower in the leader set; false if nothing is. */
 bool
 topics_follower_read(const char *node, Follower *copy)
 {
@@ -262,7 +271,7 @@ topics_follower_read(const char *node, Follower *copy)
 }
 
 /*
- * Forget a follower of this database that was removed.  Return the number that it
+ * Forget a follower in the leader set, as it was removed.  Return the number that it
  * had, or -1.  Raises nothing.
  */
 int

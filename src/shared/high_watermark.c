@@ -105,13 +105,13 @@ topics_high_watermark_wants_confirmation(const HighWatermark *slot)
  * ----------------------------------------------------------------
  */
 
-/* Start or stop, now that the setting has changed. */
+/* Start or stop in a leader set, now that the setting has changed. */
 static void
-follow_setting(void)
+follow_setting(int set)
 {
 	bool		applies;
 
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
 	applies = topics_high_watermark_wants_confirmation(topics_mark_slot);
 	if (applies && !topics_mark_slot->applies)
 	{
@@ -125,17 +125,29 @@ follow_setting(void)
 }
 
 /*
- * Return true if readers have to stop at the high watermark.  Raises nothing.
+ * Return true if readers of a leader set have to stop at the high watermark.  Raises nothing.
  */
 bool
-topics_high_watermark_applies(void)
+topics_high_watermark_applies_to(int set)
 {
 	bool		applies;
 
-	topics_mark_slot_choose();
+	topics_mark_slot_choose_set(set);
 	applies = topics_high_watermark_wants_confirmation(topics_mark_slot);
 	if (unlikely(applies != topics_mark_slot->applies))
-		follow_setting();
+		follow_setting(set);
+	return applies;
+}
+
+/* The same, of any leader set of this database. */
+bool
+topics_high_watermark_applies(void)
+{
+	uint32		sets = topics_mark_slot_sets();
+	bool		applies = false;
+
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		applies |= topics_high_watermark_applies_to(set);
 	return applies;
 }
 
@@ -396,27 +408,27 @@ topics_high_watermark_newest_mark(void)
 void
 topics_high_watermark_announce(PartitionState *state)
 {
-	if (likely(!topics_high_watermark_applies()))
+	if (likely(!topics_high_watermark_applies_to(state->set)))
 		return;
 	pg_memory_barrier();
 	if (is_listed(state))
 		return;
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(state->set, LW_EXCLUSIVE);
 	topics_high_watermark_enter(state);
 	topics_mark_slot_release();
 }
 
 /*
- * Begin to publish a commit.  Return true if the caller has to call
- * topics_high_watermark_publish for each of its partitions, and then
+ * Begin to publish what a commit has in a leader set.  Return true if the caller has to call
+ * topics_high_watermark_publish for each of its partitions there, and then
  * topics_high_watermark_end_publication.  In between the lock is held.
  */
 bool
-topics_high_watermark_begin_publication(void)
+topics_high_watermark_begin_publication(int set)
 {
-	if (likely(!topics_high_watermark_applies() && topics_mark_slot->kind != CLUSTER_LEADER))
+	if (likely(!topics_high_watermark_applies_to(set) && topics_mark_slot->kind != CLUSTER_LEADER))
 		return false;
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
 	return true;
 }
 
@@ -474,11 +486,11 @@ topics_high_watermark_end_publication(XLogRecPtr lsn)
 XLogRecPtr
 topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 {
-	bool		applies = topics_high_watermark_applies();
+	bool		applies = topics_high_watermark_applies_to(state->set);
 	XLogRecPtr	start = topics_mark_slot_start_position();
 	XLogRecPtr	position;
 
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(state->set, LW_EXCLUSIVE);
 	if (pg_atomic_read_u32(&state->foreign_commits) > 0)
 		position = GetXLogInsertRecPtr();
 	else
@@ -509,7 +521,7 @@ topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 void
 topics_high_watermark_truncate(PartitionState *state, int64 end)
 {
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(state->set, LW_EXCLUSIVE);
 	topics_mark_slot->truncated_by = GetTopTransactionIdIfAny();
 	state->confirmed_end = topics_min(state->confirmed_end, end);
 	state->found_confirmed = topics_min(state->found_confirmed, end);
@@ -526,38 +538,39 @@ topics_high_watermark_truncate(PartitionState *state, int64 end)
 }
 
 /*
- * Get the latest transaction that has truncated a log of this database since the
+ * Get the latest transaction that has truncated a log of a leader set since the
  * server's start: a snapshot that does not see it sees what was taken away.
  */
 TransactionId
-topics_high_watermark_truncated_by(void)
+topics_high_watermark_truncated_by(int set)
 {
-	topics_mark_slot_choose();
+	topics_mark_slot_choose_set(set);
 	return *(volatile TransactionId *) &topics_mark_slot->truncated_by;
 }
 
 /*
- * Return true if somebody has found a mark confirmed.  It only rises, and is
+ * Return true if somebody has found a mark of a leader set confirmed.  It only rises, and is
  * written in one piece.
  */
 static bool
-is_mark_known_confirmed(uint64 mark)
+is_mark_known_confirmed(int set, uint64 mark)
 {
+	topics_mark_slot_choose_set(set);
 	return *(volatile uint64 *) &topics_mark_slot->confirmed >= mark;
 }
 
 /* Find out whether a mark is confirmed.  If it is not, have it closed. */
 static bool
-is_mark_confirmed(uint64 mark)
+is_mark_confirmed(int set, uint64 mark)
 {
 	bool		confirmed;
 
-	if (is_mark_known_confirmed(mark))
+	if (is_mark_known_confirmed(set, mark))
 		return true;
 	/* followers' sessions close marks, and find them confirmed */
 	if (!topics_high_watermark_has_standbys() || topics_mark_slot->kind == CLUSTER_FOLLOWER)
 		return false;
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
 	topics_high_watermark_advance();
 	confirmed = topics_mark_slot->confirmed >= mark;
 	if (!confirmed && mark == topics_mark_slot->open && topics_high_watermark_has_free_mark())
@@ -568,7 +581,7 @@ is_mark_confirmed(uint64 mark)
 
 /*
  * After a commit has waited for the standbys, as it does by SyncRepWaitForLSN:
- * wait until its mark is confirmed as well, so that its records can be read; and
+ * wait until its mark of a leader set is confirmed as well, so that its records can be read; and
  * until "check", if there is one, says that this goes for all of them.  Return
  * false if it is not, since the wait was cancelled or has come to its
  * time, or this database is not what it was in "generation": the mark is another one
@@ -579,7 +592,7 @@ is_mark_confirmed(uint64 mark)
  * did not wait.  So the waiter looks by itself now and then.
  */
 bool
-topics_high_watermark_wait(uint64 mark, uint64 generation, HighWatermarkCheck check,
+topics_high_watermark_wait(int set, uint64 mark, uint64 generation, HighWatermarkCheck check,
 						   MonotonicTime until)
 {
 	bool		confirmed;
@@ -587,12 +600,12 @@ topics_high_watermark_wait(uint64 mark, uint64 generation, HighWatermarkCheck ch
 	for (;;)
 	{
 		confirmed = false;
-		if (topics_mark_slot_generation() != generation)
+		if (topics_mark_slot_generation_of(set) != generation)
 			break;
-		confirmed = !topics_high_watermark_applies() ||
-			(is_mark_confirmed(mark) && (check == NULL || check()));
+		confirmed = !topics_high_watermark_applies_to(set) ||
+			(is_mark_confirmed(set, mark) && (check == NULL || check(set)));
 		/* in between the mark may have become another one */
-		confirmed = confirmed && topics_mark_slot_generation() == generation;
+		confirmed = confirmed && topics_mark_slot_generation_of(set) == generation;
 		if (confirmed)
 			break;
 		if (QueryCancelPending || ProcDiePending)
@@ -604,8 +617,9 @@ topics_high_watermark_wait(uint64 mark, uint64 generation, HighWatermarkCheck ch
 		if (topics_clock_now() >= until)
 			break;
 		/* a look that wakes others would take us out of the queue again */
+		topics_mark_slot_choose_set(set);
 		ConditionVariablePrepareToSleep(&topics_mark_slot->confirmed_cv[mark % HIGH_WATERMARK_MARKS]);
-		if (is_mark_known_confirmed(mark) && (check == NULL || check()))
+		if (is_mark_known_confirmed(set, mark) && (check == NULL || check(set)))
 			continue;
 		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_POSTMASTER_DEATH, MIN_POLL_MS,
 					  WAIT_EVENT_SYNC_REP) & WL_POSTMASTER_DEATH)
@@ -627,7 +641,7 @@ topics_high_watermark_get(PartitionState *state)
 {
 	int64		end;
 
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(state->set, LW_EXCLUSIVE);
 	topics_high_watermark_advance();
 	end = topics_high_watermark_confirmed_end(state);
 	topics_high_watermark_release();
@@ -642,7 +656,7 @@ remove_from_list(int place, PartitionState *state)
 {
 	pg_atomic_fetch_and_u32(&state->listed, ~(1 << topics_mark_slot_number()));
 	pg_memory_barrier();
-	if (topics_mark_slot_of(state->id.database) == topics_mark_slot_number() &&
+	if (topics_mark_slot_of(state->id.database, state->set) == topics_mark_slot_number() &&
 		(pg_atomic_read_u32(&state->append_xid) != InvalidTransactionId ||
 		 pg_atomic_read_u32(&state->foreign_commits) != 0))
 	{
@@ -654,7 +668,7 @@ remove_from_list(int place, PartitionState *state)
 }
 
 /*
- * Make a cut: the partitions of this database in which something may be hidden,
+ * Make a cut: the partitions of a leader set in which something may be hidden,
  * each with the offset at which to stop.  "limits" has room for "room" of them;
  * *count is set to their number, *mark to what is open now, and *position to what is
  * confirmed whatever the mark: a partition whose end is looked up later is not among
@@ -662,11 +676,11 @@ remove_from_list(int place, PartitionState *state)
  * room.
  */
 bool
-topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *mark,
+topics_high_watermark_cut(int set, PartitionLimit *limits, int room, int *count, uint64 *mark,
 						  XLogRecPtr *position)
 {
 	*count = 0;
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
 	topics_high_watermark_advance();
 	*mark = topics_mark_slot->open;
 	*position = get_position_confirmed_alone();
@@ -680,13 +694,13 @@ topics_high_watermark_cut(PartitionLimit *limits, int room, int *count, uint64 *
 		PartitionState *state = topics_partition_state_at(topics_mark_slot->listed[place]);
 
 		bool		is_gone = !OidIsValid(state->id.database) ||
-			topics_mark_slot_of(state->id.database) != topics_mark_slot_number();
+			topics_mark_slot_of(state->id.database, state->set) != topics_mark_slot_number();
 
 		if ((is_gone || (state->mark <= topics_mark_slot->confirmed && state->excluded_by == 0 &&
 						 pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET)) &&
 			remove_from_list(place, state))
 			continue;
-		if (state->id.database == MyDatabaseId)
+		if (state->id.database == MyDatabaseId && state->set == set)
 		{
 			limits[*count].state = state;
 			limits[(*count)++].limit = topics_high_watermark_confirmed_end(state);
@@ -708,17 +722,17 @@ topics_high_watermark_limit_found(PartitionState *state, XLogRecPtr position)
 {
 	int64		limit;
 
-	topics_mark_slot_acquire(LW_SHARED);
+	topics_mark_slot_acquire_set(state->set, LW_SHARED);
 	limit = position >= state->found_position ? NO_LIMIT : state->found_confirmed;
 	topics_mark_slot_release();
 	return limit;
 }
 
-/* Return how many partitions of all databases are in the list, about. */
+/* Return how many partitions are in a leader set's list, about. */
 int
-topics_high_watermark_count_listed(void)
+topics_high_watermark_count_listed(int set)
 {
-	topics_mark_slot_choose();
+	topics_mark_slot_choose_set(set);
 	return ((volatile HighWatermark *) topics_mark_slot)->nlisted;
 }
 
@@ -736,20 +750,20 @@ topics_high_watermark_nap(int *polls)
 }
 
 /*
- * Wait until all that is published now is confirmed, and return its mark.  The
+ * Wait until all that is published now in a leader set is confirmed, and return its mark.  The
  * wait can be cancelled; "check" is called meanwhile, and may raise an error.  It ends, too,
  * when there are no synchronous standbys any more.
  */
 uint64
-topics_high_watermark_wait_for_all(SnapshotCheck check, Snapshot snapshot)
+topics_high_watermark_wait_for_all(int set, SnapshotCheck check, Snapshot snapshot)
 {
 	uint64		mark;
 	int			polls = 0;
 
-	topics_mark_slot_acquire(LW_SHARED);
+	topics_mark_slot_acquire_set(set, LW_SHARED);
 	mark = topics_high_watermark_newest_mark();
 	topics_mark_slot_release();
-	while (topics_high_watermark_applies() && !is_mark_confirmed(mark))
+	while (topics_high_watermark_applies_to(set) && !is_mark_confirmed(set, mark))
 	{
 		check(snapshot);
 		topics_high_watermark_nap(&polls);

@@ -5,10 +5,15 @@
  *
  * The marks of high_watermark.c are those of all databases of the server, but a
  * database that is a node of a cluster has marks of its own, since it waits for
- * others than the rest: a slot, taken when the first process looks into its
- * topic_log.cluster (log/cluster.c).  The first slot is of all other databases.  A
+ * others than the rest: a slot for each leader set, taken when the first process looks into
+ * its topic_log.cluster (log/cluster.c).  The first slot is of all other databases.  A
  * slot changes hands under its lock and the first one's, and "changes" tells each
  * process to look for its own again.
+ *
+ * A LEADER SET has the partitions that one node leads, and this node is a leader, or
+ * follows, of each by itself.  A process acts for one set at a time (topics_leader_set): for
+ * set 0, which has the metadata and all that is not spread, unless it has said otherwise.  What is
+ * about a partition goes by that one's set, whatever the process acts for.
  *
  * LOCKING.  A slot's lock (an LWLock) comes after the append locks.  Under it
  * nothing is acquired but SyncRepLock, and a higher slot's.  It guards the slot,
@@ -36,7 +41,7 @@
 #include "shared/shared.h"
 #include "shared/mark_slot.h"
 
-#define SLOTS (1 + MAX_CLUSTERS)
+#define SLOTS (1 + MAX_CLUSTER_SLOTS)
 #define FROZEN_LOOK_MS 100
 
 typedef struct SlotTable
@@ -57,10 +62,14 @@ static uint32 newcomer = 0;		/* the bit of a follower that is going to
 static SlotTable *table = NULL;
 static LWLockPadded *locks = NULL;	/* of the slots, then that of the registry */
 
-/* This process's slot, as of so many changes. */
+int			topics_leader_set = 0;	/* that this process acts for */
+
+/* The slot that this process has chosen last, for a set, as of so many changes. */
 HighWatermark *topics_mark_slot = NULL;
 static LWLock *lock = NULL;
 static int	own_slot = 0;
+static int	chosen_set = -1;
+static uint32 own_sets = 1;		/* those that have a slot: a bit for each */
 static uint32 changes_seen = 0;
 
 uint64		topics_mark_slot_confirmed_before;	/* when this process got the
@@ -99,10 +108,11 @@ topics_mark_slot_shmem_request(void)
  * confirmed.
  */
 static void
-begin_slot(HighWatermark *slot, Oid database, const ClusterFacts *facts)
+begin_slot(HighWatermark *slot, Oid database, int set, const ClusterFacts *facts)
 {
 	memset(slot, 0, offsetof(HighWatermark, confirmed_cv));
 	slot->database = database;
+	slot->set = set;
 	slot->kind = facts->kind;
 	slot->acks_followers = facts->acks_followers;
 	slot->lease_followers = facts->lease_followers;
@@ -142,7 +152,7 @@ topics_mark_slot_shmem_startup(void)
 		pg_atomic_init_u64(&table->generations, 0);
 		for (int i = 0; i < SLOTS; i++)
 		{
-			begin_slot(get_slot(i), InvalidOid, &no_cluster);
+			begin_slot(get_slot(i), InvalidOid, 0, &no_cluster);
 			for (int j = 0; j < HIGH_WATERMARK_MARKS; j++)
 				ConditionVariableInit(&get_slot(i)->confirmed_cv[j]);
 			ConditionVariableInit(&get_slot(i)->feed_cv);
@@ -157,40 +167,73 @@ topics_mark_slot_shmem_startup(void)
  * ----------------------------------------------------------------
  */
 
-/* Find the slot of a database: the first, if it has none of its own. */
+/* Find the slot of a leader set of a database: the first, if it has none of its own. */
 int
-topics_mark_slot_of(Oid database)
+topics_mark_slot_of(Oid database, int set)
 {
 	for (int i = 1; OidIsValid(database) && i < SLOTS; i++)
 	{
-		if (get_slot(i)->database == database)
+		if (get_slot(i)->database == database && get_slot(i)->set == set)
 			return i;
 	}
 	return 0;
 }
 
-/* Find this process's slot, if any has changed hands. */
+/* Choose the slot of a set of this database. */
 void
-topics_mark_slot_choose(void)
+topics_mark_slot_choose_set(int set)
 {
 	uint32		changes = pg_atomic_read_u32(&table->changes);
 
-	if (likely(changes == changes_seen))
+	if (likely(changes == changes_seen && set == chosen_set))
 		return;
 	pg_read_barrier();
-	own_slot = topics_mark_slot_of(MyDatabaseId);
+	own_sets = 0;
+	for (int i = 1; i < SLOTS; i++)
+		if (OidIsValid(MyDatabaseId) && get_slot(i)->database == MyDatabaseId)
+			own_sets |= 1 << get_slot(i)->set;
+	/* where there is no cluster all is of the first slot, and of set 0 */
+	own_sets |= 1;
+	own_slot = topics_mark_slot_of(MyDatabaseId, set);
 	topics_mark_slot = get_slot(own_slot);
 	lock = &locks[own_slot].lock;
+	chosen_set = set;
 	changes_seen = changes;
 }
 
-/* Acquire the lock of this process's slot. */
+/* Choose the slot of the set that this process acts for. */
 void
-topics_mark_slot_acquire(LWLockMode mode)
+topics_mark_slot_choose(void)
+{
+	topics_mark_slot_choose_set(topics_leader_set);
+}
+
+/* Get this database's leader sets, as far as shared memory knows: a bit for each. */
+uint32
+topics_mark_slot_sets(void)
+{
+	topics_mark_slot_choose();
+	return own_sets;
+}
+
+/* Have this process act for a leader set.  Return the one that it has acted for. */
+int
+topics_mark_slot_act_for(int set)
+{
+	int			before = topics_leader_set;
+
+	Assert(set >= 0 && set < MAX_LEADER_SETS);
+	topics_leader_set = set;
+	return before;
+}
+
+/* Acquire the lock of the slot of a leader set. */
+void
+topics_mark_slot_acquire_set(int set, LWLockMode mode)
 {
 	for (;;)
 	{
-		topics_mark_slot_choose();
+		topics_mark_slot_choose_set(set);
 		LWLockAcquire(lock, mode);
 		if (likely(changes_seen == pg_atomic_read_u32(&table->changes)))
 			break;
@@ -199,14 +242,21 @@ topics_mark_slot_acquire(LWLockMode mode)
 	topics_mark_slot_confirmed_before = topics_mark_slot->confirmed;
 }
 
-/* Get the number of this process's slot. */
+/* Acquire that of the set that this process acts for. */
+void
+topics_mark_slot_acquire(LWLockMode mode)
+{
+	topics_mark_slot_acquire_set(topics_leader_set, mode);
+}
+
+/* Get the number of the slot that this process has chosen. */
 int
 topics_mark_slot_number(void)
 {
 	return own_slot;
 }
 
-/* Return true if this process has the lock of its slot. */
+/* Return true if this process has the lock of the slot that it has chosen. */
 bool
 topics_mark_slot_is_locked(void)
 {
@@ -231,18 +281,18 @@ wake_waiters(HighWatermark *slot)
 }
 
 /*
- * Give a slot, or the first one, to a database's partitions.  The caller holds
- * the registry lock.  Ends of logs are looked up anew afterwards.
+ * Give a slot, or the first one, to the partitions of a database's leader set.  The caller
+ * holds the registry lock.  Ends of logs are looked up anew afterwards.
  */
 static void
-move_database(Oid database, int from, int to, const ClusterFacts *facts)
+move_set(Oid database, int set, int from, int to, const ClusterFacts *facts)
 {
 	int			low = Min(from, to);
 	int			high = Max(from, to);
 
 	LWLockAcquire(&locks[low].lock, LW_EXCLUSIVE);
 	LWLockAcquire(&locks[high].lock, LW_EXCLUSIVE);
-	topics_partition_state_forget_marks(database);
+	topics_partition_state_forget_marks(database, set);
 	if (from > 0)
 	{
 		for (int i = 0; i < get_slot(from)->nlisted; i++)
@@ -251,7 +301,7 @@ move_database(Oid database, int from, int to, const ClusterFacts *facts)
 		get_slot(from)->database = InvalidOid;
 	}
 	if (to > 0)
-		begin_slot(get_slot(to), database, facts);
+		begin_slot(get_slot(to), database, set, facts);
 	pg_atomic_fetch_add_u32(&table->changes, 1);
 	LWLockRelease(&locks[high].lock);
 	LWLockRelease(&locks[low].lock);
@@ -282,6 +332,13 @@ carry_over(HighWatermark *slot, int number, PartitionState *state, int64 confirm
 	slot->open_commits++;
 }
 
+/* Return true if a state is that of a partition of this database's, and of a set. */
+static bool
+is_of_set(const PartitionState *state, int set)
+{
+	return state->id.database == MyDatabaseId && state->set == set;
+}
+
 /*
  * This database leads from now on, or follows: its slot begins anew.  Nobody has to
  * look up ends, nor is anything seen that was not before: what was not confirmed is to
@@ -291,27 +348,28 @@ static void
 change_kind(int number, const ClusterFacts *facts)
 {
 	HighWatermark *slot = get_slot(number);
+	int			set = slot->set;
 
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
 	Assert(topics_mark_slot == slot);
 	for (int i = 0; i < pg_topics_max_partitions; i++)
 	{
 		PartitionState *state = topics_partition_state_at(i);
 
-		if (state->id.database == MyDatabaseId)
+		if (is_of_set(state, set))
 			state->confirmed_end = topics_high_watermark_confirmed_end(state);
 	}
-	begin_slot(slot, MyDatabaseId, facts);
+	begin_slot(slot, MyDatabaseId, set, facts);
 	slot->published = GetXLogInsertRecPtr();
 	for (int i = 0; i < pg_topics_max_partitions; i++)
 	{
 		PartitionState *state = topics_partition_state_at(i);
 
-		if (state->id.database == MyDatabaseId)
+		if (is_of_set(state, set))
 			carry_over(slot, number, state, state->confirmed_end);
 	}
 	topics_mark_slot_release();
-	topics_follower_forget_heard();
+	topics_follower_forget_heard(set);
 	wake_waiters(slot);
 }
 
@@ -395,18 +453,32 @@ topics_mark_slot_note_epoch(void)
  * may lead, and what was appended stands for nothing.
  */
 uint64
-topics_mark_slot_generation(void)
+topics_mark_slot_generation_of(int set)
 {
-	topics_mark_slot_choose();
+	topics_mark_slot_choose_set(set);
 	return *(volatile uint64 *) &topics_mark_slot->generation;
 }
 
-/* Get what this database is in a cluster, as far as shared memory knows. */
+/* The same, of the set that this process acts for. */
+uint64
+topics_mark_slot_generation(void)
+{
+	return topics_mark_slot_generation_of(topics_leader_set);
+}
+
+/* Get what this database is in a leader set, as far as shared memory knows. */
+ClusterKind
+topics_mark_slot_kind_of(int set)
+{
+	topics_mark_slot_choose_set(set);
+	return topics_mark_slot->kind;
+}
+
+/* The same, of the set that this process acts for. */
 ClusterKind
 topics_mark_slot_kind(void)
 {
-	topics_mark_slot_choose();
-	return topics_mark_slot->kind;
+	return topics_mark_slot_kind_of(topics_leader_set);
 }
 
 /* On a leader: a follower has promised a term that is higher than ours. */
@@ -450,11 +522,11 @@ topics_mark_slot_hears_leader(int64 ms)
  * few followers have asked for too long.
  */
 bool
-topics_mark_slot_has_lease(void)
+topics_mark_slot_has_lease(int set)
 {
-	topics_mark_slot_choose();
+	topics_mark_slot_choose_set(set);
 	return topics_mark_slot->kind != CLUSTER_LEADER || topics_mark_slot->lease_followers == 0 ||
-		!pg_topics_automatic_failover || topics_follower_is_heard(topics_mark_slot->lease_followers);
+		!pg_topics_automatic_failover || topics_follower_is_heard(set, topics_mark_slot->lease_followers);
 }
 
 /* ----------------------------------------------------------------
@@ -462,7 +534,7 @@ topics_mark_slot_has_lease(void)
  * ----------------------------------------------------------------
  */
 
-/* Wait until all appends that are under way have ended. */
+/* Wait until all appends to this process's leader set that are under way have ended. */
 void
 topics_mark_slot_drain(void)
 {
@@ -470,7 +542,7 @@ topics_mark_slot_drain(void)
 	{
 		PartitionState *state = topics_partition_state_at(i);
 
-		if (state->id.database != MyDatabaseId)
+		if (!is_of_set(state, topics_leader_set))
 			continue;
 		topics_append_lock_acquire(&state, 1);
 		topics_append_lock_release();
@@ -510,29 +582,29 @@ topics_mark_slot_thaw(void)
 }
 
 bool
-topics_mark_slot_is_frozen(void)
+topics_mark_slot_is_frozen(int set)
 {
-	topics_mark_slot_choose();
+	topics_mark_slot_choose_set(set);
 	return *(volatile pid_t *) &topics_mark_slot->frozen_by != 0;
 }
 
 /* Wait until others may append again.  The wait can be interrupted. */
 void
-topics_mark_slot_wait_frozen(void)
+topics_mark_slot_wait_frozen(int set)
 {
-	topics_mark_slot_choose();
+	topics_mark_slot_choose_set(set);
 	ConditionVariablePrepareToSleep(&topics_mark_slot->frozen_cv);
-	while (topics_mark_slot_is_frozen())
+	while (topics_mark_slot_is_frozen(set))
 		(void) ConditionVariableTimedSleep(&topics_mark_slot->frozen_cv, FROZEN_LOOK_MS,
 										   topics_wait_event_get(WAIT_MOVED_LEADER));
 	ConditionVariableCancelSleep();
 }
 
-/* Return how many followers a commit of this database waits for. */
+/* Return how many followers a commit to a leader set waits for. */
 int
-topics_mark_slot_acks_followers(void)
+topics_mark_slot_acks_followers(int set)
 {
-	topics_mark_slot_choose();
+	topics_mark_slot_choose_set(set);
 	return topics_mark_slot->kind == CLUSTER_LEADER ? topics_mark_slot_wanted(topics_mark_slot) : 0;
 }
 
@@ -594,16 +666,16 @@ topics_mark_slot_is_changing(void)
 }
 
 /*
- * This database is what its row of topic_log.cluster says.  Return false if no
+ * This database is, in a leader set, what its row of that says.  Return false if no
  * slot is left.  The caller holds the registry lock.
  */
 static bool
-set_kind(const ClusterFacts *facts)
+set_kind(int set, const ClusterFacts *facts)
 {
-	int			number = topics_mark_slot_of(MyDatabaseId);
+	int			number = topics_mark_slot_of(MyDatabaseId, set);
 
 	if (number > 0 && facts->kind == CLUSTER_NONE)
-		move_database(MyDatabaseId, number, 0, facts);
+		move_set(MyDatabaseId, set, number, 0, facts);
 	if (facts->kind == CLUSTER_NONE)
 		return true;
 	if (number > 0 && (get_slot(number)->kind != facts->kind || get_slot(number)->term != facts->term))
@@ -613,9 +685,9 @@ set_kind(const ClusterFacts *facts)
 		number = find_free_slot();
 		if (number == 0)
 			return false;
-		move_database(MyDatabaseId, 0, number, facts);
+		move_set(MyDatabaseId, set, 0, number, facts);
 	}
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
 	change_nodes(topics_mark_slot, facts);
 	topics_high_watermark_advance();
 	topics_high_watermark_release();
@@ -655,7 +727,7 @@ report_no_slot(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("too many databases of this server are nodes of clusters"),
-			 errdetail("There may be %d.", MAX_CLUSTERS)));
+			 errdetail("They may have %d leader sets together.", MAX_CLUSTER_SLOTS)));
 }
 
 /* Require that this database has a slot, or can have one. */
@@ -665,39 +737,40 @@ topics_mark_slot_require(void)
 	bool		found;
 
 	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
-	found = topics_mark_slot_of(MyDatabaseId) > 0 || find_free_slot() > 0;
+	found = topics_mark_slot_of(MyDatabaseId, topics_leader_set) > 0 || find_free_slot() > 0;
 	LWLockRelease(&locks[SLOTS].lock);
 	if (!found)
 		report_no_slot();
 }
 
 /*
- * This database's row was read, after so many changes of rows.  Return false if
- * there was another one since: then it is to be read again.
+ * What this database is in each leader set was read, after so many changes of rows.  Return
+ * false if there was another one since: then it is to be read again.
  */
 bool
-topics_mark_slot_attend(const ClusterFacts *facts, uint32 row_changes)
+topics_mark_slot_attend(const ClusterFacts facts[MAX_LEADER_SETS], uint32 row_changes)
 {
 	bool		counts;
 	bool		done = true;
 
 	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
 	counts = row_changes == table->row_changes;
-	if (counts)
-		done = set_kind(facts);
+	for (int set = 0; counts && set < MAX_LEADER_SETS; set++)
+		done &= set_kind(set, &facts[set]);
 	LWLockRelease(&locks[SLOTS].lock);
 	if (!done)
 		report_no_slot();
 	return counts;
 }
 
-/* This database's row has changed, by a commit.  Raises nothing. */
+/* This database's rows have changed, by a commit.  Raises nothing. */
 void
-topics_mark_slot_row_changed(const ClusterFacts *facts)
+topics_mark_slot_row_changed(const ClusterFacts facts[MAX_LEADER_SETS])
 {
 	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
 	table->row_changes++;
-	(void) set_kind(facts);
+	for (int set = 0; set < MAX_LEADER_SETS; set++)
+		(void) set_kind(set, &facts[set]);
 	LWLockRelease(&locks[SLOTS].lock);
 	ConditionVariableBroadcast(&table->row_cv);
 	topics_high_watermark_applies();
@@ -707,11 +780,9 @@ topics_mark_slot_row_changed(const ClusterFacts *facts)
 void
 topics_mark_slot_forget_database(Oid database)
 {
-	int			number;
-
 	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
-	number = topics_mark_slot_of(database);
-	if (number > 0)
-		move_database(database, number, 0, &no_cluster);
+	for (int i = 1; i < SLOTS; i++)
+		if (get_slot(i)->database == database && OidIsValid(database))
+			move_set(database, get_slot(i)->set, i, 0, &no_cluster);
 	LWLockRelease(&locks[SLOTS].lock);
 }

@@ -22,6 +22,7 @@ typedef struct HighWatermark
 {
 	Oid			database;		/* a node's; InvalidOid: free, or the first
 								 * slot */
+	int			set;			/* the leader set */
 	ClusterKind kind;
 	int			acks_followers; /* that a commit waits for, of a leader */
 	int			voters;			/* of a leader: nodes that count */
@@ -92,13 +93,15 @@ topics_mark_slot_wanted(const HighWatermark *slot)
 		slot->former_acks_followers : slot->acks_followers;
 }
 
-extern HighWatermark *topics_mark_slot; /* this process's */
+extern HighWatermark *topics_mark_slot; /* that this process has chosen */
 extern uint64 topics_mark_slot_confirmed_before;	/* when it got the lock */
 
 extern void topics_mark_slot_choose(void);
+extern void topics_mark_slot_choose_set(int set);
 extern int	topics_mark_slot_number(void);
-extern int	topics_mark_slot_of(Oid database);
+extern int	topics_mark_slot_of(Oid database, int set);
 extern void topics_mark_slot_acquire(LWLockMode mode);
+extern void topics_mark_slot_acquire_set(int set, LWLockMode mode);
 extern bool topics_mark_slot_is_locked(void);
 extern void topics_mark_slot_release(void);
 

@@ -155,6 +155,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 #endif
 
 	state->id = *id;
+	state->set = 0;
 
 	if (is_new)
 	{
@@ -524,18 +525,18 @@ topics_partition_state_forget_ends(Oid database)
 }
 
 /*
- * A database's partitions have no marks, and nothing of them is known to be
+ * The partitions of a leader set have no marks, and nothing of them is known to be
  * confirmed.  The caller holds the locks of the marks that they had, and of those
  * that they will have.
  */
 void
-topics_partition_state_forget_marks(Oid database)
+topics_partition_state_forget_marks(Oid database, int set)
 {
 	for (int i = 0; i < shared->nstates; i++)
 	{
 		PartitionState *state = &shared->states[i];
 
-		if (state->id.database != database)
+		if (state->id.database != database || state->set != set)
 			continue;
 		state->mark = 0;
 		state->found_at_mark = 0;
@@ -546,12 +547,12 @@ topics_partition_state_forget_marks(Oid database)
 	}
 }
 
-/* A number of this database's is another follower's now, of which nothing is known. */
+/* A number in a leader set is another follower's now, of which nothing is known. */
 void
-topics_partition_state_forget_follower(int number)
+topics_partition_state_forget_follower(int set, int number)
 {
 	for (int i = 0; i < shared->nstates; i++)
-		if (shared->states[i].id.database == MyDatabaseId)
+		if (shared->states[i].id.database == MyDatabaseId && shared->states[i].set == set)
 			pg_atomic_write_u64(&shared->states[i].follower_end[number], UNKNOWN_OFFSET);
 }
 

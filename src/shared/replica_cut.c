@@ -58,22 +58,22 @@ topics_replica_cut_feed(PartitionState *state)
 void
 topics_replica_cut_note_moved(PartitionState *state)
 {
-	topics_mark_slot_choose();
+	topics_mark_slot_choose_set(state->set);
 	if (likely(topics_mark_slot->kind != CLUSTER_LEADER))
 		return;
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(state->set, LW_EXCLUSIVE);
 	topics_replica_cut_feed(state);
 	topics_mark_slot_release();
 	ConditionVariableBroadcast(&topics_mark_slot->feed_cv);
 }
 
-/* Add a partition to a cut, if it is this database's. */
+/* Add a partition to a cut, if it is this database's, and of the leader set. */
 static void
 add_to_cut(FollowerCut *cut, int place)
 {
 	PartitionState *state = topics_partition_state_at(place);
 
-	if (state->id.database != MyDatabaseId)
+	if (state->id.database != MyDatabaseId || state->set != topics_leader_set)
 		return;
 	Assert(cut->count < cut->room);
 	cut->ends[cut->count].id = state->id;
@@ -174,7 +174,7 @@ topics_replica_cut_wait(const FollowerCut *cut, MonotonicTime until)
 void
 topics_replica_cut_exclude(int follower, PartitionState *state)
 {
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(state->set, LW_EXCLUSIVE);
 	topics_high_watermark_advance();
 	state->confirmed_end = topics_max(state->confirmed_end, topics_high_watermark_confirmed_end(state));
 	state->excluded_by |= 1 << follower;
@@ -188,15 +188,16 @@ topics_replica_cut_exclude(int follower, PartitionState *state)
 void
 topics_replica_cut_include(int follower, PartitionState *state)
 {
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(state->set, LW_EXCLUSIVE);
 	state->excluded_by &= ~(1 << follower);
 	topics_high_watermark_release();
 }
 
-/* Return true if what followers confirm may not be about all partitions. */
+/* Return true if what followers confirm may not be about all partitions of a leader set. */
 bool
-topics_replica_cut_has_exclusions(void)
+topics_replica_cut_has_exclusions(int set)
 {
+	topics_mark_slot_choose_set(set);
 	return *(volatile uint32 *) &topics_mark_slot->exclusions != 0;
 }
 
@@ -308,15 +309,15 @@ topics_replica_cut_follow(uint64 leader_mark)
 }
 
 /*
- * On a follower: copy the long cuts that are confirmed, the latest ones; return their
- * number.  *is_all says whether there were no others.
+ * On a follower in a leader set: copy the long cuts that are confirmed, the latest ones; return
+ * their number.  *is_all says whether there were no others.
  */
 int
-topics_replica_cut_long(LongCut *cuts, bool *is_all)
+topics_replica_cut_long(int set, LongCut *cuts, bool *is_all)
 {
 	int			count = 0;
 
-	topics_mark_slot_acquire(LW_SHARED);
+	topics_mark_slot_acquire_set(set, LW_SHARED);
 	*is_all = topics_mark_slot->nlong <= MAX_LONG_CUTS;
 	for (uint64 i = *is_all ? 0 : topics_mark_slot->nlong - MAX_LONG_CUTS; i < topics_mark_slot->nlong; i++)
 	{

@@ -12,6 +12,7 @@
 #include "fmgr.h"
 #include "nodes/pg_list.h"
 #include "port/atomics.h"
+#include "port/pg_bitutils.h"
 #include "storage/block.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
@@ -30,7 +31,12 @@
 #define HIGH_WATERMARK_MARKS 16 /* moments in time (high_watermark.c) */
 
 #define MAX_FOLLOWERS	8		/* of a database */
-#define MAX_CLUSTERS	8		/* databases of a server that are nodes */
+#define MAX_LEADER_SETS (MAX_FOLLOWERS + 2)	/* of a database */
+#define METADATA_SET	0		/* the set of the metadata, and of all that is
+								 * not spread */
+#define MAX_CLUSTER_SLOTS 24	/* leader sets of all databases of a server
+								 * that are nodes; a bit for each is in
+								 * PartitionState.listed */
 
 #define UNKNOWN_OFFSET	PG_INT64_MAX	/* of next_offset: not known yet */
 #define NO_LIMIT		PG_INT64_MAX	/* of append_limit */
@@ -73,6 +79,7 @@ typedef struct PartitionState
 	/* ---- the registry lock (partition_state.c), exclusive: to write ---- */
 
 	TopicPartition id;
+	int			set;			/* the leader set: 0 without a cluster */
 
 	/* ---- append_lock ---- */
 
@@ -409,8 +416,8 @@ extern void topics_partition_state_release_database(Oid database);
 extern Oid	topics_partition_state_next_database(Oid after);
 extern void topics_partition_state_look_again(Oid database);
 extern void topics_partition_state_forget_ends(Oid database);
-extern void topics_partition_state_forget_marks(Oid database);
-extern void topics_partition_state_forget_follower(int number);
+extern void topics_partition_state_forget_marks(Oid database, int set);
+extern void topics_partition_state_forget_follower(int set, int number);
 extern int64 topics_partition_state_active_bytes(const PartitionState *state);
 extern int	topics_partition_state_index(const PartitionState *state);
 extern PartitionState *topics_partition_state_at(int index);
@@ -496,6 +503,7 @@ extern MonotonicTime topics_worker_due_time(int index, const WorkerSlot *slot);
 typedef struct Follower
 {
 	Oid			database;		/* here */
+	int			set;			/* the leader set that it follows in */
 	char		node[MAX_NODE_NAME + 1];
 	int			number;			/* of its own, below MAX_FOLLOWERS */
 	TimestampTz asked;			/* when it last asked; 0: never */
@@ -510,13 +518,13 @@ extern void topics_follower_shmem_request(void);
 extern void topics_follower_shmem_startup(void);
 extern int	topics_follower_begin(const char *node, bool *is_new);
 extern bool topics_follower_note(const char *node, bool counts, MonotonicTime caught_up);
-extern bool topics_follower_is_heard(int count);
+extern bool topics_follower_is_heard(int set, int count);
 extern uint64 *topics_follower_get_ends(void);
 extern bool topics_follower_has_all(int number, const uint64 *ends);
-extern void topics_follower_forget_heard(void);
+extern void topics_follower_forget_heard(int set);
 extern void topics_follower_end_session(void);
 extern bool topics_follower_is_in_sync(const Follower *follower);
-extern int	topics_follower_count_in_sync(void);
+extern int	topics_follower_count_in_sync(int set);
 extern bool topics_follower_read(const char *node, Follower *copy);
 extern int	topics_follower_forget(const char *node);
 extern void topics_follower_forget_database(Oid database);
@@ -566,32 +574,46 @@ typedef struct ClusterFacts
 								 * change of nodes */
 } ClusterFacts;
 
+extern int	topics_leader_set;	/* that this process acts for */
+
+/* Get the next one of some leader sets, above one or -1; or -1. */
+static inline int
+topics_leader_set_after(uint32 sets, int set)
+{
+	sets &= PG_UINT32_MAX << (set + 1);
+	return sets == 0 ? -1 : pg_rightmost_one_pos32(sets);
+}
+
 extern void topics_mark_slot_shmem_request(void);
 extern void topics_mark_slot_shmem_startup(void);
 extern uint32 topics_mark_slot_row_changes(void);
 extern void topics_mark_slot_watch_rows(void);
 extern void topics_mark_slot_unwatch_rows(void);
 extern void topics_mark_slot_require(void);
-extern bool topics_mark_slot_attend(const ClusterFacts *facts, uint32 row_changes);
-extern void topics_mark_slot_row_changed(const ClusterFacts *facts);
+extern bool topics_mark_slot_attend(const ClusterFacts facts[MAX_LEADER_SETS], uint32 row_changes);
+extern void topics_mark_slot_row_changed(const ClusterFacts facts[MAX_LEADER_SETS]);
 extern void topics_mark_slot_forget_database(Oid database);
 extern ClusterKind topics_mark_slot_kind(void);
+extern ClusterKind topics_mark_slot_kind_of(int set);
 extern uint64 topics_mark_slot_generation(void);
+extern uint64 topics_mark_slot_generation_of(int set);
+extern uint32 topics_mark_slot_sets(void);
+extern int	topics_mark_slot_act_for(int set);
 extern void topics_mark_slot_note_newcomer(int number);
 extern bool topics_mark_slot_is_changing(void);
 extern void topics_mark_slot_drain(void);
 extern bool topics_mark_slot_freeze(bool takes_over);
 extern void topics_mark_slot_thaw(void);
-extern bool topics_mark_slot_is_frozen(void);
-extern void topics_mark_slot_wait_frozen(void);
-extern int	topics_mark_slot_acks_followers(void);
+extern bool topics_mark_slot_is_frozen(int set);
+extern void topics_mark_slot_wait_frozen(int set);
+extern int	topics_mark_slot_acks_followers(int set);
 extern XLogRecPtr topics_mark_slot_start_position(void);
 extern bool topics_mark_slot_has_epoch(void);
 extern void topics_mark_slot_note_higher_term(int64 term);
 extern int64 topics_mark_slot_higher_term(void);
 extern void topics_mark_slot_note_leader(void);
 extern bool topics_mark_slot_hears_leader(int64 ms);
-extern bool topics_mark_slot_has_lease(void);
+extern bool topics_mark_slot_has_lease(int set);
 extern void topics_mark_slot_note_epoch(void);
 
 /* ---- high_watermark.c ---- */
@@ -603,27 +625,28 @@ typedef struct PartitionLimit
 	int64		limit;			/* they stop before this offset */
 } PartitionLimit;
 
-typedef bool (*HighWatermarkCheck) (void);
+typedef bool (*HighWatermarkCheck) (int set);
 typedef void (*SnapshotCheck) (Snapshot snapshot);
 
 extern bool topics_high_watermark_has_standbys(void);
 extern bool topics_high_watermark_applies(void);
 extern void topics_high_watermark_announce(PartitionState *state);
-extern bool topics_high_watermark_begin_publication(void);
+extern bool topics_high_watermark_begin_publication(int set);
 extern void topics_high_watermark_publish(PartitionState *state);
 extern uint64 topics_high_watermark_end_publication(XLogRecPtr lsn);
 extern void topics_high_watermark_truncate(PartitionState *state, int64 end);
-extern TransactionId topics_high_watermark_truncated_by(void);
+extern TransactionId topics_high_watermark_truncated_by(int set);
 extern XLogRecPtr topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end);
-extern bool topics_high_watermark_wait(uint64 mark, uint64 generation, HighWatermarkCheck check,
-									   MonotonicTime until);
+extern bool topics_high_watermark_wait(int set, uint64 mark, uint64 generation,
+									   HighWatermarkCheck check, MonotonicTime until);
 extern int64 topics_high_watermark_get(PartitionState *state);
-extern int	topics_high_watermark_count_listed(void);
+extern bool topics_high_watermark_applies_to(int set);
+extern int	topics_high_watermark_count_listed(int set);
 extern int64 topics_high_watermark_limit_found(PartitionState *state, XLogRecPtr position);
-extern bool topics_high_watermark_cut(PartitionLimit *limits, int room, int *count,
+extern bool topics_high_watermark_cut(int set, PartitionLimit *limits, int room, int *count,
 									  uint64 *mark, XLogRecPtr *position);
 extern void topics_high_watermark_nap(int *polls);
-extern uint64 topics_high_watermark_wait_for_all(SnapshotCheck check, Snapshot snapshot);
+extern uint64 topics_high_watermark_wait_for_all(int set, SnapshotCheck check, Snapshot snapshot);
 extern void topics_high_watermark_wait_for_position(XLogRecPtr position);
 extern bool topics_high_watermark_wait_for_standbys(XLogRecPtr position, MonotonicTime until);
 
@@ -660,7 +683,7 @@ extern bool topics_replica_cut_make(FollowerCut *cut);
 extern void topics_replica_cut_wait(const FollowerCut *cut, MonotonicTime until);
 extern void topics_replica_cut_exclude(int follower, PartitionState *state);
 extern void topics_replica_cut_include(int follower, PartitionState *state);
-extern bool topics_replica_cut_has_exclusions(void);
+extern bool topics_replica_cut_has_exclusions(int set);
 extern void topics_replica_cut_confirm(int follower, uint64 mark, uint64 generation);
 extern void topics_replica_cut_forget_follower(int follower);
 extern void topics_replica_cut_forget_leader(void);
@@ -680,7 +703,7 @@ typedef struct LongCut
 
 #define MAX_LONG_CUTS 16		/* the latest ones are remembered */
 
-extern int	topics_replica_cut_long(LongCut *cuts, bool *is_all);
+extern int	topics_replica_cut_long(int set, LongCut *cuts, bool *is_all);
 
 /* ---- append_wait.c ---- */
 
