@@ -47,8 +47,10 @@ CREATE TABLE topic_log.topic (
 	min_cleanable_dirty_ratio double precision NOT NULL,
 	notify boolean NOT NULL,
 	min_insync_replicas integer NOT NULL,
-	notify_key uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid()
+	notify_key uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+	leader_sets integer[] NOT NULL DEFAULT '{}'
 );
+COMMENT ON COLUMN topic_log.topic.leader_sets IS 'The leader sets of its partitions, from the first one on, and anew when there are no more; none: all are of the first set';
 COMMENT ON COLUMN topic_log.topic.notify_key IS 'The secret in the name of the topic''s channel, see topics.channel';
 COMMENT ON TABLE topic_log.topic IS 'Topics: the view that is the topic, the id that names its log tables, its settings. Read it through topics.topic';
 
@@ -90,6 +92,7 @@ CREATE TABLE topic_log.role (
 COMMENT ON TABLE topic_log.role IS 'The roles that topics.create_roles() has made. One counts as long as name, OID and cluster are as here; not dumped, since OIDs are of one cluster';
 
 CREATE TABLE topic_log.cluster (
+	leader_set integer NOT NULL DEFAULT 0 CONSTRAINT cluster_pkey PRIMARY KEY,
 	node text NOT NULL,
 	leader text NOT NULL,
 	leader_conninfo text,
@@ -109,15 +112,15 @@ CREATE TABLE topic_log.cluster (
 	is_removed boolean NOT NULL DEFAULT false,
 	feature_level integer NOT NULL DEFAULT 0,
 	change_open boolean NOT NULL DEFAULT false,
-	numbers_given bigint NOT NULL DEFAULT 0,
-	is_only boolean NOT NULL DEFAULT true CONSTRAINT cluster_pkey PRIMARY KEY CONSTRAINT is_only CHECK (is_only)
+	numbers_given bigint NOT NULL DEFAULT 0
 );
-COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: one row, or none in a database that is in no cluster; not dumped, since a copy is another node';
+COMMENT ON TABLE topic_log.cluster IS 'What this node is in a cluster: a row for each leader set, or none in a database that is in no cluster; not dumped, since a copy is another node';
 
 CREATE TABLE topic_log.unfinished_cut (
 	topic_id bigint NOT NULL,
 	partition integer NOT NULL,
 	log_end bigint NOT NULL,
+	leader_set integer NOT NULL,
 	CONSTRAINT unfinished_cut_pkey PRIMARY KEY (topic_id, partition)
 );
 COMMENT ON TABLE topic_log.unfinished_cut IS 'On a follower that has a part of one of the leader''s cuts: where the logs ended that are longer since, to which it goes back when it becomes the leader; not dumped';
@@ -134,6 +137,7 @@ CREATE TABLE topic_log.lacking (
 	partition integer NOT NULL,
 	log_end bigint NOT NULL,
 	is_anew boolean NOT NULL DEFAULT false,
+	leader_set integer NOT NULL,
 	CONSTRAINT lacking_pkey PRIMARY KEY (topic_id, partition)
 );
 COMMENT ON TABLE topic_log.lacking IS 'On a follower: partitions that were stopped when it came into the leader''s term, or are read anew, and up to where it must have them before it can lead, or, of those, promise anything; not dumped';
@@ -185,10 +189,10 @@ CREATE FUNCTION topics.create_topic(
 	min_compaction_lag_time interval DEFAULT NULL,
 	min_cleanable_dirty_ratio double precision DEFAULT NULL,
 	notify boolean DEFAULT NULL, min_insync_replicas integer DEFAULT NULL,
-	if_not_exists boolean DEFAULT false) RETURNS void
+	if_not_exists boolean DEFAULT false, leaders text DEFAULT 'here') RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_create_topic';
 COMMENT ON FUNCTION topics.create_topic(text, integer, text, text, interval, bigint, bigint,
-	interval, integer, text, text, interval, interval, double precision, boolean, integer, boolean) IS
+	interval, integer, text, text, interval, interval, double precision, boolean, integer, boolean, text) IS
 'Creates a topic (Kafka: kafka-topics --create). Needs CREATE on schema topic; the caller owns the topic.
 topic: 1 to 63 of A-Z a-z 0-9 . _ -, not . or .., not beginning with __ (42602). partitions: 1 to 10000; NULL: 1.
 key_type, value_type: any type that a column can have; NULL: text. A domain with CHECK is checked when a record is produced, and at the commit if it has got a constraint meanwhile.
@@ -196,7 +200,8 @@ Settings, NULL for the default: retention_time (7 days, negative: unlimited; ret
 segment_bytes (1 GB, at least 65536; segment.bytes), segment_time (7 days, negative: unlimited; segment.ms), max_message_bytes (1048576, from 1 to 268435456, of key, value and headers, these as jsonb; max.message.bytes),
 timestamp_type (CreateTime or LogAppendTime; message.timestamp.type), cleanup_policy (delete, compact, or compact,delete; cleanup.policy), delete_retention_time (1 day; delete.retention.ms),
 min_compaction_lag_time (0; min.compaction.lag.ms), min_cleanable_dirty_ratio (0.5, from 0 to 1; min.cleanable.dirty.ratio), notify (true), min_insync_replicas (1, from 1 to 9, and not above 1 + what topics.alter_cluster() says; min.insync.replicas).
-Errors: 42710 topic exists (a notice with if_not_exists), 22023 bad setting, 42501 no right, 54000 pg_topics.max_partitions reached';
+leaders: in a cluster, here: the node that leads the metadata leads all partitions; or spread: they are spread over as many nodes as there are now, to be produced to and consumed where they are led, see topics.route (Kafka does so), and not compacted.
+Errors: 42710 topic exists (a notice with if_not_exists), 22023 bad setting, 42501 no right, 54000 pg_topics.max_partitions reached, 55000 spread in no cluster, 0A000 spread and compacted, TP004 on a node that does not lead the metadata';
 
 CREATE FUNCTION topics.alter_topic(
 	topic text,
@@ -543,7 +548,8 @@ Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the own
 CREATE VIEW topic_log.topic_description AS
 SELECT 'topic/' || t.topic_id AS key, jsonb_build_object('topic', v.relname, 'uuid', t.notify_key, 'partitions', t.partitions,
 	'key_type', format_type(k.atttypid, k.atttypmod), 'value_type', format_type(w.atttypid, w.atttypmod),
-	'owner', pg_get_userbyid(v.relowner), 'settings', to_jsonb(t) - '{topic_id,view,partitions,notify_key}'::text[],
+	'owner', pg_get_userbyid(v.relowner), 'settings', to_jsonb(t) - '{topic_id,view,partitions,notify_key,leader_sets}'::text[],
+	'leader_sets', to_jsonb(t.leader_sets),
 	'grants', (SELECT coalesce(jsonb_agg(g ORDER BY g::text), '[]') FROM (SELECT jsonb_build_object(
 		'grantee', CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END, 'privilege', privilege_type, 'grantable', bool_or(is_grantable))
 		FROM aclexplode(coalesce(v.relacl, acldefault('r', v.relowner))) WHERE privilege_type <> 'MAINTAIN'
@@ -594,18 +600,18 @@ CREATE PROCEDURE topics.rebalance_leaders()
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_rebalance_leaders';
 COMMENT ON PROCEDURE topics.rebalance_leaders() IS 'Has the preferred node lead again, the one that has made the cluster, as topics.move_leader does. Superusers only. Raises what that raises (Kafka: preferred replica election)';
 
-CREATE FUNCTION topic_log.promise(voter text, voter_server text, cluster_id text, candidate text, incarnation text, server text, term bigint, last_term bigint, ends text, only_asks boolean,
+CREATE FUNCTION topic_log.promise(leader_set integer, voter text, voter_server text, cluster_id text, candidate text, incarnation text, server text, term bigint, last_term bigint, ends text, only_asks boolean,
 	OUT refusal text, OUT promised_term bigint) RETURNS record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_promise';
-COMMENT ON FUNCTION topic_log.promise(text, text, text, text, text, text, bigint, bigint, text, boolean) IS 'Has this node promise to follow a candidate, in src/node/promise.c; why it does not, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: Vote)';
+COMMENT ON FUNCTION topic_log.promise(integer, text, text, text, text, text, text, bigint, bigint, text, boolean) IS 'Has this node promise to follow a candidate, in src/node/promise.c; why it does not, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: Vote)';
 
-CREATE FUNCTION topic_log.follow(cluster_id text, leader text, incarnation text, term bigint) RETURNS void
+CREATE FUNCTION topic_log.follow(leader_set integer, cluster_id text, leader text, incarnation text, term bigint) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_follow';
-COMMENT ON FUNCTION topic_log.follow(text, text, text, bigint) IS 'Tells this node who leads, in a term; called by that node. For roles with the attribute REPLICATION (Kafka: BeginQuorumEpoch)';
+COMMENT ON FUNCTION topic_log.follow(integer, text, text, text, bigint) IS 'Tells this node who leads, in a term; called by that node. For roles with the attribute REPLICATION (Kafka: BeginQuorumEpoch)';
 
-CREATE FUNCTION topic_log.leadership(node text, cluster_id text, promised_term bigint, OUT leader text, OUT leads boolean, OUT term bigint) RETURNS record
+CREATE FUNCTION topic_log.leadership(leader_set integer, node text, cluster_id text, promised_term bigint, OUT leader text, OUT leads boolean, OUT term bigint) RETURNS record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leadership';
-COMMENT ON FUNCTION topic_log.leadership(text, text, bigint) IS 'Who leads, as far as this node knows, whether it is this one, and the term that it is in or has promised; promised_term: that of the node that asks. For roles with the attribute REPLICATION (Kafka: FetchSnapshot''s and Vote''s leader id)';
+COMMENT ON FUNCTION topic_log.leadership(integer, text, text, bigint) IS 'Who leads, as far as this node knows, whether it is this one, and the term that it is in or has promised; promised_term: that of the node that asks. For roles with the attribute REPLICATION (Kafka: FetchSnapshot''s and Vote''s leader id)';
 
 CREATE FUNCTION topic_log.admit(node text, cluster_id text, incarnation text, server text) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_admit';
@@ -615,14 +621,22 @@ CREATE FUNCTION topic_log.feature_level() RETURNS integer LANGUAGE SQL IMMUTABLE
 SET search_path = pg_catalog, pg_temp RETURN 1;
 COMMENT ON FUNCTION topic_log.feature_level() IS 'What this version can write, and read, of what nodes share: src/node/feature_level.c (Kafka: metadata.version)';
 
-CREATE FUNCTION topic_log.find_divergence(node text, incarnation text, server text, cluster_id text, promised_term bigint, term bigint, numbers text, ids text, feature_level integer,
+CREATE FUNCTION topic_log.find_divergence(leader_set integer, node text, incarnation text, server text, cluster_id text, promised_term bigint, term bigint, numbers text, ids text, feature_level integer,
 	OUT leader_term bigint, OUT epoch bigint, OUT epoch_id text, OUT epoch_term bigint, OUT ends text, OUT data_loss boolean, OUT began_with text) RETURNS record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_find_divergence';
-COMMENT ON FUNCTION topic_log.find_divergence(text, text, text, text, bigint, bigint, text, text, integer) IS 'Where a node''s log and this one''s part, in src/node/divergence.c. For roles with the attribute REPLICATION (Kafka: OffsetsForLeaderEpoch)';
+COMMENT ON FUNCTION topic_log.find_divergence(integer, text, text, text, text, bigint, bigint, text, text, integer) IS 'Where a node''s log and this one''s part, in src/node/divergence.c. For roles with the attribute REPLICATION (Kafka: OffsetsForLeaderEpoch)';
 
-CREATE PROCEDURE topic_log.take_lead(prepares boolean)
+CREATE PROCEDURE topic_log.take_lead(leader_set integer, prepares boolean)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_take_lead';
-COMMENT ON PROCEDURE topic_log.take_lead(boolean) IS 'Has this node lead, or prepares that; called by the node that does so far, see topics.move_leader. For roles with the attribute REPLICATION';
+COMMENT ON PROCEDURE topic_log.take_lead(integer, boolean) IS 'Has this node lead, or prepares that; called by the node that does so far, see topics.move_leader. For roles with the attribute REPLICATION';
+
+CREATE PROCEDURE topic_log.hand_over(leader_set integer, to_node text)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_hand_over';
+COMMENT ON PROCEDURE topic_log.hand_over(integer, text) IS 'Has another node lead a leader set that this node leads; called by a node where topics.move_leader was. Superusers only';
+
+CREATE FUNCTION topic_log.leader_set() RETURNS integer
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'topics_own_leader_set';
+COMMENT ON FUNCTION topic_log.leader_set() IS 'The leader set that this process acts for: 0 but for those that replicate, and what they call on other nodes';
 
 CREATE FUNCTION topic_log.join_cluster(node text, leader text, cluster_id text, conninfo text, advertised_conninfo text, topic_id text, notify_key text) RETURNS text
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_join_cluster';
@@ -716,7 +730,7 @@ COMMENT ON VIEW topics.segment IS 'Segments of partitions of the topics that top
 CREATE VIEW topics.broken_topic AS SELECT * FROM topic_log.broken_status();
 COMMENT ON VIEW topics.broken_topic IS 'What topics lack that one may read or owns: after a dump or a replica in part, or changes by hand; a row each, none if all is well. Until it is put right such a topic is not produced to, or read by offset (55000). While a dump is being restored it shows what is still to come. No Kafka counterpart';
 
-CREATE VIEW topics.cluster AS SELECT cluster_id, node, nullif(leader, '') AS leader, term AS epoch, acks_followers, feature_level FROM topic_log.cluster;
+CREATE VIEW topics.cluster AS SELECT cluster_id, node, nullif(leader, '') AS leader, term AS epoch, acks_followers, feature_level FROM topic_log.cluster WHERE leader_set OPERATOR(pg_catalog.=) 0;
 COMMENT ON VIEW topics.cluster IS 'The cluster that this database is in: one row, or none (Kafka: kafka-metadata-quorum describe --status)';
 
 CREATE VIEW topics.truncated WITH (security_barrier) AS
@@ -863,11 +877,11 @@ GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 	topic_log.lag_status(), topic_log.node_status(), topic_log.replica_status() TO PUBLIC;
 
 -- A node's role comes as any client; the functions look who it is.
-GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea), topic_log.take_lead(boolean) TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea), topic_log.take_lead(integer, boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text),
-	topic_log.promise(text, text, text, text, text, text, bigint, bigint, text, boolean), topic_log.follow(text, text, text, bigint),
-	topic_log.leadership(text, text, bigint),
-	topic_log.find_divergence(text, text, text, text, bigint, bigint, text, text, integer),
+	topic_log.promise(integer, text, text, text, text, text, text, bigint, bigint, text, boolean), topic_log.follow(integer, text, text, text, bigint),
+	topic_log.leadership(integer, text, text, bigint),
+	topic_log.find_divergence(integer, text, text, text, text, bigint, bigint, text, text, integer),
 	topic_log.admit(text, text, text, text) TO PUBLIC;
 
 -- As PostgreSQL's own: pg_monitor reads all administration views

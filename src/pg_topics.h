@@ -29,6 +29,8 @@
 
 /* The internal topic of what a cluster's nodes agree on. */
 #define METADATA_TOPIC "__cluster_metadata"
+#define CONSUMER_OFFSETS_TOPIC "__consumer_offsets"
+#define OFFSETS_PARTITIONS 8	/* of that, which groups' names decide on */
 
 /* Kafka's errors that a client branches on. */
 #define ERRCODE_OFFSET_OUT_OF_RANGE MAKE_SQLSTATE('T', 'P', '0', '0', '1')

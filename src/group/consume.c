@@ -212,6 +212,28 @@ is_place_free(const Consumer *consumer, int32 number)
 	return has_record_or_error(&place) && !place.is_claimed;
 }
 
+/* Return true if this node leads a partition: who leads it consumes it. */
+static bool
+is_led_here(const Topic *topic, int32 number)
+{
+	return !topics_cluster_follows(topics_leader_set_of(&topic->leader_sets, number));
+}
+
+/*
+ * Return true if this node leads any partition of a topic, or is where groups are made.  A group
+ * that is new is made there.
+ */
+static bool
+may_be_consumed(const Topic *topic)
+{
+	if (!topics_cluster_follows(METADATA_SET))
+		return true;
+	for (int32 number = 0; number < topic->partitions; number++)
+		if (is_led_here(topic, number))
+			return true;
+	return false;
+}
+
 /* WakeupCheck: return true if any partition has something and is free. */
 static bool
 is_any_place_free(void *arg)
@@ -225,7 +247,7 @@ is_any_place_free(void *arg)
 		topics_catalog_report_dropped(consumer->topic_name);
 	Assert(topic == consumer->topic);
 	for (int32 number = 0; number < topic->partitions; number++)
-		if (is_place_free(consumer, number))
+		if (is_led_here(topic, number) && is_place_free(consumer, number))
 			return true;
 	return false;
 }
@@ -308,6 +330,8 @@ subscribe_group(Consumer *consumer)
 	consumer->reset = consumer->subscription->shared->facts.reset;
 	if (topics_consumer_offset_exists(consumer->subscription))
 		return;
+	if (topics_cluster_follows(METADATA_SET))
+		topics_cluster_report_no_subscription(consumer->group_id, consumer->topic_name);
 	topics_consumer_offset_create(consumer->subscription);
 	first = topics_catalog_partition(consumer->topic, 0);
 	topics_catalog_hold_partition(&first);
@@ -451,6 +475,8 @@ find_free_places(const Consumer *consumer, int *count)
 	{
 		Place	   *place = &places[*count];
 
+		if (!is_led_here(consumer->topic, number))
+			continue;
 		place->partition = topics_catalog_partition(consumer->topic, number);
 		place->turn = (number - first + partitions) % partitions;
 		look_at_group(consumer, place);
@@ -591,6 +617,8 @@ topics_consume(PG_FUNCTION_ARGS)
 	consumer.reset = get_reset_argument(fcinfo, CONSUME_ARG_AUTO_OFFSET_RESET);
 
 	look_up_topic(&consumer);
+	if (!may_be_consumed(consumer.topic))
+		topics_cluster_report_no_group();
 	topics_offset_log_prepare(true);
 	join_group(&consumer);
 	subscribe_group(&consumer);
@@ -620,10 +648,9 @@ topics_wait(PG_FUNCTION_ARGS)
 	consumer = get_consumer_arguments(fcinfo);
 	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(WAIT_ARG_MAX_WAIT), WAKEUP_MAX_WAIT_MS);
 
-	topics_cluster_attend();
-	if (topics_mark_slot_kind() == CLUSTER_FOLLOWER)
-		topics_cluster_require_leader("topics.wait()");
 	look_up_topic(&consumer);
+	if (!may_be_consumed(consumer.topic))
+		topics_cluster_require_leader("topics.wait()");
 	topics_offset_log_prepare(false);
 	topics_group_require_owner(consumer.group_id, true);
 	if (topics_offset_table_peek(consumer.group_id, consumer.topic_id, NO_PARTITION, &entry))

@@ -74,8 +74,8 @@ static SubTransactionId group_locked = InvalidSubTransactionId;
 
 static int64 offsets_topic_id;	/* where this commit's records go */
 
-/* What this node was when the first one was used; 0: in no cluster. */
-static uint64 generation;
+/* What this node was in a leader set when the first one there was used; 0: in no cluster. */
+static uint64 generations[MAX_LEADER_SETS];
 
 /* ----------------------------------------------------------------
  *		While the transaction runs
@@ -115,6 +115,14 @@ topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 pa
 	return NULL;
 }
 
+/* Note what this node is in each leader set. */
+static void
+note_generations(void)
+{
+	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
+		generations[set] = topics_mark_slot_kind_of(set) == CLUSTER_NONE ? 0 : topics_mark_slot_generation_of(set);
+}
+
 /*
  * Use an entry in this (sub)transaction: it stays until the end.  It is made if
  * there is none, with these facts.  The result lives as long.
@@ -131,7 +139,8 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 	uint32		pins = 0;
 
 	if (locals == NIL)
-		generation = topics_mark_slot_kind() == CLUSTER_NONE ? 0 : topics_mark_slot_generation();
+		note_generations();
+	local->set = topics_offset_log_leader_set(&key);
 	local->ordinal = -1;
 	local->subxid = GetCurrentSubTransactionId();
 	locals = lappend(locals, local);
@@ -431,11 +440,11 @@ needs_record(LocalOffset *local)
  * may have used it on another node, which led meanwhile.
  */
 static void
-require_same_role(void)
+require_same_role(int set)
 {
-	if (topics_cluster_follows(METADATA_SET))
+	if (topics_cluster_follows(set))
 		topics_cluster_report_no_group();
-	if (generation != 0 && topics_mark_slot_generation() != generation)
+	if (generations[set] != 0 && topics_mark_slot_generation_of(set) != generations[set])
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("another node may have led since this transaction has used a consumer group"),
@@ -458,13 +467,13 @@ topics_consumer_offset_pre_commit(void)
 			continue;
 		if (local->change->rewrite_of == 0 &&
 			(!local->change->deleted || local->shared->key.topic_id == NO_TOPIC))
-			require_same_role();
+			require_same_role(local->set);
 
 		/*
 		 * of a topic that is dropped a follower gets the records from the
 		 * leader
 		 */
-		else if (topics_cluster_follows(METADATA_SET))
+		else if (topics_cluster_follows(local->set))
 			continue;
 		if (!needs_record(local))
 			continue;

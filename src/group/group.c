@@ -183,6 +183,8 @@ claim_partition(const char *group_id, Topic *topic, int32 number, Partition *par
 {
 	LocalOffset *local = topics_consumer_offset_use(group_id, topic->topic_id, number, NULL, NULL);
 
+	if (topics_cluster_follows(local->set))
+		topics_cluster_report_not_leader(local->set, NameStr(topic->name), number);
 	*partition = topics_catalog_open_for_reading(topic, number);
 	topics_catalog_close_partition(partition, NoLock);
 	(void) topics_consumer_offset_claim(local, topics_catalog_partition_state(topic, 0), true);
@@ -502,6 +504,8 @@ delete_entry(const GroupOffsetKey *key)
 													NULL, NULL);
 	Topic	   *topic = key->topic_id == NO_TOPIC ? NULL : topics_catalog_by_id(key->topic_id);
 
+	if (topic && topics_cluster_follows(local->set))
+		topics_cluster_report_not_leader(local->set, NameStr(topic->name), key->partition);
 	topics_consumer_offset_delete(local, topic ? topics_catalog_try_partition_state(topic, 0) : NULL);
 }
 

@@ -16,7 +16,6 @@
 #include "log/log.h"
 
 /* The internal topic; Kafka's name. */
-#define CONSUMER_OFFSETS_TOPIC "__consumer_offsets"
 
 #define NO_OFFSET PG_INT64_MAX	/* nothing is committed */
 #define NO_PARTITION (-1)		/* of a group or a subscription */
@@ -115,6 +114,7 @@ typedef struct LocalOffset
 	bool		released;		/* the claim was rolled back just now */
 	bool		wake;			/* processes that wait are to look again */
 	PartitionState *topic_state;	/* for waking them, or NULL */
+	int			set;			/* the leader set that it is of */
 	int32		log_partition;	/* where its record goes */
 	int64		ordinal;		/* of the record in this transaction, or -1 */
 	TimestampTz commit_time;
@@ -187,7 +187,8 @@ extern void topics_consumer_offset_after_locks(bool is_commit, bool is_top_level
 
 extern void topics_offset_log_prepare(bool for_write);
 extern Topic *topics_offset_log_require_topic(void);
-extern int32 topics_offset_log_choose_partition(Topic *offsets_topic, const char *group_id);
+extern int	topics_offset_log_leader_set(const GroupOffsetKey *key);
+extern int32 topics_offset_log_choose_partition(Topic *offsets_topic, const GroupOffsetKey *key);
 extern void topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local);
 extern char *topics_offset_log_metadata(const GroupOffset *entry);
 extern void topics_offset_log_note_roles(bool followed);

@@ -73,7 +73,6 @@
 #include "group/group.h"
 #include "pg_topics.h"
 
-#define OFFSETS_PARTITIONS 8	/* of the topic, when it is made */
 #define FIRST_RECORDS 1024		/* room for as many keys at first, to load */
 
 #define OWNERS_BATCH 100		/* groups whose owners are looked at in a
@@ -107,11 +106,46 @@ topics_offset_log_require_topic(void)
 	return topic;
 }
 
-/* Choose the partition that has a group's records. */
-int32
-topics_offset_log_choose_partition(Topic *offsets_topic, const char *group_id)
+/*
+ * Get the leader set that an entry is written by: that of the partition which was consumed.  What
+ * a group is, and what it has subscribed to, is of the first.
+ */
+int
+topics_offset_log_leader_set(const GroupOffsetKey *key)
 {
-	return topics_partitioner_for_key(group_id, strlen(group_id), offsets_topic->partitions);
+	const TopicPartition id = {MyDatabaseId, key->partition, key->topic_id};
+	const PartitionState *state;
+	const Topic *topic;
+
+	if (key->topic_id == NO_TOPIC || key->partition == NO_PARTITION || likely(topics_mark_slot_sets() == 1))
+		return METADATA_SET;
+	state = topics_partition_state_find(&id);
+	if (state)
+		return state->set;
+	topic = topics_catalog_by_id(key->topic_id);
+	return topic ? topics_leader_set_of(&topic->leader_sets, key->partition) : METADATA_SET;
+}
+
+/*
+ * Choose the partition that has an entry's record: the group's name decides, or, in other leader
+ * sets than the first, the set does.
+ */
+int32
+topics_offset_log_choose_partition(Topic *offsets_topic, const GroupOffsetKey *key)
+{
+	int			set = topics_offset_log_leader_set(key);
+
+	if (set != METADATA_SET)
+		return OFFSETS_PARTITIONS + set - 1;
+	return topics_partitioner_for_key(key->group_id, strlen(key->group_id),
+									  topics_min(offsets_topic->partitions, OFFSETS_PARTITIONS));
+}
+
+/* Make the topic, unless it is there. */
+static void
+create_topic(void)
+{
+	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS + topics_cluster_highest_set());
 }
 
 PGDLLEXPORT void topics_offset_log_create_main(Datum main_arg);
@@ -126,7 +160,7 @@ topics_offset_log_create_main(Datum main_arg)
 	topics_background_connect(database);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
+	create_topic();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 }
@@ -142,7 +176,7 @@ create_offsets_topic(void)
 		if (find_offsets_topic())
 			return;
 	}
-	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
+	create_topic();
 }
 
 /* ----------------------------------------------------------------
@@ -220,7 +254,7 @@ topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local)
 			format_offset(&json, local->change);
 		draft.value = DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 	}
-	draft.partition = topics_offset_log_choose_partition(offsets_topic, key->group_id);
+	draft.partition = topics_offset_log_choose_partition(offsets_topic, key);
 	draft.create_time = local->commit_time;
 	local->log_partition = draft.partition;
 	local->ordinal = topics_append_buffer(offsets_topic, &draft);
@@ -425,7 +459,7 @@ unload_missing(Topic *topic, HTAB *records, const int64 *ends)
 	{
 		const GroupOffsetKey *key = &entries[i].key;
 		LoadedRecord *record = hash_search(records, key, HASH_FIND, NULL);
-		int32		partition = topics_offset_log_choose_partition(topic, key->group_id);
+		int32		partition = topics_offset_log_choose_partition(topic, key);
 
 		/* as if by a tombstone at the end: what was committed later stays */
 		if (record == NULL || record->deleted)
@@ -447,8 +481,8 @@ find_parted_at(Topic *topic, const LoadedRecord *record)
 
 	if (record->key.partition == NO_PARTITION || record->offset <= 0)
 		return NO_OFFSET;
-	log = topics_catalog_partition_state(topic, topics_offset_log_choose_partition(topic, record->key.group_id))->id;
-	end = topics_leader_epoch_find_end(&log, record->record_offset, record->key.topic_id, record->key.partition);
+	log = topics_catalog_partition_state(topic, topics_offset_log_choose_partition(topic, &record->key))->id;
+	end = topics_leader_epoch_find_end(topics_offset_log_leader_set(&record->key), &log, record->record_offset, record->key.topic_id, record->key.partition);
 	return record->offset > end ? end : NO_OFFSET;
 }
 
@@ -509,7 +543,7 @@ topics_offset_log_prepare(bool for_write)
 	if (for_write)
 	{
 		topic = find_offsets_topic();
-		if (topics_cluster_follows(METADATA_SET))
+		if (topics_cluster_follows(METADATA_SET) && (topic == NULL || !topics_cluster_leads_any()))
 			topics_cluster_report_no_group();
 		if (topic == NULL)
 			create_offsets_topic();
@@ -529,7 +563,7 @@ topics_offset_log_prepare(bool for_write)
 static char *
 read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
 {
-	int32		number = topics_offset_log_choose_partition(topic, entry->key.group_id);
+	int32		number = topics_offset_log_choose_partition(topic, &entry->key);
 	Partition	partition = topics_catalog_open_for_reading(topic, number);
 	int64		offset = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
 	bool		shows_all = topics_read_cut_show_all(true);

@@ -187,7 +187,7 @@ collect_wanted(void *arg)
 	foreach(lc, wanted->views)
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
-		WorkPiece	piece = {MyDatabaseId, lfirst_oid(lc), 0, WORK_COMPACT};
+		WorkPiece	piece = {MyDatabaseId, lfirst_oid(lc), 0, WORK_COMPACT, METADATA_SET};
 
 		for (; topic && piece.partition < topic->partitions; piece.partition++)
 			if (wants_compaction(topic, piece.partition) && topics_backoff_left(&piece) <= 0)

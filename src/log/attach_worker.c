@@ -64,7 +64,7 @@ topics_attach_worker_main(Datum main_arg)
 		if (hold_partition(partition.relid))
 		{
 			PushActiveSnapshot(GetTransactionSnapshot());
-			partition.state = topics_partition_state_get(&request.id);
+			partition.state = topics_catalog_get_state(&request.id);
 			done = topics_cut_cover(&partition, &request.cover, COVER_ALONE);
 			PopActiveSnapshot();
 		}

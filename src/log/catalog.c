@@ -27,6 +27,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
@@ -52,6 +53,7 @@ enum
 };
 
 #define Anum_topic_notify_key (Anum_topic_first_setting + topics_topic_setting_count())
+#define Anum_topic_leader_sets (Anum_topic_notify_key + 1)
 
 #define FIRST_TOPICS 64			/* room for as many in the cache at first */
 #define MAX_TOPICS 256			/* in the cache from one transaction to the
@@ -183,6 +185,21 @@ load_column(TopicColumn *column, Form_pg_attribute att, MemoryContext cxt)
 	fmgr_info_cxt(function, &column->output, cxt);
 }
 
+/* Load the leader sets that a topic's row has. */
+static void
+load_leader_sets(LeaderSets *result, Datum sets)
+{
+	ArrayType  *array = DatumGetArrayTypeP(sets);
+	Datum	   *values;
+	int			count;
+
+	deconstruct_array(array, INT4OID, sizeof(int32), true, TYPALIGN_INT, &values, NULL, &count);
+	result->count = Min(count, MAX_TOPIC_SETS);
+	for (int i = 0; i < result->count; i++)
+		result->sets[i] = Min(Max(DatumGetInt32(values[i]), 0), MAX_LEADER_SETS - 1);
+	pfree(values);
+}
+
 /* Read the row of a view.  Return false if the view is no topic. */
 static bool
 load_topic_row(Topic *topic, int32 *partitions)
@@ -214,6 +231,8 @@ load_topic_row(Topic *topic, int32 *partitions)
 														RelationGetDescr(rel), &isnull));
 		topics_topic_setting_read_row(&topic->settings, tuple, RelationGetDescr(rel),
 									  Anum_topic_first_setting);
+		load_leader_sets(&topic->leader_sets, heap_getattr(tuple, Anum_topic_leader_sets,
+														   RelationGetDescr(rel), &isnull));
 		snprintf(root, sizeof(root), "t" INT64_FORMAT, topic->topic_id);
 		topic->root_relid = get_relname_relid(root, namespace);
 	}
@@ -401,11 +420,22 @@ topics_catalog_by_id(int64 topic_id)
 	return OidIsValid(view_relid) ? topics_catalog_get(view_relid, true) : NULL;
 }
 
-/* Get the leader set of a partition. */
-int
-topics_catalog_leader_set(const Topic *topic, int32 partition)
+/*
+ * The state of a partition of which the caller may know no more than the id, made if need be.
+ * The caller has a lock as for topics_partition_state_get.
+ */
+PartitionState *
+topics_catalog_get_state(const TopicPartition *id)
 {
-	return METADATA_SET;
+	PartitionState *state = topics_partition_state_find(id);
+	Topic	   *topic;
+
+	if (state)
+		return state;
+	/* while a dump is restored it may not be there yet */
+	topic = topics_catalog_by_id(id->topic_id);
+	return topics_partition_state_get(id, topic ? topics_leader_set_of(&topic->leader_sets, id->partition) :
+									  METADATA_SET);
 }
 
 /*
@@ -556,7 +586,7 @@ topics_catalog_try_partition_state(Topic *topic, int32 partition)
 		return NULL;
 	is_there = OidIsValid(topics_catalog_partition_relid(topic, partition));
 	if (is_there)
-		*state = topics_partition_state_get(&id);
+		*state = topics_partition_state_get(&id, topics_leader_set_of(&topic->leader_sets, partition));
 	UnlockRelationOid(topic->root_relid, AccessShareLock);
 	return is_there ? *state : NULL;
 }

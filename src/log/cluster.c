@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * cluster.c
- *		What this node is in a cluster: the row of topic_log.cluster.
+ *		What this node is in a cluster: the rows of topic_log.cluster.
  *
- * The row is this node's own: it is not replicated, and not dumped.  A database
+ * There is a row for each leader set.  It is this node's own: it is not replicated, and not dumped.  A database
  * without it is in no cluster, and leads all its partitions.  The files of a server can
  * be copied, and the copy be started, as a standby is that is promoted: it has another
  * timeline, or system identifier, than the row says, and neither leads nor promises
@@ -33,7 +33,8 @@
 /* Columns of topic_log.cluster */
 enum
 {
-	Anum_cluster_node = 1,
+	Anum_cluster_leader_set = 1,
+	Anum_cluster_node,
 	Anum_cluster_leader,
 	Anum_cluster_leader_conninfo,
 	Anum_cluster_leader_advertised,
@@ -73,12 +74,26 @@ get_uuid(HeapTuple tuple, TupleDesc desc, AttrNumber column)
 	return isnull ? pstrdup("") : DatumGetCString(DirectFunctionCall1(uuid_out, value));
 }
 
+/* Find the row of a leader set in a scan, or NULL. */
+static HeapTuple
+find_row(SysScanDesc scan, TupleDesc desc, int set)
+{
+	HeapTuple	tuple;
+	bool		isnull;
+
+	do
+		tuple = systable_getnext(scan);
+	while (HeapTupleIsValid(tuple) &&
+		   DatumGetInt32(heap_getattr(tuple, Anum_cluster_leader_set, desc, &isnull)) != set);
+	return tuple;
+}
+
 /*
- * Read the row, as it is now; its texts are palloc'd.  Return false if this
- * database is in no cluster.
+ * Read the row of a leader set, as it is now; its texts are palloc'd.  Return false if this
+ * database is in no cluster, or that has no such set.
  */
 bool
-topics_cluster_read_row(ClusterRow *row)
+topics_cluster_read_row_of(int set, ClusterRow *row)
 {
 	Oid			relid = get_relname_relid("cluster", topics_extension_find_log_schema());
 	Relation	rel;
@@ -92,7 +107,7 @@ topics_cluster_read_row(ClusterRow *row)
 		return false;
 	rel = table_open(relid, AccessShareLock);
 	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	tuple = systable_getnext(scan);
+	tuple = find_row(scan, RelationGetDescr(rel), set);
 	found = HeapTupleIsValid(tuple);
 	if (found)
 	{
@@ -132,6 +147,13 @@ topics_cluster_read_row(ClusterRow *row)
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
+}
+
+/* Read that of the set that this process acts for. */
+bool
+topics_cluster_read_row(ClusterRow *row)
+{
+	return topics_cluster_read_row_of(topics_leader_set, row);
 }
 
 /* Read the row of a database that was found to be in a cluster. */
@@ -182,29 +204,30 @@ topics_cluster_copy_quorum(const ClusterRow *row)
 	return topics_max(topics_min(topics_cluster_quorum(row), row->voters - 1), row->voters - row->acks_followers);
 }
 
-/* Read what this database is in each leader set. */
-static void
-read_facts(ClusterFacts facts[MAX_LEADER_SETS])
+/* Read what this database is in a leader set. */
+static ClusterFacts
+read_facts(int set)
 {
+	ClusterFacts facts = {CLUSTER_NONE};
 	ClusterRow	row;
 
-	memset(facts, 0, sizeof(ClusterFacts) * MAX_LEADER_SETS);
-	if (!topics_cluster_read_row(&row))
-		return;
-	facts[METADATA_SET].kind = row.leads ? CLUSTER_LEADER : CLUSTER_FOLLOWER;
-	facts[METADATA_SET].acks_followers = row.acks_followers;
-	facts[METADATA_SET].lease_followers = row.voters - topics_cluster_quorum(&row);
-	facts[METADATA_SET].term = row.leads ? row.term : 0;
-	facts[METADATA_SET].voters = row.voters;
-	facts[METADATA_SET].data_loss = row.data_loss;
-	facts[METADATA_SET].change_open = row.change_open;
+	if (!topics_cluster_read_row_of(set, &row))
+		return facts;
+	facts.kind = row.leads ? CLUSTER_LEADER : CLUSTER_FOLLOWER;
+	facts.acks_followers = row.acks_followers;
+	facts.lease_followers = row.voters - topics_cluster_quorum(&row);
+	facts.term = row.leads ? row.term : 0;
+	facts.voters = row.voters;
+	facts.data_loss = row.data_loss;
+	facts.change_open = row.change_open;
+	return facts;
 }
 
 /*
- * This transaction may have changed the row of topic_log.cluster; what it says when
- * the transaction commits.
+ * This transaction may have changed the rows of these leader sets, a bit for each; what they say
+ * when the transaction commits.
  */
-static bool row_changes = false;
+static uint32 row_changes = 0;
 
 /*
  * This transaction has done what only the node that leads a set may do; a generation of 0: it
@@ -226,7 +249,7 @@ topics_cluster_attend(void)
 
 	if (likely(is_known))
 		return;
-	if (row_changes || RecoveryInProgress() || !IsTransactionState())
+	if (row_changes != 0 || RecoveryInProgress() || !IsTransactionState())
 		return;
 	if (topics_mark_slot_kind_of(METADATA_SET) == CLUSTER_NONE)
 		topics_cluster_look();
@@ -246,19 +269,22 @@ topics_cluster_look(void)
 	do
 	{
 		changes = topics_mark_slot_row_changes();
-		read_facts(facts);
-	} while (!row_changes && !RecoveryInProgress() &&
+		memset(facts, 0, sizeof(facts));
+		facts[METADATA_SET] = read_facts(METADATA_SET);
+		for (int set = METADATA_SET + 1; set < MAX_LEADER_SETS && facts[METADATA_SET].kind != CLUSTER_NONE; set++)
+			facts[set] = read_facts(set);
+	} while (row_changes == 0 && !RecoveryInProgress() &&
 			 !topics_mark_slot_attend(facts, changes));
 }
 
-/* The row was changed, unless that is undone. */
+/* The row of the set that this process acts for was changed, unless that is undone. */
 void
 topics_cluster_note_change(void)
 {
-	row_changes = true;
+	row_changes |= 1 << topics_leader_set;
 }
 
-/* Before the commit: see what the row says. */
+/* Before the commit: see what the rows say. */
 void
 topics_cluster_pre_commit(void)
 {
@@ -266,23 +292,24 @@ topics_cluster_pre_commit(void)
 
 	if (required_generation != 0 &&
 		topics_mark_slot_generation_of(required_set) != required_generation &&
-		topics_cluster_read_row(&row) && !row.leads && !row_changes)
+		topics_cluster_read_row_of(required_set, &row) && !row.leads && (row_changes & (1 << required_set)) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_LEADER),
 				 errmsg("another node has come to lead before the transaction committed"),
 				 report_leader(&row),
 				 errhint("Run the transaction on that node.")));
-	if (!row_changes)
+	if (row_changes == 0)
 		return;
 	CommandCounterIncrement();
-	read_facts(next_facts);
+	for (int set = -1; (set = topics_leader_set_after(row_changes, set)) >= 0;)
+		next_facts[set] = read_facts(set);
 }
 
-/* Return true if this transaction has changed the row. */
+/* Return true if this transaction has changed a row. */
 bool
 topics_cluster_is_pending(void)
 {
-	return row_changes;
+	return row_changes != 0;
 }
 
 /* Before that end: return true if this transaction makes this node lead, or follow. */
@@ -291,7 +318,7 @@ topics_cluster_changes_role(void)
 {
 	bool		changes = false;
 
-	for (int set = 0; row_changes && set < MAX_LEADER_SETS; set++)
+	for (int set = -1; (set = topics_leader_set_after(row_changes, set)) >= 0;)
 		changes |= next_facts[set].kind != topics_mark_slot_kind_of(set);
 	return changes;
 }
@@ -300,18 +327,26 @@ topics_cluster_changes_role(void)
 void
 topics_cluster_at_end(bool commit)
 {
-	if (commit && row_changes)
-		topics_mark_slot_row_changed(next_facts);
-	row_changes = false;
+	for (int set = -1; commit && (set = topics_leader_set_after(row_changes, set)) >= 0;)
+		topics_mark_slot_row_changed(set, &next_facts[set]);
+	row_changes = 0;
 	required_generation = 0;
 }
 
-/* Return true if this node follows in a leader set: its logs are written by replication alone. */
+/*
+ * Return true if this node follows in a leader set: its logs are written by replication alone.
+ * So it is of a set that has just come with its first topic, and of which shared memory does not
+ * know yet.
+ */
 bool
 topics_cluster_follows(int set)
 {
+	ClusterKind kind;
+
 	topics_cluster_attend();
-	return topics_mark_slot_kind_of(set) == CLUSTER_FOLLOWER;
+	kind = topics_mark_slot_kind_of(set);
+	return kind == CLUSTER_FOLLOWER ||
+		(kind == CLUSTER_NONE && set != METADATA_SET && topics_mark_slot_kind_of(METADATA_SET) != CLUSTER_NONE);
 }
 
 /*
@@ -389,13 +424,53 @@ topics_cluster_report_no_group(void)
 			 errhint("%s", *row.leader ? "Connect to that node." : "Look at topics.node on other nodes. topics.failover() has one lead.")));
 }
 
-/* Raise the error of who would write to a partition that is led elsewhere. */
+/*
+ * Raise the error of who would use a group for the first time on a topic where other partitions are
+ * led than those of the metadata.
+ */
 void
-topics_cluster_report_not_leader(const char *topic, int32 partition)
+topics_cluster_report_no_subscription(const char *group_id, const char *topic)
 {
 	ClusterRow	row;
 
-	if (!topics_cluster_read_row(&row) || row.leads)
+	topics_cluster_require_row(&row);
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_LEADER),
+			 errmsg("consumer group \"%s\" has not consumed from topic \"%s\" yet", group_id, topic),
+			 report_leader(&row),
+			 errhint("Its first call of topics.consume() is made on that node. Try again when this node has heard of it.")));
+}
+
+/* Get the highest of this database's leader sets, by its rows. */
+int
+topics_cluster_highest_set(void)
+{
+	int			result = METADATA_SET;
+	ClusterRow	row;
+
+	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+		if (topics_cluster_read_row_of(set, &row))
+			result = set;
+	return result;
+}
+
+/* Return true if this node leads any leader set, as far as shared memory knows. */
+bool
+topics_cluster_leads_any(void)
+{
+	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
+		if (topics_mark_slot_kind_of(set) == CLUSTER_LEADER)
+			return true;
+	return false;
+}
+
+/* Raise the error of who would write to a partition that is led elsewhere. */
+void
+topics_cluster_report_not_leader(int set, const char *topic, int32 partition)
+{
+	ClusterRow	row;
+
+	if (!topics_cluster_read_row_of(set, &row) || row.leads)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("partition %d of topic \"%s\" has got another leader", partition, topic)));
@@ -404,4 +479,56 @@ topics_cluster_report_not_leader(const char *topic, int32 partition)
 			 errmsg("partition %d of topic \"%s\" is not led by this node", partition, topic),
 			 report_leader(&row),
 			 errhint("%s", *row.leader ? "Connect to that node." : "Look at topics.node on other nodes. topics.failover() has one lead.")));
+}
+
+/* Get the leader set that is an SQL function's first argument. */
+static int
+get_set_argument(FunctionCallInfo fcinfo)
+{
+	int			set;
+
+	topics_settings_require_preload();
+	topics_argument_require(fcinfo, 0);
+	set = PG_GETARG_INT32(0);
+	if (set < METADATA_SET || set >= MAX_LEADER_SETS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid leader set %d", set)));
+	return set;
+}
+
+/* Call an SQL function, for which this process acts for a leader set. */
+static Datum
+call_for(int set, FunctionCallInfo fcinfo, PGFunction function)
+{
+	int			before = topics_mark_slot_act_for(set);
+	volatile Datum result = (Datum) 0;
+
+	PG_TRY();
+	{
+		result = function(fcinfo);
+	}
+	PG_FINALLY();
+	{
+		(void) topics_mark_slot_act_for(before);
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/*
+ * Call an SQL function that is about a leader set, which is its first argument: this process acts
+ * for that meanwhile.
+ */
+Datum
+topics_leader_set_call(FunctionCallInfo fcinfo, PGFunction function)
+{
+	return call_for(get_set_argument(fcinfo), fcinfo, function);
+}
+
+/* Call one that finds out for which set it acts by itself. */
+Datum
+topics_leader_set_call_any(FunctionCallInfo fcinfo, PGFunction function)
+{
+	return call_for(topics_leader_set, fcinfo, function);
 }

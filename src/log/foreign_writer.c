@@ -208,8 +208,8 @@ topics_foreign_writer_pre_commit(void)
 		{
 			TopicPartition first = {MyDatabaseId, 0, id.topic_id};
 
-			topic_states[nstates] = topics_partition_state_get(&first);
-			states[nstates] = topics_partition_state_get(&id);
+			topic_states[nstates] = topics_catalog_get_state(&first);
+			states[nstates] = topics_catalog_get_state(&id);
 			if (topics_high_watermark_applies_to(states[nstates]->set) ||
 				topics_mark_slot_kind_of(states[nstates]->set) == CLUSTER_LEADER)
 				make_end_known(lfirst_oid(lc), states[nstates]);

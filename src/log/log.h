@@ -82,6 +82,7 @@ typedef struct Topic
 	TupleDesc	tupdesc;		/* of the log table */
 	TopicSettings settings;
 	pg_uuid_t	notify_key;		/* the secret in the name of its channel */
+	LeaderSets	leader_sets;
 	MemoryContext cxt;			/* of what hangs off this struct */
 	Oid		   *partition_relids;	/* InvalidOid until asked for */
 	PartitionState **partition_states;	/* NULL until asked for */
@@ -187,7 +188,7 @@ extern char *topics_catalog_describe_log(Oid relid);
 extern Topic *topics_catalog_by_id(int64 topic_id);
 extern List *topics_catalog_list(void);
 extern Oid	topics_catalog_partition_relid(Topic *topic, int32 partition);
-extern int	topics_catalog_leader_set(const Topic *topic, int32 partition);
+extern PartitionState *topics_catalog_get_state(const TopicPartition *id);
 extern PartitionState *topics_catalog_try_partition_state(Topic *topic, int32 partition);
 extern PartitionState *topics_catalog_partition_state(Topic *topic, int32 partition);
 extern void topics_catalog_report_dropped(const char *topic);
@@ -280,7 +281,7 @@ extern bool topics_dropped_topic_finish(bool all, MemoryContext parent,
 
 /* ---- cluster.c ---- */
 
-/* What this node is in a cluster: topic_log.cluster. */
+/* What this node is in a leader set of a cluster: a row of topic_log.cluster. */
 typedef struct ClusterRow
 {
 	char	   *node;			/* its own name */
@@ -307,6 +308,9 @@ typedef struct ClusterRow
 } ClusterRow;
 
 extern bool topics_cluster_read_row(ClusterRow *row);
+extern bool topics_cluster_read_row_of(int set, ClusterRow *row);
+extern Datum topics_leader_set_call(FunctionCallInfo fcinfo, PGFunction function);
+extern Datum topics_leader_set_call_any(FunctionCallInfo fcinfo, PGFunction function);
 extern void topics_cluster_require_row(ClusterRow *row);
 extern void topics_cluster_attend(void);
 extern void topics_cluster_note_change(void);
@@ -322,8 +326,11 @@ extern char *topics_cluster_own_server(void);
 extern int	topics_cluster_quorum(const ClusterRow *row);
 extern int	topics_cluster_copy_quorum(const ClusterRow *row);
 extern void topics_cluster_report_other_leader(const char *node);
+extern int	topics_cluster_highest_set(void);
+extern bool topics_cluster_leads_any(void);
 extern void topics_cluster_report_no_group(void);
-extern void topics_cluster_report_not_leader(const char *topic, int32 partition);
+extern void topics_cluster_report_no_subscription(const char *group_id, const char *topic);
+extern void topics_cluster_report_not_leader(int set, const char *topic, int32 partition);
 
 /* ---- truncate.c ---- */
 
@@ -338,6 +345,7 @@ typedef struct NewTopic
 {
 	int64		topic_id;		/* 0: the next one */
 	const char *notify_key;		/* NULL: a new one */
+	LeaderSets	leader_sets;
 	const char *name;
 	int32		partitions;
 	const char *key_type;		/* as it can stand in any statement */
@@ -349,9 +357,10 @@ typedef struct NewTopic
 extern bool topics_make_topic_lock_name(const char *name);
 extern void topics_make_topic_create(const NewTopic *topic);
 extern void topics_make_topic_create_internal_as(NewTopic *topic);
+extern void topics_make_topic_cover_set(const char *name, int32 partitions);
 extern void topics_make_topic_create_internal(const char *name, int32 partitions);
-extern void topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to,
-												int64 segment_bytes);
+extern void topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes,
+												const LeaderSets *sets);
 extern Oid	topics_make_topic_create_table(int64 topic_id, int32 partition);
 extern void topics_make_topic_attach_partition(int64 topic_id, int32 partition);
 extern Oid	topics_make_topic_create_view(int64 topic_id, const char *name);

@@ -440,7 +440,7 @@ get_cached_bounds(Relation rel)
 static PartitionState *
 get_known_state(Relation rel, const TopicPartition *id)
 {
-	PartitionState *state = topics_partition_state_get(id);
+	PartitionState *state = topics_catalog_get_state(id);
 
 	/* a parallel query has looked before it began, or else hides all */
 	if (pg_atomic_read_u64(&state->next_offset) == UNKNOWN_OFFSET && !IsInParallelMode())

@@ -90,11 +90,12 @@ topics_make_topic_create_table(int64 topic_id, int32 partition)
 
 /* Make the tables of the partitions from .. to-1, with a first segment each. */
 void
-topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes)
+topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 segment_bytes,
+									const LeaderSets *sets)
 {
 	/* dropped again if this (sub)transaction fails */
 	topics_topic_changes_note(topic_id, from, to, true);
-	topics_partition_state_reserve(topic_id, from, to);
+	topics_partition_state_reserve(topic_id, from, to, sets);
 	for (int32 partition = from; partition < to; partition++)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic_id};
@@ -104,7 +105,7 @@ topics_make_topic_create_partitions(int64 topic_id, int32 from, int32 to, int64 
 		created.relid = topics_make_topic_create_table(topic_id, partition);
 		topics_statement_execute("INSERT INTO topic_log.partition (topic_id, partition)"
 								 " VALUES (" INT64_FORMAT ", %d)", topic_id, partition);
-		created.state = topics_partition_state_get(&id);
+		created.state = topics_partition_state_get(&id, topics_leader_set_of(sets, partition));
 		topics_cut_cover_offset(&created, 0, segment_bytes, COVER_BESIDES);
 	}
 }
@@ -155,17 +156,50 @@ topics_make_topic_create_view(int64 topic_id, const char *name)
 	return get_relname_relid(name, get_namespace_oid(TOPIC_SCHEMA, false));
 }
 
+/* Write leader sets as an array, palloc'd. */
+static char *
+format_leader_sets(const LeaderSets *sets)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoChar(&text, '{');
+	for (int i = 0; i < sets->count; i++)
+		appendStringInfo(&text, "%s%d", i > 0 ? "," : "", sets->sets[i]);
+	appendStringInfoChar(&text, '}');
+	return text.data;
+}
+
+/*
+ * The leader sets of pg_topics' own topics.  The metadata have a partition for each, which
+ * says who leads it.  Committed offsets are in those that the group's name decides, or, of
+ * partitions of other sets, in one for each of these.
+ */
+static LeaderSets
+get_internal_sets(const char *name)
+{
+	LeaderSets	sets = {0};
+
+	if (strcmp(name, METADATA_TOPIC) == 0)
+		for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+			sets.sets[sets.count++] = set;
+	else if (strcmp(name, CONSUMER_OFFSETS_TOPIC) == 0)
+		for (int i = 0; i < OFFSETS_PARTITIONS + MAX_LEADER_SETS - 1; i++)
+			sets.sets[sets.count++] = topics_max(i - OFFSETS_PARTITIONS + 1, METADATA_SET);
+	return sets;
+}
+
 /* Make a topic's row, with a new notify_key if that is NULL. */
 static void
 insert_topic_row(int64 topic_id, Oid view, int32 partitions, const char *notify_key,
-				 TopicSettingValues *settings)
+				 const LeaderSets *sets, TopicSettingValues *settings)
 {
 	const char *key = notify_key ? quote_literal_cstr(notify_key) : "DEFAULT";
 
-	topics_topic_setting_execute(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view, notify_key%s)"
-										  " VALUES (" INT64_FORMAT ", %d, %u, %s%s)",
+	topics_topic_setting_execute(psprintf("INSERT INTO topic_log.topic (topic_id, partitions, view, notify_key, leader_sets%s)"
+										  " VALUES (" INT64_FORMAT ", %d, %u, %s, '%s'%s)",
 										  topics_topic_setting_columns(), topic_id, partitions, view,
-										  key, topics_topic_setting_parameters()),
+										  key, format_leader_sets(sets), topics_topic_setting_parameters()),
 								 settings);
 }
 
@@ -206,9 +240,10 @@ topics_make_topic_insert_row(int64 topic_id, Oid view, const char *name, int32 p
 {
 	TopicSettingValues *settings = topics_catalog_is_internal(name) ? get_internal_settings(name) :
 		get_cautious_settings();
+	LeaderSets	sets = get_internal_sets(name);
 
 	topics_topic_setting_add_defaults(settings);
-	insert_topic_row(topic_id, view, partitions, NULL, settings);
+	insert_topic_row(topic_id, view, partitions, NULL, &sets, settings);
 }
 
 /* Read a number by a query that has one. */
@@ -296,9 +331,10 @@ topics_make_topic_create(const NewTopic *topic)
 	topic_id = topic->topic_id != 0 ? use_topic_id(topic->topic_id) : take_topic_id();
 	create_log_table(topic_id, topic->key_type, topic->value_type);
 	topics_make_topic_create_partitions(topic_id, 0, topic->partitions,
-										topics_topic_setting_used(topic->settings).segment_bytes);
+										topics_topic_setting_used(topic->settings).segment_bytes,
+										&topic->leader_sets);
 	view = topics_make_topic_create_view(topic_id, topic->name);
-	insert_topic_row(topic_id, view, topic->partitions, topic->notify_key, topic->settings);
+	insert_topic_row(topic_id, view, topic->partitions, topic->notify_key, &topic->leader_sets, topic->settings);
 	if (OidIsValid(topic->owner))
 	{
 		CommandCounterIncrement();
@@ -319,6 +355,7 @@ topics_make_topic_create_internal_as(NewTopic *topic)
 	topic->key_type = "pg_catalog.text";
 	topic->value_type = "pg_catalog.jsonb";
 	topic->settings = get_internal_settings(topic->name);
+	topic->leader_sets = get_internal_sets(topic->name);
 	if (topics_make_topic_lock_name(topic->name))
 		topics_make_topic_create(topic);
 	else
@@ -332,4 +369,25 @@ topics_make_topic_create_internal(const char *name, int32 partitions)
 	NewTopic	topic = {.name = name,.partitions = partitions};
 
 	topics_make_topic_create_internal_as(&topic);
+}
+
+/* Have a topic of pg_topics' own, if it is there, with so many partitions at least. */
+void
+topics_make_topic_cover_set(const char *name, int32 partitions)
+{
+	Topic	   *topic = topics_catalog_lookup(name, true);
+	Topic		before;
+	StatementScope scope;
+
+	if (topic == NULL || topic->partitions >= partitions)
+		return;
+	before = *topic;
+	LockRelationOid(before.view_relid, ShareUpdateExclusiveLock);
+	scope = topics_statement_begin();
+	topics_make_topic_create_partitions(before.topic_id, before.partitions, partitions,
+										before.settings.segment_bytes, &before.leader_sets);
+	topics_statement_execute("UPDATE topic_log.topic SET partitions = %d WHERE topic_id = " INT64_FORMAT,
+							 partitions, before.topic_id);
+	CacheInvalidateRelcacheByRelid(before.view_relid);
+	topics_statement_end(scope);
 }

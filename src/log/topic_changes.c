@@ -166,7 +166,7 @@ topics_topic_changes_pre_commit(void)
 		TopicPartition id = {MyDatabaseId, 0, note->topic_id};
 
 		if (note->created && note->from > 0)
-			grown_topics[ngrown++] = topics_partition_state_get(&id);
+			grown_topics[ngrown++] = topics_catalog_get_state(&id);
 	}
 }
 

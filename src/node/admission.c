@@ -66,7 +66,8 @@ ask_node(void *arg)
 	const ClusterRow *row = question->row;
 	Leadership *answer = &question->answer;
 	const char *values[] = {
-		row->node, row->cluster_id, psprintf(INT64_FORMAT, topics_max(row->term, row->promised_term))
+		psprintf("%d", topics_leader_set), row->node, row->cluster_id,
+		psprintf(INT64_FORMAT, topics_max(row->term, row->promised_term))
 	};
 	long		patience = topics_min(LEADERSHIP_PATIENCE_MS, pg_topics_node_timeout);
 	Peer	   *peer = topics_peer_connect_within(answer->node->name, answer->node->conninfo, patience);
@@ -77,7 +78,7 @@ ask_node(void *arg)
 
 		if (!row->is_admitted)
 			have_admitted(peer, row, patience);
-		result = topics_peer_query_within(peer, "SELECT * FROM topic_log.leadership($1, $2, $3::int8)",
+		result = topics_peer_query_within(peer, "SELECT * FROM topic_log.leadership($1::int4, $2, $3, $4::int8)",
 										  values, lengthof(values), patience);
 
 		answer->leader = pstrdup(topics_peer_value(result, 0, 0));

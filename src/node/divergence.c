@@ -91,15 +91,17 @@ wait_for_term(int64 promised_term)
 }
 
 /*
- * find_divergence(node, incarnation, server, cluster_id, promised_term, term, numbers, ids,
+ * find_divergence(leader_set, node, incarnation, server, cluster_id, promised_term, term, numbers, ids,
  * feature_level): what a node that is in an earlier term, and knows these epochs, has to
  * know before it follows this one
  */
-Datum
-topics_find_divergence(PG_FUNCTION_ARGS)
+static Datum
+find_divergence(PG_FUNCTION_ARGS)
 {
-	int64		promised_term = PG_GETARG_INT64(4);
-	int64		term = PG_GETARG_INT64(5);
+	const char *node = topics_argument_get_text(fcinfo, 1);
+	const char *cluster_id = topics_argument_get_text(fcinfo, 4);
+	int64		promised_term = PG_GETARG_INT64(5);
+	int64		term = PG_GETARG_INT64(6);
 	Datum		values[DIVERGENCE_COLUMNS];
 	bool		nulls[DIVERGENCE_COLUMNS] = {false};
 	TupleDesc	tupdesc;
@@ -108,17 +110,16 @@ topics_find_divergence(PG_FUNCTION_ARGS)
 	MetadataEpoch *next;
 	MetadataEpoch *began;
 
-	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, PG_NARGS());
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	topics_replica_feed_check_role(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 3));
+	topics_replica_feed_check_role(node, cluster_id);
 	wait_for_term(promised_term);
-	topics_replica_feed_check_node(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 1),
-								   topics_argument_get_text(fcinfo, 2), topics_argument_get_text(fcinfo, 3),
-								   term, promised_term);
+	topics_replica_feed_check_node(node, topics_argument_get_text(fcinfo, 2),
+								   topics_argument_get_text(fcinfo, 3), cluster_id, term, promised_term);
 	topics_cluster_require_row(&row);
-	topics_feature_level_note(&row, topics_argument_get_text(fcinfo, 0), PG_GETARG_INT32(8));
+	if (topics_leader_set == METADATA_SET)
+		topics_feature_level_note(&row, node, PG_GETARG_INT32(9));
 	began = topics_metadata_find_term(row.term);
 	if (began == NULL)
 		ereport(ERROR,
@@ -126,8 +127,8 @@ topics_find_divergence(PG_FUNCTION_ARGS)
 				 errmsg("the node that leads has not begun its term yet")));
 	values[DIVERGENCE_TERM] = Int64GetDatum(row.term);
 	values[DIVERGENCE_BEGAN_WITH] = CStringGetTextDatum(began->ends);
-	common = topics_metadata_find_common_epoch(topics_argument_get_text(fcinfo, 6),
-											   topics_argument_get_text(fcinfo, 7));
+	common = topics_metadata_find_common_epoch(topics_argument_get_text(fcinfo, 7),
+											   topics_argument_get_text(fcinfo, 8));
 	nulls[DIVERGENCE_EPOCH] = nulls[DIVERGENCE_EPOCH_TERM] = common == NULL;
 	put_text(values, nulls, DIVERGENCE_EPOCH_ID, common ? common->id : NULL);
 	if (common)
@@ -139,6 +140,12 @@ topics_find_divergence(PG_FUNCTION_ARGS)
 	put_text(values, nulls, DIVERGENCE_ENDS, next ? next->ends : NULL);
 	values[DIVERGENCE_DATA_LOSS] = BoolGetDatum((next && next->data_loss) || began->data_loss);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}
+
+Datum
+topics_find_divergence(PG_FUNCTION_ARGS)
+{
+	return topics_leader_set_call(fcinfo, find_divergence);
 }
 
 /* ----------------------------------------------------------------
@@ -157,16 +164,17 @@ topics_divergence_ask(Peer *peer, const ClusterRow *row)
 	char	   *numbers;
 	char	   *ids;
 	const char *values[] = {
-		row->node, row->incarnation, topics_cluster_own_server(), row->cluster_id, psprintf(INT64_FORMAT, row->promised_term),
+		psprintf("%d", topics_leader_set), row->node, row->incarnation, topics_cluster_own_server(), row->cluster_id,
+		psprintf(INT64_FORMAT, row->promised_term),
 		psprintf(INT64_FORMAT, row->term), NULL, NULL, psprintf("%d", topics_feature_level_own())
 	};
 	PeerResult *answer;
 	const char *text;
 
 	topics_metadata_list_epochs(&numbers, &ids);
-	values[6] = numbers;
-	values[7] = ids;
-	answer = topics_peer_query(peer, "SELECT * FROM topic_log.find_divergence($1, $2, $3, $4, $5::int8, $6::int8, $7, $8, $9::int4)",
+	values[7] = numbers;
+	values[8] = ids;
+	answer = topics_peer_query(peer, "SELECT * FROM topic_log.find_divergence($1::int4, $2, $3, $4, $5, $6::int8, $7::int8, $8, $9, $10::int4)",
 							   values, lengthof(values));
 	result->term = pg_strtoint64(topics_peer_value(answer, 0, DIVERGENCE_TERM));
 	text = topics_peer_value(answer, 0, DIVERGENCE_EPOCH);
@@ -215,8 +223,8 @@ truncate_partition(const LogEnd *end, const ClusterRow *row, bool data_loss)
 
 	if (topic == NULL || end->partition >= topic->partitions)
 		return 0;
-	/* it was dropped there, or made here only */
-	if (end->is_absent && strcmp(NameStr(topic->name), METADATA_TOPIC) != 0)
+	/* it was dropped there, or made here only; or not known, by a leader of another set */
+	if (end->is_absent && strcmp(NameStr(topic->name), METADATA_TOPIC) != 0 && topics_leader_set == METADATA_SET)
 		return -1;
 	partition = topics_catalog_open_for_reading(topic, end->partition);
 	(void) topics_log_start_read_row(&partition.state->id, NULL, &known);
@@ -268,6 +276,8 @@ truncate_all(const List *ends, const ClusterRow *row, bool data_loss, int64 epoc
 		{
 			Topic	   *topic = topics_catalog_by_id(end->topic_id);
 
+			if (!end->is_absent)
+				topics_leader_set_require_one(topic);
 			topics_metadata_drop_topic(topic->topic_id, topic->view_relid);
 			CommandCounterIncrement();
 		}

@@ -8,6 +8,8 @@
  *		all, and lets nobody append meanwhile
  *	rebalance_leaders	... the node that is preferred
  *
+ * Each is for all leader sets that one node leads, one after the other; an election is of one.
+ *
  * HOW MANY PROMISES.  So many that of any two elections one node promises in both, and
  * that of the nodes that promise one has any commit that was ever acknowledged: a
  * majority, or all but as many as have such a commit without the leader
@@ -49,6 +51,7 @@ PG_FUNCTION_INFO_V1(topics_failover);
 PG_FUNCTION_INFO_V1(topics_move_leader);
 PG_FUNCTION_INFO_V1(topics_rebalance_leaders);
 PG_FUNCTION_INFO_V1(topics_take_lead);
+PG_FUNCTION_INFO_V1(topics_hand_over);
 
 #define PEER_PATIENCE_MS 2000	/* for a node to answer a candidate */
 #define PEER_TIMEOUT "SET statement_timeout = '2 s'"
@@ -185,12 +188,12 @@ send_to_peer(void *arg)
 	Attempt    *attempt = arg;
 	const Election *election = attempt->election;
 	const char *values[] = {
-		attempt->voter, topics_admission_server(attempt->voter), election->row.cluster_id, election->row.node,
+		psprintf("%d", topics_leader_set), attempt->voter, topics_admission_server(attempt->voter), election->row.cluster_id, election->row.node,
 		election->row.incarnation, topics_cluster_own_server(), psprintf(INT64_FORMAT, election->term), psprintf(INT64_FORMAT, election->row.term),
 		election->ends, attempt->only_asks ? "t" : "f"
 	};
 
-	topics_peer_send(attempt->peer, "SELECT * FROM topic_log.promise($1, $2, $3, $4, $5, $6, $7::int8, $8::int8, $9, $10::bool)",
+	topics_peer_send(attempt->peer, "SELECT * FROM topic_log.promise($1::int4, $2, $3, $4, $5, $6, $7, $8::int8, $9::int8, $10, $11::bool)",
 					 values, lengthof(values));
 }
 
@@ -247,10 +250,11 @@ tell_peer(void *arg)
 	Attempt    *attempt = arg;
 	const ClusterRow *row = &attempt->election->row;
 	const char *values[] = {
-		row->cluster_id, row->node, row->incarnation, psprintf(INT64_FORMAT, attempt->election->term)
+		psprintf("%d", topics_leader_set), row->cluster_id, row->node, row->incarnation,
+		psprintf(INT64_FORMAT, attempt->election->term)
 	};
 
-	topics_peer_clear(topics_peer_query_within(attempt->peer, "SELECT topic_log.follow($1, $2, $3, $4::int8)",
+	topics_peer_clear(topics_peer_query_within(attempt->peer, "SELECT topic_log.follow($1::int4, $2, $3, $4, $5::int8)",
 											   values, lengthof(values), PEER_PATIENCE_MS));
 }
 
@@ -544,49 +548,95 @@ read_row(ClusterRow *row)
 				 errhint("Make one with topics.create_cluster().")));
 }
 
-/* CALL failover(lost_node, allow_data_loss) */
-Datum
-topics_failover(PG_FUNCTION_ARGS)
+/* Do something for a leader set, which this process acts for meanwhile. */
+static void
+act_for(int set, void (*work) (void *arg), void *arg)
 {
-	char	   *lost_node = topics_argument_get_text(fcinfo, 0);
-	bool		allow_data_loss = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	int			before = topics_mark_slot_act_for(set);
+
+	PG_TRY();
+	{
+		work(arg);
+	}
+	PG_FINALLY();
+	{
+		(void) topics_mark_slot_act_for(before);
+	}
+	PG_END_TRY();
+}
+
+/* A failover, and what has become of it. */
+typedef struct Failover
+{
+	char	   *lost_node;
+	bool		allow_data_loss;
+	bool		leads;			/* this node some set already */
+	bool		elected;
+} Failover;
+
+/* Have this node lead a set, if another one does that is lost. */
+static void
+fail_over(void *arg)
+{
+	Failover   *failover = arg;
 	Election	election;
 	ClusterRow	row;
 
-	require_call(fcinfo, "topics.failover()");
-	read_row(&row);
-	if (strcmp(lost_node, row.node) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("node \"%s\" is this node", lost_node),
-				 errhint("Call topics.failover() on the node that is to lead, or topics.move_leader() here.")));
-	if (topics_metadata_find_node(lost_node) == NULL)
-		topics_membership_report_no_node(lost_node);
+	if (!topics_cluster_read_row(&row))
+		return;
 	if (row.leads)
 	{
 		/* it was called before, or another way of failover was faster */
-		if (allow_data_loss)
+		failover->leads = true;
+		if (failover->allow_data_loss)
 		{
 			topics_membership_lock();
 			topics_membership_accept_loss();
 		}
-		ereport(NOTICE, (errmsg("node \"%s\" leads already", row.node)));
-		PG_RETURN_VOID();
+		return;
 	}
 	/* one that it has promised to follow may not lead */
-	if (*row.leader && strcmp(lost_node, row.leader) != 0 && row.promised_term <= row.term &&
+	if (*row.leader && strcmp(failover->lost_node, row.leader) != 0 && row.promised_term <= row.term &&
 		topics_mark_slot_hears_leader(pg_topics_node_timeout))
-		topics_cluster_report_other_leader(lost_node);
-	if (row.is_removed && !allow_data_loss)
+		return;
+	failover->elected = true;
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	begin_election(&election, CurrentMemoryContext, commit_in_procedure, failover->lost_node);
+	election.allow_data_loss = failover->allow_data_loss;
+	run_election(&election, elect);
+	SPI_finish();
+}
+
+/* CALL failover(lost_node, allow_data_loss) */
+Datum
+topics_failover(PG_FUNCTION_ARGS)
+{
+	Failover	failover = {
+		.lost_node = topics_argument_get_text(fcinfo, 0),
+		.allow_data_loss = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1)
+	};
+	ClusterRow	row;
+
+	require_call(fcinfo, "topics.failover()");
+	read_row(&row);
+	if (strcmp(failover.lost_node, row.node) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("node \"%s\" is this node", failover.lost_node),
+				 errhint("Call topics.failover() on the node that is to lead, or topics.move_leader() here.")));
+	if (topics_metadata_find_node(failover.lost_node) == NULL)
+		topics_membership_report_no_node(failover.lost_node);
+	if (row.is_removed && !failover.allow_data_loss)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" was removed from the cluster", row.node),
 				 errhint("SELECT topic_log.leave_cluster() has it lead its topics by itself; topics.add_node() on the node that leads has it come back.")));
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	begin_election(&election, CurrentMemoryContext, commit_in_procedure, lost_node);
-	election.allow_data_loss = allow_data_loss;
-	run_election(&election, elect);
-	SPI_finish();
+	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+		act_for(set, fail_over, &failover);
+	if (!failover.elected && !failover.leads)
+		topics_cluster_report_other_leader(failover.lost_node);
+	if (!failover.elected)
+		ereport(NOTICE, (errmsg("node \"%s\" leads already", row.node)));
 	PG_RETURN_VOID();
 }
 
@@ -609,17 +659,16 @@ prepare_election(Election *election)
 }
 
 /*
- * take_lead(prepares): have this node elected, for the node that leads, which is asked,
+ * take_lead(leader_set, prepares): have this node elected, for the node that leads, which is asked,
  * too; or prepare that: see move_leader
  */
-Datum
-topics_take_lead(PG_FUNCTION_ARGS)
+static Datum
+take_lead(PG_FUNCTION_ARGS)
 {
-	bool		prepares = PG_GETARG_BOOL(0);
+	bool		prepares = PG_GETARG_BOOL(1);
 	Election	election;
 	ClusterRow	row;
 
-	topics_settings_require_preload();
 	PreventCommandIfReadOnly("topic_log.take_lead()");
 	topics_argument_require_no_block(fcinfo, "topic_log.take_lead()");
 	read_row(&row);
@@ -636,6 +685,12 @@ topics_take_lead(PG_FUNCTION_ARGS)
 	run_election(&election, prepares ? prepare_election : elect);
 	SPI_finish();
 	PG_RETURN_VOID();
+}
+
+Datum
+topics_take_lead(PG_FUNCTION_ARGS)
+{
+	return topics_leader_set_call(fcinfo, take_lead);
 }
 
 /* ----------------------------------------------------------------
@@ -681,14 +736,25 @@ thaw(int code, Datum arg)
 static void
 follow_taker(Peer *peer, const char *node)
 {
-	PeerResult *result = topics_peer_query_within(peer, "SELECT term FROM topic_log.cluster WHERE leader = node",
-												  NULL, 0, 2 * MOVE_PATIENCE_MS);
+	const char *values[] = {psprintf("%d", topics_leader_set)};
+	PeerResult *result = topics_peer_query_within(peer, "SELECT term FROM topic_log.cluster WHERE leader = node AND leader_set = $1::int4",
+												  values, lengthof(values), 2 * MOVE_PATIENCE_MS);
 	int64		term = topics_peer_count(result) > 0 ? pg_strtoint64(topics_peer_value(result, 0, 0)) : 0;
 
 	topics_peer_clear(result);
 	topics_membership_lock();
 	topics_membership_follow(term, node);
 	SPI_commit();
+}
+
+/* Have the other node be elected, or prepare that. */
+static void
+have_take_lead(Peer *peer, bool prepares)
+{
+	const char *values[] = {psprintf("%d", topics_leader_set), prepares ? "t" : "f"};
+
+	topics_peer_clear(topics_peer_query_within(peer, "CALL topic_log.take_lead($1::int4, $2::bool)",
+											   values, lengthof(values), 2 * MOVE_PATIENCE_MS));
 }
 
 /* Hand over to a node that is connected, and in sync. */
@@ -704,7 +770,7 @@ hand_over(Peer *peer, const char *node)
 					 errhint("Look at topics.node.")));
 		TEST_POINT("move-frozen");
 		wait_for_node(node, NULL);
-		topics_peer_clear(topics_peer_query_within(peer, "CALL topic_log.take_lead(false)", NULL, 0, 2 * MOVE_PATIENCE_MS));
+		have_take_lead(peer, false);
 		follow_taker(peer, node);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(thaw, (Datum) 0);
@@ -725,7 +791,7 @@ move_to(const MetadataNode *to)
 	{
 		/* this much is not waited for while nobody may append */
 		wait_for_node(to->name, topics_follower_get_ends());
-		topics_peer_clear(topics_peer_query_within(peer, "CALL topic_log.take_lead(true)", NULL, 0, 2 * MOVE_PATIENCE_MS));
+		have_take_lead(peer, true);
 		hand_over(peer, to->name);
 	}
 	PG_FINALLY();
@@ -736,65 +802,124 @@ move_to(const MetadataNode *to)
 	SPI_finish();
 }
 
+/* Have another node lead the set, here or on the node that leads it. */
+static void
+move_set(const ClusterRow *row, const char *to_node)
+{
+	const char *values[] = {psprintf("%d", topics_leader_set), to_node};
+	const MetadataNode *to = topics_metadata_find_node(to_node);
+
+	if (!row->leads)
+		topics_membership_run_on_leader(row, "this procedure", "CALL topic_log.hand_over($1::int4, $2)",
+										values, lengthof(values));
+	else if (to == NULL)
+		topics_membership_report_no_node(to_node);
+	else
+		move_to(to);
+}
+
+/* hand_over(leader_set, to_node): have another node lead a set that this node leads */
+static Datum
+hand_over_set(PG_FUNCTION_ARGS)
+{
+	char	   *to_node = topics_argument_get_text(fcinfo, 1);
+	ClusterRow	row;
+
+	require_call(fcinfo, "topic_log.hand_over()");
+	read_row(&row);
+	if (strcmp(row.leader, to_node) == 0)
+		PG_RETURN_VOID();
+	topics_cluster_require_leader("topic_log.hand_over()");
+	move_set(&row, to_node);
+	PG_RETURN_VOID();
+}
+
+Datum
+topics_hand_over(PG_FUNCTION_ARGS)
+{
+	return topics_leader_set_call(fcinfo, hand_over_set);
+}
+
+/* A planned move of all that a node leads. */
+typedef struct Move
+{
+	const char *to_node;
+	const char *from_node;
+	bool		found;			/* a set that the one leads, or the other
+								 * already */
+} Move;
+
+static void
+move_if_led(void *arg)
+{
+	Move	   *move = arg;
+	ClusterRow	row;
+
+	if (!topics_cluster_read_row(&row))
+		return;
+	/* it was called before */
+	if (strcmp(row.leader, move->to_node) == 0)
+		move->found |= topics_leader_set == METADATA_SET;
+	else if (strcmp(row.leader, move->from_node) == 0)
+	{
+		move->found = true;
+		move_set(&row, move->to_node);
+	}
+}
+
 /* CALL move_leader(to_node, from_node) */
 Datum
 topics_move_leader(PG_FUNCTION_ARGS)
 {
-	char	   *to_node = topics_argument_get_text(fcinfo, 0);
-	char	   *from_node = PG_ARGISNULL(1) ? NULL : topics_argument_get_text(fcinfo, 1);
-	const MetadataNode *to;
+	Move		move = {
+		.to_node = topics_argument_get_text(fcinfo, 0),
+		.from_node = PG_ARGISNULL(1) ? NULL : topics_argument_get_text(fcinfo, 1)
+	};
 	ClusterRow	row;
 
 	require_call(fcinfo, "topics.move_leader()");
 	read_row(&row);
-	if (from_node == NULL)
-		from_node = row.node;
-	to = topics_metadata_find_node(to_node);
-	if (to == NULL)
-		topics_membership_report_no_node(to_node);
-	if (topics_metadata_find_node(from_node) == NULL)
-		topics_membership_report_no_node(from_node);
-	/* it was called before */
-	if (strcmp(row.leader, to_node) == 0)
-		PG_RETURN_VOID();
-	if (strcmp(row.leader, from_node) != 0)
-		topics_cluster_report_other_leader(from_node);
-	if (!row.leads)
-	{
-		const char *values[] = {to_node};
-
-		topics_membership_run_on_leader(&row, "this procedure", "CALL topics.move_leader($1)", values, lengthof(values));
-		PG_RETURN_VOID();
-	}
-	move_to(to);
+	if (move.from_node == NULL)
+		move.from_node = row.node;
+	if (topics_metadata_find_node(move.to_node) == NULL)
+		topics_membership_report_no_node(move.to_node);
+	if (topics_metadata_find_node(move.from_node) == NULL)
+		topics_membership_report_no_node(move.from_node);
+	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+		act_for(set, move_if_led, &move);
+	if (!move.found)
+		topics_cluster_report_other_leader(move.from_node);
 	PG_RETURN_VOID();
+}
+
+/* Give a set back to its preferred node. */
+static void
+rebalance(void *arg)
+{
+	const char *preferred;
+	ClusterRow	row;
+
+	if (!topics_cluster_read_row(&row))
+		return;
+	preferred = topics_metadata_preferred_leader();
+	if (preferred == NULL || strcmp(preferred, row.leader) == 0)
+		return;
+	if (topics_metadata_find_node(preferred) == NULL)
+		ereport(NOTICE,
+				(errmsg("node \"%s\", which is the preferred leader, has left the cluster", preferred)));
+	else
+		move_set(&row, preferred);
 }
 
 /* CALL rebalance_leaders() */
 Datum
 topics_rebalance_leaders(PG_FUNCTION_ARGS)
 {
-	const MetadataNode *to;
-	const char *preferred;
 	ClusterRow	row;
 
 	require_call(fcinfo, "topics.rebalance_leaders()");
 	read_row(&row);
-	preferred = topics_metadata_preferred_leader();
-	if (preferred == NULL || strcmp(preferred, row.leader) == 0)
-		PG_RETURN_VOID();
-	if (!row.leads)
-	{
-		topics_membership_run_on_leader(&row, "this procedure", "CALL topics.rebalance_leaders()", NULL, 0);
-		PG_RETURN_VOID();
-	}
-	to = topics_metadata_find_node(preferred);
-	if (to == NULL)
-	{
-		ereport(NOTICE,
-				(errmsg("node \"%s\", which is the preferred leader, has left the cluster", preferred)));
-		PG_RETURN_VOID();
-	}
-	move_to(to);
+	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+		act_for(set, rebalance, NULL);
 	PG_RETURN_VOID();
 }

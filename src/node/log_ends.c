@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * log_ends.c
- *		Where all logs of this node end, as one value that goes to other nodes.
+ *		Where all logs of a leader set end here, as one value that goes to other nodes.
  *
  * It is jsonb, an object with a field for each topic, by its id: an array with the
- * log end of each partition, or null where that cannot be known.  What it does not
- * have was not there.  An epoch's record has the ends at which it began (metadata.c),
+ * log end of each partition, or null where that cannot be known, or is of another set.  What
+ * it does not have was not there.  An epoch's record has the ends at which it began (metadata.c),
  * and a candidate says by its own what it has (promise.c).
  *
  * A FOLLOWER'S ENDS are those of the last cut of the leader's that it has as a whole.
@@ -111,7 +111,7 @@ list_ends(const char *sql, const char *const *texts, int ntexts)
 static List *
 read_unfinished(void)
 {
-	return list_ends("SELECT topic_id, partition::int8, log_end, 0::int8 FROM topic_log.unfinished_cut", NULL, 0);
+	return list_ends("SELECT topic_id, partition::int8, log_end, 0::int8 FROM topic_log.unfinished_cut WHERE leader_set = topic_log.leader_set()", NULL, 0);
 }
 
 /* Get the end of a partition's log, or UNKNOWN_OFFSET if it cannot be read. */
@@ -140,13 +140,23 @@ get_end(Topic *topic, int32 number, const List *unfinished)
 	return end;
 }
 
+/* Return true if any partition of a topic is of the leader set. */
+static bool
+is_in_set(const Topic *topic)
+{
+	for (int32 number = 0; number < Min(topic->partitions, MAX_TOPIC_SETS); number++)
+		if (topics_leader_set_of(&topic->leader_sets, number) == topics_leader_set)
+			return true;
+	return false;
+}
+
 /* Append topics that the metadata have, and that could not be had here: with no partition. */
 static void
 append_missing(StringInfo text)
 {
 	MemoryContext cxt = text->data ? GetMemoryChunkContext(text->data) : CurrentMemoryContext;
 	StatementScope scope = begin_query("SELECT substr(key, 7) FROM (SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\""
-									   " WHERE key LIKE 'topic/%' ORDER BY key, \"offset\" DESC) latest"
+									   " WHERE partition = 0 AND key LIKE 'topic/%' ORDER BY key, \"offset\" DESC) latest"
 									   " WHERE value IS NOT NULL AND substr(key, 7)::int8 NOT IN (SELECT topic_id FROM topic_log.topic)",
 									   NULL, 0, true);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
@@ -170,12 +180,13 @@ make_ends(const List *unfinished)
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
 
-		if (topic == NULL)
+		if (topic == NULL || !is_in_set(topic))
 			continue;
 		appendStringInfo(&text, "%s\"" INT64_FORMAT "\": [", text.len > 1 ? ", " : "", topic->topic_id);
 		for (int32 number = 0; number < topic->partitions; number++)
 		{
-			int64		end = get_end(topic, number, unfinished);
+			int64		end = topics_leader_set_of(&topic->leader_sets, number) != topics_leader_set ?
+				UNKNOWN_OFFSET : get_end(topic, number, unfinished);
 
 			CHECK_FOR_INTERRUPTS();
 			appendStringInfoString(&text, number > 0 ? ", " : "");
@@ -285,14 +296,14 @@ void
 topics_log_ends_note_unfinished(int64 topic_id, int32 partition, int64 log_end)
 {
 	execute(psprintf("INSERT INTO topic_log.unfinished_cut VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT
-					 ") ON CONFLICT DO NOTHING", topic_id, partition, log_end), NULL, 0);
+					 ", %d) ON CONFLICT DO NOTHING", topic_id, partition, log_end, topics_leader_set), NULL, 0);
 }
 
 /* The cut is here as a whole, with this transaction. */
 void
 topics_log_ends_note_finished(void)
 {
-	execute("DELETE FROM topic_log.unfinished_cut", NULL, 0);
+	execute("DELETE FROM topic_log.unfinished_cut WHERE leader_set = topic_log.leader_set()", NULL, 0);
 }
 
 /* Return true if a part of a cut is here. */
@@ -314,7 +325,7 @@ topics_log_ends_note_lacking(const char *began_with)
 	char	   *here = topics_log_ends_get();
 	const char *texts[] = {began_with, here};
 
-	execute("INSERT INTO topic_log.lacking SELECT topic_id, partition, here FROM " COMPARED " c"
+	execute("INSERT INTO topic_log.lacking SELECT topic_id, partition, here, false, topic_log.leader_set() FROM " COMPARED " c"
 			" WHERE here > there AND EXISTS (SELECT FROM topic.\"" METADATA_TOPIC "\" m"
 			" WHERE m.key = 'topic/' || topic_id OR topic_id = (SELECT t.topic_id FROM topic_log.topic t"
 			" WHERE t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass))"
@@ -334,7 +345,7 @@ topics_log_ends_note_anew(Topic *topic, int32 partitions)
 		int64		end = get_end(topic, number, NIL);
 
 		if (end != UNKNOWN_OFFSET && end > 0)
-			execute(psprintf("INSERT INTO topic_log.lacking VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT ", true)"
+			execute(psprintf("INSERT INTO topic_log.lacking VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT ", true, 0)"
 							 " ON CONFLICT (topic_id, partition) DO UPDATE SET is_anew = true,"
 							 " log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
 							 topic->topic_id, number, end), NULL, 0);
@@ -345,8 +356,8 @@ topics_log_ends_note_anew(Topic *topic, int32 partitions)
 static bool
 is_noted(bool anew)
 {
-	StatementScope scope = begin_query(anew ? "SELECT FROM topic_log.lacking WHERE is_anew LIMIT 1" :
-									   "SELECT FROM topic_log.lacking LIMIT 1", NULL, 0, true);
+	StatementScope scope = begin_query(anew ? "SELECT FROM topic_log.lacking WHERE is_anew AND leader_set = topic_log.leader_set() LIMIT 1" :
+									   "SELECT FROM topic_log.lacking WHERE leader_set = topic_log.leader_set() LIMIT 1", NULL, 0, true);
 	bool		result = SPI_processed > 0;
 
 	end_query(scope);
@@ -366,10 +377,10 @@ topics_log_ends_are_lacking(bool anew)
 	if (!is_noted(anew))
 		return false;
 	texts[0] = topics_log_ends_get();
-	execute("DELETE FROM topic_log.lacking l WHERE log_end <= coalesce((SELECT here FROM " COMPARED " c"
+	execute("DELETE FROM topic_log.lacking l WHERE leader_set = topic_log.leader_set() AND (log_end <= coalesce((SELECT here FROM " COMPARED " c"
 			" WHERE c.topic_id = l.topic_id AND c.partition = l.partition), 0)"
 			" OR NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\""
-			" WHERE key = 'topic/' || l.topic_id ORDER BY key, \"offset\" DESC) m WHERE m.value IS NOT NULL)",
+			" WHERE key = 'topic/' || l.topic_id ORDER BY key, \"offset\" DESC) m WHERE m.value IS NOT NULL))",
 			texts, lengthof(texts));
 	return is_noted(anew);
 }

@@ -30,8 +30,8 @@
  * name, since the first was lost, or seemed to be, only the second is served, and can
  * confirm.  While the first follows, there is no second one (require_not_followed).
  *
- * LOCKING.  Who changes this node's row holds EXCLUSIVE on topic_log.cluster
- * until its transaction has ended, and who replicates holds ROW SHARE
+ * LOCKING.  Who changes this node's row of a leader set holds EXCLUSIVE on that, by the set's
+ * number in topic_log.cluster, until its transaction has ended, and who replicates holds ROW SHARE
  * (topics_membership_hold): so a node's role changes while nobody replicates.
  * Producers are not kept away: they find the role under the append lock, where
  * it is looked up anew after a change (topics_partition_state_forget_ends).
@@ -118,24 +118,35 @@ topics_membership_check_call(const char *command)
 #define POLL_MS 50
 #define PATIENCE_MS 5000		/* until a node that is waited for is told of */
 
-/* Lock this node's row, whether there is one or not. */
-static Oid
-get_cluster_table(void)
+/* Lock the row of a leader set, whether there is one or not. */
+static void
+lock_row(int set, LOCKMODE mode)
 {
-	return get_relname_relid("cluster", get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+	Oid			relid = get_relname_relid("cluster", get_namespace_oid(TOPIC_LOG_SCHEMA, false));
+
+	LockDatabaseObject(relid, set, 0, mode);
 }
 
+/* Lock this node's row of the set that this process acts for. */
 void
 topics_membership_lock(void)
 {
-	LockRelationOid(get_cluster_table(), ExclusiveLock);
+	lock_row(topics_leader_set, ExclusiveLock);
 }
 
-/* Until the transaction ends: this node stays what it is in the cluster. */
+/* The same, of all sets. */
+static void
+lock_all(void)
+{
+	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+		lock_row(set, ExclusiveLock);
+}
+
+/* Until the transaction ends: this node stays what it is in the leader set. */
 void
 topics_membership_hold(void)
 {
-	LockRelationOid(get_cluster_table(), RowShareLock);
+	lock_row(topics_leader_set, RowShareLock);
 }
 
 /* Read the row of a node that leads. */
@@ -214,8 +225,8 @@ drop_metadata(void)
  * ----------------------------------------------------------------
  */
 
-/* This transaction begins an epoch. */
-static bool begins_epoch = false;
+/* This transaction begins an epoch in these leader sets, a bit for each. */
+static uint32 begins_epoch = 0;
 
 /* Change this node's row, which is locked, as an assignment says. */
 static void
@@ -225,7 +236,7 @@ update_row(const char *assignment)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	scope = topics_statement_begin();
-	topics_statement_execute("UPDATE topic_log.cluster SET %s", assignment);
+	topics_statement_execute("UPDATE topic_log.cluster SET %s WHERE leader_set = %d", assignment, topics_leader_set);
 	topics_statement_end(scope);
 	PopActiveSnapshot();
 }
@@ -252,34 +263,57 @@ begin_epoch(void)
 	update_row("epoch = epoch + 1, epoch_id = gen_random_uuid()");
 	topics_cluster_require_row(&row);
 	topics_feature_level_require(&row, row.node, topics_feature_level_own());
+	topics_leader_set_begin(&row);
 	epoch.number = row.epoch;
 	epoch.id = row.epoch_id;
 	epoch.term = row.term;
 	epoch.data_loss = row.data_loss && topics_metadata_find_term(row.term) == NULL;
 	epoch.ends = topics_log_ends_get_all();
 	topics_metadata_put_epoch(&epoch);
-	begins_epoch = true;
+	begins_epoch |= 1 << topics_leader_set;
 }
 
 /*
- * Before a commit with records: on a node that leads, the first one since the
+ * Before a commit with records of a leader set: on a node that leads it, the first one since the
  * server's start begins an epoch.  So a leader that has lost what followers have,
  * since it was restored to an earlier state, or is a standby that was promoted, is
  * in another epoch than they when it writes anything (replica_feed.c).
  */
-void
-topics_membership_pre_commit(void)
+static void
+begin_epoch_of_start(void)
 {
 	ClusterRow	row;
 
-	if (begins_epoch || !topics_append_is_pending())
-		return;
-	topics_cluster_attend();
 	if (likely(topics_mark_slot_has_epoch()))
 		return;
 	topics_membership_lock();
 	if (!topics_mark_slot_has_epoch() && topics_cluster_read_row(&row) && row.leads)
 		begin_epoch();
+}
+
+/* The same for each leader set that the transaction appends to. */
+void
+topics_membership_pre_commit(void)
+{
+	uint32		sets = topics_append_pending_sets() & ~begins_epoch;
+	int			before = topics_leader_set;
+
+	if (sets == 0)
+		return;
+	topics_cluster_attend();
+	PG_TRY();
+	{
+		for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		{
+			(void) topics_mark_slot_act_for(set);
+			begin_epoch_of_start();
+		}
+	}
+	PG_FINALLY();
+	{
+		(void) topics_mark_slot_act_for(before);
+	}
+	PG_END_TRY();
 }
 
 /*
@@ -289,11 +323,17 @@ topics_membership_pre_commit(void)
 void
 topics_membership_publish(void)
 {
-	if (begins_epoch && topics_mark_slot_kind() == CLUSTER_LEADER)
+	bool		any = false;
+
+	for (int set = -1; (set = topics_leader_set_after(begins_epoch, set)) >= 0;)
 	{
-		topics_mark_slot_note_epoch();
-		topics_offset_table_log_changed(NO_TOPIC);
+		if (topics_mark_slot_kind_of(set) != CLUSTER_LEADER)
+			continue;
+		topics_mark_slot_note_epoch(set);
+		any = true;
 	}
+	if (any)
+		topics_offset_table_log_changed(NO_TOPIC);
 }
 
 /* ----------------------------------------------------------------
@@ -442,9 +482,10 @@ topics_membership_lead(int64 term, bool data_loss)
 	PushActiveSnapshot(GetLatestSnapshot());
 	scope = topics_statement_begin();
 	(void) topics_read_cut_show_all(true);
-	topics_statement_execute("DELETE FROM topic_log.lacking");
+	topics_statement_execute("DELETE FROM topic_log.lacking WHERE leader_set = %d", topics_leader_set);
 	/* topics that this node makes have ids above those of all others */
-	topics_statement_execute("SELECT setval('topic_log.topic_id_seq', max(id), true)"
+	if (topics_leader_set == METADATA_SET)
+		topics_statement_execute("SELECT setval('topic_log.topic_id_seq', max(id), true)"
 							 " FROM (SELECT substr(key, 7)::int8 AS id FROM topic.\"" METADATA_TOPIC "\" WHERE key LIKE 'topic/%%'"
 							 " UNION ALL SELECT topic_id FROM topic_log.topic UNION ALL SELECT last_value FROM topic_log.topic_id_seq) i"
 							 " HAVING max(id) > 0");
@@ -492,12 +533,12 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 
 	topics_membership_check_call("topics.create_cluster()");
-	topics_membership_lock();
+	lock_all();
 	if (topics_cluster_read_row(&row))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("this database is in a cluster already, as node \"%s\"", row.node)));
-	topics_mark_slot_require();
+	topics_mark_slot_require(1);
 	drop_metadata();
 	topics_make_topic_create_internal(METADATA_TOPIC, 1);
 	insert_row(node, node, NULL, NULL, NULL);
@@ -517,8 +558,8 @@ topics_create_cluster(PG_FUNCTION_ARGS)
  */
 
 /* Have commits wait for so many, once this one is done. */
-static void
-set_acks_followers(int acks_followers, bool is_default)
+void
+topics_membership_set_acks(int acks_followers, bool is_default)
 {
 	ClusterRow	row;
 
@@ -532,8 +573,8 @@ set_acks_followers(int acks_followers, bool is_default)
  * A node counts as a copy from now on, or does not any more: where nobody has said
  * otherwise, half of those that count are waited for.
  */
-static void
-adjust_acks_followers(const char *node, bool counts)
+void
+topics_membership_adjust_acks(const char *node, bool counts)
 {
 	bool		is_default;
 	int			count = topics_metadata_count_nodes(node, &is_default) + (counts ? 1 : 0);
@@ -543,14 +584,14 @@ adjust_acks_followers(const char *node, bool counts)
 	update_row(psprintf("voters = %d, change_open = true", count));
 	topics_membership_admit();
 	if (is_default)
-		set_acks_followers(count / 2, true);
+		topics_membership_set_acks(count / 2, true);
 	else if (topics_cluster_read_row(&row) && row.acks_followers >= count)
 	{
 		ereport(NOTICE,
 				(errmsg_plural("commits wait for %d follower now, as there are no more",
 							   "commits wait for %d followers now, as there are no more",
 							   count - 1, count - 1)));
-		set_acks_followers(count - 1, false);
+		topics_membership_set_acks(count - 1, false);
 	}
 }
 
@@ -588,7 +629,7 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 	{
 		require_enough_for_topics(count / 2);
-		set_acks_followers(count / 2, true);
+		topics_membership_set_acks(count / 2, true);
 		PG_RETURN_VOID();
 	}
 	if (PG_GETARG_INT32(0) < 0 || PG_GETARG_INT32(0) >= count)
@@ -598,7 +639,7 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 				 errdetail("It must be from 0 to %d, the number of followers that have caught up once.",
 						   count - 1)));
 	require_enough_for_topics(PG_GETARG_INT32(0));
-	set_acks_followers(PG_GETARG_INT32(0), false);
+	topics_membership_set_acks(PG_GETARG_INT32(0), false);
 	if (!topics_follower_is_heard(topics_leader_set, count / 2))
 		ereport(WARNING,
 				(errmsg("commits wait as before until more nodes know of this"),
@@ -625,7 +666,7 @@ topics_membership_count_node(const char *node, const char *incarnation, int numb
 	if (known && !known->counts && strcmp(known->incarnation, incarnation) == 0)
 	{
 		topics_metadata_count_node(node);
-		adjust_acks_followers(node, true);
+		topics_membership_adjust_acks(node, true);
 		topics_mark_slot_note_newcomer(number);
 	}
 	SPI_commit();
@@ -715,7 +756,7 @@ read_invitation(const char **values)
 	(void) topics_read_cut_show_all(true);
 	if (SPI_execute(psprintf("SELECT c.cluster_id, m.value ->> 'conninfo', m.value ->> 'advertised_conninfo', t.topic_id, t.notify_key"
 							 " FROM topic_log.cluster c, topic_log.topic t, topic.\"" METADATA_TOPIC "\" m"
-							 " WHERE t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass AND m.key = 'node/%s'"
+							 " WHERE c.leader_set = 0 AND m.partition = 0 AND t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass AND m.key = 'node/%s'"
 							 " ORDER BY m.\"offset\" DESC LIMIT 1", values[INVITATION_LEADER]), true, 0) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "the metadata do not say where node \"%s\" is", values[INVITATION_LEADER]);
@@ -759,8 +800,8 @@ is_another(const MetadataNode *before, const MetadataNode *node)
 }
 
 /* What was known of a follower is of another one, or of none. */
-static void
-forget_follower(const char *node)
+void
+topics_membership_forget_follower(const char *node)
 {
 	int			number = topics_follower_forget(node);
 
@@ -804,11 +845,11 @@ invite(Peer *peer, const ClusterRow *row, MetadataNode *node)
 	if (replaces && before->counts)
 	{
 		require_no_change();
-		adjust_acks_followers(node->name, false);
+		topics_membership_adjust_acks(node->name, false);
 	}
 	SPI_commit();
 	if (replaces)
-		forget_follower(node->name);
+		topics_membership_forget_follower(node->name);
 	topics_peer_clear(topics_peer_query(peer, "COMMIT", NULL, 0));
 }
 
@@ -929,7 +970,7 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 
 	topics_membership_check_call("topic_log.join_cluster()");
-	topics_membership_lock();
+	lock_all();
 	if (topics_cluster_read_row(&row))
 	{
 		if (strcmp(row.cluster_id, cluster_id) == 0 && strcmp(row.node, node) == 0)
@@ -939,7 +980,7 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 				 errmsg("the database is in a cluster already, as node \"%s\"", row.node),
 				 errhint("Call topics.remove_node('%s') on the node that leads that cluster, or run SELECT topic_log.leave_cluster() in the database.", row.node)));
 	}
-	topics_mark_slot_require();
+	topics_mark_slot_require(1);
 	drop_metadata();
 	require_no_topics();
 	require_leader_answers(node, leader, conninfo, cluster_id);
@@ -1007,7 +1048,7 @@ topics_leave_cluster(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 
 	topics_membership_check_call("topic_log.leave_cluster()");
-	topics_membership_lock();
+	lock_all();
 	if (!topics_cluster_read_row(&row))
 		PG_RETURN_VOID();
 	if (row.leads && list_length(topics_metadata_list_nodes()) > 1)
@@ -1020,7 +1061,13 @@ topics_leave_cluster(PG_FUNCTION_ARGS)
 	scope = topics_statement_begin();
 	topics_statement_execute("DELETE FROM topic_log.cluster");
 	topics_statement_end(scope);
-	topics_cluster_note_change();
+	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+	{
+		int			before = topics_mark_slot_act_for(set);
+
+		topics_cluster_note_change();
+		(void) topics_mark_slot_act_for(before);
+	}
 	PG_RETURN_VOID();
 }
 
@@ -1043,7 +1090,7 @@ topics_membership_at_end(bool commit)
 	/* the cluster that has just been made */
 	if (commit)
 		topics_membership_publish();
-	begins_epoch = false;
+	begins_epoch = 0;
 }
 
 /* Give others some time to hear of the latest change of nodes.  The wait can be cancelled. */
@@ -1071,7 +1118,7 @@ tell_removed(void *arg)
 	const char *values[] = {removed->node, removed->cluster_id};
 
 	if (topics_peer_run(removed->node, removed->conninfo, "SELECT topic_log.leave_cluster() FROM topic_log.cluster"
-						" WHERE node = $1 AND cluster_id = $2", values, lengthof(values)) == 0)
+						" WHERE leader_set = 0 AND node = $1 AND cluster_id = $2", values, lengthof(values)) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the database there is not that node")));
@@ -1121,10 +1168,10 @@ topics_remove_node(PG_FUNCTION_ARGS)
 		require_no_change();
 	removed.conninfo = known->conninfo;
 	if (known->counts)
-		adjust_acks_followers(removed.node, false);
+		topics_membership_adjust_acks(removed.node, false);
 	topics_metadata_remove_node(removed.node);
 	SPI_commit();
-	forget_follower(removed.node);
+	topics_membership_forget_follower(removed.node);
 	error = topics_subtransaction_try(tell_removed, &removed);
 	if (error && topics_subtransaction_must_raise(error))
 		ReThrowError(error);

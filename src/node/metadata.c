@@ -12,6 +12,14 @@
  *	node/<name>		a node: its number, conninfo, advertised_conninfo, the incarnation, the
  *					feature level that it has, and whether it counts as a copy
  *	topic/<id>		a topic: all that the view topic_log.topic_description says
+ *	set/<number>	a leader set: the node that is to lead it, and what it began with
+ *
+ * LEADER SETS.  The topic has a partition for each leader set, whose leader writes it.  What a set
+ * is voted by is in its own: who leads, its epochs, how many followers a commit to it waits for,
+ * and which nodes count.  So each set is for itself what a cluster of one set is, and what is
+ * said there of elections, and of changes of nodes, goes for each.  Topics, sets, and which nodes
+ * there are, are in the first; the leader of another set has the nodes there as they are in the
+ * first (mirror_nodes, leader_set.c).
  *
  * The leader's catalogue is the truth of its topics, and the records follow it:
  * a transaction that may have changed what is described compares the two before
@@ -67,12 +75,28 @@
 #define TERM_STRIDE 64			/* numbers are given again after so many nodes
 								 * have joined */
 
-/* The latest record of each key that begins with "prefix/". */
+#define OWN_SET "topic_log.leader_set()"
+
+/* The latest record of each key that begins with "prefix/", of a leader set. */
 #define LATEST_CLUSTER \
-	"SELECT value FROM topic.\"" METADATA_TOPIC "\" WHERE key = 'cluster' ORDER BY \"offset\" DESC LIMIT 1"
-#define LATEST(prefix) \
+	"SELECT value FROM topic.\"" METADATA_TOPIC "\" WHERE partition = " OWN_SET " AND key = 'cluster' ORDER BY \"offset\" DESC LIMIT 1"
+#define LATEST_OF(set, prefix) \
 	"SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\"" \
-	" WHERE key LIKE '" prefix "/%' ORDER BY key, \"offset\" DESC"
+	" WHERE partition = " set " AND key LIKE '" prefix "/%' ORDER BY key, \"offset\" DESC"
+#define LATEST(prefix) LATEST_OF(OWN_SET, prefix)
+#define LATEST_TOPICS LATEST_OF("0", "topic")
+#define LATEST_SETS LATEST_OF("0", "set")
+
+/*
+ * The nodes of the leader set that this process acts for.  A set that nobody has led yet begins
+ * with those that counted when it was made.
+ */
+#define NODES \
+	"SELECT key, value FROM (" LATEST("node") ") own" \
+	" UNION ALL SELECT n.key, n.value || jsonb_build_object('counts', s.value -> 'nodes' ? substr(n.key, 6))" \
+	" FROM (" LATEST_OF("0", "node") ") n, (" LATEST_SETS ") s" \
+	" WHERE s.key = 'set/' || " OWN_SET " AND n.value IS NOT NULL AND NOT EXISTS" \
+	" (SELECT FROM topic.\"" METADATA_TOPIC "\" WHERE partition = " OWN_SET " AND key LIKE 'node/%')"
 
 /* ----------------------------------------------------------------
  *		Records
@@ -91,6 +115,7 @@ static void
 put_record(const char *key, Jsonb *value)
 {
 	RecordDraft draft = {
+		.partition = topics_leader_set,
 		.create_time = GetCurrentTimestamp(),
 		.key = CStringGetTextDatum(key),
 		.value = value ? JsonbPGetDatum(value) : (Datum) 0,
@@ -179,10 +204,10 @@ get_node_number(const MetadataNode *node)
 	int64		given;
 	int32		result;
 
-	scope = begin_query("WITH known AS (" LATEST("node") ")"
+	scope = begin_query("WITH known AS (" NODES ")"
 						" SELECT (SELECT (value ->> 'number')::int FROM known WHERE key = $1 AND value ->> 'incarnation' = $2),"
 						" (SELECT min(i) FROM topic_log.cluster, generate_series(numbers_given + 1, numbers_given + $3) i"
-						" WHERE (i - 1) % $3 + 1 NOT IN (SELECT coalesce((value ->> 'number')::int, 0) FROM known WHERE value IS NOT NULL))",
+						" WHERE leader_set = 0 AND (i - 1) % $3 + 1 NOT IN (SELECT coalesce((value ->> 'number')::int, 0) FROM known WHERE value IS NOT NULL))",
 						types, values, lengthof(values));
 	result = get_text(0, 1) ? pg_strtoint32(get_text(0, 1)) : 0;
 	given = pg_strtoint64(get_text(0, 2));
@@ -201,7 +226,8 @@ topics_metadata_put_node(const MetadataNode *node)
 	Datum		values[] = {
 		CStringGetTextDatum(node->conninfo), CStringGetTextDatum(node->advertised),
 		CStringGetTextDatum(node->incarnation), BoolGetDatum(node->counts),
-		Int32GetDatum(node->feature_level), Int32GetDatum(get_node_number(node))
+		Int32GetDatum(node->feature_level),
+		Int32GetDatum(node->number != 0 ? node->number : get_node_number(node))
 	};
 	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID, INT4OID, INT4OID};
 
@@ -219,7 +245,7 @@ topics_metadata_next_term(const char *node, int64 above)
 {
 	Datum		values[] = {CStringGetTextDatum(make_node_key(node))};
 	Oid			types[] = {TEXTOID};
-	StatementScope scope = begin_query("SELECT coalesce(value ->> 'number', '0') FROM (" LATEST("node") ") latest"
+	StatementScope scope = begin_query("SELECT coalesce(value ->> 'number', '0') FROM (" NODES ") latest"
 									   " WHERE key = $1 AND value IS NOT NULL", types, values, lengthof(values));
 	int64		number = SPI_processed > 0 ? pg_strtoint64(get_text(0, 1)) : 0;
 	int64		result = above - above % TERM_STRIDE + number;
@@ -254,8 +280,8 @@ topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_defa
 
 	put_query("cluster", "SELECT jsonb_build_object('leader', $1, 'acks_followers', $2, 'is_default', $3,"
 			  " 'preferred_leader', coalesce((" LATEST_CLUSTER ") ->> 'preferred_leader', $1),"
-			  " 'feature_level', (SELECT feature_level FROM topic_log.cluster),"
-			  " 'numbers_given', (SELECT numbers_given FROM topic_log.cluster))",
+			  " 'feature_level', (SELECT feature_level FROM topic_log.cluster WHERE leader_set = " OWN_SET "),"
+			  " 'numbers_given', (SELECT numbers_given FROM topic_log.cluster WHERE leader_set = " OWN_SET "))",
 			  types, values, lengthof(values));
 }
 
@@ -264,10 +290,91 @@ char *
 topics_metadata_preferred_leader(void)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	StatementScope scope = begin_query("SELECT (" LATEST_CLUSTER ") ->> 'preferred_leader'", NULL, NULL, 0);
+	StatementScope scope = begin_query("SELECT CASE WHEN " OWN_SET " = 0 THEN (" LATEST_CLUSTER ") ->> 'preferred_leader'"
+									   " ELSE (SELECT value ->> 'preferred_leader' FROM (" LATEST_SETS ") s WHERE key = 'set/' || " OWN_SET ") END",
+									   NULL, NULL, 0);
 	char	   *text = get_text(0, 1);
 	char	   *result = text ? MemoryContextStrdup(cxt, text) : NULL;
 
+	end_query(scope);
+	return result;
+}
+
+/* ----------------------------------------------------------------
+ *		Leader sets
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * On the leader of the first set: say of another one, which is made, that a node is to lead it.
+ * Return the record, palloc'd.
+ */
+Datum
+topics_metadata_put_set(int set, const char *leader)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	Datum		values[] = {CStringGetTextDatum(leader)};
+	Oid			types[] = {TEXTOID};
+	StatementScope scope;
+	MemoryContext old;
+	Datum		result;
+	bool		isnull;
+
+	scope = begin_query("WITH known AS (" NODES ") SELECT jsonb_build_object('preferred_leader', $1, 'leader', $1,"
+						" 'incarnation', n.value -> 'incarnation', 'term', n.value -> 'number', 'nodes',"
+						" (SELECT jsonb_agg(substr(key, 6) ORDER BY key) FROM known WHERE (value ->> 'counts')::boolean),"
+						" 'acks_followers', c.acks_followers)"
+						" FROM known n, topic_log.cluster c WHERE c.leader_set = 0 AND n.key = 'node/' || $1",
+						types, values, lengthof(values));
+	if (SPI_processed != 1)
+		elog(ERROR, "node \"%s\" is not in the metadata", leader);
+	old = MemoryContextSwitchTo(cxt);
+	result = JsonbPGetDatum(DatumGetJsonbPCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
+	MemoryContextSwitchTo(old);
+	end_query(scope);
+	put_record(psprintf("set/%d", set), DatumGetJsonbP(result));
+	return result;
+}
+
+/* List the nodes that are to lead sets but the first: names, palloc'd. */
+List *
+topics_metadata_list_preferred_leaders(void)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = begin_query("SELECT value ->> 'preferred_leader' FROM (" LATEST_SETS ") s", NULL, NULL, 0);
+	List	   *result = NIL;
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+		result = lappend(result, get_text(i, 1));
+	MemoryContextSwitchTo(old);
+	end_query(scope);
+	return result;
+}
+
+/* List the records of leader sets of which this node has no row: a bit for each, and the record. */
+uint32
+topics_metadata_list_new_sets(Datum records[MAX_LEADER_SETS])
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = begin_query("SELECT substr(key, 5)::int, value FROM (" LATEST_SETS ") s WHERE NOT EXISTS"
+									   " (SELECT FROM topic_log.cluster WHERE leader_set = substr(key, 5)::int)", NULL, NULL, 0);
+	uint32		result = 0;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int			set = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		Datum		record = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull);
+		MemoryContext old;
+
+		if (set < 0 || set >= MAX_LEADER_SETS)
+			continue;
+		old = MemoryContextSwitchTo(cxt);
+		records[set] = JsonbPGetDatum(DatumGetJsonbPCopy(record));
+		MemoryContextSwitchTo(old);
+		result |= 1 << set;
+	}
 	end_query(scope);
 	return result;
 }
@@ -414,9 +521,20 @@ topics_metadata_count_nodes(const char *except, bool *is_default)
 
 	scope = begin_query("SELECT count(*) FILTER (WHERE key <> $1 AND (value ->> 'counts')::boolean),"
 						" coalesce(((" LATEST_CLUSTER ") ->> 'is_default')::boolean, true)"
-						" FROM (" LATEST("node") ") latest", types, values, lengthof(values));
+						" FROM (" NODES ") latest", types, values, lengthof(values));
 	result = pg_strtoint32(get_text(0, 1));
 	*is_default = *get_text(0, 2) == 't';
+	end_query(scope);
+	return result;
+}
+
+/* Return true if the leader set has its own records of nodes. */
+bool
+topics_metadata_has_nodes(void)
+{
+	StatementScope scope = begin_query(LATEST("node") " LIMIT 1", NULL, NULL, 0);
+	bool		result = SPI_processed > 0;
+
 	end_query(scope);
 	return result;
 }
@@ -437,7 +555,7 @@ topics_metadata_list_nodes(void)
 
 	scope = begin_query("SELECT substr(key, 6), coalesce(value ->> 'conninfo', ''), coalesce(value ->> 'advertised_conninfo', ''),"
 						" coalesce(value ->> 'incarnation', ''), value ->> 'counts',"
-						" coalesce(value ->> 'feature_level', '0') FROM (" LATEST("node") ") latest"
+						" coalesce(value ->> 'feature_level', '0'), coalesce(value ->> 'number', '0') FROM (" NODES ") latest"
 						" WHERE value IS NOT NULL ORDER BY 1", NULL, NULL, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -450,6 +568,7 @@ topics_metadata_list_nodes(void)
 		node->incarnation = get_text(i, 4);
 		node->counts = is_true(get_text(i, 5));
 		node->feature_level = pg_strtoint32(get_text(i, 6));
+		node->number = pg_strtoint32(get_text(i, 7));
 		result = lappend(result, node);
 		MemoryContextSwitchTo(old);
 	}
@@ -486,7 +605,7 @@ put_changed_topics(void)
 
 	CommandCounterIncrement();
 	scope = begin_query("SELECT coalesce(d.key, l.key), d.value FROM topic_log.topic_description d"
-						" FULL JOIN (" LATEST("topic") ") l USING (key)"
+						" FULL JOIN (" LATEST_TOPICS ") l USING (key)"
 						" WHERE d.value IS DISTINCT FROM l.value ORDER BY 1", NULL, NULL, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -505,8 +624,9 @@ topics_metadata_pre_commit(void)
 	ClusterRow	row;
 
 	if (!topics_topic_changes_are_described() || topics_topic_changes_drops_extension() ||
-		!topics_cluster_read_row(&row) || !row.leads)
+		topics_leader_set != METADATA_SET || !topics_cluster_read_row(&row) || !row.leads)
 		return;
+	topics_leader_set_make_new();
 	put_changed_topics();
 }
 
@@ -532,6 +652,7 @@ enum
 	DIFFERENCE_OWNER,
 	DIFFERENCE_SETTINGS,
 	DIFFERENCE_GRANTS,
+	DIFFERENCE_LEADER_SETS,
 	DIFFERENCE_OWNER_HERE
 };
 
@@ -541,7 +662,7 @@ enum
  * first, for its name may be wanted.
  */
 static const char *const differences =
-"WITH latest AS (" LATEST("topic") "), known AS ("
+"WITH latest AS (" LATEST_TOPICS "), known AS ("
 "SELECT key, value || jsonb_build_object("
 " 'owner', coalesce((SELECT rolname::text FROM pg_roles WHERE rolname = value ->> 'owner'), CURRENT_USER::text),"
 " 'grants', (SELECT coalesce(jsonb_agg(g ORDER BY g::text), '[]') FROM jsonb_array_elements(value -> 'grants') g"
@@ -550,7 +671,7 @@ static const char *const differences =
 " SELECT substr(key, 7)::int8, k.value IS NOT NULL, d.value IS NOT NULL,"
 " k.value -> 'uuid' = d.value -> 'uuid', k.value ->> 'topic', d.value ->> 'topic', k.value ->> 'uuid',"
 " k.value ->> 'key_type', k.value ->> 'value_type', k.value ->> 'partitions', d.value ->> 'partitions',"
-" k.value ->> 'owner', k.value ->> 'settings', k.value ->> 'grants', d.value ->> 'owner'"
+" k.value ->> 'owner', k.value ->> 'settings', k.value ->> 'grants', k.value ->> 'leader_sets', d.value ->> 'owner'"
 " FROM known k FULL JOIN topic_log.topic_description d USING (key)"
 " WHERE k.value IS DISTINCT FROM d.value"
 " ORDER BY k.value IS NOT NULL, substr(key, 7)::int8";
@@ -728,6 +849,7 @@ create_topic(const TopicDifference *difference)
 		.key_type = difference->text[DIFFERENCE_KEY_TYPE],
 		.value_type = difference->text[DIFFERENCE_VALUE_TYPE],
 		.settings = get_settings(difference),
+		.leader_sets = topics_leader_set_read(difference->text[DIFFERENCE_LEADER_SETS]),
 		.owner = get_role_oid(difference->text[DIFFERENCE_OWNER], false)
 	};
 
@@ -762,6 +884,7 @@ topics_metadata_drop_topic(int64 topic_id, Oid view_relid)
 void
 topics_metadata_begin_anew(Topic *topic)
 {
+	topics_leader_set_require_one(topic);
 	ereport(LOG,
 			(errmsg("pg_topics: topic \"%s\" is read anew from the leader", NameStr(topic->name)),
 			 errdetail("What is here does not go on as it does there: the leader has removed tombstones that this node has not seen, say.")));
@@ -796,8 +919,12 @@ change_topic(const TopicDifference *difference)
 	}
 	scope = topics_statement_begin();
 	if (partitions > partitions_here)
+	{
+		LeaderSets	sets = topics_leader_set_read(difference->text[DIFFERENCE_LEADER_SETS]);
+
 		topics_make_topic_create_partitions(difference->topic_id, partitions_here, partitions,
-											topics_topic_setting_used(settings).segment_bytes);
+											topics_topic_setting_used(settings).segment_bytes, &sets);
+	}
 	topics_topic_setting_execute(psprintf("UPDATE topic_log.topic SET partitions = %d, %s"
 										  " WHERE topic_id = " INT64_FORMAT, partitions,
 										  topics_topic_setting_assignments(), difference->topic_id),
@@ -824,6 +951,8 @@ settle_difference(void *arg)
 	{
 		Topic	   *topic = topics_catalog_by_id(difference->topic_id);
 
+		if (topic)
+			topics_leader_set_require_one(topic);
 		if (topic)
 			topics_log_ends_note_anew(topic, get_partitions(difference, DIFFERENCE_PARTITIONS));
 	}
@@ -857,7 +986,7 @@ name_topic(ErrorData *error, const TopicDifference *difference)
 							  error->message);
 }
 
-/* Have the row of this node say of the cluster and its leader what the records say. */
+/* Have the row of this node's leader set say of the cluster and its leader what the records say. */
 void
 topics_metadata_apply_cluster(void)
 {
@@ -870,10 +999,10 @@ topics_metadata_apply_cluster(void)
 	SPI_execute("WITH said AS (SELECT key, (r.value ->> 'acks_followers')::int AS acks_followers,"
 				" (r.value ->> 'feature_level')::int AS feature_level, (r.value ->> 'numbers_given')::int8 AS numbers_given, n.value ->> 'conninfo' AS conninfo, n.value ->> 'advertised_conninfo' AS advertised,"
 				" count(*) FILTER (WHERE (n.value ->> 'counts')::boolean) OVER () AS voters"
-				" FROM (" LATEST("node") ") n, (" LATEST_CLUSTER ") r)"
+				" FROM (" NODES ") n, (" LATEST_CLUSTER ") r)"
 				" UPDATE topic_log.cluster c SET acks_followers = s.acks_followers, voters = s.voters, feature_level = s.feature_level, numbers_given = s.numbers_given,"
 				" leader_conninfo = s.conninfo, leader_advertised_conninfo = s.advertised"
-				" FROM said s WHERE s.key = 'node/' || c.leader AND s.conninfo IS NOT NULL"
+				" FROM said s WHERE c.leader_set = " OWN_SET " AND s.key = 'node/' || c.leader AND s.conninfo IS NOT NULL"
 				" AND (c.acks_followers, c.voters, c.feature_level, c.numbers_given, c.leader_conninfo, c.leader_advertised_conninfo)"
 				" IS DISTINCT FROM (s.acks_followers, s.voters, s.feature_level, s.numbers_given, s.conninfo, s.advertised)", false, 0);
 	changed = SPI_processed > 0;
@@ -899,6 +1028,10 @@ topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction)
 	ListCell   *lc;
 
 	topics_metadata_apply_cluster();
+	if (topics_leader_set != METADATA_SET)
+		return;
+	if (topics_leader_set_make_known())
+		next_transaction();
 	list = find_differences(cxt);
 	foreach(lc, list)
 	{

@@ -80,9 +80,14 @@ typedef struct MetadataNode
 								 * name */
 	bool		counts;			/* as a copy */
 	int			feature_level;	/* that its version has */
+	int			number;			/* of its terms; 0: it is to get one */
 } MetadataNode;
 
 extern void topics_metadata_put_node(const MetadataNode *node);
+extern bool topics_metadata_has_nodes(void);
+extern Datum topics_metadata_put_set(int set, const char *leader);
+extern List *topics_metadata_list_preferred_leaders(void);
+extern uint32 topics_metadata_list_new_sets(Datum records[MAX_LEADER_SETS]);
 extern List *topics_metadata_list_nodes(void);
 extern MetadataNode *topics_metadata_find_node(const char *name);
 extern void topics_metadata_pre_commit(void);
@@ -90,6 +95,15 @@ extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);
 extern void topics_metadata_apply_cluster(void);
 extern void topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction);
+
+/* ---- leader_set.c ---- */
+
+extern LeaderSets topics_leader_set_read(const char *json);
+extern void topics_leader_set_make_new(void);
+extern bool topics_leader_set_make_known(void);
+extern void topics_leader_set_begin(const ClusterRow *row);
+extern bool topics_leader_set_mirror_nodes(void);
+extern void topics_leader_set_require_one(const Topic *topic);
 
 /* ---- feature_level.c ---- */
 
@@ -167,7 +181,7 @@ extern void topics_replica_feed_check_node(const char *node, const char *incarna
 										   const char *server, const char *cluster_id, int64 term,
 										   int64 promised_term);
 
-#define REPLICA_PROTOCOL 2		/* version of requests and responses */
+#define REPLICA_PROTOCOL 3		/* version of requests and responses */
 #define NO_CUT (-1)				/* in place of a cut's mark */
 #define PAUSED_PARTITION (-1)	/* in place of a log end: send nothing of it */
 #define END_OF_RECORDS (-1)		/* in place of the next record's offset */
@@ -268,6 +282,9 @@ extern bool topics_membership_has_begun_term(void);
 extern void topics_membership_check_call(const char *command);
 extern void topics_membership_report_no_node(const char *node);
 extern void topics_membership_at_end(bool commit);
+extern void topics_membership_adjust_acks(const char *node, bool counts);
+extern void topics_membership_set_acks(int acks_followers, bool is_default);
+extern void topics_membership_forget_follower(const char *node);
 extern bool topics_membership_count_node(const char *node, const char *incarnation, int number);
 
 #endif							/* PG_TOPICS_NODE_H */

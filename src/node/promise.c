@@ -54,6 +54,7 @@ PG_FUNCTION_INFO_V1(topics_leadership);
 /* Arguments of promise */
 enum
 {
+	PROMISE_SET,
 	PROMISE_VOTER,
 	PROMISE_VOTER_SERVER,
 	PROMISE_CLUSTER_ID,
@@ -175,12 +176,12 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 }
 
 /*
- * promise(voter, voter_server, cluster_id, candidate, incarnation, server, term, last_term, ends, only_asks): whether
+ * promise(leader_set, voter, voter_server, cluster_id, candidate, incarnation, server, term, last_term, ends, only_asks): whether
  * this node follows the candidate when it leads in that term, and nobody of a lower
  * one from now on
  */
-Datum
-topics_promise(PG_FUNCTION_ARGS)
+static Datum
+promise(PG_FUNCTION_ARGS)
 {
 	const char *cluster_id = topics_argument_get_text(fcinfo, PROMISE_CLUSTER_ID);
 	Candidate	candidate = {
@@ -198,7 +199,6 @@ topics_promise(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 	char	   *refusal;
 
-	topics_settings_require_preload();
 	for (int i = PROMISE_CLUSTER_ID; i <= PROMISE_ONLY_ASKS; i++)
 		topics_argument_require(fcinfo, i);
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
@@ -238,49 +238,67 @@ topics_promise(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
 }
 
-/* follow(cluster_id, leader, incarnation, term): a node was elected, and tells of it */
 Datum
-topics_follow(PG_FUNCTION_ARGS)
+topics_promise(PG_FUNCTION_ARGS)
 {
-	const char *cluster_id = topics_argument_get_text(fcinfo, 0);
-	const char *leader = topics_argument_get_text(fcinfo, 1);
+	return topics_leader_set_call(fcinfo, promise);
+}
+
+/* follow(leader_set, cluster_id, leader, incarnation, term): a node was elected, and tells of it */
+static Datum
+follow(PG_FUNCTION_ARGS)
+{
+	const char *cluster_id = topics_argument_get_text(fcinfo, 1);
+	const char *leader = topics_argument_get_text(fcinfo, 2);
+	int64		term = PG_GETARG_INT64(4);
 	const MetadataNode *node;
 	ClusterRow	row;
 
-	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, PG_NARGS());
 	topics_replica_feed_check_role(leader, cluster_id);
 	topics_membership_lock();
 	topics_cluster_require_row(&row);
-	check_term(PG_GETARG_INT64(3), &row);
+	check_term(term, &row);
 	node = topics_metadata_find_node(leader);
-	if (node && strcmp(node->incarnation, topics_argument_get_text(fcinfo, 2)) == 0)
-		topics_membership_follow(PG_GETARG_INT64(3), leader);
+	if (node && strcmp(node->incarnation, topics_argument_get_text(fcinfo, 3)) == 0)
+		topics_membership_follow(term, leader);
 	PG_RETURN_VOID();
 }
 
+Datum
+topics_follow(PG_FUNCTION_ARGS)
+{
+	return topics_leader_set_call(fcinfo, follow);
+}
+
 /*
- * leadership(node, cluster_id, promised_term): who leads, as far as this node knows, and in
+ * leadership(leader_set, node, cluster_id, promised_term): who leads, as far as this node knows, and in
  * which term.  If it is this one, it hears what the other has promised.
  */
-Datum
-topics_leadership(PG_FUNCTION_ARGS)
+static Datum
+leadership(PG_FUNCTION_ARGS)
 {
+	int64		promised_term = PG_GETARG_INT64(3);
 	Datum		values[LEADERSHIP_COLUMNS];
 	bool		nulls[LEADERSHIP_COLUMNS] = {false};
 	TupleDesc	tupdesc;
 	ClusterRow	row;
 
-	topics_settings_require_preload();
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	topics_replica_feed_check_role(topics_argument_get_text(fcinfo, 0), topics_argument_get_text(fcinfo, 1));
+	topics_replica_feed_check_role(topics_argument_get_text(fcinfo, 1), topics_argument_get_text(fcinfo, 2));
 	topics_argument_require_all(fcinfo, PG_NARGS());
 	topics_cluster_require_row(&row);
-	if (row.leads && PG_GETARG_INT64(2) > row.term)
-		topics_mark_slot_note_higher_term(PG_GETARG_INT64(2));
+	if (row.leads && promised_term > row.term)
+		topics_mark_slot_note_higher_term(promised_term);
 	values[LEADERSHIP_LEADER] = CStringGetTextDatum(row.leader);
 	values[LEADERSHIP_LEADS] = BoolGetDatum(row.leads);
 	values[LEADERSHIP_TERM] = Int64GetDatum(topics_max(row.promised_term, row.term));
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}
+
+Datum
+topics_leadership(PG_FUNCTION_ARGS)
+{
+	return topics_leader_set_call(fcinfo, leadership);
 }

@@ -8,7 +8,7 @@
  * keeps, for each partition, how far the follower has been given its log.  A call
  * takes a request and gives a response; both are bytes, in network byte order:
  *
- *	request		version, node, cluster id, epoch, its id, position that comes with what
+ *	request		version, leader set, node, cluster id, epoch, its id, position that comes with what
  *				the follower has; whether the session begins;
  *				the mark of the cut that is durable on the follower, or NO_CUT; how
  *				long to wait for news; and of partitions where the follower's log ends: all that it
@@ -158,6 +158,7 @@ end_session(int code, Datum arg)
 /* What a follower asks. */
 typedef struct FetchRequest
 {
+	int			set;			/* the leader set that it follows in */
 	const char *node;
 	const char *incarnation;
 	const char *cluster_id;
@@ -183,6 +184,11 @@ read_request(StringInfo message, FetchRequest *request)
 				 errmsg("a follower speaks version %d of the replication protocol, this node version %d",
 						version, REPLICA_PROTOCOL),
 				 errhint("Install the same version of pg_topics on all nodes.")));
+	request->set = pq_getmsgint(message, sizeof(int16));
+	if (request->set >= MAX_LEADER_SETS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("a follower's request cannot be read")));
 	request->node = pq_getmsgstring(message);
 	request->incarnation = pq_getmsgstring(message);
 	request->cluster_id = pq_getmsgstring(message);
@@ -511,7 +517,7 @@ read_ends(StringInfo message, bool is_first)
 		}
 		/* what is on the way will be there, too */
 		fed->given = is_first ? end : Max(fed->given, end);
-		if (state)
+		if (state && state->set == topics_leader_set)
 			pg_atomic_write_u64(&state->follower_end[session.follower], end);
 	}
 	pq_getmsgend(message);
@@ -566,6 +572,7 @@ hear_follower(StringInfo message)
 	bool		confirms;
 
 	read_request(message, &request);
+	(void) topics_mark_slot_act_for(request.set);
 	if (request.is_first)
 		begin_session(&request);
 	else if (!session.is_open || strcmp(session.node, request.node) != 0)
@@ -727,7 +734,7 @@ look_up_all_ends(void)
 			PartitionState *state = topics_catalog_partition_state(topic, number);
 
 			CHECK_FOR_INTERRUPTS();
-			if (!are_ends_known(state))
+			if (state->set == topics_leader_set && !are_ends_known(state))
 				have_ends(get_partition(&id));
 		}
 	}
@@ -1082,9 +1089,9 @@ write_pending(StringInfo out)
 	return work.count;
 }
 
-/* replica_fetch(request, response): see above */
-Datum
-topics_replica_fetch(PG_FUNCTION_ARGS)
+/* Answer a request. */
+static Datum
+answer(PG_FUNCTION_ARGS)
 {
 	bytea	   *request;
 	StringInfoData message;
@@ -1135,4 +1142,11 @@ topics_replica_fetch(PG_FUNCTION_ARGS)
 	topics_wakeup_release_snapshots(fcinfo, FETCH_PROCEDURE);
 	topics_wakeup_restore_snapshot();
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), &result, &isnull)));
+}
+
+/* replica_fetch(request, response): see above.  The request says of which leader set. */
+Datum
+topics_replica_fetch(PG_FUNCTION_ARGS)
+{
+	return topics_leader_set_call_any(fcinfo, answer);
 }

@@ -95,6 +95,7 @@ topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first, int
 
 	initStringInfo(&request);
 	pq_sendint16(&request, REPLICA_PROTOCOL);
+	pq_sendint16(&request, topics_leader_set);
 	appendBinaryStringInfo(&request, cluster->node, strlen(cluster->node) + 1);
 	appendBinaryStringInfo(&request, cluster->incarnation, strlen(cluster->incarnation) + 1);
 	appendBinaryStringInfo(&request, cluster->cluster_id, strlen(cluster->cluster_id) + 1);

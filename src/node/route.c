@@ -46,6 +46,16 @@ get_leader_address(const ClusterRow *row)
 	return self ? self->advertised : NULL;
 }
 
+/* Choose the leader set of a record: without a key it goes to a partition that is led here, if any is. */
+static int
+choose_set(const Topic *topic, int32 partition, bool has_no_key)
+{
+	for (int32 number = 0; has_no_key && number < topic->partitions; number++)
+		if (!topics_cluster_follows(topics_leader_set_of(&topic->leader_sets, number)))
+			return topics_leader_set_of(&topic->leader_sets, number);
+	return topics_leader_set_of(&topic->leader_sets, partition);
+}
+
 /* route(topic, key): the key's partition, and who leads it */
 Datum
 topics_route(PG_FUNCTION_ARGS)
@@ -54,9 +64,11 @@ topics_route(PG_FUNCTION_ARGS)
 	Datum		values[ROUTE_COLUMNS];
 	bool		nulls[ROUTE_COLUMNS] = {false};
 	TupleDesc	tupdesc;
+	int32		partition = 0;
+	int			set;
 	ClusterRow	row;
-	bool		in_cluster = topics_cluster_read_row(&row);
-	char	   *address = in_cluster ? get_leader_address(&row) : NULL;
+	bool		in_cluster;
+	char	   *address;
 
 	topics_settings_require_preload();
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
@@ -65,7 +77,11 @@ topics_route(PG_FUNCTION_ARGS)
 		topics_catalog_require(topic, ACL_INSERT);
 	nulls[ROUTE_PARTITION] = PG_ARGISNULL(ROUTE_KEY);
 	if (!nulls[ROUTE_PARTITION])
-		values[ROUTE_PARTITION] = Int32GetDatum(topics_produce_partition_of(topic, PG_GETARG_TEXT_PP(ROUTE_KEY)));
+		partition = topics_produce_partition_of(topic, PG_GETARG_TEXT_PP(ROUTE_KEY));
+	values[ROUTE_PARTITION] = Int32GetDatum(partition);
+	set = choose_set(topic, partition, PG_ARGISNULL(ROUTE_KEY));
+	in_cluster = topics_cluster_read_row_of(set, &row);
+	address = in_cluster ? get_leader_address(&row) : NULL;
 	nulls[ROUTE_LEADER] = !in_cluster;
 	if (in_cluster)
 		values[ROUTE_LEADER] = CStringGetTextDatum(row.leader);

@@ -91,10 +91,10 @@ find_destination(Topic *topic, int32 partition, bool is_replica)
 	if (dest == NULL)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
-		int			set = topics_catalog_leader_set(topic, partition);
+		int			set = topics_leader_set_of(&topic->leader_sets, partition);
 
 		if (!is_replica && topics_cluster_follows(set))
-			topics_cluster_report_not_leader(NameStr(topic->name), partition);
+			topics_cluster_report_not_leader(set, NameStr(topic->name), partition);
 		dest = palloc0(sizeof(Destination));
 		dest->id = id;
 		dest->set = set;
@@ -290,7 +290,7 @@ report_not_leader(int set)
 {
 	for (int i = 0; i < nappending; i++)
 		if (appending[i]->set == set)
-			topics_cluster_report_not_leader(NameStr(appending[i]->topic), appending[i]->id.partition);
+			topics_cluster_report_not_leader(set, NameStr(appending[i]->topic), appending[i]->id.partition);
 }
 
 /*
@@ -861,6 +861,23 @@ topics_append_first_offset(int64 topic_id, int32 partition)
 			return appending[i]->first_offset;
 	Assert(false);
 	return 0;
+}
+
+/* Get the leader sets of the records that wait for the commit, a bit for each. */
+uint32
+topics_append_pending_sets(void)
+{
+	uint32		sets = 0;
+	ListCell   *lc;
+
+	foreach(lc, destinations)
+	{
+		const Destination *dest = lfirst(lc);
+
+		if (topics_destination_span(dest) > 0)
+			sets |= 1 << dest->set;
+	}
+	return sets;
 }
 
 /* Return true if there are records that wait for the commit. */

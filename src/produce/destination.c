@@ -77,7 +77,7 @@ topics_destination_report_role(const Destination *dest)
 				 errmsg("partition %d of topic \"%s\" is led by this node",
 						dest->id.partition, NameStr(dest->topic)),
 				 errdetail("It is not written by replication.")));
-	topics_cluster_report_not_leader(NameStr(dest->topic), dest->id.partition);
+	topics_cluster_report_not_leader(dest->set, NameStr(dest->topic), dest->id.partition);
 }
 
 /*

@@ -184,6 +184,7 @@ extern void topics_append_replica_record(Topic *topic, int64 offset, RecordDraft
 extern void topics_append_note_generation(void);
 extern bool topics_append_records(void);
 extern uint32 topics_append_sets(void);
+extern uint32 topics_append_pending_sets(void);
 extern void topics_append_publish(int set, XLogRecPtr lsn, bool marks);
 extern void topics_append_release(bool unconfirmed_yet);
 extern bool topics_append_is_confirmed(int set);

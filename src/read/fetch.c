@@ -353,13 +353,13 @@ topics_fetch_wait(FetchRequest *request)
 	if (request->limits.max_wait_ms == 0 || IsolationUsesXactSnapshot())
 		return NULL;
 	if (request->leader_epoch != NO_LEADER_EPOCH)
-		epoch = topics_leader_epoch_latest(GetActiveSnapshot());
+		epoch = topics_leader_epoch_latest(request->topic, request->partition, GetActiveSnapshot());
 	request->topic = topics_wait_for_record(request->topic, request->partition, request->from,
 											request->limits.max_wait_ms);
 	if (request->topic == NULL)
 		return NULL;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	if (request->leader_epoch == NO_LEADER_EPOCH || topics_leader_epoch_latest(snapshot) == epoch)
+	if (request->leader_epoch == NO_LEADER_EPOCH || topics_leader_epoch_latest(request->topic, request->partition, snapshot) == epoch)
 		return snapshot;
 	/* the statement says an epoch which these records are not of */
 	UnregisterSnapshot(snapshot);

@@ -69,8 +69,8 @@ typedef struct LeaderEpoch
 	Jsonb	   *ends;			/* of all logs when it began */
 } LeaderEpoch;
 
-/* What this session has read of the metadata. */
-static struct
+/* What this session has read of the metadata of a leader set. */
+typedef struct EpochChain
 {
 	MemoryContext cxt;			/* of all that is below; NULL: nothing is */
 	Oid			view_relid;		/* of the topic that was read */
@@ -80,7 +80,10 @@ static struct
 	LeaderEpoch *epochs;		/* numbers rise */
 	int			count;
 	int			room;
-}			chain;
+} EpochChain;
+
+static EpochChain chains[MAX_LEADER_SETS];
+static EpochChain *chain = chains;	/* that was looked at last */
 
 /* ----------------------------------------------------------------
  *		The chain
@@ -92,18 +95,18 @@ static void
 begin_chain(const Topic *topic, TransactionId truncated_by, int64 end)
 {
 	/* a standby hears of no truncation */
-	if (chain.cxt && chain.view_relid == topic->view_relid && chain.topic_id == topic->topic_id &&
-		chain.truncated_by == truncated_by && chain.read_upto <= end && !RecoveryInProgress())
+	if (chain->cxt && chain->view_relid == topic->view_relid && chain->topic_id == topic->topic_id &&
+		chain->truncated_by == truncated_by && chain->read_upto <= end && !RecoveryInProgress())
 		return;
-	if (chain.cxt)
-		MemoryContextDelete(chain.cxt);
-	memset(&chain, 0, sizeof(chain));
-	chain.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics leader epochs", ALLOCSET_DEFAULT_SIZES);
-	chain.view_relid = topic->view_relid;
-	chain.topic_id = topic->topic_id;
-	chain.truncated_by = truncated_by;
-	chain.room = FIRST_EPOCHS;
-	chain.epochs = MemoryContextAlloc(chain.cxt, sizeof(LeaderEpoch) * chain.room);
+	if (chain->cxt)
+		MemoryContextDelete(chain->cxt);
+	memset(chain, 0, sizeof(EpochChain));
+	chain->cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics leader epochs", ALLOCSET_DEFAULT_SIZES);
+	chain->view_relid = topic->view_relid;
+	chain->topic_id = topic->topic_id;
+	chain->truncated_by = truncated_by;
+	chain->room = FIRST_EPOCHS;
+	chain->epochs = MemoryContextAlloc(chain->cxt, sizeof(LeaderEpoch) * chain->room);
 }
 
 /* Add the epoch of a record, if it is one that begins a term. */
@@ -126,17 +129,17 @@ add_epoch(TupleTableSlot *slot)
 	epoch.number = topics_json_number(topics_json_field(value, "term"), 0);
 	ends = topics_json_field(value, "ends");
 	if (ends == NULL || ends->type != jbvBinary ||
-		(chain.count > 0 && epoch.number <= chain.epochs[chain.count - 1].number))
+		(chain->count > 0 && epoch.number <= chain->epochs[chain->count - 1].number))
 		return;
 	epoch.record_offset = topics_log_get_offset(slot);
-	if (chain.count == chain.room)
+	if (chain->count == chain->room)
 	{
-		chain.epochs = repalloc(chain.epochs, sizeof(LeaderEpoch) * chain.room * 2);
-		chain.room *= 2;
+		chain->epochs = repalloc(chain->epochs, sizeof(LeaderEpoch) * chain->room * 2);
+		chain->room *= 2;
 	}
 	epoch.ends = JsonbValueToJsonb(ends);
-	epoch.ends = memcpy(MemoryContextAlloc(chain.cxt, VARSIZE(epoch.ends)), epoch.ends, VARSIZE(epoch.ends));
-	chain.epochs[chain.count++] = epoch;
+	epoch.ends = memcpy(MemoryContextAlloc(chain->cxt, VARSIZE(epoch.ends)), epoch.ends, VARSIZE(epoch.ends));
+	chain->epochs[chain->count++] = epoch;
 }
 
 /* Read the records up to an offset that were not read before. */
@@ -145,7 +148,7 @@ read_records(const Partition *partition, int64 upto)
 {
 	bool		shows_all = topics_read_cut_show_all(true);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	LogReader  *reader = topics_log_reader_open(partition->rel, chain.read_upto, upto, snapshot, false);
+	LogReader  *reader = topics_log_reader_open(partition->rel, chain->read_upto, upto, snapshot, false);
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
 	TupleTableSlot *slot;
 
@@ -156,11 +159,11 @@ read_records(const Partition *partition, int64 upto)
 		CHECK_FOR_INTERRUPTS();
 		add_epoch(slot);
 		/* an error from here on has nothing added twice */
-		chain.read_upto = topics_log_get_offset(slot) + 1;
+		chain->read_upto = topics_log_get_offset(slot) + 1;
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(cxt);
 	}
-	chain.read_upto = upto;
+	chain->read_upto = upto;
 	topics_log_reader_close(reader);
 	MemoryContextDelete(cxt);
 	UnregisterSnapshot(snapshot);
@@ -168,30 +171,31 @@ read_records(const Partition *partition, int64 upto)
 }
 
 /*
- * Read what is new of the chain, and return the number of epochs that a reader with a
+ * Read what is new of the chain of a leader set, and return the number of epochs that a reader with a
  * snapshot may know of; all with none.
  */
 static int
-load_chain(Snapshot snapshot)
+load_chain(int set, Snapshot snapshot)
 {
 	Topic	   *topic = topics_catalog_lookup(METADATA_TOPIC, true);
-	TransactionId truncated_by = topics_high_watermark_truncated_by(METADATA_SET);
+	TransactionId truncated_by = topics_high_watermark_truncated_by(set);
 	Partition	partition;
 	int64		end;
 	int64		limit = PG_INT64_MAX;
 	int			count;
 
-	if (topic == NULL)
+	chain = &chains[set];
+	if (topic == NULL || set >= topic->partitions)
 		return 0;
-	partition = topics_catalog_open_for_reading(topic, 0);
+	partition = topics_catalog_open_for_reading(topic, set);
 	end = topics_log_next_offset(&partition);
 	begin_chain(topic, truncated_by, end);
-	if (end > chain.read_upto)
+	if (end > chain->read_upto)
 		read_records(&partition, end);
 	if (snapshot)
 		limit = topics_log_end(&partition, snapshot);
 	topics_catalog_close_partition(&partition, AccessShareLock);
-	for (count = chain.count; count > 0 && chain.epochs[count - 1].record_offset >= limit; count--)
+	for (count = chain->count; count > 0 && chain->epochs[count - 1].record_offset >= limit; count--)
 		;
 	return count;
 }
@@ -221,7 +225,7 @@ get_end_before(int index, int count, int64 topic_id, int32 partition)
 {
 	for (int i = index; i < count; i++)
 	{
-		int64		start = get_start(&chain.epochs[i], topic_id, partition);
+		int64		start = get_start(&chain->epochs[i], topic_id, partition);
 
 		if (start != UNKNOWN_OFFSET)
 			return start;
@@ -233,7 +237,7 @@ get_end_before(int index, int count, int64 topic_id, int32 partition)
 static int
 count_upto(int count, int64 number)
 {
-	while (count > 0 && chain.epochs[count - 1].number > number)
+	while (count > 0 && chain->epochs[count - 1].number > number)
 		count--;
 	return count;
 }
@@ -241,7 +245,7 @@ count_upto(int count, int64 number)
 static int64
 get_epoch_number(int count)
 {
-	return count > 0 ? chain.epochs[count - 1].number : 0;
+	return count > 0 ? chain->epochs[count - 1].number : 0;
 }
 
 /*
@@ -252,7 +256,7 @@ void
 topics_leader_epoch_check(const Topic *topic, int32 partition, int64 from, int32 leader_epoch,
 						  Snapshot snapshot)
 {
-	int			count = load_chain(snapshot);
+	int			count = load_chain(topics_leader_set_of(&topic->leader_sets, partition), snapshot);
 	int			upto = count_upto(count, leader_epoch);
 	int64		end;
 
@@ -278,34 +282,37 @@ topics_leader_epoch_check(const Topic *topic, int32 partition, int64 from, int32
 			 errhint("Go back to where that epoch began in what was read, with the leader_epoch before it.")));
 }
 
-/* Return the latest leader epoch that a reader with a snapshot may know of. */
+/* Return the latest leader epoch of a partition that a reader with a snapshot may know of. */
 int64
-topics_leader_epoch_latest(Snapshot snapshot)
+topics_leader_epoch_latest(const Topic *topic, int32 partition, Snapshot snapshot)
 {
-	return get_epoch_number(load_chain(snapshot));
+	return get_epoch_number(load_chain(topics_leader_set_of(&topic->leader_sets, partition), snapshot));
 }
 
-/* Read all that there is of the chain, for topics_leader_epoch_find_end. */
+/* Read all that there is of the chains, for topics_leader_epoch_find_end. */
 void
 topics_leader_epoch_load(void)
 {
-	(void) load_chain(NULL);
+	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
+		(void) load_chain(set, NULL);
 }
 
 /*
- * A record of a log says an offset of another partition's log.  Return where the log of that
+ * A record of a log says an offset of another partition's log, of the same leader set.  Return where the log of that
  * partition ended when the epoch after that record's began, or PG_INT64_MAX.  The chain was
  * loaded before.
  */
 int64
-topics_leader_epoch_find_end(const TopicPartition *log, int64 record_offset, int64 topic_id, int32 partition)
+topics_leader_epoch_find_end(int set, const TopicPartition *log, int64 record_offset, int64 topic_id, int32 partition)
 {
-	int			count = chain.count;
+	int			count = chains[set].count;
 	int			after = count;
+
+	chain = &chains[set];
 
 	while (after > 0)
 	{
-		int64		start = get_start(&chain.epochs[after - 1], log->topic_id, log->partition);
+		int64		start = get_start(&chain->epochs[after - 1], log->topic_id, log->partition);
 
 		if (start == UNKNOWN_OFFSET || start <= record_offset)
 			break;
@@ -349,7 +356,7 @@ topics_offset_for_leader_epoch(PG_FUNCTION_ARGS)
 	topics_catalog_require(topic, ACL_SELECT);
 	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(EPOCH_PARTITION));
 
-	count = load_chain(GetActiveSnapshot());
+	count = load_chain(partition.state->set, GetActiveSnapshot());
 	upto = wanted == NO_LEADER_EPOCH ? count : count_upto(count, wanted);
 	end = topics_min(get_end_before(upto, count, topic->topic_id, partition.number),
 					 topics_log_end(&partition, GetActiveSnapshot()));

@@ -115,9 +115,9 @@ extern int32 topics_fetch_records(const FetchRequest *request, Snapshot snapshot
 extern int32 topics_leader_epoch_argument(FunctionCallInfo fcinfo, int argument);
 extern void topics_leader_epoch_check(const Topic *topic, int32 partition, int64 from,
 									  int32 leader_epoch, Snapshot snapshot);
-extern int64 topics_leader_epoch_latest(Snapshot snapshot);
+extern int64 topics_leader_epoch_latest(const Topic *topic, int32 partition, Snapshot snapshot);
 extern void topics_leader_epoch_load(void);
-extern int64 topics_leader_epoch_find_end(const TopicPartition *log, int64 record_offset,
+extern int64 topics_leader_epoch_find_end(int set, const TopicPartition *log, int64 record_offset,
 										  int64 topic_id, int32 partition);
 
 /* ---- list_offsets.c ---- */

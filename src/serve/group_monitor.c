@@ -167,7 +167,7 @@ read_metadata(const GroupOffset *entry)
 
 	if (topic)
 		(void) topics_guarded_look(topic,
-								   topics_offset_log_choose_partition(topic, entry->key.group_id),
+								   topics_offset_log_choose_partition(topic, &entry->key),
 								   look_at_metadata, &look);
 	return look.metadata;
 }

@@ -475,7 +475,8 @@ start_process(Survey *survey, int kind, int index)
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	started[kind][index] = kind == SERVE_COMPACTOR ? topics_compactor_start(index, database) :
-		kind == SERVE_REPLICATOR ? topics_replicator_start(index, database) : start_worker(database);
+		kind >= SERVE_REPLICATOR ? topics_replicator_start(index, database, kind - SERVE_REPLICATOR) :
+		start_worker(database);
 	MemoryContextSwitchTo(old);
 	if (started[kind][index] != NULL)
 	{
@@ -690,7 +691,8 @@ look_around(void)
 
 	survey.slots = palloc(sizeof(WorkerSlot) * MAX_WORKERS);
 	look_at_databases(&survey);
-	give_places(&survey, SERVE_REPLICATOR);
+	for (int kind = SERVE_REPLICATOR; kind < SERVE_KINDS; kind++)
+		give_places(&survey, kind);
 	read_slots(&survey);
 	give_places(&survey, SERVE_COMPACTOR);
 	read_slots(&survey);

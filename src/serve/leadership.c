@@ -108,6 +108,16 @@ close_change(void *arg)
 	topics_membership_close_change();
 }
 
+/* Work: the nodes of another set than the first are as the first says, or one more is now. */
+static void
+mirror_nodes(void *arg)
+{
+	bool	   *is_more = arg;
+
+	topics_membership_lock();
+	*is_more = topics_leader_set_mirror_nodes();
+}
+
 /* Work: have a copy of a node take its place. */
 static void
 be_admitted(void *arg)
@@ -193,6 +203,9 @@ topics_leadership_keep(NodeView *node)
 	(void) topics_backoff_run(&election, NULL, begin_own_term, NULL);
 	if (node->row.change_open && !topics_mark_slot_is_changing())
 		(void) topics_backoff_run(&election, NULL, close_change, NULL);
+	for (bool is_more = topics_leader_set != METADATA_SET; is_more && is_same(node);)
+		if (!topics_backoff_run(&election, NULL, mirror_nodes, &is_more))
+			break;
 	if (search.highest_term > node->row.term || !topics_follower_is_heard(topics_leader_set, node->row.voters / 2))
 		(void) topics_backoff_run(&election, NULL, look_for_leader, &search);
 	/* a candidate was promised a term, and did not come to lead in it */

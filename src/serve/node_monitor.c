@@ -113,7 +113,8 @@ enum
 typedef struct ReplicaView
 {
 	ReturnSetInfo *rsinfo;
-	const ClusterRow *row;
+	const ClusterRow *row;		/* of its leader set */
+	int			set;
 	const WorkFailure *failures;	/* of this server's processes */
 	int			nfailures;
 	Partition	partition;
@@ -223,6 +224,7 @@ find_failure(const ReplicaView *view, Oid view_relid, int32 partition)
 		const WorkFailure *failure = &view->failures[i];
 
 		if (failure->piece.database == MyDatabaseId && failure->piece.kind == WORK_REPLICATE &&
+			failure->piece.set == view->set &&
 			failure->piece.view_relid == view_relid && failure->piece.partition == partition &&
 			failure->failures > 0)
 			return failure;
@@ -296,20 +298,39 @@ put_replicas(ReplicaView *view, List *nodes)
 	}
 }
 
+/* The same, acting for the partition's leader set: so followers are those that ask for that. */
+static void
+put_replicas_of_set(ReplicaView *view, List *nodes)
+{
+	int			before = topics_mark_slot_act_for(view->set);
+
+	PG_TRY();
+	{
+		put_replicas(view, nodes);
+	}
+	PG_FINALLY();
+	{
+		(void) topics_mark_slot_act_for(before);
+	}
+	PG_END_TRY();
+}
+
 /* replica_status(): the rows of the view topics.replica */
 Datum
 topics_replica_status(PG_FUNCTION_ARGS)
 {
 	ReplicaView view = {.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
-	ClusterRow	row;
+	ClusterRow	rows[MAX_LEADER_SETS];
 	List	   *nodes;
 	ListCell   *lc;
 
 	topics_settings_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
-	if (!topics_cluster_read_row(&row))
+	memset(rows, 0, sizeof(rows));
+	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+		(void) topics_cluster_read_row_of(set, &rows[set]);
+	if (rows[METADATA_SET].node == NULL)
 		return (Datum) 0;
-	view.row = &row;
 	view.failures = topics_backoff_list(&view.nfailures);
 	nodes = topics_metadata_list_nodes();
 	foreach(lc, topics_catalog_list())
@@ -323,9 +344,14 @@ topics_replica_status(PG_FUNCTION_ARGS)
 			{
 				.topic = topic,.number = number
 			};
+			view.set = topics_leader_set_of(&topic->leader_sets, number);
+			view.row = &rows[view.set];
+			/* a set is made with the first topic that is in it */
+			if (view.row->node == NULL)
+				continue;
 			if (!topics_catalog_try_open_partition(&view.partition, AccessShareLock))
 				continue;
-			put_replicas(&view, nodes);
+			put_replicas_of_set(&view, nodes);
 			topics_catalog_close_partition(&view.partition, AccessShareLock);
 		}
 	}

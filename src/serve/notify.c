@@ -238,7 +238,7 @@ notify_taken(void *arg)
 	for (int i = 0; moved && i < count;)
 	{
 		MovedTopic	work = {topics_catalog_view_of(moved[i].id.topic_id), &moved[i], 0};
-		const WorkPiece piece = {MyDatabaseId, work.view_relid, WHOLE_TOPIC, WORK_NOTIFY};
+		const WorkPiece piece = {MyDatabaseId, work.view_relid, WHOLE_TOPIC, WORK_NOTIFY, METADATA_SET};
 
 		while (i < count && moved[i].id.topic_id == work.moved->id.topic_id)
 		{
@@ -273,7 +273,7 @@ topics_notify_give_back(void)
 long
 topics_notify_send(WorkerSlot *slot)
 {
-	const WorkPiece piece = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_NOTIFY};
+	const WorkPiece piece = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_NOTIFY, METADATA_SET};
 	const int	index = topics_worker_registry_index(slot);
 	long		left;
 

@@ -3,7 +3,7 @@
  * replicator.c
  *		A process that brings a follower's partitions on, by asking the leader.
  *
- * A database that follows in a cluster has one (node/membership.c); the worker
+ * A database that is in a cluster has one for each leader set (node/leader_set.c); the worker
  * finds that it is wanted, and the launcher starts it, as a compactor.  It ends
  * when the database does not follow any more.
  *
@@ -66,6 +66,7 @@ typedef struct ReplicatorArgs
 {
 	int			slot;
 	Oid			database;
+	int			set;			/* the leader set that it is for */
 } ReplicatorArgs;
 
 /* A partition that the leader sends nothing of, in this session. */
@@ -125,13 +126,13 @@ static MonotonicTime compare_at = 0;
  */
 
 /*
- * Start a replicator for a database, by its slot.  The result is palloc'd; NULL
+ * Start a replicator for a leader set of a database, by its slot.  The result is palloc'd; NULL
  * if there is no process to be had.
  */
 BackgroundWorkerHandle *
-topics_replicator_start(int slot, Oid database)
+topics_replicator_start(int slot, Oid database, int set)
 {
-	ReplicatorArgs args = {slot, database};
+	ReplicatorArgs args = {slot, database, set};
 
 	return topics_background_start("topics_replicator_main", "pg_topics replicator",
 								   &args, sizeof(args));
@@ -142,13 +143,20 @@ topics_replicator_start(int slot, Oid database)
  * ----------------------------------------------------------------
  */
 
+/* Get what this process is among those of its database. */
+static ServeKind
+get_own_kind(void)
+{
+	return SERVE_REPLICATOR + topics_leader_set;
+}
+
 /* before_shmem_exit: say that there is no replicator any more. */
 static void
 leave_replicator_slot(int code, Datum arg)
 {
 	if (topics_background_is_told_to_end())
-		topics_backoff_excuse(SERVE_REPLICATOR);
-	topics_worker_slot_leave_as(replicator_slot, SERVE_REPLICATOR, finished);
+		topics_backoff_excuse(get_own_kind());
+	topics_worker_slot_leave_as(replicator_slot, get_own_kind(), finished);
 }
 
 static void
@@ -300,6 +308,8 @@ report_all_ends(void)
 			int64		end = pg_atomic_read_u64(&state->next_offset);
 
 			CHECK_FOR_INTERRUPTS();
+			if (state->set != topics_leader_set)
+				continue;
 			if (end == UNKNOWN_OFFSET)
 			{
 				if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
@@ -321,7 +331,8 @@ report_all_ends(void)
 static char *
 make_origin_name(void)
 {
-	return psprintf("pg_topics_%u", MyDatabaseId);
+	return topics_leader_set == METADATA_SET ? psprintf("pg_topics_%u", MyDatabaseId) :
+		psprintf("pg_topics_%u_%d", MyDatabaseId, topics_leader_set);
 }
 
 /* Take the origin; a new one for who has nothing of a leader. */
@@ -653,7 +664,7 @@ static void
 append_carefully(Share *share)
 {
 	const LedPartition *led = list_nth(session.response->led, share->first);
-	WorkPiece	piece = {MyDatabaseId, InvalidOid, led->partition, WORK_REPLICATE};
+	WorkPiece	piece = {MyDatabaseId, InvalidOid, led->partition, WORK_REPLICATE, topics_leader_set};
 	NameData	name;
 
 	if (is_paused(led))
@@ -918,7 +929,7 @@ still_follows(void)
 	if (topics_clock_now() < session.look_at)
 		return true;
 	topics_background_wait(0, WAIT_REPLICATOR_IDLE);
-	topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
+	topics_worker_slot_take_wish(replicator_slot, get_own_kind());
 	pgstat_report_stat(false);
 	return read_cluster() && is_with_leader(&session.node.row);
 }
@@ -999,11 +1010,12 @@ topics_replicator_main(Datum main_arg)
 	memcpy(&args, topics_background_begin(), sizeof(args));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	replicator_slot = topics_worker_registry_at(args.slot);
-	if (!topics_worker_slot_enter_as(replicator_slot, SERVE_REPLICATOR, args.database))
+	(void) topics_mark_slot_act_for(args.set);
+	if (!topics_worker_slot_enter_as(replicator_slot, get_own_kind(), args.database))
 		proc_exit(0);
 	before_shmem_exit(leave_replicator_slot, 0);
 	topics_background_connect(args.database);
-	topics_backoff_take_over(SERVE_REPLICATOR);
+	topics_backoff_take_over(get_own_kind());
 
 	session.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics replicator", ALLOCSET_DEFAULT_SIZES);
 	session.node.cxt = session.cxt;
@@ -1014,7 +1026,7 @@ topics_replicator_main(Datum main_arg)
 	for (;;)
 	{
 		/* before the row is read: what changes then is another wish */
-		topics_worker_slot_take_wish(replicator_slot, SERVE_REPLICATOR);
+		topics_worker_slot_take_wish(replicator_slot, get_own_kind());
 		if (!read_row())
 			break;
 		MemoryContextReset(session.cxt);

@@ -21,7 +21,7 @@ extern struct BackgroundWorkerHandle *topics_compactor_start(int slot, Oid datab
 
 /* ---- replicator.c ---- */
 
-extern struct BackgroundWorkerHandle *topics_replicator_start(int slot, Oid database);
+extern struct BackgroundWorkerHandle *topics_replicator_start(int slot, Oid database, int set);
 
 /* ---- leadership.c ---- */
 

@@ -195,7 +195,7 @@ collect_due_of_topic(void *arg)
 {
 	Round	   *round = arg;
 	Topic	   *topic = topics_catalog_get(round->view_relid, true);
-	WorkPiece	piece = {MyDatabaseId, round->view_relid, 0, WORK_MAINTAIN};
+	WorkPiece	piece = {MyDatabaseId, round->view_relid, 0, WORK_MAINTAIN, METADATA_SET};
 
 	if (topic == NULL)
 	{
@@ -238,7 +238,7 @@ collect_due(void *arg)
 	foreach(lc, topics_catalog_list())
 	{
 		Oid			view_relid = lfirst_oid(lc);
-		const WorkPiece piece = {MyDatabaseId, view_relid, WHOLE_TOPIC, WORK_MAINTAIN};
+		const WorkPiece piece = {MyDatabaseId, view_relid, WHOLE_TOPIC, WORK_MAINTAIN, METADATA_SET};
 
 		round->view_relid = view_relid;
 		(void) topics_backoff_run(&piece, get_rel_name(view_relid), collect_due_of_topic, round);
@@ -270,15 +270,18 @@ compare_metadata(void *arg)
 		topics_topic_changes_note_description();
 }
 
-/* Have a replicator, if this database is in a cluster with other nodes. */
+/* Have a replicator for each leader set, if this database is in a cluster with other nodes. */
 static void
 arrange_replication(void)
 {
-	ClusterRow	row;
-
 	StartTransactionCommand();
-	(void) topics_worker_slot_want(worker_slot, SERVE_REPLICATOR,
-								   topics_cluster_read_row(&row) && (!row.leads || row.voters > 1));
+	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+	{
+		ClusterRow	row;
+
+		(void) topics_worker_slot_want(worker_slot, SERVE_REPLICATOR + set,
+									   topics_cluster_read_row_of(set, &row) && (!row.leads || row.voters > 1));
+	}
 	CommitTransactionCommand();
 }
 
@@ -339,7 +342,7 @@ maintain_due(List *due_partitions)
 static void
 see_to_owners(MemoryContext cxt)
 {
-	const WorkPiece owners = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_OWNERS};
+	const WorkPiece owners = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_OWNERS, METADATA_SET};
 	uint32		changes = topics_worker_slot_role_changes();
 
 	topics_offset_log_note_roles(worker_slot->roles_followed == changes);
@@ -353,9 +356,9 @@ static void
 run_round(bool full)
 {
 	const WorkPiece whole = WHOLE_ROUND;
-	const WorkPiece floors = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_FLOORS};
-	const WorkPiece tables = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_TABLES};
-	const WorkPiece metadata = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_METADATA};
+	const WorkPiece floors = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_FLOORS, METADATA_SET};
+	const WorkPiece tables = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_TABLES, METADATA_SET};
+	const WorkPiece metadata = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_METADATA, METADATA_SET};
 	const MonotonicTime began = topics_clock_now();
 	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics worker",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -432,7 +435,7 @@ collect_due_times(void *arg)
 	foreach(lc, topics_catalog_list())
 	{
 		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
-		WorkPiece	piece = {MyDatabaseId, lfirst_oid(lc), 0, WORK_MAINTAIN};
+		WorkPiece	piece = {MyDatabaseId, lfirst_oid(lc), 0, WORK_MAINTAIN, METADATA_SET};
 
 		/* what has failed has a time of its own */
 		for (; topic && piece.partition < topic->partitions; piece.partition++)

@@ -601,12 +601,12 @@ topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *a
  * ----------------------------------------------------------------
  */
 
-/* Which process does a kind of work. */
+/* Which process does a piece of work. */
 static ServeKind
-find_process(WorkKind kind)
+find_process(const WorkPiece *piece)
 {
-	return kind == WORK_COMPACT ? SERVE_COMPACTOR :
-		kind == WORK_REPLICATE || kind == WORK_ELECT ? SERVE_REPLICATOR : SERVE_WORKER;
+	return piece->kind == WORK_COMPACT ? SERVE_COMPACTOR :
+		piece->kind == WORK_REPLICATE || piece->kind == WORK_ELECT ? SERVE_REPLICATOR + piece->set : SERVE_WORKER;
 }
 
 /*
@@ -621,7 +621,7 @@ find_under_way(ServeKind kind)
 		WorkFailure *failure = &backoff->failures[i];
 
 		if (failure->piece.database == MyDatabaseId && failure->under_way &&
-			find_process(failure->piece.kind) == kind)
+			find_process(&failure->piece) == kind)
 			return failure;
 	}
 	return NULL;
@@ -735,7 +735,10 @@ topics_backoff_reset(Oid view_relid)
 	topics_worker_registry_note_change();
 }
 
-/* Return true if work of a kind has failed in this database, and not succeeded since. */
+/*
+ * Return true if work of a kind has failed in this database, for the leader set that this
+ * process acts for, and not succeeded since.
+ */
 bool
 topics_backoff_has_failures(WorkKind kind)
 {
@@ -744,19 +747,20 @@ topics_backoff_has_failures(WorkKind kind)
 	LWLockAcquire(notes_lock, LW_SHARED);
 	for (int i = 0; i < backoff->count && !result; i++)
 		result = backoff->failures[i].piece.database == MyDatabaseId &&
-			backoff->failures[i].piece.kind == kind && backoff->failures[i].failures > 0;
+			backoff->failures[i].piece.kind == kind &&
+			backoff->failures[i].piece.set == topics_leader_set && backoff->failures[i].failures > 0;
 	LWLockRelease(notes_lock);
 	return result;
 }
 
-/* Work of a kind is not wanted any more in this database. */
+/* Work of a kind is not wanted any more in this database, for the leader set. */
 void
 topics_backoff_forget_kind(WorkKind kind)
 {
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	for (int i = backoff->count - 1; i >= 0; i--)
 		if (backoff->failures[i].piece.database == MyDatabaseId &&
-			backoff->failures[i].piece.kind == kind)
+			backoff->failures[i].piece.kind == kind && backoff->failures[i].piece.set == topics_leader_set)
 			drop_note(&backoff->failures[i]);
 	LWLockRelease(notes_lock);
 }

@@ -440,9 +440,9 @@ topics_mark_slot_has_epoch(void)
 
 /* A transaction has begun an epoch, and is committed.  Raises nothing. */
 void
-topics_mark_slot_note_epoch(void)
+topics_mark_slot_note_epoch(int set)
 {
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
 	topics_mark_slot->has_epoch = true;
 	topics_mark_slot_release();
 }
@@ -730,16 +730,17 @@ report_no_slot(void)
 			 errdetail("They may have %d leader sets together.", MAX_CLUSTER_SLOTS)));
 }
 
-/* Require that this database has a slot, or can have one. */
+/* Require that this database has slots for so many leader sets, or can have them. */
 void
-topics_mark_slot_require(void)
+topics_mark_slot_require(int sets)
 {
-	bool		found;
+	int			usable = 0;
 
 	LWLockAcquire(&locks[SLOTS].lock, LW_SHARED);
-	found = topics_mark_slot_of(MyDatabaseId, topics_leader_set) > 0 || find_free_slot() > 0;
+	for (int i = 1; i < SLOTS; i++)
+		usable += !OidIsValid(get_slot(i)->database) || get_slot(i)->database == MyDatabaseId;
 	LWLockRelease(&locks[SLOTS].lock);
-	if (!found)
+	if (usable < sets)
 		report_no_slot();
 }
 
@@ -763,14 +764,13 @@ topics_mark_slot_attend(const ClusterFacts facts[MAX_LEADER_SETS], uint32 row_ch
 	return counts;
 }
 
-/* This database's rows have changed, by a commit.  Raises nothing. */
+/* This database's row of a leader set has changed, by a commit.  Raises nothing. */
 void
-topics_mark_slot_row_changed(const ClusterFacts facts[MAX_LEADER_SETS])
+topics_mark_slot_row_changed(int set, const ClusterFacts *facts)
 {
 	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
 	table->row_changes++;
-	for (int set = 0; set < MAX_LEADER_SETS; set++)
-		(void) set_kind(set, &facts[set]);
+	(void) set_kind(set, facts);
 	LWLockRelease(&locks[SLOTS].lock);
 	ConditionVariableBroadcast(&table->row_cv);
 	topics_high_watermark_applies();

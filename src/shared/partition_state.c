@@ -146,7 +146,7 @@ count_up_u32(pg_atomic_uint32 *field, bool is_new)
  * stack's link and "listed" stay as they are.
  */
 static void
-init_state(PartitionState *state, const TopicPartition *id, bool is_new)
+init_state(PartitionState *state, const TopicPartition *id, int set, bool is_new)
 {
 #ifdef USE_ASSERT_CHECKING
 	/* a field that was forgotten is to be seen */
@@ -155,7 +155,7 @@ init_state(PartitionState *state, const TopicPartition *id, bool is_new)
 #endif
 
 	state->id = *id;
-	state->set = 0;
+	state->set = set;
 
 	if (is_new)
 	{
@@ -246,7 +246,7 @@ topics_partition_state_shmem_startup(void)
 		{
 			PartitionState *state = &shared->states[i];
 
-			init_state(state, &nobody, true);
+			init_state(state, &nobody, METADATA_SET, true);
 			FREE_NEXT(state) = i + 1 < shared->nstates ? i + 1 : -1;
 		}
 	}
@@ -297,7 +297,7 @@ topics_partition_state_find(const TopicPartition *id)
  * there is no free element.  The caller holds the registry lock.
  */
 static PartitionState *
-take_state(const TopicPartition *id)
+take_state(const TopicPartition *id, int set)
 {
 	RegistryEntry *entry;
 	PartitionState *state;
@@ -318,7 +318,7 @@ take_state(const TopicPartition *id)
 	state = &shared->states[entry->index];
 	shared->free_head = FREE_NEXT(state);
 	shared->nfree--;
-	init_state(state, id, false);
+	init_state(state, id, set, false);
 	return state;
 }
 
@@ -346,7 +346,7 @@ is_shared(const PartitionState *state)
 
 /* The state of a partition for this process alone, made if need be. */
 static PartitionState *
-get_private_state(const TopicPartition *id)
+get_private_state(const TopicPartition *id, int set)
 {
 	PartitionState *state;
 	bool		found;
@@ -363,7 +363,7 @@ get_private_state(const TopicPartition *id)
 	}
 	state = hash_search(private_states, id, HASH_ENTER, &found);
 	if (!found)
-		init_state(state, id, true);
+		init_state(state, id, set, true);
 	return state;
 }
 
@@ -373,19 +373,19 @@ get_private_state(const TopicPartition *id)
  * dropped, or makes it.
  */
 PartitionState *
-topics_partition_state_get(const TopicPartition *id)
+topics_partition_state_get(const TopicPartition *id, int set)
 {
 	PartitionState *state;
 	int			nfree;
 
 	if (RecoveryInProgress())
-		return get_private_state(id);
+		return get_private_state(id, set);
 	state = topics_partition_state_find(id);
 	if (state)
 		return state;
 
 	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
-	state = take_state(id);
+	state = take_state(id, set);
 	nfree = shared->nfree;
 	LWLockRelease(registry_lock);
 	if (state == NULL)
@@ -412,7 +412,7 @@ topics_partition_state_current(PartitionState *state)
 {
 	if (likely(topics_partition_state_is_current(state)))
 		return state;
-	return topics_partition_state_get(&state->id);
+	return topics_partition_state_get(&state->id, state->set);
 }
 
 /*
@@ -564,7 +564,7 @@ topics_partition_state_forget_follower(int set, int number)
  * it is made anew.
  */
 void
-topics_partition_state_reserve(int64 topic_id, int32 from, int32 to)
+topics_partition_state_reserve(int64 topic_id, int32 from, int32 to, const LeaderSets *sets)
 {
 	int			wanted = 0;
 	int			nfree;
@@ -581,15 +581,23 @@ topics_partition_state_reserve(int64 topic_id, int32 from, int32 to)
 	for (int32 partition = from; partition < to && wanted <= nfree; partition++)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic_id};
-		PartitionState *state = take_state(&id);
+		int			set = topics_leader_set_of(sets, partition);
+		PartitionState *state = take_state(&id, set);
 
 		Assert(state != NULL);	/* the hash table has as many places */
-		init_state(state, &id, false);
+		init_state(state, &id, set, false);
 		state->looked_at = true;	/* it is new */
 	}
 	LWLockRelease(registry_lock);
 	if (wanted > nfree)
 		report_no_place(wanted, nfree);
+}
+
+/* Get the leader set of a topic's partition. */
+int
+topics_leader_set_of(const LeaderSets *sets, int32 partition)
+{
+	return sets->count == 0 ? METADATA_SET : sets->sets[partition % sets->count];
 }
 
 /* Return the bytes of the active segment, as far as they were published. */

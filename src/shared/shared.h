@@ -34,7 +34,7 @@
 #define MAX_LEADER_SETS (MAX_FOLLOWERS + 2)	/* of a database */
 #define METADATA_SET	0		/* the set of the metadata, and of all that is
 								 * not spread */
-#define MAX_CLUSTER_SLOTS 24	/* leader sets of all databases of a server
+#define MAX_CLUSTER_SLOTS 31	/* leader sets of all databases of a server
 								 * that are nodes; a bit for each is in
 								 * PartitionState.listed */
 
@@ -47,6 +47,18 @@
 												 * segment */
 #define COMPACTION_WANTED 0		/* of compact_at: it pays, or a run goes on */
 #define LOOK_NOW 1				/* of compact_at: a time long past */
+
+/*
+ * The leader sets of a topic's partitions: the first partition is of the first one, and so
+ * on; when there are no more it begins anew.  A topic that has none is of METADATA_SET.
+ */
+#define MAX_TOPIC_SETS	20
+
+typedef struct LeaderSets
+{
+	int			count;
+	int			sets[MAX_TOPIC_SETS];
+} LeaderSets;
 
 /* What is in the way of a step of the worker's (delay.c). */
 typedef struct WorkDelay
@@ -235,8 +247,9 @@ typedef enum ServeKind
 {
 	SERVE_WORKER,
 	SERVE_COMPACTOR,
-	SERVE_REPLICATOR,
-	SERVE_KINDS
+	SERVE_REPLICATOR,			/* of the first leader set; then those of the
+								 * others */
+	SERVE_KINDS = SERVE_REPLICATOR + MAX_LEADER_SETS
 } ServeKind;
 
 /*
@@ -361,6 +374,7 @@ typedef struct WorkPiece
 	Oid			view_relid;		/* InvalidOid: all topics of the database */
 	int32		partition;		/* or WHOLE_TOPIC */
 	WorkKind	kind;
+	int			set;			/* of what a replicator does: the leader set */
 } WorkPiece;
 
 /* A partition that has something to be done. */
@@ -377,13 +391,13 @@ typedef void (*NextTransaction) (void);
 typedef bool (*OthersWait) (void);
 
 /* The piece that looks for what is to be done in this database. */
-#define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN}
+#define WHOLE_ROUND {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MAINTAIN, METADATA_SET}
 
 /* To see who leads, and that somebody does. */
-#define WHOLE_ELECTION {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_ELECT}
+#define WHOLE_ELECTION {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_ELECT, topics_leader_set}
 
 /* The session of a follower with its leader. */
-#define WHOLE_REPLICATION {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE}
+#define WHOLE_REPLICATION {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE, topics_leader_set}
 
 #define MAX_FAILURE_MESSAGE 256 /* bytes, with the final 0 */
 
@@ -407,10 +421,11 @@ extern void topics_partition_state_shmem_startup(void);
 extern void topics_partition_state_count_unannounced(int change);
 extern bool topics_partition_state_has_unannounced(void);
 extern PartitionState *topics_partition_state_find(const TopicPartition *id);
-extern PartitionState *topics_partition_state_get(const TopicPartition *id);
+extern PartitionState *topics_partition_state_get(const TopicPartition *id, int set);
+extern int	topics_leader_set_of(const LeaderSets *sets, int32 partition);
 extern bool topics_partition_state_is_current(const PartitionState *state);
 extern PartitionState *topics_partition_state_current(PartitionState *state);
-extern void topics_partition_state_reserve(int64 topic_id, int32 from, int32 to);
+extern void topics_partition_state_reserve(int64 topic_id, int32 from, int32 to, const LeaderSets *sets);
 extern void topics_partition_state_release(int64 topic_id, int32 from, int32 to);
 extern void topics_partition_state_release_database(Oid database);
 extern Oid	topics_partition_state_next_database(Oid after);
@@ -589,9 +604,9 @@ extern void topics_mark_slot_shmem_startup(void);
 extern uint32 topics_mark_slot_row_changes(void);
 extern void topics_mark_slot_watch_rows(void);
 extern void topics_mark_slot_unwatch_rows(void);
-extern void topics_mark_slot_require(void);
+extern void topics_mark_slot_require(int sets);
 extern bool topics_mark_slot_attend(const ClusterFacts facts[MAX_LEADER_SETS], uint32 row_changes);
-extern void topics_mark_slot_row_changed(const ClusterFacts facts[MAX_LEADER_SETS]);
+extern void topics_mark_slot_row_changed(int set, const ClusterFacts *facts);
 extern void topics_mark_slot_forget_database(Oid database);
 extern ClusterKind topics_mark_slot_kind(void);
 extern ClusterKind topics_mark_slot_kind_of(int set);
@@ -614,7 +629,7 @@ extern int64 topics_mark_slot_higher_term(void);
 extern void topics_mark_slot_note_leader(void);
 extern bool topics_mark_slot_hears_leader(int64 ms);
 extern bool topics_mark_slot_has_lease(int set);
-extern void topics_mark_slot_note_epoch(void);
+extern void topics_mark_slot_note_epoch(int set);
 
 /* ---- high_watermark.c ---- */
 

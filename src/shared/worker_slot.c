@@ -34,7 +34,7 @@ topics_worker_slot_name(ServeKind kind)
 		[SERVE_REPLICATOR] = "replicator"
 	};
 
-	return names[kind];
+	return names[Min(kind, SERVE_REPLICATOR)];
 }
 
 /* This process has come; the caller holds the mutex. */

@@ -557,7 +557,7 @@ static void
 repair_log(const Repair *repair, int32 number)
 {
 	const TopicPartition id = {MyDatabaseId, number, repair->parts.topic_id};
-	Partition	partition = {.number = number,.state = topics_partition_state_get(&id)};
+	Partition	partition = {.number = number,.state = topics_catalog_get_state(&id)};
 	PartitionRow row;
 	PartitionRow after;
 	LogContents contents;

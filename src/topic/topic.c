@@ -199,9 +199,53 @@ enum
 	CREATE_FIRST_SETTING
 };
 
+/* Raise the error of who would have a topic of several leaders compacted. */
+static void
+report_compacted_spread(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("a topic whose leaders are spread cannot be compacted"),
+			 errdetail("A follower that has not seen a tombstone in time has to read a topic anew, and would drop what it leads of it."),
+			 errhint("Leave leaders out, or have cleanup_policy be 'delete'.")));
+}
+
+/*
+ * Get the leader sets of a new topic, by an argument: 'here', or 'spread' over as many as there are
+ * nodes.  Those that are new are made before the commit (node/leader_set.c).
+ */
+static LeaderSets
+get_leaders_argument(FunctionCallInfo fcinfo, int argument, const TopicSettingValues *settings)
+{
+	char	   *leaders = topics_argument_get_text(fcinfo, argument);
+	LeaderSets	sets = {0};
+	ClusterRow	row;
+
+	if (strcmp(leaders, "here") == 0)
+		return sets;
+	if (strcmp(leaders, "spread") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value of leaders: \"%s\"", leaders),
+				 errhint("Use 'here' or 'spread'.")));
+	if (!topics_cluster_read_row(&row))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database is in no cluster"),
+				 errhint("Make one with topics.create_cluster(), or leave leaders out.")));
+	if (topics_topic_setting_used(settings).compact)
+		report_compacted_spread();
+	for (int set = METADATA_SET + 1; set <= row.voters && set < MAX_LEADER_SETS; set++)
+		sets.sets[sets.count++] = set;
+	topics_mark_slot_require(1 + sets.count);
+	topics_make_topic_cover_set(METADATA_TOPIC, 1 + sets.count);
+	topics_make_topic_cover_set(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS + sets.count);
+	return sets;
+}
+
 /*
  * create_topic(topic, partitions, key_type, value_type, settings..,
- * if_not_exists)
+ * if_not_exists, leaders)
  */
 Datum
 topics_create_topic(PG_FUNCTION_ARGS)
@@ -226,6 +270,8 @@ topics_create_topic(PG_FUNCTION_ARGS)
 	}
 	topic.key_type = get_column_type(fcinfo, CREATE_KEY_TYPE, "key_type");
 	topic.value_type = get_column_type(fcinfo, CREATE_VALUE_TYPE, "value_type");
+	topics_topic_setting_add_defaults(topic.settings);
+	topic.leader_sets = get_leaders_argument(fcinfo, if_not_exists + 1, topic.settings);
 	topics_make_topic_create(&topic);
 	PG_RETURN_VOID();
 }
@@ -306,6 +352,10 @@ topics_alter_topic(PG_FUNCTION_ARGS)
 	topics_statement_require_change();
 	CacheInvalidateRelcacheByRelid(topic->view_relid);
 	topics_statement_end(scope);
+	CommandCounterIncrement();
+	topic = topics_catalog_get(topic->view_relid, false);
+	if (topic->settings.compact && topic->leader_sets.count > 0)
+		report_compacted_spread();
 	/* work that fails may do better with the new settings; if not, no harm */
 	topics_backoff_reset(topic->view_relid);
 	topics_topic_changes_note_settings();
@@ -345,7 +395,7 @@ topics_add_partitions(PG_FUNCTION_ARGS)
 	before = *topic;
 	scope = topics_statement_begin();
 	topics_make_topic_create_partitions(before.topic_id, before.partitions, partitions,
-										before.settings.segment_bytes);
+										before.settings.segment_bytes, &before.leader_sets);
 	topics_statement_execute("UPDATE topic_log.topic SET partitions = %d"
 							 " WHERE topic_id = " INT64_FORMAT, partitions, before.topic_id);
 	topics_statement_require_change();
