@@ -84,8 +84,8 @@ append_transaction(void)
 	topics_foreign_writer_pre_commit();
 	topics_topic_changes_pre_commit();
 	topics_consumer_offset_pre_commit();
-	topics_cluster_pre_commit();
 	topics_metadata_pre_commit();
+	topics_cluster_pre_commit();
 	topics_membership_pre_commit();
 	if (topics_append_is_pending())
 		topics_early_work_run();

@@ -222,7 +222,9 @@ topics_leader_set_make_known(void)
 
 	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
 	{
+		PushActiveSnapshot(GetLatestSnapshot());
 		topics_make_topic_cover_set(METADATA_TOPIC, set + 1);
+		PopActiveSnapshot();
 		CommandCounterIncrement();
 		make_row(set, records[set]);
 	}

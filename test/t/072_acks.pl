@@ -673,7 +673,8 @@ my ($cluster_id, $epoch, $term) = split /\|/,
 sub request
 {
 	my (%r) = (
-		version => 2,
+		version => 3,
+		set => 0,
 		node => 'b',
 		incarnation => $incarnation,
 		cluster => $cluster_id,
@@ -687,7 +688,7 @@ sub request
 		wait => 0,
 		ends => [],
 		@_);
-	my $bytes = pack 'n Z* Z* Z* q> Z* q> q> q> C q> N N', $r{version}, $r{node}, $r{incarnation},
+	my $bytes = pack 'n n Z* Z* Z* q> Z* q> q> q> C q> N N', $r{version}, $r{set}, $r{node}, $r{incarnation},
 	  $r{cluster}, $r{epoch},
 	  $r{epoch_id}, $r{term}, $r{promised_term}, $r{position}, $r{first}, $r{mark}, $r{wait},
 	  $r{count} // scalar @{ $r{ends} };
@@ -721,7 +722,9 @@ my $fetch = Session->new($a, user => 'fetcher');
 is($fetch->query('CALL topic_log.replica_fetch(NULL, NULL)')->{sqlstate}, '22004', 'NULL');
 is(fetch_answer($fetch, ''), '08P01', 'no bytes');
 is(fetch_answer($fetch, 'ff' x 100), 'TP005', 'garbage is another version');
-is(fetch_answer($fetch, request(version => $_)), 'TP005', "version $_") for 0, 1, 3, 65535;
+is(fetch_answer($fetch, request(version => $_)), 'TP005', "version $_") for 0, 1, 2, 4, 65535;
+is(fetch_answer($fetch, request(set => 5)), '55000', 'of a leader set that there is not');
+is(fetch_answer($fetch, request(set => $_)), '08P01', "of leader set $_") for 10, 65535;
 is(fetch_answer($fetch, request(cluster => 'x')), '55000', 'of another cluster');
 is(fetch_answer($fetch, request(cluster => '')), '55000', 'of none');
 my $epoch_id = $observer->value('SELECT epoch_id FROM topic_log.cluster');
