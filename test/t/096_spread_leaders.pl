@@ -74,4 +74,97 @@ for my $name (qw(a b c a b c))
 		"without a key a record goes to what node $name leads");
 }
 check_equal('spread');
+
+# ----------------------------------------------------------------------
+# Keys, transactions, groups
+# ----------------------------------------------------------------------
+
+my %leader_of = (0 => 'a', 1 => 'b', 2 => 'c', 3 => 'a', 4 => 'b', 5 => 'c');
+my $routed = 0;
+
+for my $key (1 .. 12)
+{
+	for my $name (qw(a b c))
+	{
+		my ($partition, $leader, $is_self) = split /\|/,
+		  $nodes{$name}->safe_psql('postgres', "SELECT partition, leader, is_self FROM topics.route('s', 'k$key')");
+
+		$routed += $leader_of{$partition} eq $leader && ($leader eq $name) == ($is_self eq 't');
+		my $state = Session->new($nodes{$name})->query("SELECT topics.produce('s', 'key $key', key => 'k$key')")->{sqlstate};
+		$routed += $state eq ($leader eq $name ? '' : 'TP004');
+	}
+}
+is($routed, 72, 'route() says where a key is taken');
+
+my $session = Session->new($a);
+$session->query(q{CREATE TABLE done (what text)});
+is( $session->query(q{BEGIN; INSERT INTO done VALUES ('both'); SELECT topics.produce('t', 'with s'), topics.produce('s', 'with t'); COMMIT})
+	  ->{sqlstate}, '', 'a transaction of several sets that a node leads');
+is($b->psql('postgres', q{SELECT topics.produce('t', 'x')}), 3, 'what is not spread is led by one node');
+check_equal('keys');
+check_whole($a, 'beside it');
+
+sub consumed
+{
+	my ($node, $group) = @_;
+
+	return $node->safe_psql('postgres',
+		"SELECT coalesce(string_agg(partition || ':' || \"offset\", ' ' ORDER BY partition, \"offset\"), '') FROM topics.consume('$group', 's', 1000)");
+}
+
+is(Session->new($b)->query(q{SELECT * FROM topics.consume('g', 's')})->{sqlstate},
+	'TP004', 'a group begins on the node that leads the metadata');
+my %seen;
+$seen{$_}++ for split ' ', consumed($a, 'g');
+ok($b->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topics.consumer_group WHERE group_id = 'g'}), 'another node has heard of it');
+for my $name (qw(a b c b a c b c a))
+{
+	ok($nodes{$name}->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topics.consumer_group WHERE group_id = 'g'}), "$name knows the group") or next;
+	$seen{$_}++ for split ' ', consumed($nodes{$name}, 'g');
+}
+my $all = $a->safe_psql('postgres', q{SELECT string_agg(partition || ':' || "offset", ' ' ORDER BY partition, "offset") FROM topic.s});
+is(join(' ', sort grep { $seen{$_} == 1 } keys %seen), join(' ', sort split ' ', $all), 'consumed where they are led, records are consumed once');
+is(consumed($_, 'g'), '', 'nothing is left on ' . $_->name) for $a, $b, $c;
+is(Session->new($b)->query(q{SELECT * FROM topics.consume('h', 's')})->{sqlstate}, 'TP004', 'another one as well');
+is(Session->new($a)->query(q{SELECT topics.commit_offset('g', 's', 1, 0)})->{sqlstate}, 'TP004',
+	'an offset is committed where its partition is led');
+
+# ----------------------------------------------------------------------
+# Moves, failover, and the way back
+# ----------------------------------------------------------------------
+
+$a->safe_psql('postgres', q{CALL topics.move_leader('b')});
+await_leaders('bbcbbc', 'a planned move is of all that a node leads');
+ok(produce($_, 'after the move') ne '', 'records go to ' . $_->name) for $b, $c;
+is(consumed($b, 'g') ne '', 1, 'the group goes on there');
+$c->safe_psql('postgres', q{CALL topics.rebalance_leaders()});
+await_leaders('abcabc', 'each set goes back to its preferred node');
+check_equal('rebalanced');
+
+$c->stop('immediate');
+$b->safe_psql('postgres', q{CALL topics.failover('c')});
+await_leaders('abbabb', 'a failover is of what the lost node leads');
+my $before = records($b);
+ok(produce($b, 'without c') ne '', 'they take records there');
+$c->start;
+await_leaders('abbabb', 'the one that comes back follows');
+check_equal('after a failover');
+$a->safe_psql('postgres', q{CALL topics.rebalance_leaders()});
+await_leaders('abcabc', '... and leads again what it preferred');
+set_automatic('on');
+$b->stop('immediate');
+ok( poll_until(sub { leaders_on($a) !~ /b/ && leaders_on($a) eq leaders_on($c) }), 'others elect a leader for each set that is without')
+  or diag(leaders_on($a) . ' ' . leaders_on($c));
+ok(produce($_, 'without b') ne '', 'records go to ' . $_->name) for $a, $c;
+$b->start;
+check_equal('after an election');
+$_->stop('immediate') for $a, $b, $c;
+$_->start for $a, $b, $c;
+check_equal('after all were down');
+ok(poll_until(sub { leaders_on($a) =~ /^[abc]{6}$/ && !grep { leaders_on($_) ne leaders_on($a) } $b, $c }), 'all know the leaders');
+$c->poll_query_until('postgres', 'SELECT leader IS NOT NULL FROM topics.cluster');
+ok(poll_until(sub { $a->psql('postgres', q{CALL topics.rebalance_leaders()}) == 0 }), 'leaders are rebalanced');
+await_leaders('abcabc', 'rebalanced');
+ok(produce($_, 'again') ne '', 'records go to ' . $_->name) for $a, $b, $c;
+check_equal('all');
 done_testing();
