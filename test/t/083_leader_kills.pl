@@ -172,7 +172,7 @@ my %kill = (
 # ----------------------------------------------------------------------
 
 my $results = "$PostgreSQL::Test::Utils::tmp_check/leader_clients.txt";
-open my $clients, '|-', $python, '-B', "$FindBin::RealBin/leader_clients.py", $results, $wanted,
+open my $clients, '|-', $python, '-B', "$FindBin::RealBin/leader_clients.py", $results, $wanted, 4,
   map { $_->connstr('postgres') } @nodes
   or die "could not start the clients: $!";
 $clients->autoflush(1);
@@ -237,28 +237,7 @@ all_in_sync();
 print {$clients} $leader->connstr('postgres') . "\n";
 ok(close $clients, 'the clients have ended');
 
-my %result = map { /^([^\t]*)\t(\d+)\t?(.*)/ ? ($1 => [ $2, $3 ]) : () } split /\n/,
-  slurp_file($results);
-my %means = (
-	'lost' => 'what was acknowledged is there',
-	'doubled' => 'nothing is there twice',
-	'reordered' => 'the records of a producer are in order in each partition',
-	'rolled back' => 'nothing that was rolled back is there',
-	'invented' => 'nothing that nobody has produced is there',
-	'torn' => 'of a transaction all is there or nothing',
-	'taken back' => 'what was ever read is where it was',
-	'consumed twice' => 'nothing was consumed in two transactions that were acknowledged',
-	'skipped' => 'everything was consumed',
-	'copied twice' => 'nothing was copied in two transactions',
-	'not copied' => 'everything was copied',
-	'failed clients' => 'no client has failed');
-
-for my $check (sort keys %means)
-{
-	my ($count, $cases) = @{ $result{$check} // [ 'not checked', '' ] };
-
-	is($count, 0, "$killed leaders killed: $means{$check}") or diag("$check: $cases");
-}
+my %result = check_clients($results, "$killed leaders killed");
 my @counts = map { "$_: $result{$_}[0]" } 'acknowledged', 'unknown', 'hasty and lost', 'consumed',
   'consumed, unknown';
 cmp_ok($result{acknowledged}[0], '>', 100, 'records were acknowledged');

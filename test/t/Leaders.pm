@@ -11,7 +11,7 @@ use Session;
 use Topics;
 
 our @EXPORT =
-  qw(make_cluster all_records produce_records check_same find_leader wait_for_leader others_than check_acknowledged check_whole note_acknowledged check_terms
+  qw(make_cluster all_records produce_records check_same find_leader wait_for_leader others_than check_acknowledged check_whole note_acknowledged check_terms check_clients
   is_shown wait_in_commit move_leader_to wait_for_all own_end term_of set_automatic cut_link cut_off heal_links);
 
 my @nodes;
@@ -312,6 +312,35 @@ sub wait_for_leader
 			return $leader;
 		});
 	return $leader;
+}
+
+# What leader_clients.py has found: the number of cases of each check, and some of them.
+sub check_clients
+{
+	my ($file, $test_name) = @_;
+	my %result = map { /^([^\t]*)\t(\d+)\t?(.*)/ ? ($1 => [ $2, $3 ]) : () } split /\n/,
+	  slurp_file($file);
+	my %means = (
+		'lost' => 'what was acknowledged is there',
+		'doubled' => 'nothing is there twice',
+		'reordered' => 'the records of a producer are in order in each partition',
+		'rolled back' => 'nothing that was rolled back is there',
+		'invented' => 'nothing that nobody has produced is there',
+		'torn' => 'of a transaction all is there or nothing',
+		'taken back' => 'what was ever read is where it was',
+		'consumed twice' => 'nothing was consumed in two transactions that were acknowledged',
+		'skipped' => 'everything was consumed',
+		'copied twice' => 'nothing was copied in two transactions',
+		'not copied' => 'everything was copied',
+		'failed clients' => 'no client has failed');
+
+	for my $check (sort keys %means)
+	{
+		my ($count, $cases) = @{ $result{$check} // [ 'not checked', '' ] };
+
+		is($count, 0, "$test_name: $means{$check}") or diag("$check: $cases");
+	}
+	return %result;
 }
 
 # By the logs of the servers nobody has led in a term of another one.

@@ -1,6 +1,9 @@
 """Producers and consumers of a cluster whose leaders are killed, for 083_leader_kills.pl.
 
-    leader_clients.py <file of results> <seed> <conninfo>...
+    leader_clients.py <file of results> <seed> <number of partitions> <conninfo>...
+
+With 0 partitions their leaders are spread: who produces says none, and whoever finds nothing to be
+consumed goes to the next node.
 
 They work until a line comes on standard input, which is the conninfo of the node that
 leads then.  After that the groups go on to the end of the log, and what was
@@ -22,7 +25,6 @@ PRODUCERS = 16  # that are acknowledged by followers
 HASTY = 4  # that are not
 CONSUMERS = 3  # of each group
 GROUPS = ("plain", "copying")  # the second one produces to topic "copy" what it consumes
-PARTITIONS = 4
 PATIENCE = 60  # seconds
 
 ending = threading.Event()
@@ -96,8 +98,9 @@ class Client(threading.Thread):
 class Producer(Client):
     """Of each transaction the ids of its records are noted, by what became of it."""
 
-    def __init__(self, name, nodes, seed, acks):
+    def __init__(self, name, nodes, seed, partitions, acks):
         super().__init__(name, nodes, seed)
+        self.partitions = partitions
         self.acks = acks
         self.number = 0
 
@@ -106,7 +109,7 @@ class Producer(Client):
         for _ in range(self.random.choice((1, 1, 1, 2, 3))):
             self.number += 1
             ids.append(f"{self.name}.{self.number}")
-        partitions = [self.random.randrange(PARTITIONS) for _ in ids]
+        partitions = [self.random.randrange(self.partitions) if self.partitions else None for _ in ids]
 
         def produce(cursor):
             cursor.execute("SELECT set_config('pg_topics.acks', %s, false)", [self.acks])
@@ -119,13 +122,18 @@ class Producer(Client):
 class Consumer(Client):
     """What it got is noted by what became of the transaction, too: (partition, offset, value)."""
 
-    def __init__(self, name, nodes, seed, group):
+    def __init__(self, name, nodes, seed, partitions, group):
         super().__init__(name, nodes, seed)
+        self.partitions = partitions
         self.group = group
 
     def step(self):
-        if not self.consume():
+        if self.consume():
+            return
+        if self.partitions:
             time.sleep(0.02)
+        else:
+            self.leave()
 
     def consume(self):
         """Whether there was anything."""
@@ -223,10 +231,12 @@ def check(producers, groups, leader):
 
 
 def main():
-    results, seed, *nodes = sys.argv[1:]
-    producers = [Producer(f"p{i}", nodes, seed, "all") for i in range(PRODUCERS)]
-    producers += [Producer(f"h{i}", nodes, seed, "1") for i in range(HASTY)]
-    groups = {group: [Consumer(f"{group}{i}", nodes, seed, group) for i in range(CONSUMERS)] for group in GROUPS}
+    results, seed, partitions, *nodes = sys.argv[1:]
+    partitions = int(partitions)
+    producers = [Producer(f"p{i}", nodes, seed, partitions, "all") for i in range(PRODUCERS)]
+    producers += [Producer(f"h{i}", nodes, seed, partitions, "1") for i in range(HASTY)]
+    groups = {group: [Consumer(f"{group}{i}", nodes, seed, partitions, group) for i in range(CONSUMERS)]
+              for group in GROUPS}
     clients = [*producers, *(consumer for consumers in groups.values() for consumer in consumers)]
     for client in clients:
         client.start()
