@@ -2,8 +2,8 @@
 
     leader_clients.py <file of results> <seed> <number of partitions> <conninfo>...
 
-With 0 partitions their leaders are spread: who produces says none, and whoever finds nothing to be
-consumed goes to the next node.
+With 0 partitions their leaders are spread: who produces says none, and goes to another node now and
+then; whoever finds nothing to be consumed goes to the next one.
 
 They work until a line comes on standard input, which is the conninfo of the node that
 leads then.  After that the groups go on to the end of the log, and what was
@@ -117,6 +117,8 @@ class Producer(Client):
                 cursor.execute("SELECT topics.produce('t', %s, partition => %s)", [one, partition])
         self.note(produce, ids)
         time.sleep(self.random.uniform(0, 0.02))
+        if not self.partitions and self.random.random() < 0.1:
+            self.leave()
 
 
 class Consumer(Client):
