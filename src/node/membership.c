@@ -1136,6 +1136,20 @@ have_leader_remove(const ClusterRow *row, const char *node)
 	topics_membership_run_on_leader(row, "topics.remove_node()", "CALL topics.remove_node($1)", &node, 1);
 }
 
+/* Require a node not to lead any leader set: who leads it when the node is gone has to be elected before. */
+static void
+require_leads_none(const char *node)
+{
+	ClusterRow	row;
+
+	for (int set = METADATA_SET + 1; set < MAX_LEADER_SETS; set++)
+		if (topics_cluster_read_row_of(set, &row) && strcmp(row.leader, node) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("node \"%s\" leads partitions of topics whose leaders are spread", node),
+					 errhint("CALL topics.move_leader('<another node>', '%s') before, or topics.failover('%s') on another node if it is lost.", node, node)));
+}
+
 /* CALL remove_node(node) */
 Datum
 topics_remove_node(PG_FUNCTION_ARGS)
@@ -1158,6 +1172,7 @@ topics_remove_node(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is this node, which leads", removed.node)));
+	require_leads_none(removed.node);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	wait_for_no_change();
 	topics_membership_lock();

@@ -167,4 +167,46 @@ ok(poll_until(sub { $a->psql('postgres', q{CALL topics.rebalance_leaders()}) == 
 await_leaders('abcabc', 'rebalanced');
 ok(produce($_, 'again') ne '', 'records go to ' . $_->name) for $a, $b, $c;
 check_equal('all');
+
+# ----------------------------------------------------------------------
+# Nodes go and come
+# ----------------------------------------------------------------------
+
+# How many nodes vote in each leader set, on the node that leads it
+sub await_voters
+{
+	my ($voters, $test_name) = @_;
+	my $query = q{SELECT string_agg(leader_set || ':' || voters || ':' || acks_followers, ' ') FROM topic_log.cluster WHERE leader = node};
+
+	ok(poll_until(sub {
+		my @sets = map { split ' ', $_->safe_psql('postgres', $query) } $a, $b, $c;
+		return join(' ', sort @sets) eq join ' ', map { "$_:$voters:" . int($voters / 2) } 0 .. 3;
+	}), $test_name) or diag(map { $_->name . ': ' . $_->safe_psql('postgres', $query) . "\n" } $a, $b, $c);
+	return;
+}
+
+await_voters(3, 'three nodes vote in each set');
+is($a->psql('postgres', q{CALL topics.remove_node('c')}), 3, 'a node that leads is not removed');
+$a->safe_psql('postgres', q{CALL topics.move_leader('b', 'c'); CALL topics.remove_node('c')});
+await_voters(2, '... and when it does not, two are left in each set');
+ok(produce($_, 'of two') ne '', 'records go to ' . $_->name) for $a, $b;
+$c->safe_psql('postgres', q{DROP EXTENSION pg_topics CASCADE; CREATE EXTENSION pg_topics});
+$a->safe_psql('postgres', q{CALL topics.add_node('c', $$} . $c->connstr('postgres') . '$$)');
+await_voters(3, 'a node that comes is counted in each set');
+ok(poll_until(sub { $a->psql('postgres', q{CALL topics.rebalance_leaders()}) == 0 }), 'it leads what it had');
+await_leaders('abcabc', 'each leads its own');
+ok(produce($_, 'of three') ne '', 'records go to ' . $_->name) for $a, $b, $c;
+check_equal('of three');
+$a->safe_psql('postgres', q{SELECT topics.alter_cluster(2)});
+ok(poll_until(sub { !grep { $_->safe_psql('postgres', 'SELECT count(*) FROM topic_log.cluster WHERE acks_followers = 2') ne 4 } $a, $b, $c }),
+	'how many followers are waited for goes for each set');
+$a->safe_psql('postgres', q{SELECT topics.add_partitions('s', 8)});
+ok(poll_until(sub { leaders_on($c) eq 'abcabcab' }), 'partitions are added');
+$a->safe_psql('postgres', q{SELECT topics.drop_topic('s')});
+ok(poll_until(sub { !grep { $_->safe_psql('postgres', q{SELECT count(*) FROM topics.topic WHERE topic = 's'}) } $a, $b, $c }), 'the topic is dropped');
+$a->safe_psql('postgres', q{SELECT topics.create_topic('s', 3, leaders => 'spread')});
+await_leaders('abc', 'another one of the name');
+ok(produce($_, 'new') ne '', 'records go to ' . $_->name) for $a, $b, $c;
+check_equal('another topic');
+check_whole($a, 'at the end');
 done_testing();
