@@ -74,7 +74,7 @@ static SubTransactionId group_locked = InvalidSubTransactionId;
 
 static int64 offsets_topic_id;	/* where this commit's records go */
 
-/* What this node was in a leader set when the first one there was used; 0: in no cluster. */
+/* What this node was in a leader set when the transaction's first call began; 0: in no cluster. */
 static uint64 generations[MAX_LEADER_SETS];
 
 /* ----------------------------------------------------------------
@@ -115,10 +115,15 @@ topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 pa
 	return NULL;
 }
 
-/* Note what this node is in each leader set. */
-static void
-note_generations(void)
+/*
+ * Before what is committed is looked at, for who will commit offsets: note what this node is in each
+ * leader set.  Where that becomes another one what was looked at may be old, or forgotten.
+ */
+void
+topics_consumer_offset_note_generations(void)
 {
+	if (locals != NIL)
+		return;
 	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
 		generations[set] = topics_mark_slot_kind_of(set) == CLUSTER_NONE ? 0 : topics_mark_slot_generation_of(set);
 }
@@ -138,8 +143,6 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 	GroupOffset *entry;
 	uint32		pins = 0;
 
-	if (locals == NIL)
-		note_generations();
 	local->set = topics_offset_log_leader_set(&key);
 	local->ordinal = -1;
 	local->subxid = GetCurrentSubTransactionId();

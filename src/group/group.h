@@ -151,13 +151,16 @@ extern void topics_offset_table_forget_topic(int64 topic_id);
 extern void topics_offset_table_forget_database(Oid database);
 extern Oid	topics_offset_table_next_database(Oid after);
 extern void topics_offset_table_report_full(int wanted);
-extern bool topics_offset_table_begin_load(void);
+extern bool topics_offset_table_begin_load(bool may_be_old);
 extern bool topics_offset_table_end_load(int64 offsets_topic_id);
 extern void topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
 											int64 offset, TimestampTz commit_time,
 											int64 record_offset, int64 parted_at, bool has_metadata);
 extern void topics_offset_table_load_start(const GroupOffsetKey *key, int64 start);
 extern void topics_offset_table_log_changed(int64 topic_id);
+extern void topics_offset_table_log_grew(int64 topic_id);
+extern void topics_offset_table_forget_set(int set);
+extern void topics_consumer_offset_note_generations(void);
 
 /* ---- consumer_offset.c ---- */
 

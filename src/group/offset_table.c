@@ -40,7 +40,7 @@
  *	loaded	(heavyweight) the right to read the log into the table.
  *
  * The table lock comes after the append locks (a commit publishes with them
- * held); under it nothing else is acquired.
+ * held); under it nothing else is acquired but the registry lock (partition_state.c).
  *
  * See docs/decisions/0010-committed-offsets.md.
  *
@@ -64,6 +64,9 @@
 
 #define LOCK_MAGIC 0x7470		/* tells our locks of this kind from others' */
 #define LOADED_TOPIC INT64CONST(-1) /* key of the entry that says "loaded" */
+#define OLD_MS 1000				/* so long it need not be read again */
+#define IT_IS_OLD INT64CONST(3) /* ... it was read, and other nodes have added
+								 * to it */
 #define IT_IS_READ INT64CONST(2)	/* "committed" of that entry, until the
 									 * log has been read or changed */
 
@@ -487,12 +490,33 @@ topics_offset_table_list(const char *group_id, int64 topic_id, int *count)
 	}
 }
 
+/* In place of a leader set: all of them */
+#define ALL_SETS (-1)
+
 /*
- * Nothing is committed any more in a topic, or with NO_TOPIC in a database:
+ * Return true if an entry may be of a leader set.  Of a partition of which nothing is in shared
+ * memory nobody uses a place.
+ */
+static bool
+may_be_of_set(const GroupOffset *entry, int set)
+{
+	const TopicPartition id = {entry->key.database, entry->key.partition, entry->key.topic_id};
+	const PartitionState *state;
+
+	if (set == ALL_SETS || entry->key.topic_id == LOADED_TOPIC)
+		return true;
+	if (entry->key.topic_id == NO_TOPIC || entry->key.partition == NO_PARTITION)
+		return set == METADATA_SET;
+	state = topics_partition_state_find(&id);
+	return state == NULL || state->set == set;
+}
+
+/*
+ * Nothing is committed any more in a topic, or with NO_TOPIC in a database, in a leader set:
  * remove the entries, but for those that are pinned.  Raises nothing.
  */
 static void
-remove_entries(Oid database, int64 topic_id)
+remove_entries(Oid database, int64 topic_id, int set)
 {
 	dlist_mutable_iter iter;
 
@@ -502,7 +526,7 @@ remove_entries(Oid database, int64 topic_id)
 		GroupOffset *entry = dlist_container(GroupOffset, link, iter.cur);
 
 		if (entry->key.database != database ||
-			(topic_id != NO_TOPIC && entry->key.topic_id != topic_id))
+			(topic_id != NO_TOPIC && entry->key.topic_id != topic_id) || !may_be_of_set(entry, set))
 			continue;
 		pg_atomic_write_u64(&entry->committed, NO_OFFSET);
 		pg_atomic_write_u64(&entry->start, NO_OFFSET);
@@ -519,13 +543,23 @@ remove_entries(Oid database, int64 topic_id)
 void
 topics_offset_table_forget_topic(int64 topic_id)
 {
-	remove_entries(MyDatabaseId, topic_id);
+	remove_entries(MyDatabaseId, topic_id, ALL_SETS);
 }
 
 void
 topics_offset_table_forget_database(Oid database)
 {
-	remove_entries(database, NO_TOPIC);
+	remove_entries(database, NO_TOPIC, ALL_SETS);
+}
+
+/*
+ * Forget what is of a leader set, as this node has another role there: it is read again.  What is
+ * of others may be in use, and stays.
+ */
+void
+topics_offset_table_forget_set(int set)
+{
+	remove_entries(MyDatabaseId, NO_TOPIC, set);
 }
 
 /*
@@ -576,8 +610,9 @@ set_loaded_topic(GroupOffset *loaded, int64 offsets_topic_id)
 	pg_atomic_write_u64(&loaded->start, offsets_topic_id);
 }
 
+/* Return true if the log was read; or, with "may_be_old", a moment ago. */
 static bool
-is_log_loaded(void)
+is_log_loaded(bool may_be_old)
 {
 	GroupOffsetKey key = make_loaded_key();
 	GroupOffset *entry;
@@ -585,7 +620,9 @@ is_log_loaded(void)
 
 	LWLockAcquire(table_lock, LW_SHARED);
 	entry = hash_search(table->hash, &key, HASH_FIND, NULL);
-	loaded = entry && pg_atomic_read_u64(&entry->committed) == IT_EXISTS;
+	loaded = entry && (pg_atomic_read_u64(&entry->committed) == IT_EXISTS ||
+					   (may_be_old && pg_atomic_read_u64(&entry->committed) == IT_IS_OLD &&
+						(MonotonicTime) pg_atomic_read_u64(&entry->commit_time) >= topics_clock_in(-OLD_MS)));
 	LWLockRelease(table_lock);
 	return loaded;
 }
@@ -612,11 +649,12 @@ note_load_begins(void)
 
 /*
  * Return true if the log is still to be read.  Then the caller does that, and
- * calls topics_offset_table_end_load; other processes wait here meanwhile.  In
+ * calls topics_offset_table_end_load; other processes wait here meanwhile.  With "may_be_old"
+ * what other nodes have committed in the last moments may be lacking.  In
  * recovery it is to be read each time, by each process for itself.
  */
 bool
-topics_offset_table_begin_load(void)
+topics_offset_table_begin_load(bool may_be_old)
 {
 	GroupOffsetKey key = make_loaded_key();
 	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
@@ -627,10 +665,10 @@ topics_offset_table_begin_load(void)
 		return true;
 	}
 	use_shared_table();
-	if (is_log_loaded())
+	if (is_log_loaded(may_be_old))
 		return false;
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	if (!is_log_loaded())
+	if (!is_log_loaded(may_be_old))
 	{
 		note_load_begins();
 		return true;
@@ -659,6 +697,7 @@ topics_offset_table_end_load(int64 offsets_topic_id)
 	if (entry && pg_atomic_read_u64(&entry->committed) == IT_IS_READ)
 	{
 		set_loaded_topic(entry, offsets_topic_id);
+		pg_atomic_write_u64(&entry->commit_time, topics_clock_now());
 		pg_atomic_write_u64(&entry->committed, IT_EXISTS);
 	}
 	LWLockRelease(table_lock);
@@ -735,4 +774,27 @@ topics_offset_table_log_changed(int64 topic_id)
 			pg_atomic_write_u64(&entry->committed, NO_OFFSET);
 	}
 	LWLockRelease(table_lock);
+}
+
+/*
+ * Other nodes have committed offsets, which have come to the log of this topic: what this node
+ * leads itself is in shared memory, and is not of theirs.
+ */
+void
+topics_offset_table_log_grew(int64 topic_id)
+{
+	GroupOffsetKey key = make_loaded_key();
+	uint64		loaded = IT_EXISTS;
+	bool		is_read = false;
+	GroupOffset *entry;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	entry = hash_search(shared_table.hash, &key, HASH_FIND, NULL);
+	if (entry && get_loaded_topic(entry) == topic_id)
+		is_read = pg_atomic_compare_exchange_u64(&entry->committed, &loaded, IT_IS_OLD) ||
+			loaded == IT_IS_OLD;
+	LWLockRelease(table_lock);
+	/* who reads it right now may have read less, and reads it again */
+	if (entry && !is_read)
+		topics_offset_table_log_changed(topic_id);
 }

@@ -312,14 +312,14 @@ topics_cluster_is_pending(void)
 	return row_changes != 0;
 }
 
-/* Before that end: return true if this transaction makes this node lead, or follow. */
-bool
-topics_cluster_changes_role(void)
+/* Before that end: get the leader sets that this transaction makes this node lead, or follow in. */
+uint32
+topics_cluster_changed_roles(void)
 {
-	bool		changes = false;
+	uint32		changes = 0;
 
 	for (int set = -1; (set = topics_leader_set_after(row_changes, set)) >= 0;)
-		changes |= next_facts[set].kind != topics_mark_slot_kind_of(set);
+		changes |= next_facts[set].kind != topics_mark_slot_kind_of(set) ? 1 << set : 0;
 	return changes;
 }
 

@@ -597,6 +597,21 @@ topics_metadata_find_node(const char *name)
  * ----------------------------------------------------------------
  */
 
+/* Get what the metadata say of a topic here. */
+TopicKnowledge
+topics_metadata_know_topic(int64 topic_id)
+{
+	Datum		values[] = {CStringGetTextDatum(psprintf("topic/" INT64_FORMAT, topic_id))};
+	Oid			types[] = {TEXTOID};
+	StatementScope scope = begin_query("SELECT value IS NOT NULL FROM topic.\"" METADATA_TOPIC "\""
+									   " WHERE partition = 0 AND key = $1 ORDER BY \"offset\" DESC LIMIT 1",
+									   types, values, lengthof(values));
+	TopicKnowledge result = SPI_processed == 0 ? TOPIC_NOT_HEARD_OF : is_true(get_text(0, 1)) ? TOPIC_HEARD_OF : TOPIC_GONE;
+
+	end_query(scope);
+	return result;
+}
+
 /* Produce the records of topics that are not as their latest records say. */
 static void
 put_changed_topics(void)

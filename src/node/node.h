@@ -90,6 +90,16 @@ extern List *topics_metadata_list_preferred_leaders(void);
 extern uint32 topics_metadata_list_new_sets(Datum records[MAX_LEADER_SETS]);
 extern List *topics_metadata_list_nodes(void);
 extern MetadataNode *topics_metadata_find_node(const char *name);
+
+/* What the metadata say of a topic. */
+typedef enum TopicKnowledge
+{
+	TOPIC_NOT_HEARD_OF,			/* maybe not yet */
+	TOPIC_HEARD_OF,
+	TOPIC_GONE
+} TopicKnowledge;
+
+extern TopicKnowledge topics_metadata_know_topic(int64 topic_id);
 extern void topics_metadata_pre_commit(void);
 extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);

@@ -56,6 +56,8 @@
 #define MIN_PATIENCE_MS 1000	/* with a node that is silent */
 #define WAIT_LOOK_MS 100		/* between two looks whether there is to be
 								 * another try */
+#define TOPIC_PATIENCE_MS 2000	/* with a topic that the metadata have */
+#define TOPIC_LOOK_MS 5
 #define MAX_TOGETHER 50			/* partitions in one transaction: so few do
 								 * not keep others' producers away */
 
@@ -483,7 +485,7 @@ heal(void)
 		give_origin_up();
 	TEST_POINT("replica-truncates");
 	CommitTransactionCommand();
-	topics_offset_table_forget_database(MyDatabaseId);
+	topics_offset_table_forget_set(topics_leader_set);
 	if (!read_cluster() || !is_with_leader(&session.node.row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -654,7 +656,7 @@ note_appended(void)
 {
 	session.flush_to = XactLastCommitEnd;
 	if (session.offsets_topic != 0)
-		topics_offset_table_log_changed(session.offsets_topic);
+		topics_offset_table_log_grew(session.offsets_topic);
 	session.offsets_topic = 0;
 	TEST_POINT("replica-appended");
 }
@@ -729,6 +731,60 @@ follow_metadata(bool are_new)
 		compare_at = topics_clock_in(pg_topics_worker_interval);
 }
 
+/* Return true if a partition of a topic is here, or what it is to be can never be. */
+static bool
+is_topic_settled(const LedPartition *led, MonotonicTime patience_until)
+{
+	const TopicPartition id = {MyDatabaseId, led->partition, led->topic_id};
+	Topic	   *topic;
+	bool		result = topics_partition_state_find(&id) != NULL;
+
+	if (likely(result))
+		return true;
+	StartTransactionCommand();
+	topic = topics_catalog_by_id(led->topic_id);
+	result = topic && led->partition < topic->partitions;
+	if (!result)
+	{
+		TopicKnowledge known = topics_metadata_know_topic(led->topic_id);
+
+		result = known == TOPIC_GONE ||
+			(known == TOPIC_HEARD_OF && topics_clock_now() >= patience_until);
+	}
+	CommitTransactionCommand();
+	return result;
+}
+
+/*
+ * Another set than the first: its leader may know of a topic of which the metadata here do not
+ * say anything yet.  Wait for that: without its partitions a cut would be a part of what was
+ * committed at once.  What is heard of, and cannot be had, is stopped after a while.  Return false
+ * if it takes too long, and the session has to begin anew.
+ */
+static bool
+await_topics(void)
+{
+	MonotonicTime patience_until = topics_clock_in(TOPIC_PATIENCE_MS);
+	MonotonicTime until = topics_clock_in(2 * TOPIC_PATIENCE_MS);
+	ListCell   *lc;
+
+	if (topics_leader_set == METADATA_SET)
+		return true;
+	foreach(lc, session.response->led)
+	{
+		const LedPartition *led = lfirst(lc);
+
+		while (led->length > 0 && !is_topic_settled(led, patience_until))
+		{
+			if (topics_clock_now() >= until ||
+				topics_mark_slot_row_changes() != session.node.row_changes)
+				return false;
+			topics_background_wait(TOPIC_LOOK_MS, WAIT_REPLICATOR_IDLE);
+		}
+	}
+	return true;
+}
+
 /* Append a share, or its partitions one by one.  Return false if that has failed. */
 static bool
 append(Share share)
@@ -759,6 +815,8 @@ append_response(void)
 		count <= MAX_TOGETHER && !(count > 1 && first->is_metadata);
 	Share		share = {0, 0, is_whole};
 
+	if (!await_topics())
+		return false;
 	has_unfinished |= !is_whole && count > 0;
 
 	if (first && first->is_metadata)
