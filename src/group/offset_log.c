@@ -117,7 +117,7 @@ topics_offset_log_leader_set(const GroupOffsetKey *key)
 	const PartitionState *state;
 	const Topic *topic;
 
-	if (key->topic_id == NO_TOPIC || key->partition == NO_PARTITION || likely(topics_mark_slot_sets() == 1))
+	if (key->topic_id == NO_TOPIC || key->partition == NO_PARTITION)
 		return METADATA_SET;
 	state = topics_partition_state_find(&id);
 	if (state)
@@ -135,7 +135,7 @@ topics_offset_log_choose_partition(Topic *offsets_topic, const GroupOffsetKey *k
 {
 	int			set = topics_offset_log_leader_set(key);
 
-	if (set != METADATA_SET)
+	if (set != METADATA_SET && OFFSETS_PARTITIONS + set - 1 < offsets_topic->partitions)
 		return OFFSETS_PARTITIONS + set - 1;
 	return topics_partitioner_for_key(key->group_id, strlen(key->group_id),
 									  topics_min(offsets_topic->partitions, OFFSETS_PARTITIONS));
@@ -145,7 +145,7 @@ topics_offset_log_choose_partition(Topic *offsets_topic, const GroupOffsetKey *k
 static void
 create_topic(void)
 {
-	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS + topics_cluster_highest_set());
+	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS + topics_catalog_highest_set());
 }
 
 PGDLLEXPORT void topics_offset_log_create_main(Datum main_arg);
@@ -512,6 +512,8 @@ load_offsets_topic(Topic *topic)
 	HASH_SEQ_STATUS seq;
 	LoadedRecord *record;
 
+	/* with a topic its partitions' leader sets are known */
+	(void) topics_catalog_highest_set();
 	for (int32 number = 0; number < topic->partitions; number++)
 		ends[number] = read_partition(topic, number, records, cxt);
 	unload_missing(topic, records, ends);

@@ -291,6 +291,12 @@ load_entry(Topic *topic)
 	load_column(&topic->key, TupleDescAttr(topic->tupdesc, Anum_log_key - 1), topic->cxt);
 	load_column(&topic->value, TupleDescAttr(topic->tupdesc, Anum_log_value - 1), topic->cxt);
 	RelationClose(root);
+	for (int32 number = 0; topic->leader_sets.count > 0 && number < partitions; number++)
+	{
+		TopicPartition id = {MyDatabaseId, number, topic->topic_id};
+
+		topics_partition_state_note_set(&id, topics_leader_set_of(&topic->leader_sets, number));
+	}
 	return true;
 }
 
@@ -436,6 +442,25 @@ topics_catalog_get_state(const TopicPartition *id)
 	topic = topics_catalog_by_id(id->topic_id);
 	return topics_partition_state_get(id, topic ? topics_leader_set_of(&topic->leader_sets, id->partition) :
 									  METADATA_SET);
+}
+
+/* Get the highest leader set that any topic of users' has a partition in. */
+int
+topics_catalog_highest_set(void)
+{
+	int			result = METADATA_SET;
+	ListCell   *lc;
+
+	foreach(lc, topics_catalog_list())
+	{
+		const Topic *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		if (topic == NULL || topics_catalog_is_internal(NameStr(topic->name)))
+			continue;
+		for (int i = 0; i < topic->leader_sets.count; i++)
+			result = Max(result, topic->leader_sets.sets[i]);
+	}
+	return result;
 }
 
 /*

@@ -441,19 +441,6 @@ topics_cluster_report_no_subscription(const char *group_id, const char *topic)
 			 errhint("Its first call of topics.consume() is made on that node. Try again when this node has heard of it.")));
 }
 
-/* Get the highest of this database's leader sets, by its rows. */
-int
-topics_cluster_highest_set(void)
-{
-	int			result = METADATA_SET;
-	ClusterRow	row;
-
-	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
-		if (topics_cluster_read_row_of(set, &row))
-			result = set;
-	return result;
-}
-
 /* Return true if this node leads any leader set, as far as shared memory knows. */
 bool
 topics_cluster_leads_any(void)

@@ -227,6 +227,14 @@ make_cut(ReadCut *cut, MemoryContext cxt)
 	cut->cxt = cxt;
 	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
 		add_set(cut, set);
+	/* without a cluster the first slot is that of all sets */
+	for (int set = METADATA_SET + 1; set < MAX_LEADER_SETS; set++)
+	{
+		if ((sets & (1 << set)) != 0)
+			continue;
+		cut->marks[set] = cut->marks[METADATA_SET];
+		cut->positions[set] = cut->positions[METADATA_SET];
+	}
 	sort_limits(cut);
 	cut->is_made = CUT_MADE;
 }
@@ -387,6 +395,9 @@ wait_for_snapshot(Snapshot snapshot)
 	}
 	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
 		waited_for[set] = topics_high_watermark_wait_for_all(set, refuse_truncated_snapshot, snapshot);
+	for (int set = METADATA_SET + 1; set < MAX_LEADER_SETS; set++)
+		if ((topics_mark_slot_sets() & (1 << set)) == 0)
+			waited_for[set] = waited_for[METADATA_SET];
 }
 
 /* ----------------------------------------------------------------

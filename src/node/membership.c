@@ -530,6 +530,7 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	char	   *conninfo = topics_argument_get_text(fcinfo, 1);
 	char	   *advertised = get_advertised_argument(fcinfo, 2, conninfo);
 	MetadataNode self = {.name = node,.conninfo = conninfo,.advertised = advertised,.counts = true};
+	int			highest_set;
 	ClusterRow	row;
 
 	topics_membership_check_call("topics.create_cluster()");
@@ -538,9 +539,12 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("this database is in a cluster already, as node \"%s\"", row.node)));
-	topics_mark_slot_require(1);
+	/* topics from another cluster, or a dump of one, may be spread */
+	highest_set = topics_catalog_highest_set();
+	topics_mark_slot_require(1 + highest_set);
 	drop_metadata();
-	topics_make_topic_create_internal(METADATA_TOPIC, 1);
+	topics_make_topic_create_internal(METADATA_TOPIC, 1 + highest_set);
+	topics_make_topic_cover_set(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS + highest_set);
 	insert_row(node, node, NULL, NULL, NULL);
 	self.feature_level = topics_feature_level_own();
 	update_row(psprintf("feature_level = %d", self.feature_level));

@@ -53,6 +53,8 @@ static bool committing = false; /* records that come now would be lost */
 static uint32 appending_sets = 0;
 static uint64 generations[MAX_LEADER_SETS];
 static uint64 expected_generations[MAX_LEADER_SETS];
+static uint32 expected_sets = 0;	/* those of which that is known: all that there
+									 * are */
 
 /* The result of topics.last_produced(), and the one that will replace it. */
 static ProducedRange *produced = NULL;
@@ -307,13 +309,13 @@ note_generations(void)
 	}
 }
 
-/* Require this node to be what it was when the transaction began to commit. */
+/* Require this node to be in some sets what it was before. */
 static void
-require_same_role(const uint64 *before)
+require_same_role(uint32 sets, const uint64 *before)
 {
 	if (appending[0]->is_replica)
 		return;
-	for (int set = -1; (set = topics_leader_set_after(appending_sets, set)) >= 0;)
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
 		if (topics_mark_slot_generation_of(set) != before[set])
 			report_not_leader(set);
 }
@@ -342,7 +344,7 @@ lock_destinations(void)
 				changed = appending[i];
 		if (changed == NULL && likely(find_frozen_set() < 0))
 		{
-			require_same_role(expected_generations);
+			require_same_role(appending_sets & expected_sets, expected_generations);
 			break;
 		}
 
@@ -579,7 +581,8 @@ append_needs_snapshot(void)
 void
 topics_append_note_generation(void)
 {
-	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
+	expected_sets = topics_mark_slot_sets();
+	for (int set = -1; (set = topics_leader_set_after(expected_sets, set)) >= 0;)
 		expected_generations[set] = topics_mark_slot_generation_of(set);
 }
 
@@ -631,7 +634,7 @@ topics_append_records(void)
 		append_destination(appending[i], slots, tuples, most);
 	TEST_POINT("append-done");
 	/* another node may lead by now, whose log goes on without this */
-	require_same_role(generations);
+	require_same_role(appending_sets, generations);
 
 	note_last_produced();
 	for (int i = 0; i < nappending; i++)

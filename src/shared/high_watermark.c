@@ -700,7 +700,7 @@ topics_high_watermark_cut(int set, PartitionLimit *limits, int room, int *count,
 						 pg_atomic_read_u64(&state->next_offset) != UNKNOWN_OFFSET)) &&
 			remove_from_list(place, state))
 			continue;
-		if (state->id.database == MyDatabaseId && state->set == set)
+		if (state->id.database == MyDatabaseId && !is_gone)
 		{
 			limits[*count].state = state;
 			limits[(*count)++].limit = topics_high_watermark_confirmed_end(state);

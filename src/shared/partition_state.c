@@ -593,6 +593,23 @@ topics_partition_state_reserve(int64 topic_id, int32 from, int32 to, const Leade
 		report_no_place(wanted, nfree);
 }
 
+/*
+ * A partition that is there is of a leader set.  While a dump is restored its topic's row comes
+ * later than its records; there is no cluster then, and all sets are one.  Raises nothing.
+ */
+void
+topics_partition_state_note_set(const TopicPartition *id, int set)
+{
+	PartitionState *state = topics_partition_state_find(id);
+
+	if (state == NULL || state->set == set)
+		return;
+	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+	if (memcmp(&state->id, id, sizeof(TopicPartition)) == 0)
+		state->set = set;
+	LWLockRelease(registry_lock);
+}
+
 /* Get the leader set of a topic's partition. */
 int
 topics_leader_set_of(const LeaderSets *sets, int32 partition)

@@ -422,6 +422,7 @@ extern void topics_partition_state_count_unannounced(int change);
 extern bool topics_partition_state_has_unannounced(void);
 extern PartitionState *topics_partition_state_find(const TopicPartition *id);
 extern PartitionState *topics_partition_state_get(const TopicPartition *id, int set);
+extern void topics_partition_state_note_set(const TopicPartition *id, int set);
 extern int	topics_leader_set_of(const LeaderSets *sets, int32 partition);
 extern bool topics_partition_state_is_current(const PartitionState *state);
 extern PartitionState *topics_partition_state_current(PartitionState *state);

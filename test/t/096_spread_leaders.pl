@@ -209,4 +209,41 @@ await_leaders('abc', 'another one of the name');
 ok(produce($_, 'new') ne '', 'records go to ' . $_->name) for $a, $b, $c;
 check_equal('another topic');
 check_whole($a, 'at the end');
+
+# ----------------------------------------------------------------------
+# A dump of it, and a node that is by itself
+# ----------------------------------------------------------------------
+
+# All that a group has not consumed, with what is produced now, to each partition
+sub consumed_alone
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres', "SELECT topics.produce('s', 'alone', partition => $_)") for 0 .. 2;
+	return join ' ', sort map { split ' ', consumed($node, 'alone') } 1 .. 4;
+}
+
+$a->safe_psql('postgres', q{SELECT count(*) FROM topics.consume('alone', 's', 1000)}) for 1 .. 3;
+ok($b->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topics.consumer_group WHERE group_id = 'alone'}), 'b knows the group');
+is(consumed($b, 'alone') ne '', 1, 'b consumes');
+my $ends = join ' ', map { $_ . ':' . $a->safe_psql('postgres', qq{SELECT max("offset") + 1 FROM topic.s WHERE partition = $_}) } 0 .. 2;
+my $plain = topics_node('plain', points => 1);
+my $dump = "$PostgreSQL::Test::Utils::tmp_check/spread.sql";
+$b->command_ok([ 'pg_dump', '--file', $dump, $b->connstr('postgres') ], 'a dump');
+$plain->safe_psql('postgres', 'DROP EXTENSION pg_topics');
+$plain->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, $plain->connstr('postgres') ], '... is restored where there is no cluster');
+my $expected = join ' ', sort split(' ', $ends), $a->safe_psql('postgres', q{SELECT string_agg('2:' || "offset", ' ') FROM topic.s WHERE partition = 2});
+is(consumed_alone($plain), $expected, 'a group goes on there, and takes what is new');
+is(Session->new($plain)->query(q{SET default_transaction_isolation = 'serializable'; SELECT count(*) FROM topic.s})->{sqlstate}, '', '... and all is read');
+$plain->safe_psql('postgres', q{SELECT topics.drop_topic('t'); SELECT topics.create_cluster('plain', $$} . $plain->connstr('postgres') . '$$)');
+ok(poll_until(sub { !grep { $plain->psql('postgres', "SELECT topics.produce('s', 'led', partition => $_)") } 0 .. 2 }), 'it leads all in a cluster of its own');
+my @alone = map { split ' ', consumed($plain, 'alone') } 1 .. 4;
+cmp_ok(scalar @alone, '>=', 3, '... and the group goes on');
+$plain->restart('immediate');
+is(scalar(grep { $plain->psql('postgres', "SELECT topics.produce('s', 'led', partition => $_)") } 0 .. 2), 0, '... also after a crash');
+$plain->safe_psql('postgres', 'SELECT topic_log.leave_cluster()');
+is(scalar(grep { $plain->psql('postgres', "SELECT topics.produce('s', 'led', partition => $_)") } 0 .. 2), 0, '... and in none again');
+push @alone, map { split ' ', consumed($plain, 'alone') } 1 .. 4;
+is(join(' ', sort @alone), join(' ', sort split ' ', $plain->safe_psql('postgres', q{SELECT string_agg(partition || ':' || "offset", ' ') FROM topic.s WHERE value = 'led'})),
+	'... and the group goes on: all is consumed once');
 done_testing();
