@@ -724,9 +724,9 @@ wait_for_node(const char *node, const uint64 *ends)
 
 /* before_shmem_exit and PG_ENSURE_ERROR_CLEANUP: others may append again. */
 static void
-thaw(int code, Datum arg)
+thaw(int code, Datum set)
 {
-	topics_mark_slot_thaw();
+	topics_mark_slot_thaw(DatumGetInt32(set));
 }
 
 /*
@@ -761,7 +761,9 @@ have_take_lead(Peer *peer, bool prepares)
 static void
 hand_over(Peer *peer, const char *node)
 {
-	PG_ENSURE_ERROR_CLEANUP(thaw, (Datum) 0);
+	Datum		set = Int32GetDatum(topics_leader_set);
+
+	PG_ENSURE_ERROR_CLEANUP(thaw, set);
 	{
 		if (!topics_mark_slot_freeze(false))
 			ereport(ERROR,
@@ -773,8 +775,8 @@ hand_over(Peer *peer, const char *node)
 		have_take_lead(peer, false);
 		follow_taker(peer, node);
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(thaw, (Datum) 0);
-	topics_mark_slot_thaw();
+	PG_END_ENSURE_ERROR_CLEANUP(thaw, set);
+	topics_mark_slot_thaw(topics_leader_set);
 }
 
 /* Have another node lead, by way of a connection to it.  The transaction is committed before. */

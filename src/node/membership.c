@@ -380,14 +380,15 @@ say_leader(const char *name)
 	topics_topic_changes_want_round();
 }
 
-/* This transaction keeps others from appending. */
-static bool freezes = false;
+/* This transaction keeps others from appending to a leader set; -1: to none. */
+static int	frozen_set = -1;
 
 /* Until the transaction ends, on a node that leads: nobody appends; the row is locked. */
 void
 topics_membership_freeze(void)
 {
-	freezes = true;
+	Assert(frozen_set < 0 || frozen_set == topics_leader_set);
+	frozen_set = topics_leader_set;
 	(void) topics_mark_slot_freeze(true);
 }
 
@@ -1088,9 +1089,9 @@ topics_membership_at_end(bool commit)
 		topics_follower_forget_database(MyDatabaseId);
 	}
 	leaving = false;
-	if (freezes)
-		topics_mark_slot_thaw();
-	freezes = false;
+	if (frozen_set >= 0)
+		topics_mark_slot_thaw(frozen_set);
+	frozen_set = -1;
 	/* the cluster that has just been made */
 	if (commit)
 		topics_membership_publish();

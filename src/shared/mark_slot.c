@@ -572,9 +572,9 @@ topics_mark_slot_freeze(bool takes_over)
 
 /* Let others append again, if this process kept them from it.  Raises nothing. */
 void
-topics_mark_slot_thaw(void)
+topics_mark_slot_thaw(int set)
 {
-	topics_mark_slot_acquire(LW_EXCLUSIVE);
+	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
 	if (topics_mark_slot->frozen_by == MyProcPid)
 		topics_mark_slot->frozen_by = 0;
 	topics_mark_slot_release();

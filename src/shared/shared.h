@@ -619,7 +619,7 @@ extern void topics_mark_slot_note_newcomer(int number);
 extern bool topics_mark_slot_is_changing(void);
 extern void topics_mark_slot_drain(void);
 extern bool topics_mark_slot_freeze(bool takes_over);
-extern void topics_mark_slot_thaw(void);
+extern void topics_mark_slot_thaw(int set);
 extern bool topics_mark_slot_is_frozen(int set);
 extern void topics_mark_slot_wait_frozen(int set);
 extern int	topics_mark_slot_acks_followers(int set);
