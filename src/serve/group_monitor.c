@@ -45,9 +45,11 @@ compare_entries(const void *a, const void *b)
 
 /*
  * Shows an entry, which is the first of "remaining" in an array, by group; the
- * topic is NULL for the group's own.
+ * topic is NULL for the group's own.  "first" is the group's first one of the topic: its
+ * subscription, if it has one.
  */
-typedef void (*EntryVisitor) (ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic);
+typedef void (*EntryVisitor) (ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic,
+							  const GroupOffset *first);
 
 /*
  * Visit the entries of the groups that the user may see: a group's own, then
@@ -61,6 +63,7 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 	bool		shown = false;
 	Topic	   *topic = NULL;
 	int64		topic_id = NO_TOPIC;
+	const GroupOffset *first = NULL;
 
 	topics_settings_require_preload();
 	topics_offset_log_prepare(false);
@@ -80,12 +83,13 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 		else if (key->topic_id != topic_id)
 		{
 			topic_id = key->topic_id;
+			first = &entries[i];
 			topic = topics_catalog_by_id(topic_id);
 			if (topic && !topics_catalog_may_see(topic))
 				topic = NULL;
 		}
 		if (shown && (key->topic_id == NO_TOPIC || topic))
-			visit((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], count - i, topic);
+			visit((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], count - i, topic, first);
 	}
 }
 
@@ -116,7 +120,7 @@ enum
 };
 
 static void
-put_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+put_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic, const GroupOffset *first)
 {
 	Datum		values[GROUP_COLUMNS];
 	bool		nulls[GROUP_COLUMNS] = {false};
@@ -173,7 +177,7 @@ read_metadata(const GroupOffset *entry)
 }
 
 static void
-put_committed_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+put_committed_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic, const GroupOffset *first)
 {
 	Datum		values[OFFSET_COLUMNS];
 	bool		nulls[OFFSET_COLUMNS] = {false};
@@ -265,19 +269,17 @@ put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int
  * else for those that it has committed an offset in.
  */
 static void
-put_group_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic)
+put_group_lag(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic, const GroupOffset *first)
 {
 	const GroupOffsetKey *key = &entry->key;
 	int			next = 1;
-	GroupOffset subscription;
 
 	if (key->topic_id == NO_TOPIC)
 		return;
 	Assert(topic != NULL);
 	if (key->partition != NO_PARTITION)
 	{
-		if (is_entry_committed(entry) &&
-			!topics_offset_table_peek(key->group_id, key->topic_id, NO_PARTITION, &subscription))
+		if (is_entry_committed(entry) && first->key.partition != NO_PARTITION)
 			put_partition_lag(rsinfo, key->group_id, topic, key->partition,
 							  pg_atomic_read_u64(&entry->committed));
 		return;
