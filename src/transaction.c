@@ -123,7 +123,10 @@ publish_transaction(void)
 	{
 		uint32		sets = topics_append_sets() | topics_foreign_writer_sets();
 
-		/* what the transaction has written to logs of a set belongs to one mark */
+		/*
+		 * what the transaction has written to logs of a set belongs to one
+		 * mark
+		 */
 		for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
 		{
 			bool		is_marked = topics_high_watermark_begin_publication(set);

@@ -551,7 +551,11 @@ topics_offset_log_prepare(bool for_write)
 			create_offsets_topic();
 		topics_consumer_offset_note_generations();
 	}
-	/* who leads some partitions, and not those of others, hears of others all the time */
+
+	/*
+	 * who leads some partitions, and not those of others, hears of others all
+	 * the time
+	 */
 	while (topics_offset_table_begin_load(for_write && topics_cluster_leads_any()))
 	{
 		topic = find_offsets_topic();

@@ -196,7 +196,11 @@ load_leader_sets(LeaderSets *result, Datum sets)
 	deconstruct_array(array, INT4OID, sizeof(int32), true, TYPALIGN_INT, &values, NULL, &count);
 	result->count = Min(count, MAX_TOPIC_SETS);
 	for (int i = 0; i < result->count; i++)
-		result->sets[i] = Min(Max(DatumGetInt32(values[i]), 0), MAX_LEADER_SETS - 1);
+	{
+		int32		set = DatumGetInt32(values[i]);
+
+		result->sets[i] = set < METADATA_SET || set >= MAX_LEADER_SETS ? METADATA_SET : set;
+	}
 	pfree(values);
 }
 

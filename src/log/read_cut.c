@@ -66,6 +66,7 @@ typedef struct ReadCut
 {
 	CutState	is_made;
 	uint64		marks[MAX_LEADER_SETS]; /* the open ones when it was made */
+	uint64		generations[MAX_LEADER_SETS];	/* of what this node was then */
 	XLogRecPtr	positions[MAX_LEADER_SETS]; /* what was confirmed then,
 											 * whatever the marks */
 	int			count;
@@ -88,8 +89,9 @@ static Statement *statements = NULL;	/* the one that began last comes first */
 /* That of a transaction in REPEATABLE READ. */
 static ReadCut transaction_cut;
 
-/* In SERIALIZABLE: all up to these marks was waited for; 0: nothing. */
+/* In SERIALIZABLE: all up to these marks was waited for; 0: nothing.  As what this node was then. */
 static uint64 waited_for[MAX_LEADER_SETS];
+static uint64 waited_generations[MAX_LEADER_SETS];
 
 /* What runs now is for ourselves, and is not to miss what is unconfirmed. */
 static bool shows_all = false;
@@ -208,7 +210,7 @@ add_set(ReadCut *cut, int set)
 			cut->limits = repalloc(cut->limits, sizeof(PartitionLimit) * (cut->count + room));
 		cut->room = topics_max(cut->room, cut->count + room);
 		if (topics_high_watermark_cut(set, cut->limits + cut->count, cut->room - cut->count, &count,
-									  &cut->marks[set], &cut->positions[set]))
+									  &cut->marks[set], &cut->generations[set], &cut->positions[set]))
 			break;
 	}
 	cut->count += count;
@@ -233,6 +235,7 @@ make_cut(ReadCut *cut, MemoryContext cxt)
 		if ((sets & (1 << set)) != 0)
 			continue;
 		cut->marks[set] = cut->marks[METADATA_SET];
+		cut->generations[set] = cut->generations[METADATA_SET];
 		cut->positions[set] = cut->positions[METADATA_SET];
 	}
 	sort_limits(cut);
@@ -269,8 +272,13 @@ find_limit(ReadCut *cut, PartitionState *state)
 		found = bsearch(&key, cut->limits, cut->count, sizeof(PartitionLimit), compare_limits);
 	if (found)
 		return found->limit;
-	/* not in the list when the cut was made, since its end was not known */
-	if (state->found_at_mark >= cut->marks[state->set])
+
+	/*
+	 * not in the list when the cut was made, since its end was not known; or
+	 * the marks have begun anew
+	 */
+	if (state->found_at_mark >= cut->marks[state->set] ||
+		topics_mark_slot_generation_of(state->set) != cut->generations[state->set])
 		return add_limit(cut, state);
 	return NO_LIMIT;
 }
@@ -394,10 +402,15 @@ wait_for_snapshot(Snapshot snapshot)
 		topics_high_watermark_nap(&polls);
 	}
 	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
-		waited_for[set] = topics_high_watermark_wait_for_all(set, refuse_truncated_snapshot, snapshot);
+		waited_for[set] = topics_high_watermark_wait_for_all(set, refuse_truncated_snapshot, snapshot,
+															 &waited_generations[set]);
 	for (int set = METADATA_SET + 1; set < MAX_LEADER_SETS; set++)
-		if ((topics_mark_slot_sets() & (1 << set)) == 0)
-			waited_for[set] = waited_for[METADATA_SET];
+	{
+		if ((topics_mark_slot_sets() & (1 << set)) != 0)
+			continue;
+		waited_for[set] = waited_for[METADATA_SET];
+		waited_generations[set] = waited_generations[METADATA_SET];
+	}
 }
 
 /* ----------------------------------------------------------------
@@ -477,7 +490,8 @@ topics_read_cut_limit(PartitionState *state, Snapshot snapshot)
 		return topics_high_watermark_get(state);
 	if (IsolationIsSerializable())
 	{
-		if (waited_for[state->set] == 0 || state->found_at_mark > waited_for[state->set])
+		if (waited_for[state->set] == 0 || state->found_at_mark > waited_for[state->set] ||
+			topics_mark_slot_generation_of(state->set) != waited_generations[state->set])
 		{
 			wait_for_snapshot(snapshot);
 			refuse_torn_snapshot(snapshot);

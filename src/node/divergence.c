@@ -223,7 +223,11 @@ truncate_partition(const LogEnd *end, const ClusterRow *row, bool data_loss)
 
 	if (topic == NULL || end->partition >= topic->partitions)
 		return 0;
-	/* it was dropped there, or made here only; or not known, by a leader of another set */
+
+	/*
+	 * it was dropped there, or made here only; or not known, by a leader of
+	 * another set
+	 */
 	if (end->is_absent && strcmp(NameStr(topic->name), METADATA_TOPIC) != 0 && topics_leader_set == METADATA_SET)
 		return -1;
 	partition = topics_catalog_open_for_reading(topic, end->partition);

@@ -168,7 +168,7 @@ has_name(List *names, const char *name)
 
 	foreach(lc, names)
 		if (strcmp(lfirst(lc), name) == 0)
-			return true;
+		return true;
 	return false;
 }
 
@@ -201,7 +201,10 @@ topics_leader_set_make_new(void)
 	uint32		sets = find_new_sets();
 	List	   *leaders = sets != 0 ? topics_metadata_list_preferred_leaders() : NIL;
 
-	/* the transaction makes the cluster, of topics of another one: its worker goes on */
+	/*
+	 * the transaction makes the cluster, of topics of another one: its worker
+	 * goes on
+	 */
 	if (sets != 0 && topics_metadata_list_nodes() == NIL)
 		return;
 	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)

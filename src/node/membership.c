@@ -487,9 +487,9 @@ topics_membership_lead(int64 term, bool data_loss)
 	/* topics that this node makes have ids above those of all others */
 	if (topics_leader_set == METADATA_SET)
 		topics_statement_execute("SELECT setval('topic_log.topic_id_seq', max(id), true)"
-							 " FROM (SELECT substr(key, 7)::int8 AS id FROM topic.\"" METADATA_TOPIC "\" WHERE key LIKE 'topic/%%'"
-							 " UNION ALL SELECT topic_id FROM topic_log.topic UNION ALL SELECT last_value FROM topic_log.topic_id_seq) i"
-							 " HAVING max(id) > 0");
+								 " FROM (SELECT substr(key, 7)::int8 AS id FROM topic.\"" METADATA_TOPIC "\" WHERE key LIKE 'topic/%%'"
+								 " UNION ALL SELECT topic_id FROM topic_log.topic UNION ALL SELECT last_value FROM topic_log.topic_id_seq) i"
+								 " HAVING max(id) > 0");
 	(void) topics_read_cut_show_all(false);
 	topics_statement_end(scope);
 	PopActiveSnapshot();

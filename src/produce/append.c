@@ -53,8 +53,8 @@ static bool committing = false; /* records that come now would be lost */
 static uint32 appending_sets = 0;
 static uint64 generations[MAX_LEADER_SETS];
 static uint64 expected_generations[MAX_LEADER_SETS];
-static uint32 expected_sets = 0;	/* those of which that is known: all that there
-									 * are */
+static uint32 expected_sets = 0;	/* those of which that is known: all that
+									 * there are */
 
 /* The result of topics.last_produced(), and the one that will replace it. */
 static ProducedRange *produced = NULL;

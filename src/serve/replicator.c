@@ -56,7 +56,7 @@
 #define MIN_PATIENCE_MS 1000	/* with a node that is silent */
 #define WAIT_LOOK_MS 100		/* between two looks whether there is to be
 								 * another try */
-#define TOPIC_PATIENCE_MS 2000	/* with a topic that the metadata have */
+#define TOPIC_PATIENCE_MS 5000	/* with a topic that is not here yet */
 #define TOPIC_LOOK_MS 5
 #define MAX_TOGETHER 50			/* partitions in one transaction: so few do
 								 * not keep others' producers away */
@@ -731,9 +731,21 @@ follow_metadata(bool are_new)
 		compare_at = topics_clock_in(pg_topics_worker_interval);
 }
 
-/* Return true if a partition of a topic is here, or what it is to be can never be. */
+/* Return true if the first set's replicator cannot have all topics that it has heard of. */
 static bool
-is_topic_settled(const LedPartition *led, MonotonicTime patience_until)
+is_metadata_failing(void)
+{
+	WorkPiece	piece = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_REPLICATE, METADATA_SET};
+	const Topic *topic = topics_catalog_lookup(METADATA_TOPIC, true);
+
+	if (topic)
+		piece.view_relid = topic->view_relid;
+	return topic && topics_backoff_left(&piece) >= 0;
+}
+
+/* Return true if a partition of a topic is here, or is not going to be. */
+static bool
+is_topic_settled(const LedPartition *led)
 {
 	const TopicPartition id = {MyDatabaseId, led->partition, led->topic_id};
 	Topic	   *topic;
@@ -749,7 +761,7 @@ is_topic_settled(const LedPartition *led, MonotonicTime patience_until)
 		TopicKnowledge known = topics_metadata_know_topic(led->topic_id);
 
 		result = known == TOPIC_GONE ||
-			(known == TOPIC_HEARD_OF && topics_clock_now() >= patience_until);
+			(known == TOPIC_HEARD_OF && is_metadata_failing());
 	}
 	CommitTransactionCommand();
 	return result;
@@ -758,14 +770,13 @@ is_topic_settled(const LedPartition *led, MonotonicTime patience_until)
 /*
  * Another set than the first: its leader may know of a topic of which the metadata here do not
  * say anything yet.  Wait for that: without its partitions a cut would be a part of what was
- * committed at once.  What is heard of, and cannot be had, is stopped after a while.  Return false
+ * committed at once.  What is heard of, and cannot be had, is stopped.  Return false
  * if it takes too long, and the session has to begin anew.
  */
 static bool
 await_topics(void)
 {
-	MonotonicTime patience_until = topics_clock_in(TOPIC_PATIENCE_MS);
-	MonotonicTime until = topics_clock_in(2 * TOPIC_PATIENCE_MS);
+	MonotonicTime until = topics_clock_in(TOPIC_PATIENCE_MS);
 	ListCell   *lc;
 
 	if (topics_leader_set == METADATA_SET)
@@ -774,7 +785,7 @@ await_topics(void)
 	{
 		const LedPartition *led = lfirst(lc);
 
-		while (led->length > 0 && !is_topic_settled(led, patience_until))
+		while (led->length > 0 && !is_topic_settled(led))
 		{
 			if (topics_clock_now() >= until ||
 				topics_mark_slot_row_changes() != session.node.row_changes)

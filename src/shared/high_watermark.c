@@ -670,19 +670,20 @@ remove_from_list(int place, PartitionState *state)
 /*
  * Make a cut: the partitions of a leader set in which something may be hidden,
  * each with the offset at which to stop.  "limits" has room for "room" of them;
- * *count is set to their number, *mark to what is open now, and *position to what is
+ * *count is set to their number, *mark to what is open now, of what this database is in *generation, and *position to what is
  * confirmed whatever the mark: a partition whose end is looked up later is not among
  * them (topics_high_watermark_limit_found).  Return false if there was not enough
  * room.
  */
 bool
 topics_high_watermark_cut(int set, PartitionLimit *limits, int room, int *count, uint64 *mark,
-						  XLogRecPtr *position)
+						  uint64 *generation, XLogRecPtr *position)
 {
 	*count = 0;
 	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
 	topics_high_watermark_advance();
 	*mark = topics_mark_slot->open;
+	*generation = topics_mark_slot->generation;
 	*position = get_position_confirmed_alone();
 	if (room < topics_mark_slot->nlisted)
 	{
@@ -750,21 +751,30 @@ topics_high_watermark_nap(int *polls)
 }
 
 /*
- * Wait until all that is published now in a leader set is confirmed, and return its mark.  The
+ * Wait until all that is published now in a leader set is confirmed, and return its mark; *generation
+ * is what this database is then, whose mark it is: where that changes meanwhile the marks begin anew.  The
  * wait can be cancelled; "check" is called meanwhile, and may raise an error.  It ends, too,
  * when there are no synchronous standbys any more.
  */
 uint64
-topics_high_watermark_wait_for_all(int set, SnapshotCheck check, Snapshot snapshot)
+topics_high_watermark_wait_for_all(int set, SnapshotCheck check, Snapshot snapshot, uint64 *generation)
 {
-	uint64		mark;
+	uint64		mark = 0;
 	int			polls = 0;
 
-	topics_mark_slot_acquire_set(set, LW_SHARED);
-	mark = topics_high_watermark_newest_mark();
-	topics_mark_slot_release();
-	while (topics_high_watermark_applies_to(set) && !is_mark_confirmed(set, mark))
+	*generation = 0;
+	for (;;)
 	{
+		if (topics_mark_slot_generation_of(set) != *generation)
+		{
+			topics_mark_slot_acquire_set(set, LW_SHARED);
+			*generation = topics_mark_slot->generation;
+			mark = topics_high_watermark_newest_mark();
+			topics_mark_slot_release();
+		}
+		if ((!topics_high_watermark_applies_to(set) || is_mark_confirmed(set, mark)) &&
+			topics_mark_slot_generation_of(set) == *generation)
+			break;
 		check(snapshot);
 		topics_high_watermark_nap(&polls);
 	}

@@ -31,7 +31,7 @@
 #define HIGH_WATERMARK_MARKS 16 /* moments in time (high_watermark.c) */
 
 #define MAX_FOLLOWERS	8		/* of a database */
-#define MAX_LEADER_SETS (MAX_FOLLOWERS + 2)	/* of a database */
+#define MAX_LEADER_SETS (MAX_FOLLOWERS + 2) /* of a database */
 #define METADATA_SET	0		/* the set of the metadata, and of all that is
 								 * not spread */
 #define MAX_CLUSTER_SLOTS 31	/* leader sets of all databases of a server
@@ -660,9 +660,10 @@ extern bool topics_high_watermark_applies_to(int set);
 extern int	topics_high_watermark_count_listed(int set);
 extern int64 topics_high_watermark_limit_found(PartitionState *state, XLogRecPtr position);
 extern bool topics_high_watermark_cut(int set, PartitionLimit *limits, int room, int *count,
-									  uint64 *mark, XLogRecPtr *position);
+									  uint64 *mark, uint64 *generation, XLogRecPtr *position);
 extern void topics_high_watermark_nap(int *polls);
-extern uint64 topics_high_watermark_wait_for_all(int set, SnapshotCheck check, Snapshot snapshot);
+extern uint64 topics_high_watermark_wait_for_all(int set, SnapshotCheck check, Snapshot snapshot,
+												 uint64 *generation);
 extern void topics_high_watermark_wait_for_position(XLogRecPtr position);
 extern bool topics_high_watermark_wait_for_standbys(XLogRecPtr position, MonotonicTime until);
 

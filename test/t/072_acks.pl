@@ -688,7 +688,8 @@ sub request
 		wait => 0,
 		ends => [],
 		@_);
-	my $bytes = pack 'n n Z* Z* Z* q> Z* q> q> q> C q> N N', $r{version}, $r{set}, $r{node}, $r{incarnation},
+	my $bytes = pack 'n n Z* Z* Z* q> Z* q> q> q> C q> N N', $r{version}, $r{set}, $r{node},
+	  $r{incarnation},
 	  $r{cluster}, $r{epoch},
 	  $r{epoch_id}, $r{term}, $r{promised_term}, $r{position}, $r{first}, $r{mark}, $r{wait},
 	  $r{count} // scalar @{ $r{ends} };

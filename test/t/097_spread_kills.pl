@@ -32,7 +32,7 @@ my $killed = 0;
 $nodes[0]->safe_psql('postgres',
 	q{SELECT topics.drop_topic('t'); SELECT topics.create_topic('t', 6, leaders => 'spread'), topics.create_topic('copy', 6, leaders => 'spread')}
 );
-ok(wait_for_replica($_, $nodes[0]), $_->name . ' has the topics') for @nodes[1, 2];
+ok(wait_for_replica($_, $nodes[0]), $_->name . ' has the topics') for @nodes[ 1, 2 ];
 
 # Where the log of each partition ends for readers, as far as any node that is up knows
 sub ends
@@ -42,7 +42,8 @@ sub ends
 	for my $node (grep { $_->{_pid} } @nodes)
 	{
 		my ($result, $rows) =
-		  $node->psql('postgres', q{SELECT partition, log_end_offset FROM topics.partition WHERE topic = 't'});
+		  $node->psql('postgres',
+			q{SELECT partition, log_end_offset FROM topics.partition WHERE topic = 't'});
 
 		next if $result != 0;
 		for (split /\n/, $rows)
@@ -85,7 +86,7 @@ open my $clients, '|-', $python, '-B', "$FindBin::RealBin/leader_clients.py", $r
 $clients->autoflush(1);
 
 ok(wait_for_records(10), 'the clients work');
-my @round = ([0], [1], [0, 1], [2], [0, 1, 2], [1, 2]);
+my @round = ([0], [1], [ 0, 1 ], [2], [ 0, 1, 2 ], [ 1, 2 ]);
 while ($killed < $wanted)
 {
 	my $kind = shift @round;
@@ -108,8 +109,11 @@ for my $node (@nodes)
 }
 ok( poll_until(
 		sub {
-			$nodes[0]->psql('postgres', "CALL topics.move_leader('a', '" . $_->name . "')") for @nodes[1, 2];
-			$nodes[0]->safe_psql('postgres', q{SELECT count(*) FROM topic_log.cluster WHERE leader = node}) == 4;
+			$nodes[0]->psql('postgres', "CALL topics.move_leader('a', '" . $_->name . "')")
+			  for @nodes[ 1, 2 ];
+			$nodes[0]
+			  ->safe_psql('postgres', q{SELECT count(*) FROM topic_log.cluster WHERE leader = node})
+			  == 4;
 		}),
 	'one node leads all');
 print {$clients} $nodes[0]->connstr('postgres') . "\n";
@@ -118,16 +122,22 @@ my %result = check_clients($results, "$killed nodes killed");
 cmp_ok($result{acknowledged}[0], '>', 100, 'records were acknowledged');
 cmp_ok($result{consumed}[0], '>', 100, '... and consumed');
 my $report = join "\n", "$killed nodes killed",
-  map { "$_: $result{$_}[0]" } 'acknowledged', 'unknown', 'hasty and lost', 'consumed', 'consumed, unknown';
+  map { "$_: $result{$_}[0]" } 'acknowledged', 'unknown', 'hasty and lost', 'consumed',
+  'consumed, unknown';
 $ENV{PG_TOPICS_LEADER_KILLS} ? diag($report) : note($report);
 for my $topic (qw(t copy))
 {
-	my $records = qq{SELECT partition, count(*), md5(string_agg(r::text, ' ' ORDER BY "offset")) FROM topic.$topic r GROUP BY 1 ORDER BY 1};
+	my $records =
+	  qq{SELECT partition, count(*), md5(string_agg(r::text, ' ' ORDER BY "offset")) FROM topic.$topic r GROUP BY 1 ORDER BY 1};
 	my $expected = $nodes[0]->safe_psql('postgres', $records);
 
-	for my $other (@nodes[1, 2])
+	for my $other (@nodes[ 1, 2 ])
 	{
-		ok(poll_until(sub { my ($r, $rows) = $other->psql('postgres', $records); $r == 0 && $rows eq $expected }),
+		ok( poll_until(
+				sub {
+					my ($r, $rows) = $other->psql('postgres', $records);
+					$r == 0 && $rows eq $expected;
+				}),
 			$other->name . " has what the leader has of $topic");
 	}
 	check_files($_, 'postgres', $_->name) for @nodes;
