@@ -763,7 +763,7 @@ COMMENT ON VIEW topics.append_wait IS 'Processes of this database that wait, mos
 
 COMMENT ON COLUMN topics.cluster.cluster_id IS 'The same on all nodes, and of no other cluster (Kafka: cluster.id)';
 COMMENT ON COLUMN topics.cluster.node IS 'Name of this node';
-COMMENT ON COLUMN topics.cluster.leader IS 'Name of the node that leads, or that this one has promised to follow; NULL: none is known';
+COMMENT ON COLUMN topics.cluster.leader IS 'Name of the node that leads the metadata, and all that is not spread, or that this one has promised to follow; NULL: none is known';
 COMMENT ON COLUMN topics.cluster.epoch IS 'As in topics.node';
 COMMENT ON COLUMN topics.cluster.acks_followers IS 'How many followers a commit waits for, see topics.alter_cluster()';
 COMMENT ON COLUMN topics.cluster.feature_level IS 'The lowest feature level of all nodes; 0: not heard of yet (Kafka: metadata.version, finalized)';
@@ -779,7 +779,7 @@ COMMENT ON COLUMN topics.truncated.epoch IS 'The leader epoch that this node was
 COMMENT ON COLUMN topics.truncated.truncated_at IS 'When it was taken out';
 COMMENT ON COLUMN topics.node.node IS 'Name';
 COMMENT ON COLUMN topics.node.advertised_conninfo IS 'Where clients find it (Kafka: advertised.listeners)';
-COMMENT ON COLUMN topics.node.role IS 'leader: it is written to; or follower';
+COMMENT ON COLUMN topics.node.role IS 'leader: of the metadata, and of all that is not spread; or follower';
 COMMENT ON COLUMN topics.node.is_self IS 'True for this node';
 COMMENT ON COLUMN topics.node.epoch IS 'Leader epoch, from 1 on: each election begins one; 0: a follower that has not come into one yet';
 COMMENT ON COLUMN topics.node.counts IS 'Whether it has had all that the leader has, once: until then it is not among the nodes of which topics.alter_cluster() takes half';
