@@ -605,7 +605,8 @@ topics_delete_records(PG_FUNCTION_ARGS)
 	topics_argument_require_all(fcinfo, DELETE_ARGUMENTS);
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(DELETE_TOPIC)), false);
 	topics_catalog_require_owner(topic);
-	topics_cluster_require_leader("topics.delete_records()");
+	topics_cluster_require_leader_of(topics_leader_set_of(&topic->leader_sets, Max(PG_GETARG_INT32(DELETE_PARTITION), 0)),
+									 "topics.delete_records()");
 	before = PG_GETARG_INT64(DELETE_BEFORE_OFFSET);
 
 	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(DELETE_PARTITION));

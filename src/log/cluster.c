@@ -369,22 +369,22 @@ topics_cluster_check_replicas(int32 min_insync_replicas)
 }
 
 /*
- * Require this node to lead the set that this process acts for, until the transaction has
- * ended: a command changes what all nodes have.
+ * Require this node to lead a leader set, until the transaction has ended: a command changes what
+ * all nodes have.
  */
 void
-topics_cluster_require_leader(const char *command)
+topics_cluster_require_leader_of(int set, const char *command)
 {
 	ClusterRow	row;
-	uint64		generation = topics_mark_slot_generation();
+	uint64		generation = topics_mark_slot_generation_of(set);
 
-	if (!topics_cluster_read_row(&row))
+	if (!topics_cluster_read_row_of(set, &row))
 		return;
 	if (row.leads)
 	{
 		if (required_generation == 0)
 		{
-			required_set = topics_leader_set;
+			required_set = set;
 			required_generation = generation;
 		}
 		return;
@@ -394,6 +394,13 @@ topics_cluster_require_leader(const char *command)
 			 errmsg("%s must be called on the node that leads", command),
 			 report_leader(&row),
 			 errhint("%s", *row.leader ? "Connect to that node." : "Look at topics.node on other nodes. topics.failover() has one lead.")));
+}
+
+/* The same of the set that this process acts for. */
+void
+topics_cluster_require_leader(const char *command)
+{
+	topics_cluster_require_leader_of(topics_leader_set, command);
 }
 
 /* Raise the error of who takes another node for the leader. */

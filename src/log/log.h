@@ -323,6 +323,7 @@ extern void topics_cluster_check_replicas(int32 min_insync_replicas);
 extern bool topics_cluster_follows(int set);
 extern void topics_cluster_look(void);
 extern void topics_cluster_require_leader(const char *command);
+extern void topics_cluster_require_leader_of(int set, const char *command);
 extern char *topics_cluster_own_server(void);
 extern int	topics_cluster_quorum(const ClusterRow *row);
 extern int	topics_cluster_copy_quorum(const ClusterRow *row);

@@ -18,8 +18,8 @@
  * THE NODE ITSELF, if it lives on beside its copy, or is started again in its place, knows
  * nothing of what the copy has confirmed and promised.  So a copy has each of these others
  * note, durably, which server it is (topic_log.admitted), before it hears what they know.
- * From then on they refuse the node on any other server.  Who promises holds its row, and so
- * does who notes: no promise to the old server comes in between.
+ * From then on they refuse the node on any other server.  Who promises holds its row of the leader
+ * set, and who notes all rows: no promise to the old server comes in between.
  *
  *-------------------------------------------------------------------------
  */
@@ -215,7 +215,7 @@ topics_admit(PG_FUNCTION_ARGS)
 	topics_settings_require_preload();
 	topics_argument_require_all(fcinfo, PG_NARGS());
 	topics_replica_feed_check_role(node, topics_argument_get_text(fcinfo, 1));
-	topics_membership_lock();
+	topics_membership_lock_all();
 	known = topics_metadata_find_node(node);
 	if (known == NULL || strcmp(known->incarnation, topics_argument_get_text(fcinfo, 2)) != 0)
 		ereport(ERROR,

@@ -138,7 +138,7 @@ make_row(int set, Datum record)
 	topics_topic_changes_want_round();
 }
 
-/* Return the sets that topics have, and this node no row of: a bit for each. */
+/* Return the sets that topics have, and the metadata no record of: a bit for each. */
 static uint32
 find_new_sets(void)
 {
@@ -146,10 +146,12 @@ find_new_sets(void)
 	uint32		result = 0;
 
 	PushActiveSnapshot(GetLatestSnapshot());
+	(void) topics_read_cut_show_all(true);
 	if (SPI_execute("SELECT DISTINCT s FROM topic_log.topic t, unnest(leader_sets) s WHERE s > 0"
-					" AND NOT EXISTS (SELECT FROM topic_log.cluster WHERE leader_set = s)"
+					" AND NOT EXISTS (SELECT FROM topic.\"" METADATA_TOPIC "\" WHERE partition = 0 AND key = 'set/' || s)"
 					" AND NOT EXISTS (SELECT FROM pg_class WHERE oid = t.view AND relname ~ '^__')", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for leader sets");
+	(void) topics_read_cut_show_all(false);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
@@ -211,8 +213,18 @@ topics_leader_set_make_new(void)
 	{
 		const char *leader = choose_leader(leaders);
 
+		Datum		record;
+		ClusterRow	row;
+		bool		is_here = topics_cluster_read_row_of(set, &row);
+
+		/*
+		 * a set of which this node has a row, and the metadata lack the record,
+		 * as they have gone back: somebody may lead it
+		 */
 		leaders = lappend(leaders, pstrdup(leader));
-		make_row(set, topics_metadata_put_set(set, leader));
+		record = topics_metadata_put_set(set, leader, !is_here);
+		if (!is_here)
+			make_row(set, record);
 	}
 }
 

@@ -135,8 +135,8 @@ topics_membership_lock(void)
 }
 
 /* The same, of all sets. */
-static void
-lock_all(void)
+void
+topics_membership_lock_all(void)
 {
 	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
 		lock_row(set, ExclusiveLock);
@@ -535,7 +535,7 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 
 	topics_membership_check_call("topics.create_cluster()");
-	lock_all();
+	topics_membership_lock_all();
 	if (topics_cluster_read_row(&row))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -975,7 +975,7 @@ topics_join_cluster(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 
 	topics_membership_check_call("topic_log.join_cluster()");
-	lock_all();
+	topics_membership_lock_all();
 	if (topics_cluster_read_row(&row))
 	{
 		if (strcmp(row.cluster_id, cluster_id) == 0 && strcmp(row.node, node) == 0)
@@ -1053,7 +1053,7 @@ topics_leave_cluster(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 
 	topics_membership_check_call("topic_log.leave_cluster()");
-	lock_all();
+	topics_membership_lock_all();
 	if (!topics_cluster_read_row(&row))
 		PG_RETURN_VOID();
 	if (row.leads && list_length(topics_metadata_list_nodes()) > 1)

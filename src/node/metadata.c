@@ -306,21 +306,21 @@ topics_metadata_preferred_leader(void)
  */
 
 /*
- * On the leader of the first set: say of another one, which is made, that a node is to lead it.
- * Return the record, palloc'd.
+ * On the leader of the first set: say of another one, which is made, that a node is to lead it, and
+ * "leads" from the beginning.  Return the record, palloc'd.
  */
 Datum
-topics_metadata_put_set(int set, const char *leader)
+topics_metadata_put_set(int set, const char *leader, bool leads)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	Datum		values[] = {CStringGetTextDatum(leader)};
-	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(leader), BoolGetDatum(leads)};
+	Oid			types[] = {TEXTOID, BOOLOID};
 	StatementScope scope;
 	MemoryContext old;
 	Datum		result;
 	bool		isnull;
 
-	scope = begin_query("WITH known AS (" NODES ") SELECT jsonb_build_object('preferred_leader', $1, 'leader', $1,"
+	scope = begin_query("WITH known AS (" NODES ") SELECT jsonb_build_object('preferred_leader', $1, 'leader', CASE WHEN $2 THEN $1 END,"
 						" 'incarnation', n.value -> 'incarnation', 'term', n.value -> 'number', 'nodes',"
 						" (SELECT jsonb_agg(substr(key, 6) ORDER BY key) FROM known WHERE (value ->> 'counts')::boolean),"
 						" 'acks_followers', c.acks_followers)"

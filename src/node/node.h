@@ -85,7 +85,7 @@ typedef struct MetadataNode
 
 extern void topics_metadata_put_node(const MetadataNode *node);
 extern bool topics_metadata_has_nodes(void);
-extern Datum topics_metadata_put_set(int set, const char *leader);
+extern Datum topics_metadata_put_set(int set, const char *leader, bool leads);
 extern List *topics_metadata_list_preferred_leaders(void);
 extern uint32 topics_metadata_list_new_sets(Datum records[MAX_LEADER_SETS]);
 extern List *topics_metadata_list_nodes(void);
@@ -274,6 +274,7 @@ extern void topics_membership_pre_commit(void);
 extern void topics_membership_publish(void);
 extern void topics_membership_enter_epoch(int64 term, int64 epoch, const char *id);
 extern void topics_membership_lock(void);
+extern void topics_membership_lock_all(void);
 extern void topics_membership_run_on_leader(const ClusterRow *row, const char *procedure, const char *sql,
 											const char *const *values, int nvalues);
 extern void topics_membership_freeze(void);
