@@ -600,10 +600,10 @@ CREATE PROCEDURE topics.rebalance_leaders()
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_rebalance_leaders';
 COMMENT ON PROCEDURE topics.rebalance_leaders() IS 'Has the preferred node lead again, the one that has made the cluster, as topics.move_leader does. Superusers only. Raises what that raises (Kafka: preferred replica election)';
 
-CREATE FUNCTION topic_log.promise(leader_set integer, voter text, voter_server text, cluster_id text, candidate text, incarnation text, server text, term bigint, last_term bigint, ends text, only_asks boolean,
+CREATE FUNCTION topic_log.promise(leader_set integer, voter text, voter_incarnation text, voter_server text, cluster_id text, candidate text, incarnation text, server text, term bigint, last_term bigint, ends text, only_asks boolean,
 	OUT refusal text, OUT promised_term bigint) RETURNS record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_promise';
-COMMENT ON FUNCTION topic_log.promise(integer, text, text, text, text, text, text, bigint, bigint, text, boolean) IS 'Has this node promise to follow a candidate, in src/node/promise.c; why it does not, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: Vote)';
+COMMENT ON FUNCTION topic_log.promise(integer, text, text, text, text, text, text, text, bigint, bigint, text, boolean) IS 'Has this node promise to follow a candidate, in src/node/promise.c; why it does not, and the term that it is in or has promised. For roles with the attribute REPLICATION (Kafka: Vote)';
 
 CREATE FUNCTION topic_log.follow(leader_set integer, cluster_id text, leader text, incarnation text, term bigint) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_follow';
@@ -879,7 +879,7 @@ GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 -- A node's role comes as any client; the functions look who it is.
 GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea), topic_log.take_lead(integer, boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION topic_log.check_follower(text, text),
-	topic_log.promise(integer, text, text, text, text, text, text, bigint, bigint, text, boolean), topic_log.follow(integer, text, text, text, bigint),
+	topic_log.promise(integer, text, text, text, text, text, text, text, bigint, bigint, text, boolean), topic_log.follow(integer, text, text, text, bigint),
 	topic_log.leadership(integer, text, text, bigint),
 	topic_log.find_divergence(integer, text, text, text, text, bigint, bigint, text, text, integer),
 	topic_log.admit(text, text, text, text) TO PUBLIC;

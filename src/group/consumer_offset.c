@@ -124,6 +124,7 @@ topics_consumer_offset_note_generations(void)
 {
 	if (locals != NIL)
 		return;
+	memset(generations, 0, sizeof(generations));
 	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
 		generations[set] = topics_mark_slot_kind_of(set) == CLUSTER_NONE ? 0 : topics_mark_slot_generation_of(set);
 }

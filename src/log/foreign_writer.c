@@ -227,7 +227,7 @@ topics_foreign_writer_sets(void)
 	uint32		sets = 0;
 
 	for (int i = 0; i < nstates; i++)
-		sets |= 1 << states[i]->set;
+		sets |= 1 << topics_mark_slot_set_of(states[i]->set);
 	return sets;
 }
 
@@ -242,7 +242,7 @@ topics_foreign_writer_publish(int set, XLogRecPtr lsn, bool marks)
 {
 	for (int i = 0; i < nstates; i++)
 	{
-		if (states[i]->set != set)
+		if (topics_mark_slot_set_of(states[i]->set) != set)
 			continue;
 		if (marks)
 			topics_high_watermark_publish(states[i]);

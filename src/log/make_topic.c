@@ -39,6 +39,8 @@
 #include "log/log.h"
 #include "pg_topics.h"
 
+#define KEPT_FOR_GOOD "10000 years" /* of tombstones */
+
 #define INTERNAL_SEGMENT_BYTES 1048576
 
 /*
@@ -215,7 +217,7 @@ get_internal_settings(const char *name)
 		{"segment_bytes", CppAsString2(INTERNAL_SEGMENT_BYTES)},
 		{"max_message_bytes", "268435456"},
 		{"cleanup_policy", "compact"},
-		{"delete_retention_time", strcmp(name, "__cluster_metadata") == 0 ? "10000 years" : "10 minutes"},
+		{"delete_retention_time", strcmp(name, METADATA_TOPIC) == 0 ? KEPT_FOR_GOOD : "10 minutes"},
 		{"notify", "false"}
 	};
 
@@ -371,7 +373,10 @@ topics_make_topic_create_internal(const char *name, int32 partitions)
 	topics_make_topic_create_internal_as(&topic);
 }
 
-/* Have a topic of pg_topics' own, if it is there, with so many partitions at least. */
+/*
+ * Have a topic of pg_topics' own, if it is there, with so many partitions at least, in several
+ * leader sets: its tombstones stay, as it cannot be read anew.
+ */
 void
 topics_make_topic_cover_set(const char *name, int32 partitions)
 {
@@ -381,13 +386,16 @@ topics_make_topic_cover_set(const char *name, int32 partitions)
 
 	if (topic == NULL || topic->partitions >= partitions)
 		return;
+	LockRelationOid(topic->view_relid, ShareUpdateExclusiveLock);
+	topic = topics_catalog_lookup(name, false);
+	if (topic->partitions >= partitions)
+		return;
 	before = *topic;
-	LockRelationOid(before.view_relid, ShareUpdateExclusiveLock);
 	scope = topics_statement_begin();
 	topics_make_topic_create_partitions(before.topic_id, before.partitions, partitions,
 										before.settings.segment_bytes, &before.leader_sets);
-	topics_statement_execute("UPDATE topic_log.topic SET partitions = %d WHERE topic_id = " INT64_FORMAT,
-							 partitions, before.topic_id);
+	topics_statement_execute("UPDATE topic_log.topic SET partitions = %d, delete_retention_time = '%s' WHERE topic_id = " INT64_FORMAT,
+							 partitions, KEPT_FOR_GOOD, before.topic_id);
 	CacheInvalidateRelcacheByRelid(before.view_relid);
 	topics_statement_end(scope);
 }

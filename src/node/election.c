@@ -101,6 +101,7 @@ typedef struct Attempt
 	const MetadataNode *node;
 	Peer	   *peer;			/* the result, or to be asked */
 	const char *voter;			/* its name */
+	const char *voter_incarnation;
 	bool		only_asks;
 	const char *refusal;		/* the result; NULL: it promises */
 	int64		term;
@@ -188,12 +189,12 @@ send_to_peer(void *arg)
 	Attempt    *attempt = arg;
 	const Election *election = attempt->election;
 	const char *values[] = {
-		psprintf("%d", topics_leader_set), attempt->voter, topics_admission_server(attempt->voter), election->row.cluster_id, election->row.node,
+		psprintf("%d", topics_leader_set), attempt->voter, attempt->voter_incarnation, topics_admission_server(attempt->voter), election->row.cluster_id, election->row.node,
 		election->row.incarnation, topics_cluster_own_server(), psprintf(INT64_FORMAT, election->term), psprintf(INT64_FORMAT, election->row.term),
 		election->ends, attempt->only_asks ? "t" : "f"
 	};
 
-	topics_peer_send(attempt->peer, "SELECT * FROM topic_log.promise($1::int4, $2, $3, $4, $5, $6, $7, $8::int8, $9::int8, $10, $11::bool)",
+	topics_peer_send(attempt->peer, "SELECT * FROM topic_log.promise($1::int4, $2, $3, $4, $5, $6, $7, $8, $9::int8, $10::int8, $11, $12::bool)",
 					 values, lengthof(values));
 }
 
@@ -224,7 +225,7 @@ ask_peers(Election *election, bool only_asks)
 	foreach(lc, election->peers)
 	{
 		ElectionPeer *peer = lfirst(lc);
-		Attempt		attempt = {.election = election,.peer = peer->peer,.voter = peer->name,.only_asks = only_asks};
+		Attempt		attempt = {.election = election,.peer = peer->peer,.voter = peer->name,.voter_incarnation = peer->incarnation,.only_asks = only_asks};
 
 		if (try_peer(election, peer->name, send_to_peer, &attempt))
 			asked = lappend(asked, peer);
@@ -595,6 +596,9 @@ fail_over(void *arg)
 		}
 		return;
 	}
+	/* of other sets than the first only those that it has led */
+	if (topics_leader_set != METADATA_SET && *row.leader && strcmp(failover->lost_node, row.leader) != 0)
+		return;
 	/* one that it has promised to follow may not lead */
 	if (*row.leader && strcmp(failover->lost_node, row.leader) != 0 && row.promised_term <= row.term &&
 		topics_mark_slot_hears_leader(pg_topics_node_timeout))

@@ -26,7 +26,8 @@
  * partitions.  It is acknowledged when all have confirmed.
  *
  * A topic in several sets is not dropped here to be read anew, as this node may lead some of
- * it.  So it is not compacted: tombstones that a follower has not seen would want that.
+ * it.  So it is not compacted: tombstones that a follower has not seen would want that.  Those of
+ * __consumer_offsets stay for good then (make_topic.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -87,7 +88,10 @@ topics_leader_set_read(const char *json)
 void
 topics_leader_set_require_one(const Topic *topic)
 {
-	if (topic->leader_sets.count > 0 && !topics_catalog_is_internal(NameStr(topic->name)))
+	const bool	is_offsets = strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0;
+
+	if (is_offsets ? topic->partitions > OFFSETS_PARTITIONS :
+		topic->leader_sets.count > 0 && !topics_catalog_is_internal(NameStr(topic->name)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("topic \"%s\" cannot be read anew", NameStr(topic->name)),
@@ -125,7 +129,7 @@ make_row(int set, Datum record)
 							  " CASE WHEN leads OR key IS NOT NULL THEN $2 ->> 'leader' ELSE '' END, value ->> 'conninfo',"
 							  " value ->> 'advertised_conninfo', 0, ($2 ->> 'acks_followers')::int, CASE WHEN leads THEN ($2 ->> 'term')::int8 ELSE 0 END,"
 							  " CASE WHEN leads THEN ($2 ->> 'term')::int8 ELSE 0 END, CASE WHEN leads THEN o.node ELSE '' END,"
-							  " jsonb_array_length($2 -> 'nodes'), o.feature_level"
+							  " (SELECT count(*) FROM jsonb_object_keys($2 -> 'nodes')), o.feature_level"
 							  " FROM own o LEFT JOIN node n ON n.key = 'node/' || ($2 ->> 'leader') AND n.value IS NOT NULL AND o.node <> $2 ->> 'leader'",
 							  lengthof(values), types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not make leader set %d", set);
@@ -217,9 +221,12 @@ topics_leader_set_make_new(void)
 		ClusterRow	row;
 		bool		is_here = topics_cluster_read_row_of(set, &row);
 
+		/* it is there already, unless the topic comes from a dump */
+		topics_make_topic_cover_set(METADATA_TOPIC, set + 1);
+
 		/*
-		 * a set of which this node has a row, and the metadata lack the record,
-		 * as they have gone back: somebody may lead it
+		 * a set of which this node has a row, and the metadata lack the
+		 * record, as they have gone back: somebody may lead it
 		 */
 		leaders = lappend(leaders, pstrdup(leader));
 		record = topics_metadata_put_set(set, leader, !is_here);
@@ -238,6 +245,8 @@ topics_leader_set_make_known(void)
 	Datum		records[MAX_LEADER_SETS];
 	uint32		sets = topics_metadata_list_new_sets(records);
 
+	if (sets != 0)
+		topics_mark_slot_require(1 + pg_leftmost_one_pos32(sets));
 	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
 	{
 		PushActiveSnapshot(GetLatestSnapshot());
@@ -285,12 +294,11 @@ find_node(List *nodes, const char *name)
 	return NULL;
 }
 
-/* Return true if two records say the same of a node, but for whether it counts. */
+/* Return true if two records say the same of a node, but for whether it counts, and where it is. */
 static bool
 is_same_node(const MetadataNode *a, const MetadataNode *b)
 {
-	return strcmp(a->conninfo, b->conninfo) == 0 && strcmp(a->advertised, b->advertised) == 0 &&
-		strcmp(a->incarnation, b->incarnation) == 0 && a->feature_level == b->feature_level &&
+	return strcmp(a->incarnation, b->incarnation) == 0 && a->feature_level == b->feature_level &&
 		a->number == b->number;
 }
 
@@ -325,6 +333,26 @@ remove_node(const MetadataNode *here)
 	return here->counts;
 }
 
+/* List the nodes of the first set; *is_default as of topics_metadata_count_nodes. */
+static List *
+list_first_nodes(bool *is_default)
+{
+	int			before = topics_mark_slot_act_for(METADATA_SET);
+	List	   *volatile result = NIL;
+
+	PG_TRY();
+	{
+		result = topics_metadata_list_nodes();
+		(void) topics_metadata_count_nodes("", is_default);
+	}
+	PG_FINALLY();
+	{
+		(void) topics_mark_slot_act_for(before);
+	}
+	PG_END_TRY();
+	return result;
+}
+
 /*
  * On the leader of another set than the first: have its nodes, and how many followers a commit
  * waits for, be as the first set says.  Return true if there was anything to do, and maybe is more.
@@ -332,19 +360,17 @@ remove_node(const MetadataNode *here)
 bool
 topics_leader_set_mirror_nodes(void)
 {
-	int			before = topics_mark_slot_act_for(METADATA_SET);
-	List	   *nodes = topics_metadata_list_nodes();
+	bool		is_default;
+	List	   *nodes = list_first_nodes(&is_default);
 	List	   *here;
 	ClusterRow	first;
 	ClusterRow	row;
-	bool		is_default;
 	bool		is_default_here;
 	int			count;
 	ListCell   *lc;
 
-	(void) topics_metadata_count_nodes("", &is_default);
-	topics_cluster_require_row(&first);
-	(void) topics_mark_slot_act_for(before);
+	if (!topics_cluster_read_row_of(METADATA_SET, &first))
+		return false;
 	topics_cluster_require_row(&row);
 	if (!row.leads || !topics_metadata_has_nodes())
 		return false;
@@ -360,6 +386,11 @@ topics_leader_set_mirror_nodes(void)
 		if (known && known->counts && topics_mark_slot_is_changing())
 			continue;
 		(void) mirror_node(node, known);
+		return true;
+	}
+	if (row.feature_level < first.feature_level)
+	{
+		topics_membership_raise_feature_level(first.feature_level);
 		return true;
 	}
 	if (topics_mark_slot_is_changing())

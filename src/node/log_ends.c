@@ -233,7 +233,8 @@ topics_log_ends_get_all(void)
 /*
  * Find a partition whose log is longer "here" than "there".  Return its description,
  * palloc'd, or NULL if there is none.  A topic that is not there at all was dropped, by the
- * metadata, which are compared as well.
+ * metadata, which are compared as well; of another set than the first they are not, and it may
+ * not have been heard of there.
  */
 char *
 topics_log_ends_find_longer(const char *here, const char *there)
@@ -246,7 +247,7 @@ topics_log_ends_find_longer(const char *here, const char *there)
 	if (strcmp(here, there) == 0)
 		return NULL;
 	scope = begin_query("SELECT topic_id, partition, here, there FROM " COMPARED " c"
-						" WHERE here > there AND is_unknown IS NOT true AND NOT is_absent ORDER BY 1, 2 LIMIT 1",
+						" WHERE here > there AND is_unknown IS NOT true AND (NOT is_absent OR topic_log.leader_set() <> 0) ORDER BY 1, 2 LIMIT 1",
 						texts, lengthof(texts), true);
 	if (SPI_processed > 0)
 	{

@@ -380,15 +380,14 @@ say_leader(const char *name)
 	topics_topic_changes_want_round();
 }
 
-/* This transaction keeps others from appending to a leader set; -1: to none. */
-static int	frozen_set = -1;
+/* This transaction keeps others from appending to these leader sets, a bit for each. */
+static uint32 frozen_sets = 0;
 
 /* Until the transaction ends, on a node that leads: nobody appends; the row is locked. */
 void
 topics_membership_freeze(void)
 {
-	Assert(frozen_set < 0 || frozen_set == topics_leader_set);
-	frozen_set = topics_leader_set;
+	frozen_sets |= 1 << topics_leader_set;
 	(void) topics_mark_slot_freeze(true);
 }
 
@@ -1089,9 +1088,9 @@ topics_membership_at_end(bool commit)
 		topics_follower_forget_database(MyDatabaseId);
 	}
 	leaving = false;
-	if (frozen_set >= 0)
-		topics_mark_slot_thaw(frozen_set);
-	frozen_set = -1;
+	for (int set = -1; (set = topics_leader_set_after(frozen_sets, set)) >= 0;)
+		topics_mark_slot_thaw(set);
+	frozen_sets = 0;
 	/* the cluster that has just been made */
 	if (commit)
 		topics_membership_publish();
@@ -1181,6 +1180,7 @@ topics_remove_node(PG_FUNCTION_ARGS)
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	wait_for_no_change();
 	topics_membership_lock();
+	require_leads_none(removed.node);
 	known = topics_metadata_find_node(removed.node);
 	if (known == NULL)
 		topics_membership_report_no_node(removed.node);

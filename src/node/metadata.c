@@ -89,11 +89,15 @@
 
 /*
  * The nodes of the leader set that this process acts for.  A set that nobody has led yet begins
- * with those that counted when it was made.
+ * with those that counted when it was made.  Where they are says the first set: who leads another one
+ * may be where nobody finds it any more.
  */
 #define NODES \
-	"SELECT key, value FROM (" LATEST("node") ") own" \
-	" UNION ALL SELECT n.key, n.value || jsonb_build_object('counts', s.value -> 'nodes' ? substr(n.key, 6))" \
+	"SELECT own.key, CASE WHEN own.value ->> 'incarnation' = f.value ->> 'incarnation' THEN own.value" \
+	" || jsonb_build_object('conninfo', f.value -> 'conninfo', 'advertised_conninfo', f.value -> 'advertised_conninfo')" \
+	" ELSE own.value END AS value FROM (" LATEST("node") ") own LEFT JOIN (" LATEST_OF("0", "node") ") f USING (key)" \
+	" UNION ALL SELECT n.key, n.value || jsonb_build_object('counts'," \
+	" coalesce((s.value -> 'nodes' ->> substr(n.key, 6)) = (n.value ->> 'incarnation'), false))" \
 	" FROM (" LATEST_OF("0", "node") ") n, (" LATEST_SETS ") s" \
 	" WHERE s.key = 'set/' || " OWN_SET " AND n.value IS NOT NULL AND NOT EXISTS" \
 	" (SELECT FROM topic.\"" METADATA_TOPIC "\" WHERE partition = " OWN_SET " AND key LIKE 'node/%')"
@@ -322,7 +326,7 @@ topics_metadata_put_set(int set, const char *leader, bool leads)
 
 	scope = begin_query("WITH known AS (" NODES ") SELECT jsonb_build_object('preferred_leader', $1, 'leader', CASE WHEN $2 THEN $1 END,"
 						" 'incarnation', n.value -> 'incarnation', 'term', n.value -> 'number', 'nodes',"
-						" (SELECT jsonb_agg(substr(key, 6) ORDER BY key) FROM known WHERE (value ->> 'counts')::boolean),"
+						" (SELECT jsonb_object_agg(substr(key, 6), value ->> 'incarnation') FROM known WHERE (value ->> 'counts')::boolean),"
 						" 'acks_followers', c.acks_followers)"
 						" FROM known n, topic_log.cluster c WHERE c.leader_set = 0 AND n.key = 'node/' || $1",
 						types, values, lengthof(values));

@@ -56,6 +56,7 @@ enum
 {
 	PROMISE_SET,
 	PROMISE_VOTER,
+	PROMISE_VOTER_INCARNATION,
 	PROMISE_VOTER_SERVER,
 	PROMISE_CLUSTER_ID,
 	PROMISE_CANDIDATE,
@@ -123,8 +124,8 @@ check_term(int64 term, const ClusterRow *row)
 }
 
 /*
- * Require this node to be the one that a candidate asks, on the server that this one has
- * admitted, if any: its vote counts once.
+ * Require this node to be the one that a candidate asks, by name and incarnation, on the server that
+ * this one has admitted, if any: its vote counts once.
  */
 static void
 check_voter(FunctionCallInfo fcinfo)
@@ -138,6 +139,10 @@ check_voter(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_UNKNOWN_MEMBER),
 				 errmsg("this is node \"%s\", not node \"%s\"", row.node, voter),
 				 errhint("topics.alter_node() says where a node is.")));
+	if (strcmp(topics_argument_get_text(fcinfo, PROMISE_VOTER_INCARNATION), row.incarnation) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNKNOWN_MEMBER),
+				 errmsg("node \"%s\" is another database by now", voter)));
 	if (!PG_ARGISNULL(PROMISE_VOTER_SERVER) &&
 		strcmp(topics_argument_get_text(fcinfo, PROMISE_VOTER_SERVER), topics_cluster_own_server()) != 0)
 		ereport(ERROR,
@@ -176,7 +181,7 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 }
 
 /*
- * promise(leader_set, voter, voter_server, cluster_id, candidate, incarnation, server, term, last_term, ends, only_asks): whether
+ * promise(leader_set, voter, voter_incarnation, voter_server, cluster_id, candidate, incarnation, server, term, last_term, ends, only_asks): whether
  * this node follows the candidate when it leads in that term, and nobody of a lower
  * one from now on
  */

@@ -116,6 +116,7 @@ typedef struct FedPartition
 static struct
 {
 	bool		is_open;
+	int			set;			/* the leader set that it is about */
 	char		node[MAX_NODE_NAME + 1];
 	char		incarnation[UUID_TEXT];
 	int			follower;		/* its number */
@@ -463,6 +464,7 @@ begin_session(const FetchRequest *request)
 	ctl.hcxt = session.cxt;
 	session.partitions = hash_create("pg_topics fed partitions", FIRST_PARTITIONS, &ctl,
 									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	session.set = request->set;
 	strlcpy(session.node, request->node, sizeof(session.node));
 	strlcpy(session.incarnation, request->incarnation, sizeof(session.incarnation));
 	session.metadata_id = topics_metadata_topic()->topic_id;
@@ -575,7 +577,7 @@ hear_follower(StringInfo message)
 	(void) topics_mark_slot_act_for(request.set);
 	if (request.is_first)
 		begin_session(&request);
-	else if (!session.is_open || strcmp(session.node, request.node) != 0)
+	else if (!session.is_open || session.set != request.set || strcmp(session.node, request.node) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this session is not of node \"%s\"", request.node)));

@@ -93,8 +93,12 @@ find_destination(Topic *topic, int32 partition, bool is_replica)
 	if (dest == NULL)
 	{
 		TopicPartition id = {MyDatabaseId, partition, topic->topic_id};
-		int			set = topics_leader_set_of(&topic->leader_sets, partition);
+		int			set;
 
+		/* whether there is a cluster */
+		topics_cluster_attend();
+		(void) topics_mark_slot_sets();
+		set = topics_mark_slot_set_of(topics_leader_set_of(&topic->leader_sets, partition));
 		if (!is_replica && topics_cluster_follows(set))
 			topics_cluster_report_not_leader(set, NameStr(topic->name), partition);
 		dest = palloc0(sizeof(Destination));

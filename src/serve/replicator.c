@@ -493,6 +493,16 @@ heal(void)
 	StartTransactionCommand();
 }
 
+/* Where the leader is: of another set than the first, as the first says by now. */
+static const char *
+get_leader_conninfo(void)
+{
+	const MetadataNode *node = topics_leader_set == METADATA_SET ? NULL :
+		topics_metadata_find_node(session.node.row.leader);
+
+	return node ? node->conninfo : session.node.row.leader_conninfo;
+}
+
 /* Work: begin a session with the leader. */
 static void
 begin_session(void *arg)
@@ -505,7 +515,7 @@ begin_session(void *arg)
 				(errcode(ERRCODE_NOT_LEADER),
 				 errmsg("no node leads, as far as is known here"),
 				 errhint("Without a majority of nodes topics.failover() has one lead.")));
-	leader = topics_peer_connect_within(session.node.row.leader, session.node.row.leader_conninfo,
+	leader = topics_peer_connect_within(session.node.row.leader, get_leader_conninfo(),
 										topics_max(pg_topics_node_timeout, MIN_PATIENCE_MS));
 	heal();
 	if (!has_origin)
@@ -1094,6 +1104,8 @@ topics_replicator_main(Datum main_arg)
 	pgstat_report_activity(STATE_RUNNING, "replicating topics");
 	for (;;)
 	{
+		/* whatever an error has left */
+		(void) topics_mark_slot_act_for(args.set);
 		/* before the row is read: what changes then is another wish */
 		topics_worker_slot_take_wish(replicator_slot, get_own_kind());
 		if (!read_row())

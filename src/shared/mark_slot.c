@@ -69,6 +69,7 @@ HighWatermark *topics_mark_slot = NULL;
 static LWLock *lock = NULL;
 static int	own_slot = 0;
 static int	chosen_set = -1;
+static int	slot_of_set[MAX_LEADER_SETS];	/* of this database */
 static uint32 own_sets = 1;		/* those that have a slot: a bit for each */
 static uint32 changes_seen = 0;
 
@@ -187,14 +188,21 @@ topics_mark_slot_choose_set(int set)
 
 	if (likely(changes == changes_seen && set == chosen_set))
 		return;
-	pg_read_barrier();
-	own_sets = 0;
-	for (int i = 1; i < SLOTS; i++)
-		if (OidIsValid(MyDatabaseId) && get_slot(i)->database == MyDatabaseId)
+	if (changes != changes_seen)
+	{
+		pg_read_barrier();
+		/* where there is no cluster all is of the first slot, and of set 0 */
+		own_sets = 1;
+		memset(slot_of_set, 0, sizeof(slot_of_set));
+		for (int i = 1; i < SLOTS; i++)
+		{
+			if (!OidIsValid(MyDatabaseId) || get_slot(i)->database != MyDatabaseId)
+				continue;
 			own_sets |= 1 << get_slot(i)->set;
-	/* where there is no cluster all is of the first slot, and of set 0 */
-	own_sets |= 1;
-	own_slot = topics_mark_slot_of(MyDatabaseId, set);
+			slot_of_set[get_slot(i)->set] = i;
+		}
+	}
+	own_slot = slot_of_set[set];
 	topics_mark_slot = get_slot(own_slot);
 	lock = &locks[own_slot].lock;
 	chosen_set = set;
@@ -214,6 +222,17 @@ topics_mark_slot_sets(void)
 {
 	topics_mark_slot_choose();
 	return own_sets;
+}
+
+/*
+ * Get the leader set by whose slot the partitions of a set go: without a cluster, the first one.
+ * Topics that are in several may come from one, by a dump.  As of the slot that was chosen last,
+ * which stays so: its lock may be held.
+ */
+int
+topics_mark_slot_set_of(int set)
+{
+	return slot_of_set[METADATA_SET] == 0 ? METADATA_SET : set;
 }
 
 /* Have this process act for a leader set.  Return the one that it has acted for. */
@@ -359,6 +378,8 @@ change_kind(int number, const ClusterFacts *facts)
 		if (is_of_set(state, set))
 			state->confirmed_end = topics_high_watermark_confirmed_end(state);
 	}
+	for (int i = 0; i < slot->nlisted; i++)
+		pg_atomic_fetch_and_u32(&topics_partition_state_at(slot->listed[i])->listed, ~(1 << number));
 	begin_slot(slot, MyDatabaseId, set, facts);
 	slot->published = GetXLogInsertRecPtr();
 	for (int i = 0; i < pg_topics_max_partitions; i++)
@@ -756,7 +777,8 @@ topics_mark_slot_attend(const ClusterFacts facts[MAX_LEADER_SETS], uint32 row_ch
 
 	LWLockAcquire(&locks[SLOTS].lock, LW_EXCLUSIVE);
 	counts = row_changes == table->row_changes;
-	for (int set = 0; counts && set < MAX_LEADER_SETS; set++)
+	/* the first set last: who finds it known takes it that all are */
+	for (int set = MAX_LEADER_SETS - 1; counts && set >= METADATA_SET; set--)
 		done &= set_kind(set, &facts[set]);
 	LWLockRelease(&locks[SLOTS].lock);
 	if (!done)

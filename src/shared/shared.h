@@ -614,6 +614,7 @@ extern ClusterKind topics_mark_slot_kind_of(int set);
 extern uint64 topics_mark_slot_generation(void);
 extern uint64 topics_mark_slot_generation_of(int set);
 extern uint32 topics_mark_slot_sets(void);
+extern int	topics_mark_slot_set_of(int set);
 extern int	topics_mark_slot_act_for(int set);
 extern void topics_mark_slot_note_newcomer(int number);
 extern bool topics_mark_slot_is_changing(void);

@@ -239,6 +239,9 @@ get_leaders_argument(FunctionCallInfo fcinfo, int argument, const TopicSettingVa
 		sets.sets[sets.count++] = set;
 	topics_mark_slot_require(1 + sets.count);
 	topics_make_topic_cover_set(METADATA_TOPIC, 1 + sets.count);
+	/* whoever makes it waits for us, or we for that */
+	if (topics_catalog_lookup(CONSUMER_OFFSETS_TOPIC, true) == NULL)
+		topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
 	topics_make_topic_cover_set(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS + sets.count);
 	return sets;
 }

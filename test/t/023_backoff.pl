@@ -543,15 +543,15 @@ my $entry;
 change_notes(
 	sub {
 		$entry = unpack('L', $_[0]) - 0x70674b00;
-		die 'the notes have another format' if $entry <= 48 || (length($_[0]) - 4) % $entry;
+		die 'the notes have another format' if $entry <= 56 || (length($_[0]) - 4) % $entry;
 		for (my $at = 4; $at < length $_[0]; $at += $entry)
 		{
-			my ($database, $view, $partition, $kind, $step, $under_way, $failures) =
-			  unpack 'LLllllL', substr $_[0], $at, 28;
+			my ($database, $view, $partition, $kind, $set, $step, $under_way, $failures) =
+			  unpack 'LLlllllL', substr $_[0], $at, 32;
 
 			next if !$database || $partition != 0;
-			substr($_[0], $at + 24, 4) = pack 'l', 30;
-			substr($_[0], $at + 40, 8) = pack 'q', 0;
+			substr($_[0], $at + 28, 4) = pack 'l', 30;
+			substr($_[0], $at + 48, 8) = pack 'q', 0;
 		}
 	});
 $node->start;

@@ -77,7 +77,8 @@ sub produce
 
 # What docs/nodes.md says, as it stands there
 my ($statements) =
-  slurp_file("$FindBin::RealBin/../../docs/nodes.md") =~ /^## Spread leaders.*?^((?:    [^\n]*;\n)+)/ms;
+  slurp_file("$FindBin::RealBin/../../docs/nodes.md") =~
+  /^## Spread leaders.*?^((?:    [^\n]*;\n)+)/ms;
 like(
 	$a->safe_psql('postgres', $statements),
 	qr/0\|a\n1\|b\n2\|c\n3\|a\n4\|b\n5\|c\n\d\|[abc]\|/,
