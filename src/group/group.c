@@ -504,8 +504,14 @@ delete_entry(const GroupOffsetKey *key)
 													NULL, NULL);
 	Topic	   *topic = key->topic_id == NO_TOPIC ? NULL : topics_catalog_by_id(key->topic_id);
 
-	if (topic && topics_cluster_follows(local->set))
-		topics_cluster_report_not_leader(local->set, NameStr(topic->name), key->partition);
+	/* what is led elsewhere may have come to more by now than is known here */
+	for (int32 number = 0; topic && topic->leader_sets.count > 0 && number < topic->partitions; number++)
+	{
+		int			set = topics_leader_set_of(&topic->leader_sets, number);
+
+		if (topics_cluster_follows(set))
+			topics_cluster_report_not_leader(set, NameStr(topic->name), number);
+	}
 	topics_consumer_offset_delete(local, topic ? topics_catalog_try_partition_state(topic, 0) : NULL);
 }
 

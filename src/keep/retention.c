@@ -596,6 +596,7 @@ topics_delete_records(PG_FUNCTION_ARGS)
 {
 	Topic	   *topic;
 	Partition	partition;
+	int32		number;
 	int64		before;
 	int64		start;
 	int64		end;
@@ -605,11 +606,12 @@ topics_delete_records(PG_FUNCTION_ARGS)
 	topics_argument_require_all(fcinfo, DELETE_ARGUMENTS);
 	topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(DELETE_TOPIC)), false);
 	topics_catalog_require_owner(topic);
-	topics_cluster_require_leader_of(topics_leader_set_of(&topic->leader_sets, Max(PG_GETARG_INT32(DELETE_PARTITION), 0)),
-									 "topics.delete_records()");
+	number = PG_GETARG_INT32(DELETE_PARTITION);
+	topics_catalog_check_partition(topic, number);
+	topics_cluster_require_leader_of(topics_leader_set_of(&topic->leader_sets, number), "topics.delete_records()");
 	before = PG_GETARG_INT64(DELETE_BEFORE_OFFSET);
 
-	partition = topics_catalog_open_for_reading(topic, PG_GETARG_INT32(DELETE_PARTITION));
+	partition = topics_catalog_open_for_reading(topic, number);
 	start = topics_log_start(partition.state);
 	end = topics_log_end(&partition, NULL);
 	/* what is lost would not be missed any more */

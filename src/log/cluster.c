@@ -448,6 +448,18 @@ topics_cluster_report_no_subscription(const char *group_id, const char *topic)
 			 errhint("Its first call of topics.consume() is made on that node. Try again when this node has heard of it.")));
 }
 
+/*
+ * Return true if there are other nodes for who leads a set: that vote there, or in the first set,
+ * and are to.
+ */
+bool
+topics_cluster_has_others(const ClusterRow *row)
+{
+	ClusterRow	first;
+
+	return row->voters > 1 || (topics_cluster_read_row_of(METADATA_SET, &first) && (first.voters > 1 || !first.leads));
+}
+
 /* Return true if this node leads any leader set, as far as shared memory knows. */
 bool
 topics_cluster_leads_any(void)
@@ -464,6 +476,12 @@ topics_cluster_report_not_leader(int set, const char *topic, int32 partition)
 {
 	ClusterRow	row;
 
+	if (!topics_cluster_read_row_of(set, &row) && set != METADATA_SET)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_LEADER),
+				 errmsg("partition %d of topic \"%s\" is not led by this node", partition, topic),
+				 errdetail("LEADER_NOT_AVAILABLE: the first topic whose leaders are spread is being made, and no node leads it yet."),
+				 errhint("Commit topics.create_topic() before, and try again.")));
 	if (!topics_cluster_read_row_of(set, &row) || row.leads)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

@@ -329,6 +329,7 @@ extern int	topics_cluster_quorum(const ClusterRow *row);
 extern int	topics_cluster_copy_quorum(const ClusterRow *row);
 extern void topics_cluster_report_other_leader(const char *node);
 extern bool topics_cluster_leads_any(void);
+extern bool topics_cluster_has_others(const ClusterRow *row);
 extern void topics_cluster_report_no_group(void);
 extern void topics_cluster_report_no_subscription(const char *group_id, const char *topic);
 extern void topics_cluster_report_not_leader(int set, const char *topic, int32 partition);
@@ -371,6 +372,7 @@ extern void topics_make_topic_insert_row(int64 topic_id, Oid view, const char *n
 
 /* ---- topic_changes.c ---- */
 
+extern bool topics_topic_changes_drops(int64 topic_id);
 extern void topics_topic_changes_note(int64 topic_id, int32 from, int32 to, bool created);
 extern void topics_topic_changes_note_extension(void);
 extern void topics_topic_changes_want_round(void);

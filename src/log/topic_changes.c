@@ -76,6 +76,22 @@ topics_topic_changes_note(int64 topic_id, int32 from, int32 to, bool created)
 	MemoryContextSwitchTo(old);
 }
 
+/* Return true if this transaction drops a topic. */
+bool
+topics_topic_changes_drops(int64 topic_id)
+{
+	ListCell   *lc;
+
+	foreach(lc, notes)
+	{
+		const TopicNote *note = lfirst(lc);
+
+		if (note->topic_id == topic_id && !note->created)
+			return true;
+	}
+	return false;
+}
+
 /* The same for the extension, which is dropped. */
 void
 topics_topic_changes_note_extension(void)

@@ -57,6 +57,7 @@ PG_FUNCTION_INFO_V1(topics_hand_over);
 #define PEER_TIMEOUT "SET statement_timeout = '2 s'"
 #define MOVE_PATIENCE_MS 5000	/* for the other node to have all */
 #define MOVE_LOOK_MS 2
+#define TOPIC_LOOK_MS 10
 #define TERM_TRIES 3			/* with a higher term, if another was promised */
 
 /* An election in which this node is the candidate; all is in "cxt". */
@@ -414,6 +415,27 @@ require_whole(const Election *election)
 				 errhint("Call topics.failover() on another node. With allow_data_loss this node leads what it has.")));
 }
 
+/*
+ * Raise an error if this node lacks a topic, and is to lead the metadata: what others have of it
+ * could be lost by that.  One that has just come is made by the replicator.
+ */
+static void
+require_topics(void)
+{
+	MonotonicTime until = topics_clock_in(PEER_PATIENCE_MS);
+	char	   *missing;
+
+	if (topics_leader_set != METADATA_SET)
+		return;
+	for (; (missing = topics_metadata_find_missing_topic()) != NULL; topics_peer_nap(TOPIC_LOOK_MS))
+		if (topics_clock_now() >= until)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("this node cannot lead"),
+					 errdetail("It does not have topic \"%s\".", missing),
+					 errhint("Look at topics.worker here, or call topics.failover() on another node. With allow_data_loss this node leads what it has.")));
+}
+
 /* Begin an election, with all that is in "cxt". */
 static void
 begin_election(Election *election, MemoryContext cxt, NextTransaction next, const char *lost_node)
@@ -434,6 +456,7 @@ elect(Election *election)
 {
 	if (!election->allow_data_loss)
 	{
+		require_topics();
 		require_whole(election);
 		require_counted(election);
 	}
@@ -464,6 +487,7 @@ elect_if_wanted(Election *election)
 {
 	set_term(election);
 	election->ends = topics_log_ends_get();
+	require_topics();
 	require_whole(election);
 	require_counted(election);
 	connect_peers(election);

@@ -11,10 +11,10 @@
  * changes of nodes says anything of sets: a process acts for one (topics_leader_set).
  *
  * HOW A SET BEGINS.  The leader of the first set makes it with the first topic that is in it, in
- * one transaction: its record says which node is to lead it, in a term of that node's, which
- * nodes count, and how many followers a commit waits for.  Every node that has the record has
- * the row, and that node leads; nobody has anything of it before.  If that node does not come to
- * lead, as it is lost, the others elect another one, as they would later.
+ * one transaction: its record says which node is to lead it, which nodes count, and how many
+ * followers a commit waits for.  Every node that has the record has the row, and nobody leads.  The
+ * node that is to stands for election at once; if it is lost, another one does, as it would later.
+ * Where it is the only node it leads from the beginning.
  *
  * HOW NODES COME AND GO.  Which nodes there are, and where, is in the first set.  The leader of
  * another one has what it says written into its own (topics_leader_set_mirror_nodes): a node that
@@ -105,32 +105,26 @@ topics_leader_set_require_one(const Topic *topic)
  */
 
 /*
- * Make this node's row of a set, by the set's record: it leads from the commit on, if the record
- * says so of this database, and is not a copy of it that does not know what came later.
+ * Make this node's row of a set, by the set's record.  Nobody leads it, as far as that says; with
+ * "leads" this node does, which is the only one, from the commit on.  (Who has the record from
+ * another node does not know what came later, and may have forgotten it.)
  */
 static void
-make_row(int set, Datum record)
+make_row(int set, Datum record, bool leads)
 {
-	Oid			types[] = {INT4OID, JSONBOID};
-	Datum		values[] = {Int32GetDatum(set), record};
+	Oid			types[] = {INT4OID, JSONBOID, BOOLOID};
+	Datum		values[] = {Int32GetDatum(set), record, BoolGetDatum(leads)};
 	StatementScope scope = topics_statement_begin();
 	int			before;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	(void) topics_read_cut_show_all(true);
-	if (SPI_execute_with_args("WITH node AS (SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\""
-							  " WHERE partition = 0 AND key LIKE 'node/%' ORDER BY key, \"offset\" DESC),"
-							  " own AS (SELECT *, node = $2 ->> 'leader' AND incarnation::text = $2 ->> 'incarnation' AS leads"
-							  " FROM topic_log.cluster WHERE leader_set = 0)"
-							  " INSERT INTO topic_log.cluster (leader_set, node, cluster_id, incarnation, system_identifier, timeline,"
-							  " leader, leader_conninfo, leader_advertised_conninfo, epoch, acks_followers, term,"
-							  " promised_term, promised_to, voters, feature_level)"
-							  " SELECT $1, o.node, cluster_id, incarnation, system_identifier, timeline,"
-							  " CASE WHEN leads OR key IS NOT NULL THEN $2 ->> 'leader' ELSE '' END, value ->> 'conninfo',"
-							  " value ->> 'advertised_conninfo', 0, ($2 ->> 'acks_followers')::int, CASE WHEN leads THEN ($2 ->> 'term')::int8 ELSE 0 END,"
-							  " CASE WHEN leads THEN ($2 ->> 'term')::int8 ELSE 0 END, CASE WHEN leads THEN o.node ELSE '' END,"
-							  " (SELECT count(*) FROM jsonb_object_keys($2 -> 'nodes')), o.feature_level"
-							  " FROM own o LEFT JOIN node n ON n.key = 'node/' || ($2 ->> 'leader') AND n.value IS NOT NULL AND o.node <> $2 ->> 'leader'",
+	if (SPI_execute_with_args("INSERT INTO topic_log.cluster (leader_set, node, cluster_id, incarnation, system_identifier, timeline,"
+							  " leader, epoch, acks_followers, term, promised_term, promised_to, voters, feature_level)"
+							  " SELECT $1, node, cluster_id, incarnation, system_identifier, timeline, CASE WHEN $3 THEN node ELSE '' END, 0,"
+							  " ($2 ->> 'acks_followers')::int, t.term, t.term, CASE WHEN $3 THEN node ELSE '' END,"
+							  " (SELECT count(*) FROM jsonb_object_keys($2 -> 'nodes')), feature_level"
+							  " FROM topic_log.cluster, (SELECT CASE WHEN $3 THEN ($2 ->> 'term')::int8 ELSE 0 END AS term) t WHERE leader_set = 0",
 							  lengthof(values), types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not make leader set %d", set);
 	(void) topics_read_cut_show_all(false);
@@ -206,6 +200,11 @@ topics_leader_set_make_new(void)
 {
 	uint32		sets = find_new_sets();
 	List	   *leaders = sets != 0 ? topics_metadata_list_preferred_leaders() : NIL;
+	ClusterRow	first;
+	bool		is_only;
+
+	topics_cluster_require_row(&first);
+	is_only = first.voters == 1;
 
 	/*
 	 * the transaction makes the cluster, of topics of another one: its worker
@@ -216,7 +215,6 @@ topics_leader_set_make_new(void)
 	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
 	{
 		const char *leader = choose_leader(leaders);
-
 		Datum		record;
 		ClusterRow	row;
 		bool		is_here = topics_cluster_read_row_of(set, &row);
@@ -229,9 +227,9 @@ topics_leader_set_make_new(void)
 		 * record, as they have gone back: somebody may lead it
 		 */
 		leaders = lappend(leaders, pstrdup(leader));
-		record = topics_metadata_put_set(set, leader, !is_here);
+		record = topics_metadata_put_set(set, leader, !is_here && is_only);
 		if (!is_here)
-			make_row(set, record);
+			make_row(set, record, is_only);
 	}
 }
 
@@ -253,7 +251,7 @@ topics_leader_set_make_known(void)
 		topics_make_topic_cover_set(METADATA_TOPIC, set + 1);
 		PopActiveSnapshot();
 		CommandCounterIncrement();
-		make_row(set, records[set]);
+		make_row(set, records[set], false);
 	}
 	return sets != 0;
 }

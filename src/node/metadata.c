@@ -601,6 +601,20 @@ topics_metadata_find_node(const char *name)
  * ----------------------------------------------------------------
  */
 
+/* Get the name of a topic that the metadata have, and this node does not, palloc'd; or NULL. */
+char *
+topics_metadata_find_missing_topic(void)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	StatementScope scope = begin_query("SELECT value ->> 'topic' FROM (" LATEST_TOPICS ") l WHERE value IS NOT NULL"
+									   " AND NOT EXISTS (SELECT FROM topic_log.topic WHERE topic_id = substr(key, 7)::int8) ORDER BY key LIMIT 1",
+									   NULL, NULL, 0);
+	char	   *result = SPI_processed > 0 ? MemoryContextStrdup(cxt, get_text(0, 1)) : NULL;
+
+	end_query(scope);
+	return result;
+}
+
 /* Get what the metadata say of a topic here. */
 TopicKnowledge
 topics_metadata_know_topic(int64 topic_id)
@@ -631,6 +645,12 @@ put_changed_topics(void)
 		bool		isnull;
 		Datum		value = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull);
 
+		/*
+		 * what is not here need not be gone: it may be one that could not be
+		 * had
+		 */
+		if (isnull && !topics_topic_changes_drops(pg_strtoint64(get_text(i, 1) + strlen("topic/"))))
+			continue;
 		put_record(get_text(i, 1), isnull ? NULL : DatumGetJsonbP(value));
 	}
 	end_query(scope);

@@ -100,6 +100,7 @@ typedef enum TopicKnowledge
 } TopicKnowledge;
 
 extern TopicKnowledge topics_metadata_know_topic(int64 topic_id);
+extern char *topics_metadata_find_missing_topic(void);
 extern void topics_metadata_pre_commit(void);
 extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);

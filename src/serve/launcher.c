@@ -454,6 +454,7 @@ report_no_process(int kind, int index, Oid database)
 		ereport(LOG,
 				(errmsg("pg_topics: no background worker process is left for database \"%s\"",
 						read_database_name(database)),
+				 kind >= SERVE_REPLICATOR ? errdetail("What this database follows other nodes in gets nothing without.") :
 				 errdetail("Topics work without: segments are attached by producers."),
 				 errhint("Increase max_worker_processes, or CALL topics.maintain() regularly.")));
 }

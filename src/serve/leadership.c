@@ -161,6 +161,39 @@ topics_leadership_may_follow(NodeView *node)
 	return false;
 }
 
+/* Work: see whether this node is to lead a set that nobody has led yet. */
+static void
+look_whether_preferred(void *arg)
+{
+	const char *preferred = topics_metadata_preferred_leader();
+	ClusterRow	row;
+
+	topics_cluster_require_row(&row);
+	*(bool *) arg = preferred && strcmp(preferred, row.node) == 0;
+}
+
+/*
+ * Return true if this node begins to lead a set that nobody has led yet, as far as it knows, and
+ * that it is to lead: it stands for election, until it is elected or another one is.
+ */
+bool
+topics_leadership_begins(NodeView *node)
+{
+	const WorkPiece election = WHOLE_ELECTION;
+	Search		search = {node, 0};
+	bool		is_preferred = false;
+
+	if (likely(topics_leader_set == METADATA_SET || node->row.term > 0 || *node->row.leader != '\0'))
+		return false;
+	(void) topics_backoff_run(&election, NULL, look_whether_preferred, &is_preferred);
+	if (!is_preferred)
+		return false;
+	(void) topics_backoff_run(&election, NULL, look_for_leader, &search);
+	if (is_same(node))
+		(void) topics_backoff_run(&election, NULL, stand_for_election, node);
+	return true;
+}
+
 /* Get when it is time to look who leads. */
 MonotonicTime
 topics_leadership_due_at(void)

@@ -169,6 +169,18 @@ close_leader(void)
 	leader = NULL;
 }
 
+/* Return true if there are other nodes to be led. */
+static bool
+has_others(void)
+{
+	bool		result;
+
+	StartTransactionCommand();
+	result = topics_cluster_has_others(&session.node.row);
+	CommitTransactionCommand();
+	return result;
+}
+
 /* Read what this node is.  Return false if it is in no cluster. */
 static bool
 read_row(void)
@@ -1111,7 +1123,7 @@ topics_replicator_main(Datum main_arg)
 		if (!read_row())
 			break;
 		MemoryContextReset(session.cxt);
-		if (session.node.row.leads && session.node.row.voters < 2)
+		if (session.node.row.leads && !has_others())
 			break;
 		if (session.node.row.leads)
 		{
@@ -1124,7 +1136,19 @@ topics_replicator_main(Datum main_arg)
 			wait_for_next_try(LOOK_MS);
 			continue;
 		}
+		if (topics_leadership_begins(&session.node))
+		{
+			wait_for_next_try(RETRY_MS);
+			continue;
+		}
 		run_session();
+
+		/*
+		 * topics that have come are made, also if no leader is there to bring
+		 * more
+		 */
+		if (!session.was_heard && topics_leader_set == METADATA_SET && compare_at <= topics_clock_now())
+			follow_metadata(false);
 		if (read_row())
 			topics_leadership_seek(&session.node, session.was_heard);
 		wait_for_next_try(RETRY_MS);

@@ -34,6 +34,7 @@ typedef struct NodeView
 } NodeView;
 
 extern bool topics_leadership_may_follow(NodeView *node);
+extern bool topics_leadership_begins(NodeView *node);
 extern MonotonicTime topics_leadership_due_at(void);
 extern void topics_leadership_seek(NodeView *node, bool was_heard);
 extern void topics_leadership_keep(NodeView *node);

@@ -280,7 +280,7 @@ arrange_replication(void)
 		ClusterRow	row;
 
 		(void) topics_worker_slot_want(worker_slot, SERVE_REPLICATOR + set,
-									   topics_cluster_read_row_of(set, &row) && (!row.leads || row.voters > 1));
+									   topics_cluster_read_row_of(set, &row) && (!row.leads || topics_cluster_has_others(&row)));
 	}
 	CommitTransactionCommand();
 }

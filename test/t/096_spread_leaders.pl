@@ -79,10 +79,14 @@ sub produce
 my ($statements) =
   slurp_file("$FindBin::RealBin/../../docs/nodes.md") =~
   /^## Spread leaders.*?^((?:    [^\n]*;\n)+)/ms;
-like(
-	$a->safe_psql('postgres', $statements),
-	qr/0\|a\n1\|b\n2\|c\n3\|a\n4\|b\n5\|c\n\d\|[abc]\|/,
-	'the statements of the page');
+my ($create, $rest) = split /;\n\K/, $statements, 2;
+
+$a->safe_psql('postgres', $create);
+ok( poll_until(
+		sub {
+			$a->safe_psql('postgres', $rest) =~ /^0\|a\n1\|b\n2\|c\n3\|a\n4\|b\n5\|c\n\d\|[abc]\|/;
+		}),
+	'the statements of the page, when each node leads what it is to');
 is( $a->psql(
 		'postgres',
 		q{SELECT topics.create_topic('s', 6, leaders => 'spread', cleanup_policy => 'compact')}),
@@ -274,6 +278,30 @@ ok(produce($_, 'new') ne '', 'records go to ' . $_->name) for $a, $b, $c;
 check_equal('another topic');
 check_whole($a, 'at the end');
 
+$a->safe_psql('postgres', q{SELECT topics.alter_cluster(NULL)});
+await_voters(3, 'one of two followers is waited for again');
+
+# A node that cannot have a topic leads neither that nor the metadata: it would be gone
+$_->safe_psql('postgres', q{CREATE TYPE mood AS ENUM ('sad', 'happy')}) for $a, $c;
+$a->safe_psql('postgres',
+	q{SELECT topics.create_topic('moods', 6, value_type => 'mood', leaders => 'spread')});
+$a->safe_psql('postgres', q{SET pg_topics.acks = 'all'; SELECT topics.produce('moods', 'happy')});
+is($a->psql('postgres', q{CALL topics.move_leader('b')}),
+	3, 'who cannot have a topic does not come to lead');
+is($_->safe_psql('postgres', q{SELECT value FROM topic.moods}),
+	'happy', 'the topic is there on ' . $_->name)
+  for $a, $c;
+$b->safe_psql('postgres', q{CREATE TYPE mood AS ENUM ('sad', 'happy'); CALL topics.maintain()});
+ok( $b->poll_query_until(
+		'postgres', q{SELECT count(*) = 1 FROM topics.topic WHERE topic = 'moods'}),
+	'... and comes when its type does');
+ok($b->poll_query_until('postgres', q{SELECT count(*) = 1 FROM topic.moods}),
+	'... with its record');
+$a->safe_psql('postgres', q{CALL topics.move_leader('b')});
+await_leaders('bbc', 'then it leads');
+$b->safe_psql('postgres', q{SELECT topics.drop_topic('moods'); CALL topics.rebalance_leaders()});
+await_leaders('abc', 'as before');
+
 # ----------------------------------------------------------------------
 # A dump of it, and a node that is by itself
 # ----------------------------------------------------------------------
@@ -346,4 +374,29 @@ is( join(' ', sort @alone),
 			q{SELECT string_agg(partition || ':' || "offset", ' ') FROM topic.s WHERE value = 'led'}
 		)),
 	'... and the group goes on: all is consumed once');
+
+# ----------------------------------------------------------------------
+# A cluster of one that grows
+# ----------------------------------------------------------------------
+
+my $fresh = topics_node('fresh', points => 1);
+
+$plain->safe_psql('postgres',
+	q{SELECT topics.create_cluster('plain', $$} . $plain->connstr('postgres') . '$$)');
+ok( poll_until(
+		sub {
+			$plain->psql('postgres', q{SELECT topics.produce('s', 'alone', partition => 1)}) == 0;
+		}),
+	'a node leads all by itself');
+$plain->safe_psql('postgres',
+	q{CALL topics.add_node('fresh', $$} . $fresh->connstr('postgres') . '$$)');
+ok( $plain->poll_query_until(
+		'postgres',
+		'SELECT count(*) = 4 AND bool_and(voters = 2 AND acks_followers = 1) FROM topic_log.cluster'
+	),
+	'... and the other one counts in each leader set'
+) or diag($plain->safe_psql('postgres', 'SELECT leader_set, voters FROM topic_log.cluster'));
+$plain->safe_psql('postgres',
+	q{SET pg_topics.acks = 'all'; SELECT topics.produce('s', 'both', partition => 1)});
+ok(poll_until(sub { records($fresh) eq records($plain) }), '... and has all');
 done_testing();
