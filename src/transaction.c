@@ -118,6 +118,7 @@ publish_transaction(void)
 		topics_consumer_offset_publish();
 
 	topics_membership_publish();
+	topics_cluster_raise_acks();
 
 	if (wrote_log)
 	{

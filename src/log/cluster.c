@@ -305,6 +305,18 @@ topics_cluster_pre_commit(void)
 		next_facts[set] = read_facts(set);
 }
 
+/*
+ * After the commit, before anything of it is published: whoever publishes later waits for as many
+ * followers as this transaction says, if it says more.  Raises nothing.
+ */
+void
+topics_cluster_raise_acks(void)
+{
+	for (int set = -1; (set = topics_leader_set_after(row_changes, set)) >= 0;)
+		if (next_facts[set].kind == CLUSTER_LEADER)
+			topics_mark_slot_raise_acks(set, next_facts[set].acks_followers);
+}
+
 /* Return true if this transaction has changed a row. */
 bool
 topics_cluster_is_pending(void)

@@ -317,6 +317,7 @@ extern void topics_cluster_attend(void);
 extern void topics_cluster_note_change(void);
 extern void topics_cluster_pre_commit(void);
 extern bool topics_cluster_is_pending(void);
+extern void topics_cluster_raise_acks(void);
 extern uint32 topics_cluster_changed_roles(void);
 extern void topics_cluster_at_end(bool commit);
 extern void topics_cluster_check_replicas(int32 min_insync_replicas);

@@ -65,8 +65,8 @@ static uint64 commit_marks[MAX_LEADER_SETS];
 static uint32 commit_sets = 0;	/* those that have a mark */
 static bool flush_wanted;
 
-/* From the append to the wait: followers are to confirm. */
-static bool followers_wanted = false;
+/* From the append to the wait: followers are to confirm, if there are to be any then. */
+static bool may_want_followers = false;
 
 /* For a commit that no standby has confirmed: see refuse_acknowledgement. */
 static bool keeps_connection = false;
@@ -113,7 +113,7 @@ topics_durability_defer(bool has_other_effects, bool may_wait)
 		(pg_topics_early_lock_release == EARLY_LOCK_RELEASE_AUTO && has_other_effects &&
 		 waits_for_standbys());
 
-	followers_wanted = may_wait && pg_topics_acks == ACKS_ALL && wants_followers(topics_append_sets());
+	may_want_followers = may_wait && pg_topics_acks == ACKS_ALL;
 	if (!strict && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
 	{
 		saved_synchronous_commit = synchronous_commit;
@@ -147,7 +147,7 @@ topics_durability_at_abort(void)
 {
 	restore_synchronous_commit();
 	commit_end = InvalidXLogRecPtr;
-	followers_wanted = false;
+	may_want_followers = false;
 }
 
 /* Return true if a standby to wait for has not confirmed "lsn". */
@@ -261,7 +261,7 @@ topics_durability_wait(void)
 		refuse_acknowledgement();
 	else if (standby_is_behind(lsn))
 		refuse_acknowledgement();
-	else if (commit_sets != 0 && followers_wanted)
+	else if (may_want_followers && wants_followers(commit_sets))
 		wait_for_followers(lsn);
 	else if (commit_sets != 0 && waits_for_standbys() && !wants_followers(commit_sets) &&
 			 synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
@@ -269,7 +269,7 @@ topics_durability_wait(void)
 		(void) wait_for_marks(NULL, NEVER);
 		topics_append_confirmed();
 	}
-	followers_wanted = false;
+	may_want_followers = false;
 }
 
 /*

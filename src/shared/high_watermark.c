@@ -218,7 +218,7 @@ get_followers_mark(uint32 except)
 
 	if (topics_mark_slot->kind != CLUSTER_LEADER)
 		return ALL_MARKS;
-	mark = get_mark_of(topics_mark_slot->acks_followers, except);
+	mark = get_mark_of(Max(topics_mark_slot->acks_followers, topics_mark_slot->raised_acks_followers), except);
 	if (unlikely(topics_mark_slot->change_at_mark != 0))
 		mark = topics_min(mark, get_mark_of(topics_mark_slot->former_acks_followers,
 											except | topics_mark_slot->newcomers));

@@ -667,8 +667,23 @@ change_nodes(HighWatermark *slot, const ClusterFacts *facts)
 	}
 	newcomer = 0;
 	slot->acks_followers = facts->acks_followers;
+	slot->raised_acks_followers = 0;
 	slot->lease_followers = facts->lease_followers;
 	slot->voters = facts->voters;
+}
+
+/*
+ * So many followers are to be waited for, by a change that is committed, and about to be published:
+ * what is published behind it in a log is not to be acknowledged by fewer, and who knows of the
+ * change elects with that in mind.  Raises nothing.
+ */
+void
+topics_mark_slot_raise_acks(int set, int acks_followers)
+{
+	topics_mark_slot_acquire_set(set, LW_EXCLUSIVE);
+	if (topics_mark_slot->kind == CLUSTER_LEADER)
+		topics_mark_slot->raised_acks_followers = acks_followers;
+	topics_mark_slot_release();
 }
 
 /* The change of nodes that this transaction commits is that a follower counts. */

@@ -36,6 +36,9 @@ typedef struct HighWatermark
 	uint64		change_at_mark; /* 0: there is no such change */
 	int			change_confirmed_by;
 	int			former_acks_followers;
+	int			raised_acks_followers;	/* that are to be waited for, by a
+										 * change that is being published; 0:
+										 * none is */
 	uint32		newcomers;		/* bits of followers that are not among the
 								 * former nodes */
 	int64		term;			/* a leader's */
@@ -89,8 +92,10 @@ typedef struct HighWatermark
 static inline int
 topics_mark_slot_wanted(const HighWatermark *slot)
 {
-	return slot->change_at_mark != 0 && slot->former_acks_followers > slot->acks_followers ?
-		slot->former_acks_followers : slot->acks_followers;
+	int			result = Max(slot->acks_followers, slot->raised_acks_followers);
+
+	return slot->change_at_mark != 0 && slot->former_acks_followers > result ?
+		slot->former_acks_followers : result;
 }
 
 extern HighWatermark *topics_mark_slot; /* that this process has chosen */

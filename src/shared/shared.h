@@ -624,6 +624,7 @@ extern void topics_mark_slot_thaw(int set);
 extern bool topics_mark_slot_is_frozen(int set);
 extern void topics_mark_slot_wait_frozen(int set);
 extern int	topics_mark_slot_acks_followers(int set);
+extern void topics_mark_slot_raise_acks(int set, int acks_followers);
 extern XLogRecPtr topics_mark_slot_start_position(void);
 extern bool topics_mark_slot_has_epoch(void);
 extern void topics_mark_slot_note_higher_term(int64 term);
