@@ -150,12 +150,8 @@ publish_transaction(void)
 	topics_log_start_at_end(true);
 	topics_truncate_at_end(true);
 	/* committed offsets are those of another log then */
-	{
-		uint32		sets = topics_cluster_changed_roles();
-
-		for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
-			topics_offset_table_forget_set(set);
-	}
+	for (int set = -1; (set = topics_leader_set_after(topics_cluster_changed_roles(), set)) >= 0;)
+		topics_offset_table_forget_set(set);
 	topics_cluster_at_end(true);
 	topics_membership_at_end(true);
 	topics_topic_changes_at_commit(topics_offset_table_forget_topic,

@@ -670,10 +670,10 @@ remove_from_list(int place, PartitionState *state)
 /*
  * Make a cut: the partitions of a leader set in which something may be hidden,
  * each with the offset at which to stop.  "limits" has room for "room" of them;
- * *count is set to their number, *mark to what is open now, of what this database is in *generation, and *position to what is
- * confirmed whatever the mark: a partition whose end is looked up later is not among
- * them (topics_high_watermark_limit_found).  Return false if there was not enough
- * room.
+ * *count is set to their number, *mark to what is open now, *generation to what this
+ * database is then, and *position to what is confirmed whatever the mark: a partition whose
+ * end is looked up later is not among them (topics_high_watermark_limit_found).  Return
+ * false if there was not enough room.
  */
 bool
 topics_high_watermark_cut(int set, PartitionLimit *limits, int room, int *count, uint64 *mark,
@@ -751,10 +751,10 @@ topics_high_watermark_nap(int *polls)
 }
 
 /*
- * Wait until all that is published now in a leader set is confirmed, and return its mark; *generation
- * is what this database is then, whose mark it is: where that changes meanwhile the marks begin anew.  The
- * wait can be cancelled; "check" is called meanwhile, and may raise an error.  It ends, too,
- * when there are no synchronous standbys any more.
+ * Wait until all that is published now in a leader set is confirmed, and return its mark.
+ * *generation is set to what this database is then: where that changes meanwhile the marks
+ * begin anew.  The wait can be cancelled; "check" is called meanwhile, and may raise an
+ * error.  It ends, too, when there are no synchronous standbys any more.
  */
 uint64
 topics_high_watermark_wait_for_all(int set, SnapshotCheck check, Snapshot snapshot, uint64 *generation)

@@ -23,8 +23,7 @@ my $records = 2000;
 my $directory = PostgreSQL::Test::Utils::tempdir;
 my $jdbc = '/usr/share/java/postgresql.jar';
 my $gopath = '/usr/share/gocode';
-my ($python) = grep { -x && !system "$_ -c 'import psycopg2' 2>/dev/null" }
-  map { "$_/python3" } split(/:/, $ENV{PATH}), '/usr/bin';
+my $python = python_with('psycopg2');
 my $user = getpwuid $<;
 
 $ENV{NODE_PATH} = join ':', grep { defined } $ENV{NODE_PATH}, '/usr/share/nodejs',

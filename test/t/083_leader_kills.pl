@@ -11,7 +11,6 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 
-use IO::Handle;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -21,9 +20,7 @@ use TopicState;
 use Topics;
 
 my $wanted = $ENV{PG_TOPICS_LEADER_KILLS} // ($ENV{PG_TOPICS_LONG} ? 50 : 10);
-my ($python) = grep { -x && !system "$_ -c 'import psycopg2' 2>/dev/null" }
-  map { "$_/python3" } split(/:/, $ENV{PATH}), '/usr/bin';
-plan skip_all => 'not installed: python3 with psycopg2' unless defined $python;
+plan skip_all => 'not installed: python3 with psycopg2' unless defined python_with('psycopg2');
 
 my @nodes =
   make_cluster(conf =>
@@ -171,11 +168,7 @@ my %kill = (
 # Clients
 # ----------------------------------------------------------------------
 
-my $results = "$PostgreSQL::Test::Utils::tmp_check/leader_clients.txt";
-open my $clients, '|-', $python, '-B', "$FindBin::RealBin/leader_clients.py", $results, $wanted, 4,
-  map { $_->connstr('postgres') } @nodes
-  or die "could not start the clients: $!";
-$clients->autoflush(1);
+start_clients($wanted, 4);
 
 # Waits for so many more records that are confirmed, whoever leads.
 sub wait_for_records
@@ -228,20 +221,9 @@ while ($killed < $wanted)
 # ----------------------------------------------------------------------
 
 # whoever leads leads on, however loaded the machine is
-for my $node (@nodes)
-{
-	$node->safe_psql('postgres', 'ALTER SYSTEM SET pg_topics.automatic_failover = off');
-	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
-}
+set_automatic('off');
 all_in_sync();
-print {$clients} $leader->connstr('postgres') . "\n";
-ok(close $clients, 'the clients have ended');
-
-my %result = check_clients($results, "$killed leaders killed");
-my @counts = map { "$_: $result{$_}[0]" } 'acknowledged', 'unknown', 'hasty and lost', 'consumed',
-  'consumed, unknown';
-cmp_ok($result{acknowledged}[0], '>', 100, 'records were acknowledged');
-cmp_ok($result{consumed}[0], '>', 100, '... and consumed');
+my %result = check_clients($leader, "$killed leaders killed");
 cmp_ok($result{'hasty and lost'}[0], '>', 0, '... and lost, of who did not wait for followers');
 
 my $truncated = 0;
@@ -251,24 +233,11 @@ for my $node (@nodes)
 	check_files($node, 'postgres', $node->name);
 }
 cmp_ok($truncated, '>', 0, 'leaders came back with what nobody else had');
-# who asks for many wants to know
-my $report = join "\n", "$killed leaders killed", @counts, "truncated: $truncated";
-$ENV{PG_TOPICS_LEADER_KILLS} ? diag($report) : note($report);
+report_kills("truncated: $truncated");
 
 # each node compacts by itself: the latest record of a key is the same
 my $latest = '(SELECT DISTINCT ON (partition, key) * FROM topic.__consumer_offsets'
   . ' ORDER BY partition, key, "offset" DESC)';
-for my $topic ('topic.t', 'topic.copy', $latest)
-{
-	my $records = qq{SELECT partition, count(*), md5(string_agg(r::text, ' ' ORDER BY "offset"))
-		FROM $topic r GROUP BY 1 ORDER BY 1};
-	my $expected = $leader->safe_psql('postgres', $records);
-
-	for my $other (others_than($leader))
-	{
-		ok(poll_until(sub { $other->safe_psql('postgres', $records) eq $expected }),
-			$other->name . " has what the leader has of $topic");
-	}
-}
+check_contents($leader, $_) for 'topic.t', 'topic.copy', $latest;
 check_terms("$killed leaders killed");
 done_testing();

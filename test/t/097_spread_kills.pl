@@ -9,7 +9,6 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 
-use IO::Handle;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -19,9 +18,7 @@ use TopicState;
 use Topics;
 
 my $wanted = $ENV{PG_TOPICS_LEADER_KILLS} // ($ENV{PG_TOPICS_LONG} ? 50 : 8);
-my ($python) = grep { -x && !system "$_ -c 'import psycopg2' 2>/dev/null" }
-  map { "$_/python3" } split(/:/, $ENV{PATH}), '/usr/bin';
-plan skip_all => 'not installed: python3 with psycopg2' unless defined $python;
+plan skip_all => 'not installed: python3 with psycopg2' unless defined python_with('psycopg2');
 
 my @nodes =
   make_cluster(conf =>
@@ -79,11 +76,7 @@ sub kill_nodes
 	return;
 }
 
-my $results = "$PostgreSQL::Test::Utils::tmp_check/spread_clients.txt";
-open my $clients, '|-', $python, '-B', "$FindBin::RealBin/leader_clients.py", $results, $wanted, 0,
-  map { $_->connstr('postgres') } @nodes
-  or die "could not start the clients: $!";
-$clients->autoflush(1);
+start_clients($wanted, 0);
 
 ok(wait_for_records(10), 'the clients work');
 my @round = ([0], [1], [ 0, 1 ], [2], [ 0, 1, 2 ], [ 1, 2 ]);
@@ -102,11 +95,7 @@ while ($killed < $wanted)
 	$nodes[ $killed % 3 ]->psql('postgres', 'CALL topics.rebalance_leaders()');
 }
 
-for my $node (@nodes)
-{
-	$node->safe_psql('postgres', 'ALTER SYSTEM SET pg_topics.automatic_failover = off');
-	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
-}
+set_automatic('off');
 ok( poll_until(
 		sub {
 			$nodes[0]->psql('postgres', "CALL topics.move_leader('a', '" . $_->name . "')")
@@ -116,30 +105,7 @@ ok( poll_until(
 			  == 4;
 		}),
 	'one node leads all');
-print {$clients} $nodes[0]->connstr('postgres') . "\n";
-ok(close $clients, 'the clients have ended');
-my %result = check_clients($results, "$killed nodes killed");
-cmp_ok($result{acknowledged}[0], '>', 100, 'records were acknowledged');
-cmp_ok($result{consumed}[0], '>', 100, '... and consumed');
-my $report = join "\n", "$killed nodes killed",
-  map { "$_: $result{$_}[0]" } 'acknowledged', 'unknown', 'hasty and lost', 'consumed',
-  'consumed, unknown';
-$ENV{PG_TOPICS_LEADER_KILLS} ? diag($report) : note($report);
-for my $topic (qw(t copy))
-{
-	my $records =
-	  qq{SELECT partition, count(*), md5(string_agg(r::text, ' ' ORDER BY "offset")) FROM topic.$topic r GROUP BY 1 ORDER BY 1};
-	my $expected = $nodes[0]->safe_psql('postgres', $records);
-
-	for my $other (@nodes[ 1, 2 ])
-	{
-		ok( poll_until(
-				sub {
-					my ($r, $rows) = $other->psql('postgres', $records);
-					$r == 0 && $rows eq $expected;
-				}),
-			$other->name . " has what the leader has of $topic");
-	}
-	check_files($_, 'postgres', $_->name) for @nodes;
-}
+check_clients($nodes[0], "$killed nodes killed");
+check_contents($nodes[0], $_) for qw(topic.t topic.copy);
+check_files($_, 'postgres', $_->name) for @nodes;
 done_testing();

@@ -5,13 +5,15 @@ use strict;
 use warnings FATAL => 'all';
 
 use Exporter 'import';
+use FindBin;
+use IO::Handle;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Session;
 use Topics;
 
 our @EXPORT =
-  qw(make_cluster all_records produce_records check_same find_leader wait_for_leader others_than check_acknowledged check_whole note_acknowledged check_terms check_clients
+  qw(make_cluster all_records produce_records check_same find_leader wait_for_leader others_than check_acknowledged check_whole note_acknowledged check_terms start_clients check_clients report_kills check_contents
   is_shown wait_in_commit move_leader_to wait_for_all own_end term_of set_automatic cut_link cut_off heal_links);
 
 my @nodes;
@@ -167,6 +169,26 @@ sub check_same
 	return;
 }
 
+# Other nodes have in time what the leader has of each partition of a topic, or of a query.
+sub check_contents
+{
+	my ($leader, $topic) = @_;
+	my $records = qq{SELECT partition, count(*), md5(string_agg(r::text, ' ' ORDER BY "offset"))
+		FROM $topic r GROUP BY 1 ORDER BY 1};
+	my $expected = $leader->safe_psql('postgres', $records);
+
+	for my $other (others_than($leader))
+	{
+		ok( poll_until(
+				sub {
+					my ($failed, $rows) = $other->psql('postgres', $records);
+					!$failed && $rows eq $expected;
+				}),
+			$other->name . " has what the leader has of $topic");
+	}
+	return;
+}
+
 my $round = 0;
 
 # All nodes are there, and whole: the leader takes records, and the others have the same.
@@ -314,12 +336,40 @@ sub wait_for_leader
 	return $leader;
 }
 
-# What leader_clients.py has found: the number of cases of each check, and some of them.
+my ($clients, $clients_file);
+
+# leader_clients.py begins to produce and to consume on all nodes, while so many are killed.
+sub start_clients
+{
+	my ($kills, $partitions) = @_;
+
+	$clients_file = "$PostgreSQL::Test::Utils::tmp_check/leader_clients.txt";
+	open $clients, '|-', python_with('psycopg2'), '-B', "$FindBin::RealBin/leader_clients.py",
+	  $clients_file, $kills, $partitions, map { $_->connstr('postgres') } @nodes
+	  or die "could not start the clients: $!";
+	$clients->autoflush(1);
+	return;
+}
+
+# Who asks for many kills wants to know.
+sub report_kills
+{
+	my ($report) = @_;
+
+	$ENV{PG_TOPICS_LEADER_KILLS} ? diag($report) : note($report);
+	return;
+}
+
+# The clients end, and look at what this node has: the number of cases of each check, and some
+# of them.
 sub check_clients
 {
-	my ($file, $test_name) = @_;
+	my ($leader, $test_name) = @_;
+
+	print {$clients} $leader->connstr('postgres') . "\n";
+	ok(close $clients, 'the clients have ended');
 	my %result = map { /^([^\t]*)\t(\d+)\t?(.*)/ ? ($1 => [ $2, $3 ]) : () } split /\n/,
-	  slurp_file($file);
+	  slurp_file($clients_file);
 	my %means = (
 		'lost' => 'what was acknowledged is there',
 		'doubled' => 'nothing is there twice',
@@ -340,6 +390,12 @@ sub check_clients
 
 		is($count, 0, "$test_name: $means{$check}") or diag("$check: $cases");
 	}
+	cmp_ok($result{acknowledged}[0], '>', 100, 'records were acknowledged');
+	cmp_ok($result{consumed}[0], '>', 100, '... and consumed');
+	report_kills(
+		join "\n", $test_name, map { "$_: $result{$_}[0]" } 'acknowledged',
+		'unknown', 'hasty and lost',
+		'consumed', 'consumed, unknown');
 	return %result;
 }
 

@@ -16,7 +16,17 @@ use Session;
 use Time::HiRes qw(usleep);
 
 our @EXPORT =
-  qw(topics_node new_node servers_to_upgrade bindir_of loses_attribute_versions dump_bindir ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at wait_for_replica);
+  qw(topics_node new_node servers_to_upgrade bindir_of loses_attribute_versions dump_bindir ask_for_worker wait_for_worker wait_for_no_worker worker_pid stop_at wait_until_at stop_again_at go_on_from fail_at exhaust_scans_at wait_for_replica python_with);
+
+# The first python3 that has a module; undef if none has.
+sub python_with
+{
+	my ($module) = @_;
+	my ($python) = grep { -x && !system "$_ -c 'import $module' 2>/dev/null" }
+	  map { "$_/python3" } split(/:/, $ENV{PATH}), '/usr/bin';
+
+	return $python;
+}
 
 # As little room for locks as a server may have
 my $few_locks = q{
