@@ -138,9 +138,10 @@ CREATE TABLE topic_log.lacking (
 	log_end bigint NOT NULL,
 	is_anew boolean NOT NULL DEFAULT false,
 	leader_set integer NOT NULL,
-	CONSTRAINT lacking_pkey PRIMARY KEY (topic_id, partition)
+	is_stopped boolean NOT NULL,
+	CONSTRAINT lacking_pkey PRIMARY KEY (topic_id, partition, is_stopped)
 );
-COMMENT ON TABLE topic_log.lacking IS 'On a follower: partitions that were stopped when it came into the leader''s term, or are read anew, and up to where it must have them before it can lead, or, of those, promise anything; not dumped';
+COMMENT ON TABLE topic_log.lacking IS 'On a follower: partitions that were stopped when it came into the leader''s term, or since (is_stopped), or are read anew, and up to where it must have them before it can lead, or, of those that are read anew, promise anything; not dumped';
 
 CREATE TABLE topic_log.truncated (
 	topic text NOT NULL,

@@ -109,14 +109,8 @@ topics_leadership_survey(const ClusterRow *row, Leadership *best, int64 *highest
 	{
 		const MetadataNode *node = lfirst(lc);
 		Question	question = {.row = row,.answer.node = node};
-		ErrorData  *error;
 
-		if (strcmp(node->name, row->node) == 0)
-			continue;
-		error = topics_subtransaction_try(ask_node, &question);
-		if (error && topics_subtransaction_must_raise(error))
-			ReThrowError(error);
-		if (error)
+		if (strcmp(node->name, row->node) == 0 || topics_peer_try(ask_node, &question) != NULL)
 			continue;
 		count += node->counts ? 1 : 0;
 		*highest_term = topics_max(*highest_term, question.answer.term);

@@ -126,19 +126,14 @@ note_refusal(Election *election, const char *node, const char *refusal)
 					 node, refusal);
 }
 
-/*
- * Do something with another node that may fail.  Return false if it has failed, for a
- * reason that is none to end for us.
- */
+/* Do something with another node that may fail.  Return false if it has failed. */
 static bool
 try_peer(Election *election, const char *node, void (*work) (void *arg), void *arg)
 {
-	ErrorData  *error = topics_subtransaction_try(work, arg);
+	ErrorData  *error = topics_peer_try(work, arg);
 
 	if (error == NULL)
 		return true;
-	if (topics_subtransaction_must_raise(error))
-		ReThrowError(error);
 	note_refusal(election, node, error->message);
 	FreeErrorData(error);
 	return false;

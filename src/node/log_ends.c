@@ -15,7 +15,9 @@
  *
  * WHAT A FOLLOWER LACKS.  One that comes into a leader's term has all that there was
  * when it began, but for partitions that are stopped here: these are noted in
- * topic_log.lacking, and until it has them it does not lead.
+ * topic_log.lacking, and until it has them it does not lead.  So are partitions without
+ * which later cuts go on, since they are stopped here, or locked at the leader: it may have
+ * a part of what was committed at once.
  *
  *-------------------------------------------------------------------------
  */
@@ -326,11 +328,11 @@ topics_log_ends_note_lacking(const char *began_with)
 	char	   *here = topics_log_ends_get();
 	const char *texts[] = {began_with, here};
 
-	execute("INSERT INTO topic_log.lacking SELECT topic_id, partition, here, false, topic_log.leader_set() FROM " COMPARED " c"
+	execute("INSERT INTO topic_log.lacking SELECT topic_id, partition, here, false, topic_log.leader_set(), false FROM " COMPARED " c"
 			" WHERE here > there AND EXISTS (SELECT FROM topic.\"" METADATA_TOPIC "\" m"
 			" WHERE m.key = 'topic/' || topic_id OR topic_id = (SELECT t.topic_id FROM topic_log.topic t"
 			" WHERE t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass))"
-			" ON CONFLICT (topic_id, partition) DO UPDATE SET log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
+			" ON CONFLICT (topic_id, partition, is_stopped) DO UPDATE SET log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
 			texts, lengthof(texts));
 }
 
@@ -346,10 +348,29 @@ topics_log_ends_note_anew(Topic *topic, int32 partitions)
 		int64		end = get_end(topic, number, NIL);
 
 		if (end != UNKNOWN_OFFSET && end > 0)
-			execute(psprintf("INSERT INTO topic_log.lacking VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT ", true, 0)"
-							 " ON CONFLICT (topic_id, partition) DO UPDATE SET is_anew = true,"
+			execute(psprintf("INSERT INTO topic_log.lacking VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT ", true, 0, false)"
+							 " ON CONFLICT (topic_id, partition, is_stopped) DO UPDATE SET is_anew = true,"
 							 " log_end = GREATEST(lacking.log_end, EXCLUDED.log_end)",
 							 topic->topic_id, number, end), NULL, 0);
+	}
+}
+
+/*
+ * The cut that is here as a whole with this transaction, and those that follow, are without what the
+ * leader has more of some partitions (LogEnd, whose ends are not known), and of no others.
+ */
+void
+topics_log_ends_note_stopped(const List *stopped)
+{
+	ListCell   *lc;
+
+	execute("DELETE FROM topic_log.lacking WHERE is_stopped AND leader_set = topic_log.leader_set()", NULL, 0);
+	foreach(lc, stopped)
+	{
+		const LogEnd *end = lfirst(lc);
+
+		execute(psprintf("INSERT INTO topic_log.lacking VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT
+						 ", false, %d, true)", end->topic_id, end->partition, PG_INT64_MAX, topics_leader_set), NULL, 0);
 	}
 }
 

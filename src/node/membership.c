@@ -1192,9 +1192,7 @@ topics_remove_node(PG_FUNCTION_ARGS)
 	topics_metadata_remove_node(removed.node);
 	SPI_commit();
 	topics_membership_forget_follower(removed.node);
-	error = topics_subtransaction_try(tell_removed, &removed);
-	if (error && topics_subtransaction_must_raise(error))
-		ReThrowError(error);
+	error = topics_peer_try(tell_removed, &removed);
 	if (error)
 		ereport(WARNING,
 				(errmsg("node \"%s\" was removed, but could not be told", removed.node),

@@ -38,6 +38,7 @@ extern void topics_peer_send_bytes(Peer *peer, const char *name, const StringInf
 extern PeerResult *topics_peer_receive_bytes(Peer *peer, StringInfo bytes);
 extern int	topics_peer_run(const char *node, const char *conninfo, const char *sql,
 							const char *const *values, int nvalues);
+extern ErrorData *topics_peer_try(void (*work) (void *arg), void *arg);
 extern void topics_peer_nap(long ms);
 
 /* ---- metadata.c ---- */
@@ -144,6 +145,7 @@ extern void topics_log_ends_note_finished(void);
 extern bool topics_log_ends_are_unfinished(void);
 extern void topics_log_ends_note_lacking(const char *began_with);
 extern void topics_log_ends_note_anew(Topic *topic, int32 partitions);
+extern void topics_log_ends_note_stopped(const List *stopped);
 extern bool topics_log_ends_are_lacking(bool anew);
 
 /* ---- divergence.c ---- */
@@ -192,7 +194,7 @@ extern void topics_replica_feed_check_node(const char *node, const char *incarna
 										   const char *server, const char *cluster_id, int64 term,
 										   int64 promised_term);
 
-#define REPLICA_PROTOCOL 3		/* version of requests and responses */
+#define REPLICA_PROTOCOL 4		/* version of requests and responses */
 #define NO_CUT (-1)				/* in place of a cut's mark */
 #define PAUSED_PARTITION (-1)	/* in place of a log end: send nothing of it */
 #define END_OF_RECORDS (-1)		/* in place of the next record's offset */

@@ -6,7 +6,8 @@
  * Nothing here blocks in libpq: the process waits at its latch as well as at the
  * socket, so that it can be cancelled, and ends with the postmaster.  An error,
  * of the connection or of the other node, is raised as our own; the caller
- * closes the connection then.
+ * closes the connection then.  That the other process was cancelled, or is to end, is an error of
+ * the connection: of class 57 is only what happens to this one.
  *
  * The other node speaks as pg_dump has it spoken to: what is sent as text means
  * the same at both ends, whatever is set for a role or a database.
@@ -94,10 +95,16 @@ report_result(Peer *peer, PeerResult *result)
 	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
 	int			code = state ? MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]) :
 		ERRCODE_CONNECTION_FAILURE;
-	char	   *message = primary ? pstrdup(primary) : copy_message(PQerrorMessage(peer->conn));
-	char	   *more = detail ? pstrdup(detail) : NULL;
-	const char *cure = hint ? pstrdup(hint) : code == ERRCODE_INSUFFICIENT_PRIVILEGE ? topics_peer_roles_hint : NULL;
+	char	   *message;
+	char	   *more;
+	const char *cure;
 
+	/* the other process was ended or cancelled, and not this one */
+	if (ERRCODE_TO_CATEGORY(code) == ERRCODE_OPERATOR_INTERVENTION)
+		code = ERRCODE_CONNECTION_FAILURE;
+	message = primary ? pstrdup(primary) : copy_message(PQerrorMessage(peer->conn));
+	more = detail ? pstrdup(detail) : NULL;
+	cure = hint ? pstrdup(hint) : code == ERRCODE_INSUFFICIENT_PRIVILEGE ? topics_peer_roles_hint : NULL;
 	PQclear(result);
 	ereport(ERROR,
 			(errcode(code),
@@ -444,6 +451,20 @@ topics_peer_run(const char *node, const char *conninfo, const char *sql, const c
 	}
 	PG_END_TRY();
 	return count;
+}
+
+/*
+ * Do something with other nodes, in a subtransaction.  Return NULL, or why it has failed: whatever
+ * that was, this process can go on.  What is raised is that it was cancelled, or is to end.
+ */
+ErrorData *
+topics_peer_try(void (*work) (void *arg), void *arg)
+{
+	ErrorData  *error = topics_subtransaction_try(work, arg);
+
+	if (error && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError(error);
+	return error;
 }
 
 /* Wait until the next look at what another node has done.  The wait can be cancelled. */

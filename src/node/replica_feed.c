@@ -18,7 +18,8 @@
  *				mark in it; the mark up to which the follower may show what it has;
  *				whether the cut is complete with this response; and of partitions
  *				where the leader's log starts and ends, how far this response brings
- *				the follower, and the records.
+ *				the follower, and the records.  Of one that the cut is given without it
+ *				says only that there is more.
  *
  * A CUT is made under the lock of the publications (shared/replica_cut.c): the
  * ends at a moment, so of each transaction all records or none.  It is given in as
@@ -105,6 +106,8 @@ typedef struct FedPartition
 	bool		is_told;		/* anything in this session */
 	bool		is_paused;		/* by the follower */
 	bool		is_excused;		/* it cannot be given now, and is excluded */
+	bool		is_left_out;	/* the follower knows that there is more of it
+								 * than it is given */
 	MonotonicTime stuck_since;	/* it could not be given; 0: it could */
 	bool		is_pending;		/* is in the list of those that are to be
 								 * given */
@@ -566,6 +569,23 @@ require_generation(void)
 				 errmsg("this node does not lead any more")));
 }
 
+/*
+ * The follower has come into the term.  It is told of all partitions again: of those that were made
+ * since the term began it could not know yet what they are of.
+ */
+static void
+enter_term(void)
+{
+	HASH_SEQ_STATUS seq;
+	FedPartition *fed;
+
+	session.is_before_term = false;
+	session.cut.wants_all = true;
+	hash_seq_init(&seq, session.partitions);
+	while ((fed = hash_seq_search(&seq)) != NULL)
+		fed->is_told = false;
+}
+
 /* Hear what the follower says, and what it confirms. */
 static void
 hear_follower(StringInfo message)
@@ -609,10 +629,7 @@ hear_follower(StringInfo message)
 	if (confirms && session.counts)
 		topics_replica_cut_confirm(session.follower, session.cut.mark, session.generation);
 	if (session.is_before_term && request.term == session.term)
-	{
-		session.is_before_term = false;
-		session.cut.wants_all = true;
-	}
+		enter_term();
 	session.wait_until = topics_clock_in(Min(Max(request.max_wait_ms, 0), MAX_FETCH_WAIT_MS));
 }
 
@@ -778,7 +795,7 @@ note_ends(const PartitionEnds *ends)
 	fed->start = ends->log_start;
 	fed->end = session.is_before_term ? topics_min(ends->log_end, fed->term_start) : ends->log_end;
 	if (fed->is_pending || fed->is_paused ||
-		(fed->is_told && fed->end <= fed->given && fed->start <= fed->start_told))
+		(fed->is_told && !fed->is_excused && fed->end <= fed->given && fed->start <= fed->start_told))
 		return;
 	fed->is_pending = true;
 	old = MemoryContextSwitchTo(session.cxt);
@@ -934,6 +951,23 @@ find_tombstones_below(const Partition *partition)
 	return row.tombstones_below;
 }
 
+/* Write what comes before a partition's records.  Return the place of its log start. */
+static int
+write_head(StringInfo out, const FedPartition *fed, int64 end, int64 tombstones_below)
+{
+	int			start_place;
+
+	pq_sendint64(out, fed->id.topic_id);
+	pq_sendint32(out, fed->id.partition);
+	pq_sendbyte(out, fed->id.topic_id == session.metadata_id);
+	start_place = out->len;
+	pq_sendint64(out, fed->start);
+	pq_sendint64(out, end);
+	pq_sendint64(out, tombstones_below);
+	pq_sendint64(out, fed->given);
+	return start_place;
+}
+
 /*
  * Work: write what the follower lacks of a partition.  It is not done if nothing
  * could be written, since others have locked it, or we have not heard of its topic
@@ -964,14 +998,7 @@ write_partition(void *arg)
 		UnlockRelationOid(topic->root_relid, AccessShareLock);
 		return;
 	}
-	pq_sendint64(out, fed->id.topic_id);
-	pq_sendint32(out, fed->id.partition);
-	pq_sendbyte(out, fed->id.topic_id == session.metadata_id);
-	start_place = out->len;
-	pq_sendint64(out, fed->start);
-	pq_sendint64(out, end);
-	pq_sendint64(out, from < end ? find_tombstones_below(&partition) : 0);
-	pq_sendint64(out, fed->given);
+	start_place = write_head(out, fed, end, from < end ? find_tombstones_below(&partition) : 0);
 	place = out->len;
 	pq_sendint64(out, 0);
 	upto = Min(from, end);
@@ -1004,7 +1031,7 @@ write_partition(void *arg)
 	fed->start_told = fed->start;
 	fed->given = topics_max(fed->given, upto);
 	fed->stuck_since = 0;
-	fed->is_excused = false;
+	fed->is_excused = fed->is_left_out = false;
 }
 
 /* Forget a partition that is gone. */
@@ -1091,6 +1118,32 @@ write_pending(StringInfo out)
 	return work.count;
 }
 
+/*
+ * A cut is given without partitions that are paused, or cannot be read here: write of which of these
+ * there is more, unless the follower knows.  Return how many they are.
+ */
+static int
+write_left_out(StringInfo out)
+{
+	int			count = 0;
+	ListCell   *lc;
+
+	foreach(lc, session.excluded)
+	{
+		FedPartition *fed = lfirst(lc);
+		bool		is_unknown = list_member_ptr(session.unknown, fed);
+
+		if (fed->is_left_out || !(fed->is_paused || fed->is_excused) || (!is_unknown && fed->end <= fed->given))
+			continue;
+		fed->is_left_out = true;
+		write_head(out, fed, is_unknown ? PG_INT64_MAX : fed->end, 0);
+		pq_sendint64(out, fed->given);
+		pq_sendint32(out, 0);
+		count++;
+	}
+	return count;
+}
+
 /* Answer a request. */
 static Datum
 answer(PG_FUNCTION_ARGS)
@@ -1134,6 +1187,8 @@ answer(PG_FUNCTION_ARGS)
 	pq_sendbyte(&out, 0);
 	pq_sendint32(&out, 0);
 	count = write_pending(&out);
+	if (is_cut_given())
+		count += write_left_out(&out);
 	set_int64(&out, position_place, session.position);
 	out.data[place] = is_cut_given();
 	set_int32(&out, place + 1, count);

@@ -97,6 +97,9 @@ typedef struct Session
 	bool		is_careful;		/* each partition is appended by itself */
 	List	   *paused;			/* of PausedPartition */
 	MonotonicTime retry_at;		/* when these are to be tried again */
+	List	   *stopped;		/* LogEnd: of which the leader has more, and
+								 * cuts go on without it */
+	bool		stopped_changed;	/* since that was noted */
 	List	   *moved;			/* partitions with records that were not shown
 								 * yet: PartitionState */
 	int64		moved_mark;		/* the leader's, up to which these are */
@@ -279,6 +282,64 @@ is_paused(const LedPartition *led)
 	return false;
 }
 
+/* Find a partition among those of which the leader has more; NULL if it is not there. */
+static LogEnd *
+find_stopped(const LedPartition *led)
+{
+	ListCell   *lc;
+
+	foreach(lc, session.stopped)
+	{
+		LogEnd	   *stopped = lfirst(lc);
+
+		if (stopped->topic_id == led->topic_id && stopped->partition == led->partition)
+			return stopped;
+	}
+	return NULL;
+}
+
+/*
+ * A cut goes on without what the leader has more of a partition, if it has: then this node may have
+ * a part of what was committed at once.
+ */
+static void
+add_stopped(const LedPartition *led)
+{
+	MemoryContext old;
+	LogEnd	   *stopped;
+
+	if ((led->length == 0 && led->upto >= led->log_end) || find_stopped(led))
+		return;
+	old = MemoryContextSwitchTo(session.cxt);
+	stopped = palloc0(sizeof(LogEnd));
+	stopped->topic_id = led->topic_id;
+	stopped->partition = led->partition;
+	session.stopped = lappend(session.stopped, stopped);
+	session.stopped_changed = true;
+	MemoryContextSwitchTo(old);
+}
+
+/* All that the leader has of a partition is here, as of the cut. */
+static void
+forget_stopped(const LedPartition *led)
+{
+	LogEnd	   *stopped = session.stopped ? find_stopped(led) : NULL;
+
+	if (stopped == NULL)
+		return;
+	session.stopped = list_delete_ptr(session.stopped, stopped);
+	session.stopped_changed = true;
+}
+
+/* In the transaction with which a cut is here as a whole: note what it is without, if that is new. */
+static void
+note_stopped(void)
+{
+	if (session.stopped_changed)
+		topics_log_ends_note_stopped(session.stopped);
+	session.stopped_changed = false;
+}
+
 /*
  * Have the leader send nothing of a partition for some time, or until the failure of a
  * piece, if that has one, is forgotten (topics.maintain).
@@ -298,6 +359,22 @@ pause_partition(const LedPartition *led, const WorkPiece *piece, long ms)
 	session.retry_at = topics_min(session.retry_at, topics_clock_in(Max(ms, RETRY_MS)));
 	MemoryContextSwitchTo(old);
 	topics_replica_fetch_report(led->topic_id, led->partition, PAUSED_PARTITION);
+	add_stopped(led);
+}
+
+/*
+ * Return true if nothing of a partition is to be appended: the leader says that it leaves it out, or
+ * it is paused, and this was on the way already.
+ */
+static bool
+is_left_out(const LedPartition *led)
+{
+	bool		result = led->upto < led->log_end && led->length == 0;
+
+	if (!result && !is_paused(led))
+		return false;
+	add_stopped(led);
+	return true;
 }
 
 /* ----------------------------------------------------------------
@@ -612,6 +689,13 @@ is_to_come(const Topic *topic, const LedPartition *led)
 	return (topic == NULL || led->partition >= topic->partitions) && led->length == 0 && led->log_end == 0;
 }
 
+/* Say that this node has all that there is of a partition that is to come. */
+static void
+report_nothing(const LedPartition *led)
+{
+	topics_replica_fetch_report(led->topic_id, led->partition, 0);
+}
+
 /* Append what has come of a partition. */
 static void
 append_partition(const LedPartition *led, bool is_whole)
@@ -619,7 +703,10 @@ append_partition(const LedPartition *led, bool is_whole)
 	Topic	   *topic = topics_catalog_by_id(led->topic_id);
 
 	if (is_to_come(topic, led))
+	{
+		report_nothing(led);
 		return;
+	}
 	if (topic == NULL || led->partition >= topic->partitions)
 	{
 		/* its metadata say something else by now, or it cannot be had */
@@ -634,6 +721,8 @@ append_partition(const LedPartition *led, bool is_whole)
 		return;
 	}
 	topics_replica_fetch_append(session.response, topic, led, is_whole);
+	if (led->upto >= led->log_end)
+		forget_stopped(led);
 	note_moved(topic, led);
 }
 
@@ -649,9 +738,11 @@ append_share(void *arg)
 	{
 		const LedPartition *led = list_nth(session.response->led, share->first + i);
 
-		if (!is_paused(led))
+		if (!is_left_out(led))
 			append_partition(led, share->is_whole);
 	}
+	if (share->is_whole)
+		note_stopped();
 }
 
 /* Look up the view of a topic, and its name, if it is here. */
@@ -691,12 +782,12 @@ append_carefully(Share *share)
 	WorkPiece	piece = {MyDatabaseId, InvalidOid, led->partition, WORK_REPLICATE, topics_leader_set};
 	NameData	name;
 
-	if (is_paused(led))
-		return;					/* this response was on the way already */
+	if (is_left_out(led))
+		return;
 	piece.view_relid = find_view(led->topic_id, &name);
 	if (!OidIsValid(piece.view_relid) && is_to_come(NULL, led))
-		return;
-	if (!OidIsValid(piece.view_relid))
+		report_nothing(led);
+	else if (!OidIsValid(piece.view_relid))
 		pause_partition(led, NULL, pg_topics_worker_interval);
 	else if (topics_backoff_run(&piece, NameStr(name), append_share, share))
 		return;
@@ -911,6 +1002,7 @@ static void
 finish_cut(void *arg)
 {
 	hold_row();
+	note_stopped();
 	topics_log_ends_note_finished();
 }
 
@@ -931,17 +1023,19 @@ end_cut(FetchResponse *response)
 {
 	const WorkPiece whole = WHOLE_REPLICATION;
 
-	if (has_unfinished && !topics_backoff_run(&whole, NULL, finish_cut, NULL))
-		return false;
-	if (has_unfinished)
+	if (has_unfinished || session.stopped_changed)
+	{
+		if (!topics_backoff_run(&whole, NULL, finish_cut, NULL))
+			return false;
 		session.flush_to = XactLastCommitEnd;
+	}
 	has_unfinished = false;
 	if (is_before_term(response) &&
 		!(topics_backoff_run(&whole, NULL, adopt_term, response) && read_cluster()))
 		return false;
 	if (session.flush_to != InvalidXLogRecPtr)
 		XLogFlush(session.flush_to);
-	if (unlikely(!session.node.row.is_admitted) && session.paused == NIL &&
+	if (unlikely(!session.node.row.is_admitted) && session.paused == NIL && session.stopped == NIL &&
 		!(topics_backoff_run(&whole, NULL, note_admitted, NULL) && read_cluster()))
 		return false;
 	session.is_careful = false;
@@ -1042,7 +1136,8 @@ run_session(void)
 	bool		goes_on;
 
 	session.is_careful = fails || topics_backoff_has_failures(WORK_REPLICATE);
-	session.paused = session.moved = NIL;
+	session.paused = session.stopped = session.moved = NIL;
+	session.stopped_changed = true; /* who has noted some before looks again */
 	session.retry_at = NEVER;
 	session.moved_mark = 0;
 	session.flush_to = InvalidXLogRecPtr;
