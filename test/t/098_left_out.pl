@@ -91,10 +91,10 @@ ok($b->poll_query_until('postgres', $stopped, '1'), '... and notes that it lacks
 is($b->safe_psql('postgres', q{SELECT count(*) FROM topic.u WHERE value = 'half'}),
 	'0', '... and does not show it');
 kill_server($a);
-$locker->value('ROLLBACK');
 $c->start;
 check_failover_refused('... with the leader lost, it does not lead');
 is($b->safe_psql('postgres', $stopped), '1', '... and goes on lacking it');
+# which ends the lock as well
 kill_server($b);
 $b->start;
 check_failover_refused('... nor after a restart');
