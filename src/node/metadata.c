@@ -25,7 +25,7 @@
  * a transaction that may have changed what is described compares the two before
  * it commits, and produces the records of what differs, so that they are there
  * if and only if the change is.  On a follower the records are the truth, and the
- * catalogue follows: topics_metadata_apply compares the same two, and changes the
+ * catalogue follows: topics_metadata_apply_topics compares the same two, and changes the
  * catalogue.  So nothing has to be remembered of what was done: what was missed,
  * or failed, is a difference that the next comparison finds.
  *
@@ -128,6 +128,15 @@ put_record(const char *key, Jsonb *value)
 	};
 
 	(void) topics_append_buffer(topics_metadata_topic(), &draft);
+}
+
+/* Return true if a record's key, text, says that it is about what a follower has in its catalogue. */
+bool
+topics_metadata_is_of_topics(Datum key)
+{
+	char	   *name = TextDatumGetCString(key);
+
+	return strncmp(name, "topic/", 6) == 0 || strncmp(name, "set/", 4) == 0;
 }
 
 /*
@@ -549,9 +558,51 @@ topics_metadata_remove_node(const char *node)
 	put_record(make_node_key(node), NULL);
 }
 
-/* List the nodes of the cluster by name: MetadataNodes, palloc'd. */
-List *
-topics_metadata_list_nodes(void)
+/*
+ * The nodes of a leader set, as they were when the partitions that say so were at these places.  A
+ * place is the log end, and the WAL position of the commit that brought it there: a log that was
+ * truncated, and has come to the same end again, has another one.
+ */
+typedef struct MetadataPlace
+{
+	int64		topic_id;
+	uint64		log_end;
+	uint64		commit_lsn;
+}			MetadataPlace;
+
+typedef struct KnownNodes
+{
+	MemoryContext cxt;			/* of the list */
+	List	   *nodes;
+	MetadataPlace first;		/* of the first set's partition */
+	MetadataPlace own;
+}			KnownNodes;
+
+static KnownNodes known_nodes[MAX_LEADER_SETS];
+
+/*
+ * Get where a partition of the metadata is.  Return false if that is not known, or this transaction
+ * sees what others do not.
+ */
+static bool
+get_place(int partition, MetadataPlace * place)
+{
+	Topic	   *topic = topics_catalog_lookup(METADATA_TOPIC, true);
+	PartitionState *state;
+
+	if (topic == NULL || partition >= topic->partitions ||
+		topics_truncate_is_pending() || topics_foreign_writer_is_pending())
+		return false;
+	state = topics_catalog_partition_state(topic, partition);
+	place->topic_id = topic->topic_id;
+	place->log_end = pg_atomic_read_u64(&state->next_offset);
+	place->commit_lsn = pg_atomic_read_u64(&state->commit_lsn);
+	return place->log_end != UNKNOWN_OFFSET;
+}
+
+/* Read the nodes from the records, into the current memory context. */
+static List *
+read_nodes(void)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	StatementScope scope;
@@ -578,6 +629,57 @@ topics_metadata_list_nodes(void)
 	}
 	end_query(scope);
 	return result;
+}
+
+/* Copy nodes into the current memory context. */
+static List *
+copy_nodes(const List *nodes)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, nodes)
+	{
+		MetadataNode *copy = palloc(sizeof(MetadataNode));
+
+		*copy = *(const MetadataNode *) lfirst(lc);
+		copy->name = pstrdup(copy->name);
+		copy->conninfo = pstrdup(copy->conninfo);
+		copy->advertised = pstrdup(copy->advertised);
+		copy->incarnation = pstrdup(copy->incarnation);
+		result = lappend(result, copy);
+	}
+	return result;
+}
+
+/*
+ * List the nodes of the cluster by name: MetadataNodes, palloc'd.  Elections and sessions ask for
+ * them again and again, so they are kept.  A place is read before the records: these may be newer
+ * than it says, and then are read once more.
+ */
+List *
+topics_metadata_list_nodes(void)
+{
+	KnownNodes *known = &known_nodes[topics_leader_set];
+	KnownNodes	now = {0};
+	bool		is_known = get_place(METADATA_SET, &now.first) && get_place(topics_leader_set, &now.own);
+	List	   *nodes;
+	MemoryContext old;
+
+	if (is_known && known->cxt && memcmp(&known->first, &now.first, sizeof(MetadataPlace)) == 0 &&
+		memcmp(&known->own, &now.own, sizeof(MetadataPlace)) == 0)
+		return copy_nodes(known->nodes);
+	nodes = read_nodes();
+	if (!is_known)
+		return nodes;
+	now.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics nodes", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(now.cxt);
+	now.nodes = copy_nodes(nodes);
+	MemoryContextSwitchTo(old);
+	if (known->cxt)
+		MemoryContextDelete(known->cxt);
+	*known = now;
+	return nodes;
 }
 
 /* Get a node, palloc'd, or NULL if it is not in the cluster. */
@@ -1059,14 +1161,13 @@ topics_metadata_apply_cluster(void)
  * needed meanwhile.
  */
 void
-topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction)
+topics_metadata_apply_topics(MemoryContext cxt, NextTransaction next_transaction)
 {
 	ErrorData  *first = NULL;
 	int			failures = 0;
 	List	   *list;
 	ListCell   *lc;
 
-	topics_metadata_apply_cluster();
 	if (topics_leader_set != METADATA_SET)
 		return;
 	if (topics_leader_set_make_known())

@@ -62,6 +62,7 @@ typedef struct MetadataEpoch
 	bool		data_loss;		/* it began without a majority */
 } MetadataEpoch;
 
+extern bool topics_metadata_is_of_topics(Datum key);
 extern void topics_metadata_put_epoch(const MetadataEpoch *epoch);
 extern bool topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at);
 extern MetadataEpoch *topics_metadata_next_epoch(int64 number);
@@ -106,7 +107,7 @@ extern void topics_metadata_pre_commit(void);
 extern void topics_metadata_drop_topic(int64 topic_id, Oid view_relid);
 extern void topics_metadata_begin_anew(Topic *topic);
 extern void topics_metadata_apply_cluster(void);
-extern void topics_metadata_apply(MemoryContext cxt, NextTransaction next_transaction);
+extern void topics_metadata_apply_topics(MemoryContext cxt, NextTransaction next_transaction);
 
 /* ---- leader_set.c ---- */
 
@@ -231,6 +232,8 @@ typedef struct FetchResponse
 	int64		newest_mark;
 	int64		confirmed;		/* what is of marks up to here may be shown */
 	bool		is_complete;	/* the cut is, with this */
+	bool		says_topics;	/* metadata that were appended are of topics,
+								 * or of leader sets */
 	List	   *led;			/* of LedPartition; those of metadata first */
 } FetchResponse;
 

@@ -196,9 +196,9 @@ typedef struct ReplicaRange
 	int64		gap_end;		/* of the last gap, or 0 */
 } ReplicaRange;
 
-/* Append records to the transaction. */
+/* Append records to the transaction; of metadata *says_topics says whether any are of topics, else it is NULL. */
 static void
-append_records(StringInfo data, ReplicaRange *range)
+append_records(StringInfo data, ReplicaRange *range, bool *says_topics)
 {
 	Topic	   *topic = range->topic;
 	bool		key_as_text = pq_getmsgbyte(data) != 0;
@@ -231,6 +231,8 @@ append_records(StringInfo data, ReplicaRange *range)
 		draft.value = topics_replica_value_read(data, &value, &draft.value_isnull);
 		draft.headers = topics_replica_value_read(data, &headers, &draft.headers_isnull);
 		topics_append_replica_record(topic, offset, &draft);
+		if (says_topics && !draft.key_isnull)
+			*says_topics |= topics_metadata_is_of_topics(draft.key);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(cxt);
 	}
@@ -326,7 +328,7 @@ topics_replica_fetch_append(FetchResponse *response, Topic *topic, const LedPart
 	if (led->length == 0)
 		return;
 	response->data.cursor = led->records;
-	append_records(&response->data, &range);
+	append_records(&response->data, &range, led->is_metadata ? &response->says_topics : NULL);
 	if (range.gap_end > 0)
 		allow_gaps(&partition, range.gap_end);
 }

@@ -806,11 +806,12 @@ append_together(Share *share)
 	return topics_backoff_run(&whole, NULL, append_share, share);
 }
 
-/* Work: have the topics of the cluster here. */
+/* Work: have here what the metadata say of the cluster, and, with *arg, its topics. */
 static void
 apply_metadata(void *arg)
 {
 	static MemoryContext cxt = NULL;
+	const bool *topics = arg;
 
 	if (cxt == NULL)
 		cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics metadata", ALLOCSET_DEFAULT_SIZES);
@@ -818,15 +819,17 @@ apply_metadata(void *arg)
 	MemoryContextReset(cxt);
 	topics_backoff_step(STEP_METADATA);
 	hold_row();
-	topics_metadata_apply(cxt, commit_and_go_on);
+	topics_metadata_apply_cluster();
+	if (*topics)
+		topics_metadata_apply_topics(cxt, commit_and_go_on);
 }
 
 /*
  * Have the catalogue follow the metadata; also while it cannot in some, if there are
- * new ones.
+ * new ones.  Without "topics" these say nothing new of topics: an epoch has begun.
  */
 static void
-follow_metadata(bool are_new)
+follow_metadata(bool are_new, bool topics)
 {
 	WorkPiece	piece = WHOLE_REPLICATION;
 	Topic	   *topic;
@@ -840,7 +843,9 @@ follow_metadata(bool are_new)
 		return;
 	if (are_new)
 		topics_backoff_reset_piece(&piece);
-	if (topics_backoff_run(&piece, METADATA_TOPIC, apply_metadata, NULL))
+	if (!topics_backoff_run(&piece, METADATA_TOPIC, apply_metadata, &topics))
+		compare_at = 0;
+	else if (topics)
 		compare_at = topics_clock_in(pg_topics_worker_interval);
 }
 
@@ -954,11 +959,12 @@ append_response(void)
 		if (!append(share) || is_paused(first))
 			return false;
 		has_metadata = first->length > 0;
-		compare_at = 0;
+		if (session.response->says_topics)
+			compare_at = 0;
 		share.first = 1;
 	}
-	if (compare_at <= topics_clock_now())
-		follow_metadata(has_metadata);
+	if (has_metadata || compare_at <= topics_clock_now())
+		follow_metadata(has_metadata, compare_at <= topics_clock_now());
 	if (session.has_ended)
 		return false;
 	for (; share.first < count; share.first += share.count)
@@ -1243,7 +1249,7 @@ topics_replicator_main(Datum main_arg)
 		 * more
 		 */
 		if (!session.was_heard && topics_leader_set == METADATA_SET && compare_at <= topics_clock_now())
-			follow_metadata(false);
+			follow_metadata(false, true);
 		if (read_row())
 			topics_leadership_seek(&session.node, session.was_heard);
 		wait_for_next_try(RETRY_MS);
