@@ -29,6 +29,7 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -245,25 +246,55 @@ load_topic_row(Topic *topic, int32 *partitions)
 	return HeapTupleIsValid(tuple) && OidIsValid(topic->root_relid);
 }
 
+/*
+ * Make the descriptor of a log's records, from the columns of its root, in "cxt".  NULL: it is gone,
+ * or was altered (broken_topic.c).  Without a lock on the root: a session that waited for a DROP
+ * TOPIC here would get nothing but an error, and log tables' columns never change.  And without its
+ * entry in the relation cache, which cannot be built while the DROP commits.
+ */
+static TupleDesc
+make_descriptor(Oid root, MemoryContext cxt)
+{
+	CatCList   *columns = SearchSysCacheList1(ATTNUM, ObjectIdGetDatum(root));
+	Form_pg_attribute attributes[Natts_log];
+	TupleDesc	result = NULL;
+	int			count = 0;
+
+	for (int i = 0; i < columns->n_members; i++)
+	{
+		Form_pg_attribute attribute = (Form_pg_attribute) GETSTRUCT(&columns->members[i]->tuple);
+
+		if (attribute->attnum > Natts_log)
+			count = Natts_log + 1;
+		if (attribute->attnum < 1 || attribute->attnum > Natts_log)
+			continue;
+		attributes[attribute->attnum - 1] = attribute;
+		count++;
+	}
+	if (count == Natts_log)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		TupleDesc	described = CreateTupleDesc(Natts_log, attributes);
+
+		/* without what is a table's alone */
+		result = CreateTupleDescCopy(described);
+		FreeTupleDesc(described);
+		MemoryContextSwitchTo(old);
+	}
+	ReleaseSysCacheList(columns);
+	return result;
+}
+
 /* Fill the cache's entry of a topic.  Return false if it cannot be used. */
 static bool
 load_entry(Topic *topic)
 {
 	char	   *name = get_rel_name(topic->view_relid);
-	Relation	root;
 	int32		partitions;
 
 	if (name == NULL || !load_topic_row(topic, &partitions))
 		return false;
 	topics_extension_check_version();
-
-	/*
-	 * Without a lock: a session that waited for a DROP TOPIC here would get
-	 * nothing but an error, and log tables' columns never change.
-	 */
-	root = RelationIdGetRelation(topic->root_relid);
-	if (root == NULL)
-		return false;
 	namestrcpy(&topic->name, name);
 
 	/* a caller up the stack may be using what the old context holds */
@@ -279,22 +310,14 @@ load_entry(Topic *topic)
 												 sizeof(Destination *) * partitions);
 	topic->partitions = partitions;
 
-	if (RelationGetNumberOfAttributes(root) != Natts_log)
+	topic->tupdesc = make_descriptor(topic->root_relid, topic->cxt);
+	if (topic->tupdesc == NULL)
 	{
-		/* it was altered: see broken_topic.c */
-		RelationClose(root);
 		topic->partitions = 0;
 		return false;
 	}
-	{
-		MemoryContext old = MemoryContextSwitchTo(topic->cxt);
-
-		topic->tupdesc = CreateTupleDescCopy(RelationGetDescr(root));
-		MemoryContextSwitchTo(old);
-	}
 	load_column(&topic->key, TupleDescAttr(topic->tupdesc, Anum_log_key - 1), topic->cxt);
 	load_column(&topic->value, TupleDescAttr(topic->tupdesc, Anum_log_value - 1), topic->cxt);
-	RelationClose(root);
 	for (int32 number = 0; topic->leader_sets.count > 0 && number < partitions; number++)
 	{
 		TopicPartition id = {MyDatabaseId, number, topic->topic_id};
