@@ -80,7 +80,7 @@ append_transaction(void)
 	bool		wrote_tables = TransactionIdIsValid(GetTopTransactionIdIfAny());
 
 	topics_timeout_begin_commit();
-	topics_append_note_generation();
+	topics_append_role_expect();
 	topics_foreign_writer_pre_commit();
 	topics_topic_changes_pre_commit();
 	topics_consumer_offset_pre_commit();

@@ -49,13 +49,6 @@ static int	nunconfirmed = 0;
 
 static bool committing = false; /* records that come now would be lost */
 
-/* From append to the wait: the leader sets, and as what this node has appended (mark_slot.c). */
-static uint32 appending_sets = 0;
-static uint64 generations[MAX_LEADER_SETS];
-static uint64 expected_generations[MAX_LEADER_SETS];
-static uint32 expected_sets = 0;	/* those of which that is known: all that
-									 * there are */
-
 /* The result of topics.last_produced(), and the one that will replace it. */
 static ProducedRange *produced = NULL;
 static int	nproduced = 0;
@@ -264,64 +257,13 @@ describe_wait(void *arg)
 	}
 }
 
-/*
- * Under the locks: who does not wait for followers needs to know that no other node has
- * come to lead.
- */
+/* Raise the error of who appends to what another node has come to lead, unless "set" is -1. */
 static void
-require_lease(int set)
+require_role(int set)
 {
-	if (pg_topics_acks == ACKS_ALL || appending[0]->is_replica || likely(topics_mark_slot_has_lease(set)))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_NOT_LEADER),
-			 errmsg("this node does not know whether it still leads"),
-			 errdetail("NOT_LEADER_OR_FOLLOWER: too few followers have asked it for anything since pg_topics.node_timeout, and another node may have been elected."),
-			 errhint("Look at topics.node on other nodes, and try again. With pg_topics.acks = all the commit waits for followers.")));
-}
-
-/* Return one of the leader sets of which this node hands over the lead, or -1. */
-static int
-find_frozen_set(void)
-{
-	for (int set = -1; (set = topics_leader_set_after(appending_sets, set)) >= 0;)
-		if (unlikely(topics_mark_slot_is_frozen(set)))
-			return set;
-	return -1;
-}
-
-/* Raise the error of who appends to what another node has come to lead. */
-static void
-report_not_leader(int set)
-{
-	for (int i = 0; i < nappending; i++)
+	for (int i = 0; unlikely(set >= 0) && i < nappending; i++)
 		if (appending[i]->set == set)
 			topics_cluster_report_not_leader(set, NameStr(appending[i]->topic), appending[i]->id.partition);
-}
-
-/*
- * Under the locks: note as what this node appends, before it is looked whether it may.  Both
- * are looked at again when that is done.
- */
-static void
-note_generations(void)
-{
-	for (int set = -1; (set = topics_leader_set_after(appending_sets, set)) >= 0;)
-	{
-		generations[set] = topics_mark_slot_generation_of(set);
-		require_lease(set);
-	}
-}
-
-/* Require this node to be in some sets what it was before. */
-static void
-require_same_role(uint32 sets, const uint64 *before)
-{
-	if (appending[0]->is_replica)
-		return;
-	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
-		if (topics_mark_slot_generation_of(set) != before[set])
-			report_not_leader(set);
 }
 
 /* Take all append locks, with everything found right under them. */
@@ -339,16 +281,15 @@ lock_destinations(void)
 		Destination *changed = NULL;
 
 		prepare_for_locks();
-		for (int set = find_frozen_set(); set >= 0; set = find_frozen_set())
-			topics_mark_slot_wait_frozen(set);
+		topics_append_role_wait();
 		topics_append_lock_acquire(states, nappending);
-		note_generations();
+		topics_append_role_note();
 		for (int i = 0; i < nappending && changed == NULL; i++)
 			if (!destination_still_fits(appending[i]))
 				changed = appending[i];
-		if (changed == NULL && likely(find_frozen_set() < 0))
+		if (changed == NULL && !topics_append_role_must_wait())
 		{
-			require_same_role(appending_sets & expected_sets, expected_generations);
+			require_role(topics_append_role_find_unexpected());
 			break;
 		}
 
@@ -514,12 +455,12 @@ compare_destination_ids(const ListCell *a, const ListCell *b)
 static void
 collect_destinations(void)
 {
+	uint32		sets = 0;
 	ListCell   *lc;
 
 	appending = MemoryContextAlloc(TopTransactionContext,
 								   sizeof(Destination *) * list_length(destinations));
 	nappending = 0;
-	appending_sets = 0;
 	/* tables are locked in the order in which domain.c locks them */
 	list_sort(destinations, compare_destination_ids);
 	foreach(lc, destinations)
@@ -530,8 +471,9 @@ collect_destinations(void)
 			continue;
 		topics_destination_resolve(dest);
 		appending[nappending++] = dest;
-		appending_sets |= 1 << dest->set;
+		sets |= 1 << dest->set;
 	}
+	topics_append_role_begin(sets, nappending > 0 && appending[0]->is_replica);
 	if (nappending > 1)
 		qsort(appending, nappending, sizeof(Destination *), compare_destinations);
 }
@@ -576,18 +518,6 @@ append_needs_snapshot(void)
 #else
 	return topics_buffer_has_wide();
 #endif
-}
-
-/*
- * What goes by this node's role is looked at from now on: the records are appended if it is
- * the same then.
- */
-void
-topics_append_note_generation(void)
-{
-	expected_sets = topics_mark_slot_sets();
-	for (int set = -1; (set = topics_leader_set_after(expected_sets, set)) >= 0;)
-		expected_generations[set] = topics_mark_slot_generation_of(set);
 }
 
 /*
@@ -638,7 +568,7 @@ topics_append_records(void)
 		append_destination(appending[i], slots, tuples, most);
 	TEST_POINT("append-done");
 	/* another node may lead by now, whose log goes on without this */
-	require_same_role(appending_sets, generations);
+	require_role(topics_append_role_find_changed());
 
 	note_last_produced();
 	for (int i = 0; i < nappending; i++)
@@ -760,7 +690,7 @@ wake_readers(Destination *const *published, int count)
 uint32
 topics_append_sets(void)
 {
-	return nappending > 0 ? appending_sets : 0;
+	return nappending > 0 ? topics_append_role_sets() : 0;
 }
 
 /*
@@ -770,7 +700,7 @@ topics_append_sets(void)
 void
 topics_append_publish(int set, XLogRecPtr lsn, bool marks)
 {
-	bool		is_overtaken = marks && topics_mark_slot_generation_of(set) != generations[set];
+	bool		is_overtaken = marks && topics_mark_slot_generation_of(set) != topics_append_role_generation(set);
 
 	for (int i = 0; i < nappending; i++)
 	{
@@ -914,13 +844,6 @@ topics_append_may_wait(void)
 			return true;
 	}
 	return false;
-}
-
-/* As what this node has appended: see topics_mark_slot_generation. */
-uint64
-topics_append_generation(int set)
-{
-	return generations[set];
 }
 
 /* Forget all at the end of a transaction. */

@@ -194,7 +194,7 @@ wait_for_marks(HighWatermarkCheck check, MonotonicTime until)
 	bool		confirmed = true;
 
 	for (int set = -1; confirmed && (set = topics_leader_set_after(commit_sets, set)) >= 0;)
-		confirmed = topics_high_watermark_wait(set, commit_marks[set], topics_append_generation(set), check, until);
+		confirmed = topics_high_watermark_wait(set, commit_marks[set], topics_append_role_generation(set), check, until);
 	return confirmed;
 }
 
@@ -232,7 +232,7 @@ is_deposed(void)
 {
 	for (int set = -1; (set = topics_leader_set_after(commit_sets, set)) >= 0;)
 		if (topics_mark_slot_kind_of(set) == CLUSTER_FOLLOWER &&
-			topics_mark_slot_generation_of(set) != topics_append_generation(set))
+			topics_mark_slot_generation_of(set) != topics_append_role_generation(set))
 			return true;
 	return false;
 }

@@ -181,14 +181,12 @@ extern int64 topics_destination_measure_toast(const OpenSegment *open);
 extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
 extern void topics_append_replica_range(Topic *topic, int32 partition, int64 from, int64 upto);
 extern void topics_append_replica_record(Topic *topic, int64 offset, RecordDraft *draft);
-extern void topics_append_note_generation(void);
 extern bool topics_append_records(void);
 extern uint32 topics_append_sets(void);
 extern uint32 topics_append_pending_sets(void);
 extern void topics_append_publish(int set, XLogRecPtr lsn, bool marks);
 extern void topics_append_release(bool unconfirmed_yet);
 extern bool topics_append_is_confirmed(int set);
-extern uint64 topics_append_generation(int set);
 extern void topics_append_confirmed(void);
 extern void topics_append_at_abort(void);
 extern int64 topics_append_first_offset(int64 topic_id, int32 partition);
@@ -196,6 +194,18 @@ extern bool topics_append_is_pending(void);
 extern bool topics_append_may_wait(void);
 extern void topics_append_forget(void);
 extern const ProducedRange *topics_append_last_produced(int *count);
+
+/* ---- append_role.c ---- */
+
+extern void topics_append_role_expect(void);
+extern void topics_append_role_begin(uint32 sets, bool is_replica);
+extern void topics_append_role_wait(void);
+extern void topics_append_role_note(void);
+extern bool topics_append_role_must_wait(void);
+extern int	topics_append_role_find_unexpected(void);
+extern int	topics_append_role_find_changed(void);
+extern uint32 topics_append_role_sets(void);
+extern uint64 topics_append_role_generation(int set);
 
 /* ---- sticky_partition.c ---- */
 
