@@ -234,7 +234,10 @@ may_be_consumed(const Topic *topic)
 	return false;
 }
 
-/* WakeupCheck: return true if any partition has something and is free. */
+/*
+ * WakeupCheck: return true if any partition has something and is free; or if another node has come
+ * to lead all, which is an error to who looks.
+ */
 static bool
 is_any_place_free(void *arg)
 {
@@ -246,6 +249,8 @@ is_any_place_free(void *arg)
 	if (topic == NULL || topic->topic_id != consumer->topic_id)
 		topics_catalog_report_dropped(consumer->topic_name);
 	Assert(topic == consumer->topic);
+	if (!may_be_consumed(topic))
+		return true;
 	for (int32 number = 0; number < topic->partitions; number++)
 		if (is_led_here(topic, number) && is_place_free(consumer, number))
 			return true;
@@ -585,6 +590,8 @@ wait_for_place(Consumer *consumer, MonotonicTime deadline)
 		!topics_wakeup_wait(consumer->topic_state, is_any_place_free, consumer, left))
 		return false;
 	topics_catalog_require(consumer->topic, ACL_SELECT);
+	if (!may_be_consumed(consumer->topic))
+		topics_cluster_report_no_group();
 	return true;
 }
 
@@ -660,5 +667,7 @@ topics_wait(PG_FUNCTION_ARGS)
 	(void) topics_wakeup_wait(consumer.topic_state, is_any_place_free, &consumer, timeout_ms);
 	topics_wakeup_restore_snapshot();
 	look_up_topic(&consumer);
+	if (!may_be_consumed(consumer.topic))
+		topics_cluster_require_leader("topics.wait()");
 	PG_RETURN_VOID();
 }

@@ -380,6 +380,10 @@ topics_cluster_check_replicas(int32 min_insync_replicas)
 				 errhint("Add nodes with topics.add_node(), or have commits wait for more followers with topics.alter_cluster().")));
 }
 
+/* To who finds that no node leads. */
+static const char *const no_leader_hint =
+"Try again: the nodes elect one within some seconds, if most of them can be reached and pg_topics.automatic_failover is on. Otherwise topics.failover() on another node has that one lead.";
+
 /*
  * Require this node to lead a leader set, until the transaction has ended: a command changes what
  * all nodes have.
@@ -405,7 +409,7 @@ topics_cluster_require_leader_of(int set, const char *command)
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("%s must be called on the node that leads", command),
 			 report_leader(&row),
-			 errhint("%s", *row.leader ? "Connect to that node." : "Look at topics.node on other nodes. topics.failover() has one lead.")));
+			 errhint("%s", *row.leader ? "Connect to that node." : no_leader_hint)));
 }
 
 /* The same of the set that this process acts for. */
@@ -440,7 +444,7 @@ topics_cluster_report_no_group(void)
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("consumer groups can be used only on the node that leads"),
 			 report_leader(&row),
-			 errhint("%s", *row.leader ? "Connect to that node." : "Look at topics.node on other nodes. topics.failover() has one lead.")));
+			 errhint("%s", *row.leader ? "Connect to that node." : no_leader_hint)));
 }
 
 /*
@@ -502,7 +506,7 @@ topics_cluster_report_not_leader(int set, const char *topic, int32 partition)
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("partition %d of topic \"%s\" is not led by this node", partition, topic),
 			 report_leader(&row),
-			 errhint("%s", *row.leader ? "Connect to that node." : "Look at topics.node on other nodes. topics.failover() has one lead.")));
+			 errhint("%s", *row.leader ? "Connect to that node." : no_leader_hint)));
 }
 
 /* Get the leader set that is an SQL function's first argument. */

@@ -568,12 +568,22 @@ read_row(ClusterRow *row)
 				 errhint("Make one with topics.create_cluster().")));
 }
 
+/* Error context: in a cluster with spread leaders the sets before this one are done. */
+static void
+describe_set(void *arg)
+{
+	if (topics_leader_set != METADATA_SET)
+		errcontext("leader set %d", topics_leader_set);
+}
+
 /* Do something for a leader set, which this process acts for meanwhile. */
 static void
 act_for(int set, void (*work) (void *arg), void *arg)
 {
 	int			before = topics_mark_slot_act_for(set);
+	ErrorContextCallback callback = {error_context_stack, describe_set, NULL};
 
+	error_context_stack = &callback;
 	PG_TRY();
 	{
 		work(arg);
@@ -583,6 +593,7 @@ act_for(int set, void (*work) (void *arg), void *arg)
 		(void) topics_mark_slot_act_for(before);
 	}
 	PG_END_TRY();
+	error_context_stack = callback.previous;
 }
 
 /* A failover, and what has become of it. */
@@ -740,7 +751,7 @@ wait_for_node(const char *node, const uint64 *ends)
 			ereport(ERROR,
 					(errcode(ERRCODE_NOT_ENOUGH_REPLICAS),
 					 errmsg("node \"%s\" does not have all that this node has", node),
-					 errdetail("This node goes on leading. The other one was given %d s.", MOVE_PATIENCE_MS / 1000),
+					 errdetail("This node goes on leading what was not moved before. The other one was given %d s.", MOVE_PATIENCE_MS / 1000),
 					 errhint("Look at topics.replica, and call topics.move_leader() again when the node is in sync.")));
 	}
 }

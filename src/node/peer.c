@@ -83,7 +83,7 @@ report_connection(Peer *peer)
 
 /* What is needed of the role that a conninfo names; a schema's error does not say it. */
 const char *const topics_peer_roles_hint =
-"By the leader's conninfo a node connects as a role with the attribute REPLICATION and membership in pg_read_all_data; by another node's, as a superuser.";
+"By the leader's conninfo a node connects as a role with the attribute REPLICATION and membership in pg_read_all_data; by another node's, as a superuser. To be called from other nodes, as topics.move_leader() may be, the leader needs one of a superuser, too: topics.alter_node() gives it.";
 
 /* Raise what the other node has raised; the result is cleared. */
 static void

@@ -198,6 +198,37 @@ wait_for_marks(HighWatermarkCheck check, MonotonicTime until)
 	return confirmed;
 }
 
+/* Return true if this node does not lead any more what the transaction has appended to. */
+static bool
+is_deposed(void)
+{
+	for (int set = -1; (set = topics_leader_set_after(commit_sets, set)) >= 0;)
+		if (topics_mark_slot_kind_of(set) == CLUSTER_FOLLOWER &&
+			topics_mark_slot_generation_of(set) != topics_append_role_generation(set))
+			return true;
+	return false;
+}
+
+/* Tell a client whose connection is closed then why, as PostgreSQL warns of standbys. */
+static void
+warn_unconfirmed(bool deposed)
+{
+	if (keeps_connection)
+		return;
+	if (deposed)
+		ereport(WARNING,
+				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),
+				 errmsg("closing the connection, since another node has come to lead before the commit was confirmed"),
+				 errdetail("The transaction is committed here. Its records are in the log of the new leader, or were taken out of this node's."),
+				 errhint("Look for them on the new leader, which topics.node names, and in topics.truncated here.")));
+	else
+		ereport(WARNING,
+				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),
+				 errmsg("closing the connection, since too few followers have confirmed the commit"),
+				 errdetail("The transaction is committed here. Its records are shown when as many followers have them as acks_followers says, and may be lost if this server is lost before. The wait was cancelled, or took longer than pg_topics.acks_timeout."),
+				 errhint("Look at topics.replica for followers that are not in sync, and at topics.worker there.")));
+}
+
 /* Wait until as many followers as are wanted have the commit. */
 static void
 wait_for_followers(XLogRecPtr lsn)
@@ -213,28 +244,9 @@ wait_for_followers(XLogRecPtr lsn)
 		return;
 	}
 
-	/*
-	 * as PostgreSQL warns of standbys; it is sent before the connection is
-	 * closed
-	 */
-	if (!keeps_connection)
-		ereport(WARNING,
-				(errcode(ERRCODE_T_R_STATEMENT_COMPLETION_UNKNOWN),
-				 errmsg("closing the connection, since too few followers have confirmed the commit"),
-				 errdetail("The transaction is committed here. Its records are shown when as many followers have them as acks_followers says, and may be lost if this server is lost before. The wait was cancelled, or took longer than pg_topics.acks_timeout."),
-				 errhint("Look at topics.replica for followers that are not in sync, and at topics.worker there.")));
+	/* it is sent before the connection is closed */
+	warn_unconfirmed(is_deposed());
 	refuse_acknowledgement();
-}
-
-/* Return true if this node does not lead any more what the transaction has appended to. */
-static bool
-is_deposed(void)
-{
-	for (int set = -1; (set = topics_leader_set_after(commit_sets, set)) >= 0;)
-		if (topics_mark_slot_kind_of(set) == CLUSTER_FOLLOWER &&
-			topics_mark_slot_generation_of(set) != topics_append_role_generation(set))
-			return true;
-	return false;
 }
 
 /*
@@ -258,7 +270,10 @@ topics_durability_wait(void)
 	}
 	/* the log of another leader goes on, and this commit is not in it */
 	if (is_deposed())
+	{
+		warn_unconfirmed(true);
 		refuse_acknowledgement();
+	}
 	else if (standby_is_behind(lsn))
 		refuse_acknowledgement();
 	else if (may_want_followers && wants_followers(commit_sets))

@@ -1151,6 +1151,9 @@ run_session(void)
 	goes_on = topics_backoff_run(&whole, NULL, begin_session, NULL);
 	if (session.is_removed != session.node.row.is_removed && (goes_on || session.is_removed))
 		(void) topics_backoff_run(&election, NULL, note_removed, &session.is_removed);
+	/* another node has been elected meanwhile */
+	if (goes_on && topics_backoff_left(&election) >= 0)
+		topics_backoff_reset_piece(&election);
 	while (goes_on)
 		goes_on = take_response() && still_follows() && receive_next();
 	fails = session.is_careful || topics_backoff_left(&whole) > 0;

@@ -559,7 +559,11 @@ topics_backoff_run(const WorkPiece *piece, const char *topic, Work work, void *a
 		if (part)
 			BeginInternalSubTransaction(NULL);
 		else
+		{
+			/* what it writes says when */
+			SetCurrentStatementStartTimestamp();
 			StartTransactionCommand();
+		}
 		work(arg);
 		if (part)
 			ReleaseCurrentSubTransaction();

@@ -299,6 +299,19 @@ wake_waiters(HighWatermark *slot)
 	ConditionVariableBroadcast(&slot->frozen_cv);
 }
 
+/* Wake all processes that wait for records of this database's topics: another node may have them. */
+static void
+wake_topics(void)
+{
+	for (int i = 0; i < pg_topics_max_partitions; i++)
+	{
+		PartitionState *state = topics_partition_state_at(i);
+
+		if (state->id.database == MyDatabaseId && state->id.partition == 0)
+			topics_wakeup_topic(state);
+	}
+}
+
 /*
  * Give a slot, or the first one, to the partitions of a database's leader set.  The caller
  * holds the registry lock.  Ends of logs are looked up anew afterwards.
@@ -392,6 +405,7 @@ change_kind(int number, const ClusterFacts *facts)
 	topics_mark_slot_release();
 	topics_follower_forget_heard(set);
 	wake_waiters(slot);
+	wake_topics();
 }
 
 /* Find a slot that no database has; 0 if there is none. */

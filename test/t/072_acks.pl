@@ -631,6 +631,13 @@ my $given =
   q{SELECT count(*) = 2 FROM pg_stat_activity WHERE query LIKE 'CALL topic_log.replica_fetch%' AND datname = 'postgres' AND state = 'idle'};
 $observer->value(q{SELECT topics.create_topic('locked')});
 comes_to($_, 'locked', '', 'a topic on ' . $_->name) for $b, $c;
+# both have asked for more
+poll_until(
+	sub {
+		$observer->value(
+			q{SELECT count(*) = 2 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CALL topic_log.replica_fetch%' AND wait_event IS NOT NULL}
+		) eq 't';
+	}) or die 'followers do not ask';
 pause('b', 'c');
 $observer->value(q{SET pg_topics.acks = 1; CALL topics.send('locked', 'small')});
 poll_until(sub { $observer->value($given) eq 't' }) or die;
@@ -673,7 +680,7 @@ my ($cluster_id, $epoch, $term) = split /\|/,
 sub request
 {
 	my (%r) = (
-		version => 3,
+		version => 4,
 		set => 0,
 		node => 'b',
 		incarnation => $incarnation,
@@ -723,7 +730,7 @@ my $fetch = Session->new($a, user => 'fetcher');
 is($fetch->query('CALL topic_log.replica_fetch(NULL, NULL)')->{sqlstate}, '22004', 'NULL');
 is(fetch_answer($fetch, ''), '08P01', 'no bytes');
 is(fetch_answer($fetch, 'ff' x 100), 'TP005', 'garbage is another version');
-is(fetch_answer($fetch, request(version => $_)), 'TP005', "version $_") for 0, 1, 2, 4, 65535;
+is(fetch_answer($fetch, request(version => $_)), 'TP005', "version $_") for 0, 1, 3, 5, 65535;
 is(fetch_answer($fetch, request(set => 5)), '55000', 'of a leader set that there is not');
 is(fetch_answer($fetch, request(set => $_)), '08P01', "of leader set $_") for 10, 65535;
 is(fetch_answer($fetch, request(cluster => 'x')), '55000', 'of another cluster');

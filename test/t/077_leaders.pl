@@ -70,6 +70,32 @@ check_same($a, 'after the move back', $b, $c);
 is($consumer->query('COMMIT')->{sqlstate},
 	'40001', 'nothing is consumed that may have been consumed elsewhere meanwhile');
 
+# Until a session sleeps in its query
+sub wait_for_records
+{
+	my ($node, $session) = @_;
+
+	return $node->poll_query_until('postgres',
+		"SELECT state = 'active' AND wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $session->{pid}"
+	);
+}
+
+# Who waits for records hears that others lead
+$a->safe_psql('postgres', q{SELECT topics.create_topic('quiet')});
+$a->safe_psql('postgres', q{SELECT count(*) FROM topics.consume('g', 'quiet')});
+my %waiter = map { $_ => Session->new($a) } qw(wait consume);
+$waiter{wait}->send(q{CALL topics.wait('g', 'quiet', '10 min')});
+$waiter{consume}->send(q{SELECT count(*) FROM topics.consume('h', 'quiet', max_wait => '1 min')});
+for my $who (sort keys %waiter)
+{
+	ok(wait_for_records($a, $waiter{$who}), "a session waits in $who");
+}
+$a->safe_psql('postgres', q{CALL topics.move_leader('b')});
+is($waiter{$_}->receive->{sqlstate}, 'TP004', "... and hears that another node leads: $_")
+  for sort keys %waiter;
+$b->safe_psql('postgres', q{CALL topics.move_leader('a')});
+check_same($a, 'after waits', $b, $c);
+
 # ----------------------------------------------------------------------
 # Failover, with a tail that nobody has confirmed
 # ----------------------------------------------------------------------
@@ -88,6 +114,12 @@ $a->start;
 check_same($b, 'the lost node comes back', $a);
 is($a->safe_psql('postgres', q{SELECT count(*), min(value), max(value) FROM topics.truncated}),
 	'5|lost1|lost5', '... and what nobody had confirmed is in topics.truncated');
+is( $a->safe_psql(
+		'postgres',
+		'SELECT bool_and(truncated_at BETWEEN "timestamp" AND clock_timestamp()) FROM topics.truncated'
+	),
+	't',
+	'... with when it was taken away');
 ok( $a->poll_query_until(
 		'postgres', q{SELECT count(*) = 1 FROM topics.topic WHERE topic = 'later'}),
 	'... and new topics come there');
