@@ -362,16 +362,21 @@ topics_log_ends_note_anew(Topic *topic, int32 partitions)
 void
 topics_log_ends_note_stopped(const List *stopped)
 {
+	StringInfoData list;
 	ListCell   *lc;
 
-	execute("DELETE FROM topic_log.lacking WHERE is_stopped AND leader_set = topic_log.leader_set()", NULL, 0);
+	initStringInfo(&list);
 	foreach(lc, stopped)
 	{
 		const LogEnd *end = lfirst(lc);
 
-		execute(psprintf("INSERT INTO topic_log.lacking VALUES (" INT64_FORMAT ", %d, " INT64_FORMAT
-						 ", false, %d, true)", end->topic_id, end->partition, PG_INT64_MAX, topics_leader_set), NULL, 0);
+		appendStringInfo(&list, "%s(" INT64_FORMAT "::int8, %d)", list.len > 0 ? ", " : "", end->topic_id, end->partition);
 	}
+	execute(psprintf("DELETE FROM topic_log.lacking WHERE is_stopped AND leader_set = topic_log.leader_set()%s",
+					 stopped ? psprintf(" AND (topic_id, partition) NOT IN (VALUES %s)", list.data) : ""), NULL, 0);
+	if (stopped)
+		execute(psprintf("INSERT INTO topic_log.lacking SELECT v.*, " INT64_FORMAT ", false, %d, true"
+						 " FROM (VALUES %s) v ON CONFLICT DO NOTHING", PG_INT64_MAX, topics_leader_set, list.data), NULL, 0);
 }
 
 /* Return true if anything is noted as lacking, or, with "anew", as read anew. */
@@ -387,7 +392,9 @@ is_noted(bool anew)
 }
 
 /*
- * Forget what is not lacking any more.  Return true if anything is: this node cannot
+ * Forget what is not lacking any more: it is here, or its topic is gone.  That the metadata here say
+ * nothing of a topic means that it is gone where a term's beginning was compared with them; of what
+ * was left out since, they may just not have heard.  They say nothing of their own topic.  Return true if anything is: this node cannot
  * lead without a loss; with "anew" only if it is read anew: then it cannot vote either.
  */
 bool
@@ -401,8 +408,11 @@ topics_log_ends_are_lacking(bool anew)
 	texts[0] = topics_log_ends_get();
 	execute("DELETE FROM topic_log.lacking l WHERE leader_set = topic_log.leader_set() AND (log_end <= coalesce((SELECT here FROM " COMPARED " c"
 			" WHERE c.topic_id = l.topic_id AND c.partition = l.partition), 0)"
-			" OR NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (key) key, value FROM topic.\"" METADATA_TOPIC "\""
-			" WHERE key = 'topic/' || l.topic_id ORDER BY key, \"offset\" DESC) m WHERE m.value IS NOT NULL))",
+			" OR (SELECT CASE WHEN m.value IS NOT NULL THEN false WHEN m.key IS NOT NULL THEN true"
+			" ELSE NOT is_stopped AND NOT EXISTS (SELECT FROM topic_log.topic t"
+			" WHERE t.topic_id = l.topic_id AND t.view = 'topic.\"" METADATA_TOPIC "\"'::regclass) END"
+			" FROM (SELECT) one LEFT JOIN (SELECT key, value FROM topic.\"" METADATA_TOPIC "\""
+			" WHERE partition = 0 AND key = 'topic/' || l.topic_id ORDER BY \"offset\" DESC LIMIT 1) m ON true))",
 			texts, lengthof(texts));
 	return is_noted(anew);
 }

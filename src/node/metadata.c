@@ -568,7 +568,8 @@ typedef struct MetadataPlace
 	int64		topic_id;
 	uint64		log_end;
 	uint64		commit_lsn;
-}			MetadataPlace;
+	uint64		foreign_writes; /* the state's: a truncation is one */
+} MetadataPlace;
 
 typedef struct KnownNodes
 {
@@ -576,7 +577,7 @@ typedef struct KnownNodes
 	List	   *nodes;
 	MetadataPlace first;		/* of the first set's partition */
 	MetadataPlace own;
-}			KnownNodes;
+} KnownNodes;
 
 static KnownNodes known_nodes[MAX_LEADER_SETS];
 
@@ -585,7 +586,7 @@ static KnownNodes known_nodes[MAX_LEADER_SETS];
  * sees what others do not.
  */
 static bool
-get_place(int partition, MetadataPlace * place)
+get_place(int partition, MetadataPlace *place)
 {
 	Topic	   *topic = topics_catalog_lookup(METADATA_TOPIC, true);
 	PartitionState *state;
@@ -597,6 +598,7 @@ get_place(int partition, MetadataPlace * place)
 	place->topic_id = topic->topic_id;
 	place->log_end = pg_atomic_read_u64(&state->next_offset);
 	place->commit_lsn = pg_atomic_read_u64(&state->commit_lsn);
+	place->foreign_writes = pg_atomic_read_u32(&state->foreign_writes);
 	return place->log_end != UNKNOWN_OFFSET;
 }
 

@@ -539,7 +539,8 @@ include_partitions(void)
 		FedPartition *fed = lfirst(lc);
 		PartitionState *state = topics_partition_state_find(&fed->id);
 
-		if (fed->is_paused || fed->is_excused)
+		/* of what is gone there is nothing to be had */
+		if (state && (fed->is_paused || fed->is_excused))
 			continue;
 		if (state)
 			topics_replica_cut_include(session.follower, state);
@@ -1131,9 +1132,12 @@ write_left_out(StringInfo out)
 	foreach(lc, session.excluded)
 	{
 		FedPartition *fed = lfirst(lc);
-		bool		is_unknown = list_member_ptr(session.unknown, fed);
+		bool		is_unknown;
 
-		if (fed->is_left_out || !(fed->is_paused || fed->is_excused) || (!is_unknown && fed->end <= fed->given))
+		if (fed->is_left_out || !(fed->is_paused || fed->is_excused) || !is_there(fed))
+			continue;
+		is_unknown = list_member_ptr(session.unknown, fed);
+		if (!is_unknown && fed->end <= fed->given)
 			continue;
 		fed->is_left_out = true;
 		write_head(out, fed, is_unknown ? PG_INT64_MAX : fed->end, 0);

@@ -329,14 +329,34 @@ forget_stopped(const LedPartition *led)
 		return;
 	session.stopped = list_delete_ptr(session.stopped, stopped);
 	session.stopped_changed = true;
+	pfree(stopped);
+}
+
+/* In a transaction: forget partitions of topics that are gone. */
+static void
+forget_dropped(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, session.stopped)
+	{
+		LogEnd	   *stopped = lfirst(lc);
+
+		if (topics_catalog_by_id(stopped->topic_id) != NULL || topics_metadata_know_topic(stopped->topic_id) != TOPIC_GONE)
+			continue;
+		session.stopped = foreach_delete_current(session.stopped, lc);
+		pfree(stopped);
+	}
 }
 
 /* In the transaction with which a cut is here as a whole: note what it is without, if that is new. */
 static void
 note_stopped(void)
 {
-	if (session.stopped_changed)
-		topics_log_ends_note_stopped(session.stopped);
+	if (!session.stopped_changed)
+		return;
+	forget_dropped();
+	topics_log_ends_note_stopped(session.stopped);
 	session.stopped_changed = false;
 }
 
@@ -903,7 +923,7 @@ await_topics(void)
 	{
 		const LedPartition *led = lfirst(lc);
 
-		while (led->length > 0 && !is_topic_settled(led))
+		while ((led->length > 0 || led->upto < led->log_end) && !is_topic_settled(led))
 		{
 			if (topics_clock_now() >= until ||
 				topics_mark_slot_row_changes() != session.node.row_changes)
@@ -1119,6 +1139,8 @@ still_follows(void)
 {
 	if (topics_clock_now() < session.look_at)
 		return true;
+	/* topics may be gone by now */
+	session.stopped_changed |= session.stopped != NIL;
 	topics_background_wait(0, WAIT_REPLICATOR_IDLE);
 	topics_worker_slot_take_wish(replicator_slot, get_own_kind());
 	pgstat_report_stat(false);

@@ -124,6 +124,62 @@ $a->start;
 check_all_have('leader', 'when nobody locks it any more');
 
 # ----------------------------------------------------------------------
+# The metadata are locked: the follower does not hear of a new topic
+# ----------------------------------------------------------------------
+
+kill_server($c);
+$producer = Session->new($a);
+$locker = Session->new($a);
+$locker->value('BEGIN');
+$producer->value(q{SET pg_topics.acks = '1'});
+my @feeds = split ' ',
+  $a->safe_psql('postgres',
+	q{SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE query LIKE 'CALL topic_log.replica_fetch%'}
+  );
+kill 'STOP', @feeds;
+$producer->query(
+	q{BEGIN; SELECT topics.create_topic('x'); SELECT topics.produce('x', 'new'); SELECT topics.produce('t', 'new', partition => 0); COMMIT}
+);
+$locker->value('LOCK topic."__cluster_metadata" IN ACCESS EXCLUSIVE MODE');
+kill 'CONT', @feeds;
+ok($b->poll_query_until('postgres', $stopped, '2'),
+	'metadata locked on a: b notes that it lacks them, and a topic of which it has not heard');
+kill_server($a);
+$c->start;
+check_failover_refused('... and does not lead');
+$a->start;
+ok(wait_for_all($a), '... the others have all when the leader is back');
+ok($_->poll_query_until('postgres', $stopped, '0'), '... and ' . $_->name . ' lacks nothing')
+  for $b, $c;
+is( $_->safe_psql(
+		'postgres',
+		q{SELECT (SELECT count(*) FROM topic.x) || ' ' || (SELECT count(*) FROM topic.t WHERE value = 'new')}
+	),
+	'1 1',
+	'... and all of it is on ' . $_->name) for $b, $c;
+
+# ----------------------------------------------------------------------
+# A topic is dropped that was left out
+# ----------------------------------------------------------------------
+
+$a->safe_psql('postgres', q{SELECT topics.create_topic('v')});
+$a->safe_psql('postgres', q{SELECT topics.produce('v', 'first')});
+$a->safe_psql('postgres', q{CALL topics.remove_node('c')});
+$c->safe_psql('postgres', 'SELECT topic_log.leave_cluster()');
+$c->safe_psql('postgres', 'DROP EXTENSION pg_topics CASCADE; CREATE EXTENSION pg_topics');
+my $dropper = Session->new($a);
+$dropper->value(q{BEGIN; SELECT topics.drop_topic('v')});
+my $adder = Session->new($a);
+$adder->send(q{CALL topics.add_node('c', $$} . $c->connstr('postgres') . '$$)');
+ok($c->poll_query_until('postgres', $stopped, '1'),
+	'while a topic is being dropped a node comes, and notes that it lacks that');
+$dropper->value('COMMIT');
+is($adder->receive->{sqlstate}, '', '... is there when it is dropped');
+ok($a->poll_query_until('postgres', q{SELECT counts FROM topics.node WHERE node = 'c'}),
+	'... and counts when it is dropped');
+ok($c->poll_query_until('postgres', $stopped, '0'), '... and lacks nothing');
+
+# ----------------------------------------------------------------------
 # With nothing more than the follower has
 # ----------------------------------------------------------------------
 
