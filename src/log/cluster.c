@@ -30,6 +30,10 @@
 #include "log/log.h"
 #include "pg_topics.h"
 
+/* To who finds that no node leads. */
+static const char *const no_leader_hint =
+"Try again: the nodes elect one within some seconds, if most of them can be reached and pg_topics.automatic_failover is on. Otherwise topics.failover() on another node has that one lead.";
+
 /* Columns of topic_log.cluster */
 enum
 {
@@ -379,10 +383,6 @@ topics_cluster_check_replicas(int32 min_insync_replicas)
 						   replicas, replicas == 1 ? "replica" : "replicas"),
 				 errhint("Add nodes with topics.add_node(), or have commits wait for more followers with topics.alter_cluster().")));
 }
-
-/* To who finds that no node leads. */
-static const char *const no_leader_hint =
-"Try again: the nodes elect one within some seconds, if most of them can be reached and pg_topics.automatic_failover is on. Otherwise topics.failover() on another node has that one lead.";
 
 /*
  * Require this node to lead a leader set, until the transaction has ended: a command changes what

@@ -341,7 +341,7 @@ require_counted(const Election *election)
 static void
 promise_self(Election *election)
 {
-	topics_membership_lock();
+	topics_membership_lock_for_ends();
 	if (!election->row.leads)
 		topics_metadata_apply_cluster();
 	CommandCounterIncrement();
@@ -366,7 +366,7 @@ begin_term(Election *election, bool data_loss)
 {
 	ClusterRow	row;
 
-	topics_membership_lock();
+	topics_membership_lock_for_ends();
 	topics_cluster_require_row(&row);
 	if (row.promised_term != election->term || strcmp(row.promised_to, row.node) != 0)
 		return false;
@@ -375,7 +375,7 @@ begin_term(Election *election, bool data_loss)
 	ForceSyncCommit();
 	next_transaction(election);
 	TEST_POINT("election-won");
-	topics_membership_lock();
+	topics_membership_lock_for_ends();
 	topics_membership_say_leader();
 	next_transaction(election);
 	ereport(data_loss ? WARNING : LOG,

@@ -19,6 +19,11 @@
  * which later cuts go on, since they are stopped here, or locked at the leader: it may have
  * a part of what was committed at once.
  *
+ * WHO WAITS FOR A LOG'S END.  After a server's start an end is looked up in its log, which
+ * waits for who has the topic locked; who drops one then waits for the node's row.  So an
+ * end that is to be read under the row's lock is learned before that is taken
+ * (topics_membership_lock).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -124,7 +129,7 @@ get_end(Topic *topic, int32 number, const List *unfinished)
 	int64		end = pg_atomic_read_u64(&topics_catalog_partition_state(topic, number)->next_offset);
 	ListCell   *lc;
 
-	/* who drops a topic has locked it, and may wait for us */
+	/* rare under the row's lock: all were learned before that was taken */
 	if (end == UNKNOWN_OFFSET)
 	{
 		if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
@@ -168,6 +173,24 @@ append_missing(StringInfo text)
 						 SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
 	MemoryContextSwitchTo(old);
 	end_query(scope);
+}
+
+/* Have shared memory know where all logs end, of any leader set; wait for who has one locked. */
+void
+topics_log_ends_learn(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, topics_catalog_list())
+	{
+		Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		for (int32 number = 0; topic && number < topic->partitions; number++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			(void) get_end(topic, number, NIL);
+		}
+	}
 }
 
 static char *

@@ -127,17 +127,39 @@ lock_row(int set, LOCKMODE mode)
 	LockDatabaseObject(relid, set, 0, mode);
 }
 
+/*
+ * Know what the transaction reads under the lock of a row, which waits for nobody then: a leader's
+ * first commit since the server's start reads where all logs end, and who has a topic locked may
+ * want the row next.
+ */
+static void
+prepare_to_lock(void)
+{
+	if (unlikely(!topics_mark_slot_has_epoch()))
+		topics_log_ends_learn();
+}
+
 /* Lock this node's row of the set that this process acts for. */
 void
 topics_membership_lock(void)
 {
+	prepare_to_lock();
 	lock_row(topics_leader_set, ExclusiveLock);
 }
 
-/* The same, of all sets. */
+/* The same, for who reads where logs end, on whatever node. */
+void
+topics_membership_lock_for_ends(void)
+{
+	topics_log_ends_learn();
+	lock_row(topics_leader_set, ExclusiveLock);
+}
+
+/* Lock this node's row of all sets. */
 void
 topics_membership_lock_all(void)
 {
+	prepare_to_lock();
 	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
 		lock_row(set, ExclusiveLock);
 }

@@ -16,7 +16,7 @@ use Topics;
 
 my ($a, $b, $c) =
   make_cluster(conf =>
-	  "pg_topics.worker_interval = '1 s'\npg_topics.automatic_failover = off\npg_topics.node_timeout = '1 s'\npg_topics.acks_timeout = '2 min'\n"
+	  "pg_topics.worker_interval = '1 s'\npg_topics.automatic_failover = off\npg_topics.node_timeout = '1 s'\npg_topics.acks_timeout = '2 min'\nmax_prepared_transactions = 1\n"
   );
 my $stopped = 'SELECT count(*) FROM topic_log.lacking WHERE is_stopped';
 
@@ -191,5 +191,32 @@ ok(has($a, $b, 'u', 4), 'a topic that is locked, and of which there is nothing n
 is($b->safe_psql('postgres', $stopped), '0', '... is not lacking');
 $locker->value('ROLLBACK');
 move_leader_to($b);
+
+# ----------------------------------------------------------------------
+# The leader's first commit since its start says where all logs end
+# ----------------------------------------------------------------------
+
+$b->safe_psql('postgres',
+	q{BEGIN; LOCK topic.x IN ACCESS EXCLUSIVE MODE; PREPARE TRANSACTION 'locks x'});
+kill_server($_) for $a, $c, $b;
+$b->start;
+$producer = Session->new($b);
+$producer->value(q{SET pg_topics.acks = '1'});
+$producer->send(q{SELECT topics.produce('t', 'first commit', partition => 0)});
+ok( $b->poll_query_until(
+		'postgres',
+		"SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $producer->{pid}"),
+	'the first commit waits to see where a topic ends that is locked');
+is( $b->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM pg_locks WHERE classid = 'topic_log.cluster'::regclass AND mode = 'ExclusiveLock'}
+	),
+	'0',
+	q{... without the node's row, which who drops the topic takes next});
+$b->safe_psql('postgres', q{ROLLBACK PREPARED 'locks x'});
+is($producer->receive->{sqlstate}, '', '... and is done when nobody locks it');
+$a->start;
+$c->start;
+ok(wait_for_all($b), '... and the others have it');
 
 done_testing();
