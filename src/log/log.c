@@ -29,6 +29,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "executor/tuptable.h"
@@ -321,6 +322,19 @@ TimestampTz
 topics_log_tuple_timestamp(const HeapTupleData *tuple)
 {
 	return *(const TimestampTz *) ((const char *) tuple->t_data + tuple->t_data->t_hoff + sizeof(int64));
+}
+
+/* Get the size in bytes of a key, a value or headers, in their own type; a value elsewhere is not fetched. */
+int64
+topics_log_value_bytes(Datum value, bool isnull, int typlen)
+{
+	if (isnull)
+		return 0;
+	if (typlen == -1)
+		return toast_raw_datum_size(value) - VARHDRSZ;
+	if (typlen == -2)
+		return strlen(DatumGetCString(value));
+	return typlen;
 }
 
 /*

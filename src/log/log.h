@@ -511,6 +511,7 @@ extern void topics_log_report_out_of_range(const char *topic, int32 partition, i
 										   int64 start, int64 end, const char *hint);
 #define GIVEN_OFFSETS (-1)		/* in place of the first of them */
 extern int64 topics_log_tuple_offset(const HeapTupleData *tuple);
+extern int64 topics_log_value_bytes(Datum value, bool isnull, int typlen);
 extern TimestampTz topics_log_tuple_timestamp(const HeapTupleData *tuple);
 extern void topics_log_append(Relation segment_rel, TupleTableSlot **slots,
 							  HeapTupleData *tuples, int ntuples, int64 first_offset,

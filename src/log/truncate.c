@@ -91,6 +91,42 @@ reopen_segments(const Partition *partition, int64 end)
 							 partition->state->id.topic_id, partition->number);
 }
 
+/*
+ * Find the first of the records that are kept, from an offset on: the newest, as many as may be
+ * kept.  Values of another type than text count as they are stored.
+ */
+static int64
+find_first_kept(const Partition *partition, int64 end)
+{
+	int64		next = topics_log_next_offset(partition);
+	int64		from = topics_max(end, next - MAX_KEPT);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	LogReader  *reader = topics_log_reader_open(partition->rel, from, PG_INT64_MAX, snapshot, true);
+	int64	   *bytes = palloc0(sizeof(int64) * topics_max(next - from, 1));
+	int64		total = 0;
+	int64		result = next;
+	TupleTableSlot *slot;
+
+	while ((slot = topics_log_reader_next(reader)) != NULL)
+	{
+		int64		place = topics_log_get_offset(slot) - from;
+
+		CHECK_FOR_INTERRUPTS();
+		if (place >= next - from)
+			break;
+		slot_getallattrs(slot);
+		for (int i = Anum_log_key - 1; i < Anum_log_headers; i++)
+			bytes[place] += topics_log_value_bytes(slot->tts_values[i], slot->tts_isnull[i],
+												   TupleDescAttr(slot->tts_tupleDescriptor, i)->attlen);
+	}
+	topics_log_reader_close(reader);
+	UnregisterSnapshot(snapshot);
+	while (result > from && total + bytes[result - from - 1] <= MAX_KEPT_BYTES)
+		total += bytes[--result - from];
+	pfree(bytes);
+	return result;
+}
+
 #define KEPT_BYTES \
 	"coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + coalesce(octet_length(headers::text), 0)"
 
@@ -100,19 +136,21 @@ keep_records(const Partition *partition, int64 end, int64 epoch)
 {
 	(void) topics_read_cut_show_all(true);
 	topics_statement_execute("INSERT INTO topic_log.truncated (topic, topic_id, notify_key, partition, \"offset\", \"timestamp\", key, value, headers, epoch)"
-							 " SELECT * FROM (SELECT %s, t.topic_id, t.notify_key, %d, \"offset\", \"timestamp\", key::text, value::text, headers, " INT64_FORMAT
+							 " SELECT %s, t.topic_id, t.notify_key, %d, \"offset\", \"timestamp\", key::text, value::text, headers, " INT64_FORMAT
 							 " FROM topic_log.%s, topic_log.topic t WHERE t.topic_id = " INT64_FORMAT
-							 " AND \"offset\" >= " INT64_FORMAT " ORDER BY \"offset\" DESC LIMIT %d) r ORDER BY \"offset\"",
+							 " AND \"offset\" >= " INT64_FORMAT " ORDER BY \"offset\"",
 							 quote_literal_cstr(NameStr(partition->topic->name)), partition->number, epoch,
 							 quote_identifier(RelationGetRelationName(partition->rel)),
-							 partition->state->id.topic_id, end, MAX_KEPT);
+							 partition->state->id.topic_id, find_first_kept(partition, end));
 	(void) topics_read_cut_show_all(false);
-	/* the places are only looked up if there are too many */
-	topics_statement_execute("DELETE FROM topic_log.truncated t USING (SELECT number, row_number() OVER w AS place,"
-							 " sum(" KEPT_BYTES ") OVER w AS bytes FROM topic_log.truncated"
-							 " WINDOW w AS (ORDER BY number DESC)) r WHERE r.number = t.number AND (place > %d OR bytes > %d)"
-							 " AND (SELECT count(*) > %d OR sum(" KEPT_BYTES ") > %d FROM topic_log.truncated)",
-							 MAX_KEPT, MAX_KEPT_BYTES, MAX_KEPT, MAX_KEPT_BYTES);
+	topics_statement_execute("DELETE FROM topic_log.truncated WHERE number <="
+							 " (SELECT number FROM topic_log.truncated ORDER BY number DESC OFFSET %d LIMIT 1)", MAX_KEPT);
+	/* the places are only looked up if there are too many bytes */
+	topics_statement_execute("DELETE FROM topic_log.truncated t USING (SELECT number, sum(" KEPT_BYTES ") OVER w AS bytes"
+							 " FROM topic_log.truncated WINDOW w AS (ORDER BY number DESC)) r"
+							 " WHERE r.number = t.number AND bytes > %d"
+							 " AND (SELECT sum(" KEPT_BYTES ") > %d FROM topic_log.truncated)",
+							 MAX_KEPT_BYTES, MAX_KEPT_BYTES);
 }
 
 /* Delete the records from an offset on.  Return how many there were. */

@@ -11,7 +11,6 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/parallel.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -212,18 +211,6 @@ topics_produce_partition_of(Topic *topic, text *key)
 																		  PointerGetDatum(key)));
 }
 
-static int64
-count_datum_bytes(Datum value, bool isnull, int typlen)
-{
-	if (isnull)
-		return 0;
-	if (typlen == -1)
-		return toast_raw_datum_size(value) - VARHDRSZ;
-	if (typlen == -2)
-		return strlen(DatumGetCString(value));
-	return typlen;
-}
-
 /* ----------------------------------------------------------------
  *		A record
  * ----------------------------------------------------------------
@@ -261,9 +248,9 @@ topics_produce_check_settings(Topic *topic, const RecordDraft *draft)
 				 errmsg("a record of topic \"%s\" needs a key", NameStr(topic->name)),
 				 errdetail("The topic's cleanup_policy includes \"compact\", which keeps the latest record of each key.")));
 
-	bytes = count_datum_bytes(draft->key, draft->key_isnull, topic->key.typlen) +
-		count_datum_bytes(draft->value, draft->value_isnull, topic->value.typlen) +
-		count_datum_bytes(draft->headers, draft->headers_isnull, -1);
+	bytes = topics_log_value_bytes(draft->key, draft->key_isnull, topic->key.typlen) +
+		topics_log_value_bytes(draft->value, draft->value_isnull, topic->value.typlen) +
+		topics_log_value_bytes(draft->headers, draft->headers_isnull, -1);
 	if (bytes > topic->settings.max_message_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),

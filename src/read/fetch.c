@@ -12,7 +12,6 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
@@ -71,13 +70,6 @@ convert_value(OutputColumn *output, Datum value)
 	return PointerGetDatum(cstring_to_text(text));
 }
 
-/* Return the size that a value counts for, towards max_bytes. */
-static int64
-count_bytes(Datum value, bool isnull)
-{
-	return isnull ? 0 : toast_raw_datum_size(value) - VARHDRSZ;
-}
-
 /* Make a row of the result from a row of the log table; return its size. */
 static int64
 form_record(TupleTableSlot *slot, RecordOutput *output, Datum *values, bool *nulls)
@@ -96,9 +88,9 @@ form_record(TupleTableSlot *slot, RecordOutput *output, Datum *values, bool *nul
 	nulls[RECORD_HEADERS] = slot->tts_isnull[Anum_log_headers - 1];
 	values[RECORD_HEADERS] = slot->tts_values[Anum_log_headers - 1];
 
-	return count_bytes(values[RECORD_KEY], nulls[RECORD_KEY]) +
-		count_bytes(values[RECORD_VALUE], nulls[RECORD_VALUE]) +
-		count_bytes(values[RECORD_HEADERS], nulls[RECORD_HEADERS]);
+	return topics_log_value_bytes(values[RECORD_KEY], nulls[RECORD_KEY], -1) +
+		topics_log_value_bytes(values[RECORD_VALUE], nulls[RECORD_VALUE], -1) +
+		topics_log_value_bytes(values[RECORD_HEADERS], nulls[RECORD_HEADERS], -1);
 }
 
 /* ----------------------------------------------------------------

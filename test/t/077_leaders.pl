@@ -125,6 +125,41 @@ ok( $a->poll_query_until(
 	'... and new topics come there');
 
 # ----------------------------------------------------------------------
+# The newest of a tail are kept: 100,000 records, or 64 MB
+# ----------------------------------------------------------------------
+
+# A leader is lost with what a statement has produced there; the rows of topics.truncated when it is
+# back, and another one leads
+sub kept_of_tail
+{
+	my ($old, $new, $produces) = @_;
+
+	$_->stop('immediate') for grep { $_ != $old } $a, $b, $c;
+	$old->safe_psql('postgres', "SET pg_topics.acks = '1'; $produces");
+	$old->stop('immediate');
+	$_->start for grep { $_ != $old } $a, $b, $c;
+	$new->safe_psql('postgres', q{CALL topics.failover('} . $old->name . q{')});
+	$old->start;
+	ok(wait_for_all($new), 'a node comes back that led, with a long tail');
+	return $old->safe_psql('postgres',
+		q{SELECT topic, count(*), min(value::int), max(value::int) FROM (SELECT topic, split_part(value, ' ', 1) AS value FROM topics.truncated WHERE topic <> 't') r GROUP BY topic}
+	);
+}
+
+is( kept_of_tail(
+		$b, $a, q{SELECT count(topics.produce('later', i::text)) FROM generate_series(1, 100100) i}
+	),
+	'later|100000|101|100100',
+	'of more records than that the newest are kept');
+is( kept_of_tail(
+		$a,
+		$b,
+		q{SELECT count(topics.produce('later', rpad(i || ' ', 1000000, 'x'))) FROM generate_series(1, 70) i}
+	),
+	'later|67|4|70',
+	'... and of wide ones as many as may be');
+
+# ----------------------------------------------------------------------
 # A majority elects a leader by itself
 # ----------------------------------------------------------------------
 
