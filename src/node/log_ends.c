@@ -417,8 +417,10 @@ is_noted(bool anew)
 /*
  * Forget what is not lacking any more: it is here, or its topic is gone.  That the metadata here say
  * nothing of a topic means that it is gone where a term's beginning was compared with them; of what
- * was left out since, they may just not have heard.  They say nothing of their own topic.  Return true if anything is: this node cannot
- * lead without a loss; with "anew" only if it is read anew: then it cannot vote either.
+ * was left out since, they may just not have heard.  They say nothing of their own topic.
+ *
+ * Return true if anything is: this node cannot lead without a loss; with "anew" only if it is read
+ * anew: then it cannot vote either.
  */
 bool
 topics_log_ends_are_lacking(bool anew)

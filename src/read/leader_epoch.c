@@ -298,9 +298,9 @@ topics_leader_epoch_load(void)
 }
 
 /*
- * A record of a log says an offset of another partition's log, of the same leader set.  Return where the log of that
- * partition ended when the epoch after that record's began, or PG_INT64_MAX.  The chain was
- * loaded before.
+ * A record of a log says an offset of another partition's log, of the same leader set.
+ * Return where the log of that partition ended when the epoch after that record's began,
+ * or PG_INT64_MAX.  The chain was loaded before.
  */
 int64
 topics_leader_epoch_find_end(int set, const TopicPartition *log, int64 record_offset, int64 topic_id, int32 partition)

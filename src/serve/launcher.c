@@ -12,8 +12,8 @@
  * stands in shared memory.  Only whether a database has the extension it cannot
  * know: at start it starts a worker in each database that takes connections, and
  * later in one that has come, or that the extension has come to or gone from
- * (hooks.c); a worker that finds no extension says so and ends.  A server without the extension has a launcher
- * that sleeps for good.
+ * (hooks.c); a worker that finds no extension says so and ends.  A server without the
+ * extension has a launcher that sleeps for good.
  *
  * PLACES.  Who waits longest gets the next place.  If all are taken, a worker is
  * asked to give up its own: one that has nothing to do, after IDLE_PLACE_MS at

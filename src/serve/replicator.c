@@ -74,8 +74,7 @@ typedef struct ReplicatorArgs
 /* A partition that the leader sends nothing of, in this session. */
 typedef struct PausedPartition
 {
-	int64		topic_id;
-	int32		partition;
+	LogEnd		end;			/* of no offset */
 	bool		has_failed;		/* the piece that follows */
 	WorkPiece	piece;
 } PausedPartition;
@@ -267,35 +266,26 @@ commit_and_go_on(void)
  * ----------------------------------------------------------------
  */
 
+/* Find a partition in a list of LogEnds, or of what begins with one; NULL if it is not there. */
+static LogEnd *
+find_in(const List *ends, const LedPartition *led)
+{
+	ListCell   *lc;
+
+	foreach(lc, ends)
+	{
+		LogEnd	   *end = lfirst(lc);
+
+		if (end->topic_id == led->topic_id && end->partition == led->partition)
+			return end;
+	}
+	return NULL;
+}
+
 static bool
 is_paused(const LedPartition *led)
 {
-	ListCell   *lc;
-
-	foreach(lc, session.paused)
-	{
-		const PausedPartition *paused = lfirst(lc);
-
-		if (paused->topic_id == led->topic_id && paused->partition == led->partition)
-			return true;
-	}
-	return false;
-}
-
-/* Find a partition among those of which the leader has more; NULL if it is not there. */
-static LogEnd *
-find_stopped(const LedPartition *led)
-{
-	ListCell   *lc;
-
-	foreach(lc, session.stopped)
-	{
-		LogEnd	   *stopped = lfirst(lc);
-
-		if (stopped->topic_id == led->topic_id && stopped->partition == led->partition)
-			return stopped;
-	}
-	return NULL;
+	return find_in(session.paused, led) != NULL;
 }
 
 /*
@@ -308,7 +298,7 @@ add_stopped(const LedPartition *led)
 	MemoryContext old;
 	LogEnd	   *stopped;
 
-	if ((led->length == 0 && led->upto >= led->log_end) || find_stopped(led))
+	if ((led->length == 0 && led->upto >= led->log_end) || find_in(session.stopped, led))
 		return;
 	old = MemoryContextSwitchTo(session.cxt);
 	stopped = palloc0(sizeof(LogEnd));
@@ -323,7 +313,7 @@ add_stopped(const LedPartition *led)
 static void
 forget_stopped(const LedPartition *led)
 {
-	LogEnd	   *stopped = session.stopped ? find_stopped(led) : NULL;
+	LogEnd	   *stopped = find_in(session.stopped, led);
 
 	if (stopped == NULL)
 		return;
@@ -370,8 +360,10 @@ pause_partition(const LedPartition *led, const WorkPiece *piece, long ms)
 	MemoryContext old = MemoryContextSwitchTo(session.cxt);
 	PausedPartition *paused = palloc(sizeof(PausedPartition));
 
-	paused->topic_id = led->topic_id;
-	paused->partition = led->partition;
+	paused->end = (LogEnd)
+	{
+		.topic_id = led->topic_id,.partition = led->partition
+	};
 	paused->has_failed = piece && topics_backoff_left(piece) >= 0;
 	if (paused->has_failed)
 		paused->piece = *piece;

@@ -585,8 +585,8 @@ is_mark_confirmed(int set, uint64 mark)
  * until "check", if there is one, says that this goes for all of them.  Return
  * false if it is not, since the wait was cancelled or has come to its
  * time, or this database is not what it was in "generation": the mark is another one
- * then, and another node may have no such commit.  Raises nothing, and is not ended by the postmaster's death here, where
- * the commit is not complete.
+ * then, and another node may have no such commit.  Raises nothing, and is not ended by
+ * the postmaster's death here, where the commit is not complete.
  *
  * Nobody may be there to advance the mark, say if the commit at its position
  * did not wait.  So the waiter looks by itself now and then.

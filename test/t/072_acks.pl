@@ -74,7 +74,7 @@ sub waiting
 	return Session->waiting_for_standby($a, $observer, @_);
 }
 
-sub is_waiting
+sub is_waiting_for_others
 {
 	my ($session) = @_;
 
@@ -264,7 +264,7 @@ my $waiter = Session->new($a);
 $waiter->send(q{CALL topics.wait_offset('t', 0, 3, '1 min'); SELECT count(*) FROM topic.t});
 my $fetcher = Session->new($a);
 $fetcher->send(q{SELECT value FROM topics.fetch('t', 0, 1, max_records => 1, max_wait => '1 min')});
-ok(is_waiting($first), 'the first still waits');
+ok(is_waiting_for_others($first), 'the first still waits');
 resume('c');
 is($first->receive->{rows}[-1], 'COMMIT', 'with one follower it is acknowledged');
 is($_->receive->{rows}[-1] =~ s/\d+$/n/r, '0|n', '... and the next one') for @waiting;
@@ -284,7 +284,7 @@ poll_until(
 	sub {
 		$observer->value(q{SELECT lag FROM topics.replica WHERE node = 'c' AND topic = 't'}) eq '0';
 	}) or die;
-ok(is_waiting($first), 'two are wanted, and one has it');
+ok(is_waiting_for_others($first), 'two are wanted, and one has it');
 is(values_on($_, 't'), $all, 'hidden on ' . $_->name) for $a, $b, $c;
 resume('b');
 is($first->receive->{rows}[0], '0|8', 'both have it');
@@ -331,15 +331,15 @@ poll_until(
 	sub {
 		$observer->value(q{SELECT lag FROM topics.replica WHERE node = 'c' AND topic = 't'}) eq '0';
 	}) or die;
-ok(is_waiting($first), 'acks_followers is raised: it waits for both');
+ok(is_waiting_for_others($first), 'acks_followers is raised: it waits for both');
 $observer->value('SELECT topics.alter_cluster(1)');
 like($first->receive->{rows}[0], qr/^0/, 'lowered: one is enough');
 pause('c');
 $first = waiting(q{CALL topics.send('t', 'lowered')});
 $observer->value('SELECT topics.alter_cluster(0)');
-ok(is_waiting($first), '0: not before another node knows of it');
+ok(is_waiting_for_others($first), '0: not before another node knows of it');
 $observer->value('SELECT topics.alter_cluster(0)');
-ok(is_waiting($first), '... however often it is said');
+ok(is_waiting_for_others($first), '... however often it is said');
 resume('c');
 like($first->receive->{rows}[0], qr/^0/, '... then it goes on');
 pause('c');
@@ -407,7 +407,7 @@ for my $call (qw(pg_cancel_backend pg_terminate_backend))
 	is(scalar(grep { /\|/ } @{ $result->{rows} }), 0, "$call: send is not acknowledged");
 	is($result->{sqlstate}, '40003', '... it raises') if $call eq 'pg_cancel_backend';
 }
-ok(is_waiting($patient), 'statement_timeout does not end the wait of others');
+ok(is_waiting_for_others($patient), 'statement_timeout does not end the wait of others');
 is(values_on($a, 'ends'), '', 'nothing of that is seen');
 resume('b', 'c');
 is($patient->receive->{rows}[-1] =~ s/\d+/n/r, 'n', '... until it is confirmed');
@@ -518,7 +518,7 @@ pause('c');
 my $colored = waiting(q{BEGIN; INSERT INTO topic.colors (value) VALUES ('green'); COMMIT});
 like(answer($other, q{CALL topics.send('t', 'beside')}), qr/^0/, '... and this one all else');
 $all .= ' beside';
-ok(is_waiting($colored), '... while the topic waits for the one that has the type');
+ok(is_waiting_for_others($colored), '... while the topic waits for the one that has the type');
 is(values_on($a, 'colors'), 'red', '... its record is hidden');
 is(values_on($a, 't'), $all, '... and other topics are seen');
 my $both = waiting(
@@ -536,7 +536,7 @@ $colored = waiting(q{INSERT INTO topic.pairs (value) VALUES ((1, 'x'))});
 like(answer($other, q{CALL topics.send('t', 'others')}),
 	qr/^0/, 'a type that no follower has: other topics go on');
 $all .= ' others';
-ok(is_waiting($colored), '... the topic waits');
+ok(is_waiting_for_others($colored), '... the topic waits');
 is(values_on($a, 'pairs'), '', '... its record is hidden');
 is(values_on($a, 't'), $all, '... and others are seen');
 $c->safe_psql('postgres', 'CREATE TYPE pair AS (a int, b text)');
@@ -567,13 +567,13 @@ like(answer($session{$_}, q{CALL topics.send('t', 'there')}), qr/^0/, "$_ does n
   for qw(second alone);
 is($a->safe_psql($_, 'SELECT value FROM topic.t'), 'there', "... nor readers of $_")
   for qw(second alone);
-ok(is_waiting($first), '... while the first waits');
+ok(is_waiting_for_others($first), '... while the first waits');
 resume('b', 'c');
 like($first->receive->{rows}[0], qr/^0/, '... and goes on');
 $all .= ' here';
 pause('b/fourth');
 $session{second}->send(q{CALL topics.send('t', 'second')});
-poll_until(sub { is_waiting($session{second}) }) or die;
+poll_until(sub { is_waiting_for_others($session{second}) }) or die;
 like(answer($other, q{CALL topics.send('t', 'first')}), qr/^0/, 'the other way round');
 $all .= ' first';
 is(values_on($a, 't'), $all, '... its readers neither');
@@ -585,7 +585,7 @@ resume('b/fourth');
 like($session{second}->receive->{rows}[0], qr/^0/, 'it goes on');
 $b->safe_psql('postgres', 'DROP DATABASE fourth WITH (FORCE)');
 $session{second}->send(q{CALL topics.send('t', 'dropped')});
-poll_until(sub { is_waiting($session{second}) }) or die;
+poll_until(sub { is_waiting_for_others($session{second}) }) or die;
 is($a->safe_psql('second', 'SELECT count(*) FROM topic.t'),
 	2, 'a follower that was dropped confirms nothing');
 like(
@@ -856,7 +856,7 @@ poll_until(
 			'SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn) = 0 FROM pg_stat_replication')
 		  eq 't';
 	}) or die;
-ok(is_waiting($last), 'acks=all waits for followers as well');
+ok(is_waiting_for_others($last), 'acks=all waits for followers as well');
 resume('b', 'c');
 like($_->receive->{rows}[0], qr/^0/, 'with both it is acknowledged') for $patience, $last;
 $all .= ' standby acks_0 local acks_1 last';

@@ -70,25 +70,16 @@ check_same($a, 'after the move back', $b, $c);
 is($consumer->query('COMMIT')->{sqlstate},
 	'40001', 'nothing is consumed that may have been consumed elsewhere meanwhile');
 
-# Until a session sleeps in its query
-sub wait_for_records
-{
-	my ($node, $session) = @_;
-
-	return $node->poll_query_until('postgres',
-		"SELECT state = 'active' AND wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $session->{pid}"
-	);
-}
-
 # Who waits for records hears that others lead
 $a->safe_psql('postgres', q{SELECT topics.create_topic('quiet')});
 $a->safe_psql('postgres', q{SELECT count(*) FROM topics.consume('g', 'quiet')});
+my $observer = Session->new($a);
 my %waiter = map { $_ => Session->new($a) } qw(wait consume);
 $waiter{wait}->send(q{CALL topics.wait('g', 'quiet', '10 min')});
 $waiter{consume}->send(q{SELECT count(*) FROM topics.consume('h', 'quiet', max_wait => '1 min')});
 for my $who (sort keys %waiter)
 {
-	ok(wait_for_records($a, $waiter{$who}), "a session waits in $who");
+	ok(poll_until(sub { is_waiting($observer, $waiter{$who}) }), "a session waits in $who");
 }
 $a->safe_psql('postgres', q{CALL topics.move_leader('b')});
 is($waiter{$_}->receive->{sqlstate}, 'TP004', "... and hears that another node leads: $_")

@@ -17,7 +17,8 @@ use IPC::Open3;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(is_running poll_until signal_backend hold_append_lock kill_server postmaster_pid);
+our @EXPORT =
+  qw(is_running poll_until signal_backend hold_append_lock is_waiting kill_server postmaster_pid);
 
 my %stopped;
 
@@ -295,6 +296,7 @@ sub stop_between
 	}
 }
 
+# Whether a session sleeps in its query, as another one sees it
 sub is_waiting
 {
 	my ($observer, $waiter) = @_;
