@@ -40,7 +40,7 @@ class Observer(workload.Rereader):
 
     def probe(self):
         """Everything moves again: each partition takes a record."""
-        for topic in workload.LOADED + workload.KEPT:
+        for topic in (*workload.LOADED, *workload.KEPT, workload.SPREAD):
             for partition in range(self.context.partitions[topic]):
                 id = f"probe.{topic}.{partition}"
 

@@ -17,7 +17,7 @@ from leaders import NODE_TIMEOUT, NODES
 
 KINDS = ("leader_killed", "two_leaders_killed", "nodes_killed", "node_killed", "leader_crash", "leader_frozen", "node_frozen",
          "leader_cut", "node_cut", "leader_moved", "move_interrupted", "failover", "leader_deposed", "leader_asked",
-         "promised_killed", "promised_cut", "topic_locked", "acks_changed")
+         "promised_killed", "promised_cut", "topic_locked", "acks_changed", "rebalanced")
 # of those of any server, for the one that leads
 ALL_KINDS = KINDS + ("cancel", "terminate", "kill_worker", "terminate_worker", "stop_worker")
 
@@ -250,6 +250,10 @@ class LeadersFaults(NodesFaults):
             to, at = self.other(node), self.random.choice(NODES)
             results.append([at, node, to, self.call(at, f"CALL topics.move_leader('{to}', '{node}')")])
         return {"moves": results}
+
+    def rebalanced(self):
+        """Each leader set goes to the node that it prefers."""
+        return {"result": self.call(self.leader(), "CALL topics.rebalance_leaders()")}
 
     def move_interrupted(self):
         """A move, in which one of the two is killed."""

@@ -15,12 +15,14 @@ import psycopg2
 from nodes import PORT, Cluster, Proxy
 from nodes import CONFIGURATION as OF_NODES
 from server import DATABASE, USER, Server, ServerFailure
-from workload import Producer, SimpleConsumer, Worker
+from workload import SPREAD, TOPICS, Producer, SimpleConsumer, Worker
 
 NODES = ("a", "b", "c")
 NODE_TIMEOUT = 1  # seconds
 
-TERM = "SELECT node, term FROM topic_log.cluster WHERE leader = node"
+TERM = "SELECT node, term FROM topic_log.cluster WHERE leader = node AND leader_set = 0"
+LEADS_PARTITION = """SELECT FROM topics.replica JOIN topics.cluster USING (node)
+    WHERE topic = %s AND partition = %s AND replica.role = 'leader'"""
 
 STOPPED = b"has confirmed records that the leader does not have"  # in a node's log
 
@@ -51,6 +53,15 @@ class Leaders(Cluster):
                     place = self.nodes[node].sockets if other == node else os.path.join(directory, f"{node}-{other}")
                     file.write(f"[{other}]\nhost={place}\nuser={USER}\ndbname={DATABASE}\n")
 
+    def prepare(self, schema):
+        super().prepare(schema)
+        self.await_true("SELECT count(*) = 3 FROM topics.node WHERE counts", self.primary)
+        self.ask(f"SELECT topics.drop_topic('{SPREAD}')")
+        self.ask(f"SELECT topics.create_topic('{SPREAD}', {TOPICS[SPREAD]}, segment_bytes => 131072,"
+                 " retention_time => '-1 s', leaders => 'spread')")
+        for server in self.nodes.values():
+            self.await_true("SELECT count(*) = 1 FROM topics.topic WHERE topic = 'spread'", server)
+
     @property
     def followers(self):
         return {node: server for node, server in self.nodes.items() if server is not self.primary}
@@ -74,7 +85,7 @@ class Leaders(Cluster):
         terms = {}
         for node, server in self.nodes.items():
             try:
-                terms[node] = self.ask("SELECT term FROM topic_log.cluster WHERE leader = node", server)
+                terms[node] = self.ask("SELECT (SELECT term FROM topic_log.cluster WHERE leader = node AND leader_set = 0)", server)
             except psycopg2.Error:
                 pass
         leading = [(term, node) for node, term in terms.items() if term is not None]
@@ -103,12 +114,20 @@ class Leaders(Cluster):
                 raise ConfirmedLost(next(line.decode(errors="replace") for line in lines.split(b"\n") if STOPPED in line))
             self.logs_seen[node] += len(lines)
 
+    def all_follow(self, leader, sets):
+        return all(self.ask(f"SELECT bool_and(leader = '{leader}') FROM topic_log.cluster WHERE {sets}", server)
+                   for server in self.nodes.values())
+
     def all_agree(self):
-        """All follow the node that leads."""
+        """All follow the node that leads, in all leader sets: it is given those that others lead."""
         self.look_into_logs()
         leader = self.look()
-        return leader and all(self.ask("SELECT leader FROM topics.cluster", server) == leader
-                              for server in self.nodes.values())
+        if not leader or not self.all_follow(leader, "leader_set = 0"):
+            return False
+        for node, server in self.nodes.items():
+            if node != leader and self.ask("SELECT count(*) FROM topic_log.cluster WHERE leader = node", server):
+                self.ask(f"CALL topics.move_leader('{leader}', '{node}')")
+        return self.all_follow(leader, "true")
 
     def ensure_up(self):
         """All run, reach each other, follow the same node, and show all that it has now."""
@@ -141,15 +160,15 @@ class Leaders(Cluster):
     def connect_to_standby(self, name, node):
         return self.nodes[node].connect(name)
 
-    def connect_to_leader(self, name, random):
-        """A session with a node that says that it leads."""
+    def connect_to_leader(self, name, random, leads="SELECT FROM topics.cluster WHERE leader = node", parameters=None):
+        """A session with a node that says that it leads: of which the query, "leads", has a row."""
         for node in random.sample(NODES, len(NODES)):
             try:
                 connection = self.nodes[node].connect(name, connect_timeout=2)
                 self.connections[node] = [*(other for other in self.connections[node] if not other.closed), connection]
                 cursor = connection.cursor()
-                cursor.execute("SELECT leader = node FROM topics.cluster")
-                if cursor.fetchone()[0]:
+                cursor.execute(leads, parameters)
+                if cursor.rowcount:
                     return connection
                 connection.close()
             except psycopg2.Error:
@@ -207,6 +226,16 @@ class LeaderProducer(AtLeader, Producer):
                     self.disconnect()
             return outcome
         return super().perform(f, body_in_term if "acks_1" in self.modes else body, **plan)
+
+
+class SpreadProducer(AtLeader, Producer):
+    """Of a partition of a topic whose leaders are spread: it goes where the leader of that is."""
+
+    topics = (SPREAD,)
+    kinds = {"single": 40, "send": 10, "batch": 20, "transaction": 30}
+
+    def open(self):
+        return self.context.server.connect_to_leader(self.name, self.random, LEADS_PARTITION, (SPREAD, *self.only_partitions))
 
 
 # Tables are each node's own: what a group has done is what it has produced

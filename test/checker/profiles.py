@@ -3,10 +3,10 @@
 from damage import Straddler, Tightener, Vandal
 from followers import FollowerComparer, FollowerReader
 from keeping import Idler, Keeper, KeptReader, StateProducer, StateReader, Trimmer
-from leaders import NODES, LeaderConsumer, LeaderProducer, LeaderWorker
+from leaders import NODES, LeaderConsumer, LeaderProducer, LeaderWorker, SpreadProducer
 from nodes import FOLLOWERS
 from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
-from workload import (KEPT, STATE, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
+from workload import (KEPT, SPREAD, STATE, TOPICS, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
                       SimpleConsumer, Snapshotter, Waiter, Worker)
 
 
@@ -53,6 +53,11 @@ PROFILES = {
                 (LeaderProducer, 1, {"side": 0, "modes": {"acks_1": 1}}), (LeaderWorker, 3, {}),
                 *[(LeaderConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
                 *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in NODES]],
+    # the same, and a topic whose leaders are spread
+    "spread": [(LeaderProducer, 3, {"side": 0, "modes": {"on": 95, "local": 2, "off": 3}}),
+               *[(SpreadProducer, 1, {"side": 0, "modes": {"on": 1}, "only_partitions": (partition,)})
+                 for partition in range(TOPICS[SPREAD])], (LeaderWorker, 2, {}),
+               *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in NODES]],
     # topics that records leave, by policy, by hand and by compaction
     "keeping": keepers(2, 0.02),
     # what a reader sees, and what follows from that
@@ -105,7 +110,7 @@ PROFILES = {
 
 WITH_STANDBY = {"standby"}
 WITH_NODES = {"nodes", "nodes_producers"}
-WITH_LEADERS = {"leaders", "elections"}
+WITH_LEADERS = {"leaders", "spread", "elections"}
 
 
 def clients(context, profile):

@@ -33,7 +33,7 @@ import zlib
 import psycopg2
 
 TOPICS = {"main": 3, "second": 2, "copy": 8, "consumed": 8, "sized": 1, "aged": 1, "cut": 2, "state": 2,
-          "paired": 2, "numbered": 20, "damaged": 2}
+          "paired": 2, "numbered": 20, "damaged": 2, "spread": 4}
 MAX_PARTITIONS = 6  # of main, which grows
 LOADED = ("main", "second")  # what producers produce to
 SOURCE, DESTINATION = "main", "copy"  # of copiers
@@ -48,6 +48,7 @@ KEYS = 12  # of STATE
 TRIMMED = "trimmed"  # is compacted, and loses records by delete_records() only: no key comes twice
 PAIRED = "paired"  # each transaction produces as many records to each partition, and as many rows of "book"
 NUMBERED = "numbered"  # by serializable transactions, which note the log ends that they have seen
+SPREAD = "spread"  # has its leaders on several nodes, where any may lead
 DAMAGED = "damaged"  # loses rows of the catalogue, and is repaired
 LARGE = "L"  # ends the id of a value that is larger than most segments
 LIMITED, LIMITED_TYPE = "limited", "limited_value"  # of a domain that gets constraints
@@ -85,6 +86,7 @@ SELECT topics.create_topic('trimmed', 1, segment_bytes => 65536, retention_time 
 SELECT topics.create_topic('paired', 2, segment_bytes => 131072, retention_time => '-1 s');
 SELECT topics.create_topic('numbered', 20, retention_time => '-1 s');
 SELECT topics.create_topic('damaged', 2, segment_bytes => 65536, retention_time => '-1 s');
+SELECT topics.create_topic('spread', 4, segment_bytes => 131072, retention_time => '-1 s');
 SELECT topics.create_topic('limited', 1, segment_bytes => 65536, value_type => 'limited_value');
 """
 

@@ -99,6 +99,7 @@ ok( poll_until(
 # A follower that does not read what it gets
 # ----------------------------------------------------------------------
 
+wait_until_asked(Session->new($a), 2);
 my $replicator = $b->safe_psql('postgres',
 	q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics replicator'});
 
@@ -109,7 +110,9 @@ ok( $a->poll_query_until(
 		'postgres',
 		q{SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'ClientWrite'
 		AND query LIKE '%replica_fetch%' AND backend_xmin IS NULL AND backend_xid IS NULL}),
-	'nothing on the leader waits for a follower that does not read');
+	'nothing on the leader waits for a follower that does not read')
+  or diag $a->safe_psql('postgres',
+	'SELECT pid, state, wait_event, backend_xmin, backend_xid, query FROM pg_stat_activity');
 signal_backend('CONT', $replicator);
 
 # ----------------------------------------------------------------------

@@ -631,13 +631,7 @@ my $given =
   q{SELECT count(*) = 2 FROM pg_stat_activity WHERE query LIKE 'CALL topic_log.replica_fetch%' AND datname = 'postgres' AND state = 'idle'};
 $observer->value(q{SELECT topics.create_topic('locked')});
 comes_to($_, 'locked', '', 'a topic on ' . $_->name) for $b, $c;
-# both have asked for more
-poll_until(
-	sub {
-		$observer->value(
-			q{SELECT count(*) = 2 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CALL topic_log.replica_fetch%' AND wait_event IS NOT NULL}
-		) eq 't';
-	}) or die 'followers do not ask';
+wait_until_asked($observer, 2);
 pause('b', 'c');
 $observer->value(q{SET pg_topics.acks = 1; CALL topics.send('locked', 'small')});
 poll_until(sub { $observer->value($given) eq 't' }) or die;
@@ -654,6 +648,7 @@ comes_to($_, 't', $all, 'seen on ' . $_->name) for $a, $b, $c;
 # A follower that hangs while it is sent to keeps nobody from the topic
 $observer->value(q{SELECT topics.create_topic('locked')});
 comes_to($_, 'locked', '', 'a topic on ' . $_->name) for $b, $c;
+wait_until_asked($observer, 2);
 pause('b', 'c');
 $observer->value($large);
 poll_until(

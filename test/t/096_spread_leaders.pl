@@ -352,7 +352,8 @@ ok( poll_until(
 	'it leads all in a cluster of its own');
 my @alone = map { split ' ', consumed($plain, 'alone') } 1 .. 4;
 cmp_ok(scalar @alone, '>=', 3, '... and the group goes on');
-$plain->restart('immediate');
+$plain->stop('immediate');
+$plain->start;
 is( scalar(
 		grep { $plain->psql('postgres', "SELECT topics.produce('s', 'led', partition => $_)") }
 		  0 .. 2),

@@ -18,7 +18,8 @@ use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
 our @EXPORT =
-  qw(is_running poll_until signal_backend hold_append_lock is_waiting kill_server postmaster_pid);
+  qw(is_running poll_until signal_backend hold_append_lock is_waiting kill_server postmaster_pid
+  wait_until_asked);
 
 my %stopped;
 
@@ -294,6 +295,23 @@ sub stop_between
 		signal_backend('CONT', $pid);
 		$probe->receive;
 	}
+}
+
+# Waits until so many followers have asked the leader for more, and it has nothing to give: one
+# that is stopped then is sent to next
+sub wait_until_asked
+{
+	my ($observer, $followers) = @_;
+
+	poll_until(
+		sub {
+			$observer->value(
+				qq{
+				SELECT count(*) = $followers FROM pg_stat_activity
+				WHERE state = 'active' AND query LIKE 'CALL topic_log.replica_fetch%' AND wait_event IS NOT NULL
+				AND datname = 'postgres'}) eq 't';
+		}) or die 'followers do not ask';
+	return;
 }
 
 # Whether a session sleeps in its query, as another one sees it
