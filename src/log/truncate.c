@@ -98,7 +98,7 @@ reopen_segments(const Partition *partition, int64 end)
 static int64
 find_first_kept(const Partition *partition, int64 end)
 {
-	int64		next = topics_log_next_offset(partition);
+	int64		next = topics_max(topics_log_next_offset(partition), end);
 	int64		from = topics_max(end, next - MAX_KEPT);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	LogReader  *reader = topics_log_reader_open(partition->rel, from, PG_INT64_MAX, snapshot, true);
