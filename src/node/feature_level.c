@@ -106,7 +106,7 @@ topics_feature_level_note(const ClusterRow *row, const char *node, int level)
 	topics_feature_level_require(row, node, level);
 	if (!settle(node, level, false))
 		return;
-	topics_membership_lock();
+	topics_membership_lock_to_write();
 	topics_cluster_require_leader("topic_log.find_divergence()");
 	(void) settle(node, level, true);
 }

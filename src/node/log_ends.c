@@ -22,7 +22,7 @@
  * WHO WAITS FOR A LOG'S END.  After a server's start an end is looked up in its log, which
  * waits for who has the topic locked; who drops one then waits for the node's row.  So an
  * end that is to be read under the row's lock is learned before that is taken
- * (topics_membership_lock).
+ * (topics_membership_lock_to_write, topics_membership_lock_for_ends).
  *
  *-------------------------------------------------------------------------
  */
@@ -121,15 +121,23 @@ read_unfinished(void)
 	return list_ends("SELECT topic_id, partition::int8, log_end, 0::int8 FROM topic_log.unfinished_cut WHERE leader_set = topic_log.leader_set()", NULL, 0);
 }
 
-/* Get the end of a partition's log, or UNKNOWN_OFFSET if it cannot be read. */
+/* Get the end of a partition's log, or UNKNOWN_OFFSET if it cannot be read, or has been dropped. */
 static int64
 get_end(Topic *topic, int32 number, const List *unfinished)
 {
 	Partition	partition = {.topic = topic,.number = number};
-	int64		end = pg_atomic_read_u64(&topics_catalog_partition_state(topic, number)->next_offset);
+	PartitionState *state = topics_catalog_try_partition_state(topic, number);
+	int64		end;
 	ListCell   *lc;
 
-	/* rare under the row's lock: all were learned before that was taken */
+	if (state == NULL)
+		return UNKNOWN_OFFSET;
+	end = pg_atomic_read_u64(&state->next_offset);
+
+	/*
+	 * under the row's lock only of a log that lacks records, or that others
+	 * have put aside since
+	 */
 	if (end == UNKNOWN_OFFSET)
 	{
 		if (!topics_catalog_try_open_partition(&partition, AccessShareLock))
@@ -175,9 +183,12 @@ append_missing(StringInfo text)
 	end_query(scope);
 }
 
-/* Have shared memory know where all logs end, of any leader set; wait for who has one locked. */
+/*
+ * Have shared memory know where the logs of the leader set, or of all sets, end; wait for who has one
+ * locked.
+ */
 void
-topics_log_ends_learn(void)
+topics_log_ends_learn(bool all_sets)
 {
 	ListCell   *lc;
 
@@ -188,7 +199,8 @@ topics_log_ends_learn(void)
 		for (int32 number = 0; topic && number < topic->partitions; number++)
 		{
 			CHECK_FOR_INTERRUPTS();
-			(void) get_end(topic, number, NIL);
+			if (all_sets || topics_leader_set_of(&topic->leader_sets, number) == topics_leader_set)
+				(void) get_end(topic, number, NIL);
 		}
 	}
 }

@@ -127,39 +127,49 @@ lock_row(int set, LOCKMODE mode)
 	LockDatabaseObject(relid, set, 0, mode);
 }
 
-/*
- * Know what the transaction reads under the lock of a row, which waits for nobody then: a leader's
- * first commit since the server's start reads where all logs end, and who has a topic locked may
- * want the row next.
- */
-static void
-prepare_to_lock(void)
-{
-	if (unlikely(!topics_mark_slot_has_epoch()))
-		topics_log_ends_learn();
-}
-
 /* Lock this node's row of the set that this process acts for. */
 void
 topics_membership_lock(void)
 {
-	prepare_to_lock();
 	lock_row(topics_leader_set, ExclusiveLock);
 }
 
-/* The same, for who reads where logs end, on whatever node. */
+/* The same, for who reads under the lock where the logs of the set end: they are known before. */
 void
 topics_membership_lock_for_ends(void)
 {
-	topics_log_ends_learn();
-	lock_row(topics_leader_set, ExclusiveLock);
+	topics_log_ends_learn(false);
+	topics_membership_lock();
 }
 
-/* Lock this node's row of all sets. */
+/*
+ * A leader's first commit of records since the server's start says where all logs end, and may be one
+ * under the lock of a row: they are known before that.  Who has a topic locked may want the row next.
+ *
+ * Two transactions that have each dropped a topic before that first commit wait for each other here;
+ * PostgreSQL's deadlock detector ends one.
+ */
+static void
+prepare_to_write(void)
+{
+	topics_cluster_attend();
+	if (unlikely(!topics_mark_slot_has_epoch()))
+		topics_log_ends_learn(true);
+}
+
+/* Lock this node's row, for who commits records of the metadata then. */
+void
+topics_membership_lock_to_write(void)
+{
+	prepare_to_write();
+	topics_membership_lock();
+}
+
+/* The same, the rows of all sets. */
 void
 topics_membership_lock_all(void)
 {
-	prepare_to_lock();
+	prepare_to_write();
 	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
 		lock_row(set, ExclusiveLock);
 }
@@ -308,7 +318,7 @@ begin_epoch_of_start(void)
 
 	if (likely(topics_mark_slot_has_epoch()))
 		return;
-	topics_membership_lock();
+	topics_membership_lock_to_write();
 	if (!topics_mark_slot_has_epoch() && topics_cluster_read_row(&row) && row.leads)
 		begin_epoch();
 }
@@ -649,7 +659,7 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 	int			count;
 
 	topics_membership_check_call("topics.alter_cluster()");
-	topics_membership_lock();
+	topics_membership_lock_to_write();
 	(void) require_leader("topics.alter_cluster()");
 	count = topics_metadata_count_nodes("", &is_default);
 	if (PG_ARGISNULL(0))
@@ -687,7 +697,7 @@ topics_membership_count_node(const char *node, const char *incarnation, int numb
 	if (topics_mark_slot_is_changing())
 		return false;
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	topics_membership_lock();
+	topics_membership_lock_to_write();
 	known = topics_metadata_find_node(node);
 	if (known && !known->counts && strcmp(known->incarnation, incarnation) == 0)
 	{
@@ -860,7 +870,7 @@ invite(Peer *peer, const ClusterRow *row, MetadataNode *node)
 
 	if (is_another(topics_metadata_find_node(node->name), node))
 		require_not_followed(node->name, PATIENCE_MS);
-	topics_membership_lock();
+	topics_membership_lock_to_write();
 	before = topics_metadata_find_node(node->name);
 	replaces = is_another(before, node);
 	if (replaces)
@@ -1042,7 +1052,7 @@ topics_alter_node(PG_FUNCTION_ARGS)
 	ClusterRow	row;
 
 	topics_membership_check_call("topics.alter_node()");
-	topics_membership_lock();
+	topics_membership_lock_to_write();
 	if (topics_cluster_read_row(&row) && !row.leads && strcmp(node, row.leader) == 0)
 	{
 		find_leader_at(conninfo, advertised);
@@ -1201,7 +1211,7 @@ topics_remove_node(PG_FUNCTION_ARGS)
 	require_leads_none(removed.node);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	wait_for_no_change();
-	topics_membership_lock();
+	topics_membership_lock_to_write();
 	require_leads_none(removed.node);
 	known = topics_metadata_find_node(removed.node);
 	if (known == NULL)

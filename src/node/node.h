@@ -136,7 +136,7 @@ typedef struct LogEnd
 	bool		is_absent;		/* the whole topic is */
 } LogEnd;
 
-extern void topics_log_ends_learn(void);
+extern void topics_log_ends_learn(bool all_sets);
 extern char *topics_log_ends_get(void);
 extern char *topics_log_ends_get_all(void);
 extern char *topics_log_ends_find_longer(const char *here, const char *there);
@@ -282,6 +282,7 @@ extern void topics_membership_publish(void);
 extern void topics_membership_enter_epoch(int64 term, int64 epoch, const char *id);
 extern void topics_membership_lock(void);
 extern void topics_membership_lock_for_ends(void);
+extern void topics_membership_lock_to_write(void);
 extern void topics_membership_lock_all(void);
 extern void topics_membership_run_on_leader(const ClusterRow *row, const char *procedure, const char *sql,
 											const char *const *values, int nvalues);

@@ -210,7 +210,7 @@ promise(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	topics_replica_feed_check_role(candidate.name, cluster_id);
 	check_voter(fcinfo);
-	topics_log_ends_learn();
+	topics_log_ends_learn(false);
 	if (candidate.only_asks)
 		topics_membership_hold();
 	else

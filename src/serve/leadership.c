@@ -94,7 +94,7 @@ begin_own_term(void *arg)
 {
 	if (topics_membership_has_begun_term())
 		return;
-	topics_membership_lock();
+	topics_membership_lock_to_write();
 	topics_membership_say_leader();
 }
 

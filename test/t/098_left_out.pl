@@ -200,13 +200,21 @@ $b->safe_psql('postgres',
 	q{BEGIN; LOCK topic.x IN ACCESS EXCLUSIVE MODE; PREPARE TRANSACTION 'locks x'});
 kill_server($_) for $a, $c, $b;
 $b->start;
-$producer = Session->new($b);
-$producer->value(q{SET pg_topics.acks = '1'});
-$producer->send(q{SELECT topics.produce('t', 'first commit', partition => 0)});
-ok( $b->poll_query_until(
-		'postgres',
-		"SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $producer->{pid}"),
-	'the first commit waits to see where a topic ends that is locked');
+my %first = (
+	dropper => q{SELECT topics.drop_topic('x')},
+	producer => q{SELECT topics.produce('t', 'first commit', partition => 0)});
+for my $who (sort keys %first)
+{
+	my $session = Session->new($b);
+
+	$session->value(q{SET pg_topics.acks = '1'});
+	$session->send($first{$who});
+	$first{$who} = $session;
+	ok( $b->poll_query_until(
+			'postgres',
+			"SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $session->{pid}"),
+		"the leader's first commit waits for who has a topic locked: $who");
+}
 is( $b->safe_psql(
 		'postgres',
 		q{SELECT count(*) FROM pg_locks WHERE classid = 'topic_log.cluster'::regclass AND mode = 'ExclusiveLock'}
@@ -214,7 +222,8 @@ is( $b->safe_psql(
 	'0',
 	q{... without the node's row, which who drops the topic takes next});
 $b->safe_psql('postgres', q{ROLLBACK PREPARED 'locks x'});
-is($producer->receive->{sqlstate}, '', '... and is done when nobody locks it');
+is($first{$_}->receive->{sqlstate}, '', "... and is done when the topic is dropped: $_")
+  for sort keys %first;
 $a->start;
 $c->start;
 ok(wait_for_all($b), '... and the others have it');
