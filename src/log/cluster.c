@@ -4,8 +4,9 @@
  *		What this node is in a cluster: the rows of topic_log.cluster.
  *
  * There is a row for each leader set.  It is this node's own: it is not replicated, and
- * not dumped.  A database without it is in no cluster, and leads all its partitions.  The files of a server can
- * be copied, and the copy be started, as a standby is that is promoted: it has another
+ * not dumped.  A database without it is in no cluster, and leads all its partitions.  The
+ * files of a server can be copied, and the copy be started, as a standby is that is
+ * promoted: it has another
  * timeline, or system identifier, than the row says, and neither leads nor promises
  * anything until others have admitted it (node/admission.c).  node/ writes it;
  * here is what the log needs of it: whether this node leads, and the error for who

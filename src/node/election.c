@@ -375,7 +375,7 @@ begin_term(Election *election, bool data_loss)
 	ForceSyncCommit();
 	next_transaction(election);
 	TEST_POINT("election-won");
-	topics_membership_lock_for_ends();
+	topics_membership_lock_to_write();
 	topics_membership_say_leader();
 	next_transaction(election);
 	ereport(data_loss ? WARNING : LOG,
