@@ -539,7 +539,7 @@ Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the own
 CREATE PROCEDURE topics.roll_segment(topic text, partition integer DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_roll_segment';
 COMMENT ON PROCEDURE topics.roll_segment(text, integer) IS
-'Begins a new segment in one or all partitions of a topic now, if the active one has records, and seals the old one. For the topic''s owner.
+'Begins a new segment in one or all partitions of a topic now, if the active one has records, and seals the old one. It waits for a transaction that has queried or locked pg_inherits, such as pg_dump''s. For the topic''s owner.
 Errors: 25001 inside a transaction block, 42704 no such topic, 42501 not the owner, 22023 no such partition';
 
 -- ======================================================================

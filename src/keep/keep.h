@@ -135,7 +135,7 @@ extern bool topics_maintain_is_due(Topic *topic, int32 partition);
 extern List *topics_maintain_collect_compaction(MemoryContext cxt);
 extern bool topics_maintain_compact(Oid view_relid, int32 partition,
 									NextTransaction next_transaction);
-extern void topics_maintain_partition(Oid view_relid, int32 partition, bool roll,
+extern bool topics_maintain_partition(Oid view_relid, int32 partition, bool roll,
 									  NextTransaction next_transaction);
 
 #endif							/* PG_TOPICS_KEEP_H */

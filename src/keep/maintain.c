@@ -77,6 +77,7 @@ typedef struct Upkeep
 	bool		cut;			/* the active segment was cut, at cut_at,
 								 * where a segment is missing now */
 	int64		cut_at;
+	bool		put_off;		/* it was to be cut, and could not be now */
 	int64		sealed_upto;	/* by the step's transactions so far */
 	bool		active_expired; /* more would leave if the active segment were
 								 * cut */
@@ -264,11 +265,20 @@ typedef enum StepResult
 	RESULT_MORE					/* there may be more, in another transaction */
 } StepResult;
 
-/* Cut the active segment: half of a roll, see cut.c. */
+/*
+ * Cut the active segment: half of a roll, see cut.c.  What is put off stays
+ * asked for.
+ */
 static StepResult
 cut_active_segment(Upkeep *upkeep)
 {
-	upkeep->cut = topics_cut_active_segment(&upkeep->partition, &upkeep->cut_at);
+	Partition  *partition = &upkeep->partition;
+	CutResult	result = topics_cut_active_segment(partition, &upkeep->cut_at);
+
+	upkeep->cut = result == CUT_BEGUN;
+	upkeep->put_off = result == CUT_PUT_OFF;
+	if (upkeep->put_off)
+		pg_atomic_fetch_or_u32(&partition->state->requests, REQUEST_ROLL);
 	return upkeep->cut ? RESULT_DONE : RESULT_NOTHING;
 }
 
@@ -557,11 +567,12 @@ choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 
 /*
  * Do all that is due for a partition but to compact it, and with "roll_now"
- * cut its active segment, due or not.  The call is made in a transaction, and
- * returns in another one.  What was requested stays so if an error, or the end
- * of the process, comes before it is done.
+ * cut its active segment, due or not.  Return false if that could not be cut
+ * now.  The call is made in a transaction, and returns in another one.  What was
+ * requested stays so if an error, or the end of the process, comes before it is
+ * done.
  */
-void
+bool
 topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 						  NextTransaction next_transaction)
 {
@@ -573,7 +584,7 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 	TakenRequests taken;
 
 	if (!find_partition(&upkeep))
-		return;
+		return true;
 	taken.state = upkeep.partition.state;
 	taken.id = taken.state->id;
 	taken.requests = pg_atomic_exchange_u32(&taken.state->requests, 0);
@@ -586,6 +597,7 @@ topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,
 			take_steps(&upkeep);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(give_requests_back, PointerGetDatum(&taken));
+	return !upkeep.put_off;
 }
 
 /* ----------------------------------------------------------------
@@ -745,11 +757,11 @@ topics_maintain(PG_FUNCTION_ARGS)
 								   REQUEST_SPARE | REQUEST_SEAL | REQUEST_DROP);
 			/* first, or the worker would be told to have it done */
 			compact_by_hand(lfirst_oid(lc), partition, state);
-			topics_maintain_partition(lfirst_oid(lc), partition, false, commit_by_hand);
+			(void) topics_maintain_partition(lfirst_oid(lc), partition, false, commit_by_hand);
 			compact_by_hand(lfirst_oid(lc), partition, state);
 			/* what that has left to be sealed anew */
 			if ((pg_atomic_read_u32(&state->requests) & REQUEST_SEAL) != 0)
-				topics_maintain_partition(lfirst_oid(lc), partition, false, commit_by_hand);
+				(void) topics_maintain_partition(lfirst_oid(lc), partition, false, commit_by_hand);
 			topic = topics_catalog_get(lfirst_oid(lc), true);
 			if (topic == NULL)
 				break;
@@ -800,7 +812,9 @@ topics_roll_segment(PG_FUNCTION_ARGS)
 
 	begin_by_hand();
 	for (int32 partition = from; partition < upto; partition++)
-		topics_maintain_partition(view_relid, partition, true, commit_by_hand);
+		/* it waits for who is in the way, without a lock of its own */
+		while (!topics_maintain_partition(view_relid, partition, true, commit_by_hand))
+			CHECK_FOR_INTERRUPTS();
 	end_by_hand();
 	PG_RETURN_VOID();
 }

@@ -700,36 +700,38 @@ choose_cut(const Partition *partition, Segment *active, int64 *cut_at)
 
 /*
  * The first half of a cut: bring the active segment's end down to next_offset.
- * Return false, and do nothing, if there is nothing to cut, or the second half
- * could not follow.  The caller commits, and covers the offset *cut_at in its
- * next transaction (topics_cut_cover_offset).  Producers wait a little for
- * that, and then do it themselves.
+ * Do nothing if there is nothing to cut, or, with CUT_PUT_OFF, if the second half
+ * of an earlier cut is missing, or that of this one could not follow.  After
+ * CUT_BEGUN the caller commits, and covers the offset *cut_at in its next
+ * transaction (topics_cut_cover_offset).  Producers wait a little for that, and
+ * then do it themselves.
  *
  * All locks are taken before the limit is set, so that no process that holds
  * one of them, say ANALYZE, keeps producers waiting.  Those of catalogues are
  * not: they are waited for shortly, since the one who has them may be a
  * producer that waits for us, which no deadlock detector sees.
  */
-bool
+CutResult
 topics_cut_active_segment(Partition *partition, int64 *cut_at)
 {
 	PartitionState *state = partition->state;
 	Segment		active;
-	bool		found = false;
+	CutResult	result = CUT_NOTHING;
 
 	topics_catalog_reopen_partition(partition, ShareUpdateExclusiveLock);
 	topics_segment_forget_bounds(partition->relid);
 	/* the second half of an earlier cut comes first */
-	if (state->append_limit == NO_LIMIT && state->cut_end == 0 &&
-		wait_for_old_readers() &&
-		topics_segment_find(partition->rel, topics_log_next_offset(partition), &active))
+	if (state->append_limit != NO_LIMIT || state->cut_end != 0 || !wait_for_old_readers())
+		result = CUT_PUT_OFF;
+	else if (topics_segment_find(partition->rel, topics_log_next_offset(partition), &active))
 	{
 		LockRelationOid(active.relid, ShareUpdateExclusiveLock);
-		found = choose_cut(partition, &active, cut_at);
+		if (choose_cut(partition, &active, cut_at))
+			result = CUT_BEGUN;
 	}
 	topics_catalog_close_partition(partition, NoLock);
 
-	if (found)
+	if (result == CUT_BEGUN)
 	{
 		OwnerScope	scope;
 		int			guc_level = NewGUCNestLevel();
@@ -744,5 +746,5 @@ topics_cut_active_segment(Partition *partition, int64 *cut_at)
 		topics_extension_become_caller(scope);
 		AtEOXact_GUC(false, guc_level);
 	}
-	return found;
+	return result;
 }

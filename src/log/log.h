@@ -487,10 +487,18 @@ typedef enum CoverMode
 	COVER_BESIDES				/* anything else */
 } CoverMode;
 
+/* What has become of the first half of a cut. */
+typedef enum CutResult
+{
+	CUT_NOTHING,				/* the active segment has no record */
+	CUT_PUT_OFF,				/* not now: to be tried again */
+	CUT_BEGUN					/* the second half follows */
+} CutResult;
+
 extern bool topics_cut_cover(Partition *partition, const CoverRequest *request, CoverMode mode);
 extern void topics_cut_cover_offset(Partition *partition, int64 offset, int64 segment_bytes,
 									CoverMode mode);
-extern bool topics_cut_active_segment(Partition *partition, int64 *cut_at);
+extern CutResult topics_cut_active_segment(Partition *partition, int64 *cut_at);
 extern bool topics_cut_is_pending(void);
 extern void topics_cut_at_commit(void);
 extern void topics_cut_at_abort(void);

@@ -136,8 +136,8 @@ maintain_due_partition(void *arg)
 {
 	const DuePartition *due = arg;
 
-	topics_maintain_partition(due->piece.view_relid, due->piece.partition, false,
-							  commit_and_notify);
+	(void) topics_maintain_partition(due->piece.view_relid, due->piece.partition, false,
+									 commit_and_notify);
 }
 
 /* Work: write anew what records of groups say of their owners. */

@@ -134,4 +134,21 @@ ok($node->poll_query_until('postgres', "$segments AND state = 'active'", '1'),
 $reader->value('COMMIT');
 ok($node->poll_query_until('postgres', "$segments AND state = 'sealed'", '1'),
 	'... and comes in the end');
+
+# ----------------------------------------------------------------------
+# Rolled by hand, it waits for who is in the way: longer than a cut does
+# ----------------------------------------------------------------------
+
+$segments = q{SELECT count(*) FROM topics.segment WHERE topic = 'by_hand' AND base_offset = 0};
+$node->safe_psql('postgres',
+	q{SELECT topics.create_topic('by_hand'); CALL topics.send('by_hand', 'x')});
+$reader->value('BEGIN; LOCK TABLE pg_inherits IN ACCESS SHARE MODE');
+my $roller = Session->new($node);
+$roller->send(q{CALL topics.roll_segment('by_hand')});
+sleep 2;
+is($node->safe_psql('postgres', "$segments AND state = 'active'"),
+	'1', 'a segment that is rolled by hand is not cut');
+$reader->value('COMMIT');
+is($roller->receive->{sqlstate}, '', '... before that is possible');
+is($node->safe_psql('postgres', "$segments AND state = 'sealed'"), '1', '... and then it is');
 done_testing();
