@@ -58,7 +58,7 @@ begin_query(const char *sql, const char *const *texts, int ntexts, bool reads_on
 	char		nulls[lengthof(types)];
 	StatementScope scope;
 
-	Assert(ntexts <= lengthof(types));
+	Assert(ntexts <= (int) lengthof(types));
 	for (int i = 0; i < ntexts; i++)
 	{
 		nulls[i] = texts[i] ? ' ' : 'n';
