@@ -458,7 +458,7 @@ search_epoch(const char *rest, Oid type, Datum *values, int nvalues)
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	MetadataEpoch *epoch = SPI_processed > 0 ? palloc0(sizeof(MetadataEpoch)) : NULL;
 
-	Assert(nvalues <= lengthof(types));
+	Assert(nvalues <= (int) lengthof(types));
 	if (epoch)
 	{
 		epoch->number = pg_strtoint64(get_text(0, 1));
