@@ -259,24 +259,31 @@ Errors: 42704 no such topic, 42501 no right';
 
 CREATE FUNCTION topics.produce(
 	topic text, value text, key text DEFAULT NULL, headers jsonb DEFAULT NULL,
-	partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
+	partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL,
+	producer_id bigint DEFAULT NULL, producer_epoch integer DEFAULT NULL,
+	sequence integer DEFAULT NULL) RETURNS integer
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
 CREATE FUNCTION topics.produce(
 	topic text, value bytea, key bytea DEFAULT NULL, headers jsonb DEFAULT NULL,
-	partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
+	partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL,
+	producer_id bigint DEFAULT NULL, producer_epoch integer DEFAULT NULL,
+	sequence integer DEFAULT NULL) RETURNS integer
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
 CREATE FUNCTION topics.produce(
 	topic text, value jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL,
-	partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL) RETURNS integer
+	partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL,
+	producer_id bigint DEFAULT NULL, producer_epoch integer DEFAULT NULL,
+	sequence integer DEFAULT NULL) RETURNS integer
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_produce';
-COMMENT ON FUNCTION topics.produce(text, text, text, jsonb, integer, timestamptz) IS
+COMMENT ON FUNCTION topics.produce(text, text, text, jsonb, integer, timestamptz, bigint, integer, integer) IS
 'Produces a record when the transaction commits, and returns its partition (Kafka: Producer.send). Needs INSERT on the topic''s view. The offset is assigned at commit: see topics.last_produced and topics.send.
 value, key: converted to the topic''s types; NULL is allowed, a NULL value is a tombstone in a compacted topic. headers: a list of [name, value] pairs or an object of names and values; [] and {} are both kept as [].
 partition: from 0; NULL: by the key as Kafka''s default partitioner (murmur2), without a key one at random per transaction. create_time: NULL for now.
-Errors: 42704 no such topic, 42501 no right, 54000 larger than max_message_bytes, 22023 bad partition or headers, those of the types'' input functions and domains; at commit 55000 the topic was dropped, and these again if a domain or a setting became stricter meanwhile';
-COMMENT ON FUNCTION topics.produce(text, bytea, bytea, jsonb, integer, timestamptz) IS
+producer_id, producer_epoch: from topics.init_producer; sequence: from 0, by one, of this producer''s records in this partition, which has to be given. A sequence that is stored is not stored again (Kafka: enable.idempotence).
+Errors: 42704 no such topic, 42501 no right, or the producer is another role''s, 54000 larger than max_message_bytes, 22023 bad partition or headers, 22004 some of the three, or partition, are lacking, TP007 the producer is fenced, TP008 the sequence is out of order, 54000 pg_topics.max_producers is reached, at the commit, those of the types'' input functions and domains; at commit 55000 the topic was dropped, and these again if a domain or a setting became stricter meanwhile';
+COMMENT ON FUNCTION topics.produce(text, bytea, bytea, jsonb, integer, timestamptz, bigint, integer, integer) IS
 'As topics.produce of text, with bytes; for a topic whose types are not bytea they are UTF-8 text';
-COMMENT ON FUNCTION topics.produce(text, jsonb, text, jsonb, integer, timestamptz) IS
+COMMENT ON FUNCTION topics.produce(text, jsonb, text, jsonb, integer, timestamptz, bigint, integer, integer) IS
 'As topics.produce of text, with a jsonb value';
 
 CREATE FUNCTION topics.produce_batch(
@@ -297,18 +304,35 @@ COMMENT ON FUNCTION topics.produce_batch_bytea(text, bytea[], bytea[], jsonb[], 
 CREATE PROCEDURE topics.send(
 	topic text, value text, key text DEFAULT NULL, headers jsonb DEFAULT NULL,
 	INOUT partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL,
-	INOUT "offset" bigint DEFAULT NULL)
+	INOUT "offset" bigint DEFAULT NULL, producer_id bigint DEFAULT NULL,
+	producer_epoch integer DEFAULT NULL, sequence integer DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_send';
 CREATE PROCEDURE topics.send_bytea(
 	topic text, value bytea, key bytea DEFAULT NULL, headers jsonb DEFAULT NULL,
 	INOUT partition integer DEFAULT NULL, create_time timestamptz DEFAULT NULL,
-	INOUT "offset" bigint DEFAULT NULL)
+	INOUT "offset" bigint DEFAULT NULL, producer_id bigint DEFAULT NULL,
+	producer_epoch integer DEFAULT NULL, sequence integer DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_send';
-COMMENT ON PROCEDURE topics.send(text, text, text, jsonb, integer, timestamptz, bigint) IS
-'Produces a record, commits, and gives one row: its partition and its offset (Kafka: Producer.send().get()). The argument "offset" is never passed in (22023), but as the variable of PL/pgSQL that it goes to. Otherwise as topics.produce.
+COMMENT ON PROCEDURE topics.send(text, text, text, jsonb, integer, timestamptz, bigint, bigint, integer, integer) IS
+'Produces a record, commits, and gives one row: its partition and its offset (Kafka: Producer.send().get()). Of a sequence that is stored they are those of the first time; the offset is NULL if it is not among the producer''s latest five transactions in the partition. The argument "offset" is never passed in (22023), but as the variable of PL/pgSQL that it goes to. Otherwise as topics.produce.
 Errors: 25001 inside a transaction block, 40003 the wait for a synchronous standby or for followers was cancelled or has come to its time, and those of topics.produce';
-COMMENT ON PROCEDURE topics.send_bytea(text, bytea, bytea, jsonb, integer, timestamptz, bigint) IS
+COMMENT ON PROCEDURE topics.send_bytea(text, bytea, bytea, jsonb, integer, timestamptz, bigint, bigint, integer, integer) IS
 'As topics.send, with bytes';
+
+CREATE FUNCTION topics.init_producer(
+	producer_name text DEFAULT NULL, OUT producer_id bigint, OUT producer_epoch integer)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_init_producer';
+COMMENT ON FUNCTION topics.init_producer(text) IS
+'Gives a producer an id, with which it may repeat a record: topics.produce with a sequence (Kafka: InitProducerId).
+producer_name: 1 to 63 bytes (Kafka: transactional.id). It gets the same id each time, and an epoch that is higher by one: who has a lower one is fenced, once this commits. Behind epoch 32767 comes another id, from 0. A new name belongs to the caller. NULL: an id that is new each time, with epoch 0; nothing is stored before its first record.
+A producer that was silent for pg_topics.producer_id_expiration is forgotten.
+Errors: 42501 the name belongs to another role, 42602 bad name, TP004 another node leads, 54000 pg_topics.max_producers is reached';
+
+CREATE FUNCTION topics.last_sequence(producer_id bigint, topic text, partition integer) RETURNS integer
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_last_sequence';
+COMMENT ON FUNCTION topics.last_sequence(bigint, text, integer) IS
+'The latest sequence that a producer has stored in a partition, or NULL: what has become of a commit whose answer was lost. Waits for a transaction that is about to store one. Needs INSERT on the topic''s view.
+Errors: 42501 no right, or the producer is another role''s, 42704 no such topic, 22023 no such partition, 25006 in a read-only transaction, TP004 another node leads';
 
 CREATE FUNCTION topics.last_produced(
 	OUT topic text, OUT partition integer, OUT first_offset bigint,
@@ -494,6 +518,29 @@ COMMENT ON COLUMN topics.consumer_offset.partition IS 'Number of the partition, 
 COMMENT ON COLUMN topics.consumer_offset.committed_offset IS 'Offset of the next record to be consumed';
 COMMENT ON COLUMN topics.consumer_offset.metadata IS 'What topics.commit_offset was given; NULL after topics.consume';
 COMMENT ON COLUMN topics.consumer_offset.commit_time IS 'When the transaction that set it committed';
+
+CREATE FUNCTION topic_log.producer_status(
+	OUT producer_id bigint, OUT producer_epoch integer, OUT producer_name text, OUT owner oid,
+	OUT topic text, OUT partition integer, OUT last_sequence integer, OUT last_offset bigint,
+	OUT last_time timestamptz) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_producer_status';
+COMMENT ON FUNCTION topic_log.producer_status() IS 'The rows of the view topics.producer';
+
+CREATE VIEW topics.producer AS
+SELECT producer_id, producer_epoch, producer_name,
+	CASE WHEN owner OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+		THEN owner::pg_catalog.regrole END AS owner, topic, partition, last_sequence, last_offset, last_time
+FROM topic_log.producer_status();
+COMMENT ON VIEW topics.producer IS 'Producers that number their records, a row for each partition and one for each name; those that one may use, all for members of topics_admin, topics_monitor and pg_monitor (Kafka: kafka-transactions describe-producers)';
+COMMENT ON COLUMN topics.producer.producer_id IS 'From topics.init_producer';
+COMMENT ON COLUMN topics.producer.producer_epoch IS 'Who has a lower one is fenced';
+COMMENT ON COLUMN topics.producer.producer_name IS 'NULL: it has none';
+COMMENT ON COLUMN topics.producer.owner IS 'The role whose it is; NULL: no role of this name is left';
+COMMENT ON COLUMN topics.producer.topic IS 'Name of the topic; NULL in the row of a name';
+COMMENT ON COLUMN topics.producer.partition IS 'Number of the partition, from 0; NULL in the row of a name';
+COMMENT ON COLUMN topics.producer.last_sequence IS 'The latest one that is stored there';
+COMMENT ON COLUMN topics.producer.last_offset IS 'Offset of that record';
+COMMENT ON COLUMN topics.producer.last_time IS 'When it has last produced there, repeated a record, or asked';
 
 CREATE VIEW topics.consumer_lag AS SELECT * FROM topic_log.lag_status();
 COMMENT ON VIEW topics.consumer_lag IS 'How far groups are behind, for each partition of the topics that they consume (Kafka: kafka-consumer-groups --describe)';
@@ -875,7 +922,8 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA topics, topic_log FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 	topic_log.segment_status(), topic_log.broken_status(), topic_log.worker_status(),
 	topic_log.append_wait_status(), topic_log.group_status(), topic_log.offset_status(),
-	topic_log.lag_status(), topic_log.node_status(), topic_log.replica_status() TO PUBLIC;
+	topic_log.lag_status(), topic_log.producer_status(), topic_log.node_status(),
+	topic_log.replica_status() TO PUBLIC;
 
 -- A node's role comes as any client; the functions look who it is.
 GRANT EXECUTE ON PROCEDURE topic_log.replica_fetch(bytea, bytea), topic_log.take_lead(integer, boolean) TO PUBLIC;

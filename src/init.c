@@ -40,6 +40,8 @@ request_shmem(void)
 	topics_append_lock_shmem_request();
 	topics_mark_slot_shmem_request();
 	topics_append_wait_shmem_request();
+	topics_state_load_shmem_request();
+	topics_producer_table_shmem_request();
 	topics_offset_table_shmem_request();
 	topics_backoff_shmem_request();
 	topics_follower_shmem_request();
@@ -57,6 +59,8 @@ start_shmem(void)
 	topics_append_lock_shmem_startup();
 	topics_mark_slot_shmem_startup();
 	topics_append_wait_shmem_startup();
+	topics_state_load_shmem_startup();
+	topics_producer_table_shmem_startup();
 	topics_offset_table_shmem_startup();
 	topics_backoff_shmem_startup();
 	topics_follower_shmem_startup();

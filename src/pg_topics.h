@@ -27,15 +27,18 @@
 #define TOPIC_LOG_SCHEMA "topic_log"	/* catalogue and log tables */
 #define TOPIC_LOG_AM "topic_log"	/* the access method of segments */
 
-/* The internal topic of what a cluster's nodes agree on. */
+/* The internal topics: what a cluster's nodes agree on, and what has a state. */
 #define METADATA_TOPIC "__cluster_metadata"
 #define CONSUMER_OFFSETS_TOPIC "__consumer_offsets"
-#define OFFSETS_PARTITIONS 8	/* of that, which groups' names decide on */
+#define PRODUCER_STATE_TOPIC "__producer_state"
+#define STATE_PARTITIONS 8		/* of the latter, in the first leader set */
 
 /* Kafka's errors that a client branches on. */
 #define ERRCODE_OFFSET_OUT_OF_RANGE MAKE_SQLSTATE('T', 'P', '0', '0', '1')
 #define ERRCODE_UNKNOWN_MEMBER MAKE_SQLSTATE('T', 'P', '0', '0', '3')
 #define ERRCODE_NOT_LEADER MAKE_SQLSTATE('T', 'P', '0', '0', '4')
+#define ERRCODE_PRODUCER_FENCED MAKE_SQLSTATE('T', 'P', '0', '0', '7')
+#define ERRCODE_OUT_OF_ORDER_SEQUENCE MAKE_SQLSTATE('T', 'P', '0', '0', '8')
 #define ERRCODE_NOT_ENOUGH_REPLICAS MAKE_SQLSTATE('T', 'P', '0', '0', '9')
 #define ERRCODE_LOG_TRUNCATED MAKE_SQLSTATE('T', 'P', '0', '1', '0')
 #define ERRCODE_VERSION_MISMATCH MAKE_SQLSTATE('T', 'P', '0', '0', '5')

@@ -84,6 +84,7 @@ append_transaction(void)
 	topics_foreign_writer_pre_commit();
 	topics_topic_changes_pre_commit();
 	topics_consumer_offset_pre_commit();
+	topics_producer_pre_commit();
 	topics_metadata_pre_commit();
 	topics_cluster_pre_commit();
 	topics_membership_pre_commit();
@@ -101,6 +102,21 @@ append_transaction(void)
 		CHECK_FOR_INTERRUPTS();
 }
 
+/* What is in memory of a topic, or a database, that is no more. */
+static void
+forget_topic(int64 topic_id)
+{
+	topics_offset_table_forget_topic(topic_id);
+	topics_producer_table_forget_topic(topic_id);
+}
+
+static void
+forget_database(Oid database)
+{
+	topics_offset_table_forget_database(database);
+	topics_producer_table_forget_database(database);
+}
+
 /* Step 3.  Nothing here may raise. */
 static void
 publish_transaction(void)
@@ -115,7 +131,10 @@ publish_transaction(void)
 	if (topics_cut_is_pending())
 		TEST_POINT("bounds-visible");
 	if (appended)
+	{
 		topics_consumer_offset_publish();
+		topics_producer_publish();
+	}
 
 	topics_membership_publish();
 	topics_cluster_raise_acks();
@@ -146,16 +165,18 @@ publish_transaction(void)
 		topics_append_release(has_marks);
 		topics_durability_publish(lsn, marks);
 	}
-	topics_foreign_writer_tell(topics_offset_table_log_changed);
+	topics_foreign_writer_tell(topics_state_load_changed);
 	topics_log_start_at_end(true);
 	topics_truncate_at_end(true);
 	/* committed offsets are those of another log then */
 	for (int set = -1; (set = topics_leader_set_after(topics_cluster_changed_roles(), set)) >= 0;)
+	{
 		topics_offset_table_forget_set(set);
+		topics_producer_table_forget_set(set);
+	}
 	topics_cluster_at_end(true);
 	topics_membership_at_end(true);
-	topics_topic_changes_at_commit(topics_offset_table_forget_topic,
-								   topics_offset_table_forget_database);
+	topics_topic_changes_at_commit(forget_topic, forget_database);
 }
 
 /* Step 4, after PostgreSQL has released the locks.  Nothing here may raise. */
@@ -189,6 +210,7 @@ static void
 forget_transaction(void)
 {
 	topics_append_forget();
+	topics_producer_forget();
 	topics_topic_changes_forget();
 	topics_recheck_forget();
 	topics_foreign_writer_forget();
@@ -213,6 +235,7 @@ static const PendingWork pending_work[] = {
 	{topics_topic_changes_is_pending, "has created or changed a topic"},
 	{topics_cut_is_pending, "has created or changed a topic"},
 	{topics_consumer_offset_is_pending, "has used a consumer group"},
+	{topics_producer_is_pending, "has used a producer's id"},
 	{topics_append_is_pending, "has produced to a topic"},
 };
 
@@ -274,6 +297,7 @@ follow_subtransaction(SubXactEvent event, SubTransactionId subxid,
 	{
 		topics_buffer_subcommit(subxid, parent);
 		topics_consumer_offset_subcommit(subxid, parent);
+		topics_producer_subcommit(subxid, parent);
 		topics_log_start_at_subend(true, subxid, parent);
 		topics_cut_at_subend(true, subxid, parent);
 		topics_topic_changes_at_subend(true, subxid, parent);
@@ -284,6 +308,7 @@ follow_subtransaction(SubXactEvent event, SubTransactionId subxid,
 		(void) topics_read_cut_show_all(false);
 		topics_buffer_subabort(subxid);
 		topics_consumer_offset_subabort(subxid);
+		topics_producer_subabort(subxid);
 		topics_cut_at_subend(false, subxid, parent);
 		topics_log_start_at_subend(false, subxid, parent);
 		topics_topic_changes_at_subend(false, subxid, parent);

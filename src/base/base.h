@@ -11,6 +11,7 @@
 #include "catalog/pg_attribute.h"
 #include "datatype/timestamp.h"
 #include "fmgr.h"
+#include "storage/lock.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
 
@@ -37,6 +38,8 @@ topics_max(int64 a, int64 b)
 
 extern int	pg_topics_max_partitions;
 extern int	pg_topics_max_group_offsets;
+extern int	pg_topics_max_producers;
+extern int	pg_topics_producer_id_expiration;	/* ms */
 
 /* When a commit's append locks are released. */
 typedef enum EarlyLockRelease
@@ -95,6 +98,7 @@ extern void topics_fixed_text_end(int guc_level);
 
 extern JsonbValue *topics_json_field(Jsonb *value, const char *name);
 extern int64 topics_json_number(const JsonbValue *value, int64 missing);
+extern char *topics_json_string(const JsonbValue *value);
 
 /* ---- argument.c ---- */
 
@@ -160,6 +164,20 @@ extern struct BackgroundWorkerHandle *topics_background_start(const char *functi
 															  const void *extra, Size size);
 extern bool topics_background_run(const char *function, const char *name,
 								  const void *extra, Size size);
+
+/* ---- user_lock.c ---- */
+
+/* What a lock of ours is on; tells our locks from others' user locks. */
+typedef enum UserLockKind
+{
+	USER_LOCK_OFFSET = 0x7470,	/* a place of a consumer group, or the group */
+	USER_LOCK_STATE_LOAD,		/* the right to read a state from its log */
+	USER_LOCK_PRODUCER,			/* a producer's sequence in a partition */
+	USER_LOCK_PRODUCER_NAME
+} UserLockKind;
+
+extern LOCKTAG topics_user_lock_tag(UserLockKind kind, uint64 hash);
+extern bool topics_user_lock_acquire(const LOCKTAG *tag, LOCKMODE mode, bool wait);
 
 /* ---- relation_memory.c ---- */
 

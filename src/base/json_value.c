@@ -29,3 +29,12 @@ topics_json_number(const JsonbValue *value, int64 missing)
 		return missing;
 	return DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(value->val.numeric)));
 }
+
+/* Return a string, palloc'd, or NULL if the value is none. */
+char *
+topics_json_string(const JsonbValue *value)
+{
+	if (value == NULL || value->type != jbvString)
+		return NULL;
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}

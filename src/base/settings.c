@@ -22,6 +22,8 @@
 
 int			pg_topics_max_partitions;
 int			pg_topics_max_group_offsets;
+int			pg_topics_max_producers;
+int			pg_topics_producer_id_expiration;
 
 /* from 16 on an assertion wants it to have its first value: 0 is another one */
 int			pg_topics_early_lock_release = EARLY_LOCK_RELEASE_AUTO;
@@ -76,6 +78,16 @@ topics_settings_define(void)
 							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 210 bytes.",
 							&pg_topics_max_group_offsets, 100000, 100, 10000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.max_producers",
+							"Producers that number their records, of all databases, that shared memory has room for.",
+							"A producer takes one place for each partition that it numbers records of, and one if it has a name. Beyond it the commit fails. Each takes about 250 bytes.",
+							&pg_topics_max_producers, 10000, 16, 10000000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.producer_id_expiration",
+							"How long a producer that numbers its records is remembered after the last one.",
+							"Kafka: producer.id.expiration.ms. What is repeated after that is stored again.",
+							&pg_topics_producer_id_expiration, 86400000, 1000, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomEnumVariable("pg_topics.early_lock_release",
 							 "Lets the next producer of a partition go on while a commit waits for its flush, and for synchronous standbys.",
 							 "\"auto\" does not for a transaction that has written to tables, or has used NOTIFY, and waits for synchronous standbys. Acknowledgements wait in any case.",

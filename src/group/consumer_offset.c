@@ -122,11 +122,8 @@ topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 pa
 void
 topics_consumer_offset_note_generations(void)
 {
-	if (locals != NIL)
-		return;
-	memset(generations, 0, sizeof(generations));
-	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
-		generations[set] = topics_mark_slot_kind_of(set) == CLUSTER_NONE ? 0 : topics_mark_slot_generation_of(set);
+	if (locals == NIL)
+		topics_mark_slot_note_generations(generations);
 }
 
 /*
@@ -267,29 +264,11 @@ require_visible_commit(GroupOffset *entry)
 				 errhint("The transaction might succeed if retried.")));
 }
 
-/*
- * Acquire a lock until the (sub)transaction ends, and no longer: the owner of
- * what a cursor locks would be the cursor, which can be older than a savepoint.
- * Without "wait", return false if the lock is not free.
- */
-static bool
-acquire_until_end(const LOCKTAG *tag, LOCKMODE mode, bool wait)
-{
-	ResourceOwner old = CurrentResourceOwner;
-	bool		locked;
-
-	/* should it fail, the (sub)transaction's abort sets this right */
-	CurrentResourceOwner = CurTransactionResourceOwner;
-	locked = LockAcquire(tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
-	CurrentResourceOwner = old;
-	return locked;
-}
-
-/* Acquire a group's lock in the same way, and note that it is held. */
+/* Acquire a group's lock until the (sub)transaction ends, and note that it is held. */
 static bool
 acquire_group_lock(const LOCKTAG *tag, LOCKMODE mode, bool wait)
 {
-	if (!acquire_until_end(tag, mode, wait))
+	if (!topics_user_lock_acquire(tag, mode, wait))
 		return false;
 	if (group_locked == InvalidSubTransactionId)
 		group_locked = GetCurrentSubTransactionId();
@@ -308,7 +287,7 @@ topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bo
 
 	if (local->claimed == InvalidSubTransactionId)
 	{
-		if (!acquire_until_end(&tag, ExclusiveLock, wait))
+		if (!topics_user_lock_acquire(&tag, ExclusiveLock, wait))
 			return false;
 		local->topic_state = topic_state;
 		local->claimed = GetCurrentSubTransactionId();
@@ -448,7 +427,7 @@ require_same_role(int set)
 {
 	if (topics_cluster_follows(set))
 		topics_cluster_report_no_group();
-	if (generations[set] != 0 && topics_mark_slot_generation_of(set) != generations[set])
+	if (!topics_mark_slot_is_generation(set, generations[set]))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("another node may have led since this transaction has used a consumer group"),
@@ -483,7 +462,7 @@ topics_consumer_offset_pre_commit(void)
 			continue;
 		if (offsets_topic == NULL)
 		{
-			offsets_topic = topics_offset_log_require_topic();
+			offsets_topic = topics_internal_topic_require(CONSUMER_OFFSETS_TOPIC);
 			offsets_topic_id = offsets_topic->topic_id;
 		}
 		local->commit_time = local->change->rewrite_of != 0 ? local->change->rewrite_of :

@@ -157,8 +157,6 @@ extern void topics_offset_table_load_record(const GroupOffsetKey *key, const Gro
 											int64 offset, TimestampTz commit_time,
 											int64 record_offset, int64 parted_at, bool has_metadata);
 extern void topics_offset_table_load_start(const GroupOffsetKey *key, int64 start);
-extern void topics_offset_table_log_changed(int64 topic_id);
-extern void topics_offset_table_log_grew(int64 topic_id);
 extern void topics_offset_table_forget_set(int set);
 extern void topics_consumer_offset_note_generations(void);
 
@@ -189,7 +187,6 @@ extern void topics_consumer_offset_after_locks(bool is_commit, bool is_top_level
 /* ---- offset_log.c ---- */
 
 extern void topics_offset_log_prepare(bool for_write);
-extern Topic *topics_offset_log_require_topic(void);
 extern int	topics_offset_log_leader_set(const GroupOffsetKey *key);
 extern int32 topics_offset_log_choose_partition(Topic *offsets_topic, const GroupOffsetKey *key);
 extern void topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local);

@@ -16,10 +16,6 @@
  * that there is no such thing any more.  All records of a group are in one
  * partition, which its name decides.
  *
- * A role is kept by id and by name.  The id is right in the cluster that wrote
- * it, also after ALTER ROLE .. RENAME; the name in any other, after a restore
- * or an upgrade.
- *
  * The log is not read while the server runs: the entries in shared memory
  * (offset_table.c) are current.  They are loaded from the log when a session
  * first needs them after a restart; on a standby, which hears of no commit,
@@ -36,10 +32,6 @@
  * DELETED ENTRIES.  An entry that is in shared memory, but not in the log that
  * was read, was deleted, and its tombstone has gone since: a standby, or a
  * server that was one, may not have looked while the tombstone was there.
- *
- * The topic is made when it is first needed, by another process in a
- * transaction of its own: that of the process that needs it may stay open for
- * long.
  *
  * See docs/decisions/0010-committed-offsets.md.
  *
@@ -92,20 +84,6 @@ find_offsets_topic(void)
 	return topics_catalog_lookup(CONSUMER_OFFSETS_TOPIC, true);
 }
 
-/* Find the topic, for a transaction that has prepared for writing. */
-Topic *
-topics_offset_log_require_topic(void)
-{
-	Topic	   *topic = find_offsets_topic();
-
-	if (topic == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("topic \"%s\" does not exist", CONSUMER_OFFSETS_TOPIC),
-				 errhint("It was dropped in this transaction.")));
-	return topic;
-}
-
 /*
  * Get the leader set that an entry is written by: that of the partition which was consumed.  What
  * a group is, and what it has subscribed to, is of the first.
@@ -113,17 +91,9 @@ topics_offset_log_require_topic(void)
 int
 topics_offset_log_leader_set(const GroupOffsetKey *key)
 {
-	const TopicPartition id = {MyDatabaseId, key->partition, key->topic_id};
-	const PartitionState *state;
-	const Topic *topic;
-
 	if (key->topic_id == NO_TOPIC || key->partition == NO_PARTITION)
 		return METADATA_SET;
-	state = topics_partition_state_find(&id);
-	if (state)
-		return state->set;
-	topic = topics_catalog_by_id(key->topic_id);
-	return topic ? topics_leader_set_of(&topic->leader_sets, key->partition) : METADATA_SET;
+	return topics_internal_topic_set_of(key->topic_id, key->partition);
 }
 
 /*
@@ -133,50 +103,12 @@ topics_offset_log_leader_set(const GroupOffsetKey *key)
 int32
 topics_offset_log_choose_partition(Topic *offsets_topic, const GroupOffsetKey *key)
 {
-	int			set = topics_offset_log_leader_set(key);
+	int32		partition = topics_internal_topic_partition_of_set(offsets_topic, topics_offset_log_leader_set(key));
 
-	if (set != METADATA_SET && OFFSETS_PARTITIONS + set - 1 < offsets_topic->partitions)
-		return OFFSETS_PARTITIONS + set - 1;
+	if (partition >= 0)
+		return partition;
 	return topics_partitioner_for_key(key->group_id, strlen(key->group_id),
-									  topics_min(offsets_topic->partitions, OFFSETS_PARTITIONS));
-}
-
-/* Make the topic, unless it is there. */
-static void
-create_topic(void)
-{
-	topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS + topics_catalog_highest_set());
-}
-
-PGDLLEXPORT void topics_offset_log_create_main(Datum main_arg);
-
-/* Main function of a background process: make the topic, unless it is there. */
-void
-topics_offset_log_create_main(Datum main_arg)
-{
-	Oid			database;
-
-	memcpy(&database, topics_background_begin(), sizeof(database));
-	topics_background_connect(database);
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	create_topic();
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
-/* Let another process make the topic, or make it here if that fails. */
-static void
-create_offsets_topic(void)
-{
-	if (topics_background_run("topics_offset_log_create_main", "pg_topics create worker",
-							  &MyDatabaseId, sizeof(MyDatabaseId)))
-	{
-		AcceptInvalidationMessages();
-		if (find_offsets_topic())
-			return;
-	}
-	create_topic();
+									  topics_min(offsets_topic->partitions, STATE_PARTITIONS));
 }
 
 /* ----------------------------------------------------------------
@@ -187,12 +119,9 @@ create_offsets_topic(void)
 static void
 format_group(StringInfo json, const GroupOffset *entry)
 {
-	char	   *owner = GetUserNameFromId(entry->facts.owner, true);
-
-	appendStringInfoString(json, "{\"owner\": ");
-	escape_json(json, owner ? owner : "");
-	appendStringInfo(json, ", \"owner_id\": %u, \"system\": " UINT64_FORMAT ", \"kind\": \"%s\"}",
-					 entry->facts.owner, GetSystemIdentifier(), kind_names[entry->facts.kind]);
+	appendStringInfoChar(json, '{');
+	topics_internal_topic_format_owner(json, entry->facts.owner);
+	appendStringInfo(json, ", \"kind\": \"%s\"}", kind_names[entry->facts.kind]);
 }
 
 static void
@@ -265,15 +194,6 @@ topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local)
  * ----------------------------------------------------------------
  */
 
-/* Return a string, palloc'd, or NULL if the value is none. */
-static char *
-get_json_string(JsonbValue *value)
-{
-	if (value == NULL || value->type != jbvString)
-		return NULL;
-	return pnstrdup(value->val.string.val, value->val.string.len);
-}
-
 /* Return the index of a name, or 0 if it is not among them. */
 static int
 find_name(const char *name, const char *const *names, int count)
@@ -300,21 +220,6 @@ parse_record_key(const char *text, GroupOffsetKey *key)
 		return false;
 	strlcpy(key->group_id, p + 1, sizeof(key->group_id));
 	return true;
-}
-
-/* Find the owner of a group: by id, or by name if another cluster wrote it. */
-static Oid
-read_owner(Jsonb *value)
-{
-	char	   *name = get_json_string(topics_json_field(value, "owner"));
-	Oid			owner = (Oid) topics_json_number(topics_json_field(value, "owner_id"), InvalidOid);
-	JsonbValue *system = topics_json_field(value, "system");
-	char	   *here = psprintf(UINT64_FORMAT, GetSystemIdentifier());
-
-	if (system && system->type == jbvNumeric &&
-		strcmp(numeric_normalize(system->val.numeric), here) == 0)
-		return owner;
-	return name ? get_role_oid(name, true) : InvalidOid;
 }
 
 /* What the log says of a key: its latest record. */
@@ -351,13 +256,13 @@ read_record_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
 	record->has_metadata = topics_json_field(value, "metadata") != NULL;
 	if (record->key.topic_id == NO_TOPIC)
 	{
-		record->facts.owner = read_owner(value);
-		record->facts.kind = find_name(get_json_string(topics_json_field(value, "kind")),
+		record->facts.owner = topics_internal_topic_read_owner(value);
+		record->facts.kind = find_name(topics_json_string(topics_json_field(value, "kind")),
 									   kind_names, lengthof(kind_names));
 	}
 	else if (record->key.partition == NO_PARTITION)
 	{
-		record->facts.reset = find_name(get_json_string(topics_json_field(value, "auto_offset_reset")),
+		record->facts.reset = find_name(topics_json_string(topics_json_field(value, "auto_offset_reset")),
 										reset_names, lengthof(reset_names));
 		record->facts.partitions = topics_json_number(topics_json_field(value, "partitions"), 0);
 		if (record->facts.reset == RESET_LATEST)
@@ -367,18 +272,18 @@ read_record_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
 		record->offset = topics_json_number(topics_json_field(value, "offset"), 0);
 }
 
-static bool
-topic_exists(int64 topic_id)
+/* Where the records go that are read. */
+typedef struct LoadedRecords
 {
-	return topic_id == NO_TOPIC ||
-		OidIsValid(get_relname_relid(psprintf("t" INT64_FORMAT, topic_id),
-									 get_namespace_oid(TOPIC_LOG_SCHEMA, false)));
-}
+	HTAB	   *hash;
+	MemoryContext cxt;			/* of what hangs off them */
+} LoadedRecords;
 
-/* Note a record, from a slot of the log table; "cxt" is that of the records. */
+/* Note a record, from a slot of the log table. */
 static void
-read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
+read_record(TupleTableSlot *slot, void *arg)
 {
+	LoadedRecords *records = arg;
 	GroupOffsetKey key;
 	LoadedRecord *record;
 	bool		isnull;
@@ -388,64 +293,16 @@ read_record(TupleTableSlot *slot, HTAB *records, MemoryContext cxt)
 	datum = slot_getattr(slot, Anum_log_key, &isnull);
 	if (isnull || !parse_record_key(TextDatumGetCString(datum), &key))
 		return;
-	record = hash_search(records, &key, HASH_ENTER, &found);
+	record = hash_search(records->hash, &key, HASH_ENTER, &found);
 	if (found && record->starts)
 		pfree(record->starts);
 	memset((char *) record + sizeof(GroupOffsetKey), 0, sizeof(LoadedRecord) - sizeof(GroupOffsetKey));
-	record->topic_is_gone = !topic_exists(key.topic_id);
+	record->topic_is_gone = key.topic_id != NO_TOPIC && !topics_internal_topic_is_left(key.topic_id);
 	record->record_offset = topics_log_get_offset(slot);
 	record->commit_time = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
 	datum = slot_getattr(slot, Anum_log_value, &record->deleted);
 	if (!record->deleted && !record->topic_is_gone)
-		read_record_value(record, DatumGetJsonbP(datum), cxt);
-}
-
-/*
- * Read a range of the log: all of it, confirmed or not, for what was consumed is
- * consumed.
- */
-static void
-read_log_range(const Partition *partition, int64 from, int64 upto, HTAB *records, MemoryContext cxt)
-{
-	bool		shows_all = topics_read_cut_show_all(true);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	LogReader  *reader = topics_log_reader_open(partition->rel, from, upto, snapshot, false);
-	MemoryContext row_cxt = AllocSetContextCreate(cxt, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
-	TupleTableSlot *slot;
-
-	while ((slot = topics_log_reader_next(reader)) != NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(row_cxt);
-
-		CHECK_FOR_INTERRUPTS();
-		read_record(slot, records, cxt);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(row_cxt);
-	}
-	topics_log_reader_close(reader);
-	MemoryContextDelete(row_cxt);
-	UnregisterSnapshot(snapshot);
-	(void) topics_read_cut_show_all(shows_all);
-}
-
-/*
- * Read a partition of the log, and return its end.  The snapshot that reads is
- * taken after the end was looked up: it sees all records below.  Another one is
- * taken before, and held: for a record that it does not see, compaction does
- * not take an older record of the same key away meanwhile.
- */
-static int64
-read_partition(Topic *topic, int32 number, HTAB *records, MemoryContext cxt)
-{
-	Partition	partition = topics_catalog_open_for_reading(topic, number);
-	Snapshot	held = RegisterSnapshot(GetLatestSnapshot());
-	int64		start = topics_log_start(partition.state);
-	int64		end = topics_log_next_offset(&partition);
-
-	read_log_range(&partition, start, end, records, cxt);
-	UnregisterSnapshot(held);
-	topics_catalog_close_partition(&partition, AccessShareLock);
-	return end;
+		read_record_value(record, DatumGetJsonbP(datum), records->cxt);
 }
 
 /* Remove from shared memory what is not in the log. */
@@ -507,7 +364,10 @@ load_offsets_topic(Topic *topic)
 											  ALLOCSET_DEFAULT_SIZES);
 	int64	   *ends = palloc(sizeof(int64) * topic->partitions);
 	HASHCTL		ctl = {.keysize = sizeof(GroupOffsetKey),.entrysize = sizeof(LoadedRecord),.hcxt = cxt};
-	HTAB	   *records = hash_create("pg_topics load", FIRST_RECORDS, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	LoadedRecords records = {
+		hash_create("pg_topics load", FIRST_RECORDS, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT),
+		cxt
+	};
 	MemoryContext record_cxt = AllocSetContextCreate(cxt, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
 	HASH_SEQ_STATUS seq;
 	LoadedRecord *record;
@@ -515,10 +375,10 @@ load_offsets_topic(Topic *topic)
 	/* with a topic its partitions' leader sets are known */
 	(void) topics_catalog_highest_set();
 	for (int32 number = 0; number < topic->partitions; number++)
-		ends[number] = read_partition(topic, number, records, cxt);
-	unload_missing(topic, records, ends);
+		ends[number] = topics_internal_topic_read(topic, number, read_record, &records);
+	unload_missing(topic, records.hash, ends);
 	topics_leader_epoch_load();
-	hash_seq_init(&seq, records);
+	hash_seq_init(&seq, records.hash);
 	while ((record = hash_seq_search(&seq)) != NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(record_cxt);
@@ -528,7 +388,7 @@ load_offsets_topic(Topic *topic)
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(record_cxt);
 	}
-	hash_destroy(records);
+	hash_destroy(records.hash);
 	MemoryContextDelete(cxt);
 	pfree(ends);
 }
@@ -548,9 +408,12 @@ topics_offset_log_prepare(bool for_write)
 		if (topics_cluster_follows(METADATA_SET) && (topic == NULL || !topics_cluster_leads_any()))
 			topics_cluster_report_no_group();
 		if (topic == NULL)
-			create_offsets_topic();
+			topics_internal_topic_create(CONSUMER_OFFSETS_TOPIC);
 		topics_consumer_offset_note_generations();
 	}
+
+	else if (find_offsets_topic() == NULL && !RecoveryInProgress())
+		return;
 
 	/*
 	 * who leads some partitions, and not those of others, hears of others all
@@ -586,7 +449,7 @@ read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
 		Datum		value = slot_getattr(slot, Anum_log_value, &isnull);
 
 		if (!isnull)
-			result = get_json_string(topics_json_field(DatumGetJsonbP(value), name));
+			result = topics_json_string(topics_json_field(DatumGetJsonbP(value), name));
 	}
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);

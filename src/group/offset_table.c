@@ -16,10 +16,8 @@
  * has committed, the entry goes too.  So no transaction waits for a group's
  * first one.
  *
- * LOADED.  An entry of its own says that a database's log has been read, and
- * which topic that was: after a restart there is none.  If it is not committed
- * any more, the log is to be read again; so it is if the log has changed, or
- * all was forgotten, while it was read.
+ * LOADED.  state_load.c says whether a database's log has been read: after a
+ * restart it has not.
  *
  * IN RECOVERY nobody maintains the table, and what was read into it would be
  * old at once.  So a reader on a hot standby reads the log into a table of its
@@ -37,10 +35,10 @@
  *	claim	(heavyweight, consumer_offset.c) the right to change "committed" and
  *		what belongs to it; these are atomics, which any process may read.
  *	pins, served, claimed_by: atomics.  has_metadata, facts: table lock.
- *	loaded	(heavyweight) the right to read the log into the table.
  *
  * The table lock comes after the append locks (a commit publishes with them
- * held); under it nothing else is acquired but the registry lock (partition_state.c).
+ * held); under it nothing else is acquired but the registry lock (partition_state.c), and the
+ * notes of state_load.c.
  *
  * See docs/decisions/0010-committed-offsets.md.
  *
@@ -61,14 +59,6 @@
 #include "base/base.h"
 #include "group/group.h"
 #include "pg_topics.h"
-
-#define LOCK_MAGIC 0x7470		/* tells our locks of this kind from others' */
-#define LOADED_TOPIC INT64CONST(-1) /* key of the entry that says "loaded" */
-#define OLD_MS 1000				/* so long it need not be read again */
-#define IT_IS_OLD INT64CONST(3) /* ... it was read, and other nodes have added
-								 * to it */
-#define IT_IS_READ INT64CONST(2)	/* "committed" of that entry, until the
-									 * log has been read or changed */
 
 #define FIRST_PRIVATE 256		/* room for as many entries at first */
 
@@ -179,17 +169,8 @@ topics_offset_table_make_key(const char *group_id, int64 topic_id, int32 partiti
 LOCKTAG
 topics_offset_table_make_lock_tag(const GroupOffsetKey *key)
 {
-	uint64		hash = hash_bytes_extended((const unsigned char *) key, sizeof(*key), 0);
-	LOCKTAG		tag;
-
-	/* two keys with the same hash share one claim: harmless */
-	tag.locktag_field1 = key->database;
-	tag.locktag_field2 = (uint32) (hash >> 32);
-	tag.locktag_field3 = (uint32) hash;
-	tag.locktag_field4 = LOCK_MAGIC;
-	tag.locktag_type = LOCKTAG_USERLOCK;
-	tag.locktag_lockmethodid = DEFAULT_LOCKMETHOD;
-	return tag;
+	return topics_user_lock_tag(USER_LOCK_OFFSET,
+								hash_bytes_extended((const unsigned char *) key, sizeof(*key), 0));
 }
 
 /*
@@ -422,7 +403,7 @@ topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition, 
 static bool
 is_entry_listed(GroupOffset *entry, const char *group_id, int64 topic_id)
 {
-	if (entry->key.database != MyDatabaseId || entry->key.topic_id == LOADED_TOPIC)
+	if (entry->key.database != MyDatabaseId)
 		return false;
 	if (topic_id != NO_TOPIC && entry->key.topic_id != topic_id)
 		return false;
@@ -503,7 +484,7 @@ may_be_of_set(const GroupOffset *entry, int set)
 	const TopicPartition id = {entry->key.database, entry->key.partition, entry->key.topic_id};
 	const PartitionState *state;
 
-	if (set == ALL_SETS || entry->key.topic_id == LOADED_TOPIC)
+	if (set == ALL_SETS)
 		return true;
 	if (entry->key.topic_id == NO_TOPIC || entry->key.partition == NO_PARTITION)
 		return set == METADATA_SET;
@@ -521,6 +502,8 @@ remove_entries(Oid database, int64 topic_id, int set)
 	dlist_mutable_iter iter;
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	if (topic_id == NO_TOPIC)
+		topics_state_load_forget(database, STATE_OFFSETS);
 	dlist_foreach_modify(iter, shared_table.all)
 	{
 		GroupOffset *entry = dlist_container(GroupOffset, link, iter.cur);
@@ -589,120 +572,33 @@ topics_offset_table_next_database(Oid after)
  * ----------------------------------------------------------------
  */
 
-static GroupOffsetKey
-make_loaded_key(void)
-{
-	return topics_offset_table_make_key("", LOADED_TOPIC, NO_PARTITION);
-}
-
-/* The topic that was loaded stands where other entries have their start. */
-static int64
-get_loaded_topic(GroupOffset *loaded)
-{
-	Assert(loaded->key.topic_id == LOADED_TOPIC);
-	return pg_atomic_read_u64(&loaded->start);
-}
-
-static void
-set_loaded_topic(GroupOffset *loaded, int64 offsets_topic_id)
-{
-	Assert(loaded->key.topic_id == LOADED_TOPIC);
-	pg_atomic_write_u64(&loaded->start, offsets_topic_id);
-}
-
-/* Return true if the log was read; or, with "may_be_old", a moment ago. */
-static bool
-is_log_loaded(bool may_be_old)
-{
-	GroupOffsetKey key = make_loaded_key();
-	GroupOffset *entry;
-	bool		loaded;
-
-	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(table->hash, &key, HASH_FIND, NULL);
-	loaded = entry && (pg_atomic_read_u64(&entry->committed) == IT_EXISTS ||
-					   (may_be_old && pg_atomic_read_u64(&entry->committed) == IT_IS_OLD &&
-						(MonotonicTime) pg_atomic_read_u64(&entry->commit_time) >= topics_clock_in(-OLD_MS)));
-	LWLockRelease(table_lock);
-	return loaded;
-}
-
-/* The log is going to be read: whoever changes it meanwhile says so. */
-static void
-note_load_begins(void)
-{
-	GroupOffsetKey key = make_loaded_key();
-	GroupOffset *entry;
-	bool		made;
-
-	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = find_or_make_entry(&key, NULL, &made);
-	if (entry)
-	{
-		set_loaded_topic(entry, NO_TOPIC);
-		pg_atomic_write_u64(&entry->committed, IT_IS_READ);
-	}
-	LWLockRelease(table_lock);
-	if (entry == NULL)
-		topics_offset_table_report_full(1);
-}
-
 /*
  * Return true if the log is still to be read.  Then the caller does that, and
- * calls topics_offset_table_end_load; other processes wait here meanwhile.  With "may_be_old"
+ * calls topics_offset_table_end_load.  With "may_be_old"
  * what other nodes have committed in the last moments may be lacking.  In
  * recovery it is to be read each time, by each process for itself.
  */
 bool
 topics_offset_table_begin_load(bool may_be_old)
 {
-	GroupOffsetKey key = make_loaded_key();
-	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
-
 	if (RecoveryInProgress())
 	{
 		use_private_table();
 		return true;
 	}
 	use_shared_table();
-	if (is_log_loaded(may_be_old))
-		return false;
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	if (!is_log_loaded(may_be_old))
-	{
-		note_load_begins();
-		return true;
-	}
-	LockRelease(&tag, ExclusiveLock, false);
-	return false;
+	return topics_state_load_begin(STATE_OFFSETS, may_be_old);
 }
 
 /*
- * The log of this topic has been read, or NO_TOPIC if there was none.  What has
- * come to it meanwhile is lacking, and the next one to ask reads it again.  Return
+ * The log of this topic has been read, or NO_TOPIC if there was none.  Return
  * false if what was read has been forgotten: then the caller begins anew.
  */
 bool
 topics_offset_table_end_load(int64 offsets_topic_id)
 {
-	GroupOffsetKey key = make_loaded_key();
-	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
-	GroupOffset *entry;
-
 	/* what was read in recovery is good for now only, even if that is over */
-	if (table == &private_table)
-		return true;
-	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = hash_search(table->hash, &key, HASH_FIND, NULL);
-	if (entry && pg_atomic_read_u64(&entry->committed) == IT_IS_READ)
-	{
-		set_loaded_topic(entry, offsets_topic_id);
-		pg_atomic_write_u64(&entry->commit_time, topics_clock_now());
-		pg_atomic_write_u64(&entry->committed, IT_EXISTS);
-	}
-	LWLockRelease(table_lock);
-	LockRelease(&tag, ExclusiveLock, false);
-	return entry != NULL;
+	return table == &private_table || topics_state_load_end(STATE_OFFSETS, offsets_topic_id);
 }
 
 /*
@@ -751,50 +647,4 @@ topics_offset_table_load_start(const GroupOffsetKey *key, int64 start)
 	LWLockRelease(table_lock);
 	if (entry == NULL)
 		topics_offset_table_report_full(1);
-}
-
-/*
- * A foreign writer has committed to a topic's log.  If that is, or may be,
- * __consumer_offsets, it is to be read again.  With NO_TOPIC it is in any case: this node
- * begins an epoch, and which committed offsets are beyond its log is to be seen.
- */
-void
-topics_offset_table_log_changed(int64 topic_id)
-{
-	GroupOffsetKey key = make_loaded_key();
-	GroupOffset *entry;
-
-	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(shared_table.hash, &key, HASH_FIND, NULL);
-	if (entry)
-	{
-		int64		offsets_topic_id = get_loaded_topic(entry);
-
-		if (topic_id == NO_TOPIC || offsets_topic_id == NO_TOPIC || offsets_topic_id == topic_id)
-			pg_atomic_write_u64(&entry->committed, NO_OFFSET);
-	}
-	LWLockRelease(table_lock);
-}
-
-/*
- * Other nodes have committed offsets, which have come to the log of this topic: what this node
- * leads itself is in shared memory, and is not of theirs.
- */
-void
-topics_offset_table_log_grew(int64 topic_id)
-{
-	GroupOffsetKey key = make_loaded_key();
-	uint64		loaded = IT_EXISTS;
-	bool		is_read = false;
-	GroupOffset *entry;
-
-	LWLockAcquire(table_lock, LW_SHARED);
-	entry = hash_search(shared_table.hash, &key, HASH_FIND, NULL);
-	if (entry && get_loaded_topic(entry) == topic_id)
-		is_read = pg_atomic_compare_exchange_u64(&entry->committed, &loaded, IT_IS_OLD) ||
-			loaded == IT_IS_OLD;
-	LWLockRelease(table_lock);
-	/* who reads it right now may have read less, and reads it again */
-	if (entry && !is_read)
-		topics_offset_table_log_changed(topic_id);
 }

@@ -54,6 +54,7 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
+#include "produce/produce.h"
 #include "group/group.h"
 #include "keep/keep.h"
 #include "pg_topics.h"
@@ -770,6 +771,8 @@ topics_maintain(PG_FUNCTION_ARGS)
 			topics_checkpoint_store(topic->view_relid, PortalContext, commit_by_hand);
 		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
 			topics_offset_log_follow_owners(PortalContext, commit_by_hand);
+		if (topic && strcmp(NameStr(topic->name), PRODUCER_STATE_TOPIC) == 0)
+			topics_producer_expire(PortalContext, commit_by_hand);
 	}
 	if (all)
 	{

@@ -12,10 +12,12 @@
 #include "access/xlogdefs.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "nodes/parsenodes.h"
 #include "nodes/plannodes.h"
 #include "partitioning/partdefs.h"
 #include "storage/lockdefs.h"
+#include "utils/jsonb.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
@@ -370,6 +372,22 @@ extern Oid	topics_make_topic_create_view(int64 topic_id, const char *name);
 extern void topics_make_topic_create_triggers(const char *name);
 extern void topics_make_topic_insert_row(int64 topic_id, Oid view, const char *name,
 										 int32 partitions);
+
+/* ---- internal_topic.c ---- */
+
+/* What is done with a record that is read; the slot is good until it returns. */
+typedef void (*StateReader) (TupleTableSlot *slot, void *arg);
+
+extern int	topics_internal_topic_state(const char *name);
+extern void topics_internal_topic_cover_sets(int highest_set, bool create);
+extern void topics_internal_topic_create(const char *name);
+extern int	topics_internal_topic_set_of(int64 topic_id, int32 partition);
+extern int32 topics_internal_topic_partition_of_set(const Topic *topic, int set);
+extern Topic *topics_internal_topic_require(const char *name);
+extern int64 topics_internal_topic_read(Topic *topic, int32 number, StateReader read, void *arg);
+extern void topics_internal_topic_format_owner(StringInfo json, Oid owner);
+extern Oid	topics_internal_topic_read_owner(Jsonb *value);
+extern bool topics_internal_topic_is_left(int64 topic_id);
 
 /* ---- topic_changes.c ---- */
 

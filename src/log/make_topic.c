@@ -185,9 +185,9 @@ get_internal_sets(const char *name)
 	if (strcmp(name, METADATA_TOPIC) == 0)
 		for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
 			sets.sets[sets.count++] = set;
-	else if (strcmp(name, CONSUMER_OFFSETS_TOPIC) == 0)
-		for (int i = 0; i < OFFSETS_PARTITIONS + MAX_LEADER_SETS - 1; i++)
-			sets.sets[sets.count++] = topics_max(i - OFFSETS_PARTITIONS + 1, METADATA_SET);
+	else if (topics_internal_topic_state(name) >= 0)
+		for (int i = 0; i < STATE_PARTITIONS + MAX_LEADER_SETS - 1; i++)
+			sets.sets[sets.count++] = topics_max(i - STATE_PARTITIONS + 1, METADATA_SET);
 	return sets;
 }
 
@@ -355,7 +355,9 @@ void
 topics_make_topic_create_internal_as(NewTopic *topic)
 {
 	topic->key_type = "pg_catalog.text";
-	topic->value_type = "pg_catalog.jsonb";
+	/* of this one a record's text is completed when it is appended */
+	topic->value_type = strcmp(topic->name, PRODUCER_STATE_TOPIC) == 0 ? "pg_catalog.json" :
+		"pg_catalog.jsonb";
 	topic->settings = get_internal_settings(topic->name);
 	topic->leader_sets = get_internal_sets(topic->name);
 	if (topics_make_topic_lock_name(topic->name))

@@ -88,9 +88,7 @@ topics_leader_set_read(const char *json)
 void
 topics_leader_set_require_one(const Topic *topic)
 {
-	const bool	is_offsets = strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0;
-
-	if (is_offsets ? topic->partitions > OFFSETS_PARTITIONS :
+	if (topics_internal_topic_state(NameStr(topic->name)) >= 0 ? topic->partitions > STATE_PARTITIONS :
 		topic->leader_sets.count > 0 && !topics_catalog_is_internal(NameStr(topic->name)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

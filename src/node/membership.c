@@ -365,7 +365,7 @@ topics_membership_publish(void)
 		any = true;
 	}
 	if (any)
-		topics_offset_table_log_changed(NO_TOPIC);
+		topics_state_load_changed(0);
 }
 
 /* ----------------------------------------------------------------
@@ -576,7 +576,7 @@ topics_create_cluster(PG_FUNCTION_ARGS)
 	topics_mark_slot_require(1 + highest_set);
 	drop_metadata();
 	topics_make_topic_create_internal(METADATA_TOPIC, 1 + highest_set);
-	topics_make_topic_cover_set(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS + highest_set);
+	topics_internal_topic_cover_sets(highest_set, false);
 	insert_row(node, node, NULL, NULL, NULL);
 	self.feature_level = topics_feature_level_own();
 	update_row(psprintf("feature_level = %d", self.feature_level));

@@ -392,6 +392,9 @@ append_destination(Destination *dest, TupleTableSlot **slots, HeapTupleData *tup
 			for (int i = 0; i < fitting; i++)
 				if (slots[i] == NULL)
 					slots[i] = MakeSingleTupleTableSlot(dest->tupdesc, &TTSOpsHeapTuple);
+			if (!dest->is_replica)
+				topics_producer_stamp(&dest->id, dest->tupdesc, tuples + done, fitting,
+									  offset - dest->first_offset);
 			topics_log_append(open->rel, slots, tuples + done, fitting,
 							  dest->is_replica ? GIVEN_OFFSETS : offset,
 							  dest->append_time, cid,
@@ -564,6 +567,7 @@ topics_append_records(void)
 
 	lock_destinations();
 	TEST_POINT("append-locked");
+	topics_producer_require_epochs();
 	for (int i = 0; i < nappending; i++)
 		append_destination(appending[i], slots, tuples, most);
 	TEST_POINT("append-done");
@@ -789,15 +793,27 @@ topics_append_at_abort(void)
 	}
 }
 
+static const Destination *
+get_appending(int64 topic_id, int32 partition)
+{
+	for (int i = 0; i < nappending; i++)
+		if (appending[i]->id.topic_id == topic_id && appending[i]->id.partition == partition)
+			return appending[i];
+	pg_unreachable();
+}
+
 /* From append to publish: the first offset of our records in a partition. */
 int64
 topics_append_first_offset(int64 topic_id, int32 partition)
 {
-	for (int i = 0; i < nappending; i++)
-		if (appending[i]->id.topic_id == topic_id && appending[i]->id.partition == partition)
-			return appending[i]->first_offset;
-	Assert(false);
-	return 0;
+	return get_appending(topic_id, partition)->first_offset;
+}
+
+/* The same, while we append: also of a partition whose turn has not come. */
+int64
+topics_append_next_offset(int64 topic_id, int32 partition)
+{
+	return pg_atomic_read_u64(&get_appending(topic_id, partition)->partition.state->next_offset);
 }
 
 /* Get the leader sets of the records that wait for the commit, a bit for each. */

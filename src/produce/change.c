@@ -476,14 +476,14 @@ produce_row_change(Topic *topic, ChangeSource *source, TupleDesc desc, const cha
 	set_value(topic, build_change_json(source, op, desc, old, new), &draft);
 	draft.headers_isnull = true;
 	draft.create_time = GetCurrentTimestamp();
-	topics_produce_record(topic, &draft, false);
+	topics_produce_record(topic, &draft, false, NULL);
 
 	/* the latest record of a key that is no more: Kafka's tombstone */
 	if (new == NULL && topic->settings.compact)
 	{
 		topics_produce_check_null(topic, &topic->value);
 		draft.value_isnull = true;
-		topics_produce_record(topic, &draft, false);
+		topics_produce_record(topic, &draft, false, NULL);
 	}
 }
 
@@ -498,7 +498,7 @@ produce_truncate(Topic *topic, ChangeSource *source)
 	set_value(topic, build_change_json(source, "TRUNCATE", NULL, NULL, NULL), &draft);
 	draft.create_time = GetCurrentTimestamp();
 	for (draft.partition = 0; draft.partition < topic->partitions; draft.partition++)
-		topics_produce_record(topic, &draft, true);
+		topics_produce_record(topic, &draft, true, NULL);
 }
 
 /* Produce what has fired the trigger for a row. */

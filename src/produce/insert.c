@@ -131,7 +131,7 @@ topics_insert_row(Topic *topic, Datum *values, bool *nulls)
 		topics_produce_check_null(topic, &topic->key);
 	if (draft.value_isnull)
 		topics_produce_check_null(topic, &topic->value);
-	draft.partition = topics_produce_record(topic, &draft, !nulls[Anum_view_partition - 1]);
+	draft.partition = topics_produce_record(topic, &draft, !nulls[Anum_view_partition - 1], NULL);
 
 	values[Anum_view_partition - 1] = Int32GetDatum(draft.partition);
 	values[Anum_view_timestamp - 1] = TimestampTzGetDatum(draft.create_time);

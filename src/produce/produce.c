@@ -47,7 +47,17 @@ enum
 	PRODUCE_HEADERS,
 	PRODUCE_PARTITION,
 	PRODUCE_CREATE_TIME,
-	SEND_OFFSET					/* of send alone */
+
+	/* behind these of produce alone */
+	PRODUCE_PRODUCER_ID,
+	PRODUCE_EPOCH,
+	PRODUCE_SEQUENCE,
+
+	/* and of send */
+	SEND_OFFSET = PRODUCE_PRODUCER_ID,
+	SEND_PRODUCER_ID,
+	SEND_EPOCH,
+	SEND_SEQUENCE
 };
 
 /* Arguments of produce_batch. */
@@ -263,11 +273,16 @@ topics_produce_check_settings(Topic *topic, const RecordDraft *draft)
 /*
  * Hand a record of the topic's types to the transaction, after the last
  * checks.  Its partition is chosen here unless it was given, and is the
- * result.
+ * result.  One that is "numbered", else that is NULL, is left out if it is stored
+ * already.
  */
 int32
-topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
+topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition,
+					  ProducerSequence *numbered)
 {
+	LocalProducer *producer = NULL;
+	int64		ordinal;
+
 	topics_produce_check_settings(topic, draft);
 	if (TIMESTAMP_NOT_FINITE(draft->create_time))
 		ereport(ERROR,
@@ -281,7 +296,11 @@ topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition)
 	else
 		draft->partition = choose_partition_for_key(topic, draft->key);
 
-	topics_append_buffer(topic, draft);
+	if (numbered && (producer = topics_producer_admit(topic, draft->partition, numbered)) == NULL)
+		return draft->partition;
+	ordinal = topics_append_buffer(topic, draft);
+	if (producer)
+		topics_producer_note(producer, numbered, ordinal);
 	return draft->partition;
 }
 
@@ -368,9 +387,36 @@ draft_argument(FunctionCallInfo fcinfo, int argument, Topic *topic, TopicColumn 
 				 isnull, isnull ? 0 : PG_GETARG_DATUM(argument), result, result_isnull);
 }
 
-/* Produce a record from the arguments of produce or send. */
+/*
+ * Read the number of a record from arguments, the first of which is the producer's id.
+ * Return false if it has none.
+ */
+static bool
+read_sequence(FunctionCallInfo fcinfo, int first, ProducerSequence *numbered)
+{
+	const int	given = !PG_ARGISNULL(first) + !PG_ARGISNULL(first + 1) + !PG_ARGISNULL(first + 2);
+
+	if (likely(given == 0))
+		return false;
+	if (given < 3 || PG_ARGISNULL(PRODUCE_PARTITION))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("producer_id, producer_epoch, sequence and partition are given together"),
+				 errdetail("Sequences count a producer's records in a partition: to repeat one, the producer has to know which."),
+				 errhint("Get the first two from topics.init_producer(), and choose the partition.")));
+	memset(numbered, 0, sizeof(*numbered));
+	numbered->producer_id = PG_GETARG_INT64(first);
+	numbered->epoch = PG_GETARG_INT32(first + 1);
+	numbered->sequence = PG_GETARG_INT32(first + 2);
+	topics_settings_require_preload();
+	topics_produce_check_call(fcinfo);
+	topics_producer_begin(numbered);
+	return true;
+}
+
+/* Produce a record from the arguments of produce or send; "numbered" or NULL. */
 static int32
-produce_from_arguments(FunctionCallInfo fcinfo, Topic *topic)
+produce_from_arguments(FunctionCallInfo fcinfo, Topic *topic, ProducerSequence *numbered)
 {
 	RecordDraft draft = {0};
 	DraftPlace	place;
@@ -390,18 +436,23 @@ produce_from_arguments(FunctionCallInfo fcinfo, Topic *topic)
 		draft.partition = PG_GETARG_INT32(PRODUCE_PARTITION);
 	draft.create_time = PG_ARGISNULL(PRODUCE_CREATE_TIME) ? GetCurrentTimestamp() :
 		PG_GETARG_TIMESTAMPTZ(PRODUCE_CREATE_TIME);
-	partition = topics_produce_record(topic, &draft, !PG_ARGISNULL(PRODUCE_PARTITION));
+	partition = topics_produce_record(topic, &draft, !PG_ARGISNULL(PRODUCE_PARTITION), numbered);
 	end_draft(&place);
 	return partition;
 }
 
-/* produce(topic, value, key, headers, partition, create_time) */
+/*
+ * produce(topic, value, key, headers, partition, create_time, producer_id, producer_epoch,
+ *		   sequence)
+ */
 Datum
 topics_produce(PG_FUNCTION_ARGS)
 {
+	ProducerSequence numbered;
+	const bool	is_numbered = read_sequence(fcinfo, PRODUCE_PRODUCER_ID, &numbered);
 	Topic	   *topic = find_topic_to_produce(fcinfo);
 
-	PG_RETURN_INT32(produce_from_arguments(fcinfo, topic));
+	PG_RETURN_INT32(produce_from_arguments(fcinfo, topic, is_numbered ? &numbered : NULL));
 }
 
 /* ----------------------------------------------------------------
@@ -501,7 +552,7 @@ topics_produce_batch(PG_FUNCTION_ARGS)
 			draft.partition = PG_GETARG_INT32(BATCH_PARTITION);
 		draft.create_time = batch_element_is_null(&times, i) ? now :
 			DatumGetTimestampTz(times.values[i]);
-		topics_produce_record(topic, &draft, has_partition);
+		topics_produce_record(topic, &draft, has_partition, NULL);
 		MemoryContextReset(cxt);
 	}
 	end_draft(&place);
@@ -563,7 +614,7 @@ refuse_offset_argument(FunctionCallInfo fcinfo)
 
 /*
  * CALL send(topic, value, key, headers, INOUT partition, create_time,
- *			 INOUT "offset")
+ *			 INOUT "offset", producer_id, producer_epoch, sequence)
  */
 Datum
 topics_send(PG_FUNCTION_ARGS)
@@ -572,6 +623,8 @@ topics_send(PG_FUNCTION_ARGS)
 	Topic	   *topic;
 	TupleDesc	tupdesc;
 	NameData	name;
+	ProducerSequence numbered;
+	bool		is_numbered;
 	int32		partition;
 	const ProducedRange *ranges;
 	int			count;
@@ -589,14 +642,21 @@ topics_send(PG_FUNCTION_ARGS)
 	tupdesc = BlessTupleDesc(tupdesc);
 
 	refuse_offset_argument(fcinfo);
+	is_numbered = read_sequence(fcinfo, SEND_PRODUCER_ID, &numbered);
 	topic = find_topic_to_produce(fcinfo);
 	name = topic->name;
-	partition = produce_from_arguments(fcinfo, topic);
+	partition = produce_from_arguments(fcinfo, topic, is_numbered ? &numbered : NULL);
 	commit_for_send();
 
 	values[SENT_PARTITION] = Int32GetDatum(partition);
 	nulls[SENT_OFFSET] = true;
 	ranges = topics_append_last_produced(&count);
+	if (is_numbered && numbered.is_stored)
+	{
+		count = 0;
+		values[SENT_OFFSET] = Int64GetDatum(numbered.stored_at);
+		nulls[SENT_OFFSET] = numbered.stored_at < 0;
+	}
 	for (int i = 0; i < count; i++)
 		if (strcmp(NameStr(ranges[i].topic), NameStr(name)) == 0 &&
 			ranges[i].partition == partition)

@@ -38,11 +38,25 @@ typedef struct ProducedRange
 	int64		record_count;
 } ProducedRange;
 
+/* The number that a producer has given a record. */
+typedef struct ProducerSequence
+{
+	int64		producer_id;
+	int32		epoch;
+	int32		sequence;
+
+	/* found out */
+	bool		is_stored;		/* it was stored before */
+	int64		stored_at;		/* then: its offset, or -1 if that is not
+								 * known */
+} ProducerSequence;
+
 /* ---- produce.c ---- */
 
 extern void topics_produce_check_context(const char *command);
 extern void topics_produce_check_call(FunctionCallInfo fcinfo);
-extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition);
+extern int32 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition,
+								   ProducerSequence *numbered);
 extern void topics_produce_check_settings(Topic *topic, const RecordDraft *draft);
 extern int32 topics_produce_partition_of(Topic *topic, text *key);
 extern Datum topics_produce_convert_to_base(TopicColumn *column, Oid given, Datum value);
@@ -190,10 +204,40 @@ extern bool topics_append_is_confirmed(int set);
 extern void topics_append_confirmed(void);
 extern void topics_append_at_abort(void);
 extern int64 topics_append_first_offset(int64 topic_id, int32 partition);
+extern int64 topics_append_next_offset(int64 topic_id, int32 partition);
 extern bool topics_append_is_pending(void);
 extern bool topics_append_may_wait(void);
 extern void topics_append_forget(void);
 extern const ProducedRange *topics_append_last_produced(int *count);
+
+/* ---- producer.c ---- */
+
+typedef struct LocalProducer LocalProducer;
+
+extern void topics_producer_prepare(void);
+extern void topics_producer_begin(const ProducerSequence *given);
+extern LocalProducer *topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *given);
+extern void topics_producer_note(LocalProducer *local, const ProducerSequence *given, int64 ordinal);
+extern bool topics_producer_is_pending(void);
+extern void topics_producer_pre_commit(void);
+extern void topics_producer_require_epochs(void);
+extern void topics_producer_stamp(const TopicPartition *id, TupleDesc tupdesc, HeapTupleData *tuples,
+								  int ntuples, int64 first);
+extern void topics_producer_publish(void);
+extern void topics_producer_subcommit(SubTransactionId subxid, SubTransactionId parent);
+extern void topics_producer_subabort(SubTransactionId subxid);
+extern void topics_producer_forget(void);
+extern void topics_producer_delete_topic(int64 topic_id);
+extern void topics_producer_expire(MemoryContext parent, NextTransaction next_transaction);
+
+/* ---- producer_table.c ---- */
+
+extern void topics_producer_table_shmem_request(void);
+extern void topics_producer_table_shmem_startup(void);
+extern void topics_producer_table_forget_topic(int64 topic_id);
+extern void topics_producer_table_forget_database(Oid database);
+extern void topics_producer_table_forget_set(int set);
+extern Oid	topics_producer_table_next_database(Oid after);
 
 /* ---- append_role.c ---- */
 

@@ -72,6 +72,7 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
+#include "produce/produce.h"
 #include "group/group.h"
 #include "serve/serve.h"
 #include "pg_topics.h"
@@ -183,6 +184,8 @@ list_known_databases(void)
 		result = list_append_unique_oid(result, database);
 	while (OidIsValid(database = topics_offset_table_next_database(database)))
 		result = list_append_unique_oid(result, database);
+	while (OidIsValid(database = topics_producer_table_next_database(database)))
+		result = list_append_unique_oid(result, database);
 	return result;
 }
 
@@ -206,6 +209,7 @@ forget_databases(List *known, List *databases)
 		/* while the slot is still the database's: its stack is found by it */
 		topics_moved_sort(database);
 		topics_offset_table_forget_database(database);
+		topics_producer_table_forget_database(database);
 		topics_follower_forget_database(database);
 		topics_mark_slot_forget_database(database);
 		topics_worker_registry_forget(database);

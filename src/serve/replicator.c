@@ -46,6 +46,7 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
+#include "produce/produce.h"
 #include "group/group.h"
 #include "node/node.h"
 #include "serve/serve.h"
@@ -102,7 +103,7 @@ typedef struct Session
 	List	   *moved;			/* partitions with records that were not shown
 								 * yet: PartitionState */
 	int64		moved_mark;		/* the leader's, up to which these are */
-	int64		offsets_topic;	/* committed offsets have come: its id, or 0 */
+	uint32		grown_states;	/* a bit for each StateKind that has come */
 	FetchResponse *response;	/* that has come, and is not appended yet */
 	MemoryContext response_cxt;
 	XLogRecPtr	flush_to;		/* what was appended ends there */
@@ -587,6 +588,7 @@ heal(void)
 	TEST_POINT("replica-truncates");
 	CommitTransactionCommand();
 	topics_offset_table_forget_set(topics_leader_set);
+	topics_producer_table_forget_set(topics_leader_set);
 	if (!read_cluster() || !is_with_leader(&session.node.row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -683,14 +685,15 @@ static void
 note_moved(const Topic *topic, const LedPartition *led)
 {
 	const TopicPartition id = {MyDatabaseId, led->partition, led->topic_id};
+	const int	kind = topics_internal_topic_state(NameStr(topic->name));
 	PartitionState *state = topics_partition_state_find(&id);
 	MemoryContext old = MemoryContextSwitchTo(session.cxt);
 
 	if (state)
 		session.moved = list_append_unique_ptr(session.moved, state);
 	MemoryContextSwitchTo(old);
-	if (strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
-		session.offsets_topic = topic->topic_id;
+	if (kind >= 0)
+		session.grown_states |= 1 << kind;
 	topics_replica_fetch_report(led->topic_id, led->partition, led->upto);
 }
 
@@ -780,9 +783,10 @@ static void
 note_appended(void)
 {
 	session.flush_to = XactLastCommitEnd;
-	if (session.offsets_topic != 0)
-		topics_offset_table_log_grew(session.offsets_topic);
-	session.offsets_topic = 0;
+	for (int kind = 0; kind < STATE_KINDS; kind++)
+		if ((session.grown_states & (1 << kind)) != 0)
+			topics_state_load_grew(kind);
+	session.grown_states = 0;
 	TEST_POINT("replica-appended");
 }
 

@@ -48,6 +48,7 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
+#include "produce/produce.h"
 #include "group/group.h"
 #include "keep/keep.h"
 #include "serve/serve.h"
@@ -138,6 +139,14 @@ maintain_due_partition(void *arg)
 
 	(void) topics_maintain_partition(due->piece.view_relid, due->piece.partition, false,
 									 commit_and_notify);
+}
+
+/* Work: delete what producers have numbered that were silent for long. */
+static void
+expire_producers(void *arg)
+{
+	if (topics_extension_exists())
+		topics_producer_expire((MemoryContext) arg, commit_and_notify);
 }
 
 /* Work: write anew what records of groups say of their owners. */
@@ -359,6 +368,7 @@ run_round(bool full)
 	const WorkPiece floors = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_FLOORS, METADATA_SET};
 	const WorkPiece tables = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_TABLES, METADATA_SET};
 	const WorkPiece metadata = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_METADATA, METADATA_SET};
+	const WorkPiece producers = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_PRODUCERS, METADATA_SET};
 	const MonotonicTime began = topics_clock_now();
 	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics worker",
 											  ALLOCSET_DEFAULT_SIZES);
@@ -377,6 +387,8 @@ run_round(bool full)
 		/* in between, only if they have failed, and are to be tried again now */
 		if (full || topics_backoff_left(&floors) == 0)
 			(void) topics_backoff_run(&floors, NULL, store_log_floors, cxt);
+		if (full || topics_backoff_left(&producers) == 0)
+			(void) topics_backoff_run(&producers, PRODUCER_STATE_TOPIC, expire_producers, cxt);
 		if (full || topics_backoff_left(&metadata) == 0)
 			(void) topics_backoff_run(&metadata, NULL, compare_metadata, NULL);
 		pgstat_report_stat(false);

@@ -240,7 +240,8 @@ get_first_step(WorkKind kind)
 		[WORK_TABLES] = STEP_DROP,
 		[WORK_REPLICATE] = STEP_CONNECT,
 		[WORK_METADATA] = STEP_METADATA,
-		[WORK_ELECT] = STEP_ELECT
+		[WORK_ELECT] = STEP_ELECT,
+		[WORK_PRODUCERS] = STEP_EXPIRE
 	};
 
 	StaticAssertStmt(lengthof(steps) == WORK_KINDS, "each kind of work has a first step");

@@ -494,6 +494,23 @@ topics_mark_slot_generation_of(int set)
 	return *(volatile uint64 *) &topics_mark_slot->generation;
 }
 
+/* Note the generations of all leader sets; 0 where this database is in no cluster. */
+void
+topics_mark_slot_note_generations(uint64 generations[MAX_LEADER_SETS])
+{
+	memset(generations, 0, sizeof(uint64) * MAX_LEADER_SETS);
+	for (int set = -1; (set = topics_leader_set_after(topics_mark_slot_sets(), set)) >= 0;)
+		if (topics_mark_slot_kind_of(set) != CLUSTER_NONE)
+			generations[set] = topics_mark_slot_generation_of(set);
+}
+
+/* Return true if this database is still what it was when a generation was noted. */
+bool
+topics_mark_slot_is_generation(int set, uint64 generation)
+{
+	return generation == 0 || topics_mark_slot_generation_of(set) == generation;
+}
+
 /* The same, of the set that this process acts for. */
 uint64
 topics_mark_slot_generation(void)

@@ -344,6 +344,7 @@ typedef enum WorkKind
 	WORK_REPLICATE,				/* what the replicator does (replicator.c) */
 	WORK_METADATA,				/* of the cluster, on the node that leads */
 	WORK_ELECT,					/* who leads (leadership.c) */
+	WORK_PRODUCERS,				/* that were silent for long */
 	WORK_KINDS
 } WorkKind;
 
@@ -545,6 +546,25 @@ extern bool topics_follower_read(const char *node, Follower *copy);
 extern int	topics_follower_forget(const char *node);
 extern void topics_follower_forget_database(Oid database);
 
+/* ---- state_load.c ---- */
+
+/* What an internal topic keeps. */
+typedef enum StateKind
+{
+	STATE_OFFSETS,				/* of consumer groups */
+	STATE_PRODUCERS
+} StateKind;
+
+#define STATE_KINDS (STATE_PRODUCERS + 1)
+
+extern void topics_state_load_shmem_request(void);
+extern void topics_state_load_shmem_startup(void);
+extern bool topics_state_load_begin(StateKind kind, bool may_be_old);
+extern bool topics_state_load_end(StateKind kind, int64 topic_id);
+extern void topics_state_load_forget(Oid database, StateKind kind);
+extern void topics_state_load_changed(int64 topic_id);
+extern void topics_state_load_grew(StateKind kind);
+
 /* ---- moved.c ---- */
 
 extern void topics_moved_shmem_request(void);
@@ -613,6 +633,8 @@ extern ClusterKind topics_mark_slot_kind(void);
 extern ClusterKind topics_mark_slot_kind_of(int set);
 extern uint64 topics_mark_slot_generation(void);
 extern uint64 topics_mark_slot_generation_of(int set);
+extern void topics_mark_slot_note_generations(uint64 generations[MAX_LEADER_SETS]);
+extern bool topics_mark_slot_is_generation(int set, uint64 generation);
 extern uint32 topics_mark_slot_sets(void);
 extern int	topics_mark_slot_set_of(int set);
 extern int	topics_mark_slot_act_for(int set);

@@ -34,6 +34,7 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
+#include "produce/produce.h"
 #include "group/group.h"
 #include "topic/topic.h"
 #include "pg_topics.h"
@@ -239,10 +240,7 @@ get_leaders_argument(FunctionCallInfo fcinfo, int argument, const TopicSettingVa
 		sets.sets[sets.count++] = set;
 	topics_mark_slot_require(1 + sets.count);
 	topics_make_topic_cover_set(METADATA_TOPIC, 1 + sets.count);
-	/* whoever makes it waits for us, or we for that */
-	if (topics_catalog_lookup(CONSUMER_OFFSETS_TOPIC, true) == NULL)
-		topics_make_topic_create_internal(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS);
-	topics_make_topic_cover_set(CONSUMER_OFFSETS_TOPIC, OFFSETS_PARTITIONS + sets.count);
+	topics_internal_topic_cover_sets(sets.count, true);
 	return sets;
 }
 
@@ -464,6 +462,7 @@ topics_topic_drop_parts(const TopicParts *parts)
 
 	/* before the topic has gone: what is loaded then lacks its offsets */
 	topics_offset_log_prepare(false);
+	topics_producer_prepare();
 	scope = topics_statement_begin();
 	if (OidIsValid(parts->root_relid))
 		LockRelationOid(parts->root_relid, AccessExclusiveLock);
@@ -480,6 +479,7 @@ topics_topic_drop_parts(const TopicParts *parts)
 							 parts->topic_id);
 	topics_topic_changes_note(parts->topic_id, 0, parts->partitions, false);
 	topics_consumer_offset_delete_topic(parts->topic_id);
+	topics_producer_delete_topic(parts->topic_id);
 	TEST_POINT("topic-dropped");
 	topics_statement_end(scope);
 }

@@ -159,14 +159,18 @@ class Server:
 
     # -- pgbench -----------------------------------------------------------
 
-    def pgbench(self, sql, clients, settings=None, seconds=None, transactions=None):
-        """Transactions a second, each of one prepared statement; for whole seconds, or so many per client."""
+    def pgbench(self, sql, clients, settings=None, seconds=None, transactions=None, before='', variables=None):
+        """Transactions a second, each of one prepared statement; for whole seconds, or so many per client.
+
+        pgbench's own commands come before it, which may use variables of its, with numbers.
+        """
         until = ['-t', str(transactions)] if transactions else ['-T', str(seconds)]
         with tempfile.NamedTemporaryFile('w', suffix='.sql') as file:
-            file.write(f'{sql};\n')
+            file.write(f'{before}{sql};\n')
             file.flush()
+            defined = [argument for name, number in (variables or {}).items() for argument in ('-D', f'{name}={number}')]
             output = run_program(['pgbench', '-n', '-M', 'prepared', '-c', str(clients), '-j', str(min(clients, CORES)),
-                                  *until, '-D', f'value={VALUE}', '-f', file.name],
+                                  *until, '-D', f'value={VALUE}', *defined, '-f', file.name],
                                  self.environment(settings))
         return float(re.search(r'^tps = ([0-9.]+) \(without', output, re.M).group(1))
 

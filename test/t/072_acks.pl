@@ -625,17 +625,27 @@ for my $round (1, 2)
 
 # A small response is on the way; what is to be given then is more than what a
 # connection holds
-my $large =
-  q{SELECT count(topics.produce('locked', repeat('x', 100000))) FROM generate_series(1, 200)};
+sub begin_large
+{
+	my $session = Session->new($a);
+
+	# all but the commit: a follower is answered meanwhile, and asks again
+	$session->value('SET pg_topics.acks = 1; BEGIN');
+	$session->value(
+		q{SELECT count(topics.produce('locked', repeat('x', 100000))) FROM generate_series(1, 200)}
+	);
+	return $session;
+}
 my $given =
   q{SELECT count(*) = 2 FROM pg_stat_activity WHERE query LIKE 'CALL topic_log.replica_fetch%' AND datname = 'postgres' AND state = 'idle'};
 $observer->value(q{SELECT topics.create_topic('locked')});
 comes_to($_, 'locked', '', 'a topic on ' . $_->name) for $b, $c;
+my $giver = begin_large();
 wait_until_asked($observer, 2);
 pause('b', 'c');
 $observer->value(q{SET pg_topics.acks = 1; CALL topics.send('locked', 'small')});
 poll_until(sub { $observer->value($given) eq 't' }) or die;
-$observer->value($large);
+$giver->value('COMMIT');
 my $locker = Session->new($a);
 $locker->value(q{BEGIN; SELECT topics.drop_topic('locked')});
 resume('b', 'c');
@@ -648,9 +658,10 @@ comes_to($_, 't', $all, 'seen on ' . $_->name) for $a, $b, $c;
 # A follower that hangs while it is sent to keeps nobody from the topic
 $observer->value(q{SELECT topics.create_topic('locked')});
 comes_to($_, 'locked', '', 'a topic on ' . $_->name) for $b, $c;
+$giver = begin_large();
 wait_until_asked($observer, 2);
 pause('b', 'c');
-$observer->value($large);
+$giver->value('COMMIT');
 poll_until(
 	sub {
 		$observer->value(

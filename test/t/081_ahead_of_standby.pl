@@ -80,7 +80,12 @@ $producer = Session->waiting_for_standby($a, $observer, q{SELECT topics.produce(
 kill_server($a);
 $standby->start;
 $standby->promote;
-$standby->safe_psql('postgres', q{SELECT topics.produce('t', 'of the promoted')});
+# it leads when the follower has admitted it
+ok( poll_until(
+		sub {
+			($standby->psql('postgres', q{SELECT topics.produce('t', 'of the promoted')}))[0] == 0;
+		}),
+	'the standby is promoted: it leads');
 ok(wait_for_replica($b, $standby), 'the standby is promoted: the follower goes on');
 is(records($b), 'first while it is away of the promoted', '... with what was acknowledged');
 is(records($standby), records($b), '... on both');

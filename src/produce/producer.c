@@ -1,0 +1,985 @@
+/*-------------------------------------------------------------------------
+ *
+ * producer.c
+ *		Producers that number their records: what a transaction does to their
+ *		sequences, and what becomes of that at its end.
+ *
+ * A producer whose connection broke does not know whether its last record is stored.
+ * If it has numbered its records, it produces that one again, and a sequence that is
+ * stored is not stored twice.  It is Kafka's idempotent producer: an id, an epoch, and
+ * per partition a sequence, from 0 on, by one.
+ *
+ * What is stored is a record of the internal topic __producer_state (producer_log.c),
+ * in the transaction of the records, and what is current is kept in memory
+ * (producer_table.c).  A transaction that numbers records does the following:
+ *
+ *	1. admit: lock the sequence of the producer in the partition, and compare;
+ *	2. pre_commit: give a record per sequence to the transaction's buffer;
+ *	3. stamp: with the append locks held the offsets are known, and go into it;
+ *	4. publish: after the commit record, with the append locks still held, store
+ *	   what is new in the entries.
+ *
+ * NO RECORD IS STORED TWICE.  The lock of step 1, a heavyweight lock on (producer, topic,
+ * partition), is held until the transaction has ended.  So of two transactions with the
+ * same sequence the second one waits, and then sees what the first has published, or
+ * that it has failed.  PostgreSQL releases the lock after step 4.
+ *
+ * A RECORD THAT WAS STORED IS ACKNOWLEDGED ONCE IT IS DURABLE.  Early lock release lets
+ * the second transaction see the first one's record before that is flushed, or confirmed
+ * by followers.  So it, too, writes the record of the sequence, anew: its commit comes
+ * behind the other one, and waits for no less.
+ *
+ * FENCING.  A producer with a name gets a higher epoch from each init_producer(), and who
+ * has a lower one is refused.  Whoever was paused between that check and its commit is
+ * refused as well: the name's record and that of the sequence are in one partition of
+ * __producer_state, and the epoch is looked at again under its append lock
+ * (topics_producer_require_epochs), under which init_producer() publishes the new one.
+ * In a topic whose leaders are spread the two are in different partitions, maybe of other
+ * nodes.  There a lower epoch is refused for sure once the higher one has produced to the
+ * partition.
+ *
+ * ROLES.  What is in memory is right while this node leads.  If it was something else in
+ * between, the commit fails, as it does for consumer groups (consumer_offset.c).
+ *
+ * See docs/decisions/0017-numbered-records.md.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "produce/producer.h"
+
+PG_FUNCTION_INFO_V1(topics_init_producer);
+PG_FUNCTION_INFO_V1(topics_last_sequence);
+
+/* Kafka's producer epoch has 16 bits; behind the last one a name gets another id. */
+#define MAX_EPOCH PG_INT16_MAX
+
+/* Sequences that expire in a transaction. */
+#define EXPIRED_BATCH 100
+
+/* What an entry will be when the transaction commits. */
+typedef struct ProducerChange
+{
+	struct ProducerChange *below;	/* what it replaces, by an outer
+									 * subtransaction */
+	SubTransactionId subxid;
+	bool		deleted;
+	bool		is_admitted;	/* the producer has given the epoch */
+	int			nlocal;			/* of the batches, the last ones, are this
+								 * transaction's: their offsets are ordinals */
+	ProducerState state;
+} ProducerChange;
+
+/* An entry that the transaction uses. */
+struct LocalProducer
+{
+	ProducerKey key;
+	int			set;			/* the leader set that it is of */
+	SubTransactionId locked;	/* the one that holds its lock, or
+								 * InvalidSubTransactionId */
+	bool		found;			/* something was committed when it was locked */
+	ProducerState before;		/* that */
+	ProducerChange *change;		/* or NULL */
+	bool		reserved;		/* there is a place in the table */
+	int32		log_partition;	/* where its record goes */
+	int64		ordinal;		/* of the record in this transaction, or -1 */
+};
+
+static List *locals = NIL;		/* of LocalProducer, in TopTransactionContext */
+static LocalProducer *last_used = NULL;
+
+/* What this node was in a leader set when the first one was used. */
+static uint64 generations[MAX_LEADER_SETS];
+
+static int64 state_topic_id;	/* where this commit's records go */
+
+/* ----------------------------------------------------------------
+ *		Entries of this transaction
+ * ----------------------------------------------------------------
+ */
+
+static ProducerKey
+make_key(int64 producer_id, int64 topic_id, int32 partition)
+{
+	return (ProducerKey)
+	{
+		MyDatabaseId, partition, topic_id, producer_id
+	};
+}
+
+static ProducerKey
+make_name_key(int64 producer_id)
+{
+	return make_key(producer_id, 0, -1);
+}
+
+/* An id tells whether it belongs to a name: such a producer is known, or refused. */
+static bool
+id_has_name(int64 producer_id)
+{
+	return producer_id % 2 != 0;
+}
+
+/* Before what is committed is looked at, for who will produce: note this node's roles. */
+static void
+prepare(bool for_write)
+{
+	topics_cluster_attend();
+	if (locals == NIL)
+		topics_mark_slot_note_generations(generations);
+	topics_producer_log_prepare(for_write);
+}
+
+static LOCKTAG
+make_lock_tag(const ProducerKey *key)
+{
+	return topics_user_lock_tag(USER_LOCK_PRODUCER,
+								hash_bytes_extended((const unsigned char *) key, sizeof(*key), 0));
+}
+
+static LocalProducer *
+find_local(const ProducerKey *key)
+{
+	ListCell   *lc;
+
+	if (last_used && memcmp(&last_used->key, key, sizeof(*key)) == 0)
+		return last_used;
+	foreach(lc, locals)
+	{
+		LocalProducer *local = lfirst(lc);
+
+		if (memcmp(&local->key, key, sizeof(*key)) == 0)
+			return local;
+	}
+	return NULL;
+}
+
+/* Find or make this transaction's view of an entry. */
+static LocalProducer *
+get_local(const ProducerKey *key)
+{
+	LocalProducer *local = find_local(key);
+	MemoryContext old;
+
+	if (local)
+		return local;
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	local = palloc0(sizeof(LocalProducer));
+	local->key = *key;
+	local->ordinal = -1;
+	locals = lappend(locals, local);
+	MemoryContextSwitchTo(old);
+	return local;
+}
+
+/*
+ * Use an entry in this transaction: locked, with what is committed.  Without "wait", return
+ * NULL if another transaction uses it.
+ */
+static LocalProducer *
+use_entry(const ProducerKey *key, bool wait)
+{
+	LocalProducer *local = get_local(key);
+
+	if (local->locked == InvalidSubTransactionId)
+	{
+		LOCKTAG		tag = make_lock_tag(key);
+
+		if (!topics_user_lock_acquire(&tag, ExclusiveLock, wait))
+			return NULL;
+		local->locked = GetCurrentSubTransactionId();
+		local->set = topics_producer_log_set(key);
+		local->found = topics_producer_table_peek(key, &local->before);
+	}
+	last_used = local;
+	return local;
+}
+
+/* What the entry is for this transaction, or NULL. */
+static const ProducerState *
+get_state(const LocalProducer *local)
+{
+	if (local->change)
+		return local->change->deleted ? NULL : &local->change->state;
+	return local->found ? &local->before : NULL;
+}
+
+/* Begin a change: with what there is, in place of one that this subtransaction has made. */
+static ProducerChange *
+push_change(LocalProducer *local)
+{
+	SubTransactionId subxid = GetCurrentSubTransactionId();
+	ProducerChange *change = local->change;
+
+	if (change == NULL || change->subxid != subxid)
+	{
+		change = MemoryContextAllocZero(TopTransactionContext, sizeof(ProducerChange));
+		if (local->change)
+			*change = *local->change;
+		else if (local->found)
+			change->state = local->before;
+		change->below = local->change;
+		change->subxid = subxid;
+		local->change = change;
+	}
+	change->deleted = false;
+	return change;
+}
+
+static void
+require_owner(Oid owner, int64 producer_id)
+{
+	if ((OidIsValid(owner) && has_privs_of_role(GetUserId(), owner)) || topics_catalog_is_admin())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for producer " INT64_FORMAT, producer_id),
+			 errdetail("It belongs to another role."),
+			 errhint("Get an id of your own from topics.init_producer().")));
+}
+
+/* ----------------------------------------------------------------
+ *		Epochs
+ * ----------------------------------------------------------------
+ */
+
+static void
+report_fenced(int64 producer_id, int32 given, int32 current)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PRODUCER_FENCED),
+			 errmsg("producer " INT64_FORMAT " is fenced", producer_id),
+			 errdetail("PRODUCER_FENCED: its epoch is %d, and %d was given.", current, given),
+			 errhint("Another process has called topics.init_producer() with its name, and goes on in its place: this one ends.")));
+}
+
+static void
+report_unknown(int64 producer_id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PRODUCER_FENCED),
+			 errmsg("producer " INT64_FORMAT " does not exist", producer_id),
+			 errdetail("PRODUCER_FENCED: no name has this id. It has expired, was replaced by another one, or is of another database."),
+			 errhint("Call topics.init_producer() again.")));
+}
+
+/* Require a producer that has a name to be at an epoch. */
+static void
+check_named_epoch(const ProducerSequence *given)
+{
+	const ProducerKey key = make_name_key(given->producer_id);
+	const LocalProducer *local = find_local(&key);
+	ProducerState state;
+
+	if (local && get_state(local))
+		state = *get_state(local);
+	else if (!topics_producer_table_peek(&key, &state))
+		report_unknown(given->producer_id);
+	require_owner(state.owner, given->producer_id);
+	if (state.epoch != given->epoch)
+		report_fenced(given->producer_id, given->epoch, state.epoch);
+}
+
+/*
+ * With the append locks held: require what was admitted to be of epochs that are current.
+ * Raises the error of who was fenced.
+ */
+void
+topics_producer_require_epochs(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		const LocalProducer *local = lfirst(lc);
+		const ProducerKey key = make_name_key(local->key.producer_id);
+		const LocalProducer *name;
+		ProducerState state;
+
+		if (local->change == NULL || !local->change->is_admitted || !id_has_name(key.producer_id))
+			continue;
+		name = find_local(&key);
+		/* this transaction has it locked: nobody else changes it */
+		if (name && name->change)
+			continue;
+		if (!topics_producer_table_peek(&key, &state))
+			report_unknown(key.producer_id);
+		if (state.epoch != local->change->state.epoch)
+			report_fenced(key.producer_id, local->change->state.epoch, state.epoch);
+	}
+}
+
+/* ----------------------------------------------------------------
+ *		Sequences
+ * ----------------------------------------------------------------
+ */
+
+/* The sequence behind another one; Kafka's begin anew behind the highest. */
+static int32
+next_sequence(int32 sequence)
+{
+	return sequence == PG_INT32_MAX ? 0 : sequence + 1;
+}
+
+/* Return true if a sequence is behind another one, by no more than half of all. */
+static bool
+is_stored(int32 sequence, int32 last)
+{
+	uint32		distance = ((uint32) last - (uint32) sequence) & PG_INT32_MAX;
+
+	return distance <= PG_INT32_MAX / 2;
+}
+
+/* The offset of a sequence that is stored, or UNKNOWN_PLACE if that is not kept. */
+static int64
+find_place(const ProducerState *state, int ncommitted, int32 sequence)
+{
+	for (int i = 0; i < ncommitted; i++)
+	{
+		const ProducerBatch *batch = &state->batches[i];
+		uint32		place = ((uint32) sequence - (uint32) batch->first) & PG_INT32_MAX;
+
+		if (place <= (((uint32) batch->last - (uint32) batch->first) & PG_INT32_MAX))
+			return batch->offset == UNKNOWN_PLACE ? UNKNOWN_PLACE : batch->offset + place;
+	}
+	return UNKNOWN_PLACE;
+}
+
+static void
+report_out_of_order(const Topic *topic, int32 partition, const ProducerSequence *given, int32 expected)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OUT_OF_ORDER_SEQUENCE),
+			 errmsg("sequence %d of producer " INT64_FORMAT " is out of order",
+					given->sequence, given->producer_id),
+			 errdetail("OUT_OF_ORDER_SEQUENCE_NUMBER: in partition %d of topic \"%s\" the next one is %d.",
+					   partition, NameStr(topic->name), expected),
+			 errhint("Produce the sequences in between before, or begin with 0 at the next epoch, by topics.init_producer().")));
+}
+
+static void
+check_range(const char *name, int64 value)
+{
+	if (value < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", name)));
+}
+
+/*
+ * Before a topic is looked at that a numbered record is for: make sure that what is stored
+ * of producers is known.
+ */
+void
+topics_producer_begin(const ProducerSequence *given)
+{
+	check_range("producer_id", given->producer_id);
+	check_range("producer_epoch", given->epoch);
+	check_range("sequence", given->sequence);
+	prepare(true);
+}
+
+/* Require this node to lead a partition: what a follower knows of producers is old. */
+static void
+require_leader(const Topic *topic, int32 partition)
+{
+	const int	set = topics_mark_slot_set_of(topics_leader_set_of(&topic->leader_sets, partition));
+
+	if (topics_cluster_follows(set))
+		topics_cluster_report_not_leader(set, NameStr(topic->name), partition);
+}
+
+/*
+ * Look whether a numbered record is to be stored in a partition.  Return NULL if it is stored;
+ * then "stored_at" is its offset, or -1 if that is not known (any more, or before the
+ * commit).  Otherwise the caller produces it, and says so (topics_producer_note).
+ *
+ * As in Kafka, of a producer that nothing is known of any sequence is taken: what was
+ * known has expired.
+ */
+LocalProducer *
+topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *given)
+{
+	const ProducerKey key = make_key(given->producer_id, topic->topic_id, partition);
+	LocalProducer *local;
+	const ProducerState *state;
+	int32		last;
+
+	require_leader(topic, partition);
+	if (id_has_name(given->producer_id))
+		check_named_epoch(given);
+	local = use_entry(&key, true);
+	state = get_state(local);
+	given->stored_at = UNKNOWN_PLACE;
+	if (state == NULL)
+		return local;
+
+	require_owner(state->owner, given->producer_id);
+	if (given->epoch < state->epoch)
+		report_fenced(given->producer_id, given->epoch, state->epoch);
+	if (given->epoch > state->epoch)
+	{
+		if (given->sequence != 0)
+			report_out_of_order(topic, partition, given, 0);
+		return local;
+	}
+	last = state->batches[state->nbatches - 1].last;
+	if (given->sequence == next_sequence(last))
+		return local;
+	if (!is_stored(given->sequence, last))
+		report_out_of_order(topic, partition, given, next_sequence(last));
+
+	given->is_stored = true;
+	given->stored_at = find_place(state, state->nbatches - (local->change ? local->change->nlocal : 0),
+								  given->sequence);
+	/* the commit is to wait for no less than that of the record */
+	push_change(local)->is_admitted = true;
+	return NULL;
+}
+
+/* A record that was admitted is in the transaction's buffer, as so many were before it. */
+void
+topics_producer_note(LocalProducer *local, const ProducerSequence *given, int64 ordinal)
+{
+	ProducerChange *change = push_change(local);
+	ProducerState *state = &change->state;
+	ProducerBatch *batch = state->nbatches > 0 ? &state->batches[state->nbatches - 1] : NULL;
+
+	change->is_admitted = true;
+	if (state->nbatches == 0 || state->epoch != given->epoch)
+	{
+		if (!OidIsValid(state->owner))
+			state->owner = GetUserId();
+		state->epoch = given->epoch;
+		state->nbatches = change->nlocal = 0;
+	}
+	/* it goes on, unless other records have come in between */
+	else if (change->nlocal > 0 && given->sequence > batch->first &&
+			 ordinal - batch->offset == given->sequence - batch->first)
+	{
+		batch->last = given->sequence;
+		return;
+	}
+	if (state->nbatches == PRODUCER_BATCHES)
+	{
+		memmove(&state->batches[0], &state->batches[1], sizeof(ProducerBatch) * (PRODUCER_BATCHES - 1));
+		state->nbatches--;
+	}
+	state->batches[state->nbatches++] = (ProducerBatch)
+	{
+		given->sequence, given->sequence, ordinal
+	};
+	change->nlocal = Min(change->nlocal + 1, PRODUCER_BATCHES);
+}
+
+/* ----------------------------------------------------------------
+ *		The end of a transaction
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if the transaction uses a producer's id. */
+bool
+topics_producer_is_pending(void)
+{
+	return locals != NIL;
+}
+
+/*
+ * Require this node to be what it was when the producer was looked at: otherwise it may
+ * have produced on another node, which led meanwhile.
+ */
+static void
+require_same_role(int set)
+{
+	if (!topics_mark_slot_is_generation(set, generations[set]))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("another node may have led since this transaction has numbered a record"),
+				 errhint("The transaction might succeed if retried.")));
+}
+
+static void
+add_record(Topic *state_topic, LocalProducer *local)
+{
+	ProducerChange *change = local->change;
+	RecordDraft draft = {0};
+
+	change->state.used_at = GetCurrentTimestamp();
+	draft.key = topics_producer_log_format_key(&local->key);
+	draft.value_isnull = change->deleted;
+	draft.headers_isnull = true;
+	if (!change->deleted)
+		draft.value = topics_producer_log_format_value(&local->key, &change->state);
+	draft.partition = topics_producer_log_choose_partition(state_topic, &local->key);
+	draft.create_time = change->state.used_at;
+	local->log_partition = draft.partition;
+	local->ordinal = topics_append_buffer(state_topic, &draft);
+}
+
+/* Before the commit record: give records to the transaction's buffer. */
+void
+topics_producer_pre_commit(void)
+{
+	Topic	   *state_topic = NULL;
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalProducer *local = lfirst(lc);
+
+		local->ordinal = -1;
+		if (local->change == NULL || (local->change->deleted && !local->found))
+			continue;
+
+		/*
+		 * of a topic that is dropped a follower gets the records from the
+		 * leader
+		 */
+		if (local->change->deleted && topics_cluster_follows(local->set))
+			continue;
+		require_same_role(local->set);
+		if (state_topic == NULL)
+		{
+			state_topic = topics_internal_topic_require(PRODUCER_STATE_TOPIC);
+			state_topic_id = state_topic->topic_id;
+		}
+		if (!local->change->deleted)
+		{
+			local->reserved = true;
+			topics_producer_table_reserve(&local->key);
+		}
+		add_record(state_topic, local);
+	}
+}
+
+/* With the append locks held: give this transaction's batches their offsets. */
+static void
+place_batches(LocalProducer *local)
+{
+	ProducerState *state = &local->change->state;
+	int64		base;
+
+	if (local->change->nlocal == 0)
+		return;
+	base = topics_append_next_offset(local->key.topic_id, local->key.partition);
+	for (int i = state->nbatches - local->change->nlocal; i < state->nbatches; i++)
+		state->batches[i].offset += base;
+	local->change->nlocal = 0;
+}
+
+/* Put the offsets into the text of a sequence's record, which has room for them. */
+static void
+stamp_record(const LocalProducer *local, const HeapTupleData *tuple, TupleDesc tupdesc)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(unconstify(HeapTupleData *, tuple), Anum_log_value, tupdesc, &isnull);
+	char		batches[BATCHES_SIZE];
+	int			length;
+
+	if (isnull)
+		return;
+	Assert(!VARATT_IS_EXTENDED(DatumGetPointer(value)) || VARATT_IS_SHORT(DatumGetPointer(value)));
+	length = topics_producer_log_print_batches(batches, sizeof(batches), &local->change->state);
+	Assert(length <= (int) VARSIZE_ANY_EXHDR(DatumGetPointer(value)));
+	memcpy(VARDATA_ANY(DatumGetPointer(value)), batches, length);
+}
+
+/*
+ * With the append locks held, before the records are appended: stamp those of them that
+ * are of sequences.  They are "first" and those behind it, of their partition in this
+ * transaction.  Raises nothing.
+ */
+void
+topics_producer_stamp(const TopicPartition *id, TupleDesc tupdesc, HeapTupleData *tuples,
+					  int ntuples, int64 first)
+{
+	ListCell   *lc;
+
+	if (likely(locals == NIL))
+		return;
+	foreach(lc, locals)
+	{
+		LocalProducer *local = lfirst(lc);
+
+		if (local->ordinal < first || local->ordinal >= first + ntuples ||
+			local->log_partition != id->partition || state_topic_id != id->topic_id ||
+			topics_producer_has_name(&local->key))
+			continue;
+		place_batches(local);
+		stamp_record(local, &tuples[local->ordinal - first], tupdesc);
+	}
+}
+
+/*
+ * After the commit record, with the append locks still held: store what is new.
+ * Raises nothing.
+ */
+void
+topics_producer_publish(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		const LocalProducer *local = lfirst(lc);
+
+		if (local->ordinal >= 0)
+			topics_producer_table_store(&local->key, local->change->deleted ? NULL : &local->change->state,
+										local->ordinal +
+										topics_append_first_offset(state_topic_id, local->log_partition));
+	}
+}
+
+/* What a subtransaction uses and changes becomes its parent's. */
+void
+topics_producer_subcommit(SubTransactionId subxid, SubTransactionId parent)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalProducer *local = lfirst(lc);
+		ProducerChange *change = local->change;
+
+		if (local->locked == subxid)
+			local->locked = parent;
+		if (change == NULL || change->subxid != subxid)
+			continue;
+		change->subxid = parent;
+		if (change->below && change->below->subxid == parent)
+			change->below = change->below->below;
+	}
+}
+
+/* Undo what a subtransaction locked and changed. */
+void
+topics_producer_subabort(SubTransactionId subxid)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalProducer *local = lfirst(lc);
+
+		if (local->locked == subxid)
+			local->locked = InvalidSubTransactionId;
+		while (local->change && local->change->subxid == subxid)
+			local->change = local->change->below;
+	}
+}
+
+/* Forget all at the end of a transaction.  Raises nothing. */
+void
+topics_producer_forget(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		const LocalProducer *local = lfirst(lc);
+
+		if (local->reserved)
+			topics_producer_table_unreserve(&local->key);
+	}
+	locals = NIL;				/* the memory goes with the transaction */
+	last_used = NULL;
+}
+
+/* ----------------------------------------------------------------
+ *		What goes
+ * ----------------------------------------------------------------
+ */
+
+/* The entry will be no more when the transaction commits. */
+static void
+delete_entry(LocalProducer *local)
+{
+	push_change(local)->deleted = true;
+}
+
+/* Before a topic is dropped: what is loaded then lacks its sequences. */
+void
+topics_producer_prepare(void)
+{
+	prepare(false);
+}
+
+/*
+ * A topic is dropped: delete what producers have numbered in it.  That needs no lock:
+ * whoever has locked an entry of the topic has not committed before us, and fails.
+ */
+void
+topics_producer_delete_topic(int64 topic_id)
+{
+	int			count;
+	ProducerEntry *entries = topics_producer_table_list(topic_id, DT_NOEND, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		LocalProducer *local = get_local(&entries[i].key);
+
+		CHECK_FOR_INTERRUPTS();
+		local->set = topics_producer_log_set(&local->key);
+		local->found = true;
+		local->before = entries[i].state;
+		delete_entry(local);
+	}
+	pfree(entries);
+}
+
+/* Order entries by producers, each with its name last. */
+static int
+compare_entries(const void *a, const void *b)
+{
+	const ProducerKey *ka = &((const ProducerEntry *) a)->key;
+	const ProducerKey *kb = &((const ProducerEntry *) b)->key;
+
+	if (ka->producer_id != kb->producer_id)
+		return ka->producer_id < kb->producer_id ? -1 : 1;
+	return (int) topics_producer_has_name(ka) - (int) topics_producer_has_name(kb);
+}
+
+/*
+ * Delete an entry that was not used since a time.  Return false if it was, or is used right
+ * now, or is another node's to delete.
+ */
+static bool
+expire_entry(const ProducerKey *key, TimestampTz before)
+{
+	LocalProducer *local;
+
+	ProducerState state;
+
+	if (!topics_producer_table_peek(key, &state) || state.used_at >= before ||
+		topics_cluster_follows(topics_producer_log_set(key)))
+		return false;
+	prepare(false);
+	local = use_entry(key, false);
+	if (local == NULL || !local->found || local->before.used_at >= before)
+		return false;
+	delete_entry(local);
+	return true;
+}
+
+/*
+ * Delete what was not used for pg_topics.producer_id_expiration.  The caller is in a
+ * transaction, and in another one at the end; "parent" outlives them.
+ */
+void
+topics_producer_expire(MemoryContext parent, NextTransaction next_transaction)
+{
+	TimestampTz before = topics_clock_ago(pg_topics_producer_id_expiration);
+	MemoryContext old;
+	ProducerEntry *entries;
+	int			count;
+	int			deleted = 0;
+	bool		is_used = false;	/* by a sequence of this producer that
+									 * stays */
+
+	if (topics_catalog_lookup(PRODUCER_STATE_TOPIC, true) == NULL)
+		return;
+	prepare(false);
+	old = MemoryContextSwitchTo(parent);	/* it outlives transactions */
+	entries = topics_producer_table_list(0, DT_NOEND, &count);
+	MemoryContextSwitchTo(old);
+	/* a name comes behind its sequences, and goes no sooner */
+	qsort(entries, count, sizeof(ProducerEntry), compare_entries);
+	for (int i = 0; i < count; i++)
+	{
+		const ProducerEntry *entry = &entries[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (i == 0 || entry->key.producer_id != entries[i - 1].key.producer_id)
+			is_used = false;
+		if (is_used && topics_producer_has_name(&entry->key))
+			continue;
+		if (!expire_entry(&entry->key, before))
+			is_used = true;
+		else if (++deleted % EXPIRED_BATCH == 0)
+			next_transaction();
+	}
+	pfree(entries);
+	next_transaction();
+}
+
+/* ----------------------------------------------------------------
+ *		SQL
+ * ----------------------------------------------------------------
+ */
+
+/* Columns of init_producer's result. */
+enum
+{
+	INIT_PRODUCER_ID,
+	INIT_EPOCH,
+	INIT_COLUMNS
+};
+
+/* Draw a new id.  It was never given before: it has 62 random bits. */
+static int64
+draw_id(bool has_name)
+{
+	int64		id;
+
+	do
+		if (!pg_strong_random(&id, sizeof(id)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate a producer id")));
+	while ((id = (id & PG_INT64_MAX) & ~INT64CONST(1)) == 0);
+	return has_name ? id + 1 : id;
+}
+
+static void
+check_name(const char *name)
+{
+	if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid producer name \"%s\"", name),
+				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
+}
+
+/* Get the id and the next epoch of a name; a new one becomes the current user's. */
+static ProducerState
+take_name(const char *name, int64 *producer_id)
+{
+	LOCKTAG		tag = topics_user_lock_tag(USER_LOCK_PRODUCER_NAME,
+										   hash_bytes_extended((const unsigned char *) name, strlen(name), 0));
+	ProducerKey key;
+	ProducerState state;
+	LocalProducer *local;
+	ProducerChange *change;
+	ListCell   *lc;
+	bool		found = false;
+
+	check_name(name);
+	(void) topics_user_lock_acquire(&tag, ExclusiveLock, true);
+	/* what this transaction has made of it, or else what is committed */
+	foreach(lc, locals)
+	{
+		local = lfirst(lc);
+		if (topics_producer_has_name(&local->key) && get_state(local) &&
+			strcmp(get_state(local)->name, name) == 0)
+		{
+			key = local->key;
+			found = true;
+		}
+	}
+	if (!found)
+		found = topics_producer_table_find_name(name, &key, &state);
+	if (found)
+	{
+		local = use_entry(&key, true);
+		/* it may have expired while the lock was waited for */
+		found = get_state(local) != NULL;
+	}
+	if (found)
+	{
+		require_owner(get_state(local)->owner, key.producer_id);
+		if (get_state(local)->epoch == MAX_EPOCH)
+		{
+			delete_entry(local);
+			found = false;
+		}
+	}
+	if (!found)
+	{
+		key = make_name_key(draw_id(true));
+		local = use_entry(&key, true);
+	}
+	change = push_change(local);
+	if (found)
+		change->state.epoch++;
+	else
+	{
+		change->state.owner = GetUserId();
+		strlcpy(change->state.name, name, sizeof(change->state.name));
+	}
+	*producer_id = key.producer_id;
+	return change->state;
+}
+
+/* init_producer(producer_name): producer_id, producer_epoch */
+Datum
+topics_init_producer(PG_FUNCTION_ARGS)
+{
+	TupleDesc	tupdesc;
+	Datum		values[INIT_COLUMNS];
+	bool		nulls[INIT_COLUMNS] = {false};
+	ProducerState state = {0};
+	int64		producer_id;
+
+	topics_settings_require_preload();
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (PG_ARGISNULL(0))
+		producer_id = draw_id(false);
+	else
+	{
+		topics_produce_check_call(fcinfo);
+		topics_cluster_require_leader("topics.init_producer()");
+		prepare(true);
+		state = take_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), &producer_id);
+	}
+	values[INIT_PRODUCER_ID] = Int64GetDatum(producer_id);
+	values[INIT_EPOCH] = Int32GetDatum(state.epoch);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}
+
+/* Arguments of last_sequence. */
+enum
+{
+	LAST_PRODUCER_ID,
+	LAST_TOPIC,
+	LAST_PARTITION
+};
+
+/* last_sequence(producer_id, topic, partition) */
+Datum
+topics_last_sequence(PG_FUNCTION_ARGS)
+{
+	Topic	   *topic;
+	ProducerKey key;
+	LocalProducer *local;
+	const ProducerState *state;
+
+	topics_settings_require_preload();
+	topics_argument_require_all(fcinfo, PG_NARGS());
+	topics_produce_check_call(fcinfo);
+	prepare(false);
+	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, LAST_TOPIC), false);
+	topics_catalog_require(topic, ACL_INSERT);
+	topics_catalog_check_partition(topic, PG_GETARG_INT32(LAST_PARTITION));
+	require_leader(topic, PG_GETARG_INT32(LAST_PARTITION));
+	key = make_key(PG_GETARG_INT64(LAST_PRODUCER_ID), topic->topic_id, PG_GETARG_INT32(LAST_PARTITION));
+	local = use_entry(&key, true);
+	state = get_state(local);
+	if (state == NULL)
+		PG_RETURN_NULL();
+	require_owner(state->owner, key.producer_id);
+
+	/*
+	 * as for a record that is stored: the answer is true once this has
+	 * committed
+	 */
+	if (local->change == NULL)
+		(void) push_change(local);
+	PG_RETURN_INT32(state->batches[state->nbatches - 1].last);
+}

@@ -1,0 +1,91 @@
+/*-------------------------------------------------------------------------
+ *
+ * produce/producer.h
+ *		Producers that number their records, for the files producer*.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PG_TOPICS_PRODUCER_H
+#define PG_TOPICS_PRODUCER_H
+
+#include "lib/ilist.h"
+
+#include "log/log.h"
+#include "produce/produce.h"
+
+#define PRODUCER_BATCHES 5		/* Kafka's:
+								 * max.in.flight.requests.per.connection */
+#define NO_EPOCH (-1)			/* of an entry that nobody has committed yet */
+#define BATCHES_SIZE (32 + PRODUCER_BATCHES * 64)	/* of their text, at most */
+#define UNKNOWN_PLACE INT64CONST(-1)	/* of a batch that is not kept any
+										 * more */
+
+/*
+ * What an entry is about: a producer's sequence in a partition, or, with topic 0 and
+ * partition -1, a producer that has a name.
+ */
+typedef struct ProducerKey
+{
+	Oid			database;
+	int32		partition;
+	int64		topic_id;
+	int64		producer_id;
+} ProducerKey;
+
+/* Records of one transaction, with sequences from first to last, and offsets likewise. */
+typedef struct ProducerBatch
+{
+	int32		first;
+	int32		last;
+	int64		offset;			/* of the first; until the commit has offsets,
+								 * its number among the transaction's records */
+} ProducerBatch;
+
+/* What is committed of it. */
+typedef struct ProducerState
+{
+	int32		epoch;			/* or NO_EPOCH */
+	Oid			owner;
+	TimestampTz used_at;		/* when that was committed */
+	int			nbatches;
+	ProducerBatch batches[PRODUCER_BATCHES];	/* of a sequence, ascending */
+	char		name[NAMEDATALEN];	/* of a producer that has one */
+} ProducerState;
+
+/* An entry in shared memory; producer_table.c says which lock guards it. */
+typedef struct ProducerEntry
+{
+	ProducerKey key;			/* hash key: must be first */
+	ProducerState state;
+	int64		record_offset;	/* of its record in __producer_state */
+	dlist_node	link;			/* in the list of all entries */
+} ProducerEntry;
+
+static inline bool
+topics_producer_has_name(const ProducerKey *key)
+{
+	return key->topic_id == 0;
+}
+
+/* ---- producer_table.c ---- */
+
+extern bool topics_producer_table_peek(const ProducerKey *key, ProducerState *state);
+extern bool topics_producer_table_find_name(const char *name, ProducerKey *key, ProducerState *state);
+extern void topics_producer_table_reserve(const ProducerKey *key);
+extern void topics_producer_table_unreserve(const ProducerKey *key);
+extern void topics_producer_table_store(const ProducerKey *key, const ProducerState *state,
+										int64 record_offset);
+extern void topics_producer_table_load(const ProducerKey *key, const ProducerState *state,
+									   int64 record_offset);
+extern ProducerEntry *topics_producer_table_list(int64 topic_id, TimestampTz before, int *count);
+
+/* ---- producer_log.c ---- */
+
+extern int	topics_producer_log_set(const ProducerKey *key);
+extern int32 topics_producer_log_choose_partition(Topic *state_topic, const ProducerKey *key);
+extern Datum topics_producer_log_format_key(const ProducerKey *key);
+extern int	topics_producer_log_print_batches(char *text, Size size, const ProducerState *state);
+extern Datum topics_producer_log_format_value(const ProducerKey *key, const ProducerState *state);
+extern void topics_producer_log_prepare(bool for_write);
+
+#endif							/* PG_TOPICS_PRODUCER_H */
