@@ -207,6 +207,9 @@ read_record(TupleTableSlot *slot, void *arg)
 	if (record->is_left)
 		read_value(&record->state,
 				   DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(datum)))));
+	/* what somebody else wrote may be anything */
+	if (record->state.epoch < 0 || (!topics_producer_has_name(&key) && record->state.nbatches == 0))
+		record->is_left = false;
 }
 
 /* Remove from shared memory what is not in the log. */
