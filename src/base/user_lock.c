@@ -3,8 +3,9 @@
  * user_lock.c
  *		Heavyweight locks on what is no relation.
  *
- * They are user locks, as those of pg_advisory_lock are, told from these by a number of ours.
- * A deadlock among them, and with locks of tables, is found by PostgreSQL.
+ * They are user locks, as those of pg_advisory_lock are, told from these by a
+ * number of ours.  A deadlock among them, and with locks of tables, is found by
+ * PostgreSQL.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,8 +17,8 @@
 #include "base/base.h"
 
 /*
- * Make the tag of a lock on something of this database.  Two things with the same hash
- * share one lock: harmless.
+ * Make the tag of a lock on something of this database.  Two things with the
+ * same hash share one lock: harmless.
  */
 LOCKTAG
 topics_user_lock_tag(UserLockKind kind, uint64 hash)

@@ -208,17 +208,14 @@ find_name(const char *name, const char *const *names, int count)
 static bool
 parse_record_key(const char *text, GroupOffsetKey *key)
 {
-	char	   *p;
+	const char *group_id;
 
 	memset(key, 0, sizeof(*key));
 	key->database = MyDatabaseId;
-	key->topic_id = strtoi64(text, &p, 10);
-	if (*p != '/')
+	group_id = topics_internal_topic_parse_key(text, &key->topic_id, &key->partition);
+	if (group_id == NULL || strlen(group_id) >= NAMEDATALEN)
 		return false;
-	key->partition = strtol(p + 1, &p, 10);
-	if (*p != '/' || strlen(p + 1) >= NAMEDATALEN)
-		return false;
-	strlcpy(key->group_id, p + 1, sizeof(key->group_id));
+	strlcpy(key->group_id, group_id, sizeof(key->group_id));
 	return true;
 }
 

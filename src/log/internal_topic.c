@@ -211,6 +211,22 @@ topics_internal_topic_read(Topic *topic, int32 number, StateReader read, void *a
  */
 
 /*
+ * Parse a record's key, "topic id/partition/name".  Return the name, a part of the text, or
+ * NULL if it is something else.
+ */
+const char *
+topics_internal_topic_parse_key(const char *text, int64 *topic_id, int32 *partition)
+{
+	char	   *p;
+
+	*topic_id = strtoi64(text, &p, 10);
+	if (*p != '/')
+		return NULL;
+	*partition = strtol(p + 1, &p, 10);
+	return *p == '/' ? p + 1 : NULL;
+}
+
+/*
  * Write whose something is, as fields of JSON.  A role is kept by id and by name.  The
  * id is right in the cluster of databases that wrote it, also after ALTER ROLE ..
  * RENAME; the name in any other, after a restore or an upgrade.

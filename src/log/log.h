@@ -385,6 +385,7 @@ extern int	topics_internal_topic_set_of(int64 topic_id, int32 partition);
 extern int32 topics_internal_topic_partition_of_set(const Topic *topic, int set);
 extern Topic *topics_internal_topic_require(const char *name);
 extern int64 topics_internal_topic_read(Topic *topic, int32 number, StateReader read, void *arg);
+extern const char *topics_internal_topic_parse_key(const char *text, int64 *topic_id, int32 *partition);
 extern void topics_internal_topic_format_owner(StringInfo json, Oid owner);
 extern Oid	topics_internal_topic_read_owner(Jsonb *value);
 extern bool topics_internal_topic_is_left(int64 topic_id);

@@ -728,7 +728,7 @@ void
 topics_producer_delete_topic(int64 topic_id)
 {
 	int			count;
-	ProducerEntry *entries = topics_producer_table_list(topic_id, DT_NOEND, &count);
+	ProducerEntry *entries = topics_producer_table_list(topic_id, &count);
 
 	for (int i = 0; i < count; i++)
 	{
@@ -796,7 +796,7 @@ topics_producer_expire(MemoryContext parent, NextTransaction next_transaction)
 		return;
 	prepare(false);
 	old = MemoryContextSwitchTo(parent);	/* it outlives transactions */
-	entries = topics_producer_table_list(0, DT_NOEND, &count);
+	entries = topics_producer_table_list(0, &count);
 	MemoryContextSwitchTo(old);
 	/* a name comes behind its sequences, and goes no sooner */
 	qsort(entries, count, sizeof(ProducerEntry), compare_entries);

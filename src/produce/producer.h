@@ -77,7 +77,7 @@ extern void topics_producer_table_store(const ProducerKey *key, const ProducerSt
 										int64 record_offset);
 extern void topics_producer_table_load(const ProducerKey *key, const ProducerState *state,
 									   int64 record_offset);
-extern ProducerEntry *topics_producer_table_list(int64 topic_id, TimestampTz before, int *count);
+extern ProducerEntry *topics_producer_table_list(int64 topic_id, int *count);
 
 /* ---- producer_log.c ---- */
 

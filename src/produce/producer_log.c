@@ -135,18 +135,16 @@ typedef struct LoadedRecord
 static bool
 parse_key(const char *text, ProducerKey *key)
 {
-	char	   *p;
+	const char *id;
+	char	   *end;
 
 	memset(key, 0, sizeof(*key));
 	key->database = MyDatabaseId;
-	key->topic_id = strtoi64(text, &p, 10);
-	if (*p != '/')
+	id = topics_internal_topic_parse_key(text, &key->topic_id, &key->partition);
+	if (id == NULL)
 		return false;
-	key->partition = strtol(p + 1, &p, 10);
-	if (*p != '/')
-		return false;
-	key->producer_id = strtoi64(p + 1, &p, 10);
-	return *p == '\0';
+	key->producer_id = strtoi64(id, &end, 10);
+	return *end == '\0';
 }
 
 static void
@@ -217,7 +215,7 @@ static void
 unload_missing(Topic *topic, HTAB *records, const int64 *ends)
 {
 	int			count;
-	ProducerEntry *entries = topics_producer_table_list(0, DT_NOEND, &count);
+	ProducerEntry *entries = topics_producer_table_list(0, &count);
 
 	for (int i = 0; i < count; i++)
 	{

@@ -225,7 +225,7 @@ topics_producer_table_load(const ProducerKey *key, const ProducerState *state, i
 
 /* Copy the entries of a list into "result", which has room for so many.  Return their number. */
 static int
-copy_entries(int64 topic_id, TimestampTz before, ProducerEntry *result, int64 room)
+copy_entries(int64 topic_id, ProducerEntry *result, int64 room)
 {
 	dlist_iter	iter;
 	int			count = 0;
@@ -236,7 +236,6 @@ copy_entries(int64 topic_id, TimestampTz before, ProducerEntry *result, int64 ro
 		const ProducerEntry *entry = dlist_container(ProducerEntry, link, iter.cur);
 
 		if (entry->key.database != MyDatabaseId || entry->state.epoch == NO_EPOCH ||
-			entry->state.used_at >= before ||
 			(topic_id != 0 && entry->key.topic_id != topic_id))
 			continue;
 		if (count >= room)
@@ -251,12 +250,12 @@ copy_entries(int64 topic_id, TimestampTz before, ProducerEntry *result, int64 ro
 }
 
 /*
- * List the entries of this database, or only those of a topic, that were used before a
- * time.  The result is palloc'd copies.  Memory is not allocated under the lock, so
- * if there are more by then, all is done anew.
+ * List the entries of this database, or only those of a topic.  The result is palloc'd
+ * copies.  Memory is not allocated under the lock, so if there are more by then, all is
+ * done anew.
  */
 ProducerEntry *
-topics_producer_table_list(int64 topic_id, TimestampTz before, int *count)
+topics_producer_table_list(int64 topic_id, int *count)
 {
 	for (;;)
 	{
@@ -267,7 +266,7 @@ topics_producer_table_list(int64 topic_id, TimestampTz before, int *count)
 		room = hash_get_num_entries(table);
 		LWLockRelease(table_lock);
 		result = MemoryContextAllocHuge(CurrentMemoryContext, Max(room, 1) * sizeof(ProducerEntry));
-		*count = copy_entries(topic_id, before, result, room);
+		*count = copy_entries(topic_id, result, room);
 		if (*count >= 0)
 			return result;
 		pfree(result);

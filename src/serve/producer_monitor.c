@@ -95,7 +95,7 @@ topics_producer_status(PG_FUNCTION_ARGS)
 	topics_settings_require_preload();
 	topics_producer_prepare();
 	InitMaterializedSRF(fcinfo, 0);
-	entries = topics_producer_table_list(0, DT_NOEND, &count);
+	entries = topics_producer_table_list(0, &count);
 	for (int i = 0; i < count; i++)
 	{
 		const bool	is_name = topics_producer_has_name(&entries[i].key);
