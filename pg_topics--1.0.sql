@@ -455,8 +455,8 @@ CREATE FUNCTION topics.commit_offset(
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_commit_offset';
 COMMENT ON FUNCTION topics.commit_offset(text, text, integer, bigint, text, text, integer) IS
 'Sets a group''s committed offset, the next one to be consumed, when the transaction commits (Kafka: commitSync with offsets). Not below the one there is: see topics.reset_offset. Below the log start it is accepted, as in Kafka: records may be removed while they are worked on. Waits for another transaction that has the partition claimed. Needs SELECT on the topic''s view and the right to the group.
-metadata: up to 4096 bytes. member_id, generation_id: NULL.
-Errors: TP001 negative or above the log end (OFFSET_OUT_OF_RANGE), 22023 lower than committed or no such partition, TP003 a member was named, 42704 no such topic, 42501 no right, 40001 the transaction''s snapshot is older than the commit that set the committed offset, 54000 metadata too large, or pg_topics.max_group_offsets reached';
+metadata: up to 4096 bytes. member_id, generation_id: of a member, as topics.poll gave it; NULL in a group that has none. A member commits in partitions that it has, may go back there, and waits for nobody; if a partition is given to another one before the transaction commits, that fails.
+Errors: TP001 negative or above the log end (OFFSET_OUT_OF_RANGE), 22023 lower than committed or no such partition, TP002 the partition is not, or no longer, the member''s in this generation (ILLEGAL_GENERATION), TP003 no such member, or none was named in a group that has some (UNKNOWN_MEMBER_ID), 42704 no such topic, 42501 no right, 40001 the transaction''s snapshot is older than the commit that set the committed offset, 54000 metadata too large, or pg_topics.max_group_offsets reached';
 
 CREATE FUNCTION topics.reset_offset(
 	group_id text, topic text, partition integer DEFAULT NULL,
@@ -467,7 +467,7 @@ LANGUAGE C ROWS 10 AS 'MODULE_PATHNAME', 'topics_reset_offset';
 COMMENT ON FUNCTION topics.reset_offset(text, text, integer, text, bigint, timestamptz, bigint,
 	boolean) IS
 'Moves a group''s committed offset, back or forth, in one partition or all, when the transaction commits (Kafka: kafka-consumer-groups --reset-offsets). Exactly one of to_position (earliest or latest), to_offset, to_time (the first record not before it) and shift_by (kept within the log). With dry_run nothing is changed, but it waits, and is refused where writing is (25006). Waits for transactions that have the partitions claimed.
-Errors: 22023 not exactly one target, TP001 to_offset is below the log start or above the log end (Kafka''s tool takes the nearest end instead), and those of topics.commit_offset';
+Errors: 55000 the group has members (NON_EMPTY_GROUP), 22023 not exactly one target, TP001 to_offset is below the log start or above the log end (Kafka''s tool takes the nearest end instead), and those of topics.commit_offset';
 
 CREATE FUNCTION topics.delete_group(group_id text) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_delete_group';
@@ -481,8 +481,94 @@ COMMENT ON PROCEDURE topics.wait(text, text, interval) IS
 'Waits until topics.consume() would get something for the group: records in a partition that nobody has claimed, or max_wait is over. Holds no snapshot and no lock. Woken by a commit, or by a claim that is released. Needs SELECT on the topic''s view and the right to the group. If there is no such group, it waits as one that begins at the start of the log; the first topics.consume() makes the group.
 Errors: 25001 inside a transaction block, 22023 bad max_wait, 42704 no such topic or it was dropped, 42501 no right';
 
+CREATE FUNCTION topics.join_group(
+	group_id text, topics text[] DEFAULT NULL, assignor text DEFAULT 'range',
+	topic_pattern text DEFAULT NULL, session_timeout interval DEFAULT '45 s',
+	max_poll_interval interval DEFAULT '5 min', group_instance_id text DEFAULT NULL,
+	client_id text DEFAULT NULL, auto_offset_reset text DEFAULT 'earliest',
+	OUT member_id text, OUT generation_id integer)
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_join_group';
+COMMENT ON FUNCTION topics.join_group(text, text[], text, text, interval, interval, text, text, text) IS
+'Makes a member of a consumer group, which is assigned partitions (Kafka: subscribe, JoinGroup). Takes effect when the transaction commits, and waits for another one that changes the group''s members. The member is an id and a role: any session of the role may call for it. Needs SELECT on the topics'' views and the right to the group; a new group belongs to the caller.
+topics, or topic_pattern: names, or a regular expression that matches all of a name, of topics that there are or will be that the role may read. assignor: range, roundrobin, sticky or cooperative-sticky (partition.assignment.strategy); all move only what has to move, and let the rest be polled meanwhile. session_timeout: 100 ms to 30 min, without any call (session.timeout.ms); max_poll_interval: from 100 ms, without a poll (max.poll.interval.ms): then the member is removed. group_instance_id: 1 to 249 bytes; who joins with the same one takes the member''s place, and the former is fenced (group.instance.id). client_id: 1 to 63 bytes, application_name by default. auto_offset_reset: as in topics.consume.
+Errors: 42704 no such topic, 42501 no right, 42602 bad group_id, group_instance_id, client_id or topic_pattern, 22023 bad assignor, time or auto_offset_reset, or not one of topics and topic_pattern, 2201B bad regular expression, TP011 the group''s members use another assignor, or the group is of another type (INCONSISTENT_GROUP_PROTOCOL), 0A000 a topic''s partitions are led by several nodes, 54000 pg_topics.max_members (GROUP_MAX_SIZE_REACHED) or pg_topics.max_group_offsets is reached, TP004 another node leads';
+
+CREATE FUNCTION topics.poll(
+	member_id text,
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576,
+	max_wait interval DEFAULT '0',
+	OUT topic text, OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz,
+	OUT key text, OUT value text, OUT headers jsonb, OUT generation_id integer)
+	RETURNS SETOF record
+LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_poll';
+CREATE FUNCTION topics.poll_bytea(
+	member_id text,
+	max_records integer DEFAULT 500, max_bytes integer DEFAULT 1048576,
+	max_wait interval DEFAULT '0',
+	OUT topic text, OUT partition integer, OUT "offset" bigint, OUT "timestamp" timestamptz,
+	OUT key bytea, OUT value bytea, OUT headers jsonb, OUT generation_id integer)
+	RETURNS SETOF record
+LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_poll';
+COMMENT ON FUNCTION topics.poll(text, integer, integer, interval) IS
+'The next records of the partitions that a member has (Kafka: poll). Takes part in a rebalance first: gives up what is no longer the member''s, and gets what nobody has any more; what is new to it goes on from the committed offset. The position moves at once, also if the caller rolls back (topics.seek goes back); what is committed is what topics.commit_offset says. It is not kept over a restart of the server: then the member goes on from the committed offset.
+max_records, max_bytes, max_wait: as in topics.fetch. All records returned count as polled: call it alone in its statement, without LIMIT.
+Errors: TP003 no such member (UNKNOWN_MEMBER_ID): join again, 42501 no right to the member or a topic, 22023 bad limit, TP001 the committed offset is not in the log, TP010 what the group had consumed was truncated, TP004 another node leads, 25006 in a read-only transaction';
+COMMENT ON FUNCTION topics.poll_bytea(text, integer, integer, interval) IS
+'As topics.poll, with key and value as bytes';
+
+CREATE PROCEDURE topics.poll_wait(member_id text, max_wait interval DEFAULT '30 s')
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_poll_wait';
+COMMENT ON PROCEDURE topics.poll_wait(text, interval) IS
+'Waits until topics.poll() would get something for the member: records, or partitions in a rebalance; or max_wait is over. Holds no snapshot and no lock. The member lives meanwhile: a wait counts as polling.
+Errors: TP003 no such member, 25001 inside a transaction block, 22023 bad max_wait, 42501 no right to the member, TP004 another node leads';
+
+CREATE FUNCTION topics.heartbeat(member_id text) RETURNS integer
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_heartbeat';
+COMMENT ON FUNCTION topics.heartbeat(text) IS
+'Says that a member lives, as every call for it does, and gives the group''s generation: if that is not the one that the last poll gave, the next poll takes part in a rebalance (Kafka: Heartbeat, REBALANCE_IN_PROGRESS).
+Errors: TP003 no such member, 42501 no right to it, TP004 another node leads';
+
+CREATE FUNCTION topics.assignment(
+	member_id text, OUT generation_id integer, OUT topic text, OUT partition integer,
+	OUT "position" bigint, OUT paused boolean) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_assignment';
+COMMENT ON FUNCTION topics.assignment(text) IS
+'The partitions that a member has (Kafka: assignment, position, paused). Those that another member has still to give up are not among them. position: what the next poll reads; NULL: from the committed offset.
+Errors: TP003 no such member, 42501 no right to it, TP004 another node leads';
+
+CREATE FUNCTION topics.seek(
+	member_id text, topic text, partition integer, to_offset bigint) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_seek';
+COMMENT ON FUNCTION topics.seek(text, text, integer, bigint) IS
+'Has a member poll on from an offset in a partition that it has; at once, also if the caller rolls back (Kafka: seek).
+Errors: TP001 out of range, 55000 the partition is not assigned to the member, TP003 no such member, 42501 no right, 42704 no such topic, 22023 no such partition, TP004 another node leads';
+
+CREATE FUNCTION topics.pause(member_id text, topic text, partition integer) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_pause';
+COMMENT ON FUNCTION topics.pause(text, text, integer) IS
+'Has a member poll nothing from a partition that it has, until topics.resume() or another member has it; at once, also if the caller rolls back (Kafka: pause).
+Errors: as topics.seek';
+
+CREATE FUNCTION topics.resume(member_id text, topic text, partition integer) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_resume';
+COMMENT ON FUNCTION topics.resume(text, text, integer) IS
+'Ends topics.pause() (Kafka: resume).
+Errors: as topics.seek';
+
+CREATE FUNCTION topics.leave_group(member_id text) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leave_group';
+COMMENT ON FUNCTION topics.leave_group(text) IS
+'Takes a member out of its group when the transaction commits; others get its partitions (Kafka: unsubscribe, close). A group whose last member leaves, and that has committed nothing, is gone.
+Errors: TP003 no such member, 42501 no right to it, TP004 another node leads';
+
+CREATE FUNCTION topics.remove_member(group_id text, member_id text) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_remove_member';
+COMMENT ON FUNCTION topics.remove_member(text, text) IS
+'As topics.leave_group, for who looks after the group: its owner, and topics_admin (Kafka: removeMembersFromConsumerGroup).
+Errors: TP003 no such member, 42704 no such group, 42501 no right to the group, TP004 another node leads';
+
 CREATE FUNCTION topic_log.group_status(
-	OUT group_id text, OUT owner oid, OUT kind text, OUT state text) RETURNS SETOF record
+	OUT group_id text, OUT owner oid, OUT group_type text, OUT state text) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_group_status';
 COMMENT ON FUNCTION topic_log.group_status() IS 'The rows of the view topics.consumer_group';
 
@@ -502,13 +588,46 @@ COMMENT ON FUNCTION topic_log.lag_status() IS 'The rows of the view topics.consu
 CREATE VIEW topics.consumer_group AS
 SELECT group_id,
 	CASE WHEN owner OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
-		THEN owner::pg_catalog.regrole END AS owner, kind, state
+		THEN owner::pg_catalog.regrole END AS owner, group_type, state
 FROM topic_log.group_status();
 COMMENT ON VIEW topics.consumer_group IS 'Consumer groups that one may use; all for members of topics_admin, topics_monitor and pg_monitor (Kafka: kafka-consumer-groups --list --state)';
 COMMENT ON COLUMN topics.consumer_group.group_id IS 'Name (group.id)';
 COMMENT ON COLUMN topics.consumer_group.owner IS 'Role that used the group first; NULL if it is not in this cluster';
-COMMENT ON COLUMN topics.consumer_group.kind IS 'What made the group: consume, by topics.consume; simple, by topics.commit_offset or topics.reset_offset';
-COMMENT ON COLUMN topics.consumer_group.state IS 'Stable: a transaction has a partition claimed; Empty: none has';
+COMMENT ON COLUMN topics.consumer_group.group_type IS 'consume: by topics.consume; member: by topics.join_group; simple: so far only by topics.commit_offset or topics.reset_offset';
+COMMENT ON COLUMN topics.consumer_group.state IS 'Stable: a transaction has a partition claimed, or all members have their partitions; PreparingRebalance: some have still to poll; Empty: nobody consumes';
+
+CREATE FUNCTION topic_log.member_status(
+	OUT group_id text, OUT member_id text, OUT group_instance_id text, OUT client_id text,
+	OUT host text, OUT role oid, OUT assignor text, OUT generation_id integer,
+	OUT subscription text[], OUT partitions integer, OUT assignment jsonb,
+	OUT session_timeout interval, OUT max_poll_interval interval,
+	OUT last_heartbeat interval, OUT last_poll interval) RETURNS SETOF record
+LANGUAGE C AS 'MODULE_PATHNAME', 'topics_member_status';
+COMMENT ON FUNCTION topic_log.member_status() IS 'The rows of the view topics.group_member';
+
+CREATE VIEW topics.group_member AS
+SELECT group_id, member_id, group_instance_id, client_id, host,
+	CASE WHEN role OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+		THEN role::pg_catalog.regrole END AS role, assignor, generation_id,
+	subscription, partitions, assignment, session_timeout, max_poll_interval,
+	last_heartbeat, last_poll
+FROM topic_log.member_status();
+COMMENT ON VIEW topics.group_member IS 'Members of the groups that topics.consumer_group shows (Kafka: kafka-consumer-groups --describe --members --verbose)';
+COMMENT ON COLUMN topics.group_member.group_id IS 'Name of the group';
+COMMENT ON COLUMN topics.group_member.member_id IS 'From topics.join_group';
+COMMENT ON COLUMN topics.group_member.group_instance_id IS 'Of a static member';
+COMMENT ON COLUMN topics.group_member.client_id IS 'What the client calls itself';
+COMMENT ON COLUMN topics.group_member.host IS 'Address from which it joined; NULL if not by a network';
+COMMENT ON COLUMN topics.group_member.role IS 'Role that may call for it; NULL if it is not in this cluster';
+COMMENT ON COLUMN topics.group_member.assignor IS 'Of the group';
+COMMENT ON COLUMN topics.group_member.generation_id IS 'That it has taken by its last poll; on a standby the group''s';
+COMMENT ON COLUMN topics.group_member.subscription IS 'Names of topics, or one regular expression';
+COMMENT ON COLUMN topics.group_member.partitions IS 'Number of partitions that it is assigned';
+COMMENT ON COLUMN topics.group_member.assignment IS 'Which: an object of topics and lists of partitions';
+COMMENT ON COLUMN topics.group_member.session_timeout IS 'It is removed after so long without a call';
+COMMENT ON COLUMN topics.group_member.max_poll_interval IS 'Or without a poll';
+COMMENT ON COLUMN topics.group_member.last_heartbeat IS 'Time since its last call; NULL on a standby';
+COMMENT ON COLUMN topics.group_member.last_poll IS 'Time since its last poll; NULL on a standby';
 
 CREATE VIEW topics.consumer_offset AS SELECT * FROM topic_log.offset_status();
 COMMENT ON VIEW topics.consumer_offset IS 'Committed offsets of the groups that topics.consumer_group shows, in the topics that topics.topic shows (Kafka: __consumer_offsets)';
@@ -550,9 +669,9 @@ COMMENT ON COLUMN topics.consumer_lag.partition IS 'Number of the partition, fro
 COMMENT ON COLUMN topics.consumer_lag.current_offset IS 'Committed offset; NULL if there is none so far';
 COMMENT ON COLUMN topics.consumer_lag.log_end_offset IS 'Offset of the next record to be produced';
 COMMENT ON COLUMN topics.consumer_lag.lag IS 'Offsets between the two, from where the group will begin or go on';
-COMMENT ON COLUMN topics.consumer_lag.consumer_id IS 'NULL: groups have no members';
-COMMENT ON COLUMN topics.consumer_lag.client_id IS 'NULL: groups have no members';
-COMMENT ON COLUMN topics.consumer_lag.host IS 'NULL: groups have no members';
+COMMENT ON COLUMN topics.consumer_lag.consumer_id IS 'Id of the member that has the partition; NULL if none has';
+COMMENT ON COLUMN topics.consumer_lag.client_id IS 'What it calls itself';
+COMMENT ON COLUMN topics.consumer_lag.host IS 'Address from which it joined; NULL if not by a network';
 
 -- ======================================================================
 -- Changes of tables
@@ -921,7 +1040,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA topics, topic_log FROM PUBLIC;
 -- see; schema topic_log is closed, so nobody gets at them but by a view.
 GRANT EXECUTE ON FUNCTION topic_log.may_see(oid), topic_log.partition_status(),
 	topic_log.segment_status(), topic_log.broken_status(), topic_log.worker_status(),
-	topic_log.append_wait_status(), topic_log.group_status(), topic_log.offset_status(),
+	topic_log.append_wait_status(), topic_log.group_status(), topic_log.member_status(), topic_log.offset_status(),
 	topic_log.lag_status(), topic_log.producer_status(), topic_log.node_status(),
 	topic_log.replica_status() TO PUBLIC;
 

@@ -222,7 +222,7 @@ SELECT pg_temp.try($$SELECT topics.commit_offset('new', 'gone', 0, 5)$$);
 SELECT pg_temp.try(format('SELECT * FROM topics.consume(%s)', a)) FROM unnest(ARRAY[
 	$$NULL, 'one'$$, $$'g', NULL$$, $$'g', 'one', NULL$$, $$'g', 'one', 1, NULL$$,
 	$$'g', 'one', 1, 1, NULL$$, $$'g', 'one', 1, 1, '0', NULL$$,
-	$$'', 'one'$$, $$repeat('g', 64), 'one'$$, $$'g', 'nowhere'$$, $$'g', ''$$,
+	$$'', 'one'$$, $$repeat('g', 256), 'one'$$, $$'g', 'nowhere'$$, $$'g', ''$$,
 	$$'g', repeat('t', 300)$$, $$'g', '__consumer_offsets"'$$,
 	$$'g', 'one', 0$$, $$'g', 'one', -1$$, $$'g', 'one', -2147483648$$, $$'g', 'one', 1, 0$$,
 	$$'g', 'one', 1, -1$$,
@@ -230,7 +230,7 @@ SELECT pg_temp.try(format('SELECT * FROM topics.consume(%s)', a)) FROM unnest(AR
 	$$'g', 'one', 1, 1, '0', 'LATEST'$$, $$'g', 'one', 1, 1, '0', ''$$]) a;
 SELECT count(*) FROM topics.consumer_group WHERE group_id = 'g';
 -- at the edges, and any name that fits
-SELECT r.offset FROM topics.consume(repeat('g', 63), 'one', 2147483647, 2147483647, '1 minute') r;
+SELECT r.offset FROM topics.consume(repeat('g', 255), 'one', 2147483647, 2147483647, '1 minute') r;
 SELECT pg_temp.got(g, 'one', 1)
 	FROM unnest(ARRAY['a/b/c', '''; DROP TABLE sink; --', E'new\nline', '%s%n$$', '../..', 'Größe',
 		'-1', '0/-1/x']) g;

@@ -32,7 +32,7 @@ SELECT pg_temp.try(format('SELECT topics.commit_offset(%s)', a)) FROM unnest(ARR
 	$$'hand', 'g', 0, 4, NULL, 'member'$$, $$'hand', 'g', 0, 4, NULL, NULL, 1$$,
 	$$'hand', 'g', 0, 4, repeat('m', 4097)$$, $$NULL, 'g', 0, 4$$, $$'hand', NULL, 0, 4$$,
 	$$'hand', 'g', NULL, 4$$, $$'hand', 'g', 0, NULL$$,
-	$$'', 'g', 0, 4$$, $$repeat('g', 64), 'g', 0, 4$$]) a;
+	$$'', 'g', 0, 4$$, $$repeat('g', 256), 'g', 0, 4$$]) a;
 SELECT partition, committed_offset, metadata, commit_time > now() - interval '1 hour'
 	FROM topics.consumer_offset
 	WHERE group_id = 'hand';
@@ -108,7 +108,7 @@ SELECT count(*) FROM topics.consumer_group WHERE group_id = 'dry';
 
 -- Views
 SELECT pg_temp.got('stream', 'g', 1);
-SELECT group_id, owner = current_user::regrole AS mine, kind, state
+SELECT group_id, owner = current_user::regrole AS mine, group_type, state
 	FROM topics.consumer_group
 	ORDER BY 1;
 BEGIN;

@@ -126,7 +126,7 @@ RESET ROLE;
 SELECT topics.commit_offset('offset_log other', 'offset_log', 0, 0);
 ALTER ROLE regress_offset_owner RENAME TO regress_offset_renamed;
 CALL topics.maintain('__consumer_offsets');
-SELECT DISTINCT key, value->>'owner' AS owner, value->>'kind' AS kind,
+SELECT DISTINCT key, value->>'owner' AS owner, value->>'group_type' AS type,
 		value->'owner_id' = to_jsonb('regress_offset_renamed'::regrole::oid::bigint) AS same_role,
 		"timestamp" = min("timestamp") OVER (PARTITION BY key) AS same_time
 	FROM topic.__consumer_offsets

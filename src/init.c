@@ -45,6 +45,8 @@ request_shmem(void)
 	topics_offset_table_shmem_request();
 	topics_backoff_shmem_request();
 	topics_follower_shmem_request();
+	topics_wakeup_shmem_request();
+	topics_member_table_shmem_request();
 }
 
 static void
@@ -64,6 +66,8 @@ start_shmem(void)
 	topics_offset_table_shmem_startup();
 	topics_backoff_shmem_startup();
 	topics_follower_shmem_startup();
+	topics_wakeup_shmem_startup();
+	topics_member_table_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 

@@ -35,12 +35,14 @@
 
 /* Kafka's errors that a client branches on. */
 #define ERRCODE_OFFSET_OUT_OF_RANGE MAKE_SQLSTATE('T', 'P', '0', '0', '1')
+#define ERRCODE_ILLEGAL_GENERATION MAKE_SQLSTATE('T', 'P', '0', '0', '2')
 #define ERRCODE_UNKNOWN_MEMBER MAKE_SQLSTATE('T', 'P', '0', '0', '3')
 #define ERRCODE_NOT_LEADER MAKE_SQLSTATE('T', 'P', '0', '0', '4')
 #define ERRCODE_PRODUCER_FENCED MAKE_SQLSTATE('T', 'P', '0', '0', '7')
 #define ERRCODE_OUT_OF_ORDER_SEQUENCE MAKE_SQLSTATE('T', 'P', '0', '0', '8')
 #define ERRCODE_NOT_ENOUGH_REPLICAS MAKE_SQLSTATE('T', 'P', '0', '0', '9')
 #define ERRCODE_LOG_TRUNCATED MAKE_SQLSTATE('T', 'P', '0', '1', '0')
+#define ERRCODE_INCONSISTENT_PROTOCOL MAKE_SQLSTATE('T', 'P', '0', '1', '1')
 #define ERRCODE_VERSION_MISMATCH MAKE_SQLSTATE('T', 'P', '0', '0', '5')
 
 /*

@@ -72,6 +72,14 @@
 
 static bool appended = false;	/* step 1 is done, step 3 is not */
 
+/* With the append locks held: who was fenced meanwhile commits nothing. */
+static void
+require_fences(void)
+{
+	topics_producer_require_epochs();
+	topics_consumer_offset_require_members();
+}
+
 /* Step 1: all that can fail.  The records come last, with the append locks. */
 static void
 append_transaction(void)
@@ -90,7 +98,7 @@ append_transaction(void)
 	topics_membership_pre_commit();
 	if (topics_append_is_pending())
 		topics_early_work_run();
-	if (topics_append_records())
+	if (topics_append_records(require_fences))
 	{
 		appended = true;
 		topics_durability_defer(wrote_tables || topics_early_work_has_notified(),
@@ -176,6 +184,9 @@ publish_transaction(void)
 	}
 	topics_cluster_at_end(true);
 	topics_membership_at_end(true);
+	/* members may be assigned others, or others' partitions */
+	if (topics_topic_changes_is_pending() && topics_member_table_any_here())
+		topics_worker_registry_want_members(topics_clock_now(), true);
 	topics_topic_changes_at_commit(forget_topic, forget_database);
 }
 

@@ -39,6 +39,7 @@ topics_max(int64 a, int64 b)
 extern int	pg_topics_max_partitions;
 extern int	pg_topics_max_group_offsets;
 extern int	pg_topics_max_producers;
+extern int	pg_topics_max_members;
 extern int	pg_topics_producer_id_expiration;	/* ms */
 
 /* When a commit's append locks are released. */
@@ -173,7 +174,8 @@ typedef enum UserLockKind
 	USER_LOCK_OFFSET = 0x7470,	/* a place of a consumer group, or the group */
 	USER_LOCK_STATE_LOAD,		/* the right to read a state from its log */
 	USER_LOCK_PRODUCER,			/* a producer's sequence in a partition */
-	USER_LOCK_PRODUCER_NAME
+	USER_LOCK_PRODUCER_NAME,
+	USER_LOCK_MEMBER			/* the positions of a member of a group */
 } UserLockKind;
 
 extern LOCKTAG topics_user_lock_tag(UserLockKind kind, uint64 hash);

@@ -23,6 +23,7 @@
 int			pg_topics_max_partitions;
 int			pg_topics_max_group_offsets;
 int			pg_topics_max_producers;
+int			pg_topics_max_members;
 int			pg_topics_producer_id_expiration;
 
 /* from 16 on an assertion wants it to have its first value: 0 is another one */
@@ -75,8 +76,13 @@ topics_settings_define(void)
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.max_group_offsets",
 							"Committed offsets of all consumer groups of all databases that shared memory has room for.",
-							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 210 bytes.",
+							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 500 bytes.",
 							&pg_topics_max_group_offsets, 100000, 100, 10000000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_topics.max_members",
+							"Members of all consumer groups of all databases that shared memory has room for.",
+							"Beyond it topics.join_group() fails. Each takes about 450 bytes.",
+							&pg_topics_max_members, 10000, 16, 1000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.max_producers",
 							"Producers that number their records, of all databases, that shared memory has room for.",

@@ -61,12 +61,11 @@ enum
 /* A group's use of a topic, in one call. */
 typedef struct Consumer
 {
-	char	   *group_id;
-	char	   *topic_name;
+	GroupTopic	at;				/* its reset is as asked for, then as was
+								 * subscribed */
 	Topic	   *topic;
 	int64		topic_id;		/* as the call began: "topic" follows DROP */
 	PartitionState *topic_state;
-	OffsetReset reset;			/* as asked for, then as was subscribed */
 
 	/* of consume() only */
 	FetchLimits limits;
@@ -83,133 +82,64 @@ typedef struct Consumer
 static int64 last_topic_id = NO_TOPIC;
 static int32 last_partition;
 
-/* Where a group stands in a partition. */
-typedef struct Place
+/* A place, as consume() takes it in turn. */
+typedef struct Candidate
 {
-	Partition	partition;
-	int64		position;		/* next offset to be consumed, or NO_OFFSET */
-	int64		parted_at;		/* of a group that had consumed what is gone,
-								 * or NO_OFFSET */
-	int64		log_start;
-	int64		log_end;		/* that may be read */
-	int64		next_offset;	/* that is published */
+	Place		place;
 	bool		is_claimed;		/* by another session */
 	uint64		served;
 	int32		turn;			/* among those that were never served */
 	LocalOffset *local;			/* once this transaction has claimed it */
-} Place;
+} Candidate;
 
 /* ----------------------------------------------------------------
- *		Places
+ *		Places that are free
  * ----------------------------------------------------------------
  */
 
-/*
- * Read the two ends of the log; without opening it, as a rule.  In SERIALIZABLE
- * it counts as read, even if nothing is found.
- */
-static void
-look_at_log(Place *place)
-{
-	Partition  *partition = &place->partition;
-	Snapshot	snapshot = IsolationIsSerializable() ? GetTransactionSnapshot() : NULL;
-
-	place->log_start = pg_atomic_read_u64(&partition->state->log_start_offset);
-	place->next_offset = pg_atomic_read_u64(&partition->state->next_offset);
-	if (place->log_start != UNKNOWN_OFFSET && place->next_offset != UNKNOWN_OFFSET &&
-		snapshot == NULL && !RecoveryInProgress())
-	{
-		place->log_end = topics_min(place->next_offset, topics_read_cut_limit(partition->state, NULL));
-		return;
-	}
-	topics_catalog_open_partition(partition, AccessShareLock);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	place->log_start = topics_log_start(partition->state);
-	place->next_offset = topics_log_next_offset(partition);
-	place->log_end = topics_log_end(partition, snapshot);
-	PopActiveSnapshot();
-	topics_catalog_close_partition(partition, AccessShareLock);
-}
-
-/*
- * Read the ends again when every producer that is publishing has done so: the
- * group may have read a record that is visible and not published.
- */
-static void
-look_at_settled_log(Place *place)
-{
-	topics_catalog_open_partition(&place->partition, AccessShareLock);
-	(void) topics_log_next_offset_settled(&place->partition);
-	topics_catalog_close_partition(&place->partition, AccessShareLock);
-	look_at_log(place);
-}
-
 /* Find where this transaction has the group, and whether that is claimed. */
 static void
-look_at_group(const Consumer *consumer, Place *place)
+look_at_group(const Consumer *consumer, Candidate *candidate)
 {
-	int32		number = place->partition.number;
+	Place	   *place = &candidate->place;
+	const int32 number = place->partition.number;
 	GroupOffset entry;
 	LocalOffset *local;
 	uint32		claimed_by = 0;
+	bool		found = topics_offset_table_peek(consumer->at.group_id, consumer->topic_id, number, &entry);
 
-	place->position = place->parted_at = NO_OFFSET;
-	place->served = 0;
-	if (topics_offset_table_peek(consumer->group_id, consumer->topic_id, number, &entry))
+	topics_place_set(place, found ? &entry : NULL, consumer->at.reset);
+	candidate->served = 0;
+	if (found)
 	{
-		place->position = pg_atomic_read_u64(&entry.committed);
-		if (place->position == NO_OFFSET)
-			place->position = pg_atomic_read_u64(&entry.start);
-		place->parted_at = pg_atomic_read_u64(&entry.parted_at);
-		place->served = pg_atomic_read_u64(&entry.served);
+		candidate->served = pg_atomic_read_u64(&entry.served);
 		claimed_by = pg_atomic_read_u32(&entry.claimed_by);
 	}
-	local = topics_consumer_offset_find_local(consumer->group_id, consumer->topic_id, number);
+	local = topics_consumer_offset_find_local(consumer->at.group_id, consumer->topic_id, number);
 	if (local && local->change)
 	{
 		place->parted_at = NO_OFFSET;
 		place->position = topics_consumer_offset_get_position(local);
+		place->has_begun = place->position != NO_OFFSET;
+		if (place->position == NO_OFFSET && consumer->at.reset != RESET_NONE)
+			place->position = 0;
 	}
-	if (place->position == NO_OFFSET && consumer->reset != RESET_NONE)
-		place->position = 0;
-	place->is_claimed = claimed_by != 0 && claimed_by != (uint32) MyProcPid;
-}
-
-/* Return true if there is a record for the group, or an error to tell it. */
-static bool
-has_record_or_error(const Place *place)
-{
-	if (place->position == NO_OFFSET)
-		return place->log_end > place->log_start;
-	return place->parted_at != NO_OFFSET || place->position > place->next_offset ||
-		place->log_end > Max(place->position, place->log_start);
+	candidate->is_claimed = claimed_by != 0 && claimed_by != (uint32) MyProcPid;
 }
 
 /* Return true if a partition has something and nobody else has claimed it. */
 static bool
 is_place_free(const Consumer *consumer, int32 number)
 {
-	Place		place = {.partition = topics_catalog_partition(consumer->topic, number)};
+	Candidate	candidate = {.place.partition = topics_catalog_partition(consumer->topic, number)};
 
-	look_at_group(consumer, &place);
-	look_at_log(&place);
-	if (!has_record_or_error(&place))
-	{
-		/* say what is wanted, and look once more */
-		int64		wanted = (place.position == NO_OFFSET ? place.log_start :
-							  Max(place.position, place.log_start)) + 1;
-
-		topics_wakeup_want(place.partition.state, wanted);
-		look_at_log(&place);
-		if (place.log_end < wanted && place.next_offset >= wanted)
-			topics_wakeup_want_confirmation();
-	}
-	if (has_record_or_error(&place) && place.is_claimed)
+	look_at_group(consumer, &candidate);
+	if (topics_place_watch(&candidate.place) && candidate.is_claimed)
 	{
 		topics_wakeup_want_claim(consumer->topic_state);
-		look_at_group(consumer, &place);
+		look_at_group(consumer, &candidate);
 	}
-	return has_record_or_error(&place) && !place.is_claimed;
+	return topics_place_has_record_or_error(&candidate.place) && !candidate.is_claimed;
 }
 
 /* Return true if this node leads a partition: who leads it consumes it. */
@@ -247,7 +177,7 @@ is_any_place_free(void *arg)
 	AcceptInvalidationMessages();
 	topic = topics_catalog_get(consumer->topic->view_relid, true);
 	if (topic == NULL || topic->topic_id != consumer->topic_id)
-		topics_catalog_report_dropped(consumer->topic_name);
+		topics_catalog_report_dropped(consumer->at.topic_name);
 	Assert(topic == consumer->topic);
 	if (!may_be_consumed(topic))
 		return true;
@@ -258,32 +188,15 @@ is_any_place_free(void *arg)
 }
 
 /* ----------------------------------------------------------------
- *		Joining the group
+ *		Using the group
  * ----------------------------------------------------------------
  */
-
-static OffsetReset
-get_reset_argument(FunctionCallInfo fcinfo, int argument)
-{
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(argument));
-
-	if (strcmp(name, "earliest") == 0)
-		return RESET_EARLIEST;
-	if (strcmp(name, "latest") == 0)
-		return RESET_LATEST;
-	if (strcmp(name, "none") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid auto_offset_reset \"%s\"", name),
-				 errhint("Use 'earliest', 'latest' or 'none'.")));
-	return RESET_NONE;
-}
 
 /* Find the topic, as it is now, and check the right to read it. */
 static void
 look_up_topic(Consumer *consumer)
 {
-	consumer->topic = topics_catalog_lookup(consumer->topic_name, false);
+	consumer->topic = topics_catalog_lookup(consumer->at.topic_name, false);
 	topics_catalog_require(consumer->topic, ACL_SELECT);
 	consumer->topic_id = consumer->topic->topic_id;
 	consumer->topic_state = topics_catalog_partition_state(consumer->topic, 0);
@@ -291,55 +204,20 @@ look_up_topic(Consumer *consumer)
 
 /* Use the group until the transaction ends; it is made if it is new. */
 static void
-join_group(Consumer *consumer)
+use_group(Consumer *consumer)
 {
-	topics_consumer_offset_lock_group(consumer->group_id, false);
-	(void) topics_group_use(consumer->group_id, GROUP_CONSUME);
+	topics_consumer_offset_lock_group(consumer->at.group_id, false);
+	(void) topics_group_use(consumer->at.group_id, GROUP_CONSUME);
 	/* the lock may have been waited for */
 	look_up_topic(consumer);
 }
 
-/* Read the topic's log ends as they are now, where 'latest' begins. */
-static int64 *
-read_log_ends(Topic *topic)
-{
-	int64	   *ends = palloc(sizeof(int64) * topic->partitions);
-
-	for (int32 number = 0; number < topic->partitions; number++)
-	{
-		Place		place = {.partition = topics_catalog_partition(topic, number)};
-
-		look_at_log(&place);
-		ends[number] = place.log_end;
-	}
-	return ends;
-}
-
-/*
- * Find the group's subscription to the topic.  In a group's first call it is
- * made, and the topic is kept from being dropped before the commit.
- */
+/* Find the group's subscription to the topic, or make it. */
 static void
 subscribe_group(Consumer *consumer)
 {
-	GroupOffsetFacts facts = {.reset = consumer->reset,.partitions = consumer->topic->partitions};
-	GroupOffset entry;
-	const int64 *starts = NULL;
-	Partition	first;
-
-	if (consumer->reset == RESET_LATEST &&
-		!topics_offset_table_peek(consumer->group_id, consumer->topic_id, NO_PARTITION, &entry))
-		starts = read_log_ends(consumer->topic);
-	consumer->subscription = topics_consumer_offset_use(consumer->group_id, consumer->topic_id,
-														NO_PARTITION, &facts, starts);
-	consumer->reset = consumer->subscription->shared->facts.reset;
-	if (topics_consumer_offset_exists(consumer->subscription))
-		return;
-	if (topics_cluster_follows(METADATA_SET))
-		topics_cluster_report_no_subscription(consumer->group_id, consumer->topic_name);
-	topics_consumer_offset_create(consumer->subscription);
-	first = topics_catalog_partition(consumer->topic, 0);
-	topics_catalog_hold_partition(&first);
+	consumer->subscription = topics_place_subscribe(consumer->at.group_id, consumer->topic, consumer->at.reset);
+	consumer->at.reset = consumer->subscription->shared->facts.reset;
 }
 
 /* ----------------------------------------------------------------
@@ -347,87 +225,25 @@ subscribe_group(Consumer *consumer)
  * ----------------------------------------------------------------
  */
 
-static void
-report_out_of_range(const Consumer *consumer, const Place *place)
-{
-	if (place->position == NO_OFFSET)
-		ereport(ERROR,
-				(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
-				 errmsg("consumer group \"%s\" has no committed offset in partition %d of topic \"%s\"",
-						consumer->group_id, place->partition.number, consumer->topic_name),
-				 errdetail("Its auto_offset_reset is \"none\"."),
-				 errhint("Set one with topics.reset_offset().")));
-	ereport(ERROR,
-			(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
-			 errmsg("committed offset " INT64_FORMAT " of consumer group \"%s\" is out of range for partition %d of topic \"%s\"",
-					place->position, consumer->group_id, place->partition.number,
-					consumer->topic_name),
-			 topics_log_range_detail(place->log_start, place->log_end),
-			 errhint("Set another one with topics.reset_offset().")));
-}
-
-/* The group has consumed records that are gone, and maybe others are in their place. */
-static void
-report_truncated(const Consumer *consumer, const Place *place)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_LOG_TRUNCATED),
-			 errmsg("partition %d of topic \"%s\" was truncated below the committed offset " INT64_FORMAT " of consumer group \"%s\"",
-					place->partition.number, consumer->topic_name, place->position, consumer->group_id),
-			 errdetail("LogTruncationException: a node has come to lead whose log ended at offset " INT64_FORMAT ".", place->parted_at),
-			 errhint("Set another one with topics.reset_offset(): offset " INT64_FORMAT " misses nothing.", place->parted_at)));
-}
-
 /*
  * Move the group on where nothing was read.  The table is locked here, as
  * reading a record would have done.
  */
 static void
-move_without_reading(const Place *place, int64 offset)
+move_without_reading(const Candidate *candidate, int64 offset)
 {
-	topics_catalog_hold_partition(&place->partition);
-	topics_consumer_offset_change(place->local, offset, NULL);
-}
-
-/*
- * The group's place is behind the log start: go where auto_offset_reset says,
- * and say so.  A group that never was anywhere begins at the log start.
- */
-static void
-skip_removed(const Consumer *consumer, Place *place)
-{
-	int64		lost = place->log_start - place->position;
-
-	if (place->position == 0 && topics_consumer_offset_get_position(place->local) == NO_OFFSET)
-	{
-		place->position = place->log_start;
-		return;
-	}
-	if (consumer->reset == RESET_NONE)
-		report_out_of_range(consumer, place);
-	ereport(NOTICE,
-			(errmsg("consumer group \"%s\" skips " INT64_FORMAT " offsets of partition %d of topic \"%s\" that were removed",
-					consumer->group_id, lost, place->partition.number, consumer->topic_name),
-			 errdetail("The log starts at offset " INT64_FORMAT " now; auto_offset_reset is \"%s\".",
-					   place->log_start,
-					   consumer->reset == RESET_LATEST ? "latest" : "earliest")));
-	if (consumer->reset == RESET_LATEST)
-	{
-		place->position = place->log_end;
-		move_without_reading(place, place->log_end);
-	}
-	else
-		place->position = place->log_start;
+	topics_catalog_hold_partition(&candidate->place.partition);
+	topics_consumer_offset_change(candidate->local, offset, NULL);
 }
 
 /* Remember that the partition was served now: its next turn comes last. */
 static void
-note_served(const Consumer *consumer, const Place *place)
+note_served(const Consumer *consumer, const Candidate *candidate)
 {
-	pg_atomic_write_u64(&place->local->shared->served,
+	pg_atomic_write_u64(&candidate->local->shared->served,
 						pg_atomic_add_fetch_u64(&consumer->subscription->shared->served, 1));
 	last_topic_id = consumer->topic_id;
-	last_partition = place->partition.number;
+	last_partition = candidate->place.partition.number;
 }
 
 /*
@@ -435,92 +251,86 @@ note_served(const Consumer *consumer, const Place *place)
  * its position is where to read from.
  */
 static bool
-claim_place(const Consumer *consumer, Place *place)
+claim_place(const Consumer *consumer, Candidate *candidate)
 {
-	LocalOffset *local = topics_consumer_offset_use(consumer->group_id, consumer->topic_id,
+	Place	   *place = &candidate->place;
+	LocalOffset *local = topics_consumer_offset_use(consumer->at.group_id, consumer->topic_id,
 													place->partition.number, NULL, NULL);
 	bool		is_ours = local->claimed != InvalidSubTransactionId;
 
 	if (!topics_consumer_offset_claim(local, consumer->topic_state, false))
 		return false;
-	place->local = local;
+	candidate->local = local;
 
 	/* the topic may have been dropped since, and the state be another one's */
 	place->partition = topics_catalog_partition(consumer->topic, place->partition.number);
-	look_at_group(consumer, place);
-	look_at_log(place);
-	if (place->parted_at != NO_OFFSET)
-		report_truncated(consumer, place);
-	if (place->position > place->next_offset)
-		look_at_settled_log(place);
-	if (place->position == NO_OFFSET ? has_record_or_error(place) : place->position > place->next_offset)
-		report_out_of_range(consumer, place);
-	if (has_record_or_error(place) && place->position < place->log_start)
-		skip_removed(consumer, place);
-	if (!has_record_or_error(place))
+	look_at_group(consumer, candidate);
+	if (topics_place_settle(place, &consumer->at) == PLACE_SKIPS_ALL)
+		move_without_reading(candidate, place->position);
+	if (!topics_place_has_record_or_error(place))
 	{
 		if (!is_ours && local->change == NULL)
 			topics_consumer_offset_unclaim(local);
 		return false;
 	}
-	note_served(consumer, place);
+	note_served(consumer, candidate);
 	return true;
 }
 
 /* Find the places that are free and have something; palloc'd. */
-static Place *
+static Candidate *
 find_free_places(const Consumer *consumer, int *count)
 {
 	int32		partitions = consumer->topic->partitions;
 	int32		first = last_topic_id == consumer->topic_id ? last_partition + 1 : 0;
-	Place	   *places = palloc0(sizeof(Place) * partitions);
+	Candidate  *candidates = palloc0(sizeof(Candidate) * partitions);
 
 	*count = 0;
 	for (int32 number = 0; number < partitions; number++)
 	{
-		Place	   *place = &places[*count];
+		Candidate  *candidate = &candidates[*count];
 
 		if (!is_led_here(consumer->topic, number))
 			continue;
-		place->partition = topics_catalog_partition(consumer->topic, number);
-		place->turn = (number - first + partitions) % partitions;
-		look_at_group(consumer, place);
-		if (place->is_claimed)
+		candidate->place.partition = topics_catalog_partition(consumer->topic, number);
+		candidate->turn = (number - first + partitions) % partitions;
+		look_at_group(consumer, candidate);
+		if (candidate->is_claimed)
 			continue;
-		look_at_log(place);
-		if (has_record_or_error(place))
+		topics_place_look(&candidate->place);
+		if (topics_place_has_record_or_error(&candidate->place))
 			(*count)++;
 	}
-	return places;
+	return candidates;
 }
 
 /* Order places: the one that was served longest ago first. */
 static int
 compare_places(const void *a, const void *b)
 {
-	const Place *pa = a;
-	const Place *pb = b;
+	const Candidate *ca = a;
+	const Candidate *cb = b;
 
-	if (pa->served != pb->served)
-		return pa->served < pb->served ? -1 : 1;
-	return pa->turn < pb->turn ? -1 : 1;
+	if (ca->served != cb->served)
+		return ca->served < cb->served ? -1 : 1;
+	return ca->turn < cb->turn ? -1 : 1;
 }
 
 /* Claim one of the places that are free and have something, if there is one. */
 static bool
-claim_free_place(const Consumer *consumer, Place *claimed)
+claim_free_place(const Consumer *consumer, Candidate *claimed)
 {
 	int			count;
-	Place	   *places = find_free_places(consumer, &count);
+	Candidate  *candidates = find_free_places(consumer, &count);
 	bool		found = false;
 
-	qsort(places, count, sizeof(Place), compare_places);
+	qsort(candidates, count, sizeof(Candidate), compare_places);
 	for (int i = 0; i < count && !found; i++)
 	{
-		*claimed = places[i];
+		*claimed = candidates[i];
 		found = claim_place(consumer, claimed);
 	}
-	pfree(places);
+	pfree(candidates);
 	return found;
 }
 
@@ -529,25 +339,18 @@ claim_free_place(const Consumer *consumer, Place *claimed)
  * ----------------------------------------------------------------
  */
 
-/* Return true if the log start has passed a place since it was claimed. */
-static bool
-is_place_removed(const Place *place)
-{
-	return place->position < topics_log_start(place->partition.state);
-}
-
 /*
  * Read from a claimed place, and move on.  Return false if there was no record:
  * the snapshot is too old for it, or compaction has taken all that there were,
  * or the place was removed.
  */
 static bool
-read_place(Consumer *consumer, const Place *place)
+read_place(Consumer *consumer, const Candidate *candidate)
 {
+	const Place *place = &candidate->place;
 	int64		from = place->position;
 	bool		is_fresh = !IsolationUsesXactSnapshot();
-	int64		end = topics_min((int64) pg_atomic_read_u64(&place->partition.state->next_offset),
-								 topics_read_cut_limit(place->partition.state, NULL));
+	int64		end = topics_place_readable_end(place);
 
 	/* taken after the end was read: it sees all records below */
 	Snapshot	snapshot = RegisterSnapshot(is_fresh ? GetLatestSnapshot() : GetTransactionSnapshot());
@@ -558,9 +361,9 @@ read_place(Consumer *consumer, const Place *place)
 	(void) topics_fetch_records(&request, snapshot, &consumer->result, &next);
 	UnregisterSnapshot(snapshot);
 	if (next > from)
-		topics_consumer_offset_change(place->local, next, NULL);
-	else if (is_fresh && end != UNKNOWN_OFFSET && !is_place_removed(place))
-		move_without_reading(place, Max(end, from));
+		topics_consumer_offset_change(candidate->local, next, NULL);
+	else if (is_fresh && end != UNKNOWN_OFFSET && !topics_place_is_removed(place))
+		move_without_reading(candidate, Max(end, from));
 	return next > from;
 }
 
@@ -568,13 +371,13 @@ read_place(Consumer *consumer, const Place *place)
 static bool
 consume_once(Consumer *consumer)
 {
-	Place		place;
+	Candidate	claimed;
 
-	while (claim_free_place(consumer, &place))
+	while (claim_free_place(consumer, &claimed))
 	{
-		if (read_place(consumer, &place))
+		if (read_place(consumer, &claimed))
 			return true;
-		if (IsolationUsesXactSnapshot() && !is_place_removed(&place))
+		if (IsolationUsesXactSnapshot() && !topics_place_is_removed(&claimed.place))
 			return false;		/* the next attempt would see no more */
 	}
 	return false;
@@ -601,8 +404,8 @@ get_consumer_arguments(FunctionCallInfo fcinfo)
 {
 	Consumer	consumer = {0};
 
-	consumer.group_id = topics_group_get_argument(fcinfo, CONSUME_ARG_GROUP_ID);
-	consumer.topic_name = text_to_cstring(PG_GETARG_TEXT_PP(CONSUME_ARG_TOPIC));
+	consumer.at.group_id = topics_group_get_argument(fcinfo, CONSUME_ARG_GROUP_ID);
+	consumer.at.topic_name = text_to_cstring(PG_GETARG_TEXT_PP(CONSUME_ARG_TOPIC));
 	return consumer;
 }
 
@@ -621,13 +424,13 @@ topics_consume(PG_FUNCTION_ARGS)
 	topics_produce_check_call(fcinfo);
 	consumer = get_consumer_arguments(fcinfo);
 	consumer.limits = topics_fetch_limits(fcinfo, CONSUME_ARG_MAX_RECORDS);
-	consumer.reset = get_reset_argument(fcinfo, CONSUME_ARG_AUTO_OFFSET_RESET);
+	consumer.at.reset = topics_place_reset_argument(fcinfo, CONSUME_ARG_AUTO_OFFSET_RESET);
 
 	look_up_topic(&consumer);
 	if (!may_be_consumed(consumer.topic))
 		topics_cluster_report_no_group();
 	topics_offset_log_prepare(true);
-	join_group(&consumer);
+	use_group(&consumer);
 	subscribe_group(&consumer);
 
 	topics_fetch_begin_result(&consumer.result, fcinfo, consumer.topic);
@@ -659,9 +462,9 @@ topics_wait(PG_FUNCTION_ARGS)
 	if (!may_be_consumed(consumer.topic))
 		topics_cluster_require_leader("topics.wait()");
 	topics_offset_log_prepare(false);
-	topics_group_require_owner(consumer.group_id, true);
-	if (topics_offset_table_peek(consumer.group_id, consumer.topic_id, NO_PARTITION, &entry))
-		consumer.reset = entry.facts.reset;
+	topics_group_require_owner(consumer.at.group_id, true);
+	if (topics_offset_table_peek(consumer.at.group_id, consumer.topic_id, NO_PARTITION, &entry))
+		consumer.at.reset = entry.facts.reset;
 
 	topics_wakeup_release_snapshots(fcinfo, "topics.wait()");
 	(void) topics_wakeup_wait(consumer.topic_state, is_any_place_free, &consumer, timeout_ms);

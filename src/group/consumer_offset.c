@@ -30,6 +30,12 @@
  * with the change.  Each transaction that uses a group holds its group lock
  * shared; topics.delete_group() has it exclusively.
  *
+ * MEMBERS of a group need no claim: a partition is one member's.  What they commit
+ * is checked once more with the append locks held, under which a partition gets
+ * another owner (member_table.c): so a member that was paused between its check and
+ * its commit, and has lost the partition meanwhile, commits nothing, and the new owner
+ * starts from the last offset that was committed.
+ *
  * DROPPED TOPICS.  The transaction that drops a topic writes tombstones for all
  * entries of the topic.  It needs no claim: a transaction that has a change of
  * such an entry to commit keeps a lock on the topic's tables.  The DROP has
@@ -71,6 +77,9 @@ static List *locals = NIL;		/* of LocalOffset, in TopTransactionContext */
 
 /* The outermost subtransaction that holds a group's lock, if one does. */
 static SubTransactionId group_locked = InvalidSubTransactionId;
+
+/* The transaction commits offsets as a member. */
+static bool has_members = false;
 
 static int64 offsets_topic_id;	/* where this commit's records go */
 
@@ -199,6 +208,9 @@ push_change(LocalOffset *local)
 	}
 	change->deleted = false;
 	change->metadata = NULL;
+	change->type = local->shared->facts.type;
+	change->members = NULL;
+	change->member = NULL;
 	change->rewrite_of = 0;
 	return change;
 }
@@ -211,16 +223,64 @@ topics_consumer_offset_create(LocalOffset *local)
 	push_change(local)->offset = IT_EXISTS;
 }
 
+/* The group will be of another type when the transaction commits. */
+void
+topics_consumer_offset_change_type(LocalOffset *local, GroupType type)
+{
+	OffsetChange *change = push_change(local);
+
+	Assert(local->shared->key.topic_id == NO_TOPIC && local->shared->key.partition == NO_PARTITION);
+	change->offset = IT_EXISTS;
+	change->type = type;
+}
+
+/*
+ * A group's members will be these when the transaction commits, which holds the lock on them.
+ * They live in TopTransactionContext.
+ */
+void
+topics_consumer_offset_change_members(LocalOffset *local, const GroupMembers *members)
+{
+	OffsetChange *change = push_change(local);
+
+	Assert(local->shared->key.partition == MEMBERS_PARTITION);
+	change->offset = IT_EXISTS;
+	change->members = members;
+}
+
+static OffsetChange *
+change_offset(LocalOffset *local, int64 offset, const char *metadata)
+{
+	OffsetChange *change = push_change(local);
+
+	change->offset = offset;
+	if (metadata)
+		change->metadata = MemoryContextStrdup(TopTransactionContext, metadata);
+	return change;
+}
+
 /* The committed offset and its metadata will be these after the commit. */
 void
 topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata)
 {
-	OffsetChange *change = push_change(local);
-
 	Assert(local->claimed != InvalidSubTransactionId);
-	change->offset = offset;
-	if (metadata)
-		change->metadata = MemoryContextStrdup(TopTransactionContext, metadata);
+	change_offset(local, offset, metadata);
+}
+
+/*
+ * The same, if the member still has the partition then, as it had in the generation that
+ * it has given.  The member is one that had this serial, and may have gone.
+ */
+void
+topics_consumer_offset_change_as_member(LocalOffset *local, int64 offset, const char *metadata,
+										const Member *member, uint64 serial, int32 generation)
+{
+	OffsetChange *change = change_offset(local, offset, metadata);
+
+	change->member = member;
+	change->serial = serial;
+	change->generation = generation;
+	has_members = true;
 }
 
 /*
@@ -371,11 +431,35 @@ topics_consumer_offset_delete_topic(int64 topic_id)
 	{
 		const GroupOffsetKey *key = &entries[i].key;
 
+		Assert(key->topic_id == topic_id);
 		CHECK_FOR_INTERRUPTS();
 		topics_consumer_offset_delete(topics_consumer_offset_use(key->group_id, topic_id,
 																 key->partition, NULL, NULL), NULL);
 	}
 	pfree(entries);
+}
+
+/* Use a group, or exclude all other users of it; return false where that has to be waited for. */
+bool
+topics_consumer_offset_try_lock_group(const char *group_id, bool exclusive)
+{
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, NO_PARTITION);
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
+
+	return acquire_group_lock(&tag, exclusive ? ExclusiveLock : ShareLock, false);
+}
+
+/*
+ * Lock what a group's members are until the transaction ends: exclusively to change it, shared
+ * for what there must be no members for.
+ */
+bool
+topics_consumer_offset_lock_members(const char *group_id, bool exclusive, bool wait)
+{
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, MEMBERS_PARTITION);
+	LOCKTAG		tag = topics_offset_table_make_lock_tag(&key);
+
+	return acquire_group_lock(&tag, exclusive ? ExclusiveLock : ShareLock, wait);
 }
 
 /* Use a group, or exclude all other users of it, until the transaction ends. */
@@ -415,6 +499,8 @@ needs_record(LocalOffset *local)
 		return false;
 	if (local->change->deleted || local->change->rewrite_of != 0)
 		return is_entry_committed(local->shared);
+	if (local->change->type != local->shared->facts.type)
+		return true;
 	return local->shared->key.partition != NO_PARTITION || !is_entry_committed(local->shared);
 }
 
@@ -471,6 +557,28 @@ topics_consumer_offset_pre_commit(void)
 	}
 }
 
+/*
+ * With the append locks held: require each member to have the partitions that it commits
+ * offsets of.  Raises the error of who has lost one.
+ */
+void
+topics_consumer_offset_require_members(void)
+{
+	ListCell   *lc;
+
+	if (!has_members)
+		return;
+	foreach(lc, locals)
+	{
+		const LocalOffset *local = lfirst(lc);
+		const OffsetChange *change = local->change;
+
+		if (change && change->member && !change->deleted)
+			topics_member_table_require_owner(local->shared, change->member, change->serial,
+											  change->generation);
+	}
+}
+
 /* Store a change in its entry. */
 static void
 publish_change(LocalOffset *local, uint64 xid)
@@ -496,6 +604,23 @@ publish_change(LocalOffset *local, uint64 xid)
 	pg_atomic_write_u64(&entry->committed, offset);
 }
 
+/* Return true if this commit changes what is not only atomics. */
+static bool
+changes_members(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		const LocalOffset *local = lfirst(lc);
+
+		if (local->ordinal >= 0 && (local->shared->key.partition == MEMBERS_PARTITION ||
+									local->change->type != local->shared->facts.type))
+			return true;
+	}
+	return false;
+}
+
 /*
  * After the commit record, with the append locks still held: store what was
  * changed.  Raises nothing.
@@ -508,13 +633,18 @@ topics_consumer_offset_publish(void)
 
 	if (locals == NIL)
 		return;
-	topics_offset_table_lock_shared();
+	topics_offset_table_lock(changes_members() ? LW_EXCLUSIVE : LW_SHARED);
 	foreach(lc, locals)
 	{
 		LocalOffset *local = lfirst(lc);
 
-		if (local->ordinal >= 0)
-			publish_change(local, xid);
+		if (local->ordinal < 0)
+			continue;
+		if (local->shared->key.partition == MEMBERS_PARTITION)
+			topics_member_table_apply(local->shared, local->change->deleted ? NULL : local->change->members, false);
+		if (local->change->type != local->shared->facts.type)
+			local->shared->facts.type = local->change->type;
+		publish_change(local, xid);
 	}
 	topics_offset_table_unlock();
 }
@@ -588,6 +718,11 @@ topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
 			announce_release(local);
 		else if (is_top_level && local->wake && local->topic_state)
 			topics_wakeup_topic(local->topic_state);
+		if (is_top_level && is_commit && local->change && local->shared->key.partition == MEMBERS_PARTITION)
+		{
+			topics_wakeup_channel(topics_member_table_channel(local->shared->key.group_id));
+			topics_worker_registry_want_members(topics_clock_now(), false);
+		}
 		if (is_top_level)
 			topics_offset_table_unpin(local->shared);
 		else if (local->subxid == InvalidSubTransactionId)
@@ -599,7 +734,9 @@ topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
 	}
 	if (is_top_level)
 	{
+		topics_member_table_release_unused();
 		locals = NIL;			/* the memory goes with the transaction */
+		has_members = false;
 		group_locked = InvalidSubTransactionId;
 	}
 }

@@ -51,8 +51,8 @@ topics_group_may_use(Oid owner)
 		topics_catalog_is_admin();
 }
 
-static void
-require_group_use(const char *group_id, Oid owner)
+void
+topics_group_require_use(const char *group_id, Oid owner)
 {
 	if (!topics_group_may_use(owner))
 		ereport(ERROR,
@@ -77,11 +77,11 @@ topics_group_get_argument(FunctionCallInfo fcinfo, int argument)
 	char	   *group_id;
 
 	group_id = topics_argument_get_text(fcinfo, argument);
-	if (group_id[0] == '\0' || strlen(group_id) >= NAMEDATALEN)
+	if (group_id[0] == '\0' || strlen(group_id) > MAX_GROUP_ID)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("invalid group_id \"%s\"", group_id),
-				 errdetail("It must have from 1 to %d bytes.", NAMEDATALEN - 1)));
+				 errdetail("It must have from 1 to %d bytes.", MAX_GROUP_ID)));
 	return group_id;
 }
 
@@ -93,7 +93,7 @@ topics_group_require_owner(const char *group_id, bool missing_ok)
 	bool		found = topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry);
 
 	if (found)
-		require_group_use(group_id, entry.facts.owner);
+		topics_group_require_use(group_id, entry.facts.owner);
 
 	/*
 	 * an entry can outlive its group's deletion, or come before its first
@@ -105,14 +105,50 @@ topics_group_require_owner(const char *group_id, bool missing_ok)
 		report_no_group(group_id);
 }
 
-/* Use a group in this transaction.  A new one becomes the current user's. */
-LocalOffset *
-topics_group_use(const char *group_id, GroupKind kind)
+/* Return the type that a group has in this transaction. */
+static GroupType
+get_type(const LocalOffset *group)
 {
-	GroupOffsetFacts facts = {.owner = GetUserId(),.kind = kind};
+	return group->change ? group->change->type : group->shared->facts.type;
+}
+
+/*
+ * Require a group to be of a type.  A simple one, which nobody has consumed with so far, becomes of
+ * that type when the transaction commits.  The lock keeps two transactions from making it
+ * two things.
+ */
+static void
+require_type(LocalOffset *group, GroupType type)
+{
+	const char *group_id = group->shared->key.group_id;
+
+	if (get_type(group) == GROUP_SIMPLE)
+	{
+		(void) topics_consumer_offset_lock_members(group_id, true, true);
+		if (get_type(group) == GROUP_SIMPLE)
+			topics_consumer_offset_change_type(group, type);
+	}
+	if (get_type(group) != type)
+		ereport(ERROR,
+				(errcode(ERRCODE_INCONSISTENT_PROTOCOL),
+				 errmsg("consumer group \"%s\" is of type \"%s\"",
+						group_id, topics_offset_log_type_name(get_type(group))),
+				 errdetail("INCONSISTENT_GROUP_PROTOCOL: it cannot be used as one of type \"%s\".",
+						   topics_offset_log_type_name(type)),
+				 errhint("Use another group_id, or delete the group with topics.delete_group().")));
+}
+
+/*
+ * Use a group in this transaction, as one of a type; GROUP_SIMPLE stands for any.  A new one becomes the
+ * current user's.
+ */
+LocalOffset *
+topics_group_use(const char *group_id, GroupType type)
+{
+	GroupOffsetFacts facts = {.owner = GetUserId(),.type = type};
 	LocalOffset *group = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, &facts, NULL);
 
-	require_group_use(group_id, group->shared->facts.owner);
+	topics_group_require_use(group_id, group->shared->facts.owner);
 	if (topics_consumer_offset_is_deleted(group))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -120,6 +156,8 @@ topics_group_use(const char *group_id, GroupKind kind)
 				 errhint("Use it again after the commit.")));
 	if (!topics_consumer_offset_exists(group))
 		topics_consumer_offset_create(group);
+	if (type != GROUP_SIMPLE && get_type(group) != type)
+		require_type(group, type);
 	return group;
 }
 
@@ -174,12 +212,12 @@ report_out_of_range(Partition *partition, int64 offset)
 }
 
 /*
- * Claim a partition for a group, and keep the topic from being dropped until
- * the transaction ends.  The result is the transaction's own entry; *partition
- * is resolved under the lock.
+ * Use a partition for a group, and keep the topic from being dropped until the
+ * transaction ends.  The result is the transaction's own entry; *partition is
+ * resolved under the lock.
  */
 static LocalOffset *
-claim_partition(const char *group_id, Topic *topic, int32 number, Partition *partition)
+use_partition(const char *group_id, Topic *topic, int32 number, Partition *partition)
 {
 	LocalOffset *local = topics_consumer_offset_use(group_id, topic->topic_id, number, NULL, NULL);
 
@@ -187,24 +225,53 @@ claim_partition(const char *group_id, Topic *topic, int32 number, Partition *par
 		topics_cluster_report_not_leader(local->set, NameStr(topic->name), number);
 	*partition = topics_catalog_open_for_reading(topic, number);
 	topics_catalog_close_partition(partition, NoLock);
+	return local;
+}
+
+/* The same, and claim it. */
+static LocalOffset *
+claim_partition(const char *group_id, Topic *topic, int32 number, Partition *partition)
+{
+	LocalOffset *local = use_partition(group_id, topic, number, partition);
+
 	(void) topics_consumer_offset_claim(local, topics_catalog_partition_state(topic, 0), true);
 	return local;
 }
 
 /*
- * Refuse a member: groups have none.  The arguments are those of groups whose
- * members are assigned partitions.
+ * For who is no member: require the group to have none, and keep them from joining until the
+ * transaction ends.  A group that consumes by claims never has any.
  */
 static void
-refuse_member(FunctionCallInfo fcinfo, const char *group_id, int member_id, int generation_id)
+require_no_members(const char *group_id, const LocalOffset *group, int code, const char *detail)
 {
-	if (PG_ARGISNULL(member_id) && PG_ARGISNULL(generation_id))
+	if (group && get_type(group) == GROUP_CONSUME)
 		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_UNKNOWN_MEMBER),
-			 errmsg("consumer group \"%s\" has no such member", group_id),
-			 errdetail("UNKNOWN_MEMBER_ID: the group has no members."),
-			 errhint("Leave member_id and generation_id out.")));
+	(void) topics_consumer_offset_lock_members(group_id, false, true);
+	if (topics_member_table_has_members(group_id))
+		ereport(ERROR,
+				(errcode(code),
+				 errmsg("consumer group \"%s\" has members", group_id),
+				 errdetail("%s", detail),
+				 errhint("Stop them before: topics.leave_group(), topics.remove_member(). The view topics.group_member lists them.")));
+}
+
+/* Return the member that commits an offset, as it calls; serial 0: none does. */
+static MemberCall
+get_committing_member(FunctionCallInfo fcinfo, const char *group_id, int member_id, int generation_id)
+{
+	MemberCall	call = {0};
+	char	   *name;
+
+	if (PG_ARGISNULL(member_id) && PG_ARGISNULL(generation_id))
+		return call;
+	topics_argument_require(fcinfo, generation_id);
+	name = topics_argument_get_text(fcinfo, member_id);
+	call = topics_member_call(name, false);
+	if (strcmp(call.group_id, group_id) != 0)
+		topics_member_report_unknown(name);
+	call.generation = PG_GETARG_INT32(generation_id);
+	return call;
 }
 
 /* Return an argument that is the metadata of a committed offset, or NULL. */
@@ -245,6 +312,24 @@ check_offset_to_commit(const char *group_id, Partition *partition, int64 committ
 				 errhint("Use topics.reset_offset() to go back.")));
 }
 
+/*
+ * Commit an offset for a member, which may go back, as in Kafka: it alone commits there.  The
+ * transaction's commit looks again whether the partition is still the member's.
+ */
+static void
+commit_as_member(LocalOffset *local, Partition *partition, const MemberCall *call, int64 offset,
+				 const char *metadata)
+{
+	int64		start;
+	int64		end;
+
+	topics_member_table_require_owner(local->shared, call->member, call->serial, call->generation);
+	read_log_bounds(partition, offset, &start, &end);
+	if (offset < 0 || offset > end)
+		report_out_of_range(partition, offset);
+	topics_consumer_offset_change_as_member(local, offset, metadata, call->member, call->serial, call->generation);
+}
+
 /* Arguments of commit_offset(). */
 enum
 {
@@ -271,6 +356,8 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 	char	   *metadata;
 	Partition	partition;
 	LocalOffset *local;
+	LocalOffset *group;
+	MemberCall	call;
 
 	topics_settings_require_preload();
 	topics_produce_check_context("topics.commit_offset()");
@@ -282,12 +369,20 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 	(void) get_topic_argument(fcinfo, COMMIT_ARG_TOPIC);
 	topics_offset_log_prepare(true);
 	topics_group_require_owner(group_id, true);
-	refuse_member(fcinfo, group_id, COMMIT_ARG_MEMBER_ID, COMMIT_ARG_GENERATION_ID);
+	call = get_committing_member(fcinfo, group_id, COMMIT_ARG_MEMBER_ID, COMMIT_ARG_GENERATION_ID);
 	topics_consumer_offset_lock_group(group_id, false);
-	(void) topics_group_use(group_id, GROUP_SIMPLE);
+	group = topics_group_use(group_id, GROUP_SIMPLE);
+	if (call.serial == 0)
+		require_no_members(group_id, group, ERRCODE_UNKNOWN_MEMBER,
+						   "UNKNOWN_MEMBER_ID: only they commit offsets, with member_id and generation_id.");
 
 	topic = get_topic_argument(fcinfo, COMMIT_ARG_TOPIC);
 	topics_catalog_check_partition(topic, number);
+	if (call.serial != 0)
+	{
+		commit_as_member(use_partition(group_id, topic, number, &partition), &partition, &call, offset, metadata);
+		PG_RETURN_VOID();
+	}
 	local = claim_partition(group_id, topic, number, &partition);
 	check_offset_to_commit(group_id, &partition, topics_consumer_offset_get_position(local), offset);
 	topics_consumer_offset_change(local, offset, metadata);
@@ -475,7 +570,9 @@ topics_reset_offset(PG_FUNCTION_ARGS)
 	topics_group_require_owner(group_id, true);
 	topics_consumer_offset_lock_group(group_id, false);
 	if (!dry_run)
-		(void) topics_group_use(group_id, GROUP_SIMPLE);
+		require_no_members(group_id, topics_group_use(group_id, GROUP_SIMPLE),
+						   ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+						   "NON_EMPTY_GROUP: their offsets are not reset behind their backs.");
 
 	topic = get_topic_argument(fcinfo, RESET_ARG_TOPIC);
 	upto = topic->partitions;
@@ -529,6 +626,8 @@ topics_delete_group(PG_FUNCTION_ARGS)
 	topics_group_require_owner(group_id, false);
 	topics_consumer_offset_lock_group(group_id, true);
 	topics_group_require_owner(group_id, false);
+	require_no_members(group_id, NULL, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+					   "NON_EMPTY_GROUP: it cannot be deleted.");
 
 	/* with the lock held no entry of the group comes or goes */
 	entries = topics_offset_table_list(group_id, NO_TOPIC, &count);

@@ -11,22 +11,29 @@
 #include "lib/ilist.h"
 #include "port/atomics.h"
 #include "storage/lock.h"
+#include "storage/lwlock.h"
+#include "utils/jsonb.h"
 
+#include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
 
-/* The internal topic; Kafka's name. */
+#define MAX_GROUP_ID 255		/* bytes of a group's name */
+#define MAX_MEMBER_ID 127		/* of a member's */
+#define MAX_CLIENT_ID 63		/* of what a client calls itself */
 
 #define NO_OFFSET PG_INT64_MAX	/* nothing is committed */
 #define NO_PARTITION (-1)		/* of a group or a subscription */
+#define MEMBERS_PARTITION (-2)	/* of what a group's members are */
 #define NO_TOPIC INT64CONST(0)	/* of a group */
 
-/* In place of a committed offset, of a group or a subscription. */
+/* In place of a committed offset, of what is no partition. */
 #define IT_EXISTS INT64CONST(1)
 
 /*
- * What an entry is about, one of three:
+ * What an entry is about, one of four:
  *	a group				NO_TOPIC, NO_PARTITION
+ *	a group's members	NO_TOPIC, MEMBERS_PARTITION
  *	a subscription		a topic, NO_PARTITION: a group's use of a topic
  *	a committed offset	a topic, a partition
  */
@@ -35,8 +42,46 @@ typedef struct GroupOffsetKey
 	Oid			database;
 	int32		partition;
 	int64		topic_id;
-	char		group_id[NAMEDATALEN];
+	char		group_id[MAX_GROUP_ID + 1];
 } GroupOffsetKey;
+
+/* ---- assignor.c ---- */
+
+typedef enum Assignor
+{
+	ASSIGNOR_RANGE,
+	ASSIGNOR_ROUNDROBIN,
+	ASSIGNOR_STICKY,
+	ASSIGNOR_COOPERATIVE_STICKY
+} Assignor;
+
+#define ASSIGNOR_NOBODY (-1)
+
+typedef struct AssignorTopic
+{
+	const char *name;
+	int32		partitions;
+	int		   *owners;
+} AssignorTopic;
+
+typedef struct AssignorMember
+{
+	const char *member_id;
+	const char *instance_id;
+	const bool *subscribed;
+} AssignorMember;
+
+typedef struct AssignorGroup
+{
+	int			ntopics;
+	AssignorTopic *topics;
+	int			nmembers;
+	const AssignorMember *members;
+} AssignorGroup;
+
+extern void topics_assignor_assign(Assignor assignor, AssignorGroup *group);
+extern bool topics_assignor_find(const char *name, Assignor *assignor);
+extern const char *topics_assignor_name(Assignor assignor);
 
 /*
  * Kafka's auto.offset.reset: where a group begins, or goes on if retention has
@@ -46,23 +91,49 @@ typedef enum OffsetReset
 {
 	RESET_EARLIEST,
 	RESET_LATEST,
-	RESET_NONE
+	RESET_NONE,
+	RESET_KINDS
 } OffsetReset;
 
-typedef enum GroupKind
+/* How a group consumes.  A simple one becomes another when it first does. */
+typedef enum GroupType
 {
 	GROUP_CONSUME,				/* topics.consume(): claims for a transaction */
-	GROUP_SIMPLE				/* topics.commit_offset() only */
-} GroupKind;
+	GROUP_SIMPLE,				/* topics.commit_offset() only */
+	GROUP_MEMBER,				/* topics.join_group(): members have partitions */
+	GROUP_TYPES
+} GroupType;
 
 /* What is fixed when an entry is made. */
 typedef struct GroupOffsetFacts
 {
 	Oid			owner;			/* of a group */
-	GroupKind	kind;			/* of a group */
+	GroupType	type;			/* of a group */
 	OffsetReset reset;			/* of a subscription */
 	int32		partitions;		/* of a subscription: as many there were */
 } GroupOffsetFacts;
+
+struct Member;
+
+/* A partition of a group that has members. */
+typedef struct Possession
+{
+	struct Member *owner;		/* who has it, or NULL */
+	struct Member *target;		/* who is to have it, or NULL */
+	int32		since;			/* the generation in which its owner got it */
+	bool		paused;			/* its owner does not want to poll it */
+	pg_atomic_uint64 position;	/* what its owner polls next; NO_OFFSET: from
+								 * where the group stands */
+	dlist_node	owned_link;		/* in its owner's list */
+	dlist_node	target_link;	/* in its target's list */
+} Possession;
+
+/* What a group's members have in common. */
+typedef struct MembersHead
+{
+	int32		generation;
+	dlist_head	members;		/* of Member */
+} MembersHead;
 
 /* An entry in shared memory; offset_table.c says which lock guards what. */
 typedef struct GroupOffset
@@ -86,7 +157,102 @@ typedef struct GroupOffset
 	pg_atomic_uint32 pins;		/* number of transactions that use it */
 	bool		has_metadata;
 	dlist_node	link;			/* in the list of all entries */
+	union
+	{
+		Possession assigned; /* of a partition */
+		MembersHead head;		/* of a group's members */
+	}			of;
 } GroupOffset;
+
+typedef struct MemberKey
+{
+	Oid			database;
+	char		member_id[MAX_MEMBER_ID + 1];
+} MemberKey;
+
+/* A member of a group, in shared memory; member_table.c says which lock guards what. */
+typedef struct Member
+{
+	MemberKey	key;			/* hash key: must be first */
+	uint64		serial;			/* that no other one has had */
+	bool		joined;			/* the transaction that made it has committed */
+	bool		listed;			/* for a moment: it is to stay */
+	GroupOffset *group;			/* its group's members */
+	Oid			role;
+	int32		session_timeout_ms;
+	int32		max_poll_interval_ms;
+	char		client_id[MAX_CLIENT_ID + 1];
+	char		host[NAMEDATALEN];
+	int32		generation;		/* whose partitions it has taken */
+	int			pending;		/* partitions of that which others still have */
+	uint32		turn;			/* which of its partitions is polled first */
+	pg_atomic_uint64 heard_at;	/* MonotonicTime: when it last called */
+	pg_atomic_uint64 polled_at; /* and polled */
+	dlist_node	all_link;		/* in the list of all members */
+	dlist_node	link;			/* in its group's list, once it has joined */
+	dlist_head	owned;			/* the partitions that it has */
+	dlist_head	targets;		/* those that it is to have */
+} Member;
+
+/* A member that calls, as it was when it did. */
+typedef struct MemberCall
+{
+	const Member *member;		/* one that had this serial: it may have gone */
+	uint64		serial;
+	char		group_id[MAX_GROUP_ID + 1];
+	int32		generation;
+	int32		group_generation;
+	bool		is_settled;		/* it has all that the generation gives it */
+	uint32		turn;			/* which of its partitions is polled first */
+	int32		session_timeout_ms; /* it has to call, and poll, within */
+} MemberCall;
+
+/* A partition that a member has, as it was a moment ago. */
+typedef struct MemberPlace
+{
+	GroupOffset *shared;		/* its entry: may be another one's by now */
+	GroupOffset entry;			/* a copy */
+	int64		position;		/* what is polled next, or NO_OFFSET */
+	int64		next;			/* what is to be polled after that, or
+								 * NO_OFFSET: the same */
+} MemberPlace;
+
+/* A partition that a record assigns to a member. */
+typedef struct PlacedPartition
+{
+	int64		topic_id;
+	int32		partition;
+	int32		since;			/* it has been the member's since this generation */
+	GroupOffset *entry;			/* pinned, or NULL */
+} PlacedPartition;
+
+/* A member, as a record says. */
+typedef struct MemberRow
+{
+	char	   *member_id;
+	char	   *instance_id;	/* group.instance.id, or NULL */
+	char	   *client_id;
+	char	   *host;			/* or NULL: not by a network */
+	Oid			role;
+	int32		session_timeout_ms;
+	int32		max_poll_interval_ms;
+	OffsetReset reset;			/* for topics that the pattern finds later */
+	char	   *pattern;		/* of names of topics, or NULL: those listed */
+	int64	   *topic_ids;
+	int			ntopics;
+	PlacedPartition *assigned;	/* by topic and partition */
+	int			nassigned;
+	Member	   *shared;			/* its place in shared memory, or NULL */
+} MemberRow;
+
+/* All members of a group, as a record says; palloc'd. */
+typedef struct GroupMembers
+{
+	int32		generation;
+	Assignor	assignor;
+	int			count;
+	MemberRow  *rows;
+} GroupMembers;
 
 /* A change that the transaction will make when it commits. */
 typedef struct OffsetChange
@@ -97,6 +263,12 @@ typedef struct OffsetChange
 	bool		deleted;
 	int64		offset;			/* or IT_EXISTS */
 	const char *metadata;		/* or NULL */
+	GroupType	type;			/* of a group, from the commit on */
+	const GroupMembers *members;	/* of a group's members, or NULL */
+	const Member *member;		/* who commits the offset, or NULL: who holds
+								 * the claim */
+	uint64		serial;			/* of the member */
+	int32		generation;		/* that it has given */
 	TimestampTz rewrite_of;		/* if a group's record is written anew: when
 								 * it was committed; else 0 */
 } OffsetChange;
@@ -126,11 +298,52 @@ is_entry_committed(const GroupOffset *entry)
 	return (int64) pg_atomic_read_u64((pg_atomic_uint64 *) &entry->committed) != NO_OFFSET;
 }
 
+/* A group's use of a topic. */
+typedef struct GroupTopic
+{
+	char	   *group_id;
+	char	   *topic_name;
+	OffsetReset reset;
+} GroupTopic;
+
+/* Where a group stands in a partition. */
+typedef struct Place
+{
+	Partition	partition;
+	int64		position;		/* next offset to be consumed, or NO_OFFSET */
+	bool		has_begun;		/* that is committed, or is the transaction's */
+	int64		parted_at;		/* of a group that had consumed what is gone,
+								 * or NO_OFFSET */
+	int64		log_start;
+	int64		log_end;		/* that may be read */
+	int64		next_offset;	/* that is published */
+} Place;
+
+/* What becomes of a place that is about to be read. */
+typedef enum PlaceMove
+{
+	PLACE_STAYS,
+	PLACE_SKIPS_ALL				/* it was removed, and is at the log end now */
+} PlaceMove;
+
+/* ---- place.c ---- */
+
+extern OffsetReset topics_place_reset_argument(FunctionCallInfo fcinfo, int argument);
+extern LocalOffset *topics_place_subscribe(const char *group_id, Topic *topic, OffsetReset reset);
+extern void topics_place_set(Place *place, const GroupOffset *entry, OffsetReset reset);
+extern void topics_place_look(Place *place);
+extern bool topics_place_has_record_or_error(const Place *place);
+extern bool topics_place_watch(Place *place);
+extern PlaceMove topics_place_settle(Place *place, const GroupTopic *at);
+extern bool topics_place_is_removed(const Place *place);
+extern int64 topics_place_readable_end(const Place *place);
+
 /* ---- group.c ---- */
 
 extern bool topics_group_may_use(Oid owner);
 extern char *topics_group_get_argument(FunctionCallInfo fcinfo, int argument);
-extern LocalOffset *topics_group_use(const char *group_id, GroupKind kind);
+extern LocalOffset *topics_group_use(const char *group_id, GroupType type);
+extern void topics_group_require_use(const char *group_id, Oid owner);
 extern void topics_group_require_owner(const char *group_id, bool missing_ok);
 
 /* ---- offset_table.c ---- */
@@ -142,7 +355,9 @@ extern LOCKTAG topics_offset_table_make_lock_tag(const GroupOffsetKey *key);
 extern GroupOffset *topics_offset_table_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts,
 											const int64 *starts, uint32 *pins);
 extern void topics_offset_table_unpin(GroupOffset *entry);
-extern void topics_offset_table_lock_shared(void);
+extern void topics_offset_table_lock(LWLockMode mode);
+extern bool topics_offset_table_is_locked(LWLockMode mode);
+extern GroupOffset *topics_offset_table_find(const GroupOffsetKey *key);
 extern void topics_offset_table_unlock(void);
 extern bool topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition,
 									 GroupOffset *copy);
@@ -158,10 +373,12 @@ extern void topics_offset_table_load_record(const GroupOffsetKey *key, const Gro
 											int64 record_offset, int64 parted_at, bool has_metadata);
 extern void topics_offset_table_load_start(const GroupOffsetKey *key, int64 start);
 extern void topics_offset_table_forget_set(int set);
-extern void topics_consumer_offset_note_generations(void);
+extern uint32 topics_offset_table_hash_key(const void *key, Size size);
+extern int	topics_offset_table_compare_keys(const void *a, const void *b, Size size);
 
 /* ---- consumer_offset.c ---- */
 
+extern void topics_consumer_offset_note_generations(void);
 extern LocalOffset *topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition,
 											   const GroupOffsetFacts *facts, const int64 *starts);
 extern LocalOffset *topics_consumer_offset_find_local(const char *group_id, int64 topic_id,
@@ -172,11 +389,18 @@ extern void topics_consumer_offset_create(LocalOffset *local);
 extern void topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *metadata);
 extern void topics_consumer_offset_delete(LocalOffset *local, PartitionState *topic_state);
 extern void topics_consumer_offset_delete_topic(int64 topic_id);
+extern void topics_consumer_offset_change_type(LocalOffset *local, GroupType type);
+extern void topics_consumer_offset_change_members(LocalOffset *local, const GroupMembers *members);
+extern void topics_consumer_offset_change_as_member(LocalOffset *local, int64 offset, const char *metadata,
+													const Member *member, uint64 serial, int32 generation);
+extern bool topics_consumer_offset_lock_members(const char *group_id, bool exclusive, bool wait);
+extern void topics_consumer_offset_require_members(void);
 extern bool topics_consumer_offset_is_deleted(const LocalOffset *local);
 extern bool topics_consumer_offset_claim(LocalOffset *local, PartitionState *topic_state, bool wait);
 extern void topics_consumer_offset_unclaim(LocalOffset *local);
 extern bool topics_consumer_offset_rewrite_group(const char *group_id);
 extern void topics_consumer_offset_lock_group(const char *group_id, bool exclusive);
+extern bool topics_consumer_offset_try_lock_group(const char *group_id, bool exclusive);
 extern bool topics_consumer_offset_is_pending(void);
 extern void topics_consumer_offset_pre_commit(void);
 extern void topics_consumer_offset_publish(void);
@@ -191,8 +415,55 @@ extern int	topics_offset_log_leader_set(const GroupOffsetKey *key);
 extern int32 topics_offset_log_choose_partition(Topic *offsets_topic, const GroupOffsetKey *key);
 extern void topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local);
 extern char *topics_offset_log_metadata(const GroupOffset *entry);
+extern Jsonb *topics_offset_log_read_value(const GroupOffset *entry);
+extern const char *topics_offset_log_type_name(GroupType type);
+extern const char *const topics_reset_names[RESET_KINDS];
 extern void topics_offset_log_note_roles(bool followed);
 extern bool topics_offset_log_knows_owners(void);
 extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction);
+
+/* ---- member_table.c ---- */
+
+extern void topics_member_table_shmem_request(void);
+extern void topics_member_table_shmem_startup(void);
+extern Member *topics_member_table_find(const char *member_id);
+extern Member *topics_member_table_reserve(const MemberRow *row, GroupOffset *group);
+extern void topics_member_table_release_unused(void);
+extern void topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool is_loaded);
+extern void topics_member_table_detach(GroupOffset *entry);
+extern bool topics_member_table_is_wanted(const MemberCall *call);
+extern bool topics_member_table_adopt(Member *member, bool keep);
+extern MemberPlace *topics_member_table_list_places(const MemberCall *call, bool all, int *count);
+extern bool topics_member_table_change_place(const MemberCall *call, int64 topic_id, int32 partition,
+											 int64 position, bool pause, bool resume);
+extern bool topics_member_table_store(const char *member_id, const MemberCall *call, MemberPlace *places, int count, uint32 turn);
+extern void topics_member_table_require_owner(const GroupOffset *entry, const Member *member, uint64 serial, int32 generation);
+extern bool topics_member_table_has_members(const char *group_id);
+extern bool topics_member_table_is_overdue(const Member *member, MonotonicTime now);
+extern List *topics_member_table_list_groups(bool all, MonotonicTime *due);
+extern bool topics_member_table_is_settled(const Member *member);
+extern bool topics_member_table_any_here(void);
+extern int	topics_member_table_channel(const char *group_id);
+
+/* ---- member_log.c ---- */
+
+extern void topics_member_log_format(StringInfo json, const GroupMembers *members);
+extern GroupMembers *topics_member_log_parse(Jsonb *value);
+extern void topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset);
+
+/* ---- rebalance.c ---- */
+
+extern GroupMembers *topics_rebalance_read(const char *group_id, LocalOffset **local);
+extern void topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers *members);
+extern void topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *members);
+extern void topics_rebalance_settle(MemoryContext parent, bool topics_changed, NextTransaction next_transaction);
+
+/* ---- member.c ---- */
+
+extern void topics_member_report_unknown(const char *member_id) pg_attribute_noreturn();
+extern MemberCall topics_member_call(const char *member_id, bool is_poll);
+extern void topics_member_lock(const char *member_id);
+extern void topics_member_unlock(const char *member_id);
+extern void topics_member_take(const char *member_id, const char *group_id, bool keep);
 
 #endif							/* PG_TOPICS_GROUP_H */

@@ -6,7 +6,9 @@
  * A record's key says what it is about, "topic id/partition/group":
  *
  *	0/-1/g		the group g
- *		{"owner": "app", "owner_id": 16384, "system": 7...., "kind": "consume"}
+ *		{"owner": "app", "owner_id": 16384, "system": 7...., "group_type": "consume"}
+ *	0/-2/g		its members, and which partitions they have (member_log.c)
+ *		{"generation": 7, "assignor": "range", "members": [...]}
  *	17/-1/g		its subscription to topic 17
  *		{"auto_offset_reset": "latest", "partitions": 2, "starts": [10, 4]}
  *	17/0/g		its committed offset in partition 0 of topic 17
@@ -70,8 +72,8 @@
 #define OWNERS_BATCH 100		/* groups whose owners are looked at in a
 								 * transaction */
 
-static const char *const reset_names[] = {"earliest", "latest", "none"};
-static const char *const kind_names[] = {"consume", "simple"};
+const char *const topics_reset_names[RESET_KINDS] = {"earliest", "latest", "none"};
+static const char *const type_names[GROUP_TYPES] = {"consume", "simple", "member"};
 
 /* ----------------------------------------------------------------
  *		The topic
@@ -116,19 +118,25 @@ topics_offset_log_choose_partition(Topic *offsets_topic, const GroupOffsetKey *k
  * ----------------------------------------------------------------
  */
 
+const char *
+topics_offset_log_type_name(GroupType type)
+{
+	return type_names[type];
+}
+
 static void
-format_group(StringInfo json, const GroupOffset *entry)
+format_group(StringInfo json, const GroupOffset *entry, GroupType type)
 {
 	appendStringInfoChar(json, '{');
 	topics_internal_topic_format_owner(json, entry->facts.owner);
-	appendStringInfo(json, ", \"kind\": \"%s\"}", kind_names[entry->facts.kind]);
+	appendStringInfo(json, ", \"group_type\": \"%s\"}", type_names[type]);
 }
 
 static void
 format_subscription(StringInfo json, const GroupOffset *entry)
 {
 	appendStringInfo(json, "{\"auto_offset_reset\": \"%s\", \"partitions\": %d",
-					 reset_names[entry->facts.reset], entry->facts.partitions);
+					 topics_reset_names[entry->facts.reset], entry->facts.partitions);
 	if (entry->facts.reset == RESET_LATEST)
 	{
 		appendStringInfoString(json, ", \"starts\": [");
@@ -175,8 +183,10 @@ topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local)
 	if (!local->change->deleted)
 	{
 		initStringInfo(&json);
-		if (key->topic_id == NO_TOPIC)
-			format_group(&json, local->shared);
+		if (key->partition == MEMBERS_PARTITION)
+			topics_member_log_format(&json, local->change->members);
+		else if (key->topic_id == NO_TOPIC)
+			format_group(&json, local->shared, local->change->type);
 		else if (key->partition == NO_PARTITION)
 			format_subscription(&json, local->shared);
 		else
@@ -213,7 +223,7 @@ parse_record_key(const char *text, GroupOffsetKey *key)
 	memset(key, 0, sizeof(*key));
 	key->database = MyDatabaseId;
 	group_id = topics_internal_topic_parse_key(text, &key->topic_id, &key->partition);
-	if (group_id == NULL || strlen(group_id) >= NAMEDATALEN)
+	if (group_id == NULL || strlen(group_id) > MAX_GROUP_ID)
 		return false;
 	strlcpy(key->group_id, group_id, sizeof(key->group_id));
 	return true;
@@ -232,6 +242,7 @@ typedef struct LoadedRecord
 	int64		record_offset;
 	int64	   *starts;			/* palloc'd, or NULL */
 	int			nstarts;
+	Jsonb	   *members;		/* palloc'd, or NULL: it is about other things */
 } LoadedRecord;
 
 static void
@@ -251,16 +262,21 @@ read_record_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
 {
 	record->offset = IT_EXISTS;
 	record->has_metadata = topics_json_field(value, "metadata") != NULL;
-	if (record->key.topic_id == NO_TOPIC)
+	if (record->key.partition == MEMBERS_PARTITION)
+	{
+		record->members = MemoryContextAlloc(cxt, VARSIZE(value));
+		memcpy(record->members, value, VARSIZE(value));
+	}
+	else if (record->key.topic_id == NO_TOPIC)
 	{
 		record->facts.owner = topics_internal_topic_read_owner(value);
-		record->facts.kind = find_name(topics_json_string(topics_json_field(value, "kind")),
-									   kind_names, lengthof(kind_names));
+		record->facts.type = find_name(topics_json_string(topics_json_field(value, "group_type")),
+									   type_names, lengthof(type_names));
 	}
 	else if (record->key.partition == NO_PARTITION)
 	{
 		record->facts.reset = find_name(topics_json_string(topics_json_field(value, "auto_offset_reset")),
-										reset_names, lengthof(reset_names));
+										topics_reset_names, lengthof(topics_reset_names));
 		record->facts.partitions = topics_json_number(topics_json_field(value, "partitions"), 0);
 		if (record->facts.reset == RESET_LATEST)
 			read_group_starts(record, topics_json_field(value, "starts"), cxt);
@@ -293,6 +309,8 @@ read_record(TupleTableSlot *slot, void *arg)
 	record = hash_search(records->hash, &key, HASH_ENTER, &found);
 	if (found && record->starts)
 		pfree(record->starts);
+	if (found && record->members)
+		pfree(record->members);
 	memset((char *) record + sizeof(GroupOffsetKey), 0, sizeof(LoadedRecord) - sizeof(GroupOffsetKey));
 	record->topic_is_gone = key.topic_id != NO_TOPIC && !topics_internal_topic_is_left(key.topic_id);
 	record->record_offset = topics_log_get_offset(slot);
@@ -345,6 +363,11 @@ load_record(Topic *topic, const LoadedRecord *record)
 {
 	GroupOffsetKey place = record->key;
 
+	if (record->members)
+	{
+		topics_member_log_load(&record->key, record->members, record->commit_time, record->record_offset);
+		return;
+	}
 	topics_offset_table_load_record(&record->key,
 									place.partition == NO_PARTITION ? &record->facts : NULL,
 									record->offset, record->commit_time, record->record_offset,
@@ -360,9 +383,12 @@ load_offsets_topic(Topic *topic)
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics load",
 											  ALLOCSET_DEFAULT_SIZES);
 	int64	   *ends = palloc(sizeof(int64) * topic->partitions);
-	HASHCTL		ctl = {.keysize = sizeof(GroupOffsetKey),.entrysize = sizeof(LoadedRecord),.hcxt = cxt};
+	HASHCTL		ctl = {
+		.keysize = sizeof(GroupOffsetKey),.entrysize = sizeof(LoadedRecord),.hcxt = cxt,
+		.hash = topics_offset_table_hash_key,.match = topics_offset_table_compare_keys
+	};
 	LoadedRecords records = {
-		hash_create("pg_topics load", FIRST_RECORDS, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT),
+		hash_create("pg_topics load", FIRST_RECORDS, &ctl, HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT),
 		cxt
 	};
 	MemoryContext record_cxt = AllocSetContextCreate(cxt, "pg_topics record", ALLOCSET_DEFAULT_SIZES);
@@ -427,10 +453,14 @@ topics_offset_log_prepare(bool for_write)
 	}
 }
 
-/* Read a string in the record of an entry, palloc'd, or NULL. */
-static char *
-read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
+/*
+ * Read the value of an entry's record, palloc'd, or NULL if it has none.  The record is where
+ * the entry says: compaction leaves the latest record of a key at its offset.
+ */
+Jsonb *
+topics_offset_log_read_value(const GroupOffset *entry)
 {
+	Topic	   *topic = topics_internal_topic_require(CONSUMER_OFFSETS_TOPIC);
 	int32		number = topics_offset_log_choose_partition(topic, &entry->key);
 	Partition	partition = topics_catalog_open_for_reading(topic, number);
 	int64		offset = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->record_offset);
@@ -438,7 +468,7 @@ read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	LogReader  *reader = topics_log_reader_open(partition.rel, offset, offset + 1, snapshot, false);
 	TupleTableSlot *slot = topics_log_reader_next(reader);
-	char	   *result = NULL;
+	Jsonb	   *result = NULL;
 
 	if (slot)
 	{
@@ -446,7 +476,7 @@ read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
 		Datum		value = slot_getattr(slot, Anum_log_value, &isnull);
 
 		if (!isnull)
-			result = topics_json_string(topics_json_field(DatumGetJsonbP(value), name));
+			result = DatumGetJsonbPCopy(value);
 	}
 	topics_log_reader_close(reader);
 	UnregisterSnapshot(snapshot);
@@ -455,17 +485,20 @@ read_record_string(Topic *topic, const GroupOffset *entry, const char *name)
 	return result;
 }
 
-/*
- * Read the metadata of a committed offset, palloc'd, or NULL.  Its record is
- * where the entry says: compaction leaves the latest record of a key at its
- * offset.
- */
+/* Read a string in the record of an entry, palloc'd, or NULL. */
+static char *
+read_record_string(const GroupOffset *entry, const char *name)
+{
+	Jsonb	   *value = topics_offset_log_read_value(entry);
+
+	return value ? topics_json_string(topics_json_field(value, name)) : NULL;
+}
+
+/* Read the metadata of a committed offset, palloc'd, or NULL. */
 char *
 topics_offset_log_metadata(const GroupOffset *entry)
 {
-	Topic	   *topic = entry->has_metadata ? find_offsets_topic() : NULL;
-
-	return topic ? read_record_string(topic, entry, "metadata") : NULL;
+	return entry->has_metadata && find_offsets_topic() ? read_record_string(entry, "metadata") : NULL;
 }
 
 /* ----------------------------------------------------------------
@@ -484,10 +517,10 @@ forget_owners(Datum arg, int cacheid, uint32 hashvalue)
 
 /* Return true if the owner has another name than the group's record says. */
 static bool
-is_owner_renamed(Topic *topic, const GroupOffset *group)
+is_owner_renamed(const GroupOffset *group)
 {
 	char	   *name = GetUserNameFromId(group->facts.owner, true);
-	char	   *recorded = name ? read_record_string(topic, group, "owner") : NULL;
+	char	   *recorded = name ? read_record_string(group, "owner") : NULL;
 
 	return recorded && strcmp(name, recorded) != 0;
 }
@@ -541,15 +574,12 @@ topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_trans
 	owners_are_known = true;	/* unless we hear of another change meanwhile */
 	for (int i = 0; i < count; i++)
 	{
-		Topic	   *topic;
-
-		if (entries[i].key.topic_id != NO_TOPIC)
+		if (entries[i].key.topic_id != NO_TOPIC || entries[i].key.partition != NO_PARTITION)
 			continue;
 		CHECK_FOR_INTERRUPTS();
-		topic = find_offsets_topic();
-		if (topic == NULL)
+		if (find_offsets_topic() == NULL)
 			break;
-		if (is_owner_renamed(topic, &entries[i]) &&
+		if (is_owner_renamed(&entries[i]) &&
 			!topics_consumer_offset_rewrite_group(entries[i].key.group_id))
 			done = false;
 		if (++looked_at % OWNERS_BATCH == 0)

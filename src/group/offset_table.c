@@ -34,7 +34,8 @@
  *		and pin an entry, walk, publish.  A pinned entry stays where it is.
  *	claim	(heavyweight, consumer_offset.c) the right to change "committed" and
  *		what belongs to it; these are atomics, which any process may read.
- *	pins, served, claimed_by: atomics.  has_metadata, facts: table lock.
+ *	pins, served, claimed_by: atomics.  has_metadata, facts, of: table lock
+ *		(member_table.c).
  *
  * The table lock comes after the append locks (a commit publishes with them
  * held); under it nothing else is acquired but the registry lock (partition_state.c), and the
@@ -97,9 +98,11 @@ topics_offset_table_shmem_startup(void)
 	table_lock = &GetNamedLWLockTranche("pg_topics_consumer_offsets")[0].lock;
 	ctl.keysize = sizeof(GroupOffsetKey);
 	ctl.entrysize = sizeof(GroupOffset);
+	ctl.hash = topics_offset_table_hash_key;
+	ctl.match = topics_offset_table_compare_keys;
 	shared_table.hash = topics_shmem_init_hash("pg_topics consumer offsets",
 											   pg_topics_max_group_offsets, &ctl,
-											   HASH_ELEM | HASH_BLOBS);
+											   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE);
 	shared_table.all = ShmemInitStruct("pg_topics consumer offset list", sizeof(dlist_head), &found);
 	if (!found)
 		dlist_init(shared_table.all);
@@ -137,9 +140,11 @@ use_private_table(void)
 
 	ctl.keysize = sizeof(GroupOffsetKey);
 	ctl.entrysize = sizeof(GroupOffset);
+	ctl.hash = topics_offset_table_hash_key;
+	ctl.match = topics_offset_table_compare_keys;
 	ctl.hcxt = private_cxt;
 	private_table.hash = hash_create("pg_topics private offsets", FIRST_PRIVATE, &ctl,
-									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+									 HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 	private_table.all = &private_entries;
 	dlist_init(private_table.all);
 	table = &private_table;
@@ -150,13 +155,36 @@ use_private_table(void)
  * ----------------------------------------------------------------
  */
 
+/* Count the bytes of a key: of a name's room most is not used. */
+static Size
+count_key_bytes(const GroupOffsetKey *key)
+{
+	return offsetof(GroupOffsetKey, group_id) + strlen(key->group_id);
+}
+
+/* HashValueFunc */
+uint32
+topics_offset_table_hash_key(const void *key, Size size)
+{
+	return hash_bytes(key, count_key_bytes(key));
+}
+
+/* HashCompareFunc */
+int
+topics_offset_table_compare_keys(const void *a, const void *b, Size size)
+{
+	const Size	bytes = count_key_bytes(a);
+
+	return bytes != count_key_bytes(b) || memcmp(a, b, bytes) != 0;
+}
+
 /* Make the key of a group, a subscription or a partition. */
 GroupOffsetKey
 topics_offset_table_make_key(const char *group_id, int64 topic_id, int32 partition)
 {
 	GroupOffsetKey key;
 
-	Assert(strlen(group_id) < NAMEDATALEN);
+	Assert(strlen(group_id) <= MAX_GROUP_ID);
 	memset(&key, 0, sizeof(key));
 	key.database = MyDatabaseId;
 	key.topic_id = topic_id;
@@ -170,7 +198,7 @@ LOCKTAG
 topics_offset_table_make_lock_tag(const GroupOffsetKey *key)
 {
 	return topics_user_lock_tag(USER_LOCK_OFFSET,
-								hash_bytes_extended((const unsigned char *) key, sizeof(*key), 0));
+								hash_bytes_extended((const unsigned char *) key, count_key_bytes(key), 0));
 }
 
 /*
@@ -208,6 +236,10 @@ find_or_make_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, boo
 	pg_atomic_init_u64(&entry->served, 0);
 	pg_atomic_init_u32(&entry->claimed_by, 0);
 	pg_atomic_init_u32(&entry->pins, 0);
+	if (key->partition == MEMBERS_PARTITION)
+		dlist_init(&entry->of.head.members);
+	else
+		pg_atomic_init_u64(&entry->of.assigned.position, NO_OFFSET);
 	dlist_push_tail(table->all, &entry->link);
 	return entry;
 }
@@ -216,6 +248,7 @@ find_or_make_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, boo
 static void
 remove_entry(OffsetTable *from, GroupOffset *entry)
 {
+	topics_member_table_detach(entry);
 	dlist_delete(&entry->link);
 	(void) hash_search(from->hash, &entry->key, HASH_REMOVE, NULL);
 }
@@ -240,6 +273,13 @@ topics_offset_table_report_full(int wanted)
 			 errhint("Increase pg_topics.max_group_offsets and restart the server, or delete groups with topics.delete_group().")));
 }
 
+/* Return true if a member has a partition, or is to have it. */
+static bool
+is_entry_assigned(const GroupOffset *entry)
+{
+	return entry->key.partition >= 0 && (entry->of.assigned.owner || entry->of.assigned.target);
+}
+
 /* Forget where a group begins, together with the subscription that says so. */
 static void
 forget_starts(const GroupOffset *subscription)
@@ -254,16 +294,16 @@ forget_starts(const GroupOffset *subscription)
 		if (entry == NULL)
 			continue;
 		pg_atomic_write_u64(&entry->start, NO_OFFSET);
-		if (!is_entry_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
+		if (!is_entry_committed(entry) && !is_entry_assigned(entry) && pg_atomic_read_u32(&entry->pins) == 0)
 			remove_entry(table, entry);
 	}
 }
 
 /*
  * Return true if an entry of a partition is kept though nothing is committed
- * there.  The entry knows when the partition was served last.  Without it, a
- * partition whose records make every transaction fail would always be the next
- * one.
+ * there.  The entry knows whose the partition is, and when it was served last.
+ * Without that, a partition whose records make every transaction fail would always
+ * be the next one.
  */
 static bool
 is_entry_remembered(GroupOffset *entry)
@@ -271,9 +311,9 @@ is_entry_remembered(GroupOffset *entry)
 	GroupOffsetKey key = entry->key;
 	GroupOffset *subscription;
 
-	if (key.partition == NO_PARTITION)
+	if (key.partition < 0)
 		return false;
-	if ((int64) pg_atomic_read_u64(&entry->start) != NO_OFFSET)
+	if ((int64) pg_atomic_read_u64(&entry->start) != NO_OFFSET || is_entry_assigned(entry))
 		return true;
 	key.partition = NO_PARTITION;
 	subscription = hash_search(table->hash, &key, HASH_FIND, NULL);
@@ -355,11 +395,20 @@ topics_offset_table_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts
 	return entry ? entry : make_and_pin_entry(key, facts, starts, pins);
 }
 
-/* Lock the table, to store what was committed in entries that are pinned. */
+/*
+ * Lock the table: shared, to store what was committed in entries that are pinned; and for
+ * what member_table.c does.
+ */
 void
-topics_offset_table_lock_shared(void)
+topics_offset_table_lock(LWLockMode mode)
 {
-	LWLockAcquire(table_lock, LW_SHARED);
+	LWLockAcquire(table_lock, mode);
+}
+
+bool
+topics_offset_table_is_locked(LWLockMode mode)
+{
+	return LWLockHeldByMeInMode(table_lock, mode);
 }
 
 void
@@ -397,6 +446,15 @@ topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition, 
 		*copy = *entry;
 	LWLockRelease(table_lock);
 	return entry != NULL;
+}
+
+/*
+ * Find an entry.  The caller holds the table lock.
+ */
+GroupOffset *
+topics_offset_table_find(const GroupOffsetKey *key)
+{
+	return hash_search(table->hash, key, HASH_FIND, NULL);
 }
 
 /* Return true if a list of this group and this topic has the entry. */
@@ -486,7 +544,7 @@ may_be_of_set(const GroupOffset *entry, int set)
 
 	if (set == ALL_SETS)
 		return true;
-	if (entry->key.topic_id == NO_TOPIC || entry->key.partition == NO_PARTITION)
+	if (entry->key.partition < 0)
 		return set == METADATA_SET;
 	state = topics_partition_state_find(&id);
 	return state == NULL || state->set == set;
@@ -516,6 +574,7 @@ remove_entries(Oid database, int64 topic_id, int set)
 		/* the log may have been truncated below that */
 		pg_atomic_write_u64(&entry->record_offset, 0);
 		pg_atomic_write_u64(&entry->parted_at, NO_OFFSET);
+		topics_member_table_detach(entry);
 		if (pg_atomic_read_u32(&entry->pins) == 0)
 			remove_entry(&shared_table, entry);
 	}

@@ -770,7 +770,10 @@ topics_maintain(PG_FUNCTION_ARGS)
 		if (topic && !all)
 			topics_checkpoint_store(topic->view_relid, PortalContext, commit_by_hand);
 		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
+		{
 			topics_offset_log_follow_owners(PortalContext, commit_by_hand);
+			topics_rebalance_settle(PortalContext, true, commit_by_hand);
+		}
 		if (topic && strcmp(NameStr(topic->name), PRODUCER_STATE_TOPIC) == 0)
 			topics_producer_expire(PortalContext, commit_by_hand);
 	}

@@ -525,10 +525,11 @@ append_needs_snapshot(void)
 
 /*
  * Append the records of this transaction, and keep the append locks.  Return
- * false if there are none.
+ * false if there are none.  "require_fences" is called once the locks are held: it
+ * raises an error if somebody else has been given meanwhile what the transaction goes by.
  */
 bool
-topics_append_records(void)
+topics_append_records(void (*require_fences) (void))
 {
 	MemoryContext old;
 	TupleTableSlot **slots;
@@ -567,7 +568,7 @@ topics_append_records(void)
 
 	lock_destinations();
 	TEST_POINT("append-locked");
-	topics_producer_require_epochs();
+	require_fences();
 	for (int i = 0; i < nappending; i++)
 		append_destination(appending[i], slots, tuples, most);
 	TEST_POINT("append-done");

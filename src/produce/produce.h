@@ -195,7 +195,7 @@ extern int64 topics_destination_measure_toast(const OpenSegment *open);
 extern int64 topics_append_buffer(Topic *topic, RecordDraft *draft);
 extern void topics_append_replica_range(Topic *topic, int32 partition, int64 from, int64 upto);
 extern void topics_append_replica_record(Topic *topic, int64 offset, RecordDraft *draft);
-extern bool topics_append_records(void);
+extern bool topics_append_records(void (*require_fences) (void));
 extern uint32 topics_append_sets(void);
 extern uint32 topics_append_pending_sets(void);
 extern void topics_append_publish(int set, XLogRecPtr lsn, bool marks);

@@ -185,7 +185,13 @@ check_next_offset(const Fetch *fetch, int64 found)
 RecordOutput
 topics_fetch_output(Topic *topic, TupleDesc desc)
 {
-	bool		as_bytes = TupleDescAttr(desc, RECORD_VALUE)->atttypid == BYTEAOID;
+	return topics_fetch_output_as(topic, TupleDescAttr(desc, RECORD_VALUE)->atttypid == BYTEAOID);
+}
+
+/* The same, with key and value as bytes or as text. */
+RecordOutput
+topics_fetch_output_as(Topic *topic, bool as_bytes)
+{
 	RecordOutput output;
 
 	output.key = make_output_column(&topic->key, as_bytes);

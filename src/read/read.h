@@ -100,6 +100,7 @@ typedef struct FetchResult
 extern FetchLimits topics_fetch_limits(FunctionCallInfo fcinfo, int max_records);
 extern FetchRequest topics_fetch_request(FunctionCallInfo fcinfo);
 extern RecordOutput topics_fetch_output(Topic *topic, TupleDesc desc);
+extern RecordOutput topics_fetch_output_as(Topic *topic, bool as_bytes);
 extern void topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapshot snapshot);
 extern bool topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls);
 extern void topics_fetch_close(Fetch *fetch);

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -75,6 +76,8 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 		GroupOffsetKey *key = &entries[i].key;
 
 		CHECK_FOR_INTERRUPTS();
+		if (key->partition == MEMBERS_PARTITION)
+			continue;
 		if (key->topic_id == NO_TOPIC)
 		{
 			shown = topics_group_may_use(entries[i].facts.owner) || topics_catalog_is_monitor();
@@ -91,6 +94,34 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 		if (shown && (key->topic_id == NO_TOPIC || topic))
 			visit((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], count - i, topic, first);
 	}
+}
+
+/* Say in which state a group with members is, in Kafka's words. */
+static const char *
+get_members_state(const char *group_id)
+{
+	const GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, MEMBERS_PARTITION);
+	const char *result = "Empty";
+	GroupOffset *entry;
+	dlist_iter	iter;
+
+	topics_offset_table_lock(LW_SHARED);
+	entry = topics_offset_table_find(&key);
+	/* a standby knows of members no more than that there are some */
+	if (entry && is_entry_committed(entry) && RecoveryInProgress())
+		result = "Stable";
+	else if (entry)
+		dlist_foreach(iter, &entry->of.head.members)
+		{
+			if (!topics_member_table_is_settled(dlist_container(Member, link, iter.cur)))
+			{
+				result = "PreparingRebalance";
+				break;
+			}
+			result = "Stable";
+		}
+	topics_offset_table_unlock();
+	return result;
 }
 
 /* Return true if a transaction has claimed a partition for the group. */
@@ -114,7 +145,7 @@ enum
 {
 	GROUP_ID,
 	GROUP_OWNER,
-	GROUP_KIND,
+	GROUP_TYPE,
 	GROUP_STATE,
 	GROUP_COLUMNS
 };
@@ -129,8 +160,9 @@ put_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic
 		return;
 	values[GROUP_ID] = CStringGetTextDatum(entry->key.group_id);
 	values[GROUP_OWNER] = ObjectIdGetDatum(entry->facts.owner);
-	values[GROUP_KIND] = CStringGetTextDatum(entry->facts.kind == GROUP_CONSUME ? "consume" : "simple");
-	values[GROUP_STATE] = CStringGetTextDatum(group_is_active(entry, remaining) ? "Stable" : "Empty");
+	values[GROUP_TYPE] = CStringGetTextDatum(topics_offset_log_type_name(entry->facts.type));
+	values[GROUP_STATE] = CStringGetTextDatum(entry->facts.type == GROUP_MEMBER ? get_members_state(entry->key.group_id) :
+													group_is_active(entry, remaining) ? "Stable" : "Empty");
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -196,7 +228,7 @@ put_committed_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, T
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* Columns of lag_status; the last three are Kafka's, and not known here. */
+/* Columns of lag_status; the last three are of the member that has the partition. */
 enum
 {
 	LAG_GROUP,
@@ -234,6 +266,26 @@ look_at_log_ends(void *arg)
 	topics_catalog_close_partition(&opened, AccessShareLock);
 }
 
+/* Say which member has a partition, if one has. */
+static void
+put_owner(Datum *values, bool *nulls, const char *group_id, int64 topic_id, int32 partition)
+{
+	const GroupOffsetKey key = topics_offset_table_make_key(group_id, topic_id, partition);
+	GroupOffset *entry;
+	Member		owner = {0};
+
+	topics_offset_table_lock(LW_SHARED);
+	entry = topics_offset_table_find(&key);
+	if (entry && entry->of.assigned.owner)
+		owner = *entry->of.assigned.owner;
+	topics_offset_table_unlock();
+	nulls[LAG_CONSUMER_ID] = nulls[LAG_CLIENT_ID] = owner.serial == 0;
+	nulls[LAG_HOST] = owner.host[0] == '\0';
+	values[LAG_CONSUMER_ID] = CStringGetTextDatum(owner.key.member_id);
+	values[LAG_CLIENT_ID] = CStringGetTextDatum(owner.client_id);
+	values[LAG_HOST] = CStringGetTextDatum(owner.host);
+}
+
 static void
 put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int32 partition, int64 committed)
 {
@@ -255,7 +307,7 @@ put_partition_lag(ReturnSetInfo *rsinfo, const char *group_id, Topic *topic, int
 	values[LAG_GROUP] = CStringGetTextDatum(group_id);
 	values[LAG_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
 	values[LAG_PARTITION] = Int32GetDatum(partition);
-	nulls[LAG_CONSUMER_ID] = nulls[LAG_CLIENT_ID] = nulls[LAG_HOST] = true;
+	put_owner(values, nulls, group_id, topic->topic_id, partition);
 	nulls[LAG_CURRENT_OFFSET] = committed == NO_OFFSET;
 	values[LAG_CURRENT_OFFSET] = Int64GetDatum(committed);
 	nulls[LAG_LOG_END_OFFSET] = nulls[LAG_LAG] = !lag.has_ends;

@@ -149,6 +149,40 @@ expire_producers(void *arg)
 		topics_producer_expire((MemoryContext) arg, commit_and_notify);
 }
 
+/* What is to be done for members of groups. */
+typedef struct MembersWork
+{
+	MemoryContext cxt;
+	bool		topics_changed;
+} MembersWork;
+
+/* Work: remove members of groups that have gone, and assign topics that have changed. */
+static void
+settle_members(void *arg)
+{
+	const MembersWork *work = arg;
+
+	if (topics_extension_exists())
+		topics_rebalance_settle(work->cxt, work->topics_changed, commit_and_notify);
+}
+
+/* See to the members of groups, if it is time; all of them if that has failed before. */
+static void
+see_to_members(void)
+{
+	const WorkPiece members = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MEMBERS, METADATA_SET};
+	MembersWork work = {NULL, false};
+	bool		is_due = topics_worker_slot_take_members(worker_slot, &work.topics_changed);
+	bool		is_again = topics_backoff_left(&members) == 0;
+
+	if (!is_due && !is_again)
+		return;
+	work.topics_changed |= is_again;
+	work.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics members", ALLOCSET_DEFAULT_SIZES);
+	(void) topics_backoff_run(&members, CONSUMER_OFFSETS_TOPIC, settle_members, &work);
+	MemoryContextDelete(work.cxt);
+}
+
 /* Work: write anew what records of groups say of their owners. */
 static void
 follow_group_owners(void *arg)
@@ -382,6 +416,7 @@ run_round(bool full)
 		topics_worker_slot_want_round(worker_slot);
 	else
 	{
+		see_to_members();
 		see_to_owners(cxt);
 		(void) topics_backoff_run(&tables, NULL, drop_tables, cxt);
 		/* in between, only if they have failed, and are to be tried again now */
@@ -421,7 +456,7 @@ get_full_round(void)
 
 /*
  * Count the milliseconds until the next round over all partitions, or over what
- * has failed.
+ * has failed, or until members are to be looked at.
  */
 static long
 count_ms_to_round(void)
@@ -429,6 +464,8 @@ count_ms_to_round(void)
 	long		left = (long) topics_clock_ms_until(get_full_round());
 	long		again = topics_backoff_next_round();
 
+	if (worker_slot->members_due != 0)
+		left = Min(left, (long) topics_clock_ms_until(worker_slot->members_due));
 	return again >= 0 ? Min(left, again) : left;
 }
 
@@ -514,6 +551,7 @@ wait_for_round(void)
 		MonotonicTime until;
 
 		notify = send_notifications();
+		see_to_members();
 		if (!leave && topics_worker_slot_take_round_wanted(worker_slot))
 		{
 			last_asked = topics_clock_now();
@@ -556,6 +594,9 @@ topics_worker_main(Datum main_arg)
 	topics_pace_limit(&pg_topics_compaction_rate);
 
 	topics_backoff_take_over(SERVE_WORKER);
+	/* another one may have ended while it looked at them */
+	if (topics_member_table_any_here())
+		topics_worker_registry_want_members(topics_clock_now(), true);
 	/* for what comes due by itself nobody has asked, and nobody comes back */
 	if (topics_worker_slot_take_round_wanted(worker_slot) || !worker_slot->is_confirmed)
 		last_asked = topics_clock_now();

@@ -241,7 +241,8 @@ get_first_step(WorkKind kind)
 		[WORK_REPLICATE] = STEP_CONNECT,
 		[WORK_METADATA] = STEP_METADATA,
 		[WORK_ELECT] = STEP_ELECT,
-		[WORK_PRODUCERS] = STEP_EXPIRE
+		[WORK_PRODUCERS] = STEP_EXPIRE,
+		[WORK_MEMBERS] = STEP_EXPIRE
 	};
 
 	StaticAssertStmt(lengthof(steps) == WORK_KINDS, "each kind of work has a first step");

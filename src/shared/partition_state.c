@@ -212,6 +212,7 @@ init_state(PartitionState *state, const TopicPartition *id, int set, bool is_new
 	if (is_new)
 		ConditionVariableInit(&state->data_cv);
 	set_u32(&state->claim_wanted, 0, is_new);
+	set_u64(&state->channels_wanted, 0, is_new);
 
 	state->looked_at = false;
 	state->stored_floor = 0;
@@ -430,7 +431,7 @@ give_back_state(PartitionState *state)
 	shared->free_head = topics_partition_state_index(state);
 	shared->nfree++;
 	/* a process that waits for the topic's records finds it gone (wakeup.c) */
-	ConditionVariableBroadcast(&state->data_cv);
+	topics_wakeup_topic(state);
 }
 
 /*

@@ -199,6 +199,8 @@ typedef struct PartitionState
 	ConditionVariable data_cv;	/* processes that wait for anything of the
 								 * topic (wakeup.c) */
 	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
+	pg_atomic_uint64 channels_wanted;	/* a bit for each channel that somebody
+										 * waits on for the topic, too */
 
 	/*
 	 * ---- no lock: what the last process that looked has found ----
@@ -302,6 +304,9 @@ typedef struct WorkerSlot
 	bool		round_wanted;	/* somebody asks for a round now */
 	pg_atomic_uint32 changed;	/* the next regular round is wanted */
 	WorkDue		due;			/* as the last worker has left it */
+	MonotonicTime members_due;	/* when members of groups are to be looked at;
+								 * 0: not */
+	bool		topics_changed; /* all groups that have members are */
 	MonotonicTime wanted_since[SERVE_KINDS];	/* a process is, and there is
 												 * none; 0: it is not */
 	MonotonicTime notify_not_before;	/* no notification until then */
@@ -345,6 +350,7 @@ typedef enum WorkKind
 	WORK_METADATA,				/* of the cluster, on the node that leads */
 	WORK_ELECT,					/* who leads (leadership.c) */
 	WORK_PRODUCERS,				/* that were silent for long */
+	WORK_MEMBERS,				/* of groups, that were silent */
 	WORK_KINDS
 } WorkKind;
 
@@ -450,6 +456,7 @@ extern int	topics_worker_registry_index(const WorkerSlot *slot);
 extern WorkerSlot *topics_worker_registry_at(int index);
 extern void topics_worker_registry_wake_worker(void);
 extern void topics_worker_registry_wake_notifier(WorkerSlot *slot);
+extern void topics_worker_registry_want_members(MonotonicTime at, bool topics_changed);
 extern void topics_worker_registry_note_change(void);
 extern void topics_worker_registry_note_roles(void);
 extern void topics_worker_registry_wake_launcher(void);
@@ -481,6 +488,7 @@ extern bool topics_worker_registry_claim_hint(WorkerHint hint);
 
 extern const char *topics_worker_slot_name(ServeKind kind);
 extern WorkerSlot *topics_worker_slot_enter(Oid database);
+extern bool topics_worker_slot_take_members(WorkerSlot *slot, bool *topics_changed);
 extern bool topics_worker_slot_rest(WorkerSlot *slot, const WorkDue *due);
 extern void topics_worker_slot_leave(WorkerSlot *slot);
 extern bool topics_worker_slot_is_asked_to_leave(const WorkerSlot *slot, ServeKind kind);
@@ -768,6 +776,8 @@ extern List *topics_append_wait_list(void);
 
 /* ---- wakeup.c ---- */
 
+#define WAKEUP_CHANNELS 64		/* for who waits for several topics */
+
 #define WAKEUP_MAX_WAIT_MS 2147483000L	/* 24 days, what PostgreSQL can wait */
 /*
  * Returns true if the wait is over.  Otherwise the check has said, before it
@@ -777,7 +787,12 @@ extern List *topics_append_wait_list(void);
 typedef bool (*WakeupCheck) (void *arg);
 extern void topics_wakeup_published(PartitionState *state, PartitionState *topic_state,
 									int64 next_offset);
+extern void topics_wakeup_shmem_request(void);
+extern void topics_wakeup_shmem_startup(void);
 extern void topics_wakeup_topic(PartitionState *topic_state);
+extern void topics_wakeup_channel(int channel);
+extern void topics_wakeup_want_channel(PartitionState *topic_state, int channel);
+extern bool topics_wakeup_wait_on_channel(int channel, WakeupCheck check, void *arg, long timeout_ms);
 extern void topics_wakeup_claim_released(PartitionState *topic_state);
 extern void topics_wakeup_want(PartitionState *state, int64 next_offset);
 extern void topics_wakeup_want_claim(PartitionState *topic_state);

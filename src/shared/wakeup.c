@@ -51,6 +51,13 @@
  * Claims work in the same way, with claim_wanted for wake_at and the release of
  * the claim for P1.
  *
+ * SEVERAL TOPICS.  Who waits for partitions of several topics, as a member of a
+ * group does, sleeps on a channel, one of a few condition variables that belong to
+ * no topic.  It sets the channel's bit in the state of each topic before S1.
+ * P5 takes the bits away, by an exchange, and wakes these channels as well as
+ * the topic.  A producer that finds no bit there comes after another one
+ * that has taken it, and wakes the channel, as for wake_at.
+ *
  * The state can be given to another topic while somebody sleeps.  Giving it
  * back broadcasts (partition_state.c), and the check compares "id".
  *
@@ -89,6 +96,7 @@
 #include "portability/instr_time.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "storage/shmem.h"
 #include "tcop/pquery.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -103,13 +111,54 @@
 #define STANDBY_NAP_MS 100
 #define CONFIRMATION_NAP_MS 100
 
+static ConditionVariable *channels = NULL;
+
 /* What the check waits for is published, and not yet confirmed. */
 static bool nap_wanted = false;
+
+/* shmem_request_hook */
+void
+topics_wakeup_shmem_request(void)
+{
+	RequestAddinShmemSpace(MAXALIGN(sizeof(ConditionVariable) * WAKEUP_CHANNELS));
+}
+
+/* shmem_startup_hook; the caller holds AddinShmemInitLock. */
+void
+topics_wakeup_shmem_startup(void)
+{
+	bool		found;
+
+	channels = ShmemInitStruct("pg_topics wakeup", sizeof(ConditionVariable) * WAKEUP_CHANNELS, &found);
+	for (int i = 0; !found && i < WAKEUP_CHANNELS; i++)
+		ConditionVariableInit(&channels[i]);
+}
 
 /* ----------------------------------------------------------------
  *		To wake.  Nothing here may raise, or allocate.
  * ----------------------------------------------------------------
  */
+
+/* Wake the sleepers of a topic, and of the channels on which it is waited for. */
+static void
+wake_sleepers(PartitionState *topic_state)
+{
+	uint64		wanted = 0;
+
+	ConditionVariableBroadcast(&topic_state->data_cv);
+	if (pg_atomic_read_u64(&topic_state->channels_wanted) != 0)
+		wanted = pg_atomic_exchange_u64(&topic_state->channels_wanted, 0);
+	for (int channel = 0; wanted != 0; channel++, wanted >>= 1)
+		if (wanted & 1)
+			ConditionVariableBroadcast(&channels[channel]);
+}
+
+/* Let all sleepers of a channel look. */
+void
+topics_wakeup_channel(int channel)
+{
+	ConditionVariableBroadcast(&channels[channel]);
+}
 
 /*
  * The log end "next_offset" of a partition was stored: wake the topic's
@@ -125,14 +174,14 @@ topics_wakeup_published(PartitionState *state, PartitionState *topic_state, int6
 	if (likely(wanted == NOBODY_WAITS || next_offset < wanted))
 		return;
 	pg_atomic_exchange_u64(&state->wake_at, NOBODY_WAITS);
-	ConditionVariableBroadcast(&topic_state->data_cv);
+	wake_sleepers(topic_state);
 }
 
 /* Something else about the topic has changed: let all its sleepers look. */
 void
 topics_wakeup_topic(PartitionState *topic_state)
 {
-	ConditionVariableBroadcast(&topic_state->data_cv);
+	wake_sleepers(topic_state);
 }
 
 /* A claim of a partition of the topic is free: its lock was released. */
@@ -143,7 +192,7 @@ topics_wakeup_claim_released(PartitionState *topic_state)
 	if (likely(pg_atomic_read_u32(&topic_state->claim_wanted) == 0))
 		return;
 	pg_atomic_exchange_u32(&topic_state->claim_wanted, 0);
-	ConditionVariableBroadcast(&topic_state->data_cv);
+	wake_sleepers(topic_state);
 }
 
 /* ----------------------------------------------------------------
@@ -176,6 +225,20 @@ void
 topics_wakeup_want_claim(PartitionState *topic_state)
 {
 	pg_atomic_write_u32(&topic_state->claim_wanted, 1);
+	pg_memory_barrier();
+}
+
+/*
+ * In a check of a wait on a channel: wake the channel for this topic, too.  The check says so
+ * before it says what it wants of it.
+ */
+void
+topics_wakeup_want_channel(PartitionState *topic_state, int channel)
+{
+	const uint64 bit = UINT64CONST(1) << channel;
+
+	if ((pg_atomic_read_u64(&topic_state->channels_wanted) & bit) == 0)
+		pg_atomic_fetch_or_u64(&topic_state->channels_wanted, bit);
 	pg_memory_barrier();
 }
 
@@ -251,18 +314,12 @@ sleep_until_replayed(ConditionVariable *cv, XLogRecPtr seen, instr_time start, l
 }
 
 /*
- * Wait until "check" is true.  Return false if it is not after timeout_ms.  The
- * check is called at least once, and whenever something that it wanted may have
- * come about.  The wait can be interrupted.  For a long one the caller has
- * released its snapshots.
+ * Wait on a condition variable until "check" is true.  Return false if it is not after
+ * timeout_ms.  "in_recovery" is so to the end of the wait.
  */
-bool
-topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, long timeout_ms)
+static bool
+wait_on(ConditionVariable *cv, bool in_recovery, WakeupCheck check, void *arg, long timeout_ms)
 {
-	/* and to the end of the wait: the state is our own then */
-	const bool	in_recovery = RecoveryInProgress() ||
-		!topics_partition_state_is_current(topic_state);
-	ConditionVariable *cv = &topic_state->data_cv;
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics wait",
 											  ALLOCSET_SMALL_SIZES);
 	instr_time	start;
@@ -297,6 +354,29 @@ topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, lo
 	ConditionVariableCancelSleep();
 	MemoryContextDelete(cxt);
 	return done;
+}
+
+/*
+ * Wait for something of a topic until "check" is true.  Return false if it is not after
+ * timeout_ms.  The check is called at least once, and whenever something that it wanted
+ * may have come about.  The wait can be interrupted.  For a long one the caller has
+ * released its snapshots.
+ */
+bool
+topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, long timeout_ms)
+{
+	/* and to the end of the wait: the state is our own then */
+	const bool	in_recovery = RecoveryInProgress() ||
+		!topics_partition_state_is_current(topic_state);
+
+	return wait_on(&topic_state->data_cv, in_recovery, check, arg, timeout_ms);
+}
+
+/* The same, for something of several topics, on a channel; not in recovery. */
+bool
+topics_wakeup_wait_on_channel(int channel, WakeupCheck check, void *arg, long timeout_ms)
+{
+	return wait_on(&channels[channel], false, check, arg, timeout_ms);
 }
 
 /* ----------------------------------------------------------------

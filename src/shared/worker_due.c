@@ -12,6 +12,8 @@
  *		pg_topics.notify_interval has passed, or notifications that have failed
  *		are tried again;
  *	something that failed is to be tried again (backoff.c): then;
+ *	members of groups may have gone, or have other topics (WorkerSlot.members_due):
+ *		then;
  *	something has changed since the last round over all: when the next one is
  *		due, pg_topics.worker_interval after that;
  *	something comes due by itself, as the age of a segment: when the last worker
@@ -89,5 +91,7 @@ topics_worker_due_time(int index, const WorkerSlot *slot)
 		return 0;
 	result = topics_backoff_next_try(slot->database, slot->round_began, false);
 	result = topics_min(result, get_notify_time(index, slot));
+	if (slot->members_due != 0)
+		result = topics_min(result, slot->members_due);
 	return topics_min(result, get_round_time(slot));
 }

@@ -342,6 +342,33 @@ topics_worker_registry_wake_notifier(WorkerSlot *slot)
 }
 
 /*
+ * Members of groups of this database are to be looked at at a time, or before; with
+ * "topics_changed" those of all groups.  Raises nothing.
+ */
+void
+topics_worker_registry_want_members(MonotonicTime at, bool topics_changed)
+{
+	WorkerSlot *slot = topics_worker_registry_get(MyDatabaseId);
+	Latch	   *latch = NULL;
+
+	if (slot == NULL)
+		return;
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	slot = use_slot(slot);
+	if (slot != NULL)
+	{
+		slot->topics_changed |= topics_changed;
+		if (slot->members_due == 0 || at < slot->members_due)
+		{
+			slot->members_due = at;
+			latch = find_latch(slot);
+		}
+	}
+	SpinLockRelease(&topics_worker_registry->mutex);
+	topics_worker_registry_set_latch(latch);
+}
+
+/*
  * A transaction has changed something in this database that a round may have to
  * look at, at its time.  Costs next to nothing if others have before.  Raises
  * nothing.

@@ -205,6 +205,27 @@ topics_worker_slot_take_round_wanted(WorkerSlot *slot)
 	return wanted;
 }
 
+/*
+ * Return true, once, if members of groups are to be looked at by now.
+ */
+bool
+topics_worker_slot_take_members(WorkerSlot *slot, bool *topics_changed)
+{
+	MonotonicTime now = topics_clock_now();
+	bool		is_due;
+
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	is_due = slot->members_due != 0 && slot->members_due <= now;
+	if (is_due)
+	{
+		slot->members_due = 0;
+		*topics_changed = slot->topics_changed;
+		slot->topics_changed = false;
+	}
+	SpinLockRelease(&topics_worker_registry->mutex);
+	return is_due;
+}
+
 /* Return true if a round was asked for that has not begun. */
 bool
 topics_worker_slot_is_round_wanted(const WorkerSlot *slot)

@@ -265,7 +265,7 @@ $node->safe_psql(
 	RESET ROLE;
 	SELECT * FROM topics.reset_offset('strict', 'copy', to_position => 'earliest');});
 my $query = q{
-	SELECT group_id, owner, kind, state FROM topics.consumer_group ORDER BY 1;
+	SELECT group_id, owner, group_type, state FROM topics.consumer_group ORDER BY 1;
 	SELECT group_id, topic, partition, committed_offset, metadata, commit_time AT TIME ZONE 'UTC' FROM topics.consumer_offset ORDER BY 1, 2, 3;
 	SELECT * FROM topics.consumer_lag ORDER BY 1, 2, 3;};
 my $state = $node->safe_psql('postgres', $query);

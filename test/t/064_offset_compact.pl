@@ -43,7 +43,7 @@ $node->safe_psql(
 	SELECT topics.commit_offset('kept', 't', 2, 2, E'meta "data"');});
 
 my $state_query = q{
-	SELECT group_id, owner, kind, state FROM topics.consumer_group ORDER BY 1;
+	SELECT group_id, owner, group_type, state FROM topics.consumer_group ORDER BY 1;
 	SELECT group_id, topic, partition, committed_offset, metadata, commit_time AT TIME ZONE 'UTC' FROM topics.consumer_offset ORDER BY 1, 2, 3;
 	SELECT * FROM topics.consumer_lag ORDER BY 1, 2, 3;};
 sub state { my ($where) = @_; return $where->safe_psql('postgres', $state_query) }

@@ -1,0 +1,663 @@
+/*-------------------------------------------------------------------------
+ *
+ * member.c
+ *		Members of consumer groups: join, leave, heartbeat, and what they have.
+ *
+ * Kafka's consumer groups: a member is assigned partitions, polls them (poll.c) and
+ * commits offsets.  It is an id and a role, not a session: any session of the
+ * role may call for it, so that a transaction pooler works, and nobody holds a
+ * transaction open while it works.
+ *
+ * To join and to leave are changes of the group (rebalance.c), which take effect when
+ * the transaction commits.  All else that a member says of itself takes effect at
+ * once: that it lives, where it goes on, what it does not want.
+ *
+ * Every call with a member_id is a heartbeat; poll() and poll_wait() say as well that
+ * the member still works on what it gets.
+ *
+ * See docs/decisions/0018-members.md.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "read/read.h"
+#include "group/group.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_join_group);
+PG_FUNCTION_INFO_V1(topics_leave_group);
+PG_FUNCTION_INFO_V1(topics_remove_member);
+PG_FUNCTION_INFO_V1(topics_heartbeat);
+PG_FUNCTION_INFO_V1(topics_assignment);
+PG_FUNCTION_INFO_V1(topics_seek);
+PG_FUNCTION_INFO_V1(topics_pause);
+PG_FUNCTION_INFO_V1(topics_resume);
+
+/* Kafka's group.max.session.timeout.ms is as much; its minimum of 6 s spares brokers. */
+#define MIN_TIMEOUT_MS 100
+#define MAX_SESSION_TIMEOUT_MS (30 * 60 * 1000)
+#define MAX_INSTANCE_ID 249		/* Kafka's, bytes of group.instance.id */
+
+/* ----------------------------------------------------------------
+ *		Which member calls
+ * ----------------------------------------------------------------
+ */
+
+/* Raise TP003. */
+void
+topics_member_report_unknown(const char *member_id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNKNOWN_MEMBER),
+			 errmsg("member \"%s\" does not exist", member_id),
+			 errdetail("UNKNOWN_MEMBER_ID: it has left, was removed or replaced, or its transaction has not committed."),
+			 errhint("Call topics.join_group() again, and commit.")));
+}
+
+/* Find a member that has joined, and note that it has called.  Raises the error if there is none. */
+MemberCall
+topics_member_call(const char *member_id, bool is_poll)
+{
+	MemberCall	call = {0};
+	MonotonicTime now = topics_clock_now();
+	Member	   *member;
+	Oid			role = InvalidOid;
+
+	topics_offset_table_lock(LW_SHARED);
+	member = topics_member_table_find(member_id);
+	if (member)
+		role = member->role;
+	topics_offset_table_unlock();
+	if (member == NULL)
+		topics_member_report_unknown(member_id);
+	if (!topics_group_may_use(role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for member \"%s\"", member_id),
+				 errdetail("GROUP_AUTHORIZATION_FAILED: it belongs to another role.")));
+
+	topics_offset_table_lock(LW_SHARED);
+	member = topics_member_table_find(member_id);
+	if (member)
+	{
+		call.member = member;
+		call.serial = member->serial;
+		call.generation = member->generation;
+		call.group_generation = member->group->of.head.generation;
+		call.turn = member->turn;
+		call.is_settled = topics_member_table_is_settled(member);
+		call.session_timeout_ms = Min(member->session_timeout_ms, member->max_poll_interval_ms);
+		strlcpy(call.group_id, member->group->key.group_id, sizeof(call.group_id));
+		pg_atomic_write_u64(&member->heard_at, now);
+		if (is_poll)
+			pg_atomic_write_u64(&member->polled_at, now);
+	}
+	topics_offset_table_unlock();
+	if (member == NULL)
+		topics_member_report_unknown(member_id);
+	return call;
+}
+
+/* Return the argument that names a member, once what is known of members is there. */
+static char *
+get_member_argument(FunctionCallInfo fcinfo)
+{
+	char	   *member_id;
+
+	topics_settings_require_preload();
+	topics_argument_require_all(fcinfo, PG_NARGS());
+	topics_produce_check_call(fcinfo);
+	member_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	topics_offset_log_prepare(true);
+	return member_id;
+}
+
+/* Make the tag of the lock that gives the right to poll for a member. */
+static LOCKTAG
+make_member_tag(const char *member_id)
+{
+	return topics_user_lock_tag(USER_LOCK_MEMBER,
+								hash_bytes_extended((const unsigned char *) member_id, strlen(member_id), 0));
+}
+
+/* Acquire the right to change where a member stands: to topics_member_unlock, or to an error. */
+void
+topics_member_lock(const char *member_id)
+{
+	LOCKTAG		tag = make_member_tag(member_id);
+
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+void
+topics_member_unlock(const char *member_id)
+{
+	LOCKTAG		tag = make_member_tag(member_id);
+
+	LockRelease(&tag, ExclusiveLock, false);
+}
+
+/*
+ * Have a member take the partitions that are its own and that nobody has.  With "keep" it gives up
+ * nothing, and its generation stays, until it polls.
+ */
+void
+topics_member_take(const char *member_id, const char *group_id, bool keep)
+{
+	const GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, MEMBERS_PARTITION);
+	Topic	   *topic = topics_internal_topic_require(CONSUMER_OFFSETS_TOPIC);
+	PartitionState *state = topics_catalog_partition_state(topic, topics_offset_log_choose_partition(topic, &key));
+	Member	   *member;
+	bool		gave_up = false;
+
+	topics_append_lock_acquire(&state, 1);
+	topics_offset_table_lock(LW_EXCLUSIVE);
+	member = topics_member_table_find(member_id);
+	if (member)
+		gave_up = topics_member_table_adopt(member, keep);
+	topics_offset_table_unlock();
+	topics_append_lock_release();
+	if (gave_up)
+		topics_wakeup_channel(topics_member_table_channel(group_id));
+}
+
+/* ----------------------------------------------------------------
+ *		join_group
+ * ----------------------------------------------------------------
+ */
+
+/* Arguments of join_group(). */
+enum
+{
+	JOIN_GROUP_ID,
+	JOIN_TOPICS,
+	JOIN_ASSIGNOR,
+	JOIN_TOPIC_PATTERN,
+	JOIN_SESSION_TIMEOUT,
+	JOIN_MAX_POLL_INTERVAL,
+	JOIN_INSTANCE_ID,
+	JOIN_CLIENT_ID,
+	JOIN_AUTO_OFFSET_RESET
+};
+
+/* Columns of its result. */
+enum
+{
+	JOINED_MEMBER_ID,
+	JOINED_GENERATION_ID,
+	JOINED_COLUMNS
+};
+
+/* Return an argument that is a time, in milliseconds. */
+static int32
+get_ms_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64 limit_ms)
+{
+	Interval   *interval;
+	int64		days;
+	int64		ms;
+
+	topics_argument_require(fcinfo, argument);
+	interval = PG_GETARG_INTERVAL_P(argument);
+	days = (int64) interval->month * DAYS_PER_MONTH + interval->day;
+	/* cannot overflow: 2^31 months and days, 2^63 microseconds */
+	ms = days * SECS_PER_DAY * 1000 + interval->time / 1000;
+	if (ms < MIN_TIMEOUT_MS || ms > limit_ms)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be from %d to " INT64_FORMAT " milliseconds", name, MIN_TIMEOUT_MS, limit_ms),
+				 errdetail("It is " INT64_FORMAT ".", ms)));
+	return ms;
+}
+
+/* Return an argument that is a name of so many bytes at most, in TopTransactionContext, or NULL. */
+static char *
+get_name_argument(FunctionCallInfo fcinfo, int argument, const char *name, Size most)
+{
+	char	   *value;
+
+	if (PG_ARGISNULL(argument))
+		return NULL;
+	value = text_to_cstring(PG_GETARG_TEXT_PP(argument));
+	if (value[0] == '\0' || strlen(value) > most)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid %s \"%s\"", name, value),
+				 errdetail("It must have from 1 to %zu bytes.", most)));
+	return MemoryContextStrdup(TopTransactionContext, value);
+}
+
+/* Find the topics of a list, by name, as they are now. */
+static void
+look_up_topics(MemberRow *row, ArrayType *array)
+{
+	Datum	   *names;
+	bool	   *nulls;
+	int			count;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &names, &nulls, &count);
+	row->ntopics = 0;
+	row->topic_ids = MemoryContextAlloc(TopTransactionContext, sizeof(int64) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+	{
+		Topic	   *topic;
+
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("topics must not contain null")));
+		topic = topics_catalog_lookup(TextDatumGetCString(names[i]), false);
+		topics_catalog_require(topic, ACL_SELECT);
+		if (topic->leader_sets.count > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("topic \"%s\" cannot be assigned to members", NameStr(topic->name)),
+					 errdetail("Its partitions are led by several nodes."),
+					 errhint("Use topics.consume() on each of them.")));
+		row->topic_ids[row->ntopics++] = topic->topic_id;
+	}
+}
+
+/* Get the address of the client, in TopTransactionContext, or NULL if it has none. */
+static char *
+get_client_host(void)
+{
+	LOCAL_FCINFO(fcinfo, 0);
+	Datum		address;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 0, InvalidOid, NULL, NULL);
+	address = inet_client_addr(fcinfo);
+	if (fcinfo->isnull)
+		return NULL;
+	return MemoryContextStrdup(TopTransactionContext,
+							   TextDatumGetCString(DirectFunctionCall1(network_host, address)));
+}
+
+/* Check a pattern by using it. */
+static void
+check_pattern(const char *pattern)
+{
+	(void) DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID, CStringGetTextDatum(""),
+								   CStringGetTextDatum(psprintf("^(?:%s)$", pattern)));
+}
+
+/* Read what is asked for. */
+static MemberRow
+get_join_arguments(FunctionCallInfo fcinfo, Assignor *assignor)
+{
+	MemberRow	row = {0};
+	char	   *name = topics_argument_get_text(fcinfo, JOIN_ASSIGNOR);
+
+	if (!topics_assignor_find(name, assignor))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid assignor \"%s\"", name),
+				 errhint("Use 'range', 'roundrobin', 'sticky' or 'cooperative-sticky'.")));
+	if (PG_ARGISNULL(JOIN_TOPICS) == PG_ARGISNULL(JOIN_TOPIC_PATTERN))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("exactly one of topics and topic_pattern must be given")));
+	row.session_timeout_ms = get_ms_argument(fcinfo, JOIN_SESSION_TIMEOUT, "session_timeout", MAX_SESSION_TIMEOUT_MS);
+	row.max_poll_interval_ms = get_ms_argument(fcinfo, JOIN_MAX_POLL_INTERVAL, "max_poll_interval", PG_INT32_MAX);
+	row.instance_id = get_name_argument(fcinfo, JOIN_INSTANCE_ID, "group_instance_id", MAX_INSTANCE_ID);
+	row.client_id = get_name_argument(fcinfo, JOIN_CLIENT_ID, "client_id", MAX_CLIENT_ID);
+	row.pattern = get_name_argument(fcinfo, JOIN_TOPIC_PATTERN, "topic_pattern", MAX_INSTANCE_ID);
+	if (row.client_id == NULL)
+		row.client_id = MemoryContextStrdup(TopTransactionContext,
+											application_name && application_name[0] ? application_name : "consumer");
+	if (row.pattern)
+		check_pattern(row.pattern);
+	else
+		look_up_topics(&row, PG_GETARG_ARRAYTYPE_P(JOIN_TOPICS));
+	row.host = get_client_host();
+	row.reset = topics_place_reset_argument(fcinfo, JOIN_AUTO_OFFSET_RESET);
+	row.role = GetUserId();
+	return row;
+}
+
+/* Make an id that no other member has or had: Kafka's, of a name and a UUID. */
+static char *
+make_member_id(const MemberRow *row)
+{
+	const char *name = row->instance_id ? row->instance_id : row->client_id;
+	char	   *uuid = DatumGetCString(DirectFunctionCall1(uuid_out, DirectFunctionCall1(gen_random_uuid, (Datum) 0)));
+	int			most = MAX_MEMBER_ID - 1 - strlen(uuid);
+	int			length = pg_mbcliplen(name, strlen(name), most);
+	char	   *result = psprintf("%.*s-%s", length, name, uuid);
+
+	return MemoryContextStrdup(TopTransactionContext, result);
+}
+
+/* Return true if a member wants the same as it did under its former id. */
+static bool
+wants_same(const MemberRow *row, const MemberRow *before)
+{
+	if ((row->pattern == NULL) != (before->pattern == NULL) || row->ntopics != before->ntopics)
+		return false;
+	if (row->pattern)
+		return strcmp(row->pattern, before->pattern) == 0;
+	return memcmp(row->topic_ids, before->topic_ids, sizeof(int64) * row->ntopics) == 0;
+}
+
+/* Find a static member, which has the same group.instance.id, or NULL. */
+static MemberRow *
+find_instance(GroupMembers *members, const char *instance_id)
+{
+	for (int i = 0; instance_id && i < members->count; i++)
+		if (members->rows[i].instance_id && strcmp(members->rows[i].instance_id, instance_id) == 0)
+			return &members->rows[i];
+	return NULL;
+}
+
+/* Add a member, as the group's record will say. */
+static void
+add_row(GroupMembers *members, const MemberRow *row)
+{
+	MemberRow  *rows = MemoryContextAlloc(TopTransactionContext, sizeof(MemberRow) * (members->count + 1));
+
+	memcpy(rows, members->rows, sizeof(MemberRow) * members->count);
+	rows[members->count++] = *row;
+	members->rows = rows;
+}
+
+/*
+ * A member joins.  Who had its group.instance.id is fenced; it has the same partitions, and if it
+ * wants the same topics there is no new generation.
+ */
+static void
+join(const char *group_id, LocalOffset *local, GroupMembers *members, MemberRow *row)
+{
+	MemberRow  *former = find_instance(members, row->instance_id);
+	bool		same = former && wants_same(row, former);
+
+	if (former)
+	{
+		row->assigned = former->assigned;
+		row->nassigned = former->nassigned;
+		*former = *row;
+	}
+	else
+		add_row(members, row);
+	if (same)
+		topics_rebalance_replace(group_id, local, members);
+	else
+		topics_rebalance_run(group_id, local, members);
+}
+
+static void
+check_assignor(const char *group_id, const GroupMembers *members, Assignor assignor)
+{
+	if (members->count > 0 && members->assignor != assignor)
+		ereport(ERROR,
+				(errcode(ERRCODE_INCONSISTENT_PROTOCOL),
+				 errmsg("consumer group \"%s\" uses another assignor", group_id),
+				 errdetail("INCONSISTENT_GROUP_PROTOCOL: its members use \"%s\", and \"%s\" was given.",
+						   topics_assignor_name(members->assignor), topics_assignor_name(assignor)),
+				 errhint("Join with the same one, or let all members leave before.")));
+}
+
+/*
+ * join_group(group_id, topics, assignor, topic_pattern, session_timeout, max_poll_interval,
+ *			  group_instance_id, client_id, auto_offset_reset): member_id, generation_id
+ */
+Datum
+topics_join_group(PG_FUNCTION_ARGS)
+{
+	char	   *group_id = topics_group_get_argument(fcinfo, JOIN_GROUP_ID);
+	TupleDesc	tupdesc;
+	Datum		values[JOINED_COLUMNS];
+	bool		nulls[JOINED_COLUMNS] = {false};
+	Assignor	assignor;
+	MemberRow	row;
+	LocalOffset *local;
+	GroupMembers *members;
+
+	topics_settings_require_preload();
+	topics_produce_check_context("topics.join_group()");
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	row = get_join_arguments(fcinfo, &assignor);
+	topics_offset_log_prepare(true);
+	if (topics_cluster_follows(METADATA_SET))
+		topics_cluster_report_no_group();
+	topics_group_require_owner(group_id, true);
+	topics_consumer_offset_lock_group(group_id, false);
+	(void) topics_group_use(group_id, GROUP_MEMBER);
+	(void) topics_consumer_offset_lock_members(group_id, true, true);
+
+	/* locks may have been waited for */
+	if (row.pattern == NULL)
+		look_up_topics(&row, PG_GETARG_ARRAYTYPE_P(JOIN_TOPICS));
+	members = topics_rebalance_read(group_id, &local);
+	check_assignor(group_id, members, assignor);
+	members->assignor = assignor;
+	row.member_id = make_member_id(&row);
+	join(group_id, local, members, &row);
+
+	values[JOINED_MEMBER_ID] = CStringGetTextDatum(row.member_id);
+	values[JOINED_GENERATION_ID] = Int32GetDatum(members->generation);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}
+
+/* ----------------------------------------------------------------
+ *		leave_group
+ * ----------------------------------------------------------------
+ */
+
+/* Take a member out of its group when the transaction commits. */
+static void
+remove_from_group(const char *group_id, const char *member_id)
+{
+	LocalOffset *local;
+	GroupMembers *members;
+	int			left = 0;
+
+	topics_consumer_offset_lock_group(group_id, false);
+	(void) topics_consumer_offset_lock_members(group_id, true, true);
+	members = topics_rebalance_read(group_id, &local);
+	for (int i = 0; i < members->count; i++)
+		if (strcmp(members->rows[i].member_id, member_id) != 0)
+			members->rows[left++] = members->rows[i];
+	if (left == members->count)
+		topics_member_report_unknown(member_id);
+	members->count = left;
+	topics_rebalance_run(group_id, local, members);
+}
+
+/* leave_group(member_id) */
+Datum
+topics_leave_group(PG_FUNCTION_ARGS)
+{
+	char	   *member_id = get_member_argument(fcinfo);
+	MemberCall	call = topics_member_call(member_id, false);
+
+	remove_from_group(call.group_id, member_id);
+	PG_RETURN_VOID();
+}
+
+/* remove_member(group_id, member_id) */
+Datum
+topics_remove_member(PG_FUNCTION_ARGS)
+{
+	char	   *group_id = topics_group_get_argument(fcinfo, 0);
+	char	   *member_id;
+
+	topics_settings_require_preload();
+	topics_produce_check_call(fcinfo);
+	member_id = topics_argument_get_text(fcinfo, 1);
+	topics_offset_log_prepare(true);
+	topics_group_require_owner(group_id, false);
+	remove_from_group(group_id, member_id);
+	PG_RETURN_VOID();
+}
+
+/* ----------------------------------------------------------------
+ *		What a member has
+ * ----------------------------------------------------------------
+ */
+
+/* heartbeat(member_id): the group's generation */
+Datum
+topics_heartbeat(PG_FUNCTION_ARGS)
+{
+	char	   *member_id = get_member_argument(fcinfo);
+
+	PG_RETURN_INT32(topics_member_call(member_id, false).group_generation);
+}
+
+/* Columns of assignment(). */
+enum
+{
+	ASSIGNED_GENERATION_ID,
+	ASSIGNED_TOPIC,
+	ASSIGNED_PARTITION,
+	ASSIGNED_POSITION,
+	ASSIGNED_PAUSED,
+	ASSIGNED_COLUMNS
+};
+
+/* assignment(member_id) */
+Datum
+topics_assignment(PG_FUNCTION_ARGS)
+{
+	char	   *member_id = get_member_argument(fcinfo);
+	MemberCall	call = topics_member_call(member_id, false);
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemberPlace *places;
+	int			count;
+
+	if (!call.is_settled)
+		topics_member_take(member_id, call.group_id, true);
+	InitMaterializedSRF(fcinfo, 0);
+	places = topics_member_table_list_places(&call, true, &count);
+	for (int i = 0; i < count; i++)
+	{
+		Topic	   *topic = topics_catalog_by_id(places[i].entry.key.topic_id);
+		Datum		values[ASSIGNED_COLUMNS];
+		bool		nulls[ASSIGNED_COLUMNS] = {false};
+
+		if (topic == NULL || !topics_catalog_may_see(topic))
+			continue;
+		values[ASSIGNED_GENERATION_ID] = Int32GetDatum(call.generation);
+		values[ASSIGNED_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+		values[ASSIGNED_PARTITION] = Int32GetDatum(places[i].entry.key.partition);
+		values[ASSIGNED_POSITION] = Int64GetDatum(places[i].position);
+		nulls[ASSIGNED_POSITION] = places[i].position == NO_OFFSET;
+		values[ASSIGNED_PAUSED] = BoolGetDatum(places[i].entry.of.assigned.paused);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* What a member wants of a partition. */
+typedef enum PlaceWish
+{
+	WISH_SEEK,
+	WISH_PAUSE,
+	WISH_RESUME
+} PlaceWish;
+
+/* Arguments of seek(), pause() and resume(), behind the member. */
+enum
+{
+	PLACE_ARG_TOPIC = 1,
+	PLACE_ARG_PARTITION,
+	PLACE_ARG_TO_OFFSET
+};
+
+static void
+report_not_assigned(const char *member_id, const char *topic, int32 partition)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("partition %d of topic \"%s\" is not assigned to member \"%s\"", partition, topic, member_id),
+			 errhint("topics.assignment() lists what is; topics.poll() takes what a rebalance has given.")));
+}
+
+/* Require an offset to be one from which the partition can be read, or will be. */
+static void
+check_offset_to_seek(Topic *topic, int32 number, int64 offset)
+{
+	Place		place = {.partition = topics_catalog_partition(topic, number)};
+	int64		settled;
+
+	topics_place_look(&place);
+	if (offset >= place.log_start && offset <= place.next_offset)
+		return;
+	topics_catalog_open_partition(&place.partition, AccessShareLock);
+	settled = topics_log_next_offset_settled(&place.partition);
+	topics_catalog_close_partition(&place.partition, AccessShareLock);
+	if (offset < place.log_start || offset > settled)
+		topics_log_report_out_of_range(NameStr(topic->name), number, offset, place.log_start, place.log_end, NULL);
+}
+
+/* Do what a member wants of a partition that it has, at once. */
+static void
+change_place(FunctionCallInfo fcinfo, PlaceWish wish)
+{
+	char	   *member_id = get_member_argument(fcinfo);
+	Topic	   *topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(PLACE_ARG_TOPIC)), false);
+	int32		number = PG_GETARG_INT32(PLACE_ARG_PARTITION);
+	MemberCall	call = topics_member_call(member_id, false);
+	bool		is_owner;
+
+	topics_catalog_require(topic, ACL_SELECT);
+	topics_catalog_check_partition(topic, number);
+	if (wish == WISH_SEEK)
+		check_offset_to_seek(topic, number, PG_GETARG_INT64(PLACE_ARG_TO_OFFSET));
+	topics_member_lock(member_id);
+	if (!call.is_settled)
+		topics_member_take(member_id, call.group_id, true);
+	is_owner = topics_member_table_change_place(&call, topic->topic_id, number,
+												wish == WISH_SEEK ? PG_GETARG_INT64(PLACE_ARG_TO_OFFSET) : NO_OFFSET,
+												wish == WISH_PAUSE, wish == WISH_RESUME);
+	topics_member_unlock(member_id);
+	if (!is_owner)
+		report_not_assigned(member_id, NameStr(topic->name), number);
+	/* it may wait in another session */
+	topics_wakeup_channel(topics_member_table_channel(call.group_id));
+}
+
+/* seek(member_id, topic, partition, to_offset) */
+Datum
+topics_seek(PG_FUNCTION_ARGS)
+{
+	change_place(fcinfo, WISH_SEEK);
+	PG_RETURN_VOID();
+}
+
+/* pause(member_id, topic, partition) */
+Datum
+topics_pause(PG_FUNCTION_ARGS)
+{
+	change_place(fcinfo, WISH_PAUSE);
+	PG_RETURN_VOID();
+}
+
+/* resume(member_id, topic, partition) */
+Datum
+topics_resume(PG_FUNCTION_ARGS)
+{
+	change_place(fcinfo, WISH_RESUME);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,297 @@
+/*-------------------------------------------------------------------------
+ *
+ * member_log.c
+ *		The records of __consumer_offsets that say who a group's members are, and
+ *		which partitions each is to have.
+ *
+ * There is one record for a group, as Kafka has, which is written when members come or go:
+ *
+ *	0/-2/g
+ *		{"generation": 7, "assignor": "range", "members": [
+ *			{"member_id": "app-52f1...", "group_instance_id": null, "client_id": "app",
+ *			 "host": "10.0.0.7", "owner": "app", "owner_id": 16384, "system": 7....,
+ *			 "session_timeout_ms": 45000, "max_poll_interval_ms": 300000,
+ *			 "auto_offset_reset": "earliest", "topic_pattern": null, "topics": [17],
+ *			 "assignment": [[17, 0, 5], [17, 1, 7]]}]}
+ *
+ * Topics are there by id, since they may be renamed.  An assignment says topic,
+ * partition, and since which generation it is the member's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "group/group.h"
+#include "pg_topics.h"
+
+/* ----------------------------------------------------------------
+ *		Writing
+ * ----------------------------------------------------------------
+ */
+
+static void
+format_string(StringInfo json, const char *name, const char *value)
+{
+	appendStringInfo(json, "\"%s\": ", name);
+	if (value)
+		escape_json(json, value);
+	else
+		appendStringInfoString(json, "null");
+	appendStringInfoString(json, ", ");
+}
+
+static void
+format_row(StringInfo json, const MemberRow *row)
+{
+	appendStringInfoChar(json, '{');
+	format_string(json, "member_id", row->member_id);
+	format_string(json, "group_instance_id", row->instance_id);
+	format_string(json, "client_id", row->client_id);
+	format_string(json, "host", row->host);
+	topics_internal_topic_format_owner(json, row->role);
+	appendStringInfo(json, ", \"session_timeout_ms\": %d, \"max_poll_interval_ms\": %d, ",
+					 row->session_timeout_ms, row->max_poll_interval_ms);
+	format_string(json, "auto_offset_reset", topics_reset_names[row->reset]);
+	format_string(json, "topic_pattern", row->pattern);
+	appendStringInfoString(json, "\"topics\": [");
+	for (int i = 0; i < row->ntopics; i++)
+		appendStringInfo(json, "%s" INT64_FORMAT, i > 0 ? ", " : "", row->topic_ids[i]);
+	appendStringInfoString(json, "], \"assignment\": [");
+	for (int i = 0; i < row->nassigned; i++)
+		appendStringInfo(json, "%s[" INT64_FORMAT ", %d, %d]", i > 0 ? ", " : "",
+						 row->assigned[i].topic_id, row->assigned[i].partition, row->assigned[i].since);
+	appendStringInfoString(json, "]}");
+}
+
+/* Format the value of the record. */
+void
+topics_member_log_format(StringInfo json, const GroupMembers *members)
+{
+	appendStringInfo(json, "{\"generation\": %d, \"assignor\": \"%s\", \"members\": [",
+					 members->generation, topics_assignor_name(members->assignor));
+	for (int i = 0; i < members->count; i++)
+	{
+		if (i > 0)
+			appendStringInfoString(json, ", ");
+		format_row(json, &members->rows[i]);
+	}
+	appendStringInfoString(json, "]}");
+}
+
+/* ----------------------------------------------------------------
+ *		Reading
+ * ----------------------------------------------------------------
+ */
+
+/* Get an array of a record, and its length; NULL if it is something else. */
+static JsonbContainer *
+get_array(const JsonbValue *value, int *length)
+{
+	*length = 0;
+	if (value == NULL || value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
+		return NULL;
+	*length = JsonContainerSize(value->val.binary.data);
+	return value->val.binary.data;
+}
+
+static int64
+get_number(JsonbContainer *array, int index)
+{
+	return topics_json_number(getIthJsonbValueFromContainer(array, index), 0);
+}
+
+static int
+compare_placed(const void *a, const void *b)
+{
+	const PlacedPartition *pa = a;
+	const PlacedPartition *pb = b;
+
+	if (pa->topic_id != pb->topic_id)
+		return pa->topic_id < pb->topic_id ? -1 : 1;
+	return pa->partition < pb->partition ? -1 : pa->partition > pb->partition;
+}
+
+/* Read what a member is to have; what stands there twice it has once. */
+static void
+parse_assignment(MemberRow *row, JsonbContainer *array, int length)
+{
+	row->assigned = palloc0(sizeof(PlacedPartition) * Max(length, 1));
+	for (int i = 0; i < length; i++)
+	{
+		PlacedPartition *placed = &row->assigned[row->nassigned];
+		JsonbContainer *numbers;
+		int			count;
+
+		numbers = get_array(getIthJsonbValueFromContainer(array, i), &count);
+		if (count != 3)
+			continue;
+		placed->topic_id = get_number(numbers, 0);
+		placed->partition = get_number(numbers, 1);
+		placed->since = get_number(numbers, 2);
+		if (placed->topic_id > 0 && placed->partition >= 0)
+			row->nassigned++;
+	}
+	qsort(row->assigned, row->nassigned, sizeof(PlacedPartition), compare_placed);
+}
+
+static OffsetReset
+parse_reset(const char *name)
+{
+	for (int i = 0; name && i < RESET_KINDS; i++)
+		if (strcmp(name, topics_reset_names[i]) == 0)
+			return (OffsetReset) i;
+	return RESET_EARLIEST;
+}
+
+/* Read a member.  Return false if it is something else. */
+static bool
+parse_row(MemberRow *row, Jsonb *value)
+{
+	JsonbContainer *array;
+	int			length;
+
+	memset(row, 0, sizeof(*row));
+	row->member_id = topics_json_string(topics_json_field(value, "member_id"));
+	if (row->member_id == NULL || row->member_id[0] == '\0' || strlen(row->member_id) > MAX_MEMBER_ID)
+		return false;
+	row->instance_id = topics_json_string(topics_json_field(value, "group_instance_id"));
+	row->client_id = topics_json_string(topics_json_field(value, "client_id"));
+	if (row->client_id == NULL)
+		row->client_id = pstrdup("");
+	row->host = topics_json_string(topics_json_field(value, "host"));
+	row->role = topics_internal_topic_read_owner(value);
+	row->session_timeout_ms = topics_json_number(topics_json_field(value, "session_timeout_ms"), 45000);
+	row->max_poll_interval_ms = topics_json_number(topics_json_field(value, "max_poll_interval_ms"), 300000);
+	row->reset = parse_reset(topics_json_string(topics_json_field(value, "auto_offset_reset")));
+	row->pattern = topics_json_string(topics_json_field(value, "topic_pattern"));
+	array = get_array(topics_json_field(value, "topics"), &length);
+	row->topic_ids = palloc(sizeof(int64) * Max(length, 1));
+	for (int i = 0; i < length; i++)
+		row->topic_ids[row->ntopics++] = get_number(array, i);
+	array = get_array(topics_json_field(value, "assignment"), &length);
+	parse_assignment(row, array, length);
+	return true;
+}
+
+/* Return true if a member before this one has the same name, which no record of ours says. */
+static bool
+is_repeated(const GroupMembers *members, const MemberRow *row)
+{
+	for (int i = 0; i < members->count; i++)
+		if (strcmp(members->rows[i].member_id, row->member_id) == 0)
+			return true;
+	return false;
+}
+
+/* Read the value of the record, palloc'd.  What somebody else wrote may be anything. */
+GroupMembers *
+topics_member_log_parse(Jsonb *value)
+{
+	GroupMembers *members = palloc0(sizeof(GroupMembers));
+	char	   *assignor = topics_json_string(topics_json_field(value, "assignor"));
+	JsonbContainer *array;
+	int			length;
+
+	members->generation = topics_json_number(topics_json_field(value, "generation"), 0);
+	if (assignor == NULL || !topics_assignor_find(assignor, &members->assignor))
+		members->assignor = ASSIGNOR_RANGE;
+	array = get_array(topics_json_field(value, "members"), &length);
+	members->rows = palloc0(sizeof(MemberRow) * (length + 1));
+	for (int i = 0; i < length; i++)
+	{
+		JsonbValue *row = getIthJsonbValueFromContainer(array, i);
+
+		if (row->type == jbvBinary && JsonContainerIsObject(row->val.binary.data) &&
+			parse_row(&members->rows[members->count], JsonbValueToJsonb(row)) &&
+			!is_repeated(members, &members->rows[members->count]))
+			members->count++;
+	}
+	return members;
+}
+
+/* ----------------------------------------------------------------
+ *		Loading
+ * ----------------------------------------------------------------
+ */
+
+/* Make the entries that a group's members need, and pin them. */
+static void
+pin_entries(const GroupOffsetKey *key, GroupMembers *members, GroupOffset *group)
+{
+	for (int i = 0; i < members->count; i++)
+	{
+		MemberRow  *row = &members->rows[i];
+
+		row->shared = topics_member_table_reserve(row, group);
+		for (int j = 0; j < row->nassigned; j++)
+		{
+			PlacedPartition *placed = &row->assigned[j];
+			GroupOffsetKey place = *key;
+			uint32		pins;
+
+			if (!topics_internal_topic_is_left(placed->topic_id))
+				continue;
+			place.topic_id = placed->topic_id;
+			place.partition = placed->partition;
+			placed->entry = topics_offset_table_pin(&place, NULL, NULL, &pins);
+			if (placed->entry == NULL)
+				topics_offset_table_report_full(1);
+		}
+	}
+}
+
+static void
+unpin_entries(const GroupMembers *members)
+{
+	for (int i = 0; i < members->count; i++)
+		for (int j = 0; j < members->rows[i].nassigned; j++)
+			if (members->rows[i].assigned[j].entry)
+				topics_offset_table_unpin(members->rows[i].assigned[j].entry);
+}
+
+/*
+ * A group's members are those of a record, unless what is known of them is newer.  Each has so
+ * much time to call as if it had just done so.  A standby has no members that call.
+ */
+void
+topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset)
+{
+	GroupMembers *members = RecoveryInProgress() ? palloc0(sizeof(GroupMembers)) : topics_member_log_parse(value);
+	GroupOffset *group;
+	uint32		pins;
+
+	group = topics_offset_table_pin(key, NULL, NULL, &pins);
+	if (group == NULL)
+		topics_offset_table_report_full(1);
+	PG_TRY();
+	{
+		pin_entries(key, members, group);
+	}
+	PG_CATCH();
+	{
+		unpin_entries(members);
+		topics_offset_table_unpin(group);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	topics_offset_table_lock(LW_EXCLUSIVE);
+	if (!is_entry_committed(group) || record_offset > (int64) pg_atomic_read_u64(&group->record_offset))
+	{
+		topics_member_table_apply(group, members, true);
+		pg_atomic_write_u64(&group->commit_time, commit_time);
+		pg_atomic_write_u64(&group->record_offset, record_offset);
+		pg_atomic_write_u64(&group->committed, IT_EXISTS);
+	}
+	topics_offset_table_unlock();
+	unpin_entries(members);
+	topics_offset_table_unpin(group);
+	if (members->count > 0)
+		topics_worker_registry_want_members(topics_clock_now(), false);
+}

@@ -1,0 +1,677 @@
+/*-------------------------------------------------------------------------
+ *
+ * member_table.c
+ *		The members of consumer groups, and whose a partition is, in shared
+ *		memory.
+ *
+ * A hash table of members for all databases, as many as pg_topics.max_members.
+ * What is here is rebuilt from the log (member_log.c), but for what is of the
+ * moment: when a member last called, and which record it polls next.
+ *
+ * TARGET AND OWNER.  A change of a group's members gives each partition a
+ * target, the member that is to have it, and the group a new generation; that is a
+ * record, and the commit stores it here (topics_member_table_apply).  A partition's
+ * owner is the member that has it now.  A member takes the new generation when it
+ * polls (topics_member_table_adopt): it gives up what is no longer its own, and gets
+ * what nobody has.  What another one still has it gets when that one polls, or
+ * is removed since it does not.  So a partition has one owner at most, partitions
+ * that stay are polled on meanwhile, and nobody waits for anybody else.
+ *
+ * FENCED.  An owner changes only under the append lock of the partition of
+ * __consumer_offsets that has the group's records, which a commit of the group's
+ * offsets holds from its last look (topics_member_table_require_owner) until it has
+ * stored them.  So a commit comes before the partition changes hands, and
+ * the next owner starts behind it; or it is refused.
+ *
+ * LOCKING
+ *
+ *	table lock (offset_table.c)	exclusive: add and remove members, all lists, targets,
+ *		owners, generations.  Shared: find a member, walk lists.
+ *	append lock (above)		beside it, to change an owner; all that a poll needs.
+ *	member lock (heavyweight)	the right to poll for a member: position, paused, turn.
+ *	heard_at, polled_at: atomics.
+ *
+ * A member is found by its id each time.  A pointer to it that outlives the lock
+ * goes with its serial.
+ *
+ * See docs/decisions/0018-members.md.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "base/compat.h"
+#include "base/base.h"
+#include "shared/shared.h"
+#include "group/group.h"
+#include "pg_topics.h"
+
+typedef struct MemberTable
+{
+	pg_atomic_uint64 last_serial;
+	dlist_head	all;
+} MemberTable;
+
+/* A member that this transaction has made; it goes with it, unless it has joined. */
+typedef struct ReservedMember
+{
+	Member	   *member;
+	uint64		serial;
+} ReservedMember;
+
+static HTAB *hash = NULL;
+static MemberTable *table = NULL;
+static List *reserved = NIL;	/* in TopTransactionContext */
+
+/* shmem_request_hook */
+void
+topics_member_table_shmem_request(void)
+{
+	RequestAddinShmemSpace(MAXALIGN(sizeof(MemberTable)));
+	RequestAddinShmemSpace(hash_estimate_size(pg_topics_max_members, sizeof(Member)));
+}
+
+/* shmem_startup_hook; the caller holds AddinShmemInitLock. */
+void
+topics_member_table_shmem_startup(void)
+{
+	HASHCTL		ctl = {.keysize = sizeof(MemberKey),.entrysize = sizeof(Member)};
+	bool		found;
+
+	hash = topics_shmem_init_hash("pg_topics members", pg_topics_max_members, &ctl,
+								  HASH_ELEM | HASH_BLOBS);
+	table = ShmemInitStruct("pg_topics member list", sizeof(MemberTable), &found);
+	if (!found)
+	{
+		pg_atomic_init_u64(&table->last_serial, 0);
+		dlist_init(&table->all);
+	}
+}
+
+/* Get the channel on which a group's members wait. */
+int
+topics_member_table_channel(const char *group_id)
+{
+	return hash_bytes((const unsigned char *) group_id, strlen(group_id)) % WAKEUP_CHANNELS;
+}
+
+/* ----------------------------------------------------------------
+ *		Members that come and go
+ * ----------------------------------------------------------------
+ */
+
+static MemberKey
+make_key(const char *member_id)
+{
+	MemberKey	key;
+
+	memset(&key, 0, sizeof(key));
+	key.database = MyDatabaseId;
+	strlcpy(key.member_id, member_id, sizeof(key.member_id));
+	return key;
+}
+
+/* Find a member that has joined, or NULL.  The caller holds the table lock. */
+Member *
+topics_member_table_find(const char *member_id)
+{
+	MemberKey	key;
+	Member	   *member;
+
+	if (strlen(member_id) > MAX_MEMBER_ID)
+		return NULL;
+	key = make_key(member_id);
+	member = hash_search(hash, &key, HASH_FIND, NULL);
+	return member && member->joined ? member : NULL;
+}
+
+static void
+report_full(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("too many members of consumer groups"),
+			 errdetail("GROUP_MAX_SIZE_REACHED: all %d places for them in shared memory are taken.",
+					   pg_topics_max_members),
+			 errhint("Increase pg_topics.max_members and restart the server, or remove members with topics.remove_member().")));
+}
+
+/*
+ * Make a member, which joins by topics_member_table_apply, or goes at the end of the
+ * transaction.  "group" is the entry of its group's members, and is pinned.
+ */
+Member *
+topics_member_table_reserve(const MemberRow *row, GroupOffset *group)
+{
+	MemberKey	key = make_key(row->member_id);
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	ReservedMember *note = palloc(sizeof(ReservedMember));
+	Member	   *member = NULL;
+	bool		found = false;
+
+	reserved = lappend(reserved, note);
+	MemoryContextSwitchTo(old);
+	note->member = NULL;
+	topics_offset_table_lock(LW_EXCLUSIVE);
+	if (hash_get_num_entries(hash) < pg_topics_max_members)
+		member = hash_search(hash, &key, HASH_ENTER_NULL, &found);
+	if (member && !found)
+	{
+		memset((char *) member + sizeof(MemberKey), 0, sizeof(Member) - sizeof(MemberKey));
+		member->serial = pg_atomic_add_fetch_u64(&table->last_serial, 1);
+		member->group = group;
+		member->role = row->role;
+		member->session_timeout_ms = row->session_timeout_ms;
+		member->max_poll_interval_ms = row->max_poll_interval_ms;
+		strlcpy(member->client_id, row->client_id, sizeof(member->client_id));
+		if (row->host)
+			strlcpy(member->host, row->host, sizeof(member->host));
+		pg_atomic_init_u64(&member->heard_at, 0);
+		pg_atomic_init_u64(&member->polled_at, 0);
+		dlist_init(&member->owned);
+		dlist_init(&member->targets);
+		dlist_push_tail(&table->all, &member->all_link);
+		note->member = member;
+		note->serial = member->serial;
+	}
+	topics_offset_table_unlock();
+	if (member == NULL)
+		report_full();
+	/* the log is read again: the member is there, and joined */
+	Assert(!found || member->joined);
+	return member;
+}
+
+/* Let a member go.  The caller holds the table lock exclusively. */
+static void
+remove_member(Member *member)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &member->owned)
+	{
+		dlist_container(GroupOffset, of.assigned.owned_link, iter.cur)->of.assigned.owner = NULL;
+		dlist_delete(iter.cur);
+	}
+	dlist_foreach_modify(iter, &member->targets)
+	{
+		dlist_container(GroupOffset, of.assigned.target_link, iter.cur)->of.assigned.target = NULL;
+		dlist_delete(iter.cur);
+	}
+	if (member->joined)
+		dlist_delete(&member->link);
+	dlist_delete(&member->all_link);
+	(void) hash_search(hash, &member->key, HASH_REMOVE, NULL);
+}
+
+/* At the transaction's end: those that it has made, and that have not joined, go.  Raises nothing. */
+void
+topics_member_table_release_unused(void)
+{
+	ListCell   *lc;
+
+	if (reserved == NIL)
+		return;
+	topics_offset_table_lock(LW_EXCLUSIVE);
+	foreach(lc, reserved)
+	{
+		const ReservedMember *note = lfirst(lc);
+
+		/* one that has joined may have gone, and its place be another one's */
+		if (note->member && note->member->serial == note->serial && !note->member->joined)
+			remove_member(note->member);
+	}
+	topics_offset_table_unlock();
+	reserved = NIL;				/* the memory goes with the transaction */
+}
+
+/* ----------------------------------------------------------------
+ *		Whose partitions are
+ * ----------------------------------------------------------------
+ */
+
+/* The caller holds the table lock exclusively, and the append lock. */
+static void
+set_owner(GroupOffset *entry, Member *member, int32 since)
+{
+	Possession *assigned = &entry->of.assigned;
+
+	if (assigned->owner)
+		dlist_delete(&assigned->owned_link);
+	assigned->owner = member;
+	assigned->since = since;
+	assigned->paused = false;
+	pg_atomic_write_u64(&assigned->position, NO_OFFSET);
+	if (member)
+		dlist_push_tail(&member->owned, &assigned->owned_link);
+}
+
+static void
+set_target(GroupOffset *entry, Member *member)
+{
+	Possession *assigned = &entry->of.assigned;
+
+	if (assigned->target)
+		dlist_delete(&assigned->target_link);
+	assigned->target = member;
+	if (member)
+		dlist_push_tail(&member->targets, &assigned->target_link);
+}
+
+/* An entry is removed, or nothing is committed in it any more: nobody has it, or is of it. */
+void
+topics_member_table_detach(GroupOffset *entry)
+{
+	dlist_mutable_iter iter;
+
+	if (entry->key.partition >= 0)
+	{
+		set_owner(entry, NULL, 0);
+		set_target(entry, NULL);
+	}
+	else if (entry->key.partition == MEMBERS_PARTITION)
+		dlist_foreach_modify(iter, &entry->of.head.members)
+			remove_member(dlist_container(Member, link, iter.cur));
+}
+
+/* A member that a record lists is there, and has what it says. */
+static void
+apply_row(MembersHead *head, const MemberRow *row, bool is_loaded)
+{
+	Member	   *member = row->shared;
+
+	if (!member->joined)
+	{
+		member->joined = true;
+		member->generation = head->generation;
+		pg_atomic_write_u64(&member->heard_at, topics_clock_now());
+		pg_atomic_write_u64(&member->polled_at, topics_clock_now());
+		dlist_push_tail(&head->members, &member->link);
+	}
+	for (int i = 0; i < row->nassigned; i++)
+	{
+		GroupOffset *entry = row->assigned[i].entry;
+
+		if (entry == NULL)
+			continue;			/* its topic has gone */
+		set_target(entry, member);
+		if (is_loaded && entry->of.assigned.owner == NULL)
+			set_owner(entry, member, row->assigned[i].since);
+		if (entry->of.assigned.owner != member)
+			member->pending++;
+	}
+}
+
+/*
+ * A group's members are these from now on, or with NULL there are none.  With "is_loaded" each
+ * has all that is its own, as it had before the server ended.  The caller holds the table
+ * lock exclusively, and unless the group is loaded the append lock.  Raises nothing.
+ */
+void
+topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool is_loaded)
+{
+	MembersHead *head = &group->of.head;
+	dlist_mutable_iter iter;
+
+	Assert(topics_offset_table_is_locked(LW_EXCLUSIVE));
+	for (int i = 0; members && i < members->count; i++)
+		members->rows[i].shared->listed = true;
+	dlist_foreach_modify(iter, &head->members)
+	{
+		Member	   *member = dlist_container(Member, link, iter.cur);
+		dlist_mutable_iter target;
+
+		dlist_foreach_modify(target, &member->targets)
+			set_target(dlist_container(GroupOffset, of.assigned.target_link, target.cur), NULL);
+		member->pending = 0;
+		if (!member->listed)
+			remove_member(member);
+	}
+	head->generation = members ? members->generation : 0;
+	for (int i = 0; members && i < members->count; i++)
+	{
+		members->rows[i].shared->listed = false;
+		apply_row(head, &members->rows[i], is_loaded);
+	}
+}
+
+/* Return true if a member has taken its generation's partitions.  The caller holds the table lock. */
+bool
+topics_member_table_is_settled(const Member *member)
+{
+	return member->generation == member->group->of.head.generation && member->pending == 0;
+}
+
+/*
+ * A member takes the newest generation: what is no longer its own it gives up, and what
+ * nobody has it gets.  With "keep" it gives up nothing, and only gets.  Return true if it gave up
+ * something.  The caller holds the append lock, and the table lock exclusively.
+ */
+bool
+topics_member_table_adopt(Member *member, bool keep)
+{
+	dlist_mutable_iter iter;
+	bool		gave_up = false;
+
+	Assert(topics_offset_table_is_locked(LW_EXCLUSIVE));
+	dlist_foreach_modify(iter, &member->owned)
+	{
+		GroupOffset *entry = dlist_container(GroupOffset, of.assigned.owned_link, iter.cur);
+
+		if (keep || entry->of.assigned.target == member)
+			continue;
+		set_owner(entry, NULL, 0);
+		gave_up = true;
+	}
+	if (!keep)
+		member->generation = member->group->of.head.generation;
+	member->pending = 0;
+	dlist_foreach_modify(iter, &member->targets)
+	{
+		GroupOffset *entry = dlist_container(GroupOffset, of.assigned.target_link, iter.cur);
+
+		if (entry->of.assigned.owner == NULL)
+			set_owner(entry, member, member->group->of.head.generation);
+		else if (entry->of.assigned.owner != member)
+			member->pending++;
+	}
+	return gave_up;
+}
+
+static void
+report_illegal_generation(const GroupOffset *entry, int32 given, const Possession *assigned, bool is_owner)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_ILLEGAL_GENERATION),
+			 errmsg("partition %d is not the member's in generation %d of consumer group \"%s\"",
+					entry->key.partition, given, entry->key.group_id),
+			 is_owner ?
+			 errdetail("ILLEGAL_GENERATION: the member has it since generation %d.", assigned->since) :
+			 errdetail("ILLEGAL_GENERATION: it was given to another member, or the member was removed."),
+			 errhint("Nothing is committed: who has the partition now gets these records again. Go on with topics.poll().")));
+}
+
+/*
+ * Require a member, which had this serial, to have a partition since the generation that it
+ * has given, or longer.
+ */
+void
+topics_member_table_require_owner(const GroupOffset *entry, const Member *member, uint64 serial, int32 generation)
+{
+	Possession assigned;
+	bool		is_owner;
+	bool		is_valid;
+
+	topics_offset_table_lock(LW_SHARED);
+	assigned = entry->of.assigned;
+	is_owner = assigned.owner == member && member->serial == serial;
+	is_valid = is_owner && generation >= assigned.since &&
+		generation <= member->group->of.head.generation;
+	topics_offset_table_unlock();
+	if (!is_valid)
+		report_illegal_generation(entry, generation, &assigned, is_owner);
+}
+
+/* ----------------------------------------------------------------
+ *		What a member polls
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if a member is the one that has called.  The caller holds the table lock. */
+static bool
+is_caller(const Member *member, const MemberCall *call)
+{
+	return member && member == call->member && member->serial == call->serial;
+}
+
+/* Return true if a member has gone, or a poll would take part in a rebalance. */
+bool
+topics_member_table_is_wanted(const MemberCall *call)
+{
+	dlist_iter	iter;
+	bool		wanted;
+
+	topics_offset_table_lock(LW_SHARED);
+	wanted = call->member->serial != call->serial || !call->member->joined ||
+		call->member->generation != call->member->group->of.head.generation;
+	if (!wanted && call->member->pending > 0)
+		dlist_foreach(iter, unconstify(dlist_head *, &call->member->targets))
+			wanted |= dlist_container(GroupOffset, of.assigned.target_link, iter.cur)->of.assigned.owner == NULL;
+	topics_offset_table_unlock();
+	return wanted;
+}
+
+/* Copy what a member has; return the number, or -1 if there is no room. */
+static int
+copy_places(const Member *member, bool all, MemberPlace *places, int room)
+{
+	dlist_iter	iter;
+	int			count = 0;
+
+	dlist_foreach(iter, unconstify(dlist_head *, &member->owned))
+	{
+		GroupOffset *entry = dlist_container(GroupOffset, of.assigned.owned_link, iter.cur);
+
+		if (entry->of.assigned.paused && !all)
+			continue;
+		if (count >= room)
+			return -1;
+		places[count].shared = entry;
+		places[count].entry = *entry;
+		places[count].position = pg_atomic_read_u64(&entry->of.assigned.position);
+		places[count++].next = NO_OFFSET;
+	}
+	return count;
+}
+
+/*
+ * List the partitions that a member has, and does not want to pause, or with "all" all; none if it
+ * has gone.  The result is palloc'd.
+ */
+MemberPlace *
+topics_member_table_list_places(const MemberCall *call, bool all, int *count)
+{
+	int			room = 8;
+
+	for (;;)
+	{
+		MemberPlace *places = palloc(sizeof(MemberPlace) * room);
+
+		*count = 0;
+		topics_offset_table_lock(LW_SHARED);
+		if (call->member->serial == call->serial && call->member->joined)
+			*count = copy_places(call->member, all, places, room);
+		topics_offset_table_unlock();
+		if (*count >= 0)
+			return places;
+		pfree(places);
+		room *= 4;
+	}
+}
+
+/*
+ * A member goes on elsewhere in a partition, or pauses it, or resumes it.  Return false if it
+ * does not have it.  The caller has the member's lock.
+ */
+bool
+topics_member_table_change_place(const MemberCall *call, int64 topic_id, int32 partition,
+								 int64 position, bool pause, bool resume)
+{
+	GroupOffsetKey key = topics_offset_table_make_key(call->group_id, topic_id, partition);
+	GroupOffset *entry;
+	bool		is_owner;
+
+	topics_offset_table_lock(LW_SHARED);
+	entry = topics_offset_table_find(&key);
+	is_owner = entry && entry->of.assigned.owner && is_caller(entry->of.assigned.owner, call);
+	if (is_owner)
+	{
+		if (position != NO_OFFSET)
+			pg_atomic_write_u64(&entry->of.assigned.position, position);
+		if (pause || resume)
+			entry->of.assigned.paused = pause;
+	}
+	topics_offset_table_unlock();
+	return is_owner;
+}
+
+/*
+ * Store where a member goes on in partitions that it has polled, and still has.  Return false if it
+ * has gone.  The caller has the member's lock.
+ */
+bool
+topics_member_table_store(const char *member_id, const MemberCall *call, MemberPlace *places, int count, uint32 turn)
+{
+	Member	   *member;
+	bool		found;
+
+	topics_offset_table_lock(LW_SHARED);
+	member = topics_member_table_find(member_id);
+	found = is_caller(member, call);
+	for (int i = 0; found && i < count; i++)
+	{
+		GroupOffset *entry = places[i].shared;
+
+		/* an entry that has gone is nobody's, or of others by now */
+		if (places[i].next != NO_OFFSET && entry->of.assigned.owner == member &&
+			entry->of.assigned.since == places[i].entry.of.assigned.since &&
+			topics_offset_table_compare_keys(&entry->key, &places[i].entry.key, sizeof(GroupOffsetKey)) == 0)
+			pg_atomic_write_u64(&entry->of.assigned.position, places[i].next);
+	}
+	if (found)
+		member->turn = turn;
+	topics_offset_table_unlock();
+	return found;
+}
+
+/* ----------------------------------------------------------------
+ *		Looking at all
+ * ----------------------------------------------------------------
+ */
+
+/* Return true if a group has members. */
+bool
+topics_member_table_has_members(const char *group_id)
+{
+	GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, MEMBERS_PARTITION);
+	GroupOffset *entry;
+	bool		result;
+
+	topics_offset_table_lock(LW_SHARED);
+	entry = topics_offset_table_find(&key);
+	result = entry && !dlist_is_empty(&entry->of.head.members);
+	topics_offset_table_unlock();
+	return result;
+}
+
+/* Get the time at which a member is taken for dead, unless it calls before. */
+static MonotonicTime
+get_deadline(const Member *member)
+{
+	MonotonicTime heard = pg_atomic_read_u64((pg_atomic_uint64 *) &member->heard_at);
+	MonotonicTime polled = pg_atomic_read_u64((pg_atomic_uint64 *) &member->polled_at);
+
+	return topics_min(heard + member->session_timeout_ms * INT64CONST(1000),
+					  polled + member->max_poll_interval_ms * INT64CONST(1000));
+}
+
+/* Return true if a member has not called, or not polled, for longer than it may. */
+bool
+topics_member_table_is_overdue(const Member *member, MonotonicTime now)
+{
+	return get_deadline(member) < now;
+}
+
+/* Return true if this database has a member. */
+bool
+topics_member_table_any_here(void)
+{
+	dlist_iter	iter;
+	bool		result = false;
+
+	topics_offset_table_lock(LW_SHARED);
+	dlist_foreach(iter, &table->all)
+		if (dlist_container(Member, all_link, iter.cur)->key.database == MyDatabaseId)
+		{
+			result = true;
+			break;
+		}
+	topics_offset_table_unlock();
+	return result;
+}
+
+/* Copy the groups of a list; return their number, or -1 if there is no room. */
+static int
+copy_groups(bool all, char (*groups)[MAX_GROUP_ID + 1], int room, MonotonicTime *due)
+{
+	MonotonicTime now = topics_clock_now();
+	dlist_iter	iter;
+	int			count = 0;
+
+	*due = NEVER;
+	topics_offset_table_lock(LW_SHARED);
+	dlist_foreach(iter, &table->all)
+	{
+		const Member *member = dlist_container(Member, all_link, iter.cur);
+		const char *group_id = member->joined ? member->group->key.group_id : NULL;
+
+		if (group_id == NULL || member->key.database != MyDatabaseId)
+			continue;
+		*due = topics_min(*due, get_deadline(member));
+		if (!all && !topics_member_table_is_overdue(member, now))
+			continue;
+		if (count > 0 && strcmp(groups[count - 1], group_id) == 0)
+			continue;
+		if (count >= room)
+		{
+			count = -1;
+			break;
+		}
+		strlcpy(groups[count++], group_id, sizeof(groups[0]));
+	}
+	topics_offset_table_unlock();
+	return count;
+}
+
+static int
+compare_names(const ListCell *a, const ListCell *b)
+{
+	return strcmp(lfirst(a), lfirst(b));
+}
+
+/*
+ * List the groups of this database with members that are overdue, or with "all" with members,
+ * palloc'd.  *due is when the first member of all will be, or is, overdue.
+ */
+List *
+topics_member_table_list_groups(bool all, MonotonicTime *due)
+{
+	List	   *result = NIL;
+	int			room = 16;
+
+	for (;;)
+	{
+		char		(*groups)[MAX_GROUP_ID + 1] = palloc(sizeof(*groups) * room);
+		int			count = copy_groups(all, groups, room, due);
+
+		for (int i = 0; i < count; i++)
+			result = lappend(result, pstrdup(groups[i]));
+		pfree(groups);
+		if (count >= 0)
+			break;
+		room *= 2;
+	}
+	list_sort(result, compare_names);
+	for (int i = list_length(result) - 1; i > 0; i--)
+		if (strcmp(list_nth(result, i), list_nth(result, i - 1)) == 0)
+			result = list_delete_nth_cell(result, i);
+	return result;
+}

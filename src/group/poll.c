@@ -1,0 +1,335 @@
+/*-------------------------------------------------------------------------
+ *
+ * poll.c
+ *		poll(): records of the partitions that a member was assigned.
+ *
+ * A member's position in each partition is in shared memory.  poll() moves it at
+ * once, also if the caller rolls back, as it does in Kafka's client: what is
+ * committed is what commit_offset() says.  So a member may poll in one transaction,
+ * work in none, and commit in another.  After a restart, and in each partition
+ * that it did not have before, it goes on from the committed offset.
+ *
+ * A call takes part in a rebalance first: the member gives up what is no longer its
+ * own, and gets what is free (member_table.c).  Then it reads partitions in turn,
+ * from the one after that which was read last, until a limit is reached.
+ * Positions are moved at the end, all together: an error moves none.
+ *
+ * Two calls for a member at the same time are one after the other (topics_member_lock).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+
+#include "base/base.h"
+#include "shared/shared.h"
+#include "log/log.h"
+#include "produce/produce.h"
+#include "read/read.h"
+#include "group/group.h"
+#include "pg_topics.h"
+
+PG_FUNCTION_INFO_V1(topics_poll);
+PG_FUNCTION_INFO_V1(topics_poll_wait);
+
+/* So often in its session timeout a member that waits says that it lives. */
+#define HEARTBEATS 3
+
+/* Arguments of poll(); the first is that of poll_wait(), too. */
+enum
+{
+	POLL_MEMBER_ID,
+	POLL_MAX_RECORDS			/* and, behind it, max_bytes and max_wait */
+};
+
+/* Columns of its result: the record stands between the two of its own. */
+enum
+{
+	POLL_TOPIC,
+	POLL_RECORD,
+	POLL_GENERATION_ID = POLL_RECORD + RECORD_COLUMNS,
+	POLL_COLUMNS
+};
+
+/* A call of poll(). */
+typedef struct Poll
+{
+	char	   *member_id;
+	FetchLimits limits;			/* what is left of them */
+	ReturnSetInfo *rsinfo;
+	bool		as_bytes;
+	MemberCall	call;
+	MemberPlace *places;
+	int			count;
+	int			nread;			/* records */
+} Poll;
+
+/* ----------------------------------------------------------------
+ *		Places
+ * ----------------------------------------------------------------
+ */
+
+/* Find where the member stands in a partition.  Return false if the topic has gone. */
+static bool
+find_place(const MemberPlace *known, Place *place, OffsetReset reset)
+{
+	Topic	   *topic = topics_catalog_by_id(known->entry.key.topic_id);
+
+	if (topic == NULL || known->entry.key.partition >= topic->partitions)
+		return false;
+	place->partition = topics_catalog_partition(topic, known->entry.key.partition);
+	topics_place_set(place, &known->entry, reset);
+	if (known->position != NO_OFFSET)
+	{
+		place->position = known->position;
+		place->parted_at = NO_OFFSET;
+		place->has_begun = true;
+	}
+	return true;
+}
+
+/* Get where the group begins in a topic, by its subscription. */
+static OffsetReset
+get_reset(const MemberPlace *known)
+{
+	GroupOffset entry;
+
+	if (!topics_offset_table_peek(known->entry.key.group_id, known->entry.key.topic_id, NO_PARTITION, &entry))
+		return RESET_EARLIEST;
+	return entry.facts.reset;
+}
+
+/* ----------------------------------------------------------------
+ *		Reading
+ * ----------------------------------------------------------------
+ */
+
+/* Read records of a place into the result, and return the offset to go on from. */
+static int64
+read_records(Poll *poll, const Place *place, Snapshot snapshot)
+{
+	Topic	   *topic = place->partition.topic;
+	FetchRequest request = {topic, place->partition.number, place->position, poll->limits, true, NO_LEADER_EPOCH};
+	RecordOutput output = topics_fetch_output_as(topic, poll->as_bytes);
+	Datum		values[POLL_COLUMNS];
+	bool		nulls[POLL_COLUMNS] = {false};
+	Fetch		fetch;
+
+	values[POLL_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
+	values[POLL_GENERATION_ID] = Int32GetDatum(poll->call.generation);
+	topics_fetch_open(&fetch, &request, snapshot);
+	while (topics_fetch_next(&fetch, &output, values + POLL_RECORD, nulls + POLL_RECORD))
+		tuplestore_putvalues(poll->rsinfo->setResult, poll->rsinfo->setDesc, values, nulls);
+	topics_fetch_close(&fetch);
+	poll->nread += fetch.count;
+	poll->limits.max_records -= fetch.count;
+	poll->limits.max_bytes -= Min(fetch.bytes, poll->limits.max_bytes);
+	return fetch.count > 0 ? fetch.next : place->position;
+}
+
+/* Read a place, and note where the member goes on.  Return false if there was no record. */
+static bool
+read_place(Poll *poll, MemberPlace *known)
+{
+	Place		place;
+	GroupTopic	at;
+	bool		is_fresh = !IsolationUsesXactSnapshot();
+	int64		end;
+	Snapshot	snapshot;
+	int64		next;
+
+	if (!find_place(known, &place, known->position == NO_OFFSET ? get_reset(known) : RESET_NONE))
+		return false;
+	topics_place_look(&place);
+	if (!topics_place_has_record_or_error(&place))
+		return false;
+	at = (GroupTopic)
+	{
+		known->entry.key.group_id, NameStr(place.partition.topic->name), get_reset(known)
+	};
+	topics_catalog_require(place.partition.topic, ACL_SELECT);
+	if (topics_place_settle(&place, &at) == PLACE_SKIPS_ALL)
+		known->next = place.position;
+	if (!topics_place_has_record_or_error(&place))
+		return false;
+
+	end = topics_place_readable_end(&place);
+	/* taken after the end was read: it sees all records below */
+	snapshot = RegisterSnapshot(is_fresh ? GetLatestSnapshot() : GetTransactionSnapshot());
+	TEST_POINT("place-polled");
+	next = read_records(poll, &place, snapshot);
+	UnregisterSnapshot(snapshot);
+	if (next > place.position)
+	{
+		known->next = next;
+		return true;
+	}
+	/* compaction has taken all that there were */
+	if (is_fresh && end != UNKNOWN_OFFSET && !topics_place_is_removed(&place))
+		known->next = Max(end, place.position);
+	return false;
+}
+
+/* Read what the member has, in turn.  Return false if there was no record. */
+static bool
+read_places(Poll *poll)
+{
+	uint32		turn = poll->call.turn;
+
+	for (int i = 0; i < poll->count; i++)
+	{
+		int			index = (poll->call.turn + i) % poll->count;
+
+		if (poll->limits.max_records <= 0 || poll->limits.max_bytes <= 0)
+			break;
+		CHECK_FOR_INTERRUPTS();
+		if (read_place(poll, &poll->places[index]))
+			turn = (index + 1) % poll->count;
+	}
+	if (!topics_member_table_store(poll->member_id, &poll->call, poll->places, poll->count, turn))
+		topics_member_report_unknown(poll->member_id);
+	return poll->nread > 0;
+}
+
+/* Take part in a rebalance, if there is one, and read.  Return false if there was no record. */
+static bool
+poll_once(Poll *poll)
+{
+	bool		found;
+
+	topics_member_lock(poll->member_id);
+	poll->call = topics_member_call(poll->member_id, true);
+	if (!poll->call.is_settled)
+	{
+		topics_member_take(poll->member_id, poll->call.group_id, false);
+		poll->call = topics_member_call(poll->member_id, true);
+	}
+	poll->places = topics_member_table_list_places(&poll->call, false, &poll->count);
+	found = read_places(poll);
+	pfree(poll->places);
+	topics_member_unlock(poll->member_id);
+	return found;
+}
+
+/* ----------------------------------------------------------------
+ *		Waiting
+ * ----------------------------------------------------------------
+ */
+
+/* A member that waits. */
+typedef struct MemberWait
+{
+	char	   *member_id;
+	MemberCall	call;
+	int			channel;
+} MemberWait;
+
+/*
+ * Return true if a poll would get something, or wants to: records of any partition that the member
+ * has, or others' partitions.
+ */
+static bool
+is_poll_due(void *arg)
+{
+	MemberWait *wait = arg;
+	MemberPlace *places;
+	int			count;
+
+	AcceptInvalidationMessages();
+	if (topics_member_table_is_wanted(&wait->call))
+		return true;
+	places = topics_member_table_list_places(&wait->call, false, &count);
+	for (int i = 0; i < count; i++)
+	{
+		Place		place;
+
+		if (!find_place(&places[i], &place, get_reset(&places[i])))
+			continue;
+		topics_wakeup_want_channel(topics_catalog_partition_state(place.partition.topic, 0), wait->channel);
+		if (topics_place_watch(&place))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Wait until a poll is worth it, or until the deadline; the member lives meanwhile, and a wait counts
+ * as polling.  Return false if it is not.
+ */
+static bool
+wait_for_poll(MemberWait *wait, MonotonicTime deadline)
+{
+	for (;;)
+	{
+		long		left = topics_clock_ms_until(deadline);
+		long		slice;
+
+		wait->call = topics_member_call(wait->member_id, true);
+		wait->channel = topics_member_table_channel(wait->call.group_id);
+		slice = Max(wait->call.session_timeout_ms / HEARTBEATS, 1);
+		if (topics_wakeup_wait_on_channel(wait->channel, is_poll_due, wait, Min(left, slice)))
+			return true;
+		if (left <= slice)
+			return false;
+	}
+}
+
+/* ----------------------------------------------------------------
+ *		SQL
+ * ----------------------------------------------------------------
+ */
+
+/* poll(member_id, max_records, max_bytes, max_wait) */
+Datum
+topics_poll(PG_FUNCTION_ARGS)
+{
+	Poll		poll = {0};
+	MonotonicTime deadline;
+
+	topics_settings_require_preload();
+	topics_argument_require_all(fcinfo, PG_NARGS());
+	topics_produce_check_call(fcinfo);
+	poll.member_id = text_to_cstring(PG_GETARG_TEXT_PP(POLL_MEMBER_ID));
+	poll.limits = topics_fetch_limits(fcinfo, POLL_MAX_RECORDS);
+	topics_offset_log_prepare(true);
+	InitMaterializedSRF(fcinfo, 0);
+	poll.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	poll.as_bytes = TupleDescAttr(poll.rsinfo->setDesc, POLL_RECORD + RECORD_VALUE)->atttypid == BYTEAOID;
+	deadline = topics_clock_in(poll.limits.max_wait_ms);
+	while (!poll_once(&poll) && poll.limits.max_wait_ms > 0 && !IsolationUsesXactSnapshot())
+	{
+		MemberWait	wait = {.member_id = poll.member_id};
+
+		if (!wait_for_poll(&wait, deadline))
+			break;
+	}
+	return (Datum) 0;
+}
+
+/* CALL poll_wait(member_id, max_wait) */
+Datum
+topics_poll_wait(PG_FUNCTION_ARGS)
+{
+	MemberWait	wait = {0};
+	long		timeout_ms;
+
+	topics_settings_require_preload();
+	topics_argument_require_all(fcinfo, PG_NARGS());
+	wait.member_id = text_to_cstring(PG_GETARG_TEXT_PP(POLL_MEMBER_ID));
+	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(POLL_MEMBER_ID + 1), WAKEUP_MAX_WAIT_MS);
+	topics_cluster_require_leader("topics.poll_wait()");
+	topics_offset_log_prepare(false);
+	(void) topics_member_call(wait.member_id, true);
+	topics_wakeup_release_snapshots(fcinfo, "topics.poll_wait()");
+	(void) wait_for_poll(&wait, topics_clock_in(timeout_ms));
+	topics_wakeup_restore_snapshot();
+	PG_RETURN_VOID();
+}
