@@ -481,6 +481,14 @@ COMMENT ON PROCEDURE topics.wait(text, text, interval) IS
 'Waits until topics.consume() would get something for the group: records in a partition that nobody has claimed, or max_wait is over. Holds no snapshot and no lock. Woken by a commit, or by a claim that is released. Needs SELECT on the topic''s view and the right to the group. If there is no such group, it waits as one that begins at the start of the log; the first topics.consume() makes the group.
 Errors: 25001 inside a transaction block, 22023 bad max_wait, 42704 no such topic or it was dropped, 42501 no right';
 
+CREATE FUNCTION topic_log.assign(
+	assignor text, subscriptions jsonb, partitions jsonb, owned jsonb DEFAULT '{}') RETURNS jsonb
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'topics_assign';
+COMMENT ON FUNCTION topic_log.assign(text, jsonb, jsonb, jsonb) IS
+'Which member of a group an assignor gives which partition: a function of its arguments alone, which reads no group and changes none (Kafka: ConsumerPartitionAssignor).
+assignor: range, roundrobin, sticky or cooperative-sticky. subscriptions: of each member its topics, {"C0": ["t0", "t1"]}, or, of a static member, {"C0": {"topics": ["t0", "t1"], "group_instance_id": "i0"}}. partitions: how many each topic has, {"t0": 3}. owned: what members have so far, as the result is: {"C0": {"t0": [0, 1]}}. Members, topics and partitions that are not there are left out.
+Errors: 22023 no such assignor, or JSON of another form';
+
 CREATE FUNCTION topic_log.group_status(
 	OUT group_id text, OUT owner oid, OUT kind text, OUT state text) RETURNS SETOF record
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_group_status';

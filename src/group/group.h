@@ -195,4 +195,45 @@ extern void topics_offset_log_note_roles(bool followed);
 extern bool topics_offset_log_knows_owners(void);
 extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransaction next_transaction);
 
+/* ---- assignor.c ---- */
+
+/* Kafka's partition.assignment.strategy. */
+typedef enum Assignor
+{
+	ASSIGNOR_RANGE,
+	ASSIGNOR_ROUNDROBIN,
+	ASSIGNOR_STICKY,
+	ASSIGNOR_COOPERATIVE_STICKY
+} Assignor;
+
+#define ASSIGNOR_NOBODY (-1)	/* no member */
+
+typedef struct AssignorTopic
+{
+	const char *name;
+	int32		partitions;
+	int		   *owners;			/* in: of each partition the index of the
+								 * member that has it, or ASSIGNOR_NOBODY;
+								 * out: of the member that it goes to */
+} AssignorTopic;
+
+typedef struct AssignorMember
+{
+	const char *member_id;
+	const char *instance_id;	/* of a static member, or NULL */
+	const bool *subscribed;		/* to each topic */
+} AssignorMember;
+
+typedef struct AssignorGroup
+{
+	int			ntopics;
+	AssignorTopic *topics;
+	int			nmembers;
+	const AssignorMember *members;
+} AssignorGroup;
+
+extern void topics_assignor_assign(Assignor assignor, AssignorGroup *group);
+extern bool topics_assignor_find(const char *name, Assignor *assignor);
+extern const char *topics_assignor_name(Assignor assignor);
+
 #endif							/* PG_TOPICS_GROUP_H */
