@@ -566,6 +566,13 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'topics_remove_member';
 COMMENT ON FUNCTION topics.remove_member(text, text) IS
 'As topics.leave_group, for who looks after the group: its owner, and topics_admin (Kafka: removeMembersFromConsumerGroup).
 Errors: TP003 no such member, 42704 no such group, 42501 no right to the group, TP004 another node leads';
+CREATE FUNCTION topic_log.assign(
+	assignor text, subscriptions jsonb, partitions jsonb, owned jsonb DEFAULT '{}') RETURNS jsonb
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'topics_assign';
+COMMENT ON FUNCTION topic_log.assign(text, jsonb, jsonb, jsonb) IS
+'Which member of a group an assignor gives which partition: a function of its arguments alone, which reads no group and changes none (Kafka: ConsumerPartitionAssignor).
+assignor: range, roundrobin, sticky or cooperative-sticky. subscriptions: of each member its topics, {"C0": ["t0", "t1"]}, or, of a static member, {"C0": {"topics": ["t0", "t1"], "group_instance_id": "i0"}}. partitions: how many each topic has, {"t0": 3}. owned: what members have so far, as the result is: {"C0": {"t0": [0, 1]}}. Members, topics and partitions that are not there are left out.
+Errors: 22023 no such assignor, or JSON of another form';
 
 CREATE FUNCTION topic_log.group_status(
 	OUT group_id text, OUT owner oid, OUT group_type text, OUT state text) RETURNS SETOF record

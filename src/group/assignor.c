@@ -403,7 +403,7 @@ make_quotas(const Assignment *assignment, const uint64 *takers, int count)
 	for (int member = 0; member < assignment->group->nmembers; member++)
 	{
 		quotas[member] = least;
-		if (longer > 0)
+		if (longer > 0 && assignment->loads[member] > least)
 		{
 			quotas[member]++;
 			longer--;
@@ -757,78 +757,6 @@ even_out(Assignment *assignment)
 	}
 }
 
-/* Collect, of each owner, the partitions that another member had before. */
-static dlist_head *
-collect_moved(Assignment *assignment)
-{
-	dlist_head *moved = palloc(sizeof(dlist_head) * assignment->group->nmembers);
-
-	for (int member = 0; member < assignment->group->nmembers; member++)
-		dlist_init(&moved[member]);
-	for (int i = 0; i < assignment->npartitions; i++)
-	{
-		AssignedPartition *partition = &assignment->partitions[i];
-
-		if (partition->origin != ASSIGNOR_NOBODY && partition->origin != partition->owner)
-			dlist_push_tail(&moved[partition->owner], &partition->link);
-	}
-	return moved;
-}
-
-/*
- * Give back what members have got from each other in a circle: each of them has
- * as many afterwards.
- *
- * A walk goes from a member to the one that had one of its partitions before,
- * and so on.  It closes a circle when it comes to a member on its way.  It
- * steps back from a member that has no such partition left.  Each partition is
- * on the walk once.
- */
-static void
-undo_circles(Assignment *assignment)
-{
-	const int	nmembers = assignment->group->nmembers;
-	dlist_head *moved = collect_moved(assignment);
-	AssignedPartition **walk = palloc(sizeof(AssignedPartition *) * (nmembers + 1));
-	int		   *places = palloc(sizeof(int) * nmembers);	/* on the walk, or -1 */
-
-	memset(places, -1, sizeof(int) * nmembers);
-	for (int start = 0; start < nmembers; start++)
-	{
-		int			member = start;
-		int			length = 0;
-
-		places[start] = 0;
-		for (;;)
-		{
-			CHECK_FOR_INTERRUPTS();
-			if (!dlist_is_empty(&moved[member]))
-			{
-				walk[length] = dlist_container(AssignedPartition, link, dlist_pop_head_node(&moved[member]));
-				member = walk[length++]->origin;
-				if (places[member] < 0)
-				{
-					places[member] = length;
-					continue;
-				}
-				while (length > places[member])
-				{
-					AssignedPartition *partition = walk[--length];
-
-					if (partition->owner != member)
-						places[partition->owner] = -1;
-					partition->owner = partition->origin;
-				}
-				continue;
-			}
-			places[member] = -1;
-			if (length == 0)
-				break;
-			member = walk[--length]->owner;
-		}
-	}
-}
-
 /*
  * Give partitions back to members that have one fewer than those that got them:
  * the two change places, and the numbers are as even as before.
@@ -878,7 +806,6 @@ assign_sticky(Assignment *assignment)
 	{
 		give_unowned(assignment);
 		even_out(assignment);
-		undo_circles(assignment);
 		undo_needless_moves(assignment);
 	}
 }

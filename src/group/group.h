@@ -47,6 +47,7 @@ typedef struct GroupOffsetKey
 
 /* ---- assignor.c ---- */
 
+/* Kafka's partition.assignment.strategy. */
 typedef enum Assignor
 {
 	ASSIGNOR_RANGE,
@@ -55,20 +56,22 @@ typedef enum Assignor
 	ASSIGNOR_COOPERATIVE_STICKY
 } Assignor;
 
-#define ASSIGNOR_NOBODY (-1)
+#define ASSIGNOR_NOBODY (-1)	/* no member */
 
 typedef struct AssignorTopic
 {
 	const char *name;
 	int32		partitions;
-	int		   *owners;
+	int		   *owners;			/* in: of each partition the index of the
+								 * member that has it, or ASSIGNOR_NOBODY;
+								 * out: of the member that it goes to */
 } AssignorTopic;
 
 typedef struct AssignorMember
 {
 	const char *member_id;
-	const char *instance_id;
-	const bool *subscribed;
+	const char *instance_id;	/* of a static member, or NULL */
+	const bool *subscribed;		/* to each topic */
 } AssignorMember;
 
 typedef struct AssignorGroup
@@ -100,7 +103,8 @@ typedef enum GroupType
 {
 	GROUP_CONSUME,				/* topics.consume(): claims for a transaction */
 	GROUP_SIMPLE,				/* topics.commit_offset() only */
-	GROUP_MEMBER,				/* topics.join_group(): members have partitions */
+	GROUP_MEMBER,				/* topics.join_group(): members have
+								 * partitions */
 	GROUP_TYPES
 } GroupType;
 
@@ -159,7 +163,7 @@ typedef struct GroupOffset
 	dlist_node	link;			/* in the list of all entries */
 	union
 	{
-		Possession assigned; /* of a partition */
+		Possession	assigned;	/* of a partition */
 		MembersHead head;		/* of a group's members */
 	}			of;
 } GroupOffset;
@@ -222,7 +226,8 @@ typedef struct PlacedPartition
 {
 	int64		topic_id;
 	int32		partition;
-	int32		since;			/* it has been the member's since this generation */
+	int32		since;			/* it has been the member's since this
+								 * generation */
 	GroupOffset *entry;			/* pinned, or NULL */
 } PlacedPartition;
 

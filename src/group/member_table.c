@@ -406,7 +406,7 @@ report_illegal_generation(const GroupOffset *entry, int32 given, const Possessio
 void
 topics_member_table_require_owner(const GroupOffset *entry, const Member *member, uint64 serial, int32 generation)
 {
-	Possession assigned;
+	Possession	assigned;
 	bool		is_owner;
 	bool		is_valid;
 
@@ -600,10 +600,10 @@ topics_member_table_any_here(void)
 	topics_offset_table_lock(LW_SHARED);
 	dlist_foreach(iter, &table->all)
 		if (dlist_container(Member, all_link, iter.cur)->key.database == MyDatabaseId)
-		{
-			result = true;
-			break;
-		}
+	{
+		result = true;
+		break;
+	}
 	topics_offset_table_unlock();
 	return result;
 }

@@ -43,7 +43,8 @@
 #include "group/group.h"
 #include "pg_topics.h"
 
-#define RETRY_MS 100			/* a group that is being changed is looked at again */
+#define RETRY_MS 100			/* a group that is being changed is looked at
+								 * again */
 
 /* What is assigned: the topics of a group, in the order of the assignor's. */
 typedef struct Subject

@@ -112,14 +112,14 @@ get_members_state(const char *group_id)
 		result = "Stable";
 	else if (entry)
 		dlist_foreach(iter, &entry->of.head.members)
+	{
+		if (!topics_member_table_is_settled(dlist_container(Member, link, iter.cur)))
 		{
-			if (!topics_member_table_is_settled(dlist_container(Member, link, iter.cur)))
-			{
-				result = "PreparingRebalance";
-				break;
-			}
-			result = "Stable";
+			result = "PreparingRebalance";
+			break;
 		}
+		result = "Stable";
+	}
 	topics_offset_table_unlock();
 	return result;
 }
@@ -162,7 +162,7 @@ put_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic
 	values[GROUP_OWNER] = ObjectIdGetDatum(entry->facts.owner);
 	values[GROUP_TYPE] = CStringGetTextDatum(topics_offset_log_type_name(entry->facts.type));
 	values[GROUP_STATE] = CStringGetTextDatum(entry->facts.type == GROUP_MEMBER ? get_members_state(entry->key.group_id) :
-													group_is_active(entry, remaining) ? "Stable" : "Empty");
+											  group_is_active(entry, remaining) ? "Stable" : "Empty");
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

@@ -72,6 +72,7 @@ static void
 put_text(Datum *values, bool *nulls, int column, const char *text)
 {
 	nulls[column] = text == NULL;
+
 	if (text)
 		values[column] = CStringGetTextDatum(text);
 }

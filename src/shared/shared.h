@@ -199,8 +199,9 @@ typedef struct PartitionState
 	ConditionVariable data_cv;	/* processes that wait for anything of the
 								 * topic (wakeup.c) */
 	pg_atomic_uint32 claim_wanted;	/* somebody waits for a released claim */
-	pg_atomic_uint64 channels_wanted;	/* a bit for each channel that somebody
-										 * waits on for the topic, too */
+	pg_atomic_uint64 channels_wanted;	/* a bit for each channel that
+										 * somebody waits on for the topic,
+										 * too */
 
 	/*
 	 * ---- no lock: what the last process that looked has found ----
