@@ -510,7 +510,7 @@ CREATE FUNCTION topics.poll_bytea(
 	RETURNS SETOF record
 LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_poll';
 COMMENT ON FUNCTION topics.poll(text, integer, integer, interval) IS
-'The next records of the partitions that a member has (Kafka: poll). Takes part in a rebalance first: gives up what is no longer the member''s, and gets what nobody has any more; what is new to it goes on from the committed offset. The position moves at once, also if the caller rolls back (topics.seek goes back); what is committed is what topics.commit_offset says. It is not kept over a restart of the server: then the member goes on from the committed offset.
+'The next records of the partitions that a member has (Kafka: poll). Takes part in a rebalance first: gives up what is no longer the member''s, and gets what nobody has any more; what is new to it goes on from the committed offset. The position moves at once, also if the caller rolls back (topics.seek goes back: to the committed offset, where to_offset is left out); what is committed is what topics.commit_offset says. It is not kept over a restart of the server: then the member goes on from the committed offset.
 max_records, max_bytes, max_wait: as in topics.fetch. All records returned count as polled: call it alone in its statement, without LIMIT.
 Errors: TP003 no such member (UNKNOWN_MEMBER_ID): join again, 42501 no right to the member or a topic, 22023 bad limit, TP001 the committed offset is not in the log, TP010 what the group had consumed was truncated, TP004 another node leads, 25006 in a read-only transaction';
 COMMENT ON FUNCTION topics.poll_bytea(text, integer, integer, interval) IS
@@ -537,10 +537,11 @@ COMMENT ON FUNCTION topics.assignment(text) IS
 Errors: TP003 no such member, 42501 no right to it, TP004 another node leads';
 
 CREATE FUNCTION topics.seek(
-	member_id text, topic text, partition integer, to_offset bigint) RETURNS void
+	member_id text, topic text, partition integer, to_offset bigint DEFAULT NULL) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_seek';
 COMMENT ON FUNCTION topics.seek(text, text, integer, bigint) IS
 'Has a member poll on from an offset in a partition that it has; at once, also if the caller rolls back (Kafka: seek).
+to_offset: within the log; NULL: the committed offset, as after a rollback of what was polled.
 Errors: TP001 out of range, 55000 the partition is not assigned to the member, TP003 no such member, 42501 no right, 42704 no such topic, 22023 no such partition, TP004 another node leads';
 
 CREATE FUNCTION topics.pause(member_id text, topic text, partition integer) RETURNS void

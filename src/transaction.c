@@ -71,6 +71,7 @@
 #include "pg_topics.h"
 
 static bool appended = false;	/* step 1 is done, step 3 is not */
+static bool topics_changed = false; /* and step 4 is not done */
 
 /* With the append locks held: who was fenced meanwhile commits nothing. */
 static void
@@ -184,9 +185,7 @@ publish_transaction(void)
 	}
 	topics_cluster_at_end(true);
 	topics_membership_at_end(true);
-	/* members may be assigned others, or others' partitions */
-	if (topics_topic_changes_is_pending() && topics_member_table_any_here())
-		topics_worker_registry_want_members(topics_clock_now(), true);
+	topics_changed = topics_topic_changes_is_pending();
 	topics_topic_changes_at_commit(forget_topic, forget_database);
 }
 
@@ -196,6 +195,10 @@ settle_transaction(void)
 {
 	topics_cut_at_commit();
 	topics_topic_changes_after_locks();
+	/* members may be assigned others: who looks now hears of them */
+	if (topics_changed && topics_member_table_any_here())
+		topics_worker_registry_want_members(topics_clock_now(), true);
+	topics_changed = false;
 	topics_durability_wait();
 }
 

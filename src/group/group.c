@@ -248,7 +248,7 @@ require_no_members(const char *group_id, const LocalOffset *group, int code, con
 	if (group && get_type(group) == GROUP_CONSUME)
 		return;
 	(void) topics_consumer_offset_lock_members(group_id, false, true);
-	if (topics_member_table_has_members(group_id))
+	if (topics_rebalance_has_members(group_id))
 		ereport(ERROR,
 				(errcode(code),
 				 errmsg("consumer group \"%s\" has members", group_id),

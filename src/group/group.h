@@ -221,6 +221,14 @@ typedef struct MemberPlace
 								 * NO_OFFSET: the same */
 } MemberPlace;
 
+/* What a member wants of a partition that it has. */
+typedef enum PlaceWish
+{
+	WISH_SEEK,
+	WISH_PAUSE,
+	WISH_RESUME
+} PlaceWish;
+
 /* A partition that a record assigns to a member. */
 typedef struct PlacedPartition
 {
@@ -248,6 +256,7 @@ typedef struct MemberRow
 	PlacedPartition *assigned;	/* by topic and partition */
 	int			nassigned;
 	Member	   *shared;			/* its place in shared memory, or NULL */
+	uint64		serial;			/* that it has there */
 } MemberRow;
 
 /* All members of a group, as a record says; palloc'd. */
@@ -432,7 +441,7 @@ extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransactio
 extern void topics_member_table_shmem_request(void);
 extern void topics_member_table_shmem_startup(void);
 extern Member *topics_member_table_find(const char *member_id);
-extern Member *topics_member_table_reserve(const MemberRow *row, GroupOffset *group);
+extern void topics_member_table_reserve(MemberRow *row, GroupOffset *group);
 extern void topics_member_table_release_unused(void);
 extern void topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool is_loaded);
 extern void topics_member_table_detach(GroupOffset *entry);
@@ -440,7 +449,7 @@ extern bool topics_member_table_is_wanted(const MemberCall *call);
 extern bool topics_member_table_adopt(Member *member, bool keep);
 extern MemberPlace *topics_member_table_list_places(const MemberCall *call, bool all, int *count);
 extern bool topics_member_table_change_place(const MemberCall *call, int64 topic_id, int32 partition,
-											 int64 position, bool pause, bool resume);
+											 PlaceWish wish, int64 position);
 extern bool topics_member_table_store(const char *member_id, const MemberCall *call, MemberPlace *places, int count, uint32 turn);
 extern void topics_member_table_require_owner(const GroupOffset *entry, const Member *member, uint64 serial, int32 generation);
 extern bool topics_member_table_has_members(const char *group_id);
@@ -459,6 +468,7 @@ extern void topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, Time
 /* ---- rebalance.c ---- */
 
 extern GroupMembers *topics_rebalance_read(const char *group_id, LocalOffset **local);
+extern bool topics_rebalance_has_members(const char *group_id);
 extern void topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers *members);
 extern void topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *members);
 extern void topics_rebalance_settle(MemoryContext parent, bool topics_changed, NextTransaction next_transaction);

@@ -119,6 +119,14 @@ topics_member_call(const char *member_id, bool is_poll)
 	return call;
 }
 
+/* Arguments of seek(), pause() and resume(), behind the member; only the last one may be NULL. */
+enum
+{
+	PLACE_ARG_TOPIC = 1,
+	PLACE_ARG_PARTITION,
+	PLACE_ARG_TO_OFFSET
+};
+
 /* Return the argument that names a member, once what is known of members is there. */
 static char *
 get_member_argument(FunctionCallInfo fcinfo)
@@ -126,7 +134,7 @@ get_member_argument(FunctionCallInfo fcinfo)
 	char	   *member_id;
 
 	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, PG_NARGS());
+	topics_argument_require_all(fcinfo, Min(PG_NARGS(), PLACE_ARG_TO_OFFSET));
 	topics_produce_check_call(fcinfo);
 	member_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	topics_offset_log_prepare(true);
@@ -569,22 +577,6 @@ topics_assignment(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* What a member wants of a partition. */
-typedef enum PlaceWish
-{
-	WISH_SEEK,
-	WISH_PAUSE,
-	WISH_RESUME
-} PlaceWish;
-
-/* Arguments of seek(), pause() and resume(), behind the member. */
-enum
-{
-	PLACE_ARG_TOPIC = 1,
-	PLACE_ARG_PARTITION,
-	PLACE_ARG_TO_OFFSET
-};
-
 static void
 report_not_assigned(const char *member_id, const char *topic, int32 partition)
 {
@@ -619,18 +611,20 @@ change_place(FunctionCallInfo fcinfo, PlaceWish wish)
 	Topic	   *topic = topics_catalog_lookup(text_to_cstring(PG_GETARG_TEXT_PP(PLACE_ARG_TOPIC)), false);
 	int32		number = PG_GETARG_INT32(PLACE_ARG_PARTITION);
 	MemberCall	call = topics_member_call(member_id, false);
+	int64		position = NO_OFFSET;
 	bool		is_owner;
 
 	topics_catalog_require(topic, ACL_SELECT);
 	topics_catalog_check_partition(topic, number);
-	if (wish == WISH_SEEK)
-		check_offset_to_seek(topic, number, PG_GETARG_INT64(PLACE_ARG_TO_OFFSET));
+	if (wish == WISH_SEEK && !PG_ARGISNULL(PLACE_ARG_TO_OFFSET))
+	{
+		position = PG_GETARG_INT64(PLACE_ARG_TO_OFFSET);
+		check_offset_to_seek(topic, number, position);
+	}
 	topics_member_lock(member_id);
 	if (!call.is_settled)
 		topics_member_take(member_id, call.group_id, true);
-	is_owner = topics_member_table_change_place(&call, topic->topic_id, number,
-												wish == WISH_SEEK ? PG_GETARG_INT64(PLACE_ARG_TO_OFFSET) : NO_OFFSET,
-												wish == WISH_PAUSE, wish == WISH_RESUME);
+	is_owner = topics_member_table_change_place(&call, topic->topic_id, number, wish, position);
 	topics_member_unlock(member_id);
 	if (!is_owner)
 		report_not_assigned(member_id, NameStr(topic->name), number);

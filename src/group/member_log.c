@@ -229,7 +229,7 @@ pin_entries(const GroupOffsetKey *key, GroupMembers *members, GroupOffset *group
 	{
 		MemberRow  *row = &members->rows[i];
 
-		row->shared = topics_member_table_reserve(row, group);
+		topics_member_table_reserve(row, group);
 		for (int j = 0; j < row->nassigned; j++)
 		{
 			PlacedPartition *placed = &row->assigned[j];
@@ -282,7 +282,7 @@ topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz comm
 	}
 	PG_END_TRY();
 	topics_offset_table_lock(LW_EXCLUSIVE);
-	if (!is_entry_committed(group) || record_offset > (int64) pg_atomic_read_u64(&group->record_offset))
+	if (!is_entry_committed(group) || record_offset >= (int64) pg_atomic_read_u64(&group->record_offset))
 	{
 		topics_member_table_apply(group, members, true);
 		pg_atomic_write_u64(&group->commit_time, commit_time);

@@ -148,8 +148,8 @@ report_full(void)
  * Make a member, which joins by topics_member_table_apply, or goes at the end of the
  * transaction.  "group" is the entry of its group's members, and is pinned.
  */
-Member *
-topics_member_table_reserve(const MemberRow *row, GroupOffset *group)
+void
+topics_member_table_reserve(MemberRow *row, GroupOffset *group)
 {
 	MemberKey	key = make_key(row->member_id);
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
@@ -187,7 +187,8 @@ topics_member_table_reserve(const MemberRow *row, GroupOffset *group)
 		report_full();
 	/* the log is read again: the member is there, and joined */
 	Assert(!found || member->joined);
-	return member;
+	row->shared = member;
+	row->serial = member->serial;
 }
 
 /* Let a member go.  The caller holds the table lock exclusively. */
@@ -209,6 +210,9 @@ remove_member(Member *member)
 	if (member->joined)
 		dlist_delete(&member->link);
 	dlist_delete(&member->all_link);
+	/* who still has a pointer to it sees that it has gone */
+	member->serial = 0;
+	member->joined = false;
 	(void) hash_search(hash, &member->key, HASH_REMOVE, NULL);
 }
 
@@ -288,6 +292,10 @@ apply_row(MembersHead *head, const MemberRow *row, bool is_loaded)
 {
 	Member	   *member = row->shared;
 
+	/* this node has another role since: all is read again */
+	if (member->serial != row->serial)
+		return;
+	member->listed = false;
 	if (!member->joined)
 	{
 		member->joined = true;
@@ -323,7 +331,8 @@ topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool 
 
 	Assert(topics_offset_table_is_locked(LW_EXCLUSIVE));
 	for (int i = 0; members && i < members->count; i++)
-		members->rows[i].shared->listed = true;
+		if (members->rows[i].shared->serial == members->rows[i].serial)
+			members->rows[i].shared->listed = true;
 	dlist_foreach_modify(iter, &head->members)
 	{
 		Member	   *member = dlist_container(Member, link, iter.cur);
@@ -338,7 +347,6 @@ topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool 
 	head->generation = members ? members->generation : 0;
 	for (int i = 0; members && i < members->count; i++)
 	{
-		members->rows[i].shared->listed = false;
 		apply_row(head, &members->rows[i], is_loaded);
 	}
 }
@@ -396,7 +404,7 @@ report_illegal_generation(const GroupOffset *entry, int32 given, const Possessio
 			 is_owner ?
 			 errdetail("ILLEGAL_GENERATION: the member has it since generation %d.", assigned->since) :
 			 errdetail("ILLEGAL_GENERATION: it was given to another member, or the member was removed."),
-			 errhint("Nothing is committed: who has the partition now gets these records again. Go on with topics.poll().")));
+			 errhint("Nothing is committed. Go back to the committed offset by topics.seek() in each partition that you have, or call topics.join_group() again.")));
 }
 
 /*
@@ -498,12 +506,12 @@ topics_member_table_list_places(const MemberCall *call, bool all, int *count)
 }
 
 /*
- * A member goes on elsewhere in a partition, or pauses it, or resumes it.  Return false if it
- * does not have it.  The caller has the member's lock.
+ * A member goes on elsewhere in a partition, at "position", or NO_OFFSET for where the group stands; or
+ * it pauses or resumes it.  Return false if it does not have it.  The caller has the member's lock.
  */
 bool
 topics_member_table_change_place(const MemberCall *call, int64 topic_id, int32 partition,
-								 int64 position, bool pause, bool resume)
+								 PlaceWish wish, int64 position)
 {
 	GroupOffsetKey key = topics_offset_table_make_key(call->group_id, topic_id, partition);
 	GroupOffset *entry;
@@ -514,10 +522,10 @@ topics_member_table_change_place(const MemberCall *call, int64 topic_id, int32 p
 	is_owner = entry && entry->of.assigned.owner && is_caller(entry->of.assigned.owner, call);
 	if (is_owner)
 	{
-		if (position != NO_OFFSET)
+		if (wish == WISH_SEEK)
 			pg_atomic_write_u64(&entry->of.assigned.position, position);
-		if (pause || resume)
-			entry->of.assigned.paused = pause;
+		else
+			entry->of.assigned.paused = wish == WISH_PAUSE;
 	}
 	topics_offset_table_unlock();
 	return is_owner;
@@ -608,9 +616,14 @@ topics_member_table_any_here(void)
 	return result;
 }
 
+typedef struct GroupName
+{
+	char		group_id[MAX_GROUP_ID + 1];
+} GroupName;
+
 /* Copy the groups of a list; return their number, or -1 if there is no room. */
 static int
-copy_groups(bool all, char (*groups)[MAX_GROUP_ID + 1], int room, MonotonicTime *due)
+copy_groups(bool all, GroupName *groups, int room, MonotonicTime *due)
 {
 	MonotonicTime now = topics_clock_now();
 	dlist_iter	iter;
@@ -628,14 +641,15 @@ copy_groups(bool all, char (*groups)[MAX_GROUP_ID + 1], int room, MonotonicTime 
 		*due = topics_min(*due, get_deadline(member));
 		if (!all && !topics_member_table_is_overdue(member, now))
 			continue;
-		if (count > 0 && strcmp(groups[count - 1], group_id) == 0)
+		if (count > 0 && strcmp(groups[count - 1].group_id, group_id) == 0)
 			continue;
 		if (count >= room)
 		{
 			count = -1;
 			break;
 		}
-		strlcpy(groups[count++], group_id, sizeof(groups[0]));
+		strlcpy(groups[count].group_id, group_id, sizeof(groups[count].group_id));
+		count++;
 	}
 	topics_offset_table_unlock();
 	return count;
@@ -659,11 +673,11 @@ topics_member_table_list_groups(bool all, MonotonicTime *due)
 
 	for (;;)
 	{
-		char		(*groups)[MAX_GROUP_ID + 1] = palloc(sizeof(*groups) * room);
+		GroupName  *groups = palloc(sizeof(GroupName) * room);
 		int			count = copy_groups(all, groups, room, due);
 
 		for (int i = 0; i < count; i++)
-			result = lappend(result, pstrdup(groups[i]));
+			result = lappend(result, pstrdup(groups[i].group_id));
 		pfree(groups);
 		if (count >= 0)
 			break;

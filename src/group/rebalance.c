@@ -93,6 +93,17 @@ topics_rebalance_read(const char *group_id, LocalOffset **local)
 	return members;
 }
 
+/* Return true if a group has members, for this transaction. */
+bool
+topics_rebalance_has_members(const char *group_id)
+{
+	const LocalOffset *local = topics_consumer_offset_find_local(group_id, NO_TOPIC, MEMBERS_PARTITION);
+
+	if (local && local->change)
+		return !local->change->deleted;
+	return topics_member_table_has_members(group_id);
+}
+
 /* ----------------------------------------------------------------
  *		Topics
  * ----------------------------------------------------------------
@@ -333,9 +344,10 @@ find_shared(GroupMembers *members, GroupOffset *group)
 			continue;
 		topics_offset_table_lock(LW_SHARED);
 		row->shared = topics_member_table_find(row->member_id);
+		row->serial = row->shared ? row->shared->serial : 0;
 		topics_offset_table_unlock();
 		if (row->shared == NULL)
-			row->shared = topics_member_table_reserve(row, group);
+			topics_member_table_reserve(row, group);
 	}
 }
 

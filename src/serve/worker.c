@@ -465,7 +465,7 @@ count_ms_to_round(void)
 	long		again = topics_backoff_next_round();
 
 	if (worker_slot->members_due != 0)
-		left = Min(left, (long) topics_clock_ms_until(worker_slot->members_due));
+		left = topics_min(left, topics_clock_ms_until(worker_slot->members_due));
 	return again >= 0 ? Min(left, again) : left;
 }
 
