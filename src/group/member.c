@@ -134,7 +134,7 @@ get_member_argument(FunctionCallInfo fcinfo)
 	char	   *member_id;
 
 	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, Min(PG_NARGS(), PLACE_ARG_TO_OFFSET));
+	topics_argument_require_all(fcinfo, (int) topics_min(PG_NARGS(), PLACE_ARG_TO_OFFSET));
 	topics_produce_check_call(fcinfo);
 	member_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	topics_offset_log_prepare(true);
