@@ -461,6 +461,8 @@ extern int	topics_member_table_channel(const char *group_id);
 
 /* ---- member_log.c ---- */
 
+extern void topics_member_log_sort_placed(MemberRow *row);
+extern PlacedPartition *topics_member_log_find_placed(const MemberRow *row, int64 topic_id, int32 partition);
 extern void topics_member_log_format(StringInfo json, const GroupMembers *members);
 extern GroupMembers *topics_member_log_parse(Jsonb *value);
 extern void topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset);

@@ -32,6 +32,40 @@
 #include "pg_topics.h"
 
 /* ----------------------------------------------------------------
+ *		What a member is to have
+ * ----------------------------------------------------------------
+ */
+
+static int
+compare_placed(const void *a, const void *b)
+{
+	const PlacedPartition *pa = a;
+	const PlacedPartition *pb = b;
+
+	if (pa->topic_id != pb->topic_id)
+		return pa->topic_id < pb->topic_id ? -1 : 1;
+	return pa->partition < pb->partition ? -1 : pa->partition > pb->partition;
+}
+
+/* Put what a member is to have in order. */
+void
+topics_member_log_sort_placed(MemberRow *row)
+{
+	qsort(row->assigned, row->nassigned, sizeof(PlacedPartition), compare_placed);
+}
+
+/* Find a partition that a member is to have, or NULL. */
+PlacedPartition *
+topics_member_log_find_placed(const MemberRow *row, int64 topic_id, int32 partition)
+{
+	const PlacedPartition key = {.topic_id = topic_id,.partition = partition};
+
+	if (row->nassigned == 0)
+		return NULL;
+	return bsearch(&key, row->assigned, row->nassigned, sizeof(PlacedPartition), compare_placed);
+}
+
+/* ----------------------------------------------------------------
  *		Writing
  * ----------------------------------------------------------------
  */
@@ -107,17 +141,6 @@ get_number(JsonbContainer *array, int index)
 	return topics_json_number(getIthJsonbValueFromContainer(array, index), 0);
 }
 
-static int
-compare_placed(const void *a, const void *b)
-{
-	const PlacedPartition *pa = a;
-	const PlacedPartition *pb = b;
-
-	if (pa->topic_id != pb->topic_id)
-		return pa->topic_id < pb->topic_id ? -1 : 1;
-	return pa->partition < pb->partition ? -1 : pa->partition > pb->partition;
-}
-
 /* Read what a member is to have; what stands there twice it has once. */
 static void
 parse_assignment(MemberRow *row, JsonbContainer *array, int length)
@@ -138,7 +161,7 @@ parse_assignment(MemberRow *row, JsonbContainer *array, int length)
 		if (placed->topic_id > 0 && placed->partition >= 0)
 			row->nassigned++;
 	}
-	qsort(row->assigned, row->nassigned, sizeof(PlacedPartition), compare_placed);
+	topics_member_log_sort_placed(row);
 }
 
 static OffsetReset

@@ -275,10 +275,10 @@ wait_for_poll(MemberWait *wait, MonotonicTime deadline)
 		wait->call = topics_member_call(wait->member_id, true);
 		wait->channel = topics_member_table_channel(wait->call.group_id);
 		slice = Max(wait->call.session_timeout_ms / HEARTBEATS, 1);
+		if (left <= 0)
+			return false;
 		if (topics_wakeup_wait_on_channel(wait->channel, is_poll_due, wait, Min(left, slice)))
 			return true;
-		if (left <= slice)
-			return false;
 	}
 }
 

@@ -187,27 +187,6 @@ find_topics(Subject *subject, const GroupMembers *members)
  * ----------------------------------------------------------------
  */
 
-static int
-compare_placed(const void *a, const void *b)
-{
-	const PlacedPartition *pa = a;
-	const PlacedPartition *pb = b;
-
-	if (pa->topic_id != pb->topic_id)
-		return pa->topic_id < pb->topic_id ? -1 : 1;
-	return pa->partition < pb->partition ? -1 : pa->partition > pb->partition;
-}
-
-static PlacedPartition *
-find_placed(const MemberRow *row, int64 topic_id, int32 partition)
-{
-	const PlacedPartition key = {.topic_id = topic_id,.partition = partition};
-
-	if (row->nassigned == 0)
-		return NULL;
-	return bsearch(&key, row->assigned, row->nassigned, sizeof(PlacedPartition), compare_placed);
-}
-
 /* Make what the assignor goes by: who has what so far. */
 static AssignorGroup
 make_assignor_group(const Subject *subject, const GroupMembers *members)
@@ -257,7 +236,7 @@ make_assignor_group(const Subject *subject, const GroupMembers *members)
 static int32
 find_since(const MemberRow *row, const GroupOffset *entry, int64 topic_id, int32 partition, int32 generation)
 {
-	const PlacedPartition *placed = find_placed(row, topic_id, partition);
+	const PlacedPartition *placed = topics_member_log_find_placed(row, topic_id, partition);
 	int32		since = placed ? placed->since : generation;
 
 	if (row->shared == NULL || !row->shared->joined)
@@ -301,7 +280,7 @@ take_assignment(const char *group_id, GroupMembers *members, const Subject *subj
 			CHECK_FOR_INTERRUPTS();
 			row = &members->rows[owner];
 			entry = topics_consumer_offset_use(group_id, topic->topic_id, number, NULL, NULL)->shared;
-			changed |= find_placed(&before[owner], topic->topic_id, number) == NULL;
+			changed |= topics_member_log_find_placed(&before[owner], topic->topic_id, number) == NULL;
 			row->assigned[row->nassigned++] = (PlacedPartition)
 			{
 				topic->topic_id, number,
@@ -313,7 +292,7 @@ take_assignment(const char *group_id, GroupMembers *members, const Subject *subj
 	for (int i = 0; i < members->count; i++)
 	{
 		changed |= members->rows[i].nassigned != before[i].nassigned;
-		qsort(members->rows[i].assigned, members->rows[i].nassigned, sizeof(PlacedPartition), compare_placed);
+		topics_member_log_sort_placed(&members->rows[i]);
 	}
 	return changed;
 }
