@@ -71,17 +71,17 @@ topics_settings_define(void)
 {
 	DefineCustomIntVariable("pg_topics.max_partitions",
 							"Partitions of all topics of all databases that shared memory has room for.",
-							"Creating a topic beyond it fails. Each takes about 500 bytes.",
+							"Creating a topic beyond it fails. Each takes about 800 bytes.",
 							&pg_topics_max_partitions, 10000, 16, 1000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.max_group_offsets",
 							"Committed offsets of all consumer groups of all databases that shared memory has room for.",
-							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 500 bytes.",
+							"A group takes one place, and one more for each topic and each partition that it consumes. Beyond it a group's first call fails. Each takes about 470 bytes.",
 							&pg_topics_max_group_offsets, 100000, 100, 10000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.max_members",
 							"Members of all consumer groups of all databases that shared memory has room for.",
-							"Beyond it topics.join_group() fails. Each takes about 450 bytes.",
+							"Beyond it topics.join_group() fails. Each takes about 420 bytes.",
 							&pg_topics_max_members, 10000, 16, 1000000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.max_producers",

@@ -463,6 +463,7 @@ topics_wait(PG_FUNCTION_ARGS)
 		topics_cluster_require_leader("topics.wait()");
 	topics_offset_log_prepare(false);
 	topics_group_require_owner(consumer.at.group_id, true);
+	topics_group_refuse_type(consumer.at.group_id, GROUP_MEMBER, GROUP_CONSUME);
 	if (topics_offset_table_peek(consumer.at.group_id, consumer.topic_id, NO_PARTITION, &entry))
 		consumer.at.reset = entry.facts.reset;
 

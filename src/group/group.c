@@ -112,6 +112,18 @@ get_type(const LocalOffset *group)
 	return group->change ? group->change->type : group->shared->facts.type;
 }
 
+/* Raise TP011. */
+static void
+report_type(const char *group_id, GroupType type, GroupType wanted)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INCONSISTENT_PROTOCOL),
+			 errmsg("consumer group \"%s\" is of type \"%s\"", group_id, topics_offset_log_type_name(type)),
+			 errdetail("INCONSISTENT_GROUP_PROTOCOL: it cannot be used as one of type \"%s\".",
+					   topics_offset_log_type_name(wanted)),
+			 errhint("Use another group_id, or delete the group with topics.delete_group().")));
+}
+
 /*
  * Require a group to be of a type.  A simple one, which nobody has consumed with so far, becomes of
  * that type when the transaction commits.  The lock keeps two transactions from making it
@@ -124,18 +136,23 @@ require_type(LocalOffset *group, GroupType type)
 
 	if (get_type(group) == GROUP_SIMPLE)
 	{
-		(void) topics_consumer_offset_lock_members(group_id, true, true);
+		/* who consumes by claims waits for none of its kind */
+		(void) topics_consumer_offset_lock_members(group_id, type != GROUP_CONSUME, true);
 		if (get_type(group) == GROUP_SIMPLE)
 			topics_consumer_offset_change_type(group, type);
 	}
 	if (get_type(group) != type)
-		ereport(ERROR,
-				(errcode(ERRCODE_INCONSISTENT_PROTOCOL),
-				 errmsg("consumer group \"%s\" is of type \"%s\"",
-						group_id, topics_offset_log_type_name(get_type(group))),
-				 errdetail("INCONSISTENT_GROUP_PROTOCOL: it cannot be used as one of type \"%s\".",
-						   topics_offset_log_type_name(type)),
-				 errhint("Use another group_id, or delete the group with topics.delete_group().")));
+		report_type(group_id, get_type(group), type);
+}
+
+/* Refuse a group of one type, to who wants one of another. */
+void
+topics_group_refuse_type(const char *group_id, GroupType refused, GroupType wanted)
+{
+	GroupOffset entry;
+
+	if (topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry) && entry.facts.type == refused)
+		report_type(group_id, refused, wanted);
 }
 
 /*

@@ -18,6 +18,8 @@
 #include "shared/shared.h"
 #include "log/log.h"
 
+#define GROUPS_LOOK_MS 300000	/* so often all groups are looked at that have
+								 * members: Kafka's metadata.max.age.ms */
 #define MAX_GROUP_ID 255		/* bytes of a group's name */
 #define MAX_MEMBER_ID 127		/* of a member's */
 #define MAX_CLIENT_ID 63		/* of what a client calls itself */
@@ -136,6 +138,7 @@ typedef struct Possession
 typedef struct MembersHead
 {
 	int32		generation;
+	bool		is_loaded;		/* and has not changed since */
 	dlist_head	members;		/* of Member */
 } MembersHead;
 
@@ -318,6 +321,7 @@ typedef struct GroupTopic
 	char	   *group_id;
 	char	   *topic_name;
 	OffsetReset reset;
+	bool		is_member;		/* a member looks, which can seek */
 } GroupTopic;
 
 /* Where a group stands in a partition. */
@@ -357,6 +361,7 @@ extern int64 topics_place_readable_end(const Place *place);
 extern bool topics_group_may_use(Oid owner);
 extern char *topics_group_get_argument(FunctionCallInfo fcinfo, int argument);
 extern LocalOffset *topics_group_use(const char *group_id, GroupType type);
+extern void topics_group_refuse_type(const char *group_id, GroupType refused, GroupType wanted);
 extern void topics_group_require_use(const char *group_id, Oid owner);
 extern void topics_group_require_owner(const char *group_id, bool missing_ok);
 
@@ -371,6 +376,7 @@ extern GroupOffset *topics_offset_table_pin(const GroupOffsetKey *key, const Gro
 extern void topics_offset_table_unpin(GroupOffset *entry);
 extern void topics_offset_table_lock(LWLockMode mode);
 extern bool topics_offset_table_is_locked(LWLockMode mode);
+extern void topics_offset_table_trim(GroupOffset *entry);
 extern GroupOffset *topics_offset_table_find(const GroupOffsetKey *key);
 extern void topics_offset_table_unlock(void);
 extern bool topics_offset_table_peek(const char *group_id, int64 topic_id, int32 partition,
@@ -441,7 +447,8 @@ extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransactio
 extern void topics_member_table_shmem_request(void);
 extern void topics_member_table_shmem_startup(void);
 extern Member *topics_member_table_find(const char *member_id);
-extern void topics_member_table_reserve(MemberRow *row, GroupOffset *group);
+extern bool topics_member_table_reserve(MemberRow *row, GroupOffset *group);
+extern void topics_member_table_report_full(void);
 extern void topics_member_table_release_unused(void);
 extern void topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool is_loaded);
 extern void topics_member_table_detach(GroupOffset *entry);
@@ -465,6 +472,7 @@ extern void topics_member_log_sort_placed(MemberRow *row);
 extern PlacedPartition *topics_member_log_find_placed(const MemberRow *row, int64 topic_id, int32 partition);
 extern void topics_member_log_format(StringInfo json, const GroupMembers *members);
 extern GroupMembers *topics_member_log_parse(Jsonb *value);
+extern bool topics_member_log_may_call(void);
 extern void topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset);
 
 /* ---- rebalance.c ---- */
@@ -478,6 +486,7 @@ extern void topics_rebalance_settle(MemoryContext parent, bool topics_changed, N
 /* ---- member.c ---- */
 
 extern void topics_member_report_unknown(const char *member_id) pg_attribute_noreturn();
+extern void topics_member_prepare(void);
 extern MemberCall topics_member_call(const char *member_id, bool is_poll);
 extern void topics_member_lock(const char *member_id);
 extern void topics_member_unlock(const char *member_id);

@@ -27,8 +27,10 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "funcapi.h"
+#include "lib/qunique.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "regex/regex.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -73,6 +75,15 @@ topics_member_report_unknown(const char *member_id)
 			 errmsg("member \"%s\" does not exist", member_id),
 			 errdetail("UNKNOWN_MEMBER_ID: it has left, was removed or replaced, or its transaction has not committed."),
 			 errhint("Call topics.join_group() again, and commit.")));
+}
+
+/* Before members are looked at: make sure that they are known, and call here. */
+void
+topics_member_prepare(void)
+{
+	topics_offset_log_prepare(true);
+	if (topics_cluster_follows(METADATA_SET))
+		topics_cluster_report_no_group();
 }
 
 /* Find a member that has joined, and note that it has called.  Raises the error if there is none. */
@@ -137,7 +148,7 @@ get_member_argument(FunctionCallInfo fcinfo)
 	topics_argument_require_all(fcinfo, (int) topics_min(PG_NARGS(), PLACE_ARG_TO_OFFSET));
 	topics_produce_check_call(fcinfo);
 	member_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	topics_offset_log_prepare(true);
+	topics_member_prepare();
 	return member_id;
 }
 
@@ -182,7 +193,8 @@ topics_member_take(const char *member_id, const char *group_id, bool keep)
 	topics_append_lock_acquire(&state, 1);
 	topics_offset_table_lock(LW_EXCLUSIVE);
 	member = topics_member_table_find(member_id);
-	if (member)
+	/* not if the topic has gone, and with it all that is known of members */
+	if (member && state->id.topic_id == topic->topic_id && state->id.database == MyDatabaseId)
 		gave_up = topics_member_table_adopt(member, keep);
 	topics_offset_table_unlock();
 	topics_append_lock_release();
@@ -255,7 +267,16 @@ get_name_argument(FunctionCallInfo fcinfo, int argument, const char *name, Size 
 	return MemoryContextStrdup(TopTransactionContext, value);
 }
 
-/* Find the topics of a list, by name, as they are now. */
+static int
+compare_topic_ids(const void *a, const void *b)
+{
+	const int64 ta = *(const int64 *) a;
+	const int64 tb = *(const int64 *) b;
+
+	return ta < tb ? -1 : ta > tb;
+}
+
+/* Find the topics of a list, by name, as they are now: each once. */
 static void
 look_up_topics(MemberRow *row, ArrayType *array)
 {
@@ -276,6 +297,12 @@ look_up_topics(MemberRow *row, ArrayType *array)
 					 errmsg("topics must not contain null")));
 		topic = topics_catalog_lookup(TextDatumGetCString(names[i]), false);
 		topics_catalog_require(topic, ACL_SELECT);
+		if (topics_catalog_is_internal(NameStr(topic->name)))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("topic \"%s\" cannot be assigned to members", NameStr(topic->name)),
+					 errdetail("It is one of pg_topics' own."),
+					 errhint("Read it with topics.fetch().")));
 		if (topic->leader_sets.count > 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -284,6 +311,8 @@ look_up_topics(MemberRow *row, ArrayType *array)
 					 errhint("Use topics.consume() on each of them.")));
 		row->topic_ids[row->ntopics++] = topic->topic_id;
 	}
+	qsort(row->topic_ids, row->ntopics, sizeof(int64), compare_topic_ids);
+	row->ntopics = qunique(row->topic_ids, row->ntopics, sizeof(int64), compare_topic_ids);
 }
 
 /* Get the address of the client, in TopTransactionContext, or NULL if it has none. */
@@ -301,12 +330,20 @@ get_client_host(void)
 							   TextDatumGetCString(DirectFunctionCall1(network_host, address)));
 }
 
-/* Check a pattern by using it. */
+/*
+ * Check a pattern.  It must have no back references: to match one can take for ever, and the worker
+ * does.
+ */
 static void
 check_pattern(const char *pattern)
 {
-	(void) DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID, CStringGetTextDatum(""),
-								   CStringGetTextDatum(psprintf("^(?:%s)$", pattern)));
+	regex_t    *compiled = RE_compile_and_cache(cstring_to_text(psprintf("^(?:%s)$", pattern)), REG_ADVANCED,
+												C_COLLATION_OID);
+
+	if (compiled->re_info & REG_UBACKREF)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),
+				 errmsg("topic_pattern must not have back references")));
 }
 
 /* Read what is asked for. */
@@ -445,9 +482,7 @@ topics_join_group(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	row = get_join_arguments(fcinfo, &assignor);
-	topics_offset_log_prepare(true);
-	if (topics_cluster_follows(METADATA_SET))
-		topics_cluster_report_no_group();
+	topics_member_prepare();
 	topics_group_require_owner(group_id, true);
 	topics_consumer_offset_lock_group(group_id, false);
 	(void) topics_group_use(group_id, GROUP_MEMBER);
@@ -487,7 +522,11 @@ remove_from_group(const char *group_id, const char *member_id)
 		if (strcmp(members->rows[i].member_id, member_id) != 0)
 			members->rows[left++] = members->rows[i];
 	if (left == members->count)
-		topics_member_report_unknown(member_id);
+		ereport(ERROR,
+				(errcode(ERRCODE_UNKNOWN_MEMBER),
+				 errmsg("consumer group \"%s\" has no member \"%s\"", group_id, member_id),
+				 errdetail("UNKNOWN_MEMBER_ID: it has left, or was removed or replaced."),
+				 errhint("The view topics.group_member lists members.")));
 	members->count = left;
 	topics_rebalance_run(group_id, local, members);
 }
@@ -513,7 +552,7 @@ topics_remove_member(PG_FUNCTION_ARGS)
 	topics_settings_require_preload();
 	topics_produce_check_call(fcinfo);
 	member_id = topics_argument_get_text(fcinfo, 1);
-	topics_offset_log_prepare(true);
+	topics_member_prepare();
 	topics_group_require_owner(group_id, false);
 	remove_from_group(group_id, member_id);
 	PG_RETURN_VOID();
@@ -566,7 +605,12 @@ topics_assignment(PG_FUNCTION_ARGS)
 
 		if (topic == NULL || !topics_catalog_may_see(topic))
 			continue;
-		values[ASSIGNED_GENERATION_ID] = Int32GetDatum(call.generation);
+
+		/*
+		 * what it has got since it polled is its own in the group's
+		 * generation
+		 */
+		values[ASSIGNED_GENERATION_ID] = Int32GetDatum(Max(call.generation, places[i].entry.of.assigned.since));
 		values[ASSIGNED_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
 		values[ASSIGNED_PARTITION] = Int32GetDatum(places[i].entry.key.partition);
 		values[ASSIGNED_POSITION] = Int64GetDatum(places[i].position);

@@ -141,6 +141,15 @@ get_number(JsonbContainer *array, int index)
 	return topics_json_number(getIthJsonbValueFromContainer(array, index), 0);
 }
 
+/* Read a number that is an int32, from 0 on. */
+static int32
+parse_count(Jsonb *value, const char *name, int32 missing)
+{
+	int64		number = topics_json_number(topics_json_field(value, name), missing);
+
+	return number < 0 || number > PG_INT32_MAX ? missing : number;
+}
+
 /* Read what a member is to have; what stands there twice it has once. */
 static void
 parse_assignment(MemberRow *row, JsonbContainer *array, int length)
@@ -156,9 +165,9 @@ parse_assignment(MemberRow *row, JsonbContainer *array, int length)
 		if (count != 3)
 			continue;
 		placed->topic_id = get_number(numbers, 0);
-		placed->partition = get_number(numbers, 1);
-		placed->since = get_number(numbers, 2);
-		if (placed->topic_id > 0 && placed->partition >= 0)
+		placed->partition = topics_min(get_number(numbers, 1), PG_INT32_MAX);
+		placed->since = topics_min(get_number(numbers, 2), PG_INT32_MAX);
+		if (placed->topic_id > 0 && placed->partition >= 0 && placed->since >= 0)
 			row->nassigned++;
 	}
 	topics_member_log_sort_placed(row);
@@ -190,8 +199,8 @@ parse_row(MemberRow *row, Jsonb *value)
 		row->client_id = pstrdup("");
 	row->host = topics_json_string(topics_json_field(value, "host"));
 	row->role = topics_internal_topic_read_owner(value);
-	row->session_timeout_ms = topics_json_number(topics_json_field(value, "session_timeout_ms"), 45000);
-	row->max_poll_interval_ms = topics_json_number(topics_json_field(value, "max_poll_interval_ms"), 300000);
+	row->session_timeout_ms = parse_count(value, "session_timeout_ms", 45000);
+	row->max_poll_interval_ms = parse_count(value, "max_poll_interval_ms", 300000);
 	row->reset = parse_reset(topics_json_string(topics_json_field(value, "auto_offset_reset")));
 	row->pattern = topics_json_string(topics_json_field(value, "topic_pattern"));
 	array = get_array(topics_json_field(value, "topics"), &length);
@@ -222,7 +231,7 @@ topics_member_log_parse(Jsonb *value)
 	JsonbContainer *array;
 	int			length;
 
-	members->generation = topics_json_number(topics_json_field(value, "generation"), 0);
+	members->generation = parse_count(value, "generation", 0);
 	if (assignor == NULL || !topics_assignor_find(assignor, &members->assignor))
 		members->assignor = ASSIGNOR_RANGE;
 	array = get_array(topics_json_field(value, "members"), &length);
@@ -244,6 +253,13 @@ topics_member_log_parse(Jsonb *value)
  * ----------------------------------------------------------------
  */
 
+/* Return true if members call here: neither on a standby, nor on a node that follows. */
+bool
+topics_member_log_may_call(void)
+{
+	return !RecoveryInProgress() && !topics_cluster_follows(METADATA_SET);
+}
+
 /* Make the entries that a group's members need, and pin them. */
 static void
 pin_entries(const GroupOffsetKey *key, GroupMembers *members, GroupOffset *group)
@@ -252,7 +268,14 @@ pin_entries(const GroupOffsetKey *key, GroupMembers *members, GroupOffset *group
 	{
 		MemberRow  *row = &members->rows[i];
 
-		topics_member_table_reserve(row, group);
+		if (!topics_member_table_reserve(row, group))
+		{
+			ereport(WARNING,
+					(errmsg("member \"%s\" of consumer group \"%s\" is taken for gone", row->member_id, key->group_id),
+					 errdetail("All %d places for members in shared memory are taken.", pg_topics_max_members),
+					 errhint("Increase pg_topics.max_members and restart the server.")));
+			continue;
+		}
 		for (int j = 0; j < row->nassigned; j++)
 		{
 			PlacedPartition *placed = &row->assigned[j];
@@ -281,12 +304,12 @@ unpin_entries(const GroupMembers *members)
 
 /*
  * A group's members are those of a record, unless what is known of them is newer.  Each has so
- * much time to call as if it had just done so.  A standby has no members that call.
+ * much time to call as if it had just done so.  A standby, or a follower, has no members that call.
  */
 void
 topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset)
 {
-	GroupMembers *members = RecoveryInProgress() ? palloc0(sizeof(GroupMembers)) : topics_member_log_parse(value);
+	GroupMembers *members = topics_member_log_may_call() ? topics_member_log_parse(value) : palloc0(sizeof(GroupMembers));
 	GroupOffset *group;
 	uint32		pins;
 
@@ -307,7 +330,8 @@ topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz comm
 	topics_offset_table_lock(LW_EXCLUSIVE);
 	if (!is_entry_committed(group) || record_offset >= (int64) pg_atomic_read_u64(&group->record_offset))
 	{
-		topics_member_table_apply(group, members, true);
+		/* what is read again was there, and owners go by polls */
+		topics_member_table_apply(group, members, dlist_is_empty(&group->of.head.members));
 		pg_atomic_write_u64(&group->commit_time, commit_time);
 		pg_atomic_write_u64(&group->record_offset, record_offset);
 		pg_atomic_write_u64(&group->committed, IT_EXISTS);
@@ -316,5 +340,5 @@ topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz comm
 	unpin_entries(members);
 	topics_offset_table_unpin(group);
 	if (members->count > 0)
-		topics_worker_registry_want_members(topics_clock_now(), false);
+		topics_worker_registry_want_members(topics_clock_now(), true);
 }

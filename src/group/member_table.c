@@ -104,141 +104,7 @@ topics_member_table_channel(const char *group_id)
 }
 
 /* ----------------------------------------------------------------
- *		Members that come and go
- * ----------------------------------------------------------------
- */
-
-static MemberKey
-make_key(const char *member_id)
-{
-	MemberKey	key;
-
-	memset(&key, 0, sizeof(key));
-	key.database = MyDatabaseId;
-	strlcpy(key.member_id, member_id, sizeof(key.member_id));
-	return key;
-}
-
-/* Find a member that has joined, or NULL.  The caller holds the table lock. */
-Member *
-topics_member_table_find(const char *member_id)
-{
-	MemberKey	key;
-	Member	   *member;
-
-	if (strlen(member_id) > MAX_MEMBER_ID)
-		return NULL;
-	key = make_key(member_id);
-	member = hash_search(hash, &key, HASH_FIND, NULL);
-	return member && member->joined ? member : NULL;
-}
-
-static void
-report_full(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("too many members of consumer groups"),
-			 errdetail("GROUP_MAX_SIZE_REACHED: all %d places for them in shared memory are taken.",
-					   pg_topics_max_members),
-			 errhint("Increase pg_topics.max_members and restart the server, or remove members with topics.remove_member().")));
-}
-
-/*
- * Make a member, which joins by topics_member_table_apply, or goes at the end of the
- * transaction.  "group" is the entry of its group's members, and is pinned.
- */
-void
-topics_member_table_reserve(MemberRow *row, GroupOffset *group)
-{
-	MemberKey	key = make_key(row->member_id);
-	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-	ReservedMember *note = palloc(sizeof(ReservedMember));
-	Member	   *member = NULL;
-	bool		found = false;
-
-	reserved = lappend(reserved, note);
-	MemoryContextSwitchTo(old);
-	note->member = NULL;
-	topics_offset_table_lock(LW_EXCLUSIVE);
-	if (hash_get_num_entries(hash) < pg_topics_max_members)
-		member = hash_search(hash, &key, HASH_ENTER_NULL, &found);
-	if (member && !found)
-	{
-		memset((char *) member + sizeof(MemberKey), 0, sizeof(Member) - sizeof(MemberKey));
-		member->serial = pg_atomic_add_fetch_u64(&table->last_serial, 1);
-		member->group = group;
-		member->role = row->role;
-		member->session_timeout_ms = row->session_timeout_ms;
-		member->max_poll_interval_ms = row->max_poll_interval_ms;
-		strlcpy(member->client_id, row->client_id, sizeof(member->client_id));
-		if (row->host)
-			strlcpy(member->host, row->host, sizeof(member->host));
-		pg_atomic_init_u64(&member->heard_at, 0);
-		pg_atomic_init_u64(&member->polled_at, 0);
-		dlist_init(&member->owned);
-		dlist_init(&member->targets);
-		dlist_push_tail(&table->all, &member->all_link);
-		note->member = member;
-		note->serial = member->serial;
-	}
-	topics_offset_table_unlock();
-	if (member == NULL)
-		report_full();
-	/* the log is read again: the member is there, and joined */
-	Assert(!found || member->joined);
-	row->shared = member;
-	row->serial = member->serial;
-}
-
-/* Let a member go.  The caller holds the table lock exclusively. */
-static void
-remove_member(Member *member)
-{
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, &member->owned)
-	{
-		dlist_container(GroupOffset, of.assigned.owned_link, iter.cur)->of.assigned.owner = NULL;
-		dlist_delete(iter.cur);
-	}
-	dlist_foreach_modify(iter, &member->targets)
-	{
-		dlist_container(GroupOffset, of.assigned.target_link, iter.cur)->of.assigned.target = NULL;
-		dlist_delete(iter.cur);
-	}
-	if (member->joined)
-		dlist_delete(&member->link);
-	dlist_delete(&member->all_link);
-	/* who still has a pointer to it sees that it has gone */
-	member->serial = 0;
-	member->joined = false;
-	(void) hash_search(hash, &member->key, HASH_REMOVE, NULL);
-}
-
-/* At the transaction's end: those that it has made, and that have not joined, go.  Raises nothing. */
-void
-topics_member_table_release_unused(void)
-{
-	ListCell   *lc;
-
-	if (reserved == NIL)
-		return;
-	topics_offset_table_lock(LW_EXCLUSIVE);
-	foreach(lc, reserved)
-	{
-		const ReservedMember *note = lfirst(lc);
-
-		/* one that has joined may have gone, and its place be another one's */
-		if (note->member && note->member->serial == note->serial && !note->member->joined)
-			remove_member(note->member);
-	}
-	topics_offset_table_unlock();
-	reserved = NIL;				/* the memory goes with the transaction */
-}
-
-/* ----------------------------------------------------------------
- *		Whose partitions are
+ *		Owners and targets
  * ----------------------------------------------------------------
  */
 
@@ -270,7 +136,160 @@ set_target(GroupOffset *entry, Member *member)
 		dlist_push_tail(&member->targets, &assigned->target_link);
 }
 
-/* An entry is removed, or nothing is committed in it any more: nobody has it, or is of it. */
+/* ----------------------------------------------------------------
+ *		Members that come and go
+ * ----------------------------------------------------------------
+ */
+
+static MemberKey
+make_key(const char *member_id)
+{
+	MemberKey	key;
+
+	memset(&key, 0, sizeof(key));
+	key.database = MyDatabaseId;
+	strlcpy(key.member_id, member_id, sizeof(key.member_id));
+	return key;
+}
+
+/* Find a member that has joined, or NULL.  The caller holds the table lock. */
+Member *
+topics_member_table_find(const char *member_id)
+{
+	MemberKey	key;
+	Member	   *member;
+
+	if (strlen(member_id) > MAX_MEMBER_ID)
+		return NULL;
+	key = make_key(member_id);
+	member = hash_search(hash, &key, HASH_FIND, NULL);
+	return member && member->joined ? member : NULL;
+}
+
+void
+topics_member_table_report_full(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("too many members of consumer groups"),
+			 errdetail("GROUP_MAX_SIZE_REACHED: all %d places for them in shared memory are taken.",
+					   pg_topics_max_members),
+			 errhint("Increase pg_topics.max_members and restart the server, or remove members with topics.remove_member().")));
+}
+
+/*
+ * Make a member, which joins by topics_member_table_apply, or goes at the end of the
+ * transaction; or find it, where the log is read again.  "group" is the entry of its group's members,
+ * and is pinned.  Return false if there is no room, or it is another group's.
+ */
+bool
+topics_member_table_reserve(MemberRow *row, GroupOffset *group)
+{
+	MemberKey	key = make_key(row->member_id);
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	ReservedMember *note = palloc(sizeof(ReservedMember));
+	Member	   *member = NULL;
+	bool		found = false;
+
+	reserved = lappend(reserved, note);
+	MemoryContextSwitchTo(old);
+	note->member = NULL;
+	topics_offset_table_lock(LW_EXCLUSIVE);
+	member = hash_search(hash, &key, HASH_FIND, &found);
+	if (!found && hash_get_num_entries(hash) < pg_topics_max_members)
+		member = hash_search(hash, &key, HASH_ENTER_NULL, &found);
+	if (member && !found)
+	{
+		memset((char *) member + sizeof(MemberKey), 0, sizeof(Member) - sizeof(MemberKey));
+		member->serial = pg_atomic_add_fetch_u64(&table->last_serial, 1);
+		member->group = group;
+		member->role = row->role;
+		member->session_timeout_ms = row->session_timeout_ms;
+		member->max_poll_interval_ms = row->max_poll_interval_ms;
+		strlcpy(member->client_id, row->client_id, sizeof(member->client_id));
+		if (row->host)
+			strlcpy(member->host, row->host, sizeof(member->host));
+		pg_atomic_init_u64(&member->heard_at, 0);
+		pg_atomic_init_u64(&member->polled_at, 0);
+		dlist_init(&member->owned);
+		dlist_init(&member->targets);
+		dlist_push_tail(&table->all, &member->all_link);
+		note->member = member;
+		note->serial = member->serial;
+	}
+	if (member && member->group == group)
+	{
+		row->shared = member;
+		row->serial = member->serial;
+	}
+	topics_offset_table_unlock();
+	return row->shared != NULL;
+}
+
+/*
+ * Let a member go; with "trim" entries, too, that nobody needs then.  The caller holds the table
+ * lock exclusively.
+ */
+static void
+remove_member(Member *member, bool trim)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &member->targets)
+	{
+		GroupOffset *entry = dlist_container(GroupOffset, of.assigned.target_link, iter.cur);
+
+		set_target(entry, NULL);
+		if (trim)
+			topics_offset_table_trim(entry);
+	}
+	dlist_foreach_modify(iter, &member->owned)
+	{
+		GroupOffset *entry = dlist_container(GroupOffset, of.assigned.owned_link, iter.cur);
+
+		set_owner(entry, NULL, 0);
+		if (trim)
+			topics_offset_table_trim(entry);
+	}
+	if (member->joined)
+		dlist_delete(&member->link);
+	dlist_delete(&member->all_link);
+	/* who still has a pointer to it sees that it has gone */
+	member->serial = 0;
+	member->joined = false;
+	(void) hash_search(hash, &member->key, HASH_REMOVE, NULL);
+}
+
+/* At the transaction's end: those that it has made, and that have not joined, go.  Raises nothing. */
+void
+topics_member_table_release_unused(void)
+{
+	ListCell   *lc;
+
+	if (reserved == NIL)
+		return;
+	topics_offset_table_lock(LW_EXCLUSIVE);
+	foreach(lc, reserved)
+	{
+		const ReservedMember *note = lfirst(lc);
+
+		/* one that has joined may have gone, and its place be another one's */
+		if (note->member && note->member->serial == note->serial && !note->member->joined)
+			remove_member(note->member, true);
+	}
+	topics_offset_table_unlock();
+	reserved = NIL;				/* the memory goes with the transaction */
+}
+
+/* ----------------------------------------------------------------
+ *		Whose partitions are
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * An entry is removed, or nothing is committed in it any more: nobody has it, or is of it.  The caller
+ * may be on its way through all entries: no other one is removed.
+ */
 void
 topics_member_table_detach(GroupOffset *entry)
 {
@@ -283,7 +302,7 @@ topics_member_table_detach(GroupOffset *entry)
 	}
 	else if (entry->key.partition == MEMBERS_PARTITION)
 		dlist_foreach_modify(iter, &entry->of.head.members)
-			remove_member(dlist_container(Member, link, iter.cur));
+			remove_member(dlist_container(Member, link, iter.cur), false);
 }
 
 /* A member that a record lists is there, and has what it says. */
@@ -292,8 +311,11 @@ apply_row(MembersHead *head, const MemberRow *row, bool is_loaded)
 {
 	Member	   *member = row->shared;
 
-	/* this node has another role since: all is read again */
-	if (member->serial != row->serial)
+	/*
+	 * there was no room, or this node has another role since: all is read
+	 * again
+	 */
+	if (member == NULL || member->serial != row->serial)
 		return;
 	member->listed = false;
 	if (!member->joined)
@@ -331,7 +353,7 @@ topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool 
 
 	Assert(topics_offset_table_is_locked(LW_EXCLUSIVE));
 	for (int i = 0; members && i < members->count; i++)
-		if (members->rows[i].shared->serial == members->rows[i].serial)
+		if (members->rows[i].shared && members->rows[i].shared->serial == members->rows[i].serial)
 			members->rows[i].shared->listed = true;
 	dlist_foreach_modify(iter, &head->members)
 	{
@@ -342,9 +364,10 @@ topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool 
 			set_target(dlist_container(GroupOffset, of.assigned.target_link, target.cur), NULL);
 		member->pending = 0;
 		if (!member->listed)
-			remove_member(member);
+			remove_member(member, true);
 	}
 	head->generation = members ? members->generation : 0;
+	head->is_loaded = is_loaded;
 	for (int i = 0; members && i < members->count; i++)
 	{
 		apply_row(head, &members->rows[i], is_loaded);
@@ -377,6 +400,7 @@ topics_member_table_adopt(Member *member, bool keep)
 		if (keep || entry->of.assigned.target == member)
 			continue;
 		set_owner(entry, NULL, 0);
+		topics_offset_table_trim(entry);
 		gave_up = true;
 	}
 	if (!keep)
@@ -638,9 +662,12 @@ copy_groups(bool all, GroupName *groups, int room, MonotonicTime *due)
 
 		if (group_id == NULL || member->key.database != MyDatabaseId)
 			continue;
-		*due = topics_min(*due, get_deadline(member));
-		if (!all && !topics_member_table_is_overdue(member, now))
-			continue;
+		if (!topics_member_table_is_overdue(member, now))
+		{
+			*due = topics_min(*due, get_deadline(member));
+			if (!all)
+				continue;
+		}
 		if (count > 0 && strcmp(groups[count - 1].group_id, group_id) == 0)
 			continue;
 		if (count >= room)
@@ -663,7 +690,7 @@ compare_names(const ListCell *a, const ListCell *b)
 
 /*
  * List the groups of this database with members that are overdue, or with "all" with members,
- * palloc'd.  *due is when the first member of all will be, or is, overdue.
+ * palloc'd.  *due is when the next member will be.
  */
 List *
 topics_member_table_list_groups(bool all, MonotonicTime *due)

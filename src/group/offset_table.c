@@ -320,7 +320,25 @@ is_entry_remembered(GroupOffset *entry)
 	return subscription && is_entry_committed(subscription) && pg_atomic_read_u64(&entry->served) != 0;
 }
 
-/* Remove an entry if it is not needed: neither committed nor pinned. */
+/*
+ * Remove an entry if it is not needed: neither committed nor pinned.  The caller holds the table lock
+ * exclusively.
+ */
+void
+topics_offset_table_trim(GroupOffset *entry)
+{
+	bool		is_subscription = entry->key.topic_id != NO_TOPIC && entry->key.partition == NO_PARTITION;
+
+	Assert(LWLockHeldByMeInMode(table_lock, LW_EXCLUSIVE));
+	if (is_entry_committed(entry) || pg_atomic_read_u32(&entry->pins) > 0)
+		return;
+	if (is_subscription && entry->facts.reset == RESET_LATEST)
+		forget_starts(entry);
+	if (!is_entry_remembered(entry))
+		remove_entry(table, entry);
+}
+
+/* Remove the entry of a key if there is one that is not needed. */
 static void
 remove_unused_entry(const GroupOffsetKey *key)
 {
@@ -328,15 +346,8 @@ remove_unused_entry(const GroupOffsetKey *key)
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
 	entry = hash_search(table->hash, key, HASH_FIND, NULL);
-	if (entry && !is_entry_committed(entry) && pg_atomic_read_u32(&entry->pins) == 0)
-	{
-		bool		is_subscription = key->topic_id != NO_TOPIC && key->partition == NO_PARTITION;
-
-		if (is_subscription && entry->facts.reset == RESET_LATEST)
-			forget_starts(entry);
-		if (!is_entry_remembered(entry))
-			remove_entry(table, entry);
-	}
+	if (entry)
+		topics_offset_table_trim(entry);
 	LWLockRelease(table_lock);
 }
 

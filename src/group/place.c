@@ -200,12 +200,14 @@ report_out_of_range(const GroupTopic *at, const Place *place)
 				 errmsg("consumer group \"%s\" has no committed offset in partition %d of topic \"%s\"",
 						at->group_id, place->partition.number, at->topic_name),
 				 errdetail("Its auto_offset_reset is \"none\"."),
+				 at->is_member ? errhint("Begin somewhere with topics.seek().") :
 				 errhint("Set one with topics.reset_offset().")));
 	ereport(ERROR,
 			(errcode(ERRCODE_OFFSET_OUT_OF_RANGE),
 			 errmsg("committed offset " INT64_FORMAT " of consumer group \"%s\" is out of range for partition %d of topic \"%s\"",
 					place->position, at->group_id, place->partition.number, at->topic_name),
 			 topics_log_range_detail(place->log_start, place->log_end),
+			 at->is_member ? errhint("Go on elsewhere with topics.seek().") :
 			 errhint("Set another one with topics.reset_offset().")));
 }
 
@@ -218,6 +220,8 @@ report_truncated(const GroupTopic *at, const Place *place)
 			 errmsg("partition %d of topic \"%s\" was truncated below the committed offset " INT64_FORMAT " of consumer group \"%s\"",
 					place->partition.number, at->topic_name, place->position, at->group_id),
 			 errdetail("LogTruncationException: a node has come to lead whose log ended at offset " INT64_FORMAT ".", place->parted_at),
+			 at->is_member ?
+			 errhint("Go on elsewhere with topics.seek(): offset " INT64_FORMAT " misses nothing.", place->parted_at) :
 			 errhint("Set another one with topics.reset_offset(): offset " INT64_FORMAT " misses nothing.", place->parted_at)));
 }
 

@@ -24,6 +24,7 @@
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/snapmgr.h"
@@ -153,7 +154,7 @@ read_place(Poll *poll, MemberPlace *known)
 		return false;
 	at = (GroupTopic)
 	{
-		known->entry.key.group_id, NameStr(place.partition.topic->name), get_reset(known)
+		known->entry.key.group_id, NameStr(place.partition.topic->name), get_reset(known), true
 	};
 	topics_catalog_require(place.partition.topic, ACL_SELECT);
 	if (topics_place_settle(&place, &at) == PLACE_SKIPS_ALL)
@@ -299,7 +300,7 @@ topics_poll(PG_FUNCTION_ARGS)
 	topics_produce_check_call(fcinfo);
 	poll.member_id = text_to_cstring(PG_GETARG_TEXT_PP(POLL_MEMBER_ID));
 	poll.limits = topics_fetch_limits(fcinfo, POLL_MAX_RECORDS);
-	topics_offset_log_prepare(true);
+	topics_member_prepare();
 	InitMaterializedSRF(fcinfo, 0);
 	poll.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	poll.as_bytes = TupleDescAttr(poll.rsinfo->setDesc, POLL_RECORD + RECORD_VALUE)->atttypid == BYTEAOID;
@@ -325,6 +326,7 @@ topics_poll_wait(PG_FUNCTION_ARGS)
 	topics_argument_require_all(fcinfo, PG_NARGS());
 	wait.member_id = text_to_cstring(PG_GETARG_TEXT_PP(POLL_MEMBER_ID));
 	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(POLL_MEMBER_ID + 1), WAKEUP_MAX_WAIT_MS);
+	PreventCommandDuringRecovery("topics.poll_wait()");
 	topics_cluster_require_leader("topics.poll_wait()");
 	topics_offset_log_prepare(false);
 	(void) topics_member_call(wait.member_id, true);

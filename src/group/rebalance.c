@@ -43,8 +43,13 @@
 #include "group/group.h"
 #include "pg_topics.h"
 
-#define RETRY_MS 100			/* a group that is being changed is looked at
-								 * again */
+#define LOST_GENERATIONS 100	/* more than a crash takes back */
+
+#define BUSY_MS 100				/* what is busy, or fails, is tried again:
+								 * first after so long, and no longer than
+								 * that */
+#define FAILED_MS 1000
+#define MOST_MS 60000
 
 /* What is assigned: the topics of a group, in the order of the assignor's. */
 typedef struct Subject
@@ -58,6 +63,34 @@ typedef struct Subject
  *		Reading
  * ----------------------------------------------------------------
  */
+
+static void
+copy_assigned(MemberRow *row)
+{
+	PlacedPartition *assigned = palloc(sizeof(PlacedPartition) * Max(row->nassigned, 1));
+
+	memcpy(assigned, row->assigned, sizeof(PlacedPartition) * row->nassigned);
+	row->assigned = assigned;
+}
+
+/* Remove members that a record names and that shared memory had no room for: they count as gone. */
+static void
+remove_unknown(GroupMembers *members)
+{
+	int			left = 0;
+
+	for (int i = 0; i < members->count; i++)
+	{
+		bool		is_known;
+
+		topics_offset_table_lock(LW_SHARED);
+		is_known = topics_member_table_find(members->rows[i].member_id) != NULL;
+		topics_offset_table_unlock();
+		if (is_known)
+			members->rows[left++] = members->rows[i];
+	}
+	members->count = left;
+}
 
 /*
  * Read who a group's members are, for a transaction that has locked that exclusively.  *local is the
@@ -77,6 +110,9 @@ topics_rebalance_read(const char *group_id, LocalOffset **local)
 		*members = *(*local)->change->members;
 		members->rows = palloc(sizeof(MemberRow) * (members->count + 1));
 		memcpy(members->rows, (*local)->change->members->rows, sizeof(MemberRow) * members->count);
+		/* what an outer subtransaction has changed may be returned to */
+		for (int i = 0; i < members->count; i++)
+			copy_assigned(&members->rows[i]);
 	}
 	else if (topics_consumer_offset_exists(*local) &&
 			 topics_offset_table_peek(group_id, NO_TOPIC, MEMBERS_PARTITION, &entry))
@@ -86,6 +122,7 @@ topics_rebalance_read(const char *group_id, LocalOffset **local)
 		if (value == NULL)
 			elog(ERROR, "record of the members of consumer group \"%s\" is missing", group_id);
 		members = topics_member_log_parse(value);
+		remove_unknown(members);
 	}
 	if (members->rows == NULL)
 		members->rows = palloc0(sizeof(MemberRow));
@@ -252,17 +289,19 @@ find_since(const MemberRow *row, const GroupOffset *entry, int64 topic_id, int32
 static bool
 take_assignment(const char *group_id, GroupMembers *members, const Subject *subject, const AssignorGroup *group)
 {
-	int			total = 0;
+	int		   *counts = palloc0(sizeof(int) * Max(members->count, 1));
 	bool		changed = false;
 	MemberRow  *before = palloc(sizeof(MemberRow) * Max(members->count, 1));
 
 	memcpy(before, members->rows, sizeof(MemberRow) * members->count);
 	for (int t = 0; t < subject->ntopics; t++)
-		total += group->topics[t].partitions;
+		for (int32 number = 0; number < group->topics[t].partitions; number++)
+			if (group->topics[t].owners[number] != ASSIGNOR_NOBODY)
+				counts[group->topics[t].owners[number]]++;
 	for (int i = 0; i < members->count; i++)
 	{
 		members->rows[i].assigned = MemoryContextAllocZero(TopTransactionContext,
-														   sizeof(PlacedPartition) * Max(total, 1));
+														   sizeof(PlacedPartition) * Max(counts[i], 1));
 		members->rows[i].nassigned = 0;
 	}
 	for (int t = 0; t < subject->ntopics; t++)
@@ -325,8 +364,8 @@ find_shared(GroupMembers *members, GroupOffset *group)
 		row->shared = topics_member_table_find(row->member_id);
 		row->serial = row->shared ? row->shared->serial : 0;
 		topics_offset_table_unlock();
-		if (row->shared == NULL)
-			topics_member_table_reserve(row, group);
+		if (row->shared == NULL && !topics_member_table_reserve(row, group))
+			topics_member_table_report_full();
 	}
 }
 
@@ -335,13 +374,19 @@ find_shared(GroupMembers *members, GroupOffset *group)
  * ----------------------------------------------------------------
  */
 
-/* Return true if the group has committed an offset. */
+/* Return true if the group has committed an offset, for this transaction. */
 static bool
 has_offsets(const GroupOffset *entries, int count)
 {
 	for (int i = 0; i < count; i++)
-		if (entries[i].key.partition >= 0 && is_entry_committed(&entries[i]))
+	{
+		const GroupOffsetKey *key = &entries[i].key;
+		const LocalOffset *local = topics_consumer_offset_find_local(key->group_id, key->topic_id, key->partition);
+
+		if (key->partition >= 0 &&
+			(local ? topics_consumer_offset_get_position(local) != NO_OFFSET : is_entry_committed(&entries[i])))
 			return true;
+	}
 	return false;
 }
 
@@ -359,7 +404,9 @@ give_back(const char *group_id, LocalOffset *local)
 	if (!topics_consumer_offset_try_lock_group(group_id, true))
 		return;
 	entries = topics_offset_table_list(group_id, NO_TOPIC, &count);
-	for (int i = 0; i < count && !has_offsets(entries, count); i++)
+	if (has_offsets(entries, count))
+		count = 0;
+	for (int i = 0; i < count; i++)
 	{
 		const GroupOffsetKey *key = &entries[i].key;
 
@@ -385,10 +432,19 @@ assign_partitions(const char *group_id, LocalOffset *local, GroupMembers *member
 	return take_assignment(group_id, members, &subject, &group);
 }
 
+/*
+ * Get the next generation of a group.  Behind those that a crash or a failover may have taken back it
+ * leaves some out: what was polled in one of these must not count for one of now.
+ */
 static int32
-next_generation(int32 generation)
+next_generation(const LocalOffset *local, int32 generation)
 {
-	return generation == PG_INT32_MAX ? 1 : generation + 1;
+	bool		is_loaded;
+
+	topics_offset_table_lock(LW_SHARED);
+	is_loaded = local->shared->of.head.is_loaded;
+	topics_offset_table_unlock();
+	return generation >= PG_INT32_MAX - LOST_GENERATIONS ? 1 : generation + (is_loaded ? LOST_GENERATIONS : 1);
 }
 
 /*
@@ -404,7 +460,7 @@ topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *mem
 		give_back(group_id, local);
 		return;
 	}
-	members->generation = next_generation(members->generation);
+	members->generation = next_generation(local, members->generation);
 	(void) assign_partitions(group_id, local, members);
 	topics_consumer_offset_change_members(local, members);
 }
@@ -459,43 +515,155 @@ remove_overdue(GroupMembers *members)
 	return removed;
 }
 
-/*
- * See to a group: remove members that are overdue, and assign topics that have changed.  Return
- * false if another transaction changes it right now.
- */
-static bool
-settle_group(const char *group_id)
+/* A group that is to be looked at again. */
+typedef struct RetryGroup
 {
+	char		group_id[MAX_GROUP_ID + 1];
+	long		delay_ms;
+	MonotonicTime at;
+} RetryGroup;
+
+static List *retries = NIL;		/* of RetryGroup, in TopMemoryContext */
+
+/* A group that is looked at. */
+typedef struct SettledGroup
+{
+	const char *group_id;
+	bool		is_busy;		/* another transaction changes it right now */
+} SettledGroup;
+
+static RetryGroup *
+find_retry(const char *group_id)
+{
+	ListCell   *lc;
+
+	foreach(lc, retries)
+		if (strcmp(((RetryGroup *) lfirst(lc))->group_id, group_id) == 0)
+		return lfirst(lc);
+	return NULL;
+}
+
+/* A group was looked at: forget it, or note when to do so again. */
+static void
+note_retry(const char *group_id, long delay_ms)
+{
+	RetryGroup *retry = find_retry(group_id);
+	MemoryContext old;
+
+	if (delay_ms == 0)
+	{
+		if (retry)
+		{
+			retries = list_delete_ptr(retries, retry);
+			pfree(retry);
+		}
+		return;
+	}
+	if (retry == NULL)
+	{
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		retry = palloc0(sizeof(RetryGroup));
+		strlcpy(retry->group_id, group_id, sizeof(retry->group_id));
+		retries = lappend(retries, retry);
+		MemoryContextSwitchTo(old);
+	}
+	retry->delay_ms = Min(Max(delay_ms, retry->delay_ms * 2), MOST_MS);
+	retry->at = topics_clock_in(retry->delay_ms);
+}
+
+/*
+ * Look: remove members of a group that are overdue, and assign topics that have changed; in a
+ * subtransaction.
+ */
+static void
+settle_group(void *arg)
+{
+	SettledGroup *group = arg;
 	LocalOffset *local;
 	GroupMembers *members;
-	GroupMembers before;
+	int			before;
 	int			removed;
 
-	topics_offset_log_prepare(false);
-	topics_consumer_offset_note_generations();
-	if (topics_cluster_follows(METADATA_SET))
-		return true;
-	if (!topics_consumer_offset_try_lock_group(group_id, false) ||
-		!topics_consumer_offset_lock_members(group_id, true, false))
-		return false;
-	if (!topics_member_table_has_members(group_id))
-		return true;
-	members = topics_rebalance_read(group_id, &local);
-	before = *members;
+	if (!topics_consumer_offset_try_lock_group(group->group_id, false) ||
+		!topics_consumer_offset_lock_members(group->group_id, true, false))
+	{
+		group->is_busy = true;
+		return;
+	}
+	if (!topics_member_table_has_members(group->group_id))
+		return;
+	members = topics_rebalance_read(group->group_id, &local);
+	before = members->count;
 	removed = remove_overdue(members);
 	if (removed > 0)
 	{
 		ereport(LOG,
 				(errmsg("%d of %d members of consumer group \"%s\" have gone: they have not called in time",
-						removed, before.count, group_id)));
-		topics_rebalance_run(group_id, local, members);
-		return true;
+						removed, before, group->group_id)));
+		topics_rebalance_run(group->group_id, local, members);
+		return;
 	}
-	members->generation = next_generation(members->generation);
-	pin_former(group_id, members);
-	if (assign_partitions(group_id, local, members))
+	members->generation = next_generation(local, members->generation);
+	pin_former(group->group_id, members);
+	if (assign_partitions(group->group_id, local, members))
 		topics_consumer_offset_change_members(local, members);
-	return true;
+}
+
+/*
+ * See to a group, in a transaction of its own.  One that fails does not keep others from being
+ * seen to.
+ */
+static void
+see_to_group(const char *group_id, NextTransaction next_transaction)
+{
+	SettledGroup group = {group_id, false};
+	ErrorData  *error;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	topics_offset_log_prepare(false);
+	topics_consumer_offset_note_generations();
+	error = topics_subtransaction_try(settle_group, &group);
+	if (error && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError(error);
+	if (error)
+		ereport(LOG,
+				(errmsg("could not assign partitions to members of consumer group \"%s\": %s",
+						group_id, error->message),
+				 error->detail ? errdetail_internal("%s", error->detail) : 0));
+	PopActiveSnapshot();
+	note_retry(group_id, error ? FAILED_MS : group.is_busy ? BUSY_MS : 0);
+	next_transaction();
+}
+
+/* List the groups to be seen to now, palloc'd; *due is when that is to be done again. */
+static List *
+list_groups(bool all, MonotonicTime *due)
+{
+	List	   *found = topics_member_table_list_groups(all, due);
+	List	   *result = NIL;
+	MonotonicTime now = topics_clock_now();
+	ListCell   *lc;
+
+	foreach(lc, found)
+	{
+		const RetryGroup *retry = find_retry(lfirst(lc));
+
+		if (retry == NULL || retry->at <= now)
+			result = lappend(result, lfirst(lc));
+	}
+	/* those that are looked at for what has changed before */
+	foreach(lc, retries)
+	{
+		RetryGroup *retry = lfirst(lc);
+		ListCell   *other;
+		bool		listed = false;
+
+		foreach(other, result)
+			listed |= strcmp(lfirst(other), retry->group_id) == 0;
+		if (retry->at <= now && !listed)
+			result = lappend(result, pstrdup(retry->group_id));
+	}
+	return result;
 }
 
 /*
@@ -505,24 +673,25 @@ settle_group(const char *group_id)
 void
 topics_rebalance_settle(MemoryContext parent, bool topics_changed, NextTransaction next_transaction)
 {
-	MemoryContext old = MemoryContextSwitchTo(parent);
+	MemoryContext cxt = AllocSetContextCreate(parent, "pg_topics groups", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old;
 	MonotonicTime due;
-	List	   *groups = topics_member_table_list_groups(topics_changed, &due);
+	List	   *groups;
 	ListCell   *lc;
-	bool		all = true;
 
+	/* who leads sees to it */
+	if (topics_cluster_follows(METADATA_SET))
+		return;
+	old = MemoryContextSwitchTo(cxt);
+	groups = list_groups(topics_changed, &due);
 	MemoryContextSwitchTo(old);
 	foreach(lc, groups)
-	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		all &= settle_group(lfirst(lc));
-		PopActiveSnapshot();
-		next_transaction();
-	}
-	list_free_deep(groups);
-	list_free(topics_member_table_list_groups(false, &due));
-	if (!all)
-		due = topics_clock_in(RETRY_MS);
-	if (due != NEVER)
-		topics_worker_registry_want_members(due, topics_changed && !all);
+		see_to_group(lfirst(lc), next_transaction);
+	MemoryContextDelete(cxt);
+	if (due == NEVER && retries == NIL)
+		return;
+	due = topics_min(due, topics_clock_in(GROUPS_LOOK_MS));
+	foreach(lc, retries)
+		due = topics_min(due, ((RetryGroup *) lfirst(lc))->at);
+	topics_worker_registry_want_members(due, false);
 }

@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -101,14 +100,15 @@ static const char *
 get_members_state(const char *group_id)
 {
 	const GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, MEMBERS_PARTITION);
+	const bool	may_call = topics_member_log_may_call();
 	const char *result = "Empty";
 	GroupOffset *entry;
 	dlist_iter	iter;
 
 	topics_offset_table_lock(LW_SHARED);
 	entry = topics_offset_table_find(&key);
-	/* a standby knows of members no more than that there are some */
-	if (entry && is_entry_committed(entry) && RecoveryInProgress())
+	/* elsewhere it is known of members no more than that there are some */
+	if (entry && is_entry_committed(entry) && !may_call)
 		result = "Stable";
 	else if (entry)
 		dlist_foreach(iter, &entry->of.head.members)

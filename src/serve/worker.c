@@ -153,7 +153,7 @@ expire_producers(void *arg)
 typedef struct MembersWork
 {
 	MemoryContext cxt;
-	bool		topics_changed;
+	bool		all;			/* of all groups */
 } MembersWork;
 
 /* Work: remove members of groups that have gone, and assign topics that have changed. */
@@ -163,7 +163,7 @@ settle_members(void *arg)
 	const MembersWork *work = arg;
 
 	if (topics_extension_exists())
-		topics_rebalance_settle(work->cxt, work->topics_changed, commit_and_notify);
+		topics_rebalance_settle(work->cxt, work->all, commit_and_notify);
 }
 
 /* See to the members of groups, if it is time; all of them if that has failed before. */
@@ -172,14 +172,15 @@ see_to_members(void)
 {
 	const WorkPiece members = {MyDatabaseId, InvalidOid, WHOLE_TOPIC, WORK_MEMBERS, METADATA_SET};
 	MembersWork work = {NULL, false};
-	bool		is_due = topics_worker_slot_take_members(worker_slot, &work.topics_changed);
-	bool		is_again = topics_backoff_left(&members) == 0;
+	uint32		changes = 0;
+	bool		is_due = topics_worker_slot_take_members(worker_slot, topics_clock_in(-GROUPS_LOOK_MS + 1000),
+														 &work.all, &changes);
 
-	if (!is_due && !is_again)
+	if (!is_due && topics_backoff_left(&members) != 0)
 		return;
-	work.topics_changed |= is_again;
 	work.cxt = AllocSetContextCreate(TopMemoryContext, "pg_topics members", ALLOCSET_DEFAULT_SIZES);
-	(void) topics_backoff_run(&members, CONSUMER_OFFSETS_TOPIC, settle_members, &work);
+	if (topics_backoff_run(&members, CONSUMER_OFFSETS_TOPIC, settle_members, &work) && work.all)
+		topics_worker_slot_note_groups_looked(worker_slot, changes);
 	MemoryContextDelete(work.cxt);
 }
 
@@ -596,7 +597,7 @@ topics_worker_main(Datum main_arg)
 	topics_backoff_take_over(SERVE_WORKER);
 	/* another one may have ended while it looked at them */
 	if (topics_member_table_any_here())
-		topics_worker_registry_want_members(topics_clock_now(), true);
+		topics_worker_registry_want_members(topics_clock_now(), false);
 	/* for what comes due by itself nobody has asked, and nobody comes back */
 	if (topics_worker_slot_take_round_wanted(worker_slot) || !worker_slot->is_confirmed)
 		last_asked = topics_clock_now();

@@ -307,7 +307,10 @@ typedef struct WorkerSlot
 	WorkDue		due;			/* as the last worker has left it */
 	MonotonicTime members_due;	/* when members of groups are to be looked at;
 								 * 0: not */
-	bool		topics_changed; /* all groups that have members are */
+	uint32		topic_changes;	/* for which all groups that have members are
+								 * to be looked at */
+	uint32		topics_followed;	/* as many there were when they were */
+	MonotonicTime groups_looked;	/* when */
 	MonotonicTime wanted_since[SERVE_KINDS];	/* a process is, and there is
 												 * none; 0: it is not */
 	MonotonicTime notify_not_before;	/* no notification until then */
@@ -489,7 +492,8 @@ extern bool topics_worker_registry_claim_hint(WorkerHint hint);
 
 extern const char *topics_worker_slot_name(ServeKind kind);
 extern WorkerSlot *topics_worker_slot_enter(Oid database);
-extern bool topics_worker_slot_take_members(WorkerSlot *slot, bool *topics_changed);
+extern bool topics_worker_slot_take_members(WorkerSlot *slot, MonotonicTime look_after, bool *all, uint32 *changes);
+extern void topics_worker_slot_note_groups_looked(WorkerSlot *slot, uint32 changes);
 extern bool topics_worker_slot_rest(WorkerSlot *slot, const WorkDue *due);
 extern void topics_worker_slot_leave(WorkerSlot *slot);
 extern bool topics_worker_slot_is_asked_to_leave(const WorkerSlot *slot, ServeKind kind);

@@ -357,7 +357,7 @@ topics_worker_registry_want_members(MonotonicTime at, bool topics_changed)
 	slot = use_slot(slot);
 	if (slot != NULL)
 	{
-		slot->topics_changed |= topics_changed;
+		slot->topic_changes += topics_changed ? 1 : 0;
 		if (slot->members_due == 0 || at < slot->members_due)
 		{
 			slot->members_due = at;

@@ -206,10 +206,11 @@ topics_worker_slot_take_round_wanted(WorkerSlot *slot)
 }
 
 /*
- * Return true, once, if members of groups are to be looked at by now.
+ * Return true, once, if members of groups are to be looked at by now: with *all in all groups, since
+ * there were *changes of topics, or that was not done since a time.
  */
 bool
-topics_worker_slot_take_members(WorkerSlot *slot, bool *topics_changed)
+topics_worker_slot_take_members(WorkerSlot *slot, MonotonicTime look_after, bool *all, uint32 *changes)
 {
 	MonotonicTime now = topics_clock_now();
 	bool		is_due;
@@ -219,11 +220,23 @@ topics_worker_slot_take_members(WorkerSlot *slot, bool *topics_changed)
 	if (is_due)
 	{
 		slot->members_due = 0;
-		*topics_changed = slot->topics_changed;
-		slot->topics_changed = false;
+		*changes = slot->topic_changes;
+		*all = slot->topic_changes != slot->topics_followed || slot->groups_looked < look_after;
 	}
 	SpinLockRelease(&topics_worker_registry->mutex);
 	return is_due;
+}
+
+/* All groups were looked at, after so many changes of topics. */
+void
+topics_worker_slot_note_groups_looked(WorkerSlot *slot, uint32 changes)
+{
+	MonotonicTime now = topics_clock_now();
+
+	SpinLockAcquire(&topics_worker_registry->mutex);
+	slot->topics_followed = changes;
+	slot->groups_looked = now;
+	SpinLockRelease(&topics_worker_registry->mutex);
 }
 
 /* Return true if a round was asked for that has not begun. */
