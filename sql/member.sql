@@ -108,6 +108,19 @@ ROLLBACK;
 SELECT topics.heartbeat(:'m');
 SELECT topics.leave_group(:'m');
 
+-- the last member commits and leaves in one transaction: the offset stays
+SELECT member_id AS m FROM topics.join_group('l', '{member_a}') \gset
+SELECT count(*) FROM topics.poll(:'m', 2);
+BEGIN;
+SELECT topics.commit_offset('l', 'member_a', 0, 2, NULL, :'m', 1);
+SELECT topics.leave_group(:'m');
+COMMIT;
+SELECT partition, committed_offset FROM topics.consumer_offset WHERE group_id = 'l';
+-- a topic that is named twice is one
+SELECT member_id AS m FROM topics.join_group('l', '{member_a,member_a}') \gset
+SELECT subscription, partitions FROM topics.group_member WHERE group_id = 'l';
+SELECT topics.leave_group(:'m'), topics.delete_group('l');
+
 -- static members: the same partitions, no new generation, and who was there is fenced
 SELECT member_id AS m1 FROM topics.join_group('s', '{member_a}', group_instance_id => 'i1') \gset
 SELECT member_id AS m2 FROM topics.join_group('s', '{member_a}', group_instance_id => 'i2') \gset
@@ -137,6 +150,9 @@ SELECT topics.join_group('x', '{nosuch}');
 SELECT topics.join_group('x', '{member_a,NULL}');
 SELECT topics.join_group('x', '{member_a}', assignor => 'best');
 SELECT topics.join_group('x', topic_pattern => '(');
+SELECT topics.join_group('x', topic_pattern => '(a*)\1');
+SELECT topics.join_group('x', '{__consumer_offsets}');
+CALL topics.wait('simple', 'member_a', '1 ms');
 SELECT topics.join_group('x', '{member_a}', session_timeout => '1 ms');
 SELECT topics.join_group('x', '{member_a}', session_timeout => '1 day');
 SELECT topics.join_group('x', '{member_a}', client_id => '');
