@@ -1,0 +1,124 @@
+# What the worker does for members of groups: one group that is busy, or fails, keeps no other up;
+# topics that change while nothing is known of members are assigned all the same; members for
+# whom shared memory has no room after a restart are gone, and no call fails for that.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib $FindBin::RealBin;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Session;
+use Topics;
+use TopicState;
+
+my $node = topics_node('node', conf => "pg_topics.max_members = 20\nlog_statement = none\n");
+
+# Joins a group, and returns the member's id
+sub join_group
+{
+	my ($group, $arguments) = @_;
+
+	return $node->safe_psql('postgres', "SELECT member_id FROM topics.join_group('$group', $arguments)");
+}
+
+sub comes_to_be
+{
+	my ($query, $expected, $name) = @_;
+
+	ok($node->poll_query_until('postgres', $query, $expected), $name);
+}
+
+sub members_of
+{
+	my ($group) = @_;
+
+	return "SELECT count(*) FROM topics.group_member WHERE group_id = '$group'";
+}
+
+$node->safe_psql('postgres',
+	q{SELECT topics.create_topic('t', 2); SELECT topics.create_topic('q1'); SELECT topics.create_topic('q2')});
+
+# ----------------------------------------------------------------------
+# Busy and failing groups
+# ----------------------------------------------------------------------
+
+# "aaa" comes first, and cannot take the topic that somebody is about to drop
+my $first = join_group('aaa', "topic_pattern => 'q.*'");
+my $dropper = Session->new($node);
+
+$node->safe_psql('postgres', q{SELECT topics.create_topic('q3')});
+comes_to_be(
+	"SELECT assignment ? 'q3' FROM topics.group_member WHERE group_id = 'aaa'",
+	't', 'a new topic is assigned to a member with a pattern');
+$node->safe_psql('postgres', q{SELECT topics.create_topic('q4', 2)});
+$dropper->query('BEGIN');
+$dropper->query("SELECT topics.drop_topic('q4')");
+join_group('mmm', "'{t}', session_timeout => '1 s'");
+my $busy = Session->new($node);
+$busy->query('BEGIN');
+$busy->query("SELECT topics.join_group('mmm', '{t}')");
+join_group('zzz', "'{t}', session_timeout => '1 s'");
+comes_to_be(members_of('zzz'), '0', 'a silent member of another group is removed meanwhile');
+is($node->safe_psql('postgres', members_of('mmm')), '1', '... that of the busy one is not yet');
+$busy->query('ROLLBACK');
+comes_to_be(members_of('mmm'), '0', '... and is when it is not busy any more');
+$dropper->query('COMMIT');
+is($node->safe_psql('postgres', "SELECT topics.heartbeat('$first') > 0"), 't', 'the first one lives');
+
+# a busy group is not tried at each moment
+$busy->query('BEGIN');
+$busy->query("SELECT topics.join_group('aaa', topic_pattern => 'q.*')");
+$node->safe_psql('postgres', q{SELECT topics.create_topic('q5')});
+comes_to_be("SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+	WHERE NOT l.granted AND a.backend_type LIKE 'pg_topics%'", '0', 'the worker does not wait for it');
+$busy->query('ROLLBACK');
+comes_to_be("SELECT assignment ? 'q5' FROM topics.group_member WHERE group_id = 'aaa'",
+	't', '... and comes back to it');
+
+# ----------------------------------------------------------------------
+# Nothing is known of members
+# ----------------------------------------------------------------------
+
+$node->restart;
+$node->safe_psql('postgres', q{SELECT topics.add_partitions('q1', 3)});
+is( $node->safe_psql('postgres', "SELECT topics.heartbeat('$first') > 0"),
+	't', 'a member is there after a restart');
+comes_to_be(
+	"SELECT assignment -> 'q1' FROM topics.group_member WHERE group_id = 'aaa'",
+	'[0, 1, 2]', '... and has partitions that were added before anybody called');
+$node->safe_psql('postgres', "SELECT count(*) FROM topics.poll('$first')");
+is( $node->safe_psql('postgres', "SELECT count(*) FROM topics.assignment('$first') WHERE topic = 'q1'"),
+	'3', '... which it gets by its next poll');
+
+# ----------------------------------------------------------------------
+# No room
+# ----------------------------------------------------------------------
+
+my @many = map { join_group("many$_", "'{t}'") } 1 .. 19;
+my ($state, $message) = sqlstate_of($node, 'postgres', q{SELECT topics.join_group('more', '{t}')});
+is($state, '54000', 'when all places are taken nobody joins');
+like($message, qr/HINT:.*pg_topics\.max_members/, '... and the error names the setting');
+is((sqlstate_of($node, 'postgres', q{SELECT count(*) FROM topics.consume('claims', 't')}))[0],
+	'00000', '... but who consumes by claims');
+$node->safe_psql('postgres', "SELECT topics.leave_group('$many[0]')");
+is((sqlstate_of($node, 'postgres', q{SELECT topics.join_group('more', '{t}')}))[0],
+	'00000', 'a place that was left is taken');
+
+$node->append_conf('postgresql.conf', 'pg_topics.max_members = 16');
+$node->restart;
+is((sqlstate_of($node, 'postgres', q{SELECT count(*) FROM topics.consume('claims', 't')}))[0],
+	'00000', 'with less room than members, after a restart, calls work');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM topics.group_member WHERE last_poll IS NOT NULL}),
+	'16', '... as many members are there as there is room for');
+is( $node->safe_psql(
+		'postgres', q{SELECT topics.remove_member(group_id, member_id) FROM topics.group_member
+		WHERE last_poll IS NOT NULL LIMIT 1}),
+	'', '... and one can be removed');
+is((sqlstate_of($node, 'postgres', q{SELECT topics.join_group('yet', '{t}')}))[0],
+	'00000', '... and another one join');
+$node->stop;
+done_testing();
