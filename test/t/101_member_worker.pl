@@ -22,7 +22,8 @@ sub join_group
 {
 	my ($group, $arguments) = @_;
 
-	return $node->safe_psql('postgres', "SELECT member_id FROM topics.join_group('$group', $arguments)");
+	return $node->safe_psql('postgres',
+		"SELECT member_id FROM topics.join_group('$group', $arguments)");
 }
 
 sub comes_to_be
@@ -40,7 +41,8 @@ sub members_of
 }
 
 $node->safe_psql('postgres',
-	q{SELECT topics.create_topic('t', 2); SELECT topics.create_topic('q1'); SELECT topics.create_topic('q2')});
+	q{SELECT topics.create_topic('t', 2); SELECT topics.create_topic('q1'); SELECT topics.create_topic('q2')}
+);
 
 # ----------------------------------------------------------------------
 # Busy and failing groups
@@ -51,8 +53,7 @@ my $first = join_group('aaa', "topic_pattern => 'q.*'");
 my $dropper = Session->new($node);
 
 $node->safe_psql('postgres', q{SELECT topics.create_topic('q3')});
-comes_to_be(
-	"SELECT assignment ? 'q3' FROM topics.group_member WHERE group_id = 'aaa'",
+comes_to_be("SELECT assignment ? 'q3' FROM topics.group_member WHERE group_id = 'aaa'",
 	't', 'a new topic is assigned to a member with a pattern');
 $node->safe_psql('postgres', q{SELECT topics.create_topic('q4', 2)});
 $dropper->query('BEGIN');
@@ -67,13 +68,15 @@ is($node->safe_psql('postgres', members_of('mmm')), '1', '... that of the busy o
 $busy->query('ROLLBACK');
 comes_to_be(members_of('mmm'), '0', '... and is when it is not busy any more');
 $dropper->query('COMMIT');
-is($node->safe_psql('postgres', "SELECT topics.heartbeat('$first') > 0"), 't', 'the first one lives');
+is($node->safe_psql('postgres', "SELECT topics.heartbeat('$first') > 0"),
+	't', 'the first one lives');
 
 # a busy group is not tried at each moment
 $busy->query('BEGIN');
 $busy->query("SELECT topics.join_group('aaa', topic_pattern => 'q.*')");
 $node->safe_psql('postgres', q{SELECT topics.create_topic('q5')});
-comes_to_be("SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+comes_to_be(
+	"SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 	WHERE NOT l.granted AND a.backend_type LIKE 'pg_topics%'", '0', 'the worker does not wait for it');
 $busy->query('ROLLBACK');
 comes_to_be("SELECT assignment ? 'q5' FROM topics.group_member WHERE group_id = 'aaa'",
@@ -85,14 +88,17 @@ comes_to_be("SELECT assignment ? 'q5' FROM topics.group_member WHERE group_id = 
 
 $node->restart;
 $node->safe_psql('postgres', q{SELECT topics.add_partitions('q1', 3)});
-is( $node->safe_psql('postgres', "SELECT topics.heartbeat('$first') > 0"),
+is($node->safe_psql('postgres', "SELECT topics.heartbeat('$first') > 0"),
 	't', 'a member is there after a restart');
 comes_to_be(
 	"SELECT assignment -> 'q1' FROM topics.group_member WHERE group_id = 'aaa'",
-	'[0, 1, 2]', '... and has partitions that were added before anybody called');
+	'[0, 1, 2]',
+	'... and has partitions that were added before anybody called');
 $node->safe_psql('postgres', "SELECT count(*) FROM topics.poll('$first')");
-is( $node->safe_psql('postgres', "SELECT count(*) FROM topics.assignment('$first') WHERE topic = 'q1'"),
-	'3', '... which it gets by its next poll');
+is( $node->safe_psql(
+		'postgres', "SELECT count(*) FROM topics.assignment('$first') WHERE topic = 'q1'"),
+	'3',
+	'... which it gets by its next poll');
 
 # ----------------------------------------------------------------------
 # No room
@@ -112,12 +118,15 @@ $node->append_conf('postgresql.conf', 'pg_topics.max_members = 16');
 $node->restart;
 is((sqlstate_of($node, 'postgres', q{SELECT count(*) FROM topics.consume('claims', 't')}))[0],
 	'00000', 'with less room than members, after a restart, calls work');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM topics.group_member WHERE last_poll IS NOT NULL}),
-	'16', '... as many members are there as there is room for');
+is( $node->safe_psql(
+		'postgres', q{SELECT count(*) FROM topics.group_member WHERE last_poll IS NOT NULL}),
+	'16',
+	'... as many members are there as there is room for');
 is( $node->safe_psql(
 		'postgres', q{SELECT topics.remove_member(group_id, member_id) FROM topics.group_member
 		WHERE last_poll IS NOT NULL LIMIT 1}),
-	'', '... and one can be removed');
+	'',
+	'... and one can be removed');
 is((sqlstate_of($node, 'postgres', q{SELECT topics.join_group('yet', '{t}')}))[0],
 	'00000', '... and another one join');
 $node->stop;
