@@ -11,6 +11,7 @@ use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Members;
 use Session;
 use Topics;
 use TopicState;
@@ -32,119 +33,6 @@ sub connect_all
 	return;
 }
 connect_all();
-
-# What a statement gives, or its SQLSTATE
-sub answer
-{
-	my ($where, $statement) = @_;
-	my ($result, $rows, $error) =
-	  $where->psql('postgres', "\\set VERBOSITY verbose\n$statement");
-
-	return $error =~ /(?:ERROR|FATAL):  ([0-9A-Z]{5}): / ? $1 : $rows;
-}
-
-# A new member of a group; it stays for a long time, unless the arguments say otherwise
-sub join_group
-{
-	my ($where, $group, $arguments) = @_;
-
-	$arguments .= ", session_timeout => '30 min'" if $arguments !~ /session_timeout/;
-	my ($id, $generation) = split /\|/,
-	  $where->safe_psql('postgres', "SELECT * FROM topics.join_group('$group', $arguments)");
-	return { group => $group, id => $id, generation => $generation };
-}
-
-# A statement that polls for a member: what it gets, as topic:partition=offset
-sub poll_sql
-{
-	my ($member, $limits) = @_;
-
-	$limits = defined $limits ? ", $limits" : '';
-	return
-	  qq{SELECT string_agg(topic || ':' || partition || '=' || p.offset, ' ' ORDER BY topic, partition, p.offset) FROM topics.poll('$member->{id}'$limits) p};
-}
-
-# ... that commits an offset for a member, in the generation in which it has joined
-sub commit_sql
-{
-	my ($member, $place, $offset, $generation) = @_;
-	my ($topic, $partition) = split /:/, $place;
-
-	$generation //= $member->{generation};
-	return
-	  "SELECT topics.commit_offset('$member->{group}', '$topic', $partition, $offset, NULL, '$member->{id}', $generation)";
-}
-
-# ... that calls a function with a member, and maybe with a partition
-sub call_sql
-{
-	my ($function, $member, $place, @more) = @_;
-	my ($topic, $partition) = split /:/, $place // '';
-
-	return "SELECT topics.$function('$member->{id}'"
-	  . (defined $topic ? ", '$topic', $partition" : '')
-	  . join('', map { ", $_" } @more) . ')';
-}
-
-sub wait_sql { my ($member, $wait) = @_; return "CALL topics.poll_wait('$member->{id}', '$wait')" }
-sub poll     { my ($where, @poll) = @_;   return answer($where, poll_sql(@poll)) }
-sub commit   { my ($where, @commit) = @_; return answer($where, commit_sql(@commit)) }
-
-# The partitions that a member has
-sub has
-{
-	my ($where, $member, $what) = @_;
-
-	$what //= q{topic || ':' || partition};
-	return answer($where,
-		"SELECT string_agg($what, ' ' ORDER BY topic, partition) FROM topics.assignment('$member->{id}')"
-	);
-}
-
-# The members of a group, by their client_id
-sub members
-{
-	my ($where, $group) = @_;
-
-	return answer($where,
-		"SELECT string_agg(client_id, ' ' ORDER BY client_id) FROM topics.group_member WHERE group_id = '$group'"
-	);
-}
-
-# All that the views show of a group's members, but for what is of the moment
-sub stored
-{
-	my ($where, $group) = @_;
-
-	return $where->safe_psql(
-		'postgres', qq{
-		SELECT m.member_id, group_instance_id, client_id, host, m.role, assignor, generation_id, subscription, m.partitions, assignment,
-			session_timeout, max_poll_interval, state
-		FROM topics.group_member m JOIN topics.consumer_group USING (group_id) WHERE group_id = '$group' ORDER BY 1});
-}
-
-# The committed offsets of a group
-sub committed
-{
-	my ($where, $group) = @_;
-
-	return $where->safe_psql('postgres',
-		"SELECT string_agg(topic || ':' || partition || '=' || committed_offset, ' ' ORDER BY topic, partition) FROM topics.consumer_offset WHERE group_id = '$group'"
-	);
-}
-
-# Topics with so many records in each partition
-sub create_topics
-{
-	my ($where, $topics, $partitions, $records) = @_;
-
-	$where->safe_psql(
-		'postgres', qq{
-		SELECT topics.create_topic(t, $partitions) FROM unnest('{$topics}'::text[]) t;
-		SELECT count(topics.produce(t, 'v' || i, partition => i % $partitions))
-		FROM unnest('{$topics}'::text[]) t, generate_series(0, $records * $partitions - 1) i});
-	return;
-}
 
 # A session begins a statement that sleeps
 sub begin_to_wait
@@ -460,8 +348,8 @@ connect_all();
 # The same transaction commits, and leaves
 $a = join_group($node, 'leaves', q{'{two}'});
 poll($node, $a);
-is(answer($node, join '; ', 'BEGIN', commit_sql($a, 'two:0', 3), call_sql('leave_group', $a), 'COMMIT'),
-	'', 'a member leaves in the transaction that commits its offset');
+is(answer($node, join('; ', 'BEGIN', commit_sql($a, 'two:0', 3), call_sql('leave_group', $a), 'COMMIT')),
+	"\n", 'a member leaves in the transaction that commits its offset');
 is(committed($node, 'leaves'), 'two:0=3', '... which is stored');
 is(members($node, 'leaves'), '', '... and has left');
 
@@ -500,5 +388,300 @@ is(commit($node, $a, 'f:' . (grep { !$kept{$_} } 0 .. 5)[0], 3),
 	'TP002', '... but not in what it had');
 is(answer($node, q{SELECT state FROM topics.consumer_group WHERE group_id = 'cooperative'}),
 	'Stable', '... the group is settled');
+
+# ----------------------------------------------------------------------
+# Restarts
+# ----------------------------------------------------------------------
+
+my $positions_of = q{partition || '@' || coalesce(position::text, '-')};
+for my $how ('fast', 'immediate', 'kill -9')
+{
+	my $group = "restart: $how";
+	my $a = join_group($node, $group, q{'{f}', client_id => 'a', group_instance_id => 'i'});
+
+	poll($node, $a);
+	commit($node, $a, "f:$_", 1) for 0 .. 5;
+	my $b = join_group($node, $group, q{'{f}', client_id => 'b'});
+	poll($node, $_) for $a, $b;
+	my $brief = join_group($node, "$group, brief", q{'{f}', session_timeout => '2 s'});
+	my $before = stored($node, $group);
+	my ($of_a) = has($node, $a) =~ /^f:(\d)/;
+	my ($of_b) = has($node, $b) =~ /^f:(\d)/;
+	is(poll($node, $b), '', "$how: all was polled");
+	is(commit($node, $b, "f:$of_b", 2), '', '... and some of it committed');
+	# has targets, and no partitions
+	my $pending = "$group, pending";
+	my ($giver, $taker) = (join_group($node, $pending, q{'{two}'}));
+	poll($node, $giver);
+	commit($node, $giver, "two:$_", 1) for 0, 1;
+	$taker = join_group($node, $pending, q{'{two}'});
+	is(has($node, $taker), '', '... one waits for what another one has');
+
+	if ($how eq 'kill -9')
+	{
+		kill_server($node);
+		$node->start;
+	}
+	else
+	{
+		$node->restart($how);
+	}
+	connect_all();
+	is(stored($node, $group), $before, '... a restart: members, generation and assignment are the same');
+	is( answer($node,
+			"SELECT count(*) FROM topics.group_member WHERE group_id = '$group' AND last_heartbeat < '20 min' AND last_poll < '20 min'"
+		),
+		'2',
+		'... as if each had just called');
+	is(answer($node, call_sql('heartbeat', $b)), $b->{generation}, '... they go on');
+	is(commit($node, $a, "f:$of_a", 2), '', '... commit in the generation from before');
+	is(commit($node, $b, "f:$of_a", 3), 'TP002', '... but not what is another one\'s');
+	for my $member ($a, $b)
+	{
+		is( poll($node, $member),
+			join(
+				' ',
+				map { my $one = $_; map { "f:$one=$_" } ($one == $of_a || $one == $of_b ? 2 : 1) .. 2 }
+				  has($node, $member, 'partition::text') =~ /\d/g),
+			'... and poll on from the committed offset');
+	}
+	my ($taken) = has($node, $taker) =~ /:(\d)/;
+	is(poll($node, $taker), join(' ', map { "two:$taken=$_" } 1 .. 4), '... who has waited begins there')
+	  if $taken == 0;
+	is(poll($node, $taker), join(' ', map { "two:$taken=$_" } 1 .. 3), '... who has waited begins there')
+	  if $taken == 1;
+	is(commit($node, $giver, "two:$taken", 2), 'TP002', '... and the former one is fenced there');
+	is(commit($node, $giver, 'two:' . (1 - $taken), 2), '', '... and not in what it has kept');
+	ok(poll_until(sub { members($node, "$group, brief") eq '' }),
+		'... who does not call after the restart is removed');
+	is(members($node, $group), 'a b', '... but not the others');
+	is(answer($node, call_sql('leave_group', $a)), '', '... one leaves');
+	like(poll($node, $b), qr/^(f:\d=[12] ?)*$/, '... and another one polls');
+	is(has($node, $b) =~ tr/:/:/, 6, '... and has all');
+}
+
+# ----------------------------------------------------------------------
+# Rights
+# ----------------------------------------------------------------------
+
+create_topics($node, 'open1,open2,closed', 2, 1);
+$node->safe_psql(
+	'postgres', q{
+	SELECT topics.create_roles();
+	CREATE ROLE team;
+	CREATE ROLE alice LOGIN IN ROLE team;
+	CREATE ROLE bob LOGIN IN ROLE team;
+	CREATE ROLE carol LOGIN;
+	CREATE ROLE admin LOGIN IN ROLE topics_admin;
+	GRANT USAGE ON SCHEMA topics, topic TO team, carol;
+	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA topics TO team, carol;
+	GRANT SELECT ON ALL TABLES IN SCHEMA topics TO team, carol;
+	GRANT SELECT ON topic.open1, topic.open2 TO team, carol});
+
+sub answer_as
+{
+	my ($role, $statement) = @_;
+
+	return answer($node, "SET ROLE $role; $statement");
+}
+
+sub join_as
+{
+	my ($role, $group, $arguments) = @_;
+	my ($id, $generation) = split /\|/,
+	  answer_as($role, "SELECT * FROM topics.join_group('$group', $arguments, session_timeout => '30 min')");
+
+	return { group => $group, id => $id, generation => $generation };
+}
+
+my $of_alice = join_as('alice', 'of alice', q{topic_pattern => '(open|closed).*'});
+is( answer_as('alice', poll_sql($of_alice)),
+	'open1:0=0 open1:1=0 open2:0=0 open2:1=0',
+	'a pattern finds the topics that a role may read');
+is(answer_as('alice', q{SELECT topics.join_group('of alice', '{closed}')}),
+	'42501', '... and no list finds others');
+for my $statement (
+	poll_sql($of_alice), wait_sql($of_alice, '0'),
+	commit_sql($of_alice, 'open1:0', 1),
+	"SELECT topics.remove_member('of alice', '$of_alice->{id}')",
+	q{SELECT topics.join_group('of alice', '{open1}')},
+	(map { call_sql($_, $of_alice) } qw(heartbeat leave_group)),
+	"SELECT * FROM topics.assignment('$of_alice->{id}')",
+	(map { call_sql($_, $of_alice, 'open1:0') } qw(seek pause resume)))
+{
+	is(answer_as('bob', $statement), '42501', 'refused to another role: ' . substr $statement, 0, 30);
+}
+is(answer_as('bob', 'SELECT count(*) FROM topics.group_member WHERE group_id = \'of alice\''),
+	'0', '... which does not see it');
+is(answer_as('admin', 'SELECT count(*) FROM topics.group_member WHERE group_id = \'of alice\''),
+	'1', '... as an administrator does');
+is(answer_as('alice', commit_sql($of_alice, 'open1:0', 1)), '', 'it is who it was');
+is(answer_as('admin', "SELECT topics.remove_member('of alice', '$of_alice->{id}')"),
+	'', '... until an administrator removes it');
+is(answer_as('alice', poll_sql($of_alice)), 'TP003', '... of which it hears');
+
+my $of_team = join_as('team', 'of team', q{'{open1,open2}'});
+is(answer_as('alice', poll_sql($of_team, 1)), 'open1:0=0', 'roles of a role call for its member');
+is(answer_as('bob', poll_sql($of_team, 1)), 'open1:1=0', '... each of them');
+is(answer_as('bob', commit_sql($of_team, 'open1:0', 1)), '', '... and commit');
+is(answer_as('carol', poll_sql($of_team, 1)), '42501', '... but not others');
+my $also = join_as('alice', 'of team', q{'{open1,open2}'});
+is(answer_as('bob', poll_sql($also)), '42501', 'in their group each may have a member of its own');
+is(answer_as('bob', "SELECT topics.remove_member('of team', '$also->{id}')"),
+	'', '... which the others may remove');
+$node->safe_psql('postgres', 'REVOKE SELECT ON topic.open2 FROM team');
+is(answer_as('alice', poll_sql($of_team)), '42501', 'a topic that it may not read any more');
+is(answer_as('alice', commit_sql($of_team, 'open2:0', 1)), '42501', '... it does not commit in');
+$node->safe_psql('postgres', 'GRANT SELECT ON topic.open2 TO team');
+is(answer_as('alice', poll_sql($of_team)), 'open2:0=0 open2:1=0', '... nothing was skipped meanwhile');
+
+# ----------------------------------------------------------------------
+# Dump and restore
+# ----------------------------------------------------------------------
+
+my $dumped = join_group($node, 'dumped', q{'{f,two}', client_id => 'dumped', session_timeout => '3 s'});
+poll($node, $dumped);
+commit($node, $dumped, 'f:2', 2);
+commit($node, $dumped, 'two:1', 3);
+my $dump = PostgreSQL::Test::Utils::tempdir . '/dump.sql';
+begin_to_wait($second, wait_sql($dumped, '1 h'), 'a member waits');
+command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', $dump ], '... while pg_dump runs');
+is(members($node, 'dumped'), 'dumped', '... and is there');
+my $target = topics_node('target', extension => 0, conf => "pg_topics.worker_interval = '1h'\n");
+$target->safe_psql('postgres',
+	'CREATE ROLE ' . join '; CREATE ROLE ', qw(team alice bob carol admin topics_reader topics_writer topics_admin topics_monitor));
+command_ok(
+	[
+		'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $target->connstr('postgres'), '-f',
+		$dump
+	],
+	'... it is restored in another cluster');
+is(committed($target, 'dumped'), 'f:2=2 two:1=3', '... with committed offsets');
+is( answer($target, q{SELECT group_type FROM topics.consumer_group WHERE group_id = 'dumped'}),
+	'member', '... of the group of members');
+ok(poll_until(sub { members($target, 'dumped') eq '' }), '... who does not call is removed');
+$dumped = join_group($target, 'dumped', q{'{f}', client_id => 'anew'});
+like(poll($target, $dumped), qr/f:1=2 f:2=2 f:3=0/, '... the group goes on from them');
+is(commit($target, $dumped, 'f:2', 3), '', '... and commits');
+$target->stop;
+
+# ----------------------------------------------------------------------
+# Bounds, and the clock
+# ----------------------------------------------------------------------
+
+my $directory = $PostgreSQL::Test::Utils::tmp_check;
+my $library = "$directory/members_clock.so";
+my $ten_days = 10 * 86400;
+
+system_or_bail($ENV{CC} // 'cc', '-shared', '-fPIC', '-o', $library, "$FindBin::RealBin/../clock.c");
+
+# The clock of the small server's processes is so many seconds ahead
+sub set_clock
+{
+	my ($seconds) = @_;
+
+	append_to_file("$directory/members_clock.new", "$seconds\n");
+	rename "$directory/members_clock.new", "$directory/members_clock"
+	  or die "could not set the clock: $!";
+	return;
+}
+
+my $small = topics_node(
+	'small',
+	points => 1,
+	conf => q{
+restart_after_crash = on
+pg_topics.max_members = 16
+pg_topics.max_group_offsets = 100
+pg_topics.worker_interval = '1h'
+autovacuum = off
+});
+$small->stop;
+set_clock($ten_days);
+{
+	local $ENV{LD_PRELOAD} = $library;
+	local $ENV{TEST_CLOCK} = "$directory/members_clock";
+	$small->start;
+}
+create_topics($small, 't', 1, 3);
+my $lasting = join_group($small, 'clock', q{'{t}', client_id => 'lasting', max_poll_interval => '1 day'});
+is(poll($small, $lasting), 't:0=0 t:0=1 t:0=2', 'a member polls, with the clock ten days ahead');
+for my $ahead (0, 2 * $ten_days, $ten_days)
+{
+	set_clock($ahead);
+	cmp_ok(abs($small->safe_psql('postgres', 'SELECT extract(epoch FROM clock_timestamp())') - time - $ahead),
+		'<', 3600, "the clock is set to $ahead seconds ahead");
+	join_group($small, 'clock', q{'{t}', client_id => 'silent', session_timeout => '300 ms'});
+	ok(poll_until(sub { members($small, 'clock') eq 'lasting' }), '... who is silent is removed');
+	is(commit($small, $lasting, 't:0', 1), '', '... and the other one commits');
+}
+
+sub check_full
+{
+	my ($statement, $setting, $test_name) = @_;
+	my ($state, $message) = sqlstate_of($small, 'postgres', $statement);
+
+	is($state, '54000', $test_name);
+	like($message, qr/HINT:.*\Q$setting\E/, '... and the error names the setting');
+	return;
+}
+
+my $join = q{SELECT topics.join_group('many', '{t}', session_timeout => '30 min')};
+$small->safe_psql('postgres', "BEGIN; $join; SAVEPOINT s; $join; ROLLBACK TO s; $join; ROLLBACK") for 1 .. 10;
+my @many = map { join_group($small, 'many', q{'{t}'}) } 1 .. 15;
+check_full($join, 'pg_topics.max_members', 'no more members than there is room for') for 1 .. 3;
+is(poll($small, $many[0]), 't:0=0 t:0=1 t:0=2', '... those that there are go on') if has($small, $many[0]);
+is(answer($small, call_sql('leave_group', $many[14])), '', '... when one leaves');
+is(answer($small, 'BEGIN; ' . call_sql('leave_group', $many[13]) . '; ROLLBACK'), '', '... and another one does not');
+
+# Who joins ends in the middle of that
+for my $point (qw(append-locked append-done))
+{
+	for my $fate (qw(fails terminated killed))
+	{
+		my $session = Session->new($small);
+
+		stop_at($small, $point);
+		$session->send($join);
+		my $pid = wait_until_at($small, $point);
+		is($pid, $session->{pid}, "... at $point who joins is to end: $fate");
+		fail_at($small, $point, $pid) if $fate eq 'fails';
+		$small->safe_psql('postgres', "SELECT pg_terminate_backend($pid)") if $fate eq 'terminated';
+		kill 'KILL', $pid if $fate eq 'killed';
+		go_on_from($small, $point) if $fate ne 'fails';
+		$session->receive;
+		if ($fate eq 'killed')
+		{
+			poll_until(sub { $small->psql('postgres', 'SELECT 1') == 0 && !is_running($pid) })
+			  or die 'the server does not come back';
+		}
+		is(answer($small, q{SELECT count(*) FROM topics.group_member WHERE group_id = 'many'}),
+			'14', '... no member is left of it');
+	}
+}
+is(join_group($small, 'many', q{'{t}'})->{generation} > 1, 1, '... and there is room for one');
+check_full($join, 'pg_topics.max_members', '... and not for two');
+$small->safe_psql('postgres', q{SELECT topics.remove_member(group_id, member_id) FROM topics.group_member WHERE group_id = 'many'});
+is(answer($small, q{SELECT count(*) FROM topics.group_member}), '1', 'all of a group are removed at once');
+
+$small->safe_psql('postgres', q{SELECT topics.create_topic('wide', 200); SELECT topics.create_topic('forty', 40)});
+my $wide = q{SELECT topics.join_group('wide', '{wide}')};
+check_full($wide, 'pg_topics.max_group_offsets', 'a topic has more partitions than there is room for') for 1 .. 10;
+my @forty = map { join_group($small, "forty$_", q{'{forty}'}) } 1 .. 2;
+my $late = q{SELECT topics.join_group('forty3', '{forty}')};
+check_full($late, 'pg_topics.max_group_offsets', 'a third group does not find room') for 1 .. 10;
+is(answer($small, q{SELECT count(*) FROM topics.consumer_group WHERE group_id ~ 'wide|forty'}), '2', '... nothing of it is left');
+is(poll($small, $forty[1]), '', '... the others go on');
+is(commit($small, $forty[1], 'forty:39', 0), '', '... and commit');
+is(answer($small, call_sql('leave_group', $forty[1])), '', '... until one leaves');
+is(answer($small, q{SELECT topics.delete_group('forty2')}), '', '... and is deleted');
+isnt(answer($small, $late), '54000', '... then there is room');
+check_full($late =~ s/forty3/forty4/r, 'pg_topics.max_group_offsets', '... for one');
+$small->stop;
+
 $node->stop;
+unlike(
+	slurp_file($_->logfile),
+	qr/PANIC|TRAP|was terminated by signal (?!9)/,
+	'nothing has crashed on ' . $_->name) for $node, $small, $target;
 done_testing();
