@@ -58,8 +58,8 @@ my $later = join_group($node, 'later', q{'{empty}', session_timeout => '4 s'});
 
 my $stays = join_group($node, 'silent', q{'{t}', client_id => 'stays'});
 is(poll($node, $stays) =~ tr/=//, 18, 'the only member polls all');
-join_group($node, 'silent', q{'{t}', client_id => 'silent', session_timeout => '1 s'});
-my $beats = join_group($node, 'silent', q{'{t}', client_id => 'beats', max_poll_interval => '1 s'});
+join_group($node, 'silent', q{'{t}', client_id => 'silent', session_timeout => '2 s'});
+my $beats = join_group($node, 'silent', q{'{t}', client_id => 'beats', max_poll_interval => '2 s'});
 like(members($node, 'silent'), qr/stays/, 'two have joined');
 is(poll($node, $stays), '', '... for which it gives up partitions');
 is(has($node, $stays) =~ tr/:/:/, 2, '... and keeps some');
@@ -86,8 +86,10 @@ ok(is_waiting($observer, $second), '... and it waits');
 $node->safe_psql('postgres', q{SELECT topics.produce('empty', 'x')});
 is($second->receive->{sqlstate}, '', '... until there is a record');
 is(poll($node, $waits), 'empty:0=0', '... that it polls');
-is(answer($node, q{SELECT count(*) FROM topics.consumer_group WHERE group_id IN ('later', 'waits')}),
-	'1', 'a group that has committed nothing goes with its last member');
+is( answer(
+		$node, q{SELECT count(*) FROM topics.consumer_group WHERE group_id IN ('later', 'waits')}),
+	'1',
+	'a group that has committed nothing goes with its last member');
 
 # The worker ends on its way to remove one
 for my $how ('terminated', 'killed')
@@ -99,8 +101,9 @@ for my $how ('terminated', 'killed')
 	stop_at($node, 'round-begins');
 	join_group($node, $group, q{'{t}', client_id => 'silent', session_timeout => '100 ms'});
 	my $worker = wait_until_at($node, 'round-begins');
-	is($observer->value("SELECT backend_type FROM pg_stat_activity WHERE pid = $worker"),
-		'pg_topics worker', 'the worker comes for a member');
+	is( $observer->value("SELECT backend_type FROM pg_stat_activity WHERE pid = $worker"),
+		'pg_topics worker',
+		'the worker comes for a member');
 	$observer->value("SELECT pg_terminate_backend($worker)") if $how eq 'terminated';
 	kill 'KILL', $worker if $how eq 'killed';
 	go_on_from($node, 'round-begins');
@@ -131,27 +134,28 @@ $node->safe_psql('postgres', q{SELECT topics.produce('w2', 'x', partition => 0)}
 is($first->receive->{rows}[0], 'w2:0=0', '... for the next record');
 $node->safe_psql('postgres', q{SELECT topics.produce('w2', 'x', partition => 0)});
 is($first->query(wait_sql($one, '1 h'))->{sqlstate}, '', 'who has something to poll does not wait');
-is($first->query(wait_sql($one, '0'))->{sqlstate},   '', '... nor who is given no time');
+is($first->query(wait_sql($one, '0'))->{sqlstate}, '', '... nor who is given no time');
 is(poll($node, $one), 'w2:0=1', '... it polls that');
 
 begin_to_wait($first, wait_sql($one, '1 h'), 'it waits');
 is(answer($node, call_sql('seek', $one, 'w1:1', 0)), '', '... another session seeks');
-is($first->receive->{sqlstate}, '',       '... which wakes it');
-is(poll($node, $one),           'w1:1=0', '... and it polls again');
+is($first->receive->{sqlstate}, '', '... which wakes it');
+is(poll($node, $one), 'w1:1=0', '... and it polls again');
 
 is(answer($node, call_sql('pause', $one, "w1:$_")), '', "partition $_ is paused") for 0, 1;
 begin_to_wait($first, wait_sql($one, '1 h'), '... and it waits');
-my $other = join_group($node, 'other', q{'{w1}', client_id => 'other', auto_offset_reset => 'latest'});
+my $other =
+  join_group($node, 'other', q{'{w1}', client_id => 'other', auto_offset_reset => 'latest'});
 is(poll($node, $other), '', '... as does one of another group');
 begin_to_wait($second, wait_sql($other, '1 h'), '... in another session');
 $node->safe_psql('postgres', q{SELECT topics.produce('w1', 'x', partition => 0)});
-is($second->receive->{sqlstate}, '',       '... which a record wakes');
-is(poll($node, $other),          'w1:0=0', '... that it polls');
+is($second->receive->{sqlstate}, '', '... which a record wakes');
+is(poll($node, $other), 'w1:0=0', '... that it polls');
 ok(is_waiting($observer, $first), '... but not the one that has paused the partition');
 is(poll($node, $one), '', '... and polls nothing there');
 is(answer($node, call_sql('resume', $one, 'w1:0')), '', '... the partition is resumed');
-is($first->receive->{sqlstate}, '',       '... which wakes it');
-is(poll($node, $one),           'w1:0=0', '... and it polls');
+is($first->receive->{sqlstate}, '', '... which wakes it');
+is(poll($node, $one), 'w1:0=0', '... and it polls');
 is(has($node, $one, q{CASE WHEN paused THEN topic || ':' || partition END}),
 	'w1:1', '... the other one is paused still');
 
@@ -160,7 +164,7 @@ is(poll($node, $two), '', 'a second member has nothing yet');
 begin_to_wait($second, poll_sql($two, q{max_wait => '1 min'}), '... it polls, and waits');
 is(poll($node, $one), '', '... for the first one, which polls');
 like($second->receive->{rows}[0], qr/^w1:[01]=0/, '... and gets what that gave up');
-begin_to_wait($first,  wait_sql($one, '1 h'), 'both wait');
+begin_to_wait($first, wait_sql($one, '1 h'), 'both wait');
 begin_to_wait($second, wait_sql($two, '1 h'), '... the other one too');
 is(answer($node, "SELECT topics.remove_member('wait', '$one->{id}')"), '', '... one is removed');
 is($_->receive->{sqlstate}, '', '... and both are woken') for $first, $second;
@@ -177,8 +181,12 @@ like(poll($node, $successor), qr/^w1:0=0 w1:1=0$/, '... which goes on from what 
 
 is(answer($node, 'BEGIN; ' . wait_sql($two, '1 h')),
 	'25001', 'to wait in a transaction is refused');
-is($first->query('BEGIN ISOLATION LEVEL REPEATABLE READ; ' . poll_sql($two) . '; ' . poll_sql($two, q{max_wait => '1 min'}))->{sqlstate},
-	'', 'with a snapshot nobody waits');
+is( $first->query(
+			'BEGIN ISOLATION LEVEL REPEATABLE READ; '
+		  . poll_sql($two) . '; '
+		  . poll_sql($two, q{max_wait => '1 min'}))->{sqlstate},
+	'',
+	'with a snapshot nobody waits');
 $first->query('ROLLBACK');
 is(answer($node, 'BEGIN READ ONLY; ' . poll_sql($two)), '25006', 'to poll is to write');
 
@@ -187,14 +195,20 @@ is(answer($node, 'BEGIN READ ONLY; ' . poll_sql($two)), '25006', 'to poll is to 
 # ----------------------------------------------------------------------
 
 $node->safe_psql('postgres', 'CREATE TABLE work (who text)');
-sub work { return $node->safe_psql('postgres', q{SELECT coalesce(string_agg(who, ' '), '') FROM work}) }
+
+sub work
+{
+	return $node->safe_psql('postgres', q{SELECT coalesce(string_agg(who, ' '), '') FROM work});
+}
 
 # A member that works on all that it has polled, in a transaction of the first session
 sub begin_work
 {
 	my ($member, @commits) = @_;
-	my $done =
-	  $first->query(join '; ', 'BEGIN', 'INSERT INTO work VALUES (\'done\')', map { commit_sql($member, @$_) } @commits);
+	my $done = $first->query(
+		join '; ', 'BEGIN',
+		'INSERT INTO work VALUES (\'done\')',
+		map { commit_sql($member, @$_) } @commits);
 
 	return is($done->{sqlstate}, '', 'a transaction works, and commits offsets');
 }
@@ -240,8 +254,10 @@ for my $case ('given up', 'kept', 'in a savepoint', 'not given up')
 	$first->value(commit_sql($a, "two:$given_up", 4)) if $case ne 'kept';
 	$first->query('ROLLBACK TO s') if $case eq 'in a savepoint';
 	poll($node, $a) if $case ne 'not given up';
-	is(poll($node, $b), $case eq 'not given up' ? '' : join(' ', map { "two:$given_up=$_" } 1 .. 3),
+	is( poll($node, $b),
+		$case eq 'not given up' ? '' : join(' ', map { "two:$given_up=$_" } 1 .. 3),
 		"$case: another member polls");
+
 	if ($case eq 'given up')
 	{
 		nothing_done('... the commit fails');
@@ -275,7 +291,7 @@ begin_to_wait(
 	"SELECT topics.remove_member('in time', '$a->{id}')",
 	'... who removes the member waits');
 go_on_from($node, 'append-locked');
-is($first->receive->{sqlstate},  '', '... the commit is in time');
+is($first->receive->{sqlstate}, '', '... the commit is in time');
 is($second->receive->{sqlstate}, '', '... and then the member is removed');
 $b = join_group($node, 'in time', q{'{two}'});
 is(poll($node, $b), 'two:0=3 two:1=3', '... another one begins behind it');
@@ -295,9 +311,8 @@ for my $order ('commit first', 'removed first')
 	stop_at($node, 'append-locked');
 	$third->send(commit_sql($holds, 'w1:0', 0));
 	is(wait_until_at($node, 'append-locked'), $third->{pid}, 'another member has the append lock');
-	my @steps = (
-		[ $first, 'COMMIT' ],
-		[ $second, "SELECT topics.remove_member('$order', '$a->{id}')" ]);
+	my @steps =
+	  ([ $first, 'COMMIT' ], [ $second, "SELECT topics.remove_member('$order', '$a->{id}')" ]);
 	begin_to_wait(@$_, "$order: it is waited for")
 	  for $order eq 'commit first' ? @steps : reverse @steps;
 	go_on_from($node, 'append-locked');
@@ -348,8 +363,11 @@ connect_all();
 # The same transaction commits, and leaves
 $a = join_group($node, 'leaves', q{'{two}'});
 poll($node, $a);
-is(answer($node, join('; ', 'BEGIN', commit_sql($a, 'two:0', 3), call_sql('leave_group', $a), 'COMMIT')),
-	"\n", 'a member leaves in the transaction that commits its offset');
+is( answer(
+		$node,
+		join('; ', 'BEGIN', commit_sql($a, 'two:0', 3), call_sql('leave_group', $a), 'COMMIT')),
+	"\n",
+	'a member leaves in the transaction that commits its offset');
 is(committed($node, 'leaves'), 'two:0=3', '... which is stored');
 is(members($node, 'leaves'), '', '... and has left');
 
@@ -376,13 +394,20 @@ is( $polled,
 		map {
 			my ($partition, $at) = /(\d+)@(\d*)/;
 			map { "f:$partition=$_" } $kept{$partition} ? ($at || 0) .. 2 : ();
-		} split / /, $positions),
+		} split / /,
+		$positions),
 	'... where it goes on');
 is($second->receive->{sqlstate}, '', '... and the other one is woken');
 is( poll($node, $b),
-	join(' ', map { my $partition = $_; map { "f:$partition=$_" } 0 .. 2 } grep { !$kept{$_} } 0 .. 5),
+	join(
+		' ',
+		map {
+			my $partition = $_;
+			map { "f:$partition=$_" } 0 .. 2
+		} grep { !$kept{$_} } 0 .. 5),
 	'... and begins in the other half');
-is(commit($node, $a, "f:$_", 3), '', 'who keeps a partition commits in the generation that it had there')
+is(commit($node, $a, "f:$_", 3),
+	'', 'who keeps a partition commits in the generation that it had there')
   for sort keys %kept;
 is(commit($node, $a, 'f:' . (grep { !$kept{$_} } 0 .. 5)[0], 3),
 	'TP002', '... but not in what it had');
@@ -427,8 +452,10 @@ for my $how ('fast', 'immediate', 'kill -9')
 		$node->restart($how);
 	}
 	connect_all();
-	is(stored($node, $group), $before, '... a restart: members, generation and assignment are the same');
-	is( answer($node,
+	is(stored($node, $group),
+		$before, '... a restart: members, generation and assignment are the same');
+	is( answer(
+			$node,
 			"SELECT count(*) FROM topics.group_member WHERE group_id = '$group' AND last_heartbeat < '20 min' AND last_poll < '20 min'"
 		),
 		'2',
@@ -441,18 +468,22 @@ for my $how ('fast', 'immediate', 'kill -9')
 		is( poll($node, $member),
 			join(
 				' ',
-				map { my $one = $_; map { "f:$one=$_" } ($one == $of_a || $one == $of_b ? 2 : 1) .. 2 }
-				  has($node, $member, 'partition::text') =~ /\d/g),
+				map {
+					my $one = $_;
+					map { "f:$one=$_" } ($one == $of_a || $one == $of_b ? 2 : 1) .. 2
+				} has($node, $member, 'partition::text') =~ /\d/g),
 			'... and poll on from the committed offset');
 	}
 	my ($taken) = has($node, $taker) =~ /:(\d)/;
-	is(poll($node, $taker), join(' ', map { "two:$taken=$_" } 1 .. 4), '... who has waited begins there')
-	  if $taken == 0;
-	is(poll($node, $taker), join(' ', map { "two:$taken=$_" } 1 .. 3), '... who has waited begins there')
-	  if $taken == 1;
+	is( poll($node, $taker),
+		join(' ', map { "two:$taken=$_" } 1 .. 4),
+		'... who has waited begins there') if $taken == 0;
+	is( poll($node, $taker),
+		join(' ', map { "two:$taken=$_" } 1 .. 3),
+		'... who has waited begins there') if $taken == 1;
 	is(commit($node, $giver, "two:$taken", 2), 'TP002', '... and the former one is fenced there');
 	is(commit($node, $giver, 'two:' . (1 - $taken), 2), '', '... and not in what it has kept');
-	ok(poll_until(sub { members($node, "$group, brief") eq '' }),
+	ok( poll_until(sub { members($node, "$group, brief") eq '' }),
 		'... who does not call after the restart is removed');
 	is(members($node, $group), 'a b', '... but not the others');
 	is(answer($node, call_sql('leave_group', $a)), '', '... one leaves');
@@ -489,7 +520,8 @@ sub join_as
 {
 	my ($role, $group, $arguments) = @_;
 	my ($id, $generation) = split /\|/,
-	  answer_as($role, "SELECT * FROM topics.join_group('$group', $arguments, session_timeout => '30 min')");
+	  answer_as($role,
+		"SELECT * FROM topics.join_group('$group', $arguments, session_timeout => '30 min')");
 
 	return { group => $group, id => $id, generation => $generation };
 }
@@ -501,7 +533,8 @@ is( answer_as('alice', poll_sql($of_alice)),
 is(answer_as('alice', q{SELECT topics.join_group('of alice', '{closed}')}),
 	'42501', '... and no list finds others');
 for my $statement (
-	poll_sql($of_alice), wait_sql($of_alice, '0'),
+	poll_sql($of_alice),
+	wait_sql($of_alice, '0'),
 	commit_sql($of_alice, 'open1:0', 1),
 	"SELECT topics.remove_member('of alice', '$of_alice->{id}')",
 	q{SELECT topics.join_group('of alice', '{open1}')},
@@ -509,7 +542,9 @@ for my $statement (
 	"SELECT * FROM topics.assignment('$of_alice->{id}')",
 	(map { call_sql($_, $of_alice, 'open1:0') } qw(seek pause resume)))
 {
-	is(answer_as('bob', $statement), '42501', 'refused to another role: ' . substr $statement, 0, 30);
+	is( answer_as('bob', $statement),
+		'42501', 'refused to another role: ' . substr $statement,
+		0, 30);
 }
 is(answer_as('bob', 'SELECT count(*) FROM topics.group_member WHERE group_id = \'of alice\''),
 	'0', '... which does not see it');
@@ -533,13 +568,16 @@ $node->safe_psql('postgres', 'REVOKE SELECT ON topic.open2 FROM team');
 is(answer_as('alice', poll_sql($of_team)), '42501', 'a topic that it may not read any more');
 is(answer_as('alice', commit_sql($of_team, 'open2:0', 1)), '42501', '... it does not commit in');
 $node->safe_psql('postgres', 'GRANT SELECT ON topic.open2 TO team');
-is(answer_as('alice', poll_sql($of_team)), 'open2:0=0 open2:1=0', '... nothing was skipped meanwhile');
+is( answer_as('alice', poll_sql($of_team)),
+	'open2:0=0 open2:1=0',
+	'... nothing was skipped meanwhile');
 
 # ----------------------------------------------------------------------
 # Dump and restore
 # ----------------------------------------------------------------------
 
-my $dumped = join_group($node, 'dumped', q{'{f,two}', client_id => 'dumped', session_timeout => '3 s'});
+my $dumped =
+  join_group($node, 'dumped', q{'{f,two}', client_id => 'dumped', session_timeout => '3 s'});
 poll($node, $dumped);
 commit($node, $dumped, 'f:2', 2);
 commit($node, $dumped, 'two:1', 3);
@@ -548,8 +586,10 @@ begin_to_wait($second, wait_sql($dumped, '1 h'), 'a member waits');
 command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', $dump ], '... while pg_dump runs');
 is(members($node, 'dumped'), 'dumped', '... and is there');
 my $target = topics_node('target', extension => 0, conf => "pg_topics.worker_interval = '1h'\n");
-$target->safe_psql('postgres',
-	'CREATE ROLE ' . join '; CREATE ROLE ', qw(team alice bob carol admin topics_reader topics_writer topics_admin topics_monitor));
+$target->safe_psql(
+	'postgres',
+	'CREATE ROLE ' . join '; CREATE ROLE ',
+	qw(team alice bob carol admin topics_reader topics_writer topics_admin topics_monitor));
 command_ok(
 	[
 		'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $target->connstr('postgres'), '-f',
@@ -557,7 +597,7 @@ command_ok(
 	],
 	'... it is restored in another cluster');
 is(committed($target, 'dumped'), 'f:2=2 two:1=3', '... with committed offsets');
-is( answer($target, q{SELECT group_type FROM topics.consumer_group WHERE group_id = 'dumped'}),
+is(answer($target, q{SELECT group_type FROM topics.consumer_group WHERE group_id = 'dumped'}),
 	'member', '... of the group of members');
 ok(poll_until(sub { members($target, 'dumped') eq '' }), '... who does not call is removed');
 $dumped = join_group($target, 'dumped', q{'{f}', client_id => 'anew'});
@@ -573,7 +613,8 @@ my $directory = $PostgreSQL::Test::Utils::tmp_check;
 my $library = "$directory/members_clock.so";
 my $ten_days = 10 * 86400;
 
-system_or_bail($ENV{CC} // 'cc', '-shared', '-fPIC', '-o', $library, "$FindBin::RealBin/../clock.c");
+system_or_bail($ENV{CC} // 'cc', '-shared', '-fPIC', '-o', $library,
+	"$FindBin::RealBin/../clock.c");
 
 # The clock of the small server's processes is so many seconds ahead
 sub set_clock
@@ -604,13 +645,18 @@ set_clock($ten_days);
 	$small->start;
 }
 create_topics($small, 't', 1, 3);
-my $lasting = join_group($small, 'clock', q{'{t}', client_id => 'lasting', max_poll_interval => '1 day'});
+my $lasting =
+  join_group($small, 'clock', q{'{t}', client_id => 'lasting', max_poll_interval => '1 day'});
 is(poll($small, $lasting), 't:0=0 t:0=1 t:0=2', 'a member polls, with the clock ten days ahead');
 for my $ahead (0, 2 * $ten_days, $ten_days)
 {
 	set_clock($ahead);
-	cmp_ok(abs($small->safe_psql('postgres', 'SELECT extract(epoch FROM clock_timestamp())') - time - $ahead),
-		'<', 3600, "the clock is set to $ahead seconds ahead");
+	cmp_ok(
+		abs($small->safe_psql('postgres', 'SELECT extract(epoch FROM clock_timestamp())') -
+			  time -
+			  $ahead),
+		'<', 3600,
+		"the clock is set to $ahead seconds ahead");
 	join_group($small, 'clock', q{'{t}', client_id => 'silent', session_timeout => '300 ms'});
 	ok(poll_until(sub { members($small, 'clock') eq 'lasting' }), '... who is silent is removed');
 	is(commit($small, $lasting, 't:0', 1), '', '... and the other one commits');
@@ -627,12 +673,15 @@ sub check_full
 }
 
 my $join = q{SELECT topics.join_group('many', '{t}', session_timeout => '30 min')};
-$small->safe_psql('postgres', "BEGIN; $join; SAVEPOINT s; $join; ROLLBACK TO s; $join; ROLLBACK") for 1 .. 10;
+$small->safe_psql('postgres', "BEGIN; $join; SAVEPOINT s; $join; ROLLBACK TO s; $join; ROLLBACK")
+  for 1 .. 10;
 my @many = map { join_group($small, 'many', q{'{t}'}) } 1 .. 15;
 check_full($join, 'pg_topics.max_members', 'no more members than there is room for') for 1 .. 3;
-is(poll($small, $many[0]), 't:0=0 t:0=1 t:0=2', '... those that there are go on') if has($small, $many[0]);
+is(poll($small, $many[0]), 't:0=0 t:0=1 t:0=2', '... those that there are go on')
+  if has($small, $many[0]);
 is(answer($small, call_sql('leave_group', $many[14])), '', '... when one leaves');
-is(answer($small, 'BEGIN; ' . call_sql('leave_group', $many[13]) . '; ROLLBACK'), '', '... and another one does not');
+is(answer($small, 'BEGIN; ' . call_sql('leave_group', $many[13]) . '; ROLLBACK'),
+	'', '... and another one does not');
 
 # Who joins ends in the middle of that
 for my $point (qw(append-locked append-done))
@@ -650,6 +699,7 @@ for my $point (qw(append-locked append-done))
 		kill 'KILL', $pid if $fate eq 'killed';
 		go_on_from($small, $point) if $fate ne 'fails';
 		$session->receive;
+
 		if ($fate eq 'killed')
 		{
 			poll_until(sub { $small->psql('postgres', 'SELECT 1') == 0 && !is_running($pid) })
@@ -661,16 +711,26 @@ for my $point (qw(append-locked append-done))
 }
 is(join_group($small, 'many', q{'{t}'})->{generation} > 1, 1, '... and there is room for one');
 check_full($join, 'pg_topics.max_members', '... and not for two');
-$small->safe_psql('postgres', q{SELECT topics.remove_member(group_id, member_id) FROM topics.group_member WHERE group_id = 'many'});
-is(answer($small, q{SELECT count(*) FROM topics.group_member}), '1', 'all of a group are removed at once');
+$small->safe_psql('postgres',
+	q{SELECT topics.remove_member(group_id, member_id) FROM topics.group_member WHERE group_id = 'many'}
+);
+is(answer($small, q{SELECT count(*) FROM topics.group_member}),
+	'1', 'all of a group are removed at once');
 
-$small->safe_psql('postgres', q{SELECT topics.create_topic('wide', 200); SELECT topics.create_topic('forty', 40)});
+$small->safe_psql('postgres',
+	q{SELECT topics.create_topic('wide', 200); SELECT topics.create_topic('forty', 40)});
 my $wide = q{SELECT topics.join_group('wide', '{wide}')};
-check_full($wide, 'pg_topics.max_group_offsets', 'a topic has more partitions than there is room for') for 1 .. 10;
+check_full($wide, 'pg_topics.max_group_offsets',
+	'a topic has more partitions than there is room for')
+  for 1 .. 10;
+$small->safe_psql('postgres',
+	q{BEGIN; SELECT topics.join_group('rolled back', '{forty}'); ROLLBACK})
+  for 1 .. 10;
 my @forty = map { join_group($small, "forty$_", q{'{forty}'}) } 1 .. 2;
 my $late = q{SELECT topics.join_group('forty3', '{forty}')};
 check_full($late, 'pg_topics.max_group_offsets', 'a third group does not find room') for 1 .. 10;
-is(answer($small, q{SELECT count(*) FROM topics.consumer_group WHERE group_id ~ 'wide|forty'}), '2', '... nothing of it is left');
+is(answer($small, q{SELECT count(*) FROM topics.consumer_group WHERE group_id ~ 'wide|forty'}),
+	'2', '... nothing of it is left');
 is(poll($small, $forty[1]), '', '... the others go on');
 is(commit($small, $forty[1], 'forty:39', 0), '', '... and commit');
 is(answer($small, call_sql('leave_group', $forty[1])), '', '... until one leaves');

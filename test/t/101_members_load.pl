@@ -230,7 +230,8 @@ sub stop_for_long
 {
 	my ($pid, $name) = @_;
 	my $deadline = time + 3;
-	my $ids = "SELECT string_agg(member_id, ' ') FROM topics.group_member WHERE client_id = '$name'";
+	my $ids =
+	  "SELECT string_agg(member_id, ' ') FROM topics.group_member WHERE client_id = '$name'";
 	my $before = ask($ids);
 
 	return unless kill 'STOP', $pid;

@@ -33,7 +33,8 @@ my $calls_of = sub {
 # A standby
 # ----------------------------------------------------------------------
 
-my $primary = topics_node('primary',
+my $primary = topics_node(
+	'primary',
 	init => { allows_streaming => 1 },
 	conf => "pg_topics.worker_interval = '1h'\nautovacuum = off\n");
 create_topics($primary, 't,u', 4, 3);
@@ -58,11 +59,14 @@ is(commit($primary, $one, 't:0', 1), '', 'it commits');
 my $two = join_group($primary, 'g', q{'{t,u}', client_id => 'two'});
 poll($primary, $_) for $one, $two;
 my $brief = join_group($primary, 'g', q{'{t}', client_id => 'brief', session_timeout => '1 s'});
-ok(poll_until(sub { members($primary, 'g') eq 'one two' }), 'another one comes, and a third one that goes');
+ok( poll_until(sub { members($primary, 'g') eq 'one two' }),
+	'another one comes, and a third one that goes');
 poll($primary, $_) for $one, $two, $one, $two;
 check_standby('... of which the standby hears');
-is( $standby->safe_psql('postgres',
-		q{SELECT count(*) FROM topics.group_member WHERE last_heartbeat IS NULL AND last_poll IS NULL}),
+is( $standby->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM topics.group_member WHERE last_heartbeat IS NULL AND last_poll IS NULL}
+	),
 	'2',
 	'... but not when they called');
 is(answer($standby, $_), '25006', 'refused there: ' . substr $_, 0, 50) for $calls_of->($one);
@@ -80,8 +84,8 @@ is(commit($standby, $one, $of_one, 2), '', '... and commit in the generation fro
 is(commit($standby, $one, $of_two, 2), 'TP002', '... but not what is another one\'s');
 like(poll($standby, $two), qr/(?<!\S)\Q$of_two\E=2/, '... poll on from committed offsets');
 unlike(poll($standby, $one), qr/\Q$of_one\E=[01]/, '... each of them');
-ok( is( answer($standby,
-			q{SELECT count(*) FROM topics.group_member WHERE last_heartbeat < '20 min'}),
+ok( is( answer(
+			$standby, q{SELECT count(*) FROM topics.group_member WHERE last_heartbeat < '20 min'}),
 		'2',
 		'... whose time begins anew'));
 join_group($standby, 'g', q{'{t}', client_id => 'brief', session_timeout => '1 s'});
@@ -101,7 +105,8 @@ my ($a, $b, $c) = make_cluster(
 	  "pg_topics.worker_interval = '1 s'\npg_topics.automatic_failover = off\npg_topics.node_timeout = '1 s'\npg_topics.acks_timeout = '20 s'\npg_topics.acks = 'all'\n"
 );
 $a->safe_psql('postgres',
-	q{SELECT count(topics.produce('t', 'v' || i, partition => i % 3)) FROM generate_series(0, 11) i});
+	q{SELECT count(topics.produce('t', 'v' || i, partition => i % 3)) FROM generate_series(0, 11) i}
+);
 
 # A static member of group g, and one that is not, each with some of topic t
 my $static = join_group($a, 'g', q{'{t}', client_id => 'static', group_instance_id => 'i'});
@@ -111,7 +116,8 @@ my $other = join_group($a, 'g', q{'{t}', client_id => 'other'});
 poll($a, $static);
 poll($a, $other);
 my %places = map { $_->{id} => [ has($a, $_) =~ /t:\d/g ] } $static, $other;
-is(@{ $places{ $static->{id} } } + @{ $places{ $other->{id} } }, 3, 'two members have all partitions');
+is(@{ $places{ $static->{id} } } + @{ $places{ $other->{id} } },
+	3, 'two members have all partitions');
 my $stored = stored($a, 'g');
 my $committed = 1;
 
@@ -127,7 +133,12 @@ sub check_leader
 		my @mine = @{ $places{ $member->{id} } };
 
 		is( poll($where, $member),
-			join(' ', map { my $place = $_; map { "$place=$_" } $committed .. 3 } @mine),
+			join(
+				' ',
+				map {
+					my $place = $_;
+					map { "$place=$_" } $committed .. 3
+				} @mine),
 			"... a member polls on $name from the committed offset");
 		is(commit($where, $member, $_, $committed + 1), '', "... and commits in $_") for @mine;
 	}
@@ -165,15 +176,20 @@ check_leader($c, 'after a failover');
 $b->start;
 check_same($c, 'the lost node comes back', $a, $b);
 is(answer($b, poll_sql($static)), 'TP004', '... and refuses members');
-is( answer($c,
-		q{SELECT count(*) FROM topics.group_member WHERE last_heartbeat < '20 min' AND group_id = 'g'}),
+is( answer(
+		$c,
+		q{SELECT count(*) FROM topics.group_member WHERE last_heartbeat < '20 min' AND group_id = 'g'}
+	),
 	'2',
 	'their time begins anew');
 join_group($c, 'g', q{'{t}', client_id => 'brief', session_timeout => '1 s'});
-ok(poll_until(sub { members($c, 'g') eq 'other static' }), 'who is silent is removed by the new leader');
+ok( poll_until(sub { members($c, 'g') eq 'other static' }),
+	'who is silent is removed by the new leader');
 poll($c, $_) for $static, $other, $static;
 $static = join_group($c, 'g', q{'{t}', client_id => 'static', group_instance_id => 'i'});
-is(poll($c, $static), join(' ', map { "$_=3" } has($c, $static) =~ /t:\d/g), 'a static member comes anew');
+is( poll($c, $static),
+	join(' ', map { "$_=3" } has($c, $static) =~ /t:\d/g),
+	'a static member comes anew');
 is(answer($c, call_sql('leave_group', $other)), '', '... the other one leaves');
 poll($c, $static);
 is(has($c, $static), 't:0 t:1 t:2', '... and it has all');
@@ -184,7 +200,8 @@ is(poll($a, $static), 't:0=3 t:1=3 t:2=3', '... where the member goes on');
 is(answer($c, commit_sql($static, 't:0', 4)), 'TP004', '... and not on the one before');
 
 $a->safe_psql('postgres', q{SELECT topics.create_topic('s', 3, leaders => 'spread')});
-is(answer($a, q{SELECT topics.join_group('s', '{s}')}), '0A000', 'a topic with several leaders is refused');
+is(answer($a, q{SELECT topics.join_group('s', '{s}')}),
+	'0A000', 'a topic with several leaders is refused');
 my $pattern = join_group($a, 'p', q{topic_pattern => 't|s'});
 poll($a, $pattern);
 is(has($a, $pattern), 't:0 t:1 t:2', '... and no pattern finds it');

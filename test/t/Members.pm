@@ -13,8 +13,7 @@ our @EXPORT =
 sub answer
 {
 	my ($where, $statement) = @_;
-	my ($result, $rows, $error) =
-	  $where->psql('postgres', "\\set VERBOSITY verbose\n$statement");
+	my ($result, $rows, $error) = $where->psql('postgres', "\\set VERBOSITY verbose\n$statement");
 
 	return $error =~ /(?:ERROR|FATAL):  ([0-9A-Z]{5}): / ? $1 : $rows;
 }
@@ -57,12 +56,13 @@ sub call_sql
 	my ($function, $member, $place, @more) = @_;
 	my ($topic, $partition) = split /:/, $place // '';
 
-	return "SELECT topics.$function('$member->{id}'"
+	return
+		"SELECT topics.$function('$member->{id}'"
 	  . (defined $topic ? ", '$topic', $partition" : '')
 	  . join('', map { ", $_" } @more) . ')';
 }
 
-sub wait_sql { my ($member, $wait) = @_; return "CALL topics.poll_wait('$member->{id}', '$wait')" }
+sub wait_sql { my ($member, $wait) = @_;  return "CALL topics.poll_wait('$member->{id}', '$wait')" }
 sub poll     { my ($where, @poll) = @_;   return answer($where, poll_sql(@poll)) }
 sub commit   { my ($where, @commit) = @_; return answer($where, commit_sql(@commit)) }
 
@@ -96,7 +96,8 @@ sub stored
 		'postgres', qq{
 		SELECT m.member_id, group_instance_id, client_id, host, m.role, assignor, generation_id, subscription, m.partitions, assignment,
 			session_timeout, max_poll_interval, state
-		FROM topics.group_member m JOIN topics.consumer_group USING (group_id) WHERE group_id = '$group' ORDER BY 1});
+		FROM topics.group_member m JOIN topics.consumer_group USING (group_id) WHERE group_id = '$group' ORDER BY 1}
+	);
 }
 
 # The committed offsets of a group
