@@ -34,6 +34,16 @@ sub connect_all
 }
 connect_all();
 
+# The server begins anew since a process was killed: then sessions from before are lost
+sub await_restart
+{
+	my ($where, $session) = @_;
+
+	poll_until(sub { $session->query('SELECT 1')->{lost} }) or die 'the server does not go down';
+	poll_until(sub { Session->new($where) }) or die 'the server does not come back';
+	return;
+}
+
 # A session begins a statement that sleeps
 sub begin_to_wait
 {
@@ -107,6 +117,7 @@ for my $how ('terminated', 'killed')
 	$observer->value("SELECT pg_terminate_backend($worker)") if $how eq 'terminated';
 	kill 'KILL', $worker if $how eq 'killed';
 	go_on_from($node, 'round-begins');
+	await_restart($node, $observer) if $how eq 'killed';
 	ok(poll_until(sub { members($node, $group) eq 'stays' }),
 		"... and is $how: another one removes it");
 	ok(poll_until(sub { !is_running($worker) }), '... and not the same');
@@ -688,7 +699,7 @@ for my $point (qw(append-locked append-done))
 {
 	for my $fate (qw(fails terminated killed))
 	{
-		my $session = Session->new($small);
+		my ($session, $other) = map { Session->new($small) } 1 .. 2;
 
 		stop_at($small, $point);
 		$session->send($join);
@@ -700,11 +711,7 @@ for my $point (qw(append-locked append-done))
 		go_on_from($small, $point) if $fate ne 'fails';
 		$session->receive;
 
-		if ($fate eq 'killed')
-		{
-			poll_until(sub { $small->psql('postgres', 'SELECT 1') == 0 && !is_running($pid) })
-			  or die 'the server does not come back';
-		}
+		await_restart($small, $other) if $fate eq 'killed';
 		is(answer($small, q{SELECT count(*) FROM topics.group_member WHERE group_id = 'many'}),
 			'14', '... no member is left of it');
 	}
