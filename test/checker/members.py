@@ -43,6 +43,7 @@ class Member(Client):
     die = 0.04  # before the reply to COMMIT, or before COMMIT
     silent = 0.02  # for longer than it may
     leave = 0.03
+    late = 0.5  # part of steps in which what was polled is not yet committed
     sleep = 0.1
     stale = 0.3  # part of its former lives that call again
     timeouts = (1.0, 2.0)  # seconds of silence that it may have
@@ -72,7 +73,7 @@ class Member(Client):
             self.context.stop.wait(2 * self.timeout)
         elif self.kind.exact:
             self.work()
-        elif self.pending and self.random.random() < 0.5:
+        elif self.pending and self.random.random() >= self.late:
             self.commit_pending()
         else:
             self.poll_only()

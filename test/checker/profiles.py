@@ -81,6 +81,9 @@ PROFILES = {
     "members": [(Producer, 3, {"think": 0.03, "sleep": 0, "side": 0}), *keepers(1, 0.1), *members(4, think=0.02, leave=0.06),
                 (MemberOffsetReader, 1, {"think": 0.05}), (Admin, 1, {"works": {"add_partition": 1}, "think": 5})],
     # the rest is for mutants: much of what shows them
+    # members that commit late what they have polled, while others come and go
+    "generations": [(Producer, 2, {"think": 0.02, "sleep": 0, "side": 0, "topics": ("main",)}),
+                    *members(4, groups=("apart",), think=0.02, leave=0.08, die=0.08, late=0.8, rollback=0), (MemberOffsetReader, 1, {})],
     # snapshots that are used when what came after them has been compacted
     "snapshots": [(StateProducer, 2, {"think": 0.02}), (Keeper, 1, {"works": {"roll": 1}, "rolled": (STATE,), "think": 0.1}),
                   (StateReader, 3, {"works": {"look": 1}, "wait": 1.5, "wait_again": 0})],
