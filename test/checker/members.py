@@ -38,7 +38,7 @@ DRAIN = 60  # seconds at most for the last one of a group to read to the end
 class Member(Client):
     think = 0.12
     group = "exact"
-    limit = 40
+    limit = 60
     rollback = 0.1
     die = 0.04  # before the reply to COMMIT, or before COMMIT
     silent = 0.02  # for longer than it may
@@ -303,7 +303,7 @@ class Member(Client):
             return
         self.context.drained.add(self.group)
         self.rollback = self.die = self.silent = self.leave = self.stale = self.sleep = 0
-        self.random.seed(self.name)
+        self.limit = 1000
         deadline = time.monotonic() + DRAIN
         left = None
         while left != [] and time.monotonic() < deadline:
