@@ -764,7 +764,7 @@ def allowed_errors(run, op):
         allowed |= {"TP007"}
     if op.get("member") or op.f == "call_again":
         allowed |= {"TP003"}  # it was silent for too long
-    if op.f in ("member_work", "member_commit"):
+    if op.f in ("member_work", "member_commit", "commit_taken"):
         allowed |= {"TP002"}  # "refused_member" looks whether it is right
     if op.f == "seek":
         allowed |= {"TP001"}  # the log start has moved

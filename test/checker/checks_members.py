@@ -178,6 +178,13 @@ def fenced_member(run):
         since, source = gone.get(op.get("member"), (float("inf"), None))
         if op.outcome == "ok" and op.f != "join_group" and op.start > since:
             yield Finding("fenced_member", f"{op} was done for a member that was none any more: {source}", [source, op])
+    for op in run.operations:
+        # a generation that was never durable may be given again
+        if op.f == "commit_taken" and op.outcome == "ok" and not run.leaders \
+                and not any(begin <= op.end and op["taken_at"] <= end for begin, end, _ in run.restarts):
+            topic, partition, offset, generation = op["offset"]
+            yield Finding("fenced_member", f"{op} has committed {Place(topic, partition, offset)} for {op['group']} in generation"
+                          f" {generation}; the member did not have it any more, after that", [op])
     for op, offsets in commits(run):
         if op.outcome != "ok" or op["member"] not in life:
             continue

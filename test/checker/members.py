@@ -57,6 +57,8 @@ class Member(Client):
         self.replaced = None  # one that will be none when another one has joined in its place
         self.lost_place = False  # what was polled may be lost, and is not committed
         self.pending = []  # [topic, partition, offset, generation] to be committed, where that is apart
+        self.taken = []  # of those that were pending: the member has lost the partition, and may have got it again
+        self.taken_at = None
         self.timeout = 1.0
 
     def step(self):
@@ -73,6 +75,8 @@ class Member(Client):
             self.context.stop.wait(2 * self.timeout)
         elif self.kind.exact:
             self.work()
+        elif self.taken and self.random.random() < 0.2:
+            self.commit_taken()
         elif self.pending and self.random.random() >= self.late:
             self.commit_pending()
         else:
@@ -119,7 +123,7 @@ class Member(Client):
             self.member = answer["member"]  # unless the connection is lost before COMMIT: it will be told
             self.commit()
             return "ok"
-        self.pending = []
+        self.pending, self.taken = [], []
         if self.perform("join_group", body, instance=self.instance, planned_rollback=roll_back):
             self.lost_place = False
             self.former, self.replaced = self.replaced or self.former, None
@@ -264,6 +268,8 @@ class Member(Client):
         for topic, partition, rows in answer["takes"]:
             self.pending = [row for row in self.pending if row[:2] != [topic, partition]]
             self.pending.append([topic, partition, rows[-1][0] + 1, answer["generation"]])
+        if self.pending and self.random.random() < 0.4:
+            self.look_for_taken()
         if not answer["takes"] and self.random.random() < 0.3:
             self.wait()
         if self.random.random() < self.die / 2:
@@ -284,6 +290,30 @@ class Member(Client):
             self.commit()
         if self.perform("member_commit", body, member=self.member, offsets=offsets):
             self.pending = []
+
+    def look_for_taken(self):
+        """What it has polled, and may not commit any more: the partition is not its own, though it may be once more."""
+        def body(answer):
+            answer["places"] = self.query("SELECT topic, partition, generation_id FROM topics.assignment(%s)", self.member)
+        answer = self.perform("assignment", body, member=self.member)
+        if answer:
+            has = [[topic, partition] for topic, partition, _ in answer["places"]]
+            taken = [row for row in self.pending if row[:2] not in has]
+            if taken:
+                self.taken, self.taken_at = taken, self.history.now()
+                self.pending = [row for row in self.pending if row not in taken]
+
+    def commit_taken(self):
+        topic, partition, offset, generation = row = self.random.choice(self.taken)
+
+        def body(answer):
+            self.begin()
+            self.query("SELECT topics.commit_offset(%s, %s, %s, %s, member_id => %s, generation_id => %s)", self.group, topic,
+                       partition, offset, self.member, generation)
+            self.commit()
+        self.perform("commit_taken", body, member=self.member, offset=row, taken_at=self.taken_at)
+        if self.random.random() < 0.2:
+            self.taken = []
 
     def wait(self):
         seconds = self.random.uniform(0, 2)

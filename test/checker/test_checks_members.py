@@ -174,6 +174,16 @@ class MembersTest(unittest.TestCase):
             self.end(2, (0, "a"), (1, "b"))
             self.assert_finds(*kinds)
 
+    def test_committed_what_was_taken(self):
+        for outcome, restarts, kinds in (("ok", False, ["fenced_member"]), ("ok", True, []), ("fail", False, [])):
+            self.setUp()
+            self.join("m", 1)
+            taken_at = self.story.tick()
+            if restarts:
+                self.story.restart()
+            self.call("commit_taken", "m", outcome=outcome, offset=["main", 0, 1, 1], taken_at=taken_at)
+            self.assert_finds(*kinds)
+
     def test_refused_for_nothing(self):
         for f, lives, kinds in (("heartbeat", "ok", ["refused_member"]), ("heartbeat", "fail", [])):
             self.setUp()

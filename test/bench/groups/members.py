@@ -105,7 +105,7 @@ def one_more(bench):
     for _ in range(bench.rounds):
         for size in sizes:
             group = Group(server, 'many', size)
-            with server.session('SELECT 1') as session:
+            with server.session('SELECT 1;') as session:
                 session.ask(poll(group.members[:1]))  # that knows what it needs
                 started = time.monotonic()
                 group.members.append(session.ask(join('many', group.name) + ';'))
