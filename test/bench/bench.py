@@ -19,8 +19,8 @@ import report
 from server import CORES, Failure, Server
 
 GROUPS = ['bulk', 'single', 'numbered', 'pipelined', 'read', 'random', 'size', 'topics', 'snapshot', 'waiting',
-          'latency', 'space', 'consume', 'wakeup', 'groups', 'retention', 'compaction', 'nodes', 'leaders', 'kafka',
-          'kafka_leaders']
+          'latency', 'space', 'consume', 'wakeup', 'groups', 'members', 'retention', 'compaction', 'nodes', 'leaders',
+          'kafka', 'kafka_leaders']
 ON_REQUEST = ['kafka', 'kafka_leaders']  # measured only if they are asked for by name
 
 

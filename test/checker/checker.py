@@ -18,13 +18,16 @@ import checks
 import checks_damage  # their checks are among those of "checks" then
 import checks_keeping
 import checks_leaders
+import checks_members
 import checks_nodes
+import checks_producers
 import checks_visibility
 import faults
 import faults_leaders
 import faults_nodes
 import faults_pair
 import followers
+import producers
 import profiles
 import psycopg2
 import workload
@@ -136,8 +139,11 @@ class Observer(workload.Rereader):
         self.history.event("final", what="places",
                            places=self.query("SELECT partition, next_offset FROM place ORDER BY 1"))
         self.history.event("final", what="groups", committed=self.query(
-            "SELECT group_id, partition, committed_offset FROM topics.consumer_offset WHERE topic = %s ORDER BY 1, 2",
-            workload.SOURCE), work=self.query("SELECT * FROM work ORDER BY 1, 2, 3"))
+            "SELECT group_id, partition, committed_offset FROM topics.consumer_offset WHERE topic = %s AND group_id = ANY (%s)"
+            " ORDER BY 1, 2", workload.SOURCE, list(workload.CONSUMERS)), work=self.query("SELECT * FROM work ORDER BY 1, 2, 3"))
+        self.history.event("final", what="members", committed=self.query(
+            "SELECT group_id, topic, partition, committed_offset FROM topics.consumer_offset WHERE group_id <> ALL (%s)"
+            " ORDER BY 1, 2, 3", list(workload.CONSUMERS)), work=self.query("SELECT * FROM member_work ORDER BY 1, 2, 3, 4"))
         self.history.event("final", what="book", ids=[id for id, in self.query("SELECT id FROM book ORDER BY number")])
 
     def record_sessions(self):
@@ -208,6 +214,9 @@ class Round:
 
     def _load(self, server, context):
         self.clients = profiles.clients(context, self.profile)
+        if "clock" in self.kinds and self.seed % 2 == 0:
+            context.jumps = (*workload.CLOCK_JUMPS, workload.FAR_JUMP)
+            self.clients = [client for client in self.clients if not isinstance(client, producers.NumberedProducer)]
         kind_of_faults = (faults_pair.PairFaults if self.standby else faults_leaders.LeadersFaults if self.leaders
                           else faults_nodes.NodesFaults if self.nodes else faults.Faults)
         nemesis = kind_of_faults(context, self.kinds, self.options.pause)

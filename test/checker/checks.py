@@ -18,6 +18,7 @@ from history import operations
 
 CHECKS = []
 LOCK_RETRIED = 15000000  # microseconds after a lock of at most 5 s has gone until a follower has tried again
+NOT_TOLD = 5000000  # microseconds after a fault until no node takes itself for the leader that is not
 LIMIT = 20  # findings of one kind that are reported
 
 
@@ -197,6 +198,9 @@ class Run:
             for partition, rows in taken(op):
                 for offset, id in rows:
                     yield op, Place(op["topic"], partition, offset), id
+            for topic, partition, rows in polled(op):
+                for offset, id in rows:
+                    yield op, Place(topic, partition, offset), id
 
     def final_ids(self, topic, partition):
         """{offset: id} of a partition at the end."""
@@ -206,6 +210,11 @@ class Run:
 def taken(op):
     """(partition, [[offset, id]…]) of all that an operation has consumed, committed or not."""
     return op.get("takes", []) + op.get("dropped", []) if op.f == "consume" else []
+
+
+def polled(op):
+    """(topic, partition, [[offset, id]…]) of all that a member has polled, committed or not."""
+    return op.get("takes", ()) if op.f in ("member_work", "member_poll") else ()
 
 
 def is_checked(topic):
@@ -371,6 +380,9 @@ def windows(run):
     for op in run.operations:
         for partition, rows in taken(op):
             yield op, op["topic"], partition, rows[0][0], rows
+        for topic, partition, rows in polled(op):
+            if topic != workload.STATE:
+                yield op, topic, partition, rows[0][0], rows
 
 
 @check
@@ -722,12 +734,14 @@ def allowed_errors(run, op):
         allowed |= {"42704", "55000", "42P01"}
     if op.get("cancel_after"):
         allowed |= {"57014"} | ({"lost"} if run.nodes else set())  # or in the wait for followers, which closes the connection
-    if run.nodes and op.f == "produce":
+    if run.nodes and op.f in ("produce", "number"):
         allowed |= {"40003"}  # send() says so of a commit that no follower has confirmed
         if op.get("synchronous", "on").startswith("acks_"):
             allowed |= {"TP004"}  # no follower has asked for anything since pg_topics.node_timeout
     if run.leaders:
         allowed |= {"TP004", "40001"}  # another node leads, or has just come to lead
+        if op.f == "number" and any(begin <= op.end and op.start <= end + NOT_TOLD for begin, end in run.fault_times):
+            allowed |= {"TP007", "TP008"}  # from a node that has led, and knows neither that nor what another one has stored
     if op.f == "reset" and op["partition"] is None:
         allowed |= {"42704"}  # deleted before, by a COMMIT whose answer was lost
     if op.f == "bad_commit":
@@ -744,6 +758,16 @@ def allowed_errors(run, op):
         allowed |= {"40001"}
     if op.f in ("straddle", "tighten"):
         allowed |= {"23514", "55P03"}
+    if op.f in ("number", "member_work") and op.get("planned_end", "commit") != "commit" or op.f == "number":
+        allowed |= faults.SESSION_ERRORS  # they end sessions themselves
+    if op.get("former"):
+        allowed |= {"TP007"}
+    if op.get("member") or op.f == "call_again":
+        allowed |= {"TP003"}  # it was silent for too long
+    if op.f in ("member_work", "member_commit", "commit_taken"):
+        allowed |= {"TP002"}  # "refused_member" looks whether it is right
+    if op.f == "seek":
+        allowed |= {"TP001"}  # the log start has moved
     if run.faults:
         allowed |= faults.SESSION_ERRORS
     for fault in run.faults:

@@ -55,6 +55,7 @@ class Faults(threading.Thread):
         self.pause = pause
         self.done = threading.Event()
         self.stop = context.stop  # of the clients
+        self.jumps = context.jumps
         self.counts = {}
         self.failure = None
 
@@ -212,8 +213,8 @@ class Faults(threading.Thread):
         return {"switched": switched}
 
     def clock(self):
-        """An hour back, ten years forward, and home."""
-        jump = self.random.choice((-3600, 3600, 315360000))
+        """An hour back, or forward, or ten years forward, and home."""
+        jump = self.random.choice(self.jumps)
         self.server.set_clock(jump)
         self.done.wait(self.random.uniform(1.5, 3))
         self.server.set_clock(0)

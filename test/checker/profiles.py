@@ -4,7 +4,9 @@ from damage import Straddler, Tightener, Vandal
 from followers import FollowerComparer, FollowerReader
 from keeping import Idler, Keeper, KeptReader, StateProducer, StateReader, Trimmer
 from leaders import NODES, LeaderConsumer, LeaderProducer, LeaderWorker, SpreadProducer
+from members import LeaderMember, Member, MemberOffsetReader
 from nodes import FOLLOWERS
+from producers import LeaderNumberedProducer, NumberedProducer
 from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
 from workload import (KEPT, SPREAD, STATE, TOPICS, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
                       SimpleConsumer, Snapshotter, Waiter, Worker)
@@ -23,6 +25,11 @@ def keepers(count, think):
             (Trimmer, count + 1, {"think": 4 * think})]
 
 
+def members(count, kind=Member, groups=("exact", "exact_kept", "exact_static", "apart"), **options):
+    """Members of some groups."""
+    return [(kind, count, {"group": group, **options}) for group in groups]
+
+
 ACKNOWLEDGED_EARLY = {"modes": {"local": 1, "off": 1}}  # goes on without a standby
 
 ACKS = {"modes": {"on": 60, "local": 10, "off": 10, "acks_1": 15, "acks_0": 5}}
@@ -35,7 +42,8 @@ PROFILES = {
             *[(SimpleConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
             (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {}), *keepers(1, 0.08),
             (Pairer, 1, {"think": 0.15}), (Comparer, 1, {"think": 0.25}), (Numberer, 2, {"think": 0.1}), (Listener, 1, {}),
-            (Vandal, 1, {}), (Straddler, 1, {"think": 0.1}), (Tightener, 1, {"think": 0.5})],
+            (Vandal, 1, {}), (Straddler, 1, {"think": 0.1}), (Tightener, 1, {"think": 0.5}),
+            (NumberedProducer, 2, {}), (NumberedProducer, 1, {"named": False}), *members(2, think=0.2), (MemberOffsetReader, 1, {})],
     # a synchronous standby, and who reads while it is away
     "standby": [(Producer, 2, {"modes": {"on": 55, "remote_apply": 5, "local": 20, "off": 20}}), (Producer, 1, ACKNOWLEDGED_EARLY),
                 (Pairer, 2, {}), (Pairer, 1, ACKNOWLEDGED_EARLY), (Comparer, 2, {}), (Numberer, 2, {"think": 0.05}),
@@ -52,6 +60,8 @@ PROFILES = {
     "leaders": [(LeaderProducer, 7, {"side": 0, "modes": {"on": 95, "local": 2, "off": 3}}),
                 (LeaderProducer, 1, {"side": 0, "modes": {"acks_1": 1}}), (LeaderWorker, 3, {}),
                 *[(LeaderConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
+                (LeaderNumberedProducer, 2, {}), (LeaderNumberedProducer, 1, {"named": False}),
+                *members(2, LeaderMember, ("exact", "exact_static")), (LeaderMember, 1, {"group": "apart"}),
                 *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in NODES]],
     # the same, and a topic whose leaders are spread
     "spread": [(LeaderProducer, 3, {"side": 0, "modes": {"on": 95, "local": 2, "off": 3}}),
@@ -65,7 +75,15 @@ PROFILES = {
                    (Listener, 1, {})],
     # who damages topics and puts them right; who alters what records were checked against
     "damage": [(Vandal, 1, {"think": 0.05}), (Straddler, 4, {}), (Tightener, 1, {})],
+    # producers that number their records
+    "numbering": [(NumberedProducer, 4, {"think": 0.01}), (NumberedProducer, 2, {"think": 0.01, "named": False})],
+    # members that come and go
+    "members": [(Producer, 3, {"think": 0.03, "sleep": 0, "side": 0}), *keepers(1, 0.1), *members(4, think=0.02, leave=0.06),
+                (MemberOffsetReader, 1, {"think": 0.05}), (Admin, 1, {"works": {"add_partition": 1}, "think": 5})],
     # the rest is for mutants: much of what shows them
+    # members that commit late what they have polled, while others come and go
+    "generations": [(Producer, 2, {"think": 0.02, "sleep": 0, "side": 0, "topics": ("main",)}),
+                    *members(4, groups=("apart",), think=0.02, leave=0.08, die=0.08, late=0.8, rollback=0), (MemberOffsetReader, 1, {})],
     # snapshots that are used when what came after them has been compacted
     "snapshots": [(StateProducer, 2, {"think": 0.02}), (Keeper, 1, {"works": {"roll": 1}, "rolled": (STATE,), "think": 0.1}),
                   (StateReader, 3, {"works": {"look": 1}, "wait": 1.5, "wait_again": 0})],

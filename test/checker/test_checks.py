@@ -16,7 +16,9 @@ import checks
 import checks_damage  # their checks are among those of "checks" then
 import checks_keeping
 import checks_leaders
+import checks_members
 import checks_nodes
+import checks_producers
 import checks_visibility
 import faults
 import history
@@ -856,7 +858,8 @@ class CompletenessTest(unittest.TestCase):
     def test_every_check_is_seen_to_complain(self):
         directory = os.path.dirname(os.path.abspath(__file__))
         source = ""
-        for name in ("test_checks.py", "test_checks_leaders.py", "test_checks_nodes.py", "test_checks_visibility.py"):
+        for name in ("test_checks.py", "test_checks_leaders.py", "test_checks_members.py", "test_checks_nodes.py",
+                     "test_checks_producers.py", "test_checks_visibility.py"):
             with open(os.path.join(directory, name), encoding="utf-8") as file:
                 source += file.read()
         for function in checks.CHECKS:

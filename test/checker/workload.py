@@ -33,13 +33,14 @@ import zlib
 import psycopg2
 
 TOPICS = {"main": 3, "second": 2, "copy": 8, "consumed": 8, "sized": 1, "aged": 1, "cut": 2, "state": 2,
-          "paired": 2, "numbered": 20, "damaged": 2, "spread": 4}
+          "paired": 2, "numbered": 20, "damaged": 2, "spread": 4, "sequenced": 3, "worked": 2}
 MAX_PARTITIONS = 6  # of main, which grows
 LOADED = ("main", "second")  # what producers produce to
 SOURCE, DESTINATION = "main", "copy"  # of copiers
 CONSUMED = "consumed"  # where members of the group WORKERS produce what they consume
 WORKERS, SIMPLE = "workers", "simple"  # groups: by consume(), and by commit_offset()
 RESETS = "resets"  # the group of one client, which resets and deletes it
+CONSUMERS = (WORKERS, SIMPLE, RESETS)  # that have no members
 SIDE = "side"  # comes and goes
 SIZED, AGED, CUT = "sized", "aged", "cut"  # records leave by bytes; by time; by delete_records() only
 KEPT = (SIZED, AGED, CUT)
@@ -48,6 +49,8 @@ KEYS = 12  # of STATE
 TRIMMED = "trimmed"  # is compacted, and loses records by delete_records() only: no key comes twice
 PAIRED = "paired"  # each transaction produces as many records to each partition, and as many rows of "book"
 NUMBERED = "numbered"  # by serializable transactions, which note the log ends that they have seen
+SEQUENCED = "sequenced"  # by producers that number their records
+WORKED = "worked"  # what members of groups have done, where tables are each node's own
 SPREAD = "spread"  # has its leaders on several nodes, where any may lead
 DAMAGED = "damaged"  # loses rows of the catalogue, and is repaired
 LARGE = "L"  # ends the id of a value that is larger than most segments
@@ -64,6 +67,7 @@ CREATE EXTENSION pg_topics;
 CREATE DOMAIN limited_value bigint;
 CREATE TABLE book (number bigserial PRIMARY KEY, id text, synchronous text);
 CREATE TABLE work (group_id text, partition int, "offset" bigint, id text);
+CREATE TABLE member_work (group_id text, topic text, partition int, "offset" bigint, id text);
 CREATE TABLE place (partition int PRIMARY KEY, next_offset bigint NOT NULL DEFAULT 0);
 CREATE TABLE balance (account int PRIMARY KEY, amount int NOT NULL);
 INSERT INTO balance SELECT generate_series(1, 4), 0;
@@ -85,10 +89,17 @@ SELECT topics.create_topic('trimmed', 1, segment_bytes => 65536, retention_time 
     min_cleanable_dirty_ratio => 0);
 SELECT topics.create_topic('paired', 2, segment_bytes => 131072, retention_time => '-1 s');
 SELECT topics.create_topic('numbered', 20, retention_time => '-1 s');
+SELECT topics.create_topic('sequenced', 3, segment_bytes => 131072, retention_time => '-1 s');
+SELECT topics.create_topic('worked', 2, retention_time => '-1 s');
 SELECT topics.create_topic('damaged', 2, segment_bytes => 65536, retention_time => '-1 s');
 SELECT topics.create_topic('spread', 4, segment_bytes => 131072, retention_time => '-1 s');
 SELECT topics.create_topic('limited', 1, segment_bytes => 65536, value_type => 'limited_value');
 """
+
+# of the server's clock, in seconds.  In ten years producers that number their records are forgotten: one
+# round in two is without these, the other without those
+CLOCK_JUMPS = (-3600, 3600)
+FAR_JUMP = 315360000
 
 STATEMENT_TIMEOUT = "57014"
 
@@ -130,6 +141,8 @@ class Context:
         self.history = history
         self.seed = seed
         self.partitions = dict(TOPICS)
+        self.drained = set()  # groups of members of which one has read on to the end
+        self.jumps = CLOCK_JUMPS
         self.stop = threading.Event()
 
 
@@ -204,10 +217,10 @@ class Client(threading.Thread):
         self.commit_at = self.history.now()
         return self.query(sql, *parameters)
 
-    def die_before_reply(self):
-        """Sends COMMIT, and goes away before the answer."""
+    def die_before_reply(self, sql="COMMIT"):
+        """Sends COMMIT, or what commits by itself, and goes away before the answer."""
         self.commit_at = self.history.now()
-        message = b"COMMIT\0"
+        message = sql.encode() + b"\0"
         wire = socket.socket(fileno=socket.dup(self.connection.fileno()))
         try:
             wire.sendall(b"Q" + struct.pack("!i", len(message) + 4) + message)
@@ -710,7 +723,7 @@ class OffsetReader(Client):
     def step(self):
         def body(answer):
             answer["rows"] = self.query("SELECT group_id, partition, committed_offset FROM topics.consumer_offset"
-                                        " WHERE topic = %s", SOURCE)
+                                        " WHERE topic = %s AND group_id = ANY (%s)", SOURCE, list(CONSUMERS))
         self.perform("committed", body)
 
 

@@ -1,0 +1,281 @@
+"""What must hold of members of consumer groups.
+
+Checks as those of checks.py, which calls them: import this beside it.  That
+what they poll is what the log has, without a gap, checks.py looks at.
+"""
+
+import bisect
+import collections
+
+import members
+import workload
+from checks import Finding, Place, check
+
+QUIET = 5000000  # microseconds after a lost connection in which its last call may still do something
+
+
+def polls(run):
+    """Operations that have polled, with an answer."""
+    return [op for op in run.operations if op.f in ("member_work", "member_poll") and "polled_at" in op.details]
+
+
+def commits(run):
+    """(operation, [[topic, partition, committed offset, generation]…]) of all that commit offsets."""
+    for op in run.operations:
+        if op.f == "member_work" and op.get("takes"):
+            yield op, [[topic, partition, rows[-1][0] + 1, op["generation"]] for topic, partition, rows in op["takes"]]
+        elif op.f == "member_commit":
+            yield op, op["offsets"]
+
+
+def lives(run):
+    """
+    {member: in which life of its group it has joined}: a group whose last member has gone begins anew, with generation 1.
+    Joins are one after the other, and each knows when it was its turn.
+    """
+    result, life = {}, collections.Counter()
+    joins = [op for op in run.operations if op.f == "join_group" and "joined_at" in op.details and op.outcome != "fail"]
+    for op in sorted(joins, key=lambda op: op["joined_at"]):
+        life[op["group"]] += op["generation"] == 1
+        result[op["member"]] = life[op["group"]]
+    return result
+
+
+def instances(run):
+    return {op["member"]: op["instance"] for op in run.operations if op.f == "join_group" and "member" in op.details}
+
+
+def member_places(run):
+    """{(group, topic, partition): committed offset} at the end."""
+    return {(group, topic, partition): place for event in run.of("members") for group, topic, partition, place in event["committed"]}
+
+
+def final_records(run, topic, partition):
+    """{offset: id} of a partition at the end."""
+    if topic != workload.STATE:
+        return run.final_ids(topic, partition)
+    return {offset: "null" if id is None else id for event in run.of("state_log")
+            for number, offset, _, id in event["rows"] if number == partition}
+
+
+class Highest:
+    """Of rows (time, what can be compared, ...) the highest up to a time."""
+
+    def __init__(self, rows):
+        self.times, self.rows = [], []
+        for row in sorted(rows, key=lambda row: row[0]):
+            self.times.append(row[0])
+            self.rows.append(row if not self.rows or row[1] > self.rows[-1][1] else self.rows[-1])
+
+    def before(self, time):
+        number = bisect.bisect_left(self.times, time)
+        return self.rows[number - 1] if number else None
+
+
+@check
+def exactly_once_members(run):
+    """What a group has worked on is not what its committed offset says, where both are in one transaction: each record once."""
+    if not run.has_log:
+        return
+    places = member_places(run)
+    work = collections.defaultdict(list)
+    if run.leaders:  # where tables are each node's own
+        for (topic, _), rows in run.log.items():
+            for _, value, *_ in rows if topic == workload.WORKED else ():
+                _, group, of, partition, offset, id = value.split("|", 5)
+                work[group, of, int(partition)].append((int(offset), id))
+    for event in run.of("members"):
+        for group, topic, partition, offset, id in event["work"] if not run.leaders else ():
+            work[group, topic, partition].append((offset, id))
+    for group, topic, partition in sorted({*places, *work}):
+        if group not in members.GROUPS or not members.GROUPS[group].exact:
+            continue
+        place = places.get((group, topic, partition), 0)
+        done = work[group, topic, partition]
+        twice = sorted(row for row, count in collections.Counter(done).items() if count > 1)
+        beyond = sorted(row for row in done if row[0] >= place)
+        there = {row for row in final_records(run, topic, partition).items() if row[0] < place}
+        missing = sorted(there - set(done))
+        strange = []
+        if topic != workload.STATE:  # compaction takes records
+            strange = sorted(row for row in set(done) - there if run.log_start(topic, partition) <= row[0] < place)
+        if twice or beyond or missing or strange:
+            yield Finding("exactly_once_members", f"group {group}, {topic}[{partition}], committed {place}: {len(done)} were worked on;"
+                          f" twice {twice[:3]}, not {missing[:3]}, beyond {beyond[:3]}, not in the log {strange[:3]}"
+                          f" ({len(twice)}, {len(missing)}, {len(beyond)}, {len(strange)})")
+
+
+@check
+def passed_over(run):
+    """A group has committed an offset behind a record that no member of it has polled."""
+    if not run.has_log:
+        return
+    polled = collections.defaultdict(set)
+    for op in polls(run):
+        for topic, partition, rows in op["takes"]:
+            polled[op["group"], topic, partition].update(offset for offset, _ in rows)
+    for (group, topic, partition), place in sorted(member_places(run).items()):
+        if group not in members.GROUPS:
+            continue
+        missing = sorted(offset for offset in final_records(run, topic, partition)
+                         if offset < place and offset not in polled[group, topic, partition])
+        if missing:
+            yield Finding("passed_over", f"group {group} has committed {place} in {topic}[{partition}], and nobody has polled"
+                          f" {missing[0]} ({len(missing)} records)")
+
+
+@check
+def two_owners(run):
+    """Two members have polled a partition in one generation, or one of them after another one had it in a later one."""
+    life, instance = lives(run), instances(run)
+    seen = collections.defaultdict(list)  # {(group, topic, partition): [(when, (life, generation), member, operation)…]}
+    for op in polls(run):
+        if op["member"] in life:
+            for topic, partition, _ in op["takes"]:
+                seen[op["group"], topic, partition].append(
+                    (op["polled_at"], (life[op["member"]], op["generation"]), op["member"], op))
+    for (group, topic, partition), rows in seen.items():
+        owners = {}  # {(life, generation): (member, operation)}
+        for _, when, member, op in rows:
+            other, source = owners.setdefault(when, (member, op))
+            # a static member has what it had under its former id
+            if other != member and (instance.get(other) is None or instance.get(other) != instance.get(member)):
+                yield Finding("two_owners", f"group {group}, {topic}[{partition}]: {source} and {op} have polled it for"
+                              f" {other} and {member} in generation {when[1]}", [source, op])
+        highest = Highest(rows)
+        for _, when, member, op in rows:
+            later = highest.before(op.start)
+            if later and later[1] > when and later[2] != member:
+                yield Finding("two_owners", f"group {group}, {topic}[{partition}]: {op} has polled it for {member} in generation"
+                              f" {when[1]}, after {later[3]} for {later[2]} in {later[1][1]}", [later[3], op])
+
+
+@check
+def fenced_member(run):
+    """Who is no member was served; or an offset was committed by one whose partition another one had by then."""
+    life, gone = lives(run), {}  # {member: when that was certain}
+    instance = instances(run)
+    static = {}  # {(group, instance): [(time, member, operation)…]}
+    for op in run.operations:
+        if op.f == "leave_group" and op.outcome == "ok":
+            gone[op["member"]] = op.end, op
+        elif op.f == "join_group" and "member" in op.details:
+            if op.outcome == "fail":
+                gone[op["member"]] = op.end, op
+            elif op.outcome == "ok" and op["instance"]:
+                static.setdefault((op["group"], op["instance"]), []).append((op["joined_at"], op["member"], op))
+    for rows in static.values():
+        for (_, former, _), (_, _, op) in zip(sorted(rows, key=lambda row: row[0]), sorted(rows, key=lambda row: row[0])[1:]):
+            gone.setdefault(former, (op.end, op))
+    polled = collections.defaultdict(list)
+    for op in polls(run):
+        for topic, partition, _ in op["takes"]:
+            if op["member"] in life:
+                polled[op["group"], topic, partition].append(
+                    (op["polled_at"], (life[op["member"]], op["generation"]), op["member"], op))
+    highest = {place: Highest(rows) for place, rows in polled.items()}
+    for op in run.operations:
+        since, source = gone.get(op.get("member"), (float("inf"), None))
+        if op.outcome == "ok" and op.f != "join_group" and op.start > since:
+            yield Finding("fenced_member", f"{op} was done for a member that was none any more: {source}", [source, op])
+    for op in run.operations:
+        # a generation that was never durable may be given again
+        if op.f == "commit_taken" and op.outcome == "ok" and not run.leaders \
+                and not any(begin <= op.end and op["taken_at"] <= end for begin, end, _ in run.restarts):
+            topic, partition, offset, generation = op["offset"]
+            yield Finding("fenced_member", f"{op} has committed {Place(topic, partition, offset)} for {op['group']} in generation"
+                          f" {generation}; the member did not have it any more, after that", [op])
+    for op, offsets in commits(run):
+        if op.outcome != "ok" or op["member"] not in life:
+            continue
+        for topic, partition, offset, generation in offsets:
+            place, when = (op["group"], topic, partition), (life[op["member"]], generation)
+            later = highest[place].before(op["commit_at"]) if place in highest else None
+            if later and later[2] == op["member"]:  # it may have got the partition again, and has given an old generation
+                later = next((row for row in polled[place] if row[0] < op["commit_at"] and row[1] > when and row[2] != op["member"]), None)
+            if later and later[1] > when:
+                yield Finding("fenced_member", f"{op} has committed {Place(topic, partition, offset)} for {op['group']} in"
+                              f" generation {generation}, after {later[3]} had polled there for another member, in {later[1][1]}",
+                              [later[3], op])
+
+
+@check
+def refused_member(run):
+    """A member that went on later was refused a commit in partitions that it had just polled."""
+    later = collections.defaultdict(list)  # {member: [(start, operation)…] of what was done for it}
+    lost = collections.defaultdict(list)  # {client: when its connections were lost}
+    latest = {}  # {member: its latest poll}
+    for op in run.operations:
+        if op.outcome == "ok" and op.get("member") and op.f != "join_group":
+            later[op["member"]].append((op.start, op))
+        if op.get("error") == "lost" or op.outcome == "info":
+            lost[op.client].append(op.end or op.start)
+    for op in run.operations:
+        # only a poll gives partitions up
+        if op.f == "member_poll":
+            latest[op.get("member")] = op
+        if op.f not in ("member_work", "member_commit") or op.get("error") != members.ILLEGAL_GENERATION:
+            continue
+        offsets = next((offsets for other, offsets in commits(run) if other is op), [])
+        if op.f == "member_commit":
+            source = latest.get(op["member"])
+            taken = {(topic, partition) for topic, partition, _ in source.get("takes", ())} if source else set()
+            if not all((topic, partition) in taken and generation == source["generation"]
+                       for topic, partition, _, generation in offsets):
+                continue
+        if any(op.start - QUIET < time <= op.end for time in lost[op.client]):
+            continue
+        after = next((other for start, other in later[op["member"]] if start > op.end), None)
+        if after and offsets:
+            yield Finding("refused_member", f"{op} was refused: {op['message']}; and {op['member']} has polled that before, and went on"
+                          f" in {after}", [op, after])
+
+
+@check
+def member_offset(run):
+    """An offset that members have committed went back, or lies beyond the log end, or nobody has committed it."""
+    known = collections.defaultdict(list)  # {(group, topic, partition): [(when it was certain, offset, operation)…]}
+    possible = collections.defaultdict(set)
+    looks = []
+    for op, offsets in commits(run):
+        for topic, partition, offset, _ in offsets:
+            if op.outcome == "ok":
+                known[op["group"], topic, partition].append((op.end, offset, op))
+            if op.outcome != "fail":
+                possible[op["group"], topic, partition].add(offset)
+    for op in run.operations:
+        if op.f == "member_offsets" and op.outcome == "ok":
+            looks.append((op.start, {(group, topic, partition): offset for group, topic, partition, offset in op["rows"]}, op))
+            if not run.leaders:  # what a view shows need not be confirmed
+                for group, topic, partition, offset in op["rows"]:
+                    known[group, topic, partition].append((op.end, offset, op))
+    for key, place in member_places(run).items():
+        looks.append((float("inf"), {key: place}, None))
+        end = run.ends.get(key[1:], (0, None))[1]
+        if end is not None and place > end:
+            yield Finding("member_offset", f"group {key[0]} has committed {place} in {key[1]}[{key[2]}], which ends at {end}")
+    highest = {key: Highest(rows) for key, rows in known.items()}
+    for start, places, look in looks:
+        for key, place in places.items():
+            if key[0] not in members.GROUPS:
+                continue
+            group, topic, partition = key
+            if place not in possible[key]:
+                yield Finding("member_offset", f"group {group} stands at {place} in {topic}[{partition}], which nobody has committed",
+                              [look] if look else [])
+            before = highest[key].before(start) if key in highest else None
+            if before and before[1] > place:
+                _, offset, source = before
+                yield Finding("member_offset", f"group {group} stood at {offset} in {topic}[{partition}], and at {place} later",
+                              [op for op in (source, look) if op])
+
+
+@check
+def unowned(run):
+    """After the load a member of a group polls on, and a partition is nobody's, or there are records left."""
+    for event in run.of("drained_group"):
+        if event["left"] is None:
+            yield Finding("unowned", f"after the load, group {event['group']} has taken no member")
+        for topic, partition, committed, end, lag, consumer in event["left"] or ():
+            yield Finding("unowned", f"after the load, group {event['group']} stands at {committed} in {topic}[{partition}], which ends"
+                          f" at {end}, and {'nobody' if consumer is None else consumer} has that")

@@ -1,0 +1,374 @@
+"""Members of consumer groups, who come, go, die and are silent for too long.
+
+What must hold of them is in checks_members.py.  The groups are in GROUPS.  In
+those that are "exact" poll(), a row per record in the table "member_work",
+which has no constraint that would mend anything, and commit_offset() are one transaction;
+in others poll() is one, and commit_offset() another.
+"""
+
+import signal
+import time
+
+import psycopg2
+from leaders import AtLeader
+from workload import AGED, CUT, LOADED, SOURCE, STATE, WORKED, Client, identify
+
+
+class Kind:
+    """What the members of a group have in common."""
+
+    def __init__(self, topics, assignor, exact=True, static=False):
+        self.topics = topics
+        self.assignor = assignor
+        self.exact = exact
+        self.static = static
+
+
+GROUPS = {
+    "exact": Kind(LOADED, "cooperative-sticky"),
+    "exact_kept": Kind((AGED, CUT, STATE), "range"),
+    "exact_static": Kind((SOURCE,), "sticky", static=True),
+    "apart": Kind((SOURCE, STATE), "roundrobin", exact=False),
+}
+
+UNKNOWN_MEMBER, ILLEGAL_GENERATION, OUT_OF_RANGE = "TP003", "TP002", "TP001"
+DRAIN = 60  # seconds at most for the last one of a group to read to the end
+
+
+class Member(Client):
+    think = 0.12
+    group = "exact"
+    limit = 60
+    rollback = 0.1
+    die = 0.04  # before the reply to COMMIT, or before COMMIT
+    silent = 0.02  # for longer than it may
+    leave = 0.03
+    late = 0.5  # part of steps in which what was polled is not yet committed
+    sleep = 0.1
+    stale = 0.3  # part of its former lives that call again
+    timeouts = (1.0, 2.0)  # seconds of silence that it may have
+
+    def __init__(self, context, name, **options):
+        super().__init__(context, name, **options)
+        self.kind = GROUPS[self.group]
+        self.instance = name if self.kind.static else None
+        self.member = None
+        self.former = None  # an id that is no member any more
+        self.replaced = None  # one that will be none when another one has joined in its place
+        self.lost_place = False  # what was polled may be lost, and is not committed
+        self.pending = []  # [topic, partition, offset, generation] to be committed, where that is apart
+        self.taken = []  # of those that were pending: the member has lost the partition, and may have got it again
+        self.taken_at = None
+        self.timeout = 1.0
+
+    def step(self):
+        choice = self.random.random()
+        if self.former and choice < self.stale:
+            self.call_again()
+        elif self.member is None:
+            self.join_group()
+        elif self.lost_place:
+            self.seek()
+        elif choice > 1 - self.leave:
+            self.go()
+        elif choice > 1 - self.leave - self.silent:
+            self.context.stop.wait(2 * self.timeout)
+        elif self.kind.exact:
+            self.work()
+        elif self.taken and self.random.random() < 0.2:
+            self.commit_taken()
+        elif self.pending and self.random.random() >= self.late:
+            self.commit_pending()
+        else:
+            self.poll_only()
+
+    # ------------------------------------------------------------------
+    # What it is
+    # ------------------------------------------------------------------
+
+    def perform(self, f, body, **plan):
+        """Who is no member is told so, and joins again; who does not know what was committed seeks."""
+        told = {}
+
+        def body_and_look(answer):
+            told["answer"] = answer
+            return body(answer)
+        answer = super().perform(f, body_and_look, group=self.group, **plan)
+        if answer is None:
+            if f in ("member_work", "member_poll", "member_commit", "seek"):
+                self.lost_place = True
+                self.pending = []
+            if told["answer"].get("error") == UNKNOWN_MEMBER and plan.get("member") == self.member:
+                self.member = None
+        return answer
+
+    def alone(self):
+        """Waits for the end of its own last session, whose COMMIT may be under way."""
+        self.query("SELECT pg_advisory_xact_lock(hashtext(%s))", self.name)
+
+    def join_group(self):
+        roll_back = self.random.random() < 0.05
+        self.timeout = self.random.uniform(*self.timeouts)
+
+        def body(answer):
+            self.begin()
+            (answer["member"], answer["generation"]), = self.query(
+                "SELECT * FROM topics.join_group(%s, %s, %s, session_timeout => %s, group_instance_id => %s)", self.group,
+                list(self.kind.topics), self.kind.assignor, f"{self.timeout} s", self.instance)
+            answer["joined_at"] = self.history.now()  # in the order of the joins: each waits for the one before
+            if roll_back:
+                self.former = answer["member"]
+                self.query("ROLLBACK")
+                return "fail"
+            self.member = answer["member"]  # unless the connection is lost before COMMIT: it will be told
+            self.commit()
+            return "ok"
+        self.pending, self.taken = [], []
+        if self.perform("join_group", body, instance=self.instance, planned_rollback=roll_back):
+            self.lost_place = False
+            self.former, self.replaced = self.replaced or self.former, None
+
+    def go(self):
+        """Leaves, or thinks better of it."""
+        member, roll_back = self.member, self.random.random() < 0.2
+
+        def body(answer):
+            self.begin()
+            self.query("SELECT topics.leave_group(%s)", member)
+            if roll_back:
+                self.query("ROLLBACK")
+                return "fail"
+            self.commit()
+            return "ok"
+        if self.perform("leave_group", body, member=member, planned_rollback=roll_back):
+            self.former = member
+            self.member = None
+
+    def call_again(self):
+        """As one who is no member: all is refused."""
+        member, self.former = self.former, None
+        call = self.random.choice(("heartbeat", "poll", "commit_offset", "leave_group"))
+
+        def body(answer):
+            self.begin()
+            if call == "commit_offset":
+                topic = self.kind.topics[0]
+                committed = self.committed(topic, 0)
+                self.query("SELECT topics.commit_offset(%s, %s, 0, %s, member_id => %s, generation_id => 1)", self.group, topic,
+                           committed, member)
+            else:
+                self.query(f"SELECT topics.{call}(%s)", member)
+            self.commit()
+        self.perform("call_again", body, member=member, call=call)
+
+    def lie_down(self):
+        """Dies, or its connection does: the next one is another member, or goes on."""
+        if self.random.random() < 0.5:
+            self.replaced = self.member if self.instance else None
+            self.member = None
+
+    # ------------------------------------------------------------------
+    # Where it is
+    # ------------------------------------------------------------------
+
+    def committed(self, topic, partition):
+        """What is committed, or where the log begins."""
+        rows = self.query("SELECT greatest(log_start_offset, committed_offset) FROM topics.partition LEFT JOIN"
+                          " (SELECT * FROM topics.consumer_offset WHERE group_id = %s) o USING (topic, partition)"
+                          " WHERE topic = %s AND partition = %s", self.group, topic, partition)
+        return rows[0][0]
+
+    def seek(self):
+        """Goes back to what is committed, in what it has: nobody else commits there meanwhile."""
+        def body(answer):
+            self.begin()
+            self.alone()
+            for topic, partition, position in self.query("SELECT topic, partition, position FROM topics.assignment(%s)", self.member):
+                if position is not None:
+                    self.query("SELECT topics.seek(%s, %s, %s, %s)", self.member, topic, partition, self.committed(topic, partition))
+            self.commit()
+        if self.perform("seek", body, member=self.member):
+            self.lost_place = False
+
+    # ------------------------------------------------------------------
+    # Work
+    # ------------------------------------------------------------------
+
+    def poll(self, answer, limit):
+        max_wait = self.random.choice((0, 0, 0, 0.3))
+        rows = self.query('SELECT topic, partition, "offset", value, generation_id FROM topics.poll(%s, %s, max_wait => %s)',
+                          self.member, limit, f"{max_wait} s")
+        answer["polled_at"] = self.history.now()
+        takes = {}
+        for topic, partition, offset, value, generation in rows:
+            takes.setdefault((topic, partition), []).append([offset, identify(value)])
+            answer["generation"] = generation
+        answer["takes"] = [[topic, partition, taken] for (topic, partition), taken in takes.items()]
+
+    def do(self, takes):
+        for topic, partition, rows in takes:
+            self.query("INSERT INTO member_work SELECT %s, %s, %s, * FROM unnest(%s::bigint[], %s::text[])", self.group, topic,
+                       partition, [offset for offset, _ in rows], [id for _, id in rows])
+
+    def work(self):
+        """Poll, work and commit in one transaction."""
+        member = self.member
+        limit = self.random.randint(1, self.limit)
+        isolation = self.random.choices((None, "REPEATABLE READ"), (90, 10))[0]
+        too_late = self.random.random() < self.silent
+        choice = self.random.random()
+        end = "rollback" if choice < self.rollback else \
+            self.random.choice(("die", "vanish", "killed")) if choice < self.rollback + self.die else "commit"
+
+        def body(answer):
+            self.begin(isolation)
+            self.alone()
+            self.poll(answer, limit)
+            self.do(answer["takes"])
+            for topic, partition, rows in answer["takes"]:
+                self.query("SELECT topics.commit_offset(%s, %s, %s, %s, member_id => %s, generation_id => %s)", self.group, topic,
+                           partition, rows[-1][0] + 1, member, answer["generation"])
+            if self.random.random() < self.sleep:
+                time.sleep(self.random.uniform(0, 0.3))
+            if too_late:
+                self.context.stop.wait(2 * self.timeout)
+            if end == "rollback":
+                self.query("ROLLBACK")
+                return "fail"
+            if end == "vanish":
+                self.disconnect()
+                return "fail"
+            if end == "die":
+                return self.die_before_reply()
+            if end == "killed":
+                self.context.server.send(self.connection.info.backend_pid, signal.SIGTERM)
+            self.commit()
+            return "ok"
+        self.perform("member_work", body, member=member, isolation=isolation, planned_end=end, exact=True)
+        if end in ("die", "vanish", "killed"):
+            self.lie_down()
+
+    def poll_only(self):
+        """
+        Polls, and commits later, or never.  What was polled in a transaction that is rolled back was polled, and may be
+        committed in another.
+        """
+        member = self.member
+        limit = self.random.randint(1, self.limit)
+        roll_back = self.random.random() < self.rollback
+
+        def body(answer):
+            self.begin()
+            self.alone()
+            self.poll(answer, limit)
+            self.query("ROLLBACK" if roll_back else "COMMIT")
+        answer = self.perform("member_poll", body, member=member, exact=False)
+        if not answer:
+            return
+        for topic, partition, rows in answer["takes"]:
+            self.pending = [row for row in self.pending if row[:2] != [topic, partition]]
+            self.pending.append([topic, partition, rows[-1][0] + 1, answer["generation"]])
+        if self.pending and self.random.random() < 0.4:
+            self.look_for_taken()
+        if not answer["takes"] and self.random.random() < 0.3:
+            self.wait()
+        if self.random.random() < self.die / 2:
+            self.disconnect()
+            self.pending = []
+            self.lost_place = True
+            self.lie_down()
+
+    def commit_pending(self):
+        offsets = self.pending
+
+        def body(answer):
+            self.begin()
+            self.alone()
+            for topic, partition, offset, generation in offsets:
+                self.query("SELECT topics.commit_offset(%s, %s, %s, %s, member_id => %s, generation_id => %s)", self.group, topic,
+                           partition, offset, self.member, generation)
+            self.commit()
+        if self.perform("member_commit", body, member=self.member, offsets=offsets):
+            self.pending = []
+
+    def look_for_taken(self):
+        """What it has polled, and may not commit any more: the partition is not its own, though it may be once more."""
+        def body(answer):
+            answer["places"] = self.query("SELECT topic, partition, generation_id FROM topics.assignment(%s)", self.member)
+        answer = self.perform("assignment", body, member=self.member)
+        if answer:
+            has = [[topic, partition] for topic, partition, _ in answer["places"]]
+            taken = [row for row in self.pending if row[:2] not in has]
+            if taken:
+                self.taken, self.taken_at = taken, self.history.now()
+                self.pending = [row for row in self.pending if row not in taken]
+
+    def commit_taken(self):
+        topic, partition, offset, generation = row = self.random.choice(self.taken)
+
+        def body(answer):
+            self.begin()
+            self.query("SELECT topics.commit_offset(%s, %s, %s, %s, member_id => %s, generation_id => %s)", self.group, topic,
+                       partition, offset, self.member, generation)
+            self.commit()
+        self.perform("commit_taken", body, member=self.member, offset=row, taken_at=self.taken_at)
+        if self.random.random() < 0.2:
+            self.taken = []
+
+    def wait(self):
+        seconds = self.random.uniform(0, 2)
+        self.perform("poll_wait", lambda answer: self.query("CALL topics.poll_wait(%s, %s)", self.member, f"{seconds:.3f} s") and None,
+                     member=self.member, seconds=seconds)
+
+    # ------------------------------------------------------------------
+    # The end
+    # ------------------------------------------------------------------
+
+    LEFT = ("SELECT topic, partition, current_offset, log_end_offset, lag, consumer_id FROM topics.consumer_lag"
+            " WHERE group_id = %s AND (lag > 0 OR consumer_id IS NULL)")
+
+    def drain(self):
+        """After the load: one of each group reads to the end; then all partitions are some member's, and nothing is left."""
+        if self.group in self.context.drained:
+            return
+        self.context.drained.add(self.group)
+        self.rollback = self.die = self.silent = self.leave = self.stale = self.sleep = 0
+        self.limit = 1000
+        deadline = time.monotonic() + DRAIN
+        left = None
+        while left != [] and time.monotonic() < deadline:
+            if not self.connect():
+                continue
+            self.step()
+            if self.pending:
+                self.commit_pending()
+            try:
+                left = self.query(self.LEFT, self.group) if self.connection and self.member else None
+            except psycopg2.Error:
+                if not self.connection.closed:
+                    raise
+                self.disconnect()
+            time.sleep(0.02)
+        self.history.event("final", what="drained_group", group=self.group, left=left)
+        self.disconnect()
+
+
+class LeaderMember(AtLeader, Member):
+    """Tables are each node's own: what a group has done is what it has produced."""
+
+    def do(self, takes):
+        values = [f"g|{self.group}|{topic}|{partition}|{offset}|{id}" for topic, partition, rows in takes for offset, id in rows]
+        if values:
+            self.query("SELECT topics.produce_batch(%s, %s, partition => %s)", WORKED, values, len(values) % 2)
+
+
+class MemberOffsetReader(Client):
+    """Looks at what members have committed."""
+
+    think = 0.25
+
+    def step(self):
+        def body(answer):
+            answer["rows"] = self.query("SELECT group_id, topic, partition, committed_offset FROM topics.consumer_offset"
+                                        " WHERE group_id = ANY (%s)", list(GROUPS))
+        self.perform("member_offsets", body)
