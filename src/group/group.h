@@ -138,6 +138,7 @@ typedef struct Possession
 typedef struct MembersHead
 {
 	int32		generation;
+	int32		count;			/* of members, by the record */
 	bool		is_loaded;		/* and has not changed since */
 	dlist_head	members;		/* of Member */
 } MembersHead;

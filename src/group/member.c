@@ -70,6 +70,7 @@ PG_FUNCTION_INFO_V1(topics_resume);
 void
 topics_member_report_unknown(const char *member_id)
 {
+	topics_append_role_require_lease(METADATA_SET);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNKNOWN_MEMBER),
 			 errmsg("member \"%s\" does not exist", member_id),

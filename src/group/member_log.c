@@ -309,10 +309,13 @@ unpin_entries(const GroupMembers *members)
 void
 topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset)
 {
-	GroupMembers *members = topics_member_log_may_call() ? topics_member_log_parse(value) : palloc0(sizeof(GroupMembers));
+	GroupMembers *members = topics_member_log_parse(value);
+	const int	count = members->count;
 	GroupOffset *group;
 	uint32		pins;
 
+	if (!topics_member_log_may_call())
+		members->count = 0;
 	group = topics_offset_table_pin(key, NULL, NULL, &pins);
 	if (group == NULL)
 		topics_offset_table_report_full(1);
@@ -332,6 +335,7 @@ topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz comm
 	{
 		/* what is read again was there, and owners go by polls */
 		topics_member_table_apply(group, members, dlist_is_empty(&group->of.head.members));
+		group->of.head.count = count;
 		pg_atomic_write_u64(&group->commit_time, commit_time);
 		pg_atomic_write_u64(&group->record_offset, record_offset);
 		pg_atomic_write_u64(&group->committed, IT_EXISTS);

@@ -51,6 +51,7 @@
 #include "base/compat.h"
 #include "base/base.h"
 #include "shared/shared.h"
+#include "produce/produce.h"
 #include "group/group.h"
 #include "pg_topics.h"
 
@@ -367,6 +368,7 @@ topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool 
 			remove_member(member, true);
 	}
 	head->generation = members ? members->generation : 0;
+	head->count = members ? members->count : 0;
 	head->is_loaded = is_loaded;
 	for (int i = 0; members && i < members->count; i++)
 	{
@@ -421,6 +423,7 @@ topics_member_table_adopt(Member *member, bool keep)
 static void
 report_illegal_generation(const GroupOffset *entry, int32 given, const Possession *assigned, bool is_owner)
 {
+	topics_append_role_require_lease(METADATA_SET);
 	ereport(ERROR,
 			(errcode(ERRCODE_ILLEGAL_GENERATION),
 			 errmsg("partition %d is not the member's in generation %d of consumer group \"%s\"",

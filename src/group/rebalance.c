@@ -137,7 +137,7 @@ topics_rebalance_has_members(const char *group_id)
 	const LocalOffset *local = topics_consumer_offset_find_local(group_id, NO_TOPIC, MEMBERS_PARTITION);
 
 	if (local && local->change)
-		return !local->change->deleted;
+		return !local->change->deleted && local->change->members->count > 0;
 	return topics_member_table_has_members(group_id);
 }
 
@@ -391,29 +391,28 @@ has_offsets(const GroupOffset *entries, int count)
 }
 
 /*
- * The last member has gone: nothing is kept of its members, and if it has committed no offset,
- * and nobody else uses it, nothing of the group.
+ * The last member has gone: if the group has committed no offset, and nobody else uses it, delete it.
+ * Else return false: its generation is kept.
  */
-static void
-give_back(const char *group_id, LocalOffset *local)
+static bool
+give_back(const char *group_id)
 {
 	int			count;
 	GroupOffset *entries;
+	bool		is_kept;
 
-	topics_consumer_offset_delete(local, NULL);
 	if (!topics_consumer_offset_try_lock_group(group_id, true))
-		return;
+		return false;
 	entries = topics_offset_table_list(group_id, NO_TOPIC, &count);
-	if (has_offsets(entries, count))
-		count = 0;
-	for (int i = 0; i < count; i++)
+	is_kept = has_offsets(entries, count);
+	for (int i = 0; i < count && !is_kept; i++)
 	{
 		const GroupOffsetKey *key = &entries[i].key;
 
-		if (key->partition != MEMBERS_PARTITION)
-			topics_consumer_offset_delete(topics_consumer_offset_use(group_id, key->topic_id, key->partition, NULL, NULL), NULL);
+		topics_consumer_offset_delete(topics_consumer_offset_use(group_id, key->topic_id, key->partition, NULL, NULL), NULL);
 	}
 	pfree(entries);
+	return !is_kept;
 }
 
 /* Assign partitions to members, in "generation".  Return true if that changes anything. */
@@ -455,11 +454,8 @@ void
 topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *members)
 {
 	pin_former(group_id, members);
-	if (members->count == 0)
-	{
-		give_back(group_id, local);
+	if (members->count == 0 && give_back(group_id))
 		return;
-	}
 	members->generation = next_generation(local, members->generation);
 	(void) assign_partitions(group_id, local, members);
 	topics_consumer_offset_change_members(local, members);

@@ -69,19 +69,30 @@ topics_append_role_wait(void)
 }
 
 /*
- * Under the locks: who does not wait for followers needs to know that no other node has
- * come to lead.
+ * Before an error that is final for a client, which goes by what this node knows: raise another one if
+ * another node may lead by now, and know better.
  */
-static void
-require_lease(int set)
+void
+topics_append_role_require_lease(int set)
 {
-	if (pg_topics_acks == ACKS_ALL || replicates || likely(topics_mark_slot_has_lease(set)))
+	if (likely(topics_mark_slot_has_lease(set)))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("this node does not know whether it still leads"),
 			 errdetail("NOT_LEADER_OR_FOLLOWER: too few followers have asked it for anything since pg_topics.node_timeout, and another node may have been elected."),
 			 errhint("Look at topics.node on other nodes, and try again. With pg_topics.acks = all the commit waits for followers.")));
+}
+
+/*
+ * Under the locks: who does not wait for followers needs to know that no other node has
+ * come to lead.
+ */
+static void
+require_lease(int set)
+{
+	if (pg_topics_acks != ACKS_ALL && !replicates)
+		topics_append_role_require_lease(set);
 }
 
 /*

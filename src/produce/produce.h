@@ -244,6 +244,7 @@ extern Oid	topics_producer_table_next_database(Oid after);
 extern void topics_append_role_expect(void);
 extern void topics_append_role_begin(uint32 sets, bool is_replica);
 extern void topics_append_role_wait(void);
+extern void topics_append_role_require_lease(int set);
 extern void topics_append_role_note(void);
 extern bool topics_append_role_must_wait(void);
 extern int	topics_append_role_find_unexpected(void);

@@ -262,6 +262,7 @@ require_owner(Oid owner, int64 producer_id)
 static void
 report_fenced(int64 producer_id, int32 given, int32 current)
 {
+	topics_append_role_require_lease(METADATA_SET);
 	ereport(ERROR,
 			(errcode(ERRCODE_PRODUCER_FENCED),
 			 errmsg("producer " INT64_FORMAT " is fenced", producer_id),
@@ -272,6 +273,7 @@ report_fenced(int64 producer_id, int32 given, int32 current)
 static void
 report_unknown(int64 producer_id)
 {
+	topics_append_role_require_lease(METADATA_SET);
 	ereport(ERROR,
 			(errcode(ERRCODE_PRODUCER_FENCED),
 			 errmsg("producer " INT64_FORMAT " does not exist", producer_id),
@@ -364,6 +366,7 @@ find_place(const ProducerState *state, int ncommitted, int32 sequence)
 static void
 report_out_of_order(const Topic *topic, int32 partition, const ProducerSequence *given, int32 expected)
 {
+	topics_append_role_require_lease(topics_mark_slot_set_of(topics_leader_set_of(&topic->leader_sets, partition)));
 	ereport(ERROR,
 			(errcode(ERRCODE_OUT_OF_ORDER_SEQUENCE),
 			 errmsg("sequence %d of producer " INT64_FORMAT " is out of order",

@@ -108,7 +108,7 @@ get_members_state(const char *group_id)
 	topics_offset_table_lock(LW_SHARED);
 	entry = topics_offset_table_find(&key);
 	/* elsewhere it is known of members no more than that there are some */
-	if (entry && is_entry_committed(entry) && !may_call)
+	if (entry && entry->of.head.count > 0 && !may_call)
 		result = "Stable";
 	else if (entry)
 		dlist_foreach(iter, &entry->of.head.members)
