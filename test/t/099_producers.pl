@@ -709,6 +709,7 @@ check_spread('abc', $spread, 0, 'spread');
 $a->safe_psql('postgres', q{CALL topics.move_leader('b')});
 await_leaders('bbc', 'what one node leads is moved');
 check_spread('bbc', $spread, 1, 'moved');
+ok(wait_for_all($b), '... and all have it all');
 $c->stop('immediate');
 $b->safe_psql('postgres', q{CALL topics.failover('c')});
 $c->start;
