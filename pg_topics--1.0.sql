@@ -512,7 +512,7 @@ LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_poll';
 COMMENT ON FUNCTION topics.poll(text, integer, integer, interval) IS
 'The next records of the partitions that a member has (Kafka: poll). Takes part in a rebalance first: gives up what is no longer the member''s, and gets what nobody has any more; what is new to it goes on from the committed offset. The position moves at once, also if the caller rolls back (topics.seek goes back: to the committed offset, where to_offset is left out); what is committed is what topics.commit_offset says. It is not kept over a restart of the server: then the member goes on from the committed offset.
 max_records, max_bytes, max_wait: as in topics.fetch. All records returned count as polled: call it alone in its statement, without LIMIT.
-Errors: TP003 no such member (UNKNOWN_MEMBER_ID): join again, 42501 no right to the member or a topic, 22023 bad limit, TP001 the committed offset is not in the log, TP010 what the group had consumed was truncated, TP004 another node leads, 25006 in a read-only transaction';
+Errors: TP003 no such member (UNKNOWN_MEMBER_ID): join again, TP012 another program has its group_instance_id (FENCED_INSTANCE_ID): end, 42501 no right to the member or a topic, 22023 bad limit, TP001 the committed offset is not in the log, TP010 what the group had consumed was truncated, TP004 another node leads, 25006 in a read-only transaction';
 COMMENT ON FUNCTION topics.poll_bytea(text, integer, integer, interval) IS
 'As topics.poll, with key and value as bytes';
 
@@ -595,8 +595,8 @@ COMMENT ON FUNCTION topic_log.lag_status() IS 'The rows of the view topics.consu
 
 CREATE VIEW topics.consumer_group AS
 SELECT group_id,
-	CASE WHEN owner OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
-		THEN owner::pg_catalog.regrole END AS owner, group_type, state
+	(SELECT r.oid::pg_catalog.regrole FROM pg_catalog.pg_roles r
+		WHERE r.oid OPERATOR(pg_catalog.=) owner) AS owner, group_type, state
 FROM topic_log.group_status();
 COMMENT ON VIEW topics.consumer_group IS 'Consumer groups that one may use; all for members of topics_admin, topics_monitor and pg_monitor (Kafka: kafka-consumer-groups --list --state)';
 COMMENT ON COLUMN topics.consumer_group.group_id IS 'Name (group.id)';
@@ -615,8 +615,8 @@ COMMENT ON FUNCTION topic_log.member_status() IS 'The rows of the view topics.gr
 
 CREATE VIEW topics.group_member AS
 SELECT group_id, member_id, group_instance_id, client_id, host,
-	CASE WHEN role OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
-		THEN role::pg_catalog.regrole END AS role, assignor, generation_id,
+	(SELECT r.oid::pg_catalog.regrole FROM pg_catalog.pg_roles r
+		WHERE r.oid OPERATOR(pg_catalog.=) role) AS role, assignor, generation_id,
 	subscription, partitions, assignment, session_timeout, max_poll_interval,
 	last_heartbeat, last_poll
 FROM topic_log.member_status();
@@ -655,8 +655,8 @@ COMMENT ON FUNCTION topic_log.producer_status() IS 'The rows of the view topics.
 
 CREATE VIEW topics.producer AS
 SELECT producer_id, producer_epoch, producer_name,
-	CASE WHEN owner OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
-		THEN owner::pg_catalog.regrole END AS owner, topic, partition, last_sequence, last_offset, last_time
+	(SELECT r.oid::pg_catalog.regrole FROM pg_catalog.pg_roles r
+		WHERE r.oid OPERATOR(pg_catalog.=) owner) AS owner, topic, partition, last_sequence, last_offset, last_time
 FROM topic_log.producer_status();
 COMMENT ON VIEW topics.producer IS 'Producers that number their records, a row for each partition and one for each name; those that one may use, all for members of topics_admin, topics_monitor and pg_monitor (Kafka: kafka-transactions describe-producers)';
 COMMENT ON COLUMN topics.producer.producer_id IS 'From topics.init_producer';

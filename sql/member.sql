@@ -147,6 +147,7 @@ SELECT topics.leave_group(:'m');
 SELECT topics.join_group('x');
 SELECT topics.join_group('x', '{member_a}', topic_pattern => '.*');
 SELECT topics.join_group('x', '{nosuch}');
+SELECT topics.join_group('x', '{}');
 SELECT topics.join_group('x', '{member_a,NULL}');
 SELECT topics.join_group('x', '{member_a}', assignor => 'best');
 SELECT topics.join_group('x', topic_pattern => '(');

@@ -182,6 +182,12 @@ SELECT pg_temp.put('w', 'w', 2147483647, 'again'), pg_temp.put('w', 'w', 0, 'aga
 	pg_temp.put('w', 'w', 1, 'w1');
 SELECT * FROM pg_temp.fails($$SELECT pg_temp.put('w', 'w', 3, 'x')$$);
 SELECT * FROM pg_temp.log('w');
+-- what was never stored is not taken for stored: the producer began behind it
+SELECT pg_temp.init('late');
+SELECT pg_temp.put('late', 'w', 1, 'late1', 1);
+SELECT * FROM pg_temp.fails($$SELECT pg_temp.put('late', 'w', 0, 'late0', 1)$$);
+SELECT pg_temp.put('late', 'w', 1, 'again', 1), pg_temp.put('late', 'w', 2, 'late2', 1);
+SELECT * FROM pg_temp.log('w');
 
 -- Behind the highest epoch a name gets another id
 DO $$

@@ -121,7 +121,7 @@ report_type(const char *group_id, GroupType type, GroupType wanted)
 			 errmsg("consumer group \"%s\" is of type \"%s\"", group_id, topics_offset_log_type_name(type)),
 			 errdetail("INCONSISTENT_GROUP_PROTOCOL: it cannot be used as one of type \"%s\".",
 					   topics_offset_log_type_name(wanted)),
-			 errhint("Use another group_id, or delete the group with topics.delete_group().")));
+			 errhint("Use another group_id, or delete the group with topics.delete_group(), once its members have left.")));
 }
 
 /*
@@ -286,7 +286,7 @@ get_committing_member(FunctionCallInfo fcinfo, const char *group_id, int member_
 	name = topics_argument_get_text(fcinfo, member_id);
 	call = topics_member_call(name, false);
 	if (strcmp(call.group_id, group_id) != 0)
-		topics_member_report_unknown(name);
+		topics_member_report_not_of_group(group_id, name);
 	call.generation = PG_GETARG_INT32(generation_id);
 	return call;
 }

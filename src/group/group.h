@@ -22,6 +22,7 @@
 								 * members: Kafka's metadata.max.age.ms */
 #define MAX_GROUP_ID 255		/* bytes of a group's name */
 #define MAX_MEMBER_ID 127		/* of a member's */
+#define MEMBER_UUID 37			/* at the end of that */
 #define MAX_CLIENT_ID 63		/* of what a client calls itself */
 
 #define NO_OFFSET PG_INT64_MAX	/* nothing is committed */
@@ -185,6 +186,8 @@ typedef struct Member
 	uint64		serial;			/* that no other one has had */
 	bool		joined;			/* the transaction that made it has committed */
 	bool		listed;			/* for a moment: it is to stay */
+	bool		is_static;		/* it has a group.instance.id, with which its
+								 * id begins */
 	GroupOffset *group;			/* its group's members */
 	Oid			role;
 	int32		session_timeout_ms;
@@ -453,6 +456,7 @@ extern void topics_member_table_report_full(void);
 extern void topics_member_table_release_unused(void);
 extern void topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool is_loaded);
 extern void topics_member_table_detach(GroupOffset *entry);
+extern bool topics_member_table_is_replaced(const char *member_id);
 extern bool topics_member_table_is_wanted(const MemberCall *call);
 extern bool topics_member_table_adopt(Member *member, bool keep);
 extern MemberPlace *topics_member_table_list_places(const MemberCall *call, bool all, int *count);
@@ -487,6 +491,7 @@ extern void topics_rebalance_settle(MemoryContext parent, bool topics_changed, N
 /* ---- member.c ---- */
 
 extern void topics_member_report_unknown(const char *member_id) pg_attribute_noreturn();
+extern void topics_member_report_not_of_group(const char *group_id, const char *member_id) pg_attribute_noreturn();
 extern void topics_member_prepare(void);
 extern MemberCall topics_member_call(const char *member_id, bool is_poll);
 extern void topics_member_lock(const char *member_id);

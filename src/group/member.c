@@ -66,11 +66,28 @@ PG_FUNCTION_INFO_V1(topics_resume);
  * ----------------------------------------------------------------
  */
 
-/* Raise TP003. */
+/* Raise TP003: the member is another group's, or no one's. */
+void
+topics_member_report_not_of_group(const char *group_id, const char *member_id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNKNOWN_MEMBER),
+			 errmsg("consumer group \"%s\" has no member \"%s\"", group_id, member_id),
+			 errdetail("UNKNOWN_MEMBER_ID: it is another group's, or has left, or was removed or replaced."),
+			 errhint("The view topics.group_member lists members.")));
+}
+
+/* Raise TP003, or TP012 if another program has taken the place of a static member. */
 void
 topics_member_report_unknown(const char *member_id)
 {
 	topics_append_role_require_lease(METADATA_SET);
+	if (topics_member_table_is_replaced(member_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_FENCED_INSTANCE),
+				 errmsg("member \"%s\" is fenced", member_id),
+				 errdetail("FENCED_INSTANCE_ID: another program has joined with its group_instance_id."),
+				 errhint("End this program: each one needs a group_instance_id of its own.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_UNKNOWN_MEMBER),
 			 errmsg("member \"%s\" does not exist", member_id),
@@ -107,7 +124,8 @@ topics_member_call(const char *member_id, bool is_poll)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for member \"%s\"", member_id),
-				 errdetail("GROUP_AUTHORIZATION_FAILED: it belongs to another role.")));
+				 errdetail("GROUP_AUTHORIZATION_FAILED: it belongs to another role."),
+				 errhint("Get a member of your own from topics.join_group().")));
 
 	topics_offset_table_lock(LW_SHARED);
 	member = topics_member_table_find(member_id);
@@ -286,6 +304,10 @@ look_up_topics(MemberRow *row, ArrayType *array)
 	int			count;
 
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &names, &nulls, &count);
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("topics must not be empty")));
 	row->ntopics = 0;
 	row->topic_ids = MemoryContextAlloc(TopTransactionContext, sizeof(int64) * Max(count, 1));
 	for (int i = 0; i < count; i++)
@@ -523,11 +545,7 @@ remove_from_group(const char *group_id, const char *member_id)
 		if (strcmp(members->rows[i].member_id, member_id) != 0)
 			members->rows[left++] = members->rows[i];
 	if (left == members->count)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNKNOWN_MEMBER),
-				 errmsg("consumer group \"%s\" has no member \"%s\"", group_id, member_id),
-				 errdetail("UNKNOWN_MEMBER_ID: it has left, or was removed or replaced."),
-				 errhint("The view topics.group_member lists members.")));
+		topics_member_report_not_of_group(group_id, member_id);
 	members->count = left;
 	topics_rebalance_run(group_id, local, members);
 }
@@ -645,7 +663,8 @@ check_offset_to_seek(Topic *topic, int32 number, int64 offset)
 	settled = topics_log_next_offset_settled(&place.partition);
 	topics_catalog_close_partition(&place.partition, AccessShareLock);
 	if (offset < place.log_start || offset > settled)
-		topics_log_report_out_of_range(NameStr(topic->name), number, offset, place.log_start, place.log_end, NULL);
+		topics_log_report_out_of_range(NameStr(topic->name), number, offset, place.log_start, place.log_end,
+									   "topics.list_offsets() gives the two ends.");
 }
 
 /* Do what a member wants of a partition that it has, at once. */

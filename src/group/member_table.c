@@ -205,6 +205,7 @@ topics_member_table_reserve(MemberRow *row, GroupOffset *group)
 		member->serial = pg_atomic_add_fetch_u64(&table->last_serial, 1);
 		member->group = group;
 		member->role = row->role;
+		member->is_static = row->instance_id != NULL;
 		member->session_timeout_ms = row->session_timeout_ms;
 		member->max_poll_interval_ms = row->max_poll_interval_ms;
 		strlcpy(member->client_id, row->client_id, sizeof(member->client_id));
@@ -420,6 +421,36 @@ topics_member_table_adopt(Member *member, bool keep)
 	return gave_up;
 }
 
+/*
+ * Return true if a member that is not there was a static one, and another one is there by the same
+ * group.instance.id: their ids differ in the UUID at the end alone.
+ */
+bool
+topics_member_table_is_replaced(const char *member_id)
+{
+	const Size	length = strlen(member_id);
+	dlist_iter	iter;
+	bool		result = false;
+
+	if (length <= MEMBER_UUID || length > MAX_MEMBER_ID)
+		return false;
+	topics_offset_table_lock(LW_SHARED);
+	dlist_foreach(iter, &table->all)
+	{
+		const Member *member = dlist_container(Member, all_link, iter.cur);
+
+		if (member->joined && member->is_static && member->key.database == MyDatabaseId &&
+			strlen(member->key.member_id) == length &&
+			memcmp(member->key.member_id, member_id, length - MEMBER_UUID) == 0)
+		{
+			result = true;
+			break;
+		}
+	}
+	topics_offset_table_unlock();
+	return result;
+}
+
 static void
 report_illegal_generation(const GroupOffset *entry, int32 given, const Possession *assigned, bool is_owner)
 {
@@ -430,7 +461,8 @@ report_illegal_generation(const GroupOffset *entry, int32 given, const Possessio
 					entry->key.partition, given, entry->key.group_id),
 			 is_owner ?
 			 errdetail("ILLEGAL_GENERATION: the member has it since generation %d.", assigned->since) :
-			 errdetail("ILLEGAL_GENERATION: it was given to another member, or the member was removed."),
+			 errdetail("ILLEGAL_GENERATION: the member does not have it, or not any more."),
+			 is_owner ? errhint("Give the generation_id that topics.poll() has returned with the record.") :
 			 errhint("Nothing is committed. Go back to the committed offset by topics.seek() in each partition that you have, or call topics.join_group() again.")));
 }
 

@@ -267,7 +267,8 @@ report_fenced(int64 producer_id, int32 given, int32 current)
 			(errcode(ERRCODE_PRODUCER_FENCED),
 			 errmsg("producer " INT64_FORMAT " is fenced", producer_id),
 			 errdetail("PRODUCER_FENCED: its epoch is %d, and %d was given.", current, given),
-			 errhint("Another process has called topics.init_producer() with its name, and goes on in its place: this one ends.")));
+			 given > current ? errhint("Give the epoch that topics.init_producer() has returned.") :
+			 errhint("Another process goes on in its place, with an epoch of topics.init_producer() of its own: this one ends.")));
 }
 
 static void
@@ -339,41 +340,66 @@ next_sequence(int32 sequence)
 	return sequence == PG_INT32_MAX ? 0 : sequence + 1;
 }
 
-/* Return true if a sequence is behind another one, by no more than half of all. */
-static bool
-is_stored(int32 sequence, int32 last)
+/* Count the sequences from one to another one. */
+static int32
+count_between(int32 from, int32 to)
 {
-	uint32		distance = ((uint32) last - (uint32) sequence) & PG_INT32_MAX;
+	return ((uint32) to - (uint32) from) & PG_INT32_MAX;
+}
 
-	return distance <= PG_INT32_MAX / 2;
+/* Find the batch with a sequence, among the first "count"; NULL if that is not kept. */
+static const ProducerBatch *
+find_batch(const ProducerState *state, int count, int32 sequence)
+{
+	for (int i = 0; i < count; i++)
+	{
+		const ProducerBatch *batch = &state->batches[i];
+
+		if (count_between(batch->first, sequence) <= count_between(batch->first, batch->last))
+			return batch;
+	}
+	return NULL;
+}
+
+/*
+ * Return true if a sequence is stored: it is one of those that are kept, or lies before them, by no more than
+ * half of all, and not before the one that the producer began with.
+ */
+static bool
+is_stored(const ProducerState *state, int32 sequence)
+{
+	const int32 last = state->batches[state->nbatches - 1].last;
+	const int32 distance = count_between(sequence, last);
+
+	return find_batch(state, state->nbatches, sequence) != NULL ||
+		(distance <= PG_INT32_MAX / 2 && distance <= count_between(state->first, last));
 }
 
 /* The offset of a sequence that is stored, or UNKNOWN_PLACE if that is not kept. */
 static int64
 find_place(const ProducerState *state, int ncommitted, int32 sequence)
 {
-	for (int i = 0; i < ncommitted; i++)
-	{
-		const ProducerBatch *batch = &state->batches[i];
-		uint32		place = ((uint32) sequence - (uint32) batch->first) & PG_INT32_MAX;
+	const ProducerBatch *batch = find_batch(state, ncommitted, sequence);
 
-		if (place <= (((uint32) batch->last - (uint32) batch->first) & PG_INT32_MAX))
-			return batch->offset == UNKNOWN_PLACE ? UNKNOWN_PLACE : batch->offset + place;
-	}
-	return UNKNOWN_PLACE;
+	if (batch == NULL || batch->offset == UNKNOWN_PLACE)
+		return UNKNOWN_PLACE;
+	return batch->offset + count_between(batch->first, sequence);
 }
 
 static void
-report_out_of_order(const Topic *topic, int32 partition, const ProducerSequence *given, int32 expected)
+report_out_of_order(const Topic *topic, int32 partition, const ProducerSequence *given, int32 first, int32 expected)
 {
 	topics_append_role_require_lease(topics_mark_slot_set_of(topics_leader_set_of(&topic->leader_sets, partition)));
 	ereport(ERROR,
 			(errcode(ERRCODE_OUT_OF_ORDER_SEQUENCE),
 			 errmsg("sequence %d of producer " INT64_FORMAT " is out of order",
 					given->sequence, given->producer_id),
+			 first != given->sequence && count_between(given->sequence, first) <= PG_INT32_MAX / 2 ?
+			 errdetail("OUT_OF_ORDER_SEQUENCE_NUMBER: in partition %d of topic \"%s\" the next one is %d, and the first that is known is %d.",
+					   partition, NameStr(topic->name), expected, first) :
 			 errdetail("OUT_OF_ORDER_SEQUENCE_NUMBER: in partition %d of topic \"%s\" the next one is %d.",
 					   partition, NameStr(topic->name), expected),
-			 errhint("Produce the sequences in between before, or begin with 0 at the next epoch, by topics.init_producer().")));
+			 errhint("Produce the sequences in between before, or begin with 0 at the next epoch, by topics.init_producer() with the producer's name.")));
 }
 
 static void
@@ -439,14 +465,14 @@ topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *giv
 	if (given->epoch > state->epoch)
 	{
 		if (given->sequence != 0)
-			report_out_of_order(topic, partition, given, 0);
+			report_out_of_order(topic, partition, given, 0, 0);
 		return local;
 	}
 	last = state->batches[state->nbatches - 1].last;
 	if (given->sequence == next_sequence(last))
 		return local;
-	if (!is_stored(given->sequence, last))
-		report_out_of_order(topic, partition, given, next_sequence(last));
+	if (!is_stored(state, given->sequence))
+		report_out_of_order(topic, partition, given, state->first, next_sequence(last));
 
 	given->is_stored = true;
 	given->stored_at = find_place(state, state->nbatches - (local->change ? local->change->nlocal : 0),
@@ -470,6 +496,7 @@ topics_producer_note(LocalProducer *local, const ProducerSequence *given, int64 
 		if (!OidIsValid(state->owner))
 			state->owner = GetUserId();
 		state->epoch = given->epoch;
+		state->first = given->sequence;
 		state->nbatches = change->nlocal = 0;
 	}
 	/* it goes on, unless other records have come in between */

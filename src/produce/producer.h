@@ -47,6 +47,8 @@ typedef struct ProducerState
 	int32		epoch;			/* or NO_EPOCH */
 	Oid			owner;
 	TimestampTz used_at;		/* when that was committed */
+	int32		first;			/* the sequence that it began with: of those
+								 * before nothing is known */
 	int			nbatches;
 	ProducerBatch batches[PRODUCER_BATCHES];	/* of a sequence, ascending */
 	char		name[NAMEDATALEN];	/* of a producer that has one */

@@ -8,7 +8,7 @@
  *	0/-1/7		the producer 7, which has a name
  *		{"name": "orders", "epoch": 3, "owner": "app", "owner_id": 16384, "system": 7....}
  *	17/0/7		its sequence in partition 0 of topic 17
- *		{"batches": [[4, 6, 120], [7, 7, 123]], "epoch": 3, "owner": ...}
+ *		{"batches": [[4, 6, 120], [7, 7, 123]], "first": 0, "epoch": 3, "owner": ...}
  *
  * A batch is what one transaction has produced: from its first sequence to its last
  * one, and the offset of the first.  The latest five are kept, as Kafka does.
@@ -108,7 +108,7 @@ topics_producer_log_format_value(const ProducerKey *key, const ProducerState *st
 		char		batches[BATCHES_SIZE];
 
 		topics_producer_log_print_batches(batches, sizeof(batches), state);
-		appendStringInfo(&json, "%s]", batches);
+		appendStringInfo(&json, "%s], \"first\": %d", batches, state->first);
 	}
 	appendStringInfo(&json, ", \"epoch\": %d, ", state->epoch);
 	topics_internal_topic_format_owner(&json, state->owner);
@@ -178,6 +178,7 @@ read_value(ProducerState *state, Jsonb *value)
 	char	   *name = topics_json_string(topics_json_field(value, "name"));
 
 	state->epoch = topics_json_number(topics_json_field(value, "epoch"), 0);
+	state->first = topics_json_number(topics_json_field(value, "first"), 0);
 	state->owner = topics_internal_topic_read_owner(value);
 	if (name)
 		strlcpy(state->name, name, sizeof(state->name));

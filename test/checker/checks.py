@@ -763,7 +763,7 @@ def allowed_errors(run, op):
     if op.get("former"):
         allowed |= {"TP007"}
     if op.get("member") or op.f == "call_again":
-        allowed |= {"TP003"}  # it was silent for too long
+        allowed |= {"TP003", "TP012"}  # it was silent for too long, or is replaced
     if op.f in ("member_work", "member_commit", "commit_taken"):
         allowed |= {"TP002"}  # "refused_member" looks whether it is right
     if op.f == "seek":

@@ -31,7 +31,7 @@ GROUPS = {
     "apart": Kind((SOURCE, STATE), "roundrobin", exact=False),
 }
 
-UNKNOWN_MEMBER, ILLEGAL_GENERATION, OUT_OF_RANGE = "TP003", "TP002", "TP001"
+UNKNOWN_MEMBER, ILLEGAL_GENERATION, OUT_OF_RANGE = ("TP003", "TP012"), "TP002", "TP001"
 DRAIN = 60  # seconds at most for the last one of a group to read to the end
 
 
@@ -98,7 +98,7 @@ class Member(Client):
             if f in ("member_work", "member_poll", "member_commit", "seek"):
                 self.lost_place = True
                 self.pending = []
-            if told["answer"].get("error") == UNKNOWN_MEMBER and plan.get("member") == self.member:
+            if told["answer"].get("error") in UNKNOWN_MEMBER and plan.get("member") == self.member:
                 self.member = None
         return answer
 

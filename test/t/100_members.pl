@@ -186,7 +186,7 @@ poll($node, $static);
 begin_to_wait($first, wait_sql($static, '1 h'), 'a static member waits');
 my $successor = join_group($node, 'static', q{'{w1}', group_instance_id => 'i'});
 is($first->receive->{sqlstate}, '', '... and is woken when another one takes its place');
-is(poll($node, $static), 'TP003', '... to be told');
+is(poll($node, $static), 'TP012', '... to be told');
 is($successor->{generation}, $static->{generation}, '... in the same generation');
 like(poll($node, $successor), qr/^w1:0=0 w1:1=0$/, '... which goes on from what was committed');
 
