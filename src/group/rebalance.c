@@ -27,7 +27,7 @@
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
+#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "regex/regex.h"
 #include "utils/acl.h"
@@ -44,6 +44,7 @@
 #include "pg_topics.h"
 
 #define LOST_GENERATIONS 100	/* more than a crash takes back */
+#define LEFT_OUT_AT_MOST 65535
 
 #define BUSY_MS 100				/* what is busy, or fails, is tried again:
 								 * first after so long, and no longer than
@@ -433,7 +434,8 @@ assign_partitions(const char *group_id, LocalOffset *local, GroupMembers *member
 
 /*
  * Get the next generation of a group.  Behind those that a crash or a failover may have taken back it
- * leaves some out: what was polled in one of these must not count for one of now.
+ * leaves some out, as many as chance has it, so that two that go on from the same one differ: what was
+ * polled in one that is lost must not count for one of now.
  */
 static int32
 next_generation(const LocalOffset *local, int32 generation)
@@ -443,7 +445,9 @@ next_generation(const LocalOffset *local, int32 generation)
 	topics_offset_table_lock(LW_SHARED);
 	is_loaded = local->shared->of.head.is_loaded;
 	topics_offset_table_unlock();
-	return generation >= PG_INT32_MAX - LOST_GENERATIONS ? 1 : generation + (is_loaded ? LOST_GENERATIONS : 1);
+	if (generation >= PG_INT32_MAX - LEFT_OUT_AT_MOST)
+		return 1;
+	return generation + (is_loaded ? pg_prng_uint64_range(&pg_global_prng_state, LOST_GENERATIONS, LEFT_OUT_AT_MOST) : 1);
 }
 
 /*
