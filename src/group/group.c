@@ -51,8 +51,8 @@ topics_group_may_use(Oid owner)
 		topics_catalog_is_admin();
 }
 
-void
-topics_group_require_use(const char *group_id, Oid owner)
+static void
+require_group_use(const char *group_id, Oid owner)
 {
 	if (!topics_group_may_use(owner))
 		ereport(ERROR,
@@ -93,7 +93,7 @@ topics_group_require_owner(const char *group_id, bool missing_ok)
 	bool		found = topics_offset_table_peek(group_id, NO_TOPIC, NO_PARTITION, &entry);
 
 	if (found)
-		topics_group_require_use(group_id, entry.facts.owner);
+		require_group_use(group_id, entry.facts.owner);
 
 	/*
 	 * an entry can outlive its group's deletion, or come before its first
@@ -165,7 +165,7 @@ topics_group_use(const char *group_id, GroupType type)
 	GroupOffsetFacts facts = {.owner = GetUserId(),.type = type};
 	LocalOffset *group = topics_consumer_offset_use(group_id, NO_TOPIC, NO_PARTITION, &facts, NULL);
 
-	topics_group_require_use(group_id, group->shared->facts.owner);
+	require_group_use(group_id, group->shared->facts.owner);
 	if (topics_consumer_offset_is_deleted(group))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

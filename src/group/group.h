@@ -366,7 +366,6 @@ extern bool topics_group_may_use(Oid owner);
 extern char *topics_group_get_argument(FunctionCallInfo fcinfo, int argument);
 extern LocalOffset *topics_group_use(const char *group_id, GroupType type);
 extern void topics_group_refuse_type(const char *group_id, GroupType refused, GroupType wanted);
-extern void topics_group_require_use(const char *group_id, Oid owner);
 extern void topics_group_require_owner(const char *group_id, bool missing_ok);
 
 /* ---- offset_table.c ---- */

@@ -372,9 +372,7 @@ topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool 
 	head->count = members ? members->count : 0;
 	head->is_loaded = is_loaded;
 	for (int i = 0; members && i < members->count; i++)
-	{
 		apply_row(head, &members->rows[i], is_loaded);
-	}
 }
 
 /* Return true if a member has taken its generation's partitions.  The caller holds the table lock. */

@@ -416,7 +416,7 @@ give_back(const char *group_id)
 	return !is_kept;
 }
 
-/* Assign partitions to members, in "generation".  Return true if that changes anything. */
+/* Assign partitions to members, in their generation.  Return true if that changes anything. */
 static bool
 assign_partitions(const char *group_id, LocalOffset *local, GroupMembers *members)
 {
