@@ -232,14 +232,8 @@ class Member(Client):
                 time.sleep(self.random.uniform(0, 0.3))
             if too_late:
                 self.context.stop.wait(2 * self.timeout)
-            if end == "rollback":
-                self.query("ROLLBACK")
-                return "fail"
-            if end == "vanish":
-                self.disconnect()
-                return "fail"
-            if end == "die":
-                return self.die_before_reply()
+            if end in ("rollback", "vanish", "die"):
+                return self.end_otherwise(end)
             if end == "killed":
                 self.context.server.send(self.connection.info.backend_pid, signal.SIGTERM)
             self.commit()

@@ -173,14 +173,8 @@ class NumberedProducer(Client):
                         self._produce(self, again)
                     self.query("ROLLBACK TO s")
                 self._produce(self, record)
-            if end == "rollback":
-                self.query("ROLLBACK")
-                return "fail"
-            if end == "vanish":
-                self.disconnect()
-                return "fail"
-            if end == "die":
-                return self.die_before_reply()
+            if end in ("rollback", "vanish", "die"):
+                return self.end_otherwise(end)
             timer = self.kill_soon() if end == "killed" else None
             try:
                 self.commit()

@@ -217,6 +217,16 @@ class Client(threading.Thread):
         self.commit_at = self.history.now()
         return self.query(sql, *parameters)
 
+    def end_otherwise(self, end):
+        """Ends a transaction without its answer: by ROLLBACK, by leaving, or by going away within COMMIT."""
+        if end == "die":
+            return self.die_before_reply()
+        if end == "rollback":
+            self.query("ROLLBACK")
+        else:
+            self.disconnect()
+        return "fail"
+
     def die_before_reply(self, sql="COMMIT"):
         """Sends COMMIT, or what commits by itself, and goes away before the answer."""
         self.commit_at = self.history.now()
@@ -426,14 +436,8 @@ class Producer(Client):
                            1 + self.transactions % 4)
             for step, *arguments in steps:
                 getattr(self, "_" + step)(*arguments)
-            if end == "rollback":
-                self.query("ROLLBACK")
-                return "fail"
-            if end == "vanish":
-                self.disconnect()
-                return "fail"
-            if end == "die":
-                return self.die_before_reply()
+            if end in ("rollback", "vanish", "die"):
+                return self.end_otherwise(end)
             self.commit()
             if any(stays for *_, stays in self.records):  # else it is told of the commit before
                 self.ranges(answer)
