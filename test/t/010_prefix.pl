@@ -176,10 +176,10 @@ END
 }
 
 my ($finished, $status) = (0, 0);
-until ($finished)
+my $looks_left = 10;			# after the last commit: one, and more for who has had few
+until ($finished && ($looks_left-- == 0 || !grep { $_->{snapshots} < 3 } @readers))
 {
-	# one more look after the last commit
-	if (waitpid($pgbench, WNOHANG) == $pgbench)
+	if (!$finished && waitpid($pgbench, WNOHANG) == $pgbench)
 	{
 		($finished, $status) = (1, $?);
 	}
