@@ -243,7 +243,7 @@ topics_consumer_offset_change_members(LocalOffset *local, const GroupMembers *me
 {
 	OffsetChange *change = push_change(local);
 
-	Assert(local->shared->key.partition == MEMBERS_PARTITION);
+	Assert(is_members_partition(local->shared->key.partition));
 	change->offset = IT_EXISTS;
 	change->members = members;
 }
@@ -614,7 +614,7 @@ changes_members(void)
 	{
 		const LocalOffset *local = lfirst(lc);
 
-		if (local->ordinal >= 0 && (local->shared->key.partition == MEMBERS_PARTITION ||
+		if (local->ordinal >= 0 && (is_members_partition(local->shared->key.partition) ||
 									local->change->type != local->shared->facts.type))
 			return true;
 	}
@@ -640,7 +640,7 @@ topics_consumer_offset_publish(void)
 
 		if (local->ordinal < 0)
 			continue;
-		if (local->shared->key.partition == MEMBERS_PARTITION)
+		if (is_members_partition(local->shared->key.partition))
 			topics_member_table_apply(local->shared, local->change->deleted ? NULL : local->change->members, false);
 		if (local->change->type != local->shared->facts.type)
 			local->shared->facts.type = local->change->type;
@@ -699,6 +699,21 @@ topics_consumer_offset_subabort(SubTransactionId subxid)
 }
 
 /*
+ * A group's members have changed: they look, and so does the worker.  Where the last one has gone, those
+ * in other leader sets may take its place, for which the worker looks at all.
+ */
+static void
+tell_members(const LocalOffset *local)
+{
+	const OffsetChange *change = local->change;
+	const bool	has_none = change->deleted || change->members->count == 0;
+	const bool	has_others = topics_member_table_sets() != 1U << METADATA_SET;
+
+	topics_wakeup_channel(topics_member_table_channel(local->shared->key.group_id));
+	topics_worker_registry_want_members(topics_clock_now(), has_none && has_others);
+}
+
+/*
  * Locks were released, by commit or abort of the transaction, or by abort of a
  * subtransaction: announce released claims, and unpin entries that are not used
  * any more.  Raises nothing.
@@ -718,11 +733,8 @@ topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
 			announce_release(local);
 		else if (is_top_level && local->wake && local->topic_state)
 			topics_wakeup_topic(local->topic_state);
-		if (is_top_level && is_commit && local->change && local->shared->key.partition == MEMBERS_PARTITION)
-		{
-			topics_wakeup_channel(topics_member_table_channel(local->shared->key.group_id));
-			topics_worker_registry_want_members(topics_clock_now(), false);
-		}
+		if (is_top_level && is_commit && local->change && is_members_partition(local->shared->key.partition))
+			tell_members(local);
 		if (is_top_level)
 			topics_offset_table_unpin(local->shared);
 		else if (local->subxid == InvalidSubTransactionId)

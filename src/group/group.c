@@ -273,22 +273,21 @@ require_no_members(const char *group_id, const LocalOffset *group, int code, con
 				 errhint("Stop them before: topics.leave_group(), topics.remove_member(). The view topics.group_member lists them.")));
 }
 
-/* Return the member that commits an offset, as it calls; serial 0: none does. */
-static MemberCall
+/* Return the member that commits an offset, by its arguments, or NULL: none does. */
+static char *
 get_committing_member(FunctionCallInfo fcinfo, const char *group_id, int member_id, int generation_id)
 {
-	MemberCall	call = {0};
+	MemberCall	call;
 	char	   *name;
 
 	if (PG_ARGISNULL(member_id) && PG_ARGISNULL(generation_id))
-		return call;
+		return NULL;
 	topics_argument_require(fcinfo, generation_id);
 	name = topics_argument_get_text(fcinfo, member_id);
 	call = topics_member_call(name, false);
 	if (strcmp(call.group_id, group_id) != 0)
 		topics_member_report_not_of_group(group_id, name);
-	call.generation = PG_GETARG_INT32(generation_id);
-	return call;
+	return name;
 }
 
 /* Return an argument that is the metadata of a committed offset, or NULL. */
@@ -334,17 +333,19 @@ check_offset_to_commit(const char *group_id, Partition *partition, int64 committ
  * transaction's commit looks again whether the partition is still the member's.
  */
 static void
-commit_as_member(LocalOffset *local, Partition *partition, const MemberCall *call, int64 offset,
-				 const char *metadata)
+commit_as_member(LocalOffset *local, Partition *partition, const char *member_id, int32 generation,
+				 int64 offset, const char *metadata)
 {
+	MemberCall	call = {0};
 	int64		start;
 	int64		end;
 
-	topics_member_table_require_owner(local->shared, call->member, call->serial, call->generation);
+	(void) topics_member_table_look(member_id, local->set, &call);
+	topics_member_table_require_owner(local->shared, call.member, call.serial, generation);
 	read_log_bounds(partition, offset, &start, &end);
 	if (offset < 0 || offset > end)
 		report_out_of_range(partition, offset);
-	topics_consumer_offset_change_as_member(local, offset, metadata, call->member, call->serial, call->generation);
+	topics_consumer_offset_change_as_member(local, offset, metadata, call.member, call.serial, generation);
 }
 
 /* Arguments of commit_offset(). */
@@ -374,7 +375,7 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 	Partition	partition;
 	LocalOffset *local;
 	LocalOffset *group;
-	MemberCall	call;
+	char	   *member_id;
 
 	topics_settings_require_preload();
 	topics_produce_check_context("topics.commit_offset()");
@@ -386,18 +387,19 @@ topics_commit_offset(PG_FUNCTION_ARGS)
 	(void) get_topic_argument(fcinfo, COMMIT_ARG_TOPIC);
 	topics_offset_log_prepare(true);
 	topics_group_require_owner(group_id, true);
-	call = get_committing_member(fcinfo, group_id, COMMIT_ARG_MEMBER_ID, COMMIT_ARG_GENERATION_ID);
+	member_id = get_committing_member(fcinfo, group_id, COMMIT_ARG_MEMBER_ID, COMMIT_ARG_GENERATION_ID);
 	topics_consumer_offset_lock_group(group_id, false);
 	group = topics_group_use(group_id, GROUP_SIMPLE);
-	if (call.serial == 0)
+	if (member_id == NULL)
 		require_no_members(group_id, group, ERRCODE_UNKNOWN_MEMBER,
 						   "UNKNOWN_MEMBER_ID: only they commit offsets, with member_id and generation_id.");
 
 	topic = get_topic_argument(fcinfo, COMMIT_ARG_TOPIC);
 	topics_catalog_check_partition(topic, number);
-	if (call.serial != 0)
+	if (member_id)
 	{
-		commit_as_member(use_partition(group_id, topic, number, &partition), &partition, &call, offset, metadata);
+		local = use_partition(group_id, topic, number, &partition);
+		commit_as_member(local, &partition, member_id, PG_GETARG_INT32(COMMIT_ARG_GENERATION_ID), offset, metadata);
 		PG_RETURN_VOID();
 	}
 	local = claim_partition(group_id, topic, number, &partition);

@@ -27,7 +27,8 @@
 
 #define NO_OFFSET PG_INT64_MAX	/* nothing is committed */
 #define NO_PARTITION (-1)		/* of a group or a subscription */
-#define MEMBERS_PARTITION (-2)	/* of what a group's members are */
+#define MEMBERS_PARTITION (-2)	/* of what a group's members are in the first
+								 * leader set; of other sets: below it */
 #define NO_TOPIC INT64CONST(0)	/* of a group */
 
 /* In place of a committed offset, of what is no partition. */
@@ -36,7 +37,7 @@
 /*
  * What an entry is about, one of four:
  *	a group				NO_TOPIC, NO_PARTITION
- *	a group's members	NO_TOPIC, MEMBERS_PARTITION
+ *	a group's members	NO_TOPIC, MEMBERS_PARTITION or below: in a leader set
  *	a subscription		a topic, NO_PARTITION: a group's use of a topic
  *	a committed offset	a topic, a partition
  */
@@ -47,6 +48,27 @@ typedef struct GroupOffsetKey
 	int64		topic_id;
 	char		group_id[MAX_GROUP_ID + 1];
 } GroupOffsetKey;
+
+/* Get what stands for a partition in the key of a group's members in a leader set. */
+static inline int32
+make_members_partition(int set)
+{
+	return MEMBERS_PARTITION - set;
+}
+
+/* Return true if a key's partition stands for a group's members. */
+static inline bool
+is_members_partition(int32 partition)
+{
+	return partition <= MEMBERS_PARTITION;
+}
+
+/* And get the leader set. */
+static inline int
+get_members_set(int32 partition)
+{
+	return MEMBERS_PARTITION - partition;
+}
 
 /* ---- assignor.c ---- */
 
@@ -176,6 +198,8 @@ typedef struct GroupOffset
 typedef struct MemberKey
 {
 	Oid			database;
+	int32		set;			/* the leader set, in each of which it is a
+								 * member by itself */
 	char		member_id[MAX_MEMBER_ID + 1];
 } MemberKey;
 
@@ -188,7 +212,7 @@ typedef struct Member
 	bool		listed;			/* for a moment: it is to stay */
 	bool		is_static;		/* it has a group.instance.id, with which its
 								 * id begins */
-	GroupOffset *group;			/* its group's members */
+	GroupOffset *group;			/* its group's members, in its leader set */
 	Oid			role;
 	int32		session_timeout_ms;
 	int32		max_poll_interval_ms;
@@ -205,11 +229,14 @@ typedef struct Member
 	dlist_head	targets;		/* those that it is to have */
 } Member;
 
-/* A member that calls, as it was when it did. */
+/* A member that calls, as it was when it did, in a leader set. */
 typedef struct MemberCall
 {
 	const Member *member;		/* one that had this serial: it may have gone */
 	uint64		serial;
+	int			set;
+	uint32		sets;			/* all in which it is: a bit for each */
+	Oid			role;
 	char		group_id[MAX_GROUP_ID + 1];
 	int32		generation;
 	int32		group_generation;
@@ -266,7 +293,14 @@ typedef struct MemberRow
 	uint64		serial;			/* that it has there */
 } MemberRow;
 
-/* All members of a group, as a record says; palloc'd. */
+/* A group that has members in a leader set. */
+typedef struct MemberGroup
+{
+	int			set;
+	char		group_id[MAX_GROUP_ID + 1];
+} MemberGroup;
+
+/* All members of a group in a leader set, as a record says; palloc'd. */
 typedef struct GroupMembers
 {
 	int32		generation;
@@ -449,7 +483,10 @@ extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransactio
 
 extern void topics_member_table_shmem_request(void);
 extern void topics_member_table_shmem_startup(void);
-extern Member *topics_member_table_find(const char *member_id);
+extern uint32 topics_member_table_sets(void);
+extern Member *topics_member_table_find(const char *member_id, int set);
+extern bool topics_member_table_look(const char *member_id, int set, MemberCall *call);
+extern void topics_member_table_note_call(const MemberCall *call, bool is_poll);
 extern bool topics_member_table_reserve(MemberRow *row, GroupOffset *group);
 extern void topics_member_table_report_full(void);
 extern void topics_member_table_release_unused(void);
@@ -463,9 +500,9 @@ extern bool topics_member_table_change_place(const MemberCall *call, int64 topic
 											 PlaceWish wish, int64 position);
 extern bool topics_member_table_store(const char *member_id, const MemberCall *call, MemberPlace *places, int count, uint32 turn);
 extern void topics_member_table_require_owner(const GroupOffset *entry, const Member *member, uint64 serial, int32 generation);
-extern bool topics_member_table_has_members(const char *group_id);
+extern bool topics_member_table_has_members(const char *group_id, int set);
 extern bool topics_member_table_is_overdue(const Member *member, MonotonicTime now);
-extern List *topics_member_table_list_groups(bool all, MonotonicTime *due);
+extern MemberGroup *topics_member_table_list_groups(bool all, int *count, MonotonicTime *due);
 extern bool topics_member_table_is_settled(const Member *member);
 extern bool topics_member_table_any_here(void);
 extern int	topics_member_table_channel(const char *group_id);
@@ -476,12 +513,14 @@ extern void topics_member_log_sort_placed(MemberRow *row);
 extern PlacedPartition *topics_member_log_find_placed(const MemberRow *row, int64 topic_id, int32 partition);
 extern void topics_member_log_format(StringInfo json, const GroupMembers *members);
 extern GroupMembers *topics_member_log_parse(Jsonb *value);
-extern bool topics_member_log_may_call(void);
+extern bool topics_member_log_may_call(int set);
+extern int	topics_member_log_find_set(const char *member_id);
 extern void topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset);
 
 /* ---- rebalance.c ---- */
 
-extern GroupMembers *topics_rebalance_read(const char *group_id, LocalOffset **local);
+extern GroupMembers *topics_rebalance_read(const char *group_id, int set, LocalOffset **local);
+extern bool topics_rebalance_wants_set(const MemberRow *row, int set);
 extern bool topics_rebalance_has_members(const char *group_id);
 extern void topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers *members);
 extern void topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *members);
@@ -491,10 +530,9 @@ extern void topics_rebalance_settle(MemoryContext parent, bool topics_changed, N
 
 extern void topics_member_report_unknown(const char *member_id) pg_attribute_noreturn();
 extern void topics_member_report_not_of_group(const char *group_id, const char *member_id) pg_attribute_noreturn();
-extern void topics_member_prepare(void);
 extern MemberCall topics_member_call(const char *member_id, bool is_poll);
 extern void topics_member_lock(const char *member_id);
 extern void topics_member_unlock(const char *member_id);
-extern void topics_member_take(const char *member_id, const char *group_id, bool keep);
+extern void topics_member_take(const char *member_id, const MemberCall *call, bool keep);
 
 #endif							/* PG_TOPICS_GROUP_H */

@@ -77,11 +77,25 @@ topics_member_report_not_of_group(const char *group_id, const char *member_id)
 			 errhint("The view topics.group_member lists members.")));
 }
 
-/* Raise TP003, or TP012 if another program has taken the place of a static member. */
+/*
+ * Raise TP003, or TP012 if another program has taken the place of a static member; or TP004 if another
+ * node may know better.
+ */
 void
 topics_member_report_unknown(const char *member_id)
 {
-	topics_append_role_require_lease(METADATA_SET);
+	const uint32 sets = topics_member_table_sets();
+
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		if (topics_member_log_may_call(set))
+			topics_append_role_require_lease(topics_mark_slot_set_of(set));
+	if (sets != 1U << METADATA_SET)
+	{
+		const int	elsewhere = topics_member_log_find_set(member_id);
+
+		if (elsewhere >= 0)
+			topics_cluster_report_member_elsewhere(elsewhere, member_id);
+	}
 	if (topics_member_table_is_replaced(member_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_FENCED_INSTANCE),
@@ -95,58 +109,43 @@ topics_member_report_unknown(const char *member_id)
 			 errhint("Call topics.join_group() again, and commit.")));
 }
 
-/* Before members are looked at: make sure that they are known, and call here. */
-void
-topics_member_prepare(void)
+static void
+require_role(const char *member_id, Oid role)
 {
-	topics_offset_log_prepare(true);
-	if (topics_cluster_follows(METADATA_SET))
-		topics_cluster_report_no_group();
-}
-
-/* Find a member that has joined, and note that it has called.  Raises the error if there is none. */
-MemberCall
-topics_member_call(const char *member_id, bool is_poll)
-{
-	MemberCall	call = {0};
-	MonotonicTime now = topics_clock_now();
-	Member	   *member;
-	Oid			role = InvalidOid;
-
-	topics_offset_table_lock(LW_SHARED);
-	member = topics_member_table_find(member_id);
-	if (member)
-		role = member->role;
-	topics_offset_table_unlock();
-	if (member == NULL)
-		topics_member_report_unknown(member_id);
 	if (!topics_group_may_use(role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for member \"%s\"", member_id),
 				 errdetail("GROUP_AUTHORIZATION_FAILED: it belongs to another role."),
 				 errhint("Get a member of your own from topics.join_group().")));
+}
 
-	topics_offset_table_lock(LW_SHARED);
-	member = topics_member_table_find(member_id);
-	if (member)
+/*
+ * Find a member that has joined, and note that it has called, in each leader set in which it is.  Return
+ * it in the first of these.  Raises the error if there is none.
+ */
+MemberCall
+topics_member_call(const char *member_id, bool is_poll)
+{
+	MemberCall	first = {0};
+	uint32		sets = 0;
+
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
 	{
-		call.member = member;
-		call.serial = member->serial;
-		call.generation = member->generation;
-		call.group_generation = member->group->of.head.generation;
-		call.turn = member->turn;
-		call.is_settled = topics_member_table_is_settled(member);
-		call.session_timeout_ms = Min(member->session_timeout_ms, member->max_poll_interval_ms);
-		strlcpy(call.group_id, member->group->key.group_id, sizeof(call.group_id));
-		pg_atomic_write_u64(&member->heard_at, now);
-		if (is_poll)
-			pg_atomic_write_u64(&member->polled_at, now);
+		MemberCall	call;
+
+		if (!topics_member_table_look(member_id, set, &call))
+			continue;
+		require_role(member_id, call.role);
+		topics_member_table_note_call(&call, is_poll);
+		if (sets == 0)
+			first = call;
+		sets |= 1U << set;
 	}
-	topics_offset_table_unlock();
-	if (member == NULL)
+	if (sets == 0)
 		topics_member_report_unknown(member_id);
-	return call;
+	first.sets = sets;
+	return first;
 }
 
 /* Arguments of seek(), pause() and resume(), behind the member; only the last one may be NULL. */
@@ -167,7 +166,7 @@ get_member_argument(FunctionCallInfo fcinfo)
 	topics_argument_require_all(fcinfo, (int) topics_min(PG_NARGS(), PLACE_ARG_TO_OFFSET));
 	topics_produce_check_call(fcinfo);
 	member_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	topics_member_prepare();
+	topics_offset_log_prepare(true);
 	return member_id;
 }
 
@@ -197,13 +196,13 @@ topics_member_unlock(const char *member_id)
 }
 
 /*
- * Have a member take the partitions that are its own and that nobody has.  With "keep" it gives up
- * nothing, and its generation stays, until it polls.
+ * Have a member take the partitions of a leader set that are its own and that nobody has.  With "keep" it
+ * gives up nothing, and its generation stays, until it polls.
  */
 void
-topics_member_take(const char *member_id, const char *group_id, bool keep)
+topics_member_take(const char *member_id, const MemberCall *call, bool keep)
 {
-	const GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, MEMBERS_PARTITION);
+	const GroupOffsetKey key = topics_offset_table_make_key(call->group_id, NO_TOPIC, make_members_partition(call->set));
 	Topic	   *topic = topics_internal_topic_require(CONSUMER_OFFSETS_TOPIC);
 	PartitionState *state = topics_catalog_partition_state(topic, topics_offset_log_choose_partition(topic, &key));
 	Member	   *member;
@@ -211,14 +210,14 @@ topics_member_take(const char *member_id, const char *group_id, bool keep)
 
 	topics_append_lock_acquire(&state, 1);
 	topics_offset_table_lock(LW_EXCLUSIVE);
-	member = topics_member_table_find(member_id);
+	member = topics_member_table_find(member_id, call->set);
 	/* not if the topic has gone, and with it all that is known of members */
 	if (member && state->id.topic_id == topic->topic_id && state->id.database == MyDatabaseId)
 		gave_up = topics_member_table_adopt(member, keep);
 	topics_offset_table_unlock();
 	topics_append_lock_release();
 	if (gave_up)
-		topics_wakeup_channel(topics_member_table_channel(group_id));
+		topics_wakeup_channel(topics_member_table_channel(call->group_id));
 }
 
 /* ----------------------------------------------------------------
@@ -326,12 +325,6 @@ look_up_topics(MemberRow *row, ArrayType *array)
 					 errmsg("topic \"%s\" cannot be assigned to members", NameStr(topic->name)),
 					 errdetail("It is one of pg_topics' own."),
 					 errhint("Read it with topics.fetch().")));
-		if (topic->leader_sets.count > 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("topic \"%s\" cannot be assigned to members", NameStr(topic->name)),
-					 errdetail("Its partitions are led by several nodes."),
-					 errhint("Use topics.consume() on each of them.")));
 		row->topic_ids[row->ntopics++] = topic->topic_id;
 	}
 	qsort(row->topic_ids, row->ntopics, sizeof(int64), compare_topic_ids);
@@ -485,6 +478,54 @@ check_assignor(const char *group_id, const GroupMembers *members, Assignor assig
 }
 
 /*
+ * Choose the leader sets in which a member joins: a bit for each.  They are those of its topics'
+ * partitions that this node leads.  One that gets none here can be a member in the first set, whose
+ * leader makes the group.
+ */
+static uint32
+choose_sets(const MemberRow *row)
+{
+	const int	highest = topics_catalog_highest_set();
+	uint32		result = 0;
+
+	for (int set = METADATA_SET; set <= highest; set++)
+		if (!topics_cluster_follows(set) && topics_rebalance_wants_set(row, set))
+			result |= 1U << set;
+	if (result != 0)
+		return result;
+	if (topics_cluster_follows(METADATA_SET))
+	{
+		const Topic *topic = row->ntopics > 0 ? topics_catalog_by_id(row->topic_ids[0]) : NULL;
+
+		if (topic == NULL)
+			topics_cluster_report_no_group();
+		topics_cluster_report_not_leader(topics_leader_set_of(&topic->leader_sets, 0), NameStr(topic->name), 0);
+	}
+	return 1U << METADATA_SET;
+}
+
+/* A member joins in each leader set that this node leads for it.  Return the highest generation. */
+static int32
+join_sets(const char *group_id, const MemberRow *row, Assignor assignor)
+{
+	const uint32 sets = choose_sets(row);
+	int32		generation = 0;
+
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+	{
+		MemberRow	joining = *row;
+		LocalOffset *local;
+		GroupMembers *members = topics_rebalance_read(group_id, set, &local);
+
+		check_assignor(group_id, members, assignor);
+		members->assignor = assignor;
+		join(group_id, local, members, &joining);
+		generation = Max(generation, members->generation);
+	}
+	return generation;
+}
+
+/*
  * join_group(group_id, topics, assignor, topic_pattern, session_timeout, max_poll_interval,
  *			  group_instance_id, client_id, auto_offset_reset): member_id, generation_id
  */
@@ -497,15 +538,13 @@ topics_join_group(PG_FUNCTION_ARGS)
 	bool		nulls[JOINED_COLUMNS] = {false};
 	Assignor	assignor;
 	MemberRow	row;
-	LocalOffset *local;
-	GroupMembers *members;
 
 	topics_settings_require_preload();
 	topics_produce_check_context("topics.join_group()");
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	row = get_join_arguments(fcinfo, &assignor);
-	topics_member_prepare();
+	topics_offset_log_prepare(true);
 	topics_group_require_owner(group_id, true);
 	topics_consumer_offset_lock_group(group_id, false);
 	(void) topics_group_use(group_id, GROUP_MEMBER);
@@ -514,14 +553,9 @@ topics_join_group(PG_FUNCTION_ARGS)
 	/* locks may have been waited for */
 	if (row.pattern == NULL)
 		look_up_topics(&row, PG_GETARG_ARRAYTYPE_P(JOIN_TOPICS));
-	members = topics_rebalance_read(group_id, &local);
-	check_assignor(group_id, members, assignor);
-	members->assignor = assignor;
 	row.member_id = make_member_id(&row);
-	join(group_id, local, members, &row);
-
 	values[JOINED_MEMBER_ID] = CStringGetTextDatum(row.member_id);
-	values[JOINED_GENERATION_ID] = Int32GetDatum(members->generation);
+	values[JOINED_GENERATION_ID] = Int32GetDatum(join_sets(group_id, &row, assignor));
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
 }
 
@@ -530,24 +564,48 @@ topics_join_group(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* Take a member out of its group when the transaction commits. */
-static void
-remove_from_group(const char *group_id, const char *member_id)
+/*
+ * Take a member out of its group in a leader set, when the transaction commits.  Return false if it is
+ * not in it.
+ */
+static bool
+remove_from_set(const char *group_id, const char *member_id, int set)
 {
 	LocalOffset *local;
-	GroupMembers *members;
+	GroupMembers *members = topics_rebalance_read(group_id, set, &local);
 	int			left = 0;
 
-	topics_consumer_offset_lock_group(group_id, false);
-	(void) topics_consumer_offset_lock_members(group_id, true, true);
-	members = topics_rebalance_read(group_id, &local);
 	for (int i = 0; i < members->count; i++)
 		if (strcmp(members->rows[i].member_id, member_id) != 0)
 			members->rows[left++] = members->rows[i];
 	if (left == members->count)
-		topics_member_report_not_of_group(group_id, member_id);
+		return false;
 	members->count = left;
 	topics_rebalance_run(group_id, local, members);
+	return true;
+}
+
+/* Take a member out of its group, in each leader set that this node leads. */
+static void
+remove_from_group(const char *group_id, const char *member_id)
+{
+	const uint32 sets = topics_member_table_sets();
+	bool		found = false;
+
+	topics_consumer_offset_lock_group(group_id, false);
+	(void) topics_consumer_offset_lock_members(group_id, true, true);
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		if (topics_member_log_may_call(set))
+			found |= remove_from_set(group_id, member_id, set);
+	if (!found && sets != 1U << METADATA_SET)
+	{
+		const int	elsewhere = topics_member_log_find_set(member_id);
+
+		if (elsewhere >= 0)
+			topics_cluster_report_member_elsewhere(elsewhere, member_id);
+	}
+	if (!found)
+		topics_member_report_not_of_group(group_id, member_id);
 }
 
 /* leave_group(member_id) */
@@ -571,7 +629,7 @@ topics_remove_member(PG_FUNCTION_ARGS)
 	topics_settings_require_preload();
 	topics_produce_check_call(fcinfo);
 	member_id = topics_argument_get_text(fcinfo, 1);
-	topics_member_prepare();
+	topics_offset_log_prepare(true);
 	topics_group_require_owner(group_id, false);
 	remove_from_group(group_id, member_id);
 	PG_RETURN_VOID();
@@ -582,13 +640,22 @@ topics_remove_member(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* heartbeat(member_id): the group's generation */
+/* heartbeat(member_id): the group's generation; the highest, if it has several here */
 Datum
 topics_heartbeat(PG_FUNCTION_ARGS)
 {
 	char	   *member_id = get_member_argument(fcinfo);
+	const uint32 sets = topics_member_call(member_id, false).sets;
+	int32		generation = 0;
 
-	PG_RETURN_INT32(topics_member_call(member_id, false).group_generation);
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+	{
+		MemberCall	call;
+
+		if (topics_member_table_look(member_id, set, &call))
+			generation = Max(generation, call.group_generation);
+	}
+	PG_RETURN_INT32(generation);
 }
 
 /* Columns of assignment(). */
@@ -602,20 +669,13 @@ enum
 	ASSIGNED_COLUMNS
 };
 
-/* assignment(member_id) */
-Datum
-topics_assignment(PG_FUNCTION_ARGS)
+/* Put what a member has in a leader set. */
+static void
+put_assignment(ReturnSetInfo *rsinfo, const MemberCall *call)
 {
-	char	   *member_id = get_member_argument(fcinfo);
-	MemberCall	call = topics_member_call(member_id, false);
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	MemberPlace *places;
 	int			count;
+	MemberPlace *places = topics_member_table_list_places(call, true, &count);
 
-	if (!call.is_settled)
-		topics_member_take(member_id, call.group_id, true);
-	InitMaterializedSRF(fcinfo, 0);
-	places = topics_member_table_list_places(&call, true, &count);
 	for (int i = 0; i < count; i++)
 	{
 		Topic	   *topic = topics_catalog_by_id(places[i].entry.key.topic_id);
@@ -629,13 +689,34 @@ topics_assignment(PG_FUNCTION_ARGS)
 		 * what it has got since it polled is its own in the group's
 		 * generation
 		 */
-		values[ASSIGNED_GENERATION_ID] = Int32GetDatum(Max(call.generation, places[i].entry.of.assigned.since));
+		values[ASSIGNED_GENERATION_ID] = Int32GetDatum(Max(call->generation, places[i].entry.of.assigned.since));
 		values[ASSIGNED_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
 		values[ASSIGNED_PARTITION] = Int32GetDatum(places[i].entry.key.partition);
 		values[ASSIGNED_POSITION] = Int64GetDatum(places[i].position);
 		nulls[ASSIGNED_POSITION] = places[i].position == NO_OFFSET;
 		values[ASSIGNED_PAUSED] = BoolGetDatum(places[i].entry.of.assigned.paused);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	pfree(places);
+}
+
+/* assignment(member_id) */
+Datum
+topics_assignment(PG_FUNCTION_ARGS)
+{
+	char	   *member_id = get_member_argument(fcinfo);
+	const uint32 sets = topics_member_call(member_id, false).sets;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+	{
+		MemberCall	call;
+
+		if (!topics_member_table_look(member_id, set, &call))
+			continue;
+		if (!call.is_settled)
+			topics_member_take(member_id, &call, true);
+		put_assignment((ReturnSetInfo *) fcinfo->resultinfo, &call);
 	}
 	return (Datum) 0;
 }
@@ -667,6 +748,19 @@ check_offset_to_seek(Topic *topic, int32 number, int64 offset)
 									   "topics.list_offsets() gives the two ends.");
 }
 
+/* Do what a member wants of a partition, under its lock.  Return false if it does not have it. */
+static bool
+change_owned_place(const char *member_id, const Topic *topic, int32 number, PlaceWish wish, int64 position)
+{
+	MemberCall	call;
+
+	if (!topics_member_table_look(member_id, topics_leader_set_of(&topic->leader_sets, number), &call))
+		return false;
+	if (!call.is_settled)
+		topics_member_take(member_id, &call, true);
+	return topics_member_table_change_place(&call, topic->topic_id, number, wish, position);
+}
+
 /* Do what a member wants of a partition that it has, at once. */
 static void
 change_place(FunctionCallInfo fcinfo, PlaceWish wish)
@@ -677,18 +771,20 @@ change_place(FunctionCallInfo fcinfo, PlaceWish wish)
 	MemberCall	call = topics_member_call(member_id, false);
 	int64		position = NO_OFFSET;
 	bool		is_owner;
+	int			set;
 
 	topics_catalog_require(topic, ACL_SELECT);
 	topics_catalog_check_partition(topic, number);
+	set = topics_leader_set_of(&topic->leader_sets, number);
+	if (topics_cluster_follows(set))
+		topics_cluster_report_not_leader(set, NameStr(topic->name), number);
 	if (wish == WISH_SEEK && !PG_ARGISNULL(PLACE_ARG_TO_OFFSET))
 	{
 		position = PG_GETARG_INT64(PLACE_ARG_TO_OFFSET);
 		check_offset_to_seek(topic, number, position);
 	}
 	topics_member_lock(member_id);
-	if (!call.is_settled)
-		topics_member_take(member_id, call.group_id, true);
-	is_owner = topics_member_table_change_place(&call, topic->topic_id, number, wish, position);
+	is_owner = change_owned_place(member_id, topic, number, wish, position);
 	topics_member_unlock(member_id);
 	if (!is_owner)
 		report_not_assigned(member_id, NameStr(topic->name), number);

@@ -4,7 +4,8 @@
  *		The records of __consumer_offsets that say who a group's members are, and
  *		which partitions each is to have.
  *
- * There is one record for a group, as Kafka has, which is written when members come or go:
+ * There is one record for a group, as Kafka has, in each leader set in which it has members.  It
+ * is written when members come or go:
  *
  *	0/-2/g
  *		{"generation": 7, "assignor": "range", "members": [
@@ -22,6 +23,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 
@@ -253,11 +255,50 @@ topics_member_log_parse(Jsonb *value)
  * ----------------------------------------------------------------
  */
 
-/* Return true if members call here: neither on a standby, nor on a node that follows. */
+/*
+ * Return true if members of a leader set call here: neither on a standby, nor on a node that
+ * follows.
+ */
 bool
-topics_member_log_may_call(void)
+topics_member_log_may_call(int set)
 {
-	return !RecoveryInProgress() && !topics_cluster_follows(METADATA_SET);
+	return !RecoveryInProgress() && !topics_cluster_follows(set);
+}
+
+/* Return true if a record names a member. */
+static bool
+names_member(const GroupOffset *entry, const char *member_id)
+{
+	Jsonb	   *value = topics_offset_log_read_value(entry);
+	GroupMembers *members = value ? topics_member_log_parse(value) : NULL;
+
+	for (int i = 0; members && i < members->count; i++)
+		if (strcmp(members->rows[i].member_id, member_id) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Find a leader set that another node leads, in which there is a member of this id, by the
+ * records; or return -1.
+ */
+int
+topics_member_log_find_set(const char *member_id)
+{
+	int			count;
+	GroupOffset *entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		const GroupOffsetKey *key = &entries[i].key;
+
+		CHECK_FOR_INTERRUPTS();
+		if (is_members_partition(key->partition) && is_entry_committed(&entries[i]) &&
+			topics_cluster_follows(get_members_set(key->partition)) &&
+			names_member(&entries[i], member_id))
+			return get_members_set(key->partition);
+	}
+	return -1;
 }
 
 /* Make the entries that a group's members need, and pin them. */
@@ -303,6 +344,20 @@ unpin_entries(const GroupMembers *members)
 }
 
 /*
+ * Return true if what is known of a group's members is what a record says, or newer.  Who leads
+ * another leader set reads all of them again and again.
+ */
+static bool
+is_known(const GroupOffset *group, const GroupMembers *members, int64 record_offset)
+{
+	const int64 known = pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &group->record_offset));
+
+	if (record_offset != known)
+		return record_offset < known;
+	return is_entry_committed(group) && (members->count == 0 || !dlist_is_empty(unconstify(dlist_head *, &group->of.head.members)));
+}
+
+/*
  * A group's members are those of a record, unless what is known of them is newer.  Each has so
  * much time to call as if it had just done so.  A standby, or a follower, has no members that call.
  */
@@ -311,14 +366,24 @@ topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz comm
 {
 	GroupMembers *members = topics_member_log_parse(value);
 	const int	count = members->count;
+	const bool	may_call = topics_member_log_may_call(get_members_set(key->partition));
+	bool		is_new;
 	GroupOffset *group;
 	uint32		pins;
 
-	if (!topics_member_log_may_call())
+	if (!may_call)
 		members->count = 0;
 	group = topics_offset_table_pin(key, NULL, NULL, &pins);
 	if (group == NULL)
 		topics_offset_table_report_full(1);
+	topics_offset_table_lock(LW_SHARED);
+	is_new = !is_known(group, members, record_offset);
+	topics_offset_table_unlock();
+	if (!is_new)
+	{
+		topics_offset_table_unpin(group);
+		return;
+	}
 	PG_TRY();
 	{
 		pin_entries(key, members, group);
@@ -331,7 +396,8 @@ topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz comm
 	}
 	PG_END_TRY();
 	topics_offset_table_lock(LW_EXCLUSIVE);
-	if (!is_entry_committed(group) || record_offset >= (int64) pg_atomic_read_u64(&group->record_offset))
+	is_new = !is_known(group, members, record_offset);
+	if (is_new)
 	{
 		/* what is read again was there, and owners go by polls */
 		topics_member_table_apply(group, members, dlist_is_empty(&group->of.head.members));
@@ -343,6 +409,6 @@ topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz comm
 	topics_offset_table_unlock();
 	unpin_entries(members);
 	topics_offset_table_unpin(group);
-	if (members->count > 0)
+	if (is_new && may_call)
 		topics_worker_registry_want_members(topics_clock_now(), true);
 }

@@ -42,6 +42,7 @@
 
 #include "access/xact.h"
 #include "common/hashfn.h"
+#include "lib/qunique.h"
 #include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -58,6 +59,8 @@
 typedef struct MemberTable
 {
 	pg_atomic_uint64 last_serial;
+	pg_atomic_uint32 sets;		/* leader sets that any member has been in, of
+								 * any database: a bit for each */
 	dlist_head	all;
 } MemberTable;
 
@@ -93,6 +96,7 @@ topics_member_table_shmem_startup(void)
 	if (!found)
 	{
 		pg_atomic_init_u64(&table->last_serial, 0);
+		pg_atomic_init_u32(&table->sets, 1U << METADATA_SET);
 		dlist_init(&table->all);
 	}
 }
@@ -143,28 +147,89 @@ set_target(GroupOffset *entry, Member *member)
  */
 
 static MemberKey
-make_key(const char *member_id)
+make_key(const char *member_id, int set)
 {
 	MemberKey	key;
 
 	memset(&key, 0, sizeof(key));
 	key.database = MyDatabaseId;
+	key.set = set;
 	strlcpy(key.member_id, member_id, sizeof(key.member_id));
 	return key;
 }
 
-/* Find a member that has joined, or NULL.  The caller holds the table lock. */
+/* Get the leader sets in which there may be members: a bit for each. */
+uint32
+topics_member_table_sets(void)
+{
+	return pg_atomic_read_u32(&table->sets);
+}
+
+/* There may be members in a leader set from now on. */
+static void
+note_set(int set)
+{
+	if ((pg_atomic_read_u32(&table->sets) & (1U << set)) == 0)
+		(void) pg_atomic_fetch_or_u32(&table->sets, 1U << set);
+}
+
+/*
+ * Find a member that has joined in a leader set, or NULL.  The caller holds the
+ * table lock.
+ */
 Member *
-topics_member_table_find(const char *member_id)
+topics_member_table_find(const char *member_id, int set)
 {
 	MemberKey	key;
 	Member	   *member;
 
 	if (strlen(member_id) > MAX_MEMBER_ID)
 		return NULL;
-	key = make_key(member_id);
+	key = make_key(member_id, set);
 	member = hash_search(hash, &key, HASH_FIND, NULL);
 	return member && member->joined ? member : NULL;
+}
+
+/* Look at a member in a leader set.  Return false if it is none there. */
+bool
+topics_member_table_look(const char *member_id, int set, MemberCall *call)
+{
+	const Member *member;
+
+	topics_offset_table_lock(LW_SHARED);
+	member = topics_member_table_find(member_id, set);
+	if (member)
+	{
+		call->member = member;
+		call->serial = member->serial;
+		call->set = set;
+		call->role = member->role;
+		call->generation = member->generation;
+		call->group_generation = member->group->of.head.generation;
+		call->turn = member->turn;
+		call->is_settled = topics_member_table_is_settled(member);
+		call->session_timeout_ms = Min(member->session_timeout_ms, member->max_poll_interval_ms);
+		strlcpy(call->group_id, member->group->key.group_id, sizeof(call->group_id));
+	}
+	topics_offset_table_unlock();
+	return member != NULL;
+}
+
+/* A member that was looked at has called, or polled. */
+void
+topics_member_table_note_call(const MemberCall *call, bool is_poll)
+{
+	Member	   *member = unconstify(Member *, call->member);
+	MonotonicTime now = topics_clock_now();
+
+	topics_offset_table_lock(LW_SHARED);
+	if (member->serial == call->serial)
+	{
+		pg_atomic_write_u64(&member->heard_at, now);
+		if (is_poll)
+			pg_atomic_write_u64(&member->polled_at, now);
+	}
+	topics_offset_table_unlock();
 }
 
 void
@@ -186,7 +251,8 @@ topics_member_table_report_full(void)
 bool
 topics_member_table_reserve(MemberRow *row, GroupOffset *group)
 {
-	MemberKey	key = make_key(row->member_id);
+	const int	set = get_members_set(group->key.partition);
+	MemberKey	key = make_key(row->member_id, set);
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	ReservedMember *note = palloc(sizeof(ReservedMember));
 	Member	   *member = NULL;
@@ -195,6 +261,7 @@ topics_member_table_reserve(MemberRow *row, GroupOffset *group)
 	reserved = lappend(reserved, note);
 	MemoryContextSwitchTo(old);
 	note->member = NULL;
+	note_set(set);
 	topics_offset_table_lock(LW_EXCLUSIVE);
 	member = hash_search(hash, &key, HASH_FIND, &found);
 	if (!found && hash_get_num_entries(hash) < pg_topics_max_members)
@@ -302,7 +369,7 @@ topics_member_table_detach(GroupOffset *entry)
 		set_owner(entry, NULL, 0);
 		set_target(entry, NULL);
 	}
-	else if (entry->key.partition == MEMBERS_PARTITION)
+	else if (is_members_partition(entry->key.partition))
 		dlist_foreach_modify(iter, &entry->of.head.members)
 			remove_member(dlist_container(Member, link, iter.cur), false);
 }
@@ -354,6 +421,7 @@ topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool 
 	dlist_mutable_iter iter;
 
 	Assert(topics_offset_table_is_locked(LW_EXCLUSIVE));
+	note_set(get_members_set(group->key.partition));
 	for (int i = 0; members && i < members->count; i++)
 		if (members->rows[i].shared && members->rows[i].shared->serial == members->rows[i].serial)
 			members->rows[i].shared->listed = true;
@@ -452,7 +520,7 @@ topics_member_table_is_replaced(const char *member_id)
 static void
 report_illegal_generation(const GroupOffset *entry, int32 given, const Possession *assigned, bool is_owner)
 {
-	topics_append_role_require_lease(METADATA_SET);
+	topics_append_role_require_lease(topics_mark_slot_set_of(topics_offset_log_leader_set(&entry->key)));
 	ereport(ERROR,
 			(errcode(ERRCODE_ILLEGAL_GENERATION),
 			 errmsg("partition %d is not the member's in generation %d of consumer group \"%s\"",
@@ -466,7 +534,7 @@ report_illegal_generation(const GroupOffset *entry, int32 given, const Possessio
 
 /*
  * Require a member, which had this serial, to have a partition since the generation that it
- * has given, or longer.
+ * has given, or longer.  NULL is one that is none in the partition's leader set.
  */
 void
 topics_member_table_require_owner(const GroupOffset *entry, const Member *member, uint64 serial, int32 generation)
@@ -477,7 +545,7 @@ topics_member_table_require_owner(const GroupOffset *entry, const Member *member
 
 	topics_offset_table_lock(LW_SHARED);
 	assigned = entry->of.assigned;
-	is_owner = assigned.owner == member && member->serial == serial;
+	is_owner = member && assigned.owner == member && member->serial == serial;
 	is_valid = is_owner && generation >= assigned.since &&
 		generation <= member->group->of.head.generation;
 	topics_offset_table_unlock();
@@ -599,7 +667,7 @@ topics_member_table_store(const char *member_id, const MemberCall *call, MemberP
 	bool		found;
 
 	topics_offset_table_lock(LW_SHARED);
-	member = topics_member_table_find(member_id);
+	member = topics_member_table_find(member_id, call->set);
 	found = is_caller(member, call);
 	for (int i = 0; found && i < count; i++)
 	{
@@ -622,17 +690,21 @@ topics_member_table_store(const char *member_id, const MemberCall *call, MemberP
  * ----------------------------------------------------------------
  */
 
-/* Return true if a group has members. */
+/*
+ * Return true if a group has members in a leader set.  Where that is led by another node,
+ * its record says so.
+ */
 bool
-topics_member_table_has_members(const char *group_id)
+topics_member_table_has_members(const char *group_id, int set)
 {
-	GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, MEMBERS_PARTITION);
+	const GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, make_members_partition(set));
+	const bool	may_call = topics_member_log_may_call(set);
 	GroupOffset *entry;
 	bool		result;
 
 	topics_offset_table_lock(LW_SHARED);
 	entry = topics_offset_table_find(&key);
-	result = entry && !dlist_is_empty(&entry->of.head.members);
+	result = entry && (may_call ? !dlist_is_empty(&entry->of.head.members) : entry->of.head.count > 0);
 	topics_offset_table_unlock();
 	return result;
 }
@@ -673,14 +745,9 @@ topics_member_table_any_here(void)
 	return result;
 }
 
-typedef struct GroupName
-{
-	char		group_id[MAX_GROUP_ID + 1];
-} GroupName;
-
 /* Copy the groups of a list; return their number, or -1 if there is no room. */
 static int
-copy_groups(bool all, GroupName *groups, int room, MonotonicTime *due)
+copy_groups(bool all, MemberGroup *groups, int room, MonotonicTime *due)
 {
 	MonotonicTime now = topics_clock_now();
 	dlist_iter	iter;
@@ -701,13 +768,15 @@ copy_groups(bool all, GroupName *groups, int room, MonotonicTime *due)
 			if (!all)
 				continue;
 		}
-		if (count > 0 && strcmp(groups[count - 1].group_id, group_id) == 0)
+		if (count > 0 && groups[count - 1].set == member->key.set &&
+			strcmp(groups[count - 1].group_id, group_id) == 0)
 			continue;
 		if (count >= room)
 		{
 			count = -1;
 			break;
 		}
+		groups[count].set = member->key.set;
 		strlcpy(groups[count].group_id, group_id, sizeof(groups[count].group_id));
 		count++;
 	}
@@ -716,36 +785,36 @@ copy_groups(bool all, GroupName *groups, int room, MonotonicTime *due)
 }
 
 static int
-compare_names(const ListCell *a, const ListCell *b)
+compare_groups(const void *a, const void *b)
 {
-	return strcmp(lfirst(a), lfirst(b));
+	const MemberGroup *ga = a;
+	const MemberGroup *gb = b;
+	int			result = strcmp(ga->group_id, gb->group_id);
+
+	return result != 0 ? result : ga->set - gb->set;
 }
 
 /*
- * List the groups of this database with members that are overdue, or with "all" with members,
- * palloc'd.  *due is when the next member will be.
+ * List the groups of this database with members that are overdue, or with "all" with members, each
+ * in each leader set; palloc'd, by name.  *due is when the next member will be overdue.
  */
-List *
-topics_member_table_list_groups(bool all, MonotonicTime *due)
+MemberGroup *
+topics_member_table_list_groups(bool all, int *count, MonotonicTime *due)
 {
-	List	   *result = NIL;
 	int			room = 16;
 
 	for (;;)
 	{
-		GroupName  *groups = palloc(sizeof(GroupName) * room);
-		int			count = copy_groups(all, groups, room, due);
+		MemberGroup *groups = palloc(sizeof(MemberGroup) * room);
 
-		for (int i = 0; i < count; i++)
-			result = lappend(result, pstrdup(groups[i].group_id));
+		*count = copy_groups(all, groups, room, due);
+		if (*count >= 0)
+		{
+			qsort(groups, *count, sizeof(MemberGroup), compare_groups);
+			*count = qunique(groups, *count, sizeof(MemberGroup), compare_groups);
+			return groups;
+		}
 		pfree(groups);
-		if (count >= 0)
-			break;
 		room *= 2;
 	}
-	list_sort(result, compare_names);
-	for (int i = list_length(result) - 1; i > 0; i--)
-		if (strcmp(list_nth(result, i), list_nth(result, i - 1)) == 0)
-			result = list_delete_nth_cell(result, i);
-	return result;
 }

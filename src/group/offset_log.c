@@ -9,6 +9,7 @@
  *		{"owner": "app", "owner_id": 16384, "system": 7...., "group_type": "consume"}
  *	0/-2/g		its members, and which partitions they have (member_log.c)
  *		{"generation": 7, "assignor": "range", "members": [...]}
+ *	0/-3/g		the same in leader set 1; 0/-4/g in set 2, and so on
  *	17/-1/g		its subscription to topic 17
  *		{"auto_offset_reset": "latest", "partitions": 2, "starts": [10, 4]}
  *	17/0/g		its committed offset in partition 0 of topic 17
@@ -87,12 +88,14 @@ find_offsets_topic(void)
 }
 
 /*
- * Get the leader set that an entry is written by: that of the partition which was consumed.  What
- * a group is, and what it has subscribed to, is of the first.
+ * Get the leader set that an entry is written by: that of the partition which was consumed, or
+ * that which members are of.  What a group is, and what it has subscribed to, is of the first.
  */
 int
 topics_offset_log_leader_set(const GroupOffsetKey *key)
 {
+	if (is_members_partition(key->partition))
+		return get_members_set(key->partition);
 	if (key->topic_id == NO_TOPIC || key->partition == NO_PARTITION)
 		return METADATA_SET;
 	return topics_internal_topic_set_of(key->topic_id, key->partition);
@@ -183,7 +186,7 @@ topics_offset_log_add_record(Topic *offsets_topic, LocalOffset *local)
 	if (!local->change->deleted)
 	{
 		initStringInfo(&json);
-		if (key->partition == MEMBERS_PARTITION)
+		if (is_members_partition(key->partition))
 			topics_member_log_format(&json, local->change->members);
 		else if (key->topic_id == NO_TOPIC)
 			format_group(&json, local->shared, local->change->type);
@@ -225,6 +228,8 @@ parse_record_key(const char *text, GroupOffsetKey *key)
 	group_id = topics_internal_topic_parse_key(text, &key->topic_id, &key->partition);
 	if (group_id == NULL || strlen(group_id) > MAX_GROUP_ID)
 		return false;
+	if (is_members_partition(key->partition) && get_members_set(key->partition) >= MAX_LEADER_SETS)
+		return false;
 	strlcpy(key->group_id, group_id, sizeof(key->group_id));
 	return true;
 }
@@ -262,7 +267,7 @@ read_record_value(LoadedRecord *record, Jsonb *value, MemoryContext cxt)
 {
 	record->offset = IT_EXISTS;
 	record->has_metadata = topics_json_field(value, "metadata") != NULL;
-	if (record->key.partition == MEMBERS_PARTITION)
+	if (is_members_partition(record->key.partition))
 	{
 		record->members = MemoryContextAlloc(cxt, VARSIZE(value));
 		memcpy(record->members, value, VARSIZE(value));

@@ -236,7 +236,7 @@ find_or_make_entry(const GroupOffsetKey *key, const GroupOffsetFacts *facts, boo
 	pg_atomic_init_u64(&entry->served, 0);
 	pg_atomic_init_u32(&entry->claimed_by, 0);
 	pg_atomic_init_u32(&entry->pins, 0);
-	if (key->partition == MEMBERS_PARTITION)
+	if (is_members_partition(key->partition))
 		dlist_init(&entry->of.head.members);
 	else
 		pg_atomic_init_u64(&entry->of.assigned.position, NO_OFFSET);
@@ -555,6 +555,8 @@ may_be_of_set(const GroupOffset *entry, int set)
 
 	if (set == ALL_SETS)
 		return true;
+	if (is_members_partition(entry->key.partition))
+		return set == get_members_set(entry->key.partition);
 	if (entry->key.partition < 0)
 		return set == METADATA_SET;
 	state = topics_partition_state_find(&id);

@@ -22,6 +22,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/pg_prng.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
@@ -60,6 +61,15 @@ enum
 	POLL_COLUMNS
 };
 
+/* What a member polls in a leader set. */
+typedef struct PollPart
+{
+	MemberCall	call;
+	MemberPlace *places;
+	int			count;
+	uint32		turn;			/* which place is polled first next time */
+} PollPart;
+
 /* A call of poll(). */
 typedef struct Poll
 {
@@ -67,9 +77,6 @@ typedef struct Poll
 	FetchLimits limits;			/* what is left of them */
 	ReturnSetInfo *rsinfo;
 	bool		as_bytes;
-	MemberCall	call;
-	MemberPlace *places;
-	int			count;
 	int			nread;			/* records */
 } Poll;
 
@@ -115,7 +122,7 @@ get_reset(const MemberPlace *known)
 
 /* Read records of a place into the result, and return the offset to go on from. */
 static int64
-read_records(Poll *poll, const Place *place, Snapshot snapshot)
+read_records(Poll *poll, const PollPart *part, const Place *place, Snapshot snapshot)
 {
 	Topic	   *topic = place->partition.topic;
 	FetchRequest request = {topic, place->partition.number, place->position, poll->limits, true, NO_LEADER_EPOCH};
@@ -125,7 +132,7 @@ read_records(Poll *poll, const Place *place, Snapshot snapshot)
 	Fetch		fetch;
 
 	values[POLL_TOPIC] = CStringGetTextDatum(NameStr(topic->name));
-	values[POLL_GENERATION_ID] = Int32GetDatum(poll->call.generation);
+	values[POLL_GENERATION_ID] = Int32GetDatum(part->call.generation);
 	topics_fetch_open(&fetch, &request, snapshot);
 	while (topics_fetch_next(&fetch, &output, values + POLL_RECORD, nulls + POLL_RECORD))
 		tuplestore_putvalues(poll->rsinfo->setResult, poll->rsinfo->setDesc, values, nulls);
@@ -138,7 +145,7 @@ read_records(Poll *poll, const Place *place, Snapshot snapshot)
 
 /* Read a place, and note where the member goes on.  Return false if there was no record. */
 static bool
-read_place(Poll *poll, MemberPlace *known)
+read_place(Poll *poll, const PollPart *part, MemberPlace *known)
 {
 	Place		place;
 	GroupTopic	at;
@@ -166,7 +173,7 @@ read_place(Poll *poll, MemberPlace *known)
 	/* taken after the end was read: it sees all records below */
 	snapshot = RegisterSnapshot(is_fresh ? GetLatestSnapshot() : GetTransactionSnapshot());
 	TEST_POINT("place-polled");
-	next = read_records(poll, &place, snapshot);
+	next = read_records(poll, part, &place, snapshot);
 	UnregisterSnapshot(snapshot);
 	if (next > place.position)
 	{
@@ -179,45 +186,90 @@ read_place(Poll *poll, MemberPlace *known)
 	return false;
 }
 
-/* Read what the member has, in turn.  Return false if there was no record. */
-static bool
-read_places(Poll *poll)
+/* Read what the member has in a leader set, in turn. */
+static void
+read_places(Poll *poll, PollPart *part)
 {
-	uint32		turn = poll->call.turn;
-
-	for (int i = 0; i < poll->count; i++)
+	part->turn = part->call.turn;
+	for (int i = 0; i < part->count; i++)
 	{
-		int			index = (poll->call.turn + i) % poll->count;
+		int			index = (part->call.turn + i) % part->count;
 
 		if (poll->limits.max_records <= 0 || poll->limits.max_bytes <= 0)
 			break;
 		CHECK_FOR_INTERRUPTS();
-		if (read_place(poll, &poll->places[index]))
-			turn = (index + 1) % poll->count;
+		if (read_place(poll, part, &part->places[index]))
+			part->turn = (index + 1) % part->count;
 	}
-	if (!topics_member_table_store(poll->member_id, &poll->call, poll->places, poll->count, turn))
-		topics_member_report_unknown(poll->member_id);
-	return poll->nread > 0;
 }
 
-/* Take part in a rebalance, if there is one, and read.  Return false if there was no record. */
+/* Take part in a rebalance of a leader set, if there is one, and look at what the member has there. */
+static bool
+open_part(Poll *poll, int set, PollPart *part)
+{
+	if (!topics_member_table_look(poll->member_id, set, &part->call))
+		return false;
+	if (!part->call.is_settled)
+	{
+		topics_member_take(poll->member_id, &part->call, false);
+		if (!topics_member_table_look(poll->member_id, set, &part->call))
+			return false;
+	}
+	part->places = topics_member_table_list_places(&part->call, false, &part->count);
+	return true;
+}
+
+/*
+ * Get the leader sets in which a member is, in the order in which they are polled: one after the other,
+ * from any one, so that none always has what is left of the limits.
+ */
+static int
+list_sets(uint32 sets, int result[MAX_LEADER_SETS])
+{
+	int			count = 0;
+	int			first;
+
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+		result[count++] = set;
+	if (count < 2)
+		return count;
+	first = pg_prng_uint64_range(&pg_global_prng_state, 0, count - 1);
+	for (int i = 0; i < first; i++)
+	{
+		const int	moved = result[0];
+
+		memmove(result, result + 1, sizeof(int) * (count - 1));
+		result[count - 1] = moved;
+	}
+	return count;
+}
+
+/* Read.  Return false if there was no record. */
 static bool
 poll_once(Poll *poll)
 {
-	bool		found;
+	PollPart	parts[MAX_LEADER_SETS];
+	int			sets[MAX_LEADER_SETS];
+	int			nsets;
+	int			nparts = 0;
+	bool		is_stored = false;
 
 	topics_member_lock(poll->member_id);
-	poll->call = topics_member_call(poll->member_id, true);
-	if (!poll->call.is_settled)
+	nsets = list_sets(topics_member_call(poll->member_id, true).sets, sets);
+	for (int i = 0; i < nsets; i++)
+		if (open_part(poll, sets[i], &parts[nparts]))
+			read_places(poll, &parts[nparts++]);
+	for (int i = 0; i < nparts; i++)
 	{
-		topics_member_take(poll->member_id, poll->call.group_id, false);
-		poll->call = topics_member_call(poll->member_id, true);
+		is_stored |= topics_member_table_store(poll->member_id, &parts[i].call, parts[i].places,
+											   parts[i].count, parts[i].turn);
+		pfree(parts[i].places);
 	}
-	poll->places = topics_member_table_list_places(&poll->call, false, &poll->count);
-	found = read_places(poll);
-	pfree(poll->places);
+	/* if only a part has gone, the next call finds what is left */
+	if (!is_stored)
+		topics_member_report_unknown(poll->member_id);
 	topics_member_unlock(poll->member_id);
-	return found;
+	return poll->nread > 0;
 }
 
 /* ----------------------------------------------------------------
@@ -229,9 +281,20 @@ poll_once(Poll *poll)
 typedef struct MemberWait
 {
 	char	   *member_id;
-	MemberCall	call;
 	int			channel;
 } MemberWait;
+
+/* Return true if a partition that a member has got a record, or an error to tell it. */
+static bool
+has_place_record(const MemberWait *wait, const MemberPlace *known)
+{
+	Place		place;
+
+	if (!find_place(known, &place, get_reset(known)))
+		return false;
+	topics_wakeup_want_channel(topics_catalog_partition_state(place.partition.topic, 0), wait->channel);
+	return topics_place_watch(&place);
+}
 
 /*
  * Return true if a poll would get something, or wants to: records of any partition that the member
@@ -240,25 +303,29 @@ typedef struct MemberWait
 static bool
 is_poll_due(void *arg)
 {
-	MemberWait *wait = arg;
-	MemberPlace *places;
-	int			count;
+	const MemberWait *wait = arg;
+	bool		found = false;
 
 	AcceptInvalidationMessages();
-	if (topics_member_table_is_wanted(&wait->call))
-		return true;
-	places = topics_member_table_list_places(&wait->call, false, &count);
-	for (int i = 0; i < count; i++)
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
 	{
-		Place		place;
+		MemberCall	call;
+		MemberPlace *places;
+		int			count;
 
-		if (!find_place(&places[i], &place, get_reset(&places[i])))
+		if (!topics_member_table_look(wait->member_id, set, &call))
 			continue;
-		topics_wakeup_want_channel(topics_catalog_partition_state(place.partition.topic, 0), wait->channel);
-		if (topics_place_watch(&place))
+		found = true;
+		if (topics_member_table_is_wanted(&call))
 			return true;
+		places = topics_member_table_list_places(&call, false, &count);
+		for (int i = 0; i < count; i++)
+			if (has_place_record(wait, &places[i]))
+				return true;
+		pfree(places);
 	}
-	return false;
+	/* it has gone: who looks hears of it */
+	return !found;
 }
 
 /*
@@ -270,12 +337,13 @@ wait_for_poll(MemberWait *wait, MonotonicTime deadline)
 {
 	for (;;)
 	{
+		MemberCall	call;
 		long		left = topics_clock_ms_until(deadline);
 		long		slice;
 
-		wait->call = topics_member_call(wait->member_id, true);
-		wait->channel = topics_member_table_channel(wait->call.group_id);
-		slice = Max(wait->call.session_timeout_ms / HEARTBEATS, 1);
+		call = topics_member_call(wait->member_id, true);
+		wait->channel = topics_member_table_channel(call.group_id);
+		slice = Max(call.session_timeout_ms / HEARTBEATS, 1);
 		if (left <= 0)
 			return false;
 		if (topics_wakeup_wait_on_channel(wait->channel, is_poll_due, wait, Min(left, slice)))
@@ -300,7 +368,7 @@ topics_poll(PG_FUNCTION_ARGS)
 	topics_produce_check_call(fcinfo);
 	poll.member_id = text_to_cstring(PG_GETARG_TEXT_PP(POLL_MEMBER_ID));
 	poll.limits = topics_fetch_limits(fcinfo, POLL_MAX_RECORDS);
-	topics_member_prepare();
+	topics_offset_log_prepare(true);
 	InitMaterializedSRF(fcinfo, 0);
 	poll.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	poll.as_bytes = TupleDescAttr(poll.rsinfo->setDesc, POLL_RECORD + RECORD_VALUE)->atttypid == BYTEAOID;
@@ -327,8 +395,7 @@ topics_poll_wait(PG_FUNCTION_ARGS)
 	wait.member_id = text_to_cstring(PG_GETARG_TEXT_PP(POLL_MEMBER_ID));
 	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(POLL_MEMBER_ID + 1), WAKEUP_MAX_WAIT_MS);
 	PreventCommandDuringRecovery("topics.poll_wait()");
-	topics_cluster_require_leader("topics.poll_wait()");
-	topics_offset_log_prepare(false);
+	topics_offset_log_prepare(true);
 	(void) topics_member_call(wait.member_id, true);
 	topics_wakeup_release_snapshots(fcinfo, "topics.poll_wait()");
 	(void) wait_for_poll(&wait, topics_clock_in(timeout_ms));

@@ -18,6 +18,13 @@
  *
  * A group whose last member goes, and that has committed nothing, goes too.
  *
+ * LEADER SETS.  Where a topic's partitions are led by several nodes, a member joins at each
+ * of them.  What a group's members are in a leader set is a record of that set, and stands for itself:
+ * it has a generation of its own, and the set's partitions are assigned to its members, by
+ * the node that leads it.  So all that is said of commits and owners holds in each set, under its
+ * own append lock.  A node that comes to lead a set in which a group has no member left gives
+ * its partitions to the members that it has in others (take_over).
+ *
  * See docs/decisions/0018-members.md.
  *
  *-------------------------------------------------------------------------
@@ -52,12 +59,22 @@
 #define FAILED_MS 1000
 #define MOST_MS 60000
 
+/* A topic that is assigned. */
+typedef struct SubjectTopic
+{
+	Topic	   *topic;
+	OffsetReset reset;			/* of the first member that wants it */
+	int32	   *numbers;		/* its partitions that are of the leader set */
+	int32		count;			/* of these */
+} SubjectTopic;
+
 /* What is assigned: the topics of a group, in the order of the assignor's. */
 typedef struct Subject
 {
+	const char *group_id;
+	int			set;
 	int			ntopics;
-	Topic	  **topics;
-	OffsetReset *resets;		/* of the first member that wants it */
+	SubjectTopic *topics;
 } Subject;
 
 /* ----------------------------------------------------------------
@@ -76,7 +93,7 @@ copy_assigned(MemberRow *row)
 
 /* Remove members that a record names and that shared memory had no room for: they count as gone. */
 static void
-remove_unknown(GroupMembers *members)
+remove_unknown(GroupMembers *members, int set)
 {
 	int			left = 0;
 
@@ -85,7 +102,7 @@ remove_unknown(GroupMembers *members)
 		bool		is_known;
 
 		topics_offset_table_lock(LW_SHARED);
-		is_known = topics_member_table_find(members->rows[i].member_id) != NULL;
+		is_known = topics_member_table_find(members->rows[i].member_id, set) != NULL;
 		topics_offset_table_unlock();
 		if (is_known)
 			members->rows[left++] = members->rows[i];
@@ -94,17 +111,19 @@ remove_unknown(GroupMembers *members)
 }
 
 /*
- * Read who a group's members are, for a transaction that has locked that exclusively.  *local is the
- * transaction's own entry of it.  The result is in TopTransactionContext, for the caller to change.
+ * Read who a group's members are in a leader set, for a transaction that has locked that exclusively.
+ * *local is the transaction's own entry of it.  The result is in TopTransactionContext, for the caller
+ * to change.
  */
 GroupMembers *
-topics_rebalance_read(const char *group_id, LocalOffset **local)
+topics_rebalance_read(const char *group_id, int set, LocalOffset **local)
 {
+	const int32 partition = make_members_partition(set);
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	GroupMembers *members;
 	GroupOffset entry;
 
-	*local = topics_consumer_offset_use(group_id, NO_TOPIC, MEMBERS_PARTITION, NULL, NULL);
+	*local = topics_consumer_offset_use(group_id, NO_TOPIC, partition, NULL, NULL);
 	members = palloc0(sizeof(GroupMembers));
 	if ((*local)->change && (*local)->change->members)
 	{
@@ -116,14 +135,14 @@ topics_rebalance_read(const char *group_id, LocalOffset **local)
 			copy_assigned(&members->rows[i]);
 	}
 	else if (topics_consumer_offset_exists(*local) &&
-			 topics_offset_table_peek(group_id, NO_TOPIC, MEMBERS_PARTITION, &entry))
+			 topics_offset_table_peek(group_id, NO_TOPIC, partition, &entry))
 	{
 		Jsonb	   *value = topics_offset_log_read_value(&entry);
 
 		if (value == NULL)
 			elog(ERROR, "record of the members of consumer group \"%s\" is missing", group_id);
 		members = topics_member_log_parse(value);
-		remove_unknown(members);
+		remove_unknown(members, set);
 	}
 	if (members->rows == NULL)
 		members->rows = palloc0(sizeof(MemberRow));
@@ -131,15 +150,25 @@ topics_rebalance_read(const char *group_id, LocalOffset **local)
 	return members;
 }
 
-/* Return true if a group has members, for this transaction. */
-bool
-topics_rebalance_has_members(const char *group_id)
+/* Return true if a group has members in a leader set, for this transaction. */
+static bool
+has_members_in(const char *group_id, int set)
 {
-	const LocalOffset *local = topics_consumer_offset_find_local(group_id, NO_TOPIC, MEMBERS_PARTITION);
+	const LocalOffset *local = topics_consumer_offset_find_local(group_id, NO_TOPIC, make_members_partition(set));
 
 	if (local && local->change)
 		return !local->change->deleted && local->change->members->count > 0;
-	return topics_member_table_has_members(group_id);
+	return topics_member_table_has_members(group_id, set);
+}
+
+/* Return true if a group has members, for this transaction: here, or as far as is known elsewhere. */
+bool
+topics_rebalance_has_members(const char *group_id)
+{
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
+		if (has_members_in(group_id, set))
+			return true;
+	return false;
 }
 
 /* ----------------------------------------------------------------
@@ -160,7 +189,7 @@ static bool
 is_subscribed(const MemberRow *row, const Topic *topic)
 {
 	if (row->pattern)
-		return !topics_catalog_is_internal(NameStr(topic->name)) && topic->leader_sets.count == 0 &&
+		return !topics_catalog_is_internal(NameStr(topic->name)) &&
 			pg_class_aclcheck(topic->view_relid, row->role, ACL_SELECT) == ACLCHECK_OK &&
 			matches_pattern(row->pattern, NameStr(topic->name));
 	for (int i = 0; i < row->ntopics; i++)
@@ -169,29 +198,85 @@ is_subscribed(const MemberRow *row, const Topic *topic)
 	return false;
 }
 
-/* Note a topic, unless it is noted. */
+/* Return true if a topic has partitions in a leader set. */
+static bool
+is_of_set(const Topic *topic, int set)
+{
+	for (int32 number = 0; number < topic->partitions; number++)
+	{
+		if (topics_leader_set_of(&topic->leader_sets, number) == set)
+			return true;
+		if (number >= topic->leader_sets.count)
+			break;
+	}
+	return false;
+}
+
+/* Return true if a member may get partitions of a leader set, by the topics that it wants. */
+bool
+topics_rebalance_wants_set(const MemberRow *row, int set)
+{
+	if (row->pattern)
+		return true;
+	for (int i = 0; i < row->ntopics; i++)
+	{
+		const Topic *topic = topics_catalog_by_id(row->topic_ids[i]);
+
+		if (topic && is_of_set(topic, set))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Return true if a topic that a pattern has found is to be left for later: where the metadata are led
+ * by another node, that one's members make the group's subscription, and this one waits to hear of it.
+ */
+static bool
+is_left_for_later(const Subject *subject, const Topic *topic)
+{
+	GroupOffset entry;
+
+	return topics_cluster_follows(METADATA_SET) &&
+		!(topics_offset_table_peek(subject->group_id, topic->topic_id, NO_PARTITION, &entry) &&
+		  is_entry_committed(&entry));
+}
+
+/* Note a topic, unless it is noted, or has nothing in the leader set. */
 static void
 add_topic(Subject *subject, Topic *topic, OffsetReset reset)
 {
+	SubjectTopic *added;
+
 	for (int i = 0; i < subject->ntopics; i++)
-		if (subject->topics[i] == topic)
+		if (subject->topics[i].topic == topic)
 			return;
-	subject->topics = repalloc(subject->topics, sizeof(Topic *) * (subject->ntopics + 1));
-	subject->resets = repalloc(subject->resets, sizeof(OffsetReset) * (subject->ntopics + 1));
-	subject->topics[subject->ntopics] = topic;
-	subject->resets[subject->ntopics++] = reset;
+	/* the first set's members make the subscriptions of all */
+	if (subject->set != METADATA_SET && !is_of_set(topic, subject->set))
+		return;
+	subject->topics = repalloc(subject->topics, sizeof(SubjectTopic) * (subject->ntopics + 1));
+	added = &subject->topics[subject->ntopics++];
+	added->topic = topic;
+	added->reset = reset;
+	added->numbers = palloc(sizeof(int32) * topic->partitions);
+	added->count = 0;
+	for (int32 number = 0; number < topic->partitions; number++)
+		if (topics_leader_set_of(&topic->leader_sets, number) == subject->set)
+			added->numbers[added->count++] = number;
 }
 
-/* Find the topics that any member is to get partitions of. */
-static void
+/*
+ * Find the topics that any member is to get partitions of.  Return false if some are left for later.
+ */
+static bool
 find_topics(Subject *subject, const GroupMembers *members)
 {
 	List	   *all = NIL;
 	bool		listed = false;
+	bool		is_whole = true;
 
 	subject->ntopics = 0;
-	subject->topics = palloc(sizeof(Topic *));
-	subject->resets = palloc(sizeof(OffsetReset));
+	subject->topics = palloc(sizeof(SubjectTopic));
 	for (int i = 0; i < members->count; i++)
 	{
 		const MemberRow *row = &members->rows[i];
@@ -214,16 +299,46 @@ find_topics(Subject *subject, const GroupMembers *members)
 			Topic	   *topic = topics_catalog_get(lfirst_oid(lc), true);
 
 			CHECK_FOR_INTERRUPTS();
-			if (topic && is_subscribed(row, topic))
+			if (topic == NULL || !is_subscribed(row, topic))
+				continue;
+			if (is_of_set(topic, subject->set) && is_left_for_later(subject, topic))
+				is_whole = false;
+			else
 				add_topic(subject, topic, row->reset);
 		}
 	}
+	return is_whole;
 }
 
 /* ----------------------------------------------------------------
  *		Assigning
  * ----------------------------------------------------------------
  */
+
+static int
+compare_numbers(const void *a, const void *b)
+{
+	const int32 na = *(const int32 *) a;
+	const int32 nb = *(const int32 *) b;
+
+	return na < nb ? -1 : na > nb;
+}
+
+/* Note in what the assignor goes by which partitions of a topic a member has so far. */
+static void
+set_owners(AssignorTopic *assigned, const SubjectTopic *subject, const MemberRow *row, int index)
+{
+	for (int i = 0; i < row->nassigned; i++)
+	{
+		const int32 *number;
+
+		if (row->assigned[i].topic_id != subject->topic->topic_id)
+			continue;
+		number = bsearch(&row->assigned[i].partition, subject->numbers, subject->count, sizeof(int32), compare_numbers);
+		if (number)
+			assigned->owners[number - subject->numbers] = index;
+	}
+}
 
 /* Make what the assignor goes by: who has what so far. */
 static AssignorGroup
@@ -235,14 +350,13 @@ make_assignor_group(const Subject *subject, const GroupMembers *members)
 	group.topics = palloc0(sizeof(AssignorTopic) * Max(subject->ntopics, 1));
 	for (int t = 0; t < subject->ntopics; t++)
 	{
-		const Topic *topic = subject->topics[t];
+		AssignorTopic *topic = &group.topics[t];
 
-		group.topics[t].name = NameStr(topic->name);
-		group.topics[t].partitions = topic->partitions;
-		group.topics[t].owners = palloc(sizeof(int) * topic->partitions);
-		/* the topic itself follows the catalogue */
-		for (int32 number = 0; number < group.topics[t].partitions; number++)
-			group.topics[t].owners[number] = ASSIGNOR_NOBODY;
+		topic->name = NameStr(subject->topics[t].topic->name);
+		topic->partitions = subject->topics[t].count;
+		topic->owners = palloc(sizeof(int) * Max(topic->partitions, 1));
+		for (int i = 0; i < topic->partitions; i++)
+			topic->owners[i] = ASSIGNOR_NOBODY;
 	}
 	for (int i = 0; i < members->count; i++)
 	{
@@ -251,12 +365,8 @@ make_assignor_group(const Subject *subject, const GroupMembers *members)
 
 		for (int t = 0; t < subject->ntopics; t++)
 		{
-			const Topic *topic = subject->topics[t];
-
-			subscribed[t] = is_subscribed(row, topic);
-			for (int j = 0; j < row->nassigned; j++)
-				if (row->assigned[j].topic_id == topic->topic_id && row->assigned[j].partition < group.topics[t].partitions)
-					group.topics[t].owners[row->assigned[j].partition] = i;
+			subscribed[t] = is_subscribed(row, subject->topics[t].topic);
+			set_owners(&group.topics[t], &subject->topics[t], row, i);
 		}
 		rows[i] = (AssignorMember)
 		{
@@ -288,7 +398,7 @@ find_since(const MemberRow *row, const GroupOffset *entry, int64 topic_id, int32
 
 /* Give members what the assignor says.  Return true if that is not what they have. */
 static bool
-take_assignment(const char *group_id, GroupMembers *members, const Subject *subject, const AssignorGroup *group)
+take_assignment(GroupMembers *members, const Subject *subject, const AssignorGroup *group)
 {
 	int		   *counts = palloc0(sizeof(int) * Max(members->count, 1));
 	bool		changed = false;
@@ -296,9 +406,9 @@ take_assignment(const char *group_id, GroupMembers *members, const Subject *subj
 
 	memcpy(before, members->rows, sizeof(MemberRow) * members->count);
 	for (int t = 0; t < subject->ntopics; t++)
-		for (int32 number = 0; number < group->topics[t].partitions; number++)
-			if (group->topics[t].owners[number] != ASSIGNOR_NOBODY)
-				counts[group->topics[t].owners[number]]++;
+		for (int i = 0; i < group->topics[t].partitions; i++)
+			if (group->topics[t].owners[i] != ASSIGNOR_NOBODY)
+				counts[group->topics[t].owners[i]]++;
 	for (int i = 0; i < members->count; i++)
 	{
 		members->rows[i].assigned = MemoryContextAllocZero(TopTransactionContext,
@@ -307,11 +417,12 @@ take_assignment(const char *group_id, GroupMembers *members, const Subject *subj
 	}
 	for (int t = 0; t < subject->ntopics; t++)
 	{
-		const Topic *topic = subject->topics[t];
+		const int64 topic_id = subject->topics[t].topic->topic_id;
 
-		for (int32 number = 0; number < group->topics[t].partitions; number++)
+		for (int i = 0; i < group->topics[t].partitions; i++)
 		{
-			const int	owner = group->topics[t].owners[number];
+			const int	owner = group->topics[t].owners[i];
+			const int32 number = subject->topics[t].numbers[i];
 			GroupOffset *entry;
 			MemberRow  *row;
 
@@ -319,12 +430,12 @@ take_assignment(const char *group_id, GroupMembers *members, const Subject *subj
 				continue;
 			CHECK_FOR_INTERRUPTS();
 			row = &members->rows[owner];
-			entry = topics_consumer_offset_use(group_id, topic->topic_id, number, NULL, NULL)->shared;
-			changed |= topics_member_log_find_placed(&before[owner], topic->topic_id, number) == NULL;
+			entry = topics_consumer_offset_use(subject->group_id, topic_id, number, NULL, NULL)->shared;
+			changed |= topics_member_log_find_placed(&before[owner], topic_id, number) == NULL;
 			row->assigned[row->nassigned++] = (PlacedPartition)
 			{
-				topic->topic_id, number,
-					find_since(&before[owner], entry, topic->topic_id, number, members->generation),
+				topic_id, number,
+					find_since(&before[owner], entry, topic_id, number, members->generation),
 					entry
 			};
 		}
@@ -355,6 +466,8 @@ pin_former(const char *group_id, const GroupMembers *members)
 static void
 find_shared(GroupMembers *members, GroupOffset *group)
 {
+	const int	set = get_members_set(group->key.partition);
+
 	for (int i = 0; i < members->count; i++)
 	{
 		MemberRow  *row = &members->rows[i];
@@ -362,7 +475,7 @@ find_shared(GroupMembers *members, GroupOffset *group)
 		if (row->shared)
 			continue;
 		topics_offset_table_lock(LW_SHARED);
-		row->shared = topics_member_table_find(row->member_id);
+		row->shared = topics_member_table_find(row->member_id, set);
 		row->serial = row->shared ? row->shared->serial : 0;
 		topics_offset_table_unlock();
 		if (row->shared == NULL && !topics_member_table_reserve(row, group))
@@ -392,11 +505,31 @@ has_offsets(const GroupOffset *entries, int count)
 }
 
 /*
+ * Return true if others may use a group than the members that are "leaving": it has members in other
+ * leader sets, or a topic whose leaders are spread, or is another node's.
+ */
+static bool
+is_used_elsewhere(const GroupOffset *entries, int count, int32 leaving)
+{
+	for (int i = 0; i < count; i++)
+	{
+		const GroupOffsetKey *key = &entries[i].key;
+		const Topic *topic = key->topic_id == NO_TOPIC ? NULL : topics_catalog_by_id(key->topic_id);
+
+		if (topics_cluster_follows(topics_offset_log_leader_set(key)) || (topic && topic->leader_sets.count > 0) ||
+			(is_members_partition(key->partition) && key->partition != leaving &&
+			 has_members_in(key->group_id, get_members_set(key->partition))))
+			return true;
+	}
+	return false;
+}
+
+/*
  * The last member has gone: if the group has committed no offset, and nobody else uses it, delete it.
  * Else return false: its generation is kept.
  */
 static bool
-give_back(const char *group_id)
+give_back(const char *group_id, const GroupOffset *leaving)
 {
 	int			count;
 	GroupOffset *entries;
@@ -405,7 +538,7 @@ give_back(const char *group_id)
 	if (!topics_consumer_offset_try_lock_group(group_id, true))
 		return false;
 	entries = topics_offset_table_list(group_id, NO_TOPIC, &count);
-	is_kept = has_offsets(entries, count);
+	is_kept = has_offsets(entries, count) || is_used_elsewhere(entries, count, leaving->key.partition);
 	for (int i = 0; i < count && !is_kept; i++)
 	{
 		const GroupOffsetKey *key = &entries[i].key;
@@ -416,20 +549,24 @@ give_back(const char *group_id)
 	return !is_kept;
 }
 
-/* Assign partitions to members, in their generation.  Return true if that changes anything. */
+/*
+ * Assign partitions to members, in their generation.  Return true if that changes anything.  *is_whole
+ * is false if some topics are left for later.
+ */
 static bool
-assign_partitions(const char *group_id, LocalOffset *local, GroupMembers *members)
+assign_partitions(LocalOffset *local, GroupMembers *members, bool *is_whole)
 {
-	Subject		subject;
+	const GroupOffsetKey *key = &local->shared->key;
+	Subject		subject = {.group_id = key->group_id,.set = get_members_set(key->partition)};
 	AssignorGroup group;
 
-	find_topics(&subject, members);
+	*is_whole = find_topics(&subject, members);
 	group = make_assignor_group(&subject, members);
 	topics_assignor_assign(members->assignor, &group);
 	for (int t = 0; t < subject.ntopics; t++)
-		(void) topics_place_subscribe(group_id, subject.topics[t], subject.resets[t]);
+		(void) topics_place_subscribe(key->group_id, subject.topics[t].topic, subject.topics[t].reset);
 	find_shared(members, local->shared);
-	return take_assignment(group_id, members, &subject, &group);
+	return take_assignment(members, &subject, &group);
 }
 
 /*
@@ -457,12 +594,17 @@ next_generation(const LocalOffset *local, int32 generation)
 void
 topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *members)
 {
+	bool		is_whole;
+
 	pin_former(group_id, members);
-	if (members->count == 0 && give_back(group_id))
+	if (members->count == 0 && give_back(group_id, local->shared))
 		return;
 	members->generation = next_generation(local, members->generation);
-	(void) assign_partitions(group_id, local, members);
+	(void) assign_partitions(local, members, &is_whole);
 	topics_consumer_offset_change_members(local, members);
+	/* the worker looks until it has all */
+	if (!is_whole)
+		topics_worker_registry_want_members(topics_clock_now(), true);
 }
 
 /*
@@ -489,9 +631,12 @@ topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers 
  * ----------------------------------------------------------------
  */
 
-/* Remove those members that have not called for too long; return their number. */
+/*
+ * Remove those members of a leader set that have not called for too long; return
+ * their number.
+ */
 static int
-remove_overdue(GroupMembers *members)
+remove_overdue(GroupMembers *members, int set)
 {
 	MonotonicTime now = topics_clock_now();
 	int			left = 0;
@@ -503,7 +648,7 @@ remove_overdue(GroupMembers *members)
 		bool		overdue;
 
 		topics_offset_table_lock(LW_SHARED);
-		member = topics_member_table_find(members->rows[i].member_id);
+		member = topics_member_table_find(members->rows[i].member_id, set);
 		overdue = member && topics_member_table_is_overdue(member, now);
 		topics_offset_table_unlock();
 		if (overdue)
@@ -515,10 +660,57 @@ remove_overdue(GroupMembers *members)
 	return removed;
 }
 
+/* A member of one leader set becomes one of another, unless it is, or wants nothing there. */
+static void
+add_from_other_set(GroupMembers *members, const MemberRow *row, int set)
+{
+	MemberRow  *added = &members->rows[members->count];
+
+	for (int i = 0; i < members->count; i++)
+		if (strcmp(members->rows[i].member_id, row->member_id) == 0)
+			return;
+	if (!topics_rebalance_wants_set(row, set))
+		return;
+	*added = *row;
+	added->assigned = NULL;
+	added->nassigned = 0;
+	added->shared = NULL;
+	added->serial = 0;
+	members->count++;
+}
+
+/*
+ * A group has no member in a leader set that this node leads: those that it has here in others are its
+ * members there from now on.  They were of another node that led the set, and have not found this one.
+ * Return false if there is none.
+ */
+static bool
+take_over(const MemberGroup *group, GroupMembers *members)
+{
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
+	{
+		LocalOffset *local;
+		GroupMembers *others;
+
+		if (set == group->set || !topics_member_table_has_members(group->group_id, set) ||
+			!topics_member_log_may_call(set))
+			continue;
+		others = topics_rebalance_read(group->group_id, set, &local);
+		members->assignor = others->assignor;
+		members->rows = MemoryContextAllocZero(TopTransactionContext,
+											   sizeof(MemberRow) * (members->count + others->count + 1));
+		for (int i = 0; i < others->count; i++)
+			add_from_other_set(members, &others->rows[i], group->set);
+		if (members->count > 0)
+			return true;
+	}
+	return false;
+}
+
 /* A group that is to be looked at again. */
 typedef struct RetryGroup
 {
-	char		group_id[MAX_GROUP_ID + 1];
+	MemberGroup group;
 	long		delay_ms;
 	MonotonicTime at;
 } RetryGroup;
@@ -528,26 +720,33 @@ static List *retries = NIL;		/* of RetryGroup, in TopMemoryContext */
 /* A group that is looked at. */
 typedef struct SettledGroup
 {
-	const char *group_id;
-	bool		is_busy;		/* another transaction changes it right now */
+	const MemberGroup *group;
+	bool		is_busy;		/* another transaction changes it right now,
+								 * or some topics are left for later */
 } SettledGroup;
 
+static bool
+is_same_group(const MemberGroup *a, const MemberGroup *b)
+{
+	return a->set == b->set && strcmp(a->group_id, b->group_id) == 0;
+}
+
 static RetryGroup *
-find_retry(const char *group_id)
+find_retry(const MemberGroup *group)
 {
 	ListCell   *lc;
 
 	foreach(lc, retries)
-		if (strcmp(((RetryGroup *) lfirst(lc))->group_id, group_id) == 0)
+		if (is_same_group(&((RetryGroup *) lfirst(lc))->group, group))
 		return lfirst(lc);
 	return NULL;
 }
 
 /* A group was looked at: forget it, or note when to do so again. */
 static void
-note_retry(const char *group_id, long delay_ms)
+note_retry(const MemberGroup *group, long delay_ms)
 {
-	RetryGroup *retry = find_retry(group_id);
+	RetryGroup *retry = find_retry(group);
 	MemoryContext old;
 
 	if (delay_ms == 0)
@@ -563,7 +762,7 @@ note_retry(const char *group_id, long delay_ms)
 	{
 		old = MemoryContextSwitchTo(TopMemoryContext);
 		retry = palloc0(sizeof(RetryGroup));
-		strlcpy(retry->group_id, group_id, sizeof(retry->group_id));
+		retry->group = *group;
 		retries = lappend(retries, retry);
 		MemoryContextSwitchTo(old);
 	}
@@ -578,23 +777,31 @@ note_retry(const char *group_id, long delay_ms)
 static void
 settle_group(void *arg)
 {
-	SettledGroup *group = arg;
+	SettledGroup *settled = arg;
+	const MemberGroup *group = settled->group;
 	LocalOffset *local;
 	GroupMembers *members;
 	int			before;
 	int			removed;
+	bool		is_whole;
 
 	if (!topics_consumer_offset_try_lock_group(group->group_id, false) ||
 		!topics_consumer_offset_lock_members(group->group_id, true, false))
 	{
-		group->is_busy = true;
+		settled->is_busy = true;
 		return;
 	}
-	if (!topics_member_table_has_members(group->group_id))
+	if (!topics_member_log_may_call(group->set))
 		return;
-	members = topics_rebalance_read(group->group_id, &local);
+	members = topics_rebalance_read(group->group_id, group->set, &local);
 	before = members->count;
-	removed = remove_overdue(members);
+	if (before == 0)
+	{
+		if (take_over(group, members))
+			topics_rebalance_run(group->group_id, local, members);
+		return;
+	}
+	removed = remove_overdue(members, group->set);
 	if (removed > 0)
 	{
 		ereport(LOG,
@@ -605,8 +812,9 @@ settle_group(void *arg)
 	}
 	members->generation = next_generation(local, members->generation);
 	pin_former(group->group_id, members);
-	if (assign_partitions(group->group_id, local, members))
+	if (assign_partitions(local, members, &is_whole))
 		topics_consumer_offset_change_members(local, members);
+	settled->is_busy = !is_whole;
 }
 
 /*
@@ -614,55 +822,78 @@ settle_group(void *arg)
  * seen to.
  */
 static void
-see_to_group(const char *group_id, NextTransaction next_transaction)
+see_to_group(const MemberGroup *group, NextTransaction next_transaction)
 {
-	SettledGroup group = {group_id, false};
+	SettledGroup settled = {group, false};
 	ErrorData  *error;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_offset_log_prepare(false);
+	topics_offset_log_prepare(topics_cluster_leads_any());
 	topics_consumer_offset_note_generations();
-	error = topics_subtransaction_try(settle_group, &group);
+	error = topics_subtransaction_try(settle_group, &settled);
 	if (error && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
 		ReThrowError(error);
 	if (error)
 		ereport(LOG,
 				(errmsg("could not assign partitions to members of consumer group \"%s\": %s",
-						group_id, error->message),
+						group->group_id, error->message),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0));
 	PopActiveSnapshot();
-	note_retry(group_id, error ? FAILED_MS : group.is_busy ? BUSY_MS : 0);
+	note_retry(group, error ? FAILED_MS : settled.is_busy ? BUSY_MS : 0);
 	next_transaction();
 }
 
-/* List the groups to be seen to now, palloc'd; *due is when that is to be done again. */
+/* Add a group to a list, unless it is there, or is not to be looked at yet. */
+static List *
+add_group(List *groups, const MemberGroup *group)
+{
+	const RetryGroup *retry = find_retry(group);
+	MemberGroup *added;
+	ListCell   *lc;
+
+	if (retry && retry->at > topics_clock_now())
+		return groups;
+	foreach(lc, groups)
+		if (is_same_group(lfirst(lc), group))
+		return groups;
+	added = palloc(sizeof(MemberGroup));
+	*added = *group;
+	return lappend(groups, added);
+}
+
+/*
+ * List the groups to be seen to now, palloc'd; *due is when that is to be done again.  If all are, each
+ * is in all leader sets that this node leads: it may have lost its members there.
+ */
 static List *
 list_groups(bool all, MonotonicTime *due)
 {
-	List	   *found = topics_member_table_list_groups(all, due);
+	const int	highest = all ? topics_catalog_highest_set() : METADATA_SET;
+	int			count;
+	MemberGroup *found = topics_member_table_list_groups(all, &count, due);
 	List	   *result = NIL;
-	MonotonicTime now = topics_clock_now();
 	ListCell   *lc;
 
-	foreach(lc, found)
+	for (int i = 0; i < count; i++)
 	{
-		const RetryGroup *retry = find_retry(lfirst(lc));
+		const RetryGroup *retry = find_retry(&found[i]);
 
-		if (retry == NULL || retry->at <= now)
-			result = lappend(result, lfirst(lc));
+		/* they come one by one, by name */
+		if (retry == NULL || retry->at <= topics_clock_now())
+			result = lappend(result, &found[i]);
 	}
+	for (int i = 0; i < count && highest > METADATA_SET; i++)
+		for (int set = METADATA_SET; set <= highest; set++)
+		{
+			MemberGroup group = found[i];
+
+			group.set = set;
+			if (topics_member_log_may_call(set))
+				result = add_group(result, &group);
+		}
 	/* those that are looked at for what has changed before */
 	foreach(lc, retries)
-	{
-		RetryGroup *retry = lfirst(lc);
-		ListCell   *other;
-		bool		listed = false;
-
-		foreach(other, result)
-			listed |= strcmp(lfirst(other), retry->group_id) == 0;
-		if (retry->at <= now && !listed)
-			result = lappend(result, pstrdup(retry->group_id));
-	}
+		result = add_group(result, &((RetryGroup *) lfirst(lc))->group);
 	return result;
 }
 
@@ -680,7 +911,7 @@ topics_rebalance_settle(MemoryContext parent, bool topics_changed, NextTransacti
 	ListCell   *lc;
 
 	/* who leads sees to it */
-	if (topics_cluster_follows(METADATA_SET))
+	if (topics_cluster_follows(METADATA_SET) && !topics_cluster_leads_any())
 		return;
 	old = MemoryContextSwitchTo(cxt);
 	groups = list_groups(topics_changed, &due);

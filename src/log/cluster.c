@@ -448,6 +448,23 @@ topics_cluster_report_no_group(void)
 			 errhint("%s", *row.leader ? "Connect to that node." : no_leader_hint)));
 }
 
+/* Raise the error of a member that calls, of a leader set that another node leads. */
+void
+topics_cluster_report_member_elsewhere(int set, const char *member_id)
+{
+	ClusterRow	row;
+
+	if (!topics_cluster_read_row_of(set, &row) || row.leads)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the partitions of member \"%s\" have got another leader", member_id)));
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_LEADER),
+			 errmsg("the partitions of member \"%s\" are led by another node", member_id),
+			 report_leader(&row),
+			 errhint("%s", *row.leader ? "Call for it on that node." : no_leader_hint)));
+}
+
 /*
  * Raise the error of who would use a group for the first time on a topic where other partitions are
  * led than those of the metadata.
@@ -462,7 +479,7 @@ topics_cluster_report_no_subscription(const char *group_id, const char *topic)
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("consumer group \"%s\" has not consumed from topic \"%s\" yet", group_id, topic),
 			 report_leader(&row),
-			 errhint("Its first call of topics.consume() is made on that node. Try again when this node has heard of it.")));
+			 errhint("Its first call of topics.consume() or topics.join_group() is made on that node. Try again when this node has heard of it.")));
 }
 
 /*

@@ -75,7 +75,7 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 		GroupOffsetKey *key = &entries[i].key;
 
 		CHECK_FOR_INTERRUPTS();
-		if (key->partition == MEMBERS_PARTITION)
+		if (is_members_partition(key->partition))
 			continue;
 		if (key->topic_id == NO_TOPIC)
 		{
@@ -95,13 +95,18 @@ visit_entries(FunctionCallInfo fcinfo, EntryVisitor visit)
 	}
 }
 
-/* Say in which state a group with members is, in Kafka's words. */
+/* States of a group, as Kafka names them. */
+static const char *const state_empty = "Empty";
+static const char *const state_stable = "Stable";
+static const char *const state_rebalance = "PreparingRebalance";
+
+/* Say in which state a group is whose members are of a leader set. */
 static const char *
-get_members_state(const char *group_id)
+get_set_state(const char *group_id, int set)
 {
-	const GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, MEMBERS_PARTITION);
-	const bool	may_call = topics_member_log_may_call();
-	const char *result = "Empty";
+	const GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, make_members_partition(set));
+	const bool	may_call = topics_member_log_may_call(set);
+	const char *result = state_empty;
 	GroupOffset *entry;
 	dlist_iter	iter;
 
@@ -109,18 +114,36 @@ get_members_state(const char *group_id)
 	entry = topics_offset_table_find(&key);
 	/* elsewhere it is known of members no more than that there are some */
 	if (entry && entry->of.head.count > 0 && !may_call)
-		result = "Stable";
+		result = state_stable;
 	else if (entry)
 		dlist_foreach(iter, &entry->of.head.members)
 	{
 		if (!topics_member_table_is_settled(dlist_container(Member, link, iter.cur)))
 		{
-			result = "PreparingRebalance";
+			result = state_rebalance;
 			break;
 		}
-		result = "Stable";
+		result = state_stable;
 	}
 	topics_offset_table_unlock();
+	return result;
+}
+
+/* Say in which state a group with members is: the least settled one of its leader sets. */
+static const char *
+get_members_state(const char *group_id)
+{
+	const char *result = state_empty;
+
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
+	{
+		const char *state = get_set_state(group_id, set);
+
+		if (state == state_rebalance)
+			return state;
+		if (state == state_stable)
+			result = state;
+	}
 	return result;
 }
 
@@ -162,7 +185,7 @@ put_group(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic
 	values[GROUP_OWNER] = ObjectIdGetDatum(entry->facts.owner);
 	values[GROUP_TYPE] = CStringGetTextDatum(topics_offset_log_type_name(entry->facts.type));
 	values[GROUP_STATE] = CStringGetTextDatum(entry->facts.type == GROUP_MEMBER ? get_members_state(entry->key.group_id) :
-											  group_is_active(entry, remaining) ? "Stable" : "Empty");
+											  group_is_active(entry, remaining) ? state_stable : state_empty);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

@@ -77,24 +77,22 @@ put_text(Datum *values, bool *nulls, int column, const char *text)
 		values[column] = CStringGetTextDatum(text);
 }
 
-/* Look at a member in shared memory. */
-static MemberMoment
-look_at_member(const char *member_id)
+/* Look at a member in shared memory, in a leader set; of several what came last counts. */
+static void
+look_at_member(const char *member_id, int set, MemberMoment *moment)
 {
-	MemberMoment result = {false};
-	const Member *member;
+	Member	   *member;
 
 	topics_offset_table_lock(LW_SHARED);
-	member = topics_member_table_find(member_id);
+	member = topics_member_table_find(member_id, set);
 	if (member)
 	{
-		result.found = true;
-		result.generation = member->generation;
-		result.heard_at = pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &member->heard_at));
-		result.polled_at = pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &member->polled_at));
+		moment->found = true;
+		moment->generation = Max(moment->generation, member->generation);
+		moment->heard_at = topics_max(moment->heard_at, (MonotonicTime) pg_atomic_read_u64(&member->heard_at));
+		moment->polled_at = topics_max(moment->polled_at, (MonotonicTime) pg_atomic_read_u64(&member->polled_at));
 	}
 	topics_offset_table_unlock();
-	return result;
 }
 
 /* Get the name of a topic that the user may see, or NULL. */
@@ -167,9 +165,11 @@ put_member(ReturnSetInfo *rsinfo, const char *group_id, const GroupMembers *memb
 {
 	Datum		values[MEMBER_COLUMNS] = {0};
 	bool		nulls[MEMBER_COLUMNS] = {false};
-	MemberMoment moment = look_at_member(row->member_id);
+	MemberMoment moment = {false};
 	MonotonicTime now = topics_clock_now();
 
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
+		look_at_member(row->member_id, set, &moment);
 	put_text(values, nulls, MEMBER_GROUP_ID, group_id);
 	put_text(values, nulls, MEMBER_MEMBER_ID, row->member_id);
 	put_text(values, nulls, MEMBER_INSTANCE_ID, row->instance_id);
@@ -204,22 +204,86 @@ look_at_record(void *arg)
 	look->value = topics_offset_log_read_value(look->entry);
 }
 
-/* Show the members of a group. */
+/* Read the members of a group in a leader set, or NULL if there is no record. */
+static GroupMembers *
+read_members(Topic *topic, const GroupOffset *entry)
+{
+	MembersLook look = {.entry = entry};
+
+	(void) topics_guarded_look(topic, topics_offset_log_choose_partition(topic, &entry->key), look_at_record, &look);
+	return look.value ? topics_member_log_parse(look.value) : NULL;
+}
+
+/* What a member is to have in another leader set it has, too. */
 static void
-put_group_members(ReturnSetInfo *rsinfo, const GroupOffset *entry)
+add_assigned(MemberRow *row, const MemberRow *other)
+{
+	const int	count = row->nassigned + other->nassigned;
+	PlacedPartition *assigned = palloc(sizeof(PlacedPartition) * Max(count, 1));
+
+	memcpy(assigned, row->assigned, sizeof(PlacedPartition) * row->nassigned);
+	memcpy(assigned + row->nassigned, other->assigned, sizeof(PlacedPartition) * other->nassigned);
+	row->assigned = assigned;
+	row->nassigned = count;
+	topics_member_log_sort_placed(row);
+}
+
+/* Find a member by its id, or NULL. */
+static MemberRow *
+find_row(const GroupMembers *members, const char *member_id)
+{
+	for (int i = 0; i < members->count; i++)
+		if (strcmp(members->rows[i].member_id, member_id) == 0)
+			return &members->rows[i];
+	return NULL;
+}
+
+/* Add the members of another leader set: who is in both is one. */
+static void
+add_members(GroupMembers *members, const GroupMembers *others)
+{
+	members->rows = repalloc(members->rows, sizeof(MemberRow) * (members->count + others->count + 1));
+	members->generation = Max(members->generation, others->generation);
+	for (int i = 0; i < others->count; i++)
+	{
+		MemberRow  *row = find_row(members, others->rows[i].member_id);
+
+		if (row)
+			add_assigned(row, &others->rows[i]);
+		else
+			members->rows[members->count++] = others->rows[i];
+	}
+}
+
+/* Show the members of a group: "entries" are it, one for each leader set, up to the next group. */
+static void
+put_group_members(ReturnSetInfo *rsinfo, const GroupOffset *entries, int count)
 {
 	Topic	   *topic = topics_catalog_lookup(CONSUMER_OFFSETS_TOPIC, true);
-	MembersLook look = {.entry = entry};
-	GroupMembers *members;
+	GroupMembers *members = NULL;
 
-	if (topic == NULL || !is_entry_committed(entry))
-		return;
-	(void) topics_guarded_look(topic, topics_offset_log_choose_partition(topic, &entry->key), look_at_record, &look);
-	if (look.value == NULL)
-		return;
-	members = topics_member_log_parse(look.value);
-	for (int i = 0; i < members->count; i++)
-		put_member(rsinfo, entry->key.group_id, members, &members->rows[i]);
+	for (int i = 0; topic && i < count && strcmp(entries[i].key.group_id, entries->key.group_id) == 0; i++)
+	{
+		GroupMembers *others = is_entry_committed(&entries[i]) ? read_members(topic, &entries[i]) : NULL;
+
+		if (members && others)
+			add_members(members, others);
+		else if (others)
+			members = others;
+	}
+	for (int i = 0; members && i < members->count; i++)
+		put_member(rsinfo, entries->key.group_id, members, &members->rows[i]);
+}
+
+/* Groups together, what is of members before all else. */
+static int
+compare_entries(const void *a, const void *b)
+{
+	const GroupOffset *ea = a;
+	const GroupOffset *eb = b;
+	const int	by_kind = is_members_partition(eb->key.partition) - is_members_partition(ea->key.partition);
+
+	return by_kind != 0 ? by_kind : strcmp(ea->key.group_id, eb->key.group_id);
 }
 
 /* Return true if the user may see a group. */
@@ -243,11 +307,14 @@ topics_member_status(PG_FUNCTION_ARGS)
 	topics_offset_log_prepare(false);
 	InitMaterializedSRF(fcinfo, 0);
 	entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
-	for (int i = 0; i < count; i++)
+	qsort(entries, count, sizeof(GroupOffset), compare_entries);
+	for (int i = 0; i < count && is_members_partition(entries[i].key.partition); i++)
 	{
+		const char *group_id = entries[i].key.group_id;
+
 		CHECK_FOR_INTERRUPTS();
-		if (entries[i].key.partition == MEMBERS_PARTITION && may_see_group(entries[i].key.group_id))
-			put_group_members((ReturnSetInfo *) fcinfo->resultinfo, &entries[i]);
+		if ((i == 0 || strcmp(entries[i - 1].key.group_id, group_id) != 0) && may_see_group(group_id))
+			put_group_members((ReturnSetInfo *) fcinfo->resultinfo, &entries[i], count - i);
 	}
 	return (Datum) 0;
 }
