@@ -199,12 +199,6 @@ is(stored($a, 'g'), $stored, 'back on the first node it is the same');
 is(poll($a, $static), 't:0=3 t:1=3 t:2=3', '... where the member goes on');
 is(answer($c, commit_sql($static, 't:0', 4)), 'TP004', '... and not on the one before');
 
-$a->safe_psql('postgres', q{SELECT topics.create_topic('s', 3, leaders => 'spread')});
-is(answer($a, q{SELECT topics.join_group('s', '{s}')}),
-	'0A000', 'a topic with several leaders is refused');
-my $pattern = join_group($a, 'p', q{topic_pattern => 't|s'});
-poll($a, $pattern);
-is(has($a, $pattern), 't:0 t:1 t:2', '... and no pattern finds it');
 $_->stop for $a, $b, $c;
 unlike(
 	slurp_file($_->logfile),
