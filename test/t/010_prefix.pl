@@ -176,7 +176,7 @@ END
 }
 
 my ($finished, $status) = (0, 0);
-my $looks_left = 10;			# after the last commit: one, and more for who has had few
+my $looks_left = 10;    # after the last commit: one, and more for who has had few
 until ($finished && ($looks_left-- == 0 || !grep { $_->{snapshots} < 3 } @readers))
 {
 	if (!$finished && waitpid($pgbench, WNOHANG) == $pgbench)

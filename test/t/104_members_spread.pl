@@ -15,10 +15,10 @@ use Members;
 use Session;
 use Topics;
 
-my ($a, $b, $c) = make_cluster(
-	conf =>
+my ($a, $b, $c) =
+  make_cluster(conf =>
 	  "pg_topics.worker_interval = '1 s'\npg_topics.automatic_failover = off\npg_topics.node_timeout = '1 s'\npg_topics.acks_timeout = '20 s'\n"
-);
+  );
 my %nodes = (a => $a, b => $b, c => $c);
 
 sub await_leaders
@@ -29,7 +29,8 @@ sub await_leaders
 
 	ok( poll_until(
 			sub {
-				!grep { $_->safe_psql('postgres', $query) ne $leaders } grep { $_->{_pid} } $a, $b, $c;
+				!grep { $_->safe_psql('postgres', $query) ne $leaders } grep { $_->{_pid} } $a, $b,
+				  $c;
 			}),
 		$test_name);
 	return;
@@ -55,7 +56,8 @@ sub produce
 	my ($node, $partition, $value) = @_;
 
 	return $node->safe_psql('postgres',
-		"SET pg_topics.acks = 'all'; SELECT topics.produce('s', '$value', partition => $partition)");
+		"SET pg_topics.acks = 'all'; SELECT topics.produce('s', '$value', partition => $partition)"
+	);
 }
 
 # A node has heard of a group, and of what it has subscribed to
@@ -104,8 +106,7 @@ is(answer($b, "SELECT topics.commit_offset('g', 's', 4, 1)"),
 	'TP003', 'who is no member commits nothing');
 is(answer($b, "SELECT topics.reset_offset('g', 's', 4, to_position => 'earliest')"),
 	'55000', '... and resets nothing');
-is(answer($b, q{SELECT * FROM topics.consume('g', 's')}),
-	'TP011', '... and does not consume');
+is(answer($b, q{SELECT * FROM topics.consume('g', 's')}), 'TP011', '... and does not consume');
 is(answer($a, poll_sql($one{b})), 'TP004', 'a member is told where it has joined');
 like(
 	($a->psql('postgres', poll_sql($one{b})))[2],
@@ -117,12 +118,13 @@ is(answer($a, "SELECT topics.heartbeat('nobody')"), 'TP003', 'nobody is told so'
 like(answer($b, call_sql('heartbeat', $one{b})), qr/^\d+$/, 'a heartbeat');
 ok(poll_until(sub { members($_, 'g') eq 'one_a one_b one_c' }), $_->name . ' shows all members')
   for $a, $b, $c;
-is( $b->safe_psql('postgres',
+is( $b->safe_psql(
+		'postgres',
 		q{SELECT string_agg(partition || client_id, ' ' ORDER BY partition) FROM topics.consumer_lag WHERE group_id = 'g' AND client_id <> ''}
 	),
 	'1one_b 4one_b',
 	'lag names those that are here');
-is( $a->safe_psql('postgres', q{SELECT state FROM topics.consumer_group WHERE group_id = 'g'}),
+is($a->safe_psql('postgres', q{SELECT state FROM topics.consumer_group WHERE group_id = 'g'}),
 	'Stable', 'the group is stable');
 
 my %two = map { $_ => join_group($nodes{$_}, 'g', "'{s}', client_id => 'two_$_'") } qw(a b c);
@@ -195,8 +197,9 @@ is( $b->safe_psql(
 	'the view has one row for it');
 my $both = join_group($b, 'g', q{'{s}', client_id => 'zzz'});
 poll($b, $_) for $one{b}, $both, $one{b}, $both;
-is(has($b, $one{b}) . ' ' . has($b, $both),
-	's:1 s:2 s:4 s:5', 'a program that joins at b shares all that b leads');
+is( has($b, $one{b}) . ' ' . has($b, $both),
+	's:1 s:2 s:4 s:5',
+	'a program that joins at b shares all that b leads');
 $a->safe_psql('postgres', q{CALL topics.rebalance_leaders()});
 await_leaders('abcabc', 'c leads again');
 await_has($b, $one{b}, 's:1', 'at b is left what b leads');
@@ -218,7 +221,9 @@ $c->stop('immediate');
 $b->safe_psql('postgres', q{CALL topics.failover('c')});
 await_leaders('abbabb', 'c is lost, and b leads');
 is(answer($b, call_sql('leave_group', $both)), '', 'one leaves at b');
-await_has($b, $one{b}, 's:1 s:2 s:4 s:5',
+await_has(
+	$b, $one{b},
+	's:1 s:2 s:4 s:5',
 	'who is silent goes, and who is at b has all that b leads');
 is(drain($b, $one{b}), 's:5=2', '... from the committed offsets: none is skipped, none is lost');
 is(members($b, 'g'), 'one_a one_b', '... which the view shows');
@@ -252,8 +257,8 @@ ok( poll_until(
 poll($a, $pattern{a});
 is(has($a, $pattern{a}), 'n:0', '... which has what it leads');
 is(answer($nodes{$_}, call_sql('leave_group', $pattern{$_})), '', "it leaves at $_") for qw(b a);
-is(answer($nodes{$_}, call_sql('leave_group', $one{$_})), '', "all leave at $_") for qw(b a);
-is( $a->safe_psql('postgres', q{SELECT state FROM topics.consumer_group WHERE group_id = 'g'}),
+is(answer($nodes{$_}, call_sql('leave_group', $one{$_})), '', "all leave at $_")     for qw(b a);
+is($a->safe_psql('postgres', q{SELECT state FROM topics.consumer_group WHERE group_id = 'g'}),
 	'Empty', 'the group is empty');
 $_->stop for $a, $b, $c;
 unlike(
