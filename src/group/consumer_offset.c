@@ -57,6 +57,7 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -73,7 +74,12 @@
  */
 #define RECENT_XIDS (UINT64CONST(1) << 30)
 
+#define MANY_LOCALS 64			/* more are found by a hash table */
+
 static List *locals = NIL;		/* of LocalOffset, in TopTransactionContext */
+
+/* The same by their keys, if there are many, or NULL. */
+static HTAB *known_locals = NULL;
 
 /* The outermost subtransaction that holds a group's lock, if one does. */
 static SubTransactionId group_locked = InvalidSubTransactionId;
@@ -91,37 +97,73 @@ static uint64 generations[MAX_LEADER_SETS];
  * ----------------------------------------------------------------
  */
 
+/* An entry that the transaction uses, by its key. */
+typedef struct KnownLocal
+{
+	GroupOffsetKey key;			/* hash key: must be first */
+	LocalOffset *local;
+} KnownLocal;
+
+/* Find what the transaction uses by its key, or NULL. */
 static LocalOffset *
-find_local_of(const GroupOffset *shared)
+find_local(const GroupOffsetKey *key)
 {
 	ListCell   *lc;
 
+	if (known_locals)
+	{
+		const KnownLocal *known = hash_search(known_locals, key, HASH_FIND, NULL);
+
+		return known ? known->local : NULL;
+	}
 	foreach(lc, locals)
 	{
 		LocalOffset *local = lfirst(lc);
 
-		if (local->shared == shared)
+		if (local->shared && topics_offset_table_compare_keys(&local->shared->key, key, sizeof(GroupOffsetKey)) == 0)
 			return local;
 	}
 	return NULL;
+}
+
+static void
+enter_local(HTAB *hash, LocalOffset *local)
+{
+	KnownLocal *known = hash_search(hash, &local->shared->key, HASH_ENTER, NULL);
+
+	known->local = local;
+}
+
+/* The transaction uses one more.  From some number on it finds them by a hash table. */
+static void
+note_local(LocalOffset *local)
+{
+	HASHCTL		ctl = {
+		.keysize = sizeof(GroupOffsetKey),.entrysize = sizeof(KnownLocal),.hcxt = TopTransactionContext,
+		.hash = topics_offset_table_hash_key,.match = topics_offset_table_compare_keys
+	};
+	HTAB	   *hash;
+	ListCell   *lc;
+
+	if (known_locals)
+		enter_local(known_locals, local);
+	else if (list_length(locals) > MANY_LOCALS)
+	{
+		hash = hash_create("pg_topics offsets of a transaction", MANY_LOCALS * 4, &ctl,
+						   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+		foreach(lc, locals)
+			enter_local(hash, lfirst(lc));
+		known_locals = hash;	/* it has all, or there is none */
+	}
 }
 
 /* This transaction's own view of an entry, or NULL if it has none. */
 LocalOffset *
 topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 partition)
 {
-	ListCell   *lc;
+	const GroupOffsetKey key = topics_offset_table_make_key(group_id, topic_id, partition);
 
-	foreach(lc, locals)
-	{
-		LocalOffset *local = lfirst(lc);
-		GroupOffsetKey *key = &local->shared->key;
-
-		if (key->partition == partition && key->topic_id == topic_id &&
-			strcmp(key->group_id, group_id) == 0)
-			return local;
-	}
-	return NULL;
+	return find_local(&key);
 }
 
 /*
@@ -164,7 +206,7 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 	}
 
 	/* an entry without pins had none of ours */
-	known = pins > 0 ? find_local_of(entry) : NULL;
+	known = pins > 0 ? find_local(&key) : NULL;
 	if (known)
 	{
 		locals = list_delete_last(locals);
@@ -173,6 +215,7 @@ topics_consumer_offset_use(const char *group_id, int64 topic_id, int32 partition
 		return known;
 	}
 	local->shared = entry;
+	note_local(local);
 	return local;
 }
 
@@ -739,6 +782,8 @@ topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
 			topics_offset_table_unpin(local->shared);
 		else if (local->subxid == InvalidSubTransactionId)
 		{
+			if (known_locals)
+				(void) hash_search(known_locals, &local->shared->key, HASH_REMOVE, NULL);
 			topics_offset_table_unpin(local->shared);
 			locals = foreach_delete_current(locals, lc);
 			pfree(local);
@@ -748,6 +793,7 @@ topics_consumer_offset_after_locks(bool is_commit, bool is_top_level)
 	{
 		topics_member_table_release_unused();
 		locals = NIL;			/* the memory goes with the transaction */
+		known_locals = NULL;
 		has_members = false;
 		group_locked = InvalidSubTransactionId;
 	}

@@ -298,7 +298,7 @@ typedef struct MemberGroup
 {
 	int			set;
 	char		group_id[MAX_GROUP_ID + 1];
-}			MemberGroup;
+} MemberGroup;
 
 /* All members of a group in a leader set, as a record says; palloc'd. */
 typedef struct GroupMembers
@@ -502,7 +502,7 @@ extern bool topics_member_table_store(const char *member_id, const MemberCall *c
 extern void topics_member_table_require_owner(const GroupOffset *entry, const Member *member, uint64 serial, int32 generation);
 extern bool topics_member_table_has_members(const char *group_id, int set);
 extern bool topics_member_table_is_overdue(const Member *member, MonotonicTime now);
-extern MemberGroup * topics_member_table_list_groups(bool all, int *count, MonotonicTime *due);
+extern MemberGroup *topics_member_table_list_groups(bool all, int *count, MonotonicTime *due);
 extern bool topics_member_table_is_settled(const Member *member);
 extern bool topics_member_table_any_here(void);
 extern int	topics_member_table_channel(const char *group_id);

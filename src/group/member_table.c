@@ -747,7 +747,7 @@ topics_member_table_any_here(void)
 
 /* Copy the groups of a list; return their number, or -1 if there is no room. */
 static int
-copy_groups(bool all, MemberGroup * groups, int room, MonotonicTime *due)
+copy_groups(bool all, MemberGroup *groups, int room, MonotonicTime *due)
 {
 	MonotonicTime now = topics_clock_now();
 	dlist_iter	iter;
@@ -787,8 +787,8 @@ copy_groups(bool all, MemberGroup * groups, int room, MonotonicTime *due)
 static int
 compare_groups(const void *a, const void *b)
 {
-	const		MemberGroup *ga = a;
-	const		MemberGroup *gb = b;
+	const MemberGroup *ga = a;
+	const MemberGroup *gb = b;
 	int			result = strcmp(ga->group_id, gb->group_id);
 
 	return result != 0 ? result : ga->set - gb->set;

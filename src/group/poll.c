@@ -68,7 +68,7 @@ typedef struct PollPart
 	MemberPlace *places;
 	int			count;
 	uint32		turn;			/* which place is polled first next time */
-}			PollPart;
+} PollPart;
 
 /* A call of poll(). */
 typedef struct Poll
@@ -122,7 +122,7 @@ get_reset(const MemberPlace *known)
 
 /* Read records of a place into the result, and return the offset to go on from. */
 static int64
-read_records(Poll *poll, const PollPart * part, const Place *place, Snapshot snapshot)
+read_records(Poll *poll, const PollPart *part, const Place *place, Snapshot snapshot)
 {
 	Topic	   *topic = place->partition.topic;
 	FetchRequest request = {topic, place->partition.number, place->position, poll->limits, true, NO_LEADER_EPOCH};
@@ -145,7 +145,7 @@ read_records(Poll *poll, const PollPart * part, const Place *place, Snapshot sna
 
 /* Read a place, and note where the member goes on.  Return false if there was no record. */
 static bool
-read_place(Poll *poll, const PollPart * part, MemberPlace *known)
+read_place(Poll *poll, const PollPart *part, MemberPlace *known)
 {
 	Place		place;
 	GroupTopic	at;
@@ -188,7 +188,7 @@ read_place(Poll *poll, const PollPart * part, MemberPlace *known)
 
 /* Read what the member has in a leader set, in turn. */
 static void
-read_places(Poll *poll, PollPart * part)
+read_places(Poll *poll, PollPart *part)
 {
 	part->turn = part->call.turn;
 	for (int i = 0; i < part->count; i++)
@@ -205,7 +205,7 @@ read_places(Poll *poll, PollPart * part)
 
 /* Take part in a rebalance of a leader set, if there is one, and look at what the member has there. */
 static bool
-open_part(Poll *poll, int set, PollPart * part)
+open_part(Poll *poll, int set, PollPart *part)
 {
 	if (!topics_member_table_look(poll->member_id, set, &part->call))
 		return false;

@@ -66,7 +66,7 @@ typedef struct SubjectTopic
 	OffsetReset reset;			/* of the first member that wants it */
 	int32	   *numbers;		/* its partitions that are of the leader set */
 	int32		count;			/* of these */
-}			SubjectTopic;
+} SubjectTopic;
 
 /* What is assigned: the topics of a group, in the order of the assignor's. */
 typedef struct Subject
@@ -326,7 +326,7 @@ compare_numbers(const void *a, const void *b)
 
 /* Note in what the assignor goes by which partitions of a topic a member has so far. */
 static void
-set_owners(AssignorTopic *assigned, const SubjectTopic * subject, const MemberRow *row, int index)
+set_owners(AssignorTopic *assigned, const SubjectTopic *subject, const MemberRow *row, int index)
 {
 	for (int i = 0; i < row->nassigned; i++)
 	{
@@ -685,7 +685,7 @@ add_from_other_set(GroupMembers *members, const MemberRow *row, int set)
  * Return false if there is none.
  */
 static bool
-take_over(const MemberGroup * group, GroupMembers *members)
+take_over(const MemberGroup *group, GroupMembers *members)
 {
 	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
 	{
@@ -720,19 +720,19 @@ static List *retries = NIL;		/* of RetryGroup, in TopMemoryContext */
 /* A group that is looked at. */
 typedef struct SettledGroup
 {
-	const		MemberGroup *group;
+	const MemberGroup *group;
 	bool		is_busy;		/* another transaction changes it right now,
 								 * or some topics are left for later */
 } SettledGroup;
 
 static bool
-is_same_group(const MemberGroup * a, const MemberGroup * b)
+is_same_group(const MemberGroup *a, const MemberGroup *b)
 {
 	return a->set == b->set && strcmp(a->group_id, b->group_id) == 0;
 }
 
 static RetryGroup *
-find_retry(const MemberGroup * group)
+find_retry(const MemberGroup *group)
 {
 	ListCell   *lc;
 
@@ -744,7 +744,7 @@ find_retry(const MemberGroup * group)
 
 /* A group was looked at: forget it, or note when to do so again. */
 static void
-note_retry(const MemberGroup * group, long delay_ms)
+note_retry(const MemberGroup *group, long delay_ms)
 {
 	RetryGroup *retry = find_retry(group);
 	MemoryContext old;
@@ -778,7 +778,7 @@ static void
 settle_group(void *arg)
 {
 	SettledGroup *settled = arg;
-	const		MemberGroup *group = settled->group;
+	const MemberGroup *group = settled->group;
 	LocalOffset *local;
 	GroupMembers *members;
 	int			before;
@@ -822,7 +822,7 @@ settle_group(void *arg)
  * seen to.
  */
 static void
-see_to_group(const MemberGroup * group, NextTransaction next_transaction)
+see_to_group(const MemberGroup *group, NextTransaction next_transaction)
 {
 	SettledGroup settled = {group, false};
 	ErrorData  *error;
@@ -845,7 +845,7 @@ see_to_group(const MemberGroup * group, NextTransaction next_transaction)
 
 /* Add a group to a list, unless it is there, or is not to be looked at yet. */
 static List *
-add_group(List *groups, const MemberGroup * group)
+add_group(List *groups, const MemberGroup *group)
 {
 	const RetryGroup *retry = find_retry(group);
 	MemberGroup *added;
