@@ -126,6 +126,17 @@ forget_database(Oid database)
 	topics_producer_table_forget_database(database);
 }
 
+/* Committed offsets, and what producers have stored, are those of another log in these leader sets. */
+static void
+forget_sets(uint32 sets)
+{
+	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+	{
+		topics_offset_table_forget_set(set);
+		topics_producer_table_forget_set(set);
+	}
+}
+
 /* Step 3.  Nothing here may raise. */
 static void
 publish_transaction(void)
@@ -134,6 +145,7 @@ publish_transaction(void)
 	bool		wrote_log = appended || topics_foreign_writer_is_pending();
 	uint64		marks[MAX_LEADER_SETS] = {0};
 	bool		has_marks = false;
+	uint32		changed_roles;
 
 	if (wrote_log)
 		TEST_POINT("commit-visible");
@@ -177,15 +189,13 @@ publish_transaction(void)
 	topics_foreign_writer_tell(topics_state_load_changed);
 	topics_log_start_at_end(true);
 	topics_truncate_at_end(true);
-	/* committed offsets are those of another log then */
-	for (int set = -1; (set = topics_leader_set_after(topics_cluster_changed_roles(), set)) >= 0;)
-	{
-		topics_offset_table_forget_set(set);
-		topics_producer_table_forget_set(set);
-	}
+	changed_roles = topics_cluster_changed_roles();
+	forget_sets(changed_roles);
 	topics_cluster_at_end(true);
+	/* once more, for who has read the log as of the former role in between */
+	forget_sets(changed_roles);
 	topics_membership_at_end(true);
-	topics_changed = topics_topic_changes_is_pending();
+	topics_changed = topics_topic_changes_is_pending() || changed_roles != 0;
 	topics_topic_changes_at_commit(forget_topic, forget_database);
 }
 

@@ -394,7 +394,7 @@ wait_for_place(Consumer *consumer, MonotonicTime deadline)
 		return false;
 	topics_catalog_require(consumer->topic, ACL_SELECT);
 	if (!may_be_consumed(consumer->topic))
-		topics_cluster_report_no_group();
+		topics_cluster_report_no_group(METADATA_SET);
 	return true;
 }
 
@@ -428,7 +428,7 @@ topics_consume(PG_FUNCTION_ARGS)
 
 	look_up_topic(&consumer);
 	if (!may_be_consumed(consumer.topic))
-		topics_cluster_report_no_group();
+		topics_cluster_report_no_group(METADATA_SET);
 	topics_offset_log_prepare(true);
 	use_group(&consumer);
 	subscribe_group(&consumer);

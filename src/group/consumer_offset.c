@@ -555,7 +555,7 @@ static void
 require_same_role(int set)
 {
 	if (topics_cluster_follows(set))
-		topics_cluster_report_no_group();
+		topics_cluster_report_no_group(set);
 	if (!topics_mark_slot_is_generation(set, generations[set]))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

@@ -514,13 +514,14 @@ extern PlacedPartition *topics_member_log_find_placed(const MemberRow *row, int6
 extern void topics_member_log_format(StringInfo json, const GroupMembers *members);
 extern GroupMembers *topics_member_log_parse(Jsonb *value);
 extern bool topics_member_log_may_call(int set);
-extern int	topics_member_log_find_set(const char *member_id);
+extern int	topics_member_log_find_set(const char *group_id, const char *member_id);
 extern void topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset);
 
 /* ---- rebalance.c ---- */
 
 extern GroupMembers *topics_rebalance_read(const char *group_id, int set, LocalOffset **local);
-extern bool topics_rebalance_wants_set(const MemberRow *row, int set);
+extern uint32 topics_rebalance_wanted_sets(const MemberRow *row);
+extern bool topics_rebalance_read_assignor(const char *group_id, int set, Assignor *assignor);
 extern bool topics_rebalance_has_members(const char *group_id);
 extern void topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers *members);
 extern void topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *members);

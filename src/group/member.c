@@ -77,6 +77,19 @@ topics_member_report_not_of_group(const char *group_id, const char *member_id)
 			 errhint("The view topics.group_member lists members.")));
 }
 
+/* Raise TP004 if a member is one of a leader set that another node leads. */
+static void
+require_not_elsewhere(const char *group_id, const char *member_id)
+{
+	int			set;
+
+	if (topics_member_table_sets() == 1U << METADATA_SET)
+		return;
+	set = topics_member_log_find_set(group_id, member_id);
+	if (set >= 0)
+		topics_cluster_report_member_elsewhere(set, member_id);
+}
+
 /*
  * Raise TP003, or TP012 if another program has taken the place of a static member; or TP004 if another
  * node may know better.
@@ -84,24 +97,18 @@ topics_member_report_not_of_group(const char *group_id, const char *member_id)
 void
 topics_member_report_unknown(const char *member_id)
 {
-	const uint32 sets = topics_member_table_sets();
-
-	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+	/* this node may have another role by now */
+	topics_offset_log_prepare(true);
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
 		if (topics_member_log_may_call(set))
 			topics_append_role_require_lease(topics_mark_slot_set_of(set));
-	if (sets != 1U << METADATA_SET)
-	{
-		const int	elsewhere = topics_member_log_find_set(member_id);
-
-		if (elsewhere >= 0)
-			topics_cluster_report_member_elsewhere(elsewhere, member_id);
-	}
 	if (topics_member_table_is_replaced(member_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_FENCED_INSTANCE),
 				 errmsg("member \"%s\" is fenced", member_id),
 				 errdetail("FENCED_INSTANCE_ID: another program has joined with its group_instance_id."),
 				 errhint("End this program: each one needs a group_instance_id of its own.")));
+	require_not_elsewhere(NULL, member_id);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNKNOWN_MEMBER),
 			 errmsg("member \"%s\" does not exist", member_id),
@@ -134,7 +141,7 @@ topics_member_call(const char *member_id, bool is_poll)
 	{
 		MemberCall	call;
 
-		if (!topics_member_table_look(member_id, set, &call))
+		if (!topics_member_table_look(member_id, set, &call) || !topics_member_log_may_call(set))
 			continue;
 		require_role(member_id, call.role);
 		topics_member_table_note_call(&call, is_poll);
@@ -465,43 +472,78 @@ join(const char *group_id, LocalOffset *local, GroupMembers *members, MemberRow 
 		topics_rebalance_run(group_id, local, members);
 }
 
-static void
-check_assignor(const char *group_id, const GroupMembers *members, Assignor assignor)
+/* Get the leader sets that this node leads, of those that there are: a bit for each. */
+static uint32
+get_led_sets(void)
 {
-	if (members->count > 0 && members->assignor != assignor)
-		ereport(ERROR,
-				(errcode(ERRCODE_INCONSISTENT_PROTOCOL),
-				 errmsg("consumer group \"%s\" uses another assignor", group_id),
-				 errdetail("INCONSISTENT_GROUP_PROTOCOL: its members use \"%s\", and \"%s\" was given.",
-						   topics_assignor_name(members->assignor), topics_assignor_name(assignor)),
-				 errhint("Join with the same one, or let all members leave before.")));
+	uint32		result = 0;
+
+	for (int set = METADATA_SET; set < MAX_LEADER_SETS; set++)
+		if (!topics_cluster_follows(set))
+			result |= 1U << set;
+	return result;
 }
 
 /*
  * Choose the leader sets in which a member joins: a bit for each.  They are those of its topics'
  * partitions that this node leads.  One that gets none here can be a member in the first set, whose
- * leader makes the group.
+ * leader makes the group; and one with a pattern in any, since topics may come.
  */
 static uint32
 choose_sets(const MemberRow *row)
 {
-	const int	highest = topics_catalog_highest_set();
-	uint32		result = 0;
+	const uint32 led = get_led_sets();
+	const uint32 result = topics_rebalance_wanted_sets(row) & led;
+	const Topic *topic = row->ntopics > 0 ? topics_catalog_by_id(row->topic_ids[0]) : NULL;
 
-	for (int set = METADATA_SET; set <= highest; set++)
-		if (!topics_cluster_follows(set) && topics_rebalance_wants_set(row, set))
-			result |= 1U << set;
 	if (result != 0)
 		return result;
-	if (topics_cluster_follows(METADATA_SET))
-	{
-		const Topic *topic = row->ntopics > 0 ? topics_catalog_by_id(row->topic_ids[0]) : NULL;
-
-		if (topic == NULL)
-			topics_cluster_report_no_group();
+	if ((led & (1U << METADATA_SET)) != 0)
+		return 1U << METADATA_SET;
+	if (topic)
 		topics_cluster_report_not_leader(topics_leader_set_of(&topic->leader_sets, 0), NameStr(topic->name), 0);
+	if (led == 0)
+		topics_cluster_report_no_group(METADATA_SET);
+	return 1U << topics_leader_set_after(led, -1);
+}
+
+static void
+check_assignor(const char *group_id, Assignor used, Assignor assignor)
+{
+	if (used != assignor)
+		ereport(ERROR,
+				(errcode(ERRCODE_INCONSISTENT_PROTOCOL),
+				 errmsg("consumer group \"%s\" uses another assignor", group_id),
+				 errdetail("INCONSISTENT_GROUP_PROTOCOL: its members use \"%s\", and \"%s\" was given.",
+						   topics_assignor_name(used), topics_assignor_name(assignor)),
+				 errhint("Join with the same one, or let all members leave before.")));
+}
+
+/*
+ * In the leader sets in which a member does not join: those that are there use the same assignor,
+ * also where another node leads, and who had its group.instance.id is fenced.
+ */
+static void
+join_beside(const char *group_id, const MemberRow *row, Assignor assignor, uint32 sets)
+{
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets() & ~sets, set)) >= 0;)
+	{
+		Assignor	used;
+		LocalOffset *local;
+		GroupMembers *members;
+		MemberRow  *former;
+
+		if (topics_rebalance_read_assignor(group_id, set, &used))
+			check_assignor(group_id, used, assignor);
+		if (row->instance_id == NULL || !topics_member_log_may_call(set))
+			continue;
+		members = topics_rebalance_read(group_id, set, &local);
+		former = find_instance(members, row->instance_id);
+		if (former == NULL)
+			continue;
+		*former = members->rows[--members->count];
+		topics_rebalance_run(group_id, local, members);
 	}
-	return 1U << METADATA_SET;
 }
 
 /* A member joins in each leader set that this node leads for it.  Return the highest generation. */
@@ -511,13 +553,15 @@ join_sets(const char *group_id, const MemberRow *row, Assignor assignor)
 	const uint32 sets = choose_sets(row);
 	int32		generation = 0;
 
+	join_beside(group_id, row, assignor, sets);
 	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
 	{
 		MemberRow	joining = *row;
 		LocalOffset *local;
 		GroupMembers *members = topics_rebalance_read(group_id, set, &local);
 
-		check_assignor(group_id, members, assignor);
+		if (members->count > 0)
+			check_assignor(group_id, members->assignor, assignor);
 		members->assignor = assignor;
 		join(group_id, local, members, &joining);
 		generation = Max(generation, members->generation);
@@ -589,23 +633,22 @@ remove_from_set(const char *group_id, const char *member_id, int set)
 static void
 remove_from_group(const char *group_id, const char *member_id)
 {
-	const uint32 sets = topics_member_table_sets();
 	bool		found = false;
 
 	topics_consumer_offset_lock_group(group_id, false);
 	(void) topics_consumer_offset_lock_members(group_id, true, true);
-	for (int set = -1; (set = topics_leader_set_after(sets, set)) >= 0;)
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
 		if (topics_member_log_may_call(set))
 			found |= remove_from_set(group_id, member_id, set);
-	if (!found && sets != 1U << METADATA_SET)
-	{
-		const int	elsewhere = topics_member_log_find_set(member_id);
-
-		if (elsewhere >= 0)
-			topics_cluster_report_member_elsewhere(elsewhere, member_id);
-	}
 	if (!found)
+	{
+		require_not_elsewhere(group_id, member_id);
 		topics_member_report_not_of_group(group_id, member_id);
+	}
+	if (topics_member_table_sets() != 1U << METADATA_SET && topics_member_log_find_set(group_id, member_id) >= 0)
+		ereport(NOTICE,
+				(errmsg("member \"%s\" still has partitions that another node leads", member_id),
+				 errhint("Let it leave there as well.")));
 }
 
 /* leave_group(member_id) */

@@ -279,26 +279,35 @@ names_member(const GroupOffset *entry, const char *member_id)
 }
 
 /*
- * Find a leader set that another node leads, in which there is a member of this id, by the
- * records; or return -1.
+ * Find a leader set that another node leads, in which a group, or with NULL any one, has a member of this
+ * id, by the records; or return -1.
  */
 int
-topics_member_log_find_set(const char *member_id)
+topics_member_log_find_set(const char *group_id, const char *member_id)
 {
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics member", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = CurrentMemoryContext;
 	int			count;
-	GroupOffset *entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
+	GroupOffset *entries = topics_offset_table_list(group_id, NO_TOPIC, &count);
+	int			result = -1;
 
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count && result < 0; i++)
 	{
 		const GroupOffsetKey *key = &entries[i].key;
 
 		CHECK_FOR_INTERRUPTS();
-		if (is_members_partition(key->partition) && is_entry_committed(&entries[i]) &&
-			topics_cluster_follows(get_members_set(key->partition)) &&
-			names_member(&entries[i], member_id))
-			return get_members_set(key->partition);
+		if (!is_members_partition(key->partition) || !is_entry_committed(&entries[i]) ||
+			!topics_cluster_follows(get_members_set(key->partition)))
+			continue;
+		MemoryContextSwitchTo(cxt);
+		if (names_member(&entries[i], member_id))
+			result = get_members_set(key->partition);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(cxt);
 	}
-	return -1;
+	MemoryContextDelete(cxt);
+	pfree(entries);
+	return result;
 }
 
 /* Make the entries that a group's members need, and pin them. */
@@ -345,16 +354,18 @@ unpin_entries(const GroupMembers *members)
 
 /*
  * Return true if what is known of a group's members is what a record says, or newer.  Who leads
- * another leader set reads all of them again and again.
+ * another leader set reads all of them again and again.  Members that were loaded while this node
+ * was losing the set are not what is to be known.  The caller holds the table lock.
  */
 static bool
-is_known(const GroupOffset *group, const GroupMembers *members, int64 record_offset)
+is_known(GroupOffset *group, bool may_call, int64 record_offset)
 {
-	const int64 known = pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &group->record_offset));
+	const int64 known = pg_atomic_read_u64(&group->record_offset);
+	const bool	has_members = !dlist_is_empty(&group->of.head.members);
 
 	if (record_offset != known)
 		return record_offset < known;
-	return is_entry_committed(group) && (members->count == 0 || !dlist_is_empty(unconstify(dlist_head *, &group->of.head.members)));
+	return is_entry_committed(group) && has_members == (may_call && group->of.head.count > 0);
 }
 
 /*
@@ -364,26 +375,28 @@ is_known(const GroupOffset *group, const GroupMembers *members, int64 record_off
 void
 topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset)
 {
-	GroupMembers *members = topics_member_log_parse(value);
-	const int	count = members->count;
 	const bool	may_call = topics_member_log_may_call(get_members_set(key->partition));
+	GroupMembers *members;
+	int			count;
 	bool		is_new;
 	GroupOffset *group;
 	uint32		pins;
 
-	if (!may_call)
-		members->count = 0;
 	group = topics_offset_table_pin(key, NULL, NULL, &pins);
 	if (group == NULL)
 		topics_offset_table_report_full(1);
 	topics_offset_table_lock(LW_SHARED);
-	is_new = !is_known(group, members, record_offset);
+	is_new = !is_known(group, may_call, record_offset);
 	topics_offset_table_unlock();
 	if (!is_new)
 	{
 		topics_offset_table_unpin(group);
 		return;
 	}
+	members = topics_member_log_parse(value);
+	count = members->count;
+	if (!may_call)
+		members->count = 0;
 	PG_TRY();
 	{
 		pin_entries(key, members, group);
@@ -396,7 +409,7 @@ topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz comm
 	}
 	PG_END_TRY();
 	topics_offset_table_lock(LW_EXCLUSIVE);
-	is_new = !is_known(group, members, record_offset);
+	is_new = !is_known(group, may_call, record_offset);
 	if (is_new)
 	{
 		/* what is read again was there, and owners go by polls */

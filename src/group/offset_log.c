@@ -228,7 +228,8 @@ parse_record_key(const char *text, GroupOffsetKey *key)
 	group_id = topics_internal_topic_parse_key(text, &key->topic_id, &key->partition);
 	if (group_id == NULL || strlen(group_id) > MAX_GROUP_ID)
 		return false;
-	if (is_members_partition(key->partition) && get_members_set(key->partition) >= MAX_LEADER_SETS)
+	if (is_members_partition(key->partition) &&
+		(key->topic_id != NO_TOPIC || get_members_set(key->partition) >= MAX_LEADER_SETS))
 		return false;
 	strlcpy(key->group_id, group_id, sizeof(key->group_id));
 	return true;
@@ -434,7 +435,7 @@ topics_offset_log_prepare(bool for_write)
 	{
 		topic = find_offsets_topic();
 		if (topics_cluster_follows(METADATA_SET) && (topic == NULL || !topics_cluster_leads_any()))
-			topics_cluster_report_no_group();
+			topics_cluster_report_no_group(METADATA_SET);
 		if (topic == NULL)
 			topics_internal_topic_create(CONSUMER_OFFSETS_TOPIC);
 		topics_consumer_offset_note_generations();

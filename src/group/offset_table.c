@@ -559,6 +559,10 @@ may_be_of_set(const GroupOffset *entry, int set)
 		return set == get_members_set(entry->key.partition);
 	if (entry->key.partition < 0)
 		return set == METADATA_SET;
+	if (entry->of.assigned.owner)
+		return set == entry->of.assigned.owner->key.set;
+	if (entry->of.assigned.target)
+		return set == entry->of.assigned.target->key.set;
 	state = topics_partition_state_find(&id);
 	return state == NULL || state->set == set;
 }

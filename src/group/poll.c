@@ -16,6 +16,9 @@
  *
  * Two calls for a member at the same time are one after the other (topics_member_lock).
  *
+ * A member may be in several leader sets (rebalance.c), which are read one after the other.  If it goes
+ * from one of them meanwhile, what was read there is returned, though nothing can be committed.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -341,6 +344,8 @@ wait_for_poll(MemberWait *wait, MonotonicTime deadline)
 		long		left = topics_clock_ms_until(deadline);
 		long		slice;
 
+		/* this node may have another role by now */
+		topics_offset_log_prepare(true);
 		call = topics_member_call(wait->member_id, true);
 		wait->channel = topics_member_table_channel(call.group_id);
 		slice = Max(call.session_timeout_ms / HEARTBEATS, 1);

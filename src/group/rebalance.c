@@ -150,6 +150,28 @@ topics_rebalance_read(const char *group_id, int set, LocalOffset **local)
 	return members;
 }
 
+/*
+ * Read by which assignor a group's members in a leader set are assigned partitions, also where another
+ * node leads it.  Return false if it has none.
+ */
+bool
+topics_rebalance_read_assignor(const char *group_id, int set, Assignor *assignor)
+{
+	GroupOffset entry;
+	Jsonb	   *value;
+	const GroupMembers *members;
+
+	if (!topics_offset_table_peek(group_id, NO_TOPIC, make_members_partition(set), &entry) ||
+		!is_entry_committed(&entry))
+		return false;
+	value = topics_offset_log_read_value(&entry);
+	if (value == NULL)
+		return false;
+	members = topics_member_log_parse(value);
+	*assignor = members->assignor;
+	return members->count > 0;
+}
+
 /* Return true if a group has members in a leader set, for this transaction. */
 static bool
 has_members_in(const char *group_id, int set)
@@ -198,34 +220,44 @@ is_subscribed(const MemberRow *row, const Topic *topic)
 	return false;
 }
 
-/* Return true if a topic has partitions in a leader set. */
-static bool
-is_of_set(const Topic *topic, int set)
+/* Get the leader sets in which a topic has partitions: a bit for each. */
+static uint32
+get_sets(const Topic *topic)
 {
-	for (int32 number = 0; number < topic->partitions; number++)
-	{
-		if (topics_leader_set_of(&topic->leader_sets, number) == set)
-			return true;
-		if (number >= topic->leader_sets.count)
-			break;
-	}
-	return false;
+	uint32		result = 0;
+
+	if (topic->leader_sets.count == 0)
+		return 1U << METADATA_SET;
+	for (int32 number = 0; number < Min(topic->partitions, topic->leader_sets.count); number++)
+		result |= 1U << topics_leader_set_of(&topic->leader_sets, number);
+	return result;
 }
 
-/* Return true if a member may get partitions of a leader set, by the topics that it wants. */
-bool
-topics_rebalance_wants_set(const MemberRow *row, int set)
+/* Get the leader sets in which the topics that a member wants have partitions: a bit for each. */
+uint32
+topics_rebalance_wanted_sets(const MemberRow *row)
 {
-	if (row->pattern)
-		return true;
-	for (int i = 0; i < row->ntopics; i++)
+	uint32		result = 0;
+	ListCell   *lc;
+
+	for (int i = 0; row->pattern == NULL && i < row->ntopics; i++)
 	{
 		const Topic *topic = topics_catalog_by_id(row->topic_ids[i]);
 
-		if (topic && is_of_set(topic, set))
-			return true;
+		if (topic)
+			result |= get_sets(topic);
 	}
-	return false;
+	if (row->pattern == NULL)
+		return result;
+	foreach(lc, topics_catalog_list())
+	{
+		const Topic *topic = topics_catalog_get(lfirst_oid(lc), true);
+
+		CHECK_FOR_INTERRUPTS();
+		if (topic && is_subscribed(row, topic))
+			result |= get_sets(topic);
+	}
+	return result;
 }
 
 /*
@@ -252,7 +284,7 @@ add_topic(Subject *subject, Topic *topic, OffsetReset reset)
 		if (subject->topics[i].topic == topic)
 			return;
 	/* the first set's members make the subscriptions of all */
-	if (subject->set != METADATA_SET && !is_of_set(topic, subject->set))
+	if (subject->set != METADATA_SET && (get_sets(topic) & (1U << subject->set)) == 0)
 		return;
 	subject->topics = repalloc(subject->topics, sizeof(SubjectTopic) * (subject->ntopics + 1));
 	added = &subject->topics[subject->ntopics++];
@@ -301,7 +333,7 @@ find_topics(Subject *subject, const GroupMembers *members)
 			CHECK_FOR_INTERRUPTS();
 			if (topic == NULL || !is_subscribed(row, topic))
 				continue;
-			if (is_of_set(topic, subject->set) && is_left_for_later(subject, topic))
+			if ((get_sets(topic) & (1U << subject->set)) != 0 && is_left_for_later(subject, topic))
 				is_whole = false;
 			else
 				add_topic(subject, topic, row->reset);
@@ -340,12 +372,41 @@ set_owners(AssignorTopic *assigned, const SubjectTopic *subject, const MemberRow
 	}
 }
 
+static int
+compare_ids(const void *a, const void *b, void *members)
+{
+	const MemberRow *rows = ((const GroupMembers *) members)->rows;
+
+	return strcmp(rows[*(const int *) a].member_id, rows[*(const int *) b].member_id);
+}
+
+/*
+ * Name members for the assignor, which goes by the order of names where it has a choice.  In other leader
+ * sets than the first they have other names, so that the order begins with another one in each: else
+ * the same member would be the first in all, and where a set has few partitions have all.
+ */
+static char **
+name_members(const GroupMembers *members, int set)
+{
+	char	  **names = palloc(sizeof(char *) * Max(members->count, 1));
+	int		   *order = palloc(sizeof(int) * Max(members->count, 1));
+
+	for (int i = 0; i < members->count; i++)
+		order[i] = i;
+	qsort_arg(order, members->count, sizeof(int), compare_ids, unconstify(GroupMembers *, members));
+	for (int i = 0; i < members->count; i++)
+		names[order[i]] = set == METADATA_SET ? members->rows[order[i]].member_id :
+			psprintf("%010d", (i + members->count - set % members->count) % members->count);
+	return names;
+}
+
 /* Make what the assignor goes by: who has what so far. */
 static AssignorGroup
 make_assignor_group(const Subject *subject, const GroupMembers *members)
 {
 	AssignorGroup group = {subject->ntopics, NULL, members->count, NULL};
 	AssignorMember *rows = palloc0(sizeof(AssignorMember) * Max(members->count, 1));
+	char	  **names = name_members(members, subject->set);
 
 	group.topics = palloc0(sizeof(AssignorTopic) * Max(subject->ntopics, 1));
 	for (int t = 0; t < subject->ntopics; t++)
@@ -370,7 +431,7 @@ make_assignor_group(const Subject *subject, const GroupMembers *members)
 		}
 		rows[i] = (AssignorMember)
 		{
-			row->member_id, row->instance_id, subscribed
+			names[i], subject->set == METADATA_SET ? row->instance_id : NULL, subscribed
 		};
 	}
 	group.members = rows;
@@ -505,20 +566,20 @@ has_offsets(const GroupOffset *entries, int count)
 }
 
 /*
- * Return true if others may use a group than the members that are "leaving": it has members in other
- * leader sets, or a topic whose leaders are spread, or is another node's.
+ * Return true if others may use a group than the members that are "leaving": other nodes, of which
+ * not all is known here, or members in other leader sets.
  */
 static bool
 is_used_elsewhere(const GroupOffset *entries, int count, int32 leaving)
 {
+	if ((topics_mark_slot_sets() & ~(1U << METADATA_SET)) != 0)
+		return true;
 	for (int i = 0; i < count; i++)
 	{
 		const GroupOffsetKey *key = &entries[i].key;
-		const Topic *topic = key->topic_id == NO_TOPIC ? NULL : topics_catalog_by_id(key->topic_id);
 
-		if (topics_cluster_follows(topics_offset_log_leader_set(key)) || (topic && topic->leader_sets.count > 0) ||
-			(is_members_partition(key->partition) && key->partition != leaving &&
-			 has_members_in(key->group_id, get_members_set(key->partition))))
+		if (is_members_partition(key->partition) && key->partition != leaving &&
+			has_members_in(key->group_id, get_members_set(key->partition)))
 			return true;
 	}
 	return false;
@@ -597,6 +658,12 @@ topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *mem
 	bool		is_whole;
 
 	pin_former(group_id, members);
+	if (members->count == 0 && local->shared->key.partition != MEMBERS_PARTITION)
+	{
+		/* that a group is one of members is in the first set */
+		topics_consumer_offset_delete(local, NULL);
+		return;
+	}
 	if (members->count == 0 && give_back(group_id, local->shared))
 		return;
 	members->generation = next_generation(local, members->generation);
@@ -669,7 +736,7 @@ add_from_other_set(GroupMembers *members, const MemberRow *row, int set)
 	for (int i = 0; i < members->count; i++)
 		if (strcmp(members->rows[i].member_id, row->member_id) == 0)
 			return;
-	if (!topics_rebalance_wants_set(row, set))
+	if ((topics_rebalance_wanted_sets(row) & (1U << set)) == 0)
 		return;
 	*added = *row;
 	added->assigned = NULL;
@@ -680,9 +747,9 @@ add_from_other_set(GroupMembers *members, const MemberRow *row, int set)
 }
 
 /*
- * A group has no member in a leader set that this node leads: those that it has here in others are its
- * members there from now on.  They were of another node that led the set, and have not found this one.
- * Return false if there is none.
+ * A group has no member in a leader set that this node leads: those that it has here in others, and that
+ * call, are its members there from now on.  They were of another node that led the set, and have not
+ * found this one.  Return false if there is none.
  */
 static bool
 take_over(const MemberGroup *group, GroupMembers *members)
@@ -691,26 +758,31 @@ take_over(const MemberGroup *group, GroupMembers *members)
 	{
 		LocalOffset *local;
 		GroupMembers *others;
+		MemberRow  *rows;
 
-		if (set == group->set || !topics_member_table_has_members(group->group_id, set) ||
-			!topics_member_log_may_call(set))
+		if (set == group->set || !topics_member_log_may_call(set) ||
+			!topics_member_table_has_members(group->group_id, set))
 			continue;
 		others = topics_rebalance_read(group->group_id, set, &local);
-		members->assignor = others->assignor;
-		members->rows = MemoryContextAllocZero(TopTransactionContext,
-											   sizeof(MemberRow) * (members->count + others->count + 1));
+		(void) remove_overdue(others, set);
+		if (members->count == 0)
+			members->assignor = others->assignor;
+		rows = MemoryContextAllocZero(TopTransactionContext,
+									  sizeof(MemberRow) * (members->count + others->count + 1));
+		memcpy(rows, members->rows, sizeof(MemberRow) * members->count);
+		members->rows = rows;
 		for (int i = 0; i < others->count; i++)
 			add_from_other_set(members, &others->rows[i], group->set);
-		if (members->count > 0)
-			return true;
 	}
-	return false;
+	return members->count > 0;
 }
 
 /* A group that is to be looked at again. */
 typedef struct RetryGroup
 {
 	MemberGroup group;
+	bool		is_partial;		/* it was seen to, but for topics that are
+								 * left for later */
 	long		delay_ms;
 	MonotonicTime at;
 } RetryGroup;
@@ -721,8 +793,8 @@ static List *retries = NIL;		/* of RetryGroup, in TopMemoryContext */
 typedef struct SettledGroup
 {
 	const MemberGroup *group;
-	bool		is_busy;		/* another transaction changes it right now,
-								 * or some topics are left for later */
+	bool		is_busy;		/* another transaction changes it right now */
+	bool		is_partial;		/* some topics are left for later */
 } SettledGroup;
 
 static bool
@@ -744,7 +816,7 @@ find_retry(const MemberGroup *group)
 
 /* A group was looked at: forget it, or note when to do so again. */
 static void
-note_retry(const MemberGroup *group, long delay_ms)
+note_retry(const MemberGroup *group, long delay_ms, bool is_partial)
 {
 	RetryGroup *retry = find_retry(group);
 	MemoryContext old;
@@ -766,6 +838,7 @@ note_retry(const MemberGroup *group, long delay_ms)
 		retries = lappend(retries, retry);
 		MemoryContextSwitchTo(old);
 	}
+	retry->is_partial = is_partial;
 	retry->delay_ms = Min(Max(delay_ms, retry->delay_ms * 2), MOST_MS);
 	retry->at = topics_clock_in(retry->delay_ms);
 }
@@ -814,7 +887,7 @@ settle_group(void *arg)
 	pin_former(group->group_id, members);
 	if (assign_partitions(local, members, &is_whole))
 		topics_consumer_offset_change_members(local, members);
-	settled->is_busy = !is_whole;
+	settled->is_partial = !is_whole;
 }
 
 /*
@@ -824,12 +897,12 @@ settle_group(void *arg)
 static void
 see_to_group(const MemberGroup *group, NextTransaction next_transaction)
 {
-	SettledGroup settled = {group, false};
+	SettledGroup settled = {group, false, false};
 	ErrorData  *error;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_offset_log_prepare(topics_cluster_leads_any());
 	topics_consumer_offset_note_generations();
+	topics_offset_log_prepare(topics_cluster_leads_any());
 	error = topics_subtransaction_try(settle_group, &settled);
 	if (error && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
 		ReThrowError(error);
@@ -839,19 +912,28 @@ see_to_group(const MemberGroup *group, NextTransaction next_transaction)
 						group->group_id, error->message),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0));
 	PopActiveSnapshot();
-	note_retry(group, error ? FAILED_MS : settled.is_busy ? BUSY_MS : 0);
+	note_retry(group, error ? FAILED_MS : settled.is_busy || settled.is_partial ? BUSY_MS : 0,
+			   error == NULL && settled.is_partial);
 	next_transaction();
+}
+
+/* Return true if a group is not to be looked at yet: that has failed, or was busy. */
+static bool
+is_held_back(const MemberGroup *group)
+{
+	const RetryGroup *retry = find_retry(group);
+
+	return retry && !retry->is_partial && retry->at > topics_clock_now();
 }
 
 /* Add a group to a list, unless it is there, or is not to be looked at yet. */
 static List *
 add_group(List *groups, const MemberGroup *group)
 {
-	const RetryGroup *retry = find_retry(group);
 	MemberGroup *added;
 	ListCell   *lc;
 
-	if (retry && retry->at > topics_clock_now())
+	if (is_held_back(group))
 		return groups;
 	foreach(lc, groups)
 		if (is_same_group(lfirst(lc), group))
@@ -874,14 +956,10 @@ list_groups(bool all, MonotonicTime *due)
 	List	   *result = NIL;
 	ListCell   *lc;
 
+	/* they come one by one, by name */
 	for (int i = 0; i < count; i++)
-	{
-		const RetryGroup *retry = find_retry(&found[i]);
-
-		/* they come one by one, by name */
-		if (retry == NULL || retry->at <= topics_clock_now())
+		if (!is_held_back(&found[i]))
 			result = lappend(result, &found[i]);
-	}
 	for (int i = 0; i < count && highest > METADATA_SET; i++)
 		for (int set = METADATA_SET; set <= highest; set++)
 		{
@@ -893,7 +971,12 @@ list_groups(bool all, MonotonicTime *due)
 		}
 	/* those that are looked at for what has changed before */
 	foreach(lc, retries)
-		result = add_group(result, &((RetryGroup *) lfirst(lc))->group);
+	{
+		const RetryGroup *retry = lfirst(lc);
+
+		if (retry->at <= topics_clock_now())
+			result = add_group(result, &retry->group);
+	}
 	return result;
 }
 

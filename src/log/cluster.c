@@ -434,13 +434,14 @@ topics_cluster_report_other_leader(const char *node)
 			 errhint("topics.node says who leads.")));
 }
 
-/* Raise the error of who would use a consumer group on a node that follows. */
+/* Raise the error of who would use a consumer group, in a leader set, on a node that follows. */
 void
-topics_cluster_report_no_group(void)
+topics_cluster_report_no_group(int set)
 {
 	ClusterRow	row;
 
-	topics_cluster_require_row(&row);
+	if (!topics_cluster_read_row_of(set, &row))
+		topics_cluster_require_row(&row);
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_LEADER),
 			 errmsg("consumer groups can be used only on the node that leads"),
