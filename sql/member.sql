@@ -170,6 +170,15 @@ BEGIN READ ONLY;
 SELECT topics.poll('m');
 ROLLBACK;
 
+-- where a group begins in a topic the first member has said: another value is ignored, and told
+SELECT member_id AS m FROM topics.join_group('w', '{member_a}', auto_offset_reset => 'latest') \gset
+SELECT member_id AS m2 FROM topics.join_group('w', '{member_a,member_b}') \gset
+SELECT topics.leave_group(:'m2');
+SELECT member_id AS m2 FROM topics.join_group('w', '{member_a,member_b}',
+	auto_offset_reset => 'latest') \gset
+SELECT topics.leave_group(:'m');
+SELECT topics.leave_group(:'m2');
+
 -- partitions that are added, and a topic that is dropped, are seen to by the worker
 SELECT member_id AS m FROM topics.join_group('w', topic_pattern => 'member_.*') \gset
 SELECT topics.add_partitions('member_b', 3);

@@ -102,6 +102,6 @@ topics_argument_require_no_block(FunctionCallInfo fcinfo, const char *command)
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("%s cannot run inside a transaction block", command),
 				 errdetail("It commits as it goes."),
-				 errhint("Call it on its own, or in a procedure after COMMIT.")));
+				 errhint("Call it on its own, or in a procedure after COMMIT. A driver that begins transactions by itself needs autocommit for it.")));
 	PreventCommandIfReadOnly(command);
 }

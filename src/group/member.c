@@ -472,6 +472,24 @@ join(const char *group_id, LocalOffset *local, GroupMembers *members, MemberRow 
 		topics_rebalance_run(group_id, local, members);
 }
 
+/* Say so where a group begins otherwise in a topic than its new member says. */
+static void
+notice_other_reset(const char *group_id, const MemberRow *row)
+{
+	for (int i = 0; i < row->ntopics; i++)
+	{
+		Topic	   *topic = topics_catalog_by_id(row->topic_ids[i]);
+		GroupOffset entry;
+
+		if (topic && topics_offset_table_peek(group_id, topic->topic_id, NO_PARTITION, &entry) &&
+			entry.facts.reset != row->reset)
+			ereport(NOTICE,
+					(errmsg("auto_offset_reset \"%s\" is ignored in topic \"%s\"", topics_reset_names[row->reset], NameStr(topic->name)),
+					 errdetail("Consumer group \"%s\" has \"%s\" there, as the first member that wanted the topic has said.",
+							   group_id, topics_reset_names[entry.facts.reset])));
+	}
+}
+
 /* Get the leader sets that this node leads, of those that there are: a bit for each. */
 static uint32
 get_led_sets(void)
@@ -598,6 +616,8 @@ topics_join_group(PG_FUNCTION_ARGS)
 	if (row.pattern == NULL)
 		look_up_topics(&row, PG_GETARG_ARRAYTYPE_P(JOIN_TOPICS));
 	row.member_id = make_member_id(&row);
+	notice_other_reset(group_id, &row);
+
 	values[JOINED_MEMBER_ID] = CStringGetTextDatum(row.member_id);
 	values[JOINED_GENERATION_ID] = Int32GetDatum(join_sets(group_id, &row, assignor));
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));

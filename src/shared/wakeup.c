@@ -439,7 +439,7 @@ topics_wakeup_release_snapshots(FunctionCallInfo fcinfo, const char *command)
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("%s cannot run inside a transaction block", command),
 				 errdetail("It would keep the transaction's snapshot and locks while it waits."),
-				 errhint("Call it on its own, or in a procedure after COMMIT.")));
+				 errhint("Call it on its own, or in a procedure after COMMIT. A driver that begins transactions by itself needs autocommit for it.")));
 	if (pending)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
