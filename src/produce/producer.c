@@ -64,43 +64,6 @@
 #include "produce/produce.h"
 #include "produce/producer.h"
 
-PG_FUNCTION_INFO_V1(topics_init_producer);
-PG_FUNCTION_INFO_V1(topics_last_sequence);
-
-/* Kafka's producer epoch has 16 bits; behind the last one a name gets another id. */
-#define MAX_EPOCH PG_INT16_MAX
-
-/* Sequences that expire in a transaction. */
-#define EXPIRED_BATCH 100
-
-/* What an entry will be when the transaction commits. */
-typedef struct ProducerChange
-{
-	struct ProducerChange *below;	/* what it replaces, by an outer
-									 * subtransaction */
-	SubTransactionId subxid;
-	bool		deleted;
-	bool		is_admitted;	/* the producer has given the epoch */
-	int			nlocal;			/* of the batches, the last ones, are this
-								 * transaction's: their offsets are ordinals */
-	ProducerState state;
-} ProducerChange;
-
-/* An entry that the transaction uses. */
-struct LocalProducer
-{
-	ProducerKey key;
-	int			set;			/* the leader set that it is of */
-	SubTransactionId locked;	/* the one that holds its lock, or
-								 * InvalidSubTransactionId */
-	bool		found;			/* something was committed when it was locked */
-	ProducerState before;		/* that */
-	ProducerChange *change;		/* or NULL */
-	bool		reserved;		/* there is a place in the table */
-	int32		log_partition;	/* where its record goes */
-	int64		ordinal;		/* of the record in this transaction, or -1 */
-};
-
 static List *locals = NIL;		/* of LocalProducer, in TopTransactionContext */
 static LocalProducer *last_used = NULL;
 
@@ -114,31 +77,9 @@ static int64 state_topic_id;	/* where this commit's records go */
  * ----------------------------------------------------------------
  */
 
-static ProducerKey
-make_key(int64 producer_id, int64 topic_id, int32 partition)
-{
-	return (ProducerKey)
-	{
-		MyDatabaseId, partition, topic_id, producer_id
-	};
-}
-
-static ProducerKey
-make_name_key(int64 producer_id)
-{
-	return make_key(producer_id, 0, -1);
-}
-
-/* An id tells whether it belongs to a name: such a producer is known, or refused. */
-static bool
-id_has_name(int64 producer_id)
-{
-	return producer_id % 2 != 0;
-}
-
 /* Before what is committed is looked at, for who will produce: note this node's roles. */
-static void
-prepare(bool for_write)
+void
+topics_producer_prepare(bool for_write)
 {
 	topics_cluster_attend();
 	if (locals == NIL)
@@ -171,8 +112,8 @@ find_local(const ProducerKey *key)
 }
 
 /* Find or make this transaction's view of an entry. */
-static LocalProducer *
-get_local(const ProducerKey *key)
+LocalProducer *
+topics_producer_get_local(const ProducerKey *key)
 {
 	LocalProducer *local = find_local(key);
 	MemoryContext old;
@@ -192,10 +133,10 @@ get_local(const ProducerKey *key)
  * Use an entry in this transaction: locked, with what is committed.  Without "wait", return
  * NULL if another transaction uses it.
  */
-static LocalProducer *
-use_entry(const ProducerKey *key, bool wait)
+LocalProducer *
+topics_producer_use(const ProducerKey *key, bool wait)
 {
-	LocalProducer *local = get_local(key);
+	LocalProducer *local = topics_producer_get_local(key);
 
 	if (local->locked == InvalidSubTransactionId)
 	{
@@ -212,17 +153,34 @@ use_entry(const ProducerKey *key, bool wait)
 }
 
 /* What the entry is for this transaction, or NULL. */
-static const ProducerState *
-get_state(const LocalProducer *local)
+const ProducerState *
+topics_producer_get_state(const LocalProducer *local)
 {
 	if (local->change)
 		return local->change->deleted ? NULL : &local->change->state;
 	return local->found ? &local->before : NULL;
 }
 
+/* Find the producer of this transaction that has a name, or NULL. */
+LocalProducer *
+topics_producer_find_named(const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalProducer *local = lfirst(lc);
+		const ProducerState *state = topics_producer_get_state(local);
+
+		if (state && topics_producer_has_name(&local->key) && strcmp(state->name, name) == 0)
+			return local;
+	}
+	return NULL;
+}
+
 /* Begin a change: with what there is, in place of one that this subtransaction has made. */
-static ProducerChange *
-push_change(LocalProducer *local)
+ProducerChange *
+topics_producer_change(LocalProducer *local)
 {
 	SubTransactionId subxid = GetCurrentSubTransactionId();
 	ProducerChange *change = local->change;
@@ -242,8 +200,15 @@ push_change(LocalProducer *local)
 	return change;
 }
 
-static void
-require_owner(Oid owner, int64 producer_id)
+/* The entry will be no more when the transaction commits. */
+void
+topics_producer_delete(LocalProducer *local)
+{
+	topics_producer_change(local)->deleted = true;
+}
+
+void
+topics_producer_require_owner(Oid owner, int64 producer_id)
 {
 	if ((OidIsValid(owner) && has_privs_of_role(GetUserId(), owner)) || topics_catalog_is_admin())
 		return;
@@ -286,15 +251,15 @@ report_unknown(int64 producer_id)
 static void
 check_named_epoch(const ProducerSequence *given)
 {
-	const ProducerKey key = make_name_key(given->producer_id);
+	const ProducerKey key = topics_producer_make_name_key(given->producer_id);
 	const LocalProducer *local = find_local(&key);
 	ProducerState state;
 
-	if (local && get_state(local))
-		state = *get_state(local);
+	if (local && topics_producer_get_state(local))
+		state = *topics_producer_get_state(local);
 	else if (!topics_producer_table_peek(&key, &state))
 		report_unknown(given->producer_id);
-	require_owner(state.owner, given->producer_id);
+	topics_producer_require_owner(state.owner, given->producer_id);
 	if (state.epoch != given->epoch)
 		report_fenced(given->producer_id, given->epoch, state.epoch);
 }
@@ -311,11 +276,11 @@ topics_producer_require_epochs(void)
 	foreach(lc, locals)
 	{
 		const LocalProducer *local = lfirst(lc);
-		const ProducerKey key = make_name_key(local->key.producer_id);
+		const ProducerKey key = topics_producer_make_name_key(local->key.producer_id);
 		const LocalProducer *name;
 		ProducerState state;
 
-		if (local->change == NULL || !local->change->is_admitted || !id_has_name(key.producer_id))
+		if (local->change == NULL || !local->change->is_admitted || !topics_producer_id_has_name(key.producer_id))
 			continue;
 		name = find_local(&key);
 		/* this transaction has it locked: nobody else changes it */
@@ -421,12 +386,12 @@ topics_producer_begin(const ProducerSequence *given)
 	check_range("producer_id", given->producer_id);
 	check_range("producer_epoch", given->epoch);
 	check_range("sequence", given->sequence);
-	prepare(true);
+	topics_producer_prepare(true);
 }
 
 /* Require this node to lead a partition: what a follower knows of producers is old. */
-static void
-require_leader(const Topic *topic, int32 partition)
+void
+topics_producer_require_leader(const Topic *topic, int32 partition)
 {
 	const int	set = topics_mark_slot_set_of(topics_leader_set_of(&topic->leader_sets, partition));
 
@@ -445,21 +410,21 @@ require_leader(const Topic *topic, int32 partition)
 LocalProducer *
 topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *given)
 {
-	const ProducerKey key = make_key(given->producer_id, topic->topic_id, partition);
+	const ProducerKey key = topics_producer_make_key(given->producer_id, topic->topic_id, partition);
 	LocalProducer *local;
 	const ProducerState *state;
 	int32		last;
 
-	require_leader(topic, partition);
-	if (id_has_name(given->producer_id))
+	topics_producer_require_leader(topic, partition);
+	if (topics_producer_id_has_name(given->producer_id))
 		check_named_epoch(given);
-	local = use_entry(&key, true);
-	state = get_state(local);
+	local = topics_producer_use(&key, true);
+	state = topics_producer_get_state(local);
 	given->stored_at = UNKNOWN_PLACE;
 	if (state == NULL)
 		return local;
 
-	require_owner(state->owner, given->producer_id);
+	topics_producer_require_owner(state->owner, given->producer_id);
 	if (given->epoch < state->epoch)
 		report_fenced(given->producer_id, given->epoch, state->epoch);
 	if (given->epoch > state->epoch)
@@ -478,7 +443,7 @@ topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *giv
 	given->stored_at = find_place(state, state->nbatches - (local->change ? local->change->nlocal : 0),
 								  given->sequence);
 	/* the commit is to wait for no less than that of the record */
-	push_change(local)->is_admitted = true;
+	topics_producer_change(local)->is_admitted = true;
 	return NULL;
 }
 
@@ -486,7 +451,7 @@ topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *giv
 void
 topics_producer_note(LocalProducer *local, const ProducerSequence *given, int64 ordinal)
 {
-	ProducerChange *change = push_change(local);
+	ProducerChange *change = topics_producer_change(local);
 	ProducerState *state = &change->state;
 	ProducerBatch *batch = state->nbatches > 0 ? &state->batches[state->nbatches - 1] : NULL;
 
@@ -729,287 +694,4 @@ topics_producer_forget(void)
 	}
 	locals = NIL;				/* the memory goes with the transaction */
 	last_used = NULL;
-}
-
-/* ----------------------------------------------------------------
- *		What goes
- * ----------------------------------------------------------------
- */
-
-/* The entry will be no more when the transaction commits. */
-static void
-delete_entry(LocalProducer *local)
-{
-	push_change(local)->deleted = true;
-}
-
-/* Before a topic is dropped: what is loaded then lacks its sequences. */
-void
-topics_producer_prepare(void)
-{
-	prepare(false);
-}
-
-/*
- * A topic is dropped: delete what producers have numbered in it.  That needs no lock:
- * whoever has locked an entry of the topic has not committed before us, and fails.
- */
-void
-topics_producer_delete_topic(int64 topic_id)
-{
-	int			count;
-	ProducerEntry *entries = topics_producer_table_list(topic_id, &count);
-
-	for (int i = 0; i < count; i++)
-	{
-		LocalProducer *local = get_local(&entries[i].key);
-
-		CHECK_FOR_INTERRUPTS();
-		local->set = topics_producer_log_set(&local->key);
-		local->found = true;
-		local->before = entries[i].state;
-		delete_entry(local);
-	}
-	pfree(entries);
-}
-
-/* Order entries by producers, each with its name last. */
-static int
-compare_entries(const void *a, const void *b)
-{
-	const ProducerKey *ka = &((const ProducerEntry *) a)->key;
-	const ProducerKey *kb = &((const ProducerEntry *) b)->key;
-
-	if (ka->producer_id != kb->producer_id)
-		return ka->producer_id < kb->producer_id ? -1 : 1;
-	return (int) topics_producer_has_name(ka) - (int) topics_producer_has_name(kb);
-}
-
-/*
- * Delete an entry that was not used since a time.  Return false if it was, or is used right
- * now, or is another node's to delete.
- */
-static bool
-expire_entry(const ProducerKey *key, TimestampTz before)
-{
-	LocalProducer *local;
-
-	ProducerState state;
-
-	if (!topics_producer_table_peek(key, &state) || state.used_at >= before ||
-		topics_cluster_follows(topics_producer_log_set(key)))
-		return false;
-	prepare(false);
-	local = use_entry(key, false);
-	if (local == NULL || !local->found || local->before.used_at >= before)
-		return false;
-	delete_entry(local);
-	return true;
-}
-
-/*
- * Delete what was not used for pg_topics.producer_id_expiration.  The caller is in a
- * transaction, and in another one at the end; "parent" outlives them.
- */
-void
-topics_producer_expire(MemoryContext parent, NextTransaction next_transaction)
-{
-	TimestampTz before = topics_clock_ago(pg_topics_producer_id_expiration);
-	MemoryContext old;
-	ProducerEntry *entries;
-	int			count;
-	int			deleted = 0;
-	bool		is_used = false;	/* by a sequence of this producer that
-									 * stays */
-
-	if (topics_catalog_lookup(PRODUCER_STATE_TOPIC, true) == NULL)
-		return;
-	prepare(false);
-	old = MemoryContextSwitchTo(parent);	/* it outlives transactions */
-	entries = topics_producer_table_list(0, &count);
-	MemoryContextSwitchTo(old);
-	/* a name comes behind its sequences, and goes no sooner */
-	qsort(entries, count, sizeof(ProducerEntry), compare_entries);
-	for (int i = 0; i < count; i++)
-	{
-		const ProducerEntry *entry = &entries[i];
-
-		CHECK_FOR_INTERRUPTS();
-		if (i == 0 || entry->key.producer_id != entries[i - 1].key.producer_id)
-			is_used = false;
-		if (is_used && topics_producer_has_name(&entry->key))
-			continue;
-		if (!expire_entry(&entry->key, before))
-			is_used = true;
-		else if (++deleted % EXPIRED_BATCH == 0)
-			next_transaction();
-	}
-	pfree(entries);
-	next_transaction();
-}
-
-/* ----------------------------------------------------------------
- *		SQL
- * ----------------------------------------------------------------
- */
-
-/* Columns of init_producer's result. */
-enum
-{
-	INIT_PRODUCER_ID,
-	INIT_EPOCH,
-	INIT_COLUMNS
-};
-
-/* Draw a new id.  It was never given before: it has 62 random bits. */
-static int64
-draw_id(bool has_name)
-{
-	int64		id;
-
-	do
-		if (!pg_strong_random(&id, sizeof(id)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not generate a producer id")));
-	while ((id = (id & PG_INT64_MAX) & ~INT64CONST(1)) == 0);
-	return has_name ? id + 1 : id;
-}
-
-static void
-check_name(const char *name)
-{
-	if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid producer name \"%s\"", name),
-				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
-}
-
-/* Get the id and the next epoch of a name; a new one becomes the current user's. */
-static ProducerState
-take_name(const char *name, int64 *producer_id)
-{
-	LOCKTAG		tag = topics_user_lock_tag(USER_LOCK_PRODUCER_NAME,
-										   hash_bytes_extended((const unsigned char *) name, strlen(name), 0));
-	ProducerKey key;
-	ProducerState state;
-	LocalProducer *local;
-	ProducerChange *change;
-	ListCell   *lc;
-	bool		found = false;
-
-	check_name(name);
-	(void) topics_user_lock_acquire(&tag, ExclusiveLock, true);
-	/* what this transaction has made of it, or else what is committed */
-	foreach(lc, locals)
-	{
-		local = lfirst(lc);
-		if (topics_producer_has_name(&local->key) && get_state(local) &&
-			strcmp(get_state(local)->name, name) == 0)
-		{
-			key = local->key;
-			found = true;
-		}
-	}
-	if (!found)
-		found = topics_producer_table_find_name(name, &key, &state);
-	if (found)
-	{
-		local = use_entry(&key, true);
-		/* it may have expired while the lock was waited for */
-		found = get_state(local) != NULL;
-	}
-	if (found)
-	{
-		require_owner(get_state(local)->owner, key.producer_id);
-		if (get_state(local)->epoch == MAX_EPOCH)
-		{
-			delete_entry(local);
-			found = false;
-		}
-	}
-	if (!found)
-	{
-		key = make_name_key(draw_id(true));
-		local = use_entry(&key, true);
-	}
-	change = push_change(local);
-	if (found)
-		change->state.epoch++;
-	else
-	{
-		change->state.owner = GetUserId();
-		strlcpy(change->state.name, name, sizeof(change->state.name));
-	}
-	*producer_id = key.producer_id;
-	return change->state;
-}
-
-/* init_producer(producer_name): producer_id, producer_epoch */
-Datum
-topics_init_producer(PG_FUNCTION_ARGS)
-{
-	TupleDesc	tupdesc;
-	Datum		values[INIT_COLUMNS];
-	bool		nulls[INIT_COLUMNS] = {false};
-	ProducerState state = {0};
-	int64		producer_id;
-
-	topics_settings_require_preload();
-	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	if (PG_ARGISNULL(0))
-		producer_id = draw_id(false);
-	else
-	{
-		topics_produce_check_call(fcinfo);
-		topics_cluster_require_leader("topics.init_producer()");
-		prepare(true);
-		state = take_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), &producer_id);
-	}
-	values[INIT_PRODUCER_ID] = Int64GetDatum(producer_id);
-	values[INIT_EPOCH] = Int32GetDatum(state.epoch);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
-}
-
-/* Arguments of last_sequence. */
-enum
-{
-	LAST_PRODUCER_ID,
-	LAST_TOPIC,
-	LAST_PARTITION
-};
-
-/* last_sequence(producer_id, topic, partition) */
-Datum
-topics_last_sequence(PG_FUNCTION_ARGS)
-{
-	Topic	   *topic;
-	ProducerKey key;
-	LocalProducer *local;
-	const ProducerState *state;
-
-	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, PG_NARGS());
-	topics_produce_check_call(fcinfo);
-	prepare(false);
-	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, LAST_TOPIC), false);
-	topics_catalog_require(topic, ACL_INSERT);
-	topics_catalog_check_partition(topic, PG_GETARG_INT32(LAST_PARTITION));
-	require_leader(topic, PG_GETARG_INT32(LAST_PARTITION));
-	key = make_key(PG_GETARG_INT64(LAST_PRODUCER_ID), topic->topic_id, PG_GETARG_INT32(LAST_PARTITION));
-	local = use_entry(&key, true);
-	state = get_state(local);
-	if (state == NULL)
-		PG_RETURN_NULL();
-	require_owner(state->owner, key.producer_id);
-
-	/*
-	 * as for a record that is stored: the answer is true once this has
-	 * committed
-	 */
-	if (local->change == NULL)
-		(void) push_change(local);
-	PG_RETURN_INT32(state->batches[state->nbatches - 1].last);
 }

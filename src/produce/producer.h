@@ -9,6 +9,7 @@
 #define PG_TOPICS_PRODUCER_H
 
 #include "lib/ilist.h"
+#include "miscadmin.h"
 
 #include "log/log.h"
 #include "produce/produce.h"
@@ -68,6 +69,67 @@ topics_producer_has_name(const ProducerKey *key)
 {
 	return key->topic_id == 0;
 }
+
+/* What an entry will be when the transaction commits. */
+typedef struct ProducerChange
+{
+	struct ProducerChange *below;	/* what it replaces, by an outer
+									 * subtransaction */
+	SubTransactionId subxid;
+	bool		deleted;
+	bool		is_admitted;	/* the producer has given the epoch */
+	int			nlocal;			/* of the batches, the last ones, are this
+								 * transaction's: their offsets are ordinals */
+	ProducerState state;
+} ProducerChange;
+
+/* An entry that the transaction uses. */
+struct LocalProducer
+{
+	ProducerKey key;
+	int			set;			/* the leader set that it is of */
+	SubTransactionId locked;	/* the one that holds its lock, or
+								 * InvalidSubTransactionId */
+	bool		found;			/* something was committed when it was locked */
+	ProducerState before;		/* that */
+	ProducerChange *change;		/* or NULL */
+	bool		reserved;		/* there is a place in the table */
+	int32		log_partition;	/* where its record goes */
+	int64		ordinal;		/* of the record in this transaction, or -1 */
+};
+
+static inline ProducerKey
+topics_producer_make_key(int64 producer_id, int64 topic_id, int32 partition)
+{
+	return (ProducerKey)
+	{
+		MyDatabaseId, partition, topic_id, producer_id
+	};
+}
+
+static inline ProducerKey
+topics_producer_make_name_key(int64 producer_id)
+{
+	return topics_producer_make_key(producer_id, 0, -1);
+}
+
+/* An id tells whether it belongs to a name: such a producer is known, or refused. */
+static inline bool
+topics_producer_id_has_name(int64 producer_id)
+{
+	return producer_id % 2 != 0;
+}
+
+/* ---- producer.c ---- */
+
+extern LocalProducer *topics_producer_get_local(const ProducerKey *key);
+extern LocalProducer *topics_producer_use(const ProducerKey *key, bool wait);
+extern LocalProducer *topics_producer_find_named(const char *name);
+extern const ProducerState *topics_producer_get_state(const LocalProducer *local);
+extern ProducerChange *topics_producer_change(LocalProducer *local);
+extern void topics_producer_delete(LocalProducer *local);
+extern void topics_producer_require_owner(Oid owner, int64 producer_id);
+extern void topics_producer_require_leader(const Topic *topic, int32 partition);
 
 /* ---- producer_table.c ---- */
 
