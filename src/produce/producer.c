@@ -4,42 +4,53 @@
  *		Producers that number their records: what a transaction does to their
  *		sequences, and what becomes of that at its end.
  *
- * A producer whose connection broke does not know whether its last record is stored.
- * If it has numbered its records, it produces that one again, and a sequence that is
- * stored is not stored twice.  It is Kafka's idempotent producer: an id, an epoch, and
- * per partition a sequence, from 0 on, by one.
+ * A producer whose connection broke does not know whether its last record is
+ * stored.  If it has numbered its records, it produces that one again, and a
+ * sequence that is stored is not stored twice.  It is Kafka's idempotent
+ * producer: an id, an epoch, and per partition a sequence, from 0 on, by one.
  *
- * What is stored is a record of the internal topic __producer_state (producer_log.c),
- * in the transaction of the records, and what is current is kept in memory
- * (producer_table.c).  A transaction that numbers records does the following:
+ * What is stored is a record of the internal topic __producer_state
+ * (producer_log.c), in the transaction of the records, and what is current is
+ * kept in memory (producer_table.c).  A transaction that numbers records does
+ * the following:
  *
  *	1. admit: lock the sequence of the producer in the partition, and compare;
  *	2. pre_commit: give a record per sequence to the transaction's buffer;
  *	3. stamp: with the append locks held the offsets are known, and go into it;
- *	4. publish: after the commit record, with the append locks still held, store
- *	   what is new in the entries.
+ *	4. publish: after the commit record, with the append locks still held,
+ *	   store what is new in the entries.
  *
- * NO RECORD IS STORED TWICE.  The lock of step 1, a heavyweight lock on (producer, topic,
- * partition), is held until the transaction has ended.  So of two transactions with the
- * same sequence the second one waits, and then sees what the first has published, or
- * that it has failed.  PostgreSQL releases the lock after step 4.
+ * NO RECORD IS STORED TWICE.  The lock of step 1, a heavyweight lock on
+ * (producer, topic, partition), is held until the transaction has ended.  So
+ * of two transactions with the same sequence the second one waits, and then
+ * sees what the first has published, or that it has failed.  PostgreSQL
+ * releases the lock after step 4.
  *
- * A RECORD THAT WAS STORED IS ACKNOWLEDGED ONCE IT IS DURABLE.  Early lock release lets
- * the second transaction see the first one's record before that is flushed, or confirmed
- * by followers.  So it, too, writes the record of the sequence, anew: its commit comes
- * behind the other one, and waits for no less.
+ * A RECORD THAT WAS STORED IS ACKNOWLEDGED ONCE IT IS DURABLE.  Early lock
+ * release lets the second transaction see the first one's record before that
+ * is flushed, or confirmed by followers.  So it, too, writes the record of the
+ * sequence, anew: its commit comes behind the other one, and waits for no
+ * less.
  *
- * FENCING.  A producer with a name gets a higher epoch from each init_producer(), and who
- * has a lower one is refused.  Whoever was paused between that check and its commit is
- * refused as well: the name's record and that of the sequence are in one partition of
- * __producer_state, and the epoch is looked at again under its append lock
- * (topics_producer_require_epochs), under which init_producer() publishes the new one.
- * In a topic whose leaders are spread the two are in different partitions, maybe of other
- * nodes.  There a lower epoch is refused for sure once the higher one has produced to the
+ * FENCING.  A producer with a name gets a higher epoch from each
+ * init_producer(), and who has a lower one is refused.  Whoever was paused
+ * between that check and its commit is refused as well: the name's record and
+ * that of the sequence are in one partition of __producer_state, and the epoch
+ * is looked at again under its append lock (topics_producer_require_epochs),
+ * under which init_producer() publishes the new one.  In a topic whose leaders
+ * are spread the two are in different partitions, maybe of other nodes.  There
+ * a lower epoch is refused for sure once the higher one has produced to the
  * partition.
  *
- * ROLES.  What is in memory is right while this node leads.  If it was something else in
- * between, the commit fails, as it does for consumer groups (consumer_offset.c).
+ * A NAME THAT IS USED DOES NOT EXPIRE.  A transaction that numbers records of
+ * a name holds a lock on its use, shared, and the expiry takes it exclusively,
+ * without waiting, before it looks when the name was last used
+ * (producer_expiry.c).  It is not the lock on the name's entry, which
+ * init_producer() takes: that one does not wait for who it fences.
+ *
+ * ROLES.  What is in memory is right while this node leads.  If it was
+ * something else in between, the commit fails, as it does for consumer groups
+ * (consumer_offset.c).
  *
  * See docs/decisions/0017-numbered-records.md.
  *
@@ -77,7 +88,10 @@ static int64 state_topic_id;	/* where this commit's records go */
  * ----------------------------------------------------------------
  */
 
-/* Before what is committed is looked at, for who will produce: note this node's roles. */
+/*
+ * Before what is committed is looked at, for who will produce: note this
+ * node's roles.
+ */
 void
 topics_producer_prepare(bool for_write)
 {
@@ -123,6 +137,7 @@ topics_producer_get_local(const ProducerKey *key)
 	old = MemoryContextSwitchTo(TopTransactionContext);
 	local = palloc0(sizeof(LocalProducer));
 	local->key = *key;
+	local->log_partition = CHOSEN_LATER;
 	local->ordinal = -1;
 	locals = lappend(locals, local);
 	MemoryContextSwitchTo(old);
@@ -130,8 +145,8 @@ topics_producer_get_local(const ProducerKey *key)
 }
 
 /*
- * Use an entry in this transaction: locked, with what is committed.  Without "wait", return
- * NULL if another transaction uses it.
+ * Use an entry in this transaction: locked, with what is committed.  Without
+ * "wait", return NULL if another transaction uses it.
  */
 LocalProducer *
 topics_producer_use(const ProducerKey *key, bool wait)
@@ -146,6 +161,7 @@ topics_producer_use(const ProducerKey *key, bool wait)
 			return NULL;
 		local->locked = GetCurrentSubTransactionId();
 		local->set = topics_producer_log_set(key);
+		local->log_partition = CHOSEN_LATER;
 		local->found = topics_producer_table_peek(key, &local->before);
 	}
 	last_used = local;
@@ -178,7 +194,10 @@ topics_producer_find_named(const char *name)
 	return NULL;
 }
 
-/* Begin a change: with what there is, in place of one that this subtransaction has made. */
+/*
+ * Begin a change: with what there is, in place of one that this subtransaction
+ * has made.
+ */
 ProducerChange *
 topics_producer_change(LocalProducer *local)
 {
@@ -205,6 +224,51 @@ void
 topics_producer_delete(LocalProducer *local)
 {
 	topics_producer_change(local)->deleted = true;
+}
+
+/*
+ * Make the tag of the lock on the use of a name: shared by transactions that
+ * number records.
+ */
+static LOCKTAG
+make_use_tag(int64 producer_id)
+{
+	const ProducerKey key = topics_producer_make_key(producer_id, 0, USE_OF_NAME);
+
+	return make_lock_tag(&key);
+}
+
+/*
+ * Keep a name from being used until the transaction ends.  Return false if a
+ * transaction uses it.
+ */
+bool
+topics_producer_lock_use(int64 producer_id)
+{
+	LOCKTAG		tag = make_use_tag(producer_id);
+
+	return topics_user_lock_acquire(&tag, ExclusiveLock, false);
+}
+
+/*
+ * Something of a producer was not found in memory: raise an error if that may
+ * be since there was no room for it.
+ */
+void
+topics_producer_require_all_known(int64 producer_id)
+{
+	const int	left_out = topics_state_load_left_out(STATE_PRODUCERS);
+
+	if (likely(left_out == 0))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 producer_id != 0 ?
+			 errmsg("what is stored of producer " INT64_FORMAT " is not known", producer_id) :
+			 errmsg("what is stored of this producer is not known"),
+			 errdetail("It may be among the %d sequences and names that are left out: all %d places for them in shared memory are taken.",
+					   left_out, pg_topics_max_producers),
+			 errhint("Increase pg_topics.max_producers and restart the server.")));
 }
 
 void
@@ -239,6 +303,7 @@ report_fenced(int64 producer_id, int32 given, int32 current)
 static void
 report_unknown(int64 producer_id)
 {
+	topics_producer_require_all_known(producer_id);
 	topics_append_role_require_lease(METADATA_SET);
 	ereport(ERROR,
 			(errcode(ERRCODE_PRODUCER_FENCED),
@@ -247,16 +312,30 @@ report_unknown(int64 producer_id)
 			 errhint("Call topics.init_producer() again.")));
 }
 
+/* Keep a name from expiring until the (sub)transaction ends. */
+static void
+use_name(LocalProducer *name)
+{
+	LOCKTAG		tag;
+
+	if (name->in_use != InvalidSubTransactionId)
+		return;
+	tag = make_use_tag(name->key.producer_id);
+	(void) topics_user_lock_acquire(&tag, ShareLock, true);
+	name->in_use = GetCurrentSubTransactionId();
+}
+
 /* Require a producer that has a name to be at an epoch. */
 static void
 check_named_epoch(const ProducerSequence *given)
 {
 	const ProducerKey key = topics_producer_make_name_key(given->producer_id);
-	const LocalProducer *local = find_local(&key);
+	LocalProducer *name = topics_producer_get_local(&key);
 	ProducerState state;
 
-	if (local && topics_producer_get_state(local))
-		state = *topics_producer_get_state(local);
+	use_name(name);
+	if (name->locked != InvalidSubTransactionId && topics_producer_get_state(name))
+		state = *topics_producer_get_state(name);
 	else if (!topics_producer_table_peek(&key, &state))
 		report_unknown(given->producer_id);
 	topics_producer_require_owner(state.owner, given->producer_id);
@@ -265,8 +344,8 @@ check_named_epoch(const ProducerSequence *given)
 }
 
 /*
- * With the append locks held: require what was admitted to be of epochs that are current.
- * Raises the error of who was fenced.
+ * With the append locks held: require what was admitted to be of epochs that
+ * are current.  Raises the error of who was fenced.
  */
 void
 topics_producer_require_epochs(void)
@@ -312,7 +391,10 @@ count_between(int32 from, int32 to)
 	return ((uint32) to - (uint32) from) & PG_INT32_MAX;
 }
 
-/* Find the batch with a sequence, among the first "count"; NULL if that is not kept. */
+/*
+ * Find the batch with a sequence, among the first "count"; NULL if that is not
+ * kept.
+ */
 static const ProducerBatch *
 find_batch(const ProducerState *state, int count, int32 sequence)
 {
@@ -327,8 +409,9 @@ find_batch(const ProducerState *state, int count, int32 sequence)
 }
 
 /*
- * Return true if a sequence is stored: it is one of those that are kept, or lies before them, by no more than
- * half of all, and not before the one that the producer began with.
+ * Return true if a sequence is stored: it is one of those that are kept, or
+ * lies before them, by no more than half of all, and not before the one that
+ * the producer began with.
  */
 static bool
 is_stored(const ProducerState *state, int32 sequence)
@@ -340,7 +423,10 @@ is_stored(const ProducerState *state, int32 sequence)
 		(distance <= PG_INT32_MAX / 2 && distance <= count_between(state->first, last));
 }
 
-/* The offset of a sequence that is stored, or UNKNOWN_PLACE if that is not kept. */
+/*
+ * The offset of a sequence that is stored, or UNKNOWN_PLACE if that is not
+ * kept.
+ */
 static int64
 find_place(const ProducerState *state, int ncommitted, int32 sequence)
 {
@@ -377,8 +463,8 @@ check_range(const char *name, int64 value)
 }
 
 /*
- * Before a topic is looked at that a numbered record is for: make sure that what is stored
- * of producers is known.
+ * Before a topic is looked at that a numbered record is for: make sure that
+ * what is stored of producers is known.
  */
 void
 topics_producer_begin(const ProducerSequence *given)
@@ -389,7 +475,10 @@ topics_producer_begin(const ProducerSequence *given)
 	topics_producer_prepare(true);
 }
 
-/* Require this node to lead a partition: what a follower knows of producers is old. */
+/*
+ * Require this node to lead a partition: what a follower knows of producers is
+ * old.
+ */
 void
 topics_producer_require_leader(const Topic *topic, int32 partition)
 {
@@ -400,12 +489,13 @@ topics_producer_require_leader(const Topic *topic, int32 partition)
 }
 
 /*
- * Look whether a numbered record is to be stored in a partition.  Return NULL if it is stored;
- * then "stored_at" is its offset, or -1 if that is not known (any more, or before the
- * commit).  Otherwise the caller produces it, and says so (topics_producer_note).
+ * Look whether a numbered record is to be stored in a partition.  Return NULL
+ * if it is stored; then "stored_at" is its offset, or -1 if that is not known
+ * (any more, or before the commit).  Otherwise the caller produces it, and
+ * says so (topics_producer_note).
  *
- * As in Kafka, of a producer that nothing is known of any sequence is taken: what was
- * known has expired.
+ * As in Kafka, of a producer that nothing is known of any sequence is taken:
+ * what was known has expired.
  */
 LocalProducer *
 topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *given)
@@ -422,7 +512,10 @@ topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *giv
 	state = topics_producer_get_state(local);
 	given->stored_at = UNKNOWN_PLACE;
 	if (state == NULL)
+	{
+		topics_producer_require_all_known(given->producer_id);
 		return local;
+	}
 
 	topics_producer_require_owner(state->owner, given->producer_id);
 	if (given->epoch < state->epoch)
@@ -447,7 +540,10 @@ topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *giv
 	return NULL;
 }
 
-/* A record that was admitted is in the transaction's buffer, as so many were before it. */
+/*
+ * A record that was admitted is in the transaction's buffer, as so many were
+ * before it.
+ */
 void
 topics_producer_note(LocalProducer *local, const ProducerSequence *given, int64 ordinal)
 {
@@ -496,8 +592,8 @@ topics_producer_is_pending(void)
 }
 
 /*
- * Require this node to be what it was when the producer was looked at: otherwise it may
- * have produced on another node, which led meanwhile.
+ * Require this node to be what it was when the producer was looked at:
+ * otherwise it may have produced on another node, which led meanwhile.
  */
 static void
 require_same_role(int set)
@@ -521,9 +617,8 @@ add_record(Topic *state_topic, LocalProducer *local)
 	draft.headers_isnull = true;
 	if (!change->deleted)
 		draft.value = topics_producer_log_format_value(&local->key, &change->state);
-	draft.partition = topics_producer_log_choose_partition(state_topic, &local->key);
+	draft.partition = local->log_partition;
 	draft.create_time = change->state.used_at;
-	local->log_partition = draft.partition;
 	local->ordinal = topics_append_buffer(state_topic, &draft);
 }
 
@@ -554,16 +649,22 @@ topics_producer_pre_commit(void)
 			state_topic = topics_internal_topic_require(PRODUCER_STATE_TOPIC);
 			state_topic_id = state_topic->topic_id;
 		}
+		if (local->log_partition == CHOSEN_LATER)
+			local->log_partition = topics_producer_log_choose_partition(state_topic, &local->key);
+		/* who leads the set writes what is of it */
+		Assert(topics_producer_log_set_of_partition(local->log_partition) == local->set);
 		if (!local->change->deleted)
 		{
 			local->reserved = true;
-			topics_producer_table_reserve(&local->key);
+			topics_producer_table_reserve(&local->key, local->log_partition);
 		}
 		add_record(state_topic, local);
 	}
 }
 
-/* With the append locks held: give this transaction's batches their offsets. */
+/*
+ * With the append locks held: give this transaction's batches their offsets.
+ */
 static void
 place_batches(LocalProducer *local)
 {
@@ -578,7 +679,10 @@ place_batches(LocalProducer *local)
 	local->change->nlocal = 0;
 }
 
-/* Put the offsets into the text of a sequence's record, which has room for them. */
+/*
+ * Put the offsets into the text of a sequence's record, which has room for
+ * them.
+ */
 static void
 stamp_record(const LocalProducer *local, const HeapTupleData *tuple, TupleDesc tupdesc)
 {
@@ -596,9 +700,9 @@ stamp_record(const LocalProducer *local, const HeapTupleData *tuple, TupleDesc t
 }
 
 /*
- * With the append locks held, before the records are appended: stamp those of them that
- * are of sequences.  They are "first" and those behind it, of their partition in this
- * transaction.  Raises nothing.
+ * With the append locks held, before the records are appended: stamp those of
+ * them that are of sequences.  They are "first" and those behind it, of their
+ * partition in this transaction.  Raises nothing.
  */
 void
 topics_producer_stamp(const TopicPartition *id, TupleDesc tupdesc, HeapTupleData *tuples,
@@ -622,8 +726,8 @@ topics_producer_stamp(const TopicPartition *id, TupleDesc tupdesc, HeapTupleData
 }
 
 /*
- * After the commit record, with the append locks still held: store what is new.
- * Raises nothing.
+ * After the commit record, with the append locks still held: store what is
+ * new.  Raises nothing.
  */
 void
 topics_producer_publish(void)
@@ -636,7 +740,7 @@ topics_producer_publish(void)
 
 		if (local->ordinal >= 0)
 			topics_producer_table_store(&local->key, local->change->deleted ? NULL : &local->change->state,
-										local->ordinal +
+										local->log_partition, local->ordinal +
 										topics_append_first_offset(state_topic_id, local->log_partition));
 	}
 }
@@ -654,6 +758,8 @@ topics_producer_subcommit(SubTransactionId subxid, SubTransactionId parent)
 
 		if (local->locked == subxid)
 			local->locked = parent;
+		if (local->in_use == subxid)
+			local->in_use = parent;
 		if (change == NULL || change->subxid != subxid)
 			continue;
 		change->subxid = parent;
@@ -674,6 +780,8 @@ topics_producer_subabort(SubTransactionId subxid)
 
 		if (local->locked == subxid)
 			local->locked = InvalidSubTransactionId;
+		if (local->in_use == subxid)
+			local->in_use = InvalidSubTransactionId;
 		while (local->change && local->change->subxid == subxid)
 			local->change = local->change->below;
 	}

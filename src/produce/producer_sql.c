@@ -5,8 +5,8 @@
  *		last_sequence.
  *
  * An id without a name is drawn, and nothing is stored of it before its first
- * record is.  A name is a producer's entry of its own, with the id, and an epoch
- * that each call raises.
+ * record is.  A name is a producer's entry of its own, with the id, and an
+ * epoch that each call raises.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +27,10 @@
 PG_FUNCTION_INFO_V1(topics_init_producer);
 PG_FUNCTION_INFO_V1(topics_last_sequence);
 
-/* Kafka's producer epoch has 16 bits; behind the last one a name gets another id. */
+/*
+ * Kafka's producer epoch has 16 bits; behind the last one a name gets another
+ * id.
+ */
 #define MAX_EPOCH PG_INT16_MAX
 
 /* Columns of init_producer's result. */
@@ -63,7 +66,10 @@ check_name(const char *name)
 				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
 }
 
-/* Get the id and the next epoch of a name; a new one becomes the current user's. */
+/*
+ * Get the id and the next epoch of a name; a new one becomes the current
+ * user's.
+ */
 static ProducerState
 take_name(const char *name, int64 *producer_id)
 {
@@ -99,6 +105,7 @@ take_name(const char *name, int64 *producer_id)
 	}
 	if (!found)
 	{
+		topics_producer_require_all_known(0);
 		key = topics_producer_make_name_key(draw_id(true));
 		local = topics_producer_use(&key, true);
 	}
@@ -170,7 +177,10 @@ topics_last_sequence(PG_FUNCTION_ARGS)
 	local = topics_producer_use(&key, true);
 	state = topics_producer_get_state(local);
 	if (state == NULL)
+	{
+		topics_producer_require_all_known(key.producer_id);
 		PG_RETURN_NULL();
+	}
 	topics_producer_require_owner(state->owner, key.producer_id);
 
 	/*

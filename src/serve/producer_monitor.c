@@ -37,7 +37,10 @@ enum
 	PRODUCER_COLUMNS
 };
 
-/* Return true if the user may see a producer, in a topic, or NULL for that of a name. */
+/*
+ * Return true if the user may see a producer, in a topic, or NULL for that of
+ * a name.
+ */
 static bool
 may_see(const ProducerState *state, Topic *topic)
 {

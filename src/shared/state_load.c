@@ -13,6 +13,11 @@
  * the same lock as what was read, the lock of that state's table; ours comes after
  * that.
  *
+ * LEFT OUT.  There may be no room for all that the log has.  Then the note says
+ * of how much, and who does not find something has to ask: it may be among
+ * that.  The number stays until the log has been read again, also while that is
+ * done, or until all is forgotten.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -47,6 +52,7 @@ typedef struct LoadNote
 	LoadProgress progress;
 	int64		topic_id;		/* of the log that was read, or 0 */
 	MonotonicTime read_at;
+	int			left_out;		/* of what was read, as there was no room */
 } LoadNote;
 
 static LoadNote *notes = NULL;
@@ -173,6 +179,45 @@ topics_state_load_end(StateKind kind, int64 topic_id)
 	LWLockRelease(notes_lock);
 	LockRelease(&tag, ExclusiveLock, false);
 	return note != NULL;
+}
+
+/*
+ * The caller has read a log, and found no room for so many of its states.
+ * Return for how many the one before had not.
+ */
+int
+topics_state_load_note_left_out(StateKind kind, int count)
+{
+	LoadNote   *note;
+	int			before = 0;
+
+	Assert(count >= 0);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	note = find_note(MyDatabaseId, kind);
+	if (note)
+	{
+		before = note->left_out;
+		note->left_out = count;
+	}
+	LWLockRelease(notes_lock);
+	return before;
+}
+
+/*
+ * Return how many states of this database's log are not in shared memory, as
+ * there was no room.
+ */
+int
+topics_state_load_left_out(StateKind kind)
+{
+	const LoadNote *note;
+	int			result;
+
+	LWLockAcquire(notes_lock, LW_SHARED);
+	note = find_note(MyDatabaseId, kind);
+	result = note ? note->left_out : 0;
+	LWLockRelease(notes_lock);
+	return result;
 }
 
 /* What was read of a database is forgotten: the caller holds the lock of its table. */
