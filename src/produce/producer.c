@@ -653,7 +653,8 @@ topics_producer_pre_commit(void)
 			local->log_partition = topics_producer_log_choose_partition(state_topic, &local->key);
 		/* who leads the set writes what is of it */
 		Assert(topics_producer_log_set_of_partition(local->log_partition) == local->set);
-		if (!local->change->deleted)
+		/* one that is there stays: we have it locked, and this role */
+		if (!local->change->deleted && !local->found)
 		{
 			local->reserved = true;
 			topics_producer_table_reserve(&local->key, local->log_partition);
@@ -736,12 +737,14 @@ topics_producer_publish(void)
 
 	foreach(lc, locals)
 	{
-		const LocalProducer *local = lfirst(lc);
+		LocalProducer *local = lfirst(lc);
 
-		if (local->ordinal >= 0)
-			topics_producer_table_store(&local->key, local->change->deleted ? NULL : &local->change->state,
-										local->log_partition, local->ordinal +
-										topics_append_first_offset(state_topic_id, local->log_partition));
+		if (local->ordinal < 0)
+			continue;
+		topics_producer_table_store(&local->key, local->change->deleted ? NULL : &local->change->state,
+									local->log_partition, local->ordinal +
+									topics_append_first_offset(state_topic_id, local->log_partition));
+		local->reserved = false;	/* it is used now */
 	}
 }
 

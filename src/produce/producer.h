@@ -101,7 +101,7 @@ struct LocalProducer
 	bool		found;			/* something was committed when it was locked */
 	ProducerState before;		/* that */
 	ProducerChange *change;		/* or NULL */
-	bool		reserved;		/* there is a place in the table */
+	bool		reserved;		/* an entry without a state is in the table */
 	int32		log_partition;	/* where its record goes, or CHOSEN_LATER */
 	int64		ordinal;		/* of the record in this transaction, or -1 */
 };

@@ -292,7 +292,7 @@ static int
 load_records(HTAB *records, MemoryContext cxt)
 {
 	const LoadedRecord **sorted =
-		MemoryContextAllocHuge(cxt, sizeof(LoadedRecord *) * Max(hash_get_num_entries(records), 1));
+		MemoryContextAllocHuge(cxt, sizeof(LoadedRecord *) * (hash_get_num_entries(records) + 1));
 	int64		count = 0;
 	int			left_out = 0;
 	HASH_SEQ_STATUS seq;

@@ -10,10 +10,11 @@
  * (producer_log.c).
  *
  * RESERVED ENTRIES.  What a commit stores needs a place, and nothing can fail
- * after the commit record.  So a transaction makes the entry before, with
- * NO_EPOCH; when it has ended, and nothing was stored, the entry goes.  No
- * other transaction does so meanwhile: each has locked the producer's sequence
- * in the partition (producer.c).
+ * after the commit record.  So a transaction that finds none makes the entry
+ * before, with NO_EPOCH; when it has ended, and nothing was stored, the entry
+ * goes.  No other transaction does so meanwhile, nor removes one that was
+ * found: each has locked the producer's sequence in the partition
+ * (producer.c).
  *
  * Entries are in a list as well as in the hash table, since those of a topic
  * that was dropped are removed after the commit record: there the list can be
@@ -359,6 +360,7 @@ topics_producer_table_forget_topic(int64 topic_id)
 void
 topics_producer_table_forget_database(Oid database)
 {
+	topics_state_load_forget_left_out(database, STATE_PRODUCERS);
 	remove_entries(database, 0, ALL_SETS);
 }
 

@@ -16,7 +16,8 @@
  * LEFT OUT.  There may be no room for all that the log has.  Then the note says
  * of how much, and who does not find something has to ask: it may be among
  * that.  The number stays until the log has been read again, also while that is
- * done, or until all is forgotten.
+ * done, and also if a leader set's part is forgotten: of the others' parts it
+ * goes on being true.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,6 +40,8 @@
 typedef enum LoadProgress
 {
 	NOT_LOADED,
+	FORGOTTEN,					/* by set, of a state that was left out in
+								 * part */
 	BEING_READ,					/* and nobody has changed the log since */
 	LOADED,
 	LOADED_OLD					/* other nodes have added to the log since */
@@ -167,6 +170,7 @@ topics_state_load_end(StateKind kind, int64 topic_id)
 {
 	LOCKTAG		tag = topics_user_lock_tag(USER_LOCK_STATE_LOAD, kind);
 	LoadNote   *note;
+	bool		read;
 
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	note = find_note(MyDatabaseId, kind);
@@ -176,9 +180,10 @@ topics_state_load_end(StateKind kind, int64 topic_id)
 		note->read_at = topics_clock_now();
 		note->progress = LOADED;
 	}
+	read = note && note->progress != FORGOTTEN;
 	LWLockRelease(notes_lock);
 	LockRelease(&tag, ExclusiveLock, false);
-	return note != NULL;
+	return read;
 }
 
 /*
@@ -228,8 +233,23 @@ topics_state_load_forget(Oid database, StateKind kind)
 
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	note = find_note(database, kind);
-	if (note)
+	if (note && note->left_out > 0)
+		note->progress = FORGOTTEN;
+	else if (note)
 		memset(note, 0, sizeof(*note));
+	LWLockRelease(notes_lock);
+}
+
+/* A database is no more: nothing is left out of it, and its note can go. */
+void
+topics_state_load_forget_left_out(Oid database, StateKind kind)
+{
+	LoadNote   *note;
+
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	note = find_note(database, kind);
+	if (note)
+		note->left_out = 0;
 	LWLockRelease(notes_lock);
 }
 
@@ -245,7 +265,7 @@ topics_state_load_changed(int64 topic_id)
 	{
 		LoadNote   *note = find_note(MyDatabaseId, kind);
 
-		if (note && (topic_id == 0 || note->topic_id == 0 || note->topic_id == topic_id))
+		if (note && note->progress != FORGOTTEN && (topic_id == 0 || note->topic_id == 0 || note->topic_id == topic_id))
 			note->progress = NOT_LOADED;
 	}
 	LWLockRelease(notes_lock);
