@@ -14,22 +14,22 @@
  *	cooperative-sticky	the same; in Kafka it differs in how partitions move
  *						from member to member, which is not decided here
  *
- * range and roundrobin do not look at who has what.  Static members come first,
- * by their instance id, so that a member that comes back by another member id
- * has its place again; then all others by their member id.
+ * range and roundrobin do not look at who has what.  Static members come
+ * first, by their instance id, so that a member that comes back by another
+ * member id has its place again; then all others by their member id.
  *
- * sticky has two ways.  If all members subscribe to the same topics, the number
- * of partitions that each may have is known from the start.  Members keep as
- * many of theirs, and the others go to whoever has the fewest.
+ * sticky has two ways.  If all members subscribe to the same topics, the
+ * number of partitions that each may have is known from the start.  Members
+ * keep as many of theirs, and the others go to whoever has the fewest.
  *
  * Otherwise, members keep all of theirs at first, and partitions that nobody
- * has go to whoever has the fewest.  Then partitions move as long as that makes
- * the numbers more even: from the member that has the most, directly to another
- * one, or along a chain in which each member passes one on and gets another.
- * It is known of such assignments that they are as even as any can be if no
- * chain is left (Harvey et al., Semi-Matchings for Bipartite Graphs, 2006).
- * Kafka moves directly only, and stops earlier.  At last, partitions go back
- * that need not have moved.
+ * has go to whoever has the fewest.  Then partitions move as long as that
+ * makes the numbers more even: from the member that has the most, directly to
+ * another one, or along a chain in which each member passes one on and gets
+ * another.  It is known of such assignments that they are as even as any can
+ * be if no chain is left (Harvey et al., Semi-Matchings for Bipartite Graphs,
+ * 2006).  Kafka moves directly only, and stops earlier.  At last, partitions
+ * go back that need not have moved.
  *
  *-------------------------------------------------------------------------
  */
@@ -82,7 +82,7 @@ typedef struct ChainSearch
 	int		   *queue;			/* members in the order they were reached in */
 	int			nqueue;
 	AssignedPartition **came_by;	/* of each member: a partition that it can
-									 * get, of the member it was reached from */
+									 * get, of who it was reached from */
 	int			least_load;		/* of all active members */
 } ChainSearch;
 
@@ -136,7 +136,10 @@ is_member_in_set(const uint64 *set, int member)
 	return (set[member / WORD_BITS] >> (member % WORD_BITS)) & 1;
 }
 
-/* Find the next one after "member" in a set, or ASSIGNOR_NOBODY; begin with that. */
+/*
+ * Find the next one after "member" in a set, or ASSIGNOR_NOBODY; begin with
+ * that.
+ */
 static int
 find_next_in_set(const uint64 *set, int nwords, int member)
 {
@@ -161,7 +164,10 @@ get_subscribers(const Assignment *assignment, int topic)
 	return assignment->subscribers + (Size) topic * assignment->nwords;
 }
 
-/* Find the next subscriber after "member", or ASSIGNOR_NOBODY; begin with that. */
+/*
+ * Find the next subscriber after "member", or ASSIGNOR_NOBODY; begin with
+ * that.
+ */
 static int
 find_next_subscriber(const Assignment *assignment, int topic, int member)
 {
@@ -197,7 +203,10 @@ compare_members(const void *a, const void *b, void *arg)
 	return result != 0 ? result : strcmp(left->member_id, right->member_id);
 }
 
-/* Return the numbers from 0 to "count" - 1 in the order of what they stand for. */
+/*
+ * Return the numbers from 0 to "count" - 1 in the order of what they stand
+ * for.
+ */
 static int *
 make_order(int count, qsort_arg_comparator compare, void *arg)
 {
@@ -347,8 +356,8 @@ assign_in_turn(Assignment *assignment)
  */
 
 /*
- * Find the members that subscribe, if they all subscribe to the same topics, or
- * NULL.  A topic without partitions does not count, nor does a member that
+ * Find the members that subscribe, if they all subscribe to the same topics,
+ * or NULL.  A topic without partitions does not count, nor does a member that
  * subscribes to no topic.  The number of partitions that they share goes to
  * *count.
  */
@@ -424,7 +433,10 @@ compare_partitions(const void *a, const void *b, void *arg)
 	return left->topic < right->topic ? -1 : left->topic > right->topic;
 }
 
-/* Take from members what is above their quotas: the highest numbers, as Kafka does. */
+/*
+ * Take from members what is above their quotas: the highest numbers, as Kafka
+ * does.
+ */
 static void
 keep_quotas(Assignment *assignment, const int *quotas)
 {
@@ -505,8 +517,9 @@ compare_topics_by_subscribers(const void *a, const void *b, void *arg)
 }
 
 /*
- * Give what nobody has to whoever has the fewest.  Topics that few may have are
- * first, so that they are not given to a member that has the others by then.
+ * Give what nobody has to whoever has the fewest.  Topics that few may have
+ * are first, so that they are not given to a member that has the others by
+ * then.
  */
 static void
 give_unowned(Assignment *assignment)
@@ -634,10 +647,10 @@ reach_members(ChainSearch *search, int from, int limit, int best)
 }
 
 /*
- * Find a member that has at least two partitions fewer than the giver, and that
- * can get one of it by the shortest chain; of several the one that has the
- * fewest.  Return ASSIGNOR_NOBODY if there is none; then all members that a
- * chain leads to have been reached.
+ * Find a member that has at least two partitions fewer than the giver, and
+ * that can get one of it by the shortest chain; of several the one that has
+ * the fewest.  Return ASSIGNOR_NOBODY if there is none; then all members that
+ * a chain leads to have been reached.
  */
 static int
 find_receiver(ChainSearch *search, int giver)
@@ -758,8 +771,8 @@ even_out(Assignment *assignment)
 }
 
 /*
- * Give partitions back to members that have one fewer than those that got them:
- * the two change places, and the numbers are as even as before.
+ * Give partitions back to members that have one fewer than those that got
+ * them: the two change places, and the numbers are as even as before.
  *
  * It ends, since each round but the last one makes the number of partitions
  * smaller that are not where they were.

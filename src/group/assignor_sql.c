@@ -61,7 +61,10 @@ report_bad_json(const char *argument, const char *hint)
 			 errhint("%s", hint)));
 }
 
-/* Begin a loop over an object or an array; return false if it is something else. */
+/*
+ * Begin a loop over an object or an array; return false if it is something
+ * else.
+ */
 static bool
 begin_items(JsonItem *item, JsonbContainer *container, bool is_object)
 {
@@ -180,7 +183,10 @@ read_partitions(Jsonb *partitions, AssignorGroup *group)
 	}
 }
 
-/* Read which topics a member subscribes to; those that are not there are left out. */
+/*
+ * Read which topics a member subscribes to; those that are not there are left
+ * out.
+ */
 static bool *
 read_topics(const JsonbValue *list, const JsonNames *topics)
 {
@@ -242,7 +248,10 @@ read_subscriptions(Jsonb *subscriptions, const JsonNames *topics, AssignorGroup 
 	group->members = members;
 }
 
-/* Read what a member has of a topic, or what one had that is not there any more. */
+/*
+ * Read what a member has of a topic, or what one had that is not there any
+ * more.
+ */
 static void
 read_owned_partitions(const JsonItem *field, int member, AssignorTopic *topic)
 {
@@ -288,7 +297,10 @@ read_owned(Jsonb *owned, const JsonNames *members, const JsonNames *topics, Assi
 	}
 }
 
-/* Append what a member has of each topic: {"t0": [0, 1]}, with those that it has any of. */
+/*
+ * Append what a member has of each topic: {"t0": [0, 1]}, with those that it
+ * has any of.
+ */
 static void
 append_assigned(StringInfo json, const AssignorGroup *group, int member)
 {

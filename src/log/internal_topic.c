@@ -60,6 +60,18 @@ topics_internal_topic_state(const char *name)
 }
 
 /*
+ * Return true if a node may go on with a topic whose tombstones it has missed.
+ * What they delete it keeps then: a producer's state, which only says more of
+ * that than nodes know which have forgotten it, and which that node lets expire
+ * once it leads.
+ */
+bool
+topics_internal_topic_tolerates_missed(const char *name)
+{
+	return strcmp(name, PRODUCER_STATE_TOPIC) == 0;
+}
+
+/*
  * Have a partition of each topic for each leader set.  With "create" those topics are made
  * that are not there: whoever makes one meanwhile waits for us, or we for that.
  */

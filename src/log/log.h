@@ -380,6 +380,7 @@ extern void topics_make_topic_insert_row(int64 topic_id, Oid view, const char *n
 typedef void (*StateReader) (TupleTableSlot *slot, void *arg);
 
 extern int	topics_internal_topic_state(const char *name);
+extern bool topics_internal_topic_tolerates_missed(const char *name);
 extern void topics_internal_topic_cover_sets(int highest_set, bool create);
 extern void topics_internal_topic_create(const char *name);
 extern int	topics_internal_topic_set_of(int64 topic_id, int32 partition);

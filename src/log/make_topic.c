@@ -206,18 +206,36 @@ insert_topic_row(int64 topic_id, Oid view, int32 partitions, const char *notify_
 }
 
 /*
- * The settings of pg_topics' own topics.  Tombstones of the cluster's metadata
- * stay for good (node/metadata.c).
+ * Get how long tombstones of one of pg_topics' own topics stay; "is_spread" says
+ * that it is in several leader sets.  Those of the cluster's metadata stay for
+ * good (node/metadata.c).
+ *
+ * A node that has missed tombstones reads the topic anew.  It cannot with one
+ * that is in several sets, so its tombstones stay for good, too.  But of
+ * producers there would be one for each that there ever was.  There the node
+ * goes on (topics_internal_topic_tolerates_missed), and keeps what they delete
+ * until it comes to lead, and that expires.
  */
+static const char *
+get_tombstone_time(const char *name, bool is_spread)
+{
+	if (strcmp(name, METADATA_TOPIC) == 0)
+		return KEPT_FOR_GOOD;
+	if (!is_spread)
+		return "10 minutes";
+	return topics_internal_topic_tolerates_missed(name) ? "1 day" : KEPT_FOR_GOOD;
+}
+
+/* The settings of pg_topics' own topics. */
 static TopicSettingValues *
-get_internal_settings(const char *name)
+get_internal_settings(const char *name, int32 partitions)
 {
 	const char *const settings[][2] = {
 		{"retention_time", "-1 day"},
 		{"segment_bytes", CppAsString2(INTERNAL_SEGMENT_BYTES)},
 		{"max_message_bytes", "268435456"},
 		{"cleanup_policy", "compact"},
-		{"delete_retention_time", strcmp(name, METADATA_TOPIC) == 0 ? KEPT_FOR_GOOD : "10 minutes"},
+		{"delete_retention_time", get_tombstone_time(name, partitions > STATE_PARTITIONS)},
 		{"notify", "false"}
 	};
 
@@ -240,7 +258,7 @@ get_cautious_settings(void)
 void
 topics_make_topic_insert_row(int64 topic_id, Oid view, const char *name, int32 partitions)
 {
-	TopicSettingValues *settings = topics_catalog_is_internal(name) ? get_internal_settings(name) :
+	TopicSettingValues *settings = topics_catalog_is_internal(name) ? get_internal_settings(name, partitions) :
 		get_cautious_settings();
 	LeaderSets	sets = get_internal_sets(name);
 
@@ -358,7 +376,7 @@ topics_make_topic_create_internal_as(NewTopic *topic)
 	/* of this one a record's text is completed when it is appended */
 	topic->value_type = strcmp(topic->name, PRODUCER_STATE_TOPIC) == 0 ? "pg_catalog.json" :
 		"pg_catalog.jsonb";
-	topic->settings = get_internal_settings(topic->name);
+	topic->settings = get_internal_settings(topic->name, topic->partitions);
 	topic->leader_sets = get_internal_sets(topic->name);
 	if (topics_make_topic_lock_name(topic->name))
 		topics_make_topic_create(topic);
@@ -377,7 +395,7 @@ topics_make_topic_create_internal(const char *name, int32 partitions)
 
 /*
  * Have a topic of pg_topics' own, if it is there, with so many partitions at least, in several
- * leader sets: its tombstones stay, as it cannot be read anew.
+ * leader sets: its tombstones stay longer (get_tombstone_time).
  */
 void
 topics_make_topic_cover_set(const char *name, int32 partitions)
@@ -397,7 +415,7 @@ topics_make_topic_cover_set(const char *name, int32 partitions)
 	topics_make_topic_create_partitions(before.topic_id, before.partitions, partitions,
 										before.settings.segment_bytes, &before.leader_sets);
 	topics_statement_execute("UPDATE topic_log.topic SET partitions = %d, delete_retention_time = '%s' WHERE topic_id = " INT64_FORMAT,
-							 partitions, KEPT_FOR_GOOD, before.topic_id);
+							 partitions, get_tombstone_time(name, true), before.topic_id);
 	CacheInvalidateRelcacheByRelid(before.view_relid);
 	topics_statement_end(scope);
 }

@@ -266,7 +266,8 @@ follow_log_start(Partition *partition, int64 log_start)
 
 /*
  * Return true if a partition cannot be brought on, since the leader has removed
- * tombstones that it has not seen: the follower would keep what they delete.
+ * tombstones that it has not seen: the follower would keep what they delete.  Where it
+ * cannot read the topic anew, it may (make_topic.c).
  */
 bool
 topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led)
@@ -276,6 +277,8 @@ topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led)
 	int64		start;
 
 	if (led->tombstones_below == 0 || led->partition >= topic->partitions)
+		return false;
+	if (topic->partitions > STATE_PARTITIONS && topics_internal_topic_tolerates_missed(NameStr(topic->name)))
 		return false;
 	partition = topics_catalog_open_for_reading(topic, led->partition);
 	end = topics_log_next_offset(&partition);

@@ -214,7 +214,7 @@ extern const ProducedRange *topics_append_last_produced(int *count);
 
 typedef struct LocalProducer LocalProducer;
 
-extern void topics_producer_prepare(void);
+extern void topics_producer_prepare(bool for_write);
 extern void topics_producer_begin(const ProducerSequence *given);
 extern LocalProducer *topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *given);
 extern void topics_producer_note(LocalProducer *local, const ProducerSequence *given, int64 ordinal);
@@ -227,6 +227,9 @@ extern void topics_producer_publish(void);
 extern void topics_producer_subcommit(SubTransactionId subxid, SubTransactionId parent);
 extern void topics_producer_subabort(SubTransactionId subxid);
 extern void topics_producer_forget(void);
+
+/* ---- producer_expiry.c ---- */
+
 extern void topics_producer_delete_topic(int64 topic_id);
 extern void topics_producer_expire(MemoryContext parent, NextTransaction next_transaction);
 

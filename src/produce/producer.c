@@ -4,42 +4,53 @@
  *		Producers that number their records: what a transaction does to their
  *		sequences, and what becomes of that at its end.
  *
- * A producer whose connection broke does not know whether its last record is stored.
- * If it has numbered its records, it produces that one again, and a sequence that is
- * stored is not stored twice.  It is Kafka's idempotent producer: an id, an epoch, and
- * per partition a sequence, from 0 on, by one.
+ * A producer whose connection broke does not know whether its last record is
+ * stored.  If it has numbered its records, it produces that one again, and a
+ * sequence that is stored is not stored twice.  It is Kafka's idempotent
+ * producer: an id, an epoch, and per partition a sequence, from 0 on, by one.
  *
- * What is stored is a record of the internal topic __producer_state (producer_log.c),
- * in the transaction of the records, and what is current is kept in memory
- * (producer_table.c).  A transaction that numbers records does the following:
+ * What is stored is a record of the internal topic __producer_state
+ * (producer_log.c), in the transaction of the records, and what is current is
+ * kept in memory (producer_table.c).  A transaction that numbers records does
+ * the following:
  *
  *	1. admit: lock the sequence of the producer in the partition, and compare;
  *	2. pre_commit: give a record per sequence to the transaction's buffer;
  *	3. stamp: with the append locks held the offsets are known, and go into it;
- *	4. publish: after the commit record, with the append locks still held, store
- *	   what is new in the entries.
+ *	4. publish: after the commit record, with the append locks still held,
+ *	   store what is new in the entries.
  *
- * NO RECORD IS STORED TWICE.  The lock of step 1, a heavyweight lock on (producer, topic,
- * partition), is held until the transaction has ended.  So of two transactions with the
- * same sequence the second one waits, and then sees what the first has published, or
- * that it has failed.  PostgreSQL releases the lock after step 4.
+ * NO RECORD IS STORED TWICE.  The lock of step 1, a heavyweight lock on
+ * (producer, topic, partition), is held until the transaction has ended.  So
+ * of two transactions with the same sequence the second one waits, and then
+ * sees what the first has published, or that it has failed.  PostgreSQL
+ * releases the lock after step 4.
  *
- * A RECORD THAT WAS STORED IS ACKNOWLEDGED ONCE IT IS DURABLE.  Early lock release lets
- * the second transaction see the first one's record before that is flushed, or confirmed
- * by followers.  So it, too, writes the record of the sequence, anew: its commit comes
- * behind the other one, and waits for no less.
+ * A RECORD THAT WAS STORED IS ACKNOWLEDGED ONCE IT IS DURABLE.  Early lock
+ * release lets the second transaction see the first one's record before that
+ * is flushed, or confirmed by followers.  So it, too, writes the record of the
+ * sequence, anew: its commit comes behind the other one, and waits for no
+ * less.
  *
- * FENCING.  A producer with a name gets a higher epoch from each init_producer(), and who
- * has a lower one is refused.  Whoever was paused between that check and its commit is
- * refused as well: the name's record and that of the sequence are in one partition of
- * __producer_state, and the epoch is looked at again under its append lock
- * (topics_producer_require_epochs), under which init_producer() publishes the new one.
- * In a topic whose leaders are spread the two are in different partitions, maybe of other
- * nodes.  There a lower epoch is refused for sure once the higher one has produced to the
+ * FENCING.  A producer with a name gets a higher epoch from each
+ * init_producer(), and who has a lower one is refused.  Whoever was paused
+ * between that check and its commit is refused as well: the name's record and
+ * that of the sequence are in one partition of __producer_state, and the epoch
+ * is looked at again under its append lock (topics_producer_require_epochs),
+ * under which init_producer() publishes the new one.  In a topic whose leaders
+ * are spread the two are in different partitions, maybe of other nodes.  There
+ * a lower epoch is refused for sure once the higher one has produced to the
  * partition.
  *
- * ROLES.  What is in memory is right while this node leads.  If it was something else in
- * between, the commit fails, as it does for consumer groups (consumer_offset.c).
+ * A NAME THAT IS USED DOES NOT EXPIRE.  A transaction that numbers records of
+ * a name holds a lock on its use, shared, and the expiry takes it exclusively,
+ * without waiting, before it looks when the name was last used
+ * (producer_expiry.c).  It is not the lock on the name's entry, which
+ * init_producer() takes: that one does not wait for who it fences.
+ *
+ * ROLES.  What is in memory is right while this node leads.  If it was
+ * something else in between, the commit fails, as it does for consumer groups
+ * (consumer_offset.c).
  *
  * See docs/decisions/0017-numbered-records.md.
  *
@@ -64,43 +75,6 @@
 #include "produce/produce.h"
 #include "produce/producer.h"
 
-PG_FUNCTION_INFO_V1(topics_init_producer);
-PG_FUNCTION_INFO_V1(topics_last_sequence);
-
-/* Kafka's producer epoch has 16 bits; behind the last one a name gets another id. */
-#define MAX_EPOCH PG_INT16_MAX
-
-/* Sequences that expire in a transaction. */
-#define EXPIRED_BATCH 100
-
-/* What an entry will be when the transaction commits. */
-typedef struct ProducerChange
-{
-	struct ProducerChange *below;	/* what it replaces, by an outer
-									 * subtransaction */
-	SubTransactionId subxid;
-	bool		deleted;
-	bool		is_admitted;	/* the producer has given the epoch */
-	int			nlocal;			/* of the batches, the last ones, are this
-								 * transaction's: their offsets are ordinals */
-	ProducerState state;
-} ProducerChange;
-
-/* An entry that the transaction uses. */
-struct LocalProducer
-{
-	ProducerKey key;
-	int			set;			/* the leader set that it is of */
-	SubTransactionId locked;	/* the one that holds its lock, or
-								 * InvalidSubTransactionId */
-	bool		found;			/* something was committed when it was locked */
-	ProducerState before;		/* that */
-	ProducerChange *change;		/* or NULL */
-	bool		reserved;		/* there is a place in the table */
-	int32		log_partition;	/* where its record goes */
-	int64		ordinal;		/* of the record in this transaction, or -1 */
-};
-
 static List *locals = NIL;		/* of LocalProducer, in TopTransactionContext */
 static LocalProducer *last_used = NULL;
 
@@ -114,31 +88,12 @@ static int64 state_topic_id;	/* where this commit's records go */
  * ----------------------------------------------------------------
  */
 
-static ProducerKey
-make_key(int64 producer_id, int64 topic_id, int32 partition)
-{
-	return (ProducerKey)
-	{
-		MyDatabaseId, partition, topic_id, producer_id
-	};
-}
-
-static ProducerKey
-make_name_key(int64 producer_id)
-{
-	return make_key(producer_id, 0, -1);
-}
-
-/* An id tells whether it belongs to a name: such a producer is known, or refused. */
-static bool
-id_has_name(int64 producer_id)
-{
-	return producer_id % 2 != 0;
-}
-
-/* Before what is committed is looked at, for who will produce: note this node's roles. */
-static void
-prepare(bool for_write)
+/*
+ * Before what is committed is looked at, for who will produce: note this
+ * node's roles.
+ */
+void
+topics_producer_prepare(bool for_write)
 {
 	topics_cluster_attend();
 	if (locals == NIL)
@@ -171,8 +126,8 @@ find_local(const ProducerKey *key)
 }
 
 /* Find or make this transaction's view of an entry. */
-static LocalProducer *
-get_local(const ProducerKey *key)
+LocalProducer *
+topics_producer_get_local(const ProducerKey *key)
 {
 	LocalProducer *local = find_local(key);
 	MemoryContext old;
@@ -182,6 +137,7 @@ get_local(const ProducerKey *key)
 	old = MemoryContextSwitchTo(TopTransactionContext);
 	local = palloc0(sizeof(LocalProducer));
 	local->key = *key;
+	local->log_partition = CHOSEN_LATER;
 	local->ordinal = -1;
 	locals = lappend(locals, local);
 	MemoryContextSwitchTo(old);
@@ -189,13 +145,13 @@ get_local(const ProducerKey *key)
 }
 
 /*
- * Use an entry in this transaction: locked, with what is committed.  Without "wait", return
- * NULL if another transaction uses it.
+ * Use an entry in this transaction: locked, with what is committed.  Without
+ * "wait", return NULL if another transaction uses it.
  */
-static LocalProducer *
-use_entry(const ProducerKey *key, bool wait)
+LocalProducer *
+topics_producer_use(const ProducerKey *key, bool wait)
 {
-	LocalProducer *local = get_local(key);
+	LocalProducer *local = topics_producer_get_local(key);
 
 	if (local->locked == InvalidSubTransactionId)
 	{
@@ -205,6 +161,7 @@ use_entry(const ProducerKey *key, bool wait)
 			return NULL;
 		local->locked = GetCurrentSubTransactionId();
 		local->set = topics_producer_log_set(key);
+		local->log_partition = CHOSEN_LATER;
 		local->found = topics_producer_table_peek(key, &local->before);
 	}
 	last_used = local;
@@ -212,17 +169,37 @@ use_entry(const ProducerKey *key, bool wait)
 }
 
 /* What the entry is for this transaction, or NULL. */
-static const ProducerState *
-get_state(const LocalProducer *local)
+const ProducerState *
+topics_producer_get_state(const LocalProducer *local)
 {
 	if (local->change)
 		return local->change->deleted ? NULL : &local->change->state;
 	return local->found ? &local->before : NULL;
 }
 
-/* Begin a change: with what there is, in place of one that this subtransaction has made. */
-static ProducerChange *
-push_change(LocalProducer *local)
+/* Find the producer of this transaction that has a name, or NULL. */
+LocalProducer *
+topics_producer_find_named(const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, locals)
+	{
+		LocalProducer *local = lfirst(lc);
+		const ProducerState *state = topics_producer_get_state(local);
+
+		if (state && topics_producer_has_name(&local->key) && strcmp(state->name, name) == 0)
+			return local;
+	}
+	return NULL;
+}
+
+/*
+ * Begin a change: with what there is, in place of one that this subtransaction
+ * has made.
+ */
+ProducerChange *
+topics_producer_change(LocalProducer *local)
 {
 	SubTransactionId subxid = GetCurrentSubTransactionId();
 	ProducerChange *change = local->change;
@@ -242,8 +219,60 @@ push_change(LocalProducer *local)
 	return change;
 }
 
-static void
-require_owner(Oid owner, int64 producer_id)
+/* The entry will be no more when the transaction commits. */
+void
+topics_producer_delete(LocalProducer *local)
+{
+	topics_producer_change(local)->deleted = true;
+}
+
+/*
+ * Make the tag of the lock on the use of a name: shared by transactions that
+ * number records.
+ */
+static LOCKTAG
+make_use_tag(int64 producer_id)
+{
+	const ProducerKey key = topics_producer_make_key(producer_id, 0, USE_OF_NAME);
+
+	return make_lock_tag(&key);
+}
+
+/*
+ * Keep a name from being used until the transaction ends.  Return false if a
+ * transaction uses it.
+ */
+bool
+topics_producer_lock_use(int64 producer_id)
+{
+	LOCKTAG		tag = make_use_tag(producer_id);
+
+	return topics_user_lock_acquire(&tag, ExclusiveLock, false);
+}
+
+/*
+ * Something of a producer was not found in memory: raise an error if that may
+ * be since there was no room for it.
+ */
+void
+topics_producer_require_all_known(int64 producer_id)
+{
+	const int	left_out = topics_state_load_left_out(STATE_PRODUCERS);
+
+	if (likely(left_out == 0))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 producer_id != 0 ?
+			 errmsg("what is stored of producer " INT64_FORMAT " is not known", producer_id) :
+			 errmsg("what is stored of this producer is not known"),
+			 errdetail("It may be among the %d sequences and names that are left out: all %d places for them in shared memory are taken.",
+					   left_out, pg_topics_max_producers),
+			 errhint("Increase pg_topics.max_producers and restart the server.")));
+}
+
+void
+topics_producer_require_owner(Oid owner, int64 producer_id)
 {
 	if ((OidIsValid(owner) && has_privs_of_role(GetUserId(), owner)) || topics_catalog_is_admin())
 		return;
@@ -274,6 +303,7 @@ report_fenced(int64 producer_id, int32 given, int32 current)
 static void
 report_unknown(int64 producer_id)
 {
+	topics_producer_require_all_known(producer_id);
 	topics_append_role_require_lease(METADATA_SET);
 	ereport(ERROR,
 			(errcode(ERRCODE_PRODUCER_FENCED),
@@ -282,26 +312,40 @@ report_unknown(int64 producer_id)
 			 errhint("Call topics.init_producer() again.")));
 }
 
+/* Keep a name from expiring until the (sub)transaction ends. */
+static void
+use_name(LocalProducer *name)
+{
+	LOCKTAG		tag;
+
+	if (name->in_use != InvalidSubTransactionId)
+		return;
+	tag = make_use_tag(name->key.producer_id);
+	(void) topics_user_lock_acquire(&tag, ShareLock, true);
+	name->in_use = GetCurrentSubTransactionId();
+}
+
 /* Require a producer that has a name to be at an epoch. */
 static void
 check_named_epoch(const ProducerSequence *given)
 {
-	const ProducerKey key = make_name_key(given->producer_id);
-	const LocalProducer *local = find_local(&key);
+	const ProducerKey key = topics_producer_make_name_key(given->producer_id);
+	LocalProducer *name = topics_producer_get_local(&key);
 	ProducerState state;
 
-	if (local && get_state(local))
-		state = *get_state(local);
+	use_name(name);
+	if (name->locked != InvalidSubTransactionId && topics_producer_get_state(name))
+		state = *topics_producer_get_state(name);
 	else if (!topics_producer_table_peek(&key, &state))
 		report_unknown(given->producer_id);
-	require_owner(state.owner, given->producer_id);
+	topics_producer_require_owner(state.owner, given->producer_id);
 	if (state.epoch != given->epoch)
 		report_fenced(given->producer_id, given->epoch, state.epoch);
 }
 
 /*
- * With the append locks held: require what was admitted to be of epochs that are current.
- * Raises the error of who was fenced.
+ * With the append locks held: require what was admitted to be of epochs that
+ * are current.  Raises the error of who was fenced.
  */
 void
 topics_producer_require_epochs(void)
@@ -311,11 +355,11 @@ topics_producer_require_epochs(void)
 	foreach(lc, locals)
 	{
 		const LocalProducer *local = lfirst(lc);
-		const ProducerKey key = make_name_key(local->key.producer_id);
+		const ProducerKey key = topics_producer_make_name_key(local->key.producer_id);
 		const LocalProducer *name;
 		ProducerState state;
 
-		if (local->change == NULL || !local->change->is_admitted || !id_has_name(key.producer_id))
+		if (local->change == NULL || !local->change->is_admitted || !topics_producer_id_has_name(key.producer_id))
 			continue;
 		name = find_local(&key);
 		/* this transaction has it locked: nobody else changes it */
@@ -347,7 +391,10 @@ count_between(int32 from, int32 to)
 	return ((uint32) to - (uint32) from) & PG_INT32_MAX;
 }
 
-/* Find the batch with a sequence, among the first "count"; NULL if that is not kept. */
+/*
+ * Find the batch with a sequence, among the first "count"; NULL if that is not
+ * kept.
+ */
 static const ProducerBatch *
 find_batch(const ProducerState *state, int count, int32 sequence)
 {
@@ -362,8 +409,9 @@ find_batch(const ProducerState *state, int count, int32 sequence)
 }
 
 /*
- * Return true if a sequence is stored: it is one of those that are kept, or lies before them, by no more than
- * half of all, and not before the one that the producer began with.
+ * Return true if a sequence is stored: it is one of those that are kept, or
+ * lies before them, by no more than half of all, and not before the one that
+ * the producer began with.
  */
 static bool
 is_stored(const ProducerState *state, int32 sequence)
@@ -375,7 +423,10 @@ is_stored(const ProducerState *state, int32 sequence)
 		(distance <= PG_INT32_MAX / 2 && distance <= count_between(state->first, last));
 }
 
-/* The offset of a sequence that is stored, or UNKNOWN_PLACE if that is not kept. */
+/*
+ * The offset of a sequence that is stored, or UNKNOWN_PLACE if that is not
+ * kept.
+ */
 static int64
 find_place(const ProducerState *state, int ncommitted, int32 sequence)
 {
@@ -412,8 +463,8 @@ check_range(const char *name, int64 value)
 }
 
 /*
- * Before a topic is looked at that a numbered record is for: make sure that what is stored
- * of producers is known.
+ * Before a topic is looked at that a numbered record is for: make sure that
+ * what is stored of producers is known.
  */
 void
 topics_producer_begin(const ProducerSequence *given)
@@ -421,12 +472,15 @@ topics_producer_begin(const ProducerSequence *given)
 	check_range("producer_id", given->producer_id);
 	check_range("producer_epoch", given->epoch);
 	check_range("sequence", given->sequence);
-	prepare(true);
+	topics_producer_prepare(true);
 }
 
-/* Require this node to lead a partition: what a follower knows of producers is old. */
-static void
-require_leader(const Topic *topic, int32 partition)
+/*
+ * Require this node to lead a partition: what a follower knows of producers is
+ * old.
+ */
+void
+topics_producer_require_leader(const Topic *topic, int32 partition)
 {
 	const int	set = topics_mark_slot_set_of(topics_leader_set_of(&topic->leader_sets, partition));
 
@@ -435,31 +489,35 @@ require_leader(const Topic *topic, int32 partition)
 }
 
 /*
- * Look whether a numbered record is to be stored in a partition.  Return NULL if it is stored;
- * then "stored_at" is its offset, or -1 if that is not known (any more, or before the
- * commit).  Otherwise the caller produces it, and says so (topics_producer_note).
+ * Look whether a numbered record is to be stored in a partition.  Return NULL
+ * if it is stored; then "stored_at" is its offset, or -1 if that is not known
+ * (any more, or before the commit).  Otherwise the caller produces it, and
+ * says so (topics_producer_note).
  *
- * As in Kafka, of a producer that nothing is known of any sequence is taken: what was
- * known has expired.
+ * As in Kafka, of a producer that nothing is known of any sequence is taken:
+ * what was known has expired.
  */
 LocalProducer *
 topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *given)
 {
-	const ProducerKey key = make_key(given->producer_id, topic->topic_id, partition);
+	const ProducerKey key = topics_producer_make_key(given->producer_id, topic->topic_id, partition);
 	LocalProducer *local;
 	const ProducerState *state;
 	int32		last;
 
-	require_leader(topic, partition);
-	if (id_has_name(given->producer_id))
+	topics_producer_require_leader(topic, partition);
+	if (topics_producer_id_has_name(given->producer_id))
 		check_named_epoch(given);
-	local = use_entry(&key, true);
-	state = get_state(local);
+	local = topics_producer_use(&key, true);
+	state = topics_producer_get_state(local);
 	given->stored_at = UNKNOWN_PLACE;
 	if (state == NULL)
+	{
+		topics_producer_require_all_known(given->producer_id);
 		return local;
+	}
 
-	require_owner(state->owner, given->producer_id);
+	topics_producer_require_owner(state->owner, given->producer_id);
 	if (given->epoch < state->epoch)
 		report_fenced(given->producer_id, given->epoch, state->epoch);
 	if (given->epoch > state->epoch)
@@ -478,15 +536,18 @@ topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *giv
 	given->stored_at = find_place(state, state->nbatches - (local->change ? local->change->nlocal : 0),
 								  given->sequence);
 	/* the commit is to wait for no less than that of the record */
-	push_change(local)->is_admitted = true;
+	topics_producer_change(local)->is_admitted = true;
 	return NULL;
 }
 
-/* A record that was admitted is in the transaction's buffer, as so many were before it. */
+/*
+ * A record that was admitted is in the transaction's buffer, as so many were
+ * before it.
+ */
 void
 topics_producer_note(LocalProducer *local, const ProducerSequence *given, int64 ordinal)
 {
-	ProducerChange *change = push_change(local);
+	ProducerChange *change = topics_producer_change(local);
 	ProducerState *state = &change->state;
 	ProducerBatch *batch = state->nbatches > 0 ? &state->batches[state->nbatches - 1] : NULL;
 
@@ -531,8 +592,8 @@ topics_producer_is_pending(void)
 }
 
 /*
- * Require this node to be what it was when the producer was looked at: otherwise it may
- * have produced on another node, which led meanwhile.
+ * Require this node to be what it was when the producer was looked at:
+ * otherwise it may have produced on another node, which led meanwhile.
  */
 static void
 require_same_role(int set)
@@ -556,9 +617,8 @@ add_record(Topic *state_topic, LocalProducer *local)
 	draft.headers_isnull = true;
 	if (!change->deleted)
 		draft.value = topics_producer_log_format_value(&local->key, &change->state);
-	draft.partition = topics_producer_log_choose_partition(state_topic, &local->key);
+	draft.partition = local->log_partition;
 	draft.create_time = change->state.used_at;
-	local->log_partition = draft.partition;
 	local->ordinal = topics_append_buffer(state_topic, &draft);
 }
 
@@ -589,16 +649,23 @@ topics_producer_pre_commit(void)
 			state_topic = topics_internal_topic_require(PRODUCER_STATE_TOPIC);
 			state_topic_id = state_topic->topic_id;
 		}
-		if (!local->change->deleted)
+		if (local->log_partition == CHOSEN_LATER)
+			local->log_partition = topics_producer_log_choose_partition(state_topic, &local->key);
+		/* who leads the set writes what is of it */
+		Assert(topics_producer_log_set_of_partition(local->log_partition) == local->set);
+		/* one that is there stays: we have it locked, and this role */
+		if (!local->change->deleted && !local->found)
 		{
 			local->reserved = true;
-			topics_producer_table_reserve(&local->key);
+			topics_producer_table_reserve(&local->key, local->log_partition);
 		}
 		add_record(state_topic, local);
 	}
 }
 
-/* With the append locks held: give this transaction's batches their offsets. */
+/*
+ * With the append locks held: give this transaction's batches their offsets.
+ */
 static void
 place_batches(LocalProducer *local)
 {
@@ -613,7 +680,10 @@ place_batches(LocalProducer *local)
 	local->change->nlocal = 0;
 }
 
-/* Put the offsets into the text of a sequence's record, which has room for them. */
+/*
+ * Put the offsets into the text of a sequence's record, which has room for
+ * them.
+ */
 static void
 stamp_record(const LocalProducer *local, const HeapTupleData *tuple, TupleDesc tupdesc)
 {
@@ -631,9 +701,9 @@ stamp_record(const LocalProducer *local, const HeapTupleData *tuple, TupleDesc t
 }
 
 /*
- * With the append locks held, before the records are appended: stamp those of them that
- * are of sequences.  They are "first" and those behind it, of their partition in this
- * transaction.  Raises nothing.
+ * With the append locks held, before the records are appended: stamp those of
+ * them that are of sequences.  They are "first" and those behind it, of their
+ * partition in this transaction.  Raises nothing.
  */
 void
 topics_producer_stamp(const TopicPartition *id, TupleDesc tupdesc, HeapTupleData *tuples,
@@ -657,8 +727,8 @@ topics_producer_stamp(const TopicPartition *id, TupleDesc tupdesc, HeapTupleData
 }
 
 /*
- * After the commit record, with the append locks still held: store what is new.
- * Raises nothing.
+ * After the commit record, with the append locks still held: store what is
+ * new.  Raises nothing.
  */
 void
 topics_producer_publish(void)
@@ -667,12 +737,14 @@ topics_producer_publish(void)
 
 	foreach(lc, locals)
 	{
-		const LocalProducer *local = lfirst(lc);
+		LocalProducer *local = lfirst(lc);
 
-		if (local->ordinal >= 0)
-			topics_producer_table_store(&local->key, local->change->deleted ? NULL : &local->change->state,
-										local->ordinal +
-										topics_append_first_offset(state_topic_id, local->log_partition));
+		if (local->ordinal < 0)
+			continue;
+		topics_producer_table_store(&local->key, local->change->deleted ? NULL : &local->change->state,
+									local->log_partition, local->ordinal +
+									topics_append_first_offset(state_topic_id, local->log_partition));
+		local->reserved = false;	/* it is used now */
 	}
 }
 
@@ -689,6 +761,8 @@ topics_producer_subcommit(SubTransactionId subxid, SubTransactionId parent)
 
 		if (local->locked == subxid)
 			local->locked = parent;
+		if (local->in_use == subxid)
+			local->in_use = parent;
 		if (change == NULL || change->subxid != subxid)
 			continue;
 		change->subxid = parent;
@@ -709,6 +783,8 @@ topics_producer_subabort(SubTransactionId subxid)
 
 		if (local->locked == subxid)
 			local->locked = InvalidSubTransactionId;
+		if (local->in_use == subxid)
+			local->in_use = InvalidSubTransactionId;
 		while (local->change && local->change->subxid == subxid)
 			local->change = local->change->below;
 	}
@@ -729,287 +805,4 @@ topics_producer_forget(void)
 	}
 	locals = NIL;				/* the memory goes with the transaction */
 	last_used = NULL;
-}
-
-/* ----------------------------------------------------------------
- *		What goes
- * ----------------------------------------------------------------
- */
-
-/* The entry will be no more when the transaction commits. */
-static void
-delete_entry(LocalProducer *local)
-{
-	push_change(local)->deleted = true;
-}
-
-/* Before a topic is dropped: what is loaded then lacks its sequences. */
-void
-topics_producer_prepare(void)
-{
-	prepare(false);
-}
-
-/*
- * A topic is dropped: delete what producers have numbered in it.  That needs no lock:
- * whoever has locked an entry of the topic has not committed before us, and fails.
- */
-void
-topics_producer_delete_topic(int64 topic_id)
-{
-	int			count;
-	ProducerEntry *entries = topics_producer_table_list(topic_id, &count);
-
-	for (int i = 0; i < count; i++)
-	{
-		LocalProducer *local = get_local(&entries[i].key);
-
-		CHECK_FOR_INTERRUPTS();
-		local->set = topics_producer_log_set(&local->key);
-		local->found = true;
-		local->before = entries[i].state;
-		delete_entry(local);
-	}
-	pfree(entries);
-}
-
-/* Order entries by producers, each with its name last. */
-static int
-compare_entries(const void *a, const void *b)
-{
-	const ProducerKey *ka = &((const ProducerEntry *) a)->key;
-	const ProducerKey *kb = &((const ProducerEntry *) b)->key;
-
-	if (ka->producer_id != kb->producer_id)
-		return ka->producer_id < kb->producer_id ? -1 : 1;
-	return (int) topics_producer_has_name(ka) - (int) topics_producer_has_name(kb);
-}
-
-/*
- * Delete an entry that was not used since a time.  Return false if it was, or is used right
- * now, or is another node's to delete.
- */
-static bool
-expire_entry(const ProducerKey *key, TimestampTz before)
-{
-	LocalProducer *local;
-
-	ProducerState state;
-
-	if (!topics_producer_table_peek(key, &state) || state.used_at >= before ||
-		topics_cluster_follows(topics_producer_log_set(key)))
-		return false;
-	prepare(false);
-	local = use_entry(key, false);
-	if (local == NULL || !local->found || local->before.used_at >= before)
-		return false;
-	delete_entry(local);
-	return true;
-}
-
-/*
- * Delete what was not used for pg_topics.producer_id_expiration.  The caller is in a
- * transaction, and in another one at the end; "parent" outlives them.
- */
-void
-topics_producer_expire(MemoryContext parent, NextTransaction next_transaction)
-{
-	TimestampTz before = topics_clock_ago(pg_topics_producer_id_expiration);
-	MemoryContext old;
-	ProducerEntry *entries;
-	int			count;
-	int			deleted = 0;
-	bool		is_used = false;	/* by a sequence of this producer that
-									 * stays */
-
-	if (topics_catalog_lookup(PRODUCER_STATE_TOPIC, true) == NULL)
-		return;
-	prepare(false);
-	old = MemoryContextSwitchTo(parent);	/* it outlives transactions */
-	entries = topics_producer_table_list(0, &count);
-	MemoryContextSwitchTo(old);
-	/* a name comes behind its sequences, and goes no sooner */
-	qsort(entries, count, sizeof(ProducerEntry), compare_entries);
-	for (int i = 0; i < count; i++)
-	{
-		const ProducerEntry *entry = &entries[i];
-
-		CHECK_FOR_INTERRUPTS();
-		if (i == 0 || entry->key.producer_id != entries[i - 1].key.producer_id)
-			is_used = false;
-		if (is_used && topics_producer_has_name(&entry->key))
-			continue;
-		if (!expire_entry(&entry->key, before))
-			is_used = true;
-		else if (++deleted % EXPIRED_BATCH == 0)
-			next_transaction();
-	}
-	pfree(entries);
-	next_transaction();
-}
-
-/* ----------------------------------------------------------------
- *		SQL
- * ----------------------------------------------------------------
- */
-
-/* Columns of init_producer's result. */
-enum
-{
-	INIT_PRODUCER_ID,
-	INIT_EPOCH,
-	INIT_COLUMNS
-};
-
-/* Draw a new id.  It was never given before: it has 62 random bits. */
-static int64
-draw_id(bool has_name)
-{
-	int64		id;
-
-	do
-		if (!pg_strong_random(&id, sizeof(id)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not generate a producer id")));
-	while ((id = (id & PG_INT64_MAX) & ~INT64CONST(1)) == 0);
-	return has_name ? id + 1 : id;
-}
-
-static void
-check_name(const char *name)
-{
-	if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid producer name \"%s\"", name),
-				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
-}
-
-/* Get the id and the next epoch of a name; a new one becomes the current user's. */
-static ProducerState
-take_name(const char *name, int64 *producer_id)
-{
-	LOCKTAG		tag = topics_user_lock_tag(USER_LOCK_PRODUCER_NAME,
-										   hash_bytes_extended((const unsigned char *) name, strlen(name), 0));
-	ProducerKey key;
-	ProducerState state;
-	LocalProducer *local;
-	ProducerChange *change;
-	ListCell   *lc;
-	bool		found = false;
-
-	check_name(name);
-	(void) topics_user_lock_acquire(&tag, ExclusiveLock, true);
-	/* what this transaction has made of it, or else what is committed */
-	foreach(lc, locals)
-	{
-		local = lfirst(lc);
-		if (topics_producer_has_name(&local->key) && get_state(local) &&
-			strcmp(get_state(local)->name, name) == 0)
-		{
-			key = local->key;
-			found = true;
-		}
-	}
-	if (!found)
-		found = topics_producer_table_find_name(name, &key, &state);
-	if (found)
-	{
-		local = use_entry(&key, true);
-		/* it may have expired while the lock was waited for */
-		found = get_state(local) != NULL;
-	}
-	if (found)
-	{
-		require_owner(get_state(local)->owner, key.producer_id);
-		if (get_state(local)->epoch == MAX_EPOCH)
-		{
-			delete_entry(local);
-			found = false;
-		}
-	}
-	if (!found)
-	{
-		key = make_name_key(draw_id(true));
-		local = use_entry(&key, true);
-	}
-	change = push_change(local);
-	if (found)
-		change->state.epoch++;
-	else
-	{
-		change->state.owner = GetUserId();
-		strlcpy(change->state.name, name, sizeof(change->state.name));
-	}
-	*producer_id = key.producer_id;
-	return change->state;
-}
-
-/* init_producer(producer_name): producer_id, producer_epoch */
-Datum
-topics_init_producer(PG_FUNCTION_ARGS)
-{
-	TupleDesc	tupdesc;
-	Datum		values[INIT_COLUMNS];
-	bool		nulls[INIT_COLUMNS] = {false};
-	ProducerState state = {0};
-	int64		producer_id;
-
-	topics_settings_require_preload();
-	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	if (PG_ARGISNULL(0))
-		producer_id = draw_id(false);
-	else
-	{
-		topics_produce_check_call(fcinfo);
-		topics_cluster_require_leader("topics.init_producer()");
-		prepare(true);
-		state = take_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), &producer_id);
-	}
-	values[INIT_PRODUCER_ID] = Int64GetDatum(producer_id);
-	values[INIT_EPOCH] = Int32GetDatum(state.epoch);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
-}
-
-/* Arguments of last_sequence. */
-enum
-{
-	LAST_PRODUCER_ID,
-	LAST_TOPIC,
-	LAST_PARTITION
-};
-
-/* last_sequence(producer_id, topic, partition) */
-Datum
-topics_last_sequence(PG_FUNCTION_ARGS)
-{
-	Topic	   *topic;
-	ProducerKey key;
-	LocalProducer *local;
-	const ProducerState *state;
-
-	topics_settings_require_preload();
-	topics_argument_require_all(fcinfo, PG_NARGS());
-	topics_produce_check_call(fcinfo);
-	prepare(false);
-	topic = topics_catalog_lookup(topics_argument_get_text(fcinfo, LAST_TOPIC), false);
-	topics_catalog_require(topic, ACL_INSERT);
-	topics_catalog_check_partition(topic, PG_GETARG_INT32(LAST_PARTITION));
-	require_leader(topic, PG_GETARG_INT32(LAST_PARTITION));
-	key = make_key(PG_GETARG_INT64(LAST_PRODUCER_ID), topic->topic_id, PG_GETARG_INT32(LAST_PARTITION));
-	local = use_entry(&key, true);
-	state = get_state(local);
-	if (state == NULL)
-		PG_RETURN_NULL();
-	require_owner(state->owner, key.producer_id);
-
-	/*
-	 * as for a record that is stored: the answer is true once this has
-	 * committed
-	 */
-	if (local->change == NULL)
-		(void) push_change(local);
-	PG_RETURN_INT32(state->batches[state->nbatches - 1].last);
 }

@@ -6,16 +6,32 @@
  * A record's key says what it is about, "topic id/partition/producer id":
  *
  *	0/-1/7		the producer 7, which has a name
- *		{"name": "orders", "epoch": 3, "owner": "app", "owner_id": 16384, "system": 7....}
+ *		{"name": "orders", "epoch": 3, "owner": "app", "owner_id": 16384,
+ *		"system": 7....}
  *	17/0/7		its sequence in partition 0 of topic 17
- *		{"batches": [[4, 6, 120], [7, 7, 123]], "first": 0, "epoch": 3, "owner": ...}
+ *		{"batches": [[4, 6, 120], [7, 7, 123]], "first": 0, "epoch": 3,
+ *		"owner": ...}
  *
- * A batch is what one transaction has produced: from its first sequence to its last
- * one, and the offset of the first.  The latest five are kept, as Kafka does.
+ * A batch is what one transaction has produced: from its first sequence to its
+ * last one, and the offset of the first.  The latest five are kept, as Kafka
+ * does.
  *
- * The value is of type json, not jsonb, since the offsets of the latest batch are
- * known when the record has been formed long since: they are put into its text,
- * where there is room for any number (producer.c).
+ * The value is of type json, not jsonb, since the offsets of the latest batch
+ * are known when the record has been formed long since: they are put into its
+ * text, where there is room for any number (producer.c).
+ *
+ * WHAT GOES.  A tombstone is written to the partition that has the record, by
+ * who leads that: when the topic is dropped, in that transaction, and when the
+ * producer was silent for long (producer_expiry.c).  Where leaders are spread,
+ * who leads a partition of the log may have heard as a follower that the topic
+ * is dropped, when nobody led, and has written no tombstones.  So what is of a
+ * topic that is gone is loaded as well, and its entries expire.
+ *
+ * NO ROOM.  What does not fit is left out, the oldest first:
+ * pg_topics.max_producers was lowered, or is less than that of the node that
+ * has led.  What is not found in memory then is not taken to be unknown, and
+ * is refused (topics_producer_require_all_known), until there is room, and the
+ * log has been read again.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,7 +60,21 @@
  * ----------------------------------------------------------------
  */
 
-/* Get the leader set that an entry is written by: that of the partition; names, the first. */
+/*
+ * Get the leader set of a partition of the log: the first ones are of the
+ * first set, and each other set has one (internal_topic.c).
+ */
+int
+topics_producer_log_set_of_partition(int32 log_partition)
+{
+	Assert(log_partition >= 0);
+	return log_partition < STATE_PARTITIONS ? METADATA_SET : log_partition - STATE_PARTITIONS + 1;
+}
+
+/*
+ * Get the leader set that an entry is written by: that of the partition;
+ * names, the first.
+ */
 int
 topics_producer_log_set(const ProducerKey *key)
 {
@@ -53,8 +83,8 @@ topics_producer_log_set(const ProducerKey *key)
 }
 
 /*
- * Choose the partition that has an entry's record: in the first leader set the producer's
- * id decides, so that a name is in the partition of its sequences.
+ * Choose the partition that has an entry's record: in the first leader set the
+ * producer's id decides, so that a name is in the partition of its sequences.
  */
 int32
 topics_producer_log_choose_partition(Topic *state_topic, const ProducerKey *key)
@@ -75,8 +105,8 @@ topics_producer_log_format_key(const ProducerKey *key)
 }
 
 /*
- * Print the batches of a sequence: as many bytes, whatever their offsets are.  Return
- * their number.
+ * Print the batches of a sequence: as many bytes, whatever their offsets are.
+ * Return their number.
  */
 int
 topics_producer_log_print_batches(char *text, Size size, const ProducerState *state)
@@ -91,7 +121,10 @@ topics_producer_log_print_batches(char *text, Size size, const ProducerState *st
 	return length;
 }
 
-/* Format the value of an entry's record: begins with the batches, if it has any. */
+/*
+ * Format the value of an entry's record: begins with the batches, if it has
+ * any.
+ */
 Datum
 topics_producer_log_format_value(const ProducerKey *key, const ProducerState *state)
 {
@@ -125,13 +158,16 @@ topics_producer_log_format_value(const ProducerKey *key, const ProducerState *st
 typedef struct LoadedRecord
 {
 	ProducerKey key;			/* hash key: must be first */
-	bool		is_left;		/* neither a tombstone, nor of a topic that
-								 * has gone */
+	bool		is_left;		/* no tombstone */
 	ProducerState state;
+	int32		log_partition;
 	int64		record_offset;
 } LoadedRecord;
 
-/* Parse "topic id/partition/producer id".  Return false if it is something else. */
+/*
+ * Parse "topic id/partition/producer id".  Return false if it is something
+ * else.
+ */
 static bool
 parse_key(const char *text, ProducerKey *key)
 {
@@ -185,10 +221,18 @@ read_value(ProducerState *state, Jsonb *value)
 	read_batches(state, topics_json_field(value, "batches"));
 }
 
+/* Where the records go that are read. */
+typedef struct LoadedRecords
+{
+	HTAB	   *hash;			/* of LoadedRecord */
+	int32		number;			/* the partition that is read */
+} LoadedRecords;
+
 /* Note a record, from a slot of the log table. */
 static void
 read_record(TupleTableSlot *slot, void *arg)
 {
+	const LoadedRecords *records = arg;
 	ProducerKey key;
 	LoadedRecord *record;
 	bool		isnull;
@@ -196,13 +240,13 @@ read_record(TupleTableSlot *slot, void *arg)
 
 	if (isnull || !parse_key(TextDatumGetCString(datum), &key))
 		return;
-	record = hash_search((HTAB *) arg, &key, HASH_ENTER, NULL);
+	record = hash_search(records->hash, &key, HASH_ENTER, NULL);
 	memset(&record->state, 0, sizeof(record->state));
+	record->log_partition = records->number;
 	record->record_offset = topics_log_get_offset(slot);
 	record->state.used_at = DatumGetTimestampTz(slot_getattr(slot, Anum_log_timestamp, &isnull));
 	datum = slot_getattr(slot, Anum_log_value, &isnull);
-	record->is_left = !isnull &&
-		(topics_producer_has_name(&key) || topics_internal_topic_is_left(key.topic_id));
+	record->is_left = !isnull;
 	if (record->is_left)
 		read_value(&record->state,
 				   DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(datum)))));
@@ -213,21 +257,68 @@ read_record(TupleTableSlot *slot, void *arg)
 
 /* Remove from shared memory what is not in the log. */
 static void
-unload_missing(Topic *topic, HTAB *records, const int64 *ends)
+unload_missing(HTAB *records, const int64 *ends, int32 partitions)
 {
 	int			count;
 	ProducerEntry *entries = topics_producer_table_list(0, &count);
 
 	for (int i = 0; i < count; i++)
 	{
-		const ProducerKey *key = &entries[i].key;
-		const LoadedRecord *record = hash_search(records, key, HASH_FIND, NULL);
+		const LoadedRecord *record = hash_search(records, &entries[i].key, HASH_FIND, NULL);
+		const int32 number = entries[i].log_partition;
 
 		/* as if by a tombstone at the end: what was committed later stays */
 		if (record == NULL || !record->is_left)
-			topics_producer_table_load(key, NULL, ends[topics_producer_log_choose_partition(topic, key)] - 1);
+			(void) topics_producer_table_load(&entries[i].key, NULL, number,
+											  number < partitions ? ends[number] - 1 : PG_INT64_MAX);
 	}
 	pfree(entries);
+}
+
+/* Order records, the latest first. */
+static int
+compare_records(const void *a, const void *b)
+{
+	const TimestampTz ta = (*(const LoadedRecord *const *) a)->state.used_at;
+	const TimestampTz tb = (*(const LoadedRecord *const *) b)->state.used_at;
+
+	return ta > tb ? -1 : ta < tb;
+}
+
+/*
+ * Load what was read, as far as there is room.  Return how much is left out.
+ */
+static int
+load_records(HTAB *records, MemoryContext cxt)
+{
+	const LoadedRecord **sorted =
+		MemoryContextAllocHuge(cxt, sizeof(LoadedRecord *) * (hash_get_num_entries(records) + 1));
+	int64		count = 0;
+	int			left_out = 0;
+	HASH_SEQ_STATUS seq;
+	const LoadedRecord *record;
+
+	hash_seq_init(&seq, records);
+	while ((record = hash_seq_search(&seq)) != NULL)
+		if (record->is_left)
+			sorted[count++] = record;
+	qsort(sorted, count, sizeof(LoadedRecord *), compare_records);
+	for (int64 i = 0; i < count; i++)
+		if (!topics_producer_table_load(&sorted[i]->key, &sorted[i]->state, sorted[i]->log_partition,
+										sorted[i]->record_offset))
+			left_out++;
+	return left_out;
+}
+
+static void
+warn_left_out(int left_out)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("there is no room for %d sequences and names of producers", left_out),
+			 errdetail("All %d places for them in shared memory are taken. What is not found there is refused: it may be among those that are left out.",
+					   pg_topics_max_producers),
+			 errhint("Increase pg_topics.max_producers and restart the server.")));
 }
 
 /* Load the whole log into shared memory. */
@@ -237,27 +328,28 @@ load_topic(Topic *topic)
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "pg_topics load",
 											  ALLOCSET_DEFAULT_SIZES);
 	int64	   *ends = MemoryContextAlloc(cxt, sizeof(int64) * topic->partitions);
+	const int32 partitions = topic->partitions;
 	HASHCTL		ctl = {.keysize = sizeof(ProducerKey),.entrysize = sizeof(LoadedRecord),.hcxt = cxt};
-	HTAB	   *records = hash_create("pg_topics load", FIRST_RECORDS, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	HASH_SEQ_STATUS seq;
-	const LoadedRecord *record;
+	LoadedRecords records = {
+		hash_create("pg_topics load", FIRST_RECORDS, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT), 0
+	};
+	int			left_out;
 
 	/* with a topic its partitions' leader sets are known */
 	(void) topics_catalog_highest_set();
-	for (int32 number = 0; number < topic->partitions; number++)
-		ends[number] = topics_internal_topic_read(topic, number, read_record, records);
-	unload_missing(topic, records, ends);
-	hash_seq_init(&seq, records);
-	while ((record = hash_seq_search(&seq)) != NULL)
-		if (record->is_left)
-			topics_producer_table_load(&record->key, &record->state, record->record_offset);
-	hash_destroy(records);
+	for (; records.number < partitions; records.number++)
+		ends[records.number] = topics_internal_topic_read(topic, records.number, read_record, &records);
+	unload_missing(records.hash, ends, partitions);
+	left_out = load_records(records.hash, cxt);
+	if (topics_state_load_note_left_out(STATE_PRODUCERS, left_out) != left_out && left_out > 0)
+		warn_left_out(left_out);
+	hash_destroy(records.hash);
 	MemoryContextDelete(cxt);
 }
 
 /*
- * On a standby nobody maintains the table: bring it to what the log says now.  It is not
- * noted as loaded, so that it is read again after a promotion.
+ * On a standby nobody maintains the table: bring it to what the log says now.
+ * It is not noted as loaded, so that it is read again after a promotion.
  */
 static void
 load_in_recovery(Topic *topic)
@@ -272,8 +364,8 @@ load_in_recovery(Topic *topic)
 }
 
 /*
- * Make sure that shared memory has what is committed, and for writing that there is a
- * topic.  This is called before any look at producers.
+ * Make sure that shared memory has what is committed, and for writing that
+ * there is a topic.  This is called before any look at producers.
  */
 void
 topics_producer_log_prepare(bool for_write)

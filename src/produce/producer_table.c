@@ -3,15 +3,18 @@
  * producer_table.c
  *		The current sequences of producers, in shared memory.
  *
- * A hash table of entries for all databases, as many as pg_topics.max_producers:
- * producers that have a name, and where each producer that numbers its records stands in
- * a partition.  Transactions change it when they commit (producer.c); what it holds
- * is rebuilt from the log (producer_log.c).
+ * A hash table of entries for all databases, as many as
+ * pg_topics.max_producers: producers that have a name, and where each producer
+ * that numbers its records stands in a partition.  Transactions change it when
+ * they commit (producer.c); what it holds is rebuilt from the log
+ * (producer_log.c).
  *
- * RESERVED ENTRIES.  What a commit stores needs a place, and nothing can fail after
- * the commit record.  So a transaction makes the entry before, with NO_EPOCH; when it has
- * ended, and nothing was stored, the entry goes.  No other transaction does so meanwhile:
- * each has locked the producer's sequence in the partition (producer.c).
+ * RESERVED ENTRIES.  What a commit stores needs a place, and nothing can fail
+ * after the commit record.  So a transaction that finds none makes the entry
+ * before, with NO_EPOCH; when it has ended, and nothing was stored, the entry
+ * goes.  No other transaction does so meanwhile, nor removes one that was
+ * found: each has locked the producer's sequence in the partition
+ * (producer.c).
  *
  * Entries are in a list as well as in the hash table, since those of a topic
  * that was dropped are removed after the commit record: there the list can be
@@ -19,11 +22,12 @@
  *
  * LOCKING
  *
- *	table lock	(LWLock) exclusive: add, change and remove entries.  Shared: copy them.
+ *	table lock	(LWLock) exclusive: add, change and remove entries.
+ *				Shared: copy them.
  *
- * The table lock comes after the append locks (a commit publishes with them held);
- * under it nothing else is acquired but the registry lock (partition_state.c), and the
- * notes of state_load.c.
+ * The table lock comes after the append locks (a commit publishes with them
+ * held); under it nothing else is acquired but the registry lock
+ * (partition_state.c), and the notes of state_load.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -70,9 +74,12 @@ topics_producer_table_shmem_startup(void)
 		dlist_init(all);
 }
 
-/* Find an entry, or make it.  Return NULL if there is no room.  The caller holds the lock. */
+/*
+ * Find an entry, or make it, whose record is to be in a partition of the log.
+ * Return NULL if there is no room.  The caller holds the lock.
+ */
 static ProducerEntry *
-find_or_make_entry(const ProducerKey *key)
+find_or_make_entry(const ProducerKey *key, int32 log_partition)
 {
 	ProducerEntry *entry = hash_search(table, key, HASH_FIND, NULL);
 
@@ -86,6 +93,7 @@ find_or_make_entry(const ProducerKey *key)
 		return NULL;
 	memset(&entry->state, 0, sizeof(entry->state));
 	entry->state.epoch = NO_EPOCH;
+	entry->log_partition = log_partition;
 	entry->record_offset = -1;
 	dlist_push_tail(all, &entry->link);
 	return entry;
@@ -126,7 +134,11 @@ topics_producer_table_peek(const ProducerKey *key, ProducerState *state)
 	return found;
 }
 
-/* Find the producer of this database that has a name.  Return false if there is none. */
+/*
+ * Find the producer of this database that has a name.  Return false if there
+ * is none.  Of several it is the latest: a node may have missed that one has
+ * expired (make_topic.c).
+ */
 bool
 topics_producer_table_find_name(const char *name, ProducerKey *key, ProducerState *state)
 {
@@ -139,25 +151,45 @@ topics_producer_table_find_name(const char *name, ProducerKey *key, ProducerStat
 		const ProducerEntry *entry = dlist_container(ProducerEntry, link, iter.cur);
 
 		if (entry->key.database != MyDatabaseId || entry->state.epoch == NO_EPOCH ||
-			!topics_producer_has_name(&entry->key) || strcmp(entry->state.name, name) != 0)
+			!topics_producer_has_name(&entry->key) || strcmp(entry->state.name, name) != 0 ||
+			(found && entry->state.used_at <= state->used_at))
 			continue;
 		*key = entry->key;
 		*state = entry->state;
 		found = true;
-		break;
 	}
 	LWLockRelease(table_lock);
 	return found;
 }
 
+/* Find when a producer was last used: in any partition, or its name. */
+TimestampTz
+topics_producer_table_last_use(int64 producer_id)
+{
+	dlist_iter	iter;
+	TimestampTz result = 0;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	dlist_foreach(iter, all)
+	{
+		const ProducerEntry *entry = dlist_container(ProducerEntry, link, iter.cur);
+
+		if (entry->key.producer_id == producer_id && entry->key.database == MyDatabaseId &&
+			entry->state.epoch != NO_EPOCH)
+			result = Max(result, entry->state.used_at);
+	}
+	LWLockRelease(table_lock);
+	return result;
+}
+
 /* Have an entry, for what the commit will store. */
 void
-topics_producer_table_reserve(const ProducerKey *key)
+topics_producer_table_reserve(const ProducerKey *key, int32 log_partition)
 {
 	ProducerEntry *entry;
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = find_or_make_entry(key);
+	entry = find_or_make_entry(key, log_partition);
 	LWLockRelease(table_lock);
 	if (entry == NULL)
 		report_full();
@@ -177,11 +209,13 @@ topics_producer_table_unreserve(const ProducerKey *key)
 }
 
 /*
- * Store what was committed, in an entry that was reserved; NULL: it is no more.  Raises
- * nothing.  If the entry has gone, this node has got another role, and will read the log.
+ * Store what was committed, in an entry that was reserved; NULL: it is no
+ * more.  Raises nothing.  If the entry has gone, this node has got another
+ * role, and will read the log.
  */
 void
-topics_producer_table_store(const ProducerKey *key, const ProducerState *state, int64 record_offset)
+topics_producer_table_store(const ProducerKey *key, const ProducerState *state, int32 log_partition,
+							int64 record_offset)
 {
 	ProducerEntry *entry;
 
@@ -190,6 +224,7 @@ topics_producer_table_store(const ProducerKey *key, const ProducerState *state, 
 	if (entry && state)
 	{
 		entry->state = *state;
+		entry->log_partition = log_partition;
 		entry->record_offset = record_offset;
 	}
 	else if (entry)
@@ -198,32 +233,36 @@ topics_producer_table_store(const ProducerKey *key, const ProducerState *state, 
 }
 
 /*
- * Store what a record of the log says; NULL is a tombstone.  An entry that is newer
- * already stays as it is.
+ * Store what a record of the log says; NULL is a tombstone.  An entry that is
+ * newer already stays as it is.  Return false if there is no room.
  */
-void
-topics_producer_table_load(const ProducerKey *key, const ProducerState *state, int64 record_offset)
+bool
+topics_producer_table_load(const ProducerKey *key, const ProducerState *state, int32 log_partition,
+						   int64 record_offset)
 {
 	ProducerEntry *entry;
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
-	entry = state ? find_or_make_entry(key) : hash_search(table, key, HASH_FIND, NULL);
+	entry = state ? find_or_make_entry(key, log_partition) : hash_search(table, key, HASH_FIND, NULL);
 	if (entry && record_offset > entry->record_offset)
 	{
 		if (state)
 		{
 			entry->state = *state;
+			entry->log_partition = log_partition;
 			entry->record_offset = record_offset;
 		}
 		else if (entry->state.epoch != NO_EPOCH)
 			remove_entry(entry);
 	}
 	LWLockRelease(table_lock);
-	if (entry == NULL && state)
-		report_full();
+	return entry != NULL || state == NULL;
 }
 
-/* Copy the entries of a list into "result", which has room for so many.  Return their number. */
+/*
+ * Copy the entries of a list into "result", which has room for so many.
+ * Return their number.
+ */
 static int
 copy_entries(int64 topic_id, ProducerEntry *result, int64 room)
 {
@@ -250,9 +289,9 @@ copy_entries(int64 topic_id, ProducerEntry *result, int64 room)
 }
 
 /*
- * List the entries of this database, or only those of a topic.  The result is palloc'd
- * copies.  Memory is not allocated under the lock, so if there are more by then, all is
- * done anew.
+ * List the entries of this database, or only those of a topic.  The result is
+ * palloc'd copies.  Memory is not allocated under the lock, so if there are
+ * more by then, all is done anew.
  */
 ProducerEntry *
 topics_producer_table_list(int64 topic_id, int *count)
@@ -279,24 +318,19 @@ topics_producer_table_list(int64 topic_id, int *count)
  */
 
 /*
- * Return true if an entry may be of a leader set.  Of a partition of which nothing is in shared
- * memory nobody uses a sequence.
+ * Return true if an entry is of a leader set: its record is in a partition of
+ * that one.
  */
 static bool
-may_be_of_set(const ProducerEntry *entry, int set)
+is_of_set(const ProducerEntry *entry, int set)
 {
-	const TopicPartition id = {entry->key.database, entry->key.partition, entry->key.topic_id};
-	const PartitionState *state;
-
-	if (set == ALL_SETS)
-		return true;
-	if (topics_producer_has_name(&entry->key))
-		return set == METADATA_SET;
-	state = topics_partition_state_find(&id);
-	return state == NULL || state->set == set;
+	return set == ALL_SETS || topics_producer_log_set_of_partition(entry->log_partition) == set;
 }
 
-/* Remove the entries of a topic, or with 0 of a database, in a leader set.  Raises nothing. */
+/*
+ * Remove the entries of a topic, or with 0 of a database, in a leader set.
+ * Raises nothing.
+ */
 static void
 remove_entries(Oid database, int64 topic_id, int set)
 {
@@ -310,7 +344,7 @@ remove_entries(Oid database, int64 topic_id, int set)
 		ProducerEntry *entry = dlist_container(ProducerEntry, link, iter.cur);
 
 		if (entry->key.database == database &&
-			(topic_id == 0 || entry->key.topic_id == topic_id) && may_be_of_set(entry, set))
+			(topic_id == 0 || entry->key.topic_id == topic_id) && is_of_set(entry, set))
 			remove_entry(entry);
 	}
 	LWLockRelease(table_lock);
@@ -326,17 +360,24 @@ topics_producer_table_forget_topic(int64 topic_id)
 void
 topics_producer_table_forget_database(Oid database)
 {
+	topics_state_load_forget_left_out(database, STATE_PRODUCERS);
 	remove_entries(database, 0, ALL_SETS);
 }
 
-/* Forget what is of a leader set, as this node has another role there: it is read again. */
+/*
+ * Forget what is of a leader set, as this node has another role there: it is
+ * read again.
+ */
 void
 topics_producer_table_forget_set(int set)
 {
 	remove_entries(MyDatabaseId, 0, set);
 }
 
-/* The database with the lowest OID above "after" that has an entry, or InvalidOid. */
+/*
+ * The database with the lowest OID above "after" that has an entry, or
+ * InvalidOid.
+ */
 Oid
 topics_producer_table_next_database(Oid after)
 {

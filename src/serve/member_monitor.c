@@ -3,8 +3,9 @@
  * member_monitor.c
  *		What the view of members of groups shows.
  *
- * Who they are, and which partitions each is to have, is in the group's record; what is of the
- * moment is in shared memory.  On a standby there is the record alone.
+ * Who they are, and which partitions each is to have, is in the group's
+ * record; what is of the moment is in shared memory.  On a standby there is
+ * the record alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -104,7 +105,10 @@ get_topic_name(int64 topic_id)
 	return topic && topics_catalog_may_see(topic) ? NameStr(topic->name) : NULL;
 }
 
-/* Form what a member has subscribed to: topics that the user may see, or a pattern. */
+/*
+ * Form what a member has subscribed to: topics that the user may see, or a
+ * pattern.
+ */
 static Datum
 form_subscription(const MemberRow *row)
 {

@@ -37,7 +37,10 @@ enum
 	PRODUCER_COLUMNS
 };
 
-/* Return true if the user may see a producer, in a topic, or NULL for that of a name. */
+/*
+ * Return true if the user may see a producer, in a topic, or NULL for that of
+ * a name.
+ */
 static bool
 may_see(const ProducerState *state, Topic *topic)
 {
@@ -93,7 +96,7 @@ topics_producer_status(PG_FUNCTION_ARGS)
 	int			count;
 
 	topics_settings_require_preload();
-	topics_producer_prepare();
+	topics_producer_prepare(false);
 	InitMaterializedSRF(fcinfo, 0);
 	entries = topics_producer_table_list(0, &count);
 	for (int i = 0; i < count; i++)

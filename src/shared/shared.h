@@ -574,7 +574,10 @@ extern void topics_state_load_shmem_request(void);
 extern void topics_state_load_shmem_startup(void);
 extern bool topics_state_load_begin(StateKind kind, bool may_be_old);
 extern bool topics_state_load_end(StateKind kind, int64 topic_id);
+extern int	topics_state_load_note_left_out(StateKind kind, int count);
+extern int	topics_state_load_left_out(StateKind kind);
 extern void topics_state_load_forget(Oid database, StateKind kind);
+extern void topics_state_load_forget_left_out(Oid database, StateKind kind);
 extern void topics_state_load_changed(int64 topic_id);
 extern void topics_state_load_grew(StateKind kind);
 

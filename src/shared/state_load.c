@@ -13,6 +13,12 @@
  * the same lock as what was read, the lock of that state's table; ours comes after
  * that.
  *
+ * LEFT OUT.  There may be no room for all that the log has.  Then the note says
+ * of how much, and who does not find something has to ask: it may be among
+ * that.  The number stays until the log has been read again, also while that is
+ * done, and also if a leader set's part is forgotten: of the others' parts it
+ * goes on being true.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -34,6 +40,8 @@
 typedef enum LoadProgress
 {
 	NOT_LOADED,
+	FORGOTTEN,					/* by set, of a state that was left out in
+								 * part */
 	BEING_READ,					/* and nobody has changed the log since */
 	LOADED,
 	LOADED_OLD					/* other nodes have added to the log since */
@@ -47,6 +55,7 @@ typedef struct LoadNote
 	LoadProgress progress;
 	int64		topic_id;		/* of the log that was read, or 0 */
 	MonotonicTime read_at;
+	int			left_out;		/* of what was read, as there was no room */
 } LoadNote;
 
 static LoadNote *notes = NULL;
@@ -161,6 +170,7 @@ topics_state_load_end(StateKind kind, int64 topic_id)
 {
 	LOCKTAG		tag = topics_user_lock_tag(USER_LOCK_STATE_LOAD, kind);
 	LoadNote   *note;
+	bool		read;
 
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	note = find_note(MyDatabaseId, kind);
@@ -170,9 +180,49 @@ topics_state_load_end(StateKind kind, int64 topic_id)
 		note->read_at = topics_clock_now();
 		note->progress = LOADED;
 	}
+	read = note && note->progress != FORGOTTEN;
 	LWLockRelease(notes_lock);
 	LockRelease(&tag, ExclusiveLock, false);
-	return note != NULL;
+	return read;
+}
+
+/*
+ * The caller has read a log, and found no room for so many of its states.
+ * Return for how many the one before had not.
+ */
+int
+topics_state_load_note_left_out(StateKind kind, int count)
+{
+	LoadNote   *note;
+	int			before = 0;
+
+	Assert(count >= 0);
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	note = find_note(MyDatabaseId, kind);
+	if (note)
+	{
+		before = note->left_out;
+		note->left_out = count;
+	}
+	LWLockRelease(notes_lock);
+	return before;
+}
+
+/*
+ * Return how many states of this database's log are not in shared memory, as
+ * there was no room.
+ */
+int
+topics_state_load_left_out(StateKind kind)
+{
+	const LoadNote *note;
+	int			result;
+
+	LWLockAcquire(notes_lock, LW_SHARED);
+	note = find_note(MyDatabaseId, kind);
+	result = note ? note->left_out : 0;
+	LWLockRelease(notes_lock);
+	return result;
 }
 
 /* What was read of a database is forgotten: the caller holds the lock of its table. */
@@ -183,8 +233,23 @@ topics_state_load_forget(Oid database, StateKind kind)
 
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	note = find_note(database, kind);
-	if (note)
+	if (note && note->left_out > 0)
+		note->progress = FORGOTTEN;
+	else if (note)
 		memset(note, 0, sizeof(*note));
+	LWLockRelease(notes_lock);
+}
+
+/* A database is no more: nothing is left out of it, and its note can go. */
+void
+topics_state_load_forget_left_out(Oid database, StateKind kind)
+{
+	LoadNote   *note;
+
+	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
+	note = find_note(database, kind);
+	if (note)
+		note->left_out = 0;
 	LWLockRelease(notes_lock);
 }
 
@@ -200,7 +265,7 @@ topics_state_load_changed(int64 topic_id)
 	{
 		LoadNote   *note = find_note(MyDatabaseId, kind);
 
-		if (note && (topic_id == 0 || note->topic_id == 0 || note->topic_id == topic_id))
+		if (note && note->progress != FORGOTTEN && (topic_id == 0 || note->topic_id == 0 || note->topic_id == topic_id))
 			note->progress = NOT_LOADED;
 	}
 	LWLockRelease(notes_lock);

@@ -462,7 +462,7 @@ topics_topic_drop_parts(const TopicParts *parts)
 
 	/* before the topic has gone: what is loaded then lacks its offsets */
 	topics_offset_log_prepare(false);
-	topics_producer_prepare();
+	topics_producer_prepare(false);
 	scope = topics_statement_begin();
 	if (OidIsValid(parts->root_relid))
 		LockRelationOid(parts->root_relid, AccessExclusiveLock);

@@ -363,7 +363,12 @@ my $open = init_producer($node);
 send_record($node, $silent, 't', 0, 'silent');
 send_record($node, $open, 't', 0, 'open0');
 $first->value('BEGIN; ' . produce_sql($open, 't', 1, 'open1'));
-set_expiration($node, '2s');
+# of its name only is anything stored before this transaction commits
+my $held = init_producer($node, 'held');
+my $undone = init_producer($node, 'undone');
+$second->value('BEGIN; ' . produce_sql($held, 't:1', 0, 'held0'));
+$second->value('SAVEPOINT s; ' . produce_sql($undone, 't:1', 0, 'undone0') . '; ROLLBACK TO s');
+set_expiration($node, '3s');
 my ($round, $busy_rows) = (0, '');
 ok( poll_until(
 		sub {
@@ -373,7 +378,10 @@ ok( poll_until(
 				produce_sql($busy, 't', $round++, 'busy'),
 				q{CALL topics.maintain('__producer_state')},
 				"SELECT count(*) FROM topics.producer WHERE producer_id = $busy->{id}");
-			return rows_of($node, $silent) eq '0' && rows_of($node, $plain) eq '0';
+			return
+				 rows_of($node, $silent) eq '0'
+			  && rows_of($node, $plain) eq '0'
+			  && rows_of($node, $undone) eq '0';
 		}),
 	'producers that are silent go');
 is($busy_rows, "0\n2", '... the name of one that produces does not');
@@ -381,6 +389,11 @@ is(last_sequence($node, $busy, 't'), $round - 1, "... after $round records");
 is(rows_of($node, $open), '1', '... nor does one that a transaction uses');
 is($first->query('COMMIT')->{sqlstate}, '', '... which commits');
 is(last_sequence($node, $open, 't'), '1', '... and is known');
+is(rows_of($node, $held), '1', '... nor a name that a transaction uses');
+$second->value('COMMIT');
+$node->safe_psql('postgres', q{CALL topics.maintain('__producer_state')});
+is(rows_of($node, $held), '2', '... which was used when it commits');
+like(send_record($node, $held, 't:1', 0, 'again'), qr/^1\|\d+$/, '... and goes on');
 is( $node->safe_psql(
 		'postgres',
 		"SELECT string_agg(DISTINCT split_part(key, '/', 2), ' ') FROM topic.__producer_state WHERE value IS NULL AND key LIKE '%/$silent->{id}'"
@@ -442,6 +455,77 @@ is((sqlstate_of($small, 'postgres', send_sql($late, 't', 0, 'late')))[0],
 	'54000', '... for as many');
 $small->safe_psql('postgres', q{SELECT topics.drop_topic('t'); SELECT topics.create_topic('t', 2)});
 is(send_record($small, $late, 't', 0, 'late'), '0|0', '... and when a topic is dropped');
+
+# ----------------------------------------------------------------------
+# Room for less than the log has
+# ----------------------------------------------------------------------
+
+sub restart_with_room
+{
+	my ($places) = @_;
+
+	$small->safe_psql('postgres', "ALTER SYSTEM SET pg_topics.max_producers = $places");
+	$small->restart;
+	return;
+}
+
+# How many keys have a state that is no tombstone
+my $states_query = q{
+	SELECT count(*) FILTER (WHERE value IS NOT NULL)
+	FROM (SELECT DISTINCT ON (key) value FROM topic.__producer_state ORDER BY key, "offset" DESC) s};
+
+restart_with_room(64);
+my $early = init_producer($small, 'early');
+send_record($small, $early, 't', 0, 'early');
+my @old = map { init_producer($small) } 0 .. 19;
+send_record($small, $old[$_], 't', 0, "old$_") for 0 .. 19;
+my @recent = map { init_producer($small) } 0 .. 9;
+is(send_record($small, $recent[$_], 't', 0, "recent$_"), '0|' . (22 + $_), "producer $_")
+  for 0 .. 9;
+restart_with_room(16);
+my $stored = q{SELECT count(*) FROM topic.t};
+$before = $small->safe_psql('postgres', $stored);
+is(send_record($small, $recent[0], 't', 0, 'again'),
+	'0|22', 'room for less: a repeated record of a recent producer is known');
+like(
+	slurp_file($small->logfile),
+	qr/WARNING:  there is no room for 17 sequences and names of producers/,
+	'... the log says how much is left out');
+is(send_record($small, $recent[9], 't', 1, 'next'), '0|32', '... who finds room goes on');
+is($small->safe_psql('postgres', q{CALL topics.send('t', 'x', partition => 1)}),
+	'1|0', '... and who numbers nothing');
+
+for my $statement (
+	send_sql($old[0], 't', 0, 'again'),
+	send_sql($old[0], 't', 1, 'next'),
+	last_sequence_sql($old[0], 't'),
+	send_sql($early, 't', 0, 'again'),
+	q{SELECT topics.init_producer('early')},
+	send_sql(init_producer($small), 't', 0, 'new'))
+{
+	my ($state, $message) = sqlstate_of($small, 'postgres', $statement);
+
+	is($state, '54000', "refused: $statement");
+	like($message, qr/is not known.*HINT:.*pg_topics\.max_producers/s,
+		'... and the error says why');
+}
+is($small->safe_psql('postgres', $stored), $before + 2, '... and stores nothing');
+restart_with_room(64);
+is(send_record($small, $old[0], 't', 0, 'again'), '0|2', 'with more room all is known again');
+is(send_record($small, $early, 't', 0, 'again'), '0|1', '... also of a name');
+is(init_producer($small, 'early')->{epoch}, '1', '... and its epoch');
+restart_with_room(16);
+set_expiration($small, '1s');
+ok( poll_until(
+		sub {
+			$small->safe_psql('postgres', q{CALL topics.maintain('__producer_state')});
+			return $small->safe_psql('postgres', $states_query) eq '0';
+		}),
+	'what was left out expires as well');
+set_expiration($small, '1d');
+is(send_record($small, init_producer($small), 't:1', 0, 'new'),
+	'1|1', '... and a new producer is taken');
+is(init_producer($small, 'early')->{epoch}, '0', '... and a new name');
 $small->stop;
 
 # ----------------------------------------------------------------------
@@ -735,6 +819,123 @@ for my $name (qw(a b c))
 }
 check_contents($a, 'topic.s');
 is(records($b, "s:$_"), '0=r0 1=r1 2=r2 3=r3 4=e1', "partition $_ has each record once") for 0 .. 2;
+
+# ----------------------------------------------------------------------
+# What goes where leaders are spread
+# ----------------------------------------------------------------------
+
+# Of a topic by its id, or of all: which partitions have states, and which a tombstone last
+sub states_of
+{
+	my ($where, $topic_id) = @_;
+
+	return $where->safe_psql(
+		'postgres', qq{
+		SELECT string_agg(part || ':' || (value IS NOT NULL)::int, ' ' ORDER BY part)
+		FROM (SELECT DISTINCT ON (key) split_part(key, '/', 2) part, value FROM topic.__producer_state
+			WHERE key LIKE '$topic_id/%' ORDER BY key, "offset" DESC) s});
+}
+
+sub topic_id_of
+{
+	my ($name) = @_;
+
+	return $a->safe_psql('postgres',
+		"SELECT topic_id FROM topic_log.topic WHERE view = 'topic.$name'::regclass");
+}
+
+# Has each node delete what is old
+sub expire_all
+{
+	$_->safe_psql('postgres', q{CALL topics.maintain('__producer_state')}) for @_;
+	return;
+}
+
+my $s_id = topic_id_of('s');
+is(states_of($a, $s_id), '0:1 1:1 2:1', 'each partition has a state');
+$a->safe_psql('postgres', q{SELECT topics.drop_topic('s')});
+ok( poll_until(sub { states_of($a, $s_id) eq '0:0 1:0 2:0' }),
+	'a topic is dropped: who leads a partition writes the tombstone');
+
+$a->safe_psql('postgres', q{SELECT topics.create_topic('s', 3, leaders => 'spread')});
+await_leaders('abc', 'another topic');
+$s_id = topic_id_of('s');
+$spread = init_producer($a);
+for my $name (qw(a b c))
+{
+	my $partition = index 'abc', $name;
+
+	ok( poll_until(
+			sub {
+				send_record($nodes{$name}, $spread, "s:$partition", 0, 'r0') eq "$partition|0";
+			}),
+		"$name stores a record");
+}
+ok(wait_for_all($a), '... and all have it all');
+$c->stop('immediate');
+$a->safe_psql('postgres', q{SELECT topics.drop_topic('s')});
+ok( poll_until(
+		sub {
+			$b->safe_psql('postgres', q{SELECT count(*) FROM topics.topic WHERE topic = 's'}) eq
+			  '0';
+		}),
+	'it is dropped when one that leads is lost');
+$b->safe_psql('postgres', q{CALL topics.failover('c')});
+ok(poll_until(sub { states_of($b, $s_id) eq '0:0 1:0 2:1' }),
+	'... for whom nobody writes a tombstone');
+set_expiration($_, '1s') for $a, $b;
+ok( poll_until(
+		sub {
+			expire_all($a, $b);
+			return states_of($b, $s_id) eq '0:0 1:0 2:0';
+		}),
+	'... it expires where another one leads');
+is($b->safe_psql('postgres', $states_query), '0', '... and so do all others, and names');
+
+# The lost one misses tombstones
+is( $_->safe_psql(
+		'postgres',
+		q{SELECT delete_retention_time FROM topic_log.topic WHERE view = 'topic.__producer_state'::regclass}
+	),
+	'1 day',
+	'tombstones stay for a day on ' . $_->name) for $a, $b;
+$_->safe_psql(
+	'postgres', q{
+	UPDATE topic_log.topic SET min_cleanable_dirty_ratio = 0, delete_retention_time = '0' WHERE view = 'topic.__producer_state'::regclass}
+) for $a, $b;
+for my $where ($a, $b)
+{
+	ok( poll_until(
+			sub {
+				compact_by_hand($where, '__producer_state');
+				return $where->safe_psql('postgres',
+					q{SELECT count(*) FROM topic.__producer_state WHERE value IS NULL}) eq '0';
+			}),
+		'tombstones go on ' . $where->name)
+	  or diag(
+		$where->safe_psql(
+			'postgres', q{SELECT partition, count(*) FROM topic.__producer_state GROUP BY 1}));
+}
+set_expiration($_, '1d') for $a, $b;
+$c->start;
+$spread = init_producer($a, 'after');
+ok(wait_for_all($a), 'who has missed tombstones goes on');
+ok( poll_until(
+		sub {
+			$c->safe_psql('postgres',
+				q{SELECT count(*) FROM topics.producer WHERE producer_name = 'after'}) eq '1';
+		}),
+	'... and hears of new names');
+is(states_of($c, $s_id), '0:1 1:1 2:1', '... and has kept what they delete');
+$a->safe_psql('postgres', q{CALL topics.move_leader('c')});
+set_expiration($c, '1s');
+$b->safe_psql('postgres', q{CALL topics.rebalance_leaders()});
+ok( poll_until(
+		sub {
+			expire_all($a, $b, $c);
+			return states_of($c, $s_id) !~ /1$/;
+		}),
+	'... what it has kept expires when it leads');
 $_->stop for $a, $b, $c;
 unlike(
 	slurp_file($_->logfile),
