@@ -18,7 +18,6 @@ from history import operations
 
 CHECKS = []
 LOCK_RETRIED = 15000000  # microseconds after a lock of at most 5 s has gone until a follower has tried again
-NOT_TOLD = 5000000  # microseconds after a fault until no node takes itself for the leader that is not
 LIMIT = 20  # findings of one kind that are reported
 
 
@@ -740,8 +739,6 @@ def allowed_errors(run, op):
             allowed |= {"TP004"}  # no follower has asked for anything since pg_topics.node_timeout
     if run.leaders:
         allowed |= {"TP004", "40001"}  # another node leads, or has just come to lead
-        if op.f == "number" and any(begin <= op.end and op.start <= end + NOT_TOLD for begin, end in run.fault_times):
-            allowed |= {"TP007", "TP008"}  # from a node that has led, and knows neither that nor what another one has stored
     if op.f == "reset" and op["partition"] is None:
         allowed |= {"42704"}  # deleted before, by a COMMIT whose answer was lost
     if op.f == "bad_commit":
