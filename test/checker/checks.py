@@ -73,6 +73,7 @@ class Run:
         self.standby = self.settings.get("standby", False)
         self.nodes = self.settings.get("nodes", False)
         self.leaders = self.settings.get("leaders", False)  # any node may lead
+        self.spread = self.settings.get("spread", False)  # numbered records, too, are of topics whose leaders are spread
         self.confirms = self.standby or self.nodes  # readers see what others have confirmed
         self.operations = operations(events)
         self.faults = {event["f"] for event in events if event["type"] == "fault"}
@@ -218,7 +219,7 @@ def polled(op):
 
 def is_checked(topic):
     """Its records are told apart by their producers; the others' by their copiers, or they are gone."""
-    return topic in workload.LOADED + workload.KEPT + (workload.PAIRED, workload.NUMBERED, workload.DAMAGED)
+    return workload.is_fresh(topic) or topic in workload.LOADED + workload.KEPT + (workload.PAIRED, workload.NUMBERED, workload.DAMAGED)
 
 
 # ----------------------------------------------------------------------
@@ -737,6 +738,8 @@ def allowed_errors(run, op):
         allowed |= {"40003"}  # send() says so of a commit that no follower has confirmed
         if op.get("synchronous", "on").startswith("acks_"):
             allowed |= {"TP004"}  # no follower has asked for anything since pg_topics.node_timeout
+    if run.nodes and run.faults and (op.get("member") or op.f == "number"):
+        allowed |= {"TP004"}  # the same: then the leader says nothing final
     if run.leaders:
         allowed |= {"TP004", "40001"}  # another node leads, or has just come to lead
     if op.f == "reset" and op["partition"] is None:
@@ -765,6 +768,10 @@ def allowed_errors(run, op):
         allowed |= {"TP002"}  # "refused_member" looks whether it is right
     if op.f == "seek":
         allowed |= {"TP001"}  # the log start has moved
+    if op.f in ("pause", "resume") and run.faults:
+        allowed |= {"55000"}  # after a restart it has only what it is to have
+    if op.f == "remove_member":
+        allowed |= {"42704"}  # a group that has committed nothing ends with its last member
     if run.faults:
         allowed |= faults.SESSION_ERRORS
     for fault in run.faults:
