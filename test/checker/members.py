@@ -472,8 +472,10 @@ class TopicMaker(Producer):
 
     think = 0.3
     make = 0.15
+    with_record = 0.5  # part of topics that are made with a first record
     most = 8
     side = 0
+    modes = {"on": 1}
     kinds = {"single": 30, "send": 10, "batch": 30, "transaction": 30}
 
     def __init__(self, context, name, **options):
@@ -489,10 +491,10 @@ class TopicMaker(Producer):
         return self.make_topic()
 
     def make_topic(self):
-        """With a first record in its transaction, or without.  What it has no answer for it makes again."""
+        """What it has no answer for it makes again."""
         number = len(self.topics)
         topic, partitions = f"{FRESH}{number}", 1 + number % 2
-        if self.random.random() < 0.5:
+        if self.random.random() < self.with_record:
             self.add(topic, 0)
 
         def body(answer):
@@ -508,7 +510,9 @@ class TopicMaker(Producer):
 
 
 class LeaderTopicMaker(LeaderProducer, TopicMaker):
-    pass
+    """Administration waits for no follower: a topic stays for certain when a record of it is acknowledged."""
+
+    with_record = 1
 
 
 class MemberOffsetReader(Client):
