@@ -513,8 +513,12 @@ for my $how ('fast', 'immediate', 'kill -9')
 	is(members($node, $group), 'a b', '... but not the others');
 	read_again($node);
 	is(answer($node, call_sql('leave_group', $a)), '', '... one leaves');
-	cmp_ok(answer($node, call_sql('heartbeat', $b)),
-		'>=', $b->{generation} + 100, '... with a generation that none can have had that is lost, also where the log was read twice');
+	cmp_ok(
+		answer($node, call_sql('heartbeat', $b)),
+		'>=',
+		$b->{generation} + 100,
+		'... with a generation that none can have had that is lost, also where the log was read twice'
+	);
 	like(poll($node, $b), qr/^(f:\d=[12] ?)*$/, '... and another one polls');
 	is(has($node, $b) =~ tr/:/:/, 6, '... and has all');
 }
