@@ -413,9 +413,15 @@ topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz comm
 	is_new = !is_known(group, may_call, record_offset);
 	if (is_new)
 	{
+		MembersHead *head = &group->of.head;
+		const bool	is_loaded = head->is_loaded || !is_entry_committed(group) ||
+			record_offset != (int64) pg_atomic_read_u64(&group->record_offset);
+
 		/* what is read again was there, and owners go by polls */
-		topics_member_table_apply(group, members, dlist_is_empty(&group->of.head.members));
-		group->of.head.count = count;
+		topics_member_table_apply(group, members, dlist_is_empty(&head->members));
+		/* a record that was not written here is not, because it is read twice */
+		head->is_loaded = is_loaded;
+		head->count = count;
 		pg_atomic_write_u64(&group->commit_time, commit_time);
 		pg_atomic_write_u64(&group->record_offset, record_offset);
 		pg_atomic_write_u64(&group->committed, IT_EXISTS);

@@ -52,6 +52,8 @@
 
 #define LOST_GENERATIONS 100	/* more than a crash takes back */
 #define LEFT_OUT_AT_MOST 65535
+#define GENERATIONS_OF_TERM 65536	/* no term leaves out as many at once */
+#define MOST_TERMS 32000		/* that have their own */
 
 #define BUSY_MS 100				/* what is busy, or fails, is tried again:
 								 * first after so long, and no longer than
@@ -631,9 +633,24 @@ assign_partitions(LocalOffset *local, GroupMembers *members, bool *is_whole)
 }
 
 /*
+ * Get the lowest generation that members have in the term in which this node leads a leader set.  A node
+ * that led before has given none that is as high, unless it has rebalanced very often.
+ */
+static int32
+first_generation_of_term(int set)
+{
+	ClusterRow	row;
+
+	if (!topics_cluster_read_row_of(set, &row))
+		return 0;
+	return Min(row.term, MOST_TERMS) * GENERATIONS_OF_TERM;
+}
+
+/*
  * Get the next generation of a group.  Behind those that a crash or a failover may have taken back it
- * leaves some out, as many as chance has it, so that two that go on from the same one differ: what was
- * polled in one that is lost must not count for one of now.
+ * leaves some out: all of the terms before, and of this term as many as chance has it, so that two
+ * that go on from the same one differ.  What was polled in one that is lost must not count for one of
+ * now, or of later.
  */
 static int32
 next_generation(const LocalOffset *local, int32 generation)
@@ -643,6 +660,8 @@ next_generation(const LocalOffset *local, int32 generation)
 	topics_offset_table_lock(LW_SHARED);
 	is_loaded = local->shared->of.head.is_loaded;
 	topics_offset_table_unlock();
+	if (is_loaded)
+		generation = Max(generation, first_generation_of_term(local->set));
 	if (generation >= PG_INT32_MAX - LEFT_OUT_AT_MOST)
 		return 1;
 	return generation + (is_loaded ? pg_prng_uint64_range(&pg_global_prng_state, LOST_GENERATIONS, LEFT_OUT_AT_MOST) : 1);

@@ -288,9 +288,27 @@ topics_producer_require_owner(Oid owner, int64 producer_id)
  * ----------------------------------------------------------------
  */
 
+/*
+ * A node that leads partitions, and not what is not spread, hears of names and their epochs as a follower: one
+ * that it does not know may be there.
+ */
+static void
+require_to_know_all(int64 producer_id)
+{
+	topics_append_role_require_lease(METADATA_SET);
+	if (topics_mark_slot_kind_of(METADATA_SET) == CLUSTER_FOLLOWER)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("this node does not know this epoch of producer " INT64_FORMAT, producer_id),
+				 errdetail("It follows the node that gives epochs, and may not have heard of it yet."),
+				 errhint("Try again. If it stays so, call topics.init_producer() again.")));
+}
+
 static void
 report_fenced(int64 producer_id, int32 given, int32 current)
 {
+	if (given > current)
+		require_to_know_all(producer_id);
 	topics_append_role_require_lease(METADATA_SET);
 	ereport(ERROR,
 			(errcode(ERRCODE_PRODUCER_FENCED),
@@ -304,7 +322,7 @@ static void
 report_unknown(int64 producer_id)
 {
 	topics_producer_require_all_known(producer_id);
-	topics_append_role_require_lease(METADATA_SET);
+	require_to_know_all(producer_id);
 	ereport(ERROR,
 			(errcode(ERRCODE_PRODUCER_FENCED),
 			 errmsg("producer " INT64_FORMAT " does not exist", producer_id),

@@ -126,7 +126,7 @@ class Observer(workload.Rereader):
         self.query("SET enable_bitmapscan = off")
         bounds = "SELECT topic, partition, log_start_offset, log_end_offset FROM topics.partition"
         for topic, partition, start, end in self.query(bounds):
-            if topic not in workload.TOPICS or topic == workload.STATE:
+            if topic == workload.STATE or topic not in workload.TOPICS and not workload.is_fresh(topic):
                 continue
             rows = self.records(topic, partition)
             while topic in workload.KEPT:  # until the log start has not moved meanwhile
@@ -187,7 +187,7 @@ class Round:
         history = History(self.history_path)
         history.event("settings", seed=self.seed, profile=self.profile, faults=self.kinds,
                       seconds=self.seconds, standby=self.standby, nodes=self.nodes,
-                      leaders=self.leaders)
+                      leaders=self.leaders, spread=self.profile in profiles.WITH_SPREAD)
         context = workload.Context(server, history, self.seed)
         try:
             if not server.start():
@@ -207,8 +207,11 @@ class Round:
         configuration = "\n".join(self.options.conf or ())
         if self.standby:
             return Pair(self.options.bindir, self.directory, configuration, self.seed)
+        if self.leaders:
+            spread = (workload.SEQUENCED,) if self.profile in profiles.WITH_SPREAD else ()
+            return Leaders(self.options.bindir, self.directory, configuration, spread)
         if self.nodes:
-            return (Leaders if self.leaders else Cluster)(self.options.bindir, self.directory, configuration)
+            return Cluster(self.options.bindir, self.directory, configuration)
         disks = self.options.disks if faults.DISK_FAULTS & set(self.kinds) else None
         return Server(self.options.bindir, self.directory, configuration, disks, fake_clock="clock" in self.kinds)
 

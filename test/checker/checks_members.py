@@ -58,6 +58,23 @@ def final_records(run, topic, partition):
             for number, offset, _, id in event["rows"] if number == partition}
 
 
+def lasting(run, rows, group):
+    """
+    Of rows (time, (life, generation), ...) those of generations that nothing has taken back, as far as that is certain.  One
+    that was not durable, or not confirmed, when its server ended, or another node came to lead, may be higher than later ones.
+    """
+    if not run.leaders and not run.restarts:
+        return rows
+    known = {op["generation"] for op in run.operations if op.f == "join_group" and op.outcome == "ok" and op["group"] == group}
+    known |= {generation for op, offsets in commits(run) if op.outcome == "ok" and op["group"] == group for *_, generation in offsets}
+    return [row for row in rows if row[1][1] in known]
+
+
+def is_disturbed(run, begin, end):
+    """A fault happened in between."""
+    return any(since <= end and until >= begin for since, until in run.fault_times)
+
+
 class Highest:
     """Of rows (time, what can be compared, ...) the highest up to a time."""
 
@@ -142,7 +159,7 @@ def two_owners(run):
             if other != member and (instance.get(other) is None or instance.get(other) != instance.get(member)):
                 yield Finding("two_owners", f"group {group}, {topic}[{partition}]: {source} and {op} have polled it for"
                               f" {other} and {member} in generation {when[1]}", [source, op])
-        highest = Highest(rows)
+        highest = Highest(lasting(run, rows, group))
         for _, when, member, op in rows:
             later = highest.before(op.start)
             if later and later[1] > when and later[2] != member:
@@ -156,9 +173,13 @@ def fenced_member(run):
     life, gone = lives(run), {}  # {member: when that was certain}
     instance = instances(run)
     static = {}  # {(group, instance): [(time, member, operation)…]}
+    joined = {op["member"] for op in run.operations if op.f == "join_group" and op.outcome == "ok"}
+    told = {}  # {member: by which operation}
     for op in run.operations:
-        if op.f == "leave_group" and op.outcome == "ok":
-            gone[op["member"]] = op.end, op
+        if op.f in ("leave_group", "remove_member") and op.outcome == "ok":
+            gone.setdefault(op["member"], (op.end, op))
+        elif op.get("error") in members.UNKNOWN_MEMBER and op.get("member") in joined and op.f != "remove_member":
+            told.setdefault(op["member"], op)
         elif op.f == "join_group" and "member" in op.details:
             if op.outcome == "fail":
                 gone[op["member"]] = op.end, op
@@ -173,11 +194,19 @@ def fenced_member(run):
             if op["member"] in life:
                 polled[op["group"], topic, partition].append(
                     (op["polled_at"], (life[op["member"]], op["generation"]), op["member"], op))
+    polled = {place: lasting(run, rows, place[0]) for place, rows in polled.items()}
     highest = {place: Highest(rows) for place, rows in polled.items()}
     for op in run.operations:
         since, source = gone.get(op.get("member"), (float("inf"), None))
-        if op.outcome == "ok" and op.f != "join_group" and op.start > since:
+        if op.outcome != "ok" or op.f == "join_group":
+            continue
+        is_commit = op.f == "member_commit" or op.f == "member_work" and op["takes"]
+        if (op.get("commit_at", op.start) if is_commit else op.start) > since:
             yield Finding("fenced_member", f"{op} was done for a member that was none any more: {source}", [source, op])
+        # a removal that was not durable, or not confirmed, may be taken back
+        source = told.get(op.get("member"))
+        if source and op.start > source.end and not is_disturbed(run, source.start - QUIET, op.end):
+            yield Finding("fenced_member", f"{op} was done for a member that was told that it is none: {source}", [source, op])
     for op in run.operations:
         # a generation that was never durable may be given again
         if op.f == "commit_taken" and op.outcome == "ok" and not run.leaders \
@@ -206,7 +235,7 @@ def refused_member(run):
     lost = collections.defaultdict(list)  # {client: when its connections were lost}
     latest = {}  # {member: its latest poll}
     for op in run.operations:
-        if op.outcome == "ok" and op.get("member") and op.f != "join_group":
+        if op.outcome == "ok" and op.get("member") and op.f not in ("join_group", "remove_member"):
             later[op["member"]].append((op.start, op))
         if op.get("error") == "lost" or op.outcome == "info":
             lost[op.client].append(op.end or op.start)
@@ -232,6 +261,65 @@ def refused_member(run):
 
 
 @check
+def forgotten_member(run):
+    """A member was told that it is none, though it has called in time, and nobody has removed or replaced it."""
+    joins, calls, removals, replacements = {}, *(collections.defaultdict(list) for _ in range(3))
+    for op in run.operations:
+        if op.f == "join_group" and "member" in op.details:
+            joins[op["member"]] = op
+            if op["instance"] and op.outcome != "fail":
+                replacements[op["group"], op["instance"]].append(op["joined_at"])
+        elif op.f in ("leave_group", "remove_member"):
+            if op.outcome != "fail":
+                removals[op["member"]].append(op.start)
+        elif op.get("member") and (op.outcome == "ok" or "polled_at" in op.details):
+            calls[op["member"]].append((op.start, op.end or float("inf")))
+    for op in run.operations:
+        member, join = op.get("member"), joins.get(op.get("member"))
+        if op.get("error") not in members.UNKNOWN_MEMBER or op.f == "remove_member" or join is None or join.outcome != "ok":
+            continue
+        if any(start < op.end for start in removals[member]) \
+                or any(join["joined_at"] < other < op.end for other in replacements[join["group"], join["instance"]]) \
+                or "clock" in run.faults or run.leaders and is_disturbed(run, op.start - QUIET, op.end):
+            continue
+        # it was heard at some time of each call
+        heard = [row for row in [(join["joined_at"], join.end), *calls[member]] if op.start - QUIET < row[0] < op.start]
+        silences = [end - start for (start, _), (_, end) in zip(heard, [*heard[1:], (op.start, op.end)])]
+        if silences and max(silences) < join["timeout"] * 1000000:
+            yield Finding("forgotten_member", f"{op} was told that {member} is no member, which has joined by {join} and was never"
+                          f" silent for longer than {max(silences) / 1000000:.1f} s of {join['timeout']:.1f} s", [join, op])
+
+
+@check
+def paused(run):
+    """A member got records of a partition that it has paused, or one is paused that it has not, or not any more."""
+    known = {}  # {(member, topic, partition): (is it paused, in which generation, operation)}
+    touched = set()
+    for op in run.operations:
+        if op.f in ("pause", "resume"):
+            key = op["member"], *op["place"]
+            touched.add(key)
+            known[key] = op.f == "pause", op["generation"], op
+            if op.outcome != "ok":
+                del known[key]
+            continue
+        seen = []
+        if op.f == "assignment" and op.outcome == "ok":
+            seen = [(topic, partition, generation, is_paused) for topic, partition, generation, is_paused in op["places"]]
+        elif op.f in ("member_work", "member_poll"):
+            seen = [(topic, partition, op["generation"], False) for topic, partition, _ in op.get("takes", ())]
+        for topic, partition, generation, is_paused in seen:
+            key = op["member"], topic, partition
+            was, since, source = known.get(key, (None, None, None))
+            if key not in touched and is_paused:
+                yield Finding("paused", f"{op} found {topic}[{partition}] paused, which {op['member']} has never asked for", [op])
+            # it may have lost the partition in between, and got it again
+            elif source and was != is_paused and (is_paused or generation == since) and not is_disturbed(run, source.start, op.end):
+                yield Finding("paused", f"{op} found {topic}[{partition}] {'' if is_paused else 'not '}paused, after {source}",
+                              [source, op])
+
+
+@check
 def member_offset(run):
     """An offset that members have committed went back, or lies beyond the log end, or nobody has committed it."""
     known = collections.defaultdict(list)  # {(group, topic, partition): [(when it was certain, offset, operation)…]}
@@ -246,7 +334,7 @@ def member_offset(run):
     for op in run.operations:
         if op.f == "member_offsets" and op.outcome == "ok":
             looks.append((op.start, {(group, topic, partition): offset for group, topic, partition, offset in op["rows"]}, op))
-            if not run.leaders:  # what a view shows need not be confirmed
+            if not run.leaders and not any(promotion for *_, promotion in run.restarts):  # what a view shows need not be confirmed
                 for group, topic, partition, offset in op["rows"]:
                     known[group, topic, partition].append((op.end, offset, op))
     for key, place in member_places(run).items():

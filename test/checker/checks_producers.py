@@ -131,11 +131,17 @@ def fenced_producer(run):
     for op in run.operations:
         if op.f == "init_producer" and op.outcome == "ok":
             epochs[op["producer"]].append((op.end, op["id"], op["epoch"], op))
+    stored = collections.defaultdict(list)  # the same of those that have stored a record, each in one partition only
+    for op in numbered(run):
+        if op.outcome == "ok":
+            stored[op["producer"]].append((op.end, *op["key"], op))
     for op in numbered(run):
         if op.outcome != "ok":
             continue
         id, epoch = op["key"]
-        higher = [row for row in epochs[op["producer"]] if row[1] == id and row[2] > epoch and row[0] < op["commit_at"]]
+        # where leaders are spread, one that has stored nothing need not be known to others
+        known = (stored if run.spread else epochs)[op["producer"]]
+        higher = [row for row in known if row[1] == id and row[2] > epoch and row[0] < op["commit_at"]]
         if higher:
             yield Finding("fenced_producer", f"{op} was acknowledged in epoch {epoch}, after {higher[0][3]} had got {higher[0][2]}",
                           [higher[0][3], op])

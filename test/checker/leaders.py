@@ -36,8 +36,9 @@ class ConfirmedLost(ServerFailure):
 
 
 class Leaders(Cluster):
-    def __init__(self, bindir, directory, configuration):
+    def __init__(self, bindir, directory, configuration, spread=()):
         self.directory = directory
+        self.spread = (SPREAD, *spread)  # topics whose leaders are spread
         self.nodes = {node: Server(bindir, os.path.join(directory, node), configuration + CONFIGURATION) for node in NODES}
         self.primary = self.nodes["a"]  # that was last known to lead
         self.terms = {}  # {term: which node was seen to lead in it}
@@ -56,11 +57,12 @@ class Leaders(Cluster):
     def prepare(self, schema):
         super().prepare(schema)
         self.await_true("SELECT count(*) = 3 FROM topics.node WHERE counts", self.primary)
-        self.ask(f"SELECT topics.drop_topic('{SPREAD}')")
-        self.ask(f"SELECT topics.create_topic('{SPREAD}', {TOPICS[SPREAD]}, segment_bytes => 131072,"
-                 " retention_time => '-1 s', leaders => 'spread')")
-        for server in self.nodes.values():
-            self.await_true("SELECT count(*) = 1 FROM topics.topic WHERE topic = 'spread'", server)
+        for topic in self.spread:
+            self.ask(f"SELECT topics.drop_topic('{topic}')")
+            self.ask(f"SELECT topics.create_topic('{topic}', {TOPICS[topic]}, segment_bytes => 131072,"
+                     " retention_time => '-1 s', leaders => 'spread')")
+            for server in self.nodes.values():
+                self.await_true(f"SELECT count(*) = 1 FROM topics.topic WHERE topic = '{topic}'", server)
 
     @property
     def followers(self):

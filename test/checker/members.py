@@ -3,22 +3,24 @@
 What must hold of them is in checks_members.py.  The groups are in GROUPS.  In
 those that are "exact" poll(), a row per record in the table "member_work",
 which has no constraint that would mend anything, and commit_offset() are one transaction;
-in others poll() is one, and commit_offset() another.
+in others poll() is one, and commit_offset() another.  One group has no topics, but a
+pattern, of topics that are made meanwhile.
 """
 
 import signal
 import time
 
 import psycopg2
-from leaders import AtLeader
-from workload import AGED, CUT, LOADED, SOURCE, STATE, WORKED, Client, identify
+from leaders import AtLeader, LeaderProducer
+from workload import AGED, CUT, FRESH, LOADED, SOURCE, STATE, WORKED, Client, Producer, identify, payload
 
 
 class Kind:
     """What the members of a group have in common."""
 
-    def __init__(self, topics, assignor, exact=True, static=False):
-        self.topics = topics
+    def __init__(self, topics, assignor, exact=True, static=False, pattern=None):
+        self.topics = topics  # that are there from the start
+        self.pattern = pattern  # or None: they are named
         self.assignor = assignor
         self.exact = exact
         self.static = static
@@ -28,6 +30,7 @@ GROUPS = {
     "exact": Kind(LOADED, "cooperative-sticky"),
     "exact_kept": Kind((AGED, CUT, STATE), "range"),
     "exact_static": Kind((SOURCE,), "sticky", static=True),
+    "exact_pattern": Kind(("second",), "cooperative-sticky", pattern=f"second|{FRESH}.*"),
     "apart": Kind((SOURCE, STATE), "roundrobin", exact=False),
 }
 
@@ -43,6 +46,7 @@ class Member(Client):
     die = 0.04  # before the reply to COMMIT, or before COMMIT
     silent = 0.02  # for longer than it may
     leave = 0.03
+    pausing = 0.04  # pauses or resumes a partition
     late = 0.5  # part of steps in which what was polled is not yet committed
     sleep = 0.1
     stale = 0.3  # part of its former lives that call again
@@ -73,6 +77,8 @@ class Member(Client):
             self.go()
         elif choice > 1 - self.leave - self.silent:
             self.context.stop.wait(2 * self.timeout)
+        elif choice > 1 - self.leave - self.silent - self.pausing:
+            self.pause_or_resume()
         elif self.kind.exact:
             self.work()
         elif self.taken and self.random.random() < 0.2:
@@ -99,7 +105,7 @@ class Member(Client):
                 self.lost_place = True
                 self.pending = []
             if told["answer"].get("error") in UNKNOWN_MEMBER and plan.get("member") == self.member:
-                self.member = None
+                self.former, self.member = self.member, None
         return answer
 
     def alone(self):
@@ -113,8 +119,9 @@ class Member(Client):
         def body(answer):
             self.begin()
             (answer["member"], answer["generation"]), = self.query(
-                "SELECT * FROM topics.join_group(%s, %s, %s, session_timeout => %s, group_instance_id => %s)", self.group,
-                list(self.kind.topics), self.kind.assignor, f"{self.timeout} s", self.instance)
+                "SELECT * FROM topics.join_group(%s, %s, %s, %s, session_timeout => %s, group_instance_id => %s)", self.group,
+                None if self.kind.pattern else list(self.kind.topics), self.kind.assignor, self.kind.pattern, f"{self.timeout} s",
+                self.instance)
             answer["joined_at"] = self.history.now()  # in the order of the joins: each waits for the one before
             if roll_back:
                 self.former = answer["member"]
@@ -124,7 +131,7 @@ class Member(Client):
             self.commit()
             return "ok"
         self.pending, self.taken = [], []
-        if self.perform("join_group", body, instance=self.instance, planned_rollback=roll_back):
+        if self.perform("join_group", body, instance=self.instance, timeout=self.timeout, planned_rollback=roll_back):
             self.lost_place = False
             self.former, self.replaced = self.replaced or self.former, None
 
@@ -189,6 +196,30 @@ class Member(Client):
             self.commit()
         if self.perform("seek", body, member=self.member):
             self.lost_place = False
+
+    def look(self):
+        """The partitions that it has, each with a generation, and whether it is paused; or None."""
+        def body(answer):
+            answer["places"] = self.query("SELECT topic, partition, generation_id, paused FROM topics.assignment(%s)", self.member)
+        answer = self.perform("assignment", body, member=self.member)
+        return answer and answer["places"]
+
+    def pause_or_resume(self):
+        """At once, whatever becomes of the transaction."""
+        places = self.look()
+        if places:
+            stopped = [place for place in places if place[-1]]
+            topic, partition, generation, paused = self.random.choice(stopped if stopped and self.random.random() < 0.5 else places)
+            self.change_place("resume" if paused else "pause", topic, partition, generation)
+
+    def change_place(self, call, topic, partition, generation):
+        roll_back = self.random.random() < 0.3
+
+        def body(answer):
+            self.begin()
+            self.query(f"SELECT topics.{call}(%s, %s, %s)", self.member, topic, partition)
+            self.query("ROLLBACK" if roll_back else "COMMIT")
+        return self.perform(call, body, member=self.member, place=[topic, partition], generation=generation)
 
     # ------------------------------------------------------------------
     # Work
@@ -287,11 +318,9 @@ class Member(Client):
 
     def look_for_taken(self):
         """What it has polled, and may not commit any more: the partition is not its own, though it may be once more."""
-        def body(answer):
-            answer["places"] = self.query("SELECT topic, partition, generation_id FROM topics.assignment(%s)", self.member)
-        answer = self.perform("assignment", body, member=self.member)
-        if answer:
-            has = [[topic, partition] for topic, partition, _ in answer["places"]]
+        places = self.look()
+        if places is not None:
+            has = [[topic, partition] for topic, partition, *_ in places]
             taken = [row for row in self.pending if row[:2] not in has]
             if taken:
                 self.taken, self.taken_at = taken, self.history.now()
@@ -318,33 +347,75 @@ class Member(Client):
     # The end
     # ------------------------------------------------------------------
 
-    LEFT = ("SELECT topic, partition, current_offset, log_end_offset, lag, consumer_id FROM topics.consumer_lag"
-            " WHERE group_id = %s AND (lag > 0 OR consumer_id IS NULL)")
+    # also of partitions that the group does not know of
+    LEFT = ("SELECT topic, partition, current_offset, p.log_end_offset, lag, consumer_id FROM topics.partition p LEFT JOIN"
+            " (SELECT * FROM topics.consumer_lag WHERE group_id = %s) l USING (topic, partition)"
+            " WHERE topic ~ %s AND (lag > 0 OR consumer_id IS NULL)")
+    OTHERS = "SELECT count(*) FROM topics.group_member WHERE group_id = %s AND member_id <> %s"
 
     def drain(self):
-        """After the load: one of each group reads to the end; then all partitions are some member's, and nothing is left."""
+        """
+        After the load: one of each group reads to the end; then all partitions are some member's, and nothing is left.  Who
+        has a pattern then gets one more topic, though no member comes or goes.
+        """
         if self.group in self.context.drained:
             return
         self.context.drained.add(self.group)
-        self.rollback = self.die = self.silent = self.leave = self.stale = self.sleep = 0
+        self.rollback = self.die = self.silent = self.leave = self.stale = self.sleep = self.pausing = 0
         self.limit = 1000
+        self.read_to_end()
+        if self.kind.pattern and self.is_alone():
+            self.make_last_topic()
+            self.read_to_end()
+        self.disconnect()
+
+    def until(self, condition):
+        """Works on until a condition, which may be None as long as it is not known; the result is the last one."""
         deadline = time.monotonic() + DRAIN
-        left = None
-        while left != [] and time.monotonic() < deadline:
+        result = None
+        while not result and time.monotonic() < deadline:
             if not self.connect():
                 continue
             self.step()
             if self.pending:
                 self.commit_pending()
             try:
-                left = self.query(self.LEFT, self.group) if self.connection and self.member else None
+                result = condition() if self.connection and self.member else None
             except psycopg2.Error:
                 if not self.connection.closed:
                     raise
                 self.disconnect()
             time.sleep(0.02)
+        return result
+
+    def read_to_end(self):
+        pattern = f"^({self.kind.pattern or '|'.join(self.kind.topics)})$"
+        left = None
+
+        def is_at_end():
+            nonlocal left
+            left = self.query(self.LEFT, self.group, pattern)
+            if left:
+                for topic, partition, generation, paused in self.look() or ():
+                    if paused:
+                        self.change_place("resume", topic, partition, generation)
+            return not left
+        self.until(is_at_end)
         self.history.event("final", what="drained_group", group=self.group, left=left)
-        self.disconnect()
+
+    def is_alone(self):
+        """Others have been silent for too long by now."""
+        return self.until(lambda: self.query(self.OTHERS, self.group, self.member)[0][0] == 0)
+
+    def make_last_topic(self):
+        topic, id = f"{FRESH}last", f"last.{self.name}"
+
+        def body(answer):
+            self.begin()
+            self.query("SELECT topics.create_topic(%s, 1)", topic)
+            self.query("SELECT topics.produce(%s, %s, partition => 0)", topic, payload(id))
+            self.commit()
+        self.perform("produce", body, records=[[topic, 0, id, True]], synchronous="on")
 
 
 class LeaderMember(AtLeader, Member):
@@ -354,6 +425,94 @@ class LeaderMember(AtLeader, Member):
         values = [f"g|{self.group}|{topic}|{partition}|{offset}|{id}" for topic, partition, rows in takes for offset, id in rows]
         if values:
             self.query("SELECT topics.produce_batch(%s, %s, partition => %s)", WORKED, values, len(values) % 2)
+
+
+class Remover(Client):
+    """An operator, who removes members; and now and then one that is none any more, which is refused."""
+
+    think = 1.5
+    groups = tuple(GROUPS)
+    again = 0.2
+
+    def __init__(self, context, name, **options):
+        super().__init__(context, name, **options)
+        self.removed = []  # [group, member]
+
+    def step(self):
+        if self.removed and self.random.random() < self.again:
+            return self.remove(*self.random.choice(self.removed))
+        rows = []
+        try:
+            rows = self.query("SELECT group_id, member_id FROM topics.group_member WHERE group_id = ANY (%s) ORDER BY 1, 2",
+                              list(self.groups))
+        except psycopg2.Error:
+            self.disconnect()
+        if rows:
+            self.remove(*self.random.choice(rows), roll_back=self.random.random() < 0.2)
+
+    def remove(self, group, member, roll_back=False):
+        def body(answer):
+            self.begin()
+            self.query("SELECT topics.remove_member(%s, %s)", group, member)
+            if roll_back:
+                self.query("ROLLBACK")
+                return "fail"
+            self.commit()
+            return "ok"
+        if self.perform("remove_member", body, group=group, member=member, planned_rollback=roll_back):
+            self.removed.append([group, member])
+
+
+class LeaderRemover(AtLeader, Remover):
+    pass
+
+
+class TopicMaker(Producer):
+    """Makes topics that members have a pattern of, and produces to them."""
+
+    think = 0.3
+    make = 0.15
+    with_record = 0.5  # part of topics that are made with a first record
+    most = 8
+    side = 0
+    modes = {"on": 1}
+    kinds = {"single": 30, "send": 10, "batch": 30, "transaction": 30}
+
+    def __init__(self, context, name, **options):
+        super().__init__(context, name, **options)
+        self.prefix = "f" + self.prefix
+        self.topics = []
+
+    def step(self):
+        if self.topics and (len(self.topics) >= self.most or self.random.random() >= self.make):
+            return super().step()
+        self.transactions += 1
+        self.records = []
+        return self.make_topic()
+
+    def make_topic(self):
+        """What it has no answer for it makes again."""
+        number = len(self.topics)
+        topic, partitions = f"{FRESH}{number}", 1 + number % 2
+        if self.random.random() < self.with_record:
+            self.add(topic, 0)
+
+        def body(answer):
+            self.begin()
+            self.query("SELECT topics.create_topic(%s, %s, segment_bytes => 65536, retention_time => '-1 s', if_not_exists => true)",
+                       topic, partitions)
+            for _, partition, id, _ in self.records:
+                self._produce(topic, partition, [id])
+            self.commit()
+        if self.perform("produce", body, records=self.records, makes=topic):
+            self.context.partitions[topic] = partitions
+            self.topics.append(topic)
+
+
+class LeaderTopicMaker(LeaderProducer, TopicMaker):
+    """Administration waits for no follower: a topic stays for certain when a record of it is acknowledged."""
+
+    with_record = 1
 
 
 class MemberOffsetReader(Client):

@@ -9,7 +9,7 @@ import signal
 import threading
 
 import psycopg2
-from leaders import AtLeader
+from leaders import LEADS_PARTITION, AtLeader
 from workload import SEQUENCED, TOPICS, Client, payload
 
 PARTITIONS = range(TOPICS[SEQUENCED])
@@ -32,6 +32,7 @@ class NumberedProducer(Client):
 
     think = 0.08
     named = True
+    partitions = PARTITIONS
     several = 4  # records of a partition in a transaction, at most
     ends = {"commit": 70, "rollback": 6, "vanish": 4, "die": 12, "killed": 8}  # of transactions
     ends_of_one = {"commit": 70, "die": 15, "killed": 15}
@@ -43,8 +44,8 @@ class NumberedProducer(Client):
         super().__init__(context, name, **options)
         self.prefix = "n" + name.rpartition("-")[2]
         self.key = None  # (producer id, epoch); None: it is to call init_producer()
-        self.stored = dict.fromkeys(PARTITIONS, 0)  # so many records are stored, for certain
-        self.planned = dict.fromkeys(PARTITIONS, 0)  # so many have been sent
+        self.stored = dict.fromkeys(self.partitions, 0)  # so many records are stored, for certain
+        self.planned = dict.fromkeys(self.partitions, 0)  # so many have been sent
         self.begins = {}  # {epoch: {partition: count of its first record}}
         self.in_doubt = False
 
@@ -56,7 +57,7 @@ class NumberedProducer(Client):
                 return self.leave_behind()
             return self.begin_anew()
         if self.in_doubt and self.random.random() < self.ask:
-            return self.look(self.random.sample(PARTITIONS, self.random.randint(1, len(PARTITIONS))))
+            return self.look(self.random.sample(self.partitions, self.random.randint(1, len(self.partitions))))
         if self.random.random() < 0.3:
             return self.put_one()
         return self.put()
@@ -88,7 +89,7 @@ class NumberedProducer(Client):
         if self.random.random() < 0.1 and self.key:
             self.init(roll_back=True)
         elif self.init():
-            self.look(PARTITIONS)
+            self.look(self.partitions)
 
     def look(self, partitions):
         """
@@ -153,12 +154,12 @@ class NumberedProducer(Client):
         return timer
 
     def known_places(self):
-        return [partition for partition in PARTITIONS if self.begins_at(partition) is not None]
+        return [partition for partition in self.partitions if self.begins_at(partition) is not None]
 
     def put(self):
         known = self.known_places()
         if not known:
-            return self.look(PARTITIONS)
+            return self.look(self.partitions)
         records = self.plan(self.random.sample(known, self.random.randint(1, len(known))))
         end = self.random.choices(list(self.ends), list(self.ends.values()))[0]
         takes_back = self.random.random() < 0.15
@@ -201,13 +202,13 @@ class NumberedProducer(Client):
             return
         for partition, count, _ in records:
             self.stored[partition] = max(self.stored[partition], count + 1)
-        self.in_doubt = any(self.planned[partition] > self.stored[partition] for partition in PARTITIONS)
+        self.in_doubt = any(self.planned[partition] > self.stored[partition] for partition in self.partitions)
 
     def put_one(self):
         """By send(), which says where the record is, also if it was stored before."""
         known = self.known_places()
         if not known:
-            return self.look(PARTITIONS)
+            return self.look(self.partitions)
         partition = self.random.choice(known)
         last = self.stored[partition] - 1
         is_last = self.random.random() < self.again and last >= self.begins_at(partition) and self.planned[partition] == last + 1
@@ -244,7 +245,7 @@ class NumberedProducer(Client):
         """
         known = self.known_places()
         if not known:
-            return self.look(PARTITIONS)
+            return self.look(self.partitions)
         place = self.random.choice(known)
         records, key = self.plan([place]), self.key
         former, self.connection = Former(self), None
@@ -254,7 +255,7 @@ class NumberedProducer(Client):
             former.begin()
             for record in records:
                 self._produce(former, record)
-            others = [partition for partition in PARTITIONS if partition != place]
+            others = [partition for partition in self.partitions if partition != place]
             if self.connect() and self.init() and self.random.random() < 0.7 and self.connect() and self.look(others):
                 self.put()
             former.commit()
@@ -269,8 +270,51 @@ class NumberedProducer(Client):
             former.perform("number", body_of_one, producer=self.prefix, key=list(key), records=records[:1], former=True)
         former.disconnect()
         if self.key and self.key != key and self.connect():
-            self.look(PARTITIONS)
+            self.look(self.partitions)
 
 
 class LeaderNumberedProducer(AtLeader, NumberedProducer):
     pass
+
+
+class SpreadNumberedProducer(AtLeader, NumberedProducer):
+    """
+    To a partition of a topic whose leaders are spread: it goes where the leader of that is, and for an epoch to the one of all
+    that is not spread.  A session that does not know of the next epoch is refused when a record of that is stored, not
+    before: so no other one is left behind, nor a statement on its way.
+    """
+
+    partitions = (0,)
+    ends_of_one = {"commit": 80, "killed": 20}
+
+    def open(self):
+        return self.context.server.connect_to_leader(self.name, self.random, LEADS_PARTITION, (SEQUENCED, *self.partitions))
+
+    def init(self, roll_back=False):
+        here = self.connection
+        try:
+            self.connection = self.context.server.connect_to_leader(self.name, self.random)
+            self.cursor = self.connection.cursor()
+            return super().init(roll_back)
+        except psycopg2.Error:
+            self.key = None
+            return False
+        finally:
+            if self.connection is not here:
+                self.disconnect()
+            self.connection = here
+            self.cursor = here.cursor() if here else None
+
+    def leave_behind(self):
+        former, key = Former(self), self.key
+        records = self.plan(self.partitions)[:1] if self.known_places() else []
+        sequence = records[0][1] - self.begins_at(records[0][0]) if records else None
+        self.connection = None
+        if self.connect() and self.init() and self.look(self.partitions):
+            self.put()
+        if records and self.key and self.key != key and not self.in_doubt:
+            def body(answer):
+                former.committing("SELECT topics.produce(%s, %s, partition => %s, producer_id => %s, producer_epoch => %s,"
+                                  " sequence => %s)", SEQUENCED, payload(records[0][2]), records[0][0], *key, sequence)
+            former.perform("number", body, producer=self.prefix, key=list(key), records=records, former=True)
+        former.disconnect()

@@ -4,9 +4,9 @@ from damage import Straddler, Tightener, Vandal
 from followers import FollowerComparer, FollowerReader
 from keeping import Idler, Keeper, KeptReader, StateProducer, StateReader, Trimmer
 from leaders import NODES, LeaderConsumer, LeaderProducer, LeaderWorker, SpreadProducer
-from members import LeaderMember, Member, MemberOffsetReader
+from members import GROUPS, LeaderMember, LeaderRemover, LeaderTopicMaker, Member, MemberOffsetReader, Remover, TopicMaker
 from nodes import FOLLOWERS
-from producers import LeaderNumberedProducer, NumberedProducer
+from producers import PARTITIONS, LeaderNumberedProducer, NumberedProducer, SpreadNumberedProducer
 from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
 from workload import (KEPT, SPREAD, STATE, TOPICS, Admin, Copier, OffsetReader, Producer, Reader, Rereader, Resetter, Seeker,
                       SimpleConsumer, Snapshotter, Waiter, Worker)
@@ -25,7 +25,7 @@ def keepers(count, think):
             (Trimmer, count + 1, {"think": 4 * think})]
 
 
-def members(count, kind=Member, groups=("exact", "exact_kept", "exact_static", "apart"), **options):
+def members(count, kind=Member, groups=tuple(GROUPS), **options):
     """Members of some groups."""
     return [(kind, count, {"group": group, **options}) for group in groups]
 
@@ -43,30 +43,39 @@ PROFILES = {
             (Resetter, 1, {}), (OffsetReader, 1, {}), (Waiter, 1, {}), *keepers(1, 0.08),
             (Pairer, 1, {"think": 0.15}), (Comparer, 1, {"think": 0.25}), (Numberer, 2, {"think": 0.1}), (Listener, 1, {}),
             (Vandal, 1, {}), (Straddler, 1, {"think": 0.1}), (Tightener, 1, {"think": 0.5}),
-            (NumberedProducer, 2, {}), (NumberedProducer, 1, {"named": False}), *members(2, think=0.2), (MemberOffsetReader, 1, {})],
+            (NumberedProducer, 2, {}), (NumberedProducer, 1, {"named": False}), *members(2, think=0.25), (MemberOffsetReader, 1, {}),
+            (Remover, 1, {}), (TopicMaker, 1, {})],
     # a synchronous standby, and who reads while it is away
     "standby": [(Producer, 2, {"modes": {"on": 55, "remote_apply": 5, "local": 20, "off": 20}}), (Producer, 1, ACKNOWLEDGED_EARLY),
                 (Pairer, 2, {}), (Pairer, 1, ACKNOWLEDGED_EARLY), (Comparer, 2, {}), (Numberer, 2, {"think": 0.05}),
                 *readers(3), (StandbyReader, 1, {}), (Seeker, 1, {"think": 0.3}), (Snapshotter, 1, {}), (Waiter, 1, {}),
                 (Listener, 1, {}), (Worker, 2, {}), (SimpleConsumer, 1, {"think": 0.1}), (Copier, 1, {}),
-                (OffsetReader, 1, {}), (Admin, 1, {})],
+                (OffsetReader, 1, {}), (Admin, 1, {}), (NumberedProducer, 2, {}), (NumberedProducer, 1, {"named": False}),
+                *members(2, groups=("exact", "exact_static", "exact_pattern", "apart"), think=0.25), (MemberOffsetReader, 1, {}),
+                (Remover, 1, {}), (TopicMaker, 1, {})],
     # a cluster's leader, and who reads on its followers
     "nodes": [(Producer, 3, ACKS), (Producer, 1, {"kinds": {"wide": 1}, "topics": ("second",), "think": 2, "side": 0}),
               (Pairer, 2, ACKS), (Comparer, 1, {}), (Numberer, 2, {"think": 0.1}), *readers(3),
               (Seeker, 1, {"think": 0.5}), (Snapshotter, 1, {}), (Waiter, 1, {}), (Listener, 1, {}), (Worker, 2, {}),
               (SimpleConsumer, 1, {"think": 0.1}), (Copier, 1, {}), (OffsetReader, 1, {}), (Admin, 1, {}), *keepers(1, 0.15),
+              (NumberedProducer, 1, {}), (NumberedProducer, 1, {"named": False}), *members(2, groups=("exact", "apart"), think=0.25),
+              *members(1, groups=("exact_kept", "exact_static", "exact_pattern"), think=0.25), (MemberOffsetReader, 1, {}),
+              (Remover, 1, {}), (TopicMaker, 1, {}),
               *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in FOLLOWERS]],
     # a cluster in which any node may lead, and who reads on all of them
     "leaders": [(LeaderProducer, 7, {"side": 0, "modes": {"on": 95, "local": 2, "off": 3}}),
                 (LeaderProducer, 1, {"side": 0, "modes": {"acks_1": 1}}), (LeaderWorker, 3, {}),
                 *[(LeaderConsumer, 1, {"partition": partition, "think": 0.1}) for partition in range(3)],
                 (LeaderNumberedProducer, 2, {}), (LeaderNumberedProducer, 1, {"named": False}),
-                *members(2, LeaderMember, ("exact", "exact_static")), (LeaderMember, 1, {"group": "apart"}),
+                *members(2, LeaderMember, ("exact", "exact_static")), *members(1, LeaderMember, ("exact_pattern", "apart")),
+                (LeaderRemover, 1, {}), (LeaderTopicMaker, 1, {}),
                 *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in NODES]],
     # the same, and a topic whose leaders are spread
     "spread": [(LeaderProducer, 3, {"side": 0, "modes": {"on": 95, "local": 2, "off": 3}}),
                *[(SpreadProducer, 1, {"side": 0, "modes": {"on": 1}, "only_partitions": (partition,)})
                  for partition in range(TOPICS[SPREAD])], (LeaderWorker, 2, {}),
+               *[(SpreadNumberedProducer, 1, {"partitions": (partition,), "named": named}) for partition in PARTITIONS
+                 for named in (True, False)], *members(2, LeaderMember, ("exact",)),
                *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in NODES]],
     # topics that records leave, by policy, by hand and by compaction
     "keeping": keepers(2, 0.02),
@@ -79,7 +88,8 @@ PROFILES = {
     "numbering": [(NumberedProducer, 4, {"think": 0.01}), (NumberedProducer, 2, {"think": 0.01, "named": False})],
     # members that come and go
     "members": [(Producer, 3, {"think": 0.03, "sleep": 0, "side": 0}), *keepers(1, 0.1), *members(4, think=0.02, leave=0.06),
-                (MemberOffsetReader, 1, {"think": 0.05}), (Admin, 1, {"works": {"add_partition": 1}, "think": 5})],
+                (MemberOffsetReader, 1, {"think": 0.05}), (Admin, 1, {"works": {"add_partition": 1}, "think": 5}),
+                (Remover, 1, {"think": 0.4}), (TopicMaker, 1, {})],
     # the rest is for mutants: much of what shows them
     # members that commit late what they have polled, while others come and go
     "generations": [(Producer, 2, {"think": 0.02, "sleep": 0, "side": 0, "topics": ("main",)}),
@@ -129,6 +139,7 @@ PROFILES = {
 WITH_STANDBY = {"standby"}
 WITH_NODES = {"nodes", "nodes_producers"}
 WITH_LEADERS = {"leaders", "spread", "elections"}
+WITH_SPREAD = {"spread"}
 
 
 def clients(context, profile):

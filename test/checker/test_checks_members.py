@@ -15,8 +15,8 @@ class MembersTest(unittest.TestCase):
     def assert_finds(self, *kinds):
         self.assertEqual({finding.kind for finding in checks.findings(self.story.events)}, set(kinds))
 
-    def join(self, member, generation, group="exact", instance=None, outcome="ok"):
-        op = self.story.invoke("join_group", member, group=group, instance=instance)
+    def join(self, member, generation, group="exact", instance=None, outcome="ok", timeout=1):
+        op = self.story.invoke("join_group", member, group=group, instance=instance, timeout=timeout)
         joined_at = self.story.tick()
         self.story.complete(op, outcome, member=member, generation=generation, joined_at=joined_at)
 
@@ -41,6 +41,13 @@ class MembersTest(unittest.TestCase):
     def looked(self, *rows):
         op = self.story.invoke("member_offsets", "memberoffsetreader-1")
         self.story.complete(op, "ok", rows=[list(row) for row in rows])
+
+    def place(self, f, member, generation=1, outcome="ok", **details):
+        op = self.story.invoke(f, member, group="exact", member=member, place=["main", 0], generation=generation)
+        self.story.complete(op, outcome, **details)
+
+    def assigned(self, member, paused, generation=1):
+        self.call("assignment", member, places=[["main", 0, generation, paused]])
 
     def end(self, committed=None, *work, group="exact"):
         self.story.log("a", "b")
@@ -128,6 +135,18 @@ class MembersTest(unittest.TestCase):
         self.end()
         self.assert_finds("two_owners")
 
+    def test_polled_in_a_generation_that_is_lost(self):
+        for outcome, kinds in (("info", []), ("ok", ["two_owners", "fenced_member"])):
+            self.setUp()
+            self.join("m", 1)
+            self.join("n", 500, outcome=outcome)
+            self.poll("n", 500, (0, "a"), outcome="info")
+            self.story.restart()
+            self.poll("m", 300, (0, "a"))
+            self.commit("m", 300, 1)
+            self.end(1, (0, "a"))
+            self.assert_finds(*kinds)
+
     def test_a_group_that_begins_anew(self):
         self.join("m", 1)
         self.poll("m", 1, (0, "a"))
@@ -162,6 +181,34 @@ class MembersTest(unittest.TestCase):
         self.join("m", 1, outcome="fail")
         self.call("call_again", "m")
         self.assert_finds("fenced_member")
+
+    def test_served_after_it_was_removed(self):
+        for f, outcome, kinds in (("heartbeat", "ok", ["fenced_member"]), ("heartbeat", "fail", []), ("remove_member", "ok", ["fenced_member"])):
+            self.setUp()
+            self.join("m", 1)
+            self.call("remove_member", "m")
+            self.call(f, "m", outcome=outcome)
+            self.assert_finds(*kinds)
+
+    def test_committed_after_it_was_removed(self):
+        for takes, kinds in (([["main", 0, [[0, "a"]]]], ["fenced_member"]), ([], [])):
+            self.setUp()
+            self.join("m", 1)
+            op = self.story.invoke("member_work", "m", group="exact", member="m")
+            polled_at = self.story.tick()
+            self.call("remove_member", "m")
+            self.story.complete(op, "ok", takes=takes, generation=1, polled_at=polled_at, commit_at=self.story.tick())
+            self.assert_finds(*kinds)
+
+    def test_served_after_it_was_told(self):
+        for outcome, fault, kinds in (("ok", False, ["fenced_member"]), ("ok", True, []), ("info", False, [])):
+            self.setUp()
+            self.join("m", 1, outcome=outcome)  # one that is on its way is known later
+            self.call("heartbeat", "m", outcome="fail", error="TP003", message="")
+            if fault:
+                self.story.fault("kill_server")
+            self.call("call_again", "m")
+            self.assert_finds(*kinds)
 
     def test_committed_after_another_had_it(self):
         for generation, kinds in ((1, ["fenced_member"]), (3, [])):
@@ -206,6 +253,90 @@ class MembersTest(unittest.TestCase):
             self.end()
             self.assert_finds(*kinds)
 
+    def test_forgotten(self):
+        for timeout, removed, kinds in ((10, None, ["forgotten_member"]), (10, "info", []), (10, "fail", ["forgotten_member"]), (2, None, [])):
+            self.setUp()
+            self.join("m", 1, timeout=timeout)
+            if removed:
+                self.call("remove_member", "m", outcome=removed)
+            self.call("heartbeat", "m")
+            self.call("heartbeat", "m", outcome="fail", error="TP003", message="")
+            self.assert_finds(*kinds)
+
+    def test_forgotten_where_any_node_may_lead(self):
+        for fault, kinds in ((False, ["forgotten_member"]), (True, [])):
+            self.setUp()
+            self.story.events[0].update(nodes=True, leaders=True)
+            self.join("m", 1, timeout=10)
+            if fault:
+                self.story.fault("leader_cut")
+            self.call("heartbeat", "m", outcome="fail", error="TP003", message="")
+            self.assert_finds(*kinds)
+
+    def test_replaced(self):
+        self.join("m", 1, "exact_static", "i", timeout=10)
+        self.join("n", 1, "exact_static", "i", timeout=10)
+        self.call("heartbeat", "m", outcome="fail", error="TP012", message="", group="exact_static")
+        self.assert_finds()
+        self.call("heartbeat", "n", outcome="fail", error="TP012", message="", group="exact_static")
+        self.assert_finds("forgotten_member")
+
+    # ------------------------------------------------------------------
+    # What is paused
+    # ------------------------------------------------------------------
+
+    def test_paused(self):
+        self.assigned("m", False)
+        self.place("pause", "m")
+        self.assigned("m", True)
+        self.place("resume", "m")
+        self.poll("m", 1, (0, "a"))
+        self.place("pause", "m")
+        self.poll("m", 2, (1, "b"))  # it may have been another one's
+        self.place("resume", "m", outcome="info")
+        self.assigned("m", True)
+        self.assigned("m", False)
+        self.assert_finds()
+
+    def test_polled_though_it_is_paused(self):
+        for fault, kinds in ((False, ["paused"]), (True, [])):
+            self.setUp()
+            self.place("pause", "m")
+            if fault:
+                self.story.fault("kill_server")
+            self.poll("m", 1, (0, "a"))
+            self.assert_finds(*kinds)
+
+    def test_not_paused_any_more(self):
+        self.place("pause", "m")
+        self.assigned("m", False, generation=2)
+        self.assert_finds()
+        self.assigned("m", False)
+        self.assert_finds("paused")
+
+    def test_paused_for_nothing(self):
+        self.assigned("m", True)
+        self.assert_finds("paused")
+
+    def test_not_resumed(self):
+        self.place("pause", "m")
+        self.place("resume", "m")
+        self.assigned("m", True, generation=2)
+        self.assert_finds("paused")
+
+    def test_topic_that_was_made(self):
+        self.story.log("a", "b")
+        self.story.produce("c", topic="fresh_0", at=0)
+        op = self.story.invoke("member_work", "m", group="exact_pattern", member="m")
+        self.story.complete(op, "ok", takes=[["fresh_0", 0, [[0, "c"]]]], generation=1, polled_at=self.story.tick(),
+                            commit_at=self.story.tick())
+        self.story.log("c", topic="fresh_0")
+        for done, kinds in (([(0, "c")], []), ([], ["exactly_once_members"])):
+            self.story.final("members", committed=[["exact_pattern", "fresh_0", 0, 1]],
+                             work=[["exact_pattern", "fresh_0", 0, *row] for row in done])
+            self.assert_finds(*kinds)
+            self.story.events.pop()
+
     # ------------------------------------------------------------------
     # Offsets
     # ------------------------------------------------------------------
@@ -217,6 +348,19 @@ class MembersTest(unittest.TestCase):
         self.looked(("exact", "main", 0, 1))
         self.end(2, (0, "a"), (1, "b"))
         self.assert_finds("member_offset")
+
+    def test_offset_that_was_not_confirmed(self):
+        for promotion, kinds in ((True, []), (False, ["member_offset"])):
+            self.setUp()
+            self.story.events[0]["standby"] = True
+            self.poll("m", 1, (0, "a"), (1, "b"))
+            self.commit("m", 1, 1)
+            self.commit("m", 1, 2, outcome="info")
+            self.looked(("exact", "main", 0, 2))
+            self.story.restart(promotion=promotion)
+            self.looked(("exact", "main", 0, 1))
+            self.end(1, (0, "a"))
+            self.assert_finds(*kinds)
 
     def test_offset_that_nobody_has_committed(self):
         self.poll("m", 1, (0, "a"), (1, "b"))
@@ -245,8 +389,16 @@ class MembersTest(unittest.TestCase):
         self.call("call_again", "m", outcome="fail", error="TP003", message="")
         self.call("member_commit", "m", outcome="fail", error="TP002", message="", offsets=[])
         self.assert_finds()
+        self.call("remove_member", "m", outcome="fail", error="TP003", message="")
+        self.assert_finds()
         self.call("member_poll", "m", outcome="fail", error="TP002", message="")
         self.assert_finds("unexpected_error")
+
+    def test_errors_of_places(self):
+        self.place("pause", "m", outcome="fail", error="55000", message="")
+        self.assert_finds("unexpected_error")
+        self.story.fault("kill_server")
+        self.assert_finds()
 
 
 if __name__ == "__main__":

@@ -127,6 +127,17 @@ class ProducersTest(unittest.TestCase):
         self.log((0, 0))
         self.assert_finds()
 
+    def test_fenced_where_leaders_are_spread(self):
+        for stored, kinds in ((True, ["fenced_producer"]), (False, [])):
+            self.setUp()
+            self.story.events[0].update(nodes=True, leaders=True, spread=True)
+            self.init(1)
+            if stored:
+                self.number(0, epoch=1)
+            self.number(1, former=True)
+            self.log(*[(1, 0)] * stored, (0, 1))
+            self.assertEqual({finding.kind for finding in checks.findings(self.story.events)} - {"stored_once"}, set(kinds))
+
     def test_epoch_that_is_given_again(self):
         self.init(1)
         self.init(1)
@@ -138,6 +149,15 @@ class ProducersTest(unittest.TestCase):
         self.setUp()
         self.number(0, outcome="fail", error="TP008", message="")
         self.assert_finds("unexpected_error")
+
+    def test_final_errors_of_who_has_led(self):
+        """A node that does not know whether it leads says that, and nothing of what is stored."""
+        for error, kinds in (("TP004", []), ("TP007", ["unexpected_error"]), ("TP008", ["unexpected_error"])):
+            self.setUp()
+            self.story.events[0].update(nodes=True, leaders=True)
+            self.story.fault("leader_cut")
+            self.number(0, outcome="fail", error=error, message="")
+            self.assert_finds(*kinds)
 
 
 if __name__ == "__main__":

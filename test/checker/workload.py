@@ -42,6 +42,7 @@ WORKERS, SIMPLE = "workers", "simple"  # groups: by consume(), and by commit_off
 RESETS = "resets"  # the group of one client, which resets and deletes it
 CONSUMERS = (WORKERS, SIMPLE, RESETS)  # that have no members
 SIDE = "side"  # comes and goes
+FRESH = "fresh_"  # topics whose names begin so are made during the load
 SIZED, AGED, CUT = "sized", "aged", "cut"  # records leave by bytes; by time; by delete_records() only
 KEPT = (SIZED, AGED, CUT)
 STATE = "state"  # is compacted
@@ -102,6 +103,10 @@ CLOCK_JUMPS = (-3600, 3600)
 FAR_JUMP = 315360000
 
 STATEMENT_TIMEOUT = "57014"
+
+
+def is_fresh(topic):
+    return topic.startswith(FRESH)
 
 
 def noise(id, size):

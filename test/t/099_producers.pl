@@ -817,6 +817,21 @@ for my $name (qw(a b c))
 	is(send_record($nodes{$name}, $old, "s:$partition", 4, 'x'),
 		'TP007', '... and fences the one before');
 }
+
+# One that leads a partition hears of epochs later, and does not take for fenced what it has not heard of
+my @replicators = split /\n/,
+  $b->safe_psql('postgres',
+	q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_topics replicator'});
+signal_backend('STOP', $_) for @replicators;
+my $next = init_producer($a, 'spread');
+my $other = init_producer($a, 'another name');
+is(send_record($b, $next, 's:1', 0, 'x'),
+	'40001', 'an epoch that a node has not heard of is no final error');
+is(send_record($b, $other, 's:1', 0, 'x'), '40001', '... nor is a name');
+signal_backend('CONT', $_) for @replicators;
+ok(poll_until(sub { send_record($b, $next, 's:1', 0, 'e2') eq '1|5' }),
+	'... it goes on when it has');
+is(send_record($b, $spread, 's:1', 1, 'x'), 'TP007', '... and fences the one before');
 check_contents($a, 'topic.s');
 is(records($b, "s:$_"), '0=r0 1=r1 2=r2 3=r3 4=e1', "partition $_ has each record once") for 0 .. 2;
 

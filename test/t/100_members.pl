@@ -429,6 +429,20 @@ is(answer($node, q{SELECT state FROM topics.consumer_group WHERE group_id = 'coo
 # Restarts
 # ----------------------------------------------------------------------
 
+# Has the committed offsets be read from the log once more: somebody else has written to it
+sub read_again
+{
+	my ($where) = @_;
+
+	$where->safe_psql(
+		'postgres', q{
+		SELECT format('INSERT INTO topic_log.%I ("offset", "timestamp", partition, key, value) VALUES (%s, now(), 0, %L, %L)',
+			(SELECT relname FROM pg_class WHERE relname LIKE format('t%s\_p0\_s%%', topic_id) AND relkind = 'r' ORDER BY oid DESC LIMIT 1),
+			log_end_offset, '0/0/nobody', '{"offset": 0}')
+		FROM topics.partition JOIN topics.topic USING (topic) WHERE topic = '__consumer_offsets' AND partition = 0
+		\gexec});
+}
+
 my $positions_of = q{partition || '@' || coalesce(position::text, '-')};
 for my $how ('fast', 'immediate', 'kill -9')
 {
@@ -497,7 +511,14 @@ for my $how ('fast', 'immediate', 'kill -9')
 	ok( poll_until(sub { members($node, "$group, brief") eq '' }),
 		'... who does not call after the restart is removed');
 	is(members($node, $group), 'a b', '... but not the others');
+	read_again($node);
 	is(answer($node, call_sql('leave_group', $a)), '', '... one leaves');
+	cmp_ok(
+		answer($node, call_sql('heartbeat', $b)),
+		'>=',
+		$b->{generation} + 100,
+		'... with a generation that none can have had that is lost, also where the log was read twice'
+	);
 	like(poll($node, $b), qr/^(f:\d=[12] ?)*$/, '... and another one polls');
 	is(has($node, $b) =~ tr/:/:/, 6, '... and has all');
 }
