@@ -352,7 +352,12 @@ wait_for_poll(MemberWait *wait, MonotonicTime deadline)
 		if (left <= 0)
 			return false;
 		if (topics_wakeup_wait_on_channel(wait->channel, is_poll_due, wait, Min(left, slice)))
+		{
+			/* one that has gone, or is another node's by now, is told so */
+			topics_offset_log_prepare(true);
+			(void) topics_member_call(wait->member_id, true);
 			return true;
+		}
 	}
 }
 
