@@ -103,6 +103,7 @@ _PG_init(void)
 	topics_offset_scan_init();
 	topics_offset_path_init();
 	topics_fetch_scan_init();
+	topics_batch_scan_init();
 	if (!IsBinaryUpgrade)
 		topics_launcher_register();
 }

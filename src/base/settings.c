@@ -121,7 +121,7 @@ topics_settings_define(void)
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("pg_topics.enable_offset_scan",
 							 "Lets the planner read topics in the order of offsets, from the first wanted one.",
-							 "Also topics.fetch() in FROM, record by record.",
+							 "Also topics.fetch(), poll() and consume() in FROM, by plan nodes of their own.",
 							 &pg_topics_enable_offset_scan, true,
 							 PGC_USERSET, GUC_EXPLAIN, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_topics.worker_interval",

@@ -78,7 +78,7 @@ typedef struct Poll
 {
 	char	   *member_id;
 	FetchLimits limits;			/* what is left of them */
-	ReturnSetInfo *rsinfo;
+	RowSink		sink;
 	bool		as_bytes;
 	int			nread;			/* records */
 } Poll;
@@ -138,7 +138,7 @@ read_records(Poll *poll, const PollPart *part, const Place *place, Snapshot snap
 	values[POLL_GENERATION_ID] = Int32GetDatum(part->call.generation);
 	topics_fetch_open(&fetch, &request, snapshot);
 	while (topics_fetch_next(&fetch, &output, values + POLL_RECORD, nulls + POLL_RECORD))
-		tuplestore_putvalues(poll->rsinfo->setResult, poll->rsinfo->setDesc, values, nulls);
+		topics_fetch_put_row(&poll->sink, values, nulls);
 	topics_fetch_close(&fetch);
 	poll->nread += fetch.count;
 	poll->limits.max_records -= fetch.count;
@@ -379,9 +379,8 @@ topics_poll(PG_FUNCTION_ARGS)
 	poll.member_id = text_to_cstring(PG_GETARG_TEXT_PP(POLL_MEMBER_ID));
 	poll.limits = topics_fetch_limits(fcinfo, POLL_MAX_RECORDS);
 	topics_offset_log_prepare(true);
-	InitMaterializedSRF(fcinfo, 0);
-	poll.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	poll.as_bytes = TupleDescAttr(poll.rsinfo->setDesc, POLL_RECORD + RECORD_VALUE)->atttypid == BYTEAOID;
+	poll.sink = topics_fetch_open_sink(fcinfo);
+	poll.as_bytes = TupleDescAttr(poll.sink.desc, POLL_RECORD + RECORD_VALUE)->atttypid == BYTEAOID;
 	deadline = topics_clock_in(poll.limits.max_wait_ms);
 	while (!poll_once(&poll) && poll.limits.max_wait_ms > 0 && !IsolationUsesXactSnapshot())
 	{

@@ -444,12 +444,33 @@ topics_catalog_view_of(int64 topic_id)
 	return view_relid;
 }
 
+/* Find the topic with an id in the cache, as it is now, or return NULL. */
+static Topic *
+find_cached_topic(int64 topic_id)
+{
+	AcceptInvalidationMessages();
+	for (const Topic *cached = all_topics; cached != NULL; cached = cached->next)
+	{
+		if (cached->valid && cached->topic_id == topic_id)
+		{
+			Topic	   *topic = topics_catalog_get(cached->view_relid, true);
+
+			return topic && topic->topic_id == topic_id ? topic : NULL;
+		}
+	}
+	return NULL;
+}
+
 /* Get the topic with an id, or NULL. */
 Topic *
 topics_catalog_by_id(int64 topic_id)
 {
-	Oid			view_relid = topics_catalog_view_of(topic_id);
+	Topic	   *topic = find_cached_topic(topic_id);
+	Oid			view_relid;
 
+	if (topic)
+		return topic;
+	view_relid = topics_catalog_view_of(topic_id);
 	return OidIsValid(view_relid) ? topics_catalog_get(view_relid, true) : NULL;
 }
 

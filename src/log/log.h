@@ -334,7 +334,7 @@ extern void topics_cluster_report_other_leader(const char *node);
 extern bool topics_cluster_leads_any(void);
 extern bool topics_cluster_has_others(const ClusterRow *row);
 extern void topics_cluster_report_no_group(int set);
-extern void topics_cluster_report_member_elsewhere(int set, const char *member_id) pg_attribute_noreturn();
+pg_noreturn extern void topics_cluster_report_member_elsewhere(int set, const char *member_id);
 extern void topics_cluster_report_no_subscription(const char *group_id, const char *topic);
 extern void topics_cluster_report_not_leader(int set, const char *topic, int32 partition);
 

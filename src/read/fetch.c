@@ -199,19 +199,40 @@ topics_fetch_output_as(Topic *topic, bool as_bytes)
 	return output;
 }
 
+/* Get where the rows of a function's result go: to the Batch Scan that has called it, or to a tuplestore. */
+RowSink
+topics_fetch_open_sink(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	if (rsinfo && IsA(rsinfo, ReturnSetInfo) && (rsinfo->allowedModes & SFRM_BATCH))
+		return (RowSink)
+	{
+		.desc = rsinfo->expectedDesc,.batch = ((BatchSetInfo *) rsinfo)->batch
+	};
+	InitMaterializedSRF(fcinfo, 0);
+	return (RowSink)
+	{
+		.desc = rsinfo->setDesc,.store = rsinfo->setResult
+	};
+}
+
+/* Add a row to a function's result. */
+void
+topics_fetch_put_row(const RowSink *sink, Datum *values, bool *nulls)
+{
+	if (sink->batch)
+		topics_batch_put(sink->batch, values, nulls);
+	else
+		tuplestore_putvalues(sink->store, sink->desc, values, nulls);
+}
+
 /* Begin the result of a function that returns records. */
 void
 topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *topic)
 {
-	InitMaterializedSRF(fcinfo, 0);
-	result->rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	result->output = topics_fetch_output(topic, result->rsinfo->setDesc);
-}
-
-static void
-put_row(FetchResult *result, Datum *values, bool *nulls)
-{
-	tuplestore_putvalues(result->rsinfo->setResult, result->rsinfo->setDesc, values, nulls);
+	result->sink = topics_fetch_open_sink(fcinfo);
+	result->output = topics_fetch_output(topic, result->sink.desc);
 }
 
 /* Add a row of a log table to the result. */
@@ -222,7 +243,7 @@ topics_fetch_put_record(FetchResult *result, TupleTableSlot *slot)
 	bool		nulls[RECORD_COLUMNS];
 
 	(void) form_record(slot, &result->output, values, nulls);
-	put_row(result, values, nulls);
+	topics_fetch_put_row(&result->sink, values, nulls);
 }
 
 /* Open a partition, and begin to read the records that a snapshot sees. */
@@ -311,7 +332,7 @@ topics_fetch_records(const FetchRequest *request, Snapshot snapshot, FetchResult
 
 	topics_fetch_open(&fetch, request, snapshot);
 	while (topics_fetch_next(&fetch, &result->output, values, nulls))
-		put_row(result, values, nulls);
+		topics_fetch_put_row(&result->sink, values, nulls);
 	topics_fetch_close(&fetch);
 	if (fetch.count > 0)
 		*next = fetch.next;

@@ -18,29 +18,11 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "catalog/namespace.h"
-#include "catalog/objectaccess.h"
-#include "catalog/pg_language_d.h"
-#include "catalog/pg_proc.h"
-#include "commands/explain.h"
 #include "executor/executor.h"
-#include "funcapi.h"
-#include "miscadmin.h"
 #include "nodes/extensible.h"
-#include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/cost.h"
-#include "optimizer/pathnode.h"
 #include "optimizer/paths.h"
-#include "optimizer/restrictinfo.h"
-#include "utils/acl.h"
-#include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
-#include "base/compat.h"
 #include "base/base.h"
 #include "read/read.h"
 #include "pg_topics.h"
@@ -54,9 +36,7 @@
 typedef struct FetchScanState
 {
 	CustomScanState css;		/* must be first */
-	FuncExpr   *call;			/* of topics.fetch or its twin */
-	FmgrInfo	function;		/* the one called, for errors */
-	ExprState  *arguments[FETCH_ARGUMENTS];
+	ScannedCall call;			/* of topics.fetch or its twin */
 
 	FetchRequest request;
 	RecordOutput output;
@@ -75,6 +55,8 @@ static TupleTableSlot *exec_fetch_scan(CustomScanState *css);
 static void end_fetch_scan(CustomScanState *css);
 static void rescan_fetch_scan(CustomScanState *css);
 static void explain_fetch_scan(CustomScanState *css, List *ancestors, ExplainState *es);
+
+static const char *const fetch_sources[] = {"topics_fetch"};
 
 static set_rel_pathlist_hook_type previous_fetch_pathlist = NULL;
 
@@ -102,96 +84,22 @@ static const CustomExecMethods fetch_exec_methods = {
  * ----------------------------------------------------------------
  */
 
-/*
- * Return the call of topics.fetch or its twin that a range table entry is, or
- * NULL if it is anything else.
- */
-static FuncExpr *
-find_fetch_call(RangeTblEntry *rte)
-{
-	RangeTblFunction *function;
-	FuncExpr   *call;
-	HeapTuple	tuple;
-	bool		result = false;
-
-	if (rte->rtekind != RTE_FUNCTION || rte->funcordinality || list_length(rte->functions) != 1)
-		return NULL;
-	function = linitial(rte->functions);
-	call = (FuncExpr *) function->funcexpr;
-	if (!IsA(call, FuncExpr) || list_length(call->args) != FETCH_ARGUMENTS)
-		return NULL;
-
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(call->funcid));
-	if (HeapTupleIsValid(tuple))
-	{
-		Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(tuple);
-
-		if (proc->prolang == ClanguageId && !proc->prosecdef &&
-			heap_attisnull(tuple, Anum_pg_proc_proconfig, NULL) &&
-			proc->pronamespace == get_namespace_oid(TOPICS_SCHEMA, true))
-		{
-			bool		isnull;
-			Datum		source = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
-
-			result = !isnull && strcmp(TextDatumGetCString(source), "topics_fetch") == 0;
-		}
-		ReleaseSysCache(tuple);
-	}
-	return result ? call : NULL;
-}
-
-/* Return true if the query wants all columns in one, as a row. */
-static bool
-wants_whole_row(RelOptInfo *rel)
-{
-	return rel->min_attr <= InvalidAttrNumber &&
-		!bms_is_empty(rel->attr_needed[InvalidAttrNumber - rel->min_attr]);
-}
-
 /* set_rel_pathlist_hook */
 static void
 add_fetch_path(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 {
-	Path	   *path;
-	Path	   *function;
-
 	if (previous_fetch_pathlist)
 		previous_fetch_pathlist(root, rel, rti, rte);
-	if (!pg_topics_enable_offset_scan || rel->pathlist == NIL ||
-		bms_membership(root->all_baserels) != BMS_SINGLETON ||
-		!bms_is_empty(rel->lateral_relids) || find_fetch_call(rte) == NULL || wants_whole_row(rel))
-		return;
-
-	function = linitial(rel->pathlist);
-	path = &topics_custom_scan_make_path(rel, &fetch_path_methods)->path;
-	path->rows = function->rows;
-	path->startup_cost = function->startup_cost;
-	path->total_cost = function->startup_cost + COST_WITHOUT_STORE * (function->total_cost - function->startup_cost);
-	add_path(rel, path);
+	if (bms_membership(root->all_baserels) == BMS_SINGLETON &&
+		topics_call_scan_fits(rel, rte, fetch_sources, lengthof(fetch_sources)))
+		topics_call_scan_add_path(rel, &fetch_path_methods, COST_WITHOUT_STORE);
 }
 
 static Plan *
 plan_fetch_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 				List *tlist, List *clauses, List *custom_plans)
 {
-	CustomScan *cscan = topics_custom_scan_make_plan(path, tlist,
-													 extract_actual_clauses(clauses, false),
-													 &fetch_scan_methods);
-	FuncExpr   *call = find_fetch_call(root->simple_rte_array[rel->relid]);
-	TupleDesc	desc = get_expr_result_tupdesc((Node *) call, false);
-
-	/* the whole call, so that the plan depends on the function */
-	cscan->custom_exprs = list_make1(copyObject(call));
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute attribute = TupleDescAttr(desc, i);
-		Var		   *column = makeVar(rel->relid, i + 1, attribute->atttypid, attribute->atttypmod,
-									 attribute->attcollation, 0);
-
-		cscan->custom_scan_tlist = lappend(cscan->custom_scan_tlist,
-										   makeTargetEntry((Expr *) column, i + 1, NULL, false));
-	}
-	return (Plan *) cscan;
+	return topics_call_scan_make_plan(root, rel, path, tlist, clauses, &fetch_scan_methods);
 }
 
 static Node *
@@ -205,42 +113,19 @@ create_fetch_scan_state(CustomScan *cscan)
  * ----------------------------------------------------------------
  */
 
-/* Check the right to call the function, as ExecInitFunc does. */
-static void
-require_execute_right(Oid function)
-{
-	AclResult	result = object_aclcheck(ProcedureRelationId, function, GetUserId(), ACL_EXECUTE);
-
-	if (result != ACLCHECK_OK)
-		aclcheck_error(result, OBJECT_FUNCTION, get_func_name(function));
-	InvokeFunctionExecuteHook(function);
-}
-
 static void
 begin_fetch_scan(CustomScanState *css, EState *estate, int eflags)
 {
-	FetchScanState *state = (FetchScanState *) css;
-	CustomScan *cscan = (CustomScan *) css->ss.ps.plan;
-
-	state->call = linitial_node(FuncExpr, cscan->custom_exprs);
-	require_execute_right(state->call->funcid);
-	fmgr_info(state->call->funcid, &state->function);
-	for (int i = 0; i < FETCH_ARGUMENTS; i++)
-		state->arguments[i] = ExecInitExpr(list_nth(state->call->args, i), &css->ss.ps);
+	topics_call_scan_begin(&((FetchScanState *) css)->call, css);
 }
 
 /* Evaluate the arguments, and begin to read. */
 static void
 start_fetch_scan(FetchScanState *state)
 {
-	LOCAL_FCINFO(fcinfo, FETCH_ARGUMENTS);
 	PlanState  *ps = &state->css.ss.ps;
 
-	InitFunctionCallInfoData(*fcinfo, &state->function, FETCH_ARGUMENTS, InvalidOid, NULL, NULL);
-	for (int i = 0; i < FETCH_ARGUMENTS; i++)
-		fcinfo->args[i].value = ExecEvalExprSwitchContext(state->arguments[i], ps->ps_ExprContext,
-														  &fcinfo->args[i].isnull);
-	state->request = topics_fetch_request(fcinfo);
+	state->request = topics_fetch_request(topics_call_scan_evaluate(&state->call, ps));
 	state->output = topics_fetch_output(state->request.topic,
 										state->css.ss.ss_ScanTupleSlot->tts_tupleDescriptor);
 	topics_fetch_open(&state->fetch, &state->request, ps->state->es_snapshot);
@@ -333,8 +218,7 @@ end_fetch_scan(CustomScanState *css)
 static void
 explain_fetch_scan(CustomScanState *css, List *ancestors, ExplainState *es)
 {
-	topics_custom_scan_explain(css, "Function Call", (Node *) ((FetchScanState *) css)->call,
-							   ancestors, es);
+	topics_call_scan_explain(&((FetchScanState *) css)->call, css, ancestors, es);
 }
 
 void

@@ -9,6 +9,7 @@
 #define PG_TOPICS_READ_H
 
 #include "access/sdir.h"
+#include "nodes/execnodes.h"
 #include "nodes/plannodes.h"
 
 #include "log/log.h"
@@ -90,10 +91,18 @@ typedef struct Fetch
 	bool		ended;
 } Fetch;
 
-/* Where records go that are read at once, and how they get there. */
+/* Where rows go that are read at once. */
+typedef struct RowSink
+{
+	TupleDesc	desc;
+	struct Batch *batch;		/* of a Batch Scan, or NULL */
+	struct Tuplestorestate *store;	/* of a function that is called as one */
+} RowSink;
+
+/* Where records go, and how they become rows. */
 typedef struct FetchResult
 {
-	struct ReturnSetInfo *rsinfo;
+	RowSink		sink;
 	RecordOutput output;
 } FetchResult;
 
@@ -105,6 +114,8 @@ extern void topics_fetch_open(Fetch *fetch, const FetchRequest *request, Snapsho
 extern bool topics_fetch_next(Fetch *fetch, RecordOutput *output, Datum *values, bool *nulls);
 extern void topics_fetch_close(Fetch *fetch);
 extern Snapshot topics_fetch_wait(FetchRequest *request);
+extern RowSink topics_fetch_open_sink(FunctionCallInfo fcinfo);
+extern void topics_fetch_put_row(const RowSink *sink, Datum *values, bool *nulls);
 extern void topics_fetch_begin_result(FetchResult *result, FunctionCallInfo fcinfo, Topic *topic);
 extern void topics_fetch_put_record(FetchResult *result, TupleTableSlot *slot);
 extern int32 topics_fetch_records(const FetchRequest *request, Snapshot snapshot,
@@ -137,19 +148,65 @@ struct CustomExecMethods;
 struct CustomPath;
 struct CustomPathMethods;
 struct CustomScanMethods;
-struct CustomScanState;
 struct ExplainState;
+struct PlannerInfo;
 struct RelOptInfo;
 extern struct CustomPath *topics_custom_scan_make_path(struct RelOptInfo *rel,
 													   const struct CustomPathMethods *methods);
 extern CustomScan *topics_custom_scan_make_plan(const struct CustomPath *path, List *tlist,
 												List *quals,
 												const struct CustomScanMethods *methods);
-extern struct CustomScanState *topics_custom_scan_make_state(Size size,
-															 const struct CustomExecMethods *methods);
-extern void topics_custom_scan_explain(struct CustomScanState *css, const char *label,
+extern CustomScanState *topics_custom_scan_make_state(Size size,
+													  const struct CustomExecMethods *methods);
+extern void topics_custom_scan_explain(CustomScanState *css, const char *label,
 									   Node *expression, List *ancestors,
 									   struct ExplainState *es);
+
+/* ---- call_scan.c ---- */
+
+/* A function's call that a plan node of ours reads. */
+typedef struct ScannedCall
+{
+	FuncExpr   *expression;
+	FmgrInfo	function;		/* the one called, for errors */
+	List	   *arguments;		/* ExprStates */
+	FunctionCallInfo fcinfo;
+} ScannedCall;
+
+extern bool topics_call_scan_fits(struct RelOptInfo *rel, RangeTblEntry *rte,
+								  const char *const *sources, int count);
+extern void topics_call_scan_add_path(struct RelOptInfo *rel, const struct CustomPathMethods *methods,
+									  double cost);
+extern Plan *topics_call_scan_make_plan(struct PlannerInfo *root, struct RelOptInfo *rel,
+										const struct CustomPath *path, List *tlist, List *clauses,
+										const struct CustomScanMethods *methods);
+extern void topics_call_scan_begin(ScannedCall *call, CustomScanState *css);
+extern FunctionCallInfo topics_call_scan_evaluate(ScannedCall *call, PlanState *ps);
+extern void topics_call_scan_explain(const ScannedCall *call, CustomScanState *css, List *ancestors,
+									 struct ExplainState *es);
+
+/* ---- batch.c ---- */
+
+/* A batch is rows that were read at once, and are returned one by one. */
+typedef struct Batch Batch;
+
+extern Batch *topics_batch_create(TupleDesc desc);
+extern void topics_batch_put(Batch *batch, Datum *values, bool *nulls);
+extern bool topics_batch_next(Batch *batch, TupleTableSlot *slot);
+extern void topics_batch_rewind(Batch *batch);
+extern void topics_batch_free(Batch *batch);
+
+/* A ReturnSetInfo with SFRM_BATCH among its modes is one of these. */
+#define SFRM_BATCH 0x10000
+typedef struct BatchSetInfo
+{
+	ReturnSetInfo rsinfo;		/* must be first */
+	Batch	   *batch;
+} BatchSetInfo;
+
+/* ---- batch_scan.c ---- */
+
+extern void topics_batch_scan_init(void);
 
 /* ---- stale_plan.c ---- */
 
