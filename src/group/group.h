@@ -14,6 +14,7 @@
 #include "storage/lwlock.h"
 #include "utils/jsonb.h"
 
+#include "base/compat.h"
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
