@@ -85,6 +85,8 @@ require_not_elsewhere(const char *group_id, const char *member_id)
 
 	if (topics_member_table_sets() == 1U << METADATA_SET)
 		return;
+	/* what is a moment old does not do */
+	topics_offset_log_prepare(false);
 	set = topics_member_log_find_set(group_id, member_id);
 	if (set >= 0)
 		topics_cluster_report_member_elsewhere(set, member_id);

@@ -107,6 +107,8 @@ is(answer($b, "SELECT topics.commit_offset('g', 's', 4, 1)"),
 is(answer($b, "SELECT topics.reset_offset('g', 's', 4, to_position => 'earliest')"),
 	'55000', '... and resets nothing');
 is(answer($b, q{SELECT * FROM topics.consume('g', 's')}), 'TP011', '... and does not consume');
+ok(poll_until(sub { members($_, 'g') eq 'one_a one_b one_c' }), $_->name . ' shows all members')
+  for $a, $b, $c;
 is(answer($a, poll_sql($one{b})), 'TP004', 'a member is told where it has joined');
 like(
 	($a->psql('postgres', poll_sql($one{b})))[2],
@@ -116,8 +118,6 @@ is(answer($a, "SELECT topics.remove_member('g', '$one{b}{id}')"),
 	'TP004', '... and who would remove it');
 is(answer($a, "SELECT topics.heartbeat('nobody')"), 'TP003', 'nobody is told so');
 like(answer($b, call_sql('heartbeat', $one{b})), qr/^\d+$/, 'a heartbeat');
-ok(poll_until(sub { members($_, 'g') eq 'one_a one_b one_c' }), $_->name . ' shows all members')
-  for $a, $b, $c;
 is( $b->safe_psql(
 		'postgres',
 		q{SELECT string_agg(partition || client_id, ' ' ORDER BY partition) FROM topics.consumer_lag WHERE group_id = 'g' AND client_id <> ''}
