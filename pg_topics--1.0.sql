@@ -525,7 +525,7 @@ Errors: TP003 no such member, 25001 inside a transaction block, 22023 bad max_wa
 CREATE FUNCTION topics.heartbeat(member_id text) RETURNS integer
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_heartbeat';
 COMMENT ON FUNCTION topics.heartbeat(text) IS
-'Says that a member lives, as every call for it does, and gives the group''s generation: if that is not the one that the last poll gave, the next poll takes part in a rebalance (Kafka: Heartbeat, REBALANCE_IN_PROGRESS).
+'Says that a member lives, as every call for it does, and gives the group''s generation: if that is not the one that the last poll gave, the next poll takes part in a rebalance (Kafka: Heartbeat, REBALANCE_IN_PROGRESS). Of a member in several leader sets, the highest of their generations.
 Errors: TP003 no such member, 42501 no right to it, TP004 another node leads';
 
 CREATE FUNCTION topics.assignment(
@@ -559,7 +559,7 @@ Errors: as topics.seek';
 CREATE FUNCTION topics.leave_group(member_id text) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'topics_leave_group';
 COMMENT ON FUNCTION topics.leave_group(text) IS
-'Takes a member out of its group when the transaction commits; others get its partitions (Kafka: unsubscribe, close). A group whose last member leaves, and that has committed nothing, is gone.
+'Takes a member out of its group when the transaction commits; others get its partitions (Kafka: unsubscribe, close). A group whose last member leaves, and that has committed nothing, is gone. Where leaders are spread: what this node leads.
 Errors: TP003 no such member, 42501 no right to it, TP004 another node leads';
 
 CREATE FUNCTION topics.remove_member(group_id text, member_id text) RETURNS void

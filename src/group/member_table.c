@@ -17,9 +17,10 @@
  * is removed since it does not.  So a partition has one owner at most, partitions
  * that stay are polled on meanwhile, and nobody waits for anybody else.
  *
- * FENCED.  An owner changes only under the append lock of the partition of
- * __consumer_offsets that has the group's records, which a commit of the group's
- * offsets holds from its last look (topics_member_table_require_owner) until it has
+ * FENCED.  A member is one of a leader set, and so is each partition that it has.
+ * An owner changes only under the append lock of the partition of
+ * __consumer_offsets that has the group's records of the set, which a commit of
+ * the group's offsets there holds from its last look (topics_member_table_require_owner) until it has
  * stored them.  So a commit comes before the partition changes hands, and
  * the next owner starts behind it; or it is refused.
  *
@@ -31,7 +32,7 @@
  *	member lock (heavyweight)	the right to poll for a member: position, paused, turn.
  *	heard_at, polled_at: atomics.
  *
- * A member is found by its id each time.  A pointer to it that outlives the lock
+ * A member is found by its id and its leader set each time.  A pointer to it that outlives the lock
  * goes with its serial.
  *
  * See docs/decisions/0018-members.md.

@@ -16,8 +16,9 @@
  *		{"offset": 42, "metadata": "..."}
  *
  * The last record of a key is the one that counts; without a value it says
- * that there is no such thing any more.  All records of a group are in one
- * partition, which its name decides.
+ * that there is no such thing any more.  All records of a group that are of the
+ * first leader set are in one partition, which its name decides; those of
+ * another set are in that one's.
  *
  * The log is not read while the server runs: the entries in shared memory
  * (offset_table.c) are current.  They are loaded from the log when a session
