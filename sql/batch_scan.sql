@@ -5,16 +5,20 @@
 \i :setup
 \set VERBOSITY terse
 SELECT topics.create_topic('batch_scan', 2);
-SELECT count(topics.produce('batch_scan', format('value %s', repeat('x', i % 50)), key => i::text, partition => i % 2))
+SELECT count(topics.produce('batch_scan', format('value %s', repeat('x', i % 50)), key => i::text,
+	partition => i % 2))
 	FROM generate_series(1, 2000) i;
-SELECT count(topics.produce('batch_scan', NULL, key => 'null', headers => '{"h": "1"}', partition => i % 2))
+SELECT count(topics.produce('batch_scan', NULL, key => 'null', headers => '{"h": "1"}', partition
+	=> i % 2))
 	FROM generate_series(1, 10) i;
 -- out of line
-SELECT topics.produce('batch_scan', string_agg(md5(i::text), ''), partition => 0) IS NOT NULL AS produced
+SELECT topics.produce('batch_scan', string_agg(md5(i::text), ''), partition => 0) IS NOT NULL AS
+	produced
 	FROM generate_series(1, 1000) i;
 SELECT member_id AS m FROM topics.join_group('batch_scan', ARRAY['batch_scan']) \gset
 SELECT set_config('batch_scan.m', :'m', false) IS NOT NULL AS set;
-CREATE FUNCTION m() RETURNS text STABLE LANGUAGE sql AS $$ SELECT current_setting('batch_scan.m') $$;
+CREATE FUNCTION m() RETURNS text STABLE LANGUAGE sql AS $$
+	SELECT current_setting('batch_scan.m') $$;
 
 -- alone in FROM, and beside others
 CREATE FUNCTION plan(sql text) RETURNS SETOF text LANGUAGE plpgsql AS $$
@@ -25,7 +29,8 @@ BEGIN
 	END LOOP;
 END $$;
 SELECT plan($$ SELECT * FROM topics.poll('m') $$);
-SELECT plan($$ SELECT "offset" FROM topics.poll_bytea('m', 5) p WHERE p.offset % 2 = 0 ORDER BY value LIMIT 3 $$);
+SELECT plan($$ SELECT "offset" FROM topics.poll_bytea('m', 5) p WHERE p.offset % 2 = 0
+	ORDER BY value LIMIT 3 $$);
 SELECT plan($$ SELECT * FROM topics.consume('g', 'batch_scan') $$);
 SELECT plan($$ SELECT * FROM topics.consume_bytea('g', 'batch_scan') $$);
 SELECT plan($$ SELECT * FROM topics.poll((SELECT 'm'::text)) $$) LIMIT 1;
@@ -41,11 +46,13 @@ SELECT plan($$ SELECT * FROM ROWS FROM (topics.poll('m'), topics.poll('m')) p $$
 SELECT plan($$ SELECT topics.poll('m') $$);
 SELECT count(*) FILTER (WHERE plan LIKE '%(Batch Scan)%') AS scans
 	FROM plan($$ SELECT (SELECT count(*)
-			FROM topics.poll('m', CASE WHEN 1 IN (SELECT partitions - i FROM topics.topic) THEN 1 ELSE 2 END))
+			FROM topics.poll('m', CASE WHEN 1 IN (SELECT partitions - i
+	FROM topics.topic) THEN 1 ELSE 2 END))
 		FROM generate_series(1, 2) i $$);
 CREATE TABLE target (id bigint, value text);
 SELECT count(*) FILTER (WHERE plan LIKE '%(Batch Scan)%') AS scans
-	FROM plan($$ UPDATE target t SET value = p.value FROM topics.poll('m') p WHERE t.id = p.offset $$);
+	FROM plan($$ UPDATE target t SET value = p.value FROM topics.poll('m') p
+	WHERE t.id = p.offset $$);
 BEGIN;
 SET LOCAL pg_topics.enable_offset_scan = off;
 SELECT plan($$ SELECT * FROM topics.poll('m') $$);
@@ -57,15 +64,19 @@ CREATE FUNCTION rewind(member_id text) RETURNS void LANGUAGE sql AS $$
 	SELECT topics.seek(member_id, 'batch_scan', 1, 7) $$;
 CREATE FUNCTION polled(records int, bytes int) RETURNS text LANGUAGE sql AS $$
 	SELECT rewind(m());
-	SELECT concat_ws(' ', count(*), count(DISTINCT partition), max(topic), max(generation_id), sum(p.offset),
-		md5(string_agg(format('%s %s %s %s %s %s', partition, p.offset, "timestamp", key, value, headers), ',')))
+	SELECT concat_ws(' ', count(*), count(DISTINCT partition), max(topic), max(generation_id),
+	sum(p.offset),
+		md5(string_agg(format('%s %s %s %s %s %s', partition, p.offset, "timestamp", key, value,
+	headers), ',')))
 	FROM topics.poll(m(), records, bytes) p $$;
 CREATE FUNCTION polled_bytea(records int, bytes int) RETURNS text LANGUAGE sql AS $$
 	SELECT rewind(m());
 	SELECT concat_ws(' ', count(*),
-		md5(string_agg(format('%s %s %s %s %s %s', partition, p.offset, "timestamp", key, value, headers), ',')))
+		md5(string_agg(format('%s %s %s %s %s %s', partition, p.offset, "timestamp", key, value,
+	headers), ',')))
 	FROM topics.poll_bytea(m(), records, bytes) p $$;
-CREATE FUNCTION all_ways(records int, bytes int) RETURNS TABLE (as_text text, as_bytes text) LANGUAGE plpgsql AS $$
+CREATE FUNCTION all_ways(records int, bytes int) RETURNS TABLE (as_text text, as_bytes text)
+	LANGUAGE plpgsql AS $$
 BEGIN
 	-- each time another plan: the settings of now
 	EXECUTE 'DISCARD PLANS';
@@ -73,7 +84,8 @@ BEGIN
 END $$;
 SELECT count(*) AS polled FROM topics.poll(m(), 1);
 CREATE TABLE ways AS
-	SELECT records, bytes, w.* FROM unnest('{1,2,999,5000}'::int[]) records, unnest('{1,100,10000000}'::int[]) bytes,
+	SELECT records, bytes, w.*
+	FROM unnest('{1,2,999,5000}'::int[]) records, unnest('{1,100,10000000}'::int[]) bytes,
 		all_ways(records, bytes) w;
 SET pg_topics.enable_offset_scan = off;
 CREATE TABLE by_function AS SELECT records, bytes, w.* FROM ways o, all_ways(o.records, o.bytes) w;
@@ -84,8 +96,10 @@ RESET work_mem;
 SELECT count(*) FROM ways;
 SELECT count(*) AS differ FROM ways JOIN by_function f USING (records, bytes)
 	JOIN in_file i USING (records, bytes)
-	WHERE (ways.as_text, ways.as_bytes) <> (f.as_text, f.as_bytes) OR (ways.as_text, ways.as_bytes) <> (i.as_text, i.as_bytes);
-SELECT split_part(as_text, ' ', 1) AS records, split_part(as_text, ' ', 2) AS partitions, split_part(as_bytes, ' ', 1) AS as_bytes
+	WHERE (ways.as_text, ways.as_bytes) <> (f.as_text, f.as_bytes) OR (ways.as_text,
+	ways.as_bytes) <> (i.as_text, i.as_bytes);
+SELECT split_part(as_text, ' ', 1) AS records, split_part(as_text, ' ', 2) AS partitions,
+	split_part(as_bytes, ' ', 1) AS as_bytes
 	FROM ways WHERE records = 5000 AND bytes = 10000000;
 DROP TABLE ways, by_function, in_file;
 
@@ -142,12 +156,15 @@ SET LOCAL enable_mergejoin = off;
 SET LOCAL enable_material = off;
 CREATE TEMP TABLE three (i) ON COMMIT DROP AS SELECT generate_series(1, 3);
 ANALYZE three;
-SELECT i, array_agg(p.offset ORDER BY p.offset) FROM three LEFT JOIN topics.poll(m(), 3) p ON p.offset > i + 2 GROUP BY i ORDER BY i;
+SELECT i, array_agg(p.offset ORDER BY p.offset) FROM three LEFT
+	JOIN topics.poll(m(), 3) p ON p.offset > i + 2 GROUP BY i ORDER BY i;
 SELECT at();
 -- a subquery of each row: again, but where arguments change
-SELECT i, (SELECT array_agg(p.offset ORDER BY p.offset) FROM topics.poll(m(), 3) p WHERE p.offset > i + 5) FROM three ORDER BY i;
+SELECT i, (SELECT array_agg(p.offset ORDER BY p.offset) FROM topics.poll(m(), 3) p
+	WHERE p.offset > i + 5) FROM three ORDER BY i;
 SELECT at();
-SELECT i, (SELECT array_agg(p.offset ORDER BY p.offset) FROM topics.poll(m(), i) p) FROM three ORDER BY i;
+SELECT i, (SELECT array_agg(p.offset ORDER BY p.offset) FROM topics.poll(m(), i) p) FROM three
+	ORDER BY i;
 SELECT at();
 SELECT i, (SELECT array_agg(p.offset ORDER BY p.offset)
 		FROM topics.poll(m(), (SELECT count(*)::int FROM three t WHERE t.i <= three.i)) p)
@@ -155,16 +172,20 @@ SELECT i, (SELECT array_agg(p.offset ORDER BY p.offset)
 SELECT at();
 -- the same of a batch in a file
 SET LOCAL work_mem = '64kB';
-SELECT i, (SELECT count(*) FROM topics.poll(m(), 900) p WHERE p.offset > i + 20) FROM three ORDER BY i;
+SELECT i, (SELECT count(*) FROM topics.poll(m(), 900) p WHERE p.offset > i + 20) FROM three
+	ORDER BY i;
 SELECT at();
 ROLLBACK;
 
 -- two in one statement, one after the other
 SELECT rewind(:'m');
 SELECT array_agg("offset" ORDER BY "offset") FROM
-	(SELECT "offset" FROM topics.poll(m(), 3) UNION ALL SELECT "offset" FROM topics.poll_bytea(m(), 2)) p;
-WITH a AS MATERIALIZED (SELECT "offset" FROM topics.poll(m(), 2)), b AS MATERIALIZED (SELECT "offset" FROM topics.poll(m(), 2))
-	SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b), at() AS before, (SELECT count(*) FROM a JOIN b USING ("offset")) AS in_both;
+	(SELECT "offset" FROM topics.poll(m(), 3) UNION ALL SELECT "offset"
+	FROM topics.poll_bytea(m(), 2)) p;
+WITH a AS MATERIALIZED (SELECT "offset"
+	FROM topics.poll(m(), 2)), b AS MATERIALIZED (SELECT "offset" FROM topics.poll(m(), 2))
+	SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b), at() AS before, (SELECT count(*)
+	FROM a JOIN b USING ("offset")) AS in_both;
 SELECT at();
 
 -- prepared, and in PL/pgSQL, where each row may call for the member
@@ -195,7 +216,8 @@ SELECT count(*), min(id), max(id) FROM target;
 
 -- consume: the offset moves behind the batch, with the transaction
 CREATE FUNCTION consumed() RETURNS text LANGUAGE sql AS $$
-	SELECT string_agg(current_offset::text, ' ' ORDER BY partition) FROM topics.consumer_lag WHERE group_id = 'batch_consume' $$;
+	SELECT string_agg(current_offset::text, ' ' ORDER BY partition) FROM topics.consumer_lag
+	WHERE group_id = 'batch_consume' $$;
 BEGIN;
 SELECT count(*) FROM (SELECT FROM topics.consume('batch_consume', 'batch_scan', 10) LIMIT 1) c;
 SELECT count(*), min(c.offset) FROM topics.consume('batch_consume', 'batch_scan', 5) c;
@@ -206,7 +228,8 @@ SELECT count(*) FROM topics.consume_bytea('batch_consume', 'batch_scan', 5);
 ROLLBACK;
 SELECT consumed();
 BEGIN;
-DECLARE c CURSOR FOR SELECT partition, "offset" FROM topics.consume('batch_consume', 'batch_scan', 3);
+DECLARE c CURSOR FOR SELECT partition, "offset"
+	FROM topics.consume('batch_consume', 'batch_scan', 3);
 FETCH 1 FROM c;
 SAVEPOINT s;
 SELECT partition, "offset" FROM topics.consume('batch_consume', 'batch_scan', 1);
@@ -235,7 +258,8 @@ ROLLBACK;
 
 DEALLOCATE p;
 DROP TABLE target;
-DROP FUNCTION m(), at(), plan(text), rewind(text), polled(int, int), polled_bytea(int, int), all_ways(int, int), work(), consumed();
+DROP FUNCTION m(), at(), plan(text), rewind(text), polled(int, int), polled_bytea(int, int),
+	all_ways(int, int), work(), consumed();
 SELECT topics.leave_group(:'m');
 SELECT topics.drop_topic('batch_scan');
 DROP OWNED BY batch_reader;

@@ -661,7 +661,7 @@ next_generation(const LocalOffset *local, int32 generation)
 	is_loaded = local->shared->of.head.is_loaded;
 	topics_offset_table_unlock();
 	if (is_loaded)
-		generation = Max(generation, first_generation_of_term(local->set));
+		generation = topics_max(generation, first_generation_of_term(local->set));
 	if (generation >= PG_INT32_MAX - LEFT_OUT_AT_MOST)
 		return 1;
 	return generation + (is_loaded ? pg_prng_uint64_range(&pg_global_prng_state, LOST_GENERATIONS, LEFT_OUT_AT_MOST) : 1);

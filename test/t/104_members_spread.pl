@@ -197,7 +197,8 @@ is( $b->safe_psql(
 	'the view has one row for it');
 my $both = join_group($b, 'g', q{'{s}', client_id => 'zzz'});
 poll($b, $_) for $one{b}, $both, $one{b}, $both;
-is(has($b, $_) =~ tr/:/:/, 2, 'a program that joins at b shares all that b leads') for $one{b}, $both;
+is(has($b, $_) =~ tr/:/:/, 2, 'a program that joins at b shares all that b leads')
+  for $one{b}, $both;
 $a->safe_psql('postgres', q{CALL topics.rebalance_leaders()});
 await_leaders('abcabc', 'c leads again');
 ok( poll_until(
