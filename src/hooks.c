@@ -224,8 +224,8 @@ note_dropped_extension(Oid extension)
 }
 
 /*
- * An extension is created, by whatever command, maybe since another one requires
- * it: if it is ours, the worker comes.  Its row is not yet visible.
+ * An extension is created, by whatever command, maybe since another one
+ * requires it: if it is ours, the worker comes.  Its row is not yet visible.
  */
 static void
 note_created_extension(Oid extension)
@@ -459,8 +459,9 @@ is_role_renamed(Node *statement)
 }
 
 /*
- * Error context of DROP EXTENSION, which locks all tables of all topics at once:
- * where there is no room for these locks, PostgreSQL's hint is to make more.
+ * Error context of DROP EXTENSION, which locks all tables of all topics at
+ * once: where there is no room for these locks, PostgreSQL's hint is to make
+ * more.
  */
 static void
 hint_at_large_topics(void *arg)

@@ -27,7 +27,9 @@
 #define TOPIC_LOG_SCHEMA "topic_log"	/* catalogue and log tables */
 #define TOPIC_LOG_AM "topic_log"	/* the access method of segments */
 
-/* The internal topics: what a cluster's nodes agree on, and what has a state. */
+/*
+ * The internal topics: what a cluster's nodes agree on, and what has a state.
+ */
 #define METADATA_TOPIC "__cluster_metadata"
 #define CONSUMER_OFFSETS_TOPIC "__consumer_offsets"
 #define PRODUCER_STATE_TOPIC "__producer_state"

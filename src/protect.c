@@ -25,9 +25,9 @@
  * its triggers and its owner's rights (hooks.c has what concerns the view as a
  * whole).
  *
- * On a node that follows in a cluster, a topic's view keeps its name, its owner and
- * its grants, too: they are the leader's.  (What changes these for many objects at
- * once, as DROP OWNED does, is put back by the replicator.)
+ * On a node that follows in a cluster, a topic's view keeps its name, its
+ * owner and its grants, too: they are the leader's.  (What changes these for
+ * many objects at once, as DROP OWNED does, is put back by the replicator.)
  *
  * Tables of which the catalogue knows nothing, which a dump in part can leave,
  * may be altered and dropped.  That is also why a restore is not in the way of

@@ -126,7 +126,10 @@ forget_database(Oid database)
 	topics_producer_table_forget_database(database);
 }
 
-/* Committed offsets, and what producers have stored, are those of another log in these leader sets. */
+/*
+ * Committed offsets, and what producers have stored, are those of another log
+ * in these leader sets.
+ */
 static void
 forget_sets(uint32 sets)
 {

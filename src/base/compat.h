@@ -373,7 +373,9 @@ topics_result_relations(const PlannedStmt *stmt)
 #define TOPICS_RELATION_HOOK_PARENT (inhparent ? relid : InvalidOid)
 #endif
 
-/* Where this process's commits come from, by PostgreSQL's replication origins. */
+/*
+ * Where this process's commits come from, by PostgreSQL's replication origins.
+ */
 #if PG_VERSION_NUM >= 190000
 #define TopicsOriginId ReplOriginId
 #define topics_replorigin_id replorigin_xact_state.origin

@@ -150,8 +150,8 @@ is_led_here(const Topic *topic, int32 number)
 }
 
 /*
- * Return true if this node leads any partition of a topic, or is where groups are made.  A group
- * that is new is made there.
+ * Return true if this node leads any partition of a topic, or is where groups
+ * are made.  A group that is new is made there.
  */
 static bool
 may_be_consumed(const Topic *topic)
@@ -165,8 +165,8 @@ may_be_consumed(const Topic *topic)
 }
 
 /*
- * WakeupCheck: return true if any partition has something and is free; or if another node has come
- * to lead all, which is an error to who looks.
+ * WakeupCheck: return true if any partition has something and is free; or if
+ * another node has come to lead all, which is an error to who looks.
  */
 static bool
 is_any_place_free(void *arg)

@@ -30,11 +30,12 @@
  * with the change.  Each transaction that uses a group holds its group lock
  * shared; topics.delete_group() has it exclusively.
  *
- * MEMBERS of a group need no claim: a partition is one member's.  What they commit
- * is checked once more with the append locks held, under which a partition gets
- * another owner (member_table.c): so a member that was paused between its check and
- * its commit, and has lost the partition meanwhile, commits nothing, and the new owner
- * starts from the last offset that was committed.
+ * MEMBERS of a group need no claim: a partition is one member's.  What they
+ * commit is checked once more with the append locks held, under which a
+ * partition gets another owner (member_table.c): so a member that was paused
+ * between its check and its commit, and has lost the partition meanwhile,
+ * commits nothing, and the new owner starts from the last offset that was
+ * committed.
  *
  * DROPPED TOPICS.  The transaction that drops a topic writes tombstones for all
  * entries of the topic.  It needs no claim: a transaction that has a change of
@@ -89,7 +90,10 @@ static bool has_members = false;
 
 static int64 offsets_topic_id;	/* where this commit's records go */
 
-/* What this node was in a leader set when the transaction's first call began; 0: in no cluster. */
+/*
+ * What this node was in a leader set when the transaction's first call began;
+ * 0: in no cluster.
+ */
 static uint64 generations[MAX_LEADER_SETS];
 
 /* ----------------------------------------------------------------
@@ -134,7 +138,10 @@ enter_local(HTAB *hash, LocalOffset *local)
 	known->local = local;
 }
 
-/* The transaction uses one more.  From some number on it finds them by a hash table. */
+/*
+ * The transaction uses one more.  From some number on it finds them by a hash
+ * table.
+ */
 static void
 note_local(LocalOffset *local)
 {
@@ -167,8 +174,9 @@ topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 pa
 }
 
 /*
- * Before what is committed is looked at, for who will commit offsets: note what this node is in each
- * leader set.  Where that becomes another one what was looked at may be old, or forgotten.
+ * Before what is committed is looked at, for who will commit offsets: note
+ * what this node is in each leader set.  Where that becomes another one what
+ * was looked at may be old, or forgotten.
  */
 void
 topics_consumer_offset_note_generations(void)
@@ -278,8 +286,8 @@ topics_consumer_offset_change_type(LocalOffset *local, GroupType type)
 }
 
 /*
- * A group's members will be these when the transaction commits, which holds the lock on them.
- * They live in TopTransactionContext.
+ * A group's members will be these when the transaction commits, which holds
+ * the lock on them.  They live in TopTransactionContext.
  */
 void
 topics_consumer_offset_change_members(LocalOffset *local, const GroupMembers *members)
@@ -311,8 +319,9 @@ topics_consumer_offset_change(LocalOffset *local, int64 offset, const char *meta
 }
 
 /*
- * The same, if the member still has the partition then, as it had in the generation that
- * it has given.  The member is one that had this serial, and may have gone.
+ * The same, if the member still has the partition then, as it had in the
+ * generation that it has given.  The member is one that had this serial, and
+ * may have gone.
  */
 void
 topics_consumer_offset_change_as_member(LocalOffset *local, int64 offset, const char *metadata,
@@ -367,7 +376,10 @@ require_visible_commit(GroupOffset *entry)
 				 errhint("The transaction might succeed if retried.")));
 }
 
-/* Acquire a group's lock until the (sub)transaction ends, and note that it is held. */
+/*
+ * Acquire a group's lock until the (sub)transaction ends, and note that it is
+ * held.
+ */
 static bool
 acquire_group_lock(const LOCKTAG *tag, LOCKMODE mode, bool wait)
 {
@@ -482,7 +494,10 @@ topics_consumer_offset_delete_topic(int64 topic_id)
 	pfree(entries);
 }
 
-/* Use a group, or exclude all other users of it; return false where that has to be waited for. */
+/*
+ * Use a group, or exclude all other users of it; return false where that has
+ * to be waited for.
+ */
 bool
 topics_consumer_offset_try_lock_group(const char *group_id, bool exclusive)
 {
@@ -493,8 +508,8 @@ topics_consumer_offset_try_lock_group(const char *group_id, bool exclusive)
 }
 
 /*
- * Lock what a group's members are until the transaction ends: exclusively to change it, shared
- * for what there must be no members for.
+ * Lock what a group's members are until the transaction ends: exclusively to
+ * change it, shared for what there must be no members for.
  */
 bool
 topics_consumer_offset_lock_members(const char *group_id, bool exclusive, bool wait)
@@ -601,8 +616,8 @@ topics_consumer_offset_pre_commit(void)
 }
 
 /*
- * With the append locks held: require each member to have the partitions that it commits
- * offsets of.  Raises the error of who has lost one.
+ * With the append locks held: require each member to have the partitions that
+ * it commits offsets of.  Raises the error of who has lost one.
  */
 void
 topics_consumer_offset_require_members(void)
@@ -742,8 +757,9 @@ topics_consumer_offset_subabort(SubTransactionId subxid)
 }
 
 /*
- * A group's members have changed: they look, and so does the worker.  Where the last one has gone, those
- * in other leader sets may take its place, for which the worker looks at all.
+ * A group's members have changed: they look, and so does the worker.  Where
+ * the last one has gone, those in other leader sets may take its place, for
+ * which the worker looks at all.
  */
 static void
 tell_members(const LocalOffset *local)

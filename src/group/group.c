@@ -125,9 +125,9 @@ report_type(const char *group_id, GroupType type, GroupType wanted)
 }
 
 /*
- * Require a group to be of a type.  A simple one, which nobody has consumed with so far, becomes of
- * that type when the transaction commits.  The lock keeps two transactions from making it
- * two things.
+ * Require a group to be of a type.  A simple one, which nobody has consumed
+ * with so far, becomes of that type when the transaction commits.  The lock
+ * keeps two transactions from making it two things.
  */
 static void
 require_type(LocalOffset *group, GroupType type)
@@ -156,8 +156,8 @@ topics_group_refuse_type(const char *group_id, GroupType refused, GroupType want
 }
 
 /*
- * Use a group in this transaction, as one of a type; GROUP_SIMPLE stands for any.  A new one becomes the
- * current user's.
+ * Use a group in this transaction, as one of a type; GROUP_SIMPLE stands for
+ * any.  A new one becomes the current user's.
  */
 LocalOffset *
 topics_group_use(const char *group_id, GroupType type)
@@ -256,8 +256,9 @@ claim_partition(const char *group_id, Topic *topic, int32 number, Partition *par
 }
 
 /*
- * For who is no member: require the group to have none, and keep them from joining until the
- * transaction ends.  A group that consumes by claims never has any.
+ * For who is no member: require the group to have none, and keep them from
+ * joining until the transaction ends.  A group that consumes by claims never
+ * has any.
  */
 static void
 require_no_members(const char *group_id, const LocalOffset *group, int code, const char *detail)
@@ -273,7 +274,10 @@ require_no_members(const char *group_id, const LocalOffset *group, int code, con
 				 errhint("Stop them before: topics.leave_group(), topics.remove_member(). The view topics.group_member lists them.")));
 }
 
-/* Return the member that commits an offset, by its arguments, or NULL: none does. */
+/*
+ * Return the member that commits an offset, by its arguments, or NULL: none
+ * does.
+ */
 static char *
 get_committing_member(FunctionCallInfo fcinfo, const char *group_id, int member_id, int generation_id)
 {
@@ -329,8 +333,9 @@ check_offset_to_commit(const char *group_id, Partition *partition, int64 committ
 }
 
 /*
- * Commit an offset for a member, which may go back, as in Kafka: it alone commits there.  The
- * transaction's commit looks again whether the partition is still the member's.
+ * Commit an offset for a member, which may go back, as in Kafka: it alone
+ * commits there.  The transaction's commit looks again whether the partition
+ * is still the member's.
  */
 static void
 commit_as_member(LocalOffset *local, Partition *partition, const char *member_id, int32 generation,

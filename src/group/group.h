@@ -50,7 +50,10 @@ typedef struct GroupOffsetKey
 	char		group_id[MAX_GROUP_ID + 1];
 } GroupOffsetKey;
 
-/* Get what stands for a partition in the key of a group's members in a leader set. */
+/*
+ * Get what stands for a partition in the key of a group's members in a leader
+ * set.
+ */
 static inline int32
 make_members_partition(int set)
 {
@@ -204,7 +207,10 @@ typedef struct MemberKey
 	char		member_id[MAX_MEMBER_ID + 1];
 } MemberKey;
 
-/* A member of a group, in shared memory; member_table.c says which lock guards what. */
+/*
+ * A member of a group, in shared memory; member_table.c says which lock guards
+ * what.
+ */
 typedef struct Member
 {
 	MemberKey	key;			/* hash key: must be first */

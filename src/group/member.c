@@ -3,17 +3,18 @@
  * member.c
  *		Members of consumer groups: join, leave, heartbeat, and what they have.
  *
- * Kafka's consumer groups: a member is assigned partitions, polls them (poll.c) and
- * commits offsets.  It is an id and a role, not a session: any session of the
- * role may call for it, so that a transaction pooler works, and nobody holds a
- * transaction open while it works.
+ * Kafka's consumer groups: a member is assigned partitions, polls them
+ * (poll.c) and commits offsets.  It is an id and a role, not a session: any
+ * session of the role may call for it, so that a transaction pooler works, and
+ * nobody holds a transaction open while it works.
  *
- * To join and to leave are changes of the group (rebalance.c), which take effect when
- * the transaction commits.  All else that a member says of itself takes effect at
- * once: that it lives, where it goes on, what it does not want.
+ * To join and to leave are changes of the group (rebalance.c), which take
+ * effect when the transaction commits.  All else that a member says of itself
+ * takes effect at once: that it lives, where it goes on, what it does not
+ * want.
  *
- * Every call with a member_id is a heartbeat; poll() and poll_wait() say as well that
- * the member still works on what it gets.
+ * Every call with a member_id is a heartbeat; poll() and poll_wait() say as
+ * well that the member still works on what it gets.
  *
  * See docs/decisions/0018-members.md.
  *
@@ -56,7 +57,10 @@ PG_FUNCTION_INFO_V1(topics_seek);
 PG_FUNCTION_INFO_V1(topics_pause);
 PG_FUNCTION_INFO_V1(topics_resume);
 
-/* Kafka's group.max.session.timeout.ms is as much; its minimum of 6 s spares brokers. */
+/*
+ * Kafka's group.max.session.timeout.ms is as much; its minimum of 6 s spares
+ * brokers.
+ */
 #define MIN_TIMEOUT_MS 100
 #define MAX_SESSION_TIMEOUT_MS (30 * 60 * 1000)
 #define MAX_INSTANCE_ID 249		/* Kafka's, bytes of group.instance.id */
@@ -93,8 +97,8 @@ require_not_elsewhere(const char *group_id, const char *member_id)
 }
 
 /*
- * Raise TP003, or TP012 if another program has taken the place of a static member; or TP004 if another
- * node may know better.
+ * Raise TP003, or TP012 if another program has taken the place of a static
+ * member; or TP004 if another node may know better.
  */
 void
 topics_member_report_unknown(const char *member_id)
@@ -130,8 +134,9 @@ require_role(const char *member_id, Oid role)
 }
 
 /*
- * Find a member that has joined, and note that it has called, in each leader set in which it is.  Return
- * it in the first of these.  Raises the error if there is none.
+ * Find a member that has joined, and note that it has called, in each leader
+ * set in which it is.  Return it in the first of these.  Raises the error if
+ * there is none.
  */
 MemberCall
 topics_member_call(const char *member_id, bool is_poll)
@@ -157,7 +162,10 @@ topics_member_call(const char *member_id, bool is_poll)
 	return first;
 }
 
-/* Arguments of seek(), pause() and resume(), behind the member; only the last one may be NULL. */
+/*
+ * Arguments of seek(), pause() and resume(), behind the member; only the last
+ * one may be NULL.
+ */
 enum
 {
 	PLACE_ARG_TOPIC = 1,
@@ -165,7 +173,10 @@ enum
 	PLACE_ARG_TO_OFFSET
 };
 
-/* Return the argument that names a member, once what is known of members is there. */
+/*
+ * Return the argument that names a member, once what is known of members is
+ * there.
+ */
 static char *
 get_member_argument(FunctionCallInfo fcinfo)
 {
@@ -187,7 +198,10 @@ make_member_tag(const char *member_id)
 								hash_bytes_extended((const unsigned char *) member_id, strlen(member_id), 0));
 }
 
-/* Acquire the right to change where a member stands: to topics_member_unlock, or to an error. */
+/*
+ * Acquire the right to change where a member stands: to topics_member_unlock,
+ * or to an error.
+ */
 void
 topics_member_lock(const char *member_id)
 {
@@ -205,8 +219,9 @@ topics_member_unlock(const char *member_id)
 }
 
 /*
- * Have a member take the partitions of a leader set that are its own and that nobody has.  With "keep" it
- * gives up nothing, and its generation stays, until it polls.
+ * Have a member take the partitions of a leader set that are its own and that
+ * nobody has.  With "keep" it gives up nothing, and its generation stays,
+ * until it polls.
  */
 void
 topics_member_take(const char *member_id, const MemberCall *call, bool keep)
@@ -277,7 +292,10 @@ get_ms_argument(FunctionCallInfo fcinfo, int argument, const char *name, int64 l
 	return ms;
 }
 
-/* Return an argument that is a name of so many bytes at most, in TopTransactionContext, or NULL. */
+/*
+ * Return an argument that is a name of so many bytes at most, in
+ * TopTransactionContext, or NULL.
+ */
 static char *
 get_name_argument(FunctionCallInfo fcinfo, int argument, const char *name, Size most)
 {
@@ -340,7 +358,10 @@ look_up_topics(MemberRow *row, ArrayType *array)
 	row->ntopics = qunique(row->topic_ids, row->ntopics, sizeof(int64), compare_topic_ids);
 }
 
-/* Get the address of the client, in TopTransactionContext, or NULL if it has none. */
+/*
+ * Get the address of the client, in TopTransactionContext, or NULL if it has
+ * none.
+ */
 static char *
 get_client_host(void)
 {
@@ -356,8 +377,8 @@ get_client_host(void)
 }
 
 /*
- * Check a pattern.  It must have no back references: to match one can take for ever, and the worker
- * does.
+ * Check a pattern.  It must have no back references: to match one can take for
+ * ever, and the worker does.
  */
 static void
 check_pattern(const char *pattern)
@@ -451,8 +472,8 @@ add_row(GroupMembers *members, const MemberRow *row)
 }
 
 /*
- * A member joins.  Who had its group.instance.id is fenced; it has the same partitions, and if it
- * wants the same topics there is no new generation.
+ * A member joins.  Who had its group.instance.id is fenced; it has the same
+ * partitions, and if it wants the same topics there is no new generation.
  */
 static void
 join(const char *group_id, LocalOffset *local, GroupMembers *members, MemberRow *row)
@@ -492,7 +513,10 @@ notice_other_reset(const char *group_id, const MemberRow *row)
 	}
 }
 
-/* Get the leader sets that this node leads, of those that there are: a bit for each. */
+/*
+ * Get the leader sets that this node leads, of those that there are: a bit for
+ * each.
+ */
 static uint32
 get_led_sets(void)
 {
@@ -505,9 +529,10 @@ get_led_sets(void)
 }
 
 /*
- * Choose the leader sets in which a member joins: a bit for each.  They are those of its topics'
- * partitions that this node leads.  One that gets none here can be a member in the first set, whose
- * leader makes the group; and one with a pattern in any, since topics may come.
+ * Choose the leader sets in which a member joins: a bit for each.  They are
+ * those of its topics' partitions that this node leads.  One that gets none
+ * here can be a member in the first set, whose leader makes the group; and one
+ * with a pattern in any, since topics may come.
  */
 static uint32
 choose_sets(const MemberRow *row)
@@ -540,8 +565,9 @@ check_assignor(const char *group_id, Assignor used, Assignor assignor)
 }
 
 /*
- * In the leader sets in which a member does not join: those that are there use the same assignor,
- * also where another node leads, and who had its group.instance.id is fenced.
+ * In the leader sets in which a member does not join: those that are there use
+ * the same assignor, also where another node leads, and who had its
+ * group.instance.id is fenced.
  */
 static void
 join_beside(const char *group_id, const MemberRow *row, Assignor assignor, uint32 sets)
@@ -566,7 +592,10 @@ join_beside(const char *group_id, const MemberRow *row, Assignor assignor, uint3
 	}
 }
 
-/* A member joins in each leader set that this node leads for it.  Return the highest generation. */
+/*
+ * A member joins in each leader set that this node leads for it.  Return the
+ * highest generation.
+ */
 static int32
 join_sets(const char *group_id, const MemberRow *row, Assignor assignor)
 {
@@ -590,7 +619,8 @@ join_sets(const char *group_id, const MemberRow *row, Assignor assignor)
 }
 
 /*
- * join_group(group_id, topics, assignor, topic_pattern, session_timeout, max_poll_interval,
+ * join_group(group_id, topics, assignor, topic_pattern, session_timeout,
+ * max_poll_interval,
  *			  group_instance_id, client_id, auto_offset_reset): member_id, generation_id
  */
 Datum
@@ -631,8 +661,8 @@ topics_join_group(PG_FUNCTION_ARGS)
  */
 
 /*
- * Take a member out of its group in a leader set, when the transaction commits.  Return false if it is
- * not in it.
+ * Take a member out of its group in a leader set, when the transaction
+ * commits.  Return false if it is not in it.
  */
 static bool
 remove_from_set(const char *group_id, const char *member_id, int set)
@@ -705,7 +735,10 @@ topics_remove_member(PG_FUNCTION_ARGS)
  * ----------------------------------------------------------------
  */
 
-/* heartbeat(member_id): the group's generation; the highest, if it has several here */
+/*
+ * heartbeat(member_id): the group's generation; the highest, if it has several
+ * here
+ */
 Datum
 topics_heartbeat(PG_FUNCTION_ARGS)
 {
@@ -795,7 +828,10 @@ report_not_assigned(const char *member_id, const char *topic, int32 partition)
 			 errhint("topics.assignment() lists what is; topics.poll() takes what a rebalance has given.")));
 }
 
-/* Require an offset to be one from which the partition can be read, or will be. */
+/*
+ * Require an offset to be one from which the partition can be read, or will
+ * be.
+ */
 static void
 check_offset_to_seek(Topic *topic, int32 number, int64 offset)
 {
@@ -813,7 +849,10 @@ check_offset_to_seek(Topic *topic, int32 number, int64 offset)
 									   "topics.list_offsets() gives the two ends.");
 }
 
-/* Do what a member wants of a partition, under its lock.  Return false if it does not have it. */
+/*
+ * Do what a member wants of a partition, under its lock.  Return false if it
+ * does not have it.
+ */
 static bool
 change_owned_place(const char *member_id, const Topic *topic, int32 number, PlaceWish wish, int64 position)
 {

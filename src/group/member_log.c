@@ -4,8 +4,8 @@
  *		The records of __consumer_offsets that say who a group's members are, and
  *		which partitions each is to have.
  *
- * There is one record for a group, as Kafka has, in each leader set in which it has members.  It
- * is written when members come or go:
+ * There is one record for a group, as Kafka has, in each leader set in which
+ * it has members.  It is written when members come or go:
  *
  *	0/-2/g
  *		{"generation": 7, "assignor": "range", "members": [
@@ -215,7 +215,10 @@ parse_row(MemberRow *row, Jsonb *value)
 	return true;
 }
 
-/* Return true if a member before this one has the same name, which no record of ours says. */
+/*
+ * Return true if a member before this one has the same name, which no record
+ * of ours says.
+ */
 static bool
 is_repeated(const GroupMembers *members, const MemberRow *row)
 {
@@ -225,7 +228,10 @@ is_repeated(const GroupMembers *members, const MemberRow *row)
 	return false;
 }
 
-/* Read the value of the record, palloc'd.  What somebody else wrote may be anything. */
+/*
+ * Read the value of the record, palloc'd.  What somebody else wrote may be
+ * anything.
+ */
 GroupMembers *
 topics_member_log_parse(Jsonb *value)
 {
@@ -257,8 +263,8 @@ topics_member_log_parse(Jsonb *value)
  */
 
 /*
- * Return true if members of a leader set call here: neither on a standby, nor on a node that
- * follows.
+ * Return true if members of a leader set call here: neither on a standby, nor
+ * on a node that follows.
  */
 bool
 topics_member_log_may_call(int set)
@@ -280,8 +286,8 @@ names_member(const GroupOffset *entry, const char *member_id)
 }
 
 /*
- * Find a leader set that another node leads, in which a group, or with NULL any one, has a member of this
- * id, by the records; or return -1.
+ * Find a leader set that another node leads, in which a group, or with NULL
+ * any one, has a member of this id, by the records; or return -1.
  */
 int
 topics_member_log_find_set(const char *group_id, const char *member_id)
@@ -354,9 +360,10 @@ unpin_entries(const GroupMembers *members)
 }
 
 /*
- * Return true if what is known of a group's members is what a record says, or newer.  Who leads
- * another leader set reads all of them again and again.  Members that were loaded while this node
- * was losing the set are not what is to be known.  The caller holds the table lock.
+ * Return true if what is known of a group's members is what a record says, or
+ * newer.  Who leads another leader set reads all of them again and again.
+ * Members that were loaded while this node was losing the set are not what is
+ * to be known.  The caller holds the table lock.
  */
 static bool
 is_known(GroupOffset *group, bool may_call, int64 record_offset)
@@ -370,8 +377,9 @@ is_known(GroupOffset *group, bool may_call, int64 record_offset)
 }
 
 /*
- * A group's members are those of a record, unless what is known of them is newer.  Each has so
- * much time to call as if it had just done so.  A standby, or a follower, has no members that call.
+ * A group's members are those of a record, unless what is known of them is
+ * newer.  Each has so much time to call as if it had just done so.  A standby,
+ * or a follower, has no members that call.
  */
 void
 topics_member_log_load(const GroupOffsetKey *key, Jsonb *value, TimestampTz commit_time, int64 record_offset)

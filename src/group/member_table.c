@@ -9,20 +9,22 @@
  * moment: when a member last called, and which record it polls next.
  *
  * TARGET AND OWNER.  A change of a group's members gives each partition a
- * target, the member that is to have it, and the group a new generation; that is a
- * record, and the commit stores it here (topics_member_table_apply).  A partition's
- * owner is the member that has it now.  A member takes the new generation when it
- * polls (topics_member_table_adopt): it gives up what is no longer its own, and gets
- * what nobody has.  What another one still has it gets when that one polls, or
- * is removed since it does not.  So a partition has one owner at most, partitions
- * that stay are polled on meanwhile, and nobody waits for anybody else.
+ * target, the member that is to have it, and the group a new generation; that
+ * is a record, and the commit stores it here (topics_member_table_apply).  A
+ * partition's owner is the member that has it now.  A member takes the new
+ * generation when it polls (topics_member_table_adopt): it gives up what is no
+ * longer its own, and gets what nobody has.  What another one still has it
+ * gets when that one polls, or is removed since it does not.  So a partition
+ * has one owner at most, partitions that stay are polled on meanwhile, and
+ * nobody waits for anybody else.
  *
- * FENCED.  A member is one of a leader set, and so is each partition that it has.
- * An owner changes only under the append lock of the partition of
- * __consumer_offsets that has the group's records of the set, which a commit of
- * the group's offsets there holds from its last look (topics_member_table_require_owner) until it has
- * stored them.  So a commit comes before the partition changes hands, and
- * the next owner starts behind it; or it is refused.
+ * FENCED.  A member is one of a leader set, and so is each partition that it
+ * has.  An owner changes only under the append lock of the partition of
+ * __consumer_offsets that has the group's records of the set, which a commit
+ * of the group's offsets there holds from its last look
+ * (topics_member_table_require_owner) until it has stored them.  So a commit
+ * comes before the partition changes hands, and the next owner starts behind
+ * it; or it is refused.
  *
  * LOCKING
  *
@@ -32,8 +34,8 @@
  *	member lock (heavyweight)	the right to poll for a member: position, paused, turn.
  *	heard_at, polled_at: atomics.
  *
- * A member is found by its id and its leader set each time.  A pointer to it that outlives the lock
- * goes with its serial.
+ * A member is found by its id and its leader set each time.  A pointer to it
+ * that outlives the lock goes with its serial.
  *
  * See docs/decisions/0018-members.md.
  *
@@ -65,7 +67,10 @@ typedef struct MemberTable
 	dlist_head	all;
 } MemberTable;
 
-/* A member that this transaction has made; it goes with it, unless it has joined. */
+/*
+ * A member that this transaction has made; it goes with it, unless it has
+ * joined.
+ */
 typedef struct ReservedMember
 {
 	Member	   *member;
@@ -245,9 +250,10 @@ topics_member_table_report_full(void)
 }
 
 /*
- * Make a member, which joins by topics_member_table_apply, or goes at the end of the
- * transaction; or find it, where the log is read again.  "group" is the entry of its group's members,
- * and is pinned.  Return false if there is no room, or it is another group's.
+ * Make a member, which joins by topics_member_table_apply, or goes at the end
+ * of the transaction; or find it, where the log is read again.  "group" is the
+ * entry of its group's members, and is pinned.  Return false if there is no
+ * room, or it is another group's.
  */
 bool
 topics_member_table_reserve(MemberRow *row, GroupOffset *group)
@@ -297,8 +303,8 @@ topics_member_table_reserve(MemberRow *row, GroupOffset *group)
 }
 
 /*
- * Let a member go; with "trim" entries, too, that nobody needs then.  The caller holds the table
- * lock exclusively.
+ * Let a member go; with "trim" entries, too, that nobody needs then.  The
+ * caller holds the table lock exclusively.
  */
 static void
 remove_member(Member *member, bool trim)
@@ -330,7 +336,10 @@ remove_member(Member *member, bool trim)
 	(void) hash_search(hash, &member->key, HASH_REMOVE, NULL);
 }
 
-/* At the transaction's end: those that it has made, and that have not joined, go.  Raises nothing. */
+/*
+ * At the transaction's end: those that it has made, and that have not joined,
+ * go.  Raises nothing.
+ */
 void
 topics_member_table_release_unused(void)
 {
@@ -357,8 +366,9 @@ topics_member_table_release_unused(void)
  */
 
 /*
- * An entry is removed, or nothing is committed in it any more: nobody has it, or is of it.  The caller
- * may be on its way through all entries: no other one is removed.
+ * An entry is removed, or nothing is committed in it any more: nobody has it,
+ * or is of it.  The caller may be on its way through all entries: no other one
+ * is removed.
  */
 void
 topics_member_table_detach(GroupOffset *entry)
@@ -411,9 +421,10 @@ apply_row(MembersHead *head, const MemberRow *row, bool is_loaded)
 }
 
 /*
- * A group's members are these from now on, or with NULL there are none.  With "is_loaded" each
- * has all that is its own, as it had before the server ended.  The caller holds the table
- * lock exclusively, and unless the group is loaded the append lock.  Raises nothing.
+ * A group's members are these from now on, or with NULL there are none.  With
+ * "is_loaded" each has all that is its own, as it had before the server ended.
+ * The caller holds the table lock exclusively, and unless the group is loaded
+ * the append lock.  Raises nothing.
  */
 void
 topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool is_loaded)
@@ -444,7 +455,10 @@ topics_member_table_apply(GroupOffset *group, const GroupMembers *members, bool 
 		apply_row(head, &members->rows[i], is_loaded);
 }
 
-/* Return true if a member has taken its generation's partitions.  The caller holds the table lock. */
+/*
+ * Return true if a member has taken its generation's partitions.  The caller
+ * holds the table lock.
+ */
 bool
 topics_member_table_is_settled(const Member *member)
 {
@@ -452,9 +466,10 @@ topics_member_table_is_settled(const Member *member)
 }
 
 /*
- * A member takes the newest generation: what is no longer its own it gives up, and what
- * nobody has it gets.  With "keep" it gives up nothing, and only gets.  Return true if it gave up
- * something.  The caller holds the append lock, and the table lock exclusively.
+ * A member takes the newest generation: what is no longer its own it gives up,
+ * and what nobody has it gets.  With "keep" it gives up nothing, and only
+ * gets.  Return true if it gave up something.  The caller holds the append
+ * lock, and the table lock exclusively.
  */
 bool
 topics_member_table_adopt(Member *member, bool keep)
@@ -489,8 +504,9 @@ topics_member_table_adopt(Member *member, bool keep)
 }
 
 /*
- * Return true if a member that is not there was a static one, and another one is there by the same
- * group.instance.id: their ids differ in the UUID at the end alone.
+ * Return true if a member that is not there was a static one, and another one
+ * is there by the same group.instance.id: their ids differ in the UUID at the
+ * end alone.
  */
 bool
 topics_member_table_is_replaced(const char *member_id)
@@ -534,8 +550,9 @@ report_illegal_generation(const GroupOffset *entry, int32 given, const Possessio
 }
 
 /*
- * Require a member, which had this serial, to have a partition since the generation that it
- * has given, or longer.  NULL is one that is none in the partition's leader set.
+ * Require a member, which had this serial, to have a partition since the
+ * generation that it has given, or longer.  NULL is one that is none in the
+ * partition's leader set.
  */
 void
 topics_member_table_require_owner(const GroupOffset *entry, const Member *member, uint64 serial, int32 generation)
@@ -559,14 +576,19 @@ topics_member_table_require_owner(const GroupOffset *entry, const Member *member
  * ----------------------------------------------------------------
  */
 
-/* Return true if a member is the one that has called.  The caller holds the table lock. */
+/*
+ * Return true if a member is the one that has called.  The caller holds the
+ * table lock.
+ */
 static bool
 is_caller(const Member *member, const MemberCall *call)
 {
 	return member && member == call->member && member->serial == call->serial;
 }
 
-/* Return true if a member has gone, or a poll would take part in a rebalance. */
+/*
+ * Return true if a member has gone, or a poll would take part in a rebalance.
+ */
 bool
 topics_member_table_is_wanted(const MemberCall *call)
 {
@@ -607,8 +629,8 @@ copy_places(const Member *member, bool all, MemberPlace *places, int room)
 }
 
 /*
- * List the partitions that a member has, and does not want to pause, or with "all" all; none if it
- * has gone.  The result is palloc'd.
+ * List the partitions that a member has, and does not want to pause, or with
+ * "all" all; none if it has gone.  The result is palloc'd.
  */
 MemberPlace *
 topics_member_table_list_places(const MemberCall *call, bool all, int *count)
@@ -632,8 +654,9 @@ topics_member_table_list_places(const MemberCall *call, bool all, int *count)
 }
 
 /*
- * A member goes on elsewhere in a partition, at "position", or NO_OFFSET for where the group stands; or
- * it pauses or resumes it.  Return false if it does not have it.  The caller has the member's lock.
+ * A member goes on elsewhere in a partition, at "position", or NO_OFFSET for
+ * where the group stands; or it pauses or resumes it.  Return false if it does
+ * not have it.  The caller has the member's lock.
  */
 bool
 topics_member_table_change_place(const MemberCall *call, int64 topic_id, int32 partition,
@@ -658,8 +681,8 @@ topics_member_table_change_place(const MemberCall *call, int64 topic_id, int32 p
 }
 
 /*
- * Store where a member goes on in partitions that it has polled, and still has.  Return false if it
- * has gone.  The caller has the member's lock.
+ * Store where a member goes on in partitions that it has polled, and still
+ * has.  Return false if it has gone.  The caller has the member's lock.
  */
 bool
 topics_member_table_store(const char *member_id, const MemberCall *call, MemberPlace *places, int count, uint32 turn)
@@ -692,8 +715,8 @@ topics_member_table_store(const char *member_id, const MemberCall *call, MemberP
  */
 
 /*
- * Return true if a group has members in a leader set.  Where that is led by another node,
- * its record says so.
+ * Return true if a group has members in a leader set.  Where that is led by
+ * another node, its record says so.
  */
 bool
 topics_member_table_has_members(const char *group_id, int set)
@@ -721,7 +744,10 @@ get_deadline(const Member *member)
 					  polled + member->max_poll_interval_ms * INT64CONST(1000));
 }
 
-/* Return true if a member has not called, or not polled, for longer than it may. */
+/*
+ * Return true if a member has not called, or not polled, for longer than it
+ * may.
+ */
 bool
 topics_member_table_is_overdue(const Member *member, MonotonicTime now)
 {
@@ -796,8 +822,9 @@ compare_groups(const void *a, const void *b)
 }
 
 /*
- * List the groups of this database with members that are overdue, or with "all" with members, each
- * in each leader set; palloc'd, by name.  *due is when the next member will be overdue.
+ * List the groups of this database with members that are overdue, or with
+ * "all" with members, each in each leader set; palloc'd, by name.  *due is
+ * when the next member will be overdue.
  */
 MemberGroup *
 topics_member_table_list_groups(bool all, int *count, MonotonicTime *due)

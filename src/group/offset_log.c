@@ -89,8 +89,9 @@ find_offsets_topic(void)
 }
 
 /*
- * Get the leader set that an entry is written by: that of the partition which was consumed, or
- * that which members are of.  What a group is, and what it has subscribed to, is of the first.
+ * Get the leader set that an entry is written by: that of the partition which
+ * was consumed, or that which members are of.  What a group is, and what it
+ * has subscribed to, is of the first.
  */
 int
 topics_offset_log_leader_set(const GroupOffsetKey *key)
@@ -103,8 +104,8 @@ topics_offset_log_leader_set(const GroupOffsetKey *key)
 }
 
 /*
- * Choose the partition that has an entry's record: the group's name decides, or, in other leader
- * sets than the first, the set does.
+ * Choose the partition that has an entry's record: the group's name decides,
+ * or, in other leader sets than the first, the set does.
  */
 int32
 topics_offset_log_choose_partition(Topic *offsets_topic, const GroupOffsetKey *key)
@@ -348,9 +349,10 @@ unload_missing(Topic *topic, HTAB *records, const int64 *ends)
 }
 
 /*
- * Return where the log of a partition parted from what a group had consumed there, or
- * NO_OFFSET.  Another node may have come to lead without the records, though with the
- * committed offset, where somebody had it lead without a majority.
+ * Return where the log of a partition parted from what a group had consumed
+ * there, or NO_OFFSET.  Another node may have come to lead without the
+ * records, though with the committed offset, where somebody had it lead
+ * without a majority.
  */
 static int64
 find_parted_at(Topic *topic, const LoadedRecord *record)
@@ -461,8 +463,9 @@ topics_offset_log_prepare(bool for_write)
 }
 
 /*
- * Read the value of an entry's record, palloc'd, or NULL if it has none.  The record is where
- * the entry says: compaction leaves the latest record of a key at its offset.
+ * Read the value of an entry's record, palloc'd, or NULL if it has none.  The
+ * record is where the entry says: compaction leaves the latest record of a key
+ * at its offset.
  */
 Jsonb *
 topics_offset_log_read_value(const GroupOffset *entry)

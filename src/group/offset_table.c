@@ -38,8 +38,8 @@
  *		(member_table.c).
  *
  * The table lock comes after the append locks (a commit publishes with them
- * held); under it nothing else is acquired but the registry lock (partition_state.c), and the
- * notes of state_load.c.
+ * held); under it nothing else is acquired but the registry lock
+ * (partition_state.c), and the notes of state_load.c.
  *
  * See docs/decisions/0010-committed-offsets.md.
  *
@@ -302,8 +302,8 @@ forget_starts(const GroupOffset *subscription)
 /*
  * Return true if an entry of a partition is kept though nothing is committed
  * there.  The entry knows whose the partition is, and when it was served last.
- * Without that, a partition whose records make every transaction fail would always
- * be the next one.
+ * Without that, a partition whose records make every transaction fail would
+ * always be the next one.
  */
 static bool
 is_entry_remembered(GroupOffset *entry)
@@ -321,8 +321,8 @@ is_entry_remembered(GroupOffset *entry)
 }
 
 /*
- * Remove an entry if it is not needed: neither committed nor pinned.  The caller holds the table lock
- * exclusively.
+ * Remove an entry if it is not needed: neither committed nor pinned.  The
+ * caller holds the table lock exclusively.
  */
 void
 topics_offset_table_trim(GroupOffset *entry)
@@ -407,8 +407,8 @@ topics_offset_table_pin(const GroupOffsetKey *key, const GroupOffsetFacts *facts
 }
 
 /*
- * Lock the table: shared, to store what was committed in entries that are pinned; and for
- * what member_table.c does.
+ * Lock the table: shared, to store what was committed in entries that are
+ * pinned; and for what member_table.c does.
  */
 void
 topics_offset_table_lock(LWLockMode mode)
@@ -544,8 +544,8 @@ topics_offset_table_list(const char *group_id, int64 topic_id, int *count)
 #define ALL_SETS (-1)
 
 /*
- * Return true if an entry may be of a leader set.  Of a partition of which nothing is in shared
- * memory nobody uses a place.
+ * Return true if an entry may be of a leader set.  Of a partition of which
+ * nothing is in shared memory nobody uses a place.
  */
 static bool
 may_be_of_set(const GroupOffset *entry, int set)
@@ -568,8 +568,9 @@ may_be_of_set(const GroupOffset *entry, int set)
 }
 
 /*
- * Nothing is committed any more in a topic, or with NO_TOPIC in a database, in a leader set:
- * remove the entries, but for those that are pinned.  Raises nothing.
+ * Nothing is committed any more in a topic, or with NO_TOPIC in a database, in
+ * a leader set: remove the entries, but for those that are pinned.  Raises
+ * nothing.
  */
 static void
 remove_entries(Oid database, int64 topic_id, int set)
@@ -612,8 +613,8 @@ topics_offset_table_forget_database(Oid database)
 }
 
 /*
- * Forget what is of a leader set, as this node has another role there: it is read again.  What is
- * of others may be in use, and stays.
+ * Forget what is of a leader set, as this node has another role there: it is
+ * read again.  What is of others may be in use, and stays.
  */
 void
 topics_offset_table_forget_set(int set)
@@ -679,8 +680,8 @@ topics_offset_table_end_load(int64 offsets_topic_id)
 
 /*
  * Store what a record of the log says; offset NO_OFFSET is a tombstone.  An
- * entry that is newer already stays as it is.  "parted_at" is where the log parted
- * from what the group had consumed, or NO_OFFSET.
+ * entry that is newer already stays as it is.  "parted_at" is where the log
+ * parted from what the group had consumed, or NO_OFFSET.
  */
 void
 topics_offset_table_load_record(const GroupOffsetKey *key, const GroupOffsetFacts *facts,

@@ -211,7 +211,10 @@ report_out_of_range(const GroupTopic *at, const Place *place)
 			 errhint("Set another one with topics.reset_offset().")));
 }
 
-/* The group has consumed records that are gone, and maybe others are in their place. */
+/*
+ * The group has consumed records that are gone, and maybe others are in their
+ * place.
+ */
 static void
 report_truncated(const GroupTopic *at, const Place *place)
 {
@@ -251,8 +254,8 @@ skip_removed(const GroupTopic *at, Place *place)
 }
 
 /*
- * Before a place is read, by who alone may move it: look, and move it on where its
- * records were removed.  Raises an error if it is not in the log.
+ * Before a place is read, by who alone may move it: look, and move it on where
+ * its records were removed.  Raises an error if it is not in the log.
  */
 PlaceMove
 topics_place_settle(Place *place, const GroupTopic *at)
@@ -278,8 +281,8 @@ topics_place_is_removed(const Place *place)
 }
 
 /*
- * Get the offset up to which a snapshot that is taken now sees all records; UNKNOWN_OFFSET if
- * that has to be looked up.
+ * Get the offset up to which a snapshot that is taken now sees all records;
+ * UNKNOWN_OFFSET if that has to be looked up.
  */
 int64
 topics_place_readable_end(const Place *place)

@@ -3,21 +3,25 @@
  * poll.c
  *		poll(): records of the partitions that a member was assigned.
  *
- * A member's position in each partition is in shared memory.  poll() moves it at
- * once, also if the caller rolls back, as it does in Kafka's client: what is
- * committed is what commit_offset() says.  So a member may poll in one transaction,
- * work in none, and commit in another.  After a restart, and in each partition
- * that it did not have before, it goes on from the committed offset.
+ * A member's position in each partition is in shared memory.  poll() moves it
+ * at once, also if the caller rolls back, as it does in Kafka's client: what
+ * is committed is what commit_offset() says.  So a member may poll in one
+ * transaction, work in none, and commit in another.  After a restart, and in
+ * each partition that it did not have before, it goes on from the committed
+ * offset.
  *
- * A call takes part in a rebalance first: the member gives up what is no longer its
- * own, and gets what is free (member_table.c).  Then it reads partitions in turn,
- * from the one after that which was read last, until a limit is reached.
- * Positions are moved at the end, all together: an error moves none.
+ * A call takes part in a rebalance first: the member gives up what is no
+ * longer its own, and gets what is free (member_table.c).  Then it reads
+ * partitions in turn, from the one after that which was read last, until a
+ * limit is reached.  Positions are moved at the end, all together: an error
+ * moves none.
  *
- * Two calls for a member at the same time are one after the other (topics_member_lock).
+ * Two calls for a member at the same time are one after the other
+ * (topics_member_lock).
  *
- * A member may be in several leader sets (rebalance.c), which are read one after the other.  If it goes
- * from one of them meanwhile, what was read there is returned, though nothing can be committed.
+ * A member may be in several leader sets (rebalance.c), which are read one
+ * after the other.  If it goes from one of them meanwhile, what was read there
+ * is returned, though nothing can be committed.
  *
  *-------------------------------------------------------------------------
  */
@@ -88,7 +92,10 @@ typedef struct Poll
  * ----------------------------------------------------------------
  */
 
-/* Find where the member stands in a partition.  Return false if the topic has gone. */
+/*
+ * Find where the member stands in a partition.  Return false if the topic has
+ * gone.
+ */
 static bool
 find_place(const MemberPlace *known, Place *place, OffsetReset reset)
 {
@@ -123,7 +130,10 @@ get_reset(const MemberPlace *known)
  * ----------------------------------------------------------------
  */
 
-/* Read records of a place into the result, and return the offset to go on from. */
+/*
+ * Read records of a place into the result, and return the offset to go on
+ * from.
+ */
 static int64
 read_records(Poll *poll, const PollPart *part, const Place *place, Snapshot snapshot)
 {
@@ -146,7 +156,10 @@ read_records(Poll *poll, const PollPart *part, const Place *place, Snapshot snap
 	return fetch.count > 0 ? fetch.next : place->position;
 }
 
-/* Read a place, and note where the member goes on.  Return false if there was no record. */
+/*
+ * Read a place, and note where the member goes on.  Return false if there was
+ * no record.
+ */
 static bool
 read_place(Poll *poll, const PollPart *part, MemberPlace *known)
 {
@@ -206,7 +219,10 @@ read_places(Poll *poll, PollPart *part)
 	}
 }
 
-/* Take part in a rebalance of a leader set, if there is one, and look at what the member has there. */
+/*
+ * Take part in a rebalance of a leader set, if there is one, and look at what
+ * the member has there.
+ */
 static bool
 open_part(Poll *poll, int set, PollPart *part)
 {
@@ -223,8 +239,9 @@ open_part(Poll *poll, int set, PollPart *part)
 }
 
 /*
- * Get the leader sets in which a member is, in the order in which they are polled: one after the other,
- * from any one, so that none always has what is left of the limits.
+ * Get the leader sets in which a member is, in the order in which they are
+ * polled: one after the other, from any one, so that none always has what is
+ * left of the limits.
  */
 static int
 list_sets(uint32 sets, int result[MAX_LEADER_SETS])
@@ -287,7 +304,10 @@ typedef struct MemberWait
 	int			channel;
 } MemberWait;
 
-/* Return true if a partition that a member has got a record, or an error to tell it. */
+/*
+ * Return true if a partition that a member has got a record, or an error to
+ * tell it.
+ */
 static bool
 has_place_record(const MemberWait *wait, const MemberPlace *known)
 {
@@ -300,8 +320,8 @@ has_place_record(const MemberWait *wait, const MemberPlace *known)
 }
 
 /*
- * Return true if a poll would get something, or wants to: records of any partition that the member
- * has, or others' partitions.
+ * Return true if a poll would get something, or wants to: records of any
+ * partition that the member has, or others' partitions.
  */
 static bool
 is_poll_due(void *arg)
@@ -332,8 +352,8 @@ is_poll_due(void *arg)
 }
 
 /*
- * Wait until a poll is worth it, or until the deadline; the member lives meanwhile, and a wait counts
- * as polling.  Return false if it is not.
+ * Wait until a poll is worth it, or until the deadline; the member lives
+ * meanwhile, and a wait counts as polling.  Return false if it is not.
  */
 static bool
 wait_for_poll(MemberWait *wait, MonotonicTime deadline)

@@ -5,25 +5,28 @@
  *		taken for dead.
  *
  * A rebalance is a transaction: it locks what the group's members are, reads
- * their record (member_log.c), changes it, assigns partitions (assignor.c), and writes
- * the record anew, with the next generation.  Its commit gives partitions their
- * targets (member_table.c).  It waits for no member.  Each takes the new generation
- * by its next poll, so that nobody stops whose partitions stay: all assignors are
- * cooperative, in Kafka's words, and differ in what they choose.
+ * their record (member_log.c), changes it, assigns partitions (assignor.c),
+ * and writes the record anew, with the next generation.  Its commit gives
+ * partitions their targets (member_table.c).  It waits for no member.  Each
+ * takes the new generation by its next poll, so that nobody stops whose
+ * partitions stay: all assignors are cooperative, in Kafka's words, and differ
+ * in what they choose.
  *
- * Who begins one: topics.join_group(), leave_group() and remove_member(); and the
- * worker (topics_rebalance_settle), which removes members that have not called, or not
- * polled, for longer than they may, and looks again when topics came, went, or
- * have more partitions.
+ * Who begins one: topics.join_group(), leave_group() and remove_member(); and
+ * the worker (topics_rebalance_settle), which removes members that have not
+ * called, or not polled, for longer than they may, and looks again when topics
+ * came, went, or have more partitions.
  *
  * A group whose last member goes, and that has committed nothing, goes too.
  *
- * LEADER SETS.  Where a topic's partitions are led by several nodes, a member joins at each
- * of them.  What a group's members are in a leader set is a record of that set, and stands for itself:
- * it has a generation of its own, and the set's partitions are assigned to its members, by
- * the node that leads it.  So all that is said of commits and owners holds in each set, under its
- * own append lock.  A node that comes to lead a set in which a group has no member left gives
- * its partitions to the members that it has in others (take_over).
+ * LEADER SETS.  Where a topic's partitions are led by several nodes, a member
+ * joins at each of them.  What a group's members are in a leader set is a
+ * record of that set, and stands for itself: it has a generation of its own,
+ * and the set's partitions are assigned to its members, by the node that leads
+ * it.  So all that is said of commits and owners holds in each set, under its
+ * own append lock.  A node that comes to lead a set in which a group has no
+ * member left gives its partitions to the members that it has in others
+ * (take_over).
  *
  * See docs/decisions/0018-members.md.
  *
@@ -93,7 +96,10 @@ copy_assigned(MemberRow *row)
 	row->assigned = assigned;
 }
 
-/* Remove members that a record names and that shared memory had no room for: they count as gone. */
+/*
+ * Remove members that a record names and that shared memory had no room for:
+ * they count as gone.
+ */
 static void
 remove_unknown(GroupMembers *members, int set)
 {
@@ -113,9 +119,9 @@ remove_unknown(GroupMembers *members, int set)
 }
 
 /*
- * Read who a group's members are in a leader set, for a transaction that has locked that exclusively.
- * *local is the transaction's own entry of it.  The result is in TopTransactionContext, for the caller
- * to change.
+ * Read who a group's members are in a leader set, for a transaction that has
+ * locked that exclusively.  *local is the transaction's own entry of it.  The
+ * result is in TopTransactionContext, for the caller to change.
  */
 GroupMembers *
 topics_rebalance_read(const char *group_id, int set, LocalOffset **local)
@@ -153,8 +159,8 @@ topics_rebalance_read(const char *group_id, int set, LocalOffset **local)
 }
 
 /*
- * Read by which assignor a group's members in a leader set are assigned partitions, also where another
- * node leads it.  Return false if it has none.
+ * Read by which assignor a group's members in a leader set are assigned
+ * partitions, also where another node leads it.  Return false if it has none.
  */
 bool
 topics_rebalance_read_assignor(const char *group_id, int set, Assignor *assignor)
@@ -185,7 +191,10 @@ has_members_in(const char *group_id, int set)
 	return topics_member_table_has_members(group_id, set);
 }
 
-/* Return true if a group has members, for this transaction: here, or as far as is known elsewhere. */
+/*
+ * Return true if a group has members, for this transaction: here, or as far as
+ * is known elsewhere.
+ */
 bool
 topics_rebalance_has_members(const char *group_id)
 {
@@ -235,7 +244,10 @@ get_sets(const Topic *topic)
 	return result;
 }
 
-/* Get the leader sets in which the topics that a member wants have partitions: a bit for each. */
+/*
+ * Get the leader sets in which the topics that a member wants have partitions:
+ * a bit for each.
+ */
 uint32
 topics_rebalance_wanted_sets(const MemberRow *row)
 {
@@ -263,8 +275,9 @@ topics_rebalance_wanted_sets(const MemberRow *row)
 }
 
 /*
- * Return true if a topic that a pattern has found is to be left for later: where the metadata are led
- * by another node, that one's members make the group's subscription, and this one waits to hear of it.
+ * Return true if a topic that a pattern has found is to be left for later:
+ * where the metadata are led by another node, that one's members make the
+ * group's subscription, and this one waits to hear of it.
  */
 static bool
 is_left_for_later(const Subject *subject, const Topic *topic)
@@ -300,7 +313,8 @@ add_topic(Subject *subject, Topic *topic, OffsetReset reset)
 }
 
 /*
- * Find the topics that any member is to get partitions of.  Return false if some are left for later.
+ * Find the topics that any member is to get partitions of.  Return false if
+ * some are left for later.
  */
 static bool
 find_topics(Subject *subject, const GroupMembers *members)
@@ -358,7 +372,10 @@ compare_numbers(const void *a, const void *b)
 	return na < nb ? -1 : na > nb;
 }
 
-/* Note in what the assignor goes by which partitions of a topic a member has so far. */
+/*
+ * Note in what the assignor goes by which partitions of a topic a member has
+ * so far.
+ */
 static void
 set_owners(AssignorTopic *assigned, const SubjectTopic *subject, const MemberRow *row, int index)
 {
@@ -383,9 +400,10 @@ compare_ids(const void *a, const void *b, void *members)
 }
 
 /*
- * Name members for the assignor, which goes by the order of names where it has a choice.  In other leader
- * sets than the first they have other names, so that the order begins with another one in each: else
- * the same member would be the first in all, and where a set has few partitions have all.
+ * Name members for the assignor, which goes by the order of names where it has
+ * a choice.  In other leader sets than the first they have other names, so
+ * that the order begins with another one in each: else the same member would
+ * be the first in all, and where a set has few partitions have all.
  */
 static char **
 name_members(const GroupMembers *members, int set)
@@ -441,8 +459,8 @@ make_assignor_group(const Subject *subject, const GroupMembers *members)
 }
 
 /*
- * Since which generation a partition is a member's: if it had it so far, by its record or in fact,
- * since then; else since this one.
+ * Since which generation a partition is a member's: if it had it so far, by
+ * its record or in fact, since then; else since this one.
  */
 static int32
 find_since(const MemberRow *row, const GroupOffset *entry, int64 topic_id, int32 partition, int32 generation)
@@ -459,7 +477,10 @@ find_since(const MemberRow *row, const GroupOffset *entry, int64 topic_id, int32
 	return since;
 }
 
-/* Give members what the assignor says.  Return true if that is not what they have. */
+/*
+ * Give members what the assignor says.  Return true if that is not what they
+ * have.
+ */
 static bool
 take_assignment(GroupMembers *members, const Subject *subject, const AssignorGroup *group)
 {
@@ -512,8 +533,8 @@ take_assignment(GroupMembers *members, const Subject *subject, const AssignorGro
 }
 
 /*
- * Pin what members had: an entry that nobody needs any more goes when it is let go.  What is in
- * a topic that was dropped has gone with it.
+ * Pin what members had: an entry that nobody needs any more goes when it is
+ * let go.  What is in a topic that was dropped has gone with it.
  */
 static void
 pin_former(const char *group_id, const GroupMembers *members)
@@ -568,8 +589,9 @@ has_offsets(const GroupOffset *entries, int count)
 }
 
 /*
- * Return true if others may use a group than the members that are "leaving": other nodes, of which
- * not all is known here, or members in other leader sets.
+ * Return true if others may use a group than the members that are "leaving":
+ * other nodes, of which not all is known here, or members in other leader
+ * sets.
  */
 static bool
 is_used_elsewhere(const GroupOffset *entries, int count, int32 leaving)
@@ -588,8 +610,8 @@ is_used_elsewhere(const GroupOffset *entries, int count, int32 leaving)
 }
 
 /*
- * The last member has gone: if the group has committed no offset, and nobody else uses it, delete it.
- * Else return false: its generation is kept.
+ * The last member has gone: if the group has committed no offset, and nobody
+ * else uses it, delete it.  Else return false: its generation is kept.
  */
 static bool
 give_back(const char *group_id, const GroupOffset *leaving)
@@ -613,8 +635,8 @@ give_back(const char *group_id, const GroupOffset *leaving)
 }
 
 /*
- * Assign partitions to members, in their generation.  Return true if that changes anything.  *is_whole
- * is false if some topics are left for later.
+ * Assign partitions to members, in their generation.  Return true if that
+ * changes anything.  *is_whole is false if some topics are left for later.
  */
 static bool
 assign_partitions(LocalOffset *local, GroupMembers *members, bool *is_whole)
@@ -633,8 +655,9 @@ assign_partitions(LocalOffset *local, GroupMembers *members, bool *is_whole)
 }
 
 /*
- * Get the lowest generation that members have in the term in which this node leads a leader set.  A node
- * that led before has given none that is as high, unless it has rebalanced very often.
+ * Get the lowest generation that members have in the term in which this node
+ * leads a leader set.  A node that led before has given none that is as high,
+ * unless it has rebalanced very often.
  */
 static int32
 first_generation_of_term(int set)
@@ -647,10 +670,11 @@ first_generation_of_term(int set)
 }
 
 /*
- * Get the next generation of a group.  Behind those that a crash or a failover may have taken back it
- * leaves some out: all of the terms before, and of this term as many as chance has it, so that two
- * that go on from the same one differ.  What was polled in one that is lost must not count for one of
- * now, or of later.
+ * Get the next generation of a group.  Behind those that a crash or a failover
+ * may have taken back it leaves some out: all of the terms before, and of this
+ * term as many as chance has it, so that two that go on from the same one
+ * differ.  What was polled in one that is lost must not count for one of now,
+ * or of later.
  */
 static int32
 next_generation(const LocalOffset *local, int32 generation)
@@ -668,8 +692,8 @@ next_generation(const LocalOffset *local, int32 generation)
 }
 
 /*
- * The group's members become these when the transaction commits, with the next generation, and the
- * partitions that are theirs then.
+ * The group's members become these when the transaction commits, with the next
+ * generation, and the partitions that are theirs then.
  */
 void
 topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *members)
@@ -694,8 +718,9 @@ topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *mem
 }
 
 /*
- * The group's members become these when the transaction commits, each with the partitions that its
- * row says, in the same generation: a static member has another id.
+ * The group's members become these when the transaction commits, each with the
+ * partitions that its row says, in the same generation: a static member has
+ * another id.
  */
 void
 topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers *members)
@@ -718,8 +743,8 @@ topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers 
  */
 
 /*
- * Remove those members of a leader set that have not called for too long; return
- * their number.
+ * Remove those members of a leader set that have not called for too long;
+ * return their number.
  */
 static int
 remove_overdue(GroupMembers *members, int set)
@@ -746,7 +771,10 @@ remove_overdue(GroupMembers *members, int set)
 	return removed;
 }
 
-/* A member of one leader set becomes one of another, unless it is, or wants nothing there. */
+/*
+ * A member of one leader set becomes one of another, unless it is, or wants
+ * nothing there.
+ */
 static void
 add_from_other_set(GroupMembers *members, const MemberRow *row, int set)
 {
@@ -766,9 +794,10 @@ add_from_other_set(GroupMembers *members, const MemberRow *row, int set)
 }
 
 /*
- * A group has no member in a leader set that this node leads: those that it has here in others, and that
- * call, are its members there from now on.  They were of another node that led the set, and have not
- * found this one.  Return false if there is none.
+ * A group has no member in a leader set that this node leads: those that it
+ * has here in others, and that call, are its members there from now on.  They
+ * were of another node that led the set, and have not found this one.  Return
+ * false if there is none.
  */
 static bool
 take_over(const MemberGroup *group, GroupMembers *members)
@@ -863,8 +892,8 @@ note_retry(const MemberGroup *group, long delay_ms, bool is_partial)
 }
 
 /*
- * Look: remove members of a group that are overdue, and assign topics that have changed; in a
- * subtransaction.
+ * Look: remove members of a group that are overdue, and assign topics that
+ * have changed; in a subtransaction.
  */
 static void
 settle_group(void *arg)
@@ -910,8 +939,8 @@ settle_group(void *arg)
 }
 
 /*
- * See to a group, in a transaction of its own.  One that fails does not keep others from being
- * seen to.
+ * See to a group, in a transaction of its own.  One that fails does not keep
+ * others from being seen to.
  */
 static void
 see_to_group(const MemberGroup *group, NextTransaction next_transaction)
@@ -936,7 +965,10 @@ see_to_group(const MemberGroup *group, NextTransaction next_transaction)
 	next_transaction();
 }
 
-/* Return true if a group is not to be looked at yet: that has failed, or was busy. */
+/*
+ * Return true if a group is not to be looked at yet: that has failed, or was
+ * busy.
+ */
 static bool
 is_held_back(const MemberGroup *group)
 {
@@ -963,8 +995,9 @@ add_group(List *groups, const MemberGroup *group)
 }
 
 /*
- * List the groups to be seen to now, palloc'd; *due is when that is to be done again.  If all are, each
- * is in all leader sets that this node leads: it may have lost its members there.
+ * List the groups to be seen to now, palloc'd; *due is when that is to be done
+ * again.  If all are, each is in all leader sets that this node leads: it may
+ * have lost its members there.
  */
 static List *
 list_groups(bool all, MonotonicTime *due)
@@ -1000,8 +1033,9 @@ list_groups(bool all, MonotonicTime *due)
 }
 
 /*
- * Remove members of this database that have not called in time; with "topics_changed", look at all
- * groups.  The caller is in a transaction, and in another one at the end; "parent" outlives them.
+ * Remove members of this database that have not called in time; with
+ * "topics_changed", look at all groups.  The caller is in a transaction, and
+ * in another one at the end; "parent" outlives them.
  */
 void
 topics_rebalance_settle(MemoryContext parent, bool topics_changed, NextTransaction next_transaction)

@@ -3,8 +3,8 @@
  * checkpoint.c
  *		How far logs have come, and are confirmed, for the catalogue.
  *
- * The worker stores two offsets in a partition's row of topic_log.partition, for
- * all partitions that have grown, in one transaction:
+ * The worker stores two offsets in a partition's row of topic_log.partition,
+ * for all partitions that have grown, in one transaction:
  *
  *	next_offset_floor	the log has had all offsets below it (log_start.c);
  *	high_watermark		what is below it was confirmed (high_watermark.c):
@@ -13,9 +13,10 @@
  * AFTER A RESTART nobody knows what was confirmed, but for what is below
  * high_watermark.  Readers stop there until followers, or standbys, have
  * confirmed the rest again; and so they do on a follower until the leader says
- * more.  So the high watermarks that are stored are a cut: of a transaction all
- * records are below them or none.  They come from one snapshot, with the cut that
- * readers keep with it (read_cut.c), and are stored all together or not at all:
+ * more.  So the high watermarks that are stored are a cut: of a transaction
+ * all records are below them or none.  They come from one snapshot, with the
+ * cut that readers keep with it (read_cut.c), and are stored all together or
+ * not at all:
  *
  *	- the snapshot is taken before topics are listed: the list has what it
  *	  sees;
@@ -25,13 +26,14 @@
  *	  leaves the high watermarks of all for the next time.  Floors are stored
  *	  without it.
  *
- * A floor tells nothing of other partitions: what seals a segment raises it, too.
+ * A floor tells nothing of other partitions: what seals a segment raises it,
+ * too.
  *
  * COMPACTION removes a record because of a later one of its key.  A reader who
  * stops in between would see neither.  So before the first file is swapped the
  * stored high watermark has to be above all that was mapped
- * (topics_checkpoint_reach).  Where nobody confirms anything it is raised alone if
- * the cut cannot be stored, lest compaction wait.
+ * (topics_checkpoint_reach).  Where nobody confirms anything it is raised
+ * alone if the cut cannot be stored, lest compaction wait.
  *
  *-------------------------------------------------------------------------
  */
@@ -94,8 +96,8 @@ get_stored(const Checkpoint *checkpoint, const PartitionState *state)
 }
 
 /*
- * Return true if the end of a log is not known, or above what is stored.  Looks at
- * shared memory only.
+ * Return true if the end of a log is not known, or above what is stored.
+ * Looks at shared memory only.
  */
 static bool
 has_grown(const Checkpoint *checkpoint, const TopicPartition *id)
@@ -189,10 +191,10 @@ collect_cut(void *arg)
 }
 
 /*
- * Collect what is to be stored of a topic, or of all: a cut, if it is of all.  In a
- * serializable transaction that would have to wait for the followers; and a
- * follower may refuse the snapshot, since it has a part of one of the leader's
- * cuts.
+ * Collect what is to be stored of a topic, or of all: a cut, if it is of all.
+ * In a serializable transaction that would have to wait for the followers; and
+ * a follower may refuse the snapshot, since it has a part of one of the
+ * leader's cuts.
  */
 static void
 collect(Checkpoint *checkpoint)
@@ -260,7 +262,10 @@ topics_checkpoint_store(Oid view_relid, MemoryContext cxt, NextTransaction next_
 	pfree(checkpoint.ends);
 }
 
-/* Return true if a partition's stored high watermark is at an offset, or above. */
+/*
+ * Return true if a partition's stored high watermark is at an offset, or
+ * above.
+ */
 static bool
 is_stored(const PartitionState *state, int64 offset)
 {
@@ -271,8 +276,8 @@ is_stored(const PartitionState *state, int64 offset)
 }
 
 /*
- * Have the stored high watermark of a partition at an offset, or above, when this
- * transaction commits.  Return false if that cannot be done now.
+ * Have the stored high watermark of a partition at an offset, or above, when
+ * this transaction commits.  Return false if that cannot be done now.
  */
 bool
 topics_checkpoint_reach(const PartitionState *state, int64 offset)

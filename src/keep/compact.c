@@ -76,22 +76,23 @@
  *	a snapshot, so that VACUUM of other tables leaves what died since, as during
  *			any query, until the turn is over.
  *
- * The index of a large segment is not built in the swap, which would read all of
- * it under ACCESS EXCLUSIVE.  It is dropped, and the commit asks for the segment
- * to be sealed anew.  Should a restart come before that is done, the sealing
- * comes by itself, and retention, which waits for the index, asks as well.
+ * The index of a large segment is not built in the swap, which would read all
+ * of it under ACCESS EXCLUSIVE.  It is dropped, and the commit asks for the
+ * segment to be sealed anew.  Should a restart come before that is done, the
+ * sealing comes by itself, and retention, which waits for the index, asks as
+ * well.
  *
  * It never sleeps with ACCESS EXCLUSIVE on a segment.  What a turn reads is
  * bounded (MAX_GROUP, compact_segment.c).
  *
  * A RUN GIVES WAY.  There is one at a time in a process, and others wait for
- * its end.  Where a lock is in the way, of a transaction that has read the topic
- * and stays open, it is tried again each second for PATIENCE_MS; then the run is
- * given up, at the price of another map, and the next partition has its turn.
- * The partition is looked at again after that time, and after twice as long
- * whenever that was in vain, up to MAX_DELAY_MS (compact_tries counts).  As long
- * as the table that was locked then (compact_delay) is locked, the look is all
- * that it costs.
+ * its end.  Where a lock is in the way, of a transaction that has read the
+ * topic and stays open, it is tried again each second for PATIENCE_MS; then
+ * the run is given up, at the price of another map, and the next partition has
+ * its turn.  The partition is looked at again after that time, and after twice
+ * as long whenever that was in vain, up to MAX_DELAY_MS (compact_tries
+ * counts).  As long as the table that was locked then (compact_delay) is
+ * locked, the look is all that it costs.
  *
  * A run takes many turns: one maps a segment or replaces a group of them, each
  * in a transaction of its own.  What it remembers (CompactRun) is the
@@ -268,7 +269,8 @@ run_is_worth_it(const Partition *partition, const TopicSettings *settings, int64
 
 /*
  * Return true if the last run was given up, and it is not time for another one
- * yet, or the lock is still in the way.  Then compact_at says when to look again.
+ * yet, or the lock is still in the way.  Then compact_at says when to look
+ * again.
  */
 static bool
 is_put_off(PartitionState *state)
@@ -289,8 +291,8 @@ is_put_off(PartitionState *state)
 }
 
 /*
- * Note that the caller's transaction leaves a segment of a partition without its
- * index: it is sealed anew.
+ * Note that the caller's transaction leaves a segment of a partition without
+ * its index: it is sealed anew.
  */
 void
 topics_compact_note_unsealed(PartitionState *state)
@@ -301,13 +303,13 @@ topics_compact_note_unsealed(PartitionState *state)
 
 /*
  * A transaction was rolled back: what a turn has left in memory may not hold,
- * and compaction by hand may have been canceled.  The run begins anew, when the
- * time of what has failed comes (backoff.c): compact_at has what the transaction
- * has put there at its beginning, and would have it pass for done.
+ * and compaction by hand may have been canceled.  The run begins anew, when
+ * the time of what has failed comes (backoff.c): compact_at has what the
+ * transaction has put there at its beginning, and would have it pass for done.
  *
- * Or it was committed, and no process can have looked at the segment since, for
- * its lock is not released yet: now the sealing is asked for.  (Should the state
- * be another topic's by now, that is looked at in vain.)
+ * Or it was committed, and no process can have looked at the segment since,
+ * for its lock is not released yet: now the sealing is asked for.  (Should the
+ * state be another topic's by now, that is looked at in vain.)
  */
 static void
 finish_transaction(XactEvent event, void *arg)
@@ -396,11 +398,11 @@ begin_run(const Partition *partition, const TopicSettings *settings)
  */
 
 /*
- * Return true if every snapshot sees this row, and it is old enough; *unseen is
- * set if not every snapshot does.  *frozen is reset if replay has not canceled
- * the queries on standbys that do not see it.  It has where the row was frozen,
- * and where its page was found to be all visible (which keeps VACUUM from coming
- * back to freeze it).
+ * Return true if every snapshot sees this row, and it is old enough; *unseen
+ * is set if not every snapshot does.  *frozen is reset if replay has not
+ * canceled the queries on standbys that do not see it.  It has where the row
+ * was frozen, and where its page was found to be all visible (which keeps
+ * VACUUM from coming back to freeze it).
  */
 static bool
 row_is_ripe(TupleTableSlot *slot, TransactionId oldest_xmin, TimestampTz before, bool *frozen,

@@ -5,8 +5,8 @@
  *
  * A worker that goes leaves this behind (worker_due.c), so that the next one
  * comes in time.  What maintain.c finds due now, or would if it were later, is
- * here by its time; what somebody asks for is not, since who asks wakes a worker,
- * nor is what has failed, which has a time of its own (backoff.c).
+ * here by its time; what somebody asks for is not, since who asks wakes a
+ * worker, nor is what has failed, which has a time of its own (backoff.c).
  *
  *	age		of the active segment, if it has records: segment_time, and
  *			retention_time (active_segment_is_old);

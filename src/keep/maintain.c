@@ -516,8 +516,9 @@ give_requests_back(int code, Datum arg)
 }
 
 /*
- * Return true if a log that ends at "end" is to have a spare: by the rule by which
- * producers ask for one, the active segment is half full; or it has none.
+ * Return true if a log that ends at "end" is to have a spare: by the rule by
+ * which producers ask for one, the active segment is half full; or it has
+ * none.
  */
 static bool
 wants_spare(const Partition *partition, int64 end)
@@ -569,9 +570,9 @@ choose_work(Upkeep *upkeep, TakenRequests *taken, bool roll_now)
 /*
  * Do all that is due for a partition but to compact it, and with "roll_now"
  * cut its active segment, due or not.  Return false if that could not be cut
- * now.  The call is made in a transaction, and returns in another one.  What was
- * requested stays so if an error, or the end of the process, comes before it is
- * done.
+ * now.  The call is made in a transaction, and returns in another one.  What
+ * was requested stays so if an error, or the end of the process, comes before
+ * it is done.
  */
 bool
 topics_maintain_partition(Oid view_relid, int32 partition, bool roll_now,

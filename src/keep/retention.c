@@ -20,9 +20,9 @@
  * expired, so a quiet topic's last records go, too.
  *
  * BYTES.  As in Kafka: the lowest segment goes if without it there are still
- * retention_bytes.  The active segment always stays.  What is out of line counts
- * (TOAST), here and where the active segment is cut; indexes of sealed segments
- * do not.
+ * retention_bytes.  The active segment always stays.  What is out of line
+ * counts (TOAST), here and where the active segment is cut; indexes of sealed
+ * segments do not.
  *
  * A CLOCK THAT WAS WRONG.  A segment that was sealed while the clock was ahead,
  * and so "in the future", counts as sealed now, and is put down as that: it
@@ -514,8 +514,8 @@ drop_listed_segments(List *segments, const TopicPartition *id)
 }
 
 /*
- * Lock a partition's table, to drop segments of which this is the lowest.  Return
- * InvalidOid, or the table that another process has locked.
+ * Lock a partition's table, to drop segments of which this is the lowest.
+ * Return InvalidOid, or the table that another process has locked.
  */
 static Oid
 lock_for_dropping(const Partition *partition, Oid lowest)

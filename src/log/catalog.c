@@ -129,7 +129,9 @@ sweep_cache(void)
 	has_invalid = false;
 }
 
-/* The transaction ends: nobody has a pointer to an entry when the next begins. */
+/*
+ * The transaction ends: nobody has a pointer to an entry when the next begins.
+ */
 void
 topics_catalog_forget_transaction(void)
 {
@@ -247,10 +249,11 @@ load_topic_row(Topic *topic, int32 *partitions)
 }
 
 /*
- * Make the descriptor of a log's records, from the columns of its root, in "cxt".  NULL: it is gone,
- * or was altered (broken_topic.c).  Without a lock on the root: a session that waited for a DROP
- * TOPIC here would get nothing but an error, and log tables' columns never change.  And without its
- * entry in the relation cache, which cannot be built while the DROP commits.
+ * Make the descriptor of a log's records, from the columns of its root, in
+ * "cxt".  NULL: it is gone, or was altered (broken_topic.c).  Without a lock
+ * on the root: a session that waited for a DROP TOPIC here would get nothing
+ * but an error, and log tables' columns never change.  And without its entry
+ * in the relation cache, which cannot be built while the DROP commits.
  */
 static TupleDesc
 make_descriptor(Oid root, MemoryContext cxt)
@@ -394,8 +397,8 @@ topics_catalog_lookup(const char *name, bool missing_ok)
 }
 
 /*
- * Open and lock the table of topics, or return NULL if the extension was dropped
- * meanwhile.
+ * Open and lock the table of topics, or return NULL if the extension was
+ * dropped meanwhile.
  */
 static Relation
 open_topic_table(void)
@@ -475,8 +478,8 @@ topics_catalog_by_id(int64 topic_id)
 }
 
 /*
- * The state of a partition of which the caller may know no more than the id, made if need be.
- * The caller has a lock as for topics_partition_state_get.
+ * The state of a partition of which the caller may know no more than the id,
+ * made if need be.  The caller has a lock as for topics_partition_state_get.
  */
 PartitionState *
 topics_catalog_get_state(const TopicPartition *id)

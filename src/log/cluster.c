@@ -3,16 +3,16 @@
  * cluster.c
  *		What this node is in a cluster: the rows of topic_log.cluster.
  *
- * There is a row for each leader set.  It is this node's own: it is not replicated, and
- * not dumped.  A database without it is in no cluster, and leads all its partitions.  The
- * files of a server can be copied, and the copy be started, as a standby is that is
- * promoted: it has another
- * timeline, or system identifier, than the row says, and neither leads nor promises
+ * There is a row for each leader set.  It is this node's own: it is not
+ * replicated, and not dumped.  A database without it is in no cluster, and
+ * leads all its partitions.  The files of a server can be copied, and the copy
+ * be started, as a standby is that is promoted: it has another timeline, or
+ * system identifier, than the row says, and neither leads nor promises
  * anything until others have admitted it (node/admission.c).  node/ writes it;
- * here is what the log needs of it: whether this node leads, and the error for who
- * wants to write to what another node leads.  What the row says is told to shared
- * memory: mark_slot.c keeps it, and high_watermark.c decides what commits and readers
- * wait for.
+ * here is what the log needs of it: whether this node leads, and the error for
+ * who wants to write to what another node leads.  What the row says is told to
+ * shared memory: mark_slot.c keeps it, and high_watermark.c decides what
+ * commits and readers wait for.
  *
  *-------------------------------------------------------------------------
  */
@@ -94,8 +94,8 @@ find_row(SysScanDesc scan, TupleDesc desc, int set)
 }
 
 /*
- * Read the row of a leader set, as it is now; its texts are palloc'd.  Return false if this
- * database is in no cluster, or that has no such set.
+ * Read the row of a leader set, as it is now; its texts are palloc'd.  Return
+ * false if this database is in no cluster, or that has no such set.
  */
 bool
 topics_cluster_read_row_of(int set, ClusterRow *row)
@@ -169,7 +169,9 @@ topics_cluster_require_row(ClusterRow *row)
 		elog(ERROR, "this database is in no cluster any more");
 }
 
-/* errdetail() of all that another node has to be asked for, with Kafka's name. */
+/*
+ * errdetail() of all that another node has to be asked for, with Kafka's name.
+ */
 static int
 report_leader(const ClusterRow *row)
 {
@@ -179,7 +181,10 @@ report_leader(const ClusterRow *row)
 					 row->leader_advertised ? row->leader_advertised : "address unknown");
 }
 
-/* Get what tells this server from copies of it: system identifier and timeline; palloc'd. */
+/*
+ * Get what tells this server from copies of it: system identifier and
+ * timeline; palloc'd.
+ */
 char *
 topics_cluster_own_server(void)
 {
@@ -187,8 +192,9 @@ topics_cluster_own_server(void)
 }
 
 /*
- * Count the nodes whose promises let one lead, its own among them: a majority, so that
- * there are no two; and so many that one of them has any commit that was acknowledged.
+ * Count the nodes whose promises let one lead, its own among them: a majority,
+ * so that there are no two; and so many that one of them has any commit that
+ * was acknowledged.
  */
 int
 topics_cluster_quorum(const ClusterRow *row)
@@ -197,11 +203,11 @@ topics_cluster_quorum(const ClusterRow *row)
 }
 
 /*
- * Count the others whose promises let a copy of a node lead, such as a standby that was
- * promoted: it may not know what the node itself has promised or confirmed, so it does
- * not count.  One of so many others is in each election, knows of each change of nodes, and
- * has each commit that was acknowledged.  Where commits wait for nobody that takes more than
- * there are.
+ * Count the others whose promises let a copy of a node lead, such as a standby
+ * that was promoted: it may not know what the node itself has promised or
+ * confirmed, so it does not count.  One of so many others is in each election,
+ * knows of each change of nodes, and has each commit that was acknowledged.
+ * Where commits wait for nobody that takes more than there are.
  */
 int
 topics_cluster_copy_quorum(const ClusterRow *row)
@@ -229,14 +235,14 @@ read_facts(int set)
 }
 
 /*
- * This transaction may have changed the rows of these leader sets, a bit for each; what they say
- * when the transaction commits.
+ * This transaction may have changed the rows of these leader sets, a bit for
+ * each; what they say when the transaction commits.
  */
 static uint32 row_changes = 0;
 
 /*
- * This transaction has done what only the node that leads a set may do; a generation of 0: it
- * has not.
+ * This transaction has done what only the node that leads a set may do; a
+ * generation of 0: it has not.
  */
 static int	required_set = METADATA_SET;
 static uint64 required_generation = 0;
@@ -262,8 +268,8 @@ topics_cluster_attend(void)
 }
 
 /*
- * Look up what this node is.  It is known to shared memory from then on, and each
- * change of its row when that is committed.
+ * Look up what this node is.  It is known to shared memory from then on, and
+ * each change of its row when that is committed.
  */
 void
 topics_cluster_look(void)
@@ -282,7 +288,10 @@ topics_cluster_look(void)
 			 !topics_mark_slot_attend(facts, changes));
 }
 
-/* The row of the set that this process acts for was changed, unless that is undone. */
+/*
+ * The row of the set that this process acts for was changed, unless that is
+ * undone.
+ */
 void
 topics_cluster_note_change(void)
 {
@@ -311,8 +320,9 @@ topics_cluster_pre_commit(void)
 }
 
 /*
- * After the commit, before anything of it is published: whoever publishes later waits for as many
- * followers as this transaction says, if it says more.  Raises nothing.
+ * After the commit, before anything of it is published: whoever publishes
+ * later waits for as many followers as this transaction says, if it says more.
+ * Raises nothing.
  */
 void
 topics_cluster_raise_acks(void)
@@ -329,7 +339,10 @@ topics_cluster_is_pending(void)
 	return row_changes != 0;
 }
 
-/* Before that end: get the leader sets that this transaction makes this node lead, or follow in. */
+/*
+ * Before that end: get the leader sets that this transaction makes this node
+ * lead, or follow in.
+ */
 uint32
 topics_cluster_changed_roles(void)
 {
@@ -351,9 +364,9 @@ topics_cluster_at_end(bool commit)
 }
 
 /*
- * Return true if this node follows in a leader set: its logs are written by replication alone.
- * So it is of a set that has just come with its first topic, and of which shared memory does not
- * know yet.
+ * Return true if this node follows in a leader set: its logs are written by
+ * replication alone.  So it is of a set that has just come with its first
+ * topic, and of which shared memory does not know yet.
  */
 bool
 topics_cluster_follows(int set)
@@ -367,8 +380,8 @@ topics_cluster_follows(int set)
 }
 
 /*
- * Raise an error if a commit waits for fewer replicas than a topic is to want in
- * sync: that would promise what nobody keeps.
+ * Raise an error if a commit waits for fewer replicas than a topic is to want
+ * in sync: that would promise what nobody keeps.
  */
 void
 topics_cluster_check_replicas(int32 min_insync_replicas)
@@ -386,8 +399,8 @@ topics_cluster_check_replicas(int32 min_insync_replicas)
 }
 
 /*
- * Require this node to lead a leader set, until the transaction has ended: a command changes what
- * all nodes have.
+ * Require this node to lead a leader set, until the transaction has ended: a
+ * command changes what all nodes have.
  */
 void
 topics_cluster_require_leader_of(int set, const char *command)
@@ -434,7 +447,10 @@ topics_cluster_report_other_leader(const char *node)
 			 errhint("topics.node says who leads.")));
 }
 
-/* Raise the error of who would use a consumer group, in a leader set, on a node that follows. */
+/*
+ * Raise the error of who would use a consumer group, in a leader set, on a
+ * node that follows.
+ */
 void
 topics_cluster_report_no_group(int set)
 {
@@ -449,7 +465,10 @@ topics_cluster_report_no_group(int set)
 			 errhint("%s", *row.leader ? "Connect to that node." : no_leader_hint)));
 }
 
-/* Raise the error of a member that calls, of a leader set that another node leads. */
+/*
+ * Raise the error of a member that calls, of a leader set that another node
+ * leads.
+ */
 void
 topics_cluster_report_member_elsewhere(int set, const char *member_id)
 {
@@ -467,8 +486,8 @@ topics_cluster_report_member_elsewhere(int set, const char *member_id)
 }
 
 /*
- * Raise the error of who would use a group for the first time on a topic where other partitions are
- * led than those of the metadata.
+ * Raise the error of who would use a group for the first time on a topic where
+ * other partitions are led than those of the metadata.
  */
 void
 topics_cluster_report_no_subscription(const char *group_id, const char *topic)
@@ -484,8 +503,8 @@ topics_cluster_report_no_subscription(const char *group_id, const char *topic)
 }
 
 /*
- * Return true if there are other nodes for who leads a set: that vote there, or in the first set,
- * and are to.
+ * Return true if there are other nodes for who leads a set: that vote there,
+ * or in the first set, and are to.
  */
 bool
 topics_cluster_has_others(const ClusterRow *row)
@@ -495,7 +514,10 @@ topics_cluster_has_others(const ClusterRow *row)
 	return row->voters > 1 || (topics_cluster_read_row_of(METADATA_SET, &first) && (first.voters > 1 || !first.leads));
 }
 
-/* Return true if this node leads any leader set, as far as shared memory knows. */
+/*
+ * Return true if this node leads any leader set, as far as shared memory
+ * knows.
+ */
 bool
 topics_cluster_leads_any(void)
 {
@@ -564,8 +586,8 @@ call_for(int set, FunctionCallInfo fcinfo, PGFunction function)
 }
 
 /*
- * Call an SQL function that is about a leader set, which is its first argument: this process acts
- * for that meanwhile.
+ * Call an SQL function that is about a leader set, which is its first
+ * argument: this process acts for that meanwhile.
  */
 Datum
 topics_leader_set_call(FunctionCallInfo fcinfo, PGFunction function)

@@ -67,15 +67,16 @@
  *
  * WHY NOBODY USES A CHANGE THAT IS NOT ANNOUNCED
  *
- * A commit is visible before its invalidation messages are sent.  A reader that
- * takes its snapshot in between does not hear of the change, so it must not see
- * records that go by it.  A segment that is attached stays locked ACCESS EXCLUSIVE
- * until the messages are sent, and a producer locks the segment.  For a change of
- * bounds, which locks nobody out, producers are kept below the lowest offset that
- * gets another segment, by append_limit.  A producer that attaches a segment in
- * its own transaction has its records there when it becomes visible: as long
- * as there is one (topics_partition_state_has_unannounced), readers go by no segments
- * that they have in memory (topics_segment_hear).
+ * A commit is visible before its invalidation messages are sent.  A reader
+ * that takes its snapshot in between does not hear of the change, so it must
+ * not see records that go by it.  A segment that is attached stays locked
+ * ACCESS EXCLUSIVE until the messages are sent, and a producer locks the
+ * segment.  For a change of bounds, which locks nobody out, producers are kept
+ * below the lowest offset that gets another segment, by append_limit.  A
+ * producer that attaches a segment in its own transaction has its records
+ * there when it becomes visible: as long as there is one
+ * (topics_partition_state_has_unannounced), readers go by no segments that
+ * they have in memory (topics_segment_hear).
  *
  * Early is not enough: a transaction that runs a cached plan while it holds
  * all locks hears of no new segment for as long as it runs.  So the records
@@ -700,11 +701,11 @@ choose_cut(const Partition *partition, Segment *active, int64 *cut_at)
 
 /*
  * The first half of a cut: bring the active segment's end down to next_offset.
- * Do nothing if there is nothing to cut, or, with CUT_PUT_OFF, if the second half
- * of an earlier cut is missing, or that of this one could not follow.  After
- * CUT_BEGUN the caller commits, and covers the offset *cut_at in its next
- * transaction (topics_cut_cover_offset).  Producers wait a little for that, and
- * then do it themselves.
+ * Do nothing if there is nothing to cut, or, with CUT_PUT_OFF, if the second
+ * half of an earlier cut is missing, or that of this one could not follow.
+ * After CUT_BEGUN the caller commits, and covers the offset *cut_at in its
+ * next transaction (topics_cut_cover_offset).  Producers wait a little for
+ * that, and then do it themselves.
  *
  * All locks are taken before the limit is set, so that no process that holds
  * one of them, say ANALYZE, keeps producers waiting.  Those of catalogues are

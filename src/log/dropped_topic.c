@@ -414,11 +414,11 @@ take_steps(DroppedTopic *topic, NextTransaction next_transaction, OthersWait oth
  * Drop the tables of dropped topics, with "all" also of those that came by a
  * restore.  The call is made in a transaction, and returns in another one;
  * "parent" is a memory context that outlives both.  Return true if there are
- * more, since "others_wait", which is asked between steps unless it is NULL, has
- * said so.
+ * more, since "others_wait", which is asked between steps unless it is NULL,
+ * has said so.
  *
- * A topic that fails, since somebody uses a table of it, does not keep the others
- * from their turns: the error is raised when nothing else is left.
+ * A topic that fails, since somebody uses a table of it, does not keep the
+ * others from their turns: the error is raised when nothing else is left.
  */
 bool
 topics_dropped_topic_finish(bool all, MemoryContext parent, NextTransaction next_transaction,

@@ -232,10 +232,10 @@ topics_foreign_writer_sets(void)
 }
 
 /*
- * After the commit record, whose end is "lsn": make the log ends in a leader set unknown, so
- * that they are looked up anew; log_end.c says why this order is right.  With
- * "marks" the caller has begun a publication (high_watermark.c).  Raises
- * nothing.
+ * After the commit record, whose end is "lsn": make the log ends in a leader
+ * set unknown, so that they are looked up anew; log_end.c says why this order
+ * is right.  With "marks" the caller has begun a publication
+ * (high_watermark.c).  Raises nothing.
  */
 void
 topics_foreign_writer_publish(int set, XLogRecPtr lsn, bool marks)

@@ -9,8 +9,9 @@
  * after a restart, or where another node has led.
  *
  * A state topic has STATE_PARTITIONS partitions of the first leader set, among
- * which a record's name decides, and behind them one for each other leader set: what is
- * about a partition of a user's topic is led by who leads that one.
+ * which a record's name decides, and behind them one for each other leader
+ * set: what is about a partition of a user's topic is led by who leads that
+ * one.
  *
  * A topic is made when it is first needed, by another process in a transaction
  * of its own: that of the process that needs it may stay open for long.
@@ -72,8 +73,9 @@ topics_internal_topic_tolerates_missed(const char *name)
 }
 
 /*
- * Have a partition of each topic for each leader set.  With "create" those topics are made
- * that are not there: whoever makes one meanwhile waits for us, or we for that.
+ * Have a partition of each topic for each leader set.  With "create" those
+ * topics are made that are not there: whoever makes one meanwhile waits for
+ * us, or we for that.
  */
 void
 topics_internal_topic_cover_sets(int highest_set, bool create)
@@ -141,7 +143,10 @@ topics_internal_topic_require(const char *name)
 	return topic;
 }
 
-/* Get the leader set of a partition of a user's topic, by which what is about it is written. */
+/*
+ * Get the leader set of a partition of a user's topic, by which what is about
+ * it is written.
+ */
 int
 topics_internal_topic_set_of(int64 topic_id, int32 partition)
 {
@@ -156,8 +161,8 @@ topics_internal_topic_set_of(int64 topic_id, int32 partition)
 }
 
 /*
- * Get the partition in which all records of a leader set are, or -1 if there are several:
- * of the first one.
+ * Get the partition in which all records of a leader set are, or -1 if there
+ * are several: of the first one.
  */
 int32
 topics_internal_topic_partition_of_set(const Topic *topic, int set)
@@ -168,8 +173,8 @@ topics_internal_topic_partition_of_set(const Topic *topic, int set)
 }
 
 /*
- * Read a range of the log: all of it, confirmed or not, for what was committed is
- * committed.
+ * Read a range of the log: all of it, confirmed or not, for what was committed
+ * is committed.
  */
 static void
 read_range(const Partition *partition, int64 from, int64 upto, StateReader read, void *arg)
@@ -197,11 +202,11 @@ read_range(const Partition *partition, int64 from, int64 upto, StateReader read,
 }
 
 /*
- * Read a partition of a topic's log, and return its end.  "read" is called for each
- * record, in a memory context of its own.  The snapshot that reads is taken after the
- * end was looked up: it sees all records below.  Another one is taken before, and
- * held: for a record that it does not see, compaction does not take an older record
- * of the same key away meanwhile.
+ * Read a partition of a topic's log, and return its end.  "read" is called for
+ * each record, in a memory context of its own.  The snapshot that reads is
+ * taken after the end was looked up: it sees all records below.  Another one
+ * is taken before, and held: for a record that it does not see, compaction
+ * does not take an older record of the same key away meanwhile.
  */
 int64
 topics_internal_topic_read(Topic *topic, int32 number, StateReader read, void *arg)
@@ -223,8 +228,8 @@ topics_internal_topic_read(Topic *topic, int32 number, StateReader read, void *a
  */
 
 /*
- * Parse a record's key, "topic id/partition/name".  Return the name, a part of the text, or
- * NULL if it is something else.
+ * Parse a record's key, "topic id/partition/name".  Return the name, a part of
+ * the text, or NULL if it is something else.
  */
 const char *
 topics_internal_topic_parse_key(const char *text, int64 *topic_id, int32 *partition)
@@ -239,9 +244,9 @@ topics_internal_topic_parse_key(const char *text, int64 *topic_id, int32 *partit
 }
 
 /*
- * Write whose something is, as fields of JSON.  A role is kept by id and by name.  The
- * id is right in the cluster of databases that wrote it, also after ALTER ROLE ..
- * RENAME; the name in any other, after a restore or an upgrade.
+ * Write whose something is, as fields of JSON.  A role is kept by id and by
+ * name.  The id is right in the cluster of databases that wrote it, also after
+ * ALTER ROLE ..  RENAME; the name in any other, after a restore or an upgrade.
  */
 void
 topics_internal_topic_format_owner(StringInfo json, Oid owner)
@@ -268,7 +273,10 @@ topics_internal_topic_read_owner(Jsonb *value)
 	return name ? get_role_oid(name, true) : InvalidOid;
 }
 
-/* Return true if a user's topic is there, of which a record is: to be asked while it is read. */
+/*
+ * Return true if a user's topic is there, of which a record is: to be asked
+ * while it is read.
+ */
 bool
 topics_internal_topic_is_left(int64 topic_id)
 {

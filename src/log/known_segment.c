@@ -16,10 +16,10 @@
  * otherwise the list is made anew.  This goes by the messages of the commit
  * alone, in one process, so it holds on a hot standby as well.
  *
- * A commit is visible a moment before its messages are sent.  Who has a snapshot, and
- * is to go by all segments that it sees records in, hears of them first
- * (topics_segment_hear).  What the planner has seen of a table is remembered, for
- * the look at the start of a query (stale_plan.c).
+ * A commit is visible a moment before its messages are sent.  Who has a
+ * snapshot, and is to go by all segments that it sees records in, hears of
+ * them first (topics_segment_hear).  What the planner has seen of a table is
+ * remembered, for the look at the start of a query (stale_plan.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -116,8 +116,9 @@ topics_segment_is_known(Oid relid)
 /*
  * Hear of all segments that any snapshot of ours may see records in.  A commit
  * may be visible of which no message has come (cut.c): as long as there may be
- * one, no table is known, nor are the bounds of a segment, which are in the cache of
- * pg_class.  If it was announced before we ask, its messages are there.
+ * one, no table is known, nor are the bounds of a segment, which are in the
+ * cache of pg_class.  If it was announced before we ask, its messages are
+ * there.
  */
 void
 topics_segment_hear(void)
@@ -211,7 +212,9 @@ learn_partitions(Oid relid)
 	table_close(root, NoLock);
 }
 
-/* Remember the highest segments of a partition as the planner has found them. */
+/*
+ * Remember the highest segments of a partition as the planner has found them.
+ */
 static void
 note_planned_segments(KnownTable *known, const PartitionDesc desc)
 {
@@ -229,8 +232,8 @@ note_planned_segments(KnownTable *known, const PartitionDesc desc)
 }
 
 /*
- * The planner has looked at a partitioned table, and has its children in a directory.
- * For any that is not a topic's this does nothing.
+ * The planner has looked at a partitioned table, and has its children in a
+ * directory.  For any that is not a topic's this does nothing.
  */
 void
 topics_segment_note_planned(Oid relid, PartitionDirectory directory)
@@ -277,9 +280,9 @@ is_in_plan(const PlannedStmt *plan, Oid relid)
 }
 
 /*
- * Return true if the planner has known all offsets of a segment, and wants none of
- * them: they were those of a segment, this one or one that was cut since, which it has
- * left out.
+ * Return true if the planner has known all offsets of a segment, and wants
+ * none of them: they were those of a segment, this one or one that was cut
+ * since, which it has left out.
  */
 static bool
 is_left_out(const PlannedStmt *plan, const KnownTable *known, const Segment *segment)
@@ -306,9 +309,10 @@ has_rows(Oid relid)
 }
 
 /*
- * A table of a topic is not known any more as the planner has known it.  Return
- * true if it has children with records which the plan lacks, and which the planner
- * has not left out.  The caller has absorbed messages, and has a lock on the table.
+ * A table of a topic is not known any more as the planner has known it.
+ * Return true if it has children with records which the plan lacks, and which
+ * the planner has not left out.  The caller has absorbed messages, and has a
+ * lock on the table.
  */
 bool
 topics_segment_plan_lacks_records(const PlannedStmt *plan, Oid relid)

@@ -324,7 +324,10 @@ topics_log_tuple_timestamp(const HeapTupleData *tuple)
 	return *(const TimestampTz *) ((const char *) tuple->t_data + tuple->t_data->t_hoff + sizeof(int64));
 }
 
-/* Get the size in bytes of a key, a value or headers, in their own type; a value elsewhere is not fetched. */
+/*
+ * Get the size in bytes of a key, a value or headers, in their own type; a
+ * value elsewhere is not fetched.
+ */
 int64
 topics_log_value_bytes(Datum value, bool isnull, int typlen)
 {
@@ -339,11 +342,11 @@ topics_log_value_bytes(Datum value, bool isnull, int typlen)
 
 /*
  * Give tuples that were formed with offset and timestamp 0 their offsets, or
- * leave them GIVEN_OFFSETS, and append them.  With append_time not 0, it is their
- * timestamp too.  The caller
- * holds the append lock and ROW EXCLUSIVE on the segment, which has room for
- * them.  "slots" are as many slots for heap tuples.  "last_block" is that of
- * the segment's last record if the caller knows, or invalid.
+ * leave them GIVEN_OFFSETS, and append them.  With append_time not 0, it is
+ * their timestamp too.  The caller holds the append lock and ROW EXCLUSIVE on
+ * the segment, which has room for them.  "slots" are as many slots for heap
+ * tuples.  "last_block" is that of the segment's last record if the caller
+ * knows, or invalid.
  */
 void
 topics_log_append(Relation segment_rel, TupleTableSlot **slots, HeapTupleData *tuples,
@@ -477,8 +480,8 @@ topics_log_reader_close(LogReader *reader)
 }
 
 /*
- * Find the timestamp of the first record from "from" to "upto" - 1 that a snapshot
- * sees.  Return false if there is none.
+ * Find the timestamp of the first record from "from" to "upto" - 1 that a
+ * snapshot sees.  Return false if there is none.
  */
 bool
 topics_log_find_timestamp(Relation partition_rel, int64 from, int64 upto, Snapshot snapshot,

@@ -285,7 +285,9 @@ extern bool topics_dropped_topic_finish(bool all, MemoryContext parent,
 
 /* ---- cluster.c ---- */
 
-/* What this node is in a leader set of a cluster: a row of topic_log.cluster. */
+/*
+ * What this node is in a leader set of a cluster: a row of topic_log.cluster.
+ */
 typedef struct ClusterRow
 {
 	char	   *node;			/* its own name */
@@ -377,7 +379,9 @@ extern void topics_make_topic_insert_row(int64 topic_id, Oid view, const char *n
 
 /* ---- internal_topic.c ---- */
 
-/* What is done with a record that is read; the slot is good until it returns. */
+/*
+ * What is done with a record that is read; the slot is good until it returns.
+ */
 typedef void (*StateReader) (TupleTableSlot *slot, void *arg);
 
 extern int	topics_internal_topic_state(const char *name);

@@ -736,8 +736,8 @@ report_left_alone(Relation rel, TOPICS_VACUUM_PARAMS *params, bool must_freeze)
 }
 
 /*
- * Vacuum a segment that is appended to.  The caller keeps producers out.  Blocks
- * stay: readers remember where they have stopped.
+ * Vacuum a segment that is appended to.  The caller keeps producers out.
+ * Blocks stay: readers remember where they have stopped.
  */
 static void
 vacuum_active_segment(Relation rel, TOPICS_VACUUM_PARAMS *params, BufferAccessStrategy bstrategy)

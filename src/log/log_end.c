@@ -162,9 +162,9 @@ find_end(const Partition *partition, Snapshot snapshot)
 }
 
 /*
- * Look the log end up in the log, as it is now.  The log is not complete while a
- * restore is under way, or when records are lost (broken_topic.c): those at its
- * end, or those below the lowest segment, for the log begins in that.
+ * Look the log end up in the log, as it is now.  The log is not complete while
+ * a restore is under way, or when records are lost (broken_topic.c): those at
+ * its end, or those below the lowest segment, for the log begins in that.
  *
  * What is not there, and need not be, the row tells, read after the log:
  * retention drops segments below the log start, which it has moved before, and
@@ -187,9 +187,10 @@ find_end_now(const Partition *partition)
 }
 
 /*
- * Find the first committed record from an offset on, as it is now; PG_INT64_MAX
- * if there is none.  Rows that are committed while they are passed may be missed;
- * then what is found is behind them, and they are committed at the second look.
+ * Find the first committed record from an offset on, as it is now;
+ * PG_INT64_MAX if there is none.  Rows that are committed while they are
+ * passed may be missed; then what is found is behind them, and they are
+ * committed at the second look.
  */
 static int64
 find_committed(Relation partition_rel, int64 from)
@@ -204,8 +205,8 @@ find_committed(Relation partition_rel, int64 from)
 /*
  * Find the log end as a snapshot sees it, which may be an old one: compaction
  * may have taken the last records that it sees, if these are tombstones.  It
- * takes none that a snapshot does not see.  So the first record behind, if there
- * is one, is where the log ends; and if not, it ends where it does now.
+ * takes none that a snapshot does not see.  So the first record behind, if
+ * there is one, is where the log ends; and if not, it ends where it does now.
  */
 static int64
 find_seen_end(const Partition *partition, Snapshot snapshot)
@@ -428,13 +429,13 @@ topics_log_next_offset_settled(const Partition *partition)
  */
 
 /*
- * Return true if a snapshot sees all below next_offset, which was published with
- * this publish_xid.
+ * Return true if a snapshot sees all below next_offset, which was published
+ * with this publish_xid.
  *
  * LOOKED_UP: that was the next transaction when the end was looked up, in what
- * earlier ones had committed.  A snapshot sees these if it sees that one, so that
- * it was taken later; or if all earlier ones have ended for it.  Else each read
- * would look the end up on a server that nobody writes to.
+ * earlier ones had committed.  A snapshot sees these if it sees that one, so
+ * that it was taken later; or if all earlier ones have ended for it.  Else
+ * each read would look the end up on a server that nobody writes to.
  */
 static bool
 sees_published(uint64 publish_xid, Snapshot snapshot)

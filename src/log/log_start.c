@@ -30,13 +30,14 @@
  * Otherwise a scan costs nothing.
  *
  * WHO REMOVES RECORDS of a segment that stays (compact.c) has to know what no
- * scan shows any more.  The published log start does not tell: an older snapshot
- * sees an older one.  The versions of the row tell: as long as one is there,
- * some snapshot may see it, so the lowest of their log starts holds for all
- * (topics_log_start_lowest).  That goes for standbys, too, whose snapshots
+ * scan shows any more.  The published log start does not tell: an older
+ * snapshot sees an older one.  The versions of the row tell: as long as one is
+ * there, some snapshot may see it, so the lowest of their log starts holds for
+ * all (topics_log_start_lowest).  That goes for standbys, too, whose snapshots
  * nobody knows here: when a version is removed, replaying that cancels the
  * queries that see it.  To remove a version is left to VACUUM elsewhere; here
- * the table is vacuumed where something waits for it (topics_log_start_settle).
+ * the table is vacuumed where something waits for it
+ * (topics_log_start_settle).
  *
  * THE FLOOR.  The same row has next_offset_floor: the log has had all offsets
  * below it.  What is lost is seen by it, whether a dump came without the
@@ -264,8 +265,8 @@ topics_log_start(PartitionState *state)
 }
 
 /*
- * Get the lowest log start that any snapshot may see, here or on a standby: what
- * lies below nobody reads any more.
+ * Get the lowest log start that any snapshot may see, here or on a standby:
+ * what lies below nobody reads any more.
  */
 int64
 topics_log_start_lowest(PartitionState *state)
@@ -406,12 +407,12 @@ topics_log_start_allow_gaps(const TopicPartition *id, int64 gaps_below)
 }
 
 /*
- * Store ends of logs as the floors of their next offsets, and, where they are a cut,
- * as high watermarks (keep/checkpoint.c), in the caller's transaction, by one
- * statement.  A row that another transaction has locked, as delete_records() does,
- * is left for the next time, and with it the high watermarks of all.  Return how many
- * of the floors stand in the catalogue when the transaction commits; these come first
- * in "floors" then.
+ * Store ends of logs as the floors of their next offsets, and, where they are
+ * a cut, as high watermarks (keep/checkpoint.c), in the caller's transaction,
+ * by one statement.  A row that another transaction has locked, as
+ * delete_records() does, is left for the next time, and with it the high
+ * watermarks of all.  Return how many of the floors stand in the catalogue
+ * when the transaction commits; these come first in "floors" then.
  */
 int
 topics_log_start_store_floors(LogFloor *floors, int count, bool is_cut)

@@ -173,9 +173,10 @@ format_leader_sets(const LeaderSets *sets)
 }
 
 /*
- * The leader sets of pg_topics' own topics.  The metadata have a partition for each, which
- * says who leads it.  Committed offsets are in those that the group's name decides, or, of
- * partitions of other sets, in one for each of these.
+ * The leader sets of pg_topics' own topics.  The metadata have a partition for
+ * each, which says who leads it.  Committed offsets are in those that the
+ * group's name decides, or, of partitions of other sets, in one for each of
+ * these.
  */
 static LeaderSets
 get_internal_sets(const char *name)
@@ -206,9 +207,9 @@ insert_topic_row(int64 topic_id, Oid view, int32 partitions, const char *notify_
 }
 
 /*
- * Get how long tombstones of one of pg_topics' own topics stay; "is_spread" says
- * that it is in several leader sets.  Those of the cluster's metadata stay for
- * good (node/metadata.c).
+ * Get how long tombstones of one of pg_topics' own topics stay; "is_spread"
+ * says that it is in several leader sets.  Those of the cluster's metadata
+ * stay for good (node/metadata.c).
  *
  * A node that has missed tombstones reads the topic anew.  It cannot with one
  * that is in several sets, so its tombstones stay for good, too.  But of
@@ -243,8 +244,8 @@ get_internal_settings(const char *name, int32 partitions)
 }
 
 /*
- * The settings of a topic whose own are lost.  Nobody knows how long its records
- * were to be kept, and the worker would act within seconds: they stay.
+ * The settings of a topic whose own are lost.  Nobody knows how long its
+ * records were to be kept, and the worker would act within seconds: they stay.
  */
 static TopicSettingValues *
 get_cautious_settings(void)
@@ -278,8 +279,8 @@ query_number(const char *sql)
 }
 
 /*
- * Return true if there is a table of this id, if only a segment, or a row of it;
- * with the operator ">=" also if there is one of a higher id.
+ * Return true if there is a table of this id, if only a segment, or a row of
+ * it; with the operator ">=" also if there is one of a higher id.
  */
 static bool
 is_id_used(int64 topic_id, const char *operator)
@@ -366,8 +367,8 @@ topics_make_topic_create(const NewTopic *topic)
 /*
  * Make a topic of pg_topics' own, unless it is there: of the extension's
  * owner, with text keys and jsonb values, and compacted.  Its segments are
- * small, since the last one is read whole after a restart.  The caller says what
- * else it is.
+ * small, since the last one is read whole after a restart.  The caller says
+ * what else it is.
  */
 void
 topics_make_topic_create_internal_as(NewTopic *topic)
@@ -394,8 +395,9 @@ topics_make_topic_create_internal(const char *name, int32 partitions)
 }
 
 /*
- * Have a topic of pg_topics' own, if it is there, with so many partitions at least, in several
- * leader sets: its tombstones stay longer (get_tombstone_time).
+ * Have a topic of pg_topics' own, if it is there, with so many partitions at
+ * least, in several leader sets: its tombstones stay longer
+ * (get_tombstone_time).
  */
 void
 topics_make_topic_cover_set(const char *name, int32 partitions)

@@ -89,7 +89,10 @@ static Statement *statements = NULL;	/* the one that began last comes first */
 /* That of a transaction in REPEATABLE READ. */
 static ReadCut transaction_cut;
 
-/* In SERIALIZABLE: all up to these marks was waited for; 0: nothing.  As what this node was then. */
+/*
+ * In SERIALIZABLE: all up to these marks was waited for; 0: nothing.  As what
+ * this node was then.
+ */
 static uint64 waited_for[MAX_LEADER_SETS];
 static uint64 waited_generations[MAX_LEADER_SETS];
 
@@ -121,10 +124,10 @@ sort_limits(ReadCut *cut)
 }
 
 /*
- * On a follower, when a cut was made: refuse a snapshot that sees a part of what the
- * leader committed at once.  It was taken while a long cut of the leader's came in,
- * which is confirmed by now, so that nothing of it is hidden any more.  What was
- * too long ago is not remembered.
+ * On a follower, when a cut was made: refuse a snapshot that sees a part of
+ * what the leader committed at once.  It was taken while a long cut of the
+ * leader's came in, which is confirmed by now, so that nothing of it is hidden
+ * any more.  What was too long ago is not remembered.
  */
 static void
 refuse_torn_set(int set, Snapshot snapshot)
@@ -164,11 +167,11 @@ refuse_torn_snapshot(Snapshot snapshot)
 }
 
 /*
- * Whenever a reader asks how far it may read, also with a cut from before: refuse a
- * snapshot that sees records which were taken away since, as another node has come to
- * lead.  Others have their offsets by now, and are confirmed, so that nothing there is hidden
- * any more; and a segment can have been cut where the log ended then, with these records
- * behind its end.
+ * Whenever a reader asks how far it may read, also with a cut from before:
+ * refuse a snapshot that sees records which were taken away since, as another
+ * node has come to lead.  Others have their offsets by now, and are confirmed,
+ * so that nothing there is hidden any more; and a segment can have been cut
+ * where the log ended then, with these records behind its end.
  */
 static void
 refuse_truncated_set(int set, Snapshot snapshot)
@@ -217,8 +220,8 @@ add_set(ReadCut *cut, int set)
 }
 
 /*
- * Make a cut, as of now.  It is one of each leader set: what a transaction has in several is
- * confirmed by the followers of each.
+ * Make a cut, as of now.  It is one of each leader set: what a transaction has
+ * in several is confirmed by the followers of each.
  */
 static void
 make_cut(ReadCut *cut, MemoryContext cxt)
@@ -383,7 +386,9 @@ awaits_publication(const ReadCut *cut, Snapshot snapshot)
 	return false;
 }
 
-/* Wait until all that a snapshot sees is confirmed, unless that was truncated. */
+/*
+ * Wait until all that a snapshot sees is confirmed, unless that was truncated.
+ */
 static void
 wait_for_snapshot(Snapshot snapshot)
 {

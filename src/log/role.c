@@ -85,7 +85,9 @@ static const RoleFacts all_roles[] = {
  * ----------------------------------------------------------------
  */
 
-/* Find the table of roles, or InvalidOid in a database without the extension. */
+/*
+ * Find the table of roles, or InvalidOid in a database without the extension.
+ */
 static Oid
 get_table(void)
 {
@@ -179,8 +181,8 @@ topics_role_grant_new_topic(const char *topic)
 }
 
 /*
- * Give a role its right to all topics that there are.  On a node that follows they have
- * the leader's grants, also to this role when it is there.
+ * Give a role its right to all topics that there are.  On a node that follows
+ * they have the leader's grants, also to this role when it is there.
  */
 static void
 grant_all_topics(const RoleFacts *facts)

@@ -173,7 +173,10 @@ topics_segment_list(Relation partition_rel, int *count)
 	return result;
 }
 
-/* The log end at which a segment is half full: then the next one is to be made. */
+/*
+ * The log end at which a segment is half full: then the next one is to be
+ * made.
+ */
 int64
 topics_segment_half(int64 base_offset, int64 end_offset)
 {

@@ -4,20 +4,22 @@
  *		Take the end of a partition's log away, as another leader's log goes on.
  *
  * A follower has records that the leader does not have, which nobody had
- * confirmed (node/divergence.c): they are deleted, as rows of any table, and the
- * offsets are given to others.  What compaction and failed transactions leave
- * behind looks the same to whoever goes by offsets: dead rows in between.  A
- * snapshot that is older still sees them, and none of what comes in their place.
+ * confirmed (node/divergence.c): they are deleted, as rows of any table, and
+ * the offsets are given to others.  What compaction and failed transactions
+ * leave behind looks the same to whoever goes by offsets: dead rows in
+ * between.  A snapshot that is older still sees them, and none of what comes
+ * in their place.
  *
  * A segment that was sealed, and is appended to again, loses its index, since
- * appending maintains none.  What the catalogue says of the partition comes down to
- * the new end.  Shared memory follows when the transaction has committed
- * (topics_truncate_at_end): until then, and for a moment longer, readers find less than
- * what they were told, as they do when an offset is beyond a snapshot.
+ * appending maintains none.  What the catalogue says of the partition comes
+ * down to the new end.  Shared memory follows when the transaction has
+ * committed (topics_truncate_at_end): until then, and for a moment longer,
+ * readers find less than what they were told, as they do when an offset is
+ * beyond a snapshot.
  *
- * The caller keeps all others from writing to the partition, and knows that the log
- * starts at the new end, or below.  The newest of what is taken away is kept in
- * topic_log.truncated.
+ * The caller keeps all others from writing to the partition, and knows that
+ * the log starts at the new end, or below.  The newest of what is taken away
+ * is kept in topic_log.truncated.
  *
  *-------------------------------------------------------------------------
  */
@@ -92,8 +94,9 @@ reopen_segments(const Partition *partition, int64 end)
 }
 
 /*
- * Find the first of the records that are kept, from an offset on: the newest, as many as may be
- * kept.  Values of another type than text count as they are stored.
+ * Find the first of the records that are kept, from an offset on: the newest,
+ * as many as may be kept.  Values of another type than text count as they are
+ * stored.
  */
 static int64
 find_first_kept(const Partition *partition, int64 end)
@@ -184,8 +187,8 @@ delete_records(const Partition *partition, int64 end)
 }
 
 /*
- * Truncate a log to an end, in this transaction.  "epoch" is the one that the records
- * were of, for topics.truncated.  Return how many there were.
+ * Truncate a log to an end, in this transaction.  "epoch" is the one that the
+ * records were of, for topics.truncated.  Return how many there were.
  */
 int64
 topics_truncate_log(const Partition *partition, int64 end, int64 epoch)

@@ -3,10 +3,11 @@
  * admission.c
  *		A copy of a node takes its place.
  *
- * A standby that was promoted, and a server that was restored or upgraded, has this
- * node's row, and maybe not the latest one: it can lack what the node has promised, and
- * records that it has confirmed.  Such a copy does not know what it lacks, so for an
- * election, and for what is acknowledged, it is not there, until
+ * A standby that was promoted, and a server that was restored or upgraded, has
+ * this node's row, and maybe not the latest one: it can lack what the node has
+ * promised, and records that it has confirmed.  Such a copy does not know what
+ * it lacks, so for an election, and for what is acknowledged, it is not there,
+ * until
  *
  *	- it has heard from all others that count, of which one may have asked the node for a
  *	  promise, and promises nothing that is lower than what they say; then it follows, if
@@ -15,11 +16,13 @@
  *	- or, if the node led, and nobody else does, it is elected by so many others that one of
  *	  them is in each election (topics_cluster_copy_quorum), each of which it is level with.
  *
- * THE NODE ITSELF, if it lives on beside its copy, or is started again in its place, knows
- * nothing of what the copy has confirmed and promised.  So a copy has each of these others
- * note, durably, which server it is (topic_log.admitted), before it hears what they know.
- * From then on they refuse the node on any other server.  Who promises holds its row of the leader
- * set, and who notes all rows: no promise to the old server comes in between.
+ * THE NODE ITSELF, if it lives on beside its copy, or is started again in its
+ * place, knows nothing of what the copy has confirmed and promised.  So a copy
+ * has each of these others note, durably, which server it is
+ * (topic_log.admitted), before it hears what they know.  From then on they
+ * refuse the node on any other server.  Who promises holds its row of the
+ * leader set, and who notes all rows: no promise to the old server comes in
+ * between.
  *
  *-------------------------------------------------------------------------
  */
@@ -94,9 +97,10 @@ ask_node(void *arg)
 }
 
 /*
- * Ask all others that count who leads, and return how many have answered.  *best is set to
- * one that leads, in the highest term; its node is NULL if there is none.  *highest_term is
- * raised to any that they are in, or have promised.
+ * Ask all others that count who leads, and return how many have answered.
+ * *best is set to one that leads, in the highest term; its node is NULL if
+ * there is none.  *highest_term is raised to any that they are in, or have
+ * promised.
  */
 int
 topics_leadership_survey(const ClusterRow *row, Leadership *best, int64 *highest_term)
@@ -121,9 +125,9 @@ topics_leadership_survey(const ClusterRow *row, Leadership *best, int64 *highest
 }
 
 /*
- * On a copy: hear from others what this node may have promised, and follow who leads.
- * Return true if this node may follow then; false if it led, nobody else does, and it has
- * to be elected.
+ * On a copy: hear from others what this node may have promised, and follow who
+ * leads.  Return true if this node may follow then; false if it led, nobody
+ * else does, and it has to be elected.
  */
 bool
 topics_admission_ask(const ClusterRow *row)
@@ -162,7 +166,10 @@ topics_admission_ask(const ClusterRow *row)
  * ----------------------------------------------------------------
  */
 
-/* Get the server that this node has admitted as another one, palloc'd, or NULL. */
+/*
+ * Get the server that this node has admitted as another one, palloc'd, or
+ * NULL.
+ */
 char *
 topics_admission_server(const char *node)
 {
@@ -185,7 +192,10 @@ topics_admission_server(const char *node)
 	return result;
 }
 
-/* Return true if this node has admitted another server as a node than the one that asks. */
+/*
+ * Return true if this node has admitted another server as a node than the one
+ * that asks.
+ */
 bool
 topics_admission_is_replaced(const char *node, const char *incarnation, const char *server)
 {
@@ -198,7 +208,10 @@ topics_admission_is_replaced(const char *node, const char *incarnation, const ch
 	return admitted && strcmp(admitted, server) != 0;
 }
 
-/* admit(node, cluster_id, incarnation, server): this server is the node from now on */
+/*
+ * admit(node, cluster_id, incarnation, server): this server is the node from
+ * now on
+ */
 Datum
 topics_admit(PG_FUNCTION_ARGS)
 {

@@ -3,21 +3,23 @@
  * divergence.c
  *		A follower goes back to where its log and the leader's are the same.
  *
- * Kafka's OffsetsForLeaderEpoch, for all partitions at once.  A node that led, or
- * followed another leader, may have records that nobody has confirmed, and that are not
- * in the log of the node that leads now.  Before it follows it says which epochs it
- * knows (topic_log.find_divergence), and hears the latest that both know, and where the
- * next one began at the leader.  Up to there, or to where its own next one began if that
- * is less, both have the same, since a log whose last epoch is e is a prefix of the log of
- * e's leader.  What is beyond is taken away (log/truncate.c), in one transaction, which
- * also says that this node is in that epoch's term.
+ * Kafka's OffsetsForLeaderEpoch, for all partitions at once.  A node that led,
+ * or followed another leader, may have records that nobody has confirmed, and
+ * that are not in the log of the node that leads now.  Before it follows it
+ * says which epochs it knows (topic_log.find_divergence), and hears the latest
+ * that both know, and where the next one began at the leader.  Up to there, or
+ * to where its own next one began if that is less, both have the same, since a
+ * log whose last epoch is e is a prefix of the log of e's leader.  What is
+ * beyond is taken away (log/truncate.c), in one transaction, which also says
+ * that this node is in that epoch's term.
  *
- * NOTHING THAT WAS CONFIRMED is taken away as long as the rules of an election are kept
- * (promise.c).  Where it would be, the follower stops, and says so; unless somebody has
- * had a node lead without a majority, allow_data_loss, which the epoch's record says.
+ * NOTHING THAT WAS CONFIRMED is taken away as long as the rules of an election
+ * are kept (promise.c).  Where it would be, the follower stops, and says so;
+ * unless somebody has had a node lead without a majority, allow_data_loss,
+ * which the epoch's record says.
  *
- * A log that starts, or was compacted, beyond where it would have to end has nothing of
- * its own to go on with: its topic is dropped, and read anew.
+ * A log that starts, or was compacted, beyond where it would have to end has
+ * nothing of its own to go on with: its topic is dropped, and read anew.
  *
  *-------------------------------------------------------------------------
  */
@@ -69,9 +71,9 @@ put_text(Datum *values, bool *nulls, int column, const char *text)
 }
 
 /*
- * This node may be about to lead, and a node that has promised to follow it has come
- * already: wait a moment until the term has begun.  The connection is there then, and
- * nothing is acknowledged before followers are in the term.
+ * This node may be about to lead, and a node that has promised to follow it
+ * has come already: wait a moment until the term has begun.  The connection is
+ * there then, and nothing is acknowledged before followers are in the term.
  */
 static void
 wait_for_term(int64 promised_term)
@@ -91,9 +93,9 @@ wait_for_term(int64 promised_term)
 }
 
 /*
- * find_divergence(leader_set, node, incarnation, server, cluster_id, promised_term, term, numbers, ids,
- * feature_level): what a node that is in an earlier term, and knows these epochs, has to
- * know before it follows this one
+ * find_divergence(leader_set, node, incarnation, server, cluster_id,
+ * promised_term, term, numbers, ids, feature_level): what a node that is in an
+ * earlier term, and knows these epochs, has to know before it follows this one
  */
 static Datum
 find_divergence(PG_FUNCTION_ARGS)
@@ -154,8 +156,8 @@ topics_find_divergence(PG_FUNCTION_ARGS)
  */
 
 /*
- * Ask the leader where our log and its own part.  The result is palloc'd.  Nothing is
- * to be done where this node is in the leader's term.
+ * Ask the leader where our log and its own part.  The result is palloc'd.
+ * Nothing is to be done where this node is in the leader's term.
  */
 Divergence *
 topics_divergence_ask(Peer *peer, const ClusterRow *row)
@@ -209,8 +211,8 @@ report_confirmed(const Partition *partition, int64 confirmed, int64 end)
 }
 
 /*
- * Take away what a partition has from an offset on.  Return how many records there
- * were, or -1 if the whole topic has to be read anew.
+ * Take away what a partition has from an offset on.  Return how many records
+ * there were, or -1 if the whole topic has to be read anew.
  */
 static int64
 truncate_partition(const LogEnd *end, const ClusterRow *row, bool data_loss)
@@ -260,8 +262,8 @@ log_truncation(int64 records, int partitions, int64 epoch)
 }
 
 /*
- * Take logs back to the ends of a list, in this transaction.  Topics that have to be
- * read anew are dropped.  Return true if anything was taken away.
+ * Take logs back to the ends of a list, in this transaction.  Topics that have
+ * to be read anew are dropped.  Return true if anything was taken away.
  */
 static bool
 truncate_all(const List *ends, const ClusterRow *row, bool data_loss, int64 epoch)
@@ -294,8 +296,9 @@ truncate_all(const List *ends, const ClusterRow *row, bool data_loss, int64 epoc
 }
 
 /*
- * Go back to where this node's log and the leader's are the same; in a transaction, on a
- * node whose row nobody changes until it ends.  Return true if anything was taken away.
+ * Go back to where this node's log and the leader's are the same; in a
+ * transaction, on a node whose row nobody changes until it ends.  Return true
+ * if anything was taken away.
  */
 bool
 topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
@@ -337,7 +340,10 @@ topics_divergence_heal(const Divergence *divergence, const ClusterRow *row)
 	return result;
 }
 
-/* A node that is going to lead goes back to its last whole cut, in this transaction. */
+/*
+ * A node that is going to lead goes back to its last whole cut, in this
+ * transaction.
+ */
 void
 topics_divergence_finish_cut(const ClusterRow *row)
 {

@@ -8,27 +8,31 @@
  *		all, and lets nobody append meanwhile
  *	rebalance_leaders	... the node that is preferred
  *
- * Each is for all leader sets that one node leads, one after the other; an election is of one.
+ * Each is for all leader sets that one node leads, one after the other; an
+ * election is of one.
  *
- * HOW MANY PROMISES.  So many that of any two elections one node promises in both, and
- * that of the nodes that promise one has any commit that was ever acknowledged: a
- * majority, or all but as many as have such a commit without the leader
- * (topics_cluster_quorum).  The candidate's own is one of them.  It has in each
- * partition what each of those that promise has, so it has all that was acknowledged.
+ * HOW MANY PROMISES.  So many that of any two elections one node promises in
+ * both, and that of the nodes that promise one has any commit that was ever
+ * acknowledged: a majority, or all but as many as have such a commit without
+ * the leader (topics_cluster_quorum).  The candidate's own is one of them.  It
+ * has in each partition what each of those that promise has, so it has all
+ * that was acknowledged.
  *
- * WHEN IT LEADS.  The candidate goes back to its last whole cut, and says in its row that
- * it leads, in one transaction.  The next one begins the epoch: the first records of
- * the term are those of the metadata that say so (membership.c).  Followers come into
- * the term when they have all that there was before (replica_feed.c), and confirm from
- * then on; so nothing of the new term is acknowledged, and nothing of earlier ones that
- * was not, before enough of them are in it.
+ * WHEN IT LEADS.  The candidate goes back to its last whole cut, and says in
+ * its row that it leads, in one transaction.  The next one begins the epoch:
+ * the first records of the term are those of the metadata that say so
+ * (membership.c).  Followers come into the term when they have all that there
+ * was before (replica_feed.c), and confirm from then on; so nothing of the new
+ * term is acknowledged, and nothing of earlier ones that was not, before
+ * enough of them are in it.
  *
- * AFTER ANY FAILURE the same call can be made again.  A candidate that has promised itself,
- * and does not come to lead, stands in nobody's way: the next term is higher.
+ * AFTER ANY FAILURE the same call can be made again.  A candidate that has
+ * promised itself, and does not come to lead, stands in nobody's way: the next
+ * term is higher.
  *
- * A PLANNED MOVE loses nothing, also with acks = 1: nobody appends from before the other
- * node has all until this one has promised.  Commits wait meanwhile, and are refused
- * (TP004) when it has.
+ * A PLANNED MOVE loses nothing, also with acks = 1: nobody appends from before
+ * the other node has all until this one has promised.  Commits wait meanwhile,
+ * and are refused (TP004) when it has.
  *
  *-------------------------------------------------------------------------
  */
@@ -126,7 +130,10 @@ note_refusal(Election *election, const char *node, const char *refusal)
 					 node, refusal);
 }
 
-/* Do something with another node that may fail.  Return false if it has failed. */
+/*
+ * Do something with another node that may fail.  Return false if it has
+ * failed.
+ */
 static bool
 try_peer(Election *election, const char *node, void (*work) (void *arg), void *arg)
 {
@@ -206,7 +213,10 @@ hear_peer(void *arg)
 	topics_peer_clear(result);
 }
 
-/* Ask all at once for their promise, or, with "only_asks", what they would say. */
+/*
+ * Ask all at once for their promise, or, with "only_asks", what they would
+ * say.
+ */
 static void
 ask_peers(Election *election, bool only_asks)
 {
@@ -283,7 +293,9 @@ next_transaction(Election *election)
 	MemoryContextSwitchTo(election->cxt);
 }
 
-/* Find how many promises are needed, by the nodes that this one knows of now. */
+/*
+ * Find how many promises are needed, by the nodes that this one knows of now.
+ */
 static void
 set_quorum(Election *election)
 {
@@ -304,7 +316,10 @@ set_term(Election *election)
 	election->term = topics_metadata_next_term(election->row.node, above);
 }
 
-/* Forget connections to nodes that do not count any more, as far as is known now. */
+/*
+ * Forget connections to nodes that do not count any more, as far as is known
+ * now.
+ */
 static void
 drop_peers(Election *election)
 {
@@ -323,8 +338,8 @@ drop_peers(Election *election)
 }
 
 /*
- * Raise an error if this node does not count.  Who counts may have elected another one
- * without it.
+ * Raise an error if this node does not count.  Who counts may have elected
+ * another one without it.
  */
 static void
 require_counted(const Election *election)
@@ -337,7 +352,10 @@ require_counted(const Election *election)
 				 errhint("Call topics.failover() on another node. With allow_data_loss this node leads what it has.")));
 }
 
-/* Promise ourselves; nothing comes from an earlier leader from then on.  Commits. */
+/*
+ * Promise ourselves; nothing comes from an earlier leader from then on.
+ * Commits.
+ */
 static void
 promise_self(Election *election)
 {
@@ -358,8 +376,8 @@ promise_self(Election *election)
 }
 
 /*
- * Lead, if nothing has been promised to another one meanwhile.  Commits.  Return false
- * if it has.
+ * Lead, if nothing has been promised to another one meanwhile.  Commits.
+ * Return false if it has.
  */
 static bool
 begin_term(Election *election, bool data_loss)
@@ -411,8 +429,9 @@ require_whole(const Election *election)
 }
 
 /*
- * Raise an error if this node lacks a topic, and is to lead the metadata: what others have of it
- * could be lost by that.  One that has just come is made by the replicator.
+ * Raise an error if this node lacks a topic, and is to lead the metadata: what
+ * others have of it could be lost by that.  One that has just come is made by
+ * the replicator.
  */
 static void
 require_topics(void)
@@ -502,7 +521,10 @@ elect_if_wanted(Election *election)
 		elect(election);
 }
 
-/* Run an election, by one of the two, and close the connections that it has made. */
+/*
+ * Run an election, by one of the two, and close the connections that it has
+ * made.
+ */
 static void
 run_election(Election *election, void (*run) (Election *election))
 {
@@ -520,9 +542,10 @@ run_election(Election *election, void (*run) (Election *election))
 }
 
 /*
- * From the replicator of a node that does not hear from the leader: have this node
- * elected, if enough of the others would promise.  Return false if they would not, or,
- * with "reports", raise an error that says why.  All is in "cxt".
+ * From the replicator of a node that does not hear from the leader: have this
+ * node elected, if enough of the others would promise.  Return false if they
+ * would not, or, with "reports", raise an error that says why.  All is in
+ * "cxt".
  */
 bool
 topics_election_stand(MemoryContext cxt, NextTransaction next, bool reports)
@@ -568,7 +591,10 @@ read_row(ClusterRow *row)
 				 errhint("Make one with topics.create_cluster().")));
 }
 
-/* Error context: in a cluster with spread leaders the sets before this one are done. */
+/*
+ * Error context: in a cluster with spread leaders the sets before this one are
+ * done.
+ */
 static void
 describe_set(void *arg)
 {
@@ -677,7 +703,10 @@ topics_failover(PG_FUNCTION_ARGS)
 /* Connections for the election that comes, in TopMemoryContext. */
 static List *prepared_peers = NIL;
 
-/* Connect to the others, and ask them what they would say: then they know all that they look up. */
+/*
+ * Connect to the others, and ask them what they would say: then they know all
+ * that they look up.
+ */
 static void
 prepare_election(Election *election)
 {
@@ -693,8 +722,8 @@ prepare_election(Election *election)
 }
 
 /*
- * take_lead(leader_set, prepares): have this node elected, for the node that leads, which is asked,
- * too; or prepare that: see move_leader
+ * take_lead(leader_set, prepares): have this node elected, for the node that
+ * leads, which is asked, too; or prepare that: see move_leader
  */
 static Datum
 take_lead(PG_FUNCTION_ARGS)
@@ -733,8 +762,8 @@ topics_take_lead(PG_FUNCTION_ARGS)
  */
 
 /*
- * Wait until a follower has all that there is, or, with "ends", all that there was.  Raise
- * an error if it takes too long.
+ * Wait until a follower has all that there is, or, with "ends", all that there
+ * was.  Raise an error if it takes too long.
  */
 static void
 wait_for_node(const char *node, const uint64 *ends)
@@ -764,8 +793,8 @@ thaw(int code, Datum set)
 }
 
 /*
- * A node has been elected, maybe without our promise: follow it, before anybody appends here
- * again.
+ * A node has been elected, maybe without our promise: follow it, before
+ * anybody appends here again.
  */
 static void
 follow_taker(Peer *peer, const char *node)
@@ -813,7 +842,10 @@ hand_over(Peer *peer, const char *node)
 	topics_mark_slot_thaw(topics_leader_set);
 }
 
-/* Have another node lead, by way of a connection to it.  The transaction is committed before. */
+/*
+ * Have another node lead, by way of a connection to it.  The transaction is
+ * committed before.
+ */
 static void
 move_to(const MetadataNode *to)
 {
@@ -854,7 +886,10 @@ move_set(const ClusterRow *row, const char *to_node)
 		move_to(to);
 }
 
-/* hand_over(leader_set, to_node): have another node lead a set that this node leads */
+/*
+ * hand_over(leader_set, to_node): have another node lead a set that this node
+ * leads
+ */
 static Datum
 hand_over_set(PG_FUNCTION_ARGS)
 {

@@ -3,17 +3,18 @@
  * feature_level.c
  *		What all nodes of a cluster can do.
  *
- * Nodes are upgraded one after the other, so for a while some have a newer library, and newer
- * SQL objects, than others.  topic_log.feature_level() of the install script tells what a
- * version can write, and read; a version that brings a new kind of record, or another
- * format, has a higher one.  The cluster's feature level is in the metadata, and is the lowest
- * that all of its nodes have: it rises when the last one says so, and never falls.  Who
- * writes what needs a level looks at that of the cluster (ClusterRow), not at its own.  (Kafka:
- * metadata.version, but that an operator raises that.)
+ * Nodes are upgraded one after the other, so for a while some have a newer
+ * library, and newer SQL objects, than others.  topic_log.feature_level() of
+ * the install script tells what a version can write, and read; a version that
+ * brings a new kind of record, or another format, has a higher one.  The
+ * cluster's feature level is in the metadata, and is the lowest that all of
+ * its nodes have: it rises when the last one says so, and never falls.  Who
+ * writes what needs a level looks at that of the cluster (ClusterRow), not at
+ * its own.  (Kafka: metadata.version, but that an operator raises that.)
  *
- * A node says its level when it begins to follow (divergence.c).  One whose level is lower
- * than the cluster's, since its server went back to an older version, neither follows, nor
- * leads, nor joins.
+ * A node says its level when it begins to follow (divergence.c).  One whose
+ * level is lower than the cluster's, since its server went back to an older
+ * version, neither follows, nor leads, nor joins.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,7 +49,10 @@ topics_feature_level_own(void)
 	return result;
 }
 
-/* Require a node of a level to be able to do what the cluster's other nodes do. */
+/*
+ * Require a node of a level to be able to do what the cluster's other nodes
+ * do.
+ */
 void
 topics_feature_level_require(const ClusterRow *row, const char *node, int level)
 {
@@ -61,8 +65,9 @@ topics_feature_level_require(const ClusterRow *row, const char *node, int level)
 }
 
 /*
- * A node has a level.  Find whether its record, or that of this node, says another one, and
- * whether the cluster's level may rise; with "is_locked" have the metadata say so.
+ * A node has a level.  Find whether its record, or that of this node, says
+ * another one, and whether the cluster's level may rise; with "is_locked" have
+ * the metadata say so.
  */
 static bool
 settle(const char *name, int level, bool is_locked)
@@ -97,8 +102,8 @@ settle(const char *name, int level, bool is_locked)
 }
 
 /*
- * On the leader: a node, which may be itself, says its level.  With the last one the
- * cluster's rises.
+ * On the leader: a node, which may be itself, says its level.  With the last
+ * one the cluster's rises.
  */
 void
 topics_feature_level_note(const ClusterRow *row, const char *node, int level)

@@ -3,31 +3,37 @@
  * leader_set.c
  *		Leader sets: the partitions that one node leads.
  *
- * The first set, METADATA_SET, has the metadata and all topics that are not spread.  A topic that
- * is (create_topic, leaders => 'spread') has its partitions in others, of which there is one for
- * each node that counted when the first such topic was made.  A set is a cluster of its own, of
- * the same nodes: with a row of topic_log.cluster, a partition of the metadata, a replicator,
- * terms, epochs and marks.  So nothing that is said of elections, of what is confirmed, and of
- * changes of nodes says anything of sets: a process acts for one (topics_leader_set).
+ * The first set, METADATA_SET, has the metadata and all topics that are not
+ * spread.  A topic that is (create_topic, leaders => 'spread') has its
+ * partitions in others, of which there is one for each node that counted when
+ * the first such topic was made.  A set is a cluster of its own, of the same
+ * nodes: with a row of topic_log.cluster, a partition of the metadata, a
+ * replicator, terms, epochs and marks.  So nothing that is said of elections,
+ * of what is confirmed, and of changes of nodes says anything of sets: a
+ * process acts for one (topics_leader_set).
  *
- * HOW A SET BEGINS.  The leader of the first set makes it with the first topic that is in it, in
- * one transaction: its record says which node is to lead it, which nodes count, and how many
- * followers a commit waits for.  Every node that has the record has the row, and nobody leads.  The
- * node that is to stands for election at once; if it is lost, another one does, as it would later.
- * Where it is the only node it leads from the beginning.
+ * HOW A SET BEGINS.  The leader of the first set makes it with the first topic
+ * that is in it, in one transaction: its record says which node is to lead it,
+ * which nodes count, and how many followers a commit waits for.  Every node
+ * that has the record has the row, and nobody leads.  The node that is to
+ * stands for election at once; if it is lost, another one does, as it would
+ * later.  Where it is the only node it leads from the beginning.
  *
- * HOW NODES COME AND GO.  Which nodes there are, and where, is in the first set.  The leader of
- * another one has what it says written into its own (topics_leader_set_mirror_nodes): a node that
- * is new counts there when it has confirmed all of that set, and who was removed is no voter any more
- * when enough of that set know.  One change at a time, as in the first.
+ * HOW NODES COME AND GO.  Which nodes there are, and where, is in the first
+ * set.  The leader of another one has what it says written into its own
+ * (topics_leader_set_mirror_nodes): a node that is new counts there when it
+ * has confirmed all of that set, and who was removed is no voter any more when
+ * enough of that set know.  One change at a time, as in the first.
  *
- * A TRANSACTION may append to several sets that this node leads.  Each set confirms what is its own,
- * so who reads may see of it what is in one set before what is in another; so it is in Kafka, with
- * partitions.  It is acknowledged when all have confirmed.
+ * A TRANSACTION may append to several sets that this node leads.  Each set
+ * confirms what is its own, so who reads may see of it what is in one set
+ * before what is in another; so it is in Kafka, with partitions.  It is
+ * acknowledged when all have confirmed.
  *
- * A topic in several sets is not dropped here to be read anew, as this node may lead some of
- * it.  So it is not compacted: tombstones that a follower has not seen would want that.  Those of
- * __consumer_offsets stay for good then (make_topic.c).
+ * A topic in several sets is not dropped here to be read anew, as this node
+ * may lead some of it.  So it is not compacted: tombstones that a follower has
+ * not seen would want that.  Those of __consumer_offsets stay for good then
+ * (make_topic.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -56,7 +62,10 @@ topics_own_leader_set(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(topics_leader_set);
 }
 
-/* Read the leader sets of a topic, as its record has them: an array of JSON, or NULL. */
+/*
+ * Read the leader sets of a topic, as its record has them: an array of JSON,
+ * or NULL.
+ */
 LeaderSets
 topics_leader_set_read(const char *json)
 {
@@ -84,7 +93,10 @@ topics_leader_set_read(const char *json)
 	return result;
 }
 
-/* Require a topic to have one leader: others cannot be dropped here, to be read anew. */
+/*
+ * Require a topic to have one leader: others cannot be dropped here, to be
+ * read anew.
+ */
 void
 topics_leader_set_require_one(const Topic *topic)
 {
@@ -103,9 +115,10 @@ topics_leader_set_require_one(const Topic *topic)
  */
 
 /*
- * Make this node's row of a set, by the set's record.  Nobody leads it, as far as that says; with
- * "leads" this node does, which is the only one, from the commit on.  (Who has the record from
- * another node does not know what came later, and may have forgotten it.)
+ * Make this node's row of a set, by the set's record.  Nobody leads it, as far
+ * as that says; with "leads" this node does, which is the only one, from the
+ * commit on.  (Who has the record from another node does not know what came
+ * later, and may have forgotten it.)
  */
 static void
 make_row(int set, Datum record, bool leads)
@@ -134,7 +147,10 @@ make_row(int set, Datum record, bool leads)
 	topics_topic_changes_want_round();
 }
 
-/* Return the sets that topics have, and the metadata no record of: a bit for each. */
+/*
+ * Return the sets that topics have, and the metadata no record of: a bit for
+ * each.
+ */
 static uint32
 find_new_sets(void)
 {
@@ -170,7 +186,10 @@ has_name(List *names, const char *name)
 	return false;
 }
 
-/* Choose a node that counts, and is to lead none of the others, if there is one. */
+/*
+ * Choose a node that counts, and is to lead none of the others, if there is
+ * one.
+ */
 static const char *
 choose_leader(List *others)
 {
@@ -190,8 +209,8 @@ choose_leader(List *others)
 }
 
 /*
- * On the leader of the first set, before the commit of a transaction that has made topics: make
- * the sets that these are the first ones in.
+ * On the leader of the first set, before the commit of a transaction that has
+ * made topics: make the sets that these are the first ones in.
  */
 void
 topics_leader_set_make_new(void)
@@ -232,8 +251,8 @@ topics_leader_set_make_new(void)
 }
 
 /*
- * On a follower in the first set: make the sets of which there are records.  Return true if there
- * were any new ones.
+ * On a follower in the first set: make the sets of which there are records.
+ * Return true if there were any new ones.
  */
 bool
 topics_leader_set_make_known(void)
@@ -255,8 +274,8 @@ topics_leader_set_make_known(void)
 }
 
 /*
- * On the leader of another set than the first, with an epoch: have its own part of the metadata
- * say which nodes there are, if it does not yet.
+ * On the leader of another set than the first, with an epoch: have its own
+ * part of the metadata say which nodes there are, if it does not yet.
  */
 void
 topics_leader_set_begin(const ClusterRow *row)
@@ -290,7 +309,10 @@ find_node(List *nodes, const char *name)
 	return NULL;
 }
 
-/* Return true if two records say the same of a node, but for whether it counts, and where it is. */
+/*
+ * Return true if two records say the same of a node, but for whether it
+ * counts, and where it is.
+ */
 static bool
 is_same_node(const MetadataNode *a, const MetadataNode *b)
 {
@@ -299,8 +321,9 @@ is_same_node(const MetadataNode *a, const MetadataNode *b)
 }
 
 /*
- * Have a node's record here say what the first set's does.  Return true if the number of those that
- * count has become another one: there is one such change at a time.
+ * Have a node's record here say what the first set's does.  Return true if the
+ * number of those that count has become another one: there is one such change
+ * at a time.
  */
 static bool
 mirror_node(const MetadataNode *node, const MetadataNode *here)
@@ -318,7 +341,10 @@ mirror_node(const MetadataNode *node, const MetadataNode *here)
 	return here->counts;
 }
 
-/* Take a node out that is not in the first set any more.  Return as mirror_node does. */
+/*
+ * Take a node out that is not in the first set any more.  Return as
+ * mirror_node does.
+ */
 static bool
 remove_node(const MetadataNode *here)
 {
@@ -329,7 +355,10 @@ remove_node(const MetadataNode *here)
 	return here->counts;
 }
 
-/* List the nodes of the first set; *is_default as of topics_metadata_count_nodes. */
+/*
+ * List the nodes of the first set; *is_default as of
+ * topics_metadata_count_nodes.
+ */
 static List *
 list_first_nodes(bool *is_default)
 {
@@ -350,8 +379,9 @@ list_first_nodes(bool *is_default)
 }
 
 /*
- * On the leader of another set than the first: have its nodes, and how many followers a commit
- * waits for, be as the first set says.  Return true if there was anything to do, and maybe is more.
+ * On the leader of another set than the first: have its nodes, and how many
+ * followers a commit waits for, be as the first set says.  Return true if
+ * there was anything to do, and maybe is more.
  */
 bool
 topics_leader_set_mirror_nodes(void)

@@ -3,26 +3,29 @@
  * log_ends.c
  *		Where all logs of a leader set end here, as one value that goes to other nodes.
  *
- * It is jsonb, an object with a field for each topic, by its id: an array with the
- * log end of each partition, or null where that cannot be known, or is of another set.  What
- * it does not have was not there.  An epoch's record has the ends at which it began (metadata.c),
- * and a candidate says by its own what it has (promise.c).
+ * It is jsonb, an object with a field for each topic, by its id: an array with
+ * the log end of each partition, or null where that cannot be known, or is of
+ * another set.  What it does not have was not there.  An epoch's record has
+ * the ends at which it began (metadata.c), and a candidate says by its own
+ * what it has (promise.c).
  *
- * A FOLLOWER'S ENDS are those of the last cut of the leader's that it has as a whole.
- * One that takes several transactions is noted before, partition by partition, in
- * topic_log.unfinished_cut, in the transactions that append; so a leader that begins
- * where its last whole cut ended shows of each transaction all records or none.
+ * A FOLLOWER'S ENDS are those of the last cut of the leader's that it has as a
+ * whole.  One that takes several transactions is noted before, partition by
+ * partition, in topic_log.unfinished_cut, in the transactions that append; so
+ * a leader that begins where its last whole cut ended shows of each
+ * transaction all records or none.
  *
- * WHAT A FOLLOWER LACKS.  One that comes into a leader's term has all that there was
- * when it began, but for partitions that are stopped here: these are noted in
- * topic_log.lacking, and until it has them it does not lead.  So are partitions without
- * which later cuts go on, since they are stopped here, or locked at the leader: it may have
- * a part of what was committed at once.
+ * WHAT A FOLLOWER LACKS.  One that comes into a leader's term has all that
+ * there was when it began, but for partitions that are stopped here: these are
+ * noted in topic_log.lacking, and until it has them it does not lead.  So are
+ * partitions without which later cuts go on, since they are stopped here, or
+ * locked at the leader: it may have a part of what was committed at once.
  *
- * WHO WAITS FOR A LOG'S END.  After a server's start an end is looked up in its log, which
- * waits for who has the topic locked; who drops one then waits for the node's row.  So an
- * end that is to be read under the row's lock is learned before that is taken
- * (topics_membership_lock_to_write, topics_membership_lock_for_ends).
+ * WHO WAITS FOR A LOG'S END.  After a server's start an end is looked up in
+ * its log, which waits for who has the topic locked; who drops one then waits
+ * for the node's row.  So an end that is to be read under the row's lock is
+ * learned before that is taken (topics_membership_lock_to_write,
+ * topics_membership_lock_for_ends).
  *
  *-------------------------------------------------------------------------
  */
@@ -49,7 +52,9 @@ get_int(uint64 row, int column)
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull));
 }
 
-/* Run a query as the extension's owner, with a text parameter for each value. */
+/*
+ * Run a query as the extension's owner, with a text parameter for each value.
+ */
 static StatementScope
 begin_query(const char *sql, const char *const *texts, int ntexts, bool reads_only)
 {
@@ -88,8 +93,8 @@ execute(const char *sql, const char *const *texts, int ntexts)
 }
 
 /*
- * List what a query gives: topic, partition, end, and whether the topic is absent (0, 1), all
- * int8.  LogEnds, palloc'd.
+ * List what a query gives: topic, partition, end, and whether the topic is
+ * absent (0, 1), all int8.  LogEnds, palloc'd.
  */
 static List *
 list_ends(const char *sql, const char *const *texts, int ntexts)
@@ -121,7 +126,10 @@ read_unfinished(void)
 	return list_ends("SELECT topic_id, partition::int8, log_end, 0::int8 FROM topic_log.unfinished_cut WHERE leader_set = topic_log.leader_set()", NULL, 0);
 }
 
-/* Get the end of a partition's log, or UNKNOWN_OFFSET if it cannot be read, or has been dropped. */
+/*
+ * Get the end of a partition's log, or UNKNOWN_OFFSET if it cannot be read, or
+ * has been dropped.
+ */
 static int64
 get_end(Topic *topic, int32 number, const List *unfinished)
 {
@@ -165,7 +173,10 @@ is_in_set(const Topic *topic)
 	return false;
 }
 
-/* Append topics that the metadata have, and that could not be had here: with no partition. */
+/*
+ * Append topics that the metadata have, and that could not be had here: with
+ * no partition.
+ */
 static void
 append_missing(StringInfo text)
 {
@@ -184,8 +195,8 @@ append_missing(StringInfo text)
 }
 
 /*
- * Have shared memory know where the logs of the leader set, or of all sets, end; wait for who has one
- * locked.
+ * Have shared memory know where the logs of the leader set, or of all sets,
+ * end; wait for who has one locked.
  */
 void
 topics_log_ends_learn(bool all_sets)
@@ -239,7 +250,10 @@ make_ends(const List *unfinished)
 	return text.data;
 }
 
-/* Get the ends of all logs at the last whole cut, as jsonb in text form, palloc'd. */
+/*
+ * Get the ends of all logs at the last whole cut, as jsonb in text form,
+ * palloc'd.
+ */
 char *
 topics_log_ends_get(void)
 {
@@ -259,8 +273,8 @@ topics_log_ends_get_all(void)
 	" FROM jsonb_each(" parameter "::jsonb) t, jsonb_array_elements(t.value) WITH ORDINALITY p (value, number))"
 
 /*
- * The ends of both nodes, by partition, as "here" and "there"; a partition that one of
- * them does not have ends at 0 there.
+ * The ends of both nodes, by partition, as "here" and "there"; a partition
+ * that one of them does not have ends at 0 there.
  */
 #define COMPARED \
 	"(SELECT topic_id, partition, coalesce(here.log_end, 0) AS here, coalesce(there.log_end, 0) AS there," \
@@ -268,10 +282,10 @@ topics_log_ends_get_all(void)
 	ENDS_OF("$1") " here FULL JOIN " ENDS_OF("$2") " there USING (topic_id, partition))"
 
 /*
- * Find a partition whose log is longer "here" than "there".  Return its description,
- * palloc'd, or NULL if there is none.  A topic that is not there at all was dropped, by the
- * metadata, which are compared as well; of another set than the first they are not, and it may
- * not have been heard of there.
+ * Find a partition whose log is longer "here" than "there".  Return its
+ * description, palloc'd, or NULL if there is none.  A topic that is not there
+ * at all was dropped, by the metadata, which are compared as well; of another
+ * set than the first they are not, and it may not have been heard of there.
  */
 char *
 topics_log_ends_find_longer(const char *here, const char *there)
@@ -327,8 +341,8 @@ topics_log_ends_list(const char *ends)
  */
 
 /*
- * A transaction appends to a log what is only a part of the leader's cut: note where it
- * ended before, unless that was noted since the last whole cut.
+ * A transaction appends to a log what is only a part of the leader's cut: note
+ * where it ended before, unless that was noted since the last whole cut.
  */
 void
 topics_log_ends_note_unfinished(int64 topic_id, int32 partition, int64 log_end)
@@ -356,7 +370,10 @@ topics_log_ends_are_unfinished(void)
  * ----------------------------------------------------------------
  */
 
-/* This follower comes into a term that began with these ends: note what it lacks. */
+/*
+ * This follower comes into a term that began with these ends: note what it
+ * lacks.
+ */
 void
 topics_log_ends_note_lacking(const char *began_with)
 {
@@ -372,8 +389,9 @@ topics_log_ends_note_lacking(const char *began_with)
 }
 
 /*
- * A topic is dropped here, and so many of its partitions are read anew from the leader: note
- * where their logs end, since this node has confirmed what they have.
+ * A topic is dropped here, and so many of its partitions are read anew from
+ * the leader: note where their logs end, since this node has confirmed what
+ * they have.
  */
 void
 topics_log_ends_note_anew(Topic *topic, int32 partitions)
@@ -391,8 +409,9 @@ topics_log_ends_note_anew(Topic *topic, int32 partitions)
 }
 
 /*
- * The cut that is here as a whole with this transaction, and those that follow, are without what the
- * leader has more of some partitions (LogEnd, whose ends are not known), and of no others.
+ * The cut that is here as a whole with this transaction, and those that
+ * follow, are without what the leader has more of some partitions (LogEnd,
+ * whose ends are not known), and of no others.
  */
 void
 topics_log_ends_note_stopped(const List *stopped)
@@ -414,7 +433,9 @@ topics_log_ends_note_stopped(const List *stopped)
 						 " FROM (VALUES %s) v ON CONFLICT DO NOTHING", PG_INT64_MAX, topics_leader_set, list.data), NULL, 0);
 }
 
-/* Return true if anything is noted as lacking, or, with "anew", as read anew. */
+/*
+ * Return true if anything is noted as lacking, or, with "anew", as read anew.
+ */
 static bool
 is_noted(bool anew)
 {
@@ -427,12 +448,13 @@ is_noted(bool anew)
 }
 
 /*
- * Forget what is not lacking any more: it is here, or its topic is gone.  That the metadata here say
- * nothing of a topic means that it is gone where a term's beginning was compared with them; of what
- * was left out since, they may just not have heard.  They say nothing of their own topic.
+ * Forget what is not lacking any more: it is here, or its topic is gone.  That
+ * the metadata here say nothing of a topic means that it is gone where a
+ * term's beginning was compared with them; of what was left out since, they
+ * may just not have heard.  They say nothing of their own topic.
  *
- * Return true if anything is: this node cannot lead without a loss; with "anew" only if it is read
- * anew: then it cannot vote either.
+ * Return true if anything is: this node cannot lead without a loss; with
+ * "anew" only if it is read anew: then it cannot vote either.
  */
 bool
 topics_log_ends_are_lacking(bool anew)

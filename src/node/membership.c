@@ -4,8 +4,8 @@
  *		Make a cluster, and have nodes come and go.
  *
  * A node is a database with the extension, under a name.  Its row of
- * topic_log.cluster says which cluster it is in, and who leads; what all know of
- * each other is in the metadata (metadata.c).
+ * topic_log.cluster says which cluster it is in, and who leads; what all know
+ * of each other is in the metadata (metadata.c).
  *
  *	create_cluster	this database becomes the first node, and leads.  Its topics
  *		stay as they are.
@@ -18,23 +18,25 @@
  *	alter_node	says where a node is.
  *
  * A new node counts as a copy when it has confirmed all that the leader has
- * (topics_membership_count_node).  As long as nobody has said how many followers a
- * commit waits for, that is half of the nodes that count: so a node that comes
- * keeps no commit waiting before it can confirm.
+ * (topics_membership_count_node).  As long as nobody has said how many
+ * followers a commit waits for, that is half of the nodes that count: so a
+ * node that comes keeps no commit waiting before it can confirm.
  *
  * Either step can be repeated after any failure: the record comes first and is
  * committed, and the other node does nothing if it is as it should be already.
  *
- * INCARNATIONS.  A database draws a uuid when it joins.  The node's record has it, and
- * so has each of its requests (replica_feed.c): of two databases that have joined by one
- * name, since the first was lost, or seemed to be, only the second is served, and can
- * confirm.  While the first follows, there is no second one (require_not_followed).
+ * INCARNATIONS.  A database draws a uuid when it joins.  The node's record has
+ * it, and so has each of its requests (replica_feed.c): of two databases that
+ * have joined by one name, since the first was lost, or seemed to be, only the
+ * second is served, and can confirm.  While the first follows, there is no
+ * second one (require_not_followed).
  *
- * LOCKING.  Who changes this node's row of a leader set holds EXCLUSIVE on that, by the set's
- * number in topic_log.cluster, until its transaction has ended, and who replicates holds ROW SHARE
- * (topics_membership_hold): so a node's role changes while nobody replicates.
- * Producers are not kept away: they find the role under the append lock, where
- * it is looked up anew after a change (topics_partition_state_forget_ends).
+ * LOCKING.  Who changes this node's row of a leader set holds EXCLUSIVE on
+ * that, by the set's number in topic_log.cluster, until its transaction has
+ * ended, and who replicates holds ROW SHARE (topics_membership_hold): so a
+ * node's role changes while nobody replicates.  Producers are not kept away:
+ * they find the role under the append lock, where it is looked up anew after a
+ * change (topics_partition_state_forget_ends).
  *
  *-------------------------------------------------------------------------
  */
@@ -134,7 +136,10 @@ topics_membership_lock(void)
 	lock_row(topics_leader_set, ExclusiveLock);
 }
 
-/* The same, for who reads under the lock where the logs of the set end: they are known before. */
+/*
+ * The same, for who reads under the lock where the logs of the set end: they
+ * are known before.
+ */
 void
 topics_membership_lock_for_ends(void)
 {
@@ -143,11 +148,12 @@ topics_membership_lock_for_ends(void)
 }
 
 /*
- * A leader's first commit of records since the server's start says where all logs end, and may be one
- * under the lock of a row: they are known before that.  Who has a topic locked may want the row next.
+ * A leader's first commit of records since the server's start says where all
+ * logs end, and may be one under the lock of a row: they are known before
+ * that.  Who has a topic locked may want the row next.
  *
- * Two transactions that have each dropped a topic before that first commit wait for each other here;
- * PostgreSQL's deadlock detector ends one.
+ * Two transactions that have each dropped a topic before that first commit
+ * wait for each other here; PostgreSQL's deadlock detector ends one.
  */
 static void
 prepare_to_write(void)
@@ -273,7 +279,10 @@ update_row(const char *assignment)
 	PopActiveSnapshot();
 }
 
-/* This server is the node from the commit on, and no copy of it; the row is locked. */
+/*
+ * This server is the node from the commit on, and no copy of it; the row is
+ * locked.
+ */
 void
 topics_membership_admit(void)
 {
@@ -283,8 +292,8 @@ topics_membership_admit(void)
 }
 
 /*
- * Begin an epoch, in a transaction that has locked the row.  It says where all logs end:
- * nobody appends before it has begun.
+ * Begin an epoch, in a transaction that has locked the row.  It says where all
+ * logs end: nobody appends before it has begun.
  */
 static void
 begin_epoch(void)
@@ -306,10 +315,11 @@ begin_epoch(void)
 }
 
 /*
- * Before a commit with records of a leader set: on a node that leads it, the first one since the
- * server's start begins an epoch.  So a leader that has lost what followers have,
- * since it was restored to an earlier state, or is a standby that was promoted, is
- * in another epoch than they when it writes anything (replica_feed.c).
+ * Before a commit with records of a leader set: on a node that leads it, the
+ * first one since the server's start begins an epoch.  So a leader that has
+ * lost what followers have, since it was restored to an earlier state, or is a
+ * standby that was promoted, is in another epoch than they when it writes
+ * anything (replica_feed.c).
  */
 static void
 begin_epoch_of_start(void)
@@ -374,8 +384,9 @@ topics_membership_publish(void)
  */
 
 /*
- * On a follower, which has all that there was when it began: come into an epoch, maybe of
- * another term; or go back to an earlier one, as the log does.  The row is locked.
+ * On a follower, which has all that there was when it began: come into an
+ * epoch, maybe of another term; or go back to an earlier one, as the log does.
+ * The row is locked.
  */
 void
 topics_membership_enter_epoch(int64 term, int64 epoch, const char *id)
@@ -386,8 +397,8 @@ topics_membership_enter_epoch(int64 term, int64 epoch, const char *id)
 }
 
 /*
- * Have the row, which is locked, say who leads or may come to lead: nobody in place of
- * ourselves, as that is for topics_membership_lead.
+ * Have the row, which is locked, say who leads or may come to lead: nobody in
+ * place of ourselves, as that is for topics_membership_lead.
  */
 static void
 say_leader(const char *name)
@@ -412,10 +423,16 @@ say_leader(const char *name)
 	topics_topic_changes_want_round();
 }
 
-/* This transaction keeps others from appending to these leader sets, a bit for each. */
+/*
+ * This transaction keeps others from appending to these leader sets, a bit for
+ * each.
+ */
 static uint32 frozen_sets = 0;
 
-/* Until the transaction ends, on a node that leads: nobody appends; the row is locked. */
+/*
+ * Until the transaction ends, on a node that leads: nobody appends; the row is
+ * locked.
+ */
 void
 topics_membership_freeze(void)
 {
@@ -431,7 +448,10 @@ topics_membership_promise(int64 term, const char *node)
 	say_leader(node);
 }
 
-/* A node was elected in a term without our promise: follow it; the row is locked. */
+/*
+ * A node was elected in a term without our promise: follow it; the row is
+ * locked.
+ */
 void
 topics_membership_follow(int64 term, const char *node)
 {
@@ -444,8 +464,8 @@ topics_membership_follow(int64 term, const char *node)
 }
 
 /*
- * On the node that leads: go on whatever others know, and may do without us, until another
- * term; the row is locked.
+ * On the node that leads: go on whatever others know, and may do without us,
+ * until another term; the row is locked.
  */
 void
 topics_membership_accept_loss(void)
@@ -455,8 +475,9 @@ topics_membership_accept_loss(void)
 }
 
 /*
- * On the node that leads, which had its row say so before: enough others know of the latest
- * change of nodes by now.  So this server need not wait for that when it starts again.
+ * On the node that leads, which had its row say so before: enough others know
+ * of the latest change of nodes by now.  So this server need not wait for that
+ * when it starts again.
  */
 void
 topics_membership_close_change(void)
@@ -467,7 +488,10 @@ topics_membership_close_change(void)
 		update_row("change_open = false");
 }
 
-/* On the node that leads: so many numbers of nodes were given; the row is locked. */
+/*
+ * On the node that leads: so many numbers of nodes were given; the row is
+ * locked.
+ */
 void
 topics_membership_note_numbers(int64 given)
 {
@@ -484,7 +508,10 @@ topics_membership_raise_feature_level(int level)
 	topics_membership_say_leader();
 }
 
-/* On a follower: the node that leads says that this one is not in the cluster, or has it again. */
+/*
+ * On a follower: the node that leads says that this one is not in the cluster,
+ * or has it again.
+ */
 void
 topics_membership_note_removed(bool is_removed)
 {
@@ -500,8 +527,8 @@ topics_membership_raise_term(int64 term)
 }
 
 /*
- * Lead from the commit on, in a term, which begins without a majority or with one; the row is
- * locked.
+ * Lead from the commit on, in a term, which begins without a majority or with
+ * one; the row is locked.
  */
 void
 topics_membership_lead(int64 term, bool data_loss)
@@ -529,8 +556,8 @@ topics_membership_lead(int64 term, bool data_loss)
 }
 
 /*
- * Have the metadata say what the row does: that this node leads, which is the first record of
- * its term, and what is the same on all nodes.
+ * Have the metadata say what the row does: that this node leads, which is the
+ * first record of its term, and what is the same on all nodes.
  */
 void
 topics_membership_say_leader(void)
@@ -606,8 +633,8 @@ topics_membership_set_acks(int acks_followers, bool is_default)
 }
 
 /*
- * A node counts as a copy from now on, or does not any more: where nobody has said
- * otherwise, half of those that count are waited for.
+ * A node counts as a copy from now on, or does not any more: where nobody has
+ * said otherwise, half of those that count are waited for.
  */
 void
 topics_membership_adjust_acks(const char *node, bool counts)
@@ -685,9 +712,9 @@ topics_alter_cluster(PG_FUNCTION_ARGS)
 }
 
 /*
- * On the leader, from the session of a follower that has confirmed all that there is: it
- * counts as a copy from now on.  Commits.  Return false if it does not yet, as too few nodes
- * know of the latest change.
+ * On the leader, from the session of a follower that has confirmed all that
+ * there is: it counts as a copy from now on.  Commits.  Return false if it
+ * does not yet, as too few nodes know of the latest change.
  */
 bool
 topics_membership_count_node(const char *node, const char *incarnation, int number)
@@ -710,7 +737,10 @@ topics_membership_count_node(const char *node, const char *incarnation, int numb
 	return true;
 }
 
-/* Require enough nodes to know of the latest change of nodes, for there is one at a time. */
+/*
+ * Require enough nodes to know of the latest change of nodes, for there is one
+ * at a time.
+ */
 static void
 require_no_change(void)
 {
@@ -812,8 +842,8 @@ is_followed(const char *node)
 }
 
 /*
- * Require a node's name not to be that of another database, which follows.  One that
- * has just lost all takes a moment to notice, for which we wait.
+ * Require a node's name not to be that of another database, which follows.
+ * One that has just lost all takes a moment to notice, for which we wait.
  */
 static void
 require_not_followed(const char *node, long patience_ms)
@@ -828,7 +858,10 @@ require_not_followed(const char *node, long patience_ms)
 					 errhint("Choose another name, or remove that one with topics.remove_node().")));
 }
 
-/* Return true if who has had a node's name so far, or NULL, is another database. */
+/*
+ * Return true if who has had a node's name so far, or NULL, is another
+ * database.
+ */
 static bool
 is_another(const MetadataNode *before, const MetadataNode *node)
 {
@@ -846,8 +879,8 @@ topics_membership_forget_follower(const char *node)
 }
 
 /*
- * Have a node that is connected to join; within SPI.  It is in the metadata before it
- * asks for anything, and only if it can join.
+ * Have a node that is connected to join; within SPI.  It is in the metadata
+ * before it asks for anything, and only if it can join.
  */
 static void
 invite(Peer *peer, const ClusterRow *row, MetadataNode *node)
@@ -889,7 +922,10 @@ invite(Peer *peer, const ClusterRow *row, MetadataNode *node)
 	topics_peer_clear(topics_peer_query(peer, "COMMIT", NULL, 0));
 }
 
-/* Wait until a new node counts as a copy.  If this is cancelled, it will later. */
+/*
+ * Wait until a new node counts as a copy.  If this is cancelled, it will
+ * later.
+ */
 static void
 wait_until_counted(const char *node)
 {
@@ -973,7 +1009,10 @@ require_no_topics(void)
 				 errhint("Use a new database, or run DROP EXTENSION pg_topics CASCADE there, and CREATE EXTENSION pg_topics.")));
 }
 
-/* Require the leader to be where its conninfo says, and to let this node replicate. */
+/*
+ * Require the leader to be where its conninfo says, and to let this node
+ * replicate.
+ */
 static void
 require_leader_answers(const char *node, const char *leader, const char *conninfo,
 					   const char *cluster_id)
@@ -988,7 +1027,8 @@ require_leader_answers(const char *node, const char *leader, const char *conninf
 
 /*
  * join_cluster(node, leader, cluster_id, conninfo, advertised, topic_id,
- * notify_key), on the new node: its incarnation, also if it is that node already
+ * notify_key), on the new node: its incarnation, also if it is that node
+ * already
  */
 Datum
 topics_join_cluster(PG_FUNCTION_ARGS)
@@ -1109,7 +1149,8 @@ topics_leave_cluster(PG_FUNCTION_ARGS)
 
 /*
  * At the end of a transaction.  When this node has left, it leads what it has:
- * nobody replicates now, for our lock is held until after this.  Raises nothing.
+ * nobody replicates now, for our lock is held until after this.  Raises
+ * nothing.
  */
 void
 topics_membership_at_end(bool commit)
@@ -1129,7 +1170,10 @@ topics_membership_at_end(bool commit)
 	begins_epoch = 0;
 }
 
-/* Give others some time to hear of the latest change of nodes.  The wait can be cancelled. */
+/*
+ * Give others some time to hear of the latest change of nodes.  The wait can
+ * be cancelled.
+ */
 static void
 wait_for_no_change(void)
 {
@@ -1172,7 +1216,10 @@ have_leader_remove(const ClusterRow *row, const char *node)
 	topics_membership_run_on_leader(row, "topics.remove_node()", "CALL topics.remove_node($1)", &node, 1);
 }
 
-/* Require a node not to lead any leader set: who leads it when the node is gone has to be elected before. */
+/*
+ * Require a node not to lead any leader set: who leads it when the node is
+ * gone has to be elected before.
+ */
 static void
 require_leads_none(const char *node)
 {

@@ -14,26 +14,28 @@
  *	topic/<id>		a topic: all that the view topic_log.topic_description says
  *	set/<number>	a leader set: the node that is to lead it, and what it began with
  *
- * LEADER SETS.  The topic has a partition for each leader set, whose leader writes it.  What a set
- * is voted by is in its own: who leads, its epochs, how many followers a commit to it waits for,
- * and which nodes count.  So each set is for itself what a cluster of one set is, and what is
- * said there of elections, and of changes of nodes, goes for each.  Topics, sets, and which nodes
- * there are, are in the first; the leader of another set has the nodes there as they are in the
- * first (mirror_nodes, leader_set.c).
+ * LEADER SETS.  The topic has a partition for each leader set, whose leader
+ * writes it.  What a set is voted by is in its own: who leads, its epochs, how
+ * many followers a commit to it waits for, and which nodes count.  So each set
+ * is for itself what a cluster of one set is, and what is said there of
+ * elections, and of changes of nodes, goes for each.  Topics, sets, and which
+ * nodes there are, are in the first; the leader of another set has the nodes
+ * there as they are in the first (mirror_nodes, leader_set.c).
  *
- * The leader's catalogue is the truth of its topics, and the records follow it:
- * a transaction that may have changed what is described compares the two before
- * it commits, and produces the records of what differs, so that they are there
- * if and only if the change is.  On a follower the records are the truth, and the
- * catalogue follows: topics_metadata_apply_topics compares the same two, and changes the
- * catalogue.  So nothing has to be remembered of what was done: what was missed,
- * or failed, is a difference that the next comparison finds.
+ * The leader's catalogue is the truth of its topics, and the records follow
+ * it: a transaction that may have changed what is described compares the two
+ * before it commits, and produces the records of what differs, so that they
+ * are there if and only if the change is.  On a follower the records are the
+ * truth, and the catalogue follows: topics_metadata_apply_topics compares the
+ * same two, and changes the catalogue.  So nothing has to be remembered of
+ * what was done: what was missed, or failed, is a difference that the next
+ * comparison finds.
  *
- * A topic has the same id on all nodes, and the same notify_key, which is drawn
- * when it is created: where the keys of one id differ, they are two topics.
- * Roles are of each server.  A follower does not wait for a role: a topic whose
- * owner it does not have belongs to the extension's owner, and a grant to such a
- * role is left out, until the role is there.
+ * A topic has the same id on all nodes, and the same notify_key, which is
+ * drawn when it is created: where the keys of one id differ, they are two
+ * topics.  Roles are of each server.  A follower does not wait for a role: a
+ * topic whose owner it does not have belongs to the extension's owner, and a
+ * grant to such a role is left out, until the role is there.
  *
  * Tombstones of the metadata stay for good: who was away for however long hears
  * of each topic that is gone.
@@ -88,9 +90,10 @@
 #define LATEST_SETS LATEST_OF("0", "set")
 
 /*
- * The nodes of the leader set that this process acts for.  A set that nobody has led yet begins
- * with those that counted when it was made.  Where they are says the first set: who leads another one
- * may be where nobody finds it any more.
+ * The nodes of the leader set that this process acts for.  A set that nobody
+ * has led yet begins with those that counted when it was made.  Where they are
+ * says the first set: who leads another one may be where nobody finds it any
+ * more.
  */
 #define NODES \
 	"SELECT own.key, CASE WHEN own.value ->> 'incarnation' = f.value ->> 'incarnation' THEN own.value" \
@@ -130,7 +133,10 @@ put_record(const char *key, Jsonb *value)
 	(void) topics_append_buffer(topics_metadata_topic(), &draft);
 }
 
-/* Return true if a record's key, text, says that it is about what a follower has in its catalogue. */
+/*
+ * Return true if a record's key, text, says that it is about what a follower
+ * has in its catalogue.
+ */
 bool
 topics_metadata_is_of_topics(Datum key)
 {
@@ -140,8 +146,9 @@ topics_metadata_is_of_topics(Datum key)
 }
 
 /*
- * Run a query, as the extension's owner, that sees all that is committed, whether
- * followers have confirmed it or not.  Its result is there until end_query.
+ * Run a query, as the extension's owner, that sees all that is committed,
+ * whether followers have confirmed it or not.  Its result is there until
+ * end_query.
  */
 static StatementScope
 begin_query(const char *sql, Oid *types, Datum *values, int nvalues)
@@ -202,9 +209,10 @@ put_query(const char *key, const char *sql, Oid *types, Datum *values, int nvalu
 }
 
 /*
- * Get a node's number.  A database that joins gets one that no other node has, nor one that
- * was removed, or replaced, until all numbers were given: such a node may lead without
- * hearing of that.  The cluster's record says how many were given.
+ * Get a node's number.  A database that joins gets one that no other node has,
+ * nor one that was removed, or replaced, until all numbers were given: such a
+ * node may lead without hearing of that.  The cluster's record says how many
+ * were given.
  */
 static int32
 get_node_number(const MetadataNode *node)
@@ -250,8 +258,9 @@ topics_metadata_put_node(const MetadataNode *node)
 }
 
 /*
- * Get the lowest term above one that a node may lead in.  Each node has terms of its own, by its
- * number: so no two nodes ever lead in the same term, whoever has had them lead without a majority.
+ * Get the lowest term above one that a node may lead in.  Each node has terms
+ * of its own, by its number: so no two nodes ever lead in the same term,
+ * whoever has had them lead without a majority.
  */
 int64
 topics_metadata_next_term(const char *node, int64 above)
@@ -279,9 +288,9 @@ topics_metadata_count_node(const char *node)
 }
 
 /*
- * Say who leads, and how many followers a commit waits for.  By default that is as
- * the number of nodes wants it.  The first node that is said to lead is the preferred
- * one for good.
+ * Say who leads, and how many followers a commit waits for.  By default that
+ * is as the number of nodes wants it.  The first node that is said to lead is
+ * the preferred one for good.
  */
 void
 topics_metadata_put_cluster(const char *leader, int acks_followers, bool is_default)
@@ -319,8 +328,9 @@ topics_metadata_preferred_leader(void)
  */
 
 /*
- * On the leader of the first set: say of another one, which is made, that a node is to lead it, and
- * "leads" from the beginning.  Return the record, palloc'd.
+ * On the leader of the first set: say of another one, which is made, that a
+ * node is to lead it, and "leads" from the beginning.  Return the record,
+ * palloc'd.
  */
 Datum
 topics_metadata_put_set(int set, const char *leader, bool leads)
@@ -365,7 +375,10 @@ topics_metadata_list_preferred_leaders(void)
 	return result;
 }
 
-/* List the records of leader sets of which this node has no row: a bit for each, and the record. */
+/*
+ * List the records of leader sets of which this node has no row: a bit for
+ * each, and the record.
+ */
 uint32
 topics_metadata_list_new_sets(Datum records[MAX_LEADER_SETS])
 {
@@ -421,8 +434,8 @@ topics_metadata_put_epoch(const MetadataEpoch *epoch)
 }
 
 /*
- * Find an epoch by its id.  *ended_at is set to where the server's next start in the
- * same term was, or to InvalidXLogRecPtr if it was the last one.
+ * Find an epoch by its id.  *ended_at is set to where the server's next start
+ * in the same term was, or to InvalidXLogRecPtr if it was the last one.
  */
 bool
 topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at)
@@ -445,8 +458,8 @@ topics_metadata_find_epoch(const char *id, XLogRecPtr *ended_at)
 }
 
 /*
- * Find the first epoch that the rest of a query on "epoch e" gives; palloc'd, or NULL.  Its
- * parameters are of one type.
+ * Find the first epoch that the rest of a query on "epoch e" gives; palloc'd,
+ * or NULL.  Its parameters are of one type.
  */
 static MetadataEpoch *
 search_epoch(const char *rest, Oid type, Datum *values, int nvalues)
@@ -473,8 +486,8 @@ search_epoch(const char *rest, Oid type, Datum *values, int nvalues)
 }
 
 /*
- * Find the first epoch above a number, with the ends that all logs had when it began: there
- * the epoch of that number ended.  NULL: it goes on.
+ * Find the first epoch above a number, with the ends that all logs had when it
+ * began: there the epoch of that number ended.  NULL: it goes on.
  */
 MetadataEpoch *
 topics_metadata_next_epoch(int64 number)
@@ -506,7 +519,10 @@ topics_metadata_find_common_epoch(const char *numbers, const char *ids)
 						" ORDER BY e.number DESC", TEXTOID, values, lengthof(values));
 }
 
-/* Get all epochs that are known here, as two arrays in text form: numbers, and ids. */
+/*
+ * Get all epochs that are known here, as two arrays in text form: numbers, and
+ * ids.
+ */
 void
 topics_metadata_list_epochs(char **numbers, char **ids)
 {
@@ -559,9 +575,10 @@ topics_metadata_remove_node(const char *node)
 }
 
 /*
- * The nodes of a leader set, as they were when the partitions that say so were at these places.  A
- * place is the log end, and the WAL position of the commit that brought it there: a log that was
- * truncated, and has come to the same end again, has another one.
+ * The nodes of a leader set, as they were when the partitions that say so were
+ * at these places.  A place is the log end, and the WAL position of the commit
+ * that brought it there: a log that was truncated, and has come to the same
+ * end again, has another one.
  */
 typedef struct MetadataPlace
 {
@@ -582,8 +599,8 @@ typedef struct KnownNodes
 static KnownNodes known_nodes[MAX_LEADER_SETS];
 
 /*
- * Get where a partition of the metadata is.  Return false if that is not known, or this transaction
- * sees what others do not.
+ * Get where a partition of the metadata is.  Return false if that is not
+ * known, or this transaction sees what others do not.
  */
 static bool
 get_place(int partition, MetadataPlace *place)
@@ -655,9 +672,10 @@ copy_nodes(const List *nodes)
 }
 
 /*
- * List the nodes of the cluster by name: MetadataNodes, palloc'd.  Elections and sessions ask for
- * them again and again, so they are kept.  A place is read before the records: these may be newer
- * than it says, and then are read once more.
+ * List the nodes of the cluster by name: MetadataNodes, palloc'd.  Elections
+ * and sessions ask for them again and again, so they are kept.  A place is
+ * read before the records: these may be newer than it says, and then are read
+ * once more.
  */
 List *
 topics_metadata_list_nodes(void)
@@ -705,7 +723,10 @@ topics_metadata_find_node(const char *name)
  * ----------------------------------------------------------------
  */
 
-/* Get the name of a topic that the metadata have, and this node does not, palloc'd; or NULL. */
+/*
+ * Get the name of a topic that the metadata have, and this node does not,
+ * palloc'd; or NULL.
+ */
 char *
 topics_metadata_find_missing_topic(void)
 {
@@ -922,7 +943,9 @@ run_statements(const char *sql, Oid *types, Datum *values, int nvalues)
 	end_query(scope);
 }
 
-/* Read the grants on a topic's view, as they are now, in the form of records. */
+/*
+ * Read the grants on a topic's view, as they are now, in the form of records.
+ */
 static char *
 read_grants_here(const TopicDifference *difference)
 {
@@ -965,9 +988,9 @@ set_grants(const TopicDifference *difference)
 }
 
 /*
- * A topic's name is wanted by another one: if there is a topic here that has it,
- * by what the records said before, it gets out of the way.  Its own record says
- * what it is called.
+ * A topic's name is wanted by another one: if there is a topic here that has
+ * it, by what the records said before, it gets out of the way.  Its own record
+ * says what it is called.
  */
 static void
 free_name(const char *name)
@@ -1036,9 +1059,10 @@ topics_metadata_begin_anew(Topic *topic)
 }
 
 /*
- * Give a topic that is here the name, settings and so on of its record.  Readers are
- * in the way, for as long as their transactions last, of what they are in the way of on
- * the leader, too, and of nothing else: what is lacking meanwhile others see.
+ * Give a topic that is here the name, settings and so on of its record.
+ * Readers are in the way, for as long as their transactions last, of what they
+ * are in the way of on the leader, too, and of nothing else: what is lacking
+ * meanwhile others see.
  */
 static void
 change_topic(const TopicDifference *difference)
@@ -1121,7 +1145,10 @@ describe_difference(void *arg)
 	errcontext("topic \"%s\" as the cluster has it", get_difference_name(arg));
 }
 
-/* Have an error name its topic where only its message is shown (topics.worker). */
+/*
+ * Have an error name its topic where only its message is shown
+ * (topics.worker).
+ */
 static void
 name_topic(ErrorData *error, const TopicDifference *difference)
 {
@@ -1129,7 +1156,10 @@ name_topic(ErrorData *error, const TopicDifference *difference)
 							  error->message);
 }
 
-/* Have the row of this node's leader set say of the cluster and its leader what the records say. */
+/*
+ * Have the row of this node's leader set say of the cluster and its leader
+ * what the records say.
+ */
 void
 topics_metadata_apply_cluster(void)
 {

@@ -3,11 +3,12 @@
  * peer.c
  *		A connection to another node, by libpq.
  *
- * Nothing here blocks in libpq: the process waits at its latch as well as at the
- * socket, so that it can be cancelled, and ends with the postmaster.  An error,
- * of the connection or of the other node, is raised as our own; the caller
- * closes the connection then.  That the other process was cancelled, or is to end, is an error of
- * the connection: of class 57 is only what happens to this one.
+ * Nothing here blocks in libpq: the process waits at its latch as well as at
+ * the socket, so that it can be cancelled, and ends with the postmaster.  An
+ * error, of the connection or of the other node, is raised as our own; the
+ * caller closes the connection then.  That the other process was cancelled, or
+ * is to end, is an error of the connection: of class 57 is only what happens
+ * to this one.
  *
  * The other node speaks as pg_dump has it spoken to: what is sent as text means
  * the same at both ends, whatever is set for a role or a database.
@@ -38,13 +39,16 @@ struct Peer
 /* Keywords of a connection, before and behind those of its conninfo. */
 #define MAX_KEYWORDS 8
 
-/* A node that connects, or has been asked, is given up when it is silent so long. */
+/*
+ * A node that connects, or has been asked, is given up when it is silent so
+ * long.
+ */
 #define SILENCE_MS 20000
 #define MIN_SILENCE_MS 1000
 
 /*
- * The same text at both ends; and the other end notices, too, when this one is gone
- * without a word.
+ * The same text at both ends; and the other end notices, too, when this one is
+ * gone without a word.
  */
 static const char *const peer_settings =
 "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
@@ -81,7 +85,10 @@ report_connection(Peer *peer)
 					copy_message(PQerrorMessage(peer->conn)))));
 }
 
-/* What is needed of the role that a conninfo names; a schema's error does not say it. */
+/*
+ * What is needed of the role that a conninfo names; a schema's error does not
+ * say it.
+ */
 const char *const topics_peer_roles_hint =
 "By the leader's conninfo a node connects as a role with the attribute REPLICATION and membership in pg_read_all_data; by another node's, as a superuser. To be called from other nodes, as topics.move_leader() may be, the leader needs one of a superuser, too: topics.alter_node() gives it.";
 
@@ -119,8 +126,8 @@ report_result(Peer *peer, PeerResult *result)
  */
 
 /*
- * Wait until the socket can be read or written, as "events" say.  Raise an error if
- * nothing happens there for timeout_ms, or -1.
+ * Wait until the socket can be read or written, as "events" say.  Raise an
+ * error if nothing happens there for timeout_ms, or -1.
  */
 static void
 wait_for_socket(Peer *peer, int events, long timeout_ms)
@@ -190,7 +197,9 @@ get_option(const PQconninfoOption *options, const char *keyword)
 	return NULL;
 }
 
-/* Append "keyword=value", quoted as libpq wants it, unless there is no value. */
+/*
+ * Append "keyword=value", quoted as libpq wants it, unless there is no value.
+ */
 static void
 append_option(StringInfo text, const PQconninfoOption *options, const char *keyword)
 {
@@ -454,8 +463,9 @@ topics_peer_run(const char *node, const char *conninfo, const char *sql, const c
 }
 
 /*
- * Do something with other nodes, in a subtransaction.  Return NULL, or why it has failed: whatever
- * that was, this process can go on.  What is raised is that it was cancelled, or is to end.
+ * Do something with other nodes, in a subtransaction.  Return NULL, or why it
+ * has failed: whatever that was, this process can go on.  What is raised is
+ * that it was cancelled, or is to end.
  */
 ErrorData *
 topics_peer_try(void (*work) (void *arg), void *arg)
@@ -467,7 +477,10 @@ topics_peer_try(void (*work) (void *arg), void *arg)
 	return error;
 }
 
-/* Wait until the next look at what another node has done.  The wait can be cancelled. */
+/*
+ * Wait until the next look at what another node has done.  The wait can be
+ * cancelled.
+ */
 void
 topics_peer_nap(long ms)
 {

@@ -3,11 +3,12 @@
  * promise.c
  *		A node promises to follow a candidate: its vote.
  *
- * A TERM is a time in which one node leads, and has one number: an election begins
- * it.  A node that wants to lead asks the others for a promise, and leads when it has as
- * many as make sure that one of them has all that was ever acknowledged (election.c).
- * A promise is for a term and a candidate.  It is in this node's row of
- * topic_log.cluster, and durable before the candidate hears of it.  From then on
+ * A TERM is a time in which one node leads, and has one number: an election
+ * begins it.  A node that wants to lead asks the others for a promise, and
+ * leads when it has as many as make sure that one of them has all that was
+ * ever acknowledged (election.c).  A promise is for a term and a candidate.
+ * It is in this node's row of topic_log.cluster, and durable before the
+ * candidate hears of it.  From then on
  *
  *	- it promises nobody else for that term, or for a lower one: so there is one leader
  *	  in a term;
@@ -18,15 +19,15 @@
  *	  from before it compares its log with the candidate's: what another node could confirm
  *	  in between would not be in the candidate's log.
  *
- * WHO IS REFUSED.  A candidate whose last term is lower than ours, or, in the same one,
- * whose log is shorter in any partition: both are prefixes of the log of that term's
- * leader, so the longer has all that the shorter has.  As metadata are records like all
- * others, a candidate that does not know of a change of nodes that we know of is refused
- * as well.
+ * WHO IS REFUSED.  A candidate whose last term is lower than ours, or, in the
+ * same one, whose log is shorter in any partition: both are prefixes of the
+ * log of that term's leader, so the longer has all that the shorter has.  As
+ * metadata are records like all others, a candidate that does not know of a
+ * change of nodes that we know of is refused as well.
  *
- * A node that is asked what it would promise also refuses while it hears from the leader:
- * so one that was cut off and comes back does not end the term of a leader that all
- * others hear from (Raft: pre-vote).
+ * A node that is asked what it would promise also refuses while it hears from
+ * the leader: so one that was cut off and comes back does not end the term of
+ * a leader that all others hear from (Raft: pre-vote).
  *
  * The model is test/model.
  *
@@ -96,7 +97,10 @@ typedef struct Candidate
 	bool		only_asks;
 } Candidate;
 
-/* Find why a candidate that is not further than we are is refused; NULL: it is not. */
+/*
+ * Find why a candidate that is not further than we are is refused; NULL: it is
+ * not.
+ */
 static char *
 compare_logs(const Candidate *candidate, const ClusterRow *row)
 {
@@ -124,8 +128,9 @@ check_term(int64 term, const ClusterRow *row)
 }
 
 /*
- * Require this node to be the one that a candidate asks, by name and incarnation, on the server that
- * this one has admitted, if any: its vote counts once.
+ * Require this node to be the one that a candidate asks, by name and
+ * incarnation, on the server that this one has admitted, if any: its vote
+ * counts once.
  */
 static void
 check_voter(FunctionCallInfo fcinfo)
@@ -181,9 +186,10 @@ find_refusal(const Candidate *candidate, const ClusterRow *row)
 }
 
 /*
- * promise(leader_set, voter, voter_incarnation, voter_server, cluster_id, candidate, incarnation, server, term, last_term, ends, only_asks): whether
- * this node follows the candidate when it leads in that term, and nobody of a lower
- * one from now on
+ * promise(leader_set, voter, voter_incarnation, voter_server, cluster_id,
+ * candidate, incarnation, server, term, last_term, ends, only_asks): whether
+ * this node follows the candidate when it leads in that term, and nobody of a
+ * lower one from now on
  */
 static Datum
 promise(PG_FUNCTION_ARGS)
@@ -250,7 +256,10 @@ topics_promise(PG_FUNCTION_ARGS)
 	return topics_leader_set_call(fcinfo, promise);
 }
 
-/* follow(leader_set, cluster_id, leader, incarnation, term): a node was elected, and tells of it */
+/*
+ * follow(leader_set, cluster_id, leader, incarnation, term): a node was
+ * elected, and tells of it
+ */
 static Datum
 follow(PG_FUNCTION_ARGS)
 {
@@ -278,8 +287,9 @@ topics_follow(PG_FUNCTION_ARGS)
 }
 
 /*
- * leadership(leader_set, node, cluster_id, promised_term): who leads, as far as this node knows, and in
- * which term.  If it is this one, it hears what the other has promised.
+ * leadership(leader_set, node, cluster_id, promised_term): who leads, as far
+ * as this node knows, and in which term.  If it is this one, it hears what the
+ * other has promised.
  */
 static Datum
 leadership(PG_FUNCTION_ARGS)

@@ -4,9 +4,10 @@
  *		On the leader: give a follower what it lacks, and hear what it has.
  *
  * A follower calls topic_log.replica_fetch() again and again: Kafka's replica
- * fetch, with an incremental fetch session (KIP-227).  The backend that serves it
- * keeps, for each partition, how far the follower has been given its log.  A call
- * takes a request and gives a response; both are bytes, in network byte order:
+ * fetch, with an incremental fetch session (KIP-227).  The backend that serves
+ * it keeps, for each partition, how far the follower has been given its log.
+ * A call takes a request and gives a response; both are bytes, in network byte
+ * order:
  *
  *	request		version, leader set, node, cluster id, epoch, its id, position that comes with what
  *				the follower has; whether the session begins;
@@ -22,39 +23,42 @@
  *				says only that there is more.
  *
  * A CUT is made under the lock of the publications (shared/replica_cut.c): the
- * ends at a moment, so of each transaction all records or none.  It is given in as
- * many responses as it takes.  Each is about RESPONSE_BYTES long, so a follower
- * that is far behind, or a transaction of a million records, costs memory for one.
+ * ends at a moment, so of each transaction all records or none.  It is given
+ * in as many responses as it takes.  Each is about RESPONSE_BYTES long, so a
+ * follower that is far behind, or a transaction of a million records, costs
+ * memory for one.
  *
  * WHY THE FOLLOWER'S LOG IS A PREFIX OF THE LEADER'S.  What a response brings
- * begins where the follower's log ends, which the follower checks under the append
- * lock, and goes no further than the cut.  All records below were committed when
- * the cut was made, and the snapshot that reads them is later.  So what is not
- * found is not there any more: it was compacted, or is below the log start.
+ * begins where the follower's log ends, which the follower checks under the
+ * append lock, and goes no further than the cut.  All records below were
+ * committed when the cut was made, and the snapshot that reads them is later.
+ * So what is not found is not there any more: it was compacted, or is below
+ * the log start.
  *
- * WHY NO FOLLOWER HAS WHAT THE LEADER CAN LOSE.  Before records are given, WAL is
- * flushed up to their commits, here and on the synchronous standbys, if there are any:
- * one of these may take this server's place, and a follower that is ahead of it would
- * not follow.
+ * WHY NO FOLLOWER HAS WHAT THE LEADER CAN LOSE.  Before records are given, WAL
+ * is flushed up to their commits, here and on the synchronous standbys, if
+ * there are any: one of these may take this server's place, and a follower
+ * that is ahead of it would not follow.
  *
  * WHY NO FOLLOWER GOES ON FROM WHAT THE LEADER HAS LOST.  A leader that was
- * restored to an earlier state, or is a standby that was promoted, may lack records
- * that a follower has, and give their offsets to others.  So each start of a server
- * that leads, and writes, is an epoch, with an id of its own (node/membership.c);
- * the metadata say where in WAL it has started.  A follower keeps, with the records
- * and in the same commit, the epoch and a position in WAL behind all that it was
- * given, which is flushed.  A session begins only if the leader has that epoch, and
- * the next start came behind that position.
+ * restored to an earlier state, or is a standby that was promoted, may lack
+ * records that a follower has, and give their offsets to others.  So each
+ * start of a server that leads, and writes, is an epoch, with an id of its own
+ * (node/membership.c); the metadata say where in WAL it has started.  A
+ * follower keeps, with the records and in the same commit, the epoch and a
+ * position in WAL behind all that it was given, which is flushed.  A session
+ * begins only if the leader has that epoch, and the next start came behind
+ * that position.
  *
- * WHAT IS CONFIRMED.  The follower says that a cut is durable when it is complete,
- * and flushed.  So it has all that was published up to the cut's mark, but of
- * partitions that are paused, which it has said before: what it confirms is not
- * about these, until it confirms a cut that has them again.
+ * WHAT IS CONFIRMED.  The follower says that a cut is durable when it is
+ * complete, and flushed.  So it has all that was published up to the cut's
+ * mark, but of partitions that are paused, which it has said before: what it
+ * confirms is not about these, until it confirms a cut that has them again.
  *
  * The call holds no snapshot while it waits, and a partition that others have
  * locked is left for later: until then the cut is not complete, but the other
- * partitions go on.  After PATIENCE_MS it is left out, as one that is paused; and so
- * is at once one that cannot be read.
+ * partitions go on.  After PATIENCE_MS it is left out, as one that is paused;
+ * and so is at once one that cannot be read.
  *
  *-------------------------------------------------------------------------
  */
@@ -207,8 +211,8 @@ read_request(StringInfo message, FetchRequest *request)
 }
 
 /*
- * Require this node to have all that a follower has.  "has_epoch": this start of the
- * server has begun one.
+ * Require this node to have all that a follower has.  "has_epoch": this start
+ * of the server has begun one.
  */
 static void
 check_history(const FetchRequest *request, bool has_epoch)
@@ -248,8 +252,8 @@ read_epoch(void)
 }
 
 /*
- * Require the caller to have what a node's role needs, and this node to be of that
- * cluster, which "node" is of.
+ * Require the caller to have what a node's role needs, and this node to be of
+ * that cluster, which "node" is of.
  */
 void
 topics_replica_feed_check_role(const char *node, const char *cluster_id)
@@ -281,8 +285,8 @@ check_caller(const char *command, const char *node, const char *cluster_id)
 }
 
 /*
- * Require the caller to be a node of the cluster that this node leads, which has
- * promised nobody a higher term.  Return true if it counts as a copy.
+ * Require the caller to be a node of the cluster that this node leads, which
+ * has promised nobody a higher term.  Return true if it counts as a copy.
  */
 static bool
 check_node(const char *name, const char *incarnation, int64 term, int64 promised_term)
@@ -336,8 +340,8 @@ check_request(const FetchRequest *request)
 }
 
 /*
- * check_follower(node, cluster_id): whether a node that is to come may ask, by the
- * role that it has connected as
+ * check_follower(node, cluster_id): whether a node that is to come may ask, by
+ * the role that it has connected as
  */
 Datum
 topics_check_follower(PG_FUNCTION_ARGS)
@@ -369,8 +373,8 @@ add_to(List **list, FedPartition *fed)
 }
 
 /*
- * A partition cannot be given now.  It is tried again; after a while, or at once,
- * cuts go on without it, and what the follower confirms is not about it.
+ * A partition cannot be given now.  It is tried again; after a while, or at
+ * once, cuts go on without it, and what the follower confirms is not about it.
  */
 static void
 put_off(List **list, FedPartition *fed, bool at_once)
@@ -403,7 +407,10 @@ are_all_excused(const List *list)
 	return true;
 }
 
-/* Find what the follower's confirmations are not about, since an earlier session. */
+/*
+ * Find what the follower's confirmations are not about, since an earlier
+ * session.
+ */
 static void
 note_excluded(void)
 {
@@ -418,8 +425,8 @@ note_excluded(void)
 }
 
 /*
- * The follower is not in this node's term: until it has all that there was when that
- * began, and has said so, it is given no more.
+ * The follower is not in this node's term: until it has all that there was
+ * when that began, and has said so, it is given no more.
  */
 static void
 note_term_starts(void)
@@ -549,8 +556,8 @@ include_partitions(void)
 }
 
 /*
- * Return true if the follower has been given all of the last cut, but for what it
- * does not confirm.
+ * Return true if the follower has been given all of the last cut, but for what
+ * it does not confirm.
  */
 static bool
 is_cut_given(void)
@@ -571,8 +578,9 @@ require_generation(void)
 }
 
 /*
- * The follower has come into the term.  It is told of all partitions again: of those that were made
- * since the term began it could not know yet what they are of.
+ * The follower has come into the term.  It is told of all partitions again: of
+ * those that were made since the term began it could not know yet what they
+ * are of.
  */
 static void
 enter_term(void)
@@ -655,8 +663,8 @@ are_ends_known(PartitionState *state)
 }
 
 /*
- * Work that concerns one partition, in a subtransaction: an error there costs this
- * partition its turn, and no other.
+ * Work that concerns one partition, in a subtransaction: an error there costs
+ * this partition its turn, and no other.
  */
 typedef struct PartitionWork
 {
@@ -686,8 +694,8 @@ try_partition(Work work, PartitionWork *arg)
 }
 
 /*
- * Work: have a partition's ends known to shared memory, and so to the next cut, if
- * nobody has locked it.
+ * Work: have a partition's ends known to shared memory, and so to the next
+ * cut, if nobody has locked it.
  */
 static void
 look_up_ends(void *arg)
@@ -712,8 +720,8 @@ look_up_ends(void *arg)
 }
 
 /*
- * Have a partition's ends known.  One that nobody has ever looked up, whose topic is
- * not there for us, is being made: its first commit will tell of it.
+ * Have a partition's ends known.  One that nobody has ever looked up, whose
+ * topic is not there for us, is being made: its first commit will tell of it.
  */
 static void
 have_ends(FedPartition *fed)
@@ -880,9 +888,9 @@ set_int64(StringInfo out, int place, int64 value)
 }
 
 /*
- * Write records from an offset up to another, until the response is long enough.
- * Return the offset up to which the log is written then; *first is set to that of the
- * first record, or to the same if there is none.
+ * Write records from an offset up to another, until the response is long
+ * enough.  Return the offset up to which the log is written then; *first is
+ * set to that of the first record, or to the same if there is none.
  */
 static int64
 write_records(StringInfo out, const Partition *partition, int64 from, int64 upto, int64 *first)
@@ -938,8 +946,8 @@ write_records(StringInfo out, const Partition *partition, int64 from, int64 upto
 }
 
 /*
- * Find below which offset a follower must not end, if it has anything: tombstones
- * were removed there.
+ * Find below which offset a follower must not end, if it has anything:
+ * tombstones were removed there.
  */
 static int64
 find_tombstones_below(const Partition *partition)
@@ -952,7 +960,10 @@ find_tombstones_below(const Partition *partition)
 	return row.tombstones_below;
 }
 
-/* Write what comes before a partition's records.  Return the place of its log start. */
+/*
+ * Write what comes before a partition's records.  Return the place of its log
+ * start.
+ */
 static int
 write_head(StringInfo out, const FedPartition *fed, int64 end, int64 tombstones_below)
 {
@@ -970,10 +981,10 @@ write_head(StringInfo out, const FedPartition *fed, int64 end, int64 tombstones_
 }
 
 /*
- * Work: write what the follower lacks of a partition.  It is not done if nothing
- * could be written, since others have locked it, or we have not heard of its topic
- * yet: a commit is published before its invalidations are sent.  A partition that is
- * gone counts as given: the metadata say so.
+ * Work: write what the follower lacks of a partition.  It is not done if
+ * nothing could be written, since others have locked it, or we have not heard
+ * of its topic yet: a commit is published before its invalidations are sent.
+ * A partition that is gone counts as given: the metadata say so.
  */
 static void
 write_partition(void *arg)
@@ -1044,8 +1055,8 @@ forget_partition(FedPartition *fed)
 }
 
 /*
- * Write the partition that is pending first.  Return false if the rest of it comes
- * with the next response.
+ * Write the partition that is pending first.  Return false if the rest of it
+ * comes with the next response.
  */
 static bool
 write_next_pending(PartitionWork *work)
@@ -1075,8 +1086,9 @@ write_next_pending(PartitionWork *work)
 }
 
 /*
- * Wait until the synchronous standbys have what is pending.  Return false if they do not
- * have it in time: the follower hears that this node is there, and asks again.
+ * Wait until the synchronous standbys have what is pending.  Return false if
+ * they do not have it in time: the follower hears that this node is there, and
+ * asks again.
  */
 static bool
 wait_for_standbys(void)
@@ -1120,8 +1132,9 @@ write_pending(StringInfo out)
 }
 
 /*
- * A cut is given without partitions that are paused, or cannot be read here: write of which of these
- * there is more, unless the follower knows.  Return how many they are.
+ * A cut is given without partitions that are paused, or cannot be read here:
+ * write of which of these there is more, unless the follower knows.  Return
+ * how many they are.
  */
 static int
 write_left_out(StringInfo out)
@@ -1205,7 +1218,10 @@ answer(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), &result, &isnull)));
 }
 
-/* replica_fetch(request, response): see above.  The request says of which leader set. */
+/*
+ * replica_fetch(request, response): see above.  The request says of which
+ * leader set.
+ */
 Datum
 topics_replica_fetch(PG_FUNCTION_ARGS)
 {

@@ -3,19 +3,19 @@
  * replica_fetch.c
  *		On a follower: ask the leader for what is lacking, and append it.
  *
- * The other side is replica_feed.c, which has the protocol.  What the leader sends
- * of a partition goes into the log here through the same path as any producer's
- * records (produce/append.c), with the offsets that they have.
+ * The other side is replica_feed.c, which has the protocol.  What the leader
+ * sends of a partition goes into the log here through the same path as any
+ * producer's records (produce/append.c), with the offsets that they have.
  *
- * WHY NOTHING IS LEFT OUT.  The leader says where it believes that the log ends
- * here, and the records go on from there; a log that ends elsewhere takes none of
- * them, and the session begins anew.  Offsets that are missing between them are
- * compacted, or below the log start.  Such gaps are noted in the catalogue, in the
- * same transaction.
+ * WHY NOTHING IS LEFT OUT.  The leader says where it believes that the log
+ * ends here, and the records go on from there; a log that ends elsewhere takes
+ * none of them, and the session begins anew.  Offsets that are missing between
+ * them are compacted, or below the log start.  Such gaps are noted in the
+ * catalogue, in the same transaction.
  *
- * Where the leader has removed tombstones that the follower has not come to, the
- * follower would keep what they delete: its topic is dropped, and made and read
- * anew (topics_metadata_begin_anew).
+ * Where the leader has removed tombstones that the follower has not come to,
+ * the follower would keep what they delete: its topic is dropped, and made and
+ * read anew (topics_metadata_begin_anew).
  *
  * The log start comes along, and is raised here as there.  Where the leader's
  * log starts above the follower's end, the follower goes on there: as in Kafka.
@@ -83,9 +83,9 @@ topics_replica_fetch_report(int64 topic_id, int32 partition, int64 log_end)
 }
 
 /*
- * Send a request.  "first" says that the connection is new, "position" how far the
- * leader's WAL is known here to have gone, "durable_mark" which cut is durable here,
- * or NO_CUT.
+ * Send a request.  "first" says that the connection is new, "position" how far
+ * the leader's WAL is known here to have gone, "durable_mark" which cut is
+ * durable here, or NO_CUT.
  */
 void
 topics_replica_fetch_send(Peer *peer, const ClusterRow *cluster, bool first, int64 position,
@@ -196,7 +196,10 @@ typedef struct ReplicaRange
 	int64		gap_end;		/* of the last gap, or 0 */
 } ReplicaRange;
 
-/* Append records to the transaction; of metadata *says_topics says whether any are of topics, else it is NULL. */
+/*
+ * Append records to the transaction; of metadata *says_topics says whether any
+ * are of topics, else it is NULL.
+ */
 static void
 append_records(StringInfo data, ReplicaRange *range, bool *says_topics)
 {
@@ -265,9 +268,9 @@ follow_log_start(Partition *partition, int64 log_start)
 }
 
 /*
- * Return true if a partition cannot be brought on, since the leader has removed
- * tombstones that it has not seen: the follower would keep what they delete.  Where it
- * cannot read the topic anew, it may (make_topic.c).
+ * Return true if a partition cannot be brought on, since the leader has
+ * removed tombstones that it has not seen: the follower would keep what they
+ * delete.  Where it cannot read the topic anew, it may (make_topic.c).
  */
 bool
 topics_replica_fetch_is_too_late(Topic *topic, const LedPartition *led)
@@ -308,8 +311,9 @@ check_end(const Topic *topic, const LedPartition *led, int64 end)
 }
 
 /*
- * Bring a partition on in this transaction, as far as a response goes.  "is_whole" says
- * that the transaction has all that is lacking of the leader's cut.
+ * Bring a partition on in this transaction, as far as a response goes.
+ * "is_whole" says that the transaction has all that is lacking of the leader's
+ * cut.
  */
 void
 topics_replica_fetch_append(FetchResponse *response, Topic *topic, const LedPartition *led,

@@ -3,8 +3,9 @@
  * replica_value.c
  *		How the values of records go from node to node.
  *
- * A leader writes them (replica_feed.c), and a follower reads them (replica_fetch.c):
- * each a length, or -1 for NULL, and bytes, in PostgreSQL's binary form or as text.
+ * A leader writes them (replica_feed.c), and a follower reads them
+ * (replica_fetch.c): each a length, or -1 for NULL, and bytes, in PostgreSQL's
+ * binary form or as text.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,9 +45,9 @@ has_binary_form(Oid type)
 }
 
 /*
- * Values go in PostgreSQL's binary form where that means the same on both nodes:
- * for types that initdb has made, but those whose values are OIDs of a database.
- * Others may have OIDs in it; they go as text.
+ * Values go in PostgreSQL's binary form where that means the same on both
+ * nodes: for types that initdb has made, but those whose values are OIDs of a
+ * database.  Others may have OIDs in it; they go as text.
  */
 static bool
 goes_as_text(Oid type)

@@ -46,7 +46,10 @@ get_leader_address(const ClusterRow *row)
 	return self ? self->advertised : NULL;
 }
 
-/* Choose the leader set of a record: without a key it goes to a partition that is led here, if any is. */
+/*
+ * Choose the leader set of a record: without a key it goes to a partition that
+ * is led here, if any is.
+ */
 static int
 choose_set(const Topic *topic, int32 partition, bool has_no_key)
 {

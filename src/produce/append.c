@@ -9,9 +9,9 @@
  * (topics_append_publish).  transaction.c says when and why.
  *
  * Until the locks are held anything may change, and under them nothing does:
- * so all is found without them, in topics_destination_open_segments, and checked
- * under them, in destination_still_fits.  If the check fails, that partition is
- * looked at again.
+ * so all is found without them, in topics_destination_open_segments, and
+ * checked under them, in destination_still_fits.  If the check fails, that
+ * partition is looked at again.
  *
  * See docs/decisions/0001-offsets-at-commit.md.
  *
@@ -257,7 +257,10 @@ describe_wait(void *arg)
 	}
 }
 
-/* Raise the error of who appends to what another node has come to lead, unless "set" is -1. */
+/*
+ * Raise the error of who appends to what another node has come to lead, unless
+ * "set" is -1.
+ */
 static void
 require_role(int set)
 {
@@ -321,7 +324,10 @@ find_last_block(const PartitionState *state, Relation segment_rel)
 	return InvalidBlockNumber;
 }
 
-/* No record was appended: the segment of the new log end becomes the active one. */
+/*
+ * No record was appended: the segment of the new log end becomes the active
+ * one.
+ */
 static void
 note_place_without_records(Destination *dest)
 {
@@ -525,8 +531,9 @@ append_needs_snapshot(void)
 
 /*
  * Append the records of this transaction, and keep the append locks.  Return
- * false if there are none.  "require_fences" is called once the locks are held: it
- * raises an error if somebody else has been given meanwhile what the transaction goes by.
+ * false if there are none.  "require_fences" is called once the locks are
+ * held: it raises an error if somebody else has been given meanwhile what the
+ * transaction goes by.
  */
 bool
 topics_append_records(void (*require_fences) (void))
@@ -655,8 +662,9 @@ publish_destination(Destination *dest, XLogRecPtr lsn)
 }
 
 /*
- * This node has got another role since the append, which says whose log goes on: this
- * partition's end is looked up.  The caller holds the lock under which roles change.
+ * This node has got another role since the append, which says whose log goes
+ * on: this partition's end is looked up.  The caller holds the lock under
+ * which roles change.
  */
 static void
 forget_destination(Destination *dest)
@@ -691,7 +699,10 @@ wake_readers(Destination *const *published, int count)
 	}
 }
 
-/* From append to publish: the leader sets of what was appended, a bit for each. */
+/*
+ * From append to publish: the leader sets of what was appended, a bit for
+ * each.
+ */
 uint32
 topics_append_sets(void)
 {
@@ -699,8 +710,9 @@ topics_append_sets(void)
 }
 
 /*
- * Publish what was appended to a leader set.  Raises nothing; "lsn" is the end of the commit
- * record.  With "marks" the caller has begun a publication (high_watermark.c).
+ * Publish what was appended to a leader set.  Raises nothing; "lsn" is the end
+ * of the commit record.  With "marks" the caller has begun a publication
+ * (high_watermark.c).
  */
 void
 topics_append_publish(int set, XLogRecPtr lsn, bool marks)
@@ -746,8 +758,8 @@ topics_append_release(bool unconfirmed_yet)
 }
 
 /*
- * The mark of what was published in a leader set is confirmed: return true if that goes for
- * all partitions of it.
+ * The mark of what was published in a leader set is confirmed: return true if
+ * that goes for all partitions of it.
  */
 bool
 topics_append_is_confirmed(int set)
@@ -817,7 +829,9 @@ topics_append_next_offset(int64 topic_id, int32 partition)
 	return pg_atomic_read_u64(&get_appending(topic_id, partition)->partition.state->next_offset);
 }
 
-/* Get the leader sets of the records that wait for the commit, a bit for each. */
+/*
+ * Get the leader sets of the records that wait for the commit, a bit for each.
+ */
 uint32
 topics_append_pending_sets(void)
 {
@@ -849,8 +863,9 @@ topics_append_is_pending(void)
 }
 
 /*
- * From append to publish: return true if the transaction has produced to anything
- * but the cluster's metadata.  Administration is not to hang without followers.
+ * From append to publish: return true if the transaction has produced to
+ * anything but the cluster's metadata.  Administration is not to hang without
+ * followers.
  */
 bool
 topics_append_may_wait(void)

@@ -3,16 +3,18 @@
  * append_role.c
  *		As what this node appends: whether it leads, and as the same until the commit.
  *
- * What goes by this node's role is looked at when the commit begins, under the append
- * locks, when all is appended, and after the wait for followers.  Each time the generation
- * of each leader set (mark_slot.c) is to be the same as before: another one says that another
- * node may have led meanwhile, whose log goes on without this.
+ * What goes by this node's role is looked at when the commit begins, under the
+ * append locks, when all is appended, and after the wait for followers.  Each
+ * time the generation of each leader set (mark_slot.c) is to be the same as
+ * before: another one says that another node may have led meanwhile, whose log
+ * goes on without this.
  *
- * While a role is handed over, or a candidate is answered, the set is frozen: who comes
- * then waits (topics_append_role_wait), and who has the locks already is waited for.
+ * While a role is handed over, or a candidate is answered, the set is frozen:
+ * who comes then waits (topics_append_role_wait), and who has the locks
+ * already is waited for.
  *
- * On a node that follows, the replicator appends, which keeps the node's role itself
- * (replicator.c, hold_row).
+ * On a node that follows, the replicator appends, which keeps the node's role
+ * itself (replicator.c, hold_row).
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +44,10 @@ topics_append_role_expect(void)
 		expected[set] = topics_mark_slot_generation_of(set);
 }
 
-/* The records are of some leader sets; "is_replica": it is the replicator that appends them. */
+/*
+ * The records are of some leader sets; "is_replica": it is the replicator that
+ * appends them.
+ */
 void
 topics_append_role_begin(uint32 sets, bool is_replica)
 {
@@ -60,7 +65,9 @@ find_frozen_set(void)
 	return -1;
 }
 
-/* Before the locks: wait until no set is frozen.  The wait can be interrupted. */
+/*
+ * Before the locks: wait until no set is frozen.  The wait can be interrupted.
+ */
 void
 topics_append_role_wait(void)
 {
@@ -69,8 +76,8 @@ topics_append_role_wait(void)
 }
 
 /*
- * Before an error that is final for a client, which goes by what this node knows: raise another one if
- * another node may lead by now, and know better.
+ * Before an error that is final for a client, which goes by what this node
+ * knows: raise another one if another node may lead by now, and know better.
  */
 void
 topics_append_role_require_lease(int set)
@@ -85,8 +92,8 @@ topics_append_role_require_lease(int set)
 }
 
 /*
- * Under the locks: who does not wait for followers needs to know that no other node has
- * come to lead.
+ * Under the locks: who does not wait for followers needs to know that no other
+ * node has come to lead.
  */
 static void
 require_lease(int set)
@@ -96,8 +103,8 @@ require_lease(int set)
 }
 
 /*
- * Under the locks: note as what this node appends, before it is looked whether it may.  Both are
- * looked at again when that is done.
+ * Under the locks: note as what this node appends, before it is looked whether
+ * it may.  Both are looked at again when that is done.
  */
 void
 topics_append_role_note(void)
@@ -109,14 +116,19 @@ topics_append_role_note(void)
 	}
 }
 
-/* Under the locks: return true if a set is frozen, so that these are to be given back. */
+/*
+ * Under the locks: return true if a set is frozen, so that these are to be
+ * given back.
+ */
 bool
 topics_append_role_must_wait(void)
 {
 	return unlikely(find_frozen_set() >= 0);
 }
 
-/* Return one of some sets of which this node is not what it was before, or -1. */
+/*
+ * Return one of some sets of which this node is not what it was before, or -1.
+ */
 static int
 find_changed(uint32 sets, const uint64 *before)
 {
@@ -126,21 +138,30 @@ find_changed(uint32 sets, const uint64 *before)
 	return -1;
 }
 
-/* Return a set of which this node is not what it was when the commit began, or -1. */
+/*
+ * Return a set of which this node is not what it was when the commit began, or
+ * -1.
+ */
 int
 topics_append_role_find_unexpected(void)
 {
 	return find_changed(appending_sets & expected_sets, expected);
 }
 
-/* Return a set of which this node is not what it was when the locks were taken, or -1. */
+/*
+ * Return a set of which this node is not what it was when the locks were
+ * taken, or -1.
+ */
 int
 topics_append_role_find_changed(void)
 {
 	return find_changed(appending_sets, generations);
 }
 
-/* From append to publish: the leader sets of what was appended, a bit for each. */
+/*
+ * From append to publish: the leader sets of what was appended, a bit for
+ * each.
+ */
 uint32
 topics_append_role_sets(void)
 {

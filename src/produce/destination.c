@@ -58,8 +58,8 @@ topics_destination_span(const Destination *dest)
 }
 
 /*
- * Return true if this node may write the records: it leads, or follows and has them
- * from the leader.
+ * Return true if this node may write the records: it leads, or follows and has
+ * them from the leader.
  */
 bool
 topics_destination_has_role(const Destination *dest)
@@ -81,9 +81,9 @@ topics_destination_report_role(const Destination *dest)
 }
 
 /*
- * Require as many replicas in sync as a topic wants for acks = all, before anything
- * is appended.  In no cluster there are none to be had: a topic that comes from one
- * still says what it wants.
+ * Require as many replicas in sync as a topic wants for acks = all, before
+ * anything is appended.  In no cluster there are none to be had: a topic that
+ * comes from one still says what it wants.
  */
 static void
 require_replicas(const Topic *topic, int set)
@@ -192,8 +192,8 @@ close_toast(OpenSegment *open)
 }
 
 /*
- * Measure what a segment has out of line, if we may have added to it.  The files
- * are open, so nothing is looked up.
+ * Measure what a segment has out of line, if we may have added to it.  The
+ * files are open, so nothing is looked up.
  */
 int64
 topics_destination_measure_toast(const OpenSegment *open)

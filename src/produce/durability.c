@@ -13,12 +13,12 @@
  * What other sessions see meanwhile can still be lost by a crash, so a scan
  * flushes a commit before it shows the commit's records (log_am.c), and hides
  * what is still to be confirmed (high_watermark.c).  That goes for topics.  A
- * transaction that has written to tables as well keeps to PostgreSQL's order where
- * it waits for standbys (early_lock_release = auto).
+ * transaction that has written to tables as well keeps to PostgreSQL's order
+ * where it waits for standbys (early_lock_release = auto).
  *
  * IN A CLUSTER the commit then waits for the followers (pg_topics.acks).  What
- * others see of the transaction's writes to tables does not wait: no follower has
- * these.
+ * others see of the transaction's writes to tables does not wait: no follower
+ * has these.
  *
  * WHEN THE WAIT FOR A STANDBY IS CANCELLED, PostgreSQL reports the commit as
  * done, with a warning.  To a producer that would be an acknowledgement that is
@@ -65,7 +65,10 @@ static uint64 commit_marks[MAX_LEADER_SETS];
 static uint32 commit_sets = 0;	/* those that have a mark */
 static bool flush_wanted;
 
-/* From the append to the wait: followers are to confirm, if there are to be any then. */
+/*
+ * From the append to the wait: followers are to confirm, if there are to be
+ * any then.
+ */
 static bool may_want_followers = false;
 
 /* For a commit that no standby has confirmed: see refuse_acknowledgement. */
@@ -123,8 +126,8 @@ topics_durability_defer(bool has_other_effects, bool may_wait)
 }
 
 /*
- * After the commit record, whose end is "lsn": note what to wait for, a mark in each leader set,
- * or 0.
+ * After the commit record, whose end is "lsn": note what to wait for, a mark
+ * in each leader set, or 0.
  */
 void
 topics_durability_publish(XLogRecPtr lsn, const uint64 marks[MAX_LEADER_SETS])
@@ -187,7 +190,9 @@ refuse_acknowledgement(void)
 	InterruptPending = true;
 }
 
-/* Wait until the marks of a commit are confirmed.  Return false if one is not. */
+/*
+ * Wait until the marks of a commit are confirmed.  Return false if one is not.
+ */
 static bool
 wait_for_marks(HighWatermarkCheck check, MonotonicTime until)
 {
@@ -198,7 +203,10 @@ wait_for_marks(HighWatermarkCheck check, MonotonicTime until)
 	return confirmed;
 }
 
-/* Return true if this node does not lead any more what the transaction has appended to. */
+/*
+ * Return true if this node does not lead any more what the transaction has
+ * appended to.
+ */
 static bool
 is_deposed(void)
 {
@@ -209,7 +217,10 @@ is_deposed(void)
 	return false;
 }
 
-/* Tell a client whose connection is closed then why, as PostgreSQL warns of standbys. */
+/*
+ * Tell a client whose connection is closed then why, as PostgreSQL warns of
+ * standbys.
+ */
 static void
 warn_unconfirmed(bool deposed)
 {

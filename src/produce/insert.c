@@ -8,8 +8,8 @@
  * INSERT privilege, the types and the domains by then.  UPDATE and DELETE
  * meet triggers that raise.
  *
- * The usual COPY FROM gives its rows to the transaction without the trigger, see
- * copy.c.
+ * The usual COPY FROM gives its rows to the transaction without the trigger,
+ * see copy.c.
  *
  *-------------------------------------------------------------------------
  */

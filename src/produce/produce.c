@@ -238,7 +238,9 @@ topics_produce_check_context(const char *command)
 				 errmsg("cannot execute %s within security-restricted operation", command)));
 }
 
-/* The same, for the function that was called; which is named in an error only. */
+/*
+ * The same, for the function that was called; which is named in an error only.
+ */
 void
 topics_produce_check_call(FunctionCallInfo fcinfo)
 {
@@ -273,8 +275,8 @@ topics_produce_check_settings(Topic *topic, const RecordDraft *draft)
 /*
  * Hand a record of the topic's types to the transaction, after the last
  * checks.  Its partition is chosen here unless it was given, and is the
- * result.  One that is "numbered", else that is NULL, is left out if it is stored
- * already.
+ * result.  One that is "numbered", else that is NULL, is left out if it is
+ * stored already.
  */
 int32
 topics_produce_record(Topic *topic, RecordDraft *draft, bool has_partition,
@@ -388,8 +390,8 @@ draft_argument(FunctionCallInfo fcinfo, int argument, Topic *topic, TopicColumn 
 }
 
 /*
- * Read the number of a record from arguments, the first of which is the producer's id.
- * Return false if it has none.
+ * Read the number of a record from arguments, the first of which is the
+ * producer's id.  Return false if it has none.
  */
 static bool
 read_sequence(FunctionCallInfo fcinfo, int first, ProducerSequence *numbered)
@@ -414,7 +416,9 @@ read_sequence(FunctionCallInfo fcinfo, int first, ProducerSequence *numbered)
 	return true;
 }
 
-/* Produce a record from the arguments of produce or send; "numbered" or NULL. */
+/*
+ * Produce a record from the arguments of produce or send; "numbered" or NULL.
+ */
 static int32
 produce_from_arguments(FunctionCallInfo fcinfo, Topic *topic, ProducerSequence *numbered)
 {
@@ -442,7 +446,8 @@ produce_from_arguments(FunctionCallInfo fcinfo, Topic *topic, ProducerSequence *
 }
 
 /*
- * produce(topic, value, key, headers, partition, create_time, producer_id, producer_epoch,
+ * produce(topic, value, key, headers, partition, create_time, producer_id,
+ * producer_epoch,
  *		   sequence)
  */
 Datum

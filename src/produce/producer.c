@@ -289,8 +289,8 @@ topics_producer_require_owner(Oid owner, int64 producer_id)
  */
 
 /*
- * A node that leads partitions, and not what is not spread, hears of names and their epochs as a follower: one
- * that it does not know may be there.
+ * A node that leads partitions, and not what is not spread, hears of names and
+ * their epochs as a follower: one that it does not know may be there.
  */
 static void
 require_to_know_all(int64 producer_id)

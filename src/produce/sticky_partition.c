@@ -5,9 +5,9 @@
  *		partitioner.c.  topics_produce_record asks one of the two.)
  *
  * All of them go to one partition, chosen at random, as Kafka's sticky
- * partitioner does for a batch: a transaction with many such records appends to
- * one partition, and takes one append lock.  Where leaders are spread it is one that this node
- * leads, if there is any.
+ * partitioner does for a batch: a transaction with many such records appends
+ * to one partition, and takes one append lock.  Where leaders are spread it is
+ * one that this node leads, if there is any.
  *
  * The choice outlives a ROLLBACK TO: it says nothing of any record.
  *
@@ -30,7 +30,10 @@ static List *choices = NIL;
 static int64 latest_topic = 0;
 static int32 latest_partition = 0;
 
-/* Choose a partition at random, of those that this node leads, or of all if it leads none. */
+/*
+ * Choose a partition at random, of those that this node leads, or of all if it
+ * leads none.
+ */
 static int32
 choose_at_random(const Topic *topic)
 {

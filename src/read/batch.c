@@ -4,10 +4,10 @@
  *		Rows that were read at once, and are returned one by one.
  *
  * What a tuplestore does, for a Batch Scan (batch_scan.c), at a third of the
- * cost: a row is not formed to a tuple and taken apart again.  It is kept as the
- * values that it is returned as, and what they point to, in one piece of memory.
- * Of a batch that is larger than work_mem the rest goes to a tuplestore, which
- * writes it to a file.
+ * cost: a row is not formed to a tuple and taken apart again.  It is kept as
+ * the values that it is returned as, and what they point to, in one piece of
+ * memory.  Of a batch that is larger than work_mem the rest goes to a
+ * tuplestore, which writes it to a file.
  *
  *-------------------------------------------------------------------------
  */
@@ -136,7 +136,10 @@ topics_batch_put(Batch *batch, Datum *values, bool *nulls)
 		put_row(batch, values, nulls);
 }
 
-/* Return the next row, as values that are good as long as the batch, or until the next call. */
+/*
+ * Return the next row, as values that are good as long as the batch, or until
+ * the next call.
+ */
 bool
 topics_batch_next(Batch *batch, TupleTableSlot *slot)
 {

@@ -3,16 +3,16 @@
  * batch_scan.c
  *		SELECT ... FROM topics.poll(...) or topics.consume(...).
  *
- * These functions take records: where the member or the group stands moves behind
- * all that a call has read, whether or not the query reads on.  So the function
- * is called when the first row is asked for, once, and reads its batch to the
- * end, as in a FunctionScan.  The batch is kept in a cheaper form than
- * PostgreSQL's tuplestore (batch.c).
+ * These functions take records: where the member or the group stands moves
+ * behind all that a call has read, whether or not the query reads on.  So the
+ * function is called when the first row is asked for, once, and reads its
+ * batch to the end, as in a FunctionScan.  The batch is kept in a cheaper form
+ * than PostgreSQL's tuplestore (batch.c).
  *
- * A scan that begins anew returns the same rows again; the function is called again
- * only if its arguments may have changed.  A FunctionScan does the same, so this
- * node can stand where that can, but not beside what its arguments come from
- * (LATERAL).
+ * A scan that begins anew returns the same rows again; the function is called
+ * again only if its arguments may have changed.  A FunctionScan does the same,
+ * so this node can stand where that can, but not beside what its arguments
+ * come from (LATERAL).
  *
  * The function learns from its ReturnSetInfo that a Batch Scan has called it
  * (topics_fetch_open_sink).
@@ -30,7 +30,10 @@
 #include "read/read.h"
 #include "pg_topics.h"
 
-/* Cost beyond the start, as a part of what the function costs, whose rows are stored first. */
+/*
+ * Cost beyond the start, as a part of what the function costs, whose rows are
+ * stored first.
+ */
 #define COST_OF_BATCH 0.9
 
 typedef struct BatchScanState
@@ -134,7 +137,10 @@ begin_batch_scan(CustomScanState *css, EState *estate, int eflags)
 	(void) collect_params((Node *) state->call.expression, &state->params);
 }
 
-/* Call the function.  The batch is the query's, all else is gone with the first row. */
+/*
+ * Call the function.  The batch is the query's, all else is gone with the
+ * first row.
+ */
 static void
 fill_batch(BatchScanState *state)
 {

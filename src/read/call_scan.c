@@ -63,7 +63,9 @@ is_ours(HeapTuple tuple, const char *const *sources, int count)
 	return false;
 }
 
-/* Return the call that a range table entry is, or NULL if it is anything else. */
+/*
+ * Return the call that a range table entry is, or NULL if it is anything else.
+ */
 static FuncExpr *
 get_call(RangeTblEntry *rte)
 {
@@ -84,8 +86,9 @@ wants_whole_row(RelOptInfo *rel)
 }
 
 /*
- * Return true if a plan node of ours can read a relation: it is a call of one of these functions,
- * by their names in C, and gives what the query wants of it.
+ * Return true if a plan node of ours can read a relation: it is a call of one
+ * of these functions, by their names in C, and gives what the query wants of
+ * it.
  */
 bool
 topics_call_scan_fits(RelOptInfo *rel, RangeTblEntry *rte, const char *const *sources, int count)
@@ -105,7 +108,10 @@ topics_call_scan_fits(RelOptInfo *rel, RangeTblEntry *rte, const char *const *so
 	return result;
 }
 
-/* Offer the planner a path whose cost beyond the start is a part of what the function costs. */
+/*
+ * Offer the planner a path whose cost beyond the start is a part of what the
+ * function costs.
+ */
 void
 topics_call_scan_add_path(RelOptInfo *rel, const CustomPathMethods *methods, double cost)
 {

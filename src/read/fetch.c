@@ -199,7 +199,10 @@ topics_fetch_output_as(Topic *topic, bool as_bytes)
 	return output;
 }
 
-/* Get where the rows of a function's result go: to the Batch Scan that has called it, or to a tuplestore. */
+/*
+ * Get where the rows of a function's result go: to the Batch Scan that has
+ * called it, or to a tuplestore.
+ */
 RowSink
 topics_fetch_open_sink(FunctionCallInfo fcinfo)
 {
@@ -360,8 +363,8 @@ topics_fetch_request(FunctionCallInfo fcinfo)
  * There was no record: wait for one.  Return a registered snapshot to read it
  * with, since the statement's own cannot see what came after it, or NULL if
  * there still is no record.  A transaction with one snapshot for all its
- * statements would wait in vain.  A reader that tells its leader epoch gets nothing if
- * another one began meanwhile.
+ * statements would wait in vain.  A reader that tells its leader epoch gets
+ * nothing if another one began meanwhile.
  */
 Snapshot
 topics_fetch_wait(FetchRequest *request)
@@ -386,8 +389,9 @@ topics_fetch_wait(FetchRequest *request)
 }
 
 /*
- * fetch(topic, partition, from_offset, max_records, max_bytes, max_wait, leader_epoch),
- * where it is called as a function; in FROM it mostly is a scan (fetch_scan.c).
+ * fetch(topic, partition, from_offset, max_records, max_bytes, max_wait,
+ * leader_epoch), where it is called as a function; in FROM it mostly is a scan
+ * (fetch_scan.c).
  */
 Datum
 topics_fetch(PG_FUNCTION_ARGS)

@@ -3,22 +3,25 @@
  * leader_epoch.c
  *		Leader epochs: for readers who had passed what was truncated.
  *
- * A leader epoch is a term, in which one node leads (node/promise.c).  An offset that was
- * given in one epoch, and was truncated since, may be given again in a later one, to
- * another record.  So an offset alone does not tell a reader that what it read is gone:
- * the epoch does, as in Kafka (KIP-320).  A reader keeps the latest epoch that there was
- * when it read, and the records of that epoch end, in a log that has it, where the next
- * one began.  In a log that does not have the epoch its records are gone.
+ * A leader epoch is a term, in which one node leads (node/promise.c).  An
+ * offset that was given in one epoch, and was truncated since, may be given
+ * again in a later one, to another record.  So an offset alone does not tell a
+ * reader that what it read is gone: the epoch does, as in Kafka (KIP-320).  A
+ * reader keeps the latest epoch that there was when it read, and the records
+ * of that epoch end, in a log that has it, where the next one began.  In a log
+ * that does not have the epoch its records are gone.
  *
- * THE CHAIN of epochs, with the ends that all logs had when each began, are records of
- * __cluster_metadata (node/metadata.c).  A session keeps what it has read of them, and
- * goes on from there; from the beginning if anything was truncated since, or the topic
- * made anew.  Only what a reader could see counts for it: an epoch whose record is not
- * confirmed has no confirmed records either.  It may be newer than the records which the
- * reader's snapshot sees: they are in the log that the epoch went on from, as no snapshot
- * is good that is older than a truncation (log/read_cut.c).
+ * THE CHAIN of epochs, with the ends that all logs had when each began, are
+ * records of __cluster_metadata (node/metadata.c).  A session keeps what it
+ * has read of them, and goes on from there; from the beginning if anything was
+ * truncated since, or the topic made anew.  Only what a reader could see
+ * counts for it: an epoch whose record is not confirmed has no confirmed
+ * records either.  It may be newer than the records which the reader's
+ * snapshot sees: they are in the log that the epoch went on from, as no
+ * snapshot is good that is older than a truncation (log/read_cut.c).
  *
- * Without a cluster all is of epoch 0, and so is what was there before a cluster was made.
+ * Without a cluster all is of epoch 0, and so is what was there before a
+ * cluster was made.
  *
  *-------------------------------------------------------------------------
  */
@@ -171,8 +174,8 @@ read_records(const Partition *partition, int64 upto)
 }
 
 /*
- * Read what is new of the chain of a leader set, and return the number of epochs that a reader with a
- * snapshot may know of; all with none.
+ * Read what is new of the chain of a leader set, and return the number of
+ * epochs that a reader with a snapshot may know of; all with none.
  */
 static int
 load_chain(int set, Snapshot snapshot)
@@ -219,7 +222,10 @@ get_start(const LeaderEpoch *epoch, int64 topic_id, int32 partition)
 	return end ? topics_json_number(end, UNKNOWN_OFFSET) : 0;
 }
 
-/* Get where the epoch before one of an index ends in a partition, or PG_INT64_MAX. */
+/*
+ * Get where the epoch before one of an index ends in a partition, or
+ * PG_INT64_MAX.
+ */
 static int64
 get_end_before(int index, int count, int64 topic_id, int32 partition)
 {
@@ -249,8 +255,8 @@ get_epoch_number(int count)
 }
 
 /*
- * Require a reader that goes on from an offset, and has read up to there in a leader epoch,
- * to have read what is in the log.
+ * Require a reader that goes on from an offset, and has read up to there in a
+ * leader epoch, to have read what is in the log.
  */
 void
 topics_leader_epoch_check(const Topic *topic, int32 partition, int64 from, int32 leader_epoch,
@@ -282,7 +288,10 @@ topics_leader_epoch_check(const Topic *topic, int32 partition, int64 from, int32
 			 errhint("Go back to where that epoch began in what was read, with the leader_epoch before it.")));
 }
 
-/* Return the latest leader epoch of a partition that a reader with a snapshot may know of. */
+/*
+ * Return the latest leader epoch of a partition that a reader with a snapshot
+ * may know of.
+ */
 int64
 topics_leader_epoch_latest(const Topic *topic, int32 partition, Snapshot snapshot)
 {
@@ -298,9 +307,9 @@ topics_leader_epoch_load(void)
 }
 
 /*
- * A record of a log says an offset of another partition's log, of the same leader set.
- * Return where the log of that partition ended when the epoch after that record's began,
- * or PG_INT64_MAX.  The chain was loaded before.
+ * A record of a log says an offset of another partition's log, of the same
+ * leader set.  Return where the log of that partition ended when the epoch
+ * after that record's began, or PG_INT64_MAX.  The chain was loaded before.
  */
 int64
 topics_leader_epoch_find_end(int set, const TopicPartition *log, int64 record_offset, int64 topic_id, int32 partition)
@@ -321,7 +330,9 @@ topics_leader_epoch_find_end(int set, const TopicPartition *log, int64 record_of
 	return get_end_before(after, count, topic_id, partition);
 }
 
-/* Return an argument that is a leader epoch, or NO_LEADER_EPOCH if it is NULL. */
+/*
+ * Return an argument that is a leader epoch, or NO_LEADER_EPOCH if it is NULL.
+ */
 int32
 topics_leader_epoch_argument(FunctionCallInfo fcinfo, int argument)
 {

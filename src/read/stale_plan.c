@@ -18,20 +18,21 @@
  * cached plan is taken to be good.  That is always safe to say; it costs a look
  * at the table of local locks, and the next query a look at the message queue.
  *
- * The snapshot of a statement is taken after that.  So a segment may be attached,
- * and filled by a commit, between the two.  And a producer that could have no
- * process to attach a segment for it has attached it itself: then its commit is
- * visible with the segment, before any message of that is sent (cut.c).
+ * The snapshot of a statement is taken after that.  So a segment may be
+ * attached, and filled by a commit, between the two.  And a producer that
+ * could have no process to attach a segment for it has attached it itself:
+ * then its commit is visible with the segment, before any message of that is
+ * sent (cut.c).
  *
- * So at the start of each query, when it has its snapshot, the session reads the
- * messages, and it is asked whether the query's tables are still known as the
- * planner has known them.  If not, cached plans are made anew the next time: a
- * message that arrives while the planner looks at the segments can make a plan
- * that lacks one, or is made from two ages of them (segment.c), and nothing else
- * would say that it is out of date.  And if there are segments with records that the
- * planner has not known, this query is refused: its snapshot may see half of a
- * transaction otherwise.  That takes a segment that is attached and gets records
- * while a query is planned.
+ * So at the start of each query, when it has its snapshot, the session reads
+ * the messages, and it is asked whether the query's tables are still known as
+ * the planner has known them.  If not, cached plans are made anew the next
+ * time: a message that arrives while the planner looks at the segments can
+ * make a plan that lacks one, or is made from two ages of them (segment.c),
+ * and nothing else would say that it is out of date.  And if there are
+ * segments with records that the planner has not known, this query is refused:
+ * its snapshot may see half of a transaction otherwise.  That takes a segment
+ * that is attached and gets records while a query is planned.
  *
  * This is so for every plan on a topic, whether it has an Offset Scan or not.
  *

@@ -95,7 +95,10 @@ look_up_log_end(OffsetWait *wait)
 	return end;
 }
 
-/* Return true if there is a record that can be read, from an offset to another. */
+/*
+ * Return true if there is a record that can be read, from an offset to
+ * another.
+ */
 static bool
 record_exists(OffsetWait *wait, int64 from, int64 upto)
 {

@@ -3,19 +3,19 @@
  * compactor.c
  *		A process that compacts the topics of a database.
  *
- * The worker finds that compaction pays (maintain.c), and the launcher starts a
- * compactor, pg_topics.max_compactors at a time; it ends when there is nothing
- * more to compact.  It is a process of its own since a turn of compaction takes
- * as long as a segment is large and pg_topics.compaction_rate is low, all in one
- * transaction; meanwhile the worker attaches spares, lets records go and
- * notifies, or goes.  Where there is no process to be had the worker compacts
- * itself, and is late with the rest.
+ * The worker finds that compaction pays (maintain.c), and the launcher starts
+ * a compactor, pg_topics.max_compactors at a time; it ends when there is
+ * nothing more to compact.  It is a process of its own since a turn of
+ * compaction takes as long as a segment is large and pg_topics.compaction_rate
+ * is low, all in one transaction; meanwhile the worker attaches spares, lets
+ * records go and notifies, or goes.  Where there is no process to be had the
+ * worker compacts itself, and is late with the rest.
  *
  * A database has one.  Its pid stands in the worker's slot, so that commands
  * that need the database for themselves end it as they end the worker
- * (topics_worker_registry_give_way).  If another database waits for its place it
- * ends, and waits for another one, but not in the middle of a run: what a run
- * remembers of keys is its own, and without its end nothing is clean.
+ * (topics_worker_registry_give_way).  If another database waits for its place
+ * it ends, and waits for another one, but not in the middle of a run: what a
+ * run remembers of keys is its own, and without its end nothing is clean.
  *
  * An error costs a partition its turn; the others go on.  backoff.c decides
  * when that partition is tried again, and what is logged.

@@ -45,8 +45,8 @@ compare_entries(const void *a, const void *b)
 
 /*
  * Shows an entry, which is the first of "remaining" in an array, by group; the
- * topic is NULL for the group's own.  "first" is the group's first one of the topic: its
- * subscription, if it has one.
+ * topic is NULL for the group's own.  "first" is the group's first one of the
+ * topic: its subscription, if it has one.
  */
 typedef void (*EntryVisitor) (ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, Topic *topic,
 							  const GroupOffset *first);
@@ -129,7 +129,10 @@ get_set_state(const char *group_id, int set)
 	return result;
 }
 
-/* Say in which state a group with members is: the least settled one of its leader sets. */
+/*
+ * Say in which state a group with members is: the least settled one of its
+ * leader sets.
+ */
 static const char *
 get_members_state(const char *group_id)
 {
@@ -251,7 +254,10 @@ put_committed_offset(ReturnSetInfo *rsinfo, GroupOffset *entry, int remaining, T
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* Columns of lag_status; the last three are of the member that has the partition. */
+/*
+ * Columns of lag_status; the last three are of the member that has the
+ * partition.
+ */
 enum
 {
 	LAG_GROUP,

@@ -8,33 +8,34 @@
  * (worker.c).  Where nobody works the launcher alone is there, and sleeps until
  * somebody asks, or something comes due (worker_due.c).
  *
- * It is connected to no database, and cannot look into one.  What is to be done
- * stands in shared memory.  Only whether a database has the extension it cannot
- * know: at start it starts a worker in each database that takes connections, and
- * later in one that has come, or that the extension has come to or gone from
- * (hooks.c); a worker that finds no extension says so and ends.  A server without the
- * extension has a launcher that sleeps for good.
+ * It is connected to no database, and cannot look into one.  What is to be
+ * done stands in shared memory.  Only whether a database has the extension it
+ * cannot know: at start it starts a worker in each database that takes
+ * connections, and later in one that has come, or that the extension has come
+ * to or gone from (hooks.c); a worker that finds no extension says so and
+ * ends.  A server without the extension has a launcher that sleeps for good.
  *
- * PLACES.  Who waits longest gets the next place.  If all are taken, a worker is
- * asked to give up its own: one that has nothing to do, after IDLE_PLACE_MS at
- * the least, so that databases with little to do do not chase each other; else
- * the one that came first, after BUSY_PLACE_MS.  It goes between two pieces of
- * its work, and its database waits for its next turn.  So n databases whose work
- * never ends share the places in turns, and one that comes to them waits for
- * about BUSY_PLACE_MS for each place that is wanted before its own.  A worker
- * that hangs keeps its place: there is no way to take it.
+ * PLACES.  Who waits longest gets the next place.  If all are taken, a worker
+ * is asked to give up its own: one that has nothing to do, after IDLE_PLACE_MS
+ * at the least, so that databases with little to do do not chase each other;
+ * else the one that came first, after BUSY_PLACE_MS.  It goes between two
+ * pieces of its work, and its database waits for its next turn.  So n
+ * databases whose work never ends share the places in turns, and one that
+ * comes to them waits for about BUSY_PLACE_MS for each place that is wanted
+ * before its own.  A worker that hangs keeps its place: there is no way to
+ * take it.
  *
- * Compactors have places of their own, pg_topics.max_compactors, since one is at
- * work for hours where there is much to compact, or the rate is low; the workers
- * go on with the rest.  Who waits longest gets the next place; one that others
- * wait for ends after the partition that it is at.
+ * Compactors have places of their own, pg_topics.max_compactors, since one is
+ * at work for hours where there is much to compact, or the rate is low; the
+ * workers go on with the rest.  Who waits longest gets the next place; one
+ * that others wait for ends after the partition that it is at.
  *
- * A place is free when its process has gone, and PostgreSQL knows: only then has
- * it a process for the next one.  Where max_worker_processes leaves none, the
- * launcher says so once in the log, topics.worker says it as long as it lasts,
- * and the launcher tries again after WORKER_RESTART_MS, or when one of ours has
- * ended.  Producers attach segments themselves then, and CALL topics.maintain()
- * does the rest.
+ * A place is free when its process has gone, and PostgreSQL knows: only then
+ * has it a process for the next one.  Where max_worker_processes leaves none,
+ * the launcher says so once in the log, topics.worker says it as long as it
+ * lasts, and the launcher tries again after WORKER_RESTART_MS, or when one of
+ * ours has ended.  Producers attach segments themselves then, and CALL
+ * topics.maintain() does the rest.
  *
  * The launcher also asks the processes whether they still answer
  * (worker_life.c).
@@ -126,7 +127,8 @@ typedef struct Waiter
 
 /*
  * List all databases, and in "connectable" those in which a worker could be
- * needed: not one whose DROP DATABASE was cut short, which takes no connections.
+ * needed: not one whose DROP DATABASE was cut short, which takes no
+ * connections.
  */
 static List *
 list_databases(void)
@@ -501,9 +503,9 @@ can_be_asked(const ServeProcess *process)
 }
 
 /*
- * Choose who is to give up a place now: who rests before who works, and of these
- * the one that came first.  Return its index, or -1 if all have to be left theirs
- * for a while.
+ * Choose who is to give up a place now: who rests before who works, and of
+ * these the one that came first.  Return its index, or -1 if all have to be
+ * left theirs for a while.
  */
 static int
 choose_to_leave(Survey *survey, int kind)

@@ -3,18 +3,19 @@
  * leadership.c
  *		What the replicator does to have a node lead, and to know which one.
  *
- * ON A FOLLOWER, when no session with the leader can be had: it asks the others who leads,
- * and follows that one (node/admission.c has the question).  When the leader was not heard
- * for pg_topics.node_timeout it stands for election (node/election.c), if it is to
- * (pg_topics.automatic_failover).  Which node does so first, and when, is chance: safety
- * does not rest on it.
+ * ON A FOLLOWER, when no session with the leader can be had: it asks the
+ * others who leads, and follows that one (node/admission.c has the question).
+ * When the leader was not heard for pg_topics.node_timeout it stands for
+ * election (node/election.c), if it is to (pg_topics.automatic_failover).
+ * Which node does so first, and when, is chance: safety does not rest on it.
  *
- * ON THE LEADER it asks the others, as long as too few followers are heard, whether another
- * one leads by now, and then follows that one.  So a node that comes back finds its place by
- * itself.
+ * ON THE LEADER it asks the others, as long as too few followers are heard,
+ * whether another one leads by now, and then follows that one.  So a node that
+ * comes back finds its place by itself.
  *
- * WHO HAS PROMISED A HIGHER TERM to a candidate that did not come to lead takes nothing from
- * the leader.  So the leader is elected once more, in a higher one.
+ * WHO HAS PROMISED A HIGHER TERM to a candidate that did not come to lead
+ * takes nothing from the leader.  So the leader is elected once more, in a
+ * higher one.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,8 +45,8 @@ typedef struct Search
 } Search;
 
 /*
- * Work: look for a node that leads in a higher term than the one that this node knows of,
- * or has promised, or in the same one, and follow it.
+ * Work: look for a node that leads in a higher term than the one that this
+ * node knows of, or has promised, or in the same one, and follow it.
  */
 static void
 look_for_leader(void *arg)
@@ -71,7 +72,10 @@ commit_election_step(void)
 	StartTransactionCommand();
 }
 
-/* When elections that come to nothing, as others hear the leader yet, are an error. */
+/*
+ * When elections that come to nothing, as others hear the leader yet, are an
+ * error.
+ */
 static MonotonicTime complain_at = NEVER;
 
 /* Work: have this node elected. */
@@ -108,7 +112,10 @@ close_change(void *arg)
 	topics_membership_close_change();
 }
 
-/* Work: the nodes of another set than the first are as the first says, or one more is now. */
+/*
+ * Work: the nodes of another set than the first are as the first says, or one
+ * more is now.
+ */
 static void
 mirror_nodes(void *arg)
 {
@@ -129,7 +136,9 @@ be_admitted(void *arg)
 		stand_for_election(arg);
 }
 
-/* When this node will stand for election, unless the leader is heard by then. */
+/*
+ * When this node will stand for election, unless the leader is heard by then.
+ */
 static MonotonicTime stand_at = NEVER;
 
 /* Not before so long, and not all nodes at once. */
@@ -147,8 +156,8 @@ is_same(const NodeView *node)
 }
 
 /*
- * Return true if this node may follow a leader: a copy of one has to hear from others
- * before, and is elected here if it led.
+ * Return true if this node may follow a leader: a copy of one has to hear from
+ * others before, and is elected here if it led.
  */
 bool
 topics_leadership_may_follow(NodeView *node)
@@ -173,8 +182,9 @@ look_whether_preferred(void *arg)
 }
 
 /*
- * Return true if this node begins to lead a set that nobody has led yet, as far as it knows, and
- * that it is to lead: it stands for election, until it is elected or another one is.
+ * Return true if this node begins to lead a set that nobody has led yet, as
+ * far as it knows, and that it is to lead: it stands for election, until it is
+ * elected or another one is.
  */
 bool
 topics_leadership_begins(NodeView *node)
@@ -202,8 +212,8 @@ topics_leadership_due_at(void)
 }
 
 /*
- * The session with the leader has ended, and has heard from it or not.  Look who leads, and
- * lead if nobody is heard for too long.
+ * The session with the leader has ended, and has heard from it or not.  Look
+ * who leads, and lead if nobody is heard for too long.
  */
 void
 topics_leadership_seek(NodeView *node, bool was_heard)
@@ -223,8 +233,8 @@ topics_leadership_seek(NodeView *node, bool was_heard)
 }
 
 /*
- * This node leads: see whether it still does.  Followers that are heard have promised
- * nobody else a higher term.
+ * This node leads: see whether it still does.  Followers that are heard have
+ * promised nobody else a higher term.
  */
 void
 topics_leadership_keep(NodeView *node)

@@ -78,7 +78,10 @@ put_text(Datum *values, bool *nulls, int column, const char *text)
 		values[column] = CStringGetTextDatum(text);
 }
 
-/* Look at a member in shared memory, in a leader set; of several what came last counts. */
+/*
+ * Look at a member in shared memory, in a leader set; of several what came
+ * last counts.
+ */
 static void
 look_at_member(const char *member_id, int set, MemberMoment *moment)
 {
@@ -208,7 +211,9 @@ look_at_record(void *arg)
 	look->value = topics_offset_log_read_value(look->entry);
 }
 
-/* Read the members of a group in a leader set, or NULL if there is no record. */
+/*
+ * Read the members of a group in a leader set, or NULL if there is no record.
+ */
 static GroupMembers *
 read_members(Topic *topic, const GroupOffset *entry)
 {
@@ -259,7 +264,10 @@ add_members(GroupMembers *members, const GroupMembers *others)
 	}
 }
 
-/* Show the members of a group: "entries" are it, one for each leader set, up to the next group. */
+/*
+ * Show the members of a group: "entries" are it, one for each leader set, up
+ * to the next group.
+ */
 static void
 put_group_members(ReturnSetInfo *rsinfo, const GroupOffset *entries, int count)
 {

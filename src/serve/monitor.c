@@ -158,8 +158,9 @@ look_at_view(PartitionView *view, Look look)
 }
 
 /*
- * Look at a partition, and have its rows put.  Its table stays locked meanwhile:
- * so all looks have the same segments, and none has gone since the first.
+ * Look at a partition, and have its rows put.  Its table stays locked
+ * meanwhile: so all looks have the same segments, and none has gone since the
+ * first.
  */
 static void
 visit_partition(PartitionView *view, PartitionVisitor visit)

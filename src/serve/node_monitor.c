@@ -45,7 +45,10 @@ enum
 	NODE_COLUMNS
 };
 
-/* Return true if a node leads, as far as this one knows: a copy of one does not yet. */
+/*
+ * Return true if a node leads, as far as this one knows: a copy of one does
+ * not yet.
+ */
 static bool
 is_leader(const ClusterRow *row, const char *node)
 {
@@ -152,7 +155,10 @@ put_lag_time(const ReplicaView *view, int64 end, Datum *values, bool *nulls)
 	nulls[REPLICA_LAG_TIME] = false;
 }
 
-/* Put about how many bytes so many records have, by those of the active segment. */
+/*
+ * Put about how many bytes so many records have, by those of the active
+ * segment.
+ */
 static void
 put_lag_bytes(const ReplicaView *view, int64 lag, Datum *values, bool *nulls)
 {
@@ -215,7 +221,10 @@ put_replica(const ReplicaView *view, const char *node, bool leads, const Replica
 	tuplestore_putvalues(view->rsinfo->setResult, view->rsinfo->setDesc, values, nulls);
 }
 
-/* Find why the replicator of this node does not get on, with a partition or at all. */
+/*
+ * Find why the replicator of this node does not get on, with a partition or at
+ * all.
+ */
 static const WorkFailure *
 find_failure(const ReplicaView *view, Oid view_relid, int32 partition)
 {
@@ -298,7 +307,10 @@ put_replicas(ReplicaView *view, List *nodes)
 	}
 }
 
-/* The same, acting for the partition's leader set: so followers are those that ask for that. */
+/*
+ * The same, acting for the partition's leader set: so followers are those that
+ * ask for that.
+ */
 static void
 put_replicas_of_set(ReplicaView *view, List *nodes)
 {

@@ -12,8 +12,8 @@
  *
  * A notification is a hint and may come twice; the record is read from the
  * log.  It is not lost as long as the server runs: the worker gives back what
- * it has taken from the stack and has not sent, when it fails or ends.  A worker
- * that rests leaves in its slot when the next one may send.
+ * it has taken from the stack and has not sent, when it fails or ends.  A
+ * worker that rests leaves in its slot when the next one may send.
  *
  * Any role may LISTEN to any channel, so a channel's name is a secret, known to
  * roles that have had the right to read the topic: topic_ and the digits of a

@@ -3,27 +3,28 @@
  * replicator.c
  *		A process that brings a follower's partitions on, by asking the leader.
  *
- * A database that is in a cluster has one for each leader set (node/leader_set.c); the worker
- * finds that it is wanted, and the launcher starts it, as a compactor.  It ends
- * when the database does not follow any more.
+ * A database that is in a cluster has one for each leader set
+ * (node/leader_set.c); the worker finds that it is wanted, and the launcher
+ * starts it, as a compactor.  It ends when the database does not follow any
+ * more.
  *
  * In a session with the leader it asks for what is new, again and again
- * (node/replica_fetch.c), and appends what comes: the cluster's metadata first,
- * after which the catalogue follows them (node/metadata.c), then the other
- * partitions.  A response is appended in one transaction, and the next one is on
- * the way meanwhile.  When a cut of the leader's is complete, and flushed, the
- * next request says so.
+ * (node/replica_fetch.c), and appends what comes: the cluster's metadata
+ * first, after which the catalogue follows them (node/metadata.c), then the
+ * other partitions.  A response is appended in one transaction, and the next
+ * one is on the way meanwhile.  When a cut of the leader's is complete, and
+ * flushed, the next request says so.
  *
  * WHAT READERS SEE moves when a cut is complete (shared/replica_cut.c), so of
- * each transaction of the leader's all records or none, however many responses it
- * took; and no further than the leader says.
+ * each transaction of the leader's all records or none, however many responses
+ * it took; and no further than the leader says.
  *
  * AN ERROR costs the session.  In the next one each partition is appended by
- * itself until a cut is complete, and one that fails is paused: the leader sends
- * nothing of it, the others go on, and what is confirmed is not about it.  backoff.c decides
- * when it is tried again, in a new session, and what is logged.  So it is with a
- * topic that cannot be had.  Where the leader cannot be reached, that alone is
- * tried again.
+ * itself until a cut is complete, and one that fails is paused: the leader
+ * sends nothing of it, the others go on, and what is confirmed is not about
+ * it.  backoff.c decides when it is tried again, in a new session, and what is
+ * logged.  So it is with a topic that cannot be had.  Where the leader cannot
+ * be reached, that alone is tried again.
  *
  *-------------------------------------------------------------------------
  */
@@ -120,8 +121,8 @@ static bool fails = false;		/* the last session ended with an error */
 static bool has_unfinished = true;
 
 /*
- * When to compare the catalogue with the metadata: at once if these have changed,
- * else from time to time, since a role may have come that they name.
+ * When to compare the catalogue with the metadata: at once if these have
+ * changed, else from time to time, since a role may have come that they name.
  */
 static MonotonicTime compare_at = 0;
 
@@ -131,8 +132,8 @@ static MonotonicTime compare_at = 0;
  */
 
 /*
- * Start a replicator for a leader set of a database, by its slot.  The result is palloc'd; NULL
- * if there is no process to be had.
+ * Start a replicator for a leader set of a database, by its slot.  The result
+ * is palloc'd; NULL if there is no process to be had.
  */
 BackgroundWorkerHandle *
 topics_replicator_start(int slot, Oid database, int set)
@@ -221,9 +222,9 @@ is_with_leader(const ClusterRow *row)
 }
 
 /*
- * In a transaction: keep this node what it is, and require it to follow the node that the
- * session is with.  A promise to another node, or to this one itself, ends it, whatever
- * becomes of the error.
+ * In a transaction: keep this node what it is, and require it to follow the
+ * node that the session is with.  A promise to another node, or to this one
+ * itself, ends it, whatever becomes of the error.
  */
 static void
 hold_row(void)
@@ -267,7 +268,10 @@ commit_and_go_on(void)
  * ----------------------------------------------------------------
  */
 
-/* Find a partition in a list of LogEnds, or of what begins with one; NULL if it is not there. */
+/*
+ * Find a partition in a list of LogEnds, or of what begins with one; NULL if
+ * it is not there.
+ */
 static LogEnd *
 find_in(const List *ends, const LedPartition *led)
 {
@@ -290,8 +294,8 @@ is_paused(const LedPartition *led)
 }
 
 /*
- * A cut goes on without what the leader has more of a partition, if it has: then this node may have
- * a part of what was committed at once.
+ * A cut goes on without what the leader has more of a partition, if it has:
+ * then this node may have a part of what was committed at once.
  */
 static void
 add_stopped(const LedPartition *led)
@@ -340,7 +344,10 @@ forget_dropped(void)
 	}
 }
 
-/* In the transaction with which a cut is here as a whole: note what it is without, if that is new. */
+/*
+ * In the transaction with which a cut is here as a whole: note what it is
+ * without, if that is new.
+ */
 static void
 note_stopped(void)
 {
@@ -352,8 +359,8 @@ note_stopped(void)
 }
 
 /*
- * Have the leader send nothing of a partition for some time, or until the failure of a
- * piece, if that has one, is forgotten (topics.maintain).
+ * Have the leader send nothing of a partition for some time, or until the
+ * failure of a piece, if that has one, is forgotten (topics.maintain).
  */
 static void
 pause_partition(const LedPartition *led, const WorkPiece *piece, long ms)
@@ -376,8 +383,8 @@ pause_partition(const LedPartition *led, const WorkPiece *piece, long ms)
 }
 
 /*
- * Return true if nothing of a partition is to be appended: the leader says that it leaves it out, or
- * it is paused, and this was on the way already.
+ * Return true if nothing of a partition is to be appended: the leader says
+ * that it leaves it out, or it is paused, and this was on the way already.
  */
 static bool
 is_left_out(const LedPartition *led)
@@ -427,10 +434,10 @@ report_all_ends(void)
 }
 
 /*
- * The leader's place: the position in its WAL that comes with what is appended here is
- * kept by PostgreSQL's replication origins, with each commit and as durable as that.
- * The epoch is in this node's row.  Both together tell whether a leader still has
- * what it has given (node/replica_feed.c).
+ * The leader's place: the position in its WAL that comes with what is appended
+ * here is kept by PostgreSQL's replication origins, with each commit and as
+ * durable as that.  The epoch is in this node's row.  Both together tell
+ * whether a leader still has what it has given (node/replica_feed.c).
  */
 static char *
 make_origin_name(void)
@@ -458,8 +465,8 @@ take_origin(void)
 }
 
 /*
- * In a transaction: drop the origin, as the leader whose positions it had is another one,
- * or none.
+ * In a transaction: drop the origin, as the leader whose positions it had is
+ * another one, or none.
  */
 static void
 give_origin_up(void)
@@ -496,8 +503,8 @@ adopt_epoch(void *arg)
 }
 
 /*
- * Work: this node has all that there was when the leader's term began, but for what is
- * stopped here, and comes into it.
+ * Work: this node has all that there was when the leader's term began, but for
+ * what is stopped here, and comes into it.
  */
 static void
 adopt_term(void *arg)
@@ -522,8 +529,8 @@ is_before_term(const FetchResponse *response)
 }
 
 /*
- * Note where the leader is, before what it has sent is appended.  Return false if that
- * has failed.
+ * Note where the leader is, before what it has sent is appended.  Return false
+ * if that has failed.
  */
 static bool
 note_leader_place(FetchResponse *response)
@@ -552,8 +559,8 @@ receive(void)
 }
 
 /*
- * Go back to where this node's log and the leader's are the same, if it comes from
- * another term.
+ * Go back to where this node's log and the leader's are the same, if it comes
+ * from another term.
  */
 static void
 heal(void)
@@ -596,7 +603,10 @@ heal(void)
 	StartTransactionCommand();
 }
 
-/* Where the leader is: of another set than the first, as the first says by now. */
+/*
+ * Where the leader is: of another set than the first, as the first says by
+ * now.
+ */
 static const char *
 get_leader_conninfo(void)
 {
@@ -643,9 +653,9 @@ raise_error(void *arg)
 }
 
 /*
- * Receive the next response.  Return false if that has failed.  It is no piece of
- * work that is under way: mostly there is nothing new, and a server that ends
- * meanwhile has failed in nothing.
+ * Receive the next response.  Return false if that has failed.  It is no piece
+ * of work that is under way: mostly there is nothing new, and a server that
+ * ends meanwhile has failed in nothing.
  */
 static bool
 receive_next(void)
@@ -680,7 +690,10 @@ typedef struct Share
 	bool		is_whole;		/* nothing else is lacking of the leader's cut */
 } Share;
 
-/* Note that a partition has records that are to be shown when the cut is complete. */
+/*
+ * Note that a partition has records that are to be shown when the cut is
+ * complete.
+ */
 static void
 note_moved(const Topic *topic, const LedPartition *led)
 {
@@ -697,7 +710,10 @@ note_moved(const Topic *topic, const LedPartition *led)
 	topics_replica_fetch_report(led->topic_id, led->partition, led->upto);
 }
 
-/* Return true if a partition is not here yet, and there is nothing of it to be had. */
+/*
+ * Return true if a partition is not here yet, and there is nothing of it to be
+ * had.
+ */
 static bool
 is_to_come(const Topic *topic, const LedPartition *led)
 {
@@ -822,7 +838,10 @@ append_together(Share *share)
 	return topics_backoff_run(&whole, NULL, append_share, share);
 }
 
-/* Work: have here what the metadata say of the cluster, and, with *arg, its topics. */
+/*
+ * Work: have here what the metadata say of the cluster, and, with *arg, its
+ * topics.
+ */
 static void
 apply_metadata(void *arg)
 {
@@ -841,8 +860,9 @@ apply_metadata(void *arg)
 }
 
 /*
- * Have the catalogue follow the metadata; also while it cannot in some, if there are
- * new ones.  Without "topics" these say nothing new of topics: an epoch has begun.
+ * Have the catalogue follow the metadata; also while it cannot in some, if
+ * there are new ones.  Without "topics" these say nothing new of topics: an
+ * epoch has begun.
  */
 static void
 follow_metadata(bool are_new, bool topics)
@@ -865,7 +885,10 @@ follow_metadata(bool are_new, bool topics)
 		compare_at = topics_clock_in(pg_topics_worker_interval);
 }
 
-/* Return true if the first set's replicator cannot have all topics that it has heard of. */
+/*
+ * Return true if the first set's replicator cannot have all topics that it has
+ * heard of.
+ */
 static bool
 is_metadata_failing(void)
 {
@@ -902,10 +925,11 @@ is_topic_settled(const LedPartition *led)
 }
 
 /*
- * Another set than the first: its leader may know of a topic of which the metadata here do not
- * say anything yet.  Wait for that: without its partitions a cut would be a part of what was
- * committed at once.  What is heard of, and cannot be had, is stopped.  Return false
- * if it takes too long, and the session has to begin anew.
+ * Another set than the first: its leader may know of a topic of which the
+ * metadata here do not say anything yet.  Wait for that: without its
+ * partitions a cut would be a part of what was committed at once.  What is
+ * heard of, and cannot be had, is stopped.  Return false if it takes too long,
+ * and the session has to begin anew.
  */
 static bool
 await_topics(void)
@@ -930,7 +954,10 @@ await_topics(void)
 	return true;
 }
 
-/* Append a share, or its partitions one by one.  Return false if that has failed. */
+/*
+ * Append a share, or its partitions one by one.  Return false if that has
+ * failed.
+ */
 static bool
 append(Share share)
 {
@@ -1037,8 +1064,8 @@ note_admitted(void *arg)
 }
 
 /*
- * The cut is complete here: make it durable, so that the next request can say so.  Return
- * false if that has failed.
+ * The cut is complete here: make it durable, so that the next request can say
+ * so.  Return false if that has failed.
  */
 static bool
 end_cut(FetchResponse *response)
@@ -1077,8 +1104,8 @@ show_cut(const FetchResponse *response)
 }
 
 /*
- * Return true if paused partitions are to be tried again: by the time, or since a
- * failure was forgotten.
+ * Return true if paused partitions are to be tried again: by the time, or
+ * since a failure was forgotten.
  */
 static bool
 must_retry(void)
@@ -1098,8 +1125,8 @@ must_retry(void)
 }
 
 /*
- * Take a response, and send the next request.  Return false if the session has to
- * end.
+ * Take a response, and send the next request.  Return false if the session has
+ * to end.
  */
 static bool
 take_response(void)
@@ -1184,8 +1211,8 @@ run_session(void)
  */
 
 /*
- * Wait until the next try; less if this node is to follow another one meanwhile.  (A call of
- * topics.maintain() can end it early, too.)
+ * Wait until the next try; less if this node is to follow another one
+ * meanwhile.  (A call of topics.maintain() can end it early, too.)
  */
 static void
 wait_for_next_try(long ms)

@@ -156,7 +156,10 @@ typedef struct MembersWork
 	bool		all;			/* of all groups */
 } MembersWork;
 
-/* Work: remove members of groups that have gone, and assign topics that have changed. */
+/*
+ * Work: remove members of groups that have gone, and assign topics that have
+ * changed.
+ */
 static void
 settle_members(void *arg)
 {
@@ -166,7 +169,10 @@ settle_members(void *arg)
 		topics_rebalance_settle(work->cxt, work->all, commit_and_notify);
 }
 
-/* See to the members of groups, if it is time; all of them if that has failed before. */
+/*
+ * See to the members of groups, if it is time; all of them if that has failed
+ * before.
+ */
 static void
 see_to_members(void)
 {
@@ -303,9 +309,9 @@ compact_due_partition(void *arg)
 }
 
 /*
- * Work: have the metadata of the cluster say what the catalogue does, also where
- * that has changed without a command on a topic, as when a role or a type is
- * renamed.  The commit looks (metadata.c).
+ * Work: have the metadata of the cluster say what the catalogue does, also
+ * where that has changed without a command on a topic, as when a role or a
+ * type is renamed.  The commit looks (metadata.c).
  */
 static void
 compare_metadata(void *arg)
@@ -314,7 +320,10 @@ compare_metadata(void *arg)
 		topics_topic_changes_note_description();
 }
 
-/* Have a replicator for each leader set, if this database is in a cluster with other nodes. */
+/*
+ * Have a replicator for each leader set, if this database is in a cluster with
+ * other nodes.
+ */
 static void
 arrange_replication(void)
 {

@@ -125,8 +125,8 @@ put_moment(WorkerRow *row, int column, MonotonicTime time)
 }
 
 /*
- * Say what the worker does, and since when; or why there is none.  "due" is when
- * one is wanted.
+ * Say what the worker does, and since when; or why there is none.  "due" is
+ * when one is wanted.
  */
 static const char *
 describe_state(const WorkerSlot *worker, MonotonicTime due, MonotonicTime *since)
@@ -198,8 +198,8 @@ add_trouble(WorkerRow *row, const char *step, int sqlstate, const char *message,
 }
 
 /*
- * Return when a step that somebody was in the way of is tried again, which is in
- * a round over all; 0 if that is not known, or it is tried all the time.
+ * Return when a step that somebody was in the way of is tried again, which is
+ * in a round over all; 0 if that is not known, or it is tried all the time.
  */
 static MonotonicTime
 get_next_try(const PartitionDelay *delayed, const WorkerSlot *worker)

@@ -95,8 +95,8 @@ topics_append_wait_leave(void)
 }
 
 /*
- * Return the partition that this process waits to append to, or NULL if it waits
- * for none.  Raises nothing, and takes no lock.
+ * Return the partition that this process waits to append to, or NULL if it
+ * waits for none.  Raises nothing, and takes no lock.
  */
 const TopicPartition *
 topics_append_wait_own(void)

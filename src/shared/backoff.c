@@ -742,8 +742,8 @@ topics_backoff_reset(Oid view_relid)
 }
 
 /*
- * Return true if work of a kind has failed in this database, for the leader set that this
- * process acts for, and not succeeded since.
+ * Return true if work of a kind has failed in this database, for the leader
+ * set that this process acts for, and not succeeded since.
  */
 bool
 topics_backoff_has_failures(WorkKind kind)
@@ -759,7 +759,9 @@ topics_backoff_has_failures(WorkKind kind)
 	return result;
 }
 
-/* Work of a kind is not wanted any more in this database, for the leader set. */
+/*
+ * Work of a kind is not wanted any more in this database, for the leader set.
+ */
 void
 topics_backoff_forget_kind(WorkKind kind)
 {

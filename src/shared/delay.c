@@ -3,14 +3,14 @@
  * delay.c
  *		What keeps a step of the worker's from being done, though nothing fails.
  *
- * A transaction that stays open has a lock that dropping or compaction needs, or
- * a snapshot that still sees what is to go.  Those steps wait for nobody: they
- * try again later.  So nothing else tells that they are late.  The process that
- * finds something in the way notes it in the partition's state, and takes the
- * note back when it has got on.
+ * A transaction that stays open has a lock that dropping or compaction needs,
+ * or a snapshot that still sees what is to go.  Those steps wait for nobody:
+ * they try again later.  So nothing else tells that they are late.  The
+ * process that finds something in the way notes it in the partition's state,
+ * and takes the note back when it has got on.
  *
- * A note is written without a lock by one process at a time, as a rule, and read
- * by the view topics.worker, which looks up who is in the way by then
+ * A note is written without a lock by one process at a time, as a rule, and
+ * read by the view topics.worker, which looks up who is in the way by then
  * (serve/delay_monitor.c).  At worst it finds nobody, and shows no row.
  *
  *-------------------------------------------------------------------------

@@ -3,10 +3,11 @@
  * follower.c
  *		What the followers of a cluster have said of themselves.
  *
- * On the leader, in shared memory only: which followers of a database have asked
- * for its logs, when, and how far theirs reach.  After a restart nothing is known
- * until they ask again.  It asks for each leader set by itself, and has a number there, from
- * 0 on, under which each partition's state has its log end (PartitionState.follower_end).
+ * On the leader, in shared memory only: which followers of a database have
+ * asked for its logs, when, and how far theirs reach.  After a restart nothing
+ * is known until they ask again.  It asks for each leader set by itself, and
+ * has a number there, from 0 on, under which each partition's state has its
+ * log end (PartitionState.follower_end).
  *
  * LOCKING
  *
@@ -60,7 +61,10 @@ topics_follower_shmem_startup(void)
 	}
 }
 
-/* Return true if a place is that of a follower of this database in a leader set. */
+/*
+ * Return true if a place is that of a follower of this database in a leader
+ * set.
+ */
 static bool
 is_of_set(const Follower *place, int set)
 {
@@ -68,8 +72,9 @@ is_of_set(const Follower *place, int set)
 }
 
 /*
- * Find the place of a follower in the leader set that this process acts for, or with
- * "take" take one, the number of which no other has.  The caller holds the mutex.
+ * Find the place of a follower in the leader set that this process acts for,
+ * or with "take" take one, the number of which no other has.  The caller holds
+ * the mutex.
  */
 static Follower *
 find_place(const char *node, bool take)
@@ -100,9 +105,9 @@ find_place(const char *node, bool take)
 }
 
 /*
- * This process serves a follower of this database from now on; one that has so far
- * does not any more.  Return its number, or -1 if there are too many; *is_new says
- * that nothing was known of it.
+ * This process serves a follower of this database from now on; one that has so
+ * far does not any more.  Return its number, or -1 if there are too many;
+ * *is_new says that nothing was known of it.
  */
 int
 topics_follower_begin(const char *node, bool *is_new)
@@ -125,8 +130,9 @@ topics_follower_begin(const char *node, bool *is_new)
 }
 
 /*
- * The follower that this process serves has asked, and had at "caught_up" all that
- * there was, or 0.  Return false if another process serves it, or it is gone.
+ * The follower that this process serves has asked, and had at "caught_up" all
+ * that there was, or 0.  Return false if another process serves it, or it is
+ * gone.
  */
 bool
 topics_follower_note(const char *node, bool counts, MonotonicTime caught_up)
@@ -163,8 +169,8 @@ topics_follower_end_session(void)
 }
 
 /*
- * Return true if a follower is in sync: it is connected, and had all that there was
- * not long ago (Kafka: replica.lag.time.max.ms).
+ * Return true if a follower is in sync: it is connected, and had all that
+ * there was not long ago (Kafka: replica.lag.time.max.ms).
  */
 bool
 topics_follower_is_in_sync(const Follower *follower)
@@ -189,8 +195,8 @@ topics_follower_count_in_sync(int set)
 }
 
 /*
- * Return true if so many followers that count have asked not long ago: none of these
- * had promised to follow another node then.
+ * Return true if so many followers that count have asked not long ago: none of
+ * these had promised to follow another node then.
  */
 bool
 topics_follower_is_heard(int set, int count)
@@ -207,7 +213,10 @@ topics_follower_is_heard(int set, int count)
 	return heard >= count;
 }
 
-/* Nothing was heard since this node leads, or does not any more.  Raises nothing. */
+/*
+ * Nothing was heard since this node leads, or does not any more.  Raises
+ * nothing.
+ */
 void
 topics_follower_forget_heard(int set)
 {
@@ -218,7 +227,10 @@ topics_follower_forget_heard(int set)
 	SpinLockRelease(&followers->mutex);
 }
 
-/* Get where all logs of the leader set end, by the places of their states in shared memory; palloc'd. */
+/*
+ * Get where all logs of the leader set end, by the places of their states in
+ * shared memory; palloc'd.
+ */
 uint64 *
 topics_follower_get_ends(void)
 {
@@ -234,8 +246,8 @@ topics_follower_get_ends(void)
 }
 
 /*
- * Return true if a follower has said that it has all that there is, by its number, or,
- * with "ends", all that there was then.
+ * Return true if a follower has said that it has all that there is, by its
+ * number, or, with "ends", all that there was then.
  */
 bool
 topics_follower_has_all(int number, const uint64 *ends)
@@ -271,8 +283,8 @@ topics_follower_read(const char *node, Follower *copy)
 }
 
 /*
- * Forget a follower in the leader set, as it was removed.  Return the number that it
- * had, or -1.  Raises nothing.
+ * Forget a follower in the leader set, as it was removed.  Return the number
+ * that it had, or -1.  Raises nothing.
  */
 int
 topics_follower_forget(const char *node)

@@ -4,12 +4,12 @@
  *		How far the log is confirmed, by synchronous standbys and by followers.
  *
  * With early lock release a commit is visible, and published, before a standby
- * has it; and a cluster's followers read only what is published.  If the server
- * is lost then, the standby that is promoted gives its offsets to other
+ * has it; and a cluster's followers read only what is published.  If the
+ * server is lost then, the standby that is promoted gives its offsets to other
  * records.  So where synchronous_standby_names is set, or a cluster wants a
- * number of followers to confirm (acks_followers), no reader goes beyond what is
- * confirmed, whatever the producer waited for: Kafka's high watermark.  Without
- * both nothing here is done: two flags are read.
+ * number of followers to confirm (acks_followers), no reader goes beyond what
+ * is confirmed, whatever the producer waited for: Kafka's high watermark.
+ * Without both nothing here is done: two flags are read.
  *
  * What standbys confirm is a position in WAL, which the walsenders write down
  * (WalSndCtl->lsn).  What readers need is, for each partition, an offset; and
@@ -47,8 +47,8 @@
  * reader, under our lock, resets "listed" before it reads append_xid, and sets
  * it again if that is set.  So one of both notices the other.
  *
- * A database that is a node of a cluster has marks of its own (mark_slot.c).  How its
- * followers are given cuts, and confirm marks, says replica_cut.c.
+ * A database that is a node of a cluster has marks of its own (mark_slot.c).
+ * How its followers are given cuts, and confirm marks, says replica_cut.c.
  *
  * WHEN THE SETTING CHANGES, the first process to notice starts or stops all
  * this.  What was committed before ("granted") counts as confirmed: it could be
@@ -125,7 +125,8 @@ follow_setting(int set)
 }
 
 /*
- * Return true if readers of a leader set have to stop at the high watermark.  Raises nothing.
+ * Return true if readers of a leader set have to stop at the high watermark.
+ * Raises nothing.
  */
 bool
 topics_high_watermark_applies_to(int set)
@@ -166,7 +167,9 @@ topics_high_watermark_close_mark(void)
 	topics_mark_slot->open_commits = 0;
 }
 
-/* Get the position up to which the standbys have confirmed, if there are any. */
+/*
+ * Get the position up to which the standbys have confirmed, if there are any.
+ */
 static XLogRecPtr
 get_confirmed_position(void)
 {
@@ -181,8 +184,8 @@ get_confirmed_position(void)
 }
 
 /*
- * Get the newest mark that so many followers have confirmed, but for those that are in
- * "except", by their bits.
+ * Get the newest mark that so many followers have confirmed, but for those
+ * that are in "except", by their bits.
  */
 static uint64
 get_mark_of(int followers, uint32 except)
@@ -208,8 +211,8 @@ get_mark_of(int followers, uint32 except)
 }
 
 /*
- * Get the newest mark that enough followers have confirmed, but for those that are in
- * "except", by their bits.
+ * Get the newest mark that enough followers have confirmed, but for those that
+ * are in "except", by their bits.
  */
 static uint64
 get_followers_mark(uint32 except)
@@ -286,8 +289,8 @@ topics_high_watermark_has_free_mark(void)
 
 /*
  * Return true if the open mark is to be closed: after each commit, or, as the
- * marks run short, after so many.  Where only followers confirm, their cuts close
- * marks.
+ * marks run short, after so many.  Where only followers confirm, their cuts
+ * close marks.
  */
 static bool
 is_mark_due(void)
@@ -335,8 +338,8 @@ get_end_at_confirmed_mark(const PartitionState *state)
 }
 
 /*
- * Get how far a partition is confirmed.  If what some followers say does not go for
- * it, and the others are too few or behind, that is as far as it was.
+ * Get how far a partition is confirmed.  If what some followers say does not
+ * go for it, and the others are too few or behind, that is as far as it was.
  */
 int64
 topics_high_watermark_confirmed_end(PartitionState *state)
@@ -366,7 +369,10 @@ note_old_end(PartitionState *state)
 	state->mark = topics_mark_slot->open;
 }
 
-/* Get the position below which all is confirmed, whatever the mark: by standbys alone. */
+/*
+ * Get the position below which all is confirmed, whatever the mark: by
+ * standbys alone.
+ */
 static XLogRecPtr
 get_position_confirmed_alone(void)
 {
@@ -419,9 +425,10 @@ topics_high_watermark_announce(PartitionState *state)
 }
 
 /*
- * Begin to publish what a commit has in a leader set.  Return true if the caller has to call
- * topics_high_watermark_publish for each of its partitions there, and then
- * topics_high_watermark_end_publication.  In between the lock is held.
+ * Begin to publish what a commit has in a leader set.  Return true if the
+ * caller has to call topics_high_watermark_publish for each of its partitions
+ * there, and then topics_high_watermark_end_publication.  In between the lock
+ * is held.
  */
 bool
 topics_high_watermark_begin_publication(int set)
@@ -479,9 +486,10 @@ topics_high_watermark_end_publication(XLogRecPtr lsn)
  * last commit the state knows, unless another one is in progress.
  *
  * Nobody knows what of it is confirmed, but for the offsets below
- * "confirmed_end".  The rest is when that position is: by now, or when a mark says
- * so.  (If it were left to a mark in any case, this partition would end below others
- * for a moment, in which nothing is hidden any more of what was committed with it.)
+ * "confirmed_end".  The rest is when that position is: by now, or when a mark
+ * says so.  (If it were left to a mark in any case, this partition would end
+ * below others for a moment, in which nothing is hidden any more of what was
+ * committed with it.)
  */
 XLogRecPtr
 topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
@@ -515,8 +523,8 @@ topics_high_watermark_looked_up(PartitionState *state, int64 confirmed_end)
 }
 
 /*
- * A log was truncated, and nobody appends: what was known of its end goes for nothing,
- * and no reader goes beyond the new one.  Raises nothing.
+ * A log was truncated, and nobody appends: what was known of its end goes for
+ * nothing, and no reader goes beyond the new one.  Raises nothing.
  */
 void
 topics_high_watermark_truncate(PartitionState *state, int64 end)
@@ -549,8 +557,8 @@ topics_high_watermark_truncated_by(int set)
 }
 
 /*
- * Return true if somebody has found a mark of a leader set confirmed.  It only rises, and is
- * written in one piece.
+ * Return true if somebody has found a mark of a leader set confirmed.  It only
+ * rises, and is written in one piece.
  */
 static bool
 is_mark_known_confirmed(int set, uint64 mark)
@@ -581,12 +589,13 @@ is_mark_confirmed(int set, uint64 mark)
 
 /*
  * After a commit has waited for the standbys, as it does by SyncRepWaitForLSN:
- * wait until its mark of a leader set is confirmed as well, so that its records can be read; and
- * until "check", if there is one, says that this goes for all of them.  Return
- * false if it is not, since the wait was cancelled or has come to its
- * time, or this database is not what it was in "generation": the mark is another one
- * then, and another node may have no such commit.  Raises nothing, and is not ended by
- * the postmaster's death here, where the commit is not complete.
+ * wait until its mark of a leader set is confirmed as well, so that its
+ * records can be read; and until "check", if there is one, says that this goes
+ * for all of them.  Return false if it is not, since the wait was cancelled or
+ * has come to its time, or this database is not what it was in "generation":
+ * the mark is another one then, and another node may have no such commit.
+ * Raises nothing, and is not ended by the postmaster's death here, where the
+ * commit is not complete.
  *
  * Nobody may be there to advance the mark, say if the commit at its position
  * did not wait.  So the waiter looks by itself now and then.
@@ -669,11 +678,12 @@ remove_from_list(int place, PartitionState *state)
 
 /*
  * Make a cut: the partitions of a leader set in which something may be hidden,
- * each with the offset at which to stop.  "limits" has room for "room" of them;
- * *count is set to their number, *mark to what is open now, *generation to what this
- * database is then, and *position to what is confirmed whatever the mark: a partition whose
- * end is looked up later is not among them (topics_high_watermark_limit_found).  Return
- * false if there was not enough room.
+ * each with the offset at which to stop.  "limits" has room for "room" of
+ * them; *count is set to their number, *mark to what is open now, *generation
+ * to what this database is then, and *position to what is confirmed whatever
+ * the mark: a partition whose end is looked up later is not among them
+ * (topics_high_watermark_limit_found).  Return false if there was not enough
+ * room.
  */
 bool
 topics_high_watermark_cut(int set, PartitionLimit *limits, int room, int *count, uint64 *mark,
@@ -713,10 +723,11 @@ topics_high_watermark_cut(int set, PartitionLimit *limits, int room, int *count,
 }
 
 /*
- * Get the offset at which a cut stops in a partition whose end was looked up after
- * the cut was made, or NO_LIMIT.  What was found is from before the server's start, as
- * a rule, and other partitions in the cut have of it what was known to be confirmed
- * then, or all: so has this one, whatever was confirmed since.
+ * Get the offset at which a cut stops in a partition whose end was looked up
+ * after the cut was made, or NO_LIMIT.  What was found is from before the
+ * server's start, as a rule, and other partitions in the cut have of it what
+ * was known to be confirmed then, or all: so has this one, whatever was
+ * confirmed since.
  */
 int64
 topics_high_watermark_limit_found(PartitionState *state, XLogRecPtr position)
@@ -751,10 +762,11 @@ topics_high_watermark_nap(int *polls)
 }
 
 /*
- * Wait until all that is published now in a leader set is confirmed, and return its mark.
- * *generation is set to what this database is then: where that changes meanwhile the marks
- * begin anew.  The wait can be cancelled; "check" is called meanwhile, and may raise an
- * error.  It ends, too, when there are no synchronous standbys any more.
+ * Wait until all that is published now in a leader set is confirmed, and
+ * return its mark.  *generation is set to what this database is then: where
+ * that changes meanwhile the marks begin anew.  The wait can be cancelled;
+ * "check" is called meanwhile, and may raise an error.  It ends, too, when
+ * there are no synchronous standbys any more.
  */
 uint64
 topics_high_watermark_wait_for_all(int set, SnapshotCheck check, Snapshot snapshot, uint64 *generation)
@@ -798,8 +810,8 @@ topics_high_watermark_wait_for_position(XLogRecPtr position)
 }
 
 /*
- * The same, until a time.  Return false if they have not by then.  It is looked often:
- * a follower waits for it, and commits for the follower.
+ * The same, until a time.  Return false if they have not by then.  It is
+ * looked often: a follower waits for it, and commits for the follower.
  */
 bool
 topics_high_watermark_wait_for_standbys(XLogRecPtr position, MonotonicTime until)

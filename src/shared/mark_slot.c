@@ -3,23 +3,24 @@
  * mark_slot.c
  *		Which database has marks of its own, and what it is in a cluster.
  *
- * The marks of high_watermark.c are those of all databases of the server, but a
- * database that is a node of a cluster has marks of its own, since it waits for
- * others than the rest: a slot for each leader set, taken when the first process looks into
- * its topic_log.cluster (log/cluster.c).  The first slot is of all other databases.  A
- * slot changes hands under its lock and the first one's, and "changes" tells each
- * process to look for its own again.
+ * The marks of high_watermark.c are those of all databases of the server, but
+ * a database that is a node of a cluster has marks of its own, since it waits
+ * for others than the rest: a slot for each leader set, taken when the first
+ * process looks into its topic_log.cluster (log/cluster.c).  The first slot is
+ * of all other databases.  A slot changes hands under its lock and the first
+ * one's, and "changes" tells each process to look for its own again.
  *
- * A LEADER SET has the partitions that one node leads, and this node is a leader, or
- * follows, of each by itself.  A process acts for one set at a time (topics_leader_set): for
- * set 0, which has the metadata and all that is not spread, unless it has said otherwise.  What is
- * about a partition goes by that one's set, whatever the process acts for.
+ * A LEADER SET has the partitions that one node leads, and this node is a
+ * leader, or follows, of each by itself.  A process acts for one set at a time
+ * (topics_leader_set): for set 0, which has the metadata and all that is not
+ * spread, unless it has said otherwise.  What is about a partition goes by
+ * that one's set, whatever the process acts for.
  *
  * LOCKING.  A slot's lock (an LWLock) comes after the append locks.  Under it
- * nothing is acquired but SyncRepLock, and a higher slot's.  It guards the slot,
- * and for the partitions of its databases the group of fields in PartitionState
- * that is named after it.  The registry lock comes before slots' locks, and
- * guards which database has which.
+ * nothing is acquired but SyncRepLock, and a higher slot's.  It guards the
+ * slot, and for the partitions of its databases the group of fields in
+ * PartitionState that is named after it.  The registry lock comes before
+ * slots' locks, and guards which database has which.
  *
  *-------------------------------------------------------------------------
  */
@@ -64,7 +65,10 @@ static LWLockPadded *locks = NULL;	/* of the slots, then that of the registry */
 
 int			topics_leader_set = 0;	/* that this process acts for */
 
-/* The slot that this process has chosen last, for a set, as of so many changes. */
+/*
+ * The slot that this process has chosen last, for a set, as of so many
+ * changes.
+ */
 HighWatermark *topics_mark_slot = NULL;
 static LWLock *lock = NULL;
 static int	own_slot = 0;
@@ -105,8 +109,8 @@ topics_mark_slot_shmem_request(void)
 }
 
 /*
- * Begin with a slot of which nothing is published, and so nothing is known to be
- * confirmed.
+ * Begin with a slot of which nothing is published, and so nothing is known to
+ * be confirmed.
  */
 static void
 begin_slot(HighWatermark *slot, Oid database, int set, const ClusterFacts *facts)
@@ -168,7 +172,10 @@ topics_mark_slot_shmem_startup(void)
  * ----------------------------------------------------------------
  */
 
-/* Find the slot of a leader set of a database: the first, if it has none of its own. */
+/*
+ * Find the slot of a leader set of a database: the first, if it has none of
+ * its own.
+ */
 int
 topics_mark_slot_of(Oid database, int set)
 {
@@ -216,7 +223,10 @@ topics_mark_slot_choose(void)
 	topics_mark_slot_choose_set(topics_leader_set);
 }
 
-/* Get this database's leader sets, as far as shared memory knows: a bit for each. */
+/*
+ * Get this database's leader sets, as far as shared memory knows: a bit for
+ * each.
+ */
 uint32
 topics_mark_slot_sets(void)
 {
@@ -225,9 +235,10 @@ topics_mark_slot_sets(void)
 }
 
 /*
- * Get the leader set by whose slot the partitions of a set go: without a cluster, the first one.
- * Topics that are in several may come from one, by a dump.  As of the slot that was chosen last,
- * which stays so: its lock may be held.
+ * Get the leader set by whose slot the partitions of a set go: without a
+ * cluster, the first one.  Topics that are in several may come from one, by a
+ * dump.  As of the slot that was chosen last, which stays so: its lock may be
+ * held.
  */
 int
 topics_mark_slot_set_of(int set)
@@ -235,7 +246,10 @@ topics_mark_slot_set_of(int set)
 	return slot_of_set[METADATA_SET] == 0 ? METADATA_SET : set;
 }
 
-/* Have this process act for a leader set.  Return the one that it has acted for. */
+/*
+ * Have this process act for a leader set.  Return the one that it has acted
+ * for.
+ */
 int
 topics_mark_slot_act_for(int set)
 {
@@ -299,7 +313,10 @@ wake_waiters(HighWatermark *slot)
 	ConditionVariableBroadcast(&slot->frozen_cv);
 }
 
-/* Wake all processes that wait for records of this database's topics: another node may have them. */
+/*
+ * Wake all processes that wait for records of this database's topics: another
+ * node may have them.
+ */
 static void
 wake_topics(void)
 {
@@ -313,8 +330,9 @@ wake_topics(void)
 }
 
 /*
- * Give a slot, or the first one, to the partitions of a database's leader set.  The caller
- * holds the registry lock.  Ends of logs are looked up anew afterwards.
+ * Give a slot, or the first one, to the partitions of a database's leader set.
+ * The caller holds the registry lock.  Ends of logs are looked up anew
+ * afterwards.
  */
 static void
 move_set(Oid database, int set, int from, int to, const ClusterFacts *facts)
@@ -341,8 +359,8 @@ move_set(Oid database, int set, int from, int to, const ClusterFacts *facts)
 }
 
 /*
- * The open mark of a slot that has just begun gets what a partition's log has beyond
- * what was known to be confirmed.
+ * The open mark of a slot that has just begun gets what a partition's log has
+ * beyond what was known to be confirmed.
  */
 static void
 carry_over(HighWatermark *slot, int number, PartitionState *state, int64 confirmed_end)
@@ -364,7 +382,10 @@ carry_over(HighWatermark *slot, int number, PartitionState *state, int64 confirm
 	slot->open_commits++;
 }
 
-/* Return true if a state is that of a partition of this database's, and of a set. */
+/*
+ * Return true if a state is that of a partition of this database's, and of a
+ * set.
+ */
 static bool
 is_of_set(const PartitionState *state, int set)
 {
@@ -372,9 +393,9 @@ is_of_set(const PartitionState *state, int set)
 }
 
 /*
- * This database leads from now on, or follows: its slot begins anew.  Nobody has to
- * look up ends, nor is anything seen that was not before: what was not confirmed is to
- * be confirmed again, now by others.
+ * This database leads from now on, or follows: its slot begins anew.  Nobody
+ * has to look up ends, nor is anything seen that was not before: what was not
+ * confirmed is to be confirmed again, now by others.
  */
 static void
 change_kind(int number, const ClusterFacts *facts)
@@ -427,9 +448,9 @@ find_free_slot(void)
 
 /*
  * Find where this start of the server has begun to write WAL: behind all that
- * earlier ones have left, and below all that this one commits.  Recovery ends with
- * a checkpoint there; with a promotion there is none, but a timeline begins.  The
- * launcher asks first, before there is another checkpoint.
+ * earlier ones have left, and below all that this one commits.  Recovery ends
+ * with a checkpoint there; with a promotion there is none, but a timeline
+ * begins.  The launcher asks first, before there is another checkpoint.
  */
 static XLogRecPtr
 find_start_position(void)
@@ -483,9 +504,9 @@ topics_mark_slot_note_epoch(int set)
 }
 
 /*
- * Get the generation of what this database is.  Who appends remembers it before
- * looking whether this node leads: when it is another one afterwards, somebody else
- * may lead, and what was appended stands for nothing.
+ * Get the generation of what this database is.  Who appends remembers it
+ * before looking whether this node leads: when it is another one afterwards,
+ * somebody else may lead, and what was appended stands for nothing.
  */
 uint64
 topics_mark_slot_generation_of(int set)
@@ -494,7 +515,10 @@ topics_mark_slot_generation_of(int set)
 	return *(volatile uint64 *) &topics_mark_slot->generation;
 }
 
-/* Note the generations of all leader sets; 0 where this database is in no cluster. */
+/*
+ * Note the generations of all leader sets; 0 where this database is in no
+ * cluster.
+ */
 void
 topics_mark_slot_note_generations(uint64 generations[MAX_LEADER_SETS])
 {
@@ -504,7 +528,10 @@ topics_mark_slot_note_generations(uint64 generations[MAX_LEADER_SETS])
 			generations[set] = topics_mark_slot_generation_of(set);
 }
 
-/* Return true if this database is still what it was when a generation was noted. */
+/*
+ * Return true if this database is still what it was when a generation was
+ * noted.
+ */
 bool
 topics_mark_slot_is_generation(int set, uint64 generation)
 {
@@ -570,8 +597,8 @@ topics_mark_slot_hears_leader(int64 ms)
 }
 
 /*
- * Return true unless this node leads, and another one may have been elected by now: too
- * few followers have asked for too long.
+ * Return true unless this node leads, and another one may have been elected by
+ * now: too few followers have asked for too long.
  */
 bool
 topics_mark_slot_has_lease(int set)
@@ -586,7 +613,10 @@ topics_mark_slot_has_lease(int set)
  * ----------------------------------------------------------------
  */
 
-/* Wait until all appends to this process's leader set that are under way have ended. */
+/*
+ * Wait until all appends to this process's leader set that are under way have
+ * ended.
+ */
 void
 topics_mark_slot_drain(void)
 {
@@ -602,9 +632,10 @@ topics_mark_slot_drain(void)
 }
 
 /*
- * Have nobody append any more, until topics_mark_slot_thaw or another role.  Return
- * false if this node does not lead, or another process hands it over; with "takes_over" that
- * one does not any more.  Appends that were under way have ended then.
+ * Have nobody append any more, until topics_mark_slot_thaw or another role.
+ * Return false if this node does not lead, or another process hands it over;
+ * with "takes_over" that one does not any more.  Appends that were under way
+ * have ended then.
  */
 bool
 topics_mark_slot_freeze(bool takes_over)
@@ -622,7 +653,9 @@ topics_mark_slot_freeze(bool takes_over)
 	return done;
 }
 
-/* Let others append again, if this process kept them from it.  Raises nothing. */
+/*
+ * Let others append again, if this process kept them from it.  Raises nothing.
+ */
 void
 topics_mark_slot_thaw(int set)
 {
@@ -666,9 +699,10 @@ topics_mark_slot_acks_followers(int set)
  */
 
 /*
- * Nodes or acks_followers may have changed.  An election by nodes that do not know of that
- * has the former quorum: so what was waited for goes on being waited for, until so many
- * of the former nodes know that there is no such election without one of them.
+ * Nodes or acks_followers may have changed.  An election by nodes that do not
+ * know of that has the former quorum: so what was waited for goes on being
+ * waited for, until so many of the former nodes know that there is no such
+ * election without one of them.
  */
 static void
 change_nodes(HighWatermark *slot, const ClusterFacts *facts)
@@ -704,9 +738,10 @@ change_nodes(HighWatermark *slot, const ClusterFacts *facts)
 }
 
 /*
- * So many followers are to be waited for, by a change that is committed, and about to be published:
- * what is published behind it in a log is not to be acknowledged by fewer, and who knows of the
- * change elects with that in mind.  Raises nothing.
+ * So many followers are to be waited for, by a change that is committed, and
+ * about to be published: what is published behind it in a log is not to be
+ * acknowledged by fewer, and who knows of the change elects with that in mind.
+ * Raises nothing.
  */
 void
 topics_mark_slot_raise_acks(int set, int acks_followers)
@@ -717,7 +752,9 @@ topics_mark_slot_raise_acks(int set, int acks_followers)
 	topics_mark_slot_release();
 }
 
-/* The change of nodes that this transaction commits is that a follower counts. */
+/*
+ * The change of nodes that this transaction commits is that a follower counts.
+ */
 void
 topics_mark_slot_note_newcomer(int number)
 {
@@ -733,8 +770,8 @@ topics_mark_slot_is_changing(void)
 }
 
 /*
- * This database is, in a leader set, what its row of that says.  Return false if no
- * slot is left.  The caller holds the registry lock.
+ * This database is, in a leader set, what its row of that says.  Return false
+ * if no slot is left.  The caller holds the registry lock.
  */
 static bool
 set_kind(int set, const ClusterFacts *facts)
@@ -797,7 +834,10 @@ report_no_slot(void)
 			 errdetail("They may have %d leader sets together.", MAX_CLUSTER_SLOTS)));
 }
 
-/* Require that this database has slots for so many leader sets, or can have them. */
+/*
+ * Require that this database has slots for so many leader sets, or can have
+ * them.
+ */
 void
 topics_mark_slot_require(int sets)
 {
@@ -812,8 +852,9 @@ topics_mark_slot_require(int sets)
 }
 
 /*
- * What this database is in each leader set was read, after so many changes of rows.  Return
- * false if there was another one since: then it is to be read again.
+ * What this database is in each leader set was read, after so many changes of
+ * rows.  Return false if there was another one since: then it is to be read
+ * again.
  */
 bool
 topics_mark_slot_attend(const ClusterFacts facts[MAX_LEADER_SETS], uint32 row_changes)
@@ -832,7 +873,10 @@ topics_mark_slot_attend(const ClusterFacts facts[MAX_LEADER_SETS], uint32 row_ch
 	return counts;
 }
 
-/* This database's row of a leader set has changed, by a commit.  Raises nothing. */
+/*
+ * This database's row of a leader set has changed, by a commit.  Raises
+ * nothing.
+ */
 void
 topics_mark_slot_row_changed(int set, const ClusterFacts *facts)
 {

@@ -259,8 +259,8 @@ topics_partition_state_shmem_startup(void)
 }
 
 /*
- * Count transactions in progress that put records into segments of their own, and
- * whose messages are not all sent (cut.c).  Raises nothing.
+ * Count transactions in progress that put records into segments of their own,
+ * and whose messages are not all sent (cut.c).  Raises nothing.
  */
 void
 topics_partition_state_count_unannounced(int change)
@@ -506,9 +506,9 @@ topics_partition_state_look_again(Oid database)
 }
 
 /*
- * A database's role in a cluster has changed: its log ends, and what is looked up
- * with them, are looked up anew.  The caller sees to it that nobody appends.
- * Raises nothing.
+ * A database's role in a cluster has changed: its log ends, and what is looked
+ * up with them, are looked up anew.  The caller sees to it that nobody
+ * appends.  Raises nothing.
  */
 void
 topics_partition_state_forget_ends(Oid database)
@@ -526,9 +526,9 @@ topics_partition_state_forget_ends(Oid database)
 }
 
 /*
- * The partitions of a leader set have no marks, and nothing of them is known to be
- * confirmed.  The caller holds the locks of the marks that they had, and of those
- * that they will have.
+ * The partitions of a leader set have no marks, and nothing of them is known
+ * to be confirmed.  The caller holds the locks of the marks that they had, and
+ * of those that they will have.
  */
 void
 topics_partition_state_forget_marks(Oid database, int set)
@@ -548,7 +548,10 @@ topics_partition_state_forget_marks(Oid database, int set)
 	}
 }
 
-/* A number in a leader set is another follower's now, of which nothing is known. */
+/*
+ * A number in a leader set is another follower's now, of which nothing is
+ * known.
+ */
 void
 topics_partition_state_forget_follower(int set, int number)
 {
@@ -595,8 +598,9 @@ topics_partition_state_reserve(int64 topic_id, int32 from, int32 to, const Leade
 }
 
 /*
- * A partition that is there is of a leader set.  While a dump is restored its topic's row comes
- * later than its records; there is no cluster then, and all sets are one.  Raises nothing.
+ * A partition that is there is of a leader set.  While a dump is restored its
+ * topic's row comes later than its records; there is no cluster then, and all
+ * sets are one.  Raises nothing.
  */
 void
 topics_partition_state_note_set(const TopicPartition *id, int set)

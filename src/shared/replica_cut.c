@@ -4,23 +4,24 @@
  *		Cuts of what is published: for followers, and on them.
  *
  * ON A NODE THAT LEADS each publication is also noted in the feed, a ring of
- * partitions' places.  A follower's session (node/replica_feed.c) reads from it
- * which partitions have moved, and where they end, all under the slot's lock: a cut at
- * which no transaction is torn.  The cut closes the open mark.  A follower that
- * has made a cut durable confirms its mark, and with it all that was published
- * up to then.  A mark is confirmed when as many followers as are wanted have
- * confirmed it or a later one; and the standbys, if there are any.  A follower that
- * does not have all of some partition says so before it confirms: its confirmations
- * are not about that one (excluded_by), whose end stays where it is until enough
- * others have it, or this one does.
+ * partitions' places.  A follower's session (node/replica_feed.c) reads from
+ * it which partitions have moved, and where they end, all under the slot's
+ * lock: a cut at which no transaction is torn.  The cut closes the open mark.
+ * A follower that has made a cut durable confirms its mark, and with it all
+ * that was published up to then.  A mark is confirmed when as many followers
+ * as are wanted have confirmed it or a later one; and the standbys, if there
+ * are any.  A follower that does not have all of some partition says so before
+ * it confirms: its confirmations are not about that one (excluded_by), whose
+ * end stays where it is until enough others have it, or this one does.
  *
- * ON A NODE THAT FOLLOWS the replicator closes a mark when a cut of the leader's
- * is here as a whole, and gives it the newest of the leader's marks that has a
- * commit in the cut.  A cut that took several transactions here is remembered for a
- * while: a snapshot that sees some of them and not all must not be used once it is
- * confirmed (log/read_cut.c).  Readers go as far as the newest mark whose number the
- * leader has said to be confirmed.  The leader's numbers begin anew when it is
- * restarted: what had one of before waits for the next cut.
+ * ON A NODE THAT FOLLOWS the replicator closes a mark when a cut of the
+ * leader's is here as a whole, and gives it the newest of the leader's marks
+ * that has a commit in the cut.  A cut that took several transactions here is
+ * remembered for a while: a snapshot that sees some of them and not all must
+ * not be used once it is confirmed (log/read_cut.c).  Readers go as far as the
+ * newest mark whose number the leader has said to be confirmed.  The leader's
+ * numbers begin anew when it is restarted: what had one of before waits for
+ * the next cut.
  *
  * The marks are those of high_watermark.c.
  *
@@ -52,8 +53,8 @@ topics_replica_cut_feed(PartitionState *state)
 }
 
 /*
- * Something of a partition has become another outside of a commit's publication:
- * its log start, or an end that was looked up.  Raises nothing.
+ * Something of a partition has become another outside of a commit's
+ * publication: its log start, or an end that was looked up.  Raises nothing.
  */
 void
 topics_replica_cut_note_moved(PartitionState *state)
@@ -96,9 +97,9 @@ topics_replica_cut_room(const FollowerCut *cut)
 }
 
 /*
- * Make a cut for a follower: the partitions that have moved since its last one,
- * or all, and where they start and end.  Return false if these are too many, and
- * all are wanted.
+ * Make a cut for a follower: the partitions that have moved since its last
+ * one, or all, and where they start and end.  Return false if these are too
+ * many, and all are wanted.
  */
 bool
 topics_replica_cut_make(FollowerCut *cut)
@@ -136,8 +137,8 @@ topics_replica_cut_make(FollowerCut *cut)
 }
 
 /*
- * Wait until a follower can be told something that it was not told with its last
- * cut, or until the time is over.  The wait can be interrupted.
+ * Wait until a follower can be told something that it was not told with its
+ * last cut, or until the time is over.  The wait can be interrupted.
  */
 void
 topics_replica_cut_wait(const FollowerCut *cut, MonotonicTime until)
@@ -168,8 +169,8 @@ topics_replica_cut_wait(const FollowerCut *cut, MonotonicTime until)
 }
 
 /*
- * A follower does not have all of a partition: what it confirms from now on is not
- * about that.
+ * A follower does not have all of a partition: what it confirms from now on is
+ * not about that.
  */
 void
 topics_replica_cut_exclude(int follower, PartitionState *state)
@@ -193,7 +194,10 @@ topics_replica_cut_include(int follower, PartitionState *state)
 	topics_high_watermark_release();
 }
 
-/* Return true if what followers confirm may not be about all partitions of a leader set. */
+/*
+ * Return true if what followers confirm may not be about all partitions of a
+ * leader set.
+ */
 bool
 topics_replica_cut_has_exclusions(int set)
 {
@@ -202,8 +206,8 @@ topics_replica_cut_has_exclusions(int set)
 }
 
 /*
- * A follower has made durable what was published up to a mark, of what this database was in
- * a generation.
+ * A follower has made durable what was published up to a mark, of what this
+ * database was in a generation.
  */
 void
 topics_replica_cut_confirm(int follower, uint64 mark, uint64 generation)
@@ -241,9 +245,9 @@ topics_replica_cut_forget_leader(void)
 }
 
 /*
- * The open mark is about to be closed: note which transactions are in it, if there
- * are several.  The first one after the server's start goes on with what had come
- * before that: it counts as if it had begun there.
+ * The open mark is about to be closed: note which transactions are in it, if
+ * there are several.  The first one after the server's start goes on with what
+ * had come before that: it counts as if it had begun there.
  */
 static void
 note_long_cut(void)
@@ -309,8 +313,9 @@ topics_replica_cut_follow(uint64 leader_mark)
 }
 
 /*
- * On a follower in a leader set: copy the long cuts that are confirmed, the latest ones; return
- * their number.  *is_all says whether there were no others.
+ * On a follower in a leader set: copy the long cuts that are confirmed, the
+ * latest ones; return their number.  *is_all says whether there were no
+ * others.
  */
 int
 topics_replica_cut_long(int set, LongCut *cuts, bool *is_all)

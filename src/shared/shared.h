@@ -49,8 +49,9 @@
 #define LOOK_NOW 1				/* of compact_at: a time long past */
 
 /*
- * The leader sets of a topic's partitions: the first partition is of the first one, and so
- * on; when there are no more it begins anew.  A topic that has none is of METADATA_SET.
+ * The leader sets of a topic's partitions: the first partition is of the first
+ * one, and so on; when there are no more it begins anew.  A topic that has
+ * none is of METADATA_SET.
  */
 #define MAX_TOPIC_SETS	20
 
@@ -718,8 +719,9 @@ typedef struct PartitionEnds
 } PartitionEnds;
 
 /*
- * What a follower's session on the leader goes by, from one cut to the next.  A
- * cut is what is published at a moment: of each transaction all records or none.
+ * What a follower's session on the leader goes by, from one cut to the next.
+ * A cut is what is published at a moment: of each transaction all records or
+ * none.
  */
 typedef struct FollowerCut
 {
@@ -748,8 +750,8 @@ extern void topics_replica_cut_end(uint64 newest_mark);
 extern void topics_replica_cut_follow(uint64 leader_mark);
 
 /*
- * A cut of the leader's that has taken several transactions of this follower's, from
- * the first to the last one.
+ * A cut of the leader's that has taken several transactions of this
+ * follower's, from the first to the last one.
  */
 typedef struct LongCut
 {

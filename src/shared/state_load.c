@@ -4,14 +4,15 @@
  *		Whether the state of an internal topic is in shared memory.
  *
  * A state is the latest record of each key (log/internal_topic.c).  What is in
- * shared memory follows each commit; it is read from the log when it is lacking: after
- * a restart, when a foreign writer has changed the log, or when this node has got
- * another role.  One process reads, under a heavyweight lock, and others wait for it.
+ * shared memory follows each commit; it is read from the log when it is
+ * lacking: after a restart, when a foreign writer has changed the log, or when
+ * this node has got another role.  One process reads, under a heavyweight
+ * lock, and others wait for it.
  *
- * A state that is forgotten while it is read has to be read anew: the reader does not find
- * its note any more (topics_state_load_end).  So who forgets removes the note under
- * the same lock as what was read, the lock of that state's table; ours comes after
- * that.
+ * A state that is forgotten while it is read has to be read anew: the reader
+ * does not find its note any more (topics_state_load_end).  So who forgets
+ * removes the note under the same lock as what was read, the lock of that
+ * state's table; ours comes after that.
  *
  * LEFT OUT.  There may be no room for all that the log has.  Then the note says
  * of how much, and who does not find something has to ask: it may be among
@@ -31,8 +32,9 @@
 #include "shared/shared.h"
 
 /*
- * Each state topic has so many partitions at least, so that there are no more notes; and
- * some, of databases that were dropped, whose notes go a little later.
+ * Each state topic has so many partitions at least, so that there are no more
+ * notes; and some, of databases that were dropped, whose notes go a little
+ * later.
  */
 #define MAX_NOTES (pg_topics_max_partitions / STATE_PARTITIONS + 64)
 #define OLD_MS 1000				/* so long it need not be read again */
@@ -139,9 +141,10 @@ note_begin(StateKind kind)
 }
 
 /*
- * Return true if a state is still to be read, whose topic is there.  Then the caller does
- * that, and calls topics_state_load_end; other processes wait here meanwhile.  With "may_be_old" what
- * other nodes have committed in the last moments may be lacking.
+ * Return true if a state is still to be read, whose topic is there.  Then the
+ * caller does that, and calls topics_state_load_end; other processes wait here
+ * meanwhile.  With "may_be_old" what other nodes have committed in the last
+ * moments may be lacking.
  */
 bool
 topics_state_load_begin(StateKind kind, bool may_be_old)
@@ -161,9 +164,10 @@ topics_state_load_begin(StateKind kind, bool may_be_old)
 }
 
 /*
- * The log of this topic has been read, or 0 if it has just gone.  What has come to it
- * meanwhile is lacking, and the next one to ask reads it again.  Return false if what
- * was read has been forgotten: then the caller begins anew.
+ * The log of this topic has been read, or 0 if it has just gone.  What has
+ * come to it meanwhile is lacking, and the next one to ask reads it again.
+ * Return false if what was read has been forgotten: then the caller begins
+ * anew.
  */
 bool
 topics_state_load_end(StateKind kind, int64 topic_id)
@@ -225,7 +229,10 @@ topics_state_load_left_out(StateKind kind)
 	return result;
 }
 
-/* What was read of a database is forgotten: the caller holds the lock of its table. */
+/*
+ * What was read of a database is forgotten: the caller holds the lock of its
+ * table.
+ */
 void
 topics_state_load_forget(Oid database, StateKind kind)
 {
@@ -254,8 +261,9 @@ topics_state_load_forget_left_out(Oid database, StateKind kind)
 }
 
 /*
- * A topic's log has changed otherwise than by a commit that tells shared memory.  If
- * that is, or may be, one with a state, it is to be read again.  With 0 all are.
+ * A topic's log has changed otherwise than by a commit that tells shared
+ * memory.  If that is, or may be, one with a state, it is to be read again.
+ * With 0 all are.
  */
 void
 topics_state_load_changed(int64 topic_id)
@@ -272,8 +280,9 @@ topics_state_load_changed(int64 topic_id)
 }
 
 /*
- * Other nodes have added to a state: what this node leads itself is in shared memory, and is
- * not of theirs.  Who reads it right now may have read less, and reads it again.
+ * Other nodes have added to a state: what this node leads itself is in shared
+ * memory, and is not of theirs.  Who reads it right now may have read less,
+ * and reads it again.
  */
 void
 topics_state_load_grew(StateKind kind)

@@ -51,12 +51,12 @@
  * Claims work in the same way, with claim_wanted for wake_at and the release of
  * the claim for P1.
  *
- * SEVERAL TOPICS.  Who waits for partitions of several topics, as a member of a
- * group does, sleeps on a channel, one of a few condition variables that belong to
- * no topic.  It sets the channel's bit in the state of each topic before S1.
- * P5 takes the bits away, by an exchange, and wakes these channels as well as
- * the topic.  A producer that finds no bit there comes after another one
- * that has taken it, and wakes the channel, as for wake_at.
+ * SEVERAL TOPICS.  Who waits for partitions of several topics, as a member of
+ * a group does, sleeps on a channel, one of a few condition variables that
+ * belong to no topic.  It sets the channel's bit in the state of each topic
+ * before S1.  P5 takes the bits away, by an exchange, and wakes these channels
+ * as well as the topic.  A producer that finds no bit there comes after
+ * another one that has taken it, and wakes the channel, as for wake_at.
  *
  * The state can be given to another topic while somebody sleeps.  Giving it
  * back broadcasts (partition_state.c), and the check compares "id".
@@ -139,7 +139,9 @@ topics_wakeup_shmem_startup(void)
  * ----------------------------------------------------------------
  */
 
-/* Wake the sleepers of a topic, and of the channels on which it is waited for. */
+/*
+ * Wake the sleepers of a topic, and of the channels on which it is waited for.
+ */
 static void
 wake_sleepers(PartitionState *topic_state)
 {
@@ -229,8 +231,8 @@ topics_wakeup_want_claim(PartitionState *topic_state)
 }
 
 /*
- * In a check of a wait on a channel: wake the channel for this topic, too.  The check says so
- * before it says what it wants of it.
+ * In a check of a wait on a channel: wake the channel for this topic, too.
+ * The check says so before it says what it wants of it.
  */
 void
 topics_wakeup_want_channel(PartitionState *topic_state, int channel)
@@ -314,8 +316,8 @@ sleep_until_replayed(ConditionVariable *cv, XLogRecPtr seen, instr_time start, l
 }
 
 /*
- * Wait on a condition variable until "check" is true.  Return false if it is not after
- * timeout_ms.  "in_recovery" is so to the end of the wait.
+ * Wait on a condition variable until "check" is true.  Return false if it is
+ * not after timeout_ms.  "in_recovery" is so to the end of the wait.
  */
 static bool
 wait_on(ConditionVariable *cv, bool in_recovery, WakeupCheck check, void *arg, long timeout_ms)
@@ -357,10 +359,10 @@ wait_on(ConditionVariable *cv, bool in_recovery, WakeupCheck check, void *arg, l
 }
 
 /*
- * Wait for something of a topic until "check" is true.  Return false if it is not after
- * timeout_ms.  The check is called at least once, and whenever something that it wanted
- * may have come about.  The wait can be interrupted.  For a long one the caller has
- * released its snapshots.
+ * Wait for something of a topic until "check" is true.  Return false if it is
+ * not after timeout_ms.  The check is called at least once, and whenever
+ * something that it wanted may have come about.  The wait can be interrupted.
+ * For a long one the caller has released its snapshots.
  */
 bool
 topics_wakeup_wait(PartitionState *topic_state, WakeupCheck check, void *arg, long timeout_ms)

@@ -3,12 +3,12 @@
  * worker_life.c
  *		Whether one of our processes answers.
  *
- * A process that was stopped (SIGSTOP), or hangs in the operating system, still
- * stands in its slot, and in pg_stat_activity as it was.  So it is asked: the
- * signal SIGUSR2, which PostgreSQL leaves to background workers, has a handler
- * that answers in shared memory, and does nothing else.  A process answers
- * whatever it is at: a long VACUUM, a wait for a lock, a nap of compaction.  One
- * that has not answered for SILENT_MS does not run.
+ * A process that was stopped (SIGSTOP), or hangs in the operating system,
+ * still stands in its slot, and in pg_stat_activity as it was.  So it is
+ * asked: the signal SIGUSR2, which PostgreSQL leaves to background workers,
+ * has a handler that answers in shared memory, and does nothing else.  A
+ * process answers whatever it is at: a long VACUUM, a wait for a lock, a nap
+ * of compaction.  One that has not answered for SILENT_MS does not run.
  *
  * The launcher asks those that there are, every ASK_MS; the view topics.worker
  * asks, too, so that also a launcher that hangs is found out.

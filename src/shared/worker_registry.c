@@ -102,9 +102,9 @@ measure_wall_offset(void)
 
 /*
  * Return the time of the wall's clock at a moment of the monotonic clock, not
- * far away.  It is the same at each look, in all sessions, as long as nobody sets
- * the clock: the two are not compared anew each time, since what passes between a
- * look at one and at the other differs by microseconds.
+ * far away.  It is the same at each look, in all sessions, as long as nobody
+ * sets the clock: the two are not compared anew each time, since what passes
+ * between a look at one and at the other differs by microseconds.
  */
 TimestampTz
 topics_worker_registry_wall_time(MonotonicTime time)
@@ -263,8 +263,9 @@ topics_worker_registry_at(int index)
  */
 
 /*
- * The latch of who is to see that something is wanted of a database: its worker,
- * or else the launcher; NULL if there is neither.  The caller holds the mutex.
+ * The latch of who is to see that something is wanted of a database: its
+ * worker, or else the launcher; NULL if there is neither.  The caller holds
+ * the mutex.
  */
 static Latch *
 find_latch(WorkerSlot *slot)
@@ -277,8 +278,8 @@ find_latch(WorkerSlot *slot)
 }
 
 /*
- * Set a latch, if it is one.  The launcher is asked, too, whether it answers, so
- * that it is known by when it should have done something.
+ * Set a latch, if it is one.  The launcher is asked, too, whether it answers,
+ * so that it is known by when it should have done something.
  */
 void
 topics_worker_registry_set_latch(Latch *latch)
@@ -342,8 +343,8 @@ topics_worker_registry_wake_notifier(WorkerSlot *slot)
 }
 
 /*
- * Members of groups of this database are to be looked at at a time, or before; with
- * "topics_changed" those of all groups.  Raises nothing.
+ * Members of groups of this database are to be looked at at a time, or before;
+ * with "topics_changed" those of all groups.  Raises nothing.
  */
 void
 topics_worker_registry_want_members(MonotonicTime at, bool topics_changed)
@@ -419,8 +420,8 @@ topics_worker_registry_wake_launcher(void)
 }
 
 /*
- * The extension came to this database, or went: a worker is to look into it, and
- * into no other.
+ * The extension came to this database, or went: a worker is to look into it,
+ * and into no other.
  */
 void
 topics_worker_registry_note_extension(void)

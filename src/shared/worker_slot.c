@@ -3,12 +3,12 @@
  * worker_slot.c
  *		What a worker, or another process, says in its slot of the registry.
  *
- * A worker enters its slot before it connects to the database, and leaves it by
- * one of three ways: it rests, since there is nothing to be done or others want
- * its place; it has found that there is no extension; or it ends for another
- * reason, and then a successor is wanted.  It is out of the slot from the moment
- * that it has decided to rest, so that whoever wants something after that wakes
- * the launcher (worker_registry.c, "no wish is lost").
+ * A worker enters its slot before it connects to the database, and leaves it
+ * by one of three ways: it rests, since there is nothing to be done or others
+ * want its place; it has found that there is no extension; or it ends for
+ * another reason, and then a successor is wanted.  It is out of the slot from
+ * the moment that it has decided to rest, so that whoever wants something
+ * after that wakes the launcher (worker_registry.c, "no wish is lost").
  *
  * LOCKING: worker_registry.c.
  *
@@ -206,8 +206,9 @@ topics_worker_slot_take_round_wanted(WorkerSlot *slot)
 }
 
 /*
- * Return true, once, if members of groups are to be looked at by now: with *all in all groups, since
- * there were *changes of topics, or that was not done since a time.
+ * Return true, once, if members of groups are to be looked at by now: with
+ * *all in all groups, since there were *changes of topics, or that was not
+ * done since a time.
  */
 bool
 topics_worker_slot_take_members(WorkerSlot *slot, MonotonicTime look_after, bool *all, uint32 *changes)
@@ -323,7 +324,9 @@ topics_worker_slot_role_changes(void)
 	return changes;
 }
 
-/* The worker has seen to the owners of groups after so many changes of roles. */
+/*
+ * The worker has seen to the owners of groups after so many changes of roles.
+ */
 void
 topics_worker_slot_note_roles_followed(WorkerSlot *slot, uint32 role_changes)
 {
@@ -387,7 +390,9 @@ topics_worker_slot_enter_as(WorkerSlot *slot, ServeKind kind, Oid database)
 	return entered;
 }
 
-/* Such a process is about to look: what is wanted from now on, is wanted anew. */
+/*
+ * Such a process is about to look: what is wanted from now on, is wanted anew.
+ */
 void
 topics_worker_slot_take_wish(WorkerSlot *slot, ServeKind kind)
 {

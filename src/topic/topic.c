@@ -212,8 +212,9 @@ report_compacted_spread(void)
 }
 
 /*
- * Get the leader sets of a new topic, by an argument: 'here', or 'spread' over as many as there are
- * nodes.  Those that are new are made before the commit (node/leader_set.c).
+ * Get the leader sets of a new topic, by an argument: 'here', or 'spread' over
+ * as many as there are nodes.  Those that are new are made before the commit
+ * (node/leader_set.c).
  */
 static LeaderSets
 get_leaders_argument(FunctionCallInfo fcinfo, int argument, const TopicSettingValues *settings)
