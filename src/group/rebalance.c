@@ -651,20 +651,26 @@ first_generation_of_term(int set)
  * leaves some out: all of the terms before, and of this term as many as chance has it, so that two
  * that go on from the same one differ.  What was polled in one that is lost must not count for one of
  * now, or of later.
+ *
+ * So it does when members come to another set than the first.  With the last one there the record has gone
+ * (topics_rebalance_run), and nobody knows how high its generation was; but a member that has taken over
+ * before, and is alive in other sets, may do so again, with what it has polled before others had that.
  */
 static int32
 next_generation(const LocalOffset *local, int32 generation)
 {
-	bool		is_loaded;
+	bool		leaves_out;
 
 	topics_offset_table_lock(LW_SHARED);
-	is_loaded = local->shared->of.head.is_loaded;
+	leaves_out = local->shared->of.head.is_loaded;
 	topics_offset_table_unlock();
-	if (is_loaded)
+	if (generation == 0 && local->set != METADATA_SET)
+		leaves_out = true;
+	if (leaves_out)
 		generation = Max(generation, first_generation_of_term(local->set));
 	if (generation >= PG_INT32_MAX - LEFT_OUT_AT_MOST)
 		return 1;
-	return generation + (is_loaded ? pg_prng_uint64_range(&pg_global_prng_state, LOST_GENERATIONS, LEFT_OUT_AT_MOST) : 1);
+	return generation + (leaves_out ? pg_prng_uint64_range(&pg_global_prng_state, LOST_GENERATIONS, LEFT_OUT_AT_MOST) : 1);
 }
 
 /*
