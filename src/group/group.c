@@ -656,6 +656,12 @@ topics_delete_group(PG_FUNCTION_ARGS)
 	/* with the lock held no entry of the group comes or goes */
 	entries = topics_offset_table_list(group_id, NO_TOPIC, &count);
 	for (int i = 0; i < count; i++)
-		delete_entry(&entries[i].key);
+	{
+		const GroupOffsetKey *key = &entries[i].key;
+
+		/* what its generation was where another node leads is kept there */
+		if (!is_members_partition(key->partition) || !topics_cluster_follows(get_members_set(key->partition)))
+			delete_entry(key);
+	}
 	PG_RETURN_VOID();
 }

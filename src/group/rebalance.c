@@ -675,20 +675,25 @@ first_generation_of_term(int set)
  * term as many as chance has it, so that two that go on from the same one
  * differ.  What was polled in one that is lost must not count for one of now,
  * or of later.
+ *
+ * So it does when the first members come to another leader set than the first.
+ * A member that is alive in other sets may have been there before, if the
+ * group was deleted meanwhile.
  */
 static int32
 next_generation(const LocalOffset *local, int32 generation)
 {
-	bool		is_loaded;
+	bool		leaves_out;
 
 	topics_offset_table_lock(LW_SHARED);
-	is_loaded = local->shared->of.head.is_loaded;
+	leaves_out = local->shared->of.head.is_loaded;
 	topics_offset_table_unlock();
-	if (is_loaded)
+	leaves_out |= generation == 0 && local->set != METADATA_SET;
+	if (leaves_out)
 		generation = topics_max(generation, first_generation_of_term(local->set));
 	if (generation >= PG_INT32_MAX - LEFT_OUT_AT_MOST)
 		return 1;
-	return generation + (is_loaded ? pg_prng_uint64_range(&pg_global_prng_state, LOST_GENERATIONS, LEFT_OUT_AT_MOST) : 1);
+	return generation + (leaves_out ? pg_prng_uint64_range(&pg_global_prng_state, LOST_GENERATIONS, LEFT_OUT_AT_MOST) : 1);
 }
 
 /*
@@ -701,12 +706,6 @@ topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *mem
 	bool		is_whole;
 
 	pin_former(group_id, members);
-	if (members->count == 0 && local->shared->key.partition != MEMBERS_PARTITION)
-	{
-		/* that a group is one of members is in the first set */
-		topics_consumer_offset_delete(local, NULL);
-		return;
-	}
 	if (members->count == 0 && give_back(group_id, local->shared))
 		return;
 	members->generation = next_generation(local, members->generation);

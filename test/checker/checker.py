@@ -208,7 +208,7 @@ class Round:
         if self.standby:
             return Pair(self.options.bindir, self.directory, configuration, self.seed)
         if self.leaders:
-            spread = (workload.SEQUENCED,) if self.profile in profiles.WITH_SPREAD else ()
+            spread = (workload.SEQUENCED, workload.WORKED_SPREAD) if self.profile in profiles.WITH_SPREAD else ()
             return Leaders(self.options.bindir, self.directory, configuration, spread)
         if self.nodes:
             return Cluster(self.options.bindir, self.directory, configuration)

@@ -6,6 +6,7 @@ what they poll is what the log has, without a gap, checks.py looks at.
 
 import bisect
 import collections
+import itertools
 
 import members
 import workload
@@ -19,24 +20,35 @@ def polls(run):
     return [op for op in run.operations if op.f in ("member_work", "member_poll") and "polled_at" in op.details]
 
 
+def parts(op):
+    """(topic, partition, [[offset, id]…], generation) of what an operation has polled: of each partition in that of its leader set."""
+    generations = op.get("generations") or itertools.repeat(op.get("generation"))
+    return [(*take, generation) for take, generation in zip(op.get("takes", ()), generations)]
+
+
 def commits(run):
     """(operation, [[topic, partition, committed offset, generation]…]) of all that commit offsets."""
     for op in run.operations:
         if op.f == "member_work" and op.get("takes"):
-            yield op, [[topic, partition, rows[-1][0] + 1, op["generation"]] for topic, partition, rows in op["takes"]]
+            yield op, [[topic, partition, rows[-1][0] + 1, generation] for topic, partition, rows, generation in parts(op)]
         elif op.f == "member_commit":
             yield op, op["offsets"]
+
+
+def is_spread(group):
+    return group in members.GROUPS and members.GROUPS[group].spread
 
 
 def lives(run):
     """
     {member: in which life of its group it has joined}: a group whose last member has gone begins anew, with generation 1.
-    Joins are one after the other, and each knows when it was its turn.
+    Joins are one after the other, and each knows when it was its turn.  Where leaders are spread, each leader set begins
+    anew: see Turns.
     """
     result, life = {}, collections.Counter()
     joins = [op for op in run.operations if op.f == "join_group" and "joined_at" in op.details and op.outcome != "fail"]
     for op in sorted(joins, key=lambda op: op["joined_at"]):
-        life[op["group"]] += op["generation"] == 1
+        life[op["group"]] += op["generation"] == 1 and not is_spread(op["group"])
         result[op["member"]] = life[op["group"]]
     return result
 
@@ -58,15 +70,17 @@ def final_records(run, topic, partition):
             for number, offset, _, id in event["rows"] if number == partition}
 
 
-def lasting(run, rows, group):
+def lasting(run, rows, group, topic, partition):
     """
     Of rows (time, (life, generation), ...) those of generations that nothing has taken back, as far as that is certain.  One
     that was not durable, or not confirmed, when its server ended, or another node came to lead, may be higher than later ones.
     """
     if not run.leaders and not run.restarts:
         return rows
-    known = {op["generation"] for op in run.operations if op.f == "join_group" and op.outcome == "ok" and op["group"] == group}
-    known |= {generation for op, offsets in commits(run) if op.outcome == "ok" and op["group"] == group for *_, generation in offsets}
+    known = {op["generation"] for op in run.operations
+             if op.f == "join_group" and op.outcome == "ok" and op["group"] == group and not is_spread(group)}
+    known |= {generation for op, offsets in commits(run) if op.outcome == "ok" and op["group"] == group
+              for *place, _, generation in offsets if not is_spread(group) or place == [topic, partition]}
     return [row for row in rows if row[1][1] in known]
 
 
@@ -89,6 +103,33 @@ class Highest:
         return self.rows[number - 1] if number else None
 
 
+class Turns:
+    """
+    Who has polled a partition: rows (time, (life, generation), member, operation).  Where leaders are spread, only those count
+    for a member that come after it has joined: in those before the leader set may have had another life.  A member that
+    takes over without joining anew gets a higher generation.
+    """
+
+    def __init__(self, run, group, topic, partition, rows):
+        self.rows = sorted(lasting(run, rows, group, topic, partition), key=lambda row: row[0])
+        self.highest = Highest(self.rows)
+        self.joined = joins(run) if is_spread(group) else None
+
+    def later(self, time, when, member):
+        """A row before a time, of another member, in a later generation; or None."""
+        if self.joined is not None:
+            return next((row for row in self.rows if self.joined[member] < row[0] < time and row[1] > when and row[2] != member), None)
+        row = self.highest.before(time)
+        if row and row[2] == member:  # it may have got the partition again
+            row = next((row for row in self.rows if row[0] < time and row[1] > when and row[2] != member), None)
+        return row if row and row[1] > when else None
+
+
+def joins(run):
+    """{member: when it has joined}"""
+    return {op["member"]: op["joined_at"] for op in run.operations if op.f == "join_group" and "joined_at" in op.details}
+
+
 @check
 def exactly_once_members(run):
     """What a group has worked on is not what its committed offset says, where both are in one transaction: each record once."""
@@ -98,7 +139,7 @@ def exactly_once_members(run):
     work = collections.defaultdict(list)
     if run.leaders:  # where tables are each node's own
         for (topic, _), rows in run.log.items():
-            for _, value, *_ in rows if topic == workload.WORKED else ():
+            for _, value, *_ in rows if topic in (workload.WORKED, workload.WORKED_SPREAD) else ():
                 _, group, of, partition, offset, id = value.split("|", 5)
                 work[group, of, int(partition)].append((int(offset), id))
     for event in run.of("members"):
@@ -144,25 +185,28 @@ def passed_over(run):
 @check
 def two_owners(run):
     """Two members have polled a partition in one generation, or one of them after another one had it in a later one."""
-    life, instance = lives(run), instances(run)
+    life, instance, joined = lives(run), instances(run), joins(run)
     seen = collections.defaultdict(list)  # {(group, topic, partition): [(when, (life, generation), member, operation)…]}
     for op in polls(run):
         if op["member"] in life:
-            for topic, partition, _ in op["takes"]:
-                seen[op["group"], topic, partition].append(
-                    (op["polled_at"], (life[op["member"]], op["generation"]), op["member"], op))
+            for topic, partition, _, generation in parts(op):
+                seen[op["group"], topic, partition].append((op["polled_at"], (life[op["member"]], generation), op["member"], op))
     for (group, topic, partition), rows in seen.items():
         owners = {}  # {(life, generation): (member, operation)}
-        for _, when, member, op in rows:
+        for _, when, member, op in sorted(rows, key=lambda row: row[0]):
             other, source = owners.setdefault(when, (member, op))
+            # who has joined since is in another life of the leader set: to join is another generation
+            if is_spread(group) and joined[member] > source["polled_at"]:
+                owners[when] = member, op
+                continue
             # a static member has what it had under its former id
             if other != member and (instance.get(other) is None or instance.get(other) != instance.get(member)):
                 yield Finding("two_owners", f"group {group}, {topic}[{partition}]: {source} and {op} have polled it for"
                               f" {other} and {member} in generation {when[1]}", [source, op])
-        highest = Highest(lasting(run, rows, group))
+        turns = Turns(run, group, topic, partition, rows)
         for _, when, member, op in rows:
-            later = highest.before(op.start)
-            if later and later[1] > when and later[2] != member:
+            later = turns.later(op.start, when, member)
+            if later:
                 yield Finding("two_owners", f"group {group}, {topic}[{partition}]: {op} has polled it for {member} in generation"
                               f" {when[1]}, after {later[3]} for {later[2]} in {later[1][1]}", [later[3], op])
 
@@ -190,22 +234,23 @@ def fenced_member(run):
             gone.setdefault(former, (op.end, op))
     polled = collections.defaultdict(list)
     for op in polls(run):
-        for topic, partition, _ in op["takes"]:
+        for topic, partition, _, generation in parts(op):
             if op["member"] in life:
                 polled[op["group"], topic, partition].append(
-                    (op["polled_at"], (life[op["member"]], op["generation"]), op["member"], op))
-    polled = {place: lasting(run, rows, place[0]) for place, rows in polled.items()}
-    highest = {place: Highest(rows) for place, rows in polled.items()}
+                    (op["polled_at"], (life[op["member"]], generation), op["member"], op))
+    turns = {place: Turns(run, *place, rows) for place, rows in polled.items()}
     for op in run.operations:
         since, source = gone.get(op.get("member"), (float("inf"), None))
         if op.outcome != "ok" or op.f == "join_group":
             continue
         is_commit = op.f == "member_commit" or op.f == "member_work" and op["takes"]
         if (op.get("commit_at", op.start) if is_commit else op.start) > since:
-            yield Finding("fenced_member", f"{op} was done for a member that was none any more: {source}", [source, op])
+            # where leaders are spread it may have left what that node had led, and not what had moved
+            if not is_spread(op["group"]) or not is_disturbed(run, source.start - QUIET, op.end):
+                yield Finding("fenced_member", f"{op} was done for a member that was none any more: {source}", [source, op])
         # a removal that was not durable, or not confirmed, may be taken back
         source = told.get(op.get("member"))
-        if source and op.start > source.end and not is_disturbed(run, source.start - QUIET, op.end):
+        if source and op.start > source.end and op.get("node") == source.get("node") and not is_disturbed(run, source.start - QUIET, op.end):
             yield Finding("fenced_member", f"{op} was done for a member that was told that it is none: {source}", [source, op])
     for op in run.operations:
         # a generation that was never durable may be given again
@@ -219,10 +264,8 @@ def fenced_member(run):
             continue
         for topic, partition, offset, generation in offsets:
             place, when = (op["group"], topic, partition), (life[op["member"]], generation)
-            later = highest[place].before(op["commit_at"]) if place in highest else None
-            if later and later[2] == op["member"]:  # it may have got the partition again, and has given an old generation
-                later = next((row for row in polled[place] if row[0] < op["commit_at"] and row[1] > when and row[2] != op["member"]), None)
-            if later and later[1] > when:
+            later = turns[place].later(op["commit_at"], when, op["member"]) if place in turns else None
+            if later:
                 yield Finding("fenced_member", f"{op} has committed {Place(topic, partition, offset)} for {op['group']} in"
                               f" generation {generation}, after {later[3]} had polled there for another member, in {later[1][1]}",
                               [later[3], op])
@@ -234,6 +277,7 @@ def refused_member(run):
     later = collections.defaultdict(list)  # {member: [(start, operation)…] of what was done for it}
     lost = collections.defaultdict(list)  # {client: when its connections were lost}
     latest = {}  # {member: its latest poll}
+    timeouts = {op["member"]: op["timeout"] * 1000000 for op in run.operations if op.f == "join_group" and "member" in op.details}
     for op in run.operations:
         if op.outcome == "ok" and op.get("member") and op.f not in ("join_group", "remove_member"):
             later[op["member"]].append((op.start, op))
@@ -248,10 +292,12 @@ def refused_member(run):
         offsets = next((offsets for other, offsets in commits(run) if other is op), [])
         if op.f == "member_commit":
             source = latest.get(op["member"])
-            taken = {(topic, partition) for topic, partition, _ in source.get("takes", ())} if source else set()
-            if not all((topic, partition) in taken and generation == source["generation"]
-                       for topic, partition, _, generation in offsets):
+            taken = {(topic, partition, generation) for topic, partition, _, generation in parts(source)} if source else set()
+            if not all((topic, partition, generation) in taken for topic, partition, _, generation in offsets):
                 continue
+        # where leaders are spread it may have been silent too long for one leader set, or where that was led meanwhile
+        if is_spread(op["group"]) and (op.end - op.start > timeouts[op["member"]] or is_disturbed(run, op.start - QUIET, op.end)):
+            continue
         if any(op.start - QUIET < time <= op.end for time in lost[op.client]):
             continue
         after = next((other for start, other in later[op["member"]] if start > op.end), None)
@@ -307,7 +353,7 @@ def paused(run):
         if op.f == "assignment" and op.outcome == "ok":
             seen = [(topic, partition, generation, is_paused) for topic, partition, generation, is_paused in op["places"]]
         elif op.f in ("member_work", "member_poll"):
-            seen = [(topic, partition, op["generation"], False) for topic, partition, _ in op.get("takes", ())]
+            seen = [(topic, partition, generation, False) for topic, partition, _, generation in parts(op)]
         for topic, partition, generation, is_paused in seen:
             key = op["member"], topic, partition
             was, since, source = known.get(key, (None, None, None))

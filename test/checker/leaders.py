@@ -24,6 +24,8 @@ TERM = "SELECT node, term FROM topic_log.cluster WHERE leader = node AND leader_
 LEADS_PARTITION = """SELECT FROM topics.replica JOIN topics.cluster USING (node)
     WHERE topic = %s AND partition = %s AND replica.role = 'leader'"""
 
+PLACES = "SELECT partition, node FROM topics.replica WHERE topic = %s AND role = 'leader' AND node IS NOT NULL ORDER BY 1"
+
 STOPPED = b"has confirmed records that the leader does not have"  # in a node's log
 
 CONFIGURATION = f"""{OF_NODES}
@@ -162,12 +164,16 @@ class Leaders(Cluster):
     def connect_to_standby(self, name, node):
         return self.nodes[node].connect(name)
 
+    def connect_to_node(self, name, node):
+        connection = self.nodes[node].connect(name, connect_timeout=2)
+        self.connections[node] = [*(other for other in self.connections[node] if not other.closed), connection]
+        return connection
+
     def connect_to_leader(self, name, random, leads="SELECT FROM topics.cluster WHERE leader = node", parameters=None):
         """A session with a node that says that it leads: of which the query, "leads", has a row."""
         for node in random.sample(NODES, len(NODES)):
             try:
-                connection = self.nodes[node].connect(name, connect_timeout=2)
-                self.connections[node] = [*(other for other in self.connections[node] if not other.closed), connection]
+                connection = self.connect_to_node(name, node)
                 cursor = connection.cursor()
                 cursor.execute(leads, parameters)
                 if cursor.rowcount:

@@ -7,23 +7,26 @@ in others poll() is one, and commit_offset() another.  One group has no topics, 
 pattern, of topics that are made meanwhile.
 """
 
+import re
 import signal
 import time
 
 import psycopg2
-from leaders import AtLeader, LeaderProducer
-from workload import AGED, CUT, FRESH, LOADED, SOURCE, STATE, WORKED, Client, Producer, identify, payload
+from leaders import NODES, PLACES, AtLeader, LeaderProducer
+from workload import (AGED, CUT, FRESH, LOADED, SOURCE, SPREAD, STATE, WORKED, WORKED_SPREAD, Client, Producer, identify,
+                      payload)
 
 
 class Kind:
     """What the members of a group have in common."""
 
-    def __init__(self, topics, assignor, exact=True, static=False, pattern=None):
+    def __init__(self, topics, assignor, exact=True, static=False, pattern=None, spread=False):
         self.topics = topics  # that are there from the start
         self.pattern = pattern  # or None: they are named
         self.assignor = assignor
         self.exact = exact
         self.static = static
+        self.spread = spread  # of topics whose leaders are spread: generations are each leader set's
 
 
 GROUPS = {
@@ -32,7 +35,10 @@ GROUPS = {
     "exact_static": Kind((SOURCE,), "sticky", static=True),
     "exact_pattern": Kind(("second",), "cooperative-sticky", pattern=f"second|{FRESH}.*"),
     "apart": Kind((SOURCE, STATE), "roundrobin", exact=False),
+    "spread": Kind((SPREAD,), "cooperative-sticky", spread=True),
+    "spread_apart": Kind((SPREAD,), "roundrobin", exact=False, spread=True),
 }
+OF_ONE_LEADER = tuple(group for group, kind in GROUPS.items() if not kind.spread)
 
 UNKNOWN_MEMBER, ILLEGAL_GENERATION, OUT_OF_RANGE = ("TP003", "TP012"), "TP002", "TP001"
 DRAIN = 60  # seconds at most for the last one of a group to read to the end
@@ -232,9 +238,9 @@ class Member(Client):
         answer["polled_at"] = self.history.now()
         takes = {}
         for topic, partition, offset, value, generation in rows:
-            takes.setdefault((topic, partition), []).append([offset, identify(value)])
-            answer["generation"] = generation
-        answer["takes"] = [[topic, partition, taken] for (topic, partition), taken in takes.items()]
+            takes.setdefault((topic, partition), ([], generation))[0].append([offset, identify(value)])
+        answer["takes"] = [[topic, partition, taken] for (topic, partition), (taken, _) in takes.items()]
+        answer["generations"] = [generation for _, generation in takes.values()]  # all the same, but where leaders are spread
 
     def do(self, takes):
         for topic, partition, rows in takes:
@@ -256,9 +262,9 @@ class Member(Client):
             self.alone()
             self.poll(answer, limit)
             self.do(answer["takes"])
-            for topic, partition, rows in answer["takes"]:
+            for (topic, partition, rows), generation in zip(answer["takes"], answer["generations"]):
                 self.query("SELECT topics.commit_offset(%s, %s, %s, %s, member_id => %s, generation_id => %s)", self.group, topic,
-                           partition, rows[-1][0] + 1, member, answer["generation"])
+                           partition, rows[-1][0] + 1, member, generation)
             if self.random.random() < self.sleep:
                 time.sleep(self.random.uniform(0, 0.3))
             if too_late:
@@ -290,9 +296,9 @@ class Member(Client):
         answer = self.perform("member_poll", body, member=member, exact=False)
         if not answer:
             return
-        for topic, partition, rows in answer["takes"]:
+        for (topic, partition, rows), generation in zip(answer["takes"], answer["generations"]):
             self.pending = [row for row in self.pending if row[:2] != [topic, partition]]
-            self.pending.append([topic, partition, rows[-1][0] + 1, answer["generation"]])
+            self.pending.append([topic, partition, rows[-1][0] + 1, generation])
         if self.pending and self.random.random() < 0.4:
             self.look_for_taken()
         if not answer["takes"] and self.random.random() < 0.3:
@@ -425,6 +431,115 @@ class LeaderMember(AtLeader, Member):
         values = [f"g|{self.group}|{topic}|{partition}|{offset}|{id}" for topic, partition, rows in takes for offset, id in rows]
         if values:
             self.query("SELECT topics.produce_batch(%s, %s, partition => %s)", WORKED, values, len(values) % 2)
+
+
+class SpreadMember(LeaderMember):
+    """
+    Of a topic whose leaders are spread: it joins at one of the nodes that lead a part of it, of which each is some
+    program's.  Where that leads no more what it had, it calls at the node that does; who has no node any more, or finds
+    that another one is to be its own, joins there.
+    """
+
+    group = "spread"
+    topics = (SPREAD,)
+    look_around = 0.06  # part of steps
+    by_message = 0.5  # part of refusals after which it goes where the message says
+
+    def __init__(self, context, name, **options):
+        super().__init__(context, name, **options)
+        self.number = int(name.rpartition("-")[2])
+        self.at = None  # the node that it calls
+        self.had = set()  # partitions that it polled last
+
+    def leaders(self):
+        """{partition: node that leads it}, as some node says."""
+        for node in self.random.sample(NODES, len(NODES)):
+            try:
+                connection = self.context.server.connect_to_node(self.name, node)
+                try:
+                    cursor = connection.cursor()
+                    cursor.execute(PLACES, self.topics)
+                    places = dict(cursor.fetchall())
+                finally:
+                    connection.close()
+            except psycopg2.Error:
+                continue
+            if places:
+                return places
+        raise psycopg2.OperationalError("no node knows who leads")
+
+    def own_node(self):
+        """That it is to join at."""
+        nodes = sorted(set(self.leaders().values()))
+        return nodes[self.number % len(nodes)]
+
+    def open(self):
+        if self.at is None and self.member and self.had:
+            places = self.leaders()
+            self.at = self.random.choice([places.get(partition) for partition in sorted(self.had)])
+        if self.at is None:
+            self.at = self.own_node()
+        try:
+            connection = self.context.server.connect_to_node(self.name, self.at)
+        except psycopg2.Error:
+            self.at = None
+            raise
+        return connection
+
+    def join_group(self):
+        self.had = set()
+        super().join_group()
+
+    def perform(self, f, body, **plan):
+        answer = super().perform(f, body, node=self.at, **plan)
+        if answer and answer.get("takes"):
+            self.had = {partition for _, partition, _ in answer["takes"]}
+        return answer
+
+    def _outcome_of(self, error, answer):
+        outcome = super()._outcome_of(error, answer)
+        if error.pgcode == "TP004":
+            named = re.search(r'node "(\w)" leads', str(error))
+            self.at = named[1] if named and self.random.random() < self.by_message else None
+        elif not self.connection:
+            self.at = None  # looks who leads, though that may be the same one
+        return outcome
+
+    def step(self):
+        if self.random.random() < self.look_around:
+            return self.find_own_node()
+        return super().step()
+
+    def find_own_node(self):
+        """
+        It is to be at another one: leaves, or is silent here from now on; or stays, which others may, too.  Who has not polled
+        anything may have joined where nothing is led any more.
+        """
+        try:
+            node = self.own_node()
+        except psycopg2.Error:
+            return
+        if node == self.at or self.random.random() < 0.3:
+            return
+        if self.member and self.random.random() < 0.6:
+            self.go()
+        self.member = self.former = None
+        self.had = set()
+        self.disconnect()
+        self.at = node
+
+    def call_again(self):
+        super().call_again()
+        self.former = None
+
+    def do(self, takes):
+        for topic, partition, rows in takes:
+            self.query("SELECT topics.produce_batch(%s, %s, partition => %s)", WORKED_SPREAD,
+                       [f"g|{self.group}|{topic}|{partition}|{offset}|{id}" for offset, id in rows], partition)
+
+    def drain(self):
+        self.look_around = 0
+        super().drain()
 
 
 class Remover(Client):

@@ -4,7 +4,8 @@ from damage import Straddler, Tightener, Vandal
 from followers import FollowerComparer, FollowerReader
 from keeping import Idler, Keeper, KeptReader, StateProducer, StateReader, Trimmer
 from leaders import NODES, LeaderConsumer, LeaderProducer, LeaderWorker, SpreadProducer
-from members import GROUPS, LeaderMember, LeaderRemover, LeaderTopicMaker, Member, MemberOffsetReader, Remover, TopicMaker
+from members import (OF_ONE_LEADER, LeaderMember, LeaderRemover, LeaderTopicMaker, Member, MemberOffsetReader, Remover, SpreadMember,
+                     TopicMaker)
 from nodes import FOLLOWERS
 from producers import PARTITIONS, LeaderNumberedProducer, NumberedProducer, SpreadNumberedProducer
 from visibility import Comparer, Listener, Numberer, Pairer, StandbyReader
@@ -25,7 +26,7 @@ def keepers(count, think):
             (Trimmer, count + 1, {"think": 4 * think})]
 
 
-def members(count, kind=Member, groups=tuple(GROUPS), **options):
+def members(count, kind=Member, groups=OF_ONE_LEADER, **options):
     """Members of some groups."""
     return [(kind, count, {"group": group, **options}) for group in groups]
 
@@ -76,6 +77,7 @@ PROFILES = {
                  for partition in range(TOPICS[SPREAD])], (LeaderWorker, 2, {}),
                *[(SpreadNumberedProducer, 1, {"partitions": (partition,), "named": named}) for partition in PARTITIONS
                  for named in (True, False)], *members(2, LeaderMember, ("exact",)),
+               *members(4, SpreadMember, ("spread",)), *members(3, SpreadMember, ("spread_apart",)),
                *[(kind, 1, {"node": node}) for kind in (FollowerReader, FollowerComparer, StandbyReader) for node in NODES]],
     # topics that records leave, by policy, by hand and by compaction
     "keeping": keepers(2, 0.02),

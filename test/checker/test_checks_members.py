@@ -282,6 +282,126 @@ class MembersTest(unittest.TestCase):
         self.assert_finds("forgotten_member")
 
     # ------------------------------------------------------------------
+    # Where leaders are spread
+    # ------------------------------------------------------------------
+
+    def poll_parts(self, member, *parts, f="member_poll", outcome="ok"):
+        """Parts are partition, generation, offset, id."""
+        op = self.story.invoke(f, member, group="spread", member=member)
+        polled_at = self.story.tick()
+        self.story.complete(op, outcome, takes=[["spread", partition, [[offset, id]]] for partition, _, offset, id in parts],
+                            generations=[generation for _, generation, *_ in parts], polled_at=polled_at, commit_at=self.story.tick())
+
+    def commit_part(self, member, partition, generation, offset, **details):
+        op = self.story.invoke("member_commit", member, group="spread", member=member, offsets=[["spread", partition, offset, generation]])
+        self.story.complete(op, details.pop("outcome", "ok"), commit_at=self.story.tick(), **details)
+
+    def test_generations_of_leader_sets(self):
+        self.join("m", 1, "spread")
+        self.join("n", 7, "spread")
+        self.poll_parts("m", (0, 7, 0, "a"), (1, 2, 0, "b"))
+        self.poll_parts("n", (2, 1, 0, "c"), (3, 2, 0, "d"))
+        self.commit_part("m", 1, 2, 1)
+        self.poll_parts("n", (0, 8, 1, "e"))
+        self.assert_finds()
+        self.commit_part("m", 1, 2, 1)
+        self.commit_part("n", 0, 8, 2)
+        self.assert_finds()
+        self.commit_part("m", 0, 7, 2)
+        self.assert_finds("fenced_member")
+
+    def test_two_owners_in_a_leader_set(self):
+        for joins_first, kinds in ((True, ["two_owners"]), (False, [])):
+            self.setUp()
+            self.join("m", 1, "spread")
+            if joins_first:
+                self.join("n", 1, "spread")
+            self.poll_parts("m", (0, 1, 0, "a"))
+            if not joins_first:  # another life
+                self.join("n", 1, "spread")
+            self.poll_parts("n", (0, 1, 0, "a"))
+            self.assert_finds(*kinds)
+
+    def test_polled_after_another_in_a_leader_set(self):
+        for joins_first, kinds in ((True, ["two_owners"]), (False, [])):
+            self.setUp()
+            self.join("m", 5, "spread")
+            if joins_first:
+                self.join("n", 5, "spread")
+            self.poll_parts("m", (0, 5, 0, "a"))
+            if not joins_first:
+                self.join("n", 1, "spread")
+            self.poll_parts("n", (0, 1, 0, "a"))
+            self.assert_finds(*kinds)
+
+    def test_committed_after_it_took_over_again(self):
+        """In a generation that it had before: the leader set has had another life meanwhile."""
+        for generation, kinds in ((1, ["fenced_member"]), (9, [])):
+            self.setUp()
+            self.join("m", 1, "spread")
+            self.poll_parts("m", (0, 1, 0, "a"))
+            self.join("n", 5, "spread")
+            self.poll_parts("n", (0, 5, 0, "a"))
+            self.commit_part("n", 0, 5, 1)
+            self.call("leave_group", "n", group="spread")
+            self.commit_part("m", 0, generation, 1)
+            self.assert_finds(*kinds)
+
+    def test_generation_that_is_lost_in_a_leader_set(self):
+        for partition, kinds in ((1, []), (0, ["two_owners"])):
+            self.setUp()
+            self.story.events[0].update(nodes=True, leaders=True)
+            self.story.events[2]["synchronous"] = "on"
+            self.join("m", 1, "spread")
+            self.join("n", 500, "spread")
+            self.poll_parts("n", (0, 500, 0, "a"))
+            self.commit_part("n", partition, 500, 1)  # a generation of another leader set does not say that this one lasts
+            self.poll_parts("m", (0, 300, 0, "a"))
+            self.assert_finds(*kinds)
+
+    def test_left_and_served_where_a_leader_set_had_gone(self):
+        for fault, kinds in ((False, ["fenced_member"]), (True, [])):
+            self.setUp()
+            self.join("m", 1, "spread")
+            self.call("leave_group", "m", group="spread")
+            if fault:
+                self.story.fault("leader_moved")
+            self.call("call_again", "m", group="spread")
+            self.assert_finds(*kinds)
+
+    def test_told_by_a_node(self):
+        for node, kinds in (("a", ["fenced_member"]), ("b", [])):
+            self.setUp()
+            self.join("m", 1, "spread")
+            for outcome, at, details in (("fail", "a", {"error": "TP003", "message": ""}), ("ok", node, {})):
+                op = self.story.invoke("heartbeat", "m", group="spread", member="m", node=at)
+                self.story.complete(op, outcome, **details)
+            self.assert_finds(*kinds)
+
+    def test_refused_in_a_leader_set(self):
+        for timeout, fault, kinds in ((10, False, ["refused_member"]), (10, True, []), (0, False, [])):
+            self.setUp()
+            self.join("m", 1, "spread", timeout=timeout)
+            self.poll_parts("m", (0, 1, 0, "a"), (1, 3, 0, "b"))
+            if fault:
+                self.story.fault("leader_moved")
+            self.commit_part("m", 1, 3, 1, outcome="fail", error="TP002", message="")
+            self.call("heartbeat", "m", group="spread")
+            self.assert_finds(*kinds)
+
+    def test_work_where_leaders_are_spread(self):
+        self.story.events[0].update(nodes=True, leaders=True, spread=True)
+        self.story.events[2]["synchronous"] = "on"
+        self.poll_parts("m", (0, 1, 0, "a"), f="member_work")
+        self.story.log("a", "b")
+        self.story.log("a", topic="spread")
+        self.story.final("members", committed=[["spread", "spread", 0, 1]], work=[])
+        self.story.log("g|spread|spread|0|0|a", topic="worked_spread")
+        self.assert_finds()
+        self.story.log("g|spread|spread|0|0|a", topic="worked_spread", partition=1)
+        self.assert_finds("exactly_once_members")
+
+    # ------------------------------------------------------------------
     # What is paused
     # ------------------------------------------------------------------
 

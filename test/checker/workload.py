@@ -33,7 +33,7 @@ import zlib
 import psycopg2
 
 TOPICS = {"main": 3, "second": 2, "copy": 8, "consumed": 8, "sized": 1, "aged": 1, "cut": 2, "state": 2,
-          "paired": 2, "numbered": 20, "damaged": 2, "spread": 4, "sequenced": 3, "worked": 2}
+          "paired": 2, "numbered": 20, "damaged": 2, "spread": 4, "sequenced": 3, "worked": 2, "worked_spread": 4}
 MAX_PARTITIONS = 6  # of main, which grows
 LOADED = ("main", "second")  # what producers produce to
 SOURCE, DESTINATION = "main", "copy"  # of copiers
@@ -52,6 +52,7 @@ PAIRED = "paired"  # each transaction produces as many records to each partition
 NUMBERED = "numbered"  # by serializable transactions, which note the log ends that they have seen
 SEQUENCED = "sequenced"  # by producers that number their records
 WORKED = "worked"  # what members of groups have done, where tables are each node's own
+WORKED_SPREAD = "worked_spread"  # the same of SPREAD, each partition in the same leader set
 SPREAD = "spread"  # has its leaders on several nodes, where any may lead
 DAMAGED = "damaged"  # loses rows of the catalogue, and is repaired
 LARGE = "L"  # ends the id of a value that is larger than most segments
@@ -92,6 +93,7 @@ SELECT topics.create_topic('paired', 2, segment_bytes => 131072, retention_time 
 SELECT topics.create_topic('numbered', 20, retention_time => '-1 s');
 SELECT topics.create_topic('sequenced', 3, segment_bytes => 131072, retention_time => '-1 s');
 SELECT topics.create_topic('worked', 2, retention_time => '-1 s');
+SELECT topics.create_topic('worked_spread', 4, retention_time => '-1 s');
 SELECT topics.create_topic('damaged', 2, segment_bytes => 65536, retention_time => '-1 s');
 SELECT topics.create_topic('spread', 4, segment_bytes => 131072, retention_time => '-1 s');
 SELECT topics.create_topic('limited', 1, segment_bytes => 65536, value_type => 'limited_value');
