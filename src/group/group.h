@@ -538,6 +538,7 @@ extern void topics_rebalance_settle(MemoryContext parent, bool topics_changed, N
 
 pg_noreturn extern void topics_member_report_unknown(const char *member_id);
 pg_noreturn extern void topics_member_report_not_of_group(const char *group_id, const char *member_id);
+extern void topics_member_prepare(const char *member_id);
 extern MemberCall topics_member_call(const char *member_id, bool is_poll);
 extern void topics_member_lock(const char *member_id);
 extern void topics_member_unlock(const char *member_id);

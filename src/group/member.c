@@ -122,6 +122,18 @@ topics_member_report_unknown(const char *member_id)
 			 errhint("Call topics.join_group() again, and commit.")));
 }
 
+/*
+ * Before a member is looked at: make sure that members are known, and call
+ * here.  A node that leads nothing names the one that leads for the member.
+ */
+void
+topics_member_prepare(const char *member_id)
+{
+	if (topics_cluster_follows(METADATA_SET) && !topics_cluster_leads_any())
+		require_not_elsewhere(NULL, member_id);
+	topics_offset_log_prepare(true);
+}
+
 static void
 require_role(const char *member_id, Oid role)
 {
@@ -186,7 +198,7 @@ get_member_argument(FunctionCallInfo fcinfo)
 	topics_argument_require_all(fcinfo, (int) topics_min(PG_NARGS(), PLACE_ARG_TO_OFFSET));
 	topics_produce_check_call(fcinfo);
 	member_id = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	topics_offset_log_prepare(true);
+	topics_member_prepare(member_id);
 	return member_id;
 }
 
@@ -638,6 +650,8 @@ topics_join_group(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	row = get_join_arguments(fcinfo, &assignor);
+	/* who cannot join here is told where */
+	(void) choose_sets(&row);
 	topics_offset_log_prepare(true);
 	topics_group_require_owner(group_id, true);
 	topics_consumer_offset_lock_group(group_id, false);
@@ -724,7 +738,7 @@ topics_remove_member(PG_FUNCTION_ARGS)
 	topics_settings_require_preload();
 	topics_produce_check_call(fcinfo);
 	member_id = topics_argument_get_text(fcinfo, 1);
-	topics_offset_log_prepare(true);
+	topics_member_prepare(member_id);
 	topics_group_require_owner(group_id, false);
 	remove_from_group(group_id, member_id);
 	PG_RETURN_VOID();

@@ -365,7 +365,7 @@ wait_for_poll(MemberWait *wait, MonotonicTime deadline)
 		long		slice;
 
 		/* this node may have another role by now */
-		topics_offset_log_prepare(true);
+		topics_member_prepare(wait->member_id);
 		call = topics_member_call(wait->member_id, true);
 		wait->channel = topics_member_table_channel(call.group_id);
 		slice = Max(call.session_timeout_ms / HEARTBEATS, 1);
@@ -374,7 +374,7 @@ wait_for_poll(MemberWait *wait, MonotonicTime deadline)
 		if (topics_wakeup_wait_on_channel(wait->channel, is_poll_due, wait, Min(left, slice)))
 		{
 			/* one that has gone, or is another node's by now, is told so */
-			topics_offset_log_prepare(true);
+			topics_member_prepare(wait->member_id);
 			(void) topics_member_call(wait->member_id, true);
 			return true;
 		}
@@ -398,7 +398,7 @@ topics_poll(PG_FUNCTION_ARGS)
 	topics_produce_check_call(fcinfo);
 	poll.member_id = text_to_cstring(PG_GETARG_TEXT_PP(POLL_MEMBER_ID));
 	poll.limits = topics_fetch_limits(fcinfo, POLL_MAX_RECORDS);
-	topics_offset_log_prepare(true);
+	topics_member_prepare(poll.member_id);
 	poll.sink = topics_fetch_open_sink(fcinfo);
 	poll.as_bytes = TupleDescAttr(poll.sink.desc, POLL_RECORD + RECORD_VALUE)->atttypid == BYTEAOID;
 	deadline = topics_clock_in(poll.limits.max_wait_ms);
@@ -424,7 +424,7 @@ topics_poll_wait(PG_FUNCTION_ARGS)
 	wait.member_id = text_to_cstring(PG_GETARG_TEXT_PP(POLL_MEMBER_ID));
 	timeout_ms = topics_wakeup_max_wait(PG_GETARG_INTERVAL_P(POLL_MEMBER_ID + 1), WAKEUP_MAX_WAIT_MS);
 	PreventCommandDuringRecovery("topics.poll_wait()");
-	topics_offset_log_prepare(true);
+	topics_member_prepare(wait.member_id);
 	(void) topics_member_call(wait.member_id, true);
 	topics_wakeup_release_snapshots(fcinfo, "topics.poll_wait()");
 	(void) wait_for_poll(&wait, topics_clock_in(timeout_ms));

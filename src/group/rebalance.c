@@ -863,7 +863,7 @@ find_retry(const MemberGroup *group)
 
 /* A group was looked at: forget it, or note when to do so again. */
 static void
-note_retry(const MemberGroup *group, long delay_ms, bool is_partial)
+note_retry(const MemberGroup *group, long delay_ms, long most_ms, bool is_partial)
 {
 	RetryGroup *retry = find_retry(group);
 	MemoryContext old;
@@ -886,7 +886,7 @@ note_retry(const MemberGroup *group, long delay_ms, bool is_partial)
 		MemoryContextSwitchTo(old);
 	}
 	retry->is_partial = is_partial;
-	retry->delay_ms = Min(Max(delay_ms, retry->delay_ms * 2), MOST_MS);
+	retry->delay_ms = Min(Max(delay_ms, retry->delay_ms * 2), most_ms);
 	retry->at = topics_clock_in(retry->delay_ms);
 }
 
@@ -959,8 +959,9 @@ see_to_group(const MemberGroup *group, NextTransaction next_transaction)
 						group->group_id, error->message),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0));
 	PopActiveSnapshot();
+	/* to try a lock again costs little */
 	note_retry(group, error ? FAILED_MS : settled.is_busy || settled.is_partial ? BUSY_MS : 0,
-			   error == NULL && settled.is_partial);
+			   settled.is_busy ? FAILED_MS : MOST_MS, error == NULL && settled.is_partial);
 	next_transaction();
 }
 
