@@ -89,6 +89,7 @@ class Run:
                 # where a leader has one follower, which cannot have a topic, readers of the leader see less of that, too
                 nodes = {"follower_locked": [event.get("node")], "topic_locked": event.get("nodes")}.get(event["f"], ())
                 self.locked += [(node, event["topic"], self.fault_times[-1][0], event["t"] + LOCK_RETRIED) for node in nodes]
+        self.locked = [(node, name, begin, self._until_nodes_are_there(end)) for node, name, begin, end in self.locked]
         self.final = [event for event in events if event["type"] == "final"]
 
         # {(topic, partition): [[offset, id, timestamp]…]}, in physical order
@@ -115,6 +116,13 @@ class Run:
         self.follower_looks = [op for op in self.operations if op.f == "follower_look" and op.outcome == "ok"]
         self.survivors = [event for event in events if event["type"] == "survivors"]
         self.has_log = bool(self.log)
+
+    def _until_nodes_are_there(self, end):
+        """A follower that was to try again by a time tries when there is a leader again, if nodes are killed before."""
+        for event, (begin, until) in zip(self.fault_ends, self.fault_times):
+            if "killed" in event["f"] and begin <= end < until + LOCK_RETRIED:
+                end = until + LOCK_RETRIED
+        return end
 
     def is_acknowledged(self, op):
         """

@@ -49,6 +49,24 @@ class NodesTest(unittest.TestCase):
         self.look(("second", 1, 0, "b"), node="c")
         self.assert_finds()
 
+    def test_torn_until_a_follower_that_was_locked_finds_a_leader(self):
+        self.produce_to_two()
+        self.log_of_two()
+        self.lock_on_follower("b", "main")
+        self.story.fault("two_leaders_killed")
+        self.story.events[-1]["t"] += 30000000
+        self.story.time = self.story.events[-1]["t"] + 1000
+        self.look(("second", 1, 0, "b"))
+        self.assert_finds()
+
+    def test_torn_long_after_a_follower_was_locked(self):
+        self.produce_to_two()
+        self.log_of_two()
+        self.lock_on_follower("b", "main")
+        self.story.time = self.story.events[-1]["t"] + 30000000
+        self.look(("second", 1, 0, "b"))
+        self.assert_finds("torn_transaction")
+
     def produce_to_two(self, outcome="ok"):
         op = self.story.invoke("produce", "producer-1", records=[["main", 0, "a", True], ["second", 1, "b", True]])
         self.story.complete(op, outcome, commit_at=self.story.tick(),
