@@ -151,6 +151,7 @@ SELECT topics.join_group('x', '{}');
 SELECT topics.join_group('x', '{member_a,NULL}');
 SELECT topics.join_group('x', '{member_a}', assignor => 'best');
 SELECT topics.join_group('x', topic_pattern => '(');
+SELECT topics.join_group('x', topic_pattern => 'a)|(.*');
 SELECT topics.join_group('x', topic_pattern => '(a*)\1');
 SELECT topics.join_group('x', '{__consumer_offsets}');
 CALL topics.wait('simple', 'member_a', '1 ms');

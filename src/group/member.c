@@ -388,17 +388,22 @@ get_client_host(void)
 							   TextDatumGetCString(DirectFunctionCall1(network_host, address)));
 }
 
+static regex_t *
+compile_pattern(const char *pattern)
+{
+	return RE_compile_and_cache(cstring_to_text(pattern), REG_ADVANCED, C_COLLATION_OID);
+}
+
 /*
- * Check a pattern.  It must have no back references: to match one can take for
+ * Check a pattern.  It is one by itself, and in what says that it matches all
+ * of a name.  It must have no back references: to match one can take for
  * ever, and the worker does.
  */
 static void
 check_pattern(const char *pattern)
 {
-	regex_t    *compiled = RE_compile_and_cache(cstring_to_text(psprintf("^(?:%s)$", pattern)), REG_ADVANCED,
-												C_COLLATION_OID);
-
-	if (compiled->re_info & REG_UBACKREF)
+	(void) compile_pattern(pattern);
+	if (compile_pattern(psprintf("^(?:%s)$", pattern))->re_info & REG_UBACKREF)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),
 				 errmsg("topic_pattern must not have back references")));
