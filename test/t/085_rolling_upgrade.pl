@@ -9,7 +9,6 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 
-use Document;
 use IPC::Run ();
 use POSIX    ();
 use PostgreSQL::Test::Cluster;
@@ -29,10 +28,6 @@ pg_topics.worker_interval = '1 s'
 pg_topics.node_timeout = '3 s'
 pg_topics.acks_timeout = '20 s'
 };
-my ($procedure) =
-  map { $_->{text} }
-  grep { $_->{language} eq 'sql' } blocks_of(slurp_file("$FindBin::RealBin/../../docs/clients.md"));
-
 my %node;    # by name: the server that it is on now
 
 # ----------------------------------------------------------------------
@@ -57,7 +52,7 @@ sub check_error
 {
 	my ($result) = @_;
 
-	return if $result->{lost} || $result->{sqlstate} =~ /^(?:TP|08|40|53|57)/;
+	return if $result->{lost} || $result->{sqlstate} =~ /^(?:TP00[459]|08|40|53|57)/;
 	die "unexpected error: $result->{text}";
 }
 
@@ -95,30 +90,31 @@ sub run_client
 	return;
 }
 
-# Each record has the producer's next number.  After an error, in whatever session, it
-# looks which one was the last.
+# Each record has the producer's next number, which is its sequence as well: after an error
+# the producer repeats it, in whatever session, and it is stored once.
 sub run_producer
 {
 	my ($name) = @_;
+	my ($partition) = $name =~ /(\d)/;
 	my $last = 0;
+	my @id;
 
 	run_client(
 		$name,
 		sub {
 			my ($session) = @_;
-			my $result = $session->query("CALL resume_producer('$name')");
+			my $result =
+			  $session->query(@id ? 'SELECT 1' : "SELECT * FROM topics.init_producer('$name')");
 
 			return $result if $result->{lost} || $result->{sqlstate};
-			die "$name: $result->{rows}[0] after $last" if ($result->{rows}[0] || 0) < $last;
-			$last = $result->{rows}[0] || 0;
-			note_number($name, $last);
+			@id = split /\|/, $result->{rows}[0] unless @id;
 			return $result;
 		},
 		sub {
 			my ($session) = @_;
 			my $number = $last + 1;
 			my $result = $session->query(
-				qq{SELECT topics.produce('orders', 'order $number', key => '$name', headers => jsonb_build_object('number', '$number'))}
+				qq{SELECT topics.produce('orders', 'order $number', key => '$name', headers => jsonb_build_object('number', '$number'), partition => $partition, producer_id => $id[0], producer_epoch => $id[1], sequence => $last)}
 			);
 
 			return $result if $result->{lost} || $result->{sqlstate};
@@ -142,7 +138,7 @@ sub run_consumer
 			my ($session) = @_;
 			my $result = $session->query(
 				q{INSERT INTO topic.invoices (key, value)
-				SELECT key, value FROM topics.consume('billing', 'orders') WHERE headers IS NOT NULL}
+				SELECT key, value FROM topics.consume('billing', 'orders')}
 			);
 
 			return $result if $result->{lost} || $result->{sqlstate};
@@ -448,7 +444,6 @@ $node{a}->safe_psql(
 $node{a}->safe_psql('postgres',
 	"CALL topics.add_node('$_', \$\$" . $node{$_}->connstr('postgres') . '$$)')
   for qw(b c);
-$_->safe_psql('postgres', $procedure) for values %node;
 start_client($_, \&run_producer) for @producers;
 start_client('consumer', \&run_consumer);
 clients_go_on($node{a}->pg_version);
