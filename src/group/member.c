@@ -637,8 +637,8 @@ join_sets(const char *group_id, const MemberRow *row, Assignor assignor)
 
 /*
  * join_group(group_id, topics, assignor, topic_pattern, session_timeout,
- * max_poll_interval,
- *			  group_instance_id, client_id, auto_offset_reset): member_id, generation_id
+ *			  max_poll_interval, group_instance_id, client_id,
+ *			  auto_offset_reset): member_id, generation_id
  */
 Datum
 topics_join_group(PG_FUNCTION_ARGS)
@@ -655,8 +655,9 @@ topics_join_group(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	row = get_join_arguments(fcinfo, &assignor);
-	/* who cannot join here is told where */
-	(void) choose_sets(&row);
+	/* who cannot join here is told where; where the metadata are led all can */
+	if (topics_cluster_follows(METADATA_SET))
+		(void) choose_sets(&row);
 	topics_offset_log_prepare(true);
 	topics_group_require_owner(group_id, true);
 	topics_consumer_offset_lock_group(group_id, false);

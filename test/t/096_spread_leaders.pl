@@ -19,29 +19,6 @@ my ($a, $b, $c) = make_cluster(
 );
 my %nodes = (a => $a, b => $b, c => $c);
 
-# Who leads each partition of topic s, as a node sees it
-sub leaders_on
-{
-	my ($node) = @_;
-
-	return $node->safe_psql('postgres',
-		q{SELECT string_agg(node, '' ORDER BY partition) FROM topics.replica WHERE topic = 's' AND role = 'leader'}
-	);
-}
-
-# All nodes say that these lead
-sub await_leaders
-{
-	my ($leaders, $test_name) = @_;
-
-	ok( poll_until(
-			sub {
-				!grep { leaders_on($_) ne $leaders } grep { $_->{_pid} } values %nodes;
-			}),
-		$test_name) or diag(join ' ', map { $_->{_pid} ? leaders_on($_) : '' } values %nodes);
-	return;
-}
-
 sub records
 {
 	my ($node) = @_;

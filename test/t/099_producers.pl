@@ -738,20 +738,6 @@ is(records($a, 't'), '0=r0 1=r1 2=r2 3=r3 4=r4 5=r5 6=e1', 'each record is there
 # A topic whose leaders are spread
 # ----------------------------------------------------------------------
 
-sub await_leaders
-{
-	my ($leaders, $test_name) = @_;
-	my $query =
-	  q{SELECT string_agg(node, '' ORDER BY partition) FROM topics.replica WHERE topic = 's' AND role = 'leader'};
-
-	return ok(
-		poll_until(
-			sub {
-				!grep { ($_->psql('postgres', $query))[1] ne $leaders } $a, $b, $c;
-			}),
-		$test_name);
-}
-
 # Each partition of topic s, at the node that leads it: repeats a record, and produces the next
 sub check_spread
 {

@@ -21,36 +21,6 @@ my ($a, $b, $c) =
   );
 my %nodes = (a => $a, b => $b, c => $c);
 
-sub await_leaders
-{
-	my ($leaders, $test_name) = @_;
-	my $query =
-	  q{SELECT string_agg(node, '' ORDER BY partition) FROM topics.replica WHERE topic = 's' AND role = 'leader'};
-
-	ok( poll_until(
-			sub {
-				!grep { $_->safe_psql('postgres', $query) ne $leaders } grep { $_->{_pid} } $a, $b,
-				  $c;
-			}),
-		$test_name);
-	return;
-}
-
-# A member has in time these partitions
-sub await_has
-{
-	my ($where, $member, $places, $test_name) = @_;
-	my $got;
-
-	return ok(
-		poll_until(
-			sub {
-				poll($where, $member, 'max_records => 0');
-				return ($got = has($where, $member)) eq $places;
-			}),
-		$test_name) || diag("has $got");
-}
-
 sub produce
 {
 	my ($node, $partition, $value) = @_;
@@ -144,17 +114,6 @@ await_has($nodes{$_}, $one{$_}, $expected{$_}, "the first one has all at $_") fo
 # ----------------------------------------------------------------------
 # Leaders move
 # ----------------------------------------------------------------------
-
-# The generation that a member would commit a partition in
-sub generation_of
-{
-	my ($where, $member, $place) = @_;
-	my ($topic, $partition) = split /:/, $place;
-
-	return answer($where,
-		"SELECT generation_id FROM topics.assignment('$member->{id}') WHERE topic = '$topic' AND partition = $partition"
-	);
-}
 
 # ... in which it commits
 sub commit_now

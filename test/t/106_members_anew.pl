@@ -20,44 +20,6 @@ my ($a, $b, $c) =
 	  "pg_topics.worker_interval = '1 s'\npg_topics.automatic_failover = off\npg_topics.node_timeout = '1 s'\n"
   );
 
-sub await_leaders
-{
-	my ($leaders, $test_name) = @_;
-	my $query =
-	  q{SELECT string_agg(node, '' ORDER BY partition) FROM topics.replica WHERE topic = 's' AND role = 'leader'};
-
-	ok( poll_until(
-			sub {
-				!grep { $_->safe_psql('postgres', $query) ne $leaders } $a, $b, $c;
-			}),
-		$test_name);
-	return;
-}
-
-# A member has in time these partitions
-sub await_has
-{
-	my ($where, $member, $places, $test_name) = @_;
-	my $got;
-
-	return ok(
-		poll_until(
-			sub {
-				poll($where, $member, 'max_records => 0');
-				return ($got = has($where, $member)) eq $places;
-			}),
-		$test_name) || diag("has $got");
-}
-
-sub generation_of
-{
-	my ($where, $member, $partition) = @_;
-
-	return answer($where,
-		"SELECT generation_id FROM topics.assignment('$member->{id}') WHERE partition = $partition"
-	);
-}
-
 $a->safe_psql('postgres', q{SELECT topics.create_topic('s', 3, leaders => 'spread')});
 await_leaders('abc', 'each node leads a partition');
 my $at_a = join_group($a, 'g', q{'{s}', client_id => 'at_a'});
@@ -75,7 +37,7 @@ $a->safe_psql('postgres', q{CALL topics.move_leader('b', 'c')});
 await_leaders('abb', 'b leads what c has led');
 await_has($b, $at_b, 's:1 s:2', 'who is at b takes over');
 is(poll($b, $at_b, 'max_records => 1'), 's:2=0', '... and polls');
-my $before = generation_of($b, $at_b, 2);
+my $before = generation_of($b, $at_b, 's:2');
 
 $a->safe_psql('postgres', q{CALL topics.rebalance_leaders()});
 await_leaders('abc', 'c leads again');
@@ -84,13 +46,13 @@ is(answer($c, "SELECT topics.remove_member('g', '$at_b->{id}')"),
 my $at_c = join_group($c, 'g', q{'{s}', client_id => 'at_c'});
 await_has($c, $at_c, 's:2', 'another one has all at c');
 is(split(' ', poll($c, $at_c)), 10, '... and polls');
-is(commit($c, $at_c, 's:2', 10, generation_of($c, $at_c, 2)), '', '... and commits');
+is(commit($c, $at_c, 's:2', 10, generation_of($c, $at_c, 's:2')), '', '... and commits');
 is(answer($c, call_sql('leave_group', $at_c)), '', '... and leaves');
 
 $a->safe_psql('postgres', q{CALL topics.move_leader('b', 'c')});
 await_leaders('abb', 'b leads once more');
 await_has($b, $at_b, 's:1 s:2', 'who is at b takes over once more');
-my $after = generation_of($b, $at_b, 2);
+my $after = generation_of($b, $at_b, 's:2');
 cmp_ok($after, '>', $before, 'in a later generation');
 is(commit($b, $at_b, 's:2', 1, $before),
 	'TP002', 'what it polled before the other one did is not committed');

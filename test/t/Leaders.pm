@@ -14,7 +14,7 @@ use Topics;
 
 our @EXPORT =
   qw(make_cluster all_records produce_records check_same find_leader wait_for_leader others_than check_acknowledged check_whole note_acknowledged check_terms start_clients check_clients report_kills check_contents
-  is_shown wait_in_commit move_leader_to wait_for_all own_end term_of set_automatic cut_link cut_off heal_links);
+  leaders_on await_leaders is_shown wait_in_commit move_leader_to wait_for_all own_end term_of set_automatic cut_link cut_off heal_links);
 
 my @nodes;
 my %acknowledged;
@@ -50,6 +50,32 @@ sub make_cluster
 		"CALL topics.add_node('" . $_->name . q{', $$} . conninfo_of($_) . '$$)')
 	  for @others;
 	return @nodes;
+}
+
+# Who leads each partition of topic s, whose leaders are spread, as a node sees it; '' if that
+# cannot be asked right now
+sub leaders_on
+{
+	my ($node) = @_;
+
+	return (
+		$node->psql(
+			'postgres',
+			q{SELECT string_agg(node, '' ORDER BY partition) FROM topics.replica WHERE topic = 's' AND role = 'leader'}
+		))[1];
+}
+
+# All nodes that are up say in time that these lead
+sub await_leaders
+{
+	my ($leaders, $test_name) = @_;
+
+	ok( poll_until(
+			sub {
+				!grep { leaders_on($_) ne $leaders } grep { $_->{_pid} } @nodes;
+			}),
+		$test_name) or diag(join ' ', map { $_->{_pid} ? leaders_on($_) : '' } @nodes);
+	return;
 }
 
 # All nodes reach each other.

@@ -5,9 +5,11 @@ use strict;
 use warnings FATAL => 'all';
 
 use Exporter 'import';
+use Test::More;
+use Session;
 
 our @EXPORT =
-  qw(answer join_group poll_sql commit_sql call_sql wait_sql poll commit has members stored committed create_topics);
+  qw(answer join_group poll_sql commit_sql call_sql wait_sql poll commit has await_has generation_of members stored committed create_topics);
 
 # What a statement gives, or its SQLSTATE
 sub answer
@@ -74,6 +76,32 @@ sub has
 	$what //= q{topic || ':' || partition};
 	return answer($where,
 		"SELECT string_agg($what, ' ' ORDER BY topic, partition) FROM topics.assignment('$member->{id}')"
+	);
+}
+
+# A member has in time these partitions
+sub await_has
+{
+	my ($where, $member, $places, $test_name) = @_;
+	my $got;
+
+	return ok(
+		poll_until(
+			sub {
+				poll($where, $member, 'max_records => 0');
+				return ($got = has($where, $member)) eq $places;
+			}),
+		$test_name) || diag("has $got");
+}
+
+# The generation in which a member would commit an offset of a partition
+sub generation_of
+{
+	my ($where, $member, $place) = @_;
+	my ($topic, $partition) = split /:/, $place;
+
+	return answer($where,
+		"SELECT generation_id FROM topics.assignment('$member->{id}') WHERE topic = '$topic' AND partition = $partition"
 	);
 }
 
