@@ -634,7 +634,7 @@ add_record(Topic *state_topic, LocalProducer *local)
 	draft.value_isnull = change->deleted;
 	draft.headers_isnull = true;
 	if (!change->deleted)
-		draft.value = topics_producer_log_format_value(&local->key, &change->state);
+		draft.value = topics_producer_log_format_value(&local->key, &change->state, change->nlocal);
 	draft.partition = local->log_partition;
 	draft.create_time = change->state.used_at;
 	local->ordinal = topics_append_buffer(state_topic, &draft);
@@ -682,40 +682,31 @@ topics_producer_pre_commit(void)
 }
 
 /*
- * With the append locks held: give this transaction's batches their offsets.
+ * With the append locks held: give this transaction's batches their offsets,
+ * in memory, and in the text of the record, which has room for them.
  */
 static void
-place_batches(LocalProducer *local)
-{
-	ProducerState *state = &local->change->state;
-	int64		base;
-
-	if (local->change->nlocal == 0)
-		return;
-	base = topics_append_next_offset(local->key.topic_id, local->key.partition);
-	for (int i = state->nbatches - local->change->nlocal; i < state->nbatches; i++)
-		state->batches[i].offset += base;
-	local->change->nlocal = 0;
-}
-
-/*
- * Put the offsets into the text of a sequence's record, which has room for
- * them.
- */
-static void
-stamp_record(const LocalProducer *local, const HeapTupleData *tuple, TupleDesc tupdesc)
+stamp_record(LocalProducer *local, const HeapTupleData *tuple, TupleDesc tupdesc)
 {
 	bool		isnull;
 	Datum		value = heap_getattr(unconstify(HeapTupleData *, tuple), Anum_log_value, tupdesc, &isnull);
+	ProducerChange *change = local->change;
+	ProducerState *state = &change->state;
 	char		batches[BATCHES_SIZE];
+	int64		base;
 	int			length;
 
-	if (isnull)
+	if (isnull || change->nlocal == 0)
 		return;
+	base = topics_append_next_offset(local->key.topic_id, local->key.partition);
+	for (int i = state->nbatches - change->nlocal; i < state->nbatches; i++)
+		state->batches[i].offset += base;
+
 	Assert(!VARATT_IS_EXTENDED(DatumGetPointer(value)) || VARATT_IS_SHORT(DatumGetPointer(value)));
-	length = topics_producer_log_print_batches(batches, sizeof(batches), &local->change->state);
+	length = topics_producer_log_print_batches(batches, state, change->nlocal);
 	Assert(length <= (int) VARSIZE_ANY_EXHDR(DatumGetPointer(value)));
 	memcpy(VARDATA_ANY(DatumGetPointer(value)), batches, length);
+	change->nlocal = 0;
 }
 
 /*
@@ -739,7 +730,6 @@ topics_producer_stamp(const TopicPartition *id, TupleDesc tupdesc, HeapTupleData
 			local->log_partition != id->partition || state_topic_id != id->topic_id ||
 			topics_producer_has_name(&local->key))
 			continue;
-		place_batches(local);
 		stamp_record(local, &tuples[local->ordinal - first], tupdesc);
 	}
 }

@@ -104,21 +104,51 @@ topics_producer_log_format_key(const ProducerKey *key)
 										key->topic_id, key->partition, key->producer_id));
 }
 
+/* Print an offset, behind as many spaces as it takes to fill a width. */
+static char *
+print_offset(char *text, int64 offset, int width)
+{
+	char		digits[MAXINT8LEN + 1];
+	const int	length = pg_lltoa(offset, digits);
+
+	for (; width > length; width--)
+		*text ++= ' ';
+	memcpy(text, digits, length);
+	return text +length;
+}
+
 /*
- * Print the batches of a sequence: as many bytes, whatever their offsets are.
- * Return their number.
+ * Print the batches of a sequence.  The last "nlocal" take as many bytes,
+ * whatever their offsets are.  Return the length.
  */
 int
-topics_producer_log_print_batches(char *text, Size size, const ProducerState *state)
+topics_producer_log_print_batches(char *text, const ProducerState *state, int nlocal)
 {
-	int			length = snprintf(text, size, "{\"batches\": [");
+	char	   *end = text;
 
+	end += strlcpy(end, "{\"batches\": [", BATCHES_SIZE);
 	for (int i = 0; i < state->nbatches; i++)
-		length += snprintf(text +length, size - length, "%s[%d, %d, %20lld]", i > 0 ? ", " : "",
-						   state->batches[i].first, state->batches[i].last,
-						   (long long) state->batches[i].offset);
-	Assert(length < (int) size);
-	return length;
+	{
+		const ProducerBatch *batch = &state->batches[i];
+
+		if (i > 0)
+		{
+			*end++ = ',';
+			*end++ = ' ';
+		}
+		*end++ = '[';
+		end += pg_ltoa(batch->first, end);
+		*end++ = ',';
+		*end++ = ' ';
+		end += pg_ltoa(batch->last, end);
+		*end++ = ',';
+		*end++ = ' ';
+		end = print_offset(end, batch->offset, i < state->nbatches - nlocal ? 0 : MAXINT8LEN);
+		*end++ = ']';
+	}
+	Assert(end - text <BATCHES_SIZE);
+	*end = '\0';
+	return end - text;
 }
 
 /*
@@ -126,7 +156,7 @@ topics_producer_log_print_batches(char *text, Size size, const ProducerState *st
  * any.
  */
 Datum
-topics_producer_log_format_value(const ProducerKey *key, const ProducerState *state)
+topics_producer_log_format_value(const ProducerKey *key, const ProducerState *state, int nlocal)
 {
 	StringInfoData json;
 
@@ -140,7 +170,7 @@ topics_producer_log_format_value(const ProducerKey *key, const ProducerState *st
 	{
 		char		batches[BATCHES_SIZE];
 
-		topics_producer_log_print_batches(batches, sizeof(batches), state);
+		topics_producer_log_print_batches(batches, state, nlocal);
 		appendStringInfo(&json, "%s], \"first\": %d", batches, state->first);
 	}
 	appendStringInfo(&json, ", \"epoch\": %d, ", state->epoch);
