@@ -124,9 +124,8 @@ print_offset(char *text, int64 offset, int width)
 int
 topics_producer_log_print_batches(char *text, const ProducerState *state, int nlocal)
 {
-	char	   *end = text;
+	char	   *end = text +strlcpy(text, "{\"batches\": [", BATCHES_SIZE);
 
-	end += strlcpy(end, "{\"batches\": [", BATCHES_SIZE);
 	for (int i = 0; i < state->nbatches; i++)
 	{
 		const ProducerBatch *batch = &state->batches[i];
