@@ -124,8 +124,10 @@ print_offset(char *text, int64 offset, int width)
 int
 topics_producer_log_print_batches(char *text, const ProducerState *state, int nlocal)
 {
-	char	   *end = text +strlcpy(text, "{\"batches\": [", BATCHES_SIZE);
+	static const char begin[] = "{\"batches\": [";
+	char	   *end = text +sizeof(begin) - 1;
 
+	memcpy(text, begin, sizeof(begin) - 1);
 	for (int i = 0; i < state->nbatches; i++)
 	{
 		const ProducerBatch *batch = &state->batches[i];
