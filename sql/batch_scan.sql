@@ -67,8 +67,9 @@ CREATE FUNCTION polled(records int, bytes int) RETURNS text LANGUAGE sql AS $$
 	SELECT concat_ws(' ', count(*), count(DISTINCT partition), max(topic), max(generation_id),
 	sum(p.offset),
 		md5(string_agg(format('%s %s %s %s %s %s', partition, p.offset, "timestamp", key, value,
-	headers), ',')))
+	headers), ',' ORDER BY partition, p.offset)))
 	FROM topics.poll(m(), records, bytes) p $$;
+-- in the order in which they come: nothing here makes the server sort them
 CREATE FUNCTION polled_bytea(records int, bytes int) RETURNS text LANGUAGE sql AS $$
 	SELECT rewind(m());
 	SELECT concat_ws(' ', count(*),
