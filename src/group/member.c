@@ -97,14 +97,35 @@ require_not_elsewhere(const char *group_id, const char *member_id)
 }
 
 /*
+ * Raise an error if there is such a member after all: what was known of members
+ * was forgotten when this node got another role, and is known again now.
+ */
+static void
+require_not_here(const char *member_id)
+{
+	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
+	{
+		MemberCall	call;
+
+		if (topics_member_table_look(member_id, set, &call) && topics_member_log_may_call(set))
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("this node has come to lead while member \"%s\" called", member_id),
+					 errhint("Try again.")));
+	}
+}
+
+/*
  * Raise TP003, or TP012 if another program has taken the place of a static
- * member; or TP004 if another node may know better.
+ * member; or TP004 if another node may know better, or 40001 if this one has
+ * just come to know.
  */
 void
 topics_member_report_unknown(const char *member_id)
 {
 	/* this node may have another role by now */
 	topics_offset_log_prepare(true);
+	require_not_here(member_id);
 	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
 		if (topics_member_log_may_call(set))
 			topics_append_role_require_lease(topics_mark_slot_set_of(set));
@@ -156,6 +177,7 @@ topics_member_call(const char *member_id, bool is_poll)
 	MemberCall	first = {0};
 	uint32		sets = 0;
 
+	TEST_POINT("member-called");
 	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
 	{
 		MemberCall	call;

@@ -360,7 +360,8 @@ def paused(run):
             if key not in touched and is_paused:
                 yield Finding("paused", f"{op} found {topic}[{partition}] paused, which {op['member']} has never asked for", [op])
             # it may have lost the partition in between, and got it again
-            elif source and was != is_paused and (is_paused or generation == since) and not is_disturbed(run, source.start, op.end):
+            elif source and was != is_paused and (is_paused or generation == since) \
+                    and not is_disturbed(run, source.start - (QUIET if run.leaders else 0), op.end):
                 yield Finding("paused", f"{op} found {topic}[{partition}] {'' if is_paused else 'not '}paused, after {source}",
                               [source, op])
 

@@ -473,7 +473,8 @@ for my $how ('fast', 'immediate', 'kill -9')
 	}
 	else
 	{
-		$node->restart($how);
+		$node->stop($how);
+		$node->start;
 	}
 	connect_all();
 	is(stored($node, $group),

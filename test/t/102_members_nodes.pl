@@ -199,6 +199,20 @@ is(stored($a, 'g'), $stored, 'back on the first node it is the same');
 is(poll($a, $static), 't:0=3 t:1=3 t:2=3', '... where the member goes on');
 is(answer($c, commit_sql($static, 't:0', 4)), 'TP004', '... and not on the one before');
 
+# Who has looked whether members are known, before they are forgotten, and known again
+$a->safe_psql('postgres', q{CALL topics.move_leader('b')});
+$b->safe_psql('postgres', q{SELECT * FROM topics.group_member});
+my $caller = Session->new($b);
+stop_at($b, 'member-called');
+$caller->send(poll_sql($static));
+is(wait_until_at($b, 'member-called'), $caller->{pid}, 'a member calls on the leader');
+$b->safe_psql('postgres', q{CALL topics.move_leader('a')});
+$a->safe_psql('postgres', q{CALL topics.move_leader('b')});
+go_on_from($b, 'member-called');
+is($caller->receive->{sqlstate},
+	'40001', '... which another one was in between: the call can be tried again');
+is(poll($b, $static), 't:0=3 t:1=3 t:2=3', '... it is known');
+
 $_->stop for $a, $b, $c;
 unlike(
 	slurp_file($_->logfile),

@@ -373,7 +373,8 @@ for my $fault (1 .. $faults)
 	ask('SELECT topics.add_partitions(\'two\', 12)') if $fault == 12;
 	if ($fault % 20 == 15)
 	{
-		$node->restart($fault % 40 == 15 ? 'immediate' : 'fast');
+		$node->stop($fault % 40 == 15 ? 'immediate' : 'fast');
+		$node->start;
 		$done{restart}++;
 		next;
 	}
