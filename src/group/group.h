@@ -196,6 +196,9 @@ typedef struct GroupOffset
 	{
 		Possession	assigned;	/* of a partition */
 		MembersHead head;		/* of a group's members */
+		MonotonicTime held_up_since;	/* of a group: others have locked it
+										 * whenever the worker came to see to
+										 * its members; 0: not */
 	}			of;
 } GroupOffset;
 
@@ -511,6 +514,7 @@ extern bool topics_member_table_has_members(const char *group_id, int set);
 extern bool topics_member_table_is_overdue(const Member *member, MonotonicTime now);
 extern MemberGroup *topics_member_table_list_groups(bool all, int *count, MonotonicTime *due);
 extern bool topics_member_table_is_settled(const Member *member);
+extern void topics_member_table_note_held_up(const char *group_id, bool is_held_up);
 extern bool topics_member_table_any_here(void);
 extern int	topics_member_table_channel(const char *group_id);
 

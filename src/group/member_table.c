@@ -754,6 +754,25 @@ topics_member_table_is_overdue(const Member *member, MonotonicTime now)
 	return get_deadline(member) < now;
 }
 
+/*
+ * The worker has come to see to a group's members: others had locked the
+ * group, or not.
+ */
+void
+topics_member_table_note_held_up(const char *group_id, bool is_held_up)
+{
+	const GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, NO_PARTITION);
+	GroupOffset *group;
+
+	topics_offset_table_lock(LW_EXCLUSIVE);
+	group = topics_offset_table_find(&key);
+	if (group && !is_held_up)
+		group->of.held_up_since = 0;
+	else if (group && group->of.held_up_since == 0)
+		group->of.held_up_since = topics_clock_now();
+	topics_offset_table_unlock();
+}
+
 /* Return true if this database has a member. */
 bool
 topics_member_table_any_here(void)

@@ -959,6 +959,7 @@ see_to_group(const MemberGroup *group, NextTransaction next_transaction)
 						group->group_id, error->message),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0));
 	PopActiveSnapshot();
+	topics_member_table_note_held_up(group->group_id, error == NULL && settled.is_busy);
 	/* to try a lock again costs little */
 	note_retry(group, error ? FAILED_MS : settled.is_busy || settled.is_partial ? BUSY_MS : 0,
 			   settled.is_busy ? FAILED_MS : MOST_MS, error == NULL && settled.is_partial);

@@ -1,4 +1,5 @@
-# What the worker does for members of groups: one group that is busy, or fails, keeps no other up;
+# What the worker does for members of groups: one group that is busy, or fails, keeps no other up,
+# and topics.worker tells who holds it up;
 # topics that change while nothing is known of members are assigned all the same; members for
 # whom shared memory has no room after a restart are gone, and no call fails for that.
 
@@ -78,7 +79,14 @@ $node->safe_psql('postgres', q{SELECT topics.create_topic('q5')});
 comes_to_be(
 	"SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 	WHERE NOT l.granted AND a.backend_type LIKE 'pg_topics%'", '0', 'the worker does not wait for it');
+comes_to_be(
+	"SELECT count(*), min(message), min(hint), min(now() - failing_since) BETWEEN '5 s' AND '1 min'
+	FROM topics.worker WHERE step = 'expire' AND sqlstate = '55P03' AND topic IS NULL",
+	"1|a lock of process $busy->{pid} on consumer group \"aaa\" is in the way|It goes on when that transaction ends.|t",
+	'... and topics.worker tells who is in the way');
 $busy->query('ROLLBACK');
+is($node->safe_psql('postgres', "SELECT count(*) FROM topics.worker WHERE step = 'expire'"),
+	'0', '... until that has gone');
 comes_to_be("SELECT assignment ? 'q5' FROM topics.group_member WHERE group_id = 'aaa'",
 	't', '... and comes back to it');
 
