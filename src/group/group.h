@@ -283,6 +283,13 @@ typedef struct PlacedPartition
 	GroupOffset *entry;			/* pinned, or NULL */
 } PlacedPartition;
 
+/* A topic that a member has named. */
+typedef struct NamedTopic
+{
+	int64		topic_id;
+	char	   *name;			/* as it was then; or NULL: not known */
+} NamedTopic;
+
 /* A member, as a record says. */
 typedef struct MemberRow
 {
@@ -295,7 +302,7 @@ typedef struct MemberRow
 	int32		max_poll_interval_ms;
 	OffsetReset reset;			/* for topics that the pattern finds later */
 	char	   *pattern;		/* of names of topics, or NULL: those listed */
-	int64	   *topic_ids;
+	NamedTopic *topics;			/* by id, each once */
 	int			ntopics;
 	PlacedPartition *assigned;	/* by topic and partition */
 	int			nassigned;
@@ -520,6 +527,7 @@ extern int	topics_member_table_channel(const char *group_id);
 
 /* ---- member_log.c ---- */
 
+extern void topics_member_log_sort_topics(MemberRow *row);
 extern void topics_member_log_sort_placed(MemberRow *row);
 extern PlacedPartition *topics_member_log_find_placed(const MemberRow *row, int64 topic_id, int32 partition);
 extern void topics_member_log_format(StringInfo json, const GroupMembers *members);

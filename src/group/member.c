@@ -28,7 +28,6 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "funcapi.h"
-#include "lib/qunique.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "regex/regex.h"
@@ -324,15 +323,6 @@ get_name_argument(FunctionCallInfo fcinfo, int argument, const char *name, Size 
 	return MemoryContextStrdup(TopTransactionContext, value);
 }
 
-static int
-compare_topic_ids(const void *a, const void *b)
-{
-	const int64 ta = *(const int64 *) a;
-	const int64 tb = *(const int64 *) b;
-
-	return ta < tb ? -1 : ta > tb;
-}
-
 /* Find the topics of a list, by name, as they are now: each once. */
 static void
 look_up_topics(MemberRow *row, ArrayType *array)
@@ -347,7 +337,7 @@ look_up_topics(MemberRow *row, ArrayType *array)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("topics must not be empty")));
 	row->ntopics = 0;
-	row->topic_ids = MemoryContextAlloc(TopTransactionContext, sizeof(int64) * Max(count, 1));
+	row->topics = MemoryContextAlloc(TopTransactionContext, sizeof(NamedTopic) * Max(count, 1));
 	for (int i = 0; i < count; i++)
 	{
 		Topic	   *topic;
@@ -364,10 +354,12 @@ look_up_topics(MemberRow *row, ArrayType *array)
 					 errmsg("topic \"%s\" cannot be assigned to members", NameStr(topic->name)),
 					 errdetail("It is one of pg_topics' own."),
 					 errhint("Read it with topics.fetch().")));
-		row->topic_ids[row->ntopics++] = topic->topic_id;
+		row->topics[row->ntopics++] = (NamedTopic)
+		{
+			topic->topic_id, MemoryContextStrdup(TopTransactionContext, NameStr(topic->name))
+		};
 	}
-	qsort(row->topic_ids, row->ntopics, sizeof(int64), compare_topic_ids);
-	row->ntopics = qunique(row->topic_ids, row->ntopics, sizeof(int64), compare_topic_ids);
+	topics_member_log_sort_topics(row);
 }
 
 /*
@@ -464,7 +456,10 @@ wants_same(const MemberRow *row, const MemberRow *before)
 		return false;
 	if (row->pattern)
 		return strcmp(row->pattern, before->pattern) == 0;
-	return memcmp(row->topic_ids, before->topic_ids, sizeof(int64) * row->ntopics) == 0;
+	for (int i = 0; i < row->ntopics; i++)
+		if (row->topics[i].topic_id != before->topics[i].topic_id)
+			return false;
+	return true;
 }
 
 /* Find a static member, which has the same group.instance.id, or NULL. */
@@ -518,7 +513,7 @@ notice_other_reset(const char *group_id, const MemberRow *row)
 {
 	for (int i = 0; i < row->ntopics; i++)
 	{
-		Topic	   *topic = topics_catalog_by_id(row->topic_ids[i]);
+		Topic	   *topic = topics_catalog_by_id(row->topics[i].topic_id);
 		GroupOffset entry;
 
 		if (topic && topics_offset_table_peek(group_id, topic->topic_id, NO_PARTITION, &entry) &&
@@ -556,7 +551,7 @@ choose_sets(const MemberRow *row)
 {
 	const uint32 led = get_led_sets();
 	const uint32 result = topics_rebalance_wanted_sets(row) & led;
-	const Topic *topic = row->ntopics > 0 ? topics_catalog_by_id(row->topic_ids[0]) : NULL;
+	const Topic *topic = row->ntopics > 0 ? topics_catalog_by_id(row->topics[0].topic_id) : NULL;
 
 	if (result != 0)
 		return result;

@@ -217,18 +217,44 @@ matches_pattern(const char *pattern, const char *name)
 												CStringGetTextDatum(psprintf("^(?:%s)$", pattern))));
 }
 
+/* Return true if a member may get a topic that it has not named by its id. */
+static bool
+may_get(const MemberRow *row, const Topic *topic)
+{
+	return !topics_catalog_is_internal(NameStr(topic->name)) &&
+		pg_class_aclcheck(topic->view_relid, row->role, ACL_SELECT) == ACLCHECK_OK;
+}
+
+/* Return true if a member has named a topic of an id. */
+static bool
+has_named(const MemberRow *row, int64 topic_id)
+{
+	for (int i = 0; i < row->ntopics; i++)
+		if (row->topics[i].topic_id == topic_id)
+			return true;
+	return false;
+}
+
 /* Return true if a member is to get partitions of a topic. */
 static bool
 is_subscribed(const MemberRow *row, const Topic *topic)
 {
 	if (row->pattern)
-		return !topics_catalog_is_internal(NameStr(topic->name)) &&
-			pg_class_aclcheck(topic->view_relid, row->role, ACL_SELECT) == ACLCHECK_OK &&
-			matches_pattern(row->pattern, NameStr(topic->name));
-	for (int i = 0; i < row->ntopics; i++)
-		if (row->topic_ids[i] == topic->topic_id)
-			return true;
-	return false;
+		return may_get(row, topic) && matches_pattern(row->pattern, NameStr(topic->name));
+	return has_named(row, topic->topic_id);
+}
+
+/*
+ * Find the topic that has the name of one that a member has named, and that
+ * was dropped; NULL if there is none that it may get.
+ */
+static const Topic *
+find_remade(const MemberRow *row, const NamedTopic *named)
+{
+	const Topic *topic = named->name && topics_catalog_by_id(named->topic_id) == NULL ?
+		topics_catalog_lookup(named->name, true) : NULL;
+
+	return topic && may_get(row, topic) && !has_named(row, topic->topic_id) ? topic : NULL;
 }
 
 /* Get the leader sets in which a topic has partitions: a bit for each. */
@@ -256,8 +282,10 @@ topics_rebalance_wanted_sets(const MemberRow *row)
 
 	for (int i = 0; row->pattern == NULL && i < row->ntopics; i++)
 	{
-		const Topic *topic = topics_catalog_by_id(row->topic_ids[i]);
+		const Topic *topic = topics_catalog_by_id(row->topics[i].topic_id);
 
+		if (topic == NULL)
+			topic = find_remade(row, &row->topics[i]);
 		if (topic)
 			result |= get_sets(topic);
 	}
@@ -275,18 +303,53 @@ topics_rebalance_wanted_sets(const MemberRow *row)
 }
 
 /*
- * Return true if a topic that a pattern has found is to be left for later:
- * where the metadata are led by another node, that one's members make the
- * group's subscription, and this one waits to hear of it.
+ * Return true if a topic that a pattern has found, or that was made anew, is to
+ * be left for later: where the metadata are led by another node, that one's
+ * members make the group's subscription, and this one waits to hear of it.
  */
 static bool
-is_left_for_later(const Subject *subject, const Topic *topic)
+is_left_for_later(const char *group_id, const Topic *topic)
 {
 	GroupOffset entry;
 
 	return topics_cluster_follows(METADATA_SET) &&
-		!(topics_offset_table_peek(subject->group_id, topic->topic_id, NO_PARTITION, &entry) &&
+		!(topics_offset_table_peek(group_id, topic->topic_id, NO_PARTITION, &entry) &&
 		  is_entry_committed(&entry));
+}
+
+/*
+ * What a member has named and was dropped, and made anew, it wants as that is
+ * now.  Return true if there is such a topic; *is_whole becomes false if one is
+ * left for later.
+ */
+static bool
+follow_names(const char *group_id, MemberRow *row, bool *is_whole)
+{
+	NamedTopic *topics = NULL;
+
+	for (int i = 0; row->pattern == NULL && i < row->ntopics; i++)
+	{
+		const Topic *topic = find_remade(row, &row->topics[i]);
+
+		if (topic == NULL)
+			continue;
+		if (is_left_for_later(group_id, topic))
+		{
+			*is_whole = false;
+			continue;
+		}
+		/* what an outer subtransaction has changed may be returned to */
+		if (topics == NULL)
+		{
+			topics = MemoryContextAlloc(TopTransactionContext, sizeof(NamedTopic) * row->ntopics);
+			memcpy(topics, row->topics, sizeof(NamedTopic) * row->ntopics);
+			row->topics = topics;
+		}
+		topics[i].topic_id = topic->topic_id;
+	}
+	if (topics)
+		topics_member_log_sort_topics(row);
+	return topics != NULL;
 }
 
 /* Note a topic, unless it is noted, or has nothing in the leader set. */
@@ -332,7 +395,7 @@ find_topics(Subject *subject, const GroupMembers *members)
 
 		for (int j = 0; row->pattern == NULL && j < row->ntopics; j++)
 		{
-			Topic	   *topic = topics_catalog_by_id(row->topic_ids[j]);
+			Topic	   *topic = topics_catalog_by_id(row->topics[j].topic_id);
 
 			if (topic)
 				add_topic(subject, topic, row->reset);
@@ -349,7 +412,7 @@ find_topics(Subject *subject, const GroupMembers *members)
 			CHECK_FOR_INTERRUPTS();
 			if (topic == NULL || !is_subscribed(row, topic))
 				continue;
-			if ((get_sets(topic) & (1U << subject->set)) != 0 && is_left_for_later(subject, topic))
+			if ((get_sets(topic) & (1U << subject->set)) != 0 && is_left_for_later(subject->group_id, topic))
 				is_whole = false;
 			else
 				add_topic(subject, topic, row->reset);
@@ -636,7 +699,8 @@ give_back(const char *group_id, const GroupOffset *leaving)
 
 /*
  * Assign partitions to members, in their generation.  Return true if that
- * changes anything.  *is_whole is false if some topics are left for later.
+ * changes anything, or what they want.  *is_whole is false if some topics are
+ * left for later.
  */
 static bool
 assign_partitions(LocalOffset *local, GroupMembers *members, bool *is_whole)
@@ -644,14 +708,18 @@ assign_partitions(LocalOffset *local, GroupMembers *members, bool *is_whole)
 	const GroupOffsetKey *key = &local->shared->key;
 	Subject		subject = {.group_id = key->group_id,.set = get_members_set(key->partition)};
 	AssignorGroup group;
+	bool		changed = false;
+	bool		has_followed = true;
 
-	*is_whole = find_topics(&subject, members);
+	for (int i = 0; i < members->count; i++)
+		changed |= follow_names(key->group_id, &members->rows[i], &has_followed);
+	*is_whole = find_topics(&subject, members) && has_followed;
 	group = make_assignor_group(&subject, members);
 	topics_assignor_assign(members->assignor, &group);
 	for (int t = 0; t < subject.ntopics; t++)
 		(void) topics_place_subscribe(key->group_id, subject.topics[t].topic, subject.topics[t].reset);
 	find_shared(members, local->shared);
-	return take_assignment(members, &subject, &group);
+	return take_assignment(members, &subject, &group) || changed;
 }
 
 /*

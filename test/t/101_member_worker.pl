@@ -109,9 +109,49 @@ is( $node->safe_psql(
 	'... which it gets by its next poll');
 
 # ----------------------------------------------------------------------
+# A topic that is dropped, and made anew
+# ----------------------------------------------------------------------
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE reader;
+	GRANT USAGE ON SCHEMA topics, topic TO reader;
+	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA topics TO reader;
+	SELECT topics.create_topic('r');
+	GRANT SELECT ON topic.r TO reader});
+my $reader = $node->safe_psql('postgres',
+	q{SET ROLE reader; SELECT member_id FROM topics.join_group('remade 1', '{r}')});
+my $owner = join_group('remade 2', "'{r}'");
+$node->safe_psql(
+	'postgres', q{
+	SELECT topics.produce('r', 'old');
+	SELECT count(*) FROM topics.group_member m, topics.poll(m.member_id) WHERE group_id LIKE 'remade%';
+	BEGIN; SELECT topics.drop_topic('r'); SELECT topics.create_topic('r', 2); COMMIT});
+comes_to_be(
+	"SELECT assignment -> 'r' FROM topics.group_member WHERE group_id = 'remade 2'",
+	'[0, 1]',
+	'a topic that is made anew is assigned to who had the one of its name');
+is( $node->safe_psql(
+		'postgres',
+		"SELECT subscription, assignment FROM topics.group_member WHERE group_id = 'remade 1'"),
+	'{}|{}',
+	'... but not to a role that may not read it');
+$node->safe_psql('postgres',
+	q{GRANT SELECT ON topic.r TO reader; SELECT topics.create_topic('another')});
+comes_to_be("SELECT assignment -> 'r' FROM topics.group_member WHERE group_id = 'remade 1'",
+	'[0, 1]', '... before it may');
+$node->safe_psql('postgres', q{SELECT topics.produce('r', 'new', partition => 0)});
+is( $node->safe_psql(
+		'postgres',
+		qq{SELECT value FROM topics.poll('$reader'); SELECT value FROM topics.poll('$owner')}),
+	"new\nnew",
+	'... and what is in it comes');
+
+# ----------------------------------------------------------------------
 # No room
 # ----------------------------------------------------------------------
 
+$node->safe_psql('postgres', "SELECT topics.leave_group('$_')") for $reader, $owner;
 my @many = map { join_group("many$_", "'{t}'") } 1 .. 19;
 my ($state, $message) = sqlstate_of($node, 'postgres', q{SELECT topics.join_group('more', '{t}')});
 is($state, '54000', 'when all places are taken nobody joins');
