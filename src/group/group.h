@@ -501,6 +501,7 @@ extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransactio
 extern void topics_member_table_shmem_request(void);
 extern void topics_member_table_shmem_startup(void);
 extern uint32 topics_member_table_sets(void);
+extern bool topics_member_table_has_other_sets(void);
 extern Member *topics_member_table_find(const char *member_id, int set);
 extern bool topics_member_table_look(const char *member_id, int set, MemberCall *call);
 extern void topics_member_table_note_call(const MemberCall *call, bool is_poll);
@@ -544,7 +545,11 @@ extern bool topics_rebalance_read_assignor(const char *group_id, int set, Assign
 extern bool topics_rebalance_has_members(const char *group_id);
 extern void topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers *members);
 extern void topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *members);
-extern void topics_rebalance_settle(MemoryContext parent, bool topics_changed, NextTransaction next_transaction);
+extern bool topics_rebalance_look_again(const char *group_id, LocalOffset *local, GroupMembers *members);
+
+/* ---- settle.c ---- */
+
+extern void topics_settle_groups(MemoryContext parent, bool topics_changed, NextTransaction next_transaction);
 
 /* ---- member.c ---- */
 

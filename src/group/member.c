@@ -86,7 +86,7 @@ require_not_elsewhere(const char *group_id, const char *member_id)
 {
 	int			set;
 
-	if (topics_member_table_sets() == 1U << METADATA_SET)
+	if (!topics_member_table_has_other_sets())
 		return;
 	/* what is a moment old does not do */
 	topics_offset_log_prepare(false);
@@ -712,7 +712,7 @@ remove_from_group(const char *group_id, const char *member_id)
 		require_not_elsewhere(group_id, member_id);
 		topics_member_report_not_of_group(group_id, member_id);
 	}
-	if (topics_member_table_sets() != 1U << METADATA_SET && topics_member_log_find_set(group_id, member_id) >= 0)
+	if (topics_member_table_has_other_sets() && topics_member_log_find_set(group_id, member_id) >= 0)
 		ereport(NOTICE,
 				(errmsg("member \"%s\" still has partitions that another node leads", member_id),
 				 errhint("Let it leave there as well.")));

@@ -171,6 +171,15 @@ topics_member_table_sets(void)
 	return pg_atomic_read_u32(&table->sets);
 }
 
+/*
+ * Return true if there may be members in other leader sets than the first.
+ */
+bool
+topics_member_table_has_other_sets(void)
+{
+	return topics_member_table_sets() != 1U << METADATA_SET;
+}
+
 /* There may be members in a leader set from now on. */
 static void
 note_set(int set)
