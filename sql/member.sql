@@ -190,5 +190,30 @@ SELECT count(*) FROM topics.poll(:'m');
 SELECT topic, partition FROM topics.assignment(:'m') ORDER BY topic, partition;
 SELECT topics.leave_group(:'m');
 SELECT topics.drop_topic('member_b'), topics.drop_topic('member_c');
+
+-- a topic that was dropped and made anew is the members' again, from its beginning on
+SELECT topics.create_topic('member_a', partitions => 2), topics.create_topic('member_b');
+SELECT member_id AS m FROM topics.join_group('again', '{member_a,member_b}') \gset
+SELECT count(topics.produce('member_a', 'old' || i, partition => i % 2))
+FROM generate_series(0, 9) i;
+SELECT count(*) FROM topics.poll(:'m');
+SELECT topics.commit_offset('again', 'member_a', 0, 4, NULL, :'m', 1);
+SELECT topics.drop_topic('member_a');
+CALL topics.maintain('__consumer_offsets');
+SELECT subscription, assignment FROM topics.group_member WHERE group_id = 'again';
+-- what another one is renamed to, which the member has already, is not
+SELECT topics.rename_topic('member_b', 'member_a');
+CALL topics.maintain('__consumer_offsets');
+SELECT subscription, assignment FROM topics.group_member WHERE group_id = 'again';
+SELECT topics.rename_topic('member_a', 'member_b');
+SELECT topics.create_topic('member_a', partitions => 3);
+SELECT topics.produce('member_a', 'new', partition => 1);
+CALL topics.maintain('__consumer_offsets');
+SELECT subscription, assignment FROM topics.group_member WHERE group_id = 'again';
+SELECT topic, partition, "offset", value FROM topics.poll(:'m');
+SELECT topic, partition, position FROM topics.assignment(:'m') ORDER BY topic, partition;
+SELECT topic, partition, committed_offset FROM topics.consumer_offset WHERE group_id = 'again';
+SELECT topics.leave_group(:'m');
+SELECT topics.drop_topic('member_a'), topics.drop_topic('member_b');
 SELECT topics.delete_group(group_id) FROM topics.consumer_group
 WHERE group_id IN ('c', 'simple', 's');

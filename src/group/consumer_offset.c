@@ -766,10 +766,9 @@ tell_members(const LocalOffset *local)
 {
 	const OffsetChange *change = local->change;
 	const bool	has_none = change->deleted || change->members->count == 0;
-	const bool	has_others = topics_member_table_sets() != 1U << METADATA_SET;
 
 	topics_wakeup_channel(topics_member_table_channel(local->shared->key.group_id));
-	topics_worker_registry_want_members(topics_clock_now(), has_none && has_others);
+	topics_worker_registry_want_members(topics_clock_now(), has_none && topics_member_table_has_other_sets());
 }
 
 /*

@@ -196,6 +196,9 @@ typedef struct GroupOffset
 	{
 		Possession	assigned;	/* of a partition */
 		MembersHead head;		/* of a group's members */
+		MonotonicTime held_up_since;	/* of a group: others have locked it
+										 * whenever the worker came to see to
+										 * its members; 0: not */
 	}			of;
 } GroupOffset;
 
@@ -280,6 +283,13 @@ typedef struct PlacedPartition
 	GroupOffset *entry;			/* pinned, or NULL */
 } PlacedPartition;
 
+/* A topic that a member has named. */
+typedef struct NamedTopic
+{
+	int64		topic_id;
+	char	   *name;			/* as it was then; or NULL: not known */
+} NamedTopic;
+
 /* A member, as a record says. */
 typedef struct MemberRow
 {
@@ -292,7 +302,7 @@ typedef struct MemberRow
 	int32		max_poll_interval_ms;
 	OffsetReset reset;			/* for topics that the pattern finds later */
 	char	   *pattern;		/* of names of topics, or NULL: those listed */
-	int64	   *topic_ids;
+	NamedTopic *topics;			/* by id, each once */
 	int			ntopics;
 	PlacedPartition *assigned;	/* by topic and partition */
 	int			nassigned;
@@ -491,6 +501,7 @@ extern void topics_offset_log_follow_owners(MemoryContext parent, NextTransactio
 extern void topics_member_table_shmem_request(void);
 extern void topics_member_table_shmem_startup(void);
 extern uint32 topics_member_table_sets(void);
+extern bool topics_member_table_has_other_sets(void);
 extern Member *topics_member_table_find(const char *member_id, int set);
 extern bool topics_member_table_look(const char *member_id, int set, MemberCall *call);
 extern void topics_member_table_note_call(const MemberCall *call, bool is_poll);
@@ -511,11 +522,13 @@ extern bool topics_member_table_has_members(const char *group_id, int set);
 extern bool topics_member_table_is_overdue(const Member *member, MonotonicTime now);
 extern MemberGroup *topics_member_table_list_groups(bool all, int *count, MonotonicTime *due);
 extern bool topics_member_table_is_settled(const Member *member);
+extern void topics_member_table_note_held_up(const char *group_id, bool is_held_up);
 extern bool topics_member_table_any_here(void);
 extern int	topics_member_table_channel(const char *group_id);
 
 /* ---- member_log.c ---- */
 
+extern void topics_member_log_sort_topics(MemberRow *row);
 extern void topics_member_log_sort_placed(MemberRow *row);
 extern PlacedPartition *topics_member_log_find_placed(const MemberRow *row, int64 topic_id, int32 partition);
 extern void topics_member_log_format(StringInfo json, const GroupMembers *members);
@@ -532,7 +545,11 @@ extern bool topics_rebalance_read_assignor(const char *group_id, int set, Assign
 extern bool topics_rebalance_has_members(const char *group_id);
 extern void topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers *members);
 extern void topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *members);
-extern void topics_rebalance_settle(MemoryContext parent, bool topics_changed, NextTransaction next_transaction);
+extern bool topics_rebalance_look_again(const char *group_id, LocalOffset *local, GroupMembers *members);
+
+/* ---- settle.c ---- */
+
+extern void topics_settle_groups(MemoryContext parent, bool topics_changed, NextTransaction next_transaction);
 
 /* ---- member.c ---- */
 

@@ -28,7 +28,6 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "funcapi.h"
-#include "lib/qunique.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "regex/regex.h"
@@ -87,7 +86,7 @@ require_not_elsewhere(const char *group_id, const char *member_id)
 {
 	int			set;
 
-	if (topics_member_table_sets() == 1U << METADATA_SET)
+	if (!topics_member_table_has_other_sets())
 		return;
 	/* what is a moment old does not do */
 	topics_offset_log_prepare(false);
@@ -346,15 +345,6 @@ get_name_argument(FunctionCallInfo fcinfo, int argument, const char *name, Size 
 	return MemoryContextStrdup(TopTransactionContext, value);
 }
 
-static int
-compare_topic_ids(const void *a, const void *b)
-{
-	const int64 ta = *(const int64 *) a;
-	const int64 tb = *(const int64 *) b;
-
-	return ta < tb ? -1 : ta > tb;
-}
-
 /* Find the topics of a list, by name, as they are now: each once. */
 static void
 look_up_topics(MemberRow *row, ArrayType *array)
@@ -369,7 +359,7 @@ look_up_topics(MemberRow *row, ArrayType *array)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("topics must not be empty")));
 	row->ntopics = 0;
-	row->topic_ids = MemoryContextAlloc(TopTransactionContext, sizeof(int64) * Max(count, 1));
+	row->topics = MemoryContextAlloc(TopTransactionContext, sizeof(NamedTopic) * Max(count, 1));
 	for (int i = 0; i < count; i++)
 	{
 		Topic	   *topic;
@@ -386,10 +376,12 @@ look_up_topics(MemberRow *row, ArrayType *array)
 					 errmsg("topic \"%s\" cannot be assigned to members", NameStr(topic->name)),
 					 errdetail("It is one of pg_topics' own."),
 					 errhint("Read it with topics.fetch().")));
-		row->topic_ids[row->ntopics++] = topic->topic_id;
+		row->topics[row->ntopics++] = (NamedTopic)
+		{
+			topic->topic_id, MemoryContextStrdup(TopTransactionContext, NameStr(topic->name))
+		};
 	}
-	qsort(row->topic_ids, row->ntopics, sizeof(int64), compare_topic_ids);
-	row->ntopics = qunique(row->topic_ids, row->ntopics, sizeof(int64), compare_topic_ids);
+	topics_member_log_sort_topics(row);
 }
 
 /*
@@ -486,7 +478,10 @@ wants_same(const MemberRow *row, const MemberRow *before)
 		return false;
 	if (row->pattern)
 		return strcmp(row->pattern, before->pattern) == 0;
-	return memcmp(row->topic_ids, before->topic_ids, sizeof(int64) * row->ntopics) == 0;
+	for (int i = 0; i < row->ntopics; i++)
+		if (row->topics[i].topic_id != before->topics[i].topic_id)
+			return false;
+	return true;
 }
 
 /* Find a static member, which has the same group.instance.id, or NULL. */
@@ -540,7 +535,7 @@ notice_other_reset(const char *group_id, const MemberRow *row)
 {
 	for (int i = 0; i < row->ntopics; i++)
 	{
-		Topic	   *topic = topics_catalog_by_id(row->topic_ids[i]);
+		Topic	   *topic = topics_catalog_by_id(row->topics[i].topic_id);
 		GroupOffset entry;
 
 		if (topic && topics_offset_table_peek(group_id, topic->topic_id, NO_PARTITION, &entry) &&
@@ -578,7 +573,7 @@ choose_sets(const MemberRow *row)
 {
 	const uint32 led = get_led_sets();
 	const uint32 result = topics_rebalance_wanted_sets(row) & led;
-	const Topic *topic = row->ntopics > 0 ? topics_catalog_by_id(row->topic_ids[0]) : NULL;
+	const Topic *topic = row->ntopics > 0 ? topics_catalog_by_id(row->topics[0].topic_id) : NULL;
 
 	if (result != 0)
 		return result;
@@ -739,7 +734,7 @@ remove_from_group(const char *group_id, const char *member_id)
 		require_not_elsewhere(group_id, member_id);
 		topics_member_report_not_of_group(group_id, member_id);
 	}
-	if (topics_member_table_sets() != 1U << METADATA_SET && topics_member_log_find_set(group_id, member_id) >= 0)
+	if (topics_member_table_has_other_sets() && topics_member_log_find_set(group_id, member_id) >= 0)
 		ereport(NOTICE,
 				(errmsg("member \"%s\" still has partitions that another node leads", member_id),
 				 errhint("Let it leave there as well.")));

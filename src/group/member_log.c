@@ -13,16 +13,18 @@
  *			 "host": "10.0.0.7", "owner": "app", "owner_id": 16384, "system": 7....,
  *			 "session_timeout_ms": 45000, "max_poll_interval_ms": 300000,
  *			 "auto_offset_reset": "earliest", "topic_pattern": null, "topics": [17],
- *			 "assignment": [[17, 0, 5], [17, 1, 7]]}]}
+ *			 "topic_names": ["orders"], "assignment": [[17, 0, 5], [17, 1, 7]]}]}
  *
- * Topics are there by id, since they may be renamed.  An assignment says topic,
- * partition, and since which generation it is the member's.
+ * Topics are there by id, since they may be renamed, and by the names that the
+ * member has given, since they may be dropped and made anew.  An assignment
+ * says topic, partition, and since which generation it is the member's.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "lib/qunique.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -35,9 +37,26 @@
 #include "pg_topics.h"
 
 /* ----------------------------------------------------------------
- *		What a member is to have
+ *		What a member wants, and is to have
  * ----------------------------------------------------------------
  */
+
+static int
+compare_topics(const void *a, const void *b)
+{
+	const int64 ta = ((const NamedTopic *) a)->topic_id;
+	const int64 tb = ((const NamedTopic *) b)->topic_id;
+
+	return ta < tb ? -1 : ta > tb;
+}
+
+/* Put the topics that a member has named in order, each once. */
+void
+topics_member_log_sort_topics(MemberRow *row)
+{
+	qsort(row->topics, row->ntopics, sizeof(NamedTopic), compare_topics);
+	row->ntopics = qunique(row->topics, row->ntopics, sizeof(NamedTopic), compare_topics);
+}
 
 static int
 compare_placed(const void *a, const void *b)
@@ -99,7 +118,16 @@ format_row(StringInfo json, const MemberRow *row)
 	format_string(json, "topic_pattern", row->pattern);
 	appendStringInfoString(json, "\"topics\": [");
 	for (int i = 0; i < row->ntopics; i++)
-		appendStringInfo(json, "%s" INT64_FORMAT, i > 0 ? ", " : "", row->topic_ids[i]);
+		appendStringInfo(json, "%s" INT64_FORMAT, i > 0 ? ", " : "", row->topics[i].topic_id);
+	appendStringInfoString(json, "], \"topic_names\": [");
+	for (int i = 0; i < row->ntopics; i++)
+	{
+		appendStringInfoString(json, i > 0 ? ", " : "");
+		if (row->topics[i].name)
+			escape_json(json, row->topics[i].name);
+		else
+			appendStringInfoString(json, "null");
+	}
 	appendStringInfoString(json, "], \"assignment\": [");
 	for (int i = 0; i < row->nassigned; i++)
 		appendStringInfo(json, "%s[" INT64_FORMAT ", %d, %d]", i > 0 ? ", " : "",
@@ -176,6 +204,34 @@ parse_assignment(MemberRow *row, JsonbContainer *array, int length)
 	topics_member_log_sort_placed(row);
 }
 
+/*
+ * Read the topics that a member has named: their ids, and their names, if a
+ * node has written the record that knows of these.
+ */
+static void
+parse_topics(MemberRow *row, Jsonb *value)
+{
+	int			count;
+	int			named;
+	JsonbContainer *ids = get_array(topics_json_field(value, "topics"), &count);
+	JsonbContainer *names = get_array(topics_json_field(value, "topic_names"), &named);
+
+	row->topics = palloc(sizeof(NamedTopic) * Max(count, 1));
+	row->ntopics = count;
+	for (int i = 0; i < count; i++)
+	{
+		char	   *name = i < named ? topics_json_string(getIthJsonbValueFromContainer(names, i)) : NULL;
+
+		if (name && strlen(name) >= NAMEDATALEN)
+			name = NULL;
+		row->topics[i] = (NamedTopic)
+		{
+			get_number(ids, i), name
+		};
+	}
+	topics_member_log_sort_topics(row);
+}
+
 static OffsetReset
 parse_reset(const char *name)
 {
@@ -206,10 +262,7 @@ parse_row(MemberRow *row, Jsonb *value)
 	row->max_poll_interval_ms = parse_count(value, "max_poll_interval_ms", 300000);
 	row->reset = parse_reset(topics_json_string(topics_json_field(value, "auto_offset_reset")));
 	row->pattern = topics_json_string(topics_json_field(value, "topic_pattern"));
-	array = get_array(topics_json_field(value, "topics"), &length);
-	row->topic_ids = palloc(sizeof(int64) * Max(length, 1));
-	for (int i = 0; i < length; i++)
-		row->topic_ids[row->ntopics++] = get_number(array, i);
+	parse_topics(row, value);
 	array = get_array(topics_json_field(value, "assignment"), &length);
 	parse_assignment(row, array, length);
 	return true;

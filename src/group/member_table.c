@@ -171,6 +171,15 @@ topics_member_table_sets(void)
 	return pg_atomic_read_u32(&table->sets);
 }
 
+/*
+ * Return true if there may be members in other leader sets than the first.
+ */
+bool
+topics_member_table_has_other_sets(void)
+{
+	return topics_member_table_sets() != 1U << METADATA_SET;
+}
+
 /* There may be members in a leader set from now on. */
 static void
 note_set(int set)
@@ -752,6 +761,25 @@ bool
 topics_member_table_is_overdue(const Member *member, MonotonicTime now)
 {
 	return get_deadline(member) < now;
+}
+
+/*
+ * The worker has come to see to a group's members: others had locked the
+ * group, or not.
+ */
+void
+topics_member_table_note_held_up(const char *group_id, bool is_held_up)
+{
+	const GroupOffsetKey key = topics_offset_table_make_key(group_id, NO_TOPIC, NO_PARTITION);
+	GroupOffset *group;
+
+	topics_offset_table_lock(LW_EXCLUSIVE);
+	group = topics_offset_table_find(&key);
+	if (group && !is_held_up)
+		group->of.held_up_since = 0;
+	else if (group && group->of.held_up_since == 0)
+		group->of.held_up_since = topics_clock_now();
+	topics_offset_table_unlock();
 }
 
 /* Return true if this database has a member. */

@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * rebalance.c
- *		A group's members change: which partitions each is to have, and who is
- *		taken for dead.
+ *		A group's members change: which partitions each is to have.
  *
  * A rebalance is a transaction: it locks what the group's members are, reads
  * their record (member_log.c), changes it, assigns partitions (assignor.c),
@@ -13,9 +12,7 @@
  * in what they choose.
  *
  * Who begins one: topics.join_group(), leave_group() and remove_member(); and
- * the worker (topics_rebalance_settle), which removes members that have not
- * called, or not polled, for longer than they may, and looks again when topics
- * came, went, or have more partitions.
+ * the worker (settle.c).
  *
  * A group whose last member goes, and that has committed nothing, goes too.
  *
@@ -24,9 +21,7 @@
  * record of that set, and stands for itself: it has a generation of its own,
  * and the set's partitions are assigned to its members, by the node that leads
  * it.  So all that is said of commits and owners holds in each set, under its
- * own append lock.  A node that comes to lead a set in which a group has no
- * member left gives its partitions to the members that it has in others
- * (take_over).
+ * own append lock.
  *
  * See docs/decisions/0018-members.md.
  *
@@ -34,7 +29,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
@@ -44,7 +38,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 #include "base/base.h"
 #include "shared/shared.h"
@@ -57,12 +50,6 @@
 #define LEFT_OUT_AT_MOST 65535
 #define GENERATIONS_OF_TERM 65536	/* no term leaves out as many at once */
 #define MOST_TERMS 32000		/* that have their own */
-
-#define BUSY_MS 100				/* what is busy, or fails, is tried again:
-								 * first after so long, and no longer than
-								 * that */
-#define FAILED_MS 1000
-#define MOST_MS 60000
 
 /* A topic that is assigned. */
 typedef struct SubjectTopic
@@ -119,6 +106,23 @@ remove_unknown(GroupMembers *members, int set)
 }
 
 /*
+ * Read what is committed of a group's members in a leader set, also where
+ * another node leads it; palloc'd, or NULL if there is no record.
+ */
+static GroupMembers *
+read_record(const char *group_id, int set)
+{
+	GroupOffset entry;
+	Jsonb	   *value;
+
+	if (!topics_offset_table_peek(group_id, NO_TOPIC, make_members_partition(set), &entry) ||
+		!is_entry_committed(&entry))
+		return NULL;
+	value = topics_offset_log_read_value(&entry);
+	return value ? topics_member_log_parse(value) : NULL;
+}
+
+/*
  * Read who a group's members are in a leader set, for a transaction that has
  * locked that exclusively.  *local is the transaction's own entry of it.  The
  * result is in TopTransactionContext, for the caller to change.
@@ -129,12 +133,11 @@ topics_rebalance_read(const char *group_id, int set, LocalOffset **local)
 	const int32 partition = make_members_partition(set);
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	GroupMembers *members;
-	GroupOffset entry;
 
 	*local = topics_consumer_offset_use(group_id, NO_TOPIC, partition, NULL, NULL);
-	members = palloc0(sizeof(GroupMembers));
 	if ((*local)->change && (*local)->change->members)
 	{
+		members = palloc(sizeof(GroupMembers));
 		*members = *(*local)->change->members;
 		members->rows = palloc(sizeof(MemberRow) * (members->count + 1));
 		memcpy(members->rows, (*local)->change->members->rows, sizeof(MemberRow) * members->count);
@@ -142,16 +145,15 @@ topics_rebalance_read(const char *group_id, int set, LocalOffset **local)
 		for (int i = 0; i < members->count; i++)
 			copy_assigned(&members->rows[i]);
 	}
-	else if (topics_consumer_offset_exists(*local) &&
-			 topics_offset_table_peek(group_id, NO_TOPIC, partition, &entry))
+	else if (topics_consumer_offset_exists(*local))
 	{
-		Jsonb	   *value = topics_offset_log_read_value(&entry);
-
-		if (value == NULL)
+		members = read_record(group_id, set);
+		if (members == NULL)
 			elog(ERROR, "record of the members of consumer group \"%s\" is missing", group_id);
-		members = topics_member_log_parse(value);
 		remove_unknown(members, set);
 	}
+	else
+		members = palloc0(sizeof(GroupMembers));
 	if (members->rows == NULL)
 		members->rows = palloc0(sizeof(MemberRow));
 	MemoryContextSwitchTo(old);
@@ -165,17 +167,10 @@ topics_rebalance_read(const char *group_id, int set, LocalOffset **local)
 bool
 topics_rebalance_read_assignor(const char *group_id, int set, Assignor *assignor)
 {
-	GroupOffset entry;
-	Jsonb	   *value;
-	const GroupMembers *members;
+	const GroupMembers *members = read_record(group_id, set);
 
-	if (!topics_offset_table_peek(group_id, NO_TOPIC, make_members_partition(set), &entry) ||
-		!is_entry_committed(&entry))
+	if (members == NULL)
 		return false;
-	value = topics_offset_log_read_value(&entry);
-	if (value == NULL)
-		return false;
-	members = topics_member_log_parse(value);
 	*assignor = members->assignor;
 	return members->count > 0;
 }
@@ -217,18 +212,44 @@ matches_pattern(const char *pattern, const char *name)
 												CStringGetTextDatum(psprintf("^(?:%s)$", pattern))));
 }
 
+/* Return true if a member may get a topic that it has not named by its id. */
+static bool
+may_get(const MemberRow *row, const Topic *topic)
+{
+	return !topics_catalog_is_internal(NameStr(topic->name)) &&
+		pg_class_aclcheck(topic->view_relid, row->role, ACL_SELECT) == ACLCHECK_OK;
+}
+
+/* Return true if a member has named a topic of an id. */
+static bool
+has_named(const MemberRow *row, int64 topic_id)
+{
+	for (int i = 0; i < row->ntopics; i++)
+		if (row->topics[i].topic_id == topic_id)
+			return true;
+	return false;
+}
+
 /* Return true if a member is to get partitions of a topic. */
 static bool
 is_subscribed(const MemberRow *row, const Topic *topic)
 {
 	if (row->pattern)
-		return !topics_catalog_is_internal(NameStr(topic->name)) &&
-			pg_class_aclcheck(topic->view_relid, row->role, ACL_SELECT) == ACLCHECK_OK &&
-			matches_pattern(row->pattern, NameStr(topic->name));
-	for (int i = 0; i < row->ntopics; i++)
-		if (row->topic_ids[i] == topic->topic_id)
-			return true;
-	return false;
+		return may_get(row, topic) && matches_pattern(row->pattern, NameStr(topic->name));
+	return has_named(row, topic->topic_id);
+}
+
+/*
+ * Find the topic that has the name of one that a member has named, and that
+ * was dropped; NULL if there is none that it may get.
+ */
+static const Topic *
+find_remade(const MemberRow *row, const NamedTopic *named)
+{
+	const Topic *topic = named->name && topics_catalog_by_id(named->topic_id) == NULL ?
+		topics_catalog_lookup(named->name, true) : NULL;
+
+	return topic && may_get(row, topic) && !has_named(row, topic->topic_id) ? topic : NULL;
 }
 
 /* Get the leader sets in which a topic has partitions: a bit for each. */
@@ -256,8 +277,10 @@ topics_rebalance_wanted_sets(const MemberRow *row)
 
 	for (int i = 0; row->pattern == NULL && i < row->ntopics; i++)
 	{
-		const Topic *topic = topics_catalog_by_id(row->topic_ids[i]);
+		const Topic *topic = topics_catalog_by_id(row->topics[i].topic_id);
 
+		if (topic == NULL)
+			topic = find_remade(row, &row->topics[i]);
 		if (topic)
 			result |= get_sets(topic);
 	}
@@ -275,18 +298,53 @@ topics_rebalance_wanted_sets(const MemberRow *row)
 }
 
 /*
- * Return true if a topic that a pattern has found is to be left for later:
- * where the metadata are led by another node, that one's members make the
- * group's subscription, and this one waits to hear of it.
+ * Return true if a topic that a pattern has found, or that was made anew, is to
+ * be left for later: where the metadata are led by another node, that one's
+ * members make the group's subscription, and this one waits to hear of it.
  */
 static bool
-is_left_for_later(const Subject *subject, const Topic *topic)
+is_left_for_later(const char *group_id, const Topic *topic)
 {
 	GroupOffset entry;
 
 	return topics_cluster_follows(METADATA_SET) &&
-		!(topics_offset_table_peek(subject->group_id, topic->topic_id, NO_PARTITION, &entry) &&
+		!(topics_offset_table_peek(group_id, topic->topic_id, NO_PARTITION, &entry) &&
 		  is_entry_committed(&entry));
+}
+
+/*
+ * What a member has named and was dropped, and made anew, it wants as that is
+ * now.  Return true if there is such a topic; *is_whole becomes false if one is
+ * left for later.
+ */
+static bool
+follow_names(const char *group_id, MemberRow *row, bool *is_whole)
+{
+	NamedTopic *topics = NULL;
+
+	for (int i = 0; row->pattern == NULL && i < row->ntopics; i++)
+	{
+		const Topic *topic = find_remade(row, &row->topics[i]);
+
+		if (topic == NULL)
+			continue;
+		if (is_left_for_later(group_id, topic))
+		{
+			*is_whole = false;
+			continue;
+		}
+		/* what an outer subtransaction has changed may be returned to */
+		if (topics == NULL)
+		{
+			topics = MemoryContextAlloc(TopTransactionContext, sizeof(NamedTopic) * row->ntopics);
+			memcpy(topics, row->topics, sizeof(NamedTopic) * row->ntopics);
+			row->topics = topics;
+		}
+		topics[i].topic_id = topic->topic_id;
+	}
+	if (topics)
+		topics_member_log_sort_topics(row);
+	return topics != NULL;
 }
 
 /* Note a topic, unless it is noted, or has nothing in the leader set. */
@@ -332,7 +390,7 @@ find_topics(Subject *subject, const GroupMembers *members)
 
 		for (int j = 0; row->pattern == NULL && j < row->ntopics; j++)
 		{
-			Topic	   *topic = topics_catalog_by_id(row->topic_ids[j]);
+			Topic	   *topic = topics_catalog_by_id(row->topics[j].topic_id);
 
 			if (topic)
 				add_topic(subject, topic, row->reset);
@@ -349,7 +407,7 @@ find_topics(Subject *subject, const GroupMembers *members)
 			CHECK_FOR_INTERRUPTS();
 			if (topic == NULL || !is_subscribed(row, topic))
 				continue;
-			if ((get_sets(topic) & (1U << subject->set)) != 0 && is_left_for_later(subject, topic))
+			if ((get_sets(topic) & (1U << subject->set)) != 0 && is_left_for_later(subject->group_id, topic))
 				is_whole = false;
 			else
 				add_topic(subject, topic, row->reset);
@@ -636,7 +694,8 @@ give_back(const char *group_id, const GroupOffset *leaving)
 
 /*
  * Assign partitions to members, in their generation.  Return true if that
- * changes anything.  *is_whole is false if some topics are left for later.
+ * changes anything, or what they want.  *is_whole is false if some topics are
+ * left for later.
  */
 static bool
 assign_partitions(LocalOffset *local, GroupMembers *members, bool *is_whole)
@@ -644,14 +703,18 @@ assign_partitions(LocalOffset *local, GroupMembers *members, bool *is_whole)
 	const GroupOffsetKey *key = &local->shared->key;
 	Subject		subject = {.group_id = key->group_id,.set = get_members_set(key->partition)};
 	AssignorGroup group;
+	bool		changed = false;
+	bool		has_followed = true;
 
-	*is_whole = find_topics(&subject, members);
+	for (int i = 0; i < members->count; i++)
+		changed |= follow_names(key->group_id, &members->rows[i], &has_followed);
+	*is_whole = find_topics(&subject, members) && has_followed;
 	group = make_assignor_group(&subject, members);
 	topics_assignor_assign(members->assignor, &group);
 	for (int t = 0; t < subject.ntopics; t++)
 		(void) topics_place_subscribe(key->group_id, subject.topics[t].topic, subject.topics[t].reset);
 	find_shared(members, local->shared);
-	return take_assignment(members, &subject, &group);
+	return take_assignment(members, &subject, &group) || changed;
 }
 
 /*
@@ -717,6 +780,23 @@ topics_rebalance_run(const char *group_id, LocalOffset *local, GroupMembers *mem
 }
 
 /*
+ * The group's members stay, and get what has changed of topics when the
+ * transaction commits, in the next generation; if nothing has, nothing changes.
+ * Return false if some topics are left for later.
+ */
+bool
+topics_rebalance_look_again(const char *group_id, LocalOffset *local, GroupMembers *members)
+{
+	bool		is_whole;
+
+	members->generation = next_generation(local, members->generation);
+	pin_former(group_id, members);
+	if (assign_partitions(local, members, &is_whole))
+		topics_consumer_offset_change_members(local, members);
+	return is_whole;
+}
+
+/*
  * The group's members become these when the transaction commits, each with the
  * partitions that its row says, in the same generation: a static member has
  * another id.
@@ -734,331 +814,4 @@ topics_rebalance_replace(const char *group_id, LocalOffset *local, GroupMembers 
 				topics_consumer_offset_use(group_id, row->assigned[j].topic_id, row->assigned[j].partition, NULL, NULL)->shared;
 	}
 	topics_consumer_offset_change_members(local, members);
-}
-
-/* ----------------------------------------------------------------
- *		The worker's part
- * ----------------------------------------------------------------
- */
-
-/*
- * Remove those members of a leader set that have not called for too long;
- * return their number.
- */
-static int
-remove_overdue(GroupMembers *members, int set)
-{
-	MonotonicTime now = topics_clock_now();
-	int			left = 0;
-	int			removed = 0;
-
-	for (int i = 0; i < members->count; i++)
-	{
-		const Member *member;
-		bool		overdue;
-
-		topics_offset_table_lock(LW_SHARED);
-		member = topics_member_table_find(members->rows[i].member_id, set);
-		overdue = member && topics_member_table_is_overdue(member, now);
-		topics_offset_table_unlock();
-		if (overdue)
-			removed++;
-		else
-			members->rows[left++] = members->rows[i];
-	}
-	members->count = left;
-	return removed;
-}
-
-/*
- * A member of one leader set becomes one of another, unless it is, or wants
- * nothing there.
- */
-static void
-add_from_other_set(GroupMembers *members, const MemberRow *row, int set)
-{
-	MemberRow  *added = &members->rows[members->count];
-
-	for (int i = 0; i < members->count; i++)
-		if (strcmp(members->rows[i].member_id, row->member_id) == 0)
-			return;
-	if ((topics_rebalance_wanted_sets(row) & (1U << set)) == 0)
-		return;
-	*added = *row;
-	added->assigned = NULL;
-	added->nassigned = 0;
-	added->shared = NULL;
-	added->serial = 0;
-	members->count++;
-}
-
-/*
- * A group has no member in a leader set that this node leads: those that it
- * has here in others, and that call, are its members there from now on.  They
- * were of another node that led the set, and have not found this one.  Return
- * false if there is none.
- */
-static bool
-take_over(const MemberGroup *group, GroupMembers *members)
-{
-	for (int set = -1; (set = topics_leader_set_after(topics_member_table_sets(), set)) >= 0;)
-	{
-		LocalOffset *local;
-		GroupMembers *others;
-		MemberRow  *rows;
-
-		if (set == group->set || !topics_member_log_may_call(set) ||
-			!topics_member_table_has_members(group->group_id, set))
-			continue;
-		others = topics_rebalance_read(group->group_id, set, &local);
-		(void) remove_overdue(others, set);
-		if (members->count == 0)
-			members->assignor = others->assignor;
-		rows = MemoryContextAllocZero(TopTransactionContext,
-									  sizeof(MemberRow) * (members->count + others->count + 1));
-		memcpy(rows, members->rows, sizeof(MemberRow) * members->count);
-		members->rows = rows;
-		for (int i = 0; i < others->count; i++)
-			add_from_other_set(members, &others->rows[i], group->set);
-	}
-	return members->count > 0;
-}
-
-/* A group that is to be looked at again. */
-typedef struct RetryGroup
-{
-	MemberGroup group;
-	bool		is_partial;		/* it was seen to, but for topics that are
-								 * left for later */
-	long		delay_ms;
-	MonotonicTime at;
-} RetryGroup;
-
-static List *retries = NIL;		/* of RetryGroup, in TopMemoryContext */
-
-/* A group that is looked at. */
-typedef struct SettledGroup
-{
-	const MemberGroup *group;
-	bool		is_busy;		/* another transaction changes it right now */
-	bool		is_partial;		/* some topics are left for later */
-} SettledGroup;
-
-static bool
-is_same_group(const MemberGroup *a, const MemberGroup *b)
-{
-	return a->set == b->set && strcmp(a->group_id, b->group_id) == 0;
-}
-
-static RetryGroup *
-find_retry(const MemberGroup *group)
-{
-	ListCell   *lc;
-
-	foreach(lc, retries)
-		if (is_same_group(&((RetryGroup *) lfirst(lc))->group, group))
-		return lfirst(lc);
-	return NULL;
-}
-
-/* A group was looked at: forget it, or note when to do so again. */
-static void
-note_retry(const MemberGroup *group, long delay_ms, long most_ms, bool is_partial)
-{
-	RetryGroup *retry = find_retry(group);
-	MemoryContext old;
-
-	if (delay_ms == 0)
-	{
-		if (retry)
-		{
-			retries = list_delete_ptr(retries, retry);
-			pfree(retry);
-		}
-		return;
-	}
-	if (retry == NULL)
-	{
-		old = MemoryContextSwitchTo(TopMemoryContext);
-		retry = palloc0(sizeof(RetryGroup));
-		retry->group = *group;
-		retries = lappend(retries, retry);
-		MemoryContextSwitchTo(old);
-	}
-	retry->is_partial = is_partial;
-	retry->delay_ms = Min(Max(delay_ms, retry->delay_ms * 2), most_ms);
-	retry->at = topics_clock_in(retry->delay_ms);
-}
-
-/*
- * Look: remove members of a group that are overdue, and assign topics that
- * have changed; in a subtransaction.
- */
-static void
-settle_group(void *arg)
-{
-	SettledGroup *settled = arg;
-	const MemberGroup *group = settled->group;
-	LocalOffset *local;
-	GroupMembers *members;
-	int			before;
-	int			removed;
-	bool		is_whole;
-
-	if (!topics_consumer_offset_try_lock_group(group->group_id, false) ||
-		!topics_consumer_offset_lock_members(group->group_id, true, false))
-	{
-		settled->is_busy = true;
-		return;
-	}
-	if (!topics_member_log_may_call(group->set))
-		return;
-	members = topics_rebalance_read(group->group_id, group->set, &local);
-	before = members->count;
-	if (before == 0)
-	{
-		if (take_over(group, members))
-			topics_rebalance_run(group->group_id, local, members);
-		return;
-	}
-	removed = remove_overdue(members, group->set);
-	if (removed > 0)
-	{
-		ereport(LOG,
-				(errmsg("%d of %d members of consumer group \"%s\" have gone: they have not called in time",
-						removed, before, group->group_id)));
-		topics_rebalance_run(group->group_id, local, members);
-		return;
-	}
-	members->generation = next_generation(local, members->generation);
-	pin_former(group->group_id, members);
-	if (assign_partitions(local, members, &is_whole))
-		topics_consumer_offset_change_members(local, members);
-	settled->is_partial = !is_whole;
-}
-
-/*
- * See to a group, in a transaction of its own.  One that fails does not keep
- * others from being seen to.
- */
-static void
-see_to_group(const MemberGroup *group, NextTransaction next_transaction)
-{
-	SettledGroup settled = {group, false, false};
-	ErrorData  *error;
-
-	PushActiveSnapshot(GetTransactionSnapshot());
-	topics_consumer_offset_note_generations();
-	topics_offset_log_prepare(topics_cluster_leads_any());
-	error = topics_subtransaction_try(settle_group, &settled);
-	if (error && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
-		ReThrowError(error);
-	if (error)
-		ereport(LOG,
-				(errmsg("could not assign partitions to members of consumer group \"%s\": %s",
-						group->group_id, error->message),
-				 error->detail ? errdetail_internal("%s", error->detail) : 0));
-	PopActiveSnapshot();
-	/* to try a lock again costs little */
-	note_retry(group, error ? FAILED_MS : settled.is_busy || settled.is_partial ? BUSY_MS : 0,
-			   settled.is_busy ? FAILED_MS : MOST_MS, error == NULL && settled.is_partial);
-	next_transaction();
-}
-
-/*
- * Return true if a group is not to be looked at yet: that has failed, or was
- * busy.
- */
-static bool
-is_held_back(const MemberGroup *group)
-{
-	const RetryGroup *retry = find_retry(group);
-
-	return retry && !retry->is_partial && retry->at > topics_clock_now();
-}
-
-/* Add a group to a list, unless it is there, or is not to be looked at yet. */
-static List *
-add_group(List *groups, const MemberGroup *group)
-{
-	MemberGroup *added;
-	ListCell   *lc;
-
-	if (is_held_back(group))
-		return groups;
-	foreach(lc, groups)
-		if (is_same_group(lfirst(lc), group))
-		return groups;
-	added = palloc(sizeof(MemberGroup));
-	*added = *group;
-	return lappend(groups, added);
-}
-
-/*
- * List the groups to be seen to now, palloc'd; *due is when that is to be done
- * again.  If all are, each is in all leader sets that this node leads: it may
- * have lost its members there.
- */
-static List *
-list_groups(bool all, MonotonicTime *due)
-{
-	const int	highest = all ? topics_catalog_highest_set() : METADATA_SET;
-	int			count;
-	MemberGroup *found = topics_member_table_list_groups(all, &count, due);
-	List	   *result = NIL;
-	ListCell   *lc;
-
-	/* they come one by one, by name */
-	for (int i = 0; i < count; i++)
-		if (!is_held_back(&found[i]))
-			result = lappend(result, &found[i]);
-	for (int i = 0; i < count && highest > METADATA_SET; i++)
-		for (int set = METADATA_SET; set <= highest; set++)
-		{
-			MemberGroup group = found[i];
-
-			group.set = set;
-			if (topics_member_log_may_call(set))
-				result = add_group(result, &group);
-		}
-	/* those that are looked at for what has changed before */
-	foreach(lc, retries)
-	{
-		const RetryGroup *retry = lfirst(lc);
-
-		if (retry->at <= topics_clock_now())
-			result = add_group(result, &retry->group);
-	}
-	return result;
-}
-
-/*
- * Remove members of this database that have not called in time; with
- * "topics_changed", look at all groups.  The caller is in a transaction, and
- * in another one at the end; "parent" outlives them.
- */
-void
-topics_rebalance_settle(MemoryContext parent, bool topics_changed, NextTransaction next_transaction)
-{
-	MemoryContext cxt = AllocSetContextCreate(parent, "pg_topics groups", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old;
-	MonotonicTime due;
-	List	   *groups;
-	ListCell   *lc;
-
-	/* who leads sees to it */
-	if (topics_cluster_follows(METADATA_SET) && !topics_cluster_leads_any())
-		return;
-	old = MemoryContextSwitchTo(cxt);
-	groups = list_groups(topics_changed, &due);
-	MemoryContextSwitchTo(old);
-	foreach(lc, groups)
-		see_to_group(lfirst(lc), next_transaction);
-	MemoryContextDelete(cxt);
-	if (due == NEVER && retries == NIL)
-		return;
-	due = topics_min(due, topics_clock_in(GROUPS_LOOK_MS));
-	foreach(lc, retries)
-		due = topics_min(due, ((RetryGroup *) lfirst(lc))->at);
-	topics_worker_registry_want_members(due, false);
 }

@@ -773,7 +773,7 @@ topics_maintain(PG_FUNCTION_ARGS)
 		if (topic && strcmp(NameStr(topic->name), CONSUMER_OFFSETS_TOPIC) == 0)
 		{
 			topics_offset_log_follow_owners(PortalContext, commit_by_hand);
-			topics_rebalance_settle(PortalContext, true, commit_by_hand);
+			topics_settle_groups(PortalContext, true, commit_by_hand);
 		}
 		if (topic && strcmp(NameStr(topic->name), PRODUCER_STATE_TOPIC) == 0)
 			topics_producer_expire(PortalContext, commit_by_hand);

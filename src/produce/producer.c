@@ -304,14 +304,20 @@ require_to_know_all(int64 producer_id)
 				 errhint("Try again. If it stays so, call topics.init_producer() again.")));
 }
 
+/*
+ * Raise TP007: another epoch of a producer was given than the current one.
+ * Who has a lower one is fenced; nobody has been told a higher one, for which
+ * Kafka's transaction coordinator has the same error.
+ */
 static void
-report_fenced(int64 producer_id, int32 given, int32 current)
+report_other_epoch(int64 producer_id, int32 given, int32 current)
 {
 	if (given > current)
 		require_to_know_all(producer_id);
 	topics_append_role_require_lease(METADATA_SET);
 	ereport(ERROR,
 			(errcode(ERRCODE_PRODUCER_FENCED),
+			 given > current ? errmsg("producer " INT64_FORMAT " has no epoch %d", producer_id, given) :
 			 errmsg("producer " INT64_FORMAT " is fenced", producer_id),
 			 errdetail("PRODUCER_FENCED: its epoch is %d, and %d was given.", current, given),
 			 given > current ? errhint("Give the epoch that topics.init_producer() has returned.") :
@@ -358,7 +364,7 @@ check_named_epoch(const ProducerSequence *given)
 		report_unknown(given->producer_id);
 	topics_producer_require_owner(state.owner, given->producer_id);
 	if (state.epoch != given->epoch)
-		report_fenced(given->producer_id, given->epoch, state.epoch);
+		report_other_epoch(given->producer_id, given->epoch, state.epoch);
 }
 
 /*
@@ -386,7 +392,7 @@ topics_producer_require_epochs(void)
 		if (!topics_producer_table_peek(&key, &state))
 			report_unknown(key.producer_id);
 		if (state.epoch != local->change->state.epoch)
-			report_fenced(key.producer_id, local->change->state.epoch, state.epoch);
+			report_other_epoch(key.producer_id, local->change->state.epoch, state.epoch);
 	}
 }
 
@@ -537,7 +543,7 @@ topics_producer_admit(const Topic *topic, int32 partition, ProducerSequence *giv
 
 	topics_producer_require_owner(state->owner, given->producer_id);
 	if (given->epoch < state->epoch)
-		report_fenced(given->producer_id, given->epoch, state->epoch);
+		report_other_epoch(given->producer_id, given->epoch, state->epoch);
 	if (given->epoch > state->epoch)
 	{
 		if (given->sequence != 0)

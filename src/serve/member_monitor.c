@@ -122,7 +122,7 @@ form_subscription(const MemberRow *row)
 		names[count++] = CStringGetTextDatum(row->pattern);
 	for (int i = 0; row->pattern == NULL && i < row->ntopics; i++)
 	{
-		char	   *name = get_topic_name(row->topic_ids[i]);
+		char	   *name = get_topic_name(row->topics[i].topic_id);
 
 		if (name)
 			names[count++] = CStringGetTextDatum(name);

@@ -55,6 +55,7 @@ extern GuardedResult topics_guarded_look(Topic *topic, int32 partition, Look loo
 /* ---- delay_monitor.c ---- */
 
 extern bool topics_delay_monitor_describe(const WorkDelay *delay, char **message, char **hint);
+extern bool topics_delay_monitor_describe_group(const char *group_id, char **message, char **hint);
 
 /* ---- notify.c ---- */
 

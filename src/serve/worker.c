@@ -166,7 +166,7 @@ settle_members(void *arg)
 	const MembersWork *work = arg;
 
 	if (topics_extension_exists())
-		topics_rebalance_settle(work->cxt, work->all, commit_and_notify);
+		topics_settle_groups(work->cxt, work->all, commit_and_notify);
 }
 
 /*

@@ -8,7 +8,8 @@
  * launcher that hangs asks nobody.
  *
  * The messages of errors can tell of records, so what fails is shown to the
- * topic's owner and to the roles that look after the server only.
+ * topic's owner and to the roles that look after the server only.  Who keeps
+ * the worker from a group's members, the group's owner sees, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,6 +30,7 @@
 #include "base/base.h"
 #include "shared/shared.h"
 #include "log/log.h"
+#include "group/group.h"
 #include "serve/serve.h"
 #include "pg_topics.h"
 
@@ -251,6 +253,32 @@ add_delays(WorkerRow *row, const WorkerSlot *worker)
 	}
 }
 
+/* Add the groups whose members the worker cannot see to. */
+static void
+add_held_up_groups(WorkerRow *row)
+{
+	const MonotonicTime latest = topics_clock_now() - DELAY_SHOWN_MS * INT64CONST(1000);
+	int			count;
+	GroupOffset *entries = topics_offset_table_list(NULL, NO_TOPIC, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		const GroupOffset *group = &entries[i];
+		char	   *message;
+		char	   *hint;
+
+		CHECK_FOR_INTERRUPTS();
+		if (group->key.partition != NO_PARTITION || group->of.held_up_since == 0 ||
+			group->of.held_up_since > latest ||
+			!(topics_catalog_is_monitor() || topics_group_may_use(group->facts.owner)) ||
+			!topics_delay_monitor_describe_group(group->key.group_id, &message, &hint))
+			continue;
+		put_moment(row, FAILURE_SINCE, group->of.held_up_since);
+		add_trouble(row, topics_backoff_step_name(STEP_EXPIRE), ERRCODE_LOCK_NOT_AVAILABLE, message, hint);
+	}
+	pfree(entries);
+}
+
 /* Say where the workers are, of which there is none for this database. */
 static char *
 describe_places(void)
@@ -381,6 +409,7 @@ topics_worker_status(PG_FUNCTION_ARGS)
 		if (put_failure(&failures[i], row.values, row.nulls))
 			add_row(&row);
 	add_delays(&row, &worker);
+	add_held_up_groups(&row);
 	add_troubles(&row, &worker, due);
 	if (!row.shown)
 		add_row(&row);

@@ -1,4 +1,5 @@
-# What the worker does for members of groups: one group that is busy, or fails, keeps no other up;
+# What the worker does for members of groups: one group that is busy, or fails, keeps no other up,
+# and topics.worker tells who holds it up;
 # topics that change while nothing is known of members are assigned all the same; members for
 # whom shared memory has no room after a restart are gone, and no call fails for that.
 
@@ -78,7 +79,14 @@ $node->safe_psql('postgres', q{SELECT topics.create_topic('q5')});
 comes_to_be(
 	"SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 	WHERE NOT l.granted AND a.backend_type LIKE 'pg_topics%'", '0', 'the worker does not wait for it');
+comes_to_be(
+	"SELECT count(*), min(message), min(hint), min(now() - failing_since) BETWEEN '5 s' AND '1 min'
+	FROM topics.worker WHERE step = 'expire' AND sqlstate = '55P03' AND topic IS NULL",
+	"1|a lock of process $busy->{pid} on consumer group \"aaa\" is in the way|It goes on when that transaction ends.|t",
+	'... and topics.worker tells who is in the way');
 $busy->query('ROLLBACK');
+is($node->safe_psql('postgres', "SELECT count(*) FROM topics.worker WHERE step = 'expire'"),
+	'0', '... until that has gone');
 comes_to_be("SELECT assignment ? 'q5' FROM topics.group_member WHERE group_id = 'aaa'",
 	't', '... and comes back to it');
 
@@ -101,9 +109,49 @@ is( $node->safe_psql(
 	'... which it gets by its next poll');
 
 # ----------------------------------------------------------------------
+# A topic that is dropped, and made anew
+# ----------------------------------------------------------------------
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE reader;
+	GRANT USAGE ON SCHEMA topics, topic TO reader;
+	GRANT EXECUTE ON ALL ROUTINES IN SCHEMA topics TO reader;
+	SELECT topics.create_topic('r');
+	GRANT SELECT ON topic.r TO reader});
+my $reader = $node->safe_psql('postgres',
+	q{SET ROLE reader; SELECT member_id FROM topics.join_group('remade 1', '{r}')});
+my $owner = join_group('remade 2', "'{r}'");
+$node->safe_psql(
+	'postgres', q{
+	SELECT topics.produce('r', 'old');
+	SELECT count(*) FROM topics.group_member m, topics.poll(m.member_id) WHERE group_id LIKE 'remade%';
+	BEGIN; SELECT topics.drop_topic('r'); SELECT topics.create_topic('r', 2); COMMIT});
+comes_to_be(
+	"SELECT assignment -> 'r' FROM topics.group_member WHERE group_id = 'remade 2'",
+	'[0, 1]',
+	'a topic that is made anew is assigned to who had the one of its name');
+is( $node->safe_psql(
+		'postgres',
+		"SELECT subscription, assignment FROM topics.group_member WHERE group_id = 'remade 1'"),
+	'{}|{}',
+	'... but not to a role that may not read it');
+$node->safe_psql('postgres',
+	q{GRANT SELECT ON topic.r TO reader; SELECT topics.create_topic('another')});
+comes_to_be("SELECT assignment -> 'r' FROM topics.group_member WHERE group_id = 'remade 1'",
+	'[0, 1]', '... before it may');
+$node->safe_psql('postgres', q{SELECT topics.produce('r', 'new', partition => 0)});
+is( $node->safe_psql(
+		'postgres',
+		qq{SELECT value FROM topics.poll('$reader'); SELECT value FROM topics.poll('$owner')}),
+	"new\nnew",
+	'... and what is in it comes');
+
+# ----------------------------------------------------------------------
 # No room
 # ----------------------------------------------------------------------
 
+$node->safe_psql('postgres', "SELECT topics.leave_group('$_')") for $reader, $owner;
 my @many = map { join_group("many$_", "'{t}'") } 1 .. 19;
 my ($state, $message) = sqlstate_of($node, 'postgres', q{SELECT topics.join_group('more', '{t}')});
 is($state, '54000', 'when all places are taken nobody joins');
