@@ -512,7 +512,7 @@ LANGUAGE C ROWS 500 AS 'MODULE_PATHNAME', 'topics_poll';
 COMMENT ON FUNCTION topics.poll(text, integer, integer, interval) IS
 'The next records of the partitions that a member has (Kafka: poll). Takes part in a rebalance first: gives up what is no longer the member''s, and gets what nobody has any more; what is new to it goes on from the committed offset. The position moves at once, also if the caller rolls back (topics.seek goes back: to the committed offset, where to_offset is left out); what is committed is what topics.commit_offset says. It is not kept over a restart of the server: then the member goes on from the committed offset.
 max_records, max_bytes, max_wait: as in topics.fetch. All records returned count as polled: call it alone in its statement, without LIMIT.
-Errors: TP003 no such member (UNKNOWN_MEMBER_ID): join again, TP012 another program has its group_instance_id (FENCED_INSTANCE_ID): end, 42501 no right to the member or a topic, 22023 bad limit, TP001 the committed offset is not in the log, TP010 what the group had consumed was truncated, TP004 another node leads, 25006 in a read-only transaction';
+Errors: TP003 no such member (UNKNOWN_MEMBER_ID): join again, TP012 another program has its group_instance_id (FENCED_INSTANCE_ID): end, 42501 no right to the member or a topic, 22023 bad limit, TP001 the committed offset is not in the log, TP010 what the group had consumed was truncated, TP004 another node leads, 40001 this one has just come to lead: call again, 25006 in a read-only transaction';
 COMMENT ON FUNCTION topics.poll_bytea(text, integer, integer, interval) IS
 'As topics.poll, with key and value as bytes';
 

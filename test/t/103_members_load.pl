@@ -373,6 +373,7 @@ for my $fault (1 .. $faults)
 	ask('SELECT topics.add_partitions(\'two\', 12)') if $fault == 12;
 	if ($fault % 20 == 15)
 	{
+		undef $observer;
 		$node->stop($fault % 40 == 15 ? 'immediate' : 'fast');
 		$node->start;
 		$done{restart}++;
