@@ -710,7 +710,7 @@ $small->safe_psql('postgres', "BEGIN; $join; SAVEPOINT s; $join; ROLLBACK TO s; 
 my @many = map { join_group($small, 'many', q{'{t}'}) } 1 .. 15;
 check_full($join, 'pg_topics.max_members', 'no more members than there is room for') for 1 .. 3;
 is(poll($small, $many[0]), 't:0=0 t:0=1 t:0=2', '... those that there are go on')
-  if has($small, $many[0]);
+  if has($small, $many[0]) =~ /t:0/;
 is(answer($small, call_sql('leave_group', $many[14])), '', '... when one leaves');
 is(answer($small, 'BEGIN; ' . call_sql('leave_group', $many[13]) . '; ROLLBACK'),
 	'', '... and another one does not');
