@@ -195,6 +195,8 @@ publish_transaction(void)
 	changed_roles = topics_cluster_changed_roles();
 	forget_sets(changed_roles);
 	topics_cluster_at_end(true);
+	if (changed_roles != 0)
+		TEST_POINT("role-changed");
 	/* once more, for who has read the log as of the former role in between */
 	forget_sets(changed_roles);
 	topics_membership_at_end(true);

@@ -430,6 +430,7 @@ topics_consume(PG_FUNCTION_ARGS)
 	if (!may_be_consumed(consumer.topic))
 		topics_cluster_report_no_group(METADATA_SET);
 	topics_offset_log_prepare(true);
+	TEST_POINT("offsets-known");
 	use_group(&consumer);
 	subscribe_group(&consumer);
 

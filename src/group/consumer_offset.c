@@ -95,6 +95,7 @@ static int64 offsets_topic_id;	/* where this commit's records go */
  * 0: in no cluster.
  */
 static uint64 generations[MAX_LEADER_SETS];
+static uint64 forgotten;		/* and how often offsets were forgotten */
 
 /* ----------------------------------------------------------------
  *		While the transaction runs
@@ -181,8 +182,10 @@ topics_consumer_offset_find_local(const char *group_id, int64 topic_id, int32 pa
 void
 topics_consumer_offset_note_generations(void)
 {
-	if (locals == NIL)
-		topics_mark_slot_note_generations(generations);
+	if (locals != NIL)
+		return;
+	topics_mark_slot_note_generations(generations);
+	forgotten = topics_state_load_forgotten(STATE_OFFSETS);
 }
 
 /*
@@ -564,14 +567,16 @@ needs_record(LocalOffset *local)
 
 /*
  * Require this node to be what it was when the group was used: otherwise others
- * may have used it on another node, which led meanwhile.
+ * may have used it on another node, which led meanwhile.  And require that what
+ * is committed was not forgotten since: it would have seemed to be nothing.
  */
 static void
 require_same_role(int set)
 {
 	if (topics_cluster_follows(set))
 		topics_cluster_report_no_group(set);
-	if (!topics_mark_slot_is_generation(set, generations[set]))
+	if (!topics_mark_slot_is_generation(set, generations[set]) ||
+		topics_state_load_forgotten(STATE_OFFSETS) != forgotten)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("another node may have led since this transaction has used a consumer group"),

@@ -80,6 +80,7 @@ static LocalProducer *last_used = NULL;
 
 /* What this node was in a leader set when the first one was used. */
 static uint64 generations[MAX_LEADER_SETS];
+static uint64 forgotten;		/* and how often sequences were forgotten */
 
 static int64 state_topic_id;	/* where this commit's records go */
 
@@ -97,7 +98,10 @@ topics_producer_prepare(bool for_write)
 {
 	topics_cluster_attend();
 	if (locals == NIL)
+	{
 		topics_mark_slot_note_generations(generations);
+		forgotten = topics_state_load_forgotten(STATE_PRODUCERS);
+	}
 	topics_producer_log_prepare(for_write);
 }
 
@@ -617,12 +621,14 @@ topics_producer_is_pending(void)
 
 /*
  * Require this node to be what it was when the producer was looked at:
- * otherwise it may have produced on another node, which led meanwhile.
+ * otherwise it may have produced on another node, which led meanwhile.  And
+ * require that what it has stored was not forgotten since.
  */
 static void
 require_same_role(int set)
 {
-	if (!topics_mark_slot_is_generation(set, generations[set]))
+	if (!topics_mark_slot_is_generation(set, generations[set]) ||
+		topics_state_load_forgotten(STATE_PRODUCERS) != forgotten)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("another node may have led since this transaction has numbered a record"),

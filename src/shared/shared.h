@@ -577,6 +577,7 @@ extern bool topics_state_load_begin(StateKind kind, bool may_be_old);
 extern bool topics_state_load_end(StateKind kind, int64 topic_id);
 extern int	topics_state_load_note_left_out(StateKind kind, int count);
 extern int	topics_state_load_left_out(StateKind kind);
+extern uint64 topics_state_load_forgotten(StateKind kind);
 extern void topics_state_load_forget(Oid database, StateKind kind);
 extern void topics_state_load_forget_left_out(Oid database, StateKind kind);
 extern void topics_state_load_changed(int64 topic_id);

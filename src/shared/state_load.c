@@ -14,6 +14,12 @@
  * removes the note under the same lock as what was read, the lock of that
  * state's table; ours comes after that.
  *
+ * FORGOTTEN IN BETWEEN.  Who has found a state loaded looks at it a moment later,
+ * and by then it may be forgotten: nothing is committed then, it seems.  So a
+ * transaction notes before how often that has happened, and its commit fails
+ * if it has happened since.  The number goes up under the lock of the state's
+ * table, before anything is removed: who sees nothing sees the number.
+ *
  * LEFT OUT.  There may be no room for all that the log has.  Then the note says
  * of how much, and who does not find something has to ask: it may be among
  * that.  The number stays until the log has been read again, also while that is
@@ -37,6 +43,7 @@
  * later.
  */
 #define MAX_NOTES (pg_topics_max_partitions / STATE_PARTITIONS + 64)
+#define FORGOTTEN_COUNTERS 64	/* each for some databases */
 #define OLD_MS 1000				/* so long it need not be read again */
 
 typedef enum LoadProgress
@@ -61,6 +68,7 @@ typedef struct LoadNote
 } LoadNote;
 
 static LoadNote *notes = NULL;
+static pg_atomic_uint64 *forgotten = NULL;	/* FORGOTTEN_COUNTERS of each kind */
 static LWLock *notes_lock = NULL;
 
 static int	last_found[STATE_KINDS];	/* where this process looks first */
@@ -70,6 +78,7 @@ void
 topics_state_load_shmem_request(void)
 {
 	RequestAddinShmemSpace(MAXALIGN(sizeof(LoadNote) * MAX_NOTES));
+	RequestAddinShmemSpace(MAXALIGN(sizeof(pg_atomic_uint64) * STATE_KINDS * FORGOTTEN_COUNTERS));
 	RequestNamedLWLockTranche("pg_topics_state_load", 1);
 }
 
@@ -83,6 +92,27 @@ topics_state_load_shmem_startup(void)
 	notes = ShmemInitStruct("pg_topics state load", sizeof(LoadNote) * MAX_NOTES, &found);
 	if (!found)
 		memset(notes, 0, sizeof(LoadNote) * MAX_NOTES);
+	forgotten = ShmemInitStruct("pg_topics state forgotten",
+								sizeof(pg_atomic_uint64) * STATE_KINDS * FORGOTTEN_COUNTERS, &found);
+	for (int i = 0; !found && i < STATE_KINDS * FORGOTTEN_COUNTERS; i++)
+		pg_atomic_init_u64(&forgotten[i], 0);
+}
+
+/* How often a state of a database, or of some others, was forgotten. */
+static pg_atomic_uint64 *
+get_forgotten(Oid database, StateKind kind)
+{
+	return &forgotten[kind * FORGOTTEN_COUNTERS + database % FORGOTTEN_COUNTERS];
+}
+
+/*
+ * Return how often a state of this database was forgotten so far: who has asked
+ * whether it is loaded, and then finds something else, has looked at nothing.
+ */
+uint64
+topics_state_load_forgotten(StateKind kind)
+{
+	return pg_atomic_read_u64(get_forgotten(MyDatabaseId, kind));
 }
 
 /* Find a database's note, or NULL.  The caller holds the lock. */
@@ -238,6 +268,7 @@ topics_state_load_forget(Oid database, StateKind kind)
 {
 	LoadNote   *note;
 
+	(void) pg_atomic_fetch_add_u64(get_forgotten(database, kind), 1);
 	LWLockAcquire(notes_lock, LW_EXCLUSIVE);
 	note = find_note(database, kind);
 	if (note && note->left_out > 0)

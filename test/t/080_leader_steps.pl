@@ -160,4 +160,32 @@ for my $point ('election-promised', 'election-asked', 'election-won')
 	check_whole($a, "move, $point, and back");
 }
 
+# ----------------------------------------------------------------------
+# Who looks while what is committed is forgotten
+# ----------------------------------------------------------------------
+
+# a new leader forgets what it knew of offsets before it leads, and once more after that: between
+# the two somebody reads them, and a consumer finds them known, and looks after the second time
+$leader->safe_psql('postgres', q{CALL topics.move_leader('a')}) if $leader != $a;
+is($a->safe_psql('postgres', q{SELECT max("offset") FROM topics.consume('between', 't', 5)}),
+	'4', 'a group has consumed');
+stop_at($b, 'role-changed');
+my $mover = Session->new($a);
+$mover->send(q{CALL topics.move_leader('b')});
+ok(wait_until_at($b, 'role-changed'), 'role-changed: b is there');
+stop_at($b, 'offsets-known');
+my $consumer = Session->new($b);
+$consumer->query('BEGIN');
+$consumer->send(q{SELECT max("offset") FROM topics.consume('between', 't', 5)});
+ok(wait_until_at($b, 'offsets-known'), '... a consumer has found the offsets known');
+go_on_from($b, 'role-changed');
+is($mover->receive(60)->{sqlstate}, '', '... the leader has moved');
+go_on_from($b, 'offsets-known');
+$consumer->receive(60);
+is($consumer->query('COMMIT')->{sqlstate}, '40001', '... the consumer does not commit what it saw');
+is($b->safe_psql('postgres', q{SELECT min("offset") FROM topics.consume('between', 't', 5)}),
+	'5', '... the group goes on where it was');
+$leader = $b;
+check_whole($b, 'role-changed');
+
 done_testing();
