@@ -14,11 +14,11 @@
  * removes the note under the same lock as what was read, the lock of that
  * state's table; ours comes after that.
  *
- * FORGOTTEN IN BETWEEN.  Who has found a state loaded looks at it a moment later,
- * and by then it may be forgotten: nothing is committed then, it seems.  So a
- * transaction notes before how often that has happened, and its commit fails
- * if it has happened since.  The number goes up under the lock of the state's
- * table, before anything is removed: who sees nothing sees the number.
+ * FORGOTTEN IN BETWEEN.  Who has found a state loaded looks at it a moment
+ * later, and by then it may be forgotten: nothing is committed then, it seems.
+ * So a transaction notes before how often that has happened, and its commit
+ * fails if it has happened since.  The number goes up under the lock of the
+ * state's table, before anything is removed: who sees nothing sees the number.
  *
  * LEFT OUT.  There may be no room for all that the log has.  Then the note says
  * of how much, and who does not find something has to ask: it may be among
