@@ -163,7 +163,7 @@ extern int	topics_producer_log_set_of_partition(int32 log_partition);
 extern int	topics_producer_log_set(const ProducerKey *key);
 extern int32 topics_producer_log_choose_partition(Topic *state_topic, const ProducerKey *key);
 extern Datum topics_producer_log_format_key(const ProducerKey *key);
-extern int	topics_producer_log_print_batches(char *text, const ProducerState *state, int nlocal);
+extern int	topics_producer_log_print_batches(char *buffer, const ProducerState *state, int nlocal);
 extern Datum topics_producer_log_format_value(const ProducerKey *key, const ProducerState *state,
 											  int nlocal);
 extern void topics_producer_log_prepare(bool for_write);

@@ -106,15 +106,15 @@ topics_producer_log_format_key(const ProducerKey *key)
 
 /* Print an offset, behind as many spaces as it takes to fill a width. */
 static char *
-print_offset(char *text, int64 offset, int width)
+print_offset(char *end, int64 offset, int width)
 {
 	char		digits[MAXINT8LEN + 1];
 	const int	length = pg_lltoa(offset, digits);
 
 	for (; width > length; width--)
-		*text ++= ' ';
-	memcpy(text, digits, length);
-	return text +length;
+		*end++ = ' ';
+	memcpy(end, digits, length);
+	return end + length;
 }
 
 /*
@@ -122,12 +122,12 @@ print_offset(char *text, int64 offset, int width)
  * whatever their offsets are.  Return the length.
  */
 int
-topics_producer_log_print_batches(char *text, const ProducerState *state, int nlocal)
+topics_producer_log_print_batches(char *buffer, const ProducerState *state, int nlocal)
 {
 	static const char begin[] = "{\"batches\": [";
-	char	   *end = text +sizeof(begin) - 1;
+	char	   *end = buffer + sizeof(begin) - 1;
 
-	memcpy(text, begin, sizeof(begin) - 1);
+	memcpy(buffer, begin, sizeof(begin) - 1);
 	for (int i = 0; i < state->nbatches; i++)
 	{
 		const ProducerBatch *batch = &state->batches[i];
@@ -147,9 +147,9 @@ topics_producer_log_print_batches(char *text, const ProducerState *state, int nl
 		end = print_offset(end, batch->offset, i < state->nbatches - nlocal ? 0 : MAXINT8LEN);
 		*end++ = ']';
 	}
-	Assert(end - text <BATCHES_SIZE);
+	Assert(end - buffer < BATCHES_SIZE);
 	*end = '\0';
-	return end - text;
+	return end - buffer;
 }
 
 /*
